@@ -1,0 +1,1 @@
+"""SQLAlchemy tables of the audit record and the queries on them; imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""Scoring rollouts with LLM judges: pure decisions in small modules, I/O at the edge."""

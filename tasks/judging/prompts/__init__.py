@@ -1,0 +1,1 @@
+"""The rubrics that ship with Oyer, one Markdown file each."""

@@ -1,0 +1,1 @@
+"""Length, verbosity and repetition shaping: one pure function per method."""
