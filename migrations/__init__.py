@@ -1,1 +1,72 @@
-"""Alembic migrations of the audit record."""
+"""The record's schema, step by step: Alembic migrations, and what runs them from Python.
+
+- Linear and numbered: each migration names the one before it.
+- An upgrade is one transaction, and concurrent ones queue for a lock (`env.py`).
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from oyer.models.store import open_engine, reading
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Bring the record at `url` up to a revision; one that is there already changes nothing."""
+    with _locked(url) as config:
+        command.upgrade(config, revision)
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Take the record at `url` down to a revision, e.g. `0001`, `-1` or `base`."""
+    with _locked(url) as config:
+        command.downgrade(config, revision)
+
+
+def check(url: str) -> None:
+    """Compare the record at `url` with the models.
+
+    Raises:
+        alembic.util.CommandError: it is not at the head, or differs; the message lists how.
+    """
+    with _locked(url) as config:
+        command.check(config)
+
+
+def current(url: str) -> str | None:
+    """Return the revision of the record at `url`, or none where there is no record yet."""
+    engine = open_engine(url)
+    try:
+        with reading(engine) as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()
+
+
+def head() -> str:
+    """Return the newest revision that this installation knows."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+def _config(connection: Connection | None = None) -> Config:
+    config = Config(attributes={"connection": connection})
+    # With the colon, Alembic finds the folder in an editable install and in a wheel alike.
+    config.set_main_option("script_location", "oyer.migrations:")
+    return config
+
+
+@contextlib.contextmanager
+def _locked(url: str) -> Iterator[Config]:
+    engine = open_engine(url)
+    try:
+        with engine.begin() as connection:
+            yield _config(connection)
+    finally:
+        engine.dispose()

@@ -1,1 +1,13 @@
-"""SQLAlchemy tables of the audit record and the queries on them; imports nothing of ours."""
+"""The SQL record: tables, writes and reads; importing it opens nothing."""
+
+from oyer.models.attempt import Attempt
+from oyer.models.base import Base
+from oyer.models.batch import Batch
+from oyer.models.judgement import Judgement
+from oyer.models.reward import Reward
+from oyer.models.rollout import Rollout
+from oyer.models.rubric import Rubric
+from oyer.models.run import Run
+from oyer.models.text import Text
+
+__all__ = ["Attempt", "Base", "Batch", "Judgement", "Reward", "Rollout", "Rubric", "Run", "Text"]

@@ -4,7 +4,6 @@ The trainer and the workers read the same file; `endpoints` serve the workers on
 """
 
 import math
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -12,9 +11,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -34,11 +31,31 @@ def _no_key_value(name: str | None) -> str | None:
     return name
 
 
+class BaseUrl(_Section):
+    """One of several servers behind an endpoint."""
+
+    url: str = Field(pattern=r"^https?://")
+    """Up to and without `/chat/completions`."""
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Share of the calls, relative to the others."""
+
+
+class Price(_Section):
+    """What a model costs, in US dollars per million tokens."""
+
+    prompt_usd: float = Field(ge=0, allow_inf_nan=False)
+    """Per million prompt tokens."""
+    completion_usd: float = Field(ge=0, allow_inf_nan=False)
+    """Per million completion tokens."""
+
+
 class EndpointConfig(_Section):
     """An OpenAI-compatible server, as the workers reach it."""
 
-    base_url: str = Field(pattern=r"^https?://")
+    base_url: str | None = Field(None, pattern=r"^https?://")
     """Up to and without `/chat/completions`, e.g. `https://api.deepseek.com/v1`."""
+    base_urls: tuple[BaseUrl, ...] = ()
+    """Several servers in place of `base_url`; one that fails is left alone for a while."""
     api_key_env: Annotated[str | None, AfterValidator(_no_key_value)] = None
     """Name of the workers' environment variable that holds the key; none for open servers."""
     max_in_flight: int = Field(64, ge=1, le=100_000)
@@ -47,6 +64,29 @@ class EndpointConfig(_Section):
     """Longest time that one attempt may take, in seconds."""
     max_attempts: int = Field(4, ge=1, le=20)
     """HTTP requests made for one judgement before it is given up."""
+    requests_per_minute: int | None = Field(None, ge=1)
+    """Requests begun in any minute, over all workers and hosts together."""
+    tokens_per_minute: int | None = Field(None, ge=1)
+    """Prompt and completion tokens in any minute, over all workers and hosts together."""
+    adaptive: bool = False
+    """Find how many calls in flight the endpoint bears, up to `max_in_flight`, from its 429s."""
+    headers: dict[str, str] = Field(default_factory=dict)
+    """Further HTTP headers of every request; secrets belong into the environment."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of every request's body."""
+    prices: dict[str, Price] = Field(default_factory=dict)
+    """By model name; a model without a price costs 0 on record."""
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if (self.base_url is None) == (not self.base_urls):
+            raise ValueError("give either `base_url` or `base_urls`")
+        return self
+
+    @property
+    def servers(self) -> tuple[BaseUrl, ...]:
+        """The base URLs with their weights, one or several."""
+        return self.base_urls or (BaseUrl(url=str(self.base_url)),)
 
 
 class JudgeConfig(_Section):
@@ -69,6 +109,21 @@ class JudgeConfig(_Section):
     max_tokens: int | None = Field(1024, ge=1)
     """Longest reply, in tokens; null leaves it to the endpoint."""
 
+    samples: int = Field(1, ge=1, le=64)
+    """Times that each rollout is judged; the samples' scores are aggregated."""
+    aggregate: Literal["mean", "median"] = "mean"
+    """How the samples of one rollout become one score."""
+    min_valid: int = Field(1, ge=1)
+    """Samples that must have a score, or the rollout has none."""
+    structured: bool = False
+    """Ask for JSON by `response_format`; an endpoint that refuses it is asked in words."""
+    reasks: int = Field(1, ge=0, le=5)
+    """Times that a judge is asked again for the verdict line that its reply lacks."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of the request's body, e.g. `{top_p: 0.9}`."""
+    empty_score: float | None = Field(None, allow_inf_nan=False)
+    """Score of a response that holds nothing to judge; null means the lowest of the scale."""
+
     @field_validator("scale")
     @classmethod
     def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
@@ -76,6 +131,12 @@ class JudgeConfig(_Section):
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ValueError("is [lowest, highest] with lowest < highest, e.g. [1, 10]")
         return scale
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> Self:
+        if self.min_valid > self.samples:
+            raise ValueError(f"`min_valid` {self.min_valid} is more than `samples` {self.samples}")
+        return self
 
     @field_validator("rubric")
     @classmethod
@@ -115,8 +176,8 @@ class RewardRules(_Section):
     """For a failed judgement: leave the row out, use `value`, use the group's mean, or raise."""
     value: float | None = Field(None, allow_inf_nan=False)
     """The judge score used under `on_missing: value`, on the judge's own scale."""
-    max_failed_fraction: float = Field(0.5, ge=0, le=1)
-    """More rollouts without a score than this fraction raise `JudgeOutage`, whatever the policy."""
+    max_failed_fraction: float = Field(1.0, ge=0, le=1)
+    """More of a batch without a score than this raises `JudgeOutage`; 1 never does."""
 
     @model_validator(mode="before")
     @classmethod
@@ -166,6 +227,8 @@ class RewardConfig(_Section):
     """Where messages, payloads and results travel."""
     store: StoreConfig = StoreConfig()
     """Where the record is kept."""
+    reuse: Literal["run", "store", "off"] = "store"
+    """Where a judgement already paid for is looked up: this run, the whole record, nowhere."""
     tokenizer: str | None = None
     """Hugging Face name or folder; counts tokens where `response_tokens` is left out."""
     deadline_s: float = Field(3600.0, gt=0)
@@ -191,20 +254,9 @@ class RewardConfig(_Section):
                 raise ValueError(
                     f"judges[{i}].endpoint: {judge.endpoint!r} is not in `endpoints` ({known})"
                 )
-        if not self.judges and not self.length:
-            raise ValueError("`judges` and `length` are both empty: nothing would be computed")
         return self
-
-    @model_serializer(mode="wrap")
-    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return dict(handler(self))
 
 
 def plan_of(config: RewardConfig) -> dict[str, Any]:
     """What travels with a batch: judges, length methods and rules, and nothing of the workers'."""
-    return config.model_dump(mode="json", include={"judges", "length", "reward", "tokenizer"})
-
-
-def describe(path: Path) -> str:
-    """Name a configuration file in an error."""
-    return f"configuration file {path}"
+    return config.model_dump(mode="json", include={"judges", "length", "reward", "reuse", "tokenizer"})

@@ -7,7 +7,7 @@ that a rolling upgrade meets a clear error and never a misread field.
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,6 +17,8 @@ if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
+
+T = TypeVar("T")
 
 WIRE_VERSION = 1
 """Raised whenever an older worker could misread a payload."""
@@ -68,10 +70,14 @@ def decode_rollouts(blob: bytes) -> list[Rollout]:
     Raises:
         MessageRefused: the bytes are of another version or not ours.
     """
+    return _decode(_ROLLOUTS, blob, "rollouts")
+
+
+def _decode(adapter: TypeAdapter[T], blob: bytes, what: str) -> T:
     try:
-        return _ROLLOUTS.validate_json(unpack(blob))
+        return adapter.validate_json(unpack(blob))
     except ValidationError as error:
-        raise MessageRefused(f"rollouts payload cannot be read: {error}") from error
+        raise MessageRefused(f"{what} payload cannot be read: {error}") from error
 
 
 def pack(body: bytes) -> bytes:
@@ -95,3 +101,70 @@ def unpack(blob: bytes) -> bytes:
         return zstd.decompress(body)
     except zstd.ZstdError as error:
         raise MessageRefused(f"payload cannot be decompressed: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What every task of a batch needs to know about it; everything but its rows."""
+
+    batch_id: str
+    run: str
+    step: int | None
+    submitted_at: float
+    """Epoch seconds; the same over resubmissions, since it is part of the record's keys."""
+    deadline: float
+    """Epoch seconds after which no call is begun."""
+    submission: int = 1
+    """1 at first; counts resubmissions."""
+    plan: dict[str, Any]
+    """Judges, length methods and reward rules, as `oyer.tasks.config.plan_of` gives them."""
+    chunks: list[tuple[int, int]]
+    """First row and number of rows of each chunk, in order."""
+
+    @property
+    def size(self) -> int:
+        """Number of rollouts."""
+        return sum(count for _, count in self.chunks)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Columns:
+    """The numbers of a batch's rollouts, `[N]` each, without their texts."""
+
+    group_ids: list[str | None]
+    base_score: list[float | None]
+    correct: list[bool | None]
+    truncated: list[bool]
+    response_tokens: list[int | None]
+
+
+_MANIFEST = TypeAdapter(Manifest)
+_COLUMNS = TypeAdapter(Columns)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Pack a manifest for transport."""
+    return pack(_MANIFEST.dump_json(manifest))
+
+
+def decode_manifest(blob: bytes) -> Manifest:
+    """Unpack what `encode_manifest` packed.
+
+    Raises:
+        MessageRefused: the bytes are of another version or not ours.
+    """
+    return _decode(_MANIFEST, blob, "manifest")
+
+
+def encode_columns(columns: Columns) -> bytes:
+    """Pack a batch's columns for transport."""
+    return pack(_COLUMNS.dump_json(columns))
+
+
+def decode_columns(blob: bytes) -> Columns:
+    """Unpack what `encode_columns` packed.
+
+    Raises:
+        MessageRefused: the bytes are of another version or not ours.
+    """
+    return _decode(_COLUMNS, blob, "columns")

@@ -1,0 +1,44 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip setuptools
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all]'
+	@touch $@
+
+setup: $(READY) ## Create the environment and install everything
+
+demo: $(READY) ## Score the sample rollouts with everything embedded
+	$(BIN)/oyer demo
+
+test: $(READY) ## Run the tests; they start the servers they need
+	$(BIN)/python -m pytest
+
+check: $(READY) ## Format, lint, types, import contracts
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(READY) ## Format, and repair what the linter can
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: $(READY) ## Measure throughput against a named peer and the bound
+	$(BIN)/python benchmarks/throughput.py
+
+migration: $(READY) ## Write the next migration from the models: make migration m="add a column"
+	$(BIN)/python -m oyer.migrations revision -m "$(m)"
+
+up: $(READY) ## Run an embedded backend until Ctrl-C
+	$(BIN)/oyer up
+
+.PHONY: help setup demo test check fix bench migration up

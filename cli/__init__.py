@@ -1,0 +1,50 @@
+"""The `oyer` command line: demo, up, worker, score, check, db."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from oyer.cli import check, db, demo, score, up, worker
+from oyer.cli.output import fail, print_version
+from oyer.tasks.errors import OyerError
+
+app = typer.Typer(
+    name="oyer",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="A reward backend for RL post-training: LLM judges and length penalties score rollouts"
+    " off the trainer's critical path, and every score is on record.\n\n"
+    "Start with `oyer demo`; then `oyer up` beside your trainer, or `oyer worker` on many hosts.",
+)
+app.command("demo")(demo.demo)
+app.command("up")(up.up)
+app.command("score")(score.score)
+app.command("check")(check.check)
+app.add_typer(worker.app, name="worker")
+app.add_typer(db.app, name="db")
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Options of the whole command."""
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line and exit status 1, never a traceback."""
+    try:
+        app()
+    except OyerError as error:
+        fail(str(error))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

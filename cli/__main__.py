@@ -1,0 +1,5 @@
+"""`python -m oyer.cli` is `oyer`."""
+
+from oyer.cli import main
+
+main()

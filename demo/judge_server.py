@@ -1,0 +1,225 @@
+"""A scripted judge endpoint: OpenAI-compatible HTTP whose every reply, delay and fault is planned.
+
+    with JudgeServer({"rules": [{"when": {"sequence": 0}, "then": "unavailable"}]}) as server:
+        ...                                           # an endpoint at server.base_url
+        server.wait_until(lambda log: len(log) == 2)  # rather than sleeping
+
+    python -m oyer.demo.judge_server --latency-s 0.5 --plan plan.json
+
+- `POST …/chat/completions` follows the plan; `GET …/models` lists one; all else is 404.
+- `POST /control/plan`, `/control/reset`, `/control/release` and `GET /control/log` steer a
+  server in another process.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from oyer.demo.actions import Action
+from oyer.demo.arrivals import Arrival
+from oyer.demo.endpoint import Endpoint, PlanSource, listen, shut_down
+from oyer.tasks.errors import BackendUnavailable, InvalidInput
+
+HOST = "127.0.0.1"
+"""Loopback only: nothing here asks for a key."""
+
+
+class JudgeServer:
+    """The endpoint in a thread of this process.
+
+    An exception inside of the server, one that the plan raises for example, is raised again
+    when the `with` block is left.
+    """
+
+    def __init__(
+        self,
+        plan: PlanSource | None = None,
+        *,
+        port: int = 0,
+        body_limit_bytes: int = 2**20,
+    ) -> None:
+        self._endpoint = Endpoint(plan or Action(), body_limit_bytes=body_limit_bytes)
+        self._port = port
+        self._ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()
+        self._errors: list[BaseException] = []
+        self._thread = threading.Thread(target=self._run, name="judge-server", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._loop, self._stop, self.port = self._ready.result()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        if self._errors and error is None:
+            raise self._errors[0]
+
+    @property
+    def base_url(self) -> str:
+        """What an endpoint's `base_url` is set to."""
+        return f"http://{HOST}:{self.port}/v1"
+
+    @property
+    def requests(self) -> list[Arrival]:
+        """The log so far, in the order of arrival."""
+        with self._endpoint.changed:
+            return list(self._endpoint.arrivals)
+
+    def set_plan(self, plan: PlanSource) -> None:
+        """Decide by another plan from now on."""
+        self._in_loop(lambda: self._endpoint.install(plan))
+
+    def reset(self) -> None:
+        """Forget the log and start the plan anew."""
+        self._in_loop(self._endpoint.reset)
+
+    def release(self) -> None:
+        """Answer the requests held so far by actions with `hold`."""
+        self._in_loop(self._endpoint.release)
+
+    def wait_until(
+        self, predicate: Callable[[list[Arrival]], bool], timeout_s: float = 30.0
+    ) -> None:
+        """Wait until the log satisfies a predicate, asked on each arrival and each end.
+
+        Raises:
+            TimeoutError: it does not within `timeout_s`.
+        """
+        endpoint = self._endpoint
+        with endpoint.changed:
+            if not endpoint.changed.wait_for(lambda: predicate(endpoint.arrivals), timeout_s):
+                open_count = sum(a.finished_at_s is None for a in endpoint.arrivals)
+                raise TimeoutError(
+                    f"not within {timeout_s} s: {len(endpoint.arrivals)} requests have arrived,"
+                    f" {open_count} of them unanswered"
+                )
+
+    def _in_loop(self, change: Callable[[], None]) -> None:
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                change()
+            except InvalidInput as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        self._loop.call_soon_threadsafe(run)
+        done.result()
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        loop.set_exception_handler(self._note_error)
+        try:
+            server = await listen(self._endpoint, HOST, self._port)
+        except OSError as error:
+            self._ready.set_exception(error)
+            return
+        self._ready.set_result((loop, stop, server.sockets[0].getsockname()[1]))
+        await stop.wait()
+        await shut_down(server, self._endpoint)
+
+    def _note_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._errors.append(context.get("exception") or RuntimeError(context["message"]))
+
+
+@contextmanager
+def judge_process(*arguments: str) -> Iterator[str]:
+    """The endpoint in a process of its own, which ends with this one.
+
+    Args:
+        arguments: As on the command line, e.g. `"--latency-s", "0.5"`.
+
+    Yields:
+        Its base URL.
+
+    Raises:
+        BackendUnavailable: the server did not start.
+    """
+    command = [sys.executable, "-m", "oyer.demo.judge_server", "--exit-with-parent", *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise BackendUnavailable("the judge server did not start; its error output says why")
+        try:
+            yield json.loads(line)["base_url"]
+        finally:
+            # Closed by leaving the block as well, but only after a wait for the process.
+            process.stdin.close()
+
+
+def main() -> None:
+    """Serve until SIGTERM, Ctrl-C or, if asked, the end of standard input."""
+    parser = argparse.ArgumentParser(prog="python -m oyer.demo.judge_server", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--latency-s", type=float, default=0.0, help="of the default reply")
+    parser.add_argument("--text", help="the default reply's words; scores by rule if left out")
+    parser.add_argument("--plan", type=Path, help="a JSON file; see oyer.demo.plans")
+    parser.add_argument("--log", type=Path, help="a file to append each finished request to")
+    parser.add_argument(
+        "--body-limit-bytes",
+        type=int,
+        default=2**20,
+        help="longer request bodies are logged as a hash only",
+    )
+    parser.add_argument(
+        "--exit-with-parent", action="store_true", help="exit when standard input ends"
+    )
+    asyncio.run(_serve_process(parser.parse_args()))
+
+
+async def _serve_process(options: argparse.Namespace) -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if options.exit_with_parent:
+        threading.Thread(target=_await_stdin_end, args=(loop, stop), daemon=True).start()
+    log_file = options.log and options.log.open("a", encoding="utf-8", buffering=1)
+    endpoint = Endpoint(
+        json.loads(options.plan.read_text(encoding="utf-8")) if options.plan else {},
+        default=Action(latency_s=options.latency_s, text=options.text),
+        body_limit_bytes=options.body_limit_bytes,
+        log_file=log_file,
+    )
+    server = await listen(endpoint, HOST, options.port)
+    port = server.sockets[0].getsockname()[1]
+    ready = {"base_url": f"http://{HOST}:{port}/v1", "pid": os.getpid()}
+    print(json.dumps(ready), flush=True)
+    await stop.wait()
+    await shut_down(server, endpoint)
+    if log_file:
+        log_file.close()
+
+
+def _await_stdin_end(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    # The bare descriptor: a thread waiting inside of sys.stdin holds its lock at exit.
+    while os.read(0, 4096):
+        pass
+    loop.call_soon_threadsafe(stop.set)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""A demonstration judge without a model: grades a grade-school-math response by rule.
+
+It reads the prompt that a real judge would be sent, and so depends on nothing but text.
+Scores are on the scale 1 to 10, whatever the rubric's own.
+"""
+
+import re
+import zlib
+
+_TAIL_CHARS = 400
+"""How much of a text's end is searched for its final number, which comes last."""
+_RUBRIC_CHARS = 400
+"""How much of the rubric's beginning decides its language."""
+_FENCE = re.compile(r"\n(`{3,}|~{3,})[^\n`]*\n")
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+def score_reply(system: str, user: str) -> str:
+    """Reason briefly about a response and end with its score, in the rubric's language.
+
+    Args:
+        system: The rubric.
+        user: Fenced blocks: the request, the reference where there is one (the last block
+            but one of three), the response (the last). Without a fence all of it is the response.
+
+    Returns:
+        A few lines, the last being `最终评分: N` or `Final score: N` with N from 1 to 10.
+    """
+    blocks = fenced_blocks(user) or [user]
+    response = blocks[-1]
+    reference = blocks[-2] if len(blocks) >= 3 else None
+    answer = _final_number(response)
+    expected = None if reference is None else _final_number(reference)
+    shows_steps = "=" in response or response.count("\n") >= 2
+    score = _score(response, answer, expected, shows_steps)
+    if _CHINESE.search(system[:_RUBRIC_CHARS]):
+        return _chinese(answer, expected, shows_steps, score)
+    return _english(answer, expected, shows_steps, score)
+
+
+def fenced_blocks(text: str) -> list[str]:
+    """The insides of the fences, in order; one that is never closed reaches to the end."""
+    text = f"\n{text}\n"
+    blocks = []
+    position = 0
+    while opening := _FENCE.search(text, position):
+        # The opening's line end is also the one before an immediate closing fence.
+        start = opening.end() - 1
+        closing = text.find(f"\n{opening[1]}\n", start)
+        end = closing if closing >= 0 else len(text) - 1
+        blocks.append(text[start + 1 : end])
+        if closing < 0:
+            break
+        position = closing + len(opening[1]) + 1
+    return blocks
+
+
+def _final_number(text: str) -> str | None:
+    """The last number in the text, without separators and trailing zeros of its fraction."""
+    numbers = _NUMBER.findall(text[-_TAIL_CHARS:])
+    if not numbers:
+        return None
+    whole, _, fraction = numbers[-1].replace(",", "").partition(".")
+    fraction = fraction.rstrip("0")
+    return f"{whole}.{fraction}" if fraction else whole
+
+
+def _score(response: str, answer: str | None, expected: str | None, shows_steps: bool) -> int:
+    """Right 8 to 10, wrong 2 to 4, unknown 5 to 7; nothing to grade 1."""
+    if not response.strip():
+        return 1
+    # Judges differ by a point on equals; here the response's own bytes decide.
+    variation = zlib.crc32(response.encode("utf-8", "surrogatepass")) & 1
+    if expected is None:
+        return 5 + shows_steps + variation
+    return (8 if answer == expected else 2) + shows_steps + variation
+
+
+def _english(answer: str | None, expected: str | None, shows_steps: bool, score: int) -> str:
+    if expected is None:
+        verdict = "There is no reference answer to compare with."
+    else:
+        relation = "equals" if answer == expected else "differs from"
+        verdict = f"The final answer {answer or '(none)'} {relation} the reference {expected}."
+    steps = "The steps are shown." if shows_steps else "No steps are shown."
+    return f"{verdict} {steps}\n\nFinal score: {score}"
+
+
+def _chinese(answer: str | None, expected: str | None, shows_steps: bool, score: int) -> str:
+    if expected is None:
+        verdict = "没有可供比较的参考答案。"
+    else:
+        relation = "一致" if answer == expected else "不一致"
+        verdict = f"最后答案 {answer or '（无）'} 与参考答案 {expected} {relation}。"
+    steps = "给出了步骤。" if shows_steps else "没有给出步骤。"
+    return f"{verdict}{steps}\n\n最终评分: {score}"

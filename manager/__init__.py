@@ -1,0 +1,40 @@
+"""The trainer's side: hand over rollouts, go on computing, collect rewards. Light to import."""
+
+from oyer.manager.batch import RewardBatch, Usage
+from oyer.manager.client import RewardManager
+from oyer.manager.future import RewardFuture
+from oyer.tasks.config import EndpointConfig, JudgeConfig, LengthConfig, RewardConfig, RewardRules
+from oyer.tasks.errors import (
+    BackendUnavailable,
+    BatchCancelled,
+    BatchFailed,
+    InvalidConfig,
+    InvalidInput,
+    InvalidRollout,
+    JudgeOutage,
+    MissingScores,
+    OyerError,
+)
+from oyer.tasks.payloads import Rollout
+
+__all__ = [
+    "BackendUnavailable",
+    "BatchCancelled",
+    "BatchFailed",
+    "EndpointConfig",
+    "InvalidConfig",
+    "InvalidInput",
+    "InvalidRollout",
+    "JudgeConfig",
+    "JudgeOutage",
+    "LengthConfig",
+    "MissingScores",
+    "OyerError",
+    "RewardBatch",
+    "RewardConfig",
+    "RewardFuture",
+    "RewardManager",
+    "RewardRules",
+    "Rollout",
+    "Usage",
+]

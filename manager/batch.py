@@ -1,0 +1,102 @@
+"""What a batch comes back as: rewards, what they are made of, and what they cost."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oyer.tasks.config import RewardRules
+from oyer.tasks.errors import JudgeOutage, MissingScores
+from oyer.tasks.outcome import Outcome
+from oyer.tasks.statuses import NOT_CALLED, Status
+
+Float32s = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What judging a batch took; what was read from the record or the cache is not in it."""
+
+    calls: int
+    """HTTP requests made, failed ones too."""
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float
+    """0 where the model has no price in the configuration."""
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion tokens together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def __getitem__(self, name: str) -> Any:
+        """Read a field by name, e.g. `usage["calls"]`."""
+        return getattr(self, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardBatch:
+    """The rewards of one batch, `[N]` each, in the order submitted."""
+
+    id: str
+    """The batch's uuid, under which the record holds it."""
+    rewards: Float32s
+    """NaN where there is none."""
+    unshaped_rewards: Float32s
+    """Base score and judges only, without length terms."""
+    judge_scores: Float32s
+    """As judged, on the judge's scale; NaN where there is none."""
+    mask: NDArray[np.bool_]
+    """True where the reward may be trained on."""
+    statuses: list[str]
+    """`scored`, or why there is no score (`oyer.tasks.statuses.Status`)."""
+    terms: dict[str, Float32s]
+    """What each term adds (or multiplies): `base_score`, `judge`, `length_penalty`, …"""
+    usage: Usage
+    """Calls, tokens and cost."""
+    first_errors: dict[str, str]
+    """For each status that is a failure, the first error seen."""
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> "RewardBatch":
+        """Turn what `combine` returned into what a trainer uses."""
+        usage = outcome.usage
+        return cls(
+            id=outcome.batch_id,
+            rewards=outcome.rewards,
+            unshaped_rewards=outcome.unshaped_rewards,
+            judge_scores=outcome.judge_scores,
+            mask=outcome.mask,
+            statuses=outcome.statuses,
+            terms=outcome.terms,
+            usage=Usage(
+                calls=int(usage["calls"]),
+                prompt_tokens=int(usage["prompt_tokens"]),
+                completion_tokens=int(usage["completion_tokens"]),
+                cost_usd=float(usage["cost_usd"]),
+            ),
+            first_errors=outcome.first_errors,
+        )
+
+
+def failure_of(batch: RewardBatch, rules: RewardRules) -> MissingScores | None:
+    """Say whether a batch's missing scores are more than the failure policy lets pass."""
+    fine = {Status.SCORED, *NOT_CALLED}
+    counts = {s: batch.statuses.count(s) for s in sorted(set(batch.statuses) - fine)}
+    failed = sum(counts.values())
+    if not failed:
+        return None
+    by_status = ", ".join(f"{n} {status}" for status, n in counts.items())
+    causes = "; ".join(batch.first_errors[s] for s in counts if s in batch.first_errors)
+    what = f"batch {batch.id}: {failed} of {len(batch)} rollouts have no score ({by_status})"
+    what += f"; first errors: {causes}" if causes else ""
+    if failed > rules.max_failed_fraction * len(batch):
+        limit = rules.max_failed_fraction
+        return JudgeOutage(f"{what}; more than reward.max_failed_fraction = {limit}", batch)
+    if rules.on_missing == "raise":
+        return MissingScores(f"{what}; reward.on_missing is `raise`", batch)
+    return None

@@ -1,0 +1,120 @@
+"""RewardManager: what a trainer holds to submit batches and collect rewards."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from oyer.manager import local, validation
+from oyer.manager.backend import backend
+from oyer.manager.future import RewardFuture
+from oyer.manager.submission import prepare
+from oyer.tasks.config import RewardConfig
+from oyer.tasks.errors import InvalidConfig, InvalidInput
+from oyer.tasks.payloads import Rollout
+from oyer.tasks.settings import load_config, validate
+
+
+class RewardManager:
+    """Submits rollouts to a backend and returns futures of their rewards.
+
+    Thread-safe; use one per configuration. Two managers with different judges or length
+    methods can share a broker: what scores a batch travels with it.
+    """
+
+    def __init__(self, config: RewardConfig | Mapping[str, Any]) -> None:
+        """Use a running backend.
+
+        Raises:
+            InvalidConfig: a key is wrong, nothing would be computed, or no broker is named.
+        """
+        self.config = config if isinstance(config, RewardConfig) else validate(dict(config))
+        if not self.config.judges and not self.config.length:
+            raise InvalidConfig("judges: and `length` are both empty; name at least one of them")
+        self._embedded: local.EmbeddedBackend | None = None
+        self._broker_url = self.config.broker.url or local.running_broker()
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "RewardManager":
+        """Use a running backend, as one YAML or TOML file describes it."""
+        return cls(load_config(path))
+
+    @classmethod
+    def local(
+        cls, config: RewardConfig | Mapping[str, Any] | str | Path, **options: Any
+    ) -> "RewardManager":
+        """Start an embedded backend and use it; `close`, or leaving `with`, stops it.
+
+        Args:
+            config: a configuration, or the path of one.
+            options: see `EmbeddedBackend`.
+
+        Raises:
+            BackendUnavailable: a part of the backend did not start; the message holds its output.
+        """
+        if isinstance(config, (str, Path)):
+            config = load_config(config)
+        elif not isinstance(config, RewardConfig):
+            config = validate(dict(config))
+        embedded = local.EmbeddedBackend(config, **options)
+        try:
+            manager = cls(embedded.config)
+        except BaseException:
+            embedded.close()
+            raise
+        manager._embedded = embedded
+        return manager
+
+    def submit(
+        self, rollouts: Sequence[Rollout], *, run: str = "default", step: int | None = None
+    ) -> RewardFuture:
+        """Hand over a batch and return at once.
+
+        Args:
+            rollouts: the batch; a group's rollouts come in one batch.
+            run: name of the training run that the record files the batch under.
+            step: training step, for the record.
+
+        Raises:
+            InvalidRollout: names the row and field that is wrong; nothing was submitted.
+            BackendUnavailable: the broker cannot be reached; nothing was submitted.
+        """
+        if not isinstance(run, str) or not run or len(run) > 200:
+            raise InvalidInput("run: is a name of 1 to 200 characters")
+        if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
+            raise InvalidInput(f"step: is {step!r}; give a whole number from 0, or leave it out")
+        rollouts = list(rollouts)
+        validation.check(rollouts, self.config)
+        submission = prepare(rollouts, self.config, run=run, step=step)
+        broker = (self._broker_url, self.config.broker.result_expires_s)
+        backend(*broker).submit(submission)
+        return RewardFuture(
+            batch_id=submission.manifest.batch_id,
+            verdicts=submission.verdicts,
+            rules=self.config.reward,
+            broker=broker,
+            stall_timeout_s=self.config.stall_timeout_s,
+            submission=submission,
+        )
+
+    def close(self) -> None:
+        """Stop the embedded backend, if this manager started one."""
+        if self._embedded is not None:
+            self._embedded.close()
+            self._embedded = None
+
+    def __enter__(self) -> "RewardManager":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        config = self.config.model_dump(mode="json")
+        config["broker"]["url"] = self._broker_url
+        return (RewardManager, (config,))

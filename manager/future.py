@@ -1,0 +1,234 @@
+"""The future of a batch: done, progress, result, await, cancel, and a ticket to reopen it.
+
+A batch that fails or stands still is sent again under the same id; what is on record is
+read, not repeated. The future of a forked or another process works like the original.
+"""
+
+import asyncio
+import base64
+import concurrent.futures
+import json
+import os
+import threading
+from collections.abc import Callable, Generator
+from typing import Any
+
+from celery.utils.log import get_logger
+
+from oyer.manager.backend import backend
+from oyer.manager.batch import RewardBatch, failure_of
+from oyer.manager.poller import poller
+from oyer.manager.submission import Submission
+from oyer.tasks.config import RewardRules
+from oyer.tasks.errors import BatchCancelled, BatchFailed, InvalidInput, MessageRefused, OyerError
+from oyer.tasks.outcome import Outcome
+
+log = get_logger(__name__)
+
+MAX_SUBMISSIONS = 5
+"""Times a batch is sent, the first included, before its future gives up."""
+
+_TICKET_PREFIX = "oyer1."
+
+
+class _forked:  # noqa: N801 - a namespace that a fork renews
+    lock = threading.Lock()
+
+    @classmethod
+    def renew(cls) -> None:
+        """Take a new lock in a child, where nobody would release one held at the fork."""
+        cls.lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked.renew)
+
+
+class RewardFuture:
+    """The rewards of one batch, to come. Made by `RewardManager.submit`."""
+
+    def __init__(
+        self,
+        *,
+        batch_id: str,
+        verdicts: int,
+        rules: RewardRules,
+        broker: tuple[str, int],
+        stall_timeout_s: float,
+        submission: Submission | None = None,
+    ) -> None:
+        self.batch_id = batch_id
+        self.stall_timeout_s = stall_timeout_s
+        self._verdicts = verdicts
+        self._rules = rules
+        self._broker = broker
+        self._submission = submission
+        self._submissions = 1
+        self._pid = 0
+        self._inner: concurrent.futures.Future[RewardBatch] = concurrent.futures.Future()
+        self._watch()
+
+    def done(self) -> bool:
+        """Whether a result, or an error in its place, is there."""
+        return self._watch().done()
+
+    def progress(self) -> tuple[int, int]:
+        """Return (judged, total): verdicts reached and verdicts that the batch will end with."""
+        inner = self._watch()
+        if inner.done() and not inner.cancelled() and inner.exception() is None:
+            return self._verdicts, self._verdicts
+        return min(backend(*self._broker).exchange.judged(self.batch_id), self._verdicts), (
+            self._verdicts
+        )
+
+    def result(self, timeout_s: float | None = None) -> RewardBatch:
+        """Wait for the rewards.
+
+        Args:
+            timeout_s: longest wait in seconds; None waits as long as the batch takes.
+
+        Raises:
+            TimeoutError: not there in time; says what is missing, and the future stays usable.
+            MissingScores: rollouts without a score, under `on_missing: raise`.
+            JudgeOutage: more rollouts without a score than `max_failed_fraction`.
+            BatchFailed: the backend gave the batch up.
+        """
+        try:
+            return self._watch().result(timeout_s)
+        except concurrent.futures.TimeoutError:
+            raise TimeoutError(self._waiting_for(timeout_s)) from None
+
+    def add_done_callback(self, callback: "Callable[[RewardFuture], object]") -> None:
+        """Call `callback(future)` once done, at once if it is; on the poller's thread."""
+        self._watch().add_done_callback(lambda _: callback(self))
+
+    def cancel(self) -> bool:
+        """Begin no further call for this batch; false when it had ended already."""
+        inner = self._watch()
+        if inner.done():
+            return False
+        source = backend(*self._broker)
+        source.exchange.cancel(self.batch_id)
+        poller(*self._broker).forget(self)
+        self._fail(BatchCancelled(f"batch {self.batch_id} was cancelled"))
+        return True
+
+    def __await__(self) -> Generator[Any, None, RewardBatch]:
+        """Wait on the running event loop without blocking it."""
+        return asyncio.shield(asyncio.wrap_future(self._watch())).__await__()
+
+    @property
+    def ticket(self) -> str:
+        """A string that reopens this future elsewhere; as secret as the broker's URL."""
+        state = [
+            self.batch_id,
+            self._verdicts,
+            self._rules.model_dump(),
+            self._broker,
+            self.stall_timeout_s,
+        ]
+        return _TICKET_PREFIX + base64.urlsafe_b64encode(json.dumps(state).encode()).decode()
+
+    @classmethod
+    def from_ticket(cls, ticket: str) -> "RewardFuture":
+        """Reopen the future of a batch submitted by another process.
+
+        Raises:
+            InvalidInput: the text is no ticket of this version.
+        """
+        if not isinstance(ticket, str) or not ticket.startswith(_TICKET_PREFIX):
+            raise InvalidInput("ticket: is not one that `RewardFuture.ticket` of this version gave")
+        try:
+            state = json.loads(base64.urlsafe_b64decode(ticket.removeprefix(_TICKET_PREFIX)))
+            batch_id, verdicts, rules, broker, stall_timeout_s = state
+            url, expires_s = broker
+        except ValueError as error:
+            raise InvalidInput("ticket: is cut or altered; pass it on as it was given") from error
+        return cls(
+            batch_id=batch_id,
+            verdicts=verdicts,
+            rules=RewardRules.model_validate(rules),
+            broker=(url, expires_s),
+            stall_timeout_s=stall_timeout_s,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (RewardFuture.from_ticket, (self.ticket,))
+
+    def __repr__(self) -> str:
+        state = "done" if self._inner.done() else "pending"
+        return f"<RewardFuture {self.batch_id} {state}>"
+
+    def settle(self, meta: dict[str, Any]) -> bool:
+        """Take the Celery result of the batch; false when it was sent again instead."""
+        if meta["status"] == "SUCCESS":
+            try:
+                batch = RewardBatch.of(Outcome.from_wire(meta["result"]))
+            except MessageRefused as error:
+                self._fail(error)
+                return True
+            failure = failure_of(batch, self._rules)
+            if failure is not None:
+                self._fail(failure)
+            elif not self._inner.done():
+                self._inner.set_result(batch)
+            self._submission = None
+            return True
+        cause = _cause(meta)
+        return not self._resubmit(f"failed: {cause}")
+
+    def stalled(self) -> bool:
+        """Send the batch again after its stall time; false when given up."""
+        return self._resubmit(f"made no progress for {self.stall_timeout_s:g} s")
+
+    def _resubmit(self, why: str) -> bool:
+        what = f"batch {self.batch_id} {why}"
+        if self._submissions >= MAX_SUBMISSIONS:
+            self._fail(BatchFailed(f"{what}; given up after {self._submissions} submissions"))
+            return False
+        self._submissions += 1
+        log.warning("%s; submitted again (%d of %d)", what, self._submissions, MAX_SUBMISSIONS)
+        source = backend(*self._broker)
+        try:
+            if self._submission is not None:
+                self._submission = self._submission.again()
+                source.submit(self._submission)
+            else:
+                source.send(source.exchange.manifest(self.batch_id))
+        except OyerError as error:
+            self._fail(BatchFailed(f"{what}; it could not be submitted again: {error}"))
+            return False
+        return True
+
+    def _fail(self, error: Exception) -> None:
+        if not self._inner.done():
+            self._inner.set_exception(error)
+
+    def _watch(self) -> "concurrent.futures.Future[RewardBatch]":
+        """Make sure that this process's poller watches; a fork leaves the parent's behind."""
+        with _forked.lock:
+            if self._pid != os.getpid():
+                if not self._inner.done():
+                    # The parent's poller may have held the old one's lock at the fork.
+                    self._inner = concurrent.futures.Future()
+                    poller(*self._broker).watch(self)
+                self._pid = os.getpid()
+        return self._inner
+
+    def _waiting_for(self, timeout_s: float | None) -> str:
+        judged, total = self.progress()
+        missing = (
+            f"{total - judged} of {total} verdicts are missing"
+            if judged < total
+            else "every verdict is there; its length terms or its combination are missing"
+        )
+        return f"batch {self.batch_id} did not end within {timeout_s} s: {missing}"
+
+
+def _cause(meta: dict[str, Any]) -> str:
+    """Name the first error of a failed batch."""
+    result = meta.get("result")
+    if isinstance(result, dict):
+        message = result.get("exc_message")
+        text = " ".join(map(str, message)) if isinstance(message, (list, tuple)) else str(message)
+        return f"{result.get('exc_type', 'error')}: {text}"
+    return str(result)

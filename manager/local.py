@@ -1,0 +1,105 @@
+"""The embedded backend as the trainer holds it: a supervisor process that ends with it."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO, Any
+
+from oyer.tasks import errors
+from oyer.tasks.config import RewardConfig
+from oyer.tasks.errors import BackendUnavailable, InvalidConfig
+from oyer.tasks.settings import validate
+
+STATE_FILE = Path(".oyer") / "backend.json"
+"""Where `oyer up` leaves the URL of its embedded broker, for managers started beside it."""
+
+
+def running_broker() -> str:
+    """Find the broker of an `oyer up` in this folder.
+
+    Raises:
+        InvalidConfig: there is none.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(STATE_FILE.read_text())["broker_url"])
+    raise InvalidConfig(
+        "broker.url: is not set, and no `oyer up` runs in this folder; set it to the workers'"
+        " Redis, start `oyer up` here, or use RewardManager.local"
+    )
+
+
+class EmbeddedBackend:
+    """Redis, store and workers in processes of their own, for as long as this object lives."""
+
+    def __init__(
+        self,
+        config: RewardConfig,
+        *,
+        judge_processes: int | None = None,
+        judge_concurrency: int | None = None,
+        folder: str | Path | None = None,
+    ) -> None:
+        """Start the backend and wait until it takes work.
+
+        Args:
+            config: a broker or store URL in it is used instead of an embedded one.
+            judge_processes: one per core when left out.
+            judge_concurrency: chunks under way at once in a judge process.
+            folder: where logs go; a temporary folder, removed on `close`, when left out.
+
+        Raises:
+            BackendUnavailable: a part did not start; the message holds the end of its output.
+        """
+        options = {"judge_processes": judge_processes, "judge_concurrency": judge_concurrency}
+        self._temporary = folder is None
+        self.folder = Path(folder or tempfile.mkdtemp(prefix="oyer-"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "oyer.tasks.supervisor"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        request = {
+            "config": config.model_dump(mode="json"),
+            "folder": str(self.folder),
+            "options": {name: value for name, value in options.items() if value is not None},
+        }
+        try:
+            self._stdin.write(json.dumps(request) + "\n")
+            self._stdin.flush()
+            self.config = validate(self._wait_ready())
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stop every part; calls in flight are finished first."""
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.close()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        if self._temporary:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _stdin(self) -> IO[str]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    def _wait_ready(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            event = json.loads(line)
+            if event["event"] == "ready":
+                return dict(event["config"])
+            if event["event"] == "failed":
+                kind = getattr(errors, event["kind"], BackendUnavailable)
+                raise kind(event["error"])
+        raise BackendUnavailable("the embedded backend ended before it was ready; see its output")

@@ -1,0 +1,135 @@
+"""One thread that watches every pending batch of a broker: results, progress, stalls.
+
+It reads all results in one round trip, so a thousand futures cost what one costs. A process
+that forks gets a poller of its own, and a poller with nothing to watch ends its thread.
+"""
+
+import os
+import threading
+import time
+from functools import lru_cache
+from typing import Any, Protocol
+
+import redis
+from celery.utils.log import get_logger
+from kombu.exceptions import OperationalError
+
+from oyer.manager.backend import Backend, backend
+
+log = get_logger(__name__)
+
+_POLL_S = 0.02
+"""Pause between two looks for results; also how late a result may be noticed."""
+
+_PROGRESS_S = 1.0
+"""Pause between two looks at a batch's progress."""
+
+_OUTAGE_S = 0.5
+"""Pause after the broker could not be reached."""
+
+
+class Watched(Protocol):
+    """What the poller needs of a future."""
+
+    batch_id: str
+    stall_timeout_s: float
+
+    def settle(self, meta: dict[str, Any]) -> bool:
+        """Take a Celery result; false when the batch was sent again instead."""
+
+    def stalled(self) -> bool:
+        """Send the batch again after a time without progress; false when given up."""
+
+
+class Poller:
+    """Watches the pending batches of one broker."""
+
+    def __init__(self, source: Backend) -> None:
+        self._source = source
+        self._watched: dict[str, list[_Watch]] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._outage = False
+
+    def watch(self, future: Watched) -> None:
+        """Settle a future when its batch ends."""
+        with self._changed:
+            self._watched.setdefault(future.batch_id, []).append(_Watch(future))
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="oyer-poller", daemon=True
+                )
+                self._thread.start()
+            self._changed.notify()
+
+    def forget(self, future: Watched) -> None:
+        """Watch a future no longer."""
+        with self._changed:
+            kept = [w for w in self._watched.get(future.batch_id, ()) if w.future is not future]
+            if kept:
+                self._watched[future.batch_id] = kept
+            else:
+                self._watched.pop(future.batch_id, None)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._watched and not self._changed.wait(timeout=5):
+                    self._thread = None
+                    return
+                watches = [w for group in self._watched.values() for w in group]
+            try:
+                self._look(watches)
+                self._outage = False
+                pause_s = _POLL_S
+            except (redis.RedisError, OperationalError) as error:
+                if not self._outage:
+                    log.warning("broker cannot be reached, still trying: %s", error)
+                self._outage = True
+                pause_s = _OUTAGE_S
+            time.sleep(pause_s)
+
+    def _look(self, watches: "list[_Watch]") -> None:
+        if not watches:
+            return
+        metas = self._source.results([w.future.batch_id for w in watches])
+        for watch, meta in zip(watches, metas, strict=True):
+            if meta is not None:
+                if watch.future.settle(meta):
+                    self.forget(watch.future)
+                watch.moved_at = time.monotonic()
+            elif watch.stood_still(self._source) and not watch.future.stalled():
+                self.forget(watch.future)
+
+
+class _Watch:
+    """A watched future and when its batch last moved."""
+
+    def __init__(self, future: Watched) -> None:
+        self.future = future
+        self.moved_at = self._looked_at = time.monotonic()
+        self._judged = -1
+
+    def stood_still(self, source: Backend) -> bool:
+        """Whether the batch made no progress for its stall time; counts anew afterwards."""
+        now = time.monotonic()
+        if now - self._looked_at < min(_PROGRESS_S, self.future.stall_timeout_s / 4):
+            return False
+        self._looked_at = now
+        judged = source.exchange.judged(self.future.batch_id)
+        if judged != self._judged:
+            self._judged, self.moved_at = judged, now
+        if now - self.moved_at < self.future.stall_timeout_s:
+            return False
+        self.moved_at = now
+        return True
+
+
+@lru_cache(maxsize=64)
+def _poller_of(pid: int, url: str, expires_s: int) -> Poller:
+    return Poller(backend(url, expires_s))
+
+
+def poller(url: str, expires_s: int) -> Poller:
+    """Return this process's poller for a broker."""
+    return _poller_of(os.getpid(), url, expires_s)

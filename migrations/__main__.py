@@ -1,0 +1,55 @@
+"""`python -m oyer.migrations upgrade|current|downgrade|check [--url URL]`."""
+
+import argparse
+import os
+import sys
+
+from alembic.util import CommandError
+from sqlalchemy.exc import SQLAlchemyError
+
+from oyer import migrations
+from oyer.models.store import redacted_url
+
+URL_VARIABLE = "OYER_STORE__URL"
+"""The environment variable that names the record where `--url` is left out."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return 1 and say why on stderr if it fails."""
+    args = _parser().parse_args(argv)
+    if not args.url:
+        print(f"no record named: give --url or set {URL_VARIABLE}", file=sys.stderr)
+        return 1
+    try:
+        if args.command == "upgrade":
+            migrations.upgrade(args.url, args.revision)
+        elif args.command == "downgrade":
+            migrations.downgrade(args.url, args.revision)
+        elif args.command == "check":
+            migrations.check(args.url)
+        revision = migrations.current(args.url) or "empty"
+        print(f"{redacted_url(args.url)}: {revision} (newest is {migrations.head()})")
+    except (CommandError, SQLAlchemyError, ValueError, OSError) as error:
+        print(f"{args.command} failed: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--url", default=os.environ.get(URL_VARIABLE), help=f"default: ${URL_VARIABLE}"
+    )
+    parser = argparse.ArgumentParser(prog="python -m oyer.migrations")
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("upgrade", parents=[common], help="bring the record up to date")
+    up.add_argument("revision", nargs="?", default="head")
+    down = commands.add_parser("downgrade", parents=[common], help="take the record back")
+    down.add_argument("revision", help="e.g. 0001, -1 or base")
+    commands.add_parser("current", parents=[common], help="say which revision the record has")
+    commands.add_parser("check", parents=[common], help="compare the record with the models")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

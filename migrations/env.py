@@ -1,0 +1,52 @@
+"""How Alembic runs a migration here: one transaction, one upgrade at a time, numbered files.
+
+- From Python the connection comes with the configuration (`oyer.migrations`); the `alembic`
+  command, for writing migrations, opens the record that `OYER_STORE__URL` names.
+- PostgreSQL upgrades queue for an advisory lock that ends with the transaction; on SQLite the
+  transaction begins with the file's write lock.
+"""
+
+import os
+from typing import Any
+
+from alembic import context
+from alembic.operations import MigrationScript
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, text
+
+from oyer.models import Base
+from oyer.models.store import open_engine
+
+LOCK_KEY = 0x6F796572
+"""The advisory lock that upgrades of one database share: `oyer` in ASCII."""
+
+
+def next_number(
+    _context: MigrationContext, _revision: Any, directives: list[MigrationScript]
+) -> None:
+    """Give a new migration the number after the newest."""
+    for script in directives:
+        newest = context.script.get_current_head() or "0"
+        script.rev_id = f"{int(newest) + 1:04d}"
+
+
+def run(connection: Connection) -> None:
+    """Run what was asked for on a connection within its transaction."""
+    sqlite = connection.dialect.name == "sqlite"
+    if not sqlite:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        render_as_batch=sqlite,
+        process_revision_directives=next_number,
+    )
+    context.run_migrations()
+
+
+given = context.config.attributes.get("connection")
+if given is not None:
+    run(given)
+else:
+    with open_engine(os.environ["OYER_STORE__URL"]).begin() as opened:
+        run(opened)

@@ -1,0 +1,35 @@
+"""The `batches` table."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from oyer.models.base import Base
+
+
+class Batch(Base):
+    """What one `submit` handed over."""
+
+    __tablename__ = "batches"
+    __table_args__ = (Index(None, "run_id", "step"), Index(None, "submitted_at"))
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"))
+    step: Mapped[int | None]
+    size: Mapped[int]
+    """Number of rollouts."""
+    plan: Mapped[dict[str, Any]]
+    """Judges, length methods and rules, as they travelled with the batch."""
+    status: Mapped[str] = mapped_column(String(20))
+    """`submitted` until it ends as `finished`, `cancelled` or `failed`."""
+    submissions: Mapped[int]
+    """How often the batch was handed to the workers."""
+    oyer_version: Mapped[str]
+    submitted_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    counts: Mapped[dict[str, Any] | None]
+    """Judgements per status, once the batch has ended."""
+    usage: Mapped[dict[str, Any] | None]
+    """Calls, tokens and cost, once the batch has ended."""

@@ -1,0 +1,121 @@
+"""Reads of the record; each finds a batch's rows by key, whatever the tables' size."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+from sqlalchemy import ColumnElement, Connection, Executable, Select, func, select
+
+from oyer.models.attempt import Attempt
+from oyer.models.base import BatchPart
+from oyer.models.batch import Batch
+from oyer.models.judgement import Judgement
+from oyer.models.reward import Reward
+from oyer.models.rows import BatchState, StoredJudgement, StoredReward, Usage
+from oyer.models.run import Run
+
+IN_LIST = 1000
+"""Most values in one IN list; SQLite takes 32,766."""
+
+
+def judgements_of(
+    conn: Connection, batch_id: str, indices: Sequence[int] | None = None
+) -> list[StoredJudgement]:
+    """Return the judgements of a batch, of all its rollouts or of those with these indices."""
+    query = select(Judgement.__table__).where(_of(Judgement, batch_id))
+    query = query.order_by(Judgement.rollout_index, Judgement.judge, Judgement.sample)
+    if indices is None:
+        return cast(list[StoredJudgement], _rows(conn, query))
+    if not indices:
+        return []
+    # A chunk's indices are neighbours: a range of the key reads what a long list would name.
+    query = query.where(Judgement.rollout_index.between(min(indices), max(indices)))
+    wanted = set(indices)
+    rows = [row for row in _rows(conn, query) if row["rollout_index"] in wanted]
+    return cast(list[StoredJudgement], rows)
+
+
+def scored_by_request(
+    conn: Connection, request_hashes: Iterable[str], run: str | None = None
+) -> dict[str, StoredJudgement]:
+    """Return the first scored judgement of each request that has one.
+
+    Args:
+        run: look among this run's batches only.
+    """
+    judgements = Judgement.__table__
+    found: dict[str, StoredJudgement] = {}
+    hashes = sorted(set(request_hashes))
+    for start in range(0, len(hashes), IN_LIST):
+        nth = func.row_number().over(
+            partition_by=Judgement.request_hash, order_by=list(judgements.primary_key)
+        )
+        ranked = select(judgements, nth.label("nth")).where(
+            Judgement.request_hash.in_(hashes[start : start + IN_LIST]),
+            Judgement.status == "scored",
+        )
+        if run is not None:
+            batches = select(Batch.id).join(Run).where(Run.name == run)
+            ranked = ranked.where(Judgement.batch_id.in_(batches))
+        table = ranked.subquery()
+        columns = [table.c[column.name] for column in judgements.c]
+        for row in _rows(conn, select(*columns).where(table.c.nth == 1)):
+            found[row["request_hash"]] = cast(StoredJudgement, row)
+    return found
+
+
+def rewards_of(conn: Connection, batch_id: str) -> list[StoredReward]:
+    """Return the rewards of a batch, in the order submitted."""
+    query = select(Reward.__table__).where(_of(Reward, batch_id)).order_by(Reward.rollout_index)
+    return cast(list[StoredReward], _rows(conn, query))
+
+
+def usage_of(conn: Connection, batch_id: str) -> Usage:
+    """Return what the batch's attempts used, those of replaced judgements too."""
+    columns = Attempt.prompt_tokens, Attempt.completion_tokens, Attempt.cost_usd
+    sums = [func.coalesce(func.sum(column), 0).label(column.key) for column in columns]
+    query = select(func.count().label("calls"), *sums).where(_of(Attempt, batch_id))
+    return cast(Usage, _rows(conn, query.select_from(Attempt))[0])
+
+
+def batch(conn: Connection, batch_id: str) -> BatchState | None:
+    """Return one batch as the ledger shows it, or none."""
+    found = _states(conn, _batches().where(Batch.id == batch_id))
+    return found[0] if found else None
+
+
+def list_batches(
+    conn: Connection, *, run: str | None = None, status: str | None = None, limit: int = 50
+) -> list[BatchState]:
+    """Return the latest batches, newest first."""
+    query = _batches().order_by(Batch.submitted_at.desc(), Batch.id).limit(limit)
+    if run is not None:
+        query = query.where(Run.name == run)
+    if status is not None:
+        query = query.where(Batch.status == status)
+    return _states(conn, query)
+
+
+def _batches() -> Select[Any]:
+    columns = [column for column in Batch.__table__.c if column.name != "run_id"]
+    return select(*columns, Run.name.label("run")).join_from(Batch, Run)
+
+
+def _states(conn: Connection, query: Executable) -> list[BatchState]:
+    """Run a query on batches; those under way have their judgements counted."""
+    rows = _rows(conn, query)
+    for row in rows:
+        if row["counts"] is None:
+            per_status = select(Judgement.status, func.count()).group_by(Judgement.status)
+            counted = conn.execute(per_status.where(_of(Judgement, row["id"])))
+            row["counts"] = dict(counted.tuples().all())
+    return cast(list[BatchState], rows)
+
+
+def _of(model: type[BatchPart], batch_id: str) -> ColumnElement[bool]:
+    """Narrow to a batch by the key's first two columns, so that other partitions are not read."""
+    submitted = select(Batch.submitted_at).where(Batch.id == batch_id).scalar_subquery()
+    return (model.submitted_at == submitted) & (model.batch_id == batch_id)
+
+
+def _rows(conn: Connection, query: Executable) -> list[dict[str, Any]]:
+    return [dict(row) for row in conn.execute(query).mappings()]

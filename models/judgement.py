@@ -1,0 +1,54 @@
+"""The `judgements` table."""
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from oyer.models.base import Base, BatchPart
+
+
+class Judgement(BatchPart, Base):
+    """One judge's verdict on one rollout, one sample: a score, or a status that says why not."""
+
+    __tablename__ = "judgements"
+    __table_args__ = (
+        CheckConstraint("status <> 'scored' OR score IS NOT NULL", name="scored_has_score"),
+        Index(None, "judge", "submitted_at"),
+        Index(None, "status", "submitted_at"),
+        Index(None, "request_hash", "submitted_at"),
+    )
+
+    judge: Mapped[str] = mapped_column(String(100), primary_key=True)
+    sample: Mapped[int] = mapped_column(primary_key=True)
+    """0 unless the judge is asked several times."""
+    status: Mapped[str] = mapped_column(String(20))
+    score: Mapped[float | None]
+    """On the judge's own scale; always there when `status` is `scored`."""
+    reply: Mapped[str | None]
+    """The judge's reply, as it came."""
+    parsed_layer: Mapped[str | None]
+    """Which reading of the reply gave the score."""
+    parsed_span: Mapped[str | None]
+    """The words that the score was read from."""
+    parser_version: Mapped[int | None]
+    model: Mapped[str | None]
+    endpoint: Mapped[str | None]
+    """The endpoint's name."""
+    rubric_hash: Mapped[str | None] = mapped_column(String(64))
+    request_hash: Mapped[str | None] = mapped_column(String(64))
+    """Equal for requests that would be answered alike; what reuse looks up."""
+    prompt_tokens: Mapped[int | None]
+    completion_tokens: Mapped[int | None]
+    cost_usd: Mapped[float | None]
+    """All attempts together, in US dollars."""
+    latency_ms: Mapped[float | None]
+    """From the first request to the last answer, waits included, in milliseconds."""
+    attempts: Mapped[int]
+    """HTTP requests made."""
+    source: Mapped[str] = mapped_column(String(10))
+    """`called`, or `cache`, `record`, `joined` for a reply paid for elsewhere, or `none`."""
+    worker: Mapped[str | None]
+    error: Mapped[str | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]

@@ -1,0 +1,183 @@
+"""Writes to the record: idempotent, in bulk, from any number of processes at once.
+
+- Rows are written in the order of their keys and tables always in the same order, so that
+  two writers on PostgreSQL wait for each other and never in a circle.
+- What is on record stays: texts, rollouts, attempts and rewards are written once. A judgement
+  is replaced only while it is without a score.
+- Every function writes on the connection it is given and leaves the commit to the caller.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from hashlib import sha256
+from operator import itemgetter
+from typing import Any
+
+from sqlalchemy import Connection, Table, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from oyer.models.attempt import Attempt
+from oyer.models.base import Base, clean_text, dump_json
+from oyer.models.batch import Batch
+from oyer.models.history import judgements_of
+from oyer.models.judgement import Judgement
+from oyer.models.reward import Reward
+from oyer.models.rollout import Rollout
+from oyer.models.rows import (
+    AttemptRow,
+    BatchKey,
+    BatchRow,
+    JudgementRow,
+    RewardRow,
+    RolloutRow,
+    RubricRow,
+    StoredJudgement,
+    Usage,
+)
+from oyer.models.rubric import Rubric
+from oyer.models.run import Run
+from oyer.models.text import Text
+
+SCORED = "scored"
+"""The status of a judgement that is never overwritten."""
+
+SUBMITTED = "submitted"
+"""The status of a batch that has not ended."""
+
+
+def ensure_run_and_batch(conn: Connection, batch: BatchRow) -> BatchKey:
+    """Put the batch and its run on record, unless they are there.
+
+    Returns:
+        The key that the batch's rows carry: the submission time first recorded for its id.
+    """
+    known = select(Batch.submitted_at, Batch.submissions).where(Batch.id == batch["id"])
+    row = conn.execute(known).first()
+    if row is None:
+        _write(conn, Run, [{"name": batch["run"], "created_at": batch["submitted_at"]}])
+        run_id = conn.scalar(select(Run.id).where(Run.name == clean_text(batch["run"])))
+        columns = {key: value for key, value in batch.items() if key not in {"run", "submission"}}
+        columns |= {"run_id": run_id, "submissions": batch["submission"], "status": SUBMITTED}
+        _write(conn, Batch, [columns])
+        row = conn.execute(known).one()
+    if row.submissions < batch["submission"]:
+        older = update(Batch).where(Batch.id == batch["id"])
+        older = older.where(Batch.submissions < batch["submission"])
+        conn.execute(older.values(submissions=batch["submission"]))
+    return BatchKey(row.submitted_at, batch["id"])
+
+
+def record_chunk(
+    conn: Connection,
+    batch: BatchKey,
+    *,
+    rollouts: Iterable[RolloutRow] = (),
+    judgements: Sequence[JudgementRow] = (),
+    attempts: Iterable[AttemptRow] = (),
+) -> list[StoredJudgement]:
+    """Record a chunk of rollouts, what was judged of them, and every request made for it.
+
+    Returns:
+        Nothing in an ordinary run. Where a judgement was on record with a score already, that
+        one stays, and these are the rows on record for all judgements of the chunk: what a
+        late duplicate returns in place of its own.
+    """
+    texts: dict[str, str] = {}
+    hashed = [_by_hash(row, texts) for row in rollouts]
+    _write(conn, Text, [{"hash": key, "body": body} for key, body in texts.items()])
+    _write(conn, Rollout, hashed, batch)
+    written = _write(conn, Judgement, judgements, batch)
+    _write(conn, Attempt, attempts, batch)
+    if written == len(judgements):
+        return []
+    key = itemgetter("rollout_index", "judge", "sample")
+    wanted = {key(row) for row in judgements}
+    stored = judgements_of(conn, batch.batch_id, [row["rollout_index"] for row in judgements])
+    return [row for row in stored if key(row) in wanted]
+
+
+def record_rewards(conn: Connection, batch: BatchKey, rewards: Sequence[RewardRow]) -> bool:
+    """Record the rewards of a batch; the first to do so wins.
+
+    Returns:
+        Whether all of these are on record now; if not, `rewards_of` has what is.
+    """
+    return _write(conn, Reward, rewards, batch) == len(rewards)
+
+
+def record_rubrics(conn: Connection, rubrics: Iterable[RubricRow]) -> None:
+    """Record the rubrics that judgements name by hash."""
+    _write(conn, Rubric, rubrics)
+
+
+def finish_batch(
+    conn: Connection,
+    batch_id: str,
+    *,
+    status: str,
+    finished_at: datetime,
+    counts: Mapping[str, int],
+    usage: Usage,
+) -> bool:
+    """End a batch as `finished`, `cancelled` or `failed`; the first end stays.
+
+    Args:
+        counts: judgements per status.
+
+    Returns:
+        Whether this call ended it.
+    """
+    ended = update(Batch).where(Batch.id == batch_id, Batch.status == SUBMITTED)
+    values = {"status": status, "finished_at": finished_at, "counts": counts, "usage": usage}
+    return conn.execute(ended.values(values)).rowcount == 1
+
+
+def _by_hash(row: RolloutRow, texts: dict[str, str]) -> dict[str, Any]:
+    """Put a rollout's texts into `texts` by hash, and the hashes in their place."""
+    columns: dict[str, Any] = dict(row)
+    for name in ("prompt", "response", "reference"):
+        body = columns.pop(name, None)
+        if body is None:
+            continue
+        body = clean_text(body) if isinstance(body, str) else dump_json(body)
+        digest = sha256(body.encode()).hexdigest()
+        texts[digest] = body
+        columns[f"{name}_hash"] = digest
+    if columns.get("group_id") is not None:
+        columns["group_id"] = str(columns["group_id"])
+    return columns
+
+
+def _write(
+    conn: Connection,
+    model: type[Base],
+    rows: Iterable[Mapping[str, Any]],
+    batch: BatchKey | None = None,
+) -> int:
+    """Write rows in the order of their keys; return how many of them changed the record."""
+    table = model.__table__
+    assert isinstance(table, Table)
+    common = {column.name: None for column in table.c if column.nullable}
+    common |= batch._asdict() if batch else {}
+    full = [{**common, **row} for row in rows]
+    if not full:
+        return 0
+    if len(full) > 1:
+        full.sort(key=itemgetter(*(column.name for column in table.primary_key)))
+    upsert = _upsert(conn.dialect.name, table)
+    return conn.execute(upsert, full, execution_options={"preserve_rowcount": True}).rowcount
+
+
+@cache
+def _upsert(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """Build the statement that keeps what is there, except a judgement without a score."""
+    statement: sqlite.Insert | postgresql.Insert
+    statement = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    if table is not Judgement.__table__:
+        return statement.on_conflict_do_nothing()
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key),
+        set_={c.name: statement.excluded[c.name] for c in table.c if not c.primary_key},
+        where=table.c.status != SCORED,
+    )

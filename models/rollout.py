@@ -1,0 +1,27 @@
+"""The `rollouts` table."""
+
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from oyer.models.base import Base, BatchPart
+
+
+class Rollout(BatchPart, Base):
+    """One sampled completion of a batch, its texts by hash."""
+
+    __tablename__ = "rollouts"
+    # A group id may be as long as its prompt; a B-tree of PostgreSQL refuses such a key.
+    __table_args__ = (Index(None, "group_id", postgresql_using="hash"),)
+
+    group_id: Mapped[str | None]
+    prompt_hash: Mapped[str] = mapped_column(String(64), ForeignKey("texts.hash"))
+    response_hash: Mapped[str] = mapped_column(String(64), ForeignKey("texts.hash"))
+    reference_hash: Mapped[str | None] = mapped_column(String(64), ForeignKey("texts.hash"))
+    base_score: Mapped[float | None]
+    correct: Mapped[bool | None]
+    truncated: Mapped[bool]
+    response_tokens: Mapped[int | None]
+    details: Mapped[dict[str, Any] | None] = mapped_column("metadata")
+    """The trainer's own metadata."""

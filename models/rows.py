@@ -1,0 +1,150 @@
+"""The plain rows that go into the record and come out of it.
+
+A key that is left out is NULL. Times are aware; `_ms` is milliseconds, `_usd` US dollars.
+"""
+
+from datetime import datetime
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
+
+class BatchKey(NamedTuple):
+    """What the rows of one batch are found by."""
+
+    submitted_at: datetime
+    batch_id: str
+
+
+class BatchRow(TypedDict):
+    """A batch as it was submitted; `submission` is 1 at first, and counts resubmissions."""
+
+    id: str
+    run: str
+    step: int | None
+    size: int
+    plan: dict[str, Any]
+    submission: int
+    oyer_version: str
+    submitted_at: datetime
+
+
+class RolloutRow(TypedDict):
+    """A rollout with its texts; `prompt` is text or chat messages."""
+
+    rollout_index: int
+    prompt: str | list[dict[str, Any]]
+    response: str
+    truncated: bool
+    reference: NotRequired[str | None]
+    group_id: NotRequired[str | int | None]
+    base_score: NotRequired[float | None]
+    correct: NotRequired[bool | None]
+    response_tokens: NotRequired[int | None]
+    metadata: NotRequired[dict[str, Any] | None]
+
+
+class JudgementRow(TypedDict):
+    """One judge's verdict on one rollout, one sample; columns as in `models/judgement.py`."""
+
+    rollout_index: int
+    judge: str
+    sample: int
+    status: str
+    attempts: int
+    source: str
+    score: NotRequired[float | None]
+    reply: NotRequired[str | None]
+    parsed_layer: NotRequired[str | None]
+    parsed_span: NotRequired[str | None]
+    parser_version: NotRequired[int | None]
+    model: NotRequired[str | None]
+    endpoint: NotRequired[str | None]
+    rubric_hash: NotRequired[str | None]
+    request_hash: NotRequired[str | None]
+    prompt_tokens: NotRequired[int | None]
+    completion_tokens: NotRequired[int | None]
+    cost_usd: NotRequired[float | None]
+    latency_ms: NotRequired[float | None]
+    worker: NotRequired[str | None]
+    error: NotRequired[str | None]
+    started_at: NotRequired[datetime | None]
+    finished_at: NotRequired[datetime | None]
+
+
+class StoredJudgement(JudgementRow):
+    """A judgement as it is on record; every key is there."""
+
+    submitted_at: datetime
+    batch_id: str
+
+
+class AttemptRow(TypedDict):
+    """One HTTP request made for a judgement; `id` is a uuid of its own."""
+
+    rollout_index: int
+    judge: str
+    sample: int
+    id: str
+    number: int
+    started_at: datetime
+    url_index: NotRequired[int | None]
+    http_status: NotRequired[int | None]
+    error_class: NotRequired[str | None]
+    latency_ms: NotRequired[float | None]
+    prompt_tokens: NotRequired[int | None]
+    completion_tokens: NotRequired[int | None]
+    cost_usd: NotRequired[float | None]
+    retry_wait_s: NotRequired[float | None]
+
+
+class RewardRow(TypedDict):
+    """What the trainer is given for one rollout; NaN becomes NULL."""
+
+    rollout_index: int
+    status: str
+    trainable: bool
+    terms: dict[str, Any]
+    created_at: datetime
+    reward: NotRequired[float | None]
+    unshaped_reward: NotRequired[float | None]
+    judge_score: NotRequired[float | None]
+
+
+class StoredReward(RewardRow):
+    """A reward as it is on record; every key is there."""
+
+    submitted_at: datetime
+    batch_id: str
+
+
+class RubricRow(TypedDict):
+    """A rubric, known by its hash."""
+
+    hash: str
+    name: str
+    text: str
+
+
+class Usage(TypedDict):
+    """What a batch's attempts used and cost."""
+
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float
+
+
+class BatchState(TypedDict):
+    """A batch as the ledger shows it; `counts` is judgements per status."""
+
+    id: str
+    run: str
+    step: int | None
+    size: int
+    plan: dict[str, Any]
+    status: str
+    submissions: int
+    oyer_version: str
+    submitted_at: datetime
+    finished_at: datetime | None
+    counts: dict[str, int]
+    usage: dict[str, Any] | None

@@ -1,0 +1,100 @@
+"""Opens the SQL record by its URL: SQLite (WAL) or PostgreSQL through psycopg 3.
+
+- One engine per process, opened after the fork: connections must not be shared by processes.
+- No yield inside a transaction: under gevent, a greenlet that waits for HTTP between `begin`
+  and `commit` holds SQLite's only write lock, and every other greenlet freezes on it.
+- `engine.begin()` is for writes. On SQLite it takes the write lock at once, so that two writers
+  queue instead of failing; `reading(engine)` takes none.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+
+from oyer.models.base import dump_json
+
+LOCK_TIMEOUT_S = 30
+"""How long a writer waits for SQLite's lock, or a greenlet for a connection, in seconds."""
+
+POOL_SIZE = 8
+"""PostgreSQL connections per process; a chunk holds one for milliseconds, never during a call."""
+
+
+def open_engine(url: str) -> Engine:
+    """Open the record; the folder of a SQLite file is created.
+
+    Args:
+        url: `sqlite:///file.db` or `postgresql://user@host/db`.
+
+    Raises:
+        ValueError: the URL cannot be used as a record.
+        OSError: the folder of the SQLite file cannot be created.
+    """
+    parsed = _parsed(url)
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(
+            parsed,
+            json_serializer=dump_json,
+            pool_size=POOL_SIZE,
+            max_overflow=0,
+            pool_timeout=LOCK_TIMEOUT_S,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 10},
+        )
+    assert parsed.database is not None
+    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        parsed, json_serializer=dump_json, connect_args={"timeout": LOCK_TIMEOUT_S}
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+@contextlib.contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Connect for reads only: on SQLite, beside whoever writes."""
+    with engine.connect() as connection:
+        yield connection.execution_options(sqlite_begin="BEGIN")
+
+
+def redacted_url(url: str) -> str:
+    """Render a URL for logs and messages, without what is secret in it."""
+    parsed = _parsed(url)
+    hidden = {key: "***" for key in parsed.query if "password" in key.lower()}
+    return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
+
+
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ValueError("store.url: not a database URL; write `sqlite:///file.db`") from None
+    backend = parsed.get_backend_name()
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise ValueError(f"store.url: {backend!r} is not supported; use sqlite or postgresql")
+    if parsed.database in (None, "", ":memory:"):
+        raise ValueError(
+            "store.url: workers cannot share a SQLite in memory; name a file: `sqlite:///file.db`"
+        )
+    return parsed.set(drivername="sqlite")
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    # sqlite3 would begin by itself, and too late: `_begin_sqlite` does.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    connection.exec_driver_sql(options.get("sqlite_begin", "BEGIN IMMEDIATE"))

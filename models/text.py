@@ -1,0 +1,17 @@
+"""The `texts` table."""
+
+from sqlalchemy import String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from oyer.models.base import Base
+
+
+class Text(Base):
+    """A prompt, response or reference, stored once however many rollouts hold it."""
+
+    __tablename__ = "texts"
+
+    hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """SHA-256 of the body's UTF-8, in hex."""
+    body: Mapped[str]
+    """The text; chat messages as canonical JSON."""

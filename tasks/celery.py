@@ -1,0 +1,91 @@
+"""The workers' Celery app (`celery -A oyer.tasks worker -Q judge -P gevent`) and its three tasks.
+
+Each task is a thin wrapper: the body's module loads on the workers of its queue only, so
+that a judge worker holds no torch and a length worker no HTTP client.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging, worker_ready, worker_shutdown
+
+from oyer.tasks import names, presence
+from oyer.tasks.app import make_app
+from oyer.tasks.errors import InvalidConfig, MessageRefused
+from oyer.tasks.logs import configure_logging
+from oyer.tasks.payloads import WIRE_VERSION
+from oyer.tasks.settings import load_config
+
+_BODIES = {
+    names.JUDGE_QUEUE: "oyer.tasks.judge",
+    names.LENGTH_QUEUE: "oyer.tasks.length",
+    names.COMBINE_QUEUE: "oyer.tasks.combine",
+}
+
+
+def _worker_app() -> Celery:
+    config = load_config()
+    if config.broker.url is None:
+        raise InvalidConfig(
+            "broker.url: is not set; give the workers the broker of the trainers, e.g."
+            " OYER_BROKER__URL=redis://localhost:6379/0, or run `oyer up`"
+        )
+    return make_app(config.broker.url, result_expires_s=config.broker.result_expires_s)
+
+
+app = _worker_app()
+
+
+@app.task(name=names.JUDGE_TASK, shared=False, ignore_result=True)
+def judge_chunk(*, v: int, batch_id: str, chunk: int) -> dict[str, Any]:
+    """Judge one chunk of a batch; returns a verdict for every rollout of it."""
+    _check_version(v)
+    from oyer.tasks.judge import judge_chunk as body
+
+    return body(batch_id, chunk)
+
+
+@app.task(name=names.LENGTH_TASK, shared=False, ignore_result=True)
+def length_batch(*parts: Any, v: int, batch_id: str) -> dict[str, Any]:
+    """Compute the length terms of a batch."""
+    _check_version(v)
+    from oyer.tasks.length import length_batch as body
+
+    return body(batch_id, parts)
+
+
+@app.task(name=names.COMBINE_TASK, shared=False)
+def combine_batch(parts: list[dict[str, Any]], *, v: int, batch_id: str) -> dict[str, Any]:
+    """Combine verdicts and length terms into rewards, and put them on record."""
+    _check_version(v)
+    from oyer.tasks.combine import combine_batch as body
+
+    return body(batch_id, parts)
+
+
+def _check_version(version: int) -> None:
+    if version != WIRE_VERSION:
+        raise MessageRefused(
+            f"message of version {version}; this worker reads version {WIRE_VERSION}:"
+            " upgrade the older side"
+        )
+
+
+@setup_logging.connect
+def _set_up_logging(loglevel: int = 0, **_: Any) -> None:
+    configure_logging(loglevel)
+
+
+@worker_ready.connect
+def _announce(sender: Any, **_: Any) -> None:
+    """Load what this worker's queues need, then say that it is there."""
+    queues = [name for name in names.QUEUES if name in sender.app.amqp.queues.consume_from]
+    for queue in queues:
+        import_module(_BODIES[queue]).warm_up()
+    presence.announce(queues)
+
+
+@worker_shutdown.connect
+def _withdraw(**_: Any) -> None:
+    presence.withdraw()

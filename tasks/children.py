@@ -1,0 +1,112 @@
+"""Child processes of the supervisor: started quietly, logged to a file, never left behind."""
+
+import contextlib
+import ctypes
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+GRACE_S = 20.0
+"""Time that a child has to finish its calls after SIGTERM before it is killed."""
+
+_TAIL_BYTES = 2000
+"""How much of a child's log an error message shows."""
+
+_PR_SET_PDEATHSIG = 1
+"""prctl(2): which signal a process gets when its parent dies."""
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+class Child:
+    """One child process and its log file."""
+
+    def __init__(
+        self,
+        name: str,
+        argv: list[str],
+        environ: dict[str, str],
+        folder: Path,
+        *,
+        stdin: str | None = None,
+    ) -> None:
+        self.name = name
+        self._argv = argv
+        self._environ = environ
+        self._stdin = stdin
+        self._log = folder / f"{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._asked_at = 0.0
+
+    @property
+    def pid(self) -> int:
+        """Process id; 0 before the start."""
+        return self._process.pid if self._process else 0
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status; None while it runs."""
+        return self._process.returncode if self._process else None
+
+    def start(self) -> None:
+        """Start, or start again; a session of its own keeps a terminal's Ctrl-C away."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._argv,
+                env=self._environ,
+                stdin=subprocess.PIPE if self._stdin is not None else subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        if self._stdin is not None:
+            assert self._process.stdin is not None
+            # A child that ended already is noticed by `ended`, with its log.
+            with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
+                pipe.write(self._stdin.encode())
+
+    def ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._process is None or self._process.poll() is not None
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM; never SIGQUIT, on which Celery acknowledges what it has not done."""
+        self._asked_at = time.monotonic()
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def wait_stopped(self) -> None:
+        """Wait for the end, and kill after the grace period."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(max(0.1, self._asked_at + GRACE_S - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def tail(self) -> str:
+        """Return the end of the log."""
+        return self._log.read_text(errors="replace")[-_TAIL_BYTES:].strip() or "no output"
+
+
+def run_to_end(argv: list[str], environ: dict[str, str]) -> tuple[int, str]:
+    """Run a short command; returns exit status and the end of its output."""
+    done = subprocess.run(
+        argv,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout[-_TAIL_BYTES:].strip()
+
+
+def _die_with_parent() -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM.value)

@@ -1,0 +1,74 @@
+"""The command lines of worker processes, one place for `oyer worker`, `oyer up` and compose."""
+
+import os
+import sys
+from collections.abc import Mapping
+
+from oyer.tasks import names
+from oyer.tasks.errors import InvalidInput
+
+POOLS = {
+    names.JUDGE_QUEUE: "gevent",
+    names.LENGTH_QUEUE: "solo",
+    names.COMBINE_QUEUE: "solo",
+}
+"""Judge calls wait on the network, so greenlets; torch wants a process of its own."""
+
+DEFAULT_CONCURRENCY = {names.JUDGE_QUEUE: 16, names.LENGTH_QUEUE: 1, names.COMBINE_QUEUE: 1}
+"""Tasks under way at once in one process; calls in flight are limited per endpoint."""
+
+
+def worker_argv(
+    kind: str, *, name: str, concurrency: int | None = None, loglevel: str = "WARNING"
+) -> list[str]:
+    """Build the command line of one worker process.
+
+    Args:
+        kind: `judge`, `length` or `combine`.
+        name: tells this process from its neighbours on the host, e.g. `judge-1`.
+        concurrency: tasks under way at once; the kind's default when left out.
+
+    Raises:
+        InvalidInput: there is no such kind, or the concurrency is below 1.
+    """
+    if kind not in names.QUEUES:
+        raise InvalidInput(f"worker kind {kind!r}: is one of {', '.join(names.QUEUES)}")
+    if concurrency is not None and concurrency < 1:
+        raise InvalidInput(f"--concurrency {concurrency}: is at least 1")
+    argv = [sys.executable, "-m", "celery", "-A", "oyer.tasks", "worker", "-Q", kind]
+    argv += ["-P", POOLS[kind], "-c", str(concurrency or DEFAULT_CONCURRENCY[kind])]
+    argv += ["-n", f"{name}@%h", "--loglevel", loglevel]
+    # A solo worker's second message would wait behind the first while a neighbour idles.
+    if POOLS[kind] == "solo":
+        argv += ["--prefetch-multiplier", "1"]
+    return [*argv, "--without-gossip", "--without-mingle", "--without-heartbeat"]
+
+
+def device_environment(device: str | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """Say what a length worker sees of the GPUs, before torch loads.
+
+    Args:
+        device: `cuda:N`, `cpu`, or None, which leaves the choice to the process.
+
+    Raises:
+        InvalidInput: the device is none of these.
+    """
+    if device is None:
+        return dict(environ)
+    if device == "cpu":
+        return {**environ, "CUDA_VISIBLE_DEVICES": ""}
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or not index.isdecimal():
+        raise InvalidInput(f"--device {device!r}: is `cpu` or `cuda:N`, e.g. cuda:0")
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    chosen = visible.split(",") if visible else None
+    if chosen is not None and int(index) >= len(chosen):
+        raise InvalidInput(
+            f"--device {device}: CUDA_VISIBLE_DEVICES={visible} shows {len(chosen)} device(s)"
+        )
+    return {**environ, "CUDA_VISIBLE_DEVICES": chosen[int(index)] if chosen else index}
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

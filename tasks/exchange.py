@@ -1,0 +1,74 @@
+"""A batch's payloads in Redis, so that task messages stay small and carry only its id.
+
+Everything expires; what is gone is sent again by the trainer, which holds the rollouts.
+"""
+
+from collections.abc import Sequence
+
+from redis import Redis
+
+from oyer.tasks import payloads
+from oyer.tasks.errors import BatchFailed
+from oyer.tasks.names import batch_key
+from oyer.tasks.payloads import Columns, Manifest, Rollout
+
+
+class Exchange:
+    """Reads and writes batches in transit on one Redis."""
+
+    def __init__(self, redis: Redis, *, expires_s: int) -> None:
+        self._redis = redis
+        self._expires_s = expires_s
+
+    def post(self, manifest: Manifest, columns: Columns, chunks: Sequence[bytes]) -> None:
+        """Store a whole batch in one round trip, before any of its tasks is sent."""
+        pipe = self._redis.pipeline(transaction=False)
+        blobs = {"manifest": payloads.encode_manifest(manifest)}
+        blobs["columns"] = payloads.encode_columns(columns)
+        blobs |= {f"chunk:{k}": blob for k, blob in enumerate(chunks)}
+        for part, blob in blobs.items():
+            pipe.set(batch_key(manifest.batch_id, part), blob, ex=self._expires_s)
+        pipe.execute()
+
+    def manifest(self, batch_id: str) -> Manifest:
+        """Read a batch's manifest."""
+        return payloads.decode_manifest(self._read(batch_id, "manifest"))
+
+    def columns(self, batch_id: str) -> Columns:
+        """Read a batch's columns."""
+        return payloads.decode_columns(self._read(batch_id, "columns"))
+
+    def rollouts(self, batch_id: str, chunk: int) -> list[Rollout]:
+        """Read one chunk of a batch's rollouts."""
+        return payloads.decode_rollouts(self._read(batch_id, f"chunk:{chunk}"))
+
+    def report(self, batch_id: str, chunk: int, judged: int) -> None:
+        """Say how many verdicts a chunk has reached; said twice, it counts once."""
+        key = batch_key(batch_id, "progress")
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hset(key, str(chunk), str(judged))
+        pipe.expire(key, self._expires_s)
+        pipe.execute()
+
+    def judged(self, batch_id: str) -> int:
+        """Count the verdicts reached so far."""
+        return sum(int(n) for n in self._redis.hvals(batch_key(batch_id, "progress")))
+
+    def cancel(self, batch_id: str) -> None:
+        """Ask the workers to begin no further call for a batch."""
+        self._redis.set(batch_key(batch_id, "cancelled"), b"1", ex=self._expires_s)
+
+    def cancelled(self, batch_id: str) -> bool:
+        """Whether a batch was cancelled."""
+        return bool(self._redis.exists(batch_key(batch_id, "cancelled")))
+
+    def discard(self, manifest: Manifest) -> None:
+        """Drop the payloads of a batch that has ended; its progress stays readable."""
+        parts = ["manifest", "columns", *(f"chunk:{k}" for k in range(len(manifest.chunks)))]
+        self._redis.unlink(*(batch_key(manifest.batch_id, part) for part in parts))
+
+    def _read(self, batch_id: str, part: str) -> bytes:
+        blob = self._redis.get(batch_key(batch_id, part))
+        if blob is None:
+            raise BatchFailed(f"batch {batch_id}: its {part} is no longer in Redis; submit again")
+        return bytes(blob)

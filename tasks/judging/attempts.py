@@ -1,0 +1,181 @@
+"""The attempts of one judgement: permit, deadline, call, decide, wait, again.
+
+- The deadline is looked at before every attempt: expired work is never paid for.
+- A permit is held during an attempt and never while waiting for the next.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from oyer.tasks.judging.calls import ChatRequest, Failure, Reply, RetryClass
+from oyer.tasks.judging.retry import decide
+from oyer.tasks.statuses import Status
+
+CHARS_PER_TOKEN = 3.5
+"""For the estimate that is reserved before a call: below the 4 of English prose, for code and
+markup. Chinese text has 1 to 2; what the endpoint reports corrects the estimate."""
+
+UNLIMITED_REPLY_TOKENS = 1024
+"""Reserved for a reply without `max_tokens`."""
+
+
+class Permits(Protocol):
+    """The right to call an endpoint, under limits shared by all workers and hosts."""
+
+    def acquire(self, estimated_tokens: int, deadline: float) -> object | None:
+        """Wait for a permit until `deadline` (epoch seconds); None when that passes first."""
+
+    def release(
+        self,
+        permit: object,
+        *,
+        used_tokens: int | None,
+        rate_limited: bool,
+        retry_after_s: float | None,
+    ) -> None:
+        """Give a permit back; `used_tokens` None means the estimate stands."""
+
+
+class Client(Protocol):
+    """What makes one HTTP request: `oyer.tasks.judging.client.EndpointClient`."""
+
+    def complete(self, request: ChatRequest, *, timeout_s: float) -> Reply | Failure:
+        """Make one request; never raises for what an endpoint does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttemptRecord:
+    """One HTTP request, for the record."""
+
+    number: int
+    """From 1."""
+    started_at: datetime
+    url_index: int
+    http_status: int | None
+    error_class: str | None
+    """None where the attempt brought a reply."""
+    latency_ms: float
+    prompt_tokens: int
+    completion_tokens: int
+    retry_wait_s: float | None
+    """How long was waited after it, in seconds; None after the last."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a judgement's calls ended: with a reply, or with the last failure, or without a call."""
+
+    reply: Reply | None
+    failure: Failure | None
+    status: Status
+    """`scored` with a reply (the text is still to be read), else why there is none."""
+    attempts: tuple[AttemptRecord, ...]
+    stop_reason: str
+    """Why no further attempt was made; empty with a reply."""
+
+
+def call(
+    client: Client,
+    request: ChatRequest,
+    *,
+    permits: Permits,
+    deadline: float,
+    timeout_s: float,
+    max_attempts: int,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+    rng: random.Random,
+) -> Outcome:
+    """Call until there is a reply, or until another attempt cannot help or comes too late.
+
+    Args:
+        deadline: No attempt begins from here on, in epoch seconds; one under way may end later.
+        timeout_s: Limit of each attempt, in seconds.
+        clock: Epoch seconds.
+    """
+    estimated_tokens = estimate_tokens(request)
+    failures: list[Failure] = []
+    records: list[AttemptRecord] = []
+    while True:
+        permit = permits.acquire(estimated_tokens, deadline) if clock() < deadline else None
+        if permit is None:
+            return _ended(failures, records, "the batch's deadline has passed")
+        started_at = datetime.fromtimestamp(clock(), UTC)
+        result = _under_permit(client, request, permits, permit, timeout_s)
+        if isinstance(result, Reply):
+            records.append(_record(len(records) + 1, started_at, result, None))
+            return Outcome(
+                reply=result,
+                failure=None,
+                status=Status.SCORED,
+                attempts=tuple(records),
+                stop_reason="",
+            )
+        failures.append(result)
+        decision = decide(
+            failures, max_attempts=max_attempts, remaining_s=deadline - clock(), rng=rng
+        )
+        records.append(_record(len(records) + 1, started_at, result, decision.wait_s))
+        if decision.wait_s is None:
+            return _ended(failures, records, decision.reason)
+        sleep(decision.wait_s)
+
+
+def estimate_tokens(request: ChatRequest) -> int:
+    """Tokens to reserve for a call: its text, and the longest reply it allows."""
+    chars = sum(len(str(message.get("content") or "")) for message in request.messages)
+    return int(chars / CHARS_PER_TOKEN) + (request.max_tokens or UNLIMITED_REPLY_TOKENS)
+
+
+def _under_permit(
+    client: Client, request: ChatRequest, permits: Permits, permit: object, timeout_s: float
+) -> Reply | Failure:
+    result: Reply | Failure | None = None
+    try:
+        result = client.complete(request, timeout_s=timeout_s)
+        return result
+    finally:
+        failure = result if isinstance(result, Failure) else None
+        permits.release(
+            permit,
+            used_tokens=_used_tokens(result),
+            rate_limited=failure is not None and failure.retry is RetryClass.RATE_LIMIT,
+            retry_after_s=failure.retry_after_s if failure else None,
+        )
+
+
+def _used_tokens(result: Reply | Failure | None) -> int | None:
+    # Without a report the estimate stands: endpoints count failed requests as well.
+    if result is None or not result.usage_reported:
+        return None
+    return result.prompt_tokens + result.completion_tokens
+
+
+def _record(
+    number: int, started_at: datetime, result: Reply | Failure, wait_s: float | None
+) -> AttemptRecord:
+    return AttemptRecord(
+        number=number,
+        started_at=started_at,
+        url_index=result.url_index,
+        http_status=result.http_status,
+        error_class=result.error_class if isinstance(result, Failure) else None,
+        latency_ms=result.latency_ms,
+        prompt_tokens=result.prompt_tokens,
+        completion_tokens=result.completion_tokens,
+        retry_wait_s=wait_s,
+    )
+
+
+def _ended(failures: list[Failure], records: list[AttemptRecord], reason: str) -> Outcome:
+    failure = failures[-1] if failures else None
+    return Outcome(
+        reply=None,
+        failure=failure,
+        status=failure.status if failure else Status.EXPIRED,
+        attempts=tuple(records),
+        stop_reason=reason,
+    )

@@ -1,0 +1,130 @@
+"""Prepares a judge's reply for reading: visible text only, thinking gone, quotations masked.
+
+- Masking and unmarking keep every character's place, so that spans of all layers compare.
+"""
+
+import re
+import unicodedata
+
+MASK = "\ufffc"
+"""Stands for a character of quoted or structured text that prose is not read from."""
+
+# Superscripts and vulgar fractions would become plain digits ("8²" as 82): keep them apart.
+_APART = {
+    ord(c): "⁄" + unicodedata.normalize("NFKC", c)
+    for c in "⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⅟↉"
+}
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\u20e3\ufe00-\ufe0f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
+_LINE_BREAK = re.compile("\r\n?|[\u0085\u2028\u2029\x0b\x0c]")
+
+_THINK = r"(?:think|thinking|thoughts?|reasoning|reflection|scratchpad|analysis|[a-z]{1,10}:think)"
+_THINK_TAG = re.compile(
+    rf"<\s*(?P<a>/?)\s*{_THINK}(?:\s[^<>\n]{{0,80}})?(?P<self>/?)>"
+    r"|◁\s*(?P<b>/?)\s*think\s*▷"
+    r"|\[(?P<c>/?)THINK\]"
+    r"|<\|(?P<d>begin|end)_of_thought\|>"
+    r"|<\|channel\|>\s*(?P<e>analysis|commentary|final)\s*<\|message\|>",
+    re.IGNORECASE,
+)
+_CLOSING = {"/", "end", "final"}
+_TAG_NAMED = re.compile(r"\s*(?:tags?\b|blocks?\b|标签|标记|[`'\"”’」』])", re.IGNORECASE)
+_SPECIAL_TOKEN = re.compile(r"<\|[\w-]{1,40}\|>|</?s>|\[/?INST\]")
+
+_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.M | re.S)
+_WHOLE_FENCE = re.compile(r"\s*(`{3,}|~{3,})[^\n`]*\n((?:(?!^[ \t]*\1).*\n?)*?)[ \t]*\1\s*", re.M)
+_QUOTES = re.compile(
+    r"“[^“”]{0,4000}”|「[^「」]{0,4000}」|『[^『』]{0,4000}』|‘[^‘’\n]{0,1000}’|«[^«»\n]{0,1000}»"
+    r"|``[^`\n]{1,1000}``|`[^`\n]{1,1000}`|\"[^\"\n]{1,1000}\""
+    r"|(?<![^\s(:,])'[^'\n]{1,1000}'(?=[\s).,:;!?]|$)|~~[^~\n]{1,1000}~~",
+    re.M,
+)
+_BLOCKQUOTE = re.compile(r"^[ \t]*>(?!=)[^\n]*$", re.M)
+_LONE_VALUE = re.compile(r"\s*\[{0,2}\s*[0-9][0-9.]{0,5}\s*分?\s*(?:/\s*[0-9]{1,4})?\s*\]{0,2}\s*")
+_MARKUP = re.compile(
+    r"(?<![0-9])\*{1,3}|\*{1,3}(?![0-9*])|(?<![0-9A-Za-z_])_{1,3}|_{1,3}(?![0-9A-Za-z_])"
+    r"|</?(?:b|i|u|em|strong|p|br|div|span|h[1-6]|center|font|mark|li|ul)\b[^<>\n]{0,80}>"
+    r"|\\(?:boxed|fbox|text|textbf|mathbf|mathrm|bf|quad|,|;|!|\(|\)|\[|\])|\\(?=[*_#])"
+    r"|[${}【】〖〗]",
+    re.IGNORECASE,
+)
+
+
+def normalise(text: str) -> str:
+    """NFKC without zero-width and direction characters; every line break is a newline."""
+    text = unicodedata.normalize("NFKC", _LINE_BREAK.sub("\n", text).translate(_APART))
+    return _INVISIBLE.sub("", text)
+
+
+def strip_thinking(text: str) -> str | None:
+    """Drop thinking blocks and what precedes a closing tag without an opening one.
+
+    A tag that is only named (in quotes, or before the word `tag`) counts as text.
+
+    Returns:
+        What is left, or none where thinking was opened and not closed.
+    """
+    kept: list[str] = []
+    start, thinking = 0, False
+    for tag in _THINK_TAG.finditer(text):
+        if tag["self"] or _is_named(text, tag):
+            continue
+        marks = {mark.lower() for mark in tag.group("a", "b", "c", "d", "e") if mark}
+        closing = bool(marks & _CLOSING)
+        if closing and not thinking:
+            kept.clear()
+        elif not closing and not thinking:
+            kept.append(text[start : tag.start()])
+        thinking, start = not closing, tag.end()
+    return None if thinking else "\n".join([*kept, text[start:]])
+
+
+def _is_named(text: str, tag: re.Match[str]) -> bool:
+    if not text[: tag.start()].strip():
+        return False
+    quoted = text[tag.start() - 1] in "`'\"“‘「『"
+    return quoted or bool(_TAG_NAMED.match(text, tag.end()))
+
+
+def unwrap(text: str) -> str:
+    """Take the reply out of one fence or one pair of quotes that holds all of it."""
+    text = _SPECIAL_TOKEN.sub("", text).strip()
+    if whole := _WHOLE_FENCE.fullmatch(text):
+        return whole[2].strip()
+    if text[:1] + text[-1:] in {'""', "“”", "「」", "``", "''"}:
+        inner = text[1:-1]
+        if not set(inner) & {text[0], text[-1]}:
+            return inner.strip()
+    return text
+
+
+def mask_fences(text: str) -> str:
+    """Mask fenced code blocks."""
+    return _FENCE.sub(_masked, text)
+
+
+def mask_quotations(text: str) -> str:
+    """Mask block quotes, quoted strings, inline code and struck-out text.
+
+    Quotation marks around a lone number go, the number stays: `Score: "8"`.
+    """
+    return _QUOTES.sub(_masked_unless_value, _BLOCKQUOTE.sub(_masked, text))
+
+
+def unmark(text: str) -> str:
+    """Blank out emphasis, LaTeX and HTML that only dress the text."""
+    text = re.sub(r"(?<=\s)\*(?=\s*[0-9(])", "×", text)
+    return _MARKUP.sub(lambda m: " " * len(m[0]), text)
+
+
+def _masked(match: re.Match[str]) -> str:
+    return re.sub(r"[^\n]", MASK, match[0])
+
+
+def _masked_unless_value(match: re.Match[str]) -> str:
+    quoted = match[0]
+    if not quoted.startswith("~~") and _LONE_VALUE.fullmatch(quoted.strip("`“”\"'‘’「」『』«»")):
+        return re.sub(r"[`“”\"'‘’「」『』«»]", " ", quoted)
+    return _masked(match)

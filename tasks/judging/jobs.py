@@ -1,0 +1,110 @@
+"""Turns the rollouts of a chunk into what there is to ask, and what needs no asking; pure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from oyer.tasks.config import JudgeConfig, RewardRules
+from oyer.tasks.judging import rubrics
+from oyer.tasks.judging.cache import request_key
+from oyer.tasks.judging.calls import ChatRequest
+from oyer.tasks.judging.content import has_content
+from oyer.tasks.judging.reading import response_format
+from oyer.tasks.payloads import Rollout
+from oyer.tasks.statuses import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One judgement to reach: a rollout, a judge, a sample."""
+
+    index: int
+    """The rollout's place in its batch."""
+    judge: JudgeConfig
+    sample: int
+    rubric_hash: str
+    decided: Status | None = None
+    """A status reached without a call."""
+    request: ChatRequest | None = None
+    key: str | None = None
+    """Equal for requests that would be answered alike."""
+
+    @property
+    def place(self) -> tuple[int, str, int]:
+        """What tells this judgement from the others of its batch."""
+        return self.index, self.judge.name, self.sample
+
+
+def jobs_of(
+    rollouts: Sequence[Rollout], start: int, judges: Sequence[JudgeConfig], rules: RewardRules
+) -> Iterator[Job]:
+    """List the judgements of a chunk, rollout by rollout.
+
+    Args:
+        start: place of the first rollout in its batch.
+    """
+    parsed = {judge.name: rubrics.parse(judge.rubric) for judge in judges}
+    hashes = {judge.name: rubrics.rubric_hash(judge.rubric) for judge in judges}
+    for index, rollout in enumerate(rollouts, start=start):
+        decided = decided_without_call(rollout, rules)
+        for judge in judges:
+            for sample in range(judge.samples):
+                if decided is not None:
+                    yield Job(index, judge, sample, hashes[judge.name], decided)
+                    continue
+                request = _request(rollout, judge, parsed[judge.name], sample)
+                key = request_key(
+                    endpoint=judge.endpoint,
+                    model=judge.model,
+                    messages=request.messages,
+                    sampling=_sampling(request),
+                    rubric_hash=hashes[judge.name],
+                    sample=sample,
+                )
+                yield Job(index, judge, sample, hashes[judge.name], None, request, key)
+
+
+def decided_without_call(rollout: Rollout, rules: RewardRules) -> Status | None:
+    """Say whether a rollout's judgement is decided before any call is paid for.
+
+    A rollout without a base score has nothing that a gate could look at: it is judged.
+    """
+    base = rollout.base_score
+    if rules.gate == "base_score" and base is not None and base <= 0:
+        return Status.GATED
+    return None if has_content(rollout.response) else Status.EMPTY
+
+
+def decided_score(job: Job) -> float | None:
+    """Score of a judgement that needed no call: an empty response's, as the judge configures."""
+    if job.decided is not Status.EMPTY:
+        return None
+    return job.judge.scale[0] if job.judge.empty_score is None else job.judge.empty_score
+
+
+def _request(
+    rollout: Rollout, judge: JudgeConfig, rubric: rubrics.Rubric, sample: int
+) -> ChatRequest:
+    return ChatRequest(
+        model=judge.model,
+        messages=rubrics.render(
+            rubric,
+            prompt=rollout.prompt,
+            response=rollout.response,
+            reference=rollout.reference,
+            scale=judge.scale,
+        ),
+        temperature=judge.temperature,
+        max_tokens=judge.max_tokens,
+        response_format=response_format(judge.scale) if judge.structured else None,
+        extra_body=judge.extra_body,
+    )
+
+
+def _sampling(request: ChatRequest) -> dict[str, Any]:
+    return {
+        "temperature": request.temperature,
+        "max_tokens": request.max_tokens,
+        "response_format": request.response_format,
+        "extra_body": request.extra_body,
+    }

@@ -1,0 +1,234 @@
+"""HTTP for the judge client: an `httpx2` transport over urllib3's connection pool.
+
+- A connection is taken from a stack, so that a call costs the same with 10 or 1,000 of them
+  open; httpcore's pool scans all of them for every call (DESIGN section 6).
+- Nothing is retried and no redirect is followed here: a key never reaches another host.
+- The `read` timeout bounds the whole exchange, however slowly the reply drips.
+- Plain blocking sockets, so it is cooperative wherever gevent has patched them.
+"""
+
+import http.client
+import io
+import os
+import socket
+import ssl
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NewConnectionError,
+    ProtocolError,
+    ProxyError,
+    ReadTimeoutError,
+    SSLError,
+)
+from urllib3.util import make_headers
+
+from oyer.tasks.errors import InvalidConfig
+
+CONNECT_TIMEOUT_S = 10.0
+"""Longest wait for a connection, in seconds: an unreachable host costs no whole attempt."""
+
+MAX_REPLY_BYTES = 64 * 2**20
+"""Largest reply read from an endpoint; a judge's reply with logprobs stays under 1 MiB."""
+
+
+class _DeadlineReader(io.RawIOBase):
+    """The receiving side of a socket: every read shares the time that the socket was given."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        timeout_s = sock.gettimeout()
+        self._sock = sock
+        self._raw: io.RawIOBase = sock.makefile("rb", buffering=0)  # type: ignore[assignment]  # a SocketIO
+        self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        self._left_bytes = MAX_REPLY_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._deadline_s is not None:
+            left_s = self._deadline_s - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError("the reply was not complete in time")
+            self._sock.settimeout(left_s)
+        received = self._raw.readinto(buffer)
+        self._left_bytes -= received or 0
+        if self._left_bytes < 0:
+            raise http.client.HTTPException(f"the reply is longer than {MAX_REPLY_BYTES} bytes")
+        return received
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _DeadlineSocket:
+    """What `http.client` sees of a socket: a file to read the reply from."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_DeadlineReader(self._sock))
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(_DeadlineSocket(sock), *args, **kwargs)  # type: ignore[arg-type]  # only `makefile` is used
+
+
+class _HTTPConnection(HTTPConnection):
+    response_class = _Response
+
+
+class _HTTPSConnection(HTTPSConnection):
+    response_class = _Response
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
+
+
+class PooledTransport(httpx2.BaseTransport):
+    """Reaches the origins of `urls` and no other, each over up to `pool_size` kept connections.
+
+    Proxies (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) and certificate authorities
+    (`SSL_CERT_FILE`, `SSL_CERT_DIR`, `REQUESTS_CA_BUNDLE`) are those of `environ`.
+
+    Raises:
+        InvalidConfig: on construction; a proxy or a certificate file that cannot be used.
+        httpx2.TransportError: from `handle_request`, for whatever the network does.
+    """
+
+    def __init__(self, urls: Iterable[str], environ: Mapping[str, str], *, pool_size: int) -> None:
+        self._managers = {
+            _origin(httpx2.URL(url)): _manager(httpx2.URL(url), environ, pool_size) for url in urls
+        }
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        manager = self._managers.get(_origin(request.url))
+        if manager is None:
+            raise httpx2.UnsupportedProtocol("not an address of this endpoint", request=request)
+        timeout = request.extensions["timeout"]
+        with _as_httpx2_errors(request):
+            reply = manager.urlopen(
+                request.method,
+                str(request.url),
+                body=request.read(),
+                headers=dict(request.headers.items()),
+                timeout=urllib3.Timeout(total=timeout["read"], connect=timeout["connect"]),
+                retries=False,
+                redirect=False,
+                decode_content=False,
+            )
+        return httpx2.Response(
+            reply.status, headers=list(reply.headers.items()), content=reply.data
+        )
+
+    def close(self) -> None:
+        for manager in self._managers.values():
+            manager.clear()
+
+
+def proxy_for(url: httpx2.URL, environ: Mapping[str, str]) -> str | None:
+    """The proxy that `environ` names for `url`; lower-case variables win, as with curl."""
+    proxies = {
+        name.lower().removesuffix("_proxy"): value
+        for name, value in sorted(environ.items())
+        if name.lower().endswith("_proxy")
+    }
+    if urllib.request.proxy_bypass_environment(url.netloc.decode("ascii"), proxies):
+        return None
+    return proxies.get(url.scheme) or proxies.get("all") or None
+
+
+def ssl_context(environ: Mapping[str, str]) -> ssl.SSLContext:
+    """Trust the authorities that `environ` names, or else the system's.
+
+    Raises:
+        InvalidConfig: a named file or folder cannot be read.
+    """
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"):
+        path = environ.get(name)
+        if not path:
+            continue
+        try:
+            if os.path.isdir(path):
+                return ssl.create_default_context(capath=path)
+            return ssl.create_default_context(cafile=path)
+        except OSError as error:
+            raise InvalidConfig(
+                f"{name}={path!r} holds no readable certificates ({error}): correct or unset it"
+            ) from error
+    return httpx2.create_ssl_context(trust_env=False)
+
+
+def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def _manager(url: httpx2.URL, environ: Mapping[str, str], pool_size: int) -> urllib3.PoolManager:
+    options: dict[str, Any] = {"maxsize": pool_size, "ssl_context": ssl_context(environ)}
+    proxy_url = proxy_for(url, environ)
+    if proxy_url is None:
+        manager = urllib3.PoolManager(**options)
+    else:
+        proxy = urllib.parse.urlsplit(proxy_url if "://" in proxy_url else f"http://{proxy_url}")
+        if proxy.scheme not in ("http", "https"):
+            raise InvalidConfig(
+                f"the proxy for {url.host} is {proxy.scheme}://: give an http:// or https:// proxy,"
+                " or add the host to NO_PROXY"
+            )
+        login = urllib.parse.unquote(f"{proxy.username}:{proxy.password}")
+        manager = urllib3.ProxyManager(
+            proxy.geturl(),
+            proxy_headers=make_headers(proxy_basic_auth=login) if proxy.username else None,
+            **options,
+        )
+    manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+    return manager
+
+
+@contextmanager
+def _as_httpx2_errors(request: httpx2.Request) -> Iterator[None]:
+    try:
+        yield
+    except HTTPError as error:
+        raise _httpx2_error(error)(str(error), request=request) from error
+
+
+def _httpx2_error(error: HTTPError) -> type[httpx2.TransportError]:
+    """The `httpx2` name of what urllib3 reports."""
+    cause = error.args[-1] if isinstance(error, ProtocolError) else None
+    if isinstance(cause, TimeoutError):
+        return httpx2.WriteTimeout
+    if isinstance(cause, OSError) and not isinstance(cause, http.client.HTTPException):
+        return httpx2.ReadError
+    return next(ours for theirs, ours in _ERRORS if isinstance(error, theirs))
+
+
+_ERRORS: tuple[tuple[type[HTTPError], type[httpx2.TransportError]], ...] = (
+    (NewConnectionError, httpx2.ConnectError),
+    (ConnectTimeoutError, httpx2.ConnectTimeout),
+    (ReadTimeoutError, httpx2.ReadTimeout),
+    (ProxyError, httpx2.ProxyError),
+    (SSLError, httpx2.ConnectError),
+    (ProtocolError, httpx2.RemoteProtocolError),
+    (HTTPError, httpx2.NetworkError),
+)
+"""First match wins; `NewConnectionError` is a `ConnectTimeoutError` to urllib3."""

@@ -1,0 +1,149 @@
+"""Reads the number that stands at one place of a line: digits, Chinese numerals, English words.
+
+- A number that is there but cannot be relied on (a range, a hedge, another denominator, a
+  percentage, a delta) is a `Value` without number, so that no weaker place is looked at instead.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+_HAN_DIGITS = dict(zip("零〇一二两三四五六七八九", (0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9), strict=True))
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+NUMBER = r"(?:[0-9]{1,6}(?:\.[0-9]{1,6})?|\.[0-9]{1,6})"
+"""A plain decimal number, as a regular expression without groups."""
+
+_HAN = r"[零〇一二两三四五六七八九十百]{1,5}(?:点[零〇一二三四五六七八九]{1,3})?"
+_NUMERAL = re.compile(
+    rf"(?P<sign>[+\-−]?)(?:(?P<digits>{NUMBER})(?:点(?P<tenths>[0-9]))?|(?P<han>{_HAN})"
+    rf"|(?P<word>{'|'.join(_WORDS)})(?![A-Za-z-]))",
+    re.IGNORECASE,
+)
+_UNIT = re.compile(r"\s*(?:分(?![钟之数析类别布支值制])|(?:points?|pts?|marks?)\b)", re.IGNORECASE)
+_DENOMINATOR = re.compile(
+    rf"\s*,?\s*\(?\s*(?:/|out\s+of|of|over)\s*(?:a\s+)?(?:(?:total|possible|maximum|max)\s+)?"
+    rf"(?:of\s+)?(?P<number>{NUMBER}|ten|{_HAN})(?![0-9A-Za-z.%]*[0-9])",
+    re.IGNORECASE,
+)
+_SCALE_NOTE = re.compile(
+    r"(?:满分|总分|分制|百分制|十分制|五分制|out\s+of|max|full\s+marks?|scale|range|from|范围|/)",
+    re.IGNORECASE,
+)
+_RANGE = re.compile(rf"(?P<low>{NUMBER})\s*分?\s*(?:-|–|—|~|to|至|到)\s*(?P<high>{NUMBER})")
+_PERCENT = re.compile(r"\s*(?:%|percent\b|per\s+cent\b|个?百分点)", re.IGNORECASE)
+_LOOSE_NUMBER = rf"(?:{NUMBER}|[零一二两三四五六七八九十]|(?:{'|'.join(_WORDS)}|a\s+half)\b)"
+# What after a number makes it no score: ranges, alternatives, sums, bounds, ordinals, measures.
+_SPOILED = re.compile(
+    rf"""\s*(?:[-–—−~+±*×÷/^⁄:&、|]|\b(?:to|or|and)\b|至|到|或者?|和)\s*
+            (?:even\s+|maybe\s+|perhaps\s+|possibly\s+|可能(?:是)?|\(\s*)?{_LOOSE_NUMBER}
+      | \s*,\s*(?:(?:or|maybe|perhaps|possibly)\s+){{0,3}}{NUMBER}
+      | \s+{NUMBER}
+      | [+\-−](?=$|[\s).,;|])
+      | [A-Za-z0-9_^⁄.](?<![.](?=$|\W))
+      | \s*(?:以上|以下|以内|左右|上下|出头|多分|封顶|起步|不到|或更|之间)
+      | \s*(?:or|and)\s+(?:so|higher|above|more|below|lower|less|better|worse)\b
+      | \s+at\s+(?:most|best|least)\b
+      | \s*(?:minus|plus|[×÷*]|\+\s)
+      | [个次处年月日点步条倍成折星名位项页行轮种类章节题道句字人元块号级档层段回遍]
+      | 分[钟之数析类别布支]
+      | \s+(?:points?|marks?)\s+(?:off|deducted|lost|short|deduction|below|above|penalty)\b
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A number found at a place; `number` is none where it cannot be relied on."""
+
+    number: float | None
+    end: int
+
+
+def read_value(line: str, start: int, scale: tuple[float, float]) -> Value | None:
+    """Read the score at `start`, with its unit and denominator.
+
+    Args:
+        line: one line of cleaned text.
+        scale: lowest and highest score; a denominator must equal the highest.
+
+    Returns:
+        The value, or none where no number stands at `start`.
+    """
+    opener = re.compile(r"[(\[<{]?\s*").match(line, start)
+    numeral = _NUMERAL.match(line, opener.end() if opener else start)
+    if numeral is None:
+        return None
+    number, end = _number(numeral, scale), numeral.end()
+    if unit := _UNIT.match(line, end):
+        end = unit.end()
+        if line[end - 1 : end + 1] == "分半" and number is not None:
+            number, end = number + 0.5, end + 1
+    if numeral["han"] and re.compile(r"[^\W0-9A-Za-z_]").match(line, end):
+        return None
+    if percent := _PERCENT.match(line, end):
+        return Value(number if scale == (0.0, 100.0) else None, percent.end())
+    if closer := re.compile(r"\s*[)\]>}]").match(line, end):
+        end = closer.end() if opener and opener.group().strip() else end
+    return _with_denominator(line, number, end, scale)
+
+
+def names_other_scale(note: str, scale: tuple[float, float]) -> bool:
+    """Whether a remark such as `满分100分` or `(1-5)` states a scale that is not this one."""
+    if "百分制" in note:
+        return scale[1] != 100
+    if not (_SCALE_NOTE.search(note) or _RANGE.search(note)):
+        return False
+    numbers = re.findall(NUMBER, note)
+    return bool(numbers) and float(numbers[-1]) != scale[1]
+
+
+def _with_denominator(
+    line: str, number: float | None, end: int, scale: tuple[float, float]
+) -> Value:
+    if denominator := _DENOMINATOR.match(line, end):
+        end = denominator.end()
+        if _plain_number(denominator["number"]) != scale[1]:
+            return Value(None, end)
+        if unit := _UNIT.match(line, end):
+            end = unit.end()
+    if note := re.compile(r"\s*[,(]\s*([^()\n]{0,40})").match(line, end):
+        stated = note.group(1)
+        if _SCALE_NOTE.match(stated.lstrip()) and names_other_scale(stated, scale):
+            return Value(None, note.end())
+    return Value(None if _SPOILED.match(line, end) else number, end)
+
+
+def _number(numeral: re.Match[str], scale: tuple[float, float]) -> float | None:
+    if numeral["digits"]:
+        number = float(numeral["digits"] + (f".{numeral['tenths']}" if numeral["tenths"] else ""))
+    else:
+        number = _plain_number(numeral["han"] or numeral["word"])
+    if numeral["sign"] == "+" and scale[0] >= 0:
+        return None
+    if math.isnan(number):
+        return None
+    return -number if numeral["sign"] in {"-", "−"} and numeral["sign"] else number
+
+
+def _plain_number(text: str) -> float:
+    """The number that digits, an English word or a Chinese numeral stands for; NaN for none."""
+    if text.lower() in _WORDS:
+        return float(_WORDS.index(text.lower()))
+    if re.fullmatch(NUMBER, text):
+        return float(text)
+    whole, _, decimals = text.partition("点")
+    fraction = "".join(str(_HAN_DIGITS[digit]) for digit in decimals)
+    return _han_integer(whole) + float(f"0.{fraction}" if fraction else 0)
+
+
+def _han_integer(text: str) -> float:
+    """`八` 8, `十` 10, `八十五` 85, `一百` 100; NaN for `七八`, which is a range."""
+    if text in {"一百", "百"}:
+        return 100.0
+    tens, ten, ones = text.rpartition("十")
+    if len(tens) > 1 or len(ones) > 1 or "百" in text or (not ten and not ones):
+        return math.nan
+    head = _HAN_DIGITS.get(tens, 1) if ten else 0
+    return float(10 * head + _HAN_DIGITS.get(ones, 0))

@@ -1,0 +1,93 @@
+"""The catalogue of length methods, for configuration, lists and checks; imports no torch."""
+
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import ValidationError
+
+from oyer.tasks.errors import InvalidConfig
+from oyer.tasks.lengths import (
+    catalogue_absolute,
+    catalogue_advantage,
+    catalogue_correct,
+    catalogue_group,
+    catalogue_repetition,
+    catalogue_target,
+)
+from oyer.tasks.lengths.method import Method, Params
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        method.name: method
+        for family in (
+            catalogue_absolute,
+            catalogue_group,
+            catalogue_correct,
+            catalogue_target,
+            catalogue_repetition,
+            catalogue_advantage,
+        )
+        for method in family.METHODS
+    }
+)
+"""Every length method by name."""
+
+
+def find(method: str) -> Method:
+    """Look a method up.
+
+    Raises:
+        InvalidConfig: there is no such method; the message lists near names, or all.
+    """
+    if method in METHODS:
+        return METHODS[method]
+    near = difflib.get_close_matches(method, METHODS, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(METHODS))}"
+    raise InvalidConfig(f"length.method: {method!r} is not a length method; {hint}")
+
+
+def validate(method: Method, params: Mapping[str, Any]) -> Params:
+    """Check parameters against the method's model.
+
+    Raises:
+        InvalidConfig: the message names every wrong key.
+    """
+    try:
+        return method.params.model_validate(dict(params))
+    except ValidationError as error:
+        known = ", ".join(method.params.model_fields) or "none"
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'parameters'}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise InvalidConfig(
+            f"length method {method.name}: {faults} (its parameters: {known})"
+        ) from error
+
+
+def resolve(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Validate a configured method; its parameters with defaults filled in, as JSON values.
+
+    Raises:
+        InvalidConfig: the method is unknown or is a measure, which shapes no reward, or a
+            parameter is wrong.
+    """
+    found = find(method)
+    if found.kind == "measure":
+        raise InvalidConfig(
+            f"length.method: {method!r} measures and shapes no reward; it can be computed, "
+            "not configured"
+        )
+    return validate(found, params).model_dump(mode="json")
+
+
+def needs(method: str, params: Mapping[str, Any]) -> frozenset[str]:
+    """What a call of the method with these parameters needs, as fields of `Inputs`.
+
+    Raises:
+        InvalidConfig: the method is unknown, or a parameter is wrong.
+    """
+    found = find(method)
+    return found.needs | validate(found, params).also_needs()

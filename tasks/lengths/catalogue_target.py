@@ -1,0 +1,331 @@
+"""Catalogue rows of the methods that measure against a stated length, mode or reference."""
+
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import Field
+
+from oyer.tasks.lengths.method import Method, Params
+
+_HERE = "oyer.tasks.lengths.targets:"
+_LASER = "oyer.tasks.lengths.laser:"
+
+LaserType = Literal["reward", "penalty", "hybrid"]
+"""Correct rows: reward those within the target, charge those beyond it, or both."""
+
+
+class LcpoExact(Params):
+    """L1's exact variant."""
+
+    alpha: float = Field(0.0003, ge=0)
+    """Penalty per token of distance to the target."""
+    delta: float | None = None
+    """Stated, the penalty stops at 1 (prime-rl); the value belongs to the other variants."""
+    cap: float | None = Field(None, ge=0)
+    """Largest penalty; none keeps it unbounded, as in L1."""
+
+
+class LcpoMax(Params):
+    """L1's maximum variant, as in the paper."""
+
+    alpha: float = Field(0.0003, ge=0)
+    """Slope per token below the target."""
+    delta: float = Field(0.5, ge=0, le=1)
+    """Multiplier at the target."""
+
+
+class LcpoMaxCode(Params):
+    """L1's maximum variant, as in the released code."""
+
+    alpha: float = Field(0.0003, ge=0)
+    """Twice the slope per token."""
+    multiplier: bool = True
+    """Multiply correctness by the term; off, add it."""
+
+
+class LcpoClip(Params):
+    """INTELLECT-2's hard target."""
+
+    alpha: float | None = None
+    """Of the other variants; has no effect."""
+    delta: float | None = None
+    """Of the other variants; has no effect."""
+
+
+class Hapo(Params):
+    """History-aware reward: distance to the shortest correct answer so far."""
+
+    shape: Literal["cosine", "linear"] = "cosine"
+    """The curve."""
+    w: float = Field(1.0, ge=0)
+    """Weight of the term."""
+    clip_correct: float = Field(-0.7, le=0)
+    """Least term of a correct row."""
+    clip_wrong: float = Field(-1.0, le=0)
+    """Least term of a wrong row."""
+    tolerance: float = Field(0.1, ge=0)
+    """Linear shape: share above the history that costs nothing."""
+
+
+class HapoLinear(Hapo):
+    """HAPO with the linear curve."""
+
+    shape: Literal["cosine", "linear"] = "linear"
+    """The curve."""
+
+
+class AdaptThink(Params):
+    """Reward of answering without thinking."""
+
+    delta: float = Field(0.05, ge=0)
+    """Added to a row that did not think."""
+
+
+class Laser(Params):
+    """A step reward at a target length."""
+
+    target_length: int | None = Field(None, gt=0)
+    """The target; none reads `target_lengths` row by row."""
+    alpha: float = Field(0.5, ge=0)
+    """Size of the step."""
+    type: LaserType = "reward"
+    """Which side of the target counts."""
+
+    def also_needs(self) -> frozenset[str]:
+        return frozenset() if self.target_length else frozenset({"target_lengths"})
+
+
+class BandTargets(Params):
+    """Targets by the group's pass rate."""
+
+    low: float | None = Field(None, gt=0)
+    """Target of hard groups; none is the longest row of the batch."""
+    medium: float | None = Field(None, gt=0)
+    """Target of groups in between; none is the longest row of the batch."""
+    high: float | None = Field(None, gt=0)
+    """Target of easy groups; none is the longest row of the batch."""
+
+
+class LaserD(Params):
+    """LASER with a target that depends on difficulty."""
+
+    target_lengths: BandTargets = BandTargets()
+    """Targets per band; the caller keeps and re-estimates them."""
+    alpha: float = Field(0.5, ge=0)
+    """Size of the step."""
+    type: LaserType = "reward"
+    """Which side of the target counts."""
+    bands: tuple[float, float] = (1 / 3, 2 / 3)
+    """Pass rates from which a group is medium and easy."""
+
+
+class LaserChooseTarget(Params):
+    """How LASER-D re-estimates its targets."""
+
+    n_rollout: int = Field(8, ge=1)
+    """Group size."""
+    expected_n_correct: float = Field(1.0, gt=0)
+    """Expected number of correct answers within the target."""
+    round_method: Literal["floor", "ceil", "round", "none"] = "floor"
+    """How that number is rounded."""
+
+
+class LaserClipRatioRebalance(Params):
+    """A helper of the LASER repository that was not published."""
+
+    acc_weight: float = Field(0.9, gt=0, lt=1)
+    """Weight of accuracy against the clip ratio."""
+    r_c: float = Field(1.0, gt=0)
+    """Score of a correct row."""
+    r_w: float = -0.5
+    """Score of a wrong row."""
+
+
+class LengthControlled(Params):
+    """A frozen length bias of a judge, fitted offline per judge and task."""
+
+    phi: float
+    """The bias: weight of tanh((reference length - length) / scale_len) in logits."""
+    scale_len: float = Field(gt=0)
+    """Standard deviation of the length gaps of the fit, in the unit of the lengths."""
+    reference_len: float | None = Field(None, ge=0)
+    """The reference length; none reads `reference_lengths` row by row."""
+    low: float = 0.0
+    """Lowest score of the judge."""
+    high: float = 1.0
+    """Highest score of the judge."""
+
+    def also_needs(self) -> frozenset[str]:
+        return frozenset() if self.reference_len is not None else frozenset({"reference_lengths"})
+
+
+class LengthControlledWinrate(Params):
+    """AlpacaEval's length-controlled win rate; the keys name the reference's fit."""
+
+    glm: str | None = None
+    """Name of the reference's model; has no effect."""
+    seed: int | None = None
+    """Seed of the reference's cross-validation; has no effect."""
+    C_cv: str | None = None
+    """The reference's regulariser; has no effect."""
+
+
+_TARGET = frozenset({"lengths", "correct", "target_lengths"})
+_L1 = "L1, arXiv:2503.04697"
+
+_HAPO = Method(
+    name="hapo",
+    summary="Distance to the prompt's shortest correct answer so far; history in, history out.",
+    kind="add",
+    function=_HERE + "hapo",
+    params=Hapo,
+    needs=frozenset({"lengths", "correct", "history_lengths"}),
+    uses=frozenset({"group_ids"}),
+    range="[clip_correct, w] correct, [clip_wrong, 0] wrong",
+    gate="wrong rows: at most 0",
+    paper="HAPO",
+    parity="HAPO",
+)
+
+_LASER_D = Method(
+    name="laser_d",
+    summary="LASER's step at a target that depends on the group's pass rate.",
+    kind="add",
+    function=_LASER + "laser_d",
+    params=LaserD,
+    needs=frozenset({"lengths", "correct", "group_ids"}),
+    range="{-alpha, 0, alpha}",
+    gate="correct",
+    paper="LASER, arXiv:2505.15612",
+    parity="Laser",
+)
+
+METHODS = (
+    Method(
+        name="lcpo_exact",
+        summary="Penalty in proportion to the distance to a stated length.",
+        kind="add",
+        function=_HERE + "lcpo_exact",
+        params=LcpoExact,
+        needs=frozenset({"lengths", "target_lengths"}),
+        range="(-inf, 0], or [-cap, 0]",
+        paper=_L1,
+        parity="L1; prime-rl 2c877c1a8 with cap: 1",
+    ),
+    Method(
+        name="lcpo_max",
+        summary="Correct rows are scaled down as they near and pass a stated maximum.",
+        kind="multiply",
+        function=_HERE + "lcpo_max",
+        params=LcpoMax,
+        needs=_TARGET,
+        range="[0, 1]",
+        gate="correct",
+        paper=_L1,
+        parity="prime-rl 2c877c1a8",
+    ),
+    Method(
+        name="lcpo_max_code",
+        summary="The maximum variant of L1's released code, with half the paper's slope.",
+        kind="total",
+        function=_HERE + "lcpo_max_code",
+        params=LcpoMaxCode,
+        needs=_TARGET,
+        range="[0, 1]; [0, 2] when added",
+        gate="correct",
+        paper=_L1,
+        parity="L1's code",
+    ),
+    Method(
+        name="lcpo_clip",
+        summary="Correct rows count only within a stated length.",
+        kind="multiply",
+        function=_HERE + "lcpo_clip",
+        params=LcpoClip,
+        needs=_TARGET,
+        range="{0, 1}",
+        gate="correct",
+        paper="INTELLECT-2",
+        parity="prime-rl 2c877c1a8",
+    ),
+    _HAPO,
+    replace(_HAPO, name="hapo_cosine"),
+    replace(_HAPO, name="hapo_linear", params=HapoLinear),
+    Method(
+        name="adaptthink",
+        summary="Correctness above the reference's accuracy, and a bonus for not thinking.",
+        kind="total",
+        function=_HERE + "adaptthink",
+        params=AdaptThink,
+        needs=frozenset({"correct", "no_think", "reference_accuracy"}),
+        range="[-1, 1 + delta]",
+        paper="AdaptThink",
+        parity="AdaptThink",
+    ),
+    Method(
+        name="laser",
+        summary="A step reward for correct rows within a target length.",
+        kind="add",
+        function=_LASER + "laser",
+        params=Laser,
+        needs=frozenset({"lengths", "correct"}),
+        uses=frozenset({"target_lengths"}),
+        range="{-alpha, 0, alpha}",
+        gate="correct",
+        paper="LASER, arXiv:2505.15612",
+        parity="Laser",
+    ),
+    _LASER_D,
+    replace(
+        _LASER_D,
+        name="laser_de",
+        summary="LASER-D that also rewards wrong rows for exploring beyond the target.",
+        function=_LASER + "laser_de",
+        uses=frozenset({"repetitive"}),
+        gate="correct; wrong rows beyond the target that do not repeat",
+    ),
+    Method(
+        name="laser_choose_target",
+        summary="The smallest threshold within which enough correct answers are expected.",
+        kind="measure",
+        function=_LASER + "laser_choose_target",
+        params=LaserChooseTarget,
+        needs=frozenset({"thresholds", "coverage", "max_response_length"}),
+        range="a threshold, or max_response_length, per band",
+        paper="LASER, arXiv:2505.15612",
+        parity="Laser",
+    ),
+    Method(
+        name="laser_clip_ratio_rebalance",
+        summary="Scales scores so that accuracy keeps its weight against the clip ratio.",
+        kind="measure",
+        function=_LASER + "laser_clip_ratio_rebalance",
+        params=LaserClipRatioRebalance,
+        needs=frozenset({"base_reward"}),
+        range="unbounded",
+        paper="unpublished helper of LASER",
+        parity="Laser",
+    ),
+    Method(
+        name="length_controlled",
+        summary="Takes a judge's frozen length bias out of its score.",
+        kind="add",
+        function="oyer.tasks.lengths.judge_bias:length_controlled",
+        params=LengthControlled,
+        needs=frozenset({"lengths", "quality"}),
+        uses=frozenset({"reference_lengths"}),
+        range="[low - score, high - score]",
+        paper="Length-controlled AlpacaEval, arXiv:2404.04475",
+    ),
+    Method(
+        name="length_controlled_winrate",
+        summary="Win rate at equal lengths, from a logistic fit on the length gap.",
+        kind="measure",
+        function="oyer.tasks.lengths.judge_bias:length_controlled_winrate",
+        params=LengthControlledWinrate,
+        needs=frozenset({"preference", "baseline_lengths", "lengths"}),
+        range="[0, 100] twice: raw and length-controlled",
+        paper="Length-controlled AlpacaEval, arXiv:2404.04475",
+        parity="alpaca_eval to half a point",
+    ),
+)

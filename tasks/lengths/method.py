@@ -1,0 +1,81 @@
+"""What the catalogue says about a length method; imports no torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Kind = Literal["add", "multiply", "total", "advantage", "mask", "per_token", "measure"]
+"""What a method's values are.
+
+add: a signed term for the reward. multiply: a factor for it. total: the reward itself.
+advantage: one advantage a row. mask: 1 keeps the row in the loss, 0 drops it.
+per_token: one term a token. measure: a quantity that shapes nothing by itself.
+"""
+
+
+class Params(BaseModel):
+    """Parameters of a length method: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+    )
+
+    def also_needs(self) -> frozenset[str]:
+        """Fields of `Inputs` that these values need, beyond those the method always needs."""
+        return frozenset()
+
+
+class NoParams(Params):
+    """A method without parameters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One row of the catalogue."""
+
+    name: str
+    """The name in a configuration."""
+    summary: str
+    """One line for a list of methods."""
+    kind: Kind
+    """What its values are; see `Kind`."""
+    function: str
+    """`module:function`, loaded by `load`; it takes `needs`, `uses` and `params` by keyword."""
+    params: type[Params] = NoParams
+    """Its parameters, documented, with the literature's defaults."""
+    needs: frozenset[str] = frozenset()
+    """Fields of `Inputs` it cannot do without; `quality>=0` also bounds the values."""
+    uses: frozenset[str] = frozenset()
+    """Fields of `Inputs` it takes into account when they are given."""
+    range: str
+    """The values it can return."""
+    gate: str = "none"
+    """Which rows it acts on."""
+    paper: str
+    """Where the formula is from."""
+    parity: str = "none"
+    """Which published code it matches, as the test vectors hold it."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The fields of `Inputs` that the function takes, needed or not."""
+        return frozenset(need.partition(">=")[0] for need in self.needs) | self.uses
+
+    @property
+    def grouped(self) -> bool:
+        """Whether a row's value depends on the other rows of its group."""
+        return "group_ids" in self.needs
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function, and torch with it."""
+        module, _, name = self.function.partition(":")
+        function: Callable[..., Any] = getattr(import_module(module), name)
+        return function

@@ -1,0 +1,28 @@
+"""Names of the tasks, queues and Redis keys; renaming a file never strands a message."""
+
+JUDGE_TASK = "oyer.judge.chunk"
+LENGTH_TASK = "oyer.length.batch"
+COMBINE_TASK = "oyer.combine.batch"
+
+JUDGE_QUEUE = "judge"
+LENGTH_QUEUE = "length"
+COMBINE_QUEUE = "combine"
+
+QUEUES = (JUDGE_QUEUE, LENGTH_QUEUE, COMBINE_QUEUE)
+"""One queue for each kind of worker."""
+
+QUEUE_OF_TASK = {
+    JUDGE_TASK: JUDGE_QUEUE,
+    LENGTH_TASK: LENGTH_QUEUE,
+    COMBINE_TASK: COMBINE_QUEUE,
+}
+
+
+def batch_key(batch_id: str, part: str) -> str:
+    """Redis key of a part of a batch in transit."""
+    return f"oyer:batch:{batch_id}:{part}"
+
+
+def worker_key(queue: str, worker: str) -> str:
+    """Redis key under which a living worker announces itself."""
+    return f"oyer:worker:{queue}:{worker}"

@@ -1,0 +1,38 @@
+"""What travels with a batch, read back into typed configuration on a worker."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from oyer.tasks.config import JudgeConfig, LengthConfig, RewardConfig, RewardRules
+from oyer.tasks.errors import MessageRefused
+from oyer.tasks.payloads import Manifest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about judging, lengths and combining that the trainer chose."""
+
+    judges: tuple[JudgeConfig, ...]
+    length: tuple[LengthConfig, ...]
+    reward: RewardRules
+    reuse: Literal["run", "store", "off"]
+    tokenizer: str | None
+
+
+def read_plan(manifest: Manifest) -> Plan:
+    """Read a manifest's plan.
+
+    Raises:
+        MessageRefused: a key is unknown to this worker, which is of another version.
+    """
+    raw: dict[str, Any] = manifest.plan
+    try:
+        config = RewardConfig.model_validate(raw)
+    except ValidationError as error:
+        raise MessageRefused(
+            f"the plan of batch {manifest.batch_id} cannot be read by this worker: {error};"
+            " run the same release of Oyer on the trainer and the workers"
+        ) from error
+    return Plan(config.judges, config.length, config.reward, config.reuse, config.tokenizer)

@@ -1,0 +1,50 @@
+"""What one worker process holds: its configuration, Redis, and the engine of the record.
+
+Everything here is made on first use, so after the pool has forked or gevent has patched.
+"""
+
+import os
+import socket
+from functools import cache
+
+import redis
+from sqlalchemy import Engine
+
+from oyer.models.store import open_engine
+from oyer.tasks.config import RewardConfig
+from oyer.tasks.errors import InvalidConfig
+from oyer.tasks.exchange import Exchange
+from oyer.tasks.settings import load_config
+
+
+@cache
+def config() -> RewardConfig:
+    """Return this worker's own configuration."""
+    return load_config()
+
+
+@cache
+def redis_client() -> redis.Redis:
+    """Return this process's Redis connections, a pool shared by its greenlets or threads."""
+    url = config().broker.url
+    if url is None:
+        raise InvalidConfig("broker.url: is not set on this worker")
+    return redis.Redis.from_url(url, max_connections=300, health_check_interval=10)
+
+
+@cache
+def exchange() -> Exchange:
+    """Return the batches in transit."""
+    return Exchange(redis_client(), expires_s=config().broker.result_expires_s)
+
+
+@cache
+def engine() -> Engine:
+    """Return the engine of the record; one per process, since connections survive no fork."""
+    return open_engine(config().store.url)
+
+
+@cache
+def worker_name() -> str:
+    """Name this process in rows and leases."""
+    return f"{socket.gethostname()}:{os.getpid()}"

@@ -1,0 +1,30 @@
+"""Celery's Redis result backend without its subscriptions.
+
+The stock backend subscribes to every task of a chord, and `get` re-reads every header after
+every message, which is quadratic in the batch. The trainer holds one poller instead
+(`oyer.manager.poller`), so nobody needs the subscriptions.
+"""
+
+from typing import Any
+
+from celery.backends.redis import RedisBackend, ResultConsumer
+
+
+class _NoSubscriptions(ResultConsumer):
+    def start(self, *args: Any, **kwargs: Any) -> None:
+        """Subscribe to nothing."""
+
+    def consume_from(self, task_id: str) -> None:
+        """Subscribe to nothing."""
+
+    def cancel_for(self, task_id: str) -> None:
+        """Nothing was subscribed."""
+
+
+class PollRedis(RedisBackend):
+    """Redis results that are read by polling."""
+
+    ResultConsumer = _NoSubscriptions
+
+    def on_task_call(self, producer: Any, task_id: str) -> None:
+        """Subscribe to nothing when a task is sent."""

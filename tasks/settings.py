@@ -1,0 +1,112 @@
+"""Reads the configuration: one YAML or TOML file, then the environment over it.
+
+`OYER_CONFIG` names the file for processes that take no option; `OYER_<SECTION>__<KEY>`
+overrides a key, e.g. `OYER_BROKER__URL` or `OYER_ENDPOINTS__DEEPSEEK__TIMEOUT_S`.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from oyer.tasks.config import RewardConfig
+from oyer.tasks.errors import InvalidConfig
+
+CONFIG_VARIABLE = "OYER_CONFIG"
+"""Environment variable that names the configuration file."""
+
+_PREFIX = "OYER_"
+
+
+def load_config(
+    path: str | Path | None = None, environ: Mapping[str, str] = os.environ
+) -> RewardConfig:
+    """Read the configuration.
+
+    Args:
+        path: a `.yaml`, `.yml` or `.toml` file; left out, the one `OYER_CONFIG` names, or
+            none, which leaves the defaults and the environment.
+        environ: where overrides are read from.
+
+    Raises:
+        InvalidConfig: the file is missing or unreadable, or a key is unknown or wrong; the
+            message names the file, the key and what is expected.
+    """
+    path = path or environ.get(CONFIG_VARIABLE) or None
+    source = f"configuration file {path}" if path else "configuration"
+    raw = _read(Path(path), source) if path else {}
+    return validate(overridden(raw, environ), source=source)
+
+
+def validate(raw: object, *, source: str = "configuration") -> RewardConfig:
+    """Check a plain dict against the schema.
+
+    Raises:
+        InvalidConfig: names every wrong key with what is expected there.
+    """
+    try:
+        return RewardConfig.model_validate(raw)
+    except ValidationError as error:
+        raise InvalidConfig(f"{source}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """Write a validation error as `key.path: what is wrong`, joined by semicolons."""
+    lines = []
+    for item in error.errors(include_url=False, include_input=False):
+        where = "".join(
+            f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]
+        ).lstrip(".")
+        what = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            what = "unknown key; check the spelling"
+        lines.append(f"{where}: {what}" if where else what)
+    return "; ".join(lines)
+
+
+def overridden(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Lay `OYER_…` variables over a configuration; values are read as YAML scalars.
+
+    A variable that names no section of the configuration is not ours and is left alone.
+
+    Raises:
+        InvalidConfig: a variable reaches into a value that holds no keys.
+    """
+    merged = dict(raw)
+    for variable in sorted(environ):
+        section, *keys = variable.removeprefix(_PREFIX).lower().split("__")
+        if not variable.startswith(_PREFIX) or section not in RewardConfig.model_fields:
+            continue
+        place = merged
+        for key in [section, *keys][:-1]:
+            inner = place.get(_spelling(place, key)) or {}
+            if not isinstance(inner, dict):
+                raise InvalidConfig(f"{variable}: {key!r} holds no keys that it could override")
+            place[_spelling(place, key)] = inner = dict(inner)
+            place = inner
+        place[_spelling(place, [section, *keys][-1])] = yaml.safe_load(environ[variable])
+    return merged
+
+
+def _spelling(place: dict[str, Any], key: str) -> str:
+    """Variables know no case: take the spelling that the file uses."""
+    return next((name for name in place if str(name).lower() == key), key)
+
+
+def _read(path: Path, source: str) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except OSError as error:
+        raise InvalidConfig(f"{source}: {error.strerror}; give a file that exists") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise InvalidConfig(f"{source}: is not readable: {error}") from error
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise InvalidConfig(f"{source}: holds no keys; it starts with e.g. `judges:`")
+    return raw

@@ -1,0 +1,233 @@
+"""The embedded backend: Redis, the store's migration and one host's workers, kept alive.
+
+As a process (`python -m oyer.tasks.supervisor`) it reads one JSON line from standard input,
+writes events as JSON lines to standard output, and ends when its standard input closes, so
+that it outlives no trainer. Its own children ask the kernel to go when it is killed.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from oyer.tasks import commands, names, presence
+from oyer.tasks.children import Child, run_to_end
+from oyer.tasks.config import RewardConfig
+from oyer.tasks.embedded_redis import embedded_redis_argv
+from oyer.tasks.errors import BackendUnavailable, InvalidConfig, OyerError
+from oyer.tasks.lengths.device import visible_gpus
+from oyer.tasks.settings import CONFIG_VARIABLE, validate
+
+Report = Callable[[str, str], None]
+"""Told about each part: its name and its state."""
+
+START_TIMEOUT_S = 120.0
+"""Longest wait for all workers to announce themselves; loading torch can take a while."""
+
+_RESTART_PAUSE_S = 1.0
+"""A part that died is started again after this long, and at most this often."""
+
+_POLL_S = 0.05
+
+
+@dataclass
+class Supervisor:
+    """Starts the parts of a backend, restarts what dies, stops all of it."""
+
+    config: RewardConfig
+    folder: Path
+    """Where configuration, logs and sockets of this run lie."""
+    report: Report
+    judge_processes: int = field(default_factory=commands.cores)
+    judge_concurrency: int | None = None
+    combine_processes: int = 1
+    loglevel: str = "WARNING"
+
+    def __post_init__(self) -> None:
+        self._children: list[Child] = []
+        self._workers: dict[str, int] = {}
+        self._environ = dict(os.environ)
+
+    def start(self) -> None:
+        """Start every part and wait until all workers take work.
+
+        Raises:
+            BackendUnavailable: a part did not start; the message holds the end of its output.
+            InvalidConfig: the configuration misses what a part needs.
+        """
+        self._check_keys()
+        if self.config.broker.url is None:
+            self._start_redis()
+        else:
+            self._ping(self.config.broker.url)
+            self.report("redis", "configured broker answers")
+        self._write_config()
+        self._migrate()
+        self._start_workers()
+        self._wait_for_workers()
+
+    def watch(self, stop: threading.Event) -> None:
+        """Restart parts that die, until `stop` is set; runs on the main thread."""
+        while not stop.wait(_RESTART_PAUSE_S):
+            for child in self._children:
+                if child.ended():
+                    self.report(child.name, f"ended with {child.returncode}; started again")
+                    child.start()
+
+    def stop(self) -> None:
+        """Stop workers first and Redis last, so that calls in flight can be recorded."""
+        workers = [child for child in self._children if child.name != "redis"]
+        for group in (workers, [child for child in self._children if child.name == "redis"]):
+            for child in group:
+                child.ask_to_stop()
+            for child in group:
+                child.wait_stopped()
+                self.report(child.name, "stopped")
+        self._children.clear()
+
+    def _check_keys(self) -> None:
+        for name, endpoint in self.config.endpoints.items():
+            variable = endpoint.api_key_env
+            if variable and not os.environ.get(variable):
+                raise InvalidConfig(
+                    f"endpoints.{name}.api_key_env: {variable} is not set; export it before"
+                    " starting the workers, or leave the key out for an open server"
+                )
+
+    def _start_redis(self) -> None:
+        argv, config_text, url = embedded_redis_argv(self.folder)
+        child = self._add(Child("redis", argv, self._environ, self.folder, stdin=config_text))
+        child.start()
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self._ping(url)
+                break
+            except BackendUnavailable:
+                if child.ended() or time.monotonic() > deadline:
+                    raise BackendUnavailable(f"redis did not start: {child.tail()}") from None
+                time.sleep(_POLL_S)
+        self.config = self.config.model_copy(
+            update={"broker": self.config.broker.model_copy(update={"url": url})}
+        )
+        self.report("redis", "embedded server answers")
+
+    def _ping(self, url: str) -> None:
+        try:
+            with redis.Redis.from_url(url, socket_connect_timeout=5) as client:
+                client.ping()
+        except redis.RedisError as error:
+            raise BackendUnavailable(
+                f"broker.url: Redis does not answer ({error}); start it, or leave the URL out"
+                " for an embedded one"
+            ) from error
+
+    def _write_config(self) -> None:
+        path = self.folder / "oyer.json"
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(self.config.model_dump(mode="json"), file)
+        self._environ[CONFIG_VARIABLE] = str(path)
+        # What the variables said stands in the file by now.
+        for variable in list(self._environ):
+            section = variable.removeprefix("OYER_").lower().split("__")[0]
+            if variable.startswith("OYER_") and section in RewardConfig.model_fields:
+                del self._environ[variable]
+
+    def _migrate(self) -> None:
+        argv = [sys.executable, "-m", "oyer.migrations", "upgrade"]
+        environ = {**self._environ, "OYER_STORE__URL": self.config.store.url}
+        returncode, output = run_to_end(argv, environ)
+        if returncode:
+            raise BackendUnavailable(f"store.url: the store cannot be migrated: {output}")
+        self.report("store", "migrated")
+
+    def _start_workers(self) -> None:
+        gpus = visible_gpus()
+        devices = [f"cuda:{i}" for i in range(gpus)] if gpus else ["cpu"]
+        plan: list[tuple[str, str | None]] = [(names.JUDGE_QUEUE, None)] * self.judge_processes
+        plan += [(names.LENGTH_QUEUE, device) for device in devices]
+        plan += [(names.COMBINE_QUEUE, None)] * self.combine_processes
+        for kind, device in plan:
+            self._workers[kind] = self._workers.get(kind, 0) + 1
+            name = f"{kind}-{self._workers[kind]}"
+            concurrency = self.judge_concurrency if kind == names.JUDGE_QUEUE else None
+            argv = commands.worker_argv(
+                kind, name=name, concurrency=concurrency, loglevel=self.loglevel
+            )
+            environ = commands.device_environment(device, self._environ)
+            child = self._add(Child(name, argv, environ, self.folder))
+            child.start()
+
+    def _wait_for_workers(self) -> None:
+        assert self.config.broker.url is not None
+        deadline = time.monotonic() + START_TIMEOUT_S
+        waiting = {child.pid: child for child in self._children if child.name != "redis"}
+        with redis.Redis.from_url(self.config.broker.url) as client:
+            while waiting:
+                for entries in presence.workers(client).values():
+                    for entry in entries:
+                        child = waiting.pop(entry["pid"], None)
+                        if child is not None:
+                            self.report(child.name, _ready_line(entry))
+                for child in waiting.values():
+                    if child.ended():
+                        raise BackendUnavailable(f"{child.name} did not start: {child.tail()}")
+                if waiting and time.monotonic() > deadline:
+                    late = ", ".join(child.name for child in waiting.values())
+                    raise BackendUnavailable(f"not ready after {START_TIMEOUT_S:g} s: {late}")
+                time.sleep(_POLL_S)
+
+    def _add(self, child: Child) -> Child:
+        self._children.append(child)
+        return child
+
+
+def _ready_line(entry: dict[str, Any]) -> str:
+    device = f" on {entry['device']}" if entry.get("device") else ""
+    return f"ready, process {entry['pid']}{device}"
+
+
+def main() -> int:
+    """Serve one trainer: start as told on standard input, stop when it closes."""
+
+    def tell(**event: Any) -> None:
+        try:
+            print(json.dumps(event), flush=True)
+        except BrokenPipeError:
+            stop.set()
+
+    stop = threading.Event()
+    request = json.loads(sys.stdin.readline())
+    supervisor = Supervisor(
+        config=validate(request["config"]),
+        folder=Path(request["folder"]),
+        report=lambda part, state: tell(event="part", part=part, state=state),
+        **request["options"],
+    )
+
+    def wait_for_parent() -> None:
+        sys.stdin.read()
+        stop.set()
+
+    try:
+        supervisor.start()
+    except OyerError as error:
+        tell(event="failed", kind=type(error).__name__, error=str(error))
+        supervisor.stop()
+        return 1
+    threading.Thread(target=wait_for_parent, daemon=True).start()
+    tell(event="ready", config=supervisor.config.model_dump(mode="json"))
+    supervisor.watch(stop)
+    supervisor.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

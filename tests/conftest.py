@@ -1,0 +1,100 @@
+"""Servers that start once per session, and a database of its own for each test."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from psycopg.conninfo import make_conninfo
+from sqlalchemy import make_url
+
+from oyer import migrations
+from tests import services
+
+_numbers = count()
+
+
+@pytest.fixture(scope="session")
+def redis_service() -> Iterator[str]:
+    """URL of the session's Redis, for what outlives a test."""
+    with services.redis_server() as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(redis_service: str) -> str:
+    """URL of a Redis that is empty."""
+    with redis.Redis.from_url(redis_service) as client:
+        client.flushall()
+    return redis_service
+
+
+@pytest.fixture(scope="session")
+def postgres_service() -> Iterator[str]:
+    """URL of the session's PostgreSQL cluster, for databases that outlive a test."""
+    with services.postgres_server() as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_service: str) -> Iterator[str]:
+    """URL of a PostgreSQL database that is empty and the test's own."""
+    with _database(postgres_service, "template1") as url:
+        yield url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """URL of a SQLite file that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'oyer.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty database: the test runs on SQLite and on PostgreSQL."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a record at the newest revision: the test runs on SQLite and on PostgreSQL."""
+    migrated: str = request.getfixturevalue(f"_migrated_{request.param}")
+    if request.param == "sqlite":
+        url: str = request.getfixturevalue("sqlite_url")
+        shutil.copy(migrated.removeprefix("sqlite:///"), url.removeprefix("sqlite:///"))
+        yield url
+    else:
+        with _database(migrated, str(make_url(migrated).database)) as url:
+            yield url
+
+
+@pytest.fixture(scope="session")
+def _migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = f"sqlite:///{tmp_path_factory.mktemp('template') / 'oyer.db'}"
+    migrations.upgrade(url)
+    return url
+
+
+@pytest.fixture(scope="session")
+def _migrated_postgres(postgres_service: str) -> Iterator[str]:
+    with _database(postgres_service, "template1") as url:
+        migrations.upgrade(url)
+        yield url
+
+
+@contextlib.contextmanager
+def _database(server: str, template: str) -> Iterator[str]:
+    """Copy a database of a PostgreSQL server for as long as the block runs."""
+    name = f"oyer_{next(_numbers)}"
+    maintenance = make_conninfo(server, dbname="postgres")
+    with psycopg.connect(maintenance, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+        try:
+            yield make_url(server).set(database=name).render_as_string(hide_password=False)
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

