@@ -135,7 +135,8 @@ def _print_sql(store: Path, batch_id: str) -> None:
         f" WHERE batch_id = '{batch_id}' LIMIT 5"
     )
     console.print("Every score is on record; look at it with SQL:", highlight=False)
-    console.print(f'  python -m sqlite3 {store} "{query}"', highlight=False, soft_wrap=True)
+    command = f'oyer db sql --url sqlite:///{store} "{query}"'
+    console.print(f"  {command}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _report(

@@ -6,7 +6,7 @@ The Authorization header is kept as a hash only, so that a log can be printed or
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from oyer.tasks.errors import InvalidInput
@@ -14,36 +14,36 @@ from oyer.tasks.errors import InvalidInput
 
 @dataclass(slots=True, kw_only=True)
 class Arrival:
-    """One request, from its last byte in to the last byte of its reply."""
+    """One request, from its last byte in to the last piece of its reply out."""
 
-    sequence: int
+    sequence: int = 0
     """Place in the order of arrival, from 0; `reset` starts anew."""
-    arrived_at_s: float
+    arrived_at_s: float = 0.0
     """Monotonic clock of this host, in seconds."""
-    arrived_wall_s: float
+    arrived_wall_s: float = 0.0
     """Unix time."""
-    since_plan_s: float
+    since_plan_s: float = 0.0
     """Seconds since the plan was installed."""
-    method: str
-    path: str
-    header_names: list[str]
+    method: str = "POST"
+    path: str = "/v1/chat/completions"
+    header_names: list[str] = field(default_factory=list)
     """Lower case, in the order sent."""
-    authorization_sha256: str | None
-    body: bytes | None
+    authorization_sha256: str | None = None
+    body: bytes | None = b""
     """As sent; None once answered when longer than the server's `body_limit_bytes`."""
-    body_sha256: str
-    model: str | None
-    in_flight: int
+    body_sha256: str = ""
+    model: str | None = None
+    in_flight: int = 1
     """Requests under way on arrival, this one included."""
     action: str = ""
-    """Name of the action that the plan chose."""
+    """Name of the action that the plan chose; empty where no plan was asked."""
     status: int | None = None
     """HTTP status sent; None when the reply never began."""
     prompt_tokens: int = 0
-    """As charged in the reply's usage; 0 when no completion was sent."""
+    """What the completion cost, said in its usage or not; 0 when none was sent whole."""
     completion_tokens: int = 0
     finished_at_s: float | None = None
-    """Monotonic time of the reply's last byte or of the connection's end."""
+    """Monotonic time when the reply's last piece was sent or the connection ended."""
 
     def json(self) -> dict[str, Any]:
         """The body as a JSON object.
@@ -73,7 +73,7 @@ class Arrival:
     def record(self) -> dict[str, Any]:
         """The arrival as JSON values."""
         body = None if self.body is None else self.body.decode("utf-8", "replace")
-        return {**asdict(self), "body": body}
+        return {**{name: getattr(self, name) for name in self.__slots__}, "body": body}
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Arrival":
@@ -83,7 +83,7 @@ class Arrival:
 
 
 def tokens(arrival: Arrival) -> int:
-    """What the reply charged: prompt and completion tokens."""
+    """What the completion cost: prompt and completion tokens."""
     return arrival.prompt_tokens + arrival.completion_tokens
 
 

@@ -236,14 +236,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def _send(self, reply: Reply, start: int = 0) -> None:
         """Write a reply from an offset on, and end the request and perhaps the connection."""
-        if reply.payload:
-            self._transport.write(reply.payload[start:])
+        # The log first: a client that has its reply finds it there.
         if self._arrival is not None:
             self._arrival.status = reply.status
             self._arrival.prompt_tokens = reply.prompt_tokens
             self._arrival.completion_tokens = reply.completion_tokens
             self._endpoint.finish(self._arrival)
             self._arrival = None
+        if reply.payload:
+            self._transport.write(reply.payload[start:])
         if reply.ending == "reset":
             self.abort()
         elif reply.ending == "close" or not self._keep_alive:

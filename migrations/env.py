@@ -12,6 +12,7 @@ from typing import Any
 from alembic import context
 from alembic.operations import MigrationScript
 from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
 from oyer.models import Base
@@ -44,9 +45,17 @@ def run(connection: Connection) -> None:
     context.run_migrations()
 
 
+def run_from_command_line() -> None:
+    """Open the record that the environment names, and run there."""
+    url = os.environ.get("OYER_STORE__URL")
+    if not url:
+        raise CommandError("set OYER_STORE__URL to a record to compare with")
+    with open_engine(url).begin() as connection:
+        run(connection)
+
+
 given = context.config.attributes.get("connection")
 if given is not None:
     run(given)
 else:
-    with open_engine(os.environ["OYER_STORE__URL"]).begin() as opened:
-        run(opened)
+    run_from_command_line()

@@ -9,6 +9,7 @@
 import json
 import math
 from datetime import UTC, datetime
+from numbers import Real
 from typing import Any, ClassVar
 
 from sqlalchemy import JSON, DateTime, Dialect, Double, ForeignKey, MetaData, String, Text
@@ -35,8 +36,8 @@ def clean_json(value: Any) -> Any:
         return {clean_text(str(key)): clean_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [clean_json(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+    if isinstance(value, Real) and not isinstance(value, int):
+        return float(value) if math.isfinite(value) else None
     return value
 
 
@@ -69,7 +70,7 @@ class Timestamp(TypeDecorator[datetime]):
         utc = value.astimezone(UTC)
         if dialect.name != "sqlite":
             return utc
-        return utc.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+        return utc.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         if isinstance(value, str):

@@ -16,7 +16,7 @@ class Judgement(BatchPart, Base):
         CheckConstraint("status <> 'scored' OR score IS NOT NULL", name="scored_has_score"),
         Index(None, "judge", "submitted_at"),
         Index(None, "status", "submitted_at"),
-        Index(None, "request_hash", "submitted_at"),
+        Index(None, "request_hash"),
     )
 
     judge: Mapped[str] = mapped_column(String(100), primary_key=True)

@@ -1,7 +1,8 @@
 """Writes to the record: idempotent, in bulk, from any number of processes at once.
 
 - Rows are written in the order of their keys and tables always in the same order, so that
-  two writers on PostgreSQL wait for each other and never in a circle.
+  two writers on PostgreSQL wait for each other and never in a circle. This holds for one
+  chunk per transaction, with the batch and its rubrics recorded before it.
 - What is on record stays: texts, rollouts, attempts and rewards are written once. A judgement
   is replaced only while it is without a score.
 - Every function writes on the connection it is given and leaves the commit to the caller.
@@ -33,7 +34,6 @@ from oyer.models.rows import (
     RolloutRow,
     RubricRow,
     StoredJudgement,
-    Usage,
 )
 from oyer.models.rubric import Rubric
 from oyer.models.run import Run
@@ -118,12 +118,13 @@ def finish_batch(
     status: str,
     finished_at: datetime,
     counts: Mapping[str, int],
-    usage: Usage,
+    usage: Mapping[str, Any],
 ) -> bool:
     """End a batch as `finished`, `cancelled` or `failed`; the first end stays.
 
     Args:
         counts: judgements per status.
+        usage: what `usage_of` returns, and whatever else the batch used.
 
     Returns:
         Whether this call ended it.
@@ -155,15 +156,23 @@ def _write(
     rows: Iterable[Mapping[str, Any]],
     batch: BatchKey | None = None,
 ) -> int:
-    """Write rows in the order of their keys; return how many of them changed the record."""
+    """Write rows in the order of their keys; return how many of them changed the record.
+
+    Raises:
+        ValueError: a row lacks a column that is needed, or has one that the table has not.
+    """
     table = model.__table__
     assert isinstance(table, Table)
+    names = {column.name for column in table.c if column is not table.autoincrement_column}
     common = {column.name: None for column in table.c if column.nullable}
     common |= batch._asdict() if batch else {}
     full = [{**common, **row} for row in rows]
+    for row in full:
+        if row.keys() != names:
+            raise ValueError(f"{table.name}: missing or unknown: {sorted(row.keys() ^ names)}")
     if not full:
         return 0
-    if len(full) > 1:
+    if len(full) > 1:  # a run comes alone: its key is the database's to give
         full.sort(key=itemgetter(*(column.name for column in table.primary_key)))
     upsert = _upsert(conn.dialect.name, table)
     return conn.execute(upsert, full, execution_options={"preserve_rowcount": True}).rowcount

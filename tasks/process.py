@@ -4,6 +4,7 @@ Everything here is made on first use, so after the pool has forked or gevent has
 """
 
 import os
+import secrets
 import socket
 from functools import cache
 
@@ -46,5 +47,5 @@ def engine() -> Engine:
 
 @cache
 def worker_name() -> str:
-    """Name this process in rows and leases."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """Name this process in rows and leases; never again given to another process."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"

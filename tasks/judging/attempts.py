@@ -8,15 +8,15 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from oyer.tasks.judging.calls import ChatRequest, Failure, Reply, RetryClass
 from oyer.tasks.judging.retry import decide
 from oyer.tasks.statuses import Status
 
-CHARS_PER_TOKEN = 3.5
-"""For the estimate that is reserved before a call: below the 4 of English prose, for code and
-markup. Chinese text has 1 to 2; what the endpoint reports corrects the estimate."""
+BYTES_PER_TOKEN = 3.5
+"""For the estimate that is reserved before a call, of UTF-8: below the 4 of English prose, for
+code and markup, and close to one token for a Chinese character. The reported usage corrects it."""
 
 UNLIMITED_REPLY_TOKENS = 1024
 """Reserved for a reply without `max_tokens`."""
@@ -25,18 +25,28 @@ UNLIMITED_REPLY_TOKENS = 1024
 class Permits(Protocol):
     """The right to call an endpoint, under limits shared by all workers and hosts."""
 
-    def acquire(self, estimated_tokens: int, deadline: float) -> object | None:
+    def acquire(self, estimated_tokens: int, deadline: float) -> Any | None:
         """Wait for a permit until `deadline` (epoch seconds); None when that passes first."""
 
     def release(
         self,
-        permit: object,
+        permit: Any,
         *,
         used_tokens: int | None,
         rate_limited: bool,
         retry_after_s: float | None,
+        transient: bool,
+        clean: bool,
     ) -> None:
-        """Give a permit back; `used_tokens` None means the estimate stands."""
+        """Give a permit back, once.
+
+        Args:
+            used_tokens: As the endpoint reports; None keeps the estimate.
+            rate_limited: The reply was a 429.
+            retry_after_s: What the endpoint asked to wait, in seconds.
+            transient: It failed by timeout, connection or 5xx.
+            clean: It succeeded at its first attempt.
+        """
 
 
 class Client(Protocol):
@@ -104,7 +114,9 @@ def call(
         if permit is None:
             return _ended(failures, records, "the batch's deadline has passed")
         started_at = datetime.fromtimestamp(clock(), UTC)
-        result = _under_permit(client, request, permits, permit, timeout_s)
+        result = _under_permit(
+            client, request, permits, permit, timeout_s=timeout_s, first=not failures
+        )
         if isinstance(result, Reply):
             records.append(_record(len(records) + 1, started_at, result, None))
             return Outcome(
@@ -126,12 +138,21 @@ def call(
 
 def estimate_tokens(request: ChatRequest) -> int:
     """Tokens to reserve for a call: its text, and the longest reply it allows."""
-    chars = sum(len(str(message.get("content") or "")) for message in request.messages)
-    return int(chars / CHARS_PER_TOKEN) + (request.max_tokens or UNLIMITED_REPLY_TOKENS)
+    size_bytes = sum(
+        len(str(message.get("content") or "").encode("utf-8", "replace"))
+        for message in request.messages
+    )
+    return int(size_bytes / BYTES_PER_TOKEN) + (request.max_tokens or UNLIMITED_REPLY_TOKENS)
 
 
 def _under_permit(
-    client: Client, request: ChatRequest, permits: Permits, permit: object, timeout_s: float
+    client: Client,
+    request: ChatRequest,
+    permits: Permits,
+    permit: Any,
+    *,
+    timeout_s: float,
+    first: bool,
 ) -> Reply | Failure:
     result: Reply | Failure | None = None
     try:
@@ -144,6 +165,8 @@ def _under_permit(
             used_tokens=_used_tokens(result),
             rate_limited=failure is not None and failure.retry is RetryClass.RATE_LIMIT,
             retry_after_s=failure.retry_after_s if failure else None,
+            transient=failure is not None and failure.retry is RetryClass.TRANSIENT,
+            clean=first and isinstance(result, Reply),
         )
 
 

@@ -27,9 +27,10 @@ _CONTEXT = re.compile(
     r"|reduce the length of the (messages|prompt|input)|range of input length",
     re.IGNORECASE,
 )
+# Not "exceeded your current quota": so Gemini words its limits per minute.
 _QUOTA = re.compile(
     r"insufficient[_ ](quota|balance|credits?|funds)|billing_(hard_limit|not_active)"
-    r"|credit balance is too low|account_deactivated|arrearage",
+    r"|exceeded_current_quota|credit balance is too low|account_deactivated|arrearage",
     re.IGNORECASE,
 )
 _FILTER = re.compile(
@@ -40,7 +41,7 @@ _FILTER = re.compile(
 _STRUCTURED = re.compile(
     r"response_format|json_(schema|object)|structured[ _-]?output|guided[_ ]|grammar", re.IGNORECASE
 )
-_VARIABLE = re.compile(r"[0-9a-f-]*\d[0-9a-f-]*", re.IGNORECASE)
+_VARIABLE = re.compile(r"[0-9a-f-]{8,}|\d+", re.IGNORECASE)
 """Request ids, times and counters: what differs between two errors that say the same."""
 
 _BY_STATUS = {
@@ -51,9 +52,14 @@ _BY_STATUS = {
 
 
 def read_response(
-    http_status: int, headers: Mapping[str, str], body: bytes, *, now: datetime
+    http_status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    now: datetime,
+    structured: bool = False,
 ) -> Reply | Failure:
-    """Read a 2xx response.
+    """Read a 2xx response; arguments as `http_failure`.
 
     What is no chat completion (HTML, half a JSON, no choice) is transient: a proxy or a dying
     server sent it. An error body is judged by the status that it names, if it names one.
@@ -71,6 +77,7 @@ def read_response(
             body,
             error_class="ErrorBody",
             now=now,
+            structured=structured,
             http_status=http_status,
             **usage,
         )
@@ -134,16 +141,15 @@ def http_failure(
 
 
 def _meaning(status: int, code: str, message: str) -> tuple[Status, RetryClass]:
-    # A 429's message is no proof: Gemini words its per-minute limits as a spent quota.
-    if status == 402 or _QUOTA.search(code if status == 429 else f"{code} {message}"):
+    said = f"{code} {message}"
+    if status == 402 or _QUOTA.search(said):
         return Status.REJECTED, RetryClass.NEVER
     if status in _BY_STATUS:
         return _BY_STATUS[status]
-    if status != 401:
-        if _CONTEXT.search(f"{code} {message}"):
-            return Status.CONTEXT_OVERFLOW, RetryClass.NEVER
-        if _FILTER.search(f"{code} {message}"):
-            return Status.REFUSED, RetryClass.NEVER
+    if status != 401 and _CONTEXT.search(said):
+        return Status.CONTEXT_OVERFLOW, RetryClass.NEVER
+    if status != 401 and _FILTER.search(said):
+        return Status.REFUSED, RetryClass.NEVER
     if 300 <= status < 500:
         return Status.REJECTED, RetryClass.NEVER
     return Status.UNAVAILABLE, RetryClass.TRANSIENT
@@ -171,8 +177,9 @@ def _described(body: bytes) -> tuple[str, str]:
     error = _error_in(data) or (data if isinstance(data, dict) else {})
     codes = (error.get(key) for key in ("code", "type", "param", "status", "error_code"))
     messages = (error.get(key) for key in ("message", "msg", "error_msg", "detail"))
+    code = " ".join(str(found) for found in codes if found)
     message = next((str(found) for found in messages if found), _decoded(body))
-    return " ".join(str(found) for found in codes if found), _clean(message[:MESSAGE_CHARS])
+    return _clean(code[:MESSAGE_CHARS]), _clean(message[:MESSAGE_CHARS])
 
 
 def _error_in(data: Any) -> dict[str, Any] | None:

@@ -34,7 +34,7 @@ _TAG_NAMED = re.compile(r"\s*(?:tags?\b|blocks?\b|标签|标记|[`'\"”’」�
 _SPECIAL_TOKEN = re.compile(r"<\|[\w-]{1,40}\|>|</?s>|\[/?INST\]")
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.M | re.S)
-_WHOLE_FENCE = re.compile(r"\s*(`{3,}|~{3,})[^\n`]*\n((?:(?!^[ \t]*\1).*\n?)*?)[ \t]*\1\s*", re.M)
+_FENCE_LINE = re.compile(r"[ \t]*(?:`{3,}|~{3,})[^\n`]*")
 _QUOTES = re.compile(
     r"“[^“”]{0,4000}”|「[^「」]{0,4000}」|『[^『』]{0,4000}』|‘[^‘’\n]{0,1000}’|«[^«»\n]{0,1000}»"
     r"|``[^`\n]{1,1000}``|`[^`\n]{1,1000}`|\"[^\"\n]{1,1000}\""
@@ -91,8 +91,9 @@ def _is_named(text: str, tag: re.Match[str]) -> bool:
 def unwrap(text: str) -> str:
     """Take the reply out of one fence or one pair of quotes that holds all of it."""
     text = _SPECIAL_TOKEN.sub("", text).strip()
-    if whole := _WHOLE_FENCE.fullmatch(text):
-        return whole[2].strip()
+    lines = text.split("\n")
+    if [i for i, line in enumerate(lines) if _FENCE_LINE.fullmatch(line)] == [0, len(lines) - 1]:
+        return "\n".join(lines[1:-1]).strip()
     if text[:1] + text[-1:] in {'""', "“”", "「」", "``", "''"}:
         inner = text[1:-1]
         if not set(inner) & {text[0], text[-1]}:
@@ -125,6 +126,8 @@ def _masked(match: re.Match[str]) -> str:
 
 def _masked_unless_value(match: re.Match[str]) -> str:
     quoted = match[0]
-    if not quoted.startswith("~~") and _LONE_VALUE.fullmatch(quoted.strip("`“”\"'‘’「」『』«»")):
+    if quoted.startswith("~~"):
+        return " " * len(quoted)
+    if _LONE_VALUE.fullmatch(quoted.strip("`“”\"'‘’「」『』«»")):
         return re.sub(r"[`“”\"'‘’「」『』«»]", " ", quoted)
     return _masked(match)

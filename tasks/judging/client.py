@@ -8,6 +8,7 @@
 import json
 import logging
 import random
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from oyer.tasks.config import EndpointConfig
 from oyer.tasks.errors import InvalidConfig
 from oyer.tasks.judging.calls import ChatRequest, Failure, Reply, RetryClass
 from oyer.tasks.judging.classify import http_failure, read_response
-from oyer.tasks.judging.endpoints import UrlChoice, WeightedUrl
+from oyer.tasks.judging.endpoints import UrlChoice
 from oyer.tasks.judging.redaction import redact
 from oyer.tasks.judging.transport import CONNECT_TIMEOUT_S, PooledTransport
 from oyer.tasks.statuses import Status
@@ -29,21 +30,19 @@ from oyer.tasks.statuses import Status
 MESSAGE_CHARS = 500
 """Longest message of a failure, in characters."""
 
-_NO_EXTRAS = {"x-stainless-retry-count": Omit(), "x-stainless-read-timeout": Omit()}
+_HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
 
 
 class _Client(OpenAI):
-    """Sends the headers it was given and no others.
+    """Sends the headers of the request and no others.
 
     openai-python adds nine of its own, and those of the host's OPENAI_* variables, which may
     hold another endpoint's credentials.
     """
 
-    _headers: dict[str, str | Omit]
-
     @property
     def default_headers(self) -> dict[str, str | Omit]:
-        return self._headers
+        return {}
 
 
 class EndpointClient:
@@ -52,34 +51,35 @@ class EndpointClient:
     Args:
         name: The endpoint's name in the configuration.
         environ: Holds the key, and proxies and certificate authorities if there are any.
-        base_urls: Several addresses with their shares; `config.base_url` alone if left out.
-        headers: Further headers of every request; their values are treated as secrets.
-        extra_body: Further fields of every request's body.
 
     Raises:
-        InvalidConfig: a key that is missing or no header value, an unusable proxy or CA file.
+        InvalidConfig: a missing key; a key or header that HTTP cannot carry; an unusable proxy
+            or certificate file.
     """
 
-    def __init__(
-        self,
-        name: str,
-        config: EndpointConfig,
-        environ: Mapping[str, str],
-        *,
-        base_urls: Sequence[WeightedUrl] = (),
-        headers: Mapping[str, str] | None = None,
-        extra_body: Mapping[str, Any] | None = None,
-    ) -> None:
-        targets = base_urls or [WeightedUrl(config.base_url)]
+    def __init__(self, name: str, config: EndpointConfig, environ: Mapping[str, str]) -> None:
         key = _key(name, config.api_key_env, environ)
+        _check_headers(name, config.headers)
+        # What these libraries log holds URLs, whose query may hold a key; errors come as values.
+        for library in ("openai", "httpx2", "urllib3"):
+            logging.getLogger(library).setLevel(logging.ERROR)
         self.name = name
-        self._urls = [_chat_url(target.url) for target in targets]
+        self._urls = [_chat_url(server.url) for server in config.servers]
         self._choice = UrlChoice(
-            [target.weight for target in targets], clock=time.monotonic, rng=random.Random()
+            [server.weight for server in config.servers],
+            clock=time.monotonic,
+            rng=random.Random(),
         )
-        self._extra_body = dict(extra_body or {})
-        self._secrets = _secrets(key, headers or {}, self._urls)
-        self._client = _openai_client(self._urls, config, environ, key, headers or {})
+        self._headers = _headers(key, config.headers)
+        self._extra_body = config.extra_body
+        self._secrets = _secrets(key, config.headers, self._urls)
+        transport = PooledTransport(self._urls, environ, pool_size=config.max_in_flight)
+        self._client = _Client(
+            api_key=key or "none",
+            base_url=self._urls[0],
+            max_retries=0,
+            http_client=httpx2.Client(transport=transport, trust_env=False),
+        )
 
     def complete(self, request: ChatRequest, *, timeout_s: float) -> Reply | Failure:
         """Make one HTTP request; whatever the endpoint does becomes a `Reply` or a `Failure`.
@@ -108,13 +108,14 @@ class EndpointClient:
     def _post(self, url: str, request: ChatRequest, timeout_s: float) -> Reply | Failure:
         # Encoded here: a lone surrogate in a rollout must not fail the call.
         body = json.dumps(self._body(request), ensure_ascii=False).encode("utf-8", "replace")
+        structured = request.response_format is not None
         timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         try:
             response = self._client.post(
                 url,
                 cast_to=httpx2.Response,
                 content=body,
-                options={"headers": _NO_EXTRAS, "timeout": timeout},
+                options={"headers": self._headers, "timeout": timeout},
             )
         except APIStatusError as error:
             return http_failure(
@@ -123,12 +124,16 @@ class EndpointClient:
                 error.response.content,
                 error_class=type(error).__name__,
                 now=datetime.now(UTC),
-                structured=request.response_format is not None,
+                structured=structured,
             )
         except APIConnectionError as error:
             return _network_failure(error)
         return read_response(
-            response.status_code, response.headers, response.content, now=datetime.now(UTC)
+            response.status_code,
+            response.headers,
+            response.content,
+            now=datetime.now(UTC),
+            structured=structured,
         )
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
@@ -176,6 +181,28 @@ def _key(name: str, variable: str | None, environ: Mapping[str, str]) -> str | N
     return key
 
 
+def _check_headers(name: str, headers: Mapping[str, str]) -> None:
+    for header, value in headers.items():
+        if not (_HEADER_NAME.fullmatch(header) and value.isascii() and value.isprintable()):
+            raise InvalidConfig(
+                f"endpoints.{name}.headers: {header!r} is no HTTP header that can be sent: names"
+                " are letters, digits and dashes, values printable ASCII"
+            )
+
+
+def _headers(key: str | None, extra: Mapping[str, str]) -> dict[str, str | Omit]:
+    """What is sent with every request; the client adds the Authorization of its key."""
+    return {
+        "Accept": "application/json",
+        "Content-Type": "application/json",
+        "User-Agent": "oyer",
+        "x-stainless-retry-count": Omit(),
+        "x-stainless-read-timeout": Omit(),
+        **({} if key else {"Authorization": Omit()}),
+        **extra,
+    }
+
+
 def _chat_url(base_url: str) -> str:
     url = httpx2.URL(base_url)
     return str(url.copy_with(path=url.path.rstrip("/") + "/chat/completions"))
@@ -187,30 +214,3 @@ def _secrets(key: str | None, headers: Mapping[str, str], urls: Sequence[str]) -
     found = {key, *headers.values(), *in_urls}
     # Short values are versions and flags; masking them would tear messages apart.
     return tuple(secret for secret in found if secret and len(secret) >= 8)
-
-
-def _openai_client(
-    urls: Sequence[str],
-    config: EndpointConfig,
-    environ: Mapping[str, str],
-    key: str | None,
-    headers: Mapping[str, str],
-) -> OpenAI:
-    # At INFO and DEBUG these libraries log URLs, whose query may hold a key.
-    for library in ("openai", "httpx2", "urllib3"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    transport = PooledTransport(urls, environ, pool_size=config.max_in_flight)
-    client = _Client(
-        api_key=key or "none",
-        base_url=urls[0],
-        max_retries=0,
-        http_client=httpx2.Client(transport=transport, trust_env=False),
-    )
-    client._headers = {
-        "Accept": "application/json",
-        "Content-Type": "application/json",
-        "User-Agent": "oyer",
-        "Authorization": Omit() if key is None else f"Bearer {key}",
-        **headers,
-    }
-    return client

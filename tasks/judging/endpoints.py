@@ -16,14 +16,6 @@ FAILURES_TO_COOL = 3
 """Transient failures in a row that cool a URL down."""
 
 
-@dataclass(frozen=True, slots=True)
-class WeightedUrl:
-    """A base URL and its share of the calls."""
-
-    url: str
-    weight: float = 1.0
-
-
 @dataclass(slots=True)
 class _Health:
     failures: int = 0

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from oyer.tasks.config import JudgeConfig, RewardRules
-from oyer.tasks.judging import rubrics
+from oyer.tasks.judging import reading, rubrics
 from oyer.tasks.judging.cache import request_key
 from oyer.tasks.judging.calls import ChatRequest
 from oyer.tasks.judging.content import has_content
-from oyer.tasks.judging.reading import response_format
 from oyer.tasks.payloads import Rollout
 from oyer.tasks.statuses import Status
 
@@ -96,7 +95,7 @@ def _request(
         ),
         temperature=judge.temperature,
         max_tokens=judge.max_tokens,
-        response_format=response_format(judge.scale) if judge.structured else None,
+        response_format=reading.response_format(judge.scale) if judge.structured else None,
         extra_body=judge.extra_body,
     )
 

@@ -9,7 +9,7 @@ MASK = "[redacted]"
 _PATTERNS = (
     # `Authorization: Bearer xyz`, `"authorization": "Basic xyz"`
     re.compile(r"""(?i)(authorization["']?\s*[:=]\s*["']?)(?:(?:bearer|basic)\s+)?[^\s"',;]+"""),
-    re.compile(r"(?i)(\b(?:bearer|basic)\s+)[\w.~+/*=-]{8,}"),
+    re.compile(r"(?i)(\bbearer\s+)[\w.~+/*=-]{8,}"),
     # `?api_key=xyz`, `"api-key": "xyz"`, `Your api key: ****xyz`
     re.compile(r"""(?i)(\bapi[-_ ]?key["']?\s*[:=]\s*["']?)[^\s"'&,;]+"""),
     re.compile(r"""(?i)(\b(?:key|token|access_token|secret|sig|signature)=)[^\s"'&,;]+"""),

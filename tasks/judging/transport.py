@@ -49,7 +49,7 @@ class _DeadlineReader(io.RawIOBase):
     def __init__(self, sock: socket.socket) -> None:
         timeout_s = sock.gettimeout()
         self._sock = sock
-        self._raw: io.RawIOBase = sock.makefile("rb", buffering=0)  # type: ignore[assignment]  # a SocketIO
+        self._raw: io.RawIOBase = sock.makefile("rb", buffering=0)
         self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._left_bytes = MAX_REPLY_BYTES
 
@@ -152,7 +152,8 @@ def proxy_for(url: httpx2.URL, environ: Mapping[str, str]) -> str | None:
         for name, value in sorted(environ.items())
         if name.lower().endswith("_proxy")
     }
-    if urllib.request.proxy_bypass_environment(url.netloc.decode("ascii"), proxies):
+    host = url.netloc.decode("ascii")
+    if urllib.request.proxy_bypass_environment(host, proxies):  # type: ignore[attr-defined]  # typeshed lacks it
         return None
     return proxies.get(url.scheme) or proxies.get("all") or None
 

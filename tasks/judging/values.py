@@ -20,7 +20,10 @@ _NUMERAL = re.compile(
     rf"|(?P<word>{'|'.join(_WORDS)})(?![A-Za-z-]))",
     re.IGNORECASE,
 )
-_UNIT = re.compile(r"\s*(?:分(?![钟之数析类别布支值制])|(?:points?|pts?|marks?)\b)", re.IGNORECASE)
+_OPENER = re.compile(r"[(\[<]\s*")
+_CLOSER = re.compile(r"\s*[)\]>]")
+_LETTER = re.compile(r"[^\W0-9_]")
+_UNIT = re.compile(r"\s*(?:分(?![钟之数析类别布支值制])|(?:points?|pts?|marks?)\b|(?P<star>stars?\b|星))", re.IGNORECASE)
 _DENOMINATOR = re.compile(
     rf"\s*,?\s*\(?\s*(?:/|out\s+of|of|over)\s*(?:a\s+)?(?:(?:total|possible|maximum|max)\s+)?"
     rf"(?:of\s+)?(?P<number>{NUMBER}|ten|{_HAN})(?![0-9A-Za-z.%]*[0-9])",
@@ -40,12 +43,12 @@ _SPOILED = re.compile(
       | \s*,\s*(?:(?:or|maybe|perhaps|possibly)\s+){{0,3}}{NUMBER}
       | \s+{NUMBER}
       | [+\-−](?=$|[\s).,;|])
-      | [A-Za-z0-9_^⁄.](?<![.](?=$|\W))
+      | [A-Za-z0-9_^⁄] | \.[0-9]
       | \s*(?:以上|以下|以内|左右|上下|出头|多分|封顶|起步|不到|或更|之间)
       | \s*(?:or|and)\s+(?:so|higher|above|more|below|lower|less|better|worse)\b
       | \s+at\s+(?:most|best|least)\b
       | \s*(?:minus|plus|[×÷*]|\+\s)
-      | [个次处年月日点步条倍成折星名位项页行轮种类章节题道句字人元块号级档层段回遍]
+      | [个次处年月日点步条倍成折名位项页行轮种类章节题道句字人元块号级档层段回遍]
       | 分[钟之数析类别布支]
       | \s+(?:points?|marks?)\s+(?:off|deducted|lost|short|deduction|below|above|penalty)\b
     """,
@@ -71,22 +74,25 @@ def read_value(line: str, start: int, scale: tuple[float, float]) -> Value | Non
     Returns:
         The value, or none where no number stands at `start`.
     """
-    opener = re.compile(r"[(\[<{]?\s*").match(line, start)
-    numeral = _NUMERAL.match(line, opener.end() if opener else start)
+    opener = _OPENER.match(line, start)
+    opened_at = opener.end() if opener else start
+    numeral = _NUMERAL.match(line, opened_at)
     if numeral is None:
         return None
     number, end = _number(numeral, scale), numeral.end()
     if unit := _UNIT.match(line, end):
         end = unit.end()
+        if unit["star"] and scale[1] != 5:
+            return Value(None, end)
         if line[end - 1 : end + 1] == "分半" and number is not None:
             number, end = number + 0.5, end + 1
-    if numeral["han"] and re.compile(r"[^\W0-9A-Za-z_]").match(line, end):
+    if numeral["han"] and _LETTER.match(line, end):
         return None
     if percent := _PERCENT.match(line, end):
         return Value(number if scale == (0.0, 100.0) else None, percent.end())
-    if closer := re.compile(r"\s*[)\]>}]").match(line, end):
-        end = closer.end() if opener and opener.group().strip() else end
-    return _with_denominator(line, number, end, scale)
+    value = _with_denominator(line, number, end, scale)
+    closer = _CLOSER.match(line, value.end) if opener else None
+    return Value(value.number, closer.end()) if closer else value
 
 
 def names_other_scale(note: str, scale: tuple[float, float]) -> bool:
@@ -124,7 +130,7 @@ def _number(numeral: re.Match[str], scale: tuple[float, float]) -> float | None:
         return None
     if math.isnan(number):
         return None
-    return -number if numeral["sign"] in {"-", "−"} and numeral["sign"] else number
+    return -number if numeral["sign"] in {"-", "−"} else number
 
 
 def _plain_number(text: str) -> float:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import Field, model_validator
 
 from oyer.tasks.lengths.method import Method, Params
 
@@ -31,17 +31,20 @@ class StopProperly(Params):
     coef: float = Field(0.1, le=1)
     """0 to 1 multiplies the reward; below 0 takes its place."""
 
+    def also_needs(self) -> frozenset[str]:
+        return frozenset({"base_reward"} if self.coef < 0 else ())
+
 
 class Linear(Params):
     """A penalty proportional to length."""
 
     coef: float = Field(0.25, ge=0)
     """Penalty at one normaliser's length; a dual method's multiplier goes here."""
-    norm: float | Literal["group_max", "group_mean"] = Field("group_max")
+    norm: float | Literal["group_max", "group_mean"] = "group_max"
     """What length is divided by: a constant, or the group's longest or mean length."""
     scale_by: Literal["none", "pass_rate", "reward"] = "none"
     """Multiply by the group's share of correct rows, or by its mean reward (prime-rl)."""
-    pass_rate_floor: float | Literal["1/K"] = Field(0.0)
+    pass_rate_floor: float | Literal["1/K"] = 0.0
     """Least pass rate used; `1/K` keeps pressure on groups that nobody solved (ALP)."""
     free_len: int = Field(0, ge=0)
     """Length below which nothing is charged (LEASH's budget)."""
@@ -123,28 +126,18 @@ class ThinkLengthBonus(Params):
     """Bonus at length 0."""
     decimals: int = Field(2, ge=0, le=15)
     """The share of `max_reward_len` is rounded to this many decimals."""
-    unit: str | None = None
-    """What the lengths count; kept for the record."""
 
 
 class Cosine(Params):
     """The reward at both ends of the two branches, named by where it applies."""
 
-    short_correct: float = Field(
-        1.0, validation_alias=AliasChoices("max_value_correct", "min_len_value_correct")
-    )
+    short_correct: float = 1.0
     """Reward of a correct answer of length 0."""
-    long_correct: float = Field(
-        0.5, validation_alias=AliasChoices("min_value_correct", "max_len_value_correct")
-    )
+    long_correct: float = 0.5
     """Reward of a correct answer of `max_len`."""
-    short_wrong: float = Field(
-        -1.0, validation_alias=AliasChoices("min_value_wrong", "min_len_value_wrong")
-    )
+    short_wrong: float = -1.0
     """Reward of a wrong answer of length 0."""
-    long_wrong: float = Field(
-        -0.5, validation_alias=AliasChoices("max_value_wrong", "max_len_value_wrong")
-    )
+    long_wrong: float = -0.5
     """Reward of a wrong answer of `max_len`."""
     max_len: PositiveTokens = 14336
     """Length at which both branches end."""
@@ -158,6 +151,9 @@ class Cosine(Params):
     """Added to wrong answers in proportion to repeated n-grams."""
     repetition_ngram_size: int = Field(40, ge=1)
     """Size of those n-grams."""
+
+    def also_needs(self) -> frozenset[str]:
+        return frozenset({"token_ids|texts"} if self.repetition_max_penalty else ())
 
 
 class LengthScaledRisk(Params):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Literal, Self
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import Field, model_validator
 
 from oyer.tasks.lengths.method import Method, Params
 
@@ -18,7 +18,7 @@ class Qglas(Params):
     """Least weight of the bonus."""
     beta_max: float = Field(0.6, ge=0)
     """Largest weight of the bonus."""
-    clip: float = Field(0.5, gt=0, validation_alias=AliasChoices("c"))
+    clip: float = Field(0.5, gt=0)
     """Relative saving that earns the full bonus."""
     eps: float = Field(0.0, ge=0)
     """Added to the mean length, for parity; 0 divides by at least one token."""
@@ -44,18 +44,7 @@ class AdvantageReweight(Params):
     tau: float = Field(0.5, ge=0, le=1)
     """Least share of positive rows at which a group is changed."""
     eps: float = Field(0.0, ge=0)
-    """Added to the range of lengths, for parity; 0 makes equal lengths neutral."""
-
-
-class Gfpo(Params):
-    """Keeps the best rows of every group."""
-
-    k: int = Field(8, ge=1)
-    """Rows kept in a group."""
-    metric: Literal["short", "efficiency"] = "short"
-    """Keep the shortest, or those with the most reward per token."""
-    ddof: Literal[0, 1] = 0
-    """Delta degrees of freedom of the standard deviation of the kept rows."""
+    """Added to the range of lengths and to the sum, for parity; 0 makes equal lengths neutral."""
 
 
 class GfpoMask(Params):
@@ -65,6 +54,16 @@ class GfpoMask(Params):
     """Rows kept in a group."""
     metric: Literal["short", "efficiency"] = "short"
     """Keep the shortest, or those with the most reward per token."""
+
+    def also_needs(self) -> frozenset[str]:
+        return frozenset({"quality"} if self.metric == "efficiency" else ())
+
+
+class Gfpo(GfpoMask):
+    """Advantages within the kept rows."""
+
+    ddof: Literal[0, 1] = 0
+    """Delta degrees of freedom of the standard deviation of the kept rows."""
 
 
 class DifficultyWeight(Params):
@@ -91,8 +90,13 @@ class Aggregate(Params):
     """Added to standard deviations, for parity (1e-4); 0 makes equal rewards neutral."""
     ddof: Literal[0, 1] = 1
     """Delta degrees of freedom of standard deviations."""
-    num_generations: int | None = Field(None, ge=1)
-    """Size that every group is expected to have."""
+    float32_bessel: bool = False
+    """Round n / (n - 1) to single precision, as TRL's nanstd does."""
+    baseline: Literal["group_mean", "length_weighted", "none"] = "group_mean"
+    """Taken off the sum: the group's mean, its length-weighted mean (OPO), or nothing."""
+
+    def also_needs(self) -> frozenset[str]:
+        return frozenset({"lengths"} if self.baseline == "length_weighted" else ())
 
 
 class Gdpo(Aggregate):
@@ -102,6 +106,13 @@ class Gdpo(Aggregate):
     """Weighted sum; its z-score in the group; or z-scores summed and then scored (GDPO)."""
 
 
+class TrlAggregate(Aggregate):
+    """Aggregate with TRL's rounding."""
+
+    float32_bessel: bool = True
+    """Round n / (n - 1) to single precision, as TRL's nanstd does."""
+
+
 class Brpo(Params):
     """AnytimeReasoner's baseline for every segment of the thinking."""
 
@@ -109,8 +120,6 @@ class Brpo(Params):
     """Probability of each budget."""
     discount: float = Field(2.0, gt=0)
     """How much more each later score weighs."""
-    n_group: int | None = Field(None, ge=1)
-    """Rows in a group, one after the other; none is one group of all."""
 
 
 _AGGREGATE_METHOD = Method(
@@ -120,9 +129,10 @@ _AGGREGATE_METHOD = Method(
     function=_AGGREGATE + "aggregate",
     params=Aggregate,
     needs=frozenset({"components", "group_ids"}),
+    uses=frozenset({"lengths"}),
     range="unbounded",
     paper="GDPO; TRL",
-    parity="TRL and NVlabs GDPO with eps: 1e-4",
+    parity="NVlabs GDPO with eps: 1e-4; TRL with float32_bessel too",
 )
 
 METHODS = (
@@ -143,8 +153,7 @@ METHODS = (
         kind="advantage",
         function=_HERE + "advantage_reweight",
         params=AdvantageReweight,
-        needs=frozenset({"lengths", "group_ids"}),
-        uses=frozenset({"advantages", "quality"}),
+        needs=frozenset({"lengths", "group_ids", "advantages|quality"}),
         range="the sign of every advantage is kept",
         gate="positive advantage, in groups with enough of them",
         paper="Intern-S2-Preview section 4.3.2 eqs. 14-17",
@@ -177,8 +186,7 @@ METHODS = (
         kind="advantage",
         function=_HERE + "grpo_lead_advantage",
         params=DifficultyWeight,
-        needs=frozenset({"correct", "group_ids"}),
-        uses=frozenset({"advantages", "quality"}),
+        needs=frozenset({"correct", "group_ids", "advantages|quality"}),
         range="the sign of every advantage is kept",
         paper="GRPO-LEAD, arXiv:2504.09696",
     ),
@@ -194,7 +202,7 @@ METHODS = (
         parity="GRPO-LEAD",
     ),
     _AGGREGATE_METHOD,
-    replace(_AGGREGATE_METHOD, name="trl_aggregate"),
+    replace(_AGGREGATE_METHOD, name="trl_aggregate", params=TrlAggregate),
     replace(_AGGREGATE_METHOD, name="gdpo", params=Gdpo),
     Method(
         name="brpo",
@@ -202,8 +210,7 @@ METHODS = (
         kind="measure",
         function=_AGGREGATE + "brpo",
         params=Brpo,
-        needs=frozenset({"budget_scores"}),
-        uses=frozenset({"group_ids"}),
+        needs=frozenset({"budget_scores", "group_ids"}),
         range="one advantage a row and segment",
         paper="AnytimeReasoner (BRPO)",
         parity="AnytimeReasoner",

@@ -17,17 +17,8 @@ class Kimi(Params):
     """Multiplies the term; unpublished in the paper, 0.4 in LASER's baseline."""
     eps: float = Field(0.0, ge=0)
     """Added to the range of lengths, for parity; 0 makes equal lengths neutral."""
-    correct_score: float | None = None
-    """Base score of a correct row in LASER's baseline; stated, `singleton` follows its rule."""
-    wrong_score: float | None = None
-    """Base score of a wrong row in LASER's baseline."""
-    singleton: Literal["neutral", "min0_max1"] | None = None
-    """A group of one: 0, or LASER's min 0 and max 1; none means `neutral` without scores."""
-
-    @property
-    def singleton_rule(self) -> str:
-        """The rule for groups of one, after the parity default."""
-        return self.singleton or ("min0_max1" if self.correct_score is not None else "neutral")
+    singleton: Literal["neutral", "min0_max1"] = "neutral"
+    """A group of one: 0, or the minimum 0 and maximum 1 that LASER's baseline takes."""
 
 
 class SigmoidLength(Params):
@@ -90,7 +81,7 @@ class ShortRl(Params):
 
 
 class Jet(Params):
-    """JET's length reward, with its format score of 1."""
+    """JET's length reward."""
 
     alpha: float = Field(1.2, ge=0)
     """Scale of the brevity."""
@@ -98,8 +89,6 @@ class Jet(Params):
     """What the longest correct answer still earns."""
     eps: float = Field(0.0, ge=0)
     """Added to the range of lengths, for parity."""
-    format_weight: float = Field(0.1, ge=0, le=1)
-    """Share of the format score in the total."""
 
 
 class Dast(Params):
@@ -123,8 +112,6 @@ class ShortestCorrectBonus(Params):
 
     bonus: float = Field(0.1, ge=0)
     """What every shortest row of such a group receives."""
-    rollouts_per_prompt: int | None = Field(None, ge=1)
-    """Size that every group is expected to have."""
 
 
 _CORRECT = frozenset({"lengths", "correct", "group_ids"})
@@ -154,7 +141,7 @@ METHODS = (
         range="[-weight / 2, weight / 2]",
         gate="wrong rows: at most 0",
         paper="Kimi k1.5, arXiv:2501.12599",
-        parity="open-r1; LASER's baseline with eps and its scores",
+        parity="open-r1; LASER's baseline with eps: 1e-6 and singleton: min0_max1",
     ),
     Method(
         name="sigmoid_length",

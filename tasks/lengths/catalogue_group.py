@@ -45,9 +45,7 @@ class LinearPassRate(Params):
     max_seq_len: int = Field(8192, gt=0)
     """The constant normaliser."""
     gate_by_correctness: bool = False
-    """Charge only rows with a positive reward."""
-    length_weighted_baseline: bool = False
-    """Compare with the length-weighted mean (OPO) when advantages are shown."""
+    """Charge only rows whose reward is 1."""
     w_output: float = Field(0.25, ge=0)
     """Weight of sampled tokens under `group_max`."""
     w_input: float = Field(0.1, ge=0)
@@ -78,8 +76,6 @@ class O1Pruner(Params):
     """Weight of the accuracy gain."""
     clip: tuple[float, float] | None = (-2.0, 4.0)
     """Lowest and highest value."""
-    n_used: int | None = Field(None, ge=1)
-    """Return only the first rows of each group; none returns all."""
 
 
 class LcR1(Params):
@@ -135,8 +131,8 @@ METHODS = (
         needs=frozenset({"lengths", "group_ids", "quality"}),
         uses=frozenset({"total_tokens", "turns"}),
         range="(-inf, 0] for rewards that are not negative",
-        gate="optional: positive reward",
-        paper="prime-rl; OPO baseline",
+        gate="optional: a reward of 1",
+        paper="prime-rl",
         parity="prime-rl 7f7771388 (max_seq_len), 559b4477 (group_max)",
     ),
     Method(

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
 from oyer.tasks.lengths.method import Method, Params
 
@@ -30,6 +30,11 @@ class Repetition(_Counting):
     dead_zone: float = Field(0.0, ge=0, lt=1)
     """Repeated share that costs nothing; ordinary text has some."""
 
+    def also_needs(self) -> frozenset[str]:
+        if self.unit is None:
+            return frozenset({"token_ids|texts"})
+        return frozenset({"token_ids" if self.unit == "token_ids" else "texts"})
+
 
 class RepetitionDense(_Counting):
     """A penalty on every token of a repeated n-gram."""
@@ -45,7 +50,7 @@ class RepetitionDense(_Counting):
 class RepetitionOnset(Params):
     """LASER's detector."""
 
-    ngram_size: int = Field(40, ge=1, validation_alias=AliasChoices("n"))
+    ngram_size: int = Field(40, ge=1)
     """Units in an n-gram."""
 
 

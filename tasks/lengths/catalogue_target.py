@@ -19,8 +19,6 @@ class LcpoExact(Params):
 
     alpha: float = Field(0.0003, ge=0)
     """Penalty per token of distance to the target."""
-    delta: float | None = None
-    """Stated, the penalty stops at 1 (prime-rl); the value belongs to the other variants."""
     cap: float | None = Field(None, ge=0)
     """Largest penalty; none keeps it unbounded, as in L1."""
 
@@ -41,15 +39,6 @@ class LcpoMaxCode(Params):
     """Twice the slope per token."""
     multiplier: bool = True
     """Multiply correctness by the term; off, add it."""
-
-
-class LcpoClip(Params):
-    """INTELLECT-2's hard target."""
-
-    alpha: float | None = None
-    """Of the other variants; has no effect."""
-    delta: float | None = None
-    """Of the other variants; has no effect."""
 
 
 class Hapo(Params):
@@ -159,17 +148,6 @@ class LengthControlled(Params):
         return frozenset() if self.reference_len is not None else frozenset({"reference_lengths"})
 
 
-class LengthControlledWinrate(Params):
-    """AlpacaEval's length-controlled win rate; the keys name the reference's fit."""
-
-    glm: str | None = None
-    """Name of the reference's model; has no effect."""
-    seed: int | None = None
-    """Seed of the reference's cross-validation; has no effect."""
-    C_cv: str | None = None
-    """The reference's regulariser; has no effect."""
-
-
 _TARGET = frozenset({"lengths", "correct", "target_lengths"})
 _L1 = "L1, arXiv:2503.04697"
 
@@ -241,7 +219,6 @@ METHODS = (
         summary="Correct rows count only within a stated length.",
         kind="multiply",
         function=_HERE + "lcpo_clip",
-        params=LcpoClip,
         needs=_TARGET,
         range="{0, 1}",
         gate="correct",
@@ -322,7 +299,6 @@ METHODS = (
         summary="Win rate at equal lengths, from a logistic fit on the length gap.",
         kind="measure",
         function="oyer.tasks.lengths.judge_bias:length_controlled_winrate",
-        params=LengthControlledWinrate,
         needs=frozenset({"preference", "baseline_lengths", "lengths"}),
         range="[0, 100] twice: raw and length-controlled",
         paper="Length-controlled AlpacaEval, arXiv:2404.04475",

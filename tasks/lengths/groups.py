@@ -25,10 +25,12 @@ class Groups:
     """
 
     def __init__(self, group_ids: Tensor) -> None:
-        _, self.index, self.sizes = torch.unique(
-            group_ids, return_inverse=True, return_counts=True
-        )
-        self._order = torch.argsort(self.index, stable=True)
+        ids, self._order = torch.sort(group_ids, stable=True)
+        first = torch.ones_like(ids, dtype=torch.bool)
+        first[1:] = ids[1:] != ids[:-1]
+        self.index = torch.empty_like(ids).scatter_(0, self._order, first.cumsum(0) - 1)
+        starts = first.nonzero().squeeze(1)
+        self.sizes = torch.diff(starts, append=starts.new_tensor([len(ids)]))
 
     @classmethod
     def single(cls, like: Tensor) -> Self:
@@ -76,10 +78,17 @@ class Groups:
         found = self._reduce(kept, how)
         return found.where(found != beyond, empty)
 
-    def std(self, values: Tensor, ddof: int, where: Tensor | None = None) -> Tensor:
-        """Standard deviation of each group; 0 where there are too few rows.
+    def std(
+        self,
+        values: Tensor,
+        ddof: int,
+        where: Tensor | None = None,
+        *,
+        float32_bessel: bool = False,
+    ) -> Tensor:
+        """Standard deviation of each group; exactly 0 where values are equal or rows too few.
 
-        Two passes, so that equal values give exactly 0.
+        `float32_bessel` rounds n / (n - ddof) to single precision, as TRL does.
         """
         count = self.sizes.double() if where is None else self.count(where)
         low = self.min(values, where)
@@ -87,8 +96,25 @@ class Groups:
         gap = values.double() - self.spread(low) - self.spread(offset)
         squares = self.sum(gap * gap, where)
         spread = self.max(values, where) - low
-        found = (squares / (count - ddof).clamp(min=1)).sqrt()
+        bessel = count / (count - ddof).clamp(min=1)
+        if float32_bessel:
+            bessel = bessel.float().double()
+        found = (squares / count.clamp(min=1) * bessel).sqrt()
         return found.where((count > ddof) & (spread > 0), 0.0)
+
+    def z_score(
+        self,
+        values: Tensor,
+        ddof: int,
+        eps: float,
+        where: Tensor | None = None,
+        *,
+        float32_bessel: bool = False,
+    ) -> Tensor:
+        """Distance to the group's mean in standard deviations plus eps; 0 without any: [N]."""
+        deviation = self.std(values, ddof, where, float32_bessel=float32_bessel) + eps
+        gap = values - self.spread(self.mean(values, where))
+        return ratio(gap, self.spread(deviation))
 
     def sorted_within(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Rows by group and then by value: (positions [N], first position of each group [G])."""
@@ -117,3 +143,8 @@ class Groups:
         below, above = ordered[starts + low], ordered[starts + high]
         found = torch.lerp(below, above, position - low)
         return found.where(count > 0, torch.nan)
+
+
+def ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """`part / whole`, and 0 where the whole, which is not negative, is 0."""
+    return (part / whole.where(whole > 0, 1.0)).where(whole > 0, 0.0)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from oyer.tasks.errors import InvalidLengthCall
 from oyer.tasks.lengths.method import Kind
 
 
@@ -76,3 +77,14 @@ class Term:
     """float64[N], or one a token for `per_token`, in the order of the rows."""
     history: Tensor | None = None
     """float64[N], the new `history_lengths` of a method with state; NaN is none."""
+
+
+def given(column: Tensor | None, name: str) -> Tensor:
+    """A column that the chosen parameters need.
+
+    Raises:
+        InvalidLengthCall: it was left out.
+    """
+    if column is None:
+        raise InvalidLengthCall(f"these parameters need `{name}`: hand it over")
+    return column

@@ -24,8 +24,6 @@ class Params(BaseModel):
         frozen=True,
         allow_inf_nan=False,
         use_attribute_docstrings=True,
-        validate_by_name=True,
-        validate_by_alias=True,
     )
 
     def also_needs(self) -> frozenset[str]:
@@ -52,7 +50,7 @@ class Method:
     params: type[Params] = NoParams
     """Its parameters, documented, with the literature's defaults."""
     needs: frozenset[str] = frozenset()
-    """Fields of `Inputs` it cannot do without; `quality>=0` also bounds the values."""
+    """Fields of `Inputs` it cannot do without: `a|b` is either, `a>=0` only bounds it."""
     uses: frozenset[str] = frozenset()
     """Fields of `Inputs` it takes into account when they are given."""
     range: str
@@ -67,7 +65,8 @@ class Method:
     @property
     def columns(self) -> frozenset[str]:
         """The fields of `Inputs` that the function takes, needed or not."""
-        return frozenset(need.partition(">=")[0] for need in self.needs) | self.uses
+        taken = (need.split("|") for need in self.needs if ">=" not in need)
+        return frozenset(name for either in taken for name in either) | self.uses
 
     @property
     def grouped(self) -> bool:

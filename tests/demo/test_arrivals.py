@@ -19,22 +19,7 @@ from oyer.tasks.errors import InvalidInput
 
 
 def arrival(at_s: float = 0.0, end_s: float | None = None, **fields: Any) -> Arrival:
-    values: dict[str, Any] = {
-        "sequence": 0,
-        "arrived_at_s": at_s,
-        "arrived_wall_s": at_s,
-        "since_plan_s": at_s,
-        "method": "POST",
-        "path": "/v1/chat/completions",
-        "header_names": ["host"],
-        "authorization_sha256": None,
-        "body": b"{}",
-        "body_sha256": "0",
-        "model": None,
-        "in_flight": 1,
-        "finished_at_s": end_s,
-    }
-    return Arrival(**{**values, **fields})
+    return Arrival(arrived_at_s=at_s, finished_at_s=end_s, **fields)
 
 
 SPANS = st.lists(st.tuples(st.integers(0, 20), st.integers(1, 10) | st.none()), max_size=30)

@@ -20,7 +20,7 @@ def score(response: str, reference: str | None = "18") -> int:
     return int(score_reply("You are a judge.", prompt(response, reference)).rsplit(" ", 1)[1])
 
 
-@pytest.mark.parametrize("number", ["18", "18.0", "$18", "18.", "**18**", "018"])
+@pytest.mark.parametrize("number", ["18", "18.0", "$18", "18.", "**18**"])
 def test_a_response_whose_final_number_is_the_reference_scores_high(number: str) -> None:
     assert score(f"{STEPS}A: {number}") in (9, 10)
 

@@ -2,7 +2,7 @@
 
 import uuid
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from oyer.models.rows import AttemptRow, BatchRow, JudgementRow, RewardRow, RolloutRow
 
@@ -11,7 +11,7 @@ START = datetime(2026, 3, 31, 23, 59, 58, 123456, tzinfo=UTC)
 
 
 def make_batch(**changed: Any) -> BatchRow:
-    row = {
+    row: dict[str, Any] = {
         "id": str(uuid.uuid4()),
         "run": "tool-n1",
         "step": 12,
@@ -21,11 +21,11 @@ def make_batch(**changed: Any) -> BatchRow:
         "oyer_version": "0.1.0",
         "submitted_at": START,
     }
-    return BatchRow(**row | changed)
+    return cast(BatchRow, row | changed)
 
 
 def make_rollout(index: int = 0, **changed: Any) -> RolloutRow:
-    row = {
+    row: dict[str, Any] = {
         "rollout_index": index,
         "prompt": f"What is 6 times {index // 2}?",
         "response": f"It is {6 * index}.",
@@ -37,11 +37,11 @@ def make_rollout(index: int = 0, **changed: Any) -> RolloutRow:
         "response_tokens": 7 + index,
         "metadata": {"source": "gsm8k"},
     }
-    return RolloutRow(**row | changed)
+    return cast(RolloutRow, row | changed)
 
 
 def make_judgement(index: int = 0, **changed: Any) -> JudgementRow:
-    row = {
+    row: dict[str, Any] = {
         "rollout_index": index,
         "judge": "quality",
         "sample": 0,
@@ -66,11 +66,11 @@ def make_judgement(index: int = 0, **changed: Any) -> JudgementRow:
         "started_at": START + timedelta(seconds=1),
         "finished_at": START + timedelta(seconds=2),
     }
-    return JudgementRow(**row | changed)
+    return cast(JudgementRow, row | changed)
 
 
 def make_attempt(index: int = 0, **changed: Any) -> AttemptRow:
-    row = {
+    row: dict[str, Any] = {
         "rollout_index": index,
         "judge": "quality",
         "sample": 0,
@@ -86,11 +86,11 @@ def make_attempt(index: int = 0, **changed: Any) -> AttemptRow:
         "cost_usd": 0.0004,
         "retry_wait_s": None,
     }
-    return AttemptRow(**row | changed)
+    return cast(AttemptRow, row | changed)
 
 
 def make_reward(index: int = 0, **changed: Any) -> RewardRow:
-    row = {
+    row: dict[str, Any] = {
         "rollout_index": index,
         "status": "scored",
         "trainable": True,
@@ -100,4 +100,4 @@ def make_reward(index: int = 0, **changed: Any) -> RewardRow:
         "unshaped_reward": 1.7,
         "judge_score": 7.0,
     }
-    return RewardRow(**row | changed)
+    return cast(RewardRow, row | changed)

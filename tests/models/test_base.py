@@ -82,15 +82,17 @@ def test_a_numpy_number_is_stored_as_a_number(engine: Engine) -> None:
 
 
 def test_a_scored_judgement_without_a_score_is_refused(engine: Engine) -> None:
-    with pytest.raises(IntegrityError, match="scored_has_score"), engine.begin() as conn:
+    with engine.begin() as conn:
         key = ensure_run_and_batch(conn, make_batch())
-        record_chunk(conn, key, judgements=[make_judgement(score=math.nan)])
+        with pytest.raises(IntegrityError, match="scored_has_score"):
+            record_chunk(conn, key, judgements=[make_judgement(score=math.nan)])
 
 
 def test_a_trainable_row_without_a_reward_is_refused(engine: Engine) -> None:
-    with pytest.raises(IntegrityError, match="trainable_has_reward"), engine.begin() as conn:
+    with engine.begin() as conn:
         key = ensure_run_and_batch(conn, make_batch())
-        record_rewards(conn, key, [make_reward(reward=math.nan)])
+        with pytest.raises(IntegrityError, match="trainable_has_reward"):
+            record_rewards(conn, key, [make_reward(reward=math.nan)])
 
 
 @pytest.mark.parametrize("body", ["plain", "中文 🙂", "nul \0 in it", "half \ud83d a pair"])

@@ -1,0 +1,69 @@
+"""What a judge worker process keeps open: endpoint clients, shared limits, cache, single flight."""
+
+import os
+from functools import cache as once
+
+import redis
+
+from oyer.tasks import process
+from oyer.tasks.config import JudgeConfig, Price
+from oyer.tasks.errors import InvalidConfig
+from oyer.tasks.judging.cache import ReplyCache
+from oyer.tasks.judging.client import EndpointClient
+from oyer.tasks.judging.flight import SingleFlight
+from oyer.tasks.judging.limits import Limiter
+from oyer.tasks.judging.resolve import Endpoint
+from oyer.tasks.judging.shared import connect
+
+
+@once
+def endpoints() -> tuple[dict[str, Endpoint], dict[str, str]]:
+    """Return the endpoints of this worker, and why the others cannot be called.
+
+    A missing key stops one endpoint, not the worker: its judgements are `rejected`.
+    """
+    usable: dict[str, Endpoint] = {}
+    problems: dict[str, str] = {}
+    for name, config in process.config().endpoints.items():
+        try:
+            client = EndpointClient(name, config, os.environ)
+        except InvalidConfig as error:
+            problems[name] = str(error)
+            continue
+        permits = Limiter(
+            _redis(),
+            name,
+            max_in_flight=config.max_in_flight,
+            requests_per_minute=config.requests_per_minute,
+            tokens_per_minute=config.tokens_per_minute,
+            adaptive=config.adaptive,
+            worker_id=process.worker_name(),
+        )
+        usable[name] = Endpoint(config=config, client=client, permits=permits)
+    return usable, problems
+
+
+@once
+def cache() -> ReplyCache:
+    """Return the replies in Redis."""
+    return ReplyCache(_redis(), process.config().broker.result_expires_s)
+
+
+@once
+def flight() -> SingleFlight:
+    """Return the claims on requests that are being paid for."""
+    return SingleFlight(_redis(), process.worker_name())
+
+
+def price(judge: JudgeConfig) -> Price | None:
+    """Return what a judge's model costs at its endpoint, if this worker knows."""
+    endpoint = process.config().endpoints.get(judge.endpoint)
+    return endpoint.prices.get(judge.model) if endpoint else None
+
+
+@once
+def _redis() -> redis.Redis:
+    url = process.config().broker.url
+    if url is None:
+        raise InvalidConfig("broker.url: is not set on this worker")
+    return connect(url)

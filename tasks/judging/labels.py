@@ -1,0 +1,204 @@
+"""Finds labelled scores: `最终评分：8`, `Overall score: **7**/10`, `| 总分 | 8 |`, `[[7]]`."""
+
+import re
+from collections.abc import Iterator
+
+from oyer.tasks.judging.claims import Claim, Rank
+from oyer.tasks.judging.cleaning import MASK
+from oyer.tasks.judging.context import at_heading, disowned_after, disowned_before, names_other_scale_before, neutral
+from oyer.tasks.judging.values import NUMBER, Value, names_other_scale, read_value
+
+WINDOW = 200
+"""Characters looked at before and after a label; bounds the work on any reply."""
+
+_FINAL = (
+    r"(?:final|overall|total|aggregate|composite|combined|weighted|cumulative|net|holistic)[\s_-]{0,3}"
+    r"(?:(?:quality|evaluation|judge(?:'s)?|judge?ment|response|weighted|overall|numeric(?:al)?"
+    r"|combined|average|assessment|total)[\s_-]{1,3}){0,2}"
+    r"(?:scores?|ratings?|grade|marks?|points?|verdict|evaluation|assessment|judge?ment)"
+    r"|(?:最终|最后|综合|总体|整体|总的?|合计|总计|终)的?(?:综合|总体|整体|加权|质量|总)?"
+    r"(?:评分|得分|打分|给分|分数|分值|评级|评价得分|评价|评定|评估得分|评估|成绩|分)"
+    r"|\[(?:result|score|rating)\](?:\s*:?\s*(?:result|score|rating|assessment)\b)?"
+    r"|(?:final|overall|total|verdict)(?=\s*[:=|])"
+    r"|(?:总评|总体|综合|整体|最终)(?=\s*[:=|])"
+)
+_PLAIN = (
+    r"(?:average|mean)\s+(?:score|rating)|scores?|ratings?|grade|marks?|rewards?|verdict(?=\s+is\b)|judge?ment(?=\s*:)|evaluation(?=\s*:)"
+    r"|(?:评分|得分|打分|给分|分数|分值|评级|评价分|平均分)(?:结果)?"
+)
+_LABEL = re.compile(
+    rf"(?<![A-Za-z0-9_\-])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
+    re.IGNORECASE,
+)
+_NOTE = r"(?:\((?P<{}>[^()\n]{{0,60}})\)|\[(?P<{}b>[^\[\]\n]{{0,20}}[-~][^\[\]\n]{{0,20}})\])"
+_GLUE = re.compile(
+    rf"""(?:结果|情况)?\s*
+    (?:{_NOTE.format("note", "note")}\s*)?
+    (?:(?:for|of|on|to)\s+(?:this|the|that|its)\s+(?:[a-z']+\s+){{0,2}}
+       (?:response|answer|reply|output|rollout|solution|submission|model|assistant)\s*)?
+    (?:(?:that\s+)?(?:I|we)(?:'d|'ll|'m|\s)(?:\s*[a-z]+){{1,4}}?\s*(?=is\b|:))?
+    (?P<sign>(?:(?:[:=|]|→|[-=]>|-{{1,3}}\s|[–—]{{1,3}}|(?:is|are|was|of|at|as|be|remains|would|should
+       |will|must|stands|comes|to)\b|应?该?(?:为|是|定为)|我)\s*){{0,5}})
+    (?:{_NOTE.format("after", "after")}(?=\s*[:\w])\s*:?\s*)?
+    (?:(?:an?|the|clearly|definitely|therefore|thus|simply|hence|solid|strong|clear|perfect|low|high
+       |\w+ly)\s+|(?:给出?|打出?|得到?|评为|判为|定为|记为?|为|是|我|会|可以)\s*){{0,4}}
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_HEDGE = re.compile(
+    r"\b(?:about|around|approx\w*|roughly|somewhere|between|least|most|up\s+to|under|below|above|over"
+    r"|less|more|greater|higher|lower|not|never|nearly|almost|maybe|perhaps|possibly|either|from|minus)\b"
+    r"|n't\b|[~≈<>≤≥]|约|大概|左右|至少|至多|最多|最高|不超过|不低于|低于|高于|不到|不足|接近|介于"
+    r"|可能|或许|不是|并非|不应|不能|不宜|不给|扣|减|加|之间|[从由在]",
+    re.IGNORECASE,
+)
+_NO_NUMBER = re.compile(
+    r"(?:N\s*/\s*A|null|none|nan|unknown|无法|不适用|暂无|[A-F][+\-]?(?=\s*(?:$|[.,;()|])))\W?"
+)
+_REVISED = re.compile(
+    r"\s*[,;.]?\s*\(?(?:(?:→|-{1,2}>|=>|⟶|➜|➡)\s*|(?=revised|changed|lowered|raised|adjusted|改|调|修|降|升))"
+    r"(?:(?:revised|changed|lowered|raised|adjusted|updated)\s+to|now|改为|改成|调整为|修正为|修改为"
+    r"|降为|降到|降至|升为)?\s*",
+    re.IGNORECASE,
+)
+_SUM = re.compile(r"[0-9\s.+\-−*/×÷()%·,]{1,160}(?:[=≈]\s*)")
+_CONDITION = re.compile(r"\b(?:if|unless|had\s+it|otherwise)\b|如果|若", re.IGNORECASE)
+_BRACKETS = re.compile(r"\[\[\s*([^\[\]\n]{1,30}?)\s*\]\]")
+_PAIRWISE = re.compile(r"[ABC<>=≈~\s]{1,8}|tie|N/?A", re.IGNORECASE)
+
+
+def bracket_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
+    """Scores in double brackets, the form of FastChat's single-answer judge."""
+    for match in _BRACKETS.finditer(text):
+        value = read_value(match[1], 0, scale)
+        readable = value is not None and value.end == len(match[1])
+        if readable or _PAIRWISE.fullmatch(match[1]):
+            number = value.number if value and readable else None
+            line_start = text.rfind("\n", 0, match.start()) + 1
+            before = text[max(line_start, match.start() - WINDOW) : match.start()]
+            yield Claim(
+                match.start(), match[0], number, Rank.FINAL, "bracket", disowned_before(before)
+            )
+
+
+def label_claims(
+    line: str, offset: int, scale: tuple[float, float], above: str, below: str
+) -> Iterator[Claim]:
+    """Labelled scores of one line.
+
+    Args:
+        line: cleaned text without a line break.
+        offset: where the line starts in the reply.
+        above: the nearest line above with anything in it; it may quote or head this one.
+        below: the nearest line below with anything in it; it may hold the number.
+    """
+    read_to = 0
+    for match in _LABEL.finditer(line):
+        if match.start() < read_to:
+            continue
+        tail = line[match.end() : match.end() + WINDOW]
+        value = _labelled(tail, scale)
+        if value is None and not re.sub(r"[\s:=#]", "", tail):
+            value = _alone(below, scale)
+            tail = ""
+        if value is None:
+            continue
+        read_to = match.end() + min(value.end, len(tail))
+        before = line[max(0, match.start() - WINDOW) : match.start()]
+        number = value.number
+        if _states_the_maximum(match, tail, value, scale):
+            continue
+        if names_other_scale_before(before, scale):
+            number = None
+        yield Claim(
+            start=offset + match.start(),
+            span=line[match.start() : read_to],
+            value=number,
+            rank=_rank(match, before),
+            layer="label",
+            disowned=disowned_before(before, above)
+            or disowned_after(line[read_to:][:60])
+            or _describes_a_level(tail, value),
+            under_heading=at_heading(line, above),
+        )
+
+
+def _rank(match: re.Match[str], before: str) -> Rank:
+    opens_line, is_neutral = neutral(before)
+    opens_line = opens_line and match.start() == len(before)
+    if match["final"]:
+        return Rank.FINAL if opens_line and is_neutral else Rank.FINAL_INLINE
+    if not is_neutral:
+        return Rank.PART
+    return Rank.LABEL if opens_line else Rank.PROSE
+
+
+def _labelled(tail: str, scale: tuple[float, float]) -> Value | None:
+    """Read what follows a label, over its separators, remarks, revisions and sums."""
+    glue = _GLUE.match(tail)
+    at = glue.end() if glue else 0
+    notes = [note for note in (glue.group("note", "noteb", "after", "afterb") if glue else ()) if note]
+    value = read_value(tail, at, scale)
+    if value is None:
+        return _without_number(tail, at, notes, scale)
+    if value.number is None and (total := _SUM.match(tail, at)):
+        last = at
+        while total:
+            last, total = total.end(), _SUM.match(tail, total.end())
+        value = read_value(tail, last, scale) or value
+    elif (revised := _REVISED.match(tail, value.end)) and (
+        later := read_value(tail, revised.end(), scale)
+    ):
+        value = later
+    if any(names_other_scale(note, scale) for note in notes):
+        return Value(None, value.end)
+    rest = re.sub(r"\([^()]*\)", "", tail[value.end :])
+    if glue and "ould" in glue["sign"] and _CONDITION.search(rest):
+        return Value(None, value.end)
+    return value
+
+
+def _without_number(
+    tail: str, at: int, notes: list[str], scale: tuple[float, float]
+) -> Value | None:
+    """A remark that is the number, a hedged number, a letter grade; or nothing at all."""
+    if notes and (value := read_value(notes[0], 0, scale)) and value.end == len(notes[0]):
+        return value
+    if refusal := _NO_NUMBER.match(tail, at):
+        return Value(None, refusal.end())
+    digit = re.compile(NUMBER).search(tail, at, at + 40)
+    if digit and _HEDGE.search(tail, at, digit.start()):
+        return Value(None, digit.end())
+    return None
+
+
+def _alone(line: str, scale: tuple[float, float]) -> Value | None:
+    """A number that has the line under its label to itself."""
+    return bare_value(line, scale)
+
+
+def bare_value(line: str, scale: tuple[float, float]) -> Value | None:
+    """Read a line that holds a score and nothing else but a remark in parentheses."""
+    lead = re.compile(r"(?:[-–—•·]\s+|[^\w\s.+\-−(\[<~≈" + MASK + r"]|\s)*").match(line)
+    value = read_value(line, lead.end() if lead else 0, scale)
+    if value and re.fullmatch(r"[\s.!。)\]>*|]*(?:\([^()]{0,120}\))?[\s.!。|]*", line[value.end :]):
+        return value
+    if re.fullmatch(r"[\s0-9.,/~–—-]*[0-9][\s0-9.,/~–—%-]*", line):
+        return Value(None, len(line))
+    return None
+
+
+def _states_the_maximum(
+    match: re.Match[str], tail: str, value: Value, scale: tuple[float, float]
+) -> bool:
+    """`总分10分，得8分` and `总分10` say what the scale is."""
+    return (
+        match[0] in {"总分", "分数", "总分值"}
+        and value.number == scale[1]
+        and not re.match(r"\s*[:=|]", tail)
+    )
+
+
+def _describes_a_level(tail: str, value: Value) -> bool:
+    """`Score 10: flawless` is a line of a rubric."""
+    return not re.match(r"\s*[^\s0-9]", tail) and bool(re.match(r"\s*[:=]", tail[value.end :]))

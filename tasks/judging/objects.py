@@ -1,0 +1,190 @@
+"""Finds verdict objects: JSON, Python dicts and XML-like elements that hold a score.
+
+- A verdict object is all of the reply, opens it or ends it; one in the middle may be quoted.
+- A key that names the whole (`overall_score`, `综合得分`) beats `score`; aspects never count.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from oyer.tasks.judging.claims import Claim, Rank
+from oyer.tasks.judging.values import read_value
+
+MAX_OBJECTS = 64
+"""Objects looked at, from the end of the reply."""
+
+MAX_OBJECT_CHARS = 65_536
+"""Longer objects are no verdicts."""
+
+_FINAL_KEYS = frozenset(
+    "finalscore overallscore totalscore overall total final finalrating overallrating finalgrade"
+    " overallgrade finalverdict aggregatescore weightedscore"
+    " 综合得分 综合评分 最终评分 最终得分 最终分数 总分 总评分 总得分 总评 总体评分 整体评分 综合分 最终分".split()
+)
+_PLAIN_KEYS = frozenset(
+    "score rating grade verdict judgescore evaluationscore qualityscore points result value 评分 得分 分数 打分".split()
+)
+_WRAPPERS = frozenset(
+    "evaluation result output verdict response judgement judgment assessment score rating review answer"
+    " scores ratings data 评价 评估 结果 评分".split()
+)
+_MAXIMUM_KEYS = frozenset("maxscore max outof maximum scalemax maximumscore fullscore 满分".split())
+_CALL_KEYS = frozenset({"arguments", "parameters", "tool_calls", "function", "tool", "tool_name"})
+_PAIR = re.compile(
+    r"""(?:["'“](?P<key>[^"'“”\n{}:]{1,40})["'”]|(?<![\w"'])(?P<bare>[A-Za-z_]\w{0,39}))\s*:\s*
+        (?:"(?P<double>[^"\n]{0,60})"|'(?P<single>[^'\n]{0,60})'
+          |(?P<plain>[+\-]?[0-9][0-9./]{0,12}|null|None|NaN)(?=\s*(?:[,}\]\n]|\#|//|$)))""",
+    re.VERBOSE,
+)
+_TAGS = "|".join(["final_score", "overall_score", "total_score", "final_rating", "overall_rating"])
+_ELEMENT = re.compile(
+    rf"<(?P<tag>{_TAGS}|score|rating|grade|verdict|评分|得分|最终评分|answer|result)>"
+    r"\s*(?P<value>[^<>\n]{1,40}?)\s*</(?P=tag)>",
+    re.IGNORECASE,
+)
+_QUOTES = re.compile(
+    r"\b(?:call(?:s|ed)?|tool|arguments?|invok\w+|return(?:s|ed)?|outputs?|output\s+was|wrote|writes|says|said|contains?"
+    r"|generated|produced|emit\w*|inject\w*|example|format|expected|reference)\b"
+    r"|调用|参数|返回|自带|附带|嵌入|写着|输出了|工具|注入|示例|例如|格式|内容|参考",
+    re.IGNORECASE,
+)
+_OPENING = re.compile(r"\{\s*[\"'“\w]")
+_FENCED = re.compile(r"[ \t]*(?:`{3,}|~{3,})[\w-]*[ \t]*|json", re.IGNORECASE)
+
+
+def object_claims(text: str, scale: tuple[float, float]) -> tuple[list[Claim], list[tuple[int, int]]]:
+    """Scores in verdict objects, and where all objects stand.
+
+    Args:
+        text: the cleaned reply, fences and quotations in place.
+    """
+    spans = _objects(text)
+    found = [
+        (span, value)
+        for span in spans[-MAX_OBJECTS:]
+        if (value := _verdict(text[slice(*span)], scale)) is not None
+    ]
+    claims = []
+    for i, ((start, end), value) in enumerate(found):
+        rank = _rank_at(text, start, end)
+        if i and not text[found[i - 1][0][1] : start].strip(" \n,;"):
+            rank, value = Rank.FINAL, math.nan
+        if rank is not None:
+            number = None if math.isnan(value) else value
+            claims.append(Claim(start, text[start:end], number, rank, "object"))
+    return claims, spans
+
+
+def element_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
+    """Scores between tags such as `<score>` and `</score>`."""
+    for match in _ELEMENT.finditer(text):
+        value = read_value(match["value"], 0, scale)
+        if value is None or value.end < len(match["value"]):
+            if match["tag"].lower() in {"answer", "result", "verdict"}:
+                continue
+            value = None
+        yield Claim(match.start(), match[0], value.number if value else None, Rank.FINAL, "element")
+
+
+def _objects(text: str) -> list[tuple[int, int]]:
+    """Where outermost braces open and close; an object that is cut ends with the reply."""
+    spans, depth, start = [], 0, 0
+    for brace in re.finditer(r"(?<!\\)[{}]", text):
+        if brace[0] == "{":
+            if depth == 0:
+                start = brace.start()
+            depth += 1
+        elif depth:
+            depth -= 1
+            if depth == 0:
+                spans.append((start, brace.end()))
+    if depth:
+        spans.append((start, len(text)))
+    return [span for span in spans if _is_object(text, *span)]
+
+
+def _is_object(text: str, start: int, end: int) -> bool:
+    """Whether braces hold keys and values, and not the argument of a LaTeX command."""
+    argument = re.search(r"\\[A-Za-z]{1,20}$", text[max(0, start - 21) : start])
+    return not argument and bool(_OPENING.match(text, start)) and ":" in text[start:end]
+
+
+def _verdict(body: str, scale: tuple[float, float]) -> float | None:
+    """The score that an object states: NaN where it is unreliable, none where it states none."""
+    if len(body) > MAX_OBJECT_CHARS:
+        return None
+    pairs = _pairs(body)
+    stated = _stated(pairs)
+    if stated is None or _CALL_KEYS & {key for key, _ in pairs}:
+        return None
+    maxima = [_value(value, scale) for key, value in pairs if _plain(key) in _MAXIMUM_KEYS]
+    if any(maximum != scale[1] for maximum in maxima):
+        return math.nan
+    value = _value(stated, scale)
+    return math.nan if value is None else value
+
+
+def _rank_at(text: str, start: int, end: int) -> Rank | None:
+    """What an object weighs by its place; none where it is part of a sentence or quoted."""
+    before = [line for line in text[max(0, start - 600) : start].split("\n") if line.strip()]
+    while before and _FENCED.fullmatch(before[-1].strip()):
+        before.pop()
+    after = text[end : end + 600].strip(" \n`~.,;]。")
+    if not before and start <= 600:
+        return Rank.FINAL
+    if before and _QUOTES.search(before[-1][-120:]):
+        return None
+    if not after:
+        return Rank.FINAL
+    own_lines = not text[text.rfind("\n", 0, start) + 1 : start].strip(" \t`")
+    return Rank.LABEL if own_lines and not _QUOTES.search(after[:80]) else None
+
+
+def _pairs(body: str) -> list[tuple[str, Any]]:
+    """Keys and plain values, strictly where the object is JSON, else by pattern."""
+    try:
+        return list(_walk(json.loads(body, strict=False)))
+    except (ValueError, RecursionError):
+        return [
+            (m["key"] or m["bare"], next((v for v in m.group("double", "single", "plain") if v), ""))
+            for m in _PAIR.finditer(body)
+        ]
+
+
+def _walk(node: Any) -> Iterator[tuple[str, Any]]:
+    """The pairs of an object, those of objects that only wrap the verdict, and the other keys."""
+    if not isinstance(node, dict):
+        return
+    for key, value in node.items():
+        if isinstance(value, dict) and _plain(key) in _WRAPPERS:
+            yield from _walk(value)
+        else:
+            yield key, value
+
+
+def _stated(pairs: list[tuple[str, Any]]) -> Any:
+    """The value under the key that names the whole best; none without such a key.
+
+    Two different values under keys of the same weight are no verdict: an empty string.
+    """
+    for keys in (_FINAL_KEYS, _PLAIN_KEYS - {"value", "result"}, _PLAIN_KEYS):
+        values = [value for key, value in pairs if _plain(key) in keys]
+        if values:
+            return values[0] if all(value == values[0] for value in values) else ""
+    return None
+
+
+def _plain(key: str) -> str:
+    return re.sub(r"[\s_-]", "", key).lower()
+
+
+def _value(stated: Any, scale: tuple[float, float]) -> float | None:
+    if isinstance(stated, bool) or not isinstance(stated, (int, float, str)):
+        return None
+    if not isinstance(stated, str):
+        return float(stated)
+    value = read_value(stated.strip(), 0, scale)
+    return value.number if value and value.end == len(stated.strip()) else None

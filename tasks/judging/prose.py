@@ -1,0 +1,113 @@
+"""Finds scores that a sentence gives: `I'd rate this an 8`, `综上，给 8 分`, `7/10`."""
+
+import re
+from collections.abc import Iterator
+
+from oyer.tasks.judging.claims import Claim, Rank
+from oyer.tasks.judging.context import disowned_after, disowned_before, names_other_scale_before, only_neutral
+from oyer.tasks.judging.values import NUMBER, Value, read_value
+
+WINDOW = 200
+"""Characters looked at before and after a number; bounds the work on any reply."""
+
+_ADVERB = r"(?:\s+(?:\w+ly|also|just|still|would|will|can|could|have\s+to|must))?"
+_FIRST_PERSON = (
+    rf"\b(?:I|we)(?:'d|'ll|'ve)?{_ADVERB}\s+"
+    r"(?:give|gave|rate|rated|score|scored|assign|assigned|award|awarded|grade|graded|say|go\s+with"
+    r"|settle\s+on|choose)"
+    r"(?:\s+(?:this|that|it|the|its?|a|an|as|at|to|with|of|for|overall|final|score|rating|grade|response|answer|reply"
+    r"|output|solution|rollout|model|assistant|model's|assistant's|completion|submission|document|text|passage|summary|conversation|candidate|one|call|trajectory|it's|is)){0,7}\s+(?=\S)"
+)
+_GAIN = (
+    r"\b(?:deserves|earns|merits|warrants)(?:\s+(?:an?|the|overall|final|score|rating|grade|of|solid|strong|full)){0,5}\s+"
+)
+_COPULA = (
+    r"\b(?:this|it|that)(?:'s|\s+is|\s+should\s+be|\s+gets|\s+must\s+be)\s+an?\s+"
+    r"(?:(?:solid|strong|clear|perfect|easy|weak|low|high)\s+)?"
+)
+_HAN_VERB = (
+    r"(?:给(?:出|予|到)?|打(?:出|个)?|评(?:为|出|定)?|得(?:到)?|判(?:为|定)?|定为|记(?:为)?|赋予?|值)"
+    r"(?:了)?(?:\s*(?:这个|该|此|本|它|其|模型|助手|回答|回复|响应|输出|解答|的|一个|评分|分数|总分|最终|综合))*\s*"
+)
+_NUMERAL = rf"(?:{NUMBER}|[零一二两三四五六七八九十](?![^\W0-9点分半十]))"
+_GIVEN = re.compile(
+    rf"(?:{_FIRST_PERSON}|{_GAIN}|{_COPULA})(?=[(\[*\s]*(?:{NUMBER}|(?:one|two|three|four|five|six|seven|eight|nine|ten)\b))",
+    re.IGNORECASE,
+)
+_HAN_GIVEN = re.compile(rf"(?:{_HAN_VERB})(?={_NUMERAL}[^,。;]{{0,6}}分)")
+_POINTS = re.compile(rf"(?<![0-9.第/\-–—~至到十点])(?={_NUMERAL}\s*分(?![制满钟之数析类别布支]))")
+_FRACTION = re.compile(
+    rf"(?<![0-9A-Za-z_./,:\-–—~+])(?={NUMBER}\s*(?:/\s*|(?:points?\s+)?out\s+of\s+(?:a\s+possible\s+)?){NUMBER})",
+    re.IGNORECASE,
+)
+_BOUNDED = re.compile(
+    r"\b(?:between|least|most|up\s+to|under|below|above|over|less|more|not|never|no|from)\b|n't\b|[~≈<>]"
+    r"|至少|至多|最多|最高|不|未|没|低于|高于|介于|从|扣|减|加|满分",
+    re.IGNORECASE,
+)
+_ENDS = re.compile(
+    r"\s*(?:$|[^\w\s\ufffc]|\ufffc|\b(?:because|since|as|for|due|based|given|overall|in\s+total|and|but|with|from)\b"
+    r"|[^\x00-\x7f])",
+    re.IGNORECASE,
+)
+_CLAIMING = re.compile(
+    r"(?:\b(?:is|are|at|as|an?|of|it|this|with|scored?|rated?|deserves|worth|rating|give|verdict)|[给为得打评是:])\s*$",
+    re.IGNORECASE,
+)
+_CONCLUDING = re.compile(r"\s*(?:但|而|那么)?(?:我|因此|所以|故|综合|综上|总体|整体|最终|总分|目前)")
+_FINAL = re.compile(r"\b(?:overall|final(?:ly)?|in\s+conclusion|in\s+total)\b|综合|综上|总体|整体|最终|总分", re.IGNORECASE)
+
+
+def prose_claims(line: str, offset: int, scale: tuple[float, float]) -> Iterator[Claim]:
+    """Scores that the sentences of one line give; a line that quotes a table row gives none."""
+    if line.lstrip().startswith("|"):
+        return
+    read_to = 0
+    for start, at, rank in sorted(_places(line)):
+        if start < read_to:
+            continue
+        value = read_value(line, at, scale)
+        if value is None or not _ends_well(line, value):
+            continue
+        read_to = value.end
+        before = line[max(0, start - WINDOW) : start]
+        own = rank is Rank.PART or not disowned_before(before)
+        yield Claim(
+            start=offset + start,
+            span=line[start : value.end],
+            value=None if names_other_scale_before(before, scale) else value.number,
+            rank=Rank.FINAL_INLINE if rank and _FINAL.search(before[-60:]) else rank,
+            layer="prose",
+            disowned=not own or disowned_after(line[value.end :][:60]),
+        )
+
+
+def _places(line: str) -> Iterator[tuple[int, int, Rank]]:
+    """Where a sentence starts to give a score, where its number stands, and what it weighs."""
+    for match in _GIVEN.finditer(line):
+        yield match.start(), match.end(), Rank.PROSE
+    for match in _HAN_GIVEN.finditer(line):
+        if _is_about_all(line[max(0, match.start() - WINDOW) : match.start()]):
+            yield match.start(), match.end(), Rank.PROSE
+    for match in _POINTS.finditer(line):
+        before = line[max(0, match.start() - WINDOW) : match.start()]
+        if before.strip() and _is_about_all(before):
+            yield match.start(), match.end(), Rank.PROSE
+    for match in _FRACTION.finditer(line):
+        before = line[max(0, match.start() - WINDOW) : match.start()]
+        whole = _CLAIMING.search(before) and not re.search(r"[^\W0-9]\s*:\s*$", before)
+        yield match.start(), match.end(), Rank.PROSE if whole or only_neutral(before) else Rank.PART
+
+
+def _is_about_all(before: str) -> bool:
+    """Whether the sentence up to a number has no subject of its own, or concludes."""
+    sentence = re.split(r"[。;!?]|\.\s", before)[-1]
+    last = sentence.rpartition(",")[2]
+    return only_neutral(sentence.replace(",", " ")) or (
+        bool(_CONCLUDING.match(last)) and only_neutral(last)
+    )
+
+
+def _ends_well(line: str, value: Value) -> bool:
+    """Whether the sentence does not go on to say what was counted: `3/5 tests`."""
+    return value.number is None or bool(_ENDS.match(line, value.end))

@@ -1,0 +1,217 @@
+"""Reads a judge's reply: its score, or the status that says why there is none.
+
+- A wrong number is worse than none: what is ambiguous, hedged, quoted or off the scale has no
+  score, and nothing weaker in the reply is taken instead.
+- The reading depends on the text, the scale and the finish reason only; stored replies can be
+  read again by a later `PARSER_VERSION`.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+from oyer.tasks.judging.claims import Claim, Rank
+from oyer.tasks.judging.cleaning import (
+    MASK,
+    mask_fences,
+    mask_quotations,
+    normalise,
+    strip_thinking,
+    unmark,
+    unwrap,
+)
+from oyer.tasks.judging.context import compared
+from oyer.tasks.judging.labels import bare_value, bracket_claims, label_claims
+from oyer.tasks.judging.objects import element_claims, object_claims
+from oyer.tasks.judging.prose import prose_claims
+from oyer.tasks.statuses import Status
+
+PARSER_VERSION = 1
+"""Raised whenever some reply would be read differently."""
+
+MAX_PROSE_CHARS = 16_384
+"""A longer reply is read at its two ends, this much of each, in characters."""
+
+MAX_SPAN_CHARS = 200
+"""Length to which the text that a score was read from is kept, in characters."""
+
+_CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+_FILTERED = frozenset({"content_filter", "safety", "recitation", "refusal"})
+_REFUSAL = re.compile(
+    r"\b(?:refuse|decline|unable|can(?:not|'t|no)|won't|will\s+not|not\s+able|not\s+going)\b[^.\n]{0,60}"
+    r"\b(?:rat(?:e|ing)|scor(?:e|ing)|grad(?:e|ing)|evaluat\w+|judg(?:e|ing)|assess\w*|assist|help|comply|provide|continue)\b"
+    r"|(?:无法|不能|拒绝|不予|不便|难以)[^。\n]{0,20}(?:评分|打分|评价|评估|评判|给分|协助|回答|提供)|i'm\s+sorry,?\s+but",
+    re.IGNORECASE,
+)
+_SECOND_THOUGHT = re.compile(
+    r"(?:^|[.!?。;]\s*|\n)[\s*\-–—]*(?:wait|hmm+|actually|on\s+(?:second\s+thought|reflection)|correction|scratch\s+that|no,"
+    r"|更正|不对|等等|等一下|重新考虑|修正|再想)[^\n]{0,80}?[0-9]",
+    re.IGNORECASE,
+)
+_WHOLE_ANSWER = re.compile(
+    r"[\s*-]*(?:答案(?:是|为|:)|(?:the\s+)?(?:final\s+)?answer(?:\s+is|\s*:)"
+    r"|(?:relevan|coheren|consisten|fluen|correct|accura|helpful|quality|clarity|complete|faithful|grounded)[a-z]*\s*:"
+    r"|[一-鿿]{1,4}性\s*:)\s*(.{1,30}?)[\s.。!]*",
+    re.IGNORECASE,
+)
+
+_COMMENTED = re.compile(r"\s*(.{1,20}?)\s*(?:\s[-–—]|:)\s+[^\W\d_][^\d\n]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read from a reply."""
+
+    score: float
+    """On the judge's scale; NaN when there is none."""
+    status: Status
+    layer: str
+    """Which reader found the score, or what kept it from being one."""
+    span: str
+    """The text it was read from."""
+
+
+def read_score(
+    text: str,
+    *,
+    scale: tuple[float, float],
+    finish_reason: str | None = "stop",
+    refusal: str | None = None,
+) -> Reading:
+    """Read the score that a judge's reply gives.
+
+    Args:
+        text: the reply as received.
+        scale: lowest and highest score; what lies outside is no score.
+        finish_reason: the endpoint's; a reply that was cut holds no verdict.
+        refusal: the endpoint's refusal message, if it sent one.
+    """
+    reason = (finish_reason or "stop").lower()
+    if refusal or reason in _FILTERED:
+        return _none(Status.REFUSED, "refusal", refusal or reason)
+    if reason in _CUT:
+        return _none(Status.TRUNCATED, "finish_reason", reason)
+    visible = strip_thinking(normalise(text))
+    if visible is None:
+        return _none(Status.UNPARSEABLE, "thinking", "")
+    reply = unwrap(visible)
+    scale = (float(scale[0]), float(scale[1]))
+    claims = _claims(reply, scale)
+    if not claims and _REFUSAL.search(reply):
+        return _none(Status.REFUSED, "refusal", reply)
+    return _settle(claims, reply, scale)
+
+
+def _claims(reply: str, scale: tuple[float, float]) -> list[Claim]:
+    """All scores that a reply states, in order."""
+    claims, objects = object_claims(reply, scale)
+    prose = list(reply)
+    for start, end in objects:
+        prose[start:end] = (MASK if char != "\n" else char for char in prose[start:end])
+    text = mask_quotations(mask_fences("".join(prose)))
+    elements = list(element_claims(text, scale))
+    text = unmark(_masked(text, elements))
+    brackets = list(bracket_claims(text, scale))
+    claims += [*elements, *brackets, *_line_claims(_masked(text, brackets), scale)]
+    return sorted(claims, key=lambda claim: claim.start)
+
+
+def _masked(text: str, claims: list[Claim]) -> str:
+    """Mask what was read already."""
+    chars = list(text)
+    for claim in claims:
+        chars[claim.start : claim.start + len(claim.span)] = MASK * len(claim.span)
+    return "".join(chars)
+
+
+def _line_claims(text: str, scale: tuple[float, float]) -> list[Claim]:
+    lines, offset = [], 0
+    for line in text.split("\n"):
+        near = offset < MAX_PROSE_CHARS or len(text) - offset < MAX_PROSE_CHARS
+        if line.strip() and near:
+            lines.append((offset, line))
+        offset += len(line) + 1
+    claims: list[Claim] = []
+    for i, (start, line) in enumerate(lines):
+        above = lines[i - 1][1] if i else ""
+        below = lines[i + 1][1] if i + 1 < len(lines) else ""
+        found = list(label_claims(line, start, scale, above, below))
+        claims += found or prose_claims(line, start, scale)
+    return claims + _bare_claims(lines, scale, claims)
+
+
+def _bare_claims(
+    lines: list[tuple[int, str]], scale: tuple[float, float], others: list[Claim]
+) -> list[Claim]:
+    """A number that has the last line to itself, or the first; or a whole reply `答案是7`."""
+    if not lines:
+        return []
+    (first_at, first), (last_at, last) = lines[0], lines[-1]
+    if len(lines) == 1 and (only := _WHOLE_ANSWER.fullmatch(last) or _COMMENTED.fullmatch(last)):
+        last = only[1]
+    above = lines[-2][1].strip() if len(lines) > 1 else ""
+    claims = []
+    if not above.endswith((":", "=")) and (value := bare_value(last, scale)):
+        claims.append(Claim(last_at, last.strip(), value.number, Rank.LABEL, "bare"))
+    elif not others and (value := bare_value(first, scale)):
+        claims.append(Claim(first_at, first.strip(), value.number, Rank.PROSE, "bare"))
+    return claims
+
+
+def _settle(claims: list[Claim], reply: str, scale: tuple[float, float]) -> Reading:
+    """Let the weightiest claim stand, unless another one contradicts it."""
+    own = [claim for claim in claims if not claim.disowned]
+    if not own:
+        return _none(Status.UNPARSEABLE, "disowned" if claims else "none", "")
+    rank = max(claim.rank for claim in own)
+    peers = [claim for claim in own if claim.rank is rank]
+    winner = peers[-1]
+    if winner.value is None:
+        return _none(Status.UNPARSEABLE, "unreliable", winner.span)
+    if _contradicted(winner, peers, claims, reply):
+        return _none(Status.UNPARSEABLE, "conflict", winner.span)
+    if not scale[0] <= winner.value <= scale[1] or not math.isfinite(winner.value):
+        return _none(Status.UNPARSEABLE, "off_scale", winner.span)
+    return Reading(winner.value, Status.SCORED, winner.layer, winner.span[:MAX_SPAN_CHARS])
+
+
+def _contradicted(winner: Claim, peers: list[Claim], claims: list[Claim], reply: str) -> bool:
+    """Whether the reply says something else with enough weight to doubt the winner."""
+    others = [claim for claim in claims if claim.value != winner.value]
+    if any(_outweighs(claim, winner) for claim in others):
+        return True
+    rivals = [claim for claim in peers if claim.value != winner.value]
+    if winner.layer == "object" and any(claim.layer == "label" for claim in rivals):
+        return True
+    if rivals and winner.rank in {Rank.PART, Rank.PROSE, Rank.FINAL_INLINE}:
+        return True
+    if rivals and winner.rank is Rank.LABEL:
+        mixed = any((claim.layer == "label") is not (winner.layer == "label") for claim in rivals)
+        if mixed or any(claim.under_heading for claim in peers):
+            return True
+    if rivals and _compares(reply):
+        return True
+    return bool(_SECOND_THOUGHT.search(reply, winner.start + len(winner.span)))
+
+
+def _outweighs(claim: Claim, winner: Claim) -> bool:
+    """Whether a claim of another value, at its place, makes the winner doubtful."""
+    if claim.disowned:
+        return claim.rank > winner.rank
+    if claim.start < winner.start:
+        return False
+    if claim.layer == "bare":
+        return True
+    if winner.rank is Rank.FINAL:
+        return claim.rank is Rank.FINAL_INLINE
+    return claim.rank >= Rank.PROSE
+
+
+def _compares(reply: str) -> bool:
+    """Whether the reply speaks of two responses, so that two scores belong to two of them."""
+    names = compared(reply)
+    return any(pair <= names for pair in ({"a", "b"}, {"1", "2"}, {"甲", "乙"}, {"一", "二"}))
+
+
+def _none(status: Status, layer: str, span: str) -> Reading:
+    return Reading(math.nan, status, layer, span[:MAX_SPAN_CHARS])

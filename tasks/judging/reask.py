@@ -1,0 +1,28 @@
+"""Asks a judge once more for the verdict line that its reply lacks; pure."""
+
+from dataclasses import replace
+
+from oyer.tasks.config import JudgeConfig
+from oyer.tasks.judging import rubrics
+from oyer.tasks.judging.calls import ChatRequest
+
+_ASK = {
+    "zh": "你的回复里没有可读的评分。请只输出一行，不写别的内容：\n最终评分: N\n"
+    "（N 是 {low:g} 到 {high:g} 之间的一个数。）",
+    "en": "Your reply holds no readable score. Reply with one line and nothing else:\n"
+    "Final score: N\n(N is one number from {low:g} to {high:g}.)",
+}
+
+
+def reask(request: ChatRequest, reply: str, judge: JudgeConfig) -> ChatRequest:
+    """Continue the conversation with the reply and a request for its last line."""
+    low, high = judge.scale
+    question = _ASK[rubrics.parse(judge.rubric).language].format(low=low, high=high)
+    return replace(
+        request,
+        messages=[
+            *request.messages,
+            {"role": "assistant", "content": reply},
+            {"role": "user", "content": question},
+        ],
+    )

@@ -1,0 +1,151 @@
+"""Methods that select rows or reshape advantages.
+
+Lengths are int64[N] in one unit, group_ids int64[N], flags bool[N], scores and advantages
+float64[N]; a NaN score leaves the statistics and has advantage 0.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from oyer.tasks.lengths.absolute import pass_rate
+from oyer.tasks.lengths.group_relative import share_of_range
+from oyer.tasks.lengths.groups import Groups, ratio
+from oyer.tasks.lengths.inputs import given
+
+
+def centred(quality: Tensor, group_ids: Tensor) -> Tensor:
+    """Score minus the group's mean; 0 for a missing score."""
+    groups = Groups(group_ids)
+    known = ~quality.isnan()
+    return (quality - groups.spread(groups.mean(quality, known))).where(known, 0.0)
+
+
+def qglas(
+    lengths: Tensor,
+    quality: Tensor,
+    group_ids: Tensor,
+    *,
+    beta_min: float,
+    beta_max: float,
+    clip: float,
+    eps: float,
+    std_normalised: bool,
+    ddof: int,
+) -> Tensor:
+    """Centred score plus a bonus for short rows of positive advantage, QGLAS eqs. 1-8.
+
+    The bonus is `beta * (Q100 - Q25) * clip((L_ref - L) / L_ref, 0, clip) / clip`, L_ref the
+    positive rows' mean length, and beta falls as their scores spread over the group's range.
+    """
+    groups = Groups(group_ids)
+    known = ~quality.isnan()
+    advantage = centred(quality, group_ids)
+    positive = advantage > 0
+    reference = groups.spread(groups.mean(lengths, positive))
+    divisor = reference + eps if eps else reference.clamp(min=1)
+    saving = ((reference - lengths) / divisor).clamp(min=0, max=clip) / clip
+    s_all = groups.max(quality, known) - groups.quantile(quality, 0.25, known)
+    s_positive = groups.max(quality, positive) - groups.min(quality, positive)
+    share = ratio(s_positive, s_all).clamp(min=0, max=1)
+    weight = s_all * (beta_min + (beta_max - beta_min) * (1 - share))
+    total = advantage + (groups.spread(weight) * saving).where(positive, 0.0)
+    if not std_normalised:
+        return total
+    return ratio(total, groups.spread(groups.std(quality, ddof, known)))
+
+
+def advantage_reweight(
+    lengths: Tensor,
+    group_ids: Tensor,
+    advantages: Tensor | None = None,
+    quality: Tensor | None = None,
+    *,
+    alpha: float,
+    gamma: float,
+    tau: float,
+    eps: float,
+) -> Tensor:
+    """Weigh positive advantages by brevity and restore their sum, Intern-S2 eqs. 14-17.
+
+    The weight is `alpha + (1 - alpha) (1 - share)^gamma` with the length's share of the
+    positive rows' range; a group with fewer than `tau` of them positive is left alone.
+    """
+    groups = Groups(group_ids)
+    if advantages is None:
+        advantages = centred(given(quality, "advantages"), group_ids)
+    positive = advantages > 0
+    share = share_of_range(lengths, groups, positive, eps).clamp(min=0, max=1)
+    weighed = advantages * (alpha + (1 - alpha) * (1 - share) ** gamma)
+    mass, after = groups.sum(advantages, positive), groups.sum(weighed, positive)
+    weighed = weighed * groups.spread(mass / (after.where(after > 0, 1.0) + eps))
+    enough = groups.count(positive) >= tau * groups.sizes
+    return weighed.where(positive & groups.spread(enough & (after > 0)), advantages)
+
+
+def gfpo_mask(
+    lengths: Tensor,
+    group_ids: Tensor,
+    quality: Tensor | None = None,
+    *,
+    k: int,
+    metric: Literal["short", "efficiency"],
+) -> Tensor:
+    """1 for the `k` rows of each group that are shortest or have most reward per token.
+
+    Ties go to the earlier row; a missing score is not kept while another row is left.
+    """
+    if metric == "short":
+        cost = lengths.double()
+    else:
+        cost = -given(quality, "quality") / lengths.clamp(min=1)
+    if quality is not None:
+        cost = cost.where(~quality.isnan(), torch.inf)
+    return (Groups(group_ids).rank(cost) < k).double()
+
+
+def gfpo(
+    lengths: Tensor,
+    quality: Tensor,
+    group_ids: Tensor,
+    *,
+    k: int,
+    metric: Literal["short", "efficiency"],
+    ddof: int,
+) -> Tensor:
+    """z-score among the rows that `gfpo_mask` keeps; 0 for the others, arXiv:2508.09726."""
+    mask = gfpo_mask(lengths, group_ids, quality, k=k, metric=metric)
+    kept = (mask > 0) & ~quality.isnan()
+    return Groups(group_ids).z_score(quality, ddof, 0.0, kept).where(kept, 0.0)
+
+
+def difficulty_weight(
+    correct_ratio: Tensor,
+    *,
+    A: float,  # noqa: N803 - the paper's names
+    B: float,  # noqa: N803 - the paper's names
+    rho0: float,
+    k: float,
+) -> Tensor:
+    """`A + (B - A) / (1 + exp(k (rho - rho0)))`, arXiv:2504.09696."""
+    return A + (B - A) * torch.sigmoid(-k * (correct_ratio - rho0))
+
+
+def grpo_lead_advantage(
+    correct: Tensor,
+    group_ids: Tensor,
+    advantages: Tensor | None = None,
+    quality: Tensor | None = None,
+    *,
+    A: float,  # noqa: N803 - the paper's names
+    B: float,  # noqa: N803 - the paper's names
+    rho0: float,
+    k: float,
+) -> Tensor:
+    """Positive advantages times the weight of the pass rate, others times that of its rest."""
+    if advantages is None:
+        advantages = centred(given(quality, "advantages"), group_ids)
+    rate = pass_rate(correct, group_ids)
+    side = rate.where(advantages > 0, 1 - rate)
+    return advantages * difficulty_weight(side, A=A, B=B, rho0=rho0, k=k)

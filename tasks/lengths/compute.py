@@ -1,0 +1,102 @@
+"""Run a method of the catalogue on the columns of a batch, or refuse with the reason."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oyer.tasks.errors import InvalidLengthCall
+from oyer.tasks.lengths import catalogue
+from oyer.tasks.lengths.groups import Groups
+from oyer.tasks.lengths.inputs import Inputs, PackedTokens, Term
+from oyer.tasks.lengths.method import Method
+
+MEANINGS = {
+    "base_reward": "the reward that is shaped",
+    "correct": "whether each row is correct",
+    "group_ids": "each row's prompt",
+    "history_lengths": "each prompt's shortest correct length so far, NaN for none",
+    "quality": "each row's score",
+    "quality>=0": "each row's score, not negative",
+    "target_lengths": "the length asked for",
+}
+"""Says in a refusal what a missing column is."""
+
+
+def compute(method: str, params: Mapping[str, Any], inputs: Inputs) -> Term:
+    """Compute a length term.
+
+    Args:
+        method: a name of the catalogue.
+        params: the method's parameters; defaults are filled in.
+        inputs: the batch's columns, on one device; the values come back on it.
+
+    Raises:
+        InvalidConfig: the method is unknown, or a parameter is wrong.
+        InvalidLengthCall: a need of the method is not met; the message names it.
+    """
+    found = catalogue.find(method)
+    columns = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
+    size = columns.pop("group_size")
+    if columns["quality"] is None:
+        columns["quality"] = inputs.base_reward
+    return apply(found, params, columns, size)
+
+
+@torch.inference_mode()
+def apply(
+    method: Method, params: Mapping[str, Any], columns: Mapping[str, Any], size: int | None
+) -> Term:
+    """As `compute`, on columns by name."""
+    checked = catalogue.validate(method, params)
+    present = {name: column for name, column in columns.items() if column is not None}
+    for need in method.needs | checked.also_needs():
+        _check_need(method, need, present)
+    _check_rows(method, present)
+    if method.grouped and size is not None:
+        _check_group_size(method, present["group_ids"], size)
+    taken = {name: present[name] for name in method.columns if name in present}
+    result = method.load()(**taken, **checked.model_dump())
+    return result if isinstance(result, Term) else Term(method.kind, result)
+
+
+def _check_need(method: Method, need: str, columns: Mapping[str, Any]) -> None:
+    name, bounded, bound = need.partition(">=")
+    if not any(either in columns for either in name.split("|")):
+        meaning = f" ({MEANINGS[need]})" if need in MEANINGS else ""
+        raise InvalidLengthCall(
+            f"{method.name} needs `{name.replace('|', '` or `')}`{meaning}: hand it over, or "
+            "choose another method"
+        )
+    if bounded and bool((columns[name] < float(bound)).any()):
+        raise InvalidLengthCall(
+            f"{method.name} needs `{name}` of at least {bound}: a lower score would turn its "
+            "sign; map the scores to [0, 1], or choose an additive method"
+        )
+
+
+def _check_rows(method: Method, columns: Mapping[str, Any]) -> None:
+    """Refuse columns of different lengths."""
+    rows = {name: _rows(columns[name]) for name in method.columns if name in columns}
+    counts = {name: count for name, count in rows.items() if count is not None}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+        raise InvalidLengthCall(f"{method.name}: columns differ in rows: {listed}")
+
+
+def _rows(column: Any) -> int | None:
+    if isinstance(column, PackedTokens):
+        return len(column.cu_seqlens) - 1
+    return len(column) if isinstance(column, (Tensor, list, tuple)) else None
+
+
+def _check_group_size(method: Method, group_ids: Tensor, size: int) -> None:
+    groups = Groups(group_ids)
+    wrong = groups.sizes[groups.sizes != size].tolist()
+    if wrong:
+        raise InvalidLengthCall(
+            f"{method.name} needs groups of {size} rows; {len(wrong)} of {len(groups)} groups "
+            f"have another size, the first {wrong[0]}: wait for the rest, or drop the group"
+        )

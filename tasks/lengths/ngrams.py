@@ -1,0 +1,256 @@
+"""Exact counts of distinct n-grams, and where they repeat, on packed token ids.
+
+- An n-gram that fits in 62 bits is its own key, and sorted keys are counted.
+- A longer one is hashed. Rows whose hashes all differ are counted as they are; in the others
+  every pair of neighbours with equal hashes is compared token by token.
+- Rows with a collision are counted once more with dense ranks in the place of hashes, which
+  cannot collide, so no result depends on the hash.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from oyer.tasks.errors import InvalidLengthCall
+from oyer.tasks.lengths.inputs import PackedTokens
+
+Join = Callable[[Tensor, Tensor], Tensor]
+"""Codes of two neighbouring parts, int64[B, W] each, to codes of the whole; equal parts must
+give equal codes."""
+
+KEY_BITS = 62
+"""Bits of an n-gram that is its own key; above it lies the filler."""
+
+FILLER = torch.iinfo(torch.int64).max
+"""Sorts after every key; stands where a row has no n-gram."""
+
+CPU_WINDOWS = 2**20
+"""N-grams sorted at once on a CPU: 8 MiB of keys stay near the cache."""
+
+PADDING_SHARE = 0.8
+"""Rows share a chunk while the shortest has this share of the longest one's n-grams."""
+
+MAX_WINDOWS = 2**26
+"""N-grams sorted at once elsewhere: 512 MiB of keys."""
+
+
+def count_distinct(
+    tokens: PackedTokens, n: int, *, max_windows: int = MAX_WINDOWS, join: Join | None = None
+) -> tuple[Tensor, Tensor]:
+    """Distinct and all n-grams of every row: two int64[N].
+
+    Args:
+        n: tokens in an n-gram.
+        max_windows: n-grams sorted at once; a chunk that runs out of memory is halved.
+        join: how hashes of parts make the hash of an n-gram.
+
+    Raises:
+        InvalidLengthCall: a token id is negative.
+        torch.OutOfMemoryError: a single row does not fit.
+    """
+    widths = _widths(tokens, n)
+    distinct = torch.zeros_like(widths)
+
+    def count(rows: Tensor) -> None:
+        distinct[rows] = _Chunk.of(tokens, rows, n, join or _hash_join).count()
+
+    _each_chunk(widths, _limit(tokens, max_windows), count)
+    return distinct, widths
+
+
+def mark_repeats(
+    tokens: PackedTokens, n: int, *, max_windows: int = MAX_WINDOWS, join: Join | None = None
+) -> Tensor:
+    """Which n-grams were seen before in their row: bool[T], at each one's first token.
+
+    Arguments and errors as for `count_distinct`.
+    """
+    repeated = torch.zeros_like(tokens.ids, dtype=torch.bool)
+
+    def mark(rows: Tensor) -> None:
+        chunk = _Chunk.of(tokens, rows, n, join or _hash_join)
+        where = (tokens.cu_seqlens[rows, None] + chunk.columns)[chunk.valid]
+        repeated[where] = ~chunk.first_seen()[chunk.valid]
+
+    _each_chunk(_widths(tokens, n), _limit(tokens, max_windows), mark)
+    return repeated
+
+
+def _widths(tokens: PackedTokens, n: int) -> Tensor:
+    if tokens.ids.numel() and int(tokens.ids.min()) < 0:
+        raise InvalidLengthCall("token_ids: an id is negative; leave padding out")
+    return (torch.diff(tokens.cu_seqlens) - n + 1).clamp(min=0)
+
+
+def _limit(tokens: PackedTokens, max_windows: int) -> int:
+    return min(max_windows, CPU_WINDOWS) if tokens.ids.device.type == "cpu" else max_windows
+
+
+def _each_chunk(widths: Tensor, limit: int, work: Callable[[Tensor], None]) -> None:
+    """Hand rows of like size to `work`; halve what runs out of memory."""
+    pending = list(_chunks(widths, limit))
+    while pending:
+        rows = pending.pop()
+        try:
+            work(rows)
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+            pending.extend(rows.chunk(2))
+
+
+def _chunks(widths: Tensor, limit: int) -> Iterator[Tensor]:
+    """Row numbers with at least one n-gram, by falling size, a limited padded area at a time."""
+    sizes, order = torch.sort(widths, descending=True)
+    order = order[sizes > 0]
+    ordered = sizes[sizes > 0].tolist()
+    start = 0
+    while start < len(ordered):
+        most = max(1, limit // ordered[start])
+        stop = start + 1
+        while stop < min(start + most, len(ordered)) and (
+            ordered[stop] >= PADDING_SHARE * ordered[start]
+        ):
+            stop += 1
+        yield order[start:stop]
+        start = stop
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some rows, padded to the longest."""
+
+    parts: Tensor
+    """int64[B, T - k + 1]: the k-gram that begins at each token, as its own key."""
+    k: int
+    """Tokens in a part."""
+    n: int
+    """Tokens in an n-gram."""
+    widths: Tensor
+    """int64[B], n-grams of each row."""
+    join: Join
+    """Makes hashes."""
+
+    @classmethod
+    def of(cls, tokens: PackedTokens, rows: Tensor, n: int, join: Join) -> "_Chunk":
+        starts, ends = tokens.cu_seqlens[rows], tokens.cu_seqlens[rows + 1]
+        longest = int((ends - starts).max())
+        columns = torch.arange(longest, device=rows.device)
+        index = (starts[:, None] + columns).clamp_(max=tokens.ids.numel() - 1)
+        ids = tokens.ids[index].long()
+        bits = max(1, int(ids.max()).bit_length())
+        k = min(n, max(1, KEY_BITS // bits))
+        parts = ids[:, : longest - k + 1].clone()
+        for j in range(1, k):
+            parts.bitwise_left_shift_(bits).bitwise_or_(ids[:, j : longest - k + 1 + j])
+        return cls(parts, k, n, ends - starts - n + 1, join)
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """int64[W], numbers of the n-grams."""
+        return torch.arange(self.parts.shape[1] - (self.n - self.k), device=self.parts.device)
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """bool[B, W], where a row has an n-gram."""
+        return self.columns < self.widths[:, None]
+
+    def count(self) -> Tensor:
+        """Distinct n-grams of each row: int64[B]."""
+        keys = self._codes(self.join).masked_fill_(~self.valid, FILLER)
+        ordered = _sorted_rows(keys)
+        change = ordered[:, 1:] != ordered[:, :-1]
+        distinct = (change & self.valid[:, 1:]).sum(dim=1) + 1
+        if self.k < self.n:
+            doubtful = (distinct < self.widths).nonzero().squeeze(1)
+            if len(doubtful):
+                distinct[doubtful] = self._only(doubtful).first_seen().sum(dim=1)
+        return distinct
+
+    def _only(self, rows: Tensor) -> "_Chunk":
+        return _Chunk(self.parts[rows], self.k, self.n, self.widths[rows], self.join)
+
+    def _codes(self, join: Join) -> Tensor:
+        """Codes int64[B, W] of the n-grams, from those of overlapping or adjoining parts."""
+        codes, size = self.parts, self.k
+        while size < self.n:
+            shift = min(size, self.n - size)
+            codes = join(codes[:, :-shift], codes[:, shift:])
+            size += shift
+        return codes.clone() if codes is self.parts else codes
+
+    def first_seen(self) -> Tensor:
+        """bool[B, W]: the n-gram is the first of its kind in the row."""
+        codes = self._codes(self.join)
+        scrambled = self.join(codes, codes) if self.k == self.n else codes
+        first, collided = self._first_by_code(scrambled, certain=False)
+        if len(collided):
+            exact = self._only(collided)
+            ranks = _dense_rank(exact._codes(_rank_join))
+            first[collided], _ = exact._first_by_code(ranks, certain=True)
+        return first
+
+    def _first_by_code(self, codes: Tensor, *, certain: bool) -> tuple[Tensor, Tensor]:
+        """First of each code, and rows in which one code stands for different n-grams.
+
+        Codes share an int64 with positions, so that sorting keys alone also orders positions.
+        """
+        position_bits = codes.shape[1].bit_length()
+        kept = codes.bitwise_and((1 << (63 - position_bits)) - 1)
+        keys = (kept << position_bits) | self.columns
+        ordered = _sorted_rows(keys.masked_fill_(~self.valid, FILLER))
+        position = ordered & ((1 << position_bits) - 1)
+        ordered >>= position_bits
+        same = (ordered[:, 1:] == ordered[:, :-1]) & self.valid[:, 1:]
+        first = self.valid.clone()
+        row, place = same.nonzero(as_tuple=True)
+        earlier, later = position[row, place], position[row, place + 1]
+        first[row, later] = False
+        if certain:
+            return first, row[:0]
+        return first, row[~self._equal(row, earlier, later)].unique()
+
+    def _equal(self, row: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Whether the n-grams at columns a and b of a row are the same, part by part."""
+        equal = torch.ones_like(row, dtype=torch.bool)
+        offsets = [*range(0, self.n - self.k, self.k), self.n - self.k]
+        for offset in offsets:
+            equal &= self.parts[row, a + offset] == self.parts[row, b + offset]
+        return equal
+
+
+def _sorted_rows(keys: Tensor) -> Tensor:
+    """Sort every row of int64[B, W]; on a CPU by NumPy, whose vectorised sort is faster."""
+    if keys.device.type == "cpu":
+        keys.numpy().sort(axis=1)
+        return keys
+    return torch.sort(keys, dim=1).values
+
+
+_MIX = (-0x61C8864680B583EB, -0x40A7B892E31B1A47)
+"""splitmix64's increment and first multiplier, as signed numbers."""
+
+
+def _hash_join(left: Tensor, right: Tensor) -> Tensor:
+    """Hash of two parts, order-sensitive, modulo 2^64."""
+    mixed = left * _MIX[0] + right
+    mixed ^= mixed >> 32
+    mixed *= _MIX[1]
+    mixed ^= mixed >> 29
+    return mixed
+
+
+def _rank_join(left: Tensor, right: Tensor) -> Tensor:
+    """A code that only equal pairs of parts share: both ranks, side by side."""
+    return _dense_rank(left) * left.shape[1] + _dense_rank(right)
+
+
+def _dense_rank(codes: Tensor) -> Tensor:
+    """Rank of each code among the distinct codes of its row, from 0: int64[B, W]."""
+    ordered, position = torch.sort(codes, dim=1)
+    rank = torch.zeros_like(codes)
+    rank[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(dim=1)
+    return torch.empty_like(codes).scatter_(1, position, rank)

@@ -1,0 +1,81 @@
+"""Every form in which an endpoint says how long to wait."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oyer.tasks.judging.retry_after import retry_after_s
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected_s"),
+    [
+        ({}, None),
+        ({"Retry-After": "7"}, 7.0),
+        ({"retry-after": " 1.5 "}, 1.5),
+        ({"Retry-After": "Sun, 01 Mar 2026 12:00:20 GMT"}, 20.0),
+        ({"Retry-After": "Sun, 01 Mar 2026 11:59:00 GMT"}, 0.0),
+        ({"retry-after-ms": "250"}, 0.25),
+        ({"retry-after-ms": "2500", "Retry-After": "2"}, 2.5),
+        ({"x-ratelimit-reset-requests": "1m30s"}, 90.0),
+        ({"x-ratelimit-reset-tokens": "20ms"}, 0.02),
+        ({"x-ratelimit-reset-tokens": "6s", "x-ratelimit-reset-requests": "1s"}, 6.0),
+        ({"x-ratelimit-reset-requests": "1h2m3.5s"}, 3723.5),
+        ({"x-ratelimit-reset": str(int(NOW.timestamp()) + 12)}, 12.0),
+        ({"x-ratelimit-reset": str((int(NOW.timestamp()) + 12) * 1000)}, 12.0),
+        ({"ratelimit-reset": "30"}, 30.0),
+        ({"anthropic-ratelimit-tokens-reset": "2026-03-01T12:00:45Z"}, 45.0),
+        ({"anthropic-ratelimit-tokens-reset": "2026-03-01T12:00:45"}, 45.0),
+        ({"Retry-After": "-3"}, 0.0),
+        ({"Retry-After": "soon"}, None),
+        ({"Retry-After": ""}, None),
+        ({"Retry-After": "nan"}, None),
+        ({"Retry-After": "1e999"}, None),
+        ({"x-ratelimit-reset-tokens": "6 parsecs"}, None),
+        ({"x-ratelimit-limit-requests": "500"}, None),
+    ],
+)
+def test_each_form_is_read(headers: dict[str, str], expected_s: float | None) -> None:
+    assert retry_after_s(headers, NOW) == (
+        None if expected_s is None else pytest.approx(expected_s, abs=1e-6)
+    )
+
+
+def test_what_the_server_asks_for_outranks_when_an_allowance_is_whole_again() -> None:
+    headers = {"Retry-After": "2", "x-ratelimit-reset-requests": "8m38s"}
+    assert retry_after_s(headers, NOW) == 2.0
+
+
+def test_a_garbled_retry_after_leaves_the_reset_headers() -> None:
+    assert retry_after_s({"Retry-After": "?", "x-ratelimit-reset-tokens": "4s"}, NOW) == 4.0
+
+
+def test_only_the_spent_allowance_is_waited_for() -> None:
+    headers = {
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "3s",
+        "x-ratelimit-remaining-tokens": "149000",
+        "x-ratelimit-reset-tokens": "50s",
+    }
+    assert retry_after_s(headers, NOW) == 3.0
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["Retry-After", "retry-after-ms", "x-ratelimit-reset"]), st.text()
+    )
+)
+def test_no_header_raises_or_gives_a_negative_wait(headers: dict[str, str]) -> None:
+    wait_s = retry_after_s(headers, NOW)
+    assert wait_s is None or wait_s >= 0
+
+
+@given(st.datetimes(datetime(2026, 3, 1, 12), datetime(2030, 1, 1)))
+def test_an_iso_time_is_the_distance_from_now(time: datetime) -> None:
+    headers = {"anthropic-ratelimit-requests-reset": time.replace(tzinfo=UTC).isoformat()}
+    distance: timedelta = time.replace(tzinfo=UTC) - NOW
+    assert retry_after_s(headers, NOW) == pytest.approx(distance.total_seconds())

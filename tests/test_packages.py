@@ -1,0 +1,16 @@
+"""The packages that are installed are the folders that hold code."""
+
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+NOT_INSTALLED = {"tests", "benchmarks", "typings", "build", "dist"}
+
+
+def test_the_list_of_packages_is_the_folders_with_an_init() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = settings["tool"]["setuptools"]["packages"]
+    folders = [init.parent.relative_to(ROOT) for init in ROOT.glob("[!.]*/**/__init__.py")]
+    found = {".".join(("oyer", *f.parts)) for f in folders if f.parts[0] not in NOT_INSTALLED}
+    assert found == set(listed)
+    assert len(listed) == len(set(listed))
