@@ -36,7 +36,9 @@ bench: $(READY) ## Measure throughput against a named peer and the bound
 	$(BIN)/python benchmarks/throughput.py
 
 migration: $(READY) ## Write the next migration from the models: make migration m="add a column"
-	$(BIN)/python -m oyer.migrations revision -m "$(m)"
+	$(BIN)/python -m oyer.migrations upgrade --url sqlite:///.migration.db
+	OYER_STORE__URL=sqlite:///.migration.db $(BIN)/alembic revision --autogenerate -m "$(m)"
+	rm -f .migration.db
 
 up: $(READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up

@@ -89,7 +89,9 @@ def _config(endpoint: dict[str, Any], model: str, store: Path) -> dict[str, Any]
 def _groups_table(rows: list[Rollout], batch: RewardBatch) -> Table:
     table = Table(title="The first groups: base + judge + length = reward", title_justify="left")
     for name in ("group", "response", "status", "base", "judge score", "judge", "length", "reward"):
-        table.add_column(name, justify="left" if name in ("group", "response", "status") else "right")
+        table.add_column(
+            name, justify="left" if name in ("group", "response", "status") else "right"
+        )
     groups = list(dict.fromkeys(row.group_id for row in rows))[:_GROUPS_SHOWN]
     previous = None
     for row, line in zip(rows, reward_lines(rows, batch), strict=True):
@@ -120,7 +122,9 @@ def _groups_table(rows: list[Rollout], batch: RewardBatch) -> Table:
 def _print_summary(summary: Summary, total_s: float) -> None:
     table = Table(title="Summary", show_header=False, title_justify="left")
     rate = summary.rollouts / summary.seconds
-    table.add_row("rollouts", f"{summary.rollouts} in {summary.seconds:.1f} s, {rate:.0f} per second")
+    table.add_row(
+        "rollouts", f"{summary.rollouts} in {summary.seconds:.1f} s, {rate:.0f} per second"
+    )
     table.add_row("with start and stop", f"{total_s:.1f} s")
     table.add_row("judge calls", f"{summary.calls}, {summary.tokens} tokens")
     table.add_row("cost", f"${summary.cost_usd:.4f}")

@@ -58,9 +58,7 @@ def length(
 
 
 @app.command("combine")
-def combine(
-    config: Config = None, processes: Processes = 1, loglevel: LogLevel = "INFO"
-) -> None:
+def combine(config: Config = None, processes: Processes = 1, loglevel: LogLevel = "INFO") -> None:
     """Combine verdicts and length terms into rewards, on queue `combine`."""
     _run(names.COMBINE_QUEUE, config, None, processes, None, loglevel)
 

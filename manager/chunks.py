@@ -8,9 +8,14 @@ MAX_CHUNK_ROLLOUTS = 64
 MAX_CHUNK_BYTES = 512 * 1024
 """Text of one judge task at most, unless a single rollout is larger."""
 
+_MIN_CHUNK_ROLLOUTS = 4
+
 _CHUNKS_IN_FLIGHT = 16
-"""Judge tasks among which the calls in flight are spread: smaller chunks cost more messages,
-larger ones leave the last worker alone with the tail (measured at 128 and 512 in flight)."""
+"""Judge tasks among which the calls in flight are spread, so that every process has its part."""
+
+_CHUNKS_PER_BATCH = 64
+"""Judge tasks of a large batch: each costs a message, a transaction and some round trips, and
+with fewer the last worker is left alone with the tail."""
 
 
 def chunk_sizes(sizes_bytes: Sequence[int], *, in_flight: int, judges: int) -> list[int]:
@@ -24,8 +29,10 @@ def chunk_sizes(sizes_bytes: Sequence[int], *, in_flight: int, judges: int) -> l
     Returns:
         Rollouts per chunk, in order; they add up to N.
     """
-    calls = in_flight / max(1, judges)
-    limit = max(4, min(MAX_CHUNK_ROLLOUTS, round(calls / _CHUNKS_IN_FLIGHT)))
+    wanted = max(
+        in_flight / max(1, judges) / _CHUNKS_IN_FLIGHT, len(sizes_bytes) / _CHUNKS_PER_BATCH
+    )
+    limit = max(_MIN_CHUNK_ROLLOUTS, min(MAX_CHUNK_ROLLOUTS, round(wanted)))
     chunks: list[int] = []
     count = held_bytes = 0
     for size in sizes_bytes:

@@ -20,13 +20,26 @@ from oyer.manager.batch import RewardBatch, failure_of
 from oyer.manager.poller import poller
 from oyer.manager.submission import Submission
 from oyer.tasks.config import RewardRules
-from oyer.tasks.errors import BatchCancelled, BatchFailed, InvalidInput, MessageRefused, OyerError
+from oyer.tasks.errors import (
+    BatchCancelled,
+    BatchFailed,
+    InvalidConfig,
+    InvalidInput,
+    InvalidLengthCall,
+    MessageRefused,
+    OyerError,
+)
 from oyer.tasks.outcome import Outcome
 
 log = get_logger(__name__)
 
 MAX_SUBMISSIONS = 5
 """Times a batch is sent, the first included, before its future gives up."""
+
+_FINAL = tuple(
+    f"{kind.__name__}(" for kind in (InvalidConfig, InvalidLengthCall, MessageRefused)
+)
+"""Causes that another submission would meet again, as Celery writes them."""
 
 _TICKET_PREFIX = "oyer1."
 
@@ -174,6 +187,9 @@ class RewardFuture:
             self._submission = None
             return True
         cause = _cause(meta)
+        if any(name in cause for name in _FINAL):
+            self._fail(BatchFailed(f"batch {self.batch_id} failed: {cause}"))
+            return True
         return not self._resubmit(f"failed: {cause}")
 
     def stalled(self) -> bool:

@@ -56,9 +56,7 @@ class Poller:
         with self._changed:
             self._watched.setdefault(future.batch_id, []).append(_Watch(future))
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="oyer-poller", daemon=True
-                )
+                self._thread = threading.Thread(target=self._run, name="oyer-poller", daemon=True)
                 self._thread.start()
             self._changed.notify()
 

@@ -88,7 +88,7 @@ def _parsed(url: str) -> URL:
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
-    # sqlite3 would begin by itself, and too late: `_begin_sqlite` does.
+    # The driver's own BEGIN is off, as SQLAlchemy advises: `_begin_sqlite` says which kind.
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")

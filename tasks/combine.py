@@ -86,9 +86,7 @@ def _compose(
     )
 
 
-def _outcome(
-    batch_id: str, composed: Composed, judge_parts: Mapping[int, JudgePart]
-) -> Outcome:
+def _outcome(batch_id: str, composed: Composed, judge_parts: Mapping[int, JudgePart]) -> Outcome:
     usage: dict[str, float] = {}
     first_errors: dict[str, str] = {}
     for part in judge_parts.values():

@@ -133,12 +133,9 @@ def _mean_score(judges: Sequence[JudgeConfig], verdicts: Mapping[str, Verdicts],
     return np.asarray(np.average(scores, axis=0, weights=weights))
 
 
-def _statuses(
-    judges: Sequence[JudgeConfig], verdicts: Mapping[str, Verdicts], n: int
-) -> list[str]:
+def _statuses(judges: Sequence[JudgeConfig], verdicts: Mapping[str, Verdicts], n: int) -> list[str]:
     """A row's status: the first judge's that failed, else the first judge's."""
     rows = [[verdicts[judge.name].statuses[i] for judge in judges] for i in range(n)]
     return [
-        next((row[i] for i in missing(row)), row[0]) if row else Status.SCORED.value
-        for row in rows
+        next((row[i] for i in missing(row)), row[0]) if row else Status.SCORED.value for row in rows
     ]

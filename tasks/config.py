@@ -259,4 +259,6 @@ class RewardConfig(_Section):
 
 def plan_of(config: RewardConfig) -> dict[str, Any]:
     """What travels with a batch: judges, length methods and rules, and nothing of the workers'."""
-    return config.model_dump(mode="json", include={"judges", "length", "reward", "reuse", "tokenizer"})
+    return config.model_dump(
+        mode="json", include={"judges", "length", "reward", "reuse", "tokenizer"}
+    )

@@ -74,8 +74,7 @@ def _term(
 ) -> tuple[str, np.ndarray[Any, np.dtype[np.float64]]]:
     import torch
 
-    from oyer.tasks.lengths.compute import compute
-    from oyer.tasks.lengths.inputs import Inputs
+    from oyer.tasks.lengths import Inputs, compute
 
     where = device()
     numbers = {group_id: i for i, group_id in enumerate(dict.fromkeys(columns.group_ids))}

@@ -93,9 +93,12 @@ class Account:
         self._ledger = Ledger()
         self._demand, self._sent = _Demand(), _Demand()
         self._changes: list[tuple[str, int, int]] = []
-        self._born = self._workers = self._held = self._target = self._all_in_use = 0
+        self._born = ""
+        self._workers = self._held = self._target = self._ahead = self._all_in_use = 0
         self._lease_until_s = self._recovering_until_s = 0.0
-        self._control = self._proposed = ""
+        self._control = initial(limits.max_in_flight)
+        # The adaptive state as Redis had it, and as it was last asked to have it.
+        self._stored = self._proposed = ""
 
     def open(self, now_s: float) -> None:
         """Hold nothing until the first answer, or until that is long overdue."""
@@ -161,7 +164,9 @@ class Account:
         requests, tokens = self._ledger.balance(float("inf") if leave else now_s)
         self._ledger.total(self._oldest(now_s))
         self._changes = self._ledger.changes()
-        self._proposed = self._propose(demand.evidence, now_s) if limits.adaptive else ""
+        self._proposed = self._step(demand.evidence, now_s).encode() if limits.adaptive else ""
+        # Halved rather than forgotten: the last exchange may have been a moment ago.
+        self._ahead = max(demand.begun, self._ahead // 2)
         costs, calls = sum(waiting) + demand.begun_tokens, len(waiting) + demand.begun
         return {
             "worker": self._worker,
@@ -175,7 +180,7 @@ class Account:
             "requests_limit": limits.requests,
             "tokens_limit": limits.tokens,
             "adaptive": limits.adaptive,
-            "control_was": self._control,
+            "control_was": self._stored,
             "control_now": self._proposed,
             "changes": self._changes,
             "cool": int(demand.cool_s * 1000),
@@ -184,7 +189,7 @@ class Account:
             "wanted": self.in_use if recovering else demand.wanted,
             "free": self._held - self.in_use,
             "waiting": 0 if recovering else len(waiting),
-            "ahead": 0 if recovering else demand.begun,
+            "ahead": 0 if recovering else self._ahead,
             "head": waiting[0] if waiting else 0,
             "mean": max(1, -(-costs // max(1, calls))),
             "requests": requests,
@@ -199,7 +204,7 @@ class Account:
             # The others are still to report what they hold: this worker's share, for one lease.
             self._recovering_until_s = sent_s + self._limits.lease_s
             self._ledger.restate()
-            self._control = ""
+            self._stored = ""
             self._remember()
             return False
         self._lease_until_s = sent_s + self._limits.lease_s * LEASE_TRUST
@@ -213,8 +218,10 @@ class Account:
         granted = reply["requests"], reply["tokens"]
         if any(granted):
             self._ledger.grant(reply["bucket"], sent_s + self._limits.use_s, *granted)
-        self._control = reply["control"]
-        if self._control != self._proposed:
+        self._stored = reply["control"]
+        if self._stored:
+            self._control = Control.decode(self._stored)
+        if self._stored != self._proposed:
             # Another worker changed it first: the same evidence is weighed again.
             self._demand.evidence += self._sent.evidence
         return bool(reply["growth"] or any(granted))
@@ -229,9 +236,10 @@ class Account:
         self._demand.cool_s = max(self._demand.cool_s, self._sent.cool_s)
 
     def _slots(self, now_s: float) -> int:
-        if self.alone(now_s):
-            return self._own(self._limits.max_in_flight)
-        return min(self._held, self._target)
+        if not self.alone(now_s):
+            return min(self._held, self._target)
+        limits = self._limits
+        return self._own(self._control.limit if limits.adaptive else limits.max_in_flight)
 
     def _own(self, limit: int) -> int:
         """Return this worker's share of a limit; never nothing."""
@@ -262,9 +270,12 @@ class Account:
         self._ledger.charge(bucket, requests, tokens)
         return Permit(bucket, tokens)
 
-    def _propose(self, seen: Evidence, now_s: float) -> str:
+    def _step(self, seen: Evidence, now_s: float) -> Control:
         """Return the adaptive state to put in place of the one last seen."""
-        most = self._limits.max_in_flight
-        was = Control.decode(self._control) if self._control else initial(most)
-        redis_s = now_s + self._clock_s
-        return step(was, seen, in_use=self._all_in_use, now_s=redis_s, max_limit=most).encode()
+        return step(
+            self._control,
+            seen,
+            in_use=self._all_in_use,
+            now_s=now_s + self._clock_s,
+            max_limit=self._limits.max_in_flight,
+        )

@@ -14,6 +14,10 @@ _APART = {
     ord(c): "⁄" + unicodedata.normalize("NFKC", c)
     for c in "⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⅟↉"
 }
+_SIMPLIFIED = str.maketrans(
+    "評總體終綜給數滿為結論無寫應該個這對點兩級質認從後標準達絕據於響復輸軌議價獲間減號請嚴聲稱內資試圖誘導偽",
+    "评总体终综给数满为结论无写应该个这对点两级质认从后标准达绝据于响复输轨议价获间减号请严声称内资试图诱导伪",
+)
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\u20e3\ufe00-\ufe0f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
@@ -33,7 +37,7 @@ _CLOSING = {"/", "end", "final"}
 _TAG_NAMED = re.compile(r"\s*(?:tags?\b|blocks?\b|标签|标记|[`'\"”’」』])", re.IGNORECASE)
 _SPECIAL_TOKEN = re.compile(r"<\|[\w-]{1,40}\|>|</?s>|\[/?INST\]")
 
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.M | re.S)
+_FENCE = re.compile(r"^[ \t]*(`{3,}+|~{3,}+)[^\n]*+\n(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.M | re.S)
 _FENCE_LINE = re.compile(r"[ \t]*(?:`{3,}|~{3,})[^\n`]*")
 _QUOTES = re.compile(
     r"“[^“”]{0,4000}”|「[^「」]{0,4000}」|『[^『』]{0,4000}』|‘[^‘’\n]{0,1000}’|«[^«»\n]{0,1000}»"
@@ -53,9 +57,9 @@ _MARKUP = re.compile(
 
 
 def normalise(text: str) -> str:
-    """NFKC without zero-width and direction characters; every line break is a newline."""
+    """NFKC without zero-width and direction characters, in simplified Chinese, LF line breaks."""
     text = unicodedata.normalize("NFKC", _LINE_BREAK.sub("\n", text).translate(_APART))
-    return _INVISIBLE.sub("", text)
+    return _INVISIBLE.sub("", text).translate(_SIMPLIFIED)
 
 
 def strip_thinking(text: str) -> str | None:

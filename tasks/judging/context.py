@@ -12,7 +12,7 @@ _NEUTRAL = re.compile(
     (?:so|thus|therefore|hence|then|overall|finally|and|but|accordingly|consequently|conclusion|verdict
       |judge(?:'s)?|judge?ment|result|feedback|evaluation|assessment|summary|in\s(?:conclusion|summary|short|total|sum)
       |(?:step|section|part)\s\d{1,2}|my|the|our|your|its?|this|that|an?|is|are|here(?:'s|\sis|\sare)|i|i'd|i'll|we|would|will|it
-      |give|gives?|assign|rate|award|propose|believe|think|with|of|as|for|quality|numeric(?:al)?|perfect
+      |give|gives?|assign|rate|award|propose|believe|think|with|of|as|for|quality|numeric(?:al)?|perfect|correction|corrected|revised|updated
       |resulting|suggested|recommended|assigned|given|assistant(?:'s)?|response(?:'s)?|answer(?:'s)?|reply(?:'s)?
       |model(?:'s)?|output(?:'s)?|solution(?:'s)?|rollout(?:'s)?|receives?|deserves|earns|gets|final|all\sin\sall
       |(?:based\son|given|considering|after|taking|according\sto)\s[^,.:]{1,80},)\b
@@ -21,7 +21,7 @@ _NEUTRAL = re.compile(
       |\(?[0-9]{1,3}\s*(?:-|–|~|到|至)\s*[0-9]{1,3}\s*分?\)?(?:的?(?:标准|范围|量表|区间))?|评分标准|按照?|根据|在|内|以|综上(?:所述)?|因此|所以|因而|故此?|总之|最后|最终|综合(?:来看|来说|以上|上述|考虑|而言|评估|分析)?|总体(?:来看|来说|而言|上)?
       |整体(?:来看|来说|而言|上)?|(?:基于|根据|结合|鉴于|考虑到)[^,。:]{1,40},|结论|我认为|我觉得|我|你|本次|本|该|此|这个|这次|这
       |对|于|给出|给予|给|打出|打|的|为|是|会|应该|应|可以|可|建议|能|将|回答|回复|响应|输出|轨迹|模型|助手|答案|解答|质量|整个
-      |评审|裁判|评委|结果|如下|以上|上述|评价|评估|其|它|只能|只|仅|所以我)
+      |更正|修正|修改后|重新(?:评估|考虑|打分)?后?|评审|裁判|评委|结果|如下|以上|上述|评价|评估|其|它|只能|只|仅|所以我)
     )[\s,:、\-–—|*>#]*""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -52,7 +52,15 @@ _SUPERSEDED = re.compile(
     r"|最高|最低|上限|下限|不是|并非|不能|不应|不宜|不会|不予|不给|未|没有|无法|扣|减|限制|封顶|下次",
     re.IGNORECASE,
 )
-_CONCLUDES = re.compile(r"\b(?:so|therefore|thus|hence|overall)\b|因此|所以|综上|故而|总体而言", re.IGNORECASE)
+# A score inside the task that the rollout solves, or an assignment in its code.
+_OTHERS = re.compile(
+    r"\b(?!(?:model|response|assistant|answer|judge|solution|agent|output|rollout|it|here|that|let)'s)[a-z]+'s\s+$"
+    r"|\b(?:his|her|their|team|player|class|exam|test|game)\s+$|\b(?:sets?|prints?|computes?|variable)\b",
+    re.IGNORECASE,
+)
+_CONCLUDES = re.compile(
+    r"\b(?:so|therefore|thus|hence|overall)\b|因此|所以|综上|故而|总体而言", re.IGNORECASE
+)
 _NOT_OURS = re.compile(
     r"\s*(?:['\"”’」』]|的?(?:字样|字眼|语句)|这(?:句|行|段|一|种|类|样)|的(?:指令|内容|注入|要求|文字|文本)|等(?:字|内容|指令|文)"
     r"|(?:is|was|are)\s+(?:an?\s+)?(?:prompt\s+)?(?:inject|quoted|part\s+of|in\s+the|from\s+the|what\s+the)"
@@ -66,7 +74,8 @@ _COMPARED = re.compile(
     r"|(?:回答|回复|模型|助手|候选)\s*(?P<zh>[ab12甲乙一二])(?![^\W\d_a-z]|\d)",
     re.IGNORECASE,
 )
-_FULL_MARKS = re.compile(r"(?:满分|总分)(?:为|是)?\s*:?\s*([0-9]{1,4})|(?<![0-9])([0-9]{1,4})\s*分(?:制|满分)"
+_FULL_MARKS = re.compile(
+    r"(?:满分|总分)(?:为|是)?\s*:?\s*([0-9]{1,4})|(?<![0-9])([0-9]{1,4})\s*分(?:制|满分)"
     r"|[0-9]{1,3}\s*(?:-|–|~|到|至)\s*([0-9]{1,4})\s*分?\)?的?(?:标准|范围|量表|区间)|scale\s(?:of|from)\s[0-9]{1,3}\s?(?:to|-|–)\s?([0-9]{1,4})",
     re.IGNORECASE,
 )
@@ -87,7 +96,9 @@ def neutral(before: str) -> tuple[bool, bool]:
     ends = [end.end() for end in _SENTENCE_END.finditer(text)]
     sentence = text[ends[-1] :] if ends else text
     opens_line = not ends and only_neutral(sentence)
-    return opens_line, opens_line or only_neutral(sentence) or only_neutral(sentence.rpartition(",")[2])
+    return opens_line, opens_line or only_neutral(sentence) or only_neutral(
+        sentence.rpartition(",")[2]
+    )
 
 
 def only_neutral(words: str) -> bool:
@@ -129,6 +140,8 @@ def disowned_before(before: str, above: str = "") -> bool:
     if _STOLEN.search(words) or _IMAGINED.search(words):
         return True
     here = words.rpartition(",")[2]
+    if _OTHERS.search(here):
+        return True
     if _STOLEN_HERE.search(here) or _SUPERSEDED.search(here):
         return True
     introduces = above.rstrip().endswith(":") and not before.strip(" *#>-|")

@@ -1,7 +1,7 @@
 """Single flight over all processes: identical judge requests wait for the one that is being paid.
 
 - An optimisation: what was paid is on record in SQL, and correctness stays there. Without Redis,
-  everybody pays for himself.
+  every call is paid for.
 - A request is held by a lease with an owner. A dead owner's lease expires, and exactly one of those
   that wait takes over.
 - One thread (or greenlet) per process renews what the process holds and asks after what it waits
@@ -163,12 +163,12 @@ class SingleFlight:
     def _contact(self, now_s: float) -> None:
         """Do what is due: drop, renew, look."""
         try:
-            self._give_up()
+            asked = self._give_up()
             if now_s >= self._renew_at_s:
-                self._keep()
+                asked |= self._keep()
                 self._renew_at_s = now_s + self._lease_s / 3
             if now_s >= self._look_at_s:
-                self._look()
+                asked |= self._look()
                 self._look_at_s = now_s + self._poll_s * random.uniform(0.8, 1.2)
         except RedisError as error:
             self._outage.begin(error)
@@ -177,37 +177,43 @@ class SingleFlight:
                 with self._lock:
                     self._resolve(dict.fromkeys(self._waits, "free"))
         else:
-            self._outage.end()
             self._answered_s = now_s
+            if asked:
+                self._outage.end()
 
-    def _give_up(self) -> None:
+    def _give_up(self) -> bool:
+        """Drop the leases of ended requests; returns whether there were any."""
         with self._lock:
             dropped = list(self._dropped)
         if dropped:
             self._drop(keys=[_lease_key(key) for key in dropped], args=[self._owner])
             with self._lock:
                 self._dropped.difference_update(dropped)
+        return bool(dropped)
 
-    def _keep(self) -> None:
+    def _keep(self) -> bool:
+        """Renew the leases held; returns whether there are any."""
         with self._lock:
             held = list(self._held.items())
         if not held:
-            return
+            return False
         lost = self._renew(
             keys=[_lease_key(key) for key, _ in held],
             args=[self._owner, str(int(self._lease_s * 1000))],
         )
         with self._lock:
-            for key, event in (held[index - 1] for index in lost):
-                if self._held.get(key) is event:
+            for key, ended in (held[index - 1] for index in lost):
+                ended.set()
+                if self._held.get(key) is ended:
                     del self._held[key]
-                    event.set()
+        return True
 
-    def _look(self) -> None:
+    def _look(self) -> bool:
+        """Ask after the requests waited for; returns whether there are any."""
         with self._lock:
             keys = list(self._waits)
         if not keys:
-            return
+            return False
         pipe = self._redis.pipeline(transaction=False)
         for key in keys:
             # In this order: a lease is dropped after its reply is there.
@@ -223,6 +229,7 @@ class SingleFlight:
         with self._lock:
             self._resolve(ended)
             self._poll_s = POLL_MIN_S if ended else min(POLL_MAX_S, self._poll_s * 1.5)
+        return True
 
     def _resolve(self, ended: Mapping[str, Verdict]) -> None:
         for key, verdict in ended.items():

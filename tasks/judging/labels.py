@@ -5,11 +5,20 @@ from collections.abc import Iterator
 
 from oyer.tasks.judging.claims import Claim, Rank
 from oyer.tasks.judging.cleaning import MASK
-from oyer.tasks.judging.context import at_heading, disowned_after, disowned_before, names_other_scale_before, neutral
+from oyer.tasks.judging.context import (
+    at_heading,
+    disowned_after,
+    disowned_before,
+    names_other_scale_before,
+    neutral,
+)
 from oyer.tasks.judging.values import NUMBER, Value, names_other_scale, read_value
 
 WINDOW = 200
 """Characters looked at before and after a label; bounds the work on any reply."""
+
+MAX_BRACKETS = 64
+"""Double brackets looked at, from the end of the reply."""
 
 _FINAL = (
     r"(?:final|overall|total|aggregate|composite|combined|weighted|cumulative|net|holistic)[\s_-]{0,3}"
@@ -19,7 +28,7 @@ _FINAL = (
     r"|(?:最终|最后|综合|总体|整体|总的?|合计|总计|终)的?(?:综合|总体|整体|加权|质量|总)?"
     r"(?:评分|得分|打分|给分|分数|分值|评级|评价得分|评价|评定|评估得分|评估|成绩|分)"
     r"|\[(?:result|score|rating)\](?:\s*:?\s*(?:result|score|rating|assessment)\b)?"
-    r"|(?:final|overall|total|verdict)(?=\s*[:=|])"
+    r"|(?:final|overall|verdict)(?=\s*[:=|])|total(?=\s*:\s*[0-9.]{1,5}\s*/)"
     r"|(?:总评|总体|综合|整体|最终)(?=\s*[:=|])"
 )
 _PLAIN = (
@@ -69,7 +78,7 @@ _PAIRWISE = re.compile(r"[ABC<>=≈~\s]{1,8}|tie|N/?A", re.IGNORECASE)
 
 def bracket_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
     """Scores in double brackets, the form of FastChat's single-answer judge."""
-    for match in _BRACKETS.finditer(text):
+    for match in list(_BRACKETS.finditer(text))[-MAX_BRACKETS:]:
         value = read_value(match[1], 0, scale)
         readable = value is not None and value.end == len(match[1])
         if readable or _PAIRWISE.fullmatch(match[1]):
@@ -117,7 +126,7 @@ def label_claims(
             rank=_rank(match, before),
             layer="label",
             disowned=disowned_before(before, above)
-            or disowned_after(line[read_to:][:60])
+            or disowned_after(line[read_to : read_to + 60])
             or _describes_a_level(tail, value),
             under_heading=at_heading(line, above),
         )
@@ -137,7 +146,9 @@ def _labelled(tail: str, scale: tuple[float, float]) -> Value | None:
     """Read what follows a label, over its separators, remarks, revisions and sums."""
     glue = _GLUE.match(tail)
     at = glue.end() if glue else 0
-    notes = [note for note in (glue.group("note", "noteb", "after", "afterb") if glue else ()) if note]
+    notes = [
+        note for note in (glue.group("note", "noteb", "after", "afterb") if glue else ()) if note
+    ]
     value = read_value(tail, at, scale)
     if value is None:
         return _without_number(tail, at, notes, scale)
@@ -146,10 +157,10 @@ def _labelled(tail: str, scale: tuple[float, float]) -> Value | None:
         while total:
             last, total = total.end(), _SUM.match(tail, total.end())
         value = read_value(tail, last, scale) or value
-    elif (revised := _REVISED.match(tail, value.end)) and (
-        later := read_value(tail, revised.end(), scale)
-    ):
-        value = later
+    elif revised := _REVISED.match(tail, value.end):
+        later = read_value(tail, revised.end(), scale)
+        changed = later is None and re.compile(r"[^\n(]*?[0-9]").match(tail, revised.end())
+        value = later or (Value(None, value.end) if changed else value)
     if any(names_other_scale(note, scale) for note in notes):
         return Value(None, value.end)
     rest = re.sub(r"\([^()]*\)", "", tail[value.end :])
@@ -179,6 +190,8 @@ def _alone(line: str, scale: tuple[float, float]) -> Value | None:
 
 def bare_value(line: str, scale: tuple[float, float]) -> Value | None:
     """Read a line that holds a score and nothing else but a remark in parentheses."""
+    if len(line) > WINDOW:
+        return None
     lead = re.compile(r"(?:[-–—•·]\s+|[^\w\s.+\-−(\[<~≈" + MASK + r"]|\s)*").match(line)
     value = read_value(line, lead.end() if lead else 0, scale)
     if value and re.fullmatch(r"[\s.!。)\]>*|]*(?:\([^()]{0,120}\))?[\s.!。|]*", line[value.end :]):

@@ -2,12 +2,12 @@
 -- in, what it may hold and use comes out. One script, so that all workers see one order of events;
 -- one clock, Redis's own, so that the clocks of the hosts do not matter.
 --
--- KEYS[1], a hash:  born         ms when this state began; another value tells that it was lost
+-- KEYS[1], a hash:  born         time when this state began; another one tells that it was lost
 --                   cool         ms until which nobody may call (Retry-After)
 --                   control      JSON of adaptive.Control
 --                   w:<worker>   "held peak wanted expires_ms" of a worker
 --                   q:<bucket>, t:<bucket>   requests, tokens charged to a slice of time
--- ARGV[1]: JSON, written by Limiter._prepare. Returns JSON, read by Limiter._take.
+-- ARGV[1]: JSON, written by Account.ask. Returns JSON, read by Account.take.
 local ask = cjson.decode(ARGV[1])
 local key, me = KEYS[1], 'w:' .. ask.worker
 local time = redis.call('TIME')
@@ -22,10 +22,10 @@ local function put(field, value)
   if value then redis.call('HSET', key, field, value) else redis.call('HDEL', key, field) end
 end
 
-local born = tonumber(state.born) or now
-if not state.born then put('born', born) end
+if not state.born then put('born', time[1] .. '.' .. time[2]) end
+local born = state.born
 redis.call('PEXPIRE', key, ask.window + ask.bucket + ask.lease + ask.max_cool)
-if ask.born ~= 0 and ask.born ~= born then
+if ask.born ~= '' and ask.born ~= born then
   -- The caller's books refer to a state that is gone: it charges all of them anew first.
   return cjson.encode({born = born, now = now, lost = true})
 end
@@ -79,8 +79,8 @@ if ask.adaptive and state.control then
   limit = math.min(limit, cjson.decode(state.control).limit)
 end
 
--- Max-min fair shares: who wants least is served first, and what he leaves is divided again. Equal
--- ones take turns for the remainder, lest more workers than slots leave the same ones without.
+-- Max-min fair shares: the worker that wants least is served first, and the rest is divided again.
+-- Equal ones take turns for the remainder, lest more workers than slots leave the same ones without.
 local turn = math.floor(now / ask.lease)
 table.sort(workers, function(a, b) return a.name < b.name end)
 for i, w in ipairs(workers) do w.rank = (i + turn) % #workers end

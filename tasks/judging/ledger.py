@@ -100,7 +100,8 @@ class Ledger:
     def doubt(self, changes: list[Change]) -> None:
         """Note that Redis may or may not have carried `changes` out."""
         for kind, bucket, n in changes:
-            pass
+            if n < 0:
+                self._charged[kind, bucket] -= n
 
     def restate(self) -> None:
         """Report everything anew: Redis has lost its state."""

@@ -55,7 +55,9 @@ _OPENING = re.compile(r"\{\s*[\"'“\w]")
 _FENCED = re.compile(r"[ \t]*(?:`{3,}|~{3,})[\w-]*[ \t]*|json", re.IGNORECASE)
 
 
-def object_claims(text: str, scale: tuple[float, float]) -> tuple[list[Claim], list[tuple[int, int]]]:
+def object_claims(
+    text: str, scale: tuple[float, float]
+) -> tuple[list[Claim], list[tuple[int, int]]]:
     """Scores in verdict objects, and where all objects stand.
 
     Args:
@@ -70,7 +72,7 @@ def object_claims(text: str, scale: tuple[float, float]) -> tuple[list[Claim], l
     claims = []
     for i, ((start, end), value) in enumerate(found):
         rank = _rank_at(text, start, end)
-        if i and not text[found[i - 1][0][1] : start].strip(" \n,;"):
+        if i and value != found[i - 1][1] and not text[found[i - 1][0][1] : start].strip(" \n,;"):
             rank, value = Rank.FINAL, math.nan
         if rank is not None:
             number = None if math.isnan(value) else value
@@ -149,7 +151,10 @@ def _pairs(body: str) -> list[tuple[str, Any]]:
         return list(_walk(json.loads(body, strict=False)))
     except (ValueError, RecursionError):
         return [
-            (m["key"] or m["bare"], next((v for v in m.group("double", "single", "plain") if v), ""))
+            (
+                m["key"] or m["bare"],
+                next((v for v in m.group("double", "single", "plain") if v), ""),
+            )
             for m in _PAIR.finditer(body)
         ]
 

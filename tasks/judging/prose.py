@@ -4,7 +4,12 @@ import re
 from collections.abc import Iterator
 
 from oyer.tasks.judging.claims import Claim, Rank
-from oyer.tasks.judging.context import disowned_after, disowned_before, names_other_scale_before, only_neutral
+from oyer.tasks.judging.context import (
+    disowned_after,
+    disowned_before,
+    names_other_scale_before,
+    only_neutral,
+)
 from oyer.tasks.judging.values import NUMBER, Value, read_value
 
 WINDOW = 200
@@ -18,9 +23,7 @@ _FIRST_PERSON = (
     r"(?:\s+(?:this|that|it|the|its?|a|an|as|at|to|with|of|for|overall|final|score|rating|grade|response|answer|reply"
     r"|output|solution|rollout|model|assistant|model's|assistant's|completion|submission|document|text|passage|summary|conversation|candidate|one|call|trajectory|it's|is)){0,7}\s+(?=\S)"
 )
-_GAIN = (
-    r"\b(?:deserves|earns|merits|warrants)(?:\s+(?:an?|the|overall|final|score|rating|grade|of|solid|strong|full)){0,5}\s+"
-)
+_GAIN = r"\b(?:deserves|earns|merits|warrants)(?:\s+(?:an?|the|overall|final|score|rating|grade|of|solid|strong|full)){0,5}\s+"
 _COPULA = (
     r"\b(?:this|it|that)(?:'s|\s+is|\s+should\s+be|\s+gets|\s+must\s+be)\s+an?\s+"
     r"(?:(?:solid|strong|clear|perfect|easy|weak|low|high)\s+)?"
@@ -54,8 +57,13 @@ _CLAIMING = re.compile(
     r"(?:\b(?:is|are|at|as|an?|of|it|this|with|scored?|rated?|deserves|worth|rating|give|verdict)|[给为得打评是:])\s*$",
     re.IGNORECASE,
 )
-_CONCLUDING = re.compile(r"\s*(?:但|而|那么)?(?:我|因此|所以|故|综合|综上|总体|整体|最终|总分|目前)")
-_FINAL = re.compile(r"\b(?:overall|final(?:ly)?|in\s+conclusion|in\s+total)\b|综合|综上|总体|整体|最终|总分", re.IGNORECASE)
+_CONCLUDING = re.compile(
+    r"\s*(?:但|而|那么)?(?:我|因此|所以|故|综合|综上|总体|整体|最终|总分|目前)"
+)
+_FINAL = re.compile(
+    r"\b(?:overall|final(?:ly)?|in\s+conclusion|in\s+total)\b|综合|综上|总体|整体|最终|总分",
+    re.IGNORECASE,
+)
 
 
 def prose_claims(line: str, offset: int, scale: tuple[float, float]) -> Iterator[Claim]:

@@ -29,7 +29,7 @@ from oyer.tasks.statuses import Status
 PARSER_VERSION = 1
 """Raised whenever some reply would be read differently."""
 
-MAX_PROSE_CHARS = 16_384
+MAX_PROSE_CHARS = 8_192
 """A longer reply is read at its two ends, this much of each, in characters."""
 
 MAX_SPAN_CHARS = 200
@@ -125,12 +125,12 @@ def _masked(text: str, claims: list[Claim]) -> str:
 
 
 def _line_claims(text: str, scale: tuple[float, float]) -> list[Claim]:
-    lines, offset = [], 0
+    lines, at = [], 0
     for line in text.split("\n"):
-        near = offset < MAX_PROSE_CHARS or len(text) - offset < MAX_PROSE_CHARS
-        if line.strip() and near:
-            lines.append((offset, line))
-        offset += len(line) + 1
+        near_an_end = at + len(line) <= MAX_PROSE_CHARS or at >= len(text) - MAX_PROSE_CHARS
+        if near_an_end and line.strip():
+            lines.append((at, line))
+        at += len(line) + 1
     claims: list[Claim] = []
     for i, (start, line) in enumerate(lines):
         above = lines[i - 1][1] if i else ""
@@ -147,7 +147,8 @@ def _bare_claims(
     if not lines:
         return []
     (first_at, first), (last_at, last) = lines[0], lines[-1]
-    if len(lines) == 1 and (only := _WHOLE_ANSWER.fullmatch(last) or _COMMENTED.fullmatch(last)):
+    short = len(last) <= MAX_SPAN_CHARS
+    if len(lines) == 1 and short and (only := _WHOLE_ANSWER.fullmatch(last) or _COMMENTED.fullmatch(last)):
         last = only[1]
     above = lines[-2][1].strip() if len(lines) > 1 else ""
     claims = []

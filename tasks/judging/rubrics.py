@@ -363,9 +363,7 @@ def score_bands(count: int, scale: tuple[float, float]) -> list[str]:
     whole = high - low + 1
     if count and low.is_integer() and high.is_integer() and whole >= count:
         edges = [int(low + whole * i // count) for i in range(count + 1)]
-        return [
-            f"{a}" if b - a == 1 else f"{a}-{b - 1}" for a, b in itertools.pairwise(edges)
-        ]
+        return [f"{a}" if b - a == 1 else f"{a}-{b - 1}" for a, b in itertools.pairwise(edges)]
     step = (high - low) / max(1, count - 1)
     return [f"{low + step * i:.3g}" for i in range(count)]
 

@@ -116,24 +116,26 @@ class PooledTransport(httpx2.BaseTransport):
     """
 
     def __init__(self, urls: Iterable[str], environ: Mapping[str, str], *, pool_size: int) -> None:
-        self._managers = {
-            _origin(httpx2.URL(url)): _manager(httpx2.URL(url), environ, pool_size) for url in urls
-        }
+        parsed = [httpx2.URL(url) for url in urls]
+        self._pools = {_origin(url): _pool(url, environ, pool_size) for url in parsed}
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        manager = self._managers.get(_origin(request.url))
-        if manager is None:
+        url, timeout = request.url, request.extensions["timeout"]
+        pool = self._pools.get(_origin(url))
+        if pool is None:
             raise httpx2.UnsupportedProtocol("not an address of this endpoint", request=request)
-        timeout = request.extensions["timeout"]
+        # A proxy is told the whole URL, unless it only opens a tunnel for TLS.
+        forwarded = pool.proxy is not None and url.scheme == "http"
         with _as_httpx2_errors(request):
-            reply = manager.urlopen(
+            reply = pool.urlopen(
                 request.method,
-                str(request.url),
+                str(url) if forwarded else url.raw_path.decode("ascii"),
                 body=request.read(),
                 headers=dict(request.headers.items()),
                 timeout=urllib3.Timeout(total=timeout["read"], connect=timeout["connect"]),
                 retries=False,
                 redirect=False,
+                assert_same_host=False,
                 decode_content=False,
             )
         return httpx2.Response(
@@ -141,8 +143,8 @@ class PooledTransport(httpx2.BaseTransport):
         )
 
     def close(self) -> None:
-        for manager in self._managers.values():
-            manager.clear()
+        for pool in self._pools.values():
+            pool.close()
 
 
 def proxy_for(url: httpx2.URL, environ: Mapping[str, str]) -> str | None:
@@ -183,7 +185,7 @@ def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
 
 
-def _manager(url: httpx2.URL, environ: Mapping[str, str], pool_size: int) -> urllib3.PoolManager:
+def _pool(url: httpx2.URL, environ: Mapping[str, str], pool_size: int) -> HTTPConnectionPool:
     options: dict[str, Any] = {"maxsize": pool_size, "ssl_context": ssl_context(environ)}
     proxy_url = proxy_for(url, environ)
     if proxy_url is None:
@@ -202,7 +204,7 @@ def _manager(url: httpx2.URL, environ: Mapping[str, str], pool_size: int) -> url
             **options,
         )
     manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
-    return manager
+    return manager.connection_from_url(str(url))
 
 
 @contextmanager

@@ -8,7 +8,9 @@ import math
 import re
 from dataclasses import dataclass
 
-_HAN_DIGITS = dict(zip("零〇一二两三四五六七八九", (0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9), strict=True))
+_HAN_DIGITS = dict(
+    zip("零〇一二两三四五六七八九", (0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9), strict=True)
+)
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 NUMBER = r"(?:[0-9]{1,6}(?:\.[0-9]{1,6})?|\.[0-9]{1,6})"
@@ -23,7 +25,10 @@ _NUMERAL = re.compile(
 _OPENER = re.compile(r"[(\[<]\s*")
 _CLOSER = re.compile(r"\s*[)\]>]")
 _LETTER = re.compile(r"[^\W0-9_]")
-_UNIT = re.compile(r"\s*(?:分(?![钟之数析类别布支值制])|(?:points?|pts?|marks?)\b|(?P<star>stars?\b|星))", re.IGNORECASE)
+_UNIT = re.compile(
+    r"\s*(?:分(?![钟之数析类别布支值制])|(?:points?|pts?|marks?)\b|(?P<star>stars?\b|星))",
+    re.IGNORECASE,
+)
 _DENOMINATOR = re.compile(
     rf"\s*,?\s*\(?\s*(?:/|out\s+of|of|over)\s*(?:a\s+)?(?:(?:total|possible|maximum|max)\s+)?"
     rf"(?:of\s+)?(?P<number>{NUMBER}|ten|{_HAN})(?![0-9A-Za-z.%]*[0-9])",
@@ -42,7 +47,8 @@ _SPOILED = re.compile(
             (?:even\s+|maybe\s+|perhaps\s+|possibly\s+|可能(?:是)?|\(\s*)?{_LOOSE_NUMBER}
       | \s*,\s*(?:(?:or|maybe|perhaps|possibly)\s+){{0,3}}{NUMBER}
       | \s+{NUMBER}
-      | [+\-−](?=$|[\s).,;|])
+      | [+\-−~](?=$|[\s).,;|])
+      | \s*/
       | [A-Za-z0-9_^⁄] | \.[0-9]
       | \s*(?:以上|以下|以内|左右|上下|出头|多分|封顶|起步|不到|或更|之间)
       | \s*(?:or|and)\s+(?:so|higher|above|more|below|lower|less|better|worse)\b

@@ -53,28 +53,26 @@ def linear(
 ) -> Tensor:
     """`-min(coef * scale * (L - free_len)+ / norm, cap)`; ALP, prime-rl, LEASH by parameters."""
     penalty = coef * (lengths.double() - free_len).clamp(min=0)
-    if isinstance(norm, str):
-        groups = Groups(given(group_ids, "group_ids"))
-        size = groups.max(lengths) if norm == "group_max" else groups.mean(lengths)
-        penalty = penalty / groups.spread(size.clamp(min=1))
-    else:
+    if not isinstance(norm, str):
         penalty = penalty / norm
-    if scale_by == "pass_rate":
-        penalty = penalty * pass_rate(
-            given(correct, "correct"), given(group_ids, "group_ids"), floor=pass_rate_floor
-        )
-    elif scale_by == "reward":
-        score = given(quality, "quality")
+    if isinstance(norm, str) or scale_by != "none":
         groups = Groups(given(group_ids, "group_ids"))
-        penalty = penalty * groups.spread(groups.mean(score, ~score.isnan()))
+        if isinstance(norm, str):
+            longest = norm == "group_max"
+            size = groups.max(lengths) if longest else groups.mean(lengths)
+            penalty = penalty / groups.spread(size.clamp(min=1))
+        if scale_by == "pass_rate":
+            penalty = penalty * pass_rate(given(correct, "correct"), groups, pass_rate_floor)
+        elif scale_by == "reward":
+            score = given(quality, "quality")
+            penalty = penalty * groups.spread(groups.mean(score, ~score.isnan()))
     if gate_by_correctness:
         penalty = penalty.where(given(correct, "correct"), 0.0)
     return -penalty.clamp(max=math.inf if cap is None else cap)
 
 
-def pass_rate(correct: Tensor, group_ids: Tensor, *, floor: float | Literal["1/K"] = 0.0) -> Tensor:
-    """Share of correct rows in each row's group, at least `floor` or one row's share."""
-    groups = Groups(group_ids)
+def pass_rate(correct: Tensor, groups: Groups, floor: float | Literal["1/K"] = 0.0) -> Tensor:
+    """Share of correct rows in each row's group, at least `floor` or one row's share: [N]."""
     rate = groups.mean(correct)
     least = 1 / groups.sizes.double() if floor == "1/K" else torch.full_like(rate, floor)
     return groups.spread(torch.maximum(rate, least))
@@ -144,7 +142,7 @@ def cosine(
             unit=None,
             dead_zone=0.0,
             max_windows=MAX_WINDOWS,
-        )
+        ).to(lengths.device)
     return _unless_exceeding(
         right.where(correct, wrong), lengths, max_len, max_len_margin, exceed_length
     )

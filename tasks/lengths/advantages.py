@@ -15,11 +15,17 @@ from oyer.tasks.lengths.groups import Groups, ratio
 from oyer.tasks.lengths.inputs import given
 
 
-def centred(quality: Tensor, group_ids: Tensor) -> Tensor:
+def centred(quality: Tensor, groups: Groups) -> Tensor:
     """Score minus the group's mean; 0 for a missing score."""
-    groups = Groups(group_ids)
     known = ~quality.isnan()
     return (quality - groups.spread(groups.mean(quality, known))).where(known, 0.0)
+
+
+def _advantages(advantages: Tensor | None, quality: Tensor | None, groups: Groups) -> Tensor:
+    """The advantages that were handed over, or the centred score; 0 for a missing one."""
+    if advantages is None:
+        return centred(given(quality, "advantages"), groups)
+    return advantages.nan_to_num(nan=0.0)
 
 
 def qglas(
@@ -41,19 +47,19 @@ def qglas(
     """
     groups = Groups(group_ids)
     known = ~quality.isnan()
-    advantage = centred(quality, group_ids)
+    advantage = centred(quality, groups)
     positive = advantage > 0
     reference = groups.spread(groups.mean(lengths, positive))
     divisor = reference + eps if eps else reference.clamp(min=1)
     saving = ((reference - lengths) / divisor).clamp(min=0, max=clip) / clip
     s_all = groups.max(quality, known) - groups.quantile(quality, 0.25, known)
     s_positive = groups.max(quality, positive) - groups.min(quality, positive)
-    share = ratio(s_positive, s_all).clamp(min=0, max=1)
+    share = ratio(s_positive, s_all + eps).clamp(min=0, max=1)
     weight = s_all * (beta_min + (beta_max - beta_min) * (1 - share))
     total = advantage + (groups.spread(weight) * saving).where(positive, 0.0)
     if not std_normalised:
         return total
-    return ratio(total, groups.spread(groups.std(quality, ddof, known)))
+    return ratio(total, groups.spread(groups.moments(quality, ddof, known)[1] + eps))
 
 
 def advantage_reweight(
@@ -73,8 +79,7 @@ def advantage_reweight(
     positive rows' range; a group with fewer than `tau` of them positive is left alone.
     """
     groups = Groups(group_ids)
-    if advantages is None:
-        advantages = centred(given(quality, "advantages"), group_ids)
+    advantages = _advantages(advantages, quality, groups)
     positive = advantages > 0
     share = share_of_range(lengths, groups, positive, eps).clamp(min=0, max=1)
     weighed = advantages * (alpha + (1 - alpha) * (1 - share) ** gamma)
@@ -102,7 +107,7 @@ def gfpo_mask(
         cost = -given(quality, "quality") / lengths.clamp(min=1)
     if quality is not None:
         cost = cost.where(~quality.isnan(), torch.inf)
-    return (Groups(group_ids).rank(cost) < k).double()
+    return Groups(group_ids).smallest(cost, k).double()
 
 
 def gfpo(
@@ -144,8 +149,8 @@ def grpo_lead_advantage(
     k: float,
 ) -> Tensor:
     """Positive advantages times the weight of the pass rate, others times that of its rest."""
-    if advantages is None:
-        advantages = centred(given(quality, "advantages"), group_ids)
-    rate = pass_rate(correct, group_ids)
+    groups = Groups(group_ids)
+    advantages = _advantages(advantages, quality, groups)
+    rate = pass_rate(correct, groups)
     side = rate.where(advantages > 0, 1 - rate)
     return advantages * difficulty_weight(side, A=A, B=B, rho0=rho0, k=k)

@@ -44,7 +44,7 @@ def aggregate(
     total = (rewards * scale).sum(dim=1)
     advantage = total - groups.spread(_baseline(total, groups, lengths, row, baseline))
     if mode == "sum_then_normalize":
-        deviation = groups.std(total, ddof, row, float32_bessel=float32_bessel)
+        _, deviation = groups.moments(total, ddof, row, float32_bessel=float32_bessel)
         advantage = ratio(advantage, groups.spread(deviation + eps))
     return advantage.where(row, 0.0)
 

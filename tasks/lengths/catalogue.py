@@ -13,8 +13,10 @@ from oyer.tasks.lengths import (
     catalogue_advantage,
     catalogue_correct,
     catalogue_group,
+    catalogue_laser,
     catalogue_repetition,
     catalogue_target,
+    catalogue_total,
 )
 from oyer.tasks.lengths.method import Method, Params
 
@@ -23,9 +25,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         method.name: method
         for family in (
             catalogue_absolute,
+            catalogue_total,
             catalogue_group,
             catalogue_correct,
             catalogue_target,
+            catalogue_laser,
             catalogue_repetition,
             catalogue_advantage,
         )

@@ -21,7 +21,7 @@ class Qglas(Params):
     clip: float = Field(0.5, gt=0)
     """Relative saving that earns the full bonus."""
     eps: float = Field(0.0, ge=0)
-    """Added to the mean length, for parity; 0 divides by at least one token."""
+    """Added to every divisor, for parity; 0 makes equal scores neutral."""
     std_normalised: bool = False
     """Divide advantages and bonus by the group's standard deviation."""
     ddof: Literal[0, 1] = 0

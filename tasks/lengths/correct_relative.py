@@ -62,8 +62,9 @@ def diet_token_score(
     lengths: Tensor, correct: Tensor, group_ids: Tensor, *, weight: float, adaptive: bool
 ) -> Tensor:
     """Kimi's term over the range of correct rows, on every row, times the pass rate."""
-    term = weight * _kimi(lengths, Groups(group_ids), correct, 0.0)
-    return term * pass_rate(correct, group_ids) if adaptive else term
+    groups = Groups(group_ids)
+    term = weight * _kimi(lengths, groups, correct, 0.0)
+    return term * pass_rate(correct, groups) if adaptive else term
 
 
 def jet(
@@ -114,7 +115,7 @@ def grpo_lead_length(
     factor = torch.exp(-alpha * groups.z_score(lengths, ddof, eps, correct))
     active = correct
     if skip_if_mean_of_3_shortest_le is not None:
-        shortest = groups.mean(lengths, groups.rank(lengths) < 3)
+        shortest = groups.mean(lengths, groups.smallest(lengths, 3))
         active = correct & groups.spread(shortest > skip_if_mean_of_3_shortest_le)
     return factor.where(active, 1.0)
 
@@ -131,7 +132,7 @@ def shorterbetter(
 
 def alp(lengths: Tensor, correct: Tensor, group_ids: Tensor, *, beta: float, norm: float) -> Tensor:
     """`-(beta / norm) max(pass rate, 1/K) L`, arXiv:2506.05256."""
-    return -beta / norm * pass_rate(correct, group_ids, floor="1/K") * lengths
+    return -beta / norm * pass_rate(correct, Groups(group_ids), "1/K") * lengths
 
 
 def dast(lengths: Tensor, correct: Tensor, group_ids: Tensor, *, max_len: int) -> Tensor:

@@ -108,7 +108,7 @@ def grlc(
     ):
         brevity = 1 - share_of_range(lengths, groups)
         centred = brevity - groups.spread(groups.mean(brevity))
-        shortest = groups.rank(lengths) == 0
+        shortest = groups.first_smallest(lengths)
         term = term + weight * centred + bonus * (shortest & good).double()
     return term
 

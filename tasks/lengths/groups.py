@@ -29,8 +29,8 @@ class Groups:
         first = torch.ones_like(ids, dtype=torch.bool)
         first[1:] = ids[1:] != ids[:-1]
         self.index = torch.empty_like(ids).scatter_(0, self._order, first.cumsum(0) - 1)
-        starts = first.nonzero().squeeze(1)
-        self.sizes = torch.diff(starts, append=starts.new_tensor([len(ids)]))
+        self._starts = first.nonzero().squeeze(1)
+        self.sizes = torch.diff(self._starts, append=self._starts.new_tensor([len(ids)]))
 
     @classmethod
     def single(cls, like: Tensor) -> Self:
@@ -42,12 +42,14 @@ class Groups:
 
     def spread(self, per_group: Tensor) -> Tensor:
         """Give every row its group's value: [G] to [N]."""
-        return per_group[self.index]
+        return per_group.index_select(0, self.index)
 
     def _reduce(self, values: Tensor, how: Reduction) -> Tensor:
         if not len(self):
             return values.new_zeros(0)
-        return torch.segment_reduce(values[self._order], how, lengths=self.sizes, unsafe=True)
+        return torch.segment_reduce(
+            values.index_select(0, self._order), how, lengths=self.sizes, unsafe=True
+        )
 
     def sum(self, values: Tensor, where: Tensor | None = None) -> Tensor:
         """Sum of each group: [N] to [G]."""
@@ -78,29 +80,29 @@ class Groups:
         found = self._reduce(kept, how)
         return found.where(found != beyond, empty)
 
-    def std(
+    def moments(
         self,
         values: Tensor,
         ddof: int,
         where: Tensor | None = None,
         *,
         float32_bessel: bool = False,
-    ) -> Tensor:
-        """Standard deviation of each group; exactly 0 where values are equal or rows too few.
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each group, 0 where rows are too few.
 
+        Measured from the smallest value, so that the deviation of equal values is exactly 0.
         `float32_bessel` rounds n / (n - ddof) to single precision, as TRL does.
         """
         count = self.sizes.double() if where is None else self.count(where)
         low = self.min(values, where)
-        offset = self.mean(values - self.spread(low), where)
-        gap = values.double() - self.spread(low) - self.spread(offset)
-        squares = self.sum(gap * gap, where)
-        spread = self.max(values, where) - low
+        height = values - self.spread(low)
+        mean = self.mean(height, where)
+        gap = height - self.spread(mean)
         bessel = count / (count - ddof).clamp(min=1)
         if float32_bessel:
             bessel = bessel.float().double()
-        found = (squares / count.clamp(min=1) * bessel).sqrt()
-        return found.where((count > ddof) & (spread > 0), 0.0)
+        variance = self.sum(gap * gap, where) / count.clamp(min=1) * bessel
+        return low + mean, variance.sqrt().where(count > ddof, 0.0)
 
     def z_score(
         self,
@@ -112,21 +114,27 @@ class Groups:
         float32_bessel: bool = False,
     ) -> Tensor:
         """Distance to the group's mean in standard deviations plus eps; 0 without any: [N]."""
-        deviation = self.std(values, ddof, where, float32_bessel=float32_bessel) + eps
-        gap = values - self.spread(self.mean(values, where))
-        return ratio(gap, self.spread(deviation))
+        mean, deviation = self.moments(values, ddof, where, float32_bessel=float32_bessel)
+        return ratio(values - self.spread(mean), self.spread(deviation + eps))
 
-    def sorted_within(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows by group and then by value: (positions [N], first position of each group [G])."""
-        by_value = torch.argsort(values, stable=True)
-        order = by_value[torch.argsort(self.index[by_value], stable=True)]
-        return order, self.sizes.cumsum(0) - self.sizes
+    def _sorted_within(self, values: Tensor) -> Tensor:
+        """Rows by group, in it by value, and equal ones by input order: int64[N]."""
+        by_value = torch.sort(_sortable(values), stable=True).indices
+        by_group = torch.sort(self.index.index_select(0, by_value), stable=True).indices
+        return by_value.index_select(0, by_group)
 
-    def rank(self, values: Tensor) -> Tensor:
-        """Each row's place in its group by ascending value, from 0; ties by input order."""
-        order, starts = self.sorted_within(values)
-        place = torch.arange(len(order), device=order.device) - starts.repeat_interleave(self.sizes)
-        return torch.empty_like(order).scatter_(0, order, place)
+    def first_smallest(self, values: Tensor) -> Tensor:
+        """bool[N]: the row is the first of its group's smallest."""
+        rows = torch.arange(len(values), device=values.device)
+        lowest = values == self.spread(self.min(values))
+        return rows == self.spread(self.min(rows, lowest))
+
+    def smallest(self, values: Tensor, k: int) -> Tensor:
+        """bool[N]: the row is among the k smallest of its group; of equals, the earlier."""
+        order = self._sorted_within(values)
+        starts = self._starts.repeat_interleave(self.sizes)
+        place = torch.arange(len(order), device=order.device) - starts
+        return torch.empty_like(order, dtype=torch.bool).scatter_(0, order, place < k)
 
     def quantile(self, values: Tensor, fraction: float, where: Tensor | None = None) -> Tensor:
         """Quantile of each group, linear between neighbours (NumPy's default); NaN if empty.
@@ -134,13 +142,12 @@ class Groups:
         `fraction` 0.5 is the median, the mean of the two middle values.
         """
         kept = values.double() if where is None else values.double().where(where, torch.inf)
-        order, starts = self.sorted_within(kept)
+        ordered = kept.index_select(0, self._sorted_within(kept))
         count = self.sizes if where is None else self.count(where).long()
         position = (count - 1).clamp(min=0).double() * fraction
         low = position.floor().long()
         high = torch.minimum(low + 1, (count - 1).clamp(min=0))
-        ordered = kept[order]
-        below, above = ordered[starts + low], ordered[starts + high]
+        below, above = ordered[self._starts + low], ordered[self._starts + high]
         found = torch.lerp(below, above, position - low)
         return found.where(count > 0, torch.nan)
 
@@ -148,3 +155,15 @@ class Groups:
 def ratio(part: Tensor, whole: Tensor) -> Tensor:
     """`part / whole`, and 0 where the whole, which is not negative, is 0."""
     return (part / whole.where(whole > 0, 1.0)).where(whole > 0, 0.0)
+
+
+def _sortable(values: Tensor) -> Tensor:
+    """int64 in the order of the values: torch sorts integers several times faster than floats.
+
+    A float's bits, read as an integer, grow with it where it is positive; those of negative
+    ones are turned round. Adding 0 makes one zero of two.
+    """
+    if not values.is_floating_point():
+        return values
+    bits = (values.double() + 0.0).view(torch.int64)
+    return bits ^ ((bits >> 63) & torch.iinfo(torch.int64).max)

@@ -44,7 +44,7 @@ class Method:
     summary: str
     """One line for a list of methods."""
     kind: Kind
-    """What its values are; see `Kind`."""
+    """What its values are; see `Kind`. A `Term` says it for a call, where parameters change it."""
     function: str
     """`module:function`, loaded by `load`; it takes `needs`, `uses` and `params` by keyword."""
     params: type[Params] = NoParams
@@ -67,11 +67,6 @@ class Method:
         """The fields of `Inputs` that the function takes, needed or not."""
         taken = (need.split("|") for need in self.needs if ">=" not in need)
         return frozenset(name for either in taken for name in either) | self.uses
-
-    @property
-    def grouped(self) -> bool:
-        """Whether a row's value depends on the other rows of its group."""
-        return "group_ids" in self.needs
 
     def load(self) -> Callable[..., Any]:
         """Import the function, and torch with it."""

@@ -160,7 +160,7 @@ class _Chunk:
 
     def count(self) -> Tensor:
         """Distinct n-grams of each row: int64[B]."""
-        keys = self._codes(self.join).masked_fill_(~self.valid, FILLER)
+        keys = self._codes(self.join).masked_fill(~self.valid, FILLER)
         ordered = _sorted_rows(keys)
         change = ordered[:, 1:] != ordered[:, :-1]
         distinct = (change & self.valid[:, 1:]).sum(dim=1) + 1
@@ -180,7 +180,7 @@ class _Chunk:
             shift = min(size, self.n - size)
             codes = join(codes[:, :-shift], codes[:, shift:])
             size += shift
-        return codes.clone() if codes is self.parts else codes
+        return codes
 
     def first_seen(self) -> Tensor:
         """bool[B, W]: the n-gram is the first of its kind in the row."""
@@ -201,7 +201,7 @@ class _Chunk:
         position_bits = codes.shape[1].bit_length()
         kept = codes.bitwise_and((1 << (63 - position_bits)) - 1)
         keys = (kept << position_bits) | self.columns
-        ordered = _sorted_rows(keys.masked_fill_(~self.valid, FILLER))
+        ordered = _sorted_rows(keys.masked_fill(~self.valid, FILLER))
         position = ordered & ((1 << position_bits) - 1)
         ordered >>= position_bits
         same = (ordered[:, 1:] == ordered[:, :-1]) & self.valid[:, 1:]
@@ -211,7 +211,9 @@ class _Chunk:
         first[row, later] = False
         if certain:
             return first, row[:0]
-        return first, row[~self._equal(row, earlier, later)].unique()
+        collided = torch.zeros_like(self.widths, dtype=torch.bool)
+        collided[row[~self._equal(row, earlier, later)]] = True
+        return first, collided.nonzero().squeeze(1)
 
     def _equal(self, row: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Whether the n-grams at columns a and b of a row are the same, part by part."""
@@ -223,7 +225,7 @@ class _Chunk:
 
 
 def _sorted_rows(keys: Tensor) -> Tensor:
-    """Sort every row of int64[B, W]; on a CPU by NumPy, whose vectorised sort is faster."""
+    """Sort every row of int64[B, W], in place on a CPU: NumPy's vectorised sort is faster."""
     if keys.device.type == "cpu":
         keys.numpy().sort(axis=1)
         return keys

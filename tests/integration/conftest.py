@@ -1,8 +1,6 @@
 """A whole backend with real workers, and a scripted judge behind it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +27,12 @@ def base_config(judge: JudgeServer) -> dict[str, Any]:
     """The configuration that the shared backend runs with."""
     return {
         "endpoints": {
-            "fake": {"base_url": judge.base_url, "max_in_flight": 32, "timeout_s": 2},
+            "fake": {
+                "base_url": judge.base_url,
+                "max_in_flight": 32,
+                "timeout_s": 2,
+                "max_attempts": 2,
+            },
             "dead": {"base_url": "http://127.0.0.1:9/v1", "max_attempts": 1},
         },
         "judges": [{"name": "q", "endpoint": "fake", "model": "m", "reasks": 0}],
@@ -64,13 +67,6 @@ def sibling(backend: RewardManager) -> Callable[..., RewardManager]:
     return make
 
 
-@pytest.fixture
-def cleanup() -> Iterator[ExitStack]:
-    """Things to close when the test ends."""
-    with ExitStack() as stack:
-        yield stack
-
-
 def rollouts_of(tag: str, n: int = 8, **fields: Any) -> list[Rollout]:
     """Make distinct rollouts in groups of four."""
     return [
@@ -86,6 +82,3 @@ def rollouts_of(tag: str, n: int = 8, **fields: Any) -> list[Rollout]:
         )
         for i in range(n)
     ]
-
-
-__all__ = ["Path", "rollouts_of"]

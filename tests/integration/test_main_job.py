@@ -53,7 +53,9 @@ def test_rewards_come_back_in_the_order_submitted(
     assert batch.mask.all()
     expected = [1.0 + 0.1 * (i % 10 + 1) - _penalty(rollouts, i) for i in range(40)]
     np.testing.assert_allclose(batch.rewards, expected, atol=1e-5)
-    np.testing.assert_allclose(sum(batch.terms[n] for n in ("base_score", "judge", "length_penalty")), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        sum(batch.terms[n] for n in ("base_score", "judge", "length_penalty")), expected, atol=1e-5
+    )
     assert batch.usage.calls == 40
     rows = read(backend, "SELECT * FROM judge_history WHERE batch_id = :id", id=batch.id)
     assert len(rows) == 40
@@ -93,7 +95,7 @@ def test_a_rollout_without_a_positive_base_score_is_not_judged(
         ("reset", "unavailable"),
         (named("rate_limited", retry_after_s=0), "rate_limited"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else f"{value.fault or value.text!r}"[:24],
 )
 def test_each_failure_is_a_status_and_never_a_number(
     sibling: Sibling, backend: RewardManager, judge: JudgeServer, action: Any, status: str
@@ -101,33 +103,54 @@ def test_each_failure_is_a_status_and_never_a_number(
     config = backend.config.model_dump(mode="json")
     manager = sibling(judges=[{**config["judges"][0], "name": f"q-{status}"}])
     spoiled = "rollout that fails"
-    judge.set_plan(lambda a: _action(action) if spoiled in _user_text(a) else Action(text="Final score: 7"))
+    judge.set_plan(
+        lambda a: _action(action) if spoiled in _user_text(a) else Action(text="Final score: 7")
+    )
     rollouts = rollouts_of(f"fail-{action}", 4)
-    rollouts.append(Rollout(prompt=spoiled, response=f"{action}.", group_id="x", base_score=1.0, response_tokens=5))
+    rollouts.append(
+        Rollout(
+            prompt=spoiled, response=f"{action}.", group_id="x", base_score=1.0, response_tokens=5
+        )
+    )
     batch = manager.submit(rollouts, run="failures").result(timeout_s=120)
     assert batch.statuses == ["scored"] * 4 + [status]
     assert np.isnan(batch.rewards[4])
     assert np.isnan(batch.judge_scores[4])
     assert batch.mask.tolist() == [True] * 4 + [False]
-    (row,) = read(backend, "SELECT * FROM judgements WHERE batch_id = :id AND rollout_index = 4", id=batch.id)
+    (row,) = read(
+        backend, "SELECT * FROM judgements WHERE batch_id = :id AND rollout_index = 4", id=batch.id
+    )
     assert row["status"] == status
     assert row["score"] is None
     assert row["error"]
 
 
 def test_transient_failures_are_retried(backend: RewardManager, judge: JudgeServer) -> None:
-    judge.set_plan({"rules": [{"when": {"first_of_body": 1}, "then": "unavailable"}], "default": {"text": "Final score: 6"}})
+    judge.set_plan(
+        {
+            "rules": [{"when": {"first_of_body": 1}, "then": "unavailable"}],
+            "default": {"text": "Final score: 6"},
+        }
+    )
     batch = backend.submit(rollouts_of("retry", 4)).result(timeout_s=60)
     assert batch.judge_scores.tolist() == [6.0] * 4
     assert batch.usage.calls == 8
-    rows = read(backend, "SELECT number, http_status, error_class FROM attempts WHERE batch_id = :id ORDER BY rollout_index, number", id=batch.id)
+    rows = read(
+        backend,
+        "SELECT number, http_status, error_class FROM attempts WHERE batch_id = :id ORDER BY rollout_index, number",
+        id=batch.id,
+    )
     assert [(row["number"], row["http_status"]) for row in rows] == [(1, 503), (2, 200)] * 4
 
 
 def test_failure_policies_say_what_a_missing_score_becomes(
     sibling: Sibling, judge: JudgeServer
 ) -> None:
-    judge.set_plan(lambda a: named("not_found") if "number 3 " in _user_text(a) else Action(text="Final score: 4"))
+    judge.set_plan(
+        lambda a: (
+            named("not_found") if "number 3 " in _user_text(a) else Action(text="Final score: 4")
+        )
+    )
 
     def score(tag: str, **rules: Any) -> Any:
         return sibling(reward=rules, length=[]).submit(rollouts_of(tag, 4)).result(timeout_s=60)
@@ -157,7 +180,9 @@ def test_two_managers_with_different_settings_share_one_backend(
 
 def test_an_endpoint_that_workers_do_not_know_is_rejected_by_status(sibling: Sibling) -> None:
     judge = {"name": "q", "endpoint": "elsewhere", "model": "m"}
-    batch = sibling(endpoints={}, judges=[judge]).submit(rollouts_of("nowhere", 4)).result(timeout_s=60)
+    batch = (
+        sibling(endpoints={}, judges=[judge]).submit(rollouts_of("nowhere", 4)).result(timeout_s=60)
+    )
     assert batch.statuses == ["rejected"] * 4
     assert "elsewhere" in batch.first_errors["rejected"]
 
@@ -216,7 +241,9 @@ def test_a_forked_process_can_wait_for_the_result(
     judge.wait_until(lambda log: len(log) == 4)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=lambda: sender.send(future.result(timeout_s=60).rewards.tolist()))
+    child = context.Process(
+        target=lambda: sender.send(future.result(timeout_s=60).rewards.tolist())
+    )
     child.start()
     judge.release()
     assert receiver.poll(60)
@@ -251,8 +278,9 @@ def test_duplicate_rollouts_cost_one_call(backend: RewardManager, judge: JudgeSe
 def test_the_real_rollouts_are_scored_as_recomputed(
     backend: RewardManager, judge: JudgeServer
 ) -> None:
-    judge.set_plan(lambda a: Action(text=f"Reasons.\n\nFinal score: {_hash_score(_user_text(a))}"))
-    rows = [json.loads(line) for line in (DATA / "gsm8k_rollouts.jsonl").open(encoding="utf-8")]
+    judge.set_plan(lambda a: Action(text=f"Reasons.\n\nFinal score: {_hash_score(_judged(a))}"))
+    lines = (DATA / "gsm8k_rollouts.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
     rollouts = [
         Rollout(
             prompt=row["prompt"],
@@ -266,22 +294,19 @@ def test_the_real_rollouts_are_scored_as_recomputed(
     ]
     batch = backend.submit(rollouts, run="gsm8k").result(timeout_s=240)
     lengths = defaultdict(list)
-    for rollout in rollouts:
-        lengths[rollout.group_id].append(rollout.response_tokens)
-    asked = {_user_text(a): _hash_score(_user_text(a)) for a in judge.requests}
-    assert len(judge.requests) == len(asked)
-    for i, rollout in enumerate(rollouts):
-        assert rollout.base_score is not None
-        expected = rollout.base_score - band(rollout.response_tokens or 0, lengths[rollout.group_id])  # type: ignore[arg-type]
-        if rollout.base_score > 0:
-            (score,) = (s for t, s in asked.items() if rollout.response in t and str(rollout.prompt) in t) if i % 97 == 0 else (batch.judge_scores[i],)
-            assert batch.judge_scores[i] == score
-            expected += 0.1 * float(batch.judge_scores[i])
-        else:
-            assert batch.statuses[i] == "gated"
+    for row in rows:
+        lengths[row["group_id"]].append(len(row["response"].split()))
+    for i, row in enumerate(rows):
+        expected = -band(len(row["response"].split()), lengths[row["group_id"]])
+        if row["correct"]:
+            assert batch.judge_scores[i] == _hash_score(row["response"])
+            expected += 1.0 + 0.1 * _hash_score(row["response"])
+        assert batch.statuses[i] == ("scored" if row["correct"] else "gated")
         assert batch.rewards[i] == pytest.approx(expected, abs=1e-5), i
     (count,) = read(backend, "SELECT count(*) AS n FROM rewards WHERE batch_id = :id", id=batch.id)
-    assert count["n"] == 5276
+    assert count["n"] == len(rows) == 5276
+    asked = {(row["prompt"], row["response"]) for row in rows if row["correct"]}
+    assert len(judge.requests) == len(asked)
 
 
 def _number_in(arrival: Any) -> int:
@@ -289,7 +314,13 @@ def _number_in(arrival: Any) -> int:
 
 
 def _user_text(arrival: Any) -> str:
-    return "\n".join(str(m["content"]) for m in arrival.messages())
+    return "\n".join(content for _, content in arrival.messages())
+
+
+def _judged(arrival: Any) -> str:
+    """The response inside the judge's prompt."""
+    _, _, rest = _user_text(arrival).partition("## Response to judge\n```\n")
+    return rest.partition("\n```")[0]
 
 
 def _hash_score(text_: str) -> int:

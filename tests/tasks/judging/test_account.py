@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from oyer.tasks.judging.account import Account, Limits, Permit
-from oyer.tasks.judging.adaptive import Evidence
+from oyer.tasks.judging.adaptive import CUT, START_LIMIT, Control, Evidence
 from oyer.tasks.judging.shared import connect, load_script
 
 LIMITS = Limits(
@@ -65,8 +65,13 @@ class Worker:
             begun += 1
         return begun
 
-    def end(self, used_tokens: int | None = None, cool_s: float = 0.0) -> None:
-        self.account.end(self.now_s, self.calls.pop(), used_tokens, Evidence(), cool_s)
+    def end(
+        self,
+        used_tokens: int | None = None,
+        cool_s: float = 0.0,
+        evidence: Evidence = Evidence(),  # noqa: B008 - frozen
+    ) -> None:
+        self.account.end(self.now_s, self.calls.pop(), used_tokens, evidence, cool_s)
 
 
 @dataclass
@@ -237,6 +242,47 @@ def test_a_worker_whose_lease_is_over_keeps_to_its_share(office: Office) -> None
     assert first.begin() == 4
     # The slots that it does not use may be another's by now.
     assert first.account.ask(first.now_s, [])["held"] == 4
+
+
+def adaptive_limit(office: Office) -> int:
+    control = office.redis.hget(office.key, "control")
+    assert isinstance(control, bytes)
+    return Control.decode(control.decode()).limit
+
+
+def test_the_429_of_a_worker_counts_though_another_changed_the_adaptive_state_first(
+    office: Office,
+) -> None:
+    first, second = (office.worker(adaptive=True, max_in_flight=100) for _ in range(2))
+    for worker in (first, second, first):
+        worker.waiting = [0]
+        worker.exchange()
+        worker.begin()
+    first.end(evidence=Evidence(transient=True))
+    second.end(evidence=Evidence(rate_limited=True))
+    for worker in (first, second):
+        worker.exchange()
+    assert adaptive_limit(office) == START_LIMIT
+    second.exchange()
+    assert adaptive_limit(office) == START_LIMIT * CUT
+
+
+def test_the_adaptive_limit_survives_a_redis_that_lost_its_state_and_bounds_the_share(
+    office: Office,
+) -> None:
+    worker = office.worker(adaptive=True, max_in_flight=100)
+    worker.waiting = [0] * 100
+    worker.exchange()
+    assert worker.begin() == START_LIMIT
+    worker.end(evidence=Evidence(rate_limited=True))
+    worker.exchange()
+    office.redis.flushall()
+    worker.exchange()
+    for _ in range(START_LIMIT - 1):
+        worker.end()
+    assert worker.begin() == START_LIMIT * CUT
+    worker.exchange()
+    assert adaptive_limit(office) == START_LIMIT * CUT
 
 
 OPERATIONS = st.lists(

@@ -144,6 +144,19 @@ def test_an_owner_that_lost_its_lease_does_not_end_its_successors(
     assert first.claim(["k"]) == {"k": False}
 
 
+def test_who_waits_for_its_own_process_follows_the_one_that_took_over(
+    client: Redis, first: SingleFlight, second: SingleFlight
+) -> None:
+    first.claim(["k"])
+    with ThreadPoolExecutor() as pool:
+        verdict = pool.submit(first.wait, "k", soon())
+        client.delete("oyer:flight:k")
+        second.claim(["k"])
+        ReplyCache(client, 60).put("k", REPLY)
+        second.done("k")
+        assert verdict.result() == "done"
+
+
 def test_a_killed_owners_request_is_taken_over_by_exactly_one(
     redis_url: str, client: Redis, first: SingleFlight, second: SingleFlight
 ) -> None:

@@ -204,6 +204,14 @@ def give(limiter: Limiter, permits: list[Permit], **outcome: Any) -> None:
         limiter.release(permit, used_tokens=None, **outcome)
 
 
+def until(met: Callable[[], bool]) -> None:
+    """Wait until another thread has made `met` true."""
+    end_s = time.monotonic() + 20
+    while not met():
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+
+
 def test_a_killed_workers_slots_return_when_its_lease_ends(redis_url: str) -> None:
     slots = limits(max_in_flight=6, lease_s=1.5)
     with limiter(redis_url, "survivor", max_in_flight=6, lease_s=1.5) as survivor:
@@ -257,31 +265,25 @@ def test_no_permit_is_given_after_the_deadline(redis_url: str) -> None:
 
 
 def test_a_retry_after_stops_every_worker_until_it_has_passed(redis_url: str) -> None:
-    with (
-        limiter(redis_url, "first", max_in_flight=8, lease_s=1) as first,
-        limiter(redis_url, "second", max_in_flight=8, lease_s=1) as second,
-    ):
+    with limiter(redis_url, "first", max_in_flight=8) as first, connect(redis_url) as client:
         (permit,) = take(first, 1, 5)
-        give(second, take(second, 1, 5))
         limited_s = time.monotonic()
         give(first, [permit], rate_limited=True, retry_after_s=2.0)
-        assert take(first, 1, 0.1) == []
-        # The other learns of it with its next exchange at the latest.
-        while permits := take(second, 1, 0.05):
-            give(second, permits)
-            assert time.monotonic() < limited_s + 1.5
-        permits = take(second, 1, 10)
-        assert time.monotonic() >= limited_s + 2.0
-        give(second, permits)
+        until(lambda: bool(client.hexists("oyer:limits:1:{judge}", "cool")))
+        with limiter(redis_url, "second", max_in_flight=8) as second:
+            permits = take(second, 1, 20) + take(first, 1, 20)
+            assert len(permits) == 2
+            assert time.monotonic() >= limited_s + 2.0
+            give(second, permits[:1])
+            give(first, permits[1:])
 
 
-def test_a_wait_longer_than_the_deadline_is_not_waited_for(redis_url: str) -> None:
+@pytest.mark.timeout(60)
+def test_a_retry_after_beyond_the_deadline_is_not_waited_for(redis_url: str) -> None:
     with limiter(redis_url, "w", max_in_flight=8) as opened:
         (permit,) = take(opened, 1, 5)
         give(opened, [permit], rate_limited=True, retry_after_s=3000.0)
-        begun_s = time.monotonic()
-        assert opened.acquire(1, time.time() + 60) is None
-        assert time.monotonic() < begun_s + 30
+        assert opened.acquire(1, time.time() + 100) is None
 
 
 def test_the_adaptive_limit_is_cut_for_all_workers_by_a_429_of_one(redis_url: str) -> None:
@@ -306,14 +308,6 @@ def redis_on(port: int) -> Iterator[None]:
         services.running([*argv, "--save", ""], client.ping, redis.RedisError),
     ):
         yield
-
-
-def until(met: Callable[[], bool]) -> None:
-    """Wait until another thread has made `met` true."""
-    end_s = time.monotonic() + 20
-    while not met():
-        assert time.monotonic() < end_s
-        time.sleep(0.02)
 
 
 def test_without_redis_each_worker_keeps_to_its_share_until_redis_is_back(

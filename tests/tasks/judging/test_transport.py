@@ -138,6 +138,16 @@ def test_the_proxy_of_the_environment_is_used_and_logged_into() -> None:
     assert b"\r\nproxy-authorization: Basic dXNlcjpwQHNz\r\n" in request
 
 
+def test_tls_goes_through_a_tunnel_of_the_proxy() -> None:
+    refusal = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
+    with RawServer(lambda _: refusal, close=True) as proxy:
+        environ = {"HTTPS_PROXY": f"127.0.0.1:{proxy.port}"}
+        with pytest.raises(httpx2.ProxyError):
+            post("https://judge.invalid/v1", environ)
+    (request,) = proxy.requests
+    assert request.startswith(b"CONNECT judge.invalid:443 HTTP/1.")
+
+
 @pytest.mark.parametrize(
     ("url", "environ", "proxy"),
     [

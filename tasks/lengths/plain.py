@@ -14,7 +14,7 @@ from torch import Tensor
 
 from oyer.tasks.lengths import catalogue, dialect
 from oyer.tasks.lengths.aggregate import length_weighted_mean
-from oyer.tasks.lengths.compute import apply
+from oyer.tasks.lengths.dispatch import apply
 from oyer.tasks.lengths.groups import Groups
 from oyer.tasks.lengths.inputs import Term
 from oyer.tasks.lengths.repetition import pack
@@ -109,14 +109,18 @@ def _present(method: str, term: Term, columns: Mapping[str, Any], shown: Mapping
     elif method == "consecutive_ngram_loop" and len(values) == 1:
         values = values[0]
     elif method == "o1_pruner" and "n_used" in shown:
-        place = Groups(columns["group_ids"]).rank(torch.zeros_like(values))
-        values = values[place < shown["n_used"]]
+        values = values[_first(columns["group_ids"], shown["n_used"])]
     base = _base(method, columns, shown)
     if term.kind in ("add", "multiply") and base is not None:
         values = base + values if term.kind == "add" else _multiplied(method, values, base, columns)
         if method in _CENTRED:
             values = _centred(values, columns, bool(shown.get("length_weighted_baseline")))
     return values.double().tolist()
+
+
+def _first(group_ids: Tensor, k: int) -> Tensor:
+    """bool[N]: the row is among the first k of its group."""
+    return Groups(group_ids).smallest(torch.zeros_like(group_ids), k)
 
 
 def _base(method: str, columns: Mapping[str, Any], shown: Mapping[str, Any]) -> Tensor | None:

@@ -1,7 +1,7 @@
 """Run a method of the catalogue on the columns of a batch, or refuse with the reason."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -52,14 +52,17 @@ def apply(
     """As `compute`, on columns by name."""
     checked = catalogue.validate(method, params)
     present = {name: column for name, column in columns.items() if column is not None}
-    for need in method.needs | checked.also_needs():
+    needs = method.needs | checked.also_needs()
+    for need in sorted(needs):
         _check_need(method, need, present)
     _check_rows(method, present)
-    if method.grouped and size is not None:
+    if "group_ids" in needs and size is not None:
         _check_group_size(method, present["group_ids"], size)
     taken = {name: present[name] for name in method.columns if name in present}
     result = method.load()(**taken, **checked.model_dump())
-    return result if isinstance(result, Term) else Term(method.kind, result)
+    term = result if isinstance(result, Term) else Term(method.kind, result)
+    devices = {column.device for column in present.values() if isinstance(column, Tensor)}
+    return replace(term, values=term.values.to(devices.pop())) if devices else term
 
 
 def _check_need(method: Method, need: str, columns: Mapping[str, Any]) -> None:
