@@ -11,13 +11,13 @@ import numpy as np
 from celery.utils.log import get_logger
 
 from oyer.models import history, record
-from oyer.models.rows import BatchKey, RewardRow, StoredReward
-from oyer.models.store import reading
+from oyer.models.rows import BatchKey, RewardRow, StoredReward, Usage
 from oyer.tasks import process
 from oyer.tasks.compose import Composed, Verdicts, compose, missing
 from oyer.tasks.errors import BatchFailed
 from oyer.tasks.outcome import Outcome
 from oyer.tasks.parts import JudgePart, LengthPart, read_parts
+from oyer.tasks.patience import patiently
 from oyer.tasks.payloads import Columns, Manifest
 from oyer.tasks.plan import Plan, read_plan
 
@@ -112,9 +112,12 @@ def _record(manifest: Manifest, outcome: Outcome) -> Outcome:
     rows = [_reward_row(outcome, i, now) for i in range(len(outcome.rewards))]
     key = BatchKey(datetime.fromtimestamp(manifest.submitted_at, UTC), manifest.batch_id)
     counts = {s: outcome.statuses.count(s) for s in sorted(set(outcome.statuses))}
-    with process.engine().begin() as conn:
-        usage = history.usage_of(conn, manifest.batch_id)
-        if record.record_rewards(conn, key, rows):
+
+    def write() -> tuple[Usage, list[StoredReward]]:
+        with process.engine().begin() as conn:
+            usage = history.usage_of(conn, manifest.batch_id)
+            if not record.record_rewards(conn, key, rows):
+                return usage, history.rewards_of(conn, manifest.batch_id)
             record.finish_batch(
                 conn,
                 manifest.batch_id,
@@ -123,14 +126,19 @@ def _record(manifest: Manifest, outcome: Outcome) -> Outcome:
                 counts=counts,
                 usage=usage,
             )
-            stored = None
-        else:
-            stored = history.rewards_of(conn, manifest.batch_id)
-    outcome.usage.update({name: float(amount) for name, amount in usage.items()})
+            return usage, []
+
+    usage, stored = patiently(write)
+    outcome.usage.update(
+        calls=usage["calls"],
+        prompt_tokens=usage["prompt_tokens"],
+        completion_tokens=usage["completion_tokens"],
+        cost_usd=usage["cost_usd"],
+    )
     gaps = len(missing(outcome.statuses))
     if gaps:
         log.warning("batch %s: %d of %d without a score", manifest.batch_id, gaps, len(rows))
-    return outcome if stored is None else _as_recorded(outcome, stored)
+    return _as_recorded(outcome, stored) if stored else outcome
 
 
 def _reward_row(outcome: Outcome, i: int, now: datetime) -> RewardRow:

@@ -98,7 +98,7 @@ class JudgeConfig(_Section):
     """Name of an entry of the workers' `endpoints`."""
     model: str = Field(min_length=1, max_length=200)
     """The model name that the endpoint expects."""
-    rubric: str = "reasoning_en"
+    rubric: str = Field("reasoning_en", validate_default=True)
     """A built-in rubric's name, a path to a file, or the text itself (it holds `{response}`)."""
     scale: tuple[float, float] = (1.0, 10.0)
     """Lowest and highest score; a score outside is no score."""

@@ -12,9 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 import gevent
-from celery.utils.log import get_logger
 from gevent.monkey import is_module_patched
-from sqlalchemy.exc import OperationalError
 
 from oyer.models import history, record
 from oyer.models.rows import BatchRow, JudgementRow, RolloutRow, StoredJudgement
@@ -28,11 +26,10 @@ from oyer.tasks.judging.jobs import Job, decided_score, jobs_of
 from oyer.tasks.judging.judged import Answer, attempt_rows, judgement_row
 from oyer.tasks.judging.resolve import Resolver
 from oyer.tasks.parts import JudgePart
+from oyer.tasks.patience import patiently
 from oyer.tasks.payloads import Manifest, Rollout
 from oyer.tasks.plan import Plan, read_plan
 from oyer.tasks.statuses import NOT_CALLED, Status
-
-log = get_logger(__name__)
 
 _REPORT_S = 0.25
 """Pause between two reports of a chunk's progress."""
@@ -77,8 +74,12 @@ def judge_chunk(batch_id: str, chunk: int) -> dict[str, Any]:
 
 def _on_record(batch_id: str, indices: range) -> dict[tuple[int, str, int], StoredJudgement]:
     """Read what an earlier run of this chunk has reached; a failure is tried again."""
-    with reading(process.engine()) as conn:
-        stored = history.judgements_of(conn, batch_id, indices)
+
+    def read() -> list[StoredJudgement]:
+        with reading(process.engine()) as conn:
+            return history.judgements_of(conn, batch_id, indices)
+
+    stored = patiently(read)
     fine = {Status.SCORED, *NOT_CALLED}
     return {_place(row): row for row in stored if row["status"] in fine}
 
@@ -97,8 +98,12 @@ def _resolver(manifest: Manifest, plan: Plan) -> Resolver:
     def recorded(keys: Sequence[str]) -> Mapping[str, StoredJudgement]:
         if plan.reuse == "off":
             return {}
-        with reading(process.engine()) as conn:
-            return history.scored_by_request(conn, keys, run)
+
+        def read() -> dict[str, StoredJudgement]:
+            with reading(process.engine()) as conn:
+                return history.scored_by_request(conn, keys, run)
+
+        return patiently(read)
 
     endpoints, problems = judge_services.endpoints()
     return Resolver(
@@ -209,30 +214,17 @@ def _record(
             row["score"] = decided_score(job)
         judgements.append(row)
         attempts += attempt_rows(job, answer, price=price)
-    for pause_s in (*_STORE_PAUSES_S, None):
-        try:
-            with process.engine().begin() as conn:
-                key = record.ensure_run_and_batch(conn, _batch_row(manifest))
-                record.record_rubrics(conn, _rubric_rows(plan.judges))
-                stored = record.record_chunk(
-                    conn,
-                    key,
-                    rollouts=[_rollout_row(i, r) for i, r in enumerate(rollouts, start=start)],
-                    judgements=judgements,
-                    attempts=attempts,
-                )
-            return list(stored) if stored else judgements
-        except OperationalError as error:
-            # The store may be restarting; what was paid for is worth waiting for.
-            if pause_s is None:
-                raise
-            log.warning("the record cannot be written, trying again: %s", error.orig)
-            time.sleep(pause_s)
-    raise AssertionError("the last pause is None")
+    rows = [_rollout_row(i, rollout) for i, rollout in enumerate(rollouts, start=start)]
 
+    def write() -> list[StoredJudgement]:
+        with process.engine().begin() as conn:
+            key = record.ensure_run_and_batch(conn, _batch_row(manifest))
+            record.record_rubrics(conn, _rubric_rows(plan.judges))
+            return record.record_chunk(
+                conn, key, rollouts=rows, judgements=judgements, attempts=attempts
+            )
 
-_STORE_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""Waits between attempts to write to a store that is away: about a minute in all."""
+    return list(patiently(write)) or judgements
 
 
 def _batch_row(manifest: Manifest) -> BatchRow:

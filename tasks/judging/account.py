@@ -88,7 +88,17 @@ class Account:
         self.frees_s = 0.0
         """When the oldest charge leaves a window."""
         self._limits = limits
-        self._worker = worker
+        self._constant = {
+            "worker": worker,
+            "lease": int(limits.lease_s * 1000),
+            "window": int(limits.counted_s * 1000),
+            "bucket": int(limits.bucket_s * 1000),
+            "max_cool": int(MAX_COOL_S * 1000),
+            "max_in_flight": limits.max_in_flight,
+            "requests_limit": limits.requests,
+            "tokens_limit": limits.tokens,
+            "adaptive": limits.adaptive,
+        }
         self._clock_s = clock_s
         self._ledger = Ledger()
         self._demand, self._sent = _Demand(), _Demand()
@@ -168,18 +178,9 @@ class Account:
         # Halved rather than forgotten: the last exchange may have been a moment ago.
         self._ahead = max(demand.begun, self._ahead // 2)
         costs, calls = sum(waiting) + demand.begun_tokens, len(waiting) + demand.begun
-        return {
-            "worker": self._worker,
+        return self._constant | {
             "leave": leave,
             "born": self._born,
-            "lease": int(limits.lease_s * 1000),
-            "window": int(limits.counted_s * 1000),
-            "bucket": int(limits.bucket_s * 1000),
-            "max_cool": int(MAX_COOL_S * 1000),
-            "max_in_flight": limits.max_in_flight,
-            "requests_limit": limits.requests,
-            "tokens_limit": limits.tokens,
-            "adaptive": limits.adaptive,
             "control_was": self._stored,
             "control_now": self._proposed,
             "changes": self._changes,

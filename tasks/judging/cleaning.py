@@ -37,15 +37,15 @@ _CLOSING = {"/", "end", "final"}
 _TAG_NAMED = re.compile(r"\s*(?:tags?\b|blocks?\b|标签|标记|[`'\"”’」』])", re.IGNORECASE)
 _SPECIAL_TOKEN = re.compile(r"<\|[\w-]{1,40}\|>|</?s>|\[/?INST\]")
 
-_FENCE = re.compile(r"^[ \t]*(`{3,}+|~{3,}+)[^\n]*+\n(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.M | re.S)
+_FENCE_OPENING = re.compile(r"[ \t]*(`{3,}|~{3,})")
 _FENCE_LINE = re.compile(r"[ \t]*(?:`{3,}|~{3,})[^\n`]*")
 _QUOTES = re.compile(
     r"“[^“”]{0,4000}”|「[^「」]{0,4000}」|『[^『』]{0,4000}』|‘[^‘’\n]{0,1000}’|«[^«»\n]{0,1000}»"
     r"|``[^`\n]{1,1000}``|`[^`\n]{1,1000}`|\"[^\"\n]{1,1000}\""
     r"|(?<![^\s(:,])'[^'\n]{1,1000}'(?=[\s).,:;!?]|$)|~~[^~\n]{1,1000}~~",
-    re.M,
+    re.MULTILINE,
 )
-_BLOCKQUOTE = re.compile(r"^[ \t]*>(?!=)[^\n]*$", re.M)
+_BLOCKQUOTE = re.compile(r"^[ \t]*>(?!=)[^\n]*$", re.MULTILINE)
 _LONE_VALUE = re.compile(r"\s*\[{0,2}\s*[0-9][0-9.]{0,5}\s*分?\s*(?:/\s*[0-9]{1,4})?\s*\]{0,2}\s*")
 _MARKUP = re.compile(
     r"(?<![0-9])\*{1,3}|\*{1,3}(?![0-9*])|(?<![0-9A-Za-z_])_{1,3}|_{1,3}(?![0-9A-Za-z_])"
@@ -97,7 +97,7 @@ def unwrap(text: str) -> str:
     text = _SPECIAL_TOKEN.sub("", text).strip()
     lines = text.split("\n")
     if [i for i, line in enumerate(lines) if _FENCE_LINE.fullmatch(line)] == [0, len(lines) - 1]:
-        return "\n".join(lines[1:-1]).strip()
+        text = "\n".join(lines[1:-1]).strip()
     if text[:1] + text[-1:] in {'""', "“”", "「」", "``", "''"}:
         inner = text[1:-1]
         if not set(inner) & {text[0], text[-1]}:
@@ -105,9 +105,28 @@ def unwrap(text: str) -> str:
     return text
 
 
-def mask_fences(text: str) -> str:
-    """Mask fenced code blocks."""
-    return _FENCE.sub(_masked, text)
+def mask_fences(text: str) -> tuple[str, int | None]:
+    """Mask fenced code blocks.
+
+    Returns:
+        The text, and where a fence opens that nothing closes: it hides nothing.
+    """
+    lines = text.split("\n")
+    opened: tuple[int, str] | None = None
+    for i, line in enumerate(lines):
+        fence = _FENCE_OPENING.match(line)
+        if fence and opened is None:
+            opened = (i, fence[1])
+        elif (
+            fence
+            and opened
+            and fence[1].startswith(opened[1])
+            and fence.end() == len(line.rstrip())
+        ):
+            lines[opened[0] : i + 1] = [MASK * len(inner) for inner in lines[opened[0] : i + 1]]
+            opened = None
+    at = None if opened is None else sum(len(line) + 1 for line in lines[: opened[0]])
+    return "\n".join(lines), at
 
 
 def mask_quotations(text: str) -> str:

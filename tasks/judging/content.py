@@ -8,6 +8,9 @@
 import re
 import unicodedata
 
+_LONGEST = 400
+"""Characters; openers alone are never longer."""
+
 _MARKS = re.compile(
     r"<\|[^|<>]{0,40}\|>|</?(?:think|thinking|answer|reasoning|tool_call|s|bos|eos|pad)\s*/?>|\\boxed\{\s*\}",
     re.IGNORECASE,
@@ -17,8 +20,8 @@ _EDGES = re.compile(r"^[\W_]+|[\W_]+$")
 _BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800"
 _STEP_BY_STEP_EN = (
     r"(?:(?:ok|okay|sure|alright|well),? )?(?:let's|let us|let me|i will|i'll|we will|we'll)"
-    r" (?:now )?(?:solve|think|work|go|break|analyze|analyse|reason|approach|tackle)(?: (?:about|through|down|out|on|over"
-    r"|this|the|it|that|problem|question|task|carefully|together)){0,6}(?:,? step[ -]by[ -]step)?"
+    r" (?:now )?(?:solve|think|work|go|break|analyze|analyse|reason|approach|tackle)(?:,? (?:about|through|down|out|on|over"
+    r"|this|the|it|that|problem|question|task|carefully|together|step[ -]by[ -]step)){1,8}"
 )
 _STEP_BY_STEP_ZH = (
     r"(?:好的?,?)?(?:首先,?)?(?:让我们|我们|让我|我来|下面|接下来|我将)?来?(?:一步一步|一步步|逐步|分步)地?来?"
@@ -46,11 +49,9 @@ def has_content(response: str) -> bool:
         return False
     pieces = (_EDGES.sub("", piece) for piece in re.split(r"[\n.。:!?]", text[:_LONGEST]))
     spoken = [" ".join(piece.lower().split()) for piece in pieces if piece]
-    return len(text) > _LONGEST or not all(_OPENER.fullmatch(piece) for piece in spoken) or not spoken
-
-
-_LONGEST = 400
-"""Characters; openers alone are never longer."""
+    return (
+        len(text) > _LONGEST or not all(_OPENER.fullmatch(piece) for piece in spoken) or not spoken
+    )
 
 
 def _shows(char: str) -> bool:

@@ -19,19 +19,19 @@ MAX_OBJECTS = 64
 MAX_OBJECT_CHARS = 65_536
 """Longer objects are no verdicts."""
 
-_FINAL_KEYS = frozenset(
-    "finalscore overallscore totalscore overall total final finalrating overallrating finalgrade"
-    " overallgrade finalverdict aggregatescore weightedscore"
-    " 综合得分 综合评分 最终评分 最终得分 最终分数 总分 总评分 总得分 总评 总体评分 整体评分 综合分 最终分".split()
+_FINAL_KEY = re.compile(
+    r"(?:final|overall|total|aggregate|weighted)(?:score|rating|grade|verdict)?"
+    r"|(?:综合|最终|总体|整体|总)(?:得分|评分|分数|分)|总评"
 )
-_PLAIN_KEYS = frozenset(
-    "score rating grade verdict judgescore evaluationscore qualityscore points result value 评分 得分 分数 打分".split()
+_PLAIN_KEY = re.compile(
+    r"(?:judge|evaluation|quality)?(?:score|rating)|grade|verdict|points|评分|得分|分数|打分"
 )
-_WRAPPERS = frozenset(
-    "evaluation result output verdict response judgement judgment assessment score rating review answer"
-    " scores ratings data 评价 评估 结果 评分".split()
+_VALUE_KEY = re.compile(r"result|value")
+_WRAPPER = re.compile(
+    r"evaluation|results?|outputs?|verdict|response|judge?ment|assessment|scores?|ratings?|review"
+    r"|answer|data|评价|评估|结果|评分"
 )
-_MAXIMUM_KEYS = frozenset("maxscore max outof maximum scalemax maximumscore fullscore 满分".split())
+_MAXIMUM_KEY = re.compile(r"(?:scale)?max(?:imum)?(?:score)?|outof|fullscore|满分")
 _CALL_KEYS = frozenset({"arguments", "parameters", "tool_calls", "function", "tool", "tool_name"})
 _PAIR = re.compile(
     r"""(?:["'“](?P<key>[^"'“”\n{}:]{1,40})["'”]|(?<![\w"'])(?P<bare>[A-Za-z_]\w{0,39}))\s*:\s*
@@ -39,9 +39,9 @@ _PAIR = re.compile(
           |(?P<plain>[+\-]?[0-9][0-9./]{0,12}|null|None|NaN)(?=\s*(?:[,}\]\n]|\#|//|$)))""",
     re.VERBOSE,
 )
-_TAGS = "|".join(["final_score", "overall_score", "total_score", "final_rating", "overall_rating"])
 _ELEMENT = re.compile(
-    rf"<(?P<tag>{_TAGS}|score|rating|grade|verdict|评分|得分|最终评分|answer|result)>"
+    r"<(?P<tag>(?:(?:final|overall|total)_)?(?:score|rating|grade)|verdict|answer|result"
+    r"|评分|得分|最终评分)>"
     r"\s*(?P<value>[^<>\n]{1,40}?)\s*</(?P=tag)>",
     re.IGNORECASE,
 )
@@ -122,7 +122,7 @@ def _verdict(body: str, scale: tuple[float, float]) -> float | None:
     stated = _stated(pairs)
     if stated is None or _CALL_KEYS & {key for key, _ in pairs}:
         return None
-    maxima = [_value(value, scale) for key, value in pairs if _plain(key) in _MAXIMUM_KEYS]
+    maxima = [_value(value, scale) for key, value in pairs if _MAXIMUM_KEY.fullmatch(_plain(key))]
     if any(maximum != scale[1] for maximum in maxima):
         return math.nan
     value = _value(stated, scale)
@@ -164,7 +164,7 @@ def _walk(node: Any) -> Iterator[tuple[str, Any]]:
     if not isinstance(node, dict):
         return
     for key, value in node.items():
-        if isinstance(value, dict) and _plain(key) in _WRAPPERS:
+        if isinstance(value, dict) and _WRAPPER.fullmatch(_plain(key)):
             yield from _walk(value)
         else:
             yield key, value
@@ -175,8 +175,8 @@ def _stated(pairs: list[tuple[str, Any]]) -> Any:
 
     Two different values under keys of the same weight are no verdict: an empty string.
     """
-    for keys in (_FINAL_KEYS, _PLAIN_KEYS - {"value", "result"}, _PLAIN_KEYS):
-        values = [value for key, value in pairs if _plain(key) in keys]
+    for keys in (_FINAL_KEY, _PLAIN_KEY, _VALUE_KEY):
+        values = [value for key, value in pairs if keys.fullmatch(_plain(key))]
         if values:
             return values[0] if all(value == values[0] for value in values) else ""
     return None

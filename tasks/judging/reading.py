@@ -9,6 +9,7 @@
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from oyer.tasks.judging.claims import Claim, Rank
 from oyer.tasks.judging.cleaning import (
@@ -102,18 +103,39 @@ def read_score(
     return _settle(claims, reply, scale)
 
 
+def response_format(scale: tuple[float, float]) -> dict[str, Any]:
+    """Value of a chat completion's `response_format`: JSON with the reasons before the score."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "reasoning": {"type": "string", "description": "The reasons for the score, briefly."},
+            "score": {"type": "number", "minimum": scale[0], "maximum": scale[1]},
+        },
+        "required": ["reasoning", "score"],
+        "additionalProperties": False,
+    }
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": "verdict", "strict": True, "schema": schema},
+    }
+
+
 def _claims(reply: str, scale: tuple[float, float]) -> list[Claim]:
     """All scores that a reply states, in order."""
     claims, objects = object_claims(reply, scale)
     prose = list(reply)
     for start, end in objects:
         prose[start:end] = (MASK if char != "\n" else char for char in prose[start:end])
-    text = mask_quotations(mask_fences("".join(prose)))
+    fenced, opened = mask_fences("".join(prose))
+    text = mask_quotations(fenced)
     elements = list(element_claims(text, scale))
     text = unmark(_masked(text, elements))
     brackets = list(bracket_claims(text, scale))
-    claims += [*elements, *brackets, *_line_claims(_masked(text, brackets), scale)]
-    return sorted(claims, key=lambda claim: claim.start)
+    stated = [*elements, *brackets, *_line_claims(_masked(text, brackets), scale)]
+    if opened is not None and any(claim.start > opened for claim in stated):
+        # Whether this is quoted, nobody can tell.
+        stated.append(Claim(len(text), "", None, Rank.FINAL, "fence"))
+    return sorted(claims + stated, key=lambda claim: claim.start)
 
 
 def _masked(text: str, claims: list[Claim]) -> str:
@@ -148,7 +170,11 @@ def _bare_claims(
         return []
     (first_at, first), (last_at, last) = lines[0], lines[-1]
     short = len(last) <= MAX_SPAN_CHARS
-    if len(lines) == 1 and short and (only := _WHOLE_ANSWER.fullmatch(last) or _COMMENTED.fullmatch(last)):
+    if (
+        len(lines) == 1
+        and short
+        and (only := _WHOLE_ANSWER.fullmatch(last) or _COMMENTED.fullmatch(last))
+    ):
         last = only[1]
     above = lines[-2][1].strip() if len(lines) > 1 else ""
     claims = []
@@ -173,7 +199,7 @@ def _settle(claims: list[Claim], reply: str, scale: tuple[float, float]) -> Read
         return _none(Status.UNPARSEABLE, "conflict", winner.span)
     if not scale[0] <= winner.value <= scale[1] or not math.isfinite(winner.value):
         return _none(Status.UNPARSEABLE, "off_scale", winner.span)
-    return Reading(winner.value, Status.SCORED, winner.layer, winner.span[:MAX_SPAN_CHARS])
+    return Reading(winner.value, Status.SCORED, winner.layer, _short(winner.span))
 
 
 def _contradicted(winner: Claim, peers: list[Claim], claims: list[Claim], reply: str) -> bool:
@@ -215,4 +241,9 @@ def _compares(reply: str) -> bool:
 
 
 def _none(status: Status, layer: str, span: str) -> Reading:
-    return Reading(math.nan, status, layer, span[:MAX_SPAN_CHARS])
+    return Reading(math.nan, status, layer, _short(span))
+
+
+def _short(span: str) -> str:
+    """A span as it is kept: white space folded, cut."""
+    return " ".join(span[: 4 * MAX_SPAN_CHARS].split())[:MAX_SPAN_CHARS]

@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from oyer.tasks.lengths.catalogue_repetition import MAX_WINDOWS
 from oyer.tasks.lengths.groups import Groups
 from oyer.tasks.lengths.inputs import PackedTokens, Term, given
-from oyer.tasks.lengths.ngrams import MAX_WINDOWS
 from oyer.tasks.lengths.repetition import repetition
 
 

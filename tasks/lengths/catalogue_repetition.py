@@ -12,11 +12,14 @@ _HERE = "oyer.tasks.lengths.repetition:"
 Unit = Literal["token_ids", "words", "chars"]
 """What an n-gram is made of: token ids, lower-cased words between white space, characters."""
 
+MAX_WINDOWS = 2**26
+"""N-grams sorted at once: 512 MiB of keys."""
+
 
 class _Counting(Params):
     ngram_size: int = Field(3, ge=1)
     """Units in an n-gram."""
-    max_windows: int = Field(2**26, ge=1)
+    max_windows: int = Field(MAX_WINDOWS, ge=1)
     """N-grams that are sorted at once; halved when memory runs out."""
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from oyer.tasks.lengths.absolute import pass_rate
-from oyer.tasks.lengths.group_relative import share_of_range
 from oyer.tasks.lengths.groups import Groups, ratio
 
 
@@ -31,11 +30,19 @@ def kimi_length_reward(
     return weight * term.where(correct, term.clamp(max=0))
 
 
-def _kimi(lengths: Tensor, groups: Groups, where: Tensor | None, eps: float) -> Tensor:
-    """Kimi's term over the lengths in the mask; 0 for a group without a range and eps."""
-    term = 0.5 - share_of_range(lengths, groups, where, eps)
-    spread = groups.max(lengths, where) - groups.min(lengths, where) + eps
-    return term.where(groups.spread(spread) > 0, 0.0)
+def _kimi(
+    lengths: Tensor, groups: Groups, where: Tensor | None, eps: float, tolerance: int = 0
+) -> Tensor:
+    """Kimi's term over the lengths in the mask; 0 for a group without a range and eps.
+
+    Rows up to `tolerance` above the shortest are given its 0.5.
+    """
+    low = groups.spread(groups.min(lengths, where))
+    span = groups.spread(groups.max(lengths, where)) - low + eps
+    share = ratio(lengths - low, span)
+    if tolerance:
+        share = share.where(lengths > low + tolerance, 0.0)
+    return (0.5 - share).where(span > 0, 0.0)
 
 
 def short_rl(
@@ -48,14 +55,11 @@ def short_rl(
     max_acc_so_far: float,
     eps: float,
 ) -> Tensor:
-    """Kimi's term among correct rows, 0.5 near the shortest, all 0 at low batch accuracy."""
+    """Kimi's term among correct rows, 0.5 near the shortest; all 0 at low batch accuracy."""
     if correct.double().mean() < max_acc_so_far - acc_tolerance:
         return torch.zeros_like(lengths, dtype=torch.float64)
-    groups = Groups(group_ids)
-    term = _kimi(lengths, groups, correct, eps)
-    near = lengths <= groups.spread(groups.min(lengths, correct)) + length_tolerance
-    ranged = groups.spread(groups.max(lengths, correct) - groups.min(lengths, correct) + eps) > 0
-    return term.where(~(near & ranged), 0.5).where(correct, 0.0)
+    term = _kimi(lengths, Groups(group_ids), correct, eps, length_tolerance)
+    return term.where(correct, 0.0)
 
 
 def diet_token_score(

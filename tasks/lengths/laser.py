@@ -11,11 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from oyer.tasks.lengths.catalogue_laser import LaserType
 from oyer.tasks.lengths.groups import Groups
 from oyer.tasks.lengths.inputs import given
-
-StepType = Literal["reward", "penalty", "hybrid"]
-"""Correct rows: reward those within the target, charge those beyond it, or both."""
 
 
 def laser(
@@ -25,7 +23,7 @@ def laser(
     *,
     target_length: int | None,
     alpha: float,
-    type: StepType,
+    type: LaserType,
 ) -> Tensor:
     """`alpha` for correct rows within the target, minus `alpha` beyond it, as `type` says."""
     if target_length is None:
@@ -35,7 +33,7 @@ def laser(
     return _step(within, correct, alpha, type)
 
 
-def _step(within: Tensor, correct: Tensor, alpha: float, type: StepType) -> Tensor:
+def _step(within: Tensor, correct: Tensor, alpha: float, type: LaserType) -> Tensor:
     rewarded = correct & within & (type != "penalty")
     charged = correct & ~within & (type != "reward")
     return alpha * (rewarded.double() - charged.double())
@@ -48,7 +46,7 @@ def laser_d(
     *,
     target_lengths: Mapping[str, float | None],
     alpha: float,
-    type: StepType,
+    type: LaserType,
     bands: tuple[float, float],
 ) -> Tensor:
     """LASER with the target of the group's band of difficulty."""
@@ -64,7 +62,7 @@ def laser_de(
     *,
     target_lengths: Mapping[str, float | None],
     alpha: float,
-    type: StepType,
+    type: LaserType,
     bands: tuple[float, float],
 ) -> Tensor:
     """LASER-D plus `alpha` for wrong rows beyond the target that do not repeat themselves."""

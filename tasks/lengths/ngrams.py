@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from oyer.tasks.errors import InvalidLengthCall
+from oyer.tasks.lengths.catalogue_repetition import MAX_WINDOWS
 from oyer.tasks.lengths.inputs import PackedTokens
 
 Join = Callable[[Tensor, Tensor], Tensor]
@@ -32,9 +33,6 @@ CPU_WINDOWS = 2**20
 
 PADDING_SHARE = 0.8
 """Rows share a chunk while the shortest has this share of the longest one's n-grams."""
-
-MAX_WINDOWS = 2**26
-"""N-grams sorted at once elsewhere: 512 MiB of keys."""
 
 
 def count_distinct(

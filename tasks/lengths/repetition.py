@@ -1,7 +1,6 @@
 """Penalties on repeated n-grams, and detectors of loops."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -9,10 +8,8 @@ from torch import Tensor
 
 from oyer.tasks.errors import InvalidLengthCall
 from oyer.tasks.lengths import ngrams
+from oyer.tasks.lengths.catalogue_repetition import Unit
 from oyer.tasks.lengths.inputs import PackedTokens
-
-Unit = Literal["token_ids", "words", "chars"]
-"""What an n-gram is made of: token ids, lower-cased words between white space, characters."""
 
 
 def repetition(

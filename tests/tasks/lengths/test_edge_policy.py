@@ -1,0 +1,156 @@
+"""Section 4 of the methods' reference: what equal, single, empty and missing rows become."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from oyer.tasks.lengths import Inputs, compute, evaluate
+from tests.tasks.lengths.batches import BY_ROW, NEEDED, make_batch, pick
+
+NEUTRAL: dict[str, float] = {
+    "median_band": 0.0,
+    "kimi_length_reward": 0.0,
+    "short_rl": 0.0,
+    "diet_token_score": 0.0,
+    "lc_r1_length": 0.0,
+    "o1_pruner": 0.0,
+    "brevity_bonus": 1.0,
+    "grpo_lead": 1.0,
+    "sigmoid_length": 1 - 0.1 / 2,
+    "gr3": 1 / 1.33,
+    "jet": 0.05,
+    "qglas": 0.0,
+    "gfpo": 0.0,
+    "aggregate": 0.0,
+    "trl_aggregate": 0.0,
+    "gdpo": 0.0,
+}
+"""What a correct row is given when its group has nothing to compare: 0 for what is added, the
+formula's constant for what multiplies."""
+
+
+def equal_rows(count: int, length: int = 70) -> Inputs:
+    ones = torch.ones(count, dtype=torch.float64)
+    return Inputs(
+        lengths=torch.full((count,), length),
+        group_ids=torch.zeros(count, dtype=torch.int64),
+        correct=ones.bool(),
+        quality=0.3 * ones,
+        components=torch.stack([0.1 * ones, 0.7 * ones], dim=1),
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_equal_and_single_rows_are_neutral(name: str, count: int) -> None:
+    term = compute(name, {}, equal_rows(count))
+    assert term.values.tolist() == pytest.approx([NEUTRAL[name]] * count, abs=1e-15)
+
+
+def test_equal_rows_keep_their_advantages() -> None:
+    inputs = replace(equal_rows(3), advantages=torch.tensor([0.5, 0.25, -0.75]).double())
+    term = compute("advantage_reweight", {}, inputs)
+    assert term.values.tolist() == [0.5, 0.25, -0.75]
+
+
+@pytest.mark.parametrize("name", BY_ROW)
+def test_empty_answers_give_finite_values(name: str) -> None:
+    zeros = torch.zeros(6, dtype=torch.int64)
+    inputs = replace(
+        make_batch(2, 3),
+        lengths=zeros,
+        think_lengths=zeros,
+        answer_lengths=zeros,
+        target_lengths=zeros,
+        total_tokens=zeros,
+        turns=zeros,
+        history_lengths=zeros.double(),
+        reference_lengths=zeros.double(),
+    )
+    assert compute(name, NEEDED.get(name, {}), inputs).values.isfinite().all()
+
+
+@pytest.mark.parametrize("name", BY_ROW)
+def test_an_empty_batch_gives_an_empty_term(name: str) -> None:
+    nobody = pick(make_batch(), torch.tensor([], dtype=torch.int64))
+    assert compute(name, NEEDED.get(name, {}), nobody).values.shape == (0,)
+
+
+@pytest.mark.parametrize("name", ["laser", "jet", "short_rl", "lc_r1_length", "grpo_lead"])
+def test_groups_without_a_correct_row_are_left_alone(name: str) -> None:
+    inputs = replace(make_batch(), correct=torch.zeros(20, dtype=torch.bool))
+    neutral = 1.0 if name == "grpo_lead" else 0.0
+    assert set(compute(name, NEEDED.get(name, {}), inputs).values.tolist()) == {neutral}
+
+
+@pytest.mark.parametrize("name", ["qglas", "gfpo", "aggregate", "gdpo", "advantage_reweight"])
+def test_a_missing_score_leaves_the_statistics_and_has_no_advantage(name: str) -> None:
+    params = {"k": 3} if name == "gfpo" else {}
+    whole = replace(make_batch(1, 6), advantages=None)
+    assert whole.quality is not None
+    assert whole.components is not None
+    known = torch.tensor([0, 1, 3, 4, 5])
+    gap = replace(
+        whole,
+        quality=whole.quality.index_fill(0, torch.tensor([2]), math.nan),
+        components=whole.components.index_fill(0, torch.tensor([2]), math.nan),
+    )
+    found = compute(name, params, gap).values
+    assert found[2] == 0
+    without = compute(name, params, pick(whole, known)).values
+    assert found[known].tolist() == pytest.approx(without.tolist())
+
+
+def test_one_missing_reward_of_several_adds_nothing() -> None:
+    rewards: list[list[Any]] = [[1.0, None], [0.0, 2.0], [3.0, 4.0]]
+    inputs = {"rewards_per_func": rewards, "group_ids": [0, 0, 0]}
+    found = evaluate("aggregate", {"mode": "sum", "baseline": "none"}, inputs)
+    assert found == [1.0, 2.0, 7.0]
+
+
+def test_soft_overlong_is_clamped_unless_told_otherwise() -> None:
+    params = {"max_len": 100, "cache_len": 20}
+    assert evaluate("soft_overlong", params, {"lengths": [120]}) == [-1.0]
+    assert evaluate("soft_overlong", {**params, "clamp": False}, {"lengths": [120]}) == [-2.0]
+
+
+def test_cosine_does_not_come_back_up_unless_told_to() -> None:
+    inputs = {"lengths": [2000], "correct": [1]}
+    assert evaluate("cosine", {"max_len": 1000}, inputs) == [0.5]
+    assert evaluate("cosine", {"max_len": 1000, "clamp": False}, inputs) == [1.0]
+
+
+def test_of_equally_short_rows_the_first_gets_grlcs_bonus() -> None:
+    inputs = {
+        "base_reward": [1.0, 1.0],
+        "think_lengths": [5, 5],
+        "answer_lengths": [9, 9],
+        "group_ids": ["a", "a"],
+    }
+    assert evaluate("grlc", {}, inputs) == [2.0, 1.0]
+
+
+def test_truncated_rows_count_as_wrong_and_leave_the_statistics() -> None:
+    rows = {"lengths": [100, 300, 900], "correct": [1, 1, 1], "group_ids": [0, 0, 0]}
+    short = {name: values[:2] for name, values in rows.items()}
+    found = evaluate("sigmoid_length", {}, {**rows, "truncated": [0, 0, 1]})
+    assert found == [*evaluate("sigmoid_length", {}, short), 0.0]
+
+
+def test_hapo_keeps_the_shortest_correct_length_of_each_prompt() -> None:
+    inputs = Inputs(
+        lengths=torch.tensor([50, 40, 30, 20, 10]),
+        correct=torch.tensor([True, True, False, False, True]),
+        history_lengths=torch.tensor([45.0, 45.0, 45.0, math.nan, math.nan]).double(),
+        group_ids=torch.tensor([0, 0, 0, 1, 2]),
+    )
+    term = compute("hapo", {}, inputs)
+    assert term.history is not None
+    assert term.history.tolist() == pytest.approx([40, 40, 40, math.nan, 10], nan_ok=True)
+    assert term.values[3:].tolist() == [0.0, 0.0]
+    alone = compute("hapo", {}, replace(inputs, group_ids=None))
+    assert alone.history is not None
+    assert alone.history.tolist() == pytest.approx([45, 40, 45, math.nan, 10], nan_ok=True)

@@ -1,0 +1,79 @@
+"""Statistics of groups against the standard library's and NumPy's."""
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oyer.tasks.lengths.groups import Groups
+
+ROWS = st.lists(
+    st.tuples(st.integers(-3, 3), st.floats(-1e6, 1e6, allow_subnormal=False), st.booleans()),
+    min_size=1,
+    max_size=40,
+)
+"""Group, value and mask of each row."""
+
+
+def columns(rows: list[tuple[int, float, bool]]) -> tuple[Groups, torch.Tensor, torch.Tensor]:
+    ids, values, mask = zip(*rows, strict=True)
+    return Groups(torch.tensor(ids)), torch.tensor(values).double(), torch.tensor(mask)
+
+
+def members(rows: list[tuple[int, float, bool]]) -> list[list[float]]:
+    ids = sorted({row[0] for row in rows})
+    values = torch.tensor([row[1] for row in rows]).double().tolist()
+    return [[v for v, row in zip(values, rows, strict=True) if row[0] == i and row[2]] for i in ids]
+
+
+@given(ROWS)
+def test_reductions_are_those_of_the_standard_library(rows: list[tuple[int, float, bool]]) -> None:
+    groups, values, mask = columns(rows)
+    kept = members(rows)
+    near = {"rel": 1e-9, "abs": 1e-6}
+    assert groups.count(mask).tolist() == [len(group) for group in kept]
+    assert groups.sum(values, mask).tolist() == pytest.approx(
+        [sum(group) for group in kept], **near
+    )
+    assert groups.max(values, mask, empty=5).tolist() == [max(group, default=5) for group in kept]
+    assert groups.min(values, mask, empty=5).tolist() == [min(group, default=5) for group in kept]
+    mean, deviation = groups.moments(values, 0, mask)
+    for i, group in enumerate(kept):
+        assert float(mean[i]) == pytest.approx(statistics.fmean(group) if group else 0, **near)
+        assert float(deviation[i]) == pytest.approx(
+            statistics.pstdev(group) if group else 0, rel=1e-6, abs=1e-6
+        )
+
+
+@given(ROWS, st.floats(0, 1))
+def test_quantiles_are_numpys(rows: list[tuple[int, float, bool]], fraction: float) -> None:
+    groups, values, mask = columns(rows)
+    expected = [np.quantile(group, fraction) if group else math.nan for group in members(rows)]
+    found = groups.quantile(values, fraction, mask).tolist()
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-6, nan_ok=True)
+
+
+@given(ROWS, st.integers(0, 5))
+def test_the_smallest_are_the_first_of_a_stable_sort(
+    rows: list[tuple[int, float, bool]], k: int
+) -> None:
+    groups, values, _ = columns(rows)
+    ids, listed = [row[0] for row in rows], values.tolist()
+    expected = set()
+    for i in set(ids):
+        group = [row for row in range(len(rows)) if ids[row] == i]
+        expected.update(sorted(group, key=lambda row: listed[row])[:k])
+    assert groups.smallest(values, k).nonzero().flatten().tolist() == sorted(expected)
+    if k == 1:
+        assert torch.equal(groups.first_smallest(values), groups.smallest(values, 1))
+
+
+@given(st.floats(-1e6, 1e6), st.integers(1, 30), st.sampled_from([0, 1]))
+def test_equal_values_deviate_by_exactly_nothing(value: float, count: int, ddof: int) -> None:
+    values = torch.full((count,), value, dtype=torch.float64)
+    assert Groups.single(values).moments(values, ddof)[1].tolist() == [0.0]
+    assert Groups.single(values).z_score(values, ddof, 0.0).tolist() == [0.0] * count
