@@ -1,4 +1,7 @@
-"""The `oyer` command line: demo, up, worker, score, check, db."""
+"""The `oyer` command line: demo, up, worker, score, check, db.
+
+A command imports what it runs on when it runs, so that `oyer --help` answers at once.
+"""
 
 import sys
 from typing import Annotated

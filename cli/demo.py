@@ -1,22 +1,33 @@
 """`oyer demo`: the main job on sample rollouts, with everything embedded."""
 
 import contextlib
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.markup import escape
 
+from oyer.cli import options
 from oyer.cli.output import console, notes, print_json
-from oyer.cli.rollout_lines import reward_lines
-from oyer.cli.scoring import Summary, batches, score_all
-from oyer.demo.judge_server import judge_process
-from oyer.demo.samples import sample_rollouts
-from oyer.manager import InvalidInput, RewardBatch, RewardManager, Rollout
+from oyer.tasks.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from oyer.cli.rollout_lines import RewardLine
+    from oyer.cli.scoring import Summary
+    from oyer.manager import Rollout
 
 _GROUPS_SHOWN = 3
+
+_BATCH_SIZE = 256
+"""Half of the samples, so that two batches are under way at once."""
 
 _LATENCY_S = 0.3
 """How long the demo judge thinks, so that overlap shows."""
@@ -36,15 +47,22 @@ def demo(
     store: Annotated[Path, typer.Option("--store", help="SQLite file of the record.")] = Path(
         "oyer-demo.db"
     ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Score sample rollouts with an embedded backend, and show where the record is.
 
     Four policies' answers to grade-school-math questions are judged by a built-in rule-based
     judge behind a real HTTP endpoint; with --base-url and --model a real one judges.
+
+    Example: `oyer demo --base-url https://api.deepseek.com/v1 --model deepseek-chat
+    --api-key-env DEEPSEEK_API_KEY`
     """
-    if (base_url is None) != (model is None):
-        raise InvalidInput("--base-url and --model go together; give both or neither")
+    from oyer.cli.scoring import score_all
+    from oyer.demo.samples import sample_rollouts
+    from oyer.manager import RewardManager, Rollout
+
+    if (base_url is None) != (model is None) or (api_key_env and not base_url):
+        raise InvalidInput("--base-url and --model go together, --api-key-env with them only")
     rows = [Rollout(**row) for row in sample_rollouts()[:rollouts]]
     started = time.monotonic()
     with _endpoint(base_url, api_key_env) as endpoint:
@@ -52,19 +70,18 @@ def demo(
         if not as_json:
             notes.print("starting Redis, the record and the workers …")
         with RewardManager.local(config) as manager:
-            began = time.monotonic()
-            summary = Summary()
-            results = []
-            for part, batch in score_all(manager, batches(rows, 256), run="demo", quiet=as_json):
-                summary.add(batch)
-                results.append((part, batch))
-            summary.seconds = time.monotonic() - began
+            lines, summary = score_all(
+                manager, rows, run="demo", batch_size=_BATCH_SIZE, quiet=as_json
+            )
+    total_s = time.monotonic() - started
     if as_json:
-        print_json(_report(results, summary, store, time.monotonic() - started))
+        batches = list(dict.fromkeys(line["batch_id"] for line in lines))
+        more = {"total_seconds": round(total_s, 3), "store": str(store), "batches": batches}
+        print_json({**summary.report(), **more})
         return
-    console.print(_groups_table(*results[0]))
-    _print_summary(summary, time.monotonic() - started)
-    _print_sql(store, results[0][1].id)
+    console.print(_groups_table(rows, lines))
+    console.print(_summary_table(summary, total_s), highlight=False)
+    _print_sql(store, lines[0]["batch_id"])
 
 
 @contextlib.contextmanager
@@ -72,6 +89,8 @@ def _endpoint(base_url: str | None, api_key_env: str | None) -> Iterator[dict[st
     if base_url is not None:
         yield {"base_url": base_url, "api_key_env": api_key_env}
         return
+    from oyer.demo.judge_server import judge_process
+
     with judge_process("--latency-s", str(_LATENCY_S)) as url:
         yield {"base_url": url}
 
@@ -86,83 +105,60 @@ def _config(endpoint: dict[str, Any], model: str, store: Path) -> dict[str, Any]
     }
 
 
-def _groups_table(rows: list[Rollout], batch: RewardBatch) -> Table:
-    table = Table(title="The first groups: base + judge + length = reward", title_justify="left")
-    for name in ("group", "response", "status", "base", "judge score", "judge", "length", "reward"):
-        table.add_column(
-            name, justify="left" if name in ("group", "response", "status") else "right"
-        )
-    groups = list(dict.fromkeys(row.group_id for row in rows))[:_GROUPS_SHOWN]
-    previous = None
-    for row, line in zip(rows, reward_lines(rows, batch), strict=True):
-        if row.group_id not in groups:
-            break
-        if previous not in (None, row.group_id):
-            table.add_section()
-        terms = line["terms"]
-        table.add_row(
-            str(row.group_id),
-            _short(row.response),
-            line["status"],
-            *(
-                _shown(value)
-                for value in (
-                    terms["base_score"],
-                    line["judge_score"],
-                    terms["judge"],
-                    terms["length_penalty"],
-                    line["reward"],
-                )
-            ),
-        )
-        previous = row.group_id
+def _groups_table(rows: "list[Rollout]", lines: "list[RewardLine]") -> "Table":
+    """Show the first groups of which a rollout was judged."""
+    from rich.table import Table
+
+    table = Table(title="A few groups: base + judge + length = reward", title_justify="left")
+    table.add_column("response", no_wrap=True, ratio=1)
+    table.add_column("status", no_wrap=True)
+    for name in ("score", "base", "judge", "length", "reward"):
+        table.add_column(name, justify="right", no_wrap=True)
+    groups = [list(pairs) for _, pairs in groupby(zip(rows, lines, strict=True), _group_of)]
+    judged = [group for group in groups if any(line["judge_score"] for _, line in group)]
+    for group in judged[:_GROUPS_SHOWN]:
+        for row, line in group:
+            terms = line["terms"]
+            numbers = [line["judge_score"], terms["base_score"], terms["judge"]]
+            numbers += [terms["length_penalty"], line["reward"]]
+            response = escape(" ".join(row.response.split()))
+            table.add_row(response, line["status"], *map(_shown, numbers))
+        table.add_section()
     return table
 
 
-def _print_summary(summary: Summary, total_s: float) -> None:
+def _group_of(pair: "tuple[Rollout, RewardLine]") -> object:
+    return pair[0].group_id
+
+
+def _summary_table(summary: "Summary", total_s: float) -> "Table":
+    from rich.table import Table
+
     table = Table(title="Summary", show_header=False, title_justify="left")
     rate = summary.rollouts / summary.seconds
     table.add_row(
         "rollouts", f"{summary.rollouts} in {summary.seconds:.1f} s, {rate:.0f} per second"
     )
     table.add_row("with start and stop", f"{total_s:.1f} s")
-    table.add_row("judge calls", f"{summary.calls}, {summary.tokens} tokens")
-    table.add_row("cost", f"${summary.cost_usd:.4f}")
     for status, count in sorted(summary.statuses.items()):
         table.add_row(status, str(count))
-    console.print(table, highlight=False)
+    calls = f"{summary.calls}, {summary.tokens} tokens, ${summary.cost_usd:.4f}"
+    table.add_row("judge calls", calls if summary.calls else "none: every reply was on record")
+    return table
 
 
 def _print_sql(store: Path, batch_id: str) -> None:
+    # Not only what is on the path: `make demo` runs in an environment that is not.
+    program = "oyer" if shutil.which("oyer") else f"{shlex.quote(sys.executable)} -m oyer.cli"
     query = (
         "SELECT group_id, base_score, judge, score, reward, reply FROM judge_history"
         f" WHERE batch_id = '{batch_id}' LIMIT 5"
     )
     console.print("Every score is on record; look at it with SQL:", highlight=False)
-    command = f'oyer db sql --url sqlite:///{store} "{query}"'
+    command = f'{program} db sql --url sqlite:///{store} "{query}"'
     console.print(f"  {command}", highlight=False, soft_wrap=True, markup=False)
 
 
-def _report(
-    results: list[tuple[list[Rollout], RewardBatch]], summary: Summary, store: Path, total_s: float
-) -> dict[str, Any]:
-    return {
-        "rollouts": summary.rollouts,
-        "seconds": round(summary.seconds, 3),
-        "total_seconds": round(total_s, 3),
-        "statuses": dict(summary.statuses),
-        "calls": summary.calls,
-        "tokens": summary.tokens,
-        "cost_usd": summary.cost_usd,
-        "store": str(store),
-        "batches": [batch.id for _, batch in results],
-    }
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 40 else line[:39] + "…"
-
-
 def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    # Adding 0.0 turns a rounded -0.0 into 0.0.
+    return "–" if value is None else f"{round(value, 2) + 0.0:.2f}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 console = Console()
 """Results, on standard output."""
@@ -14,14 +15,14 @@ notes = Console(stderr=True)
 """Progress, health and errors, on standard error."""
 
 
-def print_json(value: Any) -> None:
-    """Print a value on one line."""
-    typer.echo(json.dumps(value, ensure_ascii=False))
+def print_json(value: Any, *, err: bool = False) -> None:
+    """Print a value on one line of standard output, or of standard error."""
+    typer.echo(json.dumps(value, ensure_ascii=False), err=err)
 
 
 def fail(message: str) -> None:
     """Print an error."""
-    notes.print(f"[bold red]error[/] {message}", markup=True, highlight=False, soft_wrap=True)
+    notes.print(f"[bold red]error[/] {escape(message)}", highlight=False, soft_wrap=True)
 
 
 def print_version(wanted: bool) -> None:

@@ -1,62 +1,80 @@
-"""Reads rollouts from JSON lines, and writes rewards as JSON lines."""
+"""Reads rollouts from JSON lines, and gives rewards as JSON lines."""
 
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from oyer.manager import InvalidRollout, RewardBatch, Rollout
+from oyer.manager import InvalidRollout, RewardBatch, RewardConfig, Rollout
+from oyer.manager.validation import check
+
+RewardLine = dict[str, Any]
+"""What is known of one rollout's reward; null where there is none."""
 
 _FIELDS = {field.name for field in fields(Rollout)}
 
+_PROBLEMS_SHOWN = 10
 
-def read_rollouts(path: Path) -> list[Rollout]:
-    """Read a whole file before anything of it is used.
+
+def read_rollouts(path: Path, config: RewardConfig) -> list[Rollout]:
+    """Read a whole file, and check every line against what the configuration needs.
 
     Raises:
-        InvalidRollout: names the file and the line that is wrong, and the fix.
+        InvalidRollout: names the file, the lines that are wrong, and the fix for each.
     """
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise InvalidRollout(f"{path}: {error.strerror}; give a file of JSON lines") from error
-    rollouts = [
-        _rollout(line, f"{path}: line {number}")
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
+    rollouts, problems = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            rollout = _rollout(line)
+            check([rollout], config)
+        except InvalidRollout as error:
+            problems.append(f"line {number}: {str(error).removeprefix('rollouts[0].')}")
+        else:
+            rollouts.append(rollout)
+    if problems:
+        raise InvalidRollout(_listed(path, problems))
     if not rollouts:
         raise InvalidRollout(f"{path}: holds no rollouts; give one JSON object per line")
     return rollouts
 
 
-def _rollout(line: bytes, where: str) -> Rollout:
+def _listed(path: Path, problems: list[str]) -> str:
+    more = len(problems) - _PROBLEMS_SHOWN
+    shown = problems[:_PROBLEMS_SHOWN] + ([f"and {more} more"] if more > 0 else [])
+    return "\n  ".join([f"{path}: nothing was submitted", *shown])
+
+
+def _rollout(line: bytes) -> Rollout:
     try:
         raw = json.loads(line)
     except ValueError as error:
-        raise InvalidRollout(f"{where}: is no JSON ({error})") from error
+        raise InvalidRollout(f"is no JSON ({error})") from error
     if not isinstance(raw, dict):
-        raise InvalidRollout(f"{where}: is no JSON object; give {{'prompt': …, 'response': …}}")
+        raise InvalidRollout('is no JSON object; give {"prompt": …, "response": …}')
+    # A null says what leaving the key out says.
+    given = {name: value for name, value in raw.items() if value is not None}
     for name in ("prompt", "response"):
-        if name not in raw:
-            raise InvalidRollout(f"{where}: {name} is missing")
+        if name not in given:
+            raise InvalidRollout(f"{name}: is missing")
+    known = {name: value for name, value in given.items() if name in _FIELDS}
     # Further columns of a data set are kept on record rather than refused.
-    extra = {name: value for name, value in raw.items() if name not in _FIELDS}
-    known = {name: value for name, value in raw.items() if name in _FIELDS}
-    known["metadata"] = {**extra, **known["metadata"]} if known.get("metadata") else extra
+    extra = {name: value for name, value in given.items() if name not in _FIELDS}
+    metadata = known.get("metadata", {})
+    if extra and isinstance(metadata, dict):
+        known["metadata"] = {**extra, **metadata}
     return Rollout(**known)
 
 
-def write_rewards(out: TextIO, rollouts: list[Rollout], batch: RewardBatch) -> None:
-    """Write one line per rollout, in order."""
-    for line in reward_lines(rollouts, batch):
-        out.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def reward_lines(rollouts: list[Rollout], batch: RewardBatch) -> Iterator[dict[str, Any]]:
-    """Give what is known of each rollout's reward; null where there is none."""
+def reward_lines(rollouts: list[Rollout], batch: RewardBatch) -> Iterator[RewardLine]:
+    """Give the lines of a batch, in its order."""
     for i, rollout in enumerate(rollouts):
         yield {
             "group_id": rollout.group_id,

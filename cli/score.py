@@ -1,24 +1,25 @@
 """`oyer score`: a file of rollouts through a backend."""
 
 import contextlib
+import json
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from oyer.cli import options
 from oyer.cli.output import notes, print_json
-from oyer.cli.rollout_lines import read_rollouts, write_rewards
-from oyer.cli.scoring import Summary, batches, score_all
-from oyer.manager import RewardManager
-from oyer.manager.validation import check
+from oyer.tasks.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from oyer.cli.scoring import Summary
 
 
 def score(
     rollouts: Annotated[Path, typer.Argument(help="JSON lines, one rollout each.")],
-    config: Annotated[Path, typer.Option("--config", help="Configuration file.")],
+    config: options.Config = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Where rewards go; standard output otherwise.")
     ] = None,
@@ -33,57 +34,57 @@ def score(
         bool, typer.Option("--json", help="Print the summary as JSON, and no progress.")
     ] = False,
 ) -> None:
-    """Score a file of rollouts and write one JSON line per rollout.
+    """Score a file of rollouts and write one JSON line per rollout, in the file's order.
 
     A line is `{"group_id": …, "prompt": …, "response": …, "base_score": … or "correct": …,
-    "response_tokens": …, "reference": …}`. The whole file is checked first: a bad line is
-    reported with its number, and nothing is submitted.
+    "response_tokens": …, "reference": …}`; further keys are kept as metadata. The whole file is
+    checked first: a bad line is reported with its number, and nothing is submitted.
+
+    Example: `oyer score rollouts.jsonl --config oyer.yaml --out rewards.jsonl`
     """
-    rows = read_rollouts(rollouts)
-    started = time.monotonic()
-    summary = Summary()
-    with _manager(config, local=local) as manager, _target(out) as target:
-        check(rows, manager.config)
-        for part, batch in score_all(manager, batches(rows, batch_size), run=run, quiet=as_json):
-            write_rewards(target, part, batch)
-            summary.add(batch)
-    summary.seconds = time.monotonic() - started
+    from oyer.cli.rollout_lines import read_rollouts
+    from oyer.cli.scoring import score_all
+    from oyer.manager import RewardManager
+    from oyer.tasks.settings import load_config
+
+    settings = load_config(config)
+    rows = read_rollouts(rollouts, settings)
+    start = RewardManager.local if local else RewardManager
+    with _whole(out) as target, start(settings) as manager:
+        lines, summary = score_all(manager, rows, run=run, batch_size=batch_size, quiet=as_json)
+        target.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     _print(summary, out, as_json=as_json)
 
 
 @contextlib.contextmanager
-def _target(out: Path | None) -> Iterator[TextIO]:
-    """Open the output only now that there is something to write, and never leave half a file."""
+def _whole(out: Path | None) -> Iterator[TextIO]:
+    """Open the output before anything is paid for, and leave a whole file or none."""
     if out is None:
         yield sys.stdout
         return
     partial = out.with_name(out.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        yield file
-    partial.replace(out)
+    try:
+        file = partial.open("w", encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput(f"--out {out}: {error.strerror}; name a file to write") from error
+    try:
+        with file:
+            yield file
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def _manager(config: Path, *, local: bool) -> RewardManager:
-    return RewardManager.local(config) if local else RewardManager.from_file(config)
-
-
-def _print(summary: Summary, out: Path | None, *, as_json: bool) -> None:
-    if as_json and out is not None:
-        print_json(
-            {
-                "rollouts": summary.rollouts,
-                "seconds": round(summary.seconds, 3),
-                "statuses": dict(summary.statuses),
-                "calls": summary.calls,
-                "tokens": summary.tokens,
-                "cost_usd": summary.cost_usd,
-                "out": str(out),
-            }
-        )
+def _print(summary: "Summary", out: Path | None, *, as_json: bool) -> None:
+    """Print the summary; on standard error where rewards are on standard output."""
+    if as_json:
+        print_json({**summary.report(), "out": out and str(out)}, err=out is None)
         return
     statuses = ", ".join(f"{n} {status}" for status, n in sorted(summary.statuses.items()))
     notes.print(
         f"{summary.rollouts} rollouts in {summary.seconds:.1f} s: {statuses}; {summary.calls} calls,"
         f" {summary.tokens} tokens, ${summary.cost_usd:.4f}" + (f"; {out}" if out else ""),
         highlight=False,
+        soft_wrap=True,
+        markup=False,
     )

@@ -1,14 +1,29 @@
 """Scores rollouts in batches with a progress bar; what `oyer score` and `oyer demo` share."""
 
+import contextlib
+import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from redis import RedisError
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from oyer.cli.output import notes
-from oyer.manager import InvalidRollout, RewardBatch, RewardFuture, RewardManager, Rollout
+from oyer.cli.rollout_lines import RewardLine, reward_lines
+from oyer.manager import RewardBatch, RewardFuture, RewardManager, Rollout
+
+_AHEAD = 4
+"""Batches under way at once: enough to keep the judges busy, few enough for Redis' memory."""
 
 _LOOK_S = 0.1
 """Pause between two looks at the progress."""
@@ -33,49 +48,110 @@ class Summary:
         self.tokens += batch.usage.tokens
         self.cost_usd += batch.usage.cost_usd
 
-
-def batches(rollouts: Sequence[Rollout], size: int) -> list[list[Rollout]]:
-    """Cut rollouts into batches of about `size`, keeping each group in one batch.
-
-    Raises:
-        InvalidRollout: a group's rollouts do not stand together; their order would change.
-    """
-    cut: list[list[Rollout]] = [[]]
-    seen: set[str | int] = set()
-    previous: object = object()
-    for number, rollout in enumerate(rollouts, start=1):
-        group = rollout.group_id
-        if group is None or group != previous:
-            if group is not None and group in seen:
-                raise InvalidRollout(
-                    f"rollout {number}: group {group!r} began earlier and was interrupted;"
-                    " put the rollouts of a group next to each other"
-                )
-            if group is not None:
-                seen.add(group)
-            if len(cut[-1]) >= size:
-                cut.append([])
-        cut[-1].append(rollout)
-        previous = group
-    return cut
+    def report(self) -> dict[str, Any]:
+        """Give it as JSON values."""
+        return {**vars(self), "statuses": dict(self.statuses), "seconds": round(self.seconds, 3)}
 
 
 def score_all(
-    manager: RewardManager, parts: Sequence[list[Rollout]], *, run: str, quiet: bool = False
-) -> Iterator[tuple[list[Rollout], RewardBatch]]:
-    """Submit every batch at once, then yield them in order as they end."""
-    futures = [manager.submit(part, run=run, step=i) for i, part in enumerate(parts)]
-    columns = [TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    manager: RewardManager,
+    rollouts: Sequence[Rollout],
+    *,
+    run: str,
+    batch_size: int,
+    quiet: bool = False,
+) -> tuple[list[RewardLine], Summary]:
+    """Score rollouts a few batches at a time.
+
+    Returns:
+        One line for each rollout, in the order given, and what it all came to.
+
+    Raises:
+        OyerError: a batch failed; those under way are cancelled, so that they stop costing.
+    """
+    lines: list[RewardLine] = [{} for _ in rollouts]
+    summary, started = Summary(), time.monotonic()
+    columns = [TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=notes, disable=quiet) as bar:
-        total = sum(future.progress()[1] for future in futures)
-        task = bar.add_task("judging", total=total or None)
-        for part, future in zip(parts, futures, strict=True):
-            while not future.done():
-                bar.update(task, completed=_judged(futures))
-                time.sleep(_LOOK_S)
-            yield part, future.result()
-        bar.update(task, completed=total)
+        task = bar.add_task("scoring", total=len(rollouts))
+
+        def show(judged: float) -> None:
+            bar.update(task, completed=summary.rollouts + int(judged))
+
+        for rows, batch in _ended(manager, rollouts, batches(rollouts, batch_size), run, show):
+            summary.add(batch)
+            scored = reward_lines([rollouts[row] for row in rows], batch)
+            for row, line in zip(rows, scored, strict=True):
+                lines[row] = line
+            show(0)
+    summary.seconds = time.monotonic() - started
+    return lines, summary
 
 
-def _judged(futures: Sequence[RewardFuture]) -> int:
-    return sum(future.progress()[0] for future in futures)
+def batches(rollouts: Sequence[Rollout], size: int) -> list[list[int]]:
+    """Cut rollouts into batches of about `size`, keeping each group in one batch.
+
+    Returns:
+        The rows of each batch, by number; a group's rows need not be neighbours.
+    """
+    groups: dict[object, list[int]] = {}
+    for row, rollout in enumerate(rollouts):
+        # As a tuple, a row without a group is never taken for the group of that name.
+        key = (row,) if rollout.group_id is None else str(rollout.group_id)
+        groups.setdefault(key, []).append(row)
+    cut: list[list[int]] = [[]]
+    for rows in groups.values():
+        if len(cut[-1]) >= size:
+            cut.append([])
+        cut[-1] += rows
+    return cut
+
+
+@dataclass(frozen=True)
+class _Part:
+    rows: list[int]
+    future: RewardFuture
+
+    def judged(self) -> float:
+        """Give how many of the rows are judged; rows with several judges count in parts."""
+        try:
+            judged, total = self.future.progress()
+        except RedisError:
+            # The bar stands still while Redis is away; the future waits for it.
+            return 0.0
+        return len(self.rows) * judged / total if total else 0.0
+
+
+def _ended(
+    manager: RewardManager,
+    rollouts: Sequence[Rollout],
+    cut: Sequence[list[int]],
+    run: str,
+    show: Callable[[float], None],
+) -> Iterator[tuple[list[int], RewardBatch]]:
+    """Submit a few batches ahead and yield them in order, each with its rows' numbers."""
+    under_way: deque[_Part] = deque()
+    try:
+        for step, rows in enumerate(cut):
+            if len(under_way) == _AHEAD:
+                yield _first_ended(under_way, show)
+            future = manager.submit([rollouts[row] for row in rows], run=run, step=step)
+            under_way.append(_Part(rows, future))
+        while under_way:
+            yield _first_ended(under_way, show)
+    finally:
+        # Without Redis, nothing can be cancelled, and its error would hide the one under way.
+        with contextlib.suppress(RedisError):
+            for part in under_way:
+                part.future.cancel()
+
+
+def _first_ended(
+    under_way: deque[_Part], show: Callable[[float], None]
+) -> tuple[list[int], RewardBatch]:
+    ended = threading.Event()
+    under_way[0].future.add_done_callback(lambda _: ended.set())
+    while not ended.wait(_LOOK_S):
+        show(sum(part.judged() for part in under_way))
+    part = under_way.popleft()
+    return part.rows, part.future.result()

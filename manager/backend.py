@@ -1,55 +1,79 @@
 """One broker as the trainer reaches it: sends chords, reads results and progress.
 
-Connections belong to a process: after a fork, `backend` gives the child its own.
+- Connections belong to a process: after a fork, `backend` gives the child its own.
+- Celery and redis load with the first `Backend`: they are most of what an import would cost.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
-
-import redis
-from celery import Celery, chord, group
-from celery.canvas import Signature
-from kombu.exceptions import OperationalError
+from typing import TYPE_CHECKING, Any
 
 from oyer.manager.submission import Submission
 from oyer.tasks import names
-from oyer.tasks.app import make_app
 from oyer.tasks.errors import BackendUnavailable
 from oyer.tasks.exchange import Exchange
 from oyer.tasks.payloads import WIRE_VERSION, Manifest
 
+if TYPE_CHECKING:
+    from celery.canvas import Signature
+
 
 class Backend:
-    """Sends batches to one broker and reads what comes back."""
+    """Sends batches to one broker and reads what comes back.
+
+    Every method raises `BackendUnavailable` when the broker cannot be reached.
+    """
 
     def __init__(self, url: str, expires_s: int) -> None:
+        import redis
+
+        from oyer.tasks.app import make_app
+
         self.url = url
-        self._app: Celery = make_app(url, result_expires_s=expires_s)
+        self._app = make_app(url, result_expires_s=expires_s)
         self._redis = redis.Redis.from_url(url, socket_connect_timeout=5, socket_keepalive=True)
-        self.exchange = Exchange(self._redis, expires_s=expires_s)
+        self._exchange = Exchange(self._redis, expires_s=expires_s)
 
     def submit(self, submission: Submission) -> None:
-        """Post a batch's payloads, then send its chord.
+        """Post a batch's payloads, then send its chord."""
+        with self._reached():
+            self._exchange.post(submission.manifest, submission.columns, submission.chunks)
+            self._send(submission.manifest)
+
+    def send_again(self, batch_id: str) -> None:
+        """Send the chord of a batch whose payloads are in Redis.
 
         Raises:
-            BackendUnavailable: the broker cannot be reached; nothing was sent.
+            BatchFailed: they are there no longer.
         """
-        try:
-            self.exchange.post(submission.manifest, submission.columns, submission.chunks)
-            self.send(submission.manifest)
-        except (redis.RedisError, OperationalError) as error:
-            raise BackendUnavailable(
-                f"broker {_host(self.url)} cannot be reached ({error}); start it with `oyer up`,"
-                " or set broker.url to the one that the workers use"
-            ) from error
+        with self._reached():
+            self._send(self._exchange.manifest(batch_id))
 
-    def send(self, manifest: Manifest) -> None:
-        """Send a batch's chord; its payloads are in Redis already."""
+    def cancel(self, batch_id: str) -> None:
+        """Ask the workers to begin no further call for a batch."""
+        with self._reached():
+            self._exchange.cancel(batch_id)
+
+    def judged(self, batch_id: str) -> int:
+        """Count the verdicts that a batch has reached."""
+        with self._reached():
+            return self._exchange.judged(batch_id)
+
+    def results(self, batch_ids: Sequence[str]) -> list[dict[str, Any] | None]:
+        """Read the Celery result of each batch; None where it has not ended."""
+        with self._reached():
+            blobs = self._redis.mget([self._result_key(batch_id) for batch_id in batch_ids])
+        return [None if blob is None else json.loads(blob) for blob in blobs]
+
+    def _send(self, manifest: Manifest) -> None:
+        from celery import chord, group
+
         args = {"v": WIRE_VERSION, "batch_id": manifest.batch_id}
-        judges = [self._task(names.JUDGE_TASK, {**args, "chunk": k}) for k in _chunks(manifest)]
+        chunks = range(len(manifest.chunks))
+        judges = [self._task(names.JUDGE_TASK, {**args, "chunk": k}) for k in chunks]
         length = self._task(names.LENGTH_TASK, args)
         combine = self._task(names.COMBINE_TASK, args)
         header = [*judges, length] if manifest.plan["length"] else judges
@@ -57,31 +81,40 @@ class Backend:
         self._redis.delete(self._result_key(manifest.batch_id))
         with self._app.producer_or_acquire() as producer, producer.batch():
             chord(group(header, app=self._app), app=self._app)(
-                combine.set(ignore_result=False), task_id=manifest.batch_id, producer=producer
+                combine, task_id=manifest.batch_id, producer=producer
             )
 
-    def results(self, batch_ids: Sequence[str]) -> list[dict[str, Any] | None]:
-        """Read the Celery result of each batch; None where it has not ended."""
-        blobs = self._redis.mget([self._result_key(batch_id) for batch_id in batch_ids])
-        return [None if blob is None else json.loads(blob) for blob in blobs]
-
-    def _task(self, name: str, kwargs: dict[str, Any]) -> Signature[Any]:
-        queue = names.QUEUE_OF_TASK[name]
-        immutable = name != names.COMBINE_TASK
+    def _task(self, name: str, kwargs: dict[str, Any]) -> "Signature[Any]":
         return self._app.signature(
             name,
             kwargs=kwargs,
-            immutable=immutable,
-            # What a message says of itself goes into logs: say which, not what.
-            options={"queue": queue, "ignore_result": True, "argsrepr": "", "kwargsrepr": ""},
+            immutable=name != names.COMBINE_TASK,
+            options={
+                "queue": names.QUEUE_OF_TASK[name],
+                # A chord counts its tasks; only its callback has a result that anybody reads.
+                "ignore_result": name != names.COMBINE_TASK,
+                # What a message says of itself goes into logs: say which, not what.
+                "argsrepr": "",
+                "kwargsrepr": "",
+            },
         )
 
-    def _result_key(self, batch_id: str) -> Any:
-        return self._app.backend.get_key_for_task(batch_id)
+    def _result_key(self, batch_id: str) -> bytes:
+        return bytes(self._app.backend.get_key_for_task(batch_id))  # type: ignore[attr-defined] - of key-value backends, which celery-types lacks
 
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Say what to do where the broker is away."""
+        import redis
+        from kombu.exceptions import OperationalError
 
-def _chunks(manifest: Manifest) -> range:
-    return range(len(manifest.chunks))
+        try:
+            yield
+        except (redis.RedisError, OperationalError) as error:
+            raise BackendUnavailable(
+                f"broker {_host(self.url)} cannot be reached ({error}); start it with `oyer up`,"
+                " or set broker.url to the one that the workers use"
+            ) from error
 
 
 def _host(url: str) -> str:

@@ -7,13 +7,13 @@ read, not repeated. The future of a forked or another process works like the ori
 import asyncio
 import base64
 import concurrent.futures
+import contextlib
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable, Generator
 from typing import Any
-
-from celery.utils.log import get_logger
 
 from oyer.manager.backend import backend
 from oyer.manager.batch import RewardBatch, failure_of
@@ -21,25 +21,23 @@ from oyer.manager.poller import poller
 from oyer.manager.submission import Submission
 from oyer.tasks.config import RewardRules
 from oyer.tasks.errors import (
+    BackendUnavailable,
     BatchCancelled,
     BatchFailed,
     InvalidConfig,
     InvalidInput,
     InvalidLengthCall,
     MessageRefused,
-    OyerError,
 )
 from oyer.tasks.outcome import Outcome
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 MAX_SUBMISSIONS = 5
 """Times a batch is sent, the first included, before its future gives up."""
 
-_FINAL = tuple(
-    f"{kind.__name__}(" for kind in (InvalidConfig, InvalidLengthCall, MessageRefused)
-)
-"""Causes that another submission would meet again, as Celery writes them."""
+_FINAL = tuple(kind.__name__ for kind in (InvalidConfig, InvalidLengthCall, MessageRefused))
+"""Causes that another submission would meet again."""
 
 _TICKET_PREFIX = "oyer1."
 
@@ -85,13 +83,16 @@ class RewardFuture:
         return self._watch().done()
 
     def progress(self) -> tuple[int, int]:
-        """Return (judged, total): verdicts reached and verdicts that the batch will end with."""
+        """Return (judged, total): verdicts reached and verdicts that the batch will end with.
+
+        Raises:
+            BackendUnavailable: the broker cannot be reached.
+        """
         inner = self._watch()
-        if inner.done() and not inner.cancelled() and inner.exception() is None:
+        if inner.done() and inner.exception() is None:
             return self._verdicts, self._verdicts
-        return min(backend(*self._broker).exchange.judged(self.batch_id), self._verdicts), (
-            self._verdicts
-        )
+        judged = backend(*self._broker).judged(self.batch_id)
+        return min(judged, self._verdicts), self._verdicts
 
     def result(self, timeout_s: float | None = None) -> RewardBatch:
         """Wait for the rewards.
@@ -115,14 +116,16 @@ class RewardFuture:
         self._watch().add_done_callback(lambda _: callback(self))
 
     def cancel(self) -> bool:
-        """Begin no further call for this batch; false when it had ended already."""
-        inner = self._watch()
-        if inner.done():
+        """Begin no further call for this batch; false when it had ended already.
+
+        Raises:
+            BackendUnavailable: the broker cannot be reached; the batch goes on.
+        """
+        if self._watch().done():
             return False
-        source = backend(*self._broker)
-        source.exchange.cancel(self.batch_id)
+        backend(*self._broker).cancel(self.batch_id)
         poller(*self._broker).forget(self)
-        self._fail(BatchCancelled(f"batch {self.batch_id} was cancelled"))
+        self.fail(BatchCancelled(f"batch {self.batch_id} was cancelled"))
         return True
 
     def __await__(self) -> Generator[Any, None, RewardBatch]:
@@ -152,14 +155,14 @@ class RewardFuture:
             raise InvalidInput("ticket: is not one that `RewardFuture.ticket` of this version gave")
         try:
             state = json.loads(base64.urlsafe_b64decode(ticket.removeprefix(_TICKET_PREFIX)))
-            batch_id, verdicts, rules, broker, stall_timeout_s = state
-            url, expires_s = broker
-        except ValueError as error:
+            batch_id, verdicts, rules, (url, expires_s), stall_timeout_s = state
+            rules = RewardRules.model_validate(rules)
+        except (TypeError, ValueError) as error:
             raise InvalidInput("ticket: is cut or altered; pass it on as it was given") from error
         return cls(
             batch_id=batch_id,
             verdicts=verdicts,
-            rules=RewardRules.model_validate(rules),
+            rules=rules,
             broker=(url, expires_s),
             stall_timeout_s=stall_timeout_s,
         )
@@ -177,18 +180,19 @@ class RewardFuture:
             try:
                 batch = RewardBatch.of(Outcome.from_wire(meta["result"]))
             except MessageRefused as error:
-                self._fail(error)
+                self.fail(error)
                 return True
             failure = failure_of(batch, self._rules)
             if failure is not None:
-                self._fail(failure)
-            elif not self._inner.done():
-                self._inner.set_result(batch)
-            self._submission = None
+                self.fail(failure)
+            else:
+                self._submission = None
+                with contextlib.suppress(concurrent.futures.InvalidStateError):
+                    self._inner.set_result(batch)
             return True
         cause = _cause(meta)
-        if any(name in cause for name in _FINAL):
-            self._fail(BatchFailed(f"batch {self.batch_id} failed: {cause}"))
+        if _is_final(meta, cause):
+            self.fail(BatchFailed(f"batch {self.batch_id} failed: {cause}"))
             return True
         return not self._resubmit(f"failed: {cause}")
 
@@ -196,28 +200,30 @@ class RewardFuture:
         """Send the batch again after its stall time; false when given up."""
         return self._resubmit(f"made no progress for {self.stall_timeout_s:g} s")
 
+    def fail(self, error: Exception) -> None:
+        """End with an error, unless it has ended: `cancel` and the poller may meet here."""
+        self._submission = None
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            self._inner.set_exception(error)
+
     def _resubmit(self, why: str) -> bool:
         what = f"batch {self.batch_id} {why}"
         if self._submissions >= MAX_SUBMISSIONS:
-            self._fail(BatchFailed(f"{what}; given up after {self._submissions} submissions"))
+            self.fail(BatchFailed(f"{what}; given up after {self._submissions} submissions"))
             return False
-        self._submissions += 1
-        log.warning("%s; submitted again (%d of %d)", what, self._submissions, MAX_SUBMISSIONS)
         source = backend(*self._broker)
         try:
             if self._submission is not None:
                 self._submission = self._submission.again()
                 source.submit(self._submission)
             else:
-                source.send(source.exchange.manifest(self.batch_id))
-        except OyerError as error:
-            self._fail(BatchFailed(f"{what}; it could not be submitted again: {error}"))
+                source.send_again(self.batch_id)
+        except (BatchFailed, MessageRefused) as error:
+            self.fail(BatchFailed(f"{what}; it could not be submitted again: {error}"))
             return False
+        self._submissions += 1
+        log.warning("%s; submitted again (%d of %d)", what, self._submissions, MAX_SUBMISSIONS)
         return True
-
-    def _fail(self, error: Exception) -> None:
-        if not self._inner.done():
-            self._inner.set_exception(error)
 
     def _watch(self) -> "concurrent.futures.Future[RewardBatch]":
         """Make sure that this process's poller watches; a fork leaves the parent's behind."""
@@ -231,13 +237,24 @@ class RewardFuture:
         return self._inner
 
     def _waiting_for(self, timeout_s: float | None) -> str:
-        judged, total = self.progress()
-        missing = (
-            f"{total - judged} of {total} verdicts are missing"
-            if judged < total
-            else "every verdict is there; its length terms or its combination are missing"
-        )
+        try:
+            judged, total = self.progress()
+        except BackendUnavailable as error:
+            missing = str(error)
+        else:
+            missing = (
+                f"{total - judged} of {total} verdicts are missing"
+                if judged < total
+                else "every verdict is there; its length terms or its combination are missing"
+            )
         return f"batch {self.batch_id} did not end within {timeout_s} s: {missing}"
+
+
+def _is_final(meta: dict[str, Any], cause: str) -> bool:
+    """Whether another submission would fail alike: in `combine`, or in a task of its chord."""
+    result = meta.get("result")
+    raised = result.get("exc_type") if isinstance(result, dict) else None
+    return raised in _FINAL or any(f"raised {name}(" in cause for name in _FINAL)
 
 
 def _cause(meta: dict[str, Any]) -> str:

@@ -4,19 +4,17 @@ It reads all results in one round trip, so a thousand futures cost what one cost
 that forks gets a poller of its own, and a poller with nothing to watch ends its thread.
 """
 
+import logging
 import os
 import threading
 import time
 from functools import lru_cache
 from typing import Any, Protocol
 
-import redis
-from celery.utils.log import get_logger
-from kombu.exceptions import OperationalError
-
 from oyer.manager.backend import Backend, backend
+from oyer.tasks.errors import BackendUnavailable
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 _POLL_S = 0.02
 """Pause between two looks for results; also how late a result may be noticed."""
@@ -39,6 +37,9 @@ class Watched(Protocol):
 
     def stalled(self) -> bool:
         """Send the batch again after a time without progress; false when given up."""
+
+    def fail(self, error: Exception) -> None:
+        """End with an error."""
 
 
 class Poller:
@@ -80,9 +81,9 @@ class Poller:
                 self._look(watches)
                 self._outage = False
                 pause_s = _POLL_S
-            except (redis.RedisError, OperationalError) as error:
+            except BackendUnavailable as error:
                 if not self._outage:
-                    log.warning("broker cannot be reached, still trying: %s", error)
+                    log.warning("%s; still trying", error)
                 self._outage = True
                 pause_s = _OUTAGE_S
             time.sleep(pause_s)
@@ -92,11 +93,14 @@ class Poller:
             return
         metas = self._source.results([w.future.batch_id for w in watches])
         for watch, meta in zip(watches, metas, strict=True):
-            if meta is not None:
-                if watch.future.settle(meta):
+            try:
+                if watch.ended(meta, self._source):
                     self.forget(watch.future)
-                watch.moved_at = time.monotonic()
-            elif watch.stood_still(self._source) and not watch.future.stalled():
+            except BackendUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 - it becomes the future's, whose waiters
+                # would wait for ever if this thread ended with it.
+                watch.future.fail(error)
                 self.forget(watch.future)
 
 
@@ -108,13 +112,20 @@ class _Watch:
         self.moved_at = self._looked_at = time.monotonic()
         self._judged = -1
 
-    def stood_still(self, source: Backend) -> bool:
+    def ended(self, meta: dict[str, Any] | None, source: Backend) -> bool:
+        """Settle the future, or send its batch again; true when there is no more to watch."""
+        if meta is None:
+            return self._stood_still(source) and not self.future.stalled()
+        self.moved_at = time.monotonic()
+        return self.future.settle(meta)
+
+    def _stood_still(self, source: Backend) -> bool:
         """Whether the batch made no progress for its stall time; counts anew afterwards."""
         now = time.monotonic()
         if now - self._looked_at < min(_PROGRESS_S, self.future.stall_timeout_s / 4):
             return False
         self._looked_at = now
-        judged = source.exchange.judged(self.future.batch_id)
+        judged = source.judged(self.future.batch_id)
         if judged != self._judged:
             self._judged, self.moved_at = judged, now
         if now - self.moved_at < self.future.stall_timeout_s:

@@ -1,15 +1,23 @@
-"""Child processes of the supervisor: started quietly, logged to a file, never left behind."""
+"""Child processes: workers and servers that are kept alive, and never left behind."""
 
 import contextlib
 import ctypes
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+Report = Callable[[str, str], None]
+"""Told about each part: its name and its state."""
 
 GRACE_S = 20.0
 """Time that a child has to finish its calls after SIGTERM before it is killed."""
+
+RESTART_PAUSE_S = 1.0
+"""A child that died is started again after this long, and at most this often."""
 
 _TAIL_BYTES = 2000
 """How much of a child's log an error message shows."""
@@ -21,22 +29,34 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Child:
-    """One child process and its log file."""
+    """One child process, and where its output goes."""
 
     def __init__(
         self,
         name: str,
         argv: list[str],
         environ: dict[str, str],
-        folder: Path,
         *,
+        log_folder: Path | None = None,
         stdin: str | None = None,
+        grace_s: float | None = GRACE_S,
     ) -> None:
+        """Describe a child; `start` runs it.
+
+        Args:
+            name: for reports and the log file.
+            argv: its command line.
+            environ: its whole environment.
+            log_folder: where `<name>.log` is appended to; this process's standard error if None.
+            stdin: what it reads on its standard input at each start.
+            grace_s: time it has to stop before it is killed; None waits as long as it takes.
+        """
         self.name = name
         self._argv = argv
         self._environ = environ
         self._stdin = stdin
-        self._log = folder / f"{name}.log"
+        self._grace_s = grace_s
+        self._log = log_folder / f"{name}.log" if log_folder else None
         self._process: subprocess.Popen[bytes] | None = None
         self._asked_at = 0.0
 
@@ -52,13 +72,13 @@ class Child:
 
     def start(self) -> None:
         """Start, or start again; a session of its own keeps a terminal's Ctrl-C away."""
-        with self._log.open("ab") as log:
+        with self._log.open("ab") if self._log else contextlib.nullcontext(sys.stderr) as output:
             self._process = subprocess.Popen(
                 self._argv,
                 env=self._environ,
                 stdin=subprocess.PIPE if self._stdin is not None else subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
@@ -82,15 +102,41 @@ class Child:
         """Wait for the end, and kill after the grace period."""
         if self._process is None:
             return
+        limit_s = None
+        if self._grace_s is not None:
+            limit_s = max(0.1, self._asked_at + self._grace_s - time.monotonic())
         try:
-            self._process.wait(max(0.1, self._asked_at + GRACE_S - time.monotonic()))
+            self._process.wait(limit_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
     def tail(self) -> str:
-        """Return the end of the log."""
+        """Return the end of the log file."""
+        if self._log is None:
+            return "its output is above"
         return self._log.read_text(errors="replace")[-_TAIL_BYTES:].strip() or "no output"
+
+
+def keep_alive(children: Sequence[Child], stop: threading.Event, report: Report) -> None:
+    """Start again whichever child ends, until `stop` is set.
+
+    Runs on the main thread: Linux ends the children of the thread that started them.
+    """
+    while not stop.wait(RESTART_PAUSE_S):
+        for child in children:
+            if child.ended():
+                report(child.name, f"ended with {child.returncode}; started again")
+                child.start()
+
+
+def stop_all(children: Sequence[Child], report: Report) -> None:
+    """Ask every child to stop, then wait for each."""
+    for child in children:
+        child.ask_to_stop()
+    for child in children:
+        child.wait_stopped()
+        report(child.name, "stopped")
 
 
 def run_to_end(argv: list[str], environ: dict[str, str]) -> tuple[int, str]:

@@ -4,19 +4,21 @@ Everything expires; what is gone is sent again by the trainer, which holds the r
 """
 
 from collections.abc import Sequence
-
-from redis import Redis
+from typing import TYPE_CHECKING
 
 from oyer.tasks import payloads
 from oyer.tasks.errors import BatchFailed
 from oyer.tasks.names import batch_key
 from oyer.tasks.payloads import Columns, Manifest, Rollout
 
+if TYPE_CHECKING:
+    from redis import Redis
+
 
 class Exchange:
     """Reads and writes batches in transit on one Redis."""
 
-    def __init__(self, redis: Redis, *, expires_s: int) -> None:
+    def __init__(self, redis: "Redis", *, expires_s: int) -> None:
         self._redis = redis
         self._expires_s = expires_s
 
@@ -69,6 +71,6 @@ class Exchange:
 
     def _read(self, batch_id: str, part: str) -> bytes:
         blob = self._redis.get(batch_key(batch_id, part))
-        if blob is None:
+        if not isinstance(blob, bytes):
             raise BatchFailed(f"batch {batch_id}: its {part} is no longer in Redis; submit again")
-        return bytes(blob)
+        return blob

@@ -34,7 +34,7 @@ from oyer.tasks.statuses import NOT_CALLED, Status
 _REPORT_S = 0.25
 """Pause between two reports of a chunk's progress."""
 
-_CANCEL_LOOK_S = 1.0
+_CANCEL_LOOK_S = 0.2
 """How old the answer to `is the batch cancelled` may be."""
 
 

@@ -10,7 +10,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,19 @@ from typing import Any
 import redis
 
 from oyer.tasks import commands, names, presence
-from oyer.tasks.children import Child, run_to_end
+from oyer.tasks.children import Child, Report, keep_alive, run_to_end, stop_all
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.embedded_redis import embedded_redis_argv
 from oyer.tasks.errors import BackendUnavailable, InvalidConfig, OyerError
-from oyer.tasks.lengths.device import visible_gpus
 from oyer.tasks.settings import CONFIG_VARIABLE, validate
-
-Report = Callable[[str, str], None]
-"""Told about each part: its name and its state."""
 
 START_TIMEOUT_S = 120.0
 """Longest wait for all workers to announce themselves; loading torch can take a while."""
 
-_RESTART_PAUSE_S = 1.0
-"""A part that died is started again after this long, and at most this often."""
-
 _POLL_S = 0.05
+
+_REDIS = "redis"
+"""Name of the broker's part; every other part is a worker."""
 
 
 @dataclass
@@ -45,6 +40,8 @@ class Supervisor:
     folder: Path
     """Where configuration, logs and sockets of this run lie."""
     report: Report
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set from outside to end `start` and `watch` early."""
     judge_processes: int = field(default_factory=commands.cores)
     judge_concurrency: int | None = None
     combine_processes: int = 1
@@ -56,7 +53,7 @@ class Supervisor:
         self._environ = dict(os.environ)
 
     def start(self) -> None:
-        """Start every part and wait until all workers take work.
+        """Start every part and wait until all workers take work, or it is to stop.
 
         Raises:
             BackendUnavailable: a part did not start; the message holds the end of its output.
@@ -67,29 +64,20 @@ class Supervisor:
             self._start_redis()
         else:
             self._ping(self.config.broker.url)
-            self.report("redis", "configured broker answers")
+            self.report(_REDIS, "configured broker answers")
         self._write_config()
         self._migrate()
         self._start_workers()
         self._wait_for_workers()
 
-    def watch(self, stop: threading.Event) -> None:
-        """Restart parts that die, until `stop` is set; runs on the main thread."""
-        while not stop.wait(_RESTART_PAUSE_S):
-            for child in self._children:
-                if child.ended():
-                    self.report(child.name, f"ended with {child.returncode}; started again")
-                    child.start()
+    def watch(self) -> None:
+        """Restart parts that die, until it is to stop; runs on the main thread."""
+        keep_alive(self._children, self.stopping, self.report)
 
     def stop(self) -> None:
         """Stop workers first and Redis last, so that calls in flight can be recorded."""
-        workers = [child for child in self._children if child.name != "redis"]
-        for group in (workers, [child for child in self._children if child.name == "redis"]):
-            for child in group:
-                child.ask_to_stop()
-            for child in group:
-                child.wait_stopped()
-                self.report(child.name, "stopped")
+        stop_all([child for child in self._children if child.name != _REDIS], self.report)
+        stop_all([child for child in self._children if child.name == _REDIS], self.report)
         self._children.clear()
 
     def _check_keys(self) -> None:
@@ -103,7 +91,7 @@ class Supervisor:
 
     def _start_redis(self) -> None:
         argv, config_text, url = embedded_redis_argv(self.folder)
-        child = self._add(Child("redis", argv, self._environ, self.folder, stdin=config_text))
+        child = self._add(_REDIS, argv, self._environ, stdin=config_text)
         child.start()
         deadline = time.monotonic() + 30
         while True:
@@ -117,7 +105,7 @@ class Supervisor:
         self.config = self.config.model_copy(
             update={"broker": self.config.broker.model_copy(update={"url": url})}
         )
-        self.report("redis", "embedded server answers")
+        self.report(_REDIS, "embedded server answers")
 
     def _ping(self, url: str) -> None:
         try:
@@ -149,10 +137,8 @@ class Supervisor:
         self.report("store", "migrated")
 
     def _start_workers(self) -> None:
-        gpus = visible_gpus()
-        devices = [f"cuda:{i}" for i in range(gpus)] if gpus else ["cpu"]
         plan: list[tuple[str, str | None]] = [(names.JUDGE_QUEUE, None)] * self.judge_processes
-        plan += [(names.LENGTH_QUEUE, device) for device in devices]
+        plan += [(names.LENGTH_QUEUE, device) for device in commands.devices()]
         plan += [(names.COMBINE_QUEUE, None)] * self.combine_processes
         for kind, device in plan:
             self._workers[kind] = self._workers.get(kind, 0) + 1
@@ -162,13 +148,12 @@ class Supervisor:
                 kind, name=name, concurrency=concurrency, loglevel=self.loglevel
             )
             environ = commands.device_environment(device, self._environ)
-            child = self._add(Child(name, argv, environ, self.folder))
-            child.start()
+            self._add(name, argv, environ).start()
 
     def _wait_for_workers(self) -> None:
         assert self.config.broker.url is not None
         deadline = time.monotonic() + START_TIMEOUT_S
-        waiting = {child.pid: child for child in self._children if child.name != "redis"}
+        waiting = {child.pid: child for child in self._children if child.name != _REDIS}
         with redis.Redis.from_url(self.config.broker.url) as client:
             while waiting:
                 for entries in presence.workers(client).values():
@@ -184,7 +169,10 @@ class Supervisor:
                     raise BackendUnavailable(f"not ready after {START_TIMEOUT_S:g} s: {late}")
                 time.sleep(_POLL_S)
 
-    def _add(self, child: Child) -> Child:
+    def _add(
+        self, name: str, argv: list[str], environ: dict[str, str], stdin: str | None = None
+    ) -> Child:
+        child = Child(name, argv, environ, log_folder=self.folder, stdin=stdin)
         self._children.append(child)
         return child
 

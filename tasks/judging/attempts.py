@@ -33,10 +33,10 @@ class Permits(Protocol):
         permit: Any,
         *,
         used_tokens: int | None,
-        rate_limited: bool,
-        retry_after_s: float | None,
-        transient: bool,
-        clean: bool,
+        rate_limited: bool = False,
+        retry_after_s: float | None = None,
+        transient: bool = False,
+        clean: bool = True,
     ) -> None:
         """Give a permit back, once.
 

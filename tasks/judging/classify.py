@@ -118,11 +118,13 @@ def http_failure(
     """
     code, message = _described(body)
     meaning, retry = _meaning(status, code, message)
-    lower = {name.lower(): value.strip().lower() for name, value in headers.items()}
+    lower = {name.lower(): value.strip() for name, value in headers.items()}
     if lower.get("x-should-retry") == "false":
         retry = RetryClass.NEVER
     elif lower.get("x-should-retry") == "true" and retry is RetryClass.NEVER:
         retry = RetryClass.TRANSIENT
+    if 300 <= status < 400:
+        message = f"leads to {lower.get('location')}: set the endpoint's base_url to that address"
     return Failure(
         status=meaning,
         retry=retry,

@@ -34,7 +34,7 @@ _THINK_TAG = re.compile(
     re.IGNORECASE,
 )
 _CLOSING = {"/", "end", "final"}
-_TAG_NAMED = re.compile(r"\s*(?:tags?\b|blocks?\b|标签|标记|[`'\"”’」』])", re.IGNORECASE)
+_TAG_NAMED = re.compile(r"\s*(?:tags?\b|blocks?\b|标签|标记)", re.IGNORECASE)
 _SPECIAL_TOKEN = re.compile(r"<\|[\w-]{1,40}\|>|</?s>|\[/?INST\]")
 
 _FENCE_OPENING = re.compile(r"[ \t]*(`{3,}|~{3,})")

@@ -63,7 +63,6 @@ class EndpointClient:
         # What these libraries log holds URLs, whose query may hold a key; errors come as values.
         for library in ("openai", "httpx2", "urllib3"):
             logging.getLogger(library).setLevel(logging.ERROR)
-        self.name = name
         self._urls = [_chat_url(server.url) for server in config.servers]
         self._choice = UrlChoice(
             [server.weight for server in config.servers],

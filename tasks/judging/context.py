@@ -12,7 +12,7 @@ _NEUTRAL = re.compile(
     (?:so|thus|therefore|hence|then|overall|finally|and|but|accordingly|consequently|conclusion|verdict
       |judge(?:'s)?|judge?ment|result|feedback|evaluation|assessment|summary|in\s(?:conclusion|summary|short|total|sum)
       |(?:step|section|part)\s\d{1,2}|my|the|our|your|its?|this|that|an?|is|are|here(?:'s|\sis|\sare)|i|i'd|i'll|we|would|will|it
-      |give|gives?|assign|rate|award|propose|believe|think|with|of|as|for|quality|numeric(?:al)?|perfect|correction|corrected|revised|updated
+      |give|gives?|assign|rate|award|propose|believe|think|with|of|as|for|quality|numeric(?:al)?|rating|grading|fair|reasonable|perfect|correction|corrected|revised|updated
       |resulting|suggested|recommended|assigned|given|assistant(?:'s)?|response(?:'s)?|answer(?:'s)?|reply(?:'s)?
       |model(?:'s)?|output(?:'s)?|solution(?:'s)?|rollout(?:'s)?|receives?|deserves|earns|gets|final|all\sin\sall
       |(?:based\son|given|considering|after|taking|according\sto)\s[^,.:]{1,80},)\b
@@ -69,6 +69,17 @@ _NOT_OURS = re.compile(
     r"|for\s+(?:responses|answers|replies|outputs)\s+(?:that|which))",
     re.IGNORECASE,
 )
+ASPECT = (
+    r"(?:(?:relevan|coheren|consisten|fluen|correct|accura|helpful|quality|clarity|complete|faithful|grounded|instruction"
+    r"|factual|reasoning|safety|useful|depth|creativ|style|format|tool|argument|similar|equivalen)[a-z]*"
+    r"|[\u4e00-\u9fff]{1,4}性|质量|正确|准确|完整|清晰|格式|思考|调用|参数)"
+)
+"""A word for one side of a response's quality, as a regular expression without groups."""
+
+_ASPECT = re.compile(
+    rf"[^\w\ufffc]*(?:the\s+|\d{{1,2}}[.)]\s*)?(?:{ASPECT}[\s_-]*(?:[a-z]+[\s_-]+)?|[a-z-]+\s+{ASPECT}\s+)(?:的|方面)?",
+    re.IGNORECASE,
+)
 _COMPARED = re.compile(
     r"\b(?:response|assistant|answer|model|candidate|output)\s*\(?(?P<en>[ab12])\b(?!\s*(?:\d|solid|strong|very|high|low))"
     r"|(?:回答|回复|模型|助手|候选)\s*(?P<zh>[ab12甲乙一二])(?![^\W\d_a-z]|\d)",
@@ -112,6 +123,11 @@ def only_neutral(words: str) -> bool:
             return False
         at = word.end()
     return True
+
+
+def about_an_aspect(before: str) -> bool:
+    """Whether all that precedes a label is the name of one side of quality: `The relevance`."""
+    return bool(_ASPECT.fullmatch(before))
 
 
 def compared(words: str) -> set[str]:

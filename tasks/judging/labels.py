@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from oyer.tasks.judging.claims import Claim, Rank
 from oyer.tasks.judging.cleaning import MASK
 from oyer.tasks.judging.context import (
+    about_an_aspect,
     at_heading,
     disowned_after,
     disowned_before,
@@ -22,7 +23,7 @@ MAX_BRACKETS = 64
 
 _FINAL = (
     r"(?:final|overall|total|aggregate|composite|combined|weighted|cumulative|net|holistic)[\s_-]{0,3}"
-    r"(?:(?:quality|evaluation|judge(?:'s)?|judge?ment|response|weighted|overall|numeric(?:al)?"
+    r"(?:(?:quality|rating|evaluation|judge(?:'s)?|judge?ment|response|weighted|overall|numeric(?:al)?"
     r"|combined|average|assessment|total)[\s_-]{1,3}){0,2}"
     r"(?:scores?|ratings?|grade|marks?|points?|verdict|evaluation|assessment|judge?ment)"
     r"|(?:最终|最后|综合|总体|整体|总的?|合计|总计|终)的?(?:综合|总体|整体|加权|质量|总)?"
@@ -41,9 +42,9 @@ _LABEL = re.compile(
 )
 _NOTE = r"(?:\((?P<{}>[^()\n]{{0,60}})\)|\[(?P<{}b>[^\[\]\n]{{0,20}}[-~][^\[\]\n]{{0,20}})\])"
 _GLUE = re.compile(
-    rf"""(?:结果|情况)?\s*
+    rf"""(?:结果|情况|结论)?\s*(?:(?:given|assigned|awarded)\b\s*)?
     (?:{_NOTE.format("note", "note")}\s*)?
-    (?:(?:for|of|on|to)\s+(?:this|the|that|its)\s+(?:[a-z']+\s+){{0,2}}
+    (?:(?:for|of|on|to)\s+(?:(?:this|the|that|its)\s+)?(?:[a-z']+\s+){{0,2}}
        (?:response|answer|reply|output|rollout|solution|submission|model|assistant)\s*)?
     (?:(?:that\s+)?(?:I|we)(?:'d|'ll|'m|\s)(?:\s*[a-z]+){{1,4}}?\s*(?=is\b|:))?
     (?P<sign>(?:(?:[:=|]|→|[-=]>|-{{1,3}}\s|[–—]{{1,3}}|(?:is|are|was|of|at|as|be|remains|would|should
@@ -58,7 +59,7 @@ _HEDGE = re.compile(
     r"\b(?:about|around|approx\w*|roughly|somewhere|between|least|most|up\s+to|under|below|above|over"
     r"|less|more|greater|higher|lower|not|never|nearly|almost|maybe|perhaps|possibly|either|from|minus)\b"
     r"|n't\b|[~≈<>≤≥]|约|大概|左右|至少|至多|最多|最高|不超过|不低于|低于|高于|不到|不足|接近|介于"
-    r"|可能|或许|不是|并非|不应|不能|不宜|不给|扣|减|加|之间|[从由在]",
+    r"|可能|或许|不是|并非|不应|不能|不宜|不给|扣|减|加|之间|从",
     re.IGNORECASE,
 )
 _NO_NUMBER = re.compile(
@@ -71,6 +72,7 @@ _REVISED = re.compile(
     re.IGNORECASE,
 )
 _SUM = re.compile(r"[0-9\s.+\-−*/×÷()%·,]{1,160}(?:[=≈]\s*)")
+_VERDICT = re.compile(r"final|最终|最后|\[", re.IGNORECASE)
 _CONDITION = re.compile(r"\b(?:if|unless|had\s+it|otherwise)\b|如果|若", re.IGNORECASE)
 _BRACKETS = re.compile(r"\[\[\s*([^\[\]\n]{1,30}?)\s*\]\]")
 _PAIRWISE = re.compile(r"[ABC<>=≈~\s]{1,8}|tie|N/?A", re.IGNORECASE)
@@ -115,6 +117,7 @@ def label_claims(
         read_to = match.end() + min(value.end, len(tail))
         before = line[max(0, match.start() - WINDOW) : match.start()]
         number = value.number
+        rank, foreign = _weigh(match, before, tail)
         if _states_the_maximum(match, tail, value, scale):
             continue
         if names_other_scale_before(before, scale):
@@ -123,23 +126,27 @@ def label_claims(
             start=offset + match.start(),
             span=line[match.start() : read_to],
             value=number,
-            rank=_rank(match, before),
+            rank=rank,
             layer="label",
-            disowned=disowned_before(before, above)
+            disowned=foreign
+            or disowned_before(before, above)
             or disowned_after(line[read_to : read_to + 60])
             or _describes_a_level(tail, value),
             under_heading=at_heading(line, above),
         )
 
 
-def _rank(match: re.Match[str], before: str) -> Rank:
+def _weigh(match: re.Match[str], before: str, tail: str) -> tuple[Rank, bool]:
+    """What a label weighs by its place, and whether it may be about something else."""
     opens_line, is_neutral = neutral(before)
     opens_line = opens_line and match.start() == len(before)
     if match["final"]:
-        return Rank.FINAL if opens_line and is_neutral else Rank.FINAL_INLINE
-    if not is_neutral:
-        return Rank.PART
-    return Rank.LABEL if opens_line else Rank.PROSE
+        rank = Rank.FINAL if opens_line and is_neutral else Rank.FINAL_INLINE
+        own = is_neutral or _VERDICT.match(match[0]) or re.match(r"\s*[:=]", tail)
+        return rank, not own
+    if is_neutral:
+        return (Rank.LABEL if opens_line else Rank.PROSE), False
+    return Rank.PART, not about_an_aspect(before)
 
 
 def _labelled(tail: str, scale: tuple[float, float]) -> Value | None:
@@ -177,8 +184,8 @@ def _without_number(
         return value
     if refusal := _NO_NUMBER.match(tail, at):
         return Value(None, refusal.end())
-    digit = re.compile(NUMBER).search(tail, at, at + 40)
-    if digit and _HEDGE.search(tail, at, digit.start()):
+    digit = re.compile(rf"[^。;!?]{{0,40}}?(?={NUMBER})").match(tail, at)
+    if digit and _HEDGE.search(tail, at, digit.end()):
         return Value(None, digit.end())
     return None
 

@@ -51,6 +51,9 @@ _QUOTES = re.compile(
     r"|调用|参数|返回|自带|附带|嵌入|写着|输出了|工具|注入|示例|例如|格式|内容|参考",
     re.IGNORECASE,
 )
+_BRACE = re.compile(r"(?<!\\)[{}]")
+_OPEN_BRACE = re.compile(r"(?<!\\)\{")
+_DECODER = json.JSONDecoder(strict=False)
 _OPENING = re.compile(r"\{\s*[\"'“\w]")
 _FENCED = re.compile(r"[ \t]*(?:`{3,}|~{3,})[\w-]*[ \t]*|json", re.IGNORECASE)
 
@@ -58,7 +61,7 @@ _FENCED = re.compile(r"[ \t]*(?:`{3,}|~{3,})[\w-]*[ \t]*|json", re.IGNORECASE)
 def object_claims(
     text: str, scale: tuple[float, float]
 ) -> tuple[list[Claim], list[tuple[int, int]]]:
-    """Scores in verdict objects, and where all objects stand.
+    """Scores in verdict objects, and where closed objects stand.
 
     Args:
         text: the cleaned reply, fences and quotations in place.
@@ -77,7 +80,8 @@ def object_claims(
         if rank is not None:
             number = None if math.isnan(value) else value
             claims.append(Claim(start, text[start:end], number, rank, "object"))
-    return claims, spans
+    closed = [(start, end) for start, end in spans if text[end - 1] == "}"]
+    return claims, closed
 
 
 def element_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
@@ -92,20 +96,31 @@ def element_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
 
 
 def _objects(text: str) -> list[tuple[int, int]]:
-    """Where outermost braces open and close; an object that is cut ends with the reply."""
-    spans, depth, start = [], 0, 0
-    for brace in re.finditer(r"(?<!\\)[{}]", text):
-        if brace[0] == "{":
-            if depth == 0:
-                start = brace.start()
-            depth += 1
-        elif depth:
-            depth -= 1
-            if depth == 0:
-                spans.append((start, brace.end()))
-    if depth:
-        spans.append((start, len(text)))
+    """Where outermost objects open and close; one that is cut ends with the reply."""
+    spans: list[tuple[int, int]] = []
+    at = 0
+    while brace := _OPEN_BRACE.search(text, at):
+        start = brace.start()
+        exact = _json_end(text, start) if len(spans) < MAX_OBJECTS else None
+        at = exact or _balanced_end(text, start)
+        spans.append((start, at))
     return [span for span in spans if _is_object(text, *span)]
+
+
+def _json_end(text: str, start: int) -> int | None:
+    try:
+        return _DECODER.raw_decode(text, start)[1]
+    except (ValueError, RecursionError):
+        return None
+
+
+def _balanced_end(text: str, start: int) -> int:
+    depth = 0
+    for brace in _BRACE.finditer(text, start):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return brace.end()
+    return len(text)
 
 
 def _is_object(text: str, start: int, end: int) -> bool:

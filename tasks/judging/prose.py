@@ -15,22 +15,26 @@ from oyer.tasks.judging.values import NUMBER, Value, read_value
 WINDOW = 200
 """Characters looked at before and after a number; bounds the work on any reply."""
 
+SHORT = 25
+"""Characters before a fraction that still leave it the point of its line: `Verdict: correct (8/10)`."""
+
+_NAMED = re.compile(r"[^\W0-9][\s*]*:\s*$")
 _ADVERB = r"(?:\s+(?:\w+ly|also|just|still|would|will|can|could|have\s+to|must))?"
 _FIRST_PERSON = (
-    rf"\b(?:I|we)(?:'d|'ll|'ve)?{_ADVERB}\s+"
+    rf"\b(?:I|we)(?:'d|'ll|'ve|'m)?{_ADVERB}\s+"
     r"(?:give|gave|rate|rated|score|scored|assign|assigned|award|awarded|grade|graded|say|go\s+with"
-    r"|settle\s+on|choose)"
+    r"|settle\s+on|choose|(?:am\s+)?(?:giving|rating|scoring|assigning|going\s+with))"
     r"(?:\s+(?:this|that|it|the|its?|a|an|as|at|to|with|of|for|overall|final|score|rating|grade|response|answer|reply"
     r"|output|solution|rollout|model|assistant|model's|assistant's|completion|submission|document|text|passage|summary|conversation|candidate|one|call|trajectory|it's|is)){0,7}\s+(?=\S)"
 )
 _GAIN = r"\b(?:deserves|earns|merits|warrants)(?:\s+(?:an?|the|overall|final|score|rating|grade|of|solid|strong|full)){0,5}\s+"
 _COPULA = (
-    r"\b(?:this|it|that)(?:'s|\s+is|\s+should\s+be|\s+gets|\s+must\s+be)\s+an?\s+"
+    r"\b(?:this|it|that)(?:'s|\s+is|\s+should\s+be|\s+gets|\s+must\s+be)\s+(?:worth\s+)?an?\s+"
     r"(?:(?:solid|strong|clear|perfect|easy|weak|low|high)\s+)?"
 )
 _HAN_VERB = (
     r"(?:给(?:出|予|到)?|打(?:出|个)?|评(?:为|出|定)?|得(?:到)?|判(?:为|定)?|定为|记(?:为)?|赋予?|值)"
-    r"(?:了)?(?:\s*(?:这个|该|此|本|它|其|模型|助手|回答|回复|响应|输出|解答|的|一个|评分|分数|总分|最终|综合))*\s*"
+    r"(?:了)?(?:\s*(?:这个|该|此|本|它|其|模型|助手|回答|回复|响应|输出|解答|的|一个|评分|分数|总分|最终|综合)){0,12}\s*"
 )
 _NUMERAL = rf"(?:{NUMBER}|[零一二两三四五六七八九十](?![^\W0-9点分半十]))"
 _GIVEN = re.compile(
@@ -43,18 +47,15 @@ _FRACTION = re.compile(
     rf"(?<![0-9A-Za-z_./,:\-–—~+])(?={NUMBER}\s*(?:/\s*|(?:points?\s+)?out\s+of\s+(?:a\s+possible\s+)?){NUMBER})",
     re.IGNORECASE,
 )
-_BOUNDED = re.compile(
-    r"\b(?:between|least|most|up\s+to|under|below|above|over|less|more|not|never|no|from)\b|n't\b|[~≈<>]"
-    r"|至少|至多|最多|最高|不|未|没|低于|高于|介于|从|扣|减|加|满分",
-    re.IGNORECASE,
-)
 _ENDS = re.compile(
     r"\s*(?:$|[^\w\s\ufffc]|\ufffc|\b(?:because|since|as|for|due|based|given|overall|in\s+total|and|but|with|from)\b"
     r"|[^\x00-\x7f])",
     re.IGNORECASE,
 )
 _CLAIMING = re.compile(
-    r"(?:\b(?:is|are|at|as|an?|of|it|this|with|scored?|rated?|deserves|worth|rating|give|verdict)|[给为得打评是:])\s*$",
+    r"\b(?:this|it|that|response|answer|reply|output|solution|completion|rollout|assistant|model|overall|I|we|my"
+    r"|rating|verdict|judge?ment)(?:'s|'d)?(?:\s+[\w']+){0,3}\s*$"
+    r"|(?:回答|回复|响应|模型|助手|[该本此我]|综上|因此|总体|整体|综合|最终)[^,。;:]{0,12}$",
     re.IGNORECASE,
 )
 _CONCLUDING = re.compile(
@@ -103,8 +104,11 @@ def _places(line: str) -> Iterator[tuple[int, int, Rank]]:
             yield match.start(), match.end(), Rank.PROSE
     for match in _FRACTION.finditer(line):
         before = line[max(0, match.start() - WINDOW) : match.start()]
-        whole = _CLAIMING.search(before) and not re.search(r"[^\W0-9]\s*:\s*$", before)
-        yield match.start(), match.end(), Rank.PROSE if whole or only_neutral(before) else Rank.PART
+        if (names := _NAMED.search(before)) or len(before) <= SHORT:
+            whole = only_neutral(before) or (not names and bool(_CLAIMING.search(before)))
+            yield match.start(), match.end(), Rank.PROSE if whole else Rank.PART
+        elif _CLAIMING.search(before) or only_neutral(re.split(r"[.。;!?]\s*", before)[-1]):
+            yield match.start(), match.end(), Rank.PROSE
 
 
 def _is_about_all(before: str) -> bool:

@@ -21,7 +21,7 @@ from oyer.tasks.judging.cleaning import (
     unmark,
     unwrap,
 )
-from oyer.tasks.judging.context import compared
+from oyer.tasks.judging.context import ASPECT, compared
 from oyer.tasks.judging.labels import bare_value, bracket_claims, label_claims
 from oyer.tasks.judging.objects import element_claims, object_claims
 from oyer.tasks.judging.prose import prose_claims
@@ -51,8 +51,7 @@ _SECOND_THOUGHT = re.compile(
 )
 _WHOLE_ANSWER = re.compile(
     r"[\s*-]*(?:答案(?:是|为|:)|(?:the\s+)?(?:final\s+)?answer(?:\s+is|\s*:)"
-    r"|(?:relevan|coheren|consisten|fluen|correct|accura|helpful|quality|clarity|complete|faithful|grounded)[a-z]*\s*:"
-    r"|[一-鿿]{1,4}性\s*:)\s*(.{1,30}?)[\s.。!]*",
+    rf"|{ASPECT}\s*:)" + r"\s*(.{1,30}?)[\s.。!]*",
     re.IGNORECASE,
 )
 

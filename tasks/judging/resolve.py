@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Protocol
+from typing import Any, Protocol
 
 from oyer.models.rows import StoredJudgement
 from oyer.tasks.config import EndpointConfig, JudgeConfig
@@ -120,8 +120,6 @@ class Resolver:
 
     def _called(self, job: Job) -> Answer:
         assert job.request is not None
-        if self.cancelled():
-            return _none(Status.EXPIRED, "the batch was cancelled")
         endpoint = self.endpoints.get(job.judge.endpoint)
         if endpoint is None:
             return _none(Status.REJECTED, self.problems[job.judge.endpoint])
@@ -161,7 +159,7 @@ class Resolver:
         return call(
             endpoint.client,
             request,
-            permits=endpoint.permits,
+            permits=_UnlessCancelled(endpoint.permits, self.cancelled),
             deadline=self.deadline,
             timeout_s=endpoint.config.timeout_s,
             max_attempts=endpoint.config.max_attempts,
@@ -172,6 +170,24 @@ class Resolver:
 
     def _shared(self, key: str) -> str:
         return sha256(f"{self.scope}\n{key}".encode()).hexdigest() if self.scope else key
+
+
+@dataclass(frozen=True)
+class _UnlessCancelled:
+    """Permits for a batch that may be cancelled while its calls wait for them."""
+
+    permits: Permits
+    cancelled: Callable[[], bool]
+
+    def acquire(self, estimated_tokens: int, deadline: float) -> object | None:
+        permit = self.permits.acquire(estimated_tokens, deadline)
+        if permit is None or not self.cancelled():
+            return permit
+        self.permits.release(permit, used_tokens=0, rate_limited=False, retry_after_s=None)
+        return None
+
+    def release(self, permit: object, **usage: Any) -> None:
+        self.permits.release(permit, **usage)
 
 
 _RANDOM = random.Random()

@@ -9,7 +9,7 @@ A rubric is text. Everything but the place for the response may be left out:
     reason_first: true         # false asks for the verdict alone
     levels: [rude, neutral, polite]            # worst to best, spread over the judge's scale
     criteria:
-      - {name: tone, weight: 2, text: Is it polite?, choices: [never, mostly, always]}
+      - {name: tone, weight: 2, text: 'Is it polite?', choices: [never, mostly, always]}
     ---
     The system message. {criteria} {levels} {verdict} {low} {high}
     ---user---
@@ -19,8 +19,6 @@ A rubric is text. Everything but the place for the response may be left out:
 - The rollout may stand in the user message only; `{rollout}` is its three parts under headings,
   without the reference when there is none.
 - Criteria, levels and the verdict line that the body does not place follow the system message.
-- Filling is one pass over the known names: what a value contains is never filled again.
-- A value of the rollout stands in a fence longer than any run of backticks inside it.
 """
 
 import functools

@@ -15,8 +15,7 @@ import ssl
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import httpx2
@@ -85,7 +84,8 @@ class _DeadlineSocket:
 
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(_DeadlineSocket(sock), *args, **kwargs)  # type: ignore[arg-type]  # only `makefile` is used
+        # The wrong type on purpose: of a socket, only `makefile` is used.
+        super().__init__(_DeadlineSocket(sock), *args, **kwargs)  # type: ignore[arg-type]
 
 
 class _HTTPConnection(HTTPConnection):
@@ -126,7 +126,7 @@ class PooledTransport(httpx2.BaseTransport):
             raise httpx2.UnsupportedProtocol("not an address of this endpoint", request=request)
         # A proxy is told the whole URL, unless it only opens a tunnel for TLS.
         forwarded = pool.proxy is not None and url.scheme == "http"
-        with _as_httpx2_errors(request):
+        try:
             reply = pool.urlopen(
                 request.method,
                 str(url) if forwarded else url.raw_path.decode("ascii"),
@@ -138,9 +138,16 @@ class PooledTransport(httpx2.BaseTransport):
                 assert_same_host=False,
                 decode_content=False,
             )
-        return httpx2.Response(
-            reply.status, headers=list(reply.headers.items()), content=reply.data
-        )
+        except HTTPError as error:
+            raise _httpx2_error(error)(str(error), request=request) from error
+        # Bytes, as httpx2 takes headers given as text for ASCII; and no cookies, so that no reply
+        # changes the requests after it.
+        headers = [
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in reply.headers.items()
+            if name.lower() != "set-cookie"
+        ]
+        return httpx2.Response(reply.status, headers=headers, content=reply.data)
 
     def close(self) -> None:
         for pool in self._pools.values():
@@ -155,7 +162,8 @@ def proxy_for(url: httpx2.URL, environ: Mapping[str, str]) -> str | None:
         if name.lower().endswith("_proxy")
     }
     host = url.netloc.decode("ascii")
-    if urllib.request.proxy_bypass_environment(host, proxies):  # type: ignore[attr-defined]  # typeshed lacks it
+    # typeshed lacks it; requests reads NO_PROXY by it as well.
+    if urllib.request.proxy_bypass_environment(host, proxies):  # type: ignore[attr-defined]
         return None
     return proxies.get(url.scheme) or proxies.get("all") or None
 
@@ -205,14 +213,6 @@ def _pool(url: httpx2.URL, environ: Mapping[str, str], pool_size: int) -> HTTPCo
         )
     manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
     return manager.connection_from_url(str(url))
-
-
-@contextmanager
-def _as_httpx2_errors(request: httpx2.Request) -> Iterator[None]:
-    try:
-        yield
-    except HTTPError as error:
-        raise _httpx2_error(error)(str(error), request=request) from error
 
 
 def _httpx2_error(error: HTTPError) -> type[httpx2.TransportError]:

@@ -16,9 +16,10 @@ from oyer.tasks.lengths.inputs import given
 
 
 def centred(quality: Tensor, groups: Groups) -> Tensor:
-    """Score minus the group's mean; 0 for a missing score."""
+    """Score minus the group's mean, exactly 0 for equal scores; 0 for a missing score."""
     known = ~quality.isnan()
-    return (quality - groups.spread(groups.mean(quality, known))).where(known, 0.0)
+    height = quality - groups.spread(groups.min(quality, known))
+    return (height - groups.spread(groups.mean(height, known))).where(known, 0.0)
 
 
 def _advantages(advantages: Tensor | None, quality: Tensor | None, groups: Groups) -> Tensor:

@@ -89,8 +89,8 @@ def repetition_onset(token_ids: PackedTokens, *, ngram_size: int) -> Tensor:
     """Where LASER-DE's detector sees a row begin to repeat itself: int64[N].
 
     The row's length if no n-gram recurs. Otherwise the start of its last `2 n` tokens, though
-    not before token `2 n - 1`, as the reference reports it; `onset < length` is what LASER-DE
-    uses.
+    not before token `2 n - 1`, which is the rule that fits the reference's known outputs;
+    LASER-DE only asks whether `onset < length`.
     """
     distinct, windows = ngrams.count_distinct(token_ids, ngram_size)
     lengths = token_ids.cu_seqlens.diff()

@@ -255,13 +255,17 @@ def test_a_cancelled_batch_ends_at_once_and_begins_no_further_call(
     backend: RewardManager, judge: JudgeServer
 ) -> None:
     judge.set_plan(Action(text="Final score: 5", hold=True))
-    future = backend.submit(rollouts_of("cancel", 64))
+    future = backend.submit(rollouts_of("cancel", 512))
     judge.wait_until(lambda log: len(log) == 32)
     assert future.cancel()
     with pytest.raises(BatchCancelled):
         future.result(timeout_s=5)
     assert not future.cancel()
+    judge.set_plan(Action(text="Final score: 5"))
     judge.release()
+    after = backend.submit(rollouts_of("after the cancelled", 4)).result(timeout_s=60)
+    assert after.statuses == ["scored"] * 4
+    assert len(judge.requests) < 512
 
 
 def test_duplicate_rollouts_cost_one_call(backend: RewardManager, judge: JudgeServer) -> None:

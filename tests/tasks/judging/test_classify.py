@@ -133,6 +133,10 @@ def test_a_refused_response_format_is_flagged(
     assert failure.structured_refused is refused
 
 
+def test_a_redirect_says_where_it_leads() -> None:
+    assert "https://b.example/v1" in failed(308, b"", {"Location": "https://b.example/v1"}).message
+
+
 def test_two_5xx_that_say_the_same_have_one_fingerprint() -> None:
     first = failed(500, openai_error("error, see request req_4f1c9b7ae0234d11 at 12:30:01"))
     again = failed(500, openai_error("error, see request req_9a77b1c2ffe04a90 at 12:31:45"))

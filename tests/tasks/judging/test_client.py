@@ -1,11 +1,9 @@
-"""The client against a scripted endpoint: replies, every kind of failure, and no leaked key."""
+"""The client against a scripted endpoint: replies, and every kind of failure as a value."""
 
 import json
-import logging
 import subprocess
 import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,12 @@ from hypothesis import strategies as st
 from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
 from oyer.tasks.config import EndpointConfig
-from oyer.tasks.errors import InvalidConfig
 from oyer.tasks.judging.calls import ChatRequest, Failure, Reply, RetryClass
 from oyer.tasks.judging.client import EndpointClient
 from oyer.tasks.judging.endpoints import FAILURES_TO_COOL
 from oyer.tasks.statuses import Status
 from tests.tasks.judging.raw_server import RawServer, ok
 
-KEY = "planted-key-0123456789"
 REQUEST = ChatRequest(
     model="judge-1",
     messages=[
@@ -43,8 +39,7 @@ def server() -> Iterator[JudgeServer]:
 
 
 def client_of(base_url: str, **fields: Any) -> EndpointClient:
-    config = EndpointConfig(base_url=base_url, api_key_env="JUDGE_KEY", **fields)
-    return EndpointClient("judge", config, {"JUDGE_KEY": KEY})
+    return EndpointClient("judge", EndpointConfig(base_url=base_url, **fields), {})
 
 
 def complete(
@@ -99,23 +94,12 @@ def test_the_body_holds_what_was_asked_and_nothing_else(server: JudgeServer) -> 
     }
 
 
-def test_only_our_headers_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID", "BASE_URL"):
-        monkeypatch.setenv(f"OPENAI_{name}", "http://of-another-endpoint")
-    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "Authorization: Bearer other\nX-Other: 1")
-    with RawServer(lambda _: ok(b"{}")) as raw:
-        url = f"http://127.0.0.1:{raw.port}/v1/?api-version=2"
-        client_of(url, headers={"X-Title": "oyer"}).complete(REQUEST, timeout_s=20.0)
-        open_server = EndpointClient("open", EndpointConfig(base_url=url), {})
-        open_server.complete(REQUEST, timeout_s=20.0)
-    with_key, without = ([*r.partition(b"\r\n\r\n")[0].split(b"\r\n")] for r in raw.requests)
-    assert with_key[0] == b"POST /v1/chat/completions?api-version=2 HTTP/1.1"
-    assert {line.partition(b":")[0].lower() for line in with_key[1:]} == {
-        *(b"accept", b"accept-encoding", b"authorization", b"connection", b"content-length"),
-        *(b"content-type", b"host", b"user-agent", b"x-title"),
-    }
-    assert f"authorization: Bearer {KEY}".encode() in with_key
-    assert not any(b"uthorization" in line for line in without)
+def test_a_reply_changes_nothing_of_the_requests_after_it() -> None:
+    with RawServer(lambda _: ok(b"{}", b"Set-Cookie: session=1; Path=/")) as raw:
+        client = client_of(f"http://127.0.0.1:{raw.port}/v1")
+        for _ in range(2):
+            client.complete(REQUEST, timeout_s=20.0)
+    assert raw.requests[0] == raw.requests[1]
 
 
 def test_a_lone_surrogate_in_a_rollout_does_not_fail_the_call(server: JudgeServer) -> None:
@@ -245,55 +229,6 @@ def test_calls_move_to_the_base_url_that_answers(server: JudgeServer) -> None:
     assert {outcome.url_index for outcome in outcomes if isinstance(outcome, Reply)} == {1}
 
 
-@pytest.mark.parametrize(
-    ("environ", "said"),
-    [
-        ({}, "endpoints.judge.api_key_env: the environment variable JUDGE_KEY is not set"),
-        ({"JUDGE_KEY": "  "}, "JUDGE_KEY is not set"),
-        ({"JUDGE_KEY": "planted\nkey"}, "set it to the bare key"),
-        ({"JUDGE_KEY": "planted-钥"}, "set it to the bare key"),
-    ],
-)
-def test_an_unusable_key_is_refused_at_once(environ: dict[str, str], said: str) -> None:
-    config = EndpointConfig(base_url="http://127.0.0.1:1/v1", api_key_env="JUDGE_KEY")
-    with pytest.raises(InvalidConfig, match=said) as raised:
-        EndpointClient("judge", config, environ)
-    assert "planted" not in str(raised.value)
-
-
-@pytest.mark.parametrize("header", [{"X Title": "a"}, {"X-Title": "a\r\nX-Other: b"}])
-def test_a_header_that_http_cannot_carry_is_refused_at_once(header: dict[str, str]) -> None:
-    config = EndpointConfig(base_url="http://127.0.0.1:1/v1", headers=header)
-    with pytest.raises(InvalidConfig, match=r"endpoints\.judge\.headers"):
-        EndpointClient("judge", config, {})
-
-
-def echo(request: bytes) -> bytes:
-    """A 400 whose message repeats the request's head, as a debugging proxy would."""
-    message = request.partition(b"\r\n\r\n")[0].decode()
-    body = json.dumps({"error": {"message": f"no such route: {message}"}}).encode()
-    return ok(body).replace(b"200 OK", b"400 Bad Request")
-
-
-@pytest.mark.parametrize("answer", [echo, lambda _: b"", lambda _: b"HTTP/1.1 200 OK\r\nbad"])
-def test_the_key_appears_nowhere(
-    answer: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    with RawServer(answer, close=True) as raw:
-        url = f"http://user:{KEY}@127.0.0.1:{raw.port}/v1?sig={KEY}"
-        client = client_of(url, headers={"X-Secret": KEY})
-        outcome = client.complete(REQUEST, timeout_s=20.0)
-    assert KEY.encode() in raw.requests[0]
-    seen = [repr(outcome), repr(client), str(client), repr(client._client), caplog.text]
-    try:
-        client.complete(REQUEST, timeout_s=-1.0)
-    except ValueError:
-        seen.append(traceback.format_exc())
-    assert len(seen) == 6
-    assert not any(KEY in text for text in seen)
-
-
 @pytest.fixture(scope="module")
 def answers() -> list[bytes]:
     return [b""]
@@ -305,13 +240,22 @@ def arbitrary(answers: list[bytes]) -> Iterator[EndpointClient]:
         yield client_of(f"http://127.0.0.1:{raw.port}/v1")
 
 
-HEADS = st.sampled_from(
-    [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", b"HTTP/1.0 "]
-)
+HEADS = [
+    b"",
+    b"HTTP/1.0 ",
+    b"HTTP/1.1 200 OK\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n",
+    b"HTTP/1.1 302 Found\r\nLocation: ",
+    b"HTTP/1.1 429 Slow\r\nRetry-After: ",
+    *(
+        b"HTTP/1.1 200 OK\r\n" + name + b": "
+        for name in (b"Content-Length", b"Content-Type", b"Content-Encoding", b"Set-Cookie")
+    ),
+]
 
 
-@settings(max_examples=100, deadline=None)
-@given(head=HEADS, rest=st.binary() | st.text().map(str.encode))
+@settings(max_examples=200, deadline=None)
+@given(head=st.sampled_from(HEADS), rest=st.binary() | st.text().map(str.encode))
 def test_whatever_bytes_arrive_the_client_does_not_raise(
     arbitrary: EndpointClient, answers: list[bytes], head: bytes, rest: bytes
 ) -> None:

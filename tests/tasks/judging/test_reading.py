@@ -173,8 +173,22 @@ def test_a_fence_around_the_whole_reply_changes_nothing(text: str) -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    ["[[1]]", "`", "```a\n", "~~", "“", '{"a":', '{"score": 8}', "\\boxed{", "<think>", " ", "\n"]
-    + ["score: 8 ", "评分：8，", "8/10 ", "给", "综合", "that ", "1+1=", "8→", "“8", "x   "],
+    [
+        *(
+            "[[1]]",
+            "`",
+            "```a\n",
+            "~~",
+            "“",
+            '{"a":',
+            '{"score": 8}',
+            "\\boxed{",
+            "<think>",
+            " ",
+            "\n",
+        ),
+        *("score: 8 ", "评分：8，", "8/10 ", "给", "综合", "that ", "1+1=", "8→", "“8", "x   "),
+    ],
 )
 def test_a_reply_of_two_hundred_kilobytes_is_read(unit: str) -> None:
     # Quadratic reading would run into the suite's time limit here.

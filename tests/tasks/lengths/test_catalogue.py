@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from oyer.tasks import lengths
 from oyer.tasks.errors import InvalidConfig
 from oyer.tasks.lengths import catalogue
 from oyer.tasks.lengths.catalogue import METHODS
@@ -52,6 +53,15 @@ def test_the_catalogue_loads_neither_torch_nor_numpy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_exported_names_are_no_modules() -> None:
+    for method in METHODS.values():
+        method.load()
+    exported = [getattr(lengths, name) for name in lengths.__all__]
+    assert all(callable(thing) for thing in exported)
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing'"):
+        _ = lengths.nothing
 
 
 def test_every_promised_method_can_be_configured() -> None:

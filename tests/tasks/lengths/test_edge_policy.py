@@ -50,6 +50,15 @@ def test_equal_and_single_rows_are_neutral(name: str, count: int) -> None:
     assert term.values.tolist() == pytest.approx([NEUTRAL[name]] * count, abs=1e-15)
 
 
+def test_equal_scores_have_exactly_no_advantage() -> None:
+    inputs = Inputs(
+        lengths=torch.tensor([5, 6, 7]),
+        quality=torch.full((3,), 0.1, dtype=torch.float64),
+        group_ids=torch.zeros(3, dtype=torch.int64),
+    )
+    assert compute("qglas", {}, inputs).values.tolist() == [0.0, 0.0, 0.0]
+
+
 def test_equal_rows_keep_their_advantages() -> None:
     inputs = replace(equal_rows(3), advantages=torch.tensor([0.5, 0.25, -0.75]).double())
     term = compute("advantage_reweight", {}, inputs)

@@ -1,0 +1,81 @@
+"""One rollout's score as a trainer takes it: the same fields, whatever happened to it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from oyer.manager.batch import RewardBatch
+from oyer.tasks.config import RewardRules
+from oyer.tasks.errors import BackendUnavailable, BatchFailed, InvalidRollout
+from oyer.tasks.statuses import Status
+
+_STATUS_OF_ERROR = (
+    (TimeoutError, Status.EXPIRED),
+    (InvalidRollout, Status.REJECTED),
+    (BackendUnavailable, Status.UNAVAILABLE),
+    (BatchFailed, Status.UNAVAILABLE),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What one rollout came to."""
+
+    reward: float = math.nan
+    """NaN where there is none."""
+    unshaped_reward: float = math.nan
+    """Base score and judges only, without length terms."""
+    judge_score: float = math.nan
+    """As judged, on the judge's scale; NaN where there is none."""
+    status: str
+    """`scored`, or why there is no score (`oyer.tasks.statuses.Status`)."""
+    terms: Mapping[str, float] = field(default_factory=dict)
+    """What each term adds (or multiplies)."""
+    batch_id: str | None = None
+    """Where the record holds it; None where no batch came of it."""
+    error: str | None = None
+    """The first error seen with this status in the batch."""
+
+    @property
+    def trainable(self) -> bool:
+        """Whether there is a reward."""
+        return math.isfinite(self.reward)
+
+    @property
+    def judge_term(self) -> float:
+        """What the judges add to the reward; NaN where there is no score."""
+        return self.terms.get("judge", math.nan)
+
+    @property
+    def length_term(self) -> float:
+        """What the length methods change in the reward; NaN where there is no score."""
+        return self.reward - self.unshaped_reward
+
+
+def scores_of(batch: RewardBatch) -> list[Score]:
+    """Take a batch apart, row by row."""
+    return [
+        Score(
+            reward=float(batch.rewards[i]),
+            unshaped_reward=float(batch.unshaped_rewards[i]),
+            judge_score=float(batch.judge_scores[i]),
+            status=status,
+            terms={name: float(term[i]) for name, term in batch.terms.items()},
+            batch_id=batch.id,
+            error=batch.first_errors.get(status),
+        )
+        for i, status in enumerate(batch.statuses)
+    ]
+
+
+def without_reward(error: Exception, rules: RewardRules) -> Score:
+    """Let a rollout stand without a reward when the backend failed it, as when its judge did.
+
+    Raises:
+        Exception: `error` itself, when it says something else, or when the rules ask to be
+            told: `on_missing: raise`, or a `max_failed_fraction` below 1.
+    """
+    status = next((s for kind, s in _STATUS_OF_ERROR if isinstance(error, kind)), None)
+    if status is None or rules.on_missing == "raise" or rules.max_failed_fraction < 1:
+        raise error
+    return Score(status=status.value, error=str(error))
