@@ -183,7 +183,9 @@ class _UnlessCancelled:
         permit = self.permits.acquire(estimated_tokens, deadline)
         if permit is None or not self.cancelled():
             return permit
-        self.permits.release(permit, used_tokens=0, rate_limited=False, retry_after_s=None)
+        self.permits.release(
+            permit, used_tokens=0, rate_limited=False, retry_after_s=None, clean=False
+        )
         return None
 
     def release(self, permit: object, **usage: Any) -> None:
