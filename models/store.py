@@ -1,14 +1,16 @@
 """Opens the SQL record by its URL: SQLite (WAL) or PostgreSQL through psycopg 3.
 
 - One engine per process, opened after the fork: connections must not be shared by processes.
-- No yield inside a transaction: under gevent, a greenlet that waits for HTTP between `begin`
+- No yield inside a transaction, only before it: under gevent, a greenlet that waits for HTTP between `begin`
   and `commit` holds SQLite's only write lock, and every other greenlet freezes on it.
 - `engine.begin()` is for writes. On SQLite it takes the write lock at once, so that two writers
   queue instead of failing; `reading(engine)` takes none.
 """
 
 import contextlib
+import random
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from oyer.models.base import dump_json
 
 LOCK_TIMEOUT_S = 30
 """How long a writer waits for SQLite's lock, or a greenlet for a connection, in seconds."""
+
+_LOCK_PAUSE_S = 0.001, 0.005
+"""Shortest and longest pause between two looks at SQLite's write lock, in seconds."""
 
 POOL_SIZE = 8
 """PostgreSQL connections per process; a chunk holds one for milliseconds, never during a call."""
@@ -96,5 +101,26 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    connection.exec_driver_sql(options.get("sqlite_begin", "BEGIN IMMEDIATE"))
+    begin = connection.get_execution_options().get("sqlite_begin", "BEGIN IMMEDIATE")
+    if begin != "BEGIN IMMEDIATE":
+        connection.exec_driver_sql(begin)
+        return
+    # SQLite's own wait for the write lock sleeps in C: under gevent it would stop every call
+    # in flight of the process. This one yields.
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        while time.monotonic() < deadline:
+            try:
+                driver.execute(begin)
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    break
+                time.sleep(random.uniform(*_LOCK_PAUSE_S))
+        # Once more by SQLAlchemy, which raises what is wrong as its own error.
+        connection.exec_driver_sql(begin)
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT_S * 1000}")

@@ -1,11 +1,15 @@
 """The record is opened by its URL, and says what is wrong with one."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
 
+from oyer.models import store
 from oyer.models.store import open_engine, reading, redacted_url
 
 
@@ -120,3 +124,53 @@ def test_a_failed_transaction_leaves_nothing_behind(sqlite_engine: Engine) -> No
         tables = conn.scalars(text("SELECT name FROM sqlite_master WHERE type = 'table'")).all()
     assert tables == ["counter"]
     sqlite_engine.dispose()
+
+
+def test_a_writer_that_waited_too_long_raises_an_operational_error(
+    sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 0)
+    with (
+        sqlite_engine.begin(),
+        pytest.raises(OperationalError, match="locked"),
+        sqlite_engine.begin(),
+    ):
+        raise AssertionError("two writers at once")
+    with sqlite_engine.begin() as conn:
+        assert conn.scalar(text("SELECT n FROM counter")) == 0
+
+
+def test_greenlets_go_on_while_another_waits_for_the_write_lock(sqlite_url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _GREENLETS, sqlite_url], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["ticked", "written"], done.stderr
+
+
+_GREENLETS = """
+from gevent import monkey; monkey.patch_all()
+import sqlite3, sys
+import gevent
+from sqlalchemy import text
+from oyer.models.store import open_engine
+
+engine = open_engine(sys.argv[1])
+other = sqlite3.connect(sys.argv[1].removeprefix("sqlite:///"), isolation_level=None)
+other.execute("PRAGMA journal_mode = WAL")
+other.execute("BEGIN IMMEDIATE")
+
+def write():
+    with engine.begin() as conn:
+        conn.execute(text("CREATE TABLE counter (n INTEGER)"))
+    print("written")
+
+def tick():
+    # Would never be reached if the writer's wait stopped the hub: it alone ends the lock.
+    print("ticked")
+    other.execute("COMMIT")
+
+writer = gevent.spawn(write)
+gevent.sleep(0.05)
+gevent.joinall([writer, gevent.spawn(tick)], raise_error=True, timeout=20)
+engine.dispose()
+"""
