@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from oyer.cli import check, db, demo, score, up, worker
+from oyer.cli import check, config, db, demo, length, score, serve, up, worker
 from oyer.cli.output import fail, print_version
 from oyer.tasks.errors import OyerError
 
@@ -25,9 +25,12 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("up")(up.up)
 app.command("score")(score.score)
+app.command("serve")(serve.serve)
 app.command("check")(check.check)
+app.command("config")(config.config)
 app.add_typer(worker.app, name="worker")
 app.add_typer(db.app, name="db")
+app.add_typer(length.app, name="length")
 
 
 @app.callback()
@@ -43,7 +46,7 @@ def _root(
 def main() -> None:
     """Run the command line; an error of ours is one line and exit status 1, never a traceback."""
     try:
-        app()
+        app(prog_name="oyer")
     except OyerError as error:
         fail(str(error))
         sys.exit(1)

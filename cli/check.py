@@ -3,18 +3,21 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING
 
-import redis
 import typer
+from rich.markup import escape
 
+from oyer.cli import options
 from oyer.cli.output import console, print_json
-from oyer.manager.local import running_broker
-from oyer.tasks import names, presence
-from oyer.tasks.config import JudgeConfig, RewardConfig
+from oyer.tasks import names
 from oyer.tasks.errors import InvalidConfig, OyerError
-from oyer.tasks.settings import load_config
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from oyer.tasks.config import JudgeConfig, RewardConfig
 
 _PROBE = {
     "prompt": "What is 2 + 3?",
@@ -34,21 +37,23 @@ class Finding:
     """What was seen, or the fix."""
 
 
-def check(
-    config: Annotated[Path | None, typer.Option("--config", help="Configuration file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Look at broker, record, workers and judges: a line each, exit 1 if one fails.
+def check(config: options.Config = None, as_json: options.AsJson = False) -> None:
+    """Look at record, broker, workers and judges: a line each, exit 1 if one fails.
 
     Each judge is called once from this host, with this host's keys: run it where the workers run.
+
+    Example: `oyer check --config oyer.yaml`
     """
+    from oyer.tasks.settings import load_config
+
     settings = load_config(config)
     findings = []
     for finding in _look(settings):
         findings.append(finding)
         if not as_json:
             mark = "[green]ok  [/]" if finding.ok else "[red]FAIL[/]"
-            console.print(f"{mark} {finding.what}: {finding.detail}", highlight=False)
+            line = f"{mark} {finding.what}: {escape(finding.detail)}"
+            console.print(line, highlight=False, soft_wrap=True)
     ok = all(finding.ok for finding in findings)
     if as_json:
         print_json({"ok": ok, "checks": [vars(finding) for finding in findings]})
@@ -56,36 +61,39 @@ def check(
         raise typer.Exit(1)
 
 
-def _look(settings: RewardConfig) -> Iterator[Finding]:
-    yield _guarded("store", lambda: _store(settings.store.url))
+def _look(settings: "RewardConfig") -> Iterator[Finding]:
+    import redis
+
+    from oyer.manager.local import running_broker
+
+    yield _guarded("store", partial(_store, settings.store.url))
     try:
         url = settings.broker.url or running_broker()
-        with redis.Redis.from_url(url, socket_connect_timeout=5) as client:
-            yield _guarded("broker", lambda: _broker(client))
-            for queue in names.QUEUES:
-                yield _guarded(f"workers on {queue}", lambda q=queue: _workers(client, q))
     except InvalidConfig as error:
         yield Finding("broker", False, str(error))
+    else:
+        with redis.Redis.from_url(url, socket_connect_timeout=5) as client:
+            broker = _guarded("broker", partial(_broker, client))
+            yield broker
+            for queue in names.QUEUES if broker.ok else ():
+                yield _guarded(f"workers on {queue}", partial(_workers, client, queue))
     for judge in settings.judges:
-        yield _guarded(f"judge {judge.name}", lambda j=judge: _judge(j, settings))
+        yield _guarded(f"judge {judge.name}", partial(_judge, judge, settings))
 
 
 def _guarded(what: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(what, True, look())
-    except (OyerError, redis.RedisError, OSError) as error:
+    except OyerError as error:
         return Finding(what, False, str(error))
 
 
 def _store(url: str) -> str:
-    from sqlalchemy.exc import SQLAlchemyError
-
     from oyer import migrations
+    from oyer.cli.store import explained
 
-    try:
+    with explained(url):
         now, head = migrations.current(url), migrations.head()
-    except SQLAlchemyError as error:
-        raise InvalidConfig(f"cannot be read ({error}); is store.url right?") from error
     if now != head:
         raise InvalidConfig(
             f"is at {now or 'no revision'}, this release needs {head}; run `oyer db upgrade`"
@@ -93,13 +101,20 @@ def _store(url: str) -> str:
     return f"at revision {now}"
 
 
-def _broker(client: redis.Redis) -> str:
-    client.ping()
-    info = client.info("server")
-    return f"Redis {info['redis_version']} answers"
+def _broker(client: "Redis") -> str:
+    from redis import RedisError
+
+    try:
+        return f"Redis {client.info('server')['redis_version']} answers"
+    except RedisError as error:
+        raise InvalidConfig(
+            f"Redis does not answer ({error}); start it, or set broker.url to the workers' one"
+        ) from error
 
 
-def _workers(client: redis.Redis, queue: str) -> str:
+def _workers(client: "Redis", queue: str) -> str:
+    from oyer.tasks import presence
+
     found = presence.workers(client)[queue]
     if not found:
         raise InvalidConfig(f"none; start one with `oyer worker {queue}` or `oyer up`")
@@ -109,7 +124,7 @@ def _workers(client: redis.Redis, queue: str) -> str:
     return f"{len(found)} ({', '.join(lines)}){where}"
 
 
-def _judge(judge: JudgeConfig, settings: RewardConfig) -> str:
+def _judge(judge: "JudgeConfig", settings: "RewardConfig") -> str:
     from oyer.tasks.judging import rubrics
     from oyer.tasks.judging.calls import ChatRequest, Failure
     from oyer.tasks.judging.client import EndpointClient

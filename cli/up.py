@@ -1,68 +1,94 @@
 """`oyer up`: the embedded backend until Ctrl-C."""
 
+import contextlib
+import fcntl
 import json
 import os
-import signal
-import threading
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
+from oyer.cli import options
 from oyer.cli.output import console, print_json
-from oyer.manager.local import STATE_FILE
-from oyer.tasks.settings import load_config
-from oyer.tasks.supervisor import Supervisor
+from oyer.cli.stopping import stop_event
+from oyer.tasks.errors import BackendUnavailable
 
 
 def up(
-    config: Annotated[Path | None, typer.Option("--config", help="Configuration file.")] = None,
+    config: options.Config = None,
     judge_processes: Annotated[
         int | None, typer.Option("--judge-processes", min=1, help="One per core by default.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per event.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per event.")
+    ] = False,
 ) -> None:
     """Run a whole backend on this machine until Ctrl-C.
 
     Redis is embedded unless broker.url is set, and the record is SQLite unless store.url is.
-    Managers started in this folder find the embedded broker by themselves.
+    What runs in this folder (`oyer score`, `oyer check`, a trainer) finds it by itself.
+
+    Example: `oyer up --config oyer.yaml`
     """
+    from oyer.manager.local import STATE_FILE
+    from oyer.tasks import commands
+    from oyer.tasks.settings import load_config
+    from oyer.tasks.supervisor import Supervisor
+
+    def tell(text: str, **event: str) -> None:
+        if as_json:
+            print_json(event)
+        else:
+            console.print(text, highlight=False, soft_wrap=True)
 
     def report(part: str, state: str) -> None:
-        if as_json:
-            print_json({"event": "part", "part": part, "state": state})
-        else:
-            console.print(f"[bold]{part:<12}[/] {state}", highlight=False)
+        tell(f"[bold]{part:<12}[/] {state}", event="part", part=part, state=state)
 
-    stop = threading.Event()
+    stop = stop_event()
+    settings = load_config(config)
+    folder = STATE_FILE.parent.absolute()
+    with _only_one_in(folder):
+        supervisor = Supervisor(
+            config=settings,
+            folder=folder,
+            report=report,
+            stopping=stop,
+            judge_processes=judge_processes or commands.cores(),
+        )
+        try:
+            supervisor.start()
+            if not stop.is_set():
+                _leave_state(STATE_FILE, supervisor.config.broker.url)
+                where = str(STATE_FILE.absolute())
+                tell(f"ready; logs in {folder}; Ctrl-C stops it", event="ready", state_file=where)
+            supervisor.watch()
+            tell(
+                f"stopping: calls under way have {settings.grace_s:g} s to end; Ctrl-C again ends them now",
+                event="stopping",
+            )
+        finally:
+            STATE_FILE.unlink(missing_ok=True)
+            supervisor.stop()
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise SystemExit(1)
-        stop.set()
 
-    signal.signal(signal.SIGINT, ask)
-    signal.signal(signal.SIGTERM, ask)
-    folder = STATE_FILE.parent
+@contextlib.contextmanager
+def _only_one_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the kernel releases however this process ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    options = {} if judge_processes is None else {"judge_processes": judge_processes}
-    supervisor = Supervisor(config=load_config(config), folder=folder, report=report, **options)
-    try:
-        supervisor.start()
-        _leave_state(supervisor)
-        if as_json:
-            print_json({"event": "ready", "broker": supervisor.config.broker.url})
-        else:
-            console.print(f"ready; logs in {folder.absolute()}; Ctrl-C stops it")
-        supervisor.watch(stop)
-    finally:
-        supervisor.stop()
-        STATE_FILE.unlink(missing_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BackendUnavailable(
+                f"an `oyer up` runs in this folder already ({folder}); stop it, or use another"
+            ) from error
+        yield
 
 
-def _leave_state(supervisor: Supervisor) -> None:
+def _leave_state(path: Path, broker_url: str | None) -> None:
     """Say where the broker is; the URL may hold a password, so only the owner reads it."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    with open(os.open(STATE_FILE, flags, 0o600), "w") as file:
-        json.dump({"broker_url": supervisor.config.broker.url, "pid": os.getpid()}, file)
+    with open(os.open(path, flags, 0o600), "w") as file:
+        json.dump({"broker_url": broker_url, "pid": os.getpid()}, file)

@@ -1,118 +1,156 @@
 """`oyer worker judge|length|combine`: what production runs on each host."""
 
 import os
-import signal
 import sys
-import tempfile
-import threading
-from pathlib import Path
-from types import FrameType
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import typer
 
-from oyer.cli.output import notes
-from oyer.tasks import commands, names
-from oyer.tasks.children import Child
-from oyer.tasks.settings import CONFIG_VARIABLE, load_config
+from oyer.cli import options
+from oyer.cli.output import console, notes
+from oyer.cli.stopping import stop_event
+from oyer.tasks import names
+from oyer.tasks.errors import BackendUnavailable
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Run workers of one kind on this host, against the configured broker and store.\n\n"
-    "Endpoints and keys are read here, from the workers' own configuration and environment.",
+    "Endpoints and keys are read here, from the workers' own configuration and environment."
+    " SIGTERM lets calls under way end; what is not done by then, another worker does.",
 )
 
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", help="Configuration file; OYER_CONFIG names it as well."),
+Processes = Annotated[
+    int, typer.Option("--processes", min=1, help="Processes to keep running; one per device.")
 ]
-Concurrency = Annotated[
-    int | None, typer.Option("--concurrency", min=1, help="Tasks under way at once per process.")
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+    typer.Option("--loglevel", case_sensitive=False, help="Least level that is logged."),
 ]
-Processes = Annotated[int, typer.Option("--processes", min=1, help="Worker processes to run.")]
-LogLevel = Annotated[str, typer.Option("--loglevel", help="DEBUG, INFO, WARNING or ERROR.")]
+Kind = Literal["judge", "length", "combine"]
 
 
 @app.command("judge")
 def judge(
-    config: Config = None,
-    concurrency: Concurrency = None,
+    config: options.Config = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option("--concurrency", min=1, help="Chunks under way at once in each process."),
+    ] = None,
     processes: Processes = 1,
     loglevel: LogLevel = "INFO",
 ) -> None:
-    """Call the judges: greenlets on queue `judge`; one process per core is plenty."""
-    _run(names.JUDGE_QUEUE, config, concurrency, processes, None, loglevel)
+    """Call the judges: greenlets on queue `judge`; one process per core is plenty.
+
+    Example: `oyer worker judge --config oyer.yaml --processes 4`
+    """
+    _run(names.JUDGE_QUEUE, config, [None] * processes, loglevel, concurrency)
 
 
 @app.command("length")
 def length(
-    config: Config = None,
+    config: options.Config = None,
     device: Annotated[
         str | None,
-        typer.Option("--device", help="cuda:N pins one GPU, cpu none; run one process per GPU."),
+        typer.Option("--device", help="cuda:N or cpu; one process for each GPU if left out."),
     ] = None,
+    processes: Processes = 1,
     loglevel: LogLevel = "INFO",
 ) -> None:
-    """Compute length terms: one process per device on queue `length`."""
-    _run(names.LENGTH_QUEUE, config, None, 1, device, loglevel)
+    """Compute length terms on queue `length`, each process on one device.
+
+    Example: `oyer worker length --config oyer.yaml --device cuda:1`
+    """
+    from oyer.tasks import commands
+
+    devices = commands.devices() if device is None else [device]
+    _run(names.LENGTH_QUEUE, config, devices * processes, loglevel)
 
 
 @app.command("combine")
-def combine(config: Config = None, processes: Processes = 1, loglevel: LogLevel = "INFO") -> None:
-    """Combine verdicts and length terms into rewards, on queue `combine`."""
-    _run(names.COMBINE_QUEUE, config, None, processes, None, loglevel)
+def combine(
+    config: options.Config = None, processes: Processes = 1, loglevel: LogLevel = "INFO"
+) -> None:
+    """Combine verdicts and length terms into rewards, on queue `combine`.
+
+    Example: `oyer worker combine --config oyer.yaml`
+    """
+    _run(names.COMBINE_QUEUE, config, [None] * processes, loglevel)
+
+
+@app.command("alive")
+def alive(
+    kind: Annotated[Kind, typer.Argument(help="Which workers to look for.")],
+    config: options.Config = None,
+) -> None:
+    """Exit 0 if a worker of this kind runs on this host and reaches the broker; for health checks.
+
+    Example: `oyer worker alive judge`
+    """
+    import socket
+
+    import redis
+
+    from oyer.tasks import presence
+
+    with redis.Redis.from_url(_environment(config)[_BROKER], socket_connect_timeout=5) as client:
+        try:
+            entries = presence.workers(client)[kind]
+        except redis.RedisError as error:
+            raise BackendUnavailable(f"broker.url: Redis does not answer ({error})") from error
+    here = [entry["pid"] for entry in entries if entry["host"] == socket.gethostname()]
+    console.print(f"{len(here)} {kind} worker(s) on this host")
+    if not here:
+        raise typer.Exit(1)
+
+
+_BROKER = "OYER_BROKER__URL"
 
 
 def _run(
     kind: str,
-    config: Path | None,
-    concurrency: int | None,
-    processes: int,
-    device: str | None,
+    config: options.Config,
+    devices: Sequence[str | None],
     loglevel: str,
+    concurrency: int | None = None,
 ) -> None:
-    """Become the worker, or watch over several."""
-    environ = commands.device_environment(device, os.environ)
+    """Become the worker, or keep one for each device running."""
+    from oyer.tasks import commands
+    from oyer.tasks.children import Child, keep_alive, stop_all
+
+    environ = _environment(config)
+    children = []
+    for i, device in enumerate(devices):
+        argv = commands.worker_argv(
+            kind, name=f"{kind}-{os.getpid()}-{i}", concurrency=concurrency, loglevel=loglevel
+        )
+        child_environ = commands.device_environment(device, environ)
+        if len(devices) == 1:
+            os.execve(sys.executable, argv, child_environ)
+        # How long a stop may take is for the host to say, which kills this process and so them.
+        children.append(Child(f"{kind}-{i}", argv, child_environ, grace_s=None))
+    stop = stop_event()
+    for child in children:
+        child.start()
+    keep_alive(children, stop, _report)
+    stop_all(children, _report)
+
+
+def _environment(config: options.Config) -> dict[str, str]:
+    """Give the workers' environment, with the configuration file and a broker in it.
+
+    Raises:
+        InvalidConfig: no broker is set, and no `oyer up` runs in this folder.
+    """
+    from oyer.manager.local import running_broker
+    from oyer.tasks.settings import CONFIG_VARIABLE, load_config
+
+    environ = dict(os.environ)
     if config is not None:
         environ[CONFIG_VARIABLE] = str(config)
-    load_config(config, environ)
-    argvs = [
-        commands.worker_argv(
-            kind,
-            name=f"{kind}-{os.getpid()}-{i}",
-            concurrency=concurrency,
-            loglevel=loglevel.upper(),
-        )
-        for i in range(processes)
-    ]
-    if processes == 1:
-        os.execve(sys.executable, argvs[0], environ)
-    sys.exit(_watch(kind, argvs, environ))
+    broker = load_config(config, environ).broker.url
+    return {**environ, _BROKER: broker or running_broker()}
 
 
-def _watch(kind: str, argvs: list[list[str]], environ: dict[str, str]) -> int:
-    """Run several processes until one of them fails or this one is asked to stop."""
-    stop = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, ask)
-    signal.signal(signal.SIGINT, ask)
-    with tempfile.TemporaryDirectory(prefix=f"oyer-{kind}-") as folder:
-        children = [
-            Child(f"{kind}-{i}", argv, environ, Path(folder)) for i, argv in enumerate(argvs)
-        ]
-        for child in children:
-            child.start()
-        while not stop.wait(0.5):
-            ended = [child for child in children if child.ended()]
-            for child in ended:
-                notes.print(f"{child.name} ended with {child.returncode}: {child.tail()}")
-            if ended:
-                break
-        for child in children:
-            child.ask_to_stop()
-        for child in children:
-            child.wait_stopped()
-        return 0 if stop.is_set() else 1
+def _report(part: str, state: str) -> None:
+    notes.print(f"{part} {state}", highlight=False, markup=False)

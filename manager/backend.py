@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from celery.canvas import Signature
 
 
+SOCKET_TIMEOUT_S = 5.0
+"""Longest wait for one answer of Redis, in seconds: a trainer must not hang with its broker."""
+
+
 class Backend:
     """Sends batches to one broker and reads what comes back.
 
@@ -34,23 +38,37 @@ class Backend:
 
         self.url = url
         self._app = make_app(url, result_expires_s=expires_s)
-        self._redis = redis.Redis.from_url(url, socket_connect_timeout=5, socket_keepalive=True)
+        self._redis = redis.Redis.from_url(
+            url,
+            socket_connect_timeout=SOCKET_TIMEOUT_S,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_keepalive=True,
+        )
         self._exchange = Exchange(self._redis, expires_s=expires_s)
 
     def submit(self, submission: Submission) -> None:
         """Post a batch's payloads, then send its chord."""
         with self._reached():
-            self._exchange.post(submission.manifest, submission.columns, submission.chunks)
+            self._exchange.post(
+                submission.manifest,
+                submission.columns,
+                submission.chunks,
+                submission.token_ids,
+            )
             self._send(submission.manifest)
 
     def send_again(self, batch_id: str) -> None:
-        """Send the chord of a batch whose payloads are in Redis.
+        """Send the chord of a batch whose payloads are in Redis; else ask for what is on record.
 
-        Raises:
-            BatchFailed: they are there no longer.
+        A batch that the record cannot finish either fails with `BatchLost`.
         """
         with self._reached():
-            self._send(self._exchange.manifest(batch_id))
+            if self._exchange.holds(batch_id):
+                self._send(self._exchange.manifest(batch_id))
+            else:
+                self._redis.delete(self._result_key(batch_id))
+                recall = self._task(names.RECALL_TASK, {"v": WIRE_VERSION, "batch_id": batch_id})
+                recall.apply_async(task_id=batch_id)
 
     def cancel(self, batch_id: str) -> None:
         """Ask the workers to begin no further call for a batch."""
@@ -62,6 +80,11 @@ class Backend:
         with self._reached():
             return self._exchange.judged(batch_id)
 
+    def progress(self, batch_id: str) -> int | None:
+        """Count a batch's verdicts; None where Redis no longer holds the batch itself."""
+        with self._reached():
+            return self._exchange.judged(batch_id) if self._exchange.holds(batch_id) else None
+
     def results(self, batch_ids: Sequence[str]) -> list[dict[str, Any] | None]:
         """Read the Celery result of each batch; None where it has not ended."""
         with self._reached():
@@ -69,30 +92,36 @@ class Backend:
         return [None if blob is None else json.loads(blob) for blob in blobs]
 
     def _send(self, manifest: Manifest) -> None:
-        from celery import chord, group
+        from celery import chain, chord, group
 
         args = {"v": WIRE_VERSION, "batch_id": manifest.batch_id}
         chunks = range(len(manifest.chunks))
         judges = [self._task(names.JUDGE_TASK, {**args, "chunk": k}) for k in chunks]
-        length = self._task(names.LENGTH_TASK, args)
-        combine = self._task(names.COMBINE_TASK, args)
-        header = [*judges, length] if manifest.plan["length"] else judges
+        combine = self._task(names.COMBINE_TASK, args, takes_parts=True)
+        header, body = judges, combine
+        if manifest.length_follows_judges:
+            length = self._task(names.LENGTH_TASK, args, takes_parts=True)
+            body = chain(length, combine, app=self._app)
+        elif manifest.plan["length"]:
+            header = [*judges, self._task(names.LENGTH_TASK, args)]
         # A result left by an earlier submission of this batch would end it before its time.
         self._redis.delete(self._result_key(manifest.batch_id))
         with self._app.producer_or_acquire() as producer, producer.batch():
             chord(group(header, app=self._app), app=self._app)(
-                combine, task_id=manifest.batch_id, producer=producer
+                body, task_id=manifest.batch_id, producer=producer
             )
 
-    def _task(self, name: str, kwargs: dict[str, Any]) -> "Signature[Any]":
+    def _task(
+        self, name: str, kwargs: dict[str, Any], *, takes_parts: bool = False
+    ) -> "Signature[Any]":
         return self._app.signature(
             name,
             kwargs=kwargs,
-            immutable=name != names.COMBINE_TASK,
+            immutable=not takes_parts,
             options={
                 "queue": names.QUEUE_OF_TASK[name],
                 # A chord counts its tasks; only its callback has a result that anybody reads.
-                "ignore_result": name != names.COMBINE_TASK,
+                "ignore_result": name in names.HEADER_TASKS,
                 # What a message says of itself goes into logs: say which, not what.
                 "argsrepr": "",
                 "kwargsrepr": "",
@@ -100,17 +129,18 @@ class Backend:
         )
 
     def _result_key(self, batch_id: str) -> bytes:
-        return bytes(self._app.backend.get_key_for_task(batch_id))  # type: ignore[attr-defined] - of key-value backends, which celery-types lacks
+        key: bytes = self._app.backend.get_key_for_task(batch_id)  # type: ignore[attr-defined]  # not in the stubs
+        return key
 
     @contextlib.contextmanager
     def _reached(self) -> Iterator[None]:
         """Say what to do where the broker is away."""
         import redis
-        from kombu.exceptions import OperationalError
+        from kombu.exceptions import KombuError
 
         try:
             yield
-        except (redis.RedisError, OperationalError) as error:
+        except (redis.RedisError, KombuError) as error:
             raise BackendUnavailable(
                 f"broker {_host(self.url)} cannot be reached ({error}); start it with `oyer up`,"
                 " or set broker.url to the one that the workers use"

@@ -1,6 +1,6 @@
 """What a batch comes back as: rewards, what they are made of, and what they cost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,10 @@ class RewardBatch:
     """Calls, tokens and cost."""
     first_errors: dict[str, str]
     """For each status that is a failure, the first error seen."""
+    advantages: dict[str, Float32s] = field(default_factory=dict)
+    """From length methods that act on advantages, by name; NaN where there is none."""
+    history: dict[str, Float32s] = field(default_factory=dict)
+    """From length methods with state, by name: what to hand in with the prompt's next rollouts."""
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -80,6 +84,8 @@ class RewardBatch:
                 cost_usd=float(usage["cost_usd"]),
             ),
             first_errors=outcome.first_errors,
+            advantages=outcome.advantages,
+            history=outcome.history,
         )
 
 

@@ -1,13 +1,17 @@
 """RewardManager: what a trainer holds to submit batches and collect rewards."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self, Unpack
 
 from oyer.manager import local, validation
 from oyer.manager.backend import backend
 from oyer.manager.future import RewardFuture
+from oyer.manager.pending import Pending, PendingScores
+from oyer.manager.score import Score
+from oyer.manager.streaming import Stream, Where
 from oyer.manager.submission import prepare
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidConfig, InvalidInput
@@ -28,11 +32,14 @@ class RewardManager:
         Raises:
             InvalidConfig: a key is wrong, nothing would be computed, or no broker is named.
         """
-        self.config = config if isinstance(config, RewardConfig) else validate(dict(config))
+        self.config = _checked(config)
         if not self.config.judges and not self.config.length:
             raise InvalidConfig("judges: and `length` are both empty; name at least one of them")
         self._embedded: local.EmbeddedBackend | None = None
         self._broker_url = self.config.broker.url or local.running_broker()
+        # Loads what talks to the broker now, so that the first `submit` does not wait for it.
+        backend(self._broker_url, self.config.broker.result_expires_s)
+        self._stream = Stream(self._send, self.config)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "RewardManager":
@@ -54,9 +61,7 @@ class RewardManager:
         """
         if isinstance(config, (str, Path)):
             config = load_config(config)
-        elif not isinstance(config, RewardConfig):
-            config = validate(dict(config))
-        embedded = local.EmbeddedBackend(config, **options)
+        embedded = local.EmbeddedBackend(_checked(config), **options)
         try:
             manager = cls(embedded.config)
         except BaseException:
@@ -79,21 +84,46 @@ class RewardManager:
             InvalidRollout: names the row and field that is wrong; nothing was submitted.
             BackendUnavailable: the broker cannot be reached; nothing was submitted.
         """
-        if not isinstance(run, str) or not run or len(run) > 200:
-            raise InvalidInput("run: is a name of 1 to 200 characters")
-        if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
-            raise InvalidInput(f"step: is {step!r}; give a whole number from 0, or leave it out")
-        rollouts = list(rollouts)
+        _check_place(run, step)
         validation.check(rollouts, self.config)
-        submission = prepare(rollouts, self.config, run=run, step=step)
-        broker = (self._broker_url, self.config.broker.result_expires_s)
+        return self._send(rollouts, self.config, run, step)
+
+    def score(self, rollout: Rollout, **where: Unpack[Where]) -> Pending[Score]:
+        """Hand over one rollout as soon as it is there; await its score, or wait for it.
+
+        Rollouts that arrive close together share a batch. With `group_size` the rollouts of a
+        group are gathered by (run, group_id, group_size), each is judged at once, and their
+        length terms are computed when the group is complete or late.
+
+        Raises:
+            InvalidRollout: names the field that is wrong; nothing was submitted.
+        """
+        _check_place(where.get("run", "default"), where.get("step"))
+        return self._stream.score(rollout, **where)
+
+    def score_many(self, rollouts: Sequence[Rollout], **where: Unpack[Where]) -> PendingScores:
+        """Hand over several rollouts, as `score` does; await their scores in order.
+
+        Without `group_size`, the rollouts of a group are all in this call.
+
+        Raises:
+            InvalidRollout: names the row and field that is wrong; nothing was submitted.
+        """
+        _check_place(where.get("run", "default"), where.get("step"))
+        return self._stream.score_many(rollouts, **where)
+
+    def _send(
+        self, rollouts: Sequence[Rollout], config: RewardConfig, run: str, step: int | None
+    ) -> RewardFuture:
+        submission = prepare(rollouts, config, run=run, step=step)
+        broker = (self._broker_url, config.broker.result_expires_s)
         backend(*broker).submit(submission)
         return RewardFuture(
             batch_id=submission.manifest.batch_id,
             verdicts=submission.verdicts,
-            rules=self.config.reward,
+            rules=config.reward,
             broker=broker,
-            stall_timeout_s=self.config.stall_timeout_s,
+            stall_timeout_s=config.stall_s,
             submission=submission,
         )
 
@@ -103,7 +133,7 @@ class RewardManager:
             self._embedded.close()
             self._embedded = None
 
-    def __enter__(self) -> "RewardManager":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -118,3 +148,18 @@ class RewardManager:
         config = self.config.model_dump(mode="json")
         config["broker"]["url"] = self._broker_url
         return (RewardManager, (config,))
+
+
+def _checked(config: RewardConfig | Mapping[str, Any]) -> RewardConfig:
+    if isinstance(config, RewardConfig):
+        return config
+    return validate(dict(config) if isinstance(config, Mapping) else config)
+
+
+def _check_place(run: object, step: object) -> None:
+    if not isinstance(run, str) or not run or len(run) > 200:
+        raise InvalidInput("run: is a name of 1 to 200 characters")
+    if step is not None and (
+        not isinstance(step, Integral) or isinstance(step, bool) or not 0 <= int(step) < 2**31
+    ):
+        raise InvalidInput(f"step: is {step!r}; give a whole number from 0, or leave it out")

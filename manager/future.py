@@ -9,7 +9,6 @@ import base64
 import concurrent.futures
 import contextlib
 import json
-import logging
 import os
 import threading
 from collections.abc import Callable, Generator
@@ -24,6 +23,7 @@ from oyer.tasks.errors import (
     BackendUnavailable,
     BatchCancelled,
     BatchFailed,
+    BatchLost,
     InvalidConfig,
     InvalidInput,
     InvalidLengthCall,
@@ -31,12 +31,9 @@ from oyer.tasks.errors import (
 )
 from oyer.tasks.outcome import Outcome
 
-log = logging.getLogger(__name__)
-
-MAX_SUBMISSIONS = 5
-"""Times a batch is sent, the first included, before its future gives up."""
-
-_FINAL = tuple(kind.__name__ for kind in (InvalidConfig, InvalidLengthCall, MessageRefused))
+_FINAL = tuple(
+    kind.__name__ for kind in (BatchLost, InvalidConfig, InvalidLengthCall, MessageRefused)
+)
 """Causes that another submission would meet again."""
 
 _TICKET_PREFIX = "oyer1."
@@ -73,7 +70,6 @@ class RewardFuture:
         self._rules = rules
         self._broker = broker
         self._submission = submission
-        self._submissions = 1
         self._pid = 0
         self._inner: concurrent.futures.Future[RewardBatch] = concurrent.futures.Future()
         self._watch()
@@ -174,56 +170,57 @@ class RewardFuture:
         state = "done" if self._inner.done() else "pending"
         return f"<RewardFuture {self.batch_id} {state}>"
 
-    def settle(self, meta: dict[str, Any]) -> bool:
-        """Take the Celery result of the batch; false when it was sent again instead."""
-        if meta["status"] == "SUCCESS":
-            try:
-                batch = RewardBatch.of(Outcome.from_wire(meta["result"]))
-            except MessageRefused as error:
-                self.fail(error)
-                return True
-            failure = failure_of(batch, self._rules)
-            if failure is not None:
-                self.fail(failure)
-            else:
-                self._submission = None
-                with contextlib.suppress(concurrent.futures.InvalidStateError):
-                    self._inner.set_result(batch)
-            return True
-        cause = _cause(meta)
-        if _is_final(meta, cause):
-            self.fail(BatchFailed(f"batch {self.batch_id} failed: {cause}"))
-            return True
-        return not self._resubmit(f"failed: {cause}")
+    def settle(self, meta: dict[str, Any]) -> str | None:
+        """Take the Celery result of the batch.
 
-    def stalled(self) -> bool:
-        """Send the batch again after its stall time; false when given up."""
-        return self._resubmit(f"made no progress for {self.stall_timeout_s:g} s")
+        Returns:
+            Why the batch failed, where sending it again may help; otherwise the future has ended.
+        """
+        if meta["status"] != "SUCCESS":
+            cause = _cause(meta)
+            if not _is_final(meta, cause):
+                return cause
+            self.fail(BatchFailed(f"batch {self.batch_id} failed: {cause}"))
+            return None
+        try:
+            batch = RewardBatch.of(Outcome.from_wire(meta["result"]))
+        except MessageRefused as error:
+            self.fail(error)
+            return None
+        failure = failure_of(batch, self._rules)
+        if failure is not None:
+            self.fail(failure)
+            return None
+        self._submission = None
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            self._inner.set_result(batch)
+        return None
+
+    def send_again(self) -> None:
+        """Send the batch again: from memory, or what Redis or the record still hold of it.
+
+        Raises:
+            BackendUnavailable: the broker cannot be reached; nothing has changed.
+        """
+        source = backend(*self._broker)
+        if self._submission is None:
+            source.send_again(self.batch_id)
+            return
+        again = self._submission.again()
+        source.submit(again)
+        self._submission = again
+
+    def give_up(self, why: str) -> None:
+        """End with an error, and let the workers begin no further call for the batch."""
+        with contextlib.suppress(BackendUnavailable):
+            backend(*self._broker).cancel(self.batch_id)
+        self.fail(BatchFailed(f"batch {self.batch_id} {why}"))
 
     def fail(self, error: Exception) -> None:
         """End with an error, unless it has ended: `cancel` and the poller may meet here."""
         self._submission = None
         with contextlib.suppress(concurrent.futures.InvalidStateError):
             self._inner.set_exception(error)
-
-    def _resubmit(self, why: str) -> bool:
-        what = f"batch {self.batch_id} {why}"
-        if self._submissions >= MAX_SUBMISSIONS:
-            self.fail(BatchFailed(f"{what}; given up after {self._submissions} submissions"))
-            return False
-        source = backend(*self._broker)
-        try:
-            if self._submission is not None:
-                self._submission = self._submission.again()
-                source.submit(self._submission)
-            else:
-                source.send_again(self.batch_id)
-        except (BatchFailed, MessageRefused) as error:
-            self.fail(BatchFailed(f"{what}; it could not be submitted again: {error}"))
-            return False
-        self._submissions += 1
-        log.warning("%s; submitted again (%d of %d)", what, self._submissions, MAX_SUBMISSIONS)
-        return True
 
     def _watch(self) -> "concurrent.futures.Future[RewardBatch]":
         """Make sure that this process's poller watches; a fork leaves the parent's behind."""

@@ -1,12 +1,15 @@
 """Scores to come: awaitable on any event loop, and from threads."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from oyer.manager.score import Score
+from oyer.manager.score import Score, without_reward
+from oyer.tasks.config import RewardRules
+from oyer.tasks.errors import OyerError
 
 T = TypeVar("T")
 
@@ -53,6 +56,35 @@ class PendingScores(Pending[list[Score]]):
         if not self.scores:
             self._inner.set_result([])
 
+    def collect(self, timeout_s: float, rules: RewardRules) -> list[Score]:
+        """Wait for `timeout_s` at most; a rollout that has no score by then, or none at all, says why.
+
+        Raises:
+            OyerError: a rollout failed, and the rules ask to be told (`without_reward`).
+        """
+        with contextlib.suppress(Exception):
+            self.result(timeout_s)
+        return self._settled(timeout_s, rules)
+
+    async def gather(self, timeout_s: float, rules: RewardRules) -> list[Score]:
+        """Do as `collect` without blocking the running event loop."""
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self, timeout_s)
+        return self._settled(timeout_s, rules)
+
+    def _settled(self, waited_s: float, rules: RewardRules) -> list[Score]:
+        """Read what is there by now, each rollout's error in its own place."""
+        settled = []
+        for score in self.scores:
+            try:
+                settled.append(score.result(0))
+            except TimeoutError as error:
+                late = error if score.done() else TimeoutError(f"no score within {waited_s:g} s")
+                settled.append(without_reward(late, rules))
+            except OyerError as error:
+                settled.append(without_reward(error, rules))
+        return settled
+
     def _count(self, _: Pending[Score]) -> None:
         with self._lock:
             self._open -= 1
@@ -60,5 +92,5 @@ class PendingScores(Pending[list[Score]]):
                 return
         try:
             self._inner.set_result([score.result(0) for score in self.scores])
-        except Exception as error:  # whatever one rollout failed with, all have ended
+        except Exception as error:  # noqa: BLE001 - whatever one rollout failed with is passed on
             self._inner.set_exception(error)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from oyer.manager.backend import Backend, backend
+from oyer.manager.recovery import MAX_SUBMISSIONS, Recovery
 from oyer.tasks.errors import BackendUnavailable
 
 log = logging.getLogger(__name__)
@@ -32,11 +33,14 @@ class Watched(Protocol):
     batch_id: str
     stall_timeout_s: float
 
-    def settle(self, meta: dict[str, Any]) -> bool:
-        """Take a Celery result; false when the batch was sent again instead."""
+    def settle(self, meta: dict[str, Any]) -> str | None:
+        """Take a Celery result; returns the cause where the batch is to be sent again."""
 
-    def stalled(self) -> bool:
-        """Send the batch again after a time without progress; false when given up."""
+    def send_again(self) -> None:
+        """Send the batch again."""
+
+    def give_up(self, why: str) -> None:
+        """End with an error, since sending it again has not helped."""
 
     def fail(self, error: Exception) -> None:
         """End with an error."""
@@ -86,6 +90,8 @@ class Poller:
                     log.warning("%s; still trying", error)
                 self._outage = True
                 pause_s = _OUTAGE_S
+                for watch in watches:
+                    watch.recovery.unknown(time.monotonic())
             time.sleep(pause_s)
 
     def _look(self, watches: "list[_Watch]") -> None:
@@ -105,33 +111,55 @@ class Poller:
 
 
 class _Watch:
-    """A watched future and when its batch last moved."""
+    """A watched future and what its batch has gone through."""
 
     def __init__(self, future: Watched) -> None:
         self.future = future
-        self.moved_at = self._looked_at = time.monotonic()
-        self._judged = -1
+        self._looked_at = time.monotonic()
+        self.recovery = Recovery(future.stall_timeout_s, self._looked_at)
 
     def ended(self, meta: dict[str, Any] | None, source: Backend) -> bool:
-        """Settle the future, or send its batch again; true when there is no more to watch."""
-        if meta is None:
-            return self._stood_still(source) and not self.future.stalled()
-        self.moved_at = time.monotonic()
-        return self.future.settle(meta)
+        """Settle the future, or send its batch again; true when there is no more to watch.
 
-    def _stood_still(self, source: Backend) -> bool:
-        """Whether the batch made no progress for its stall time; counts anew afterwards."""
+        Raises:
+            BackendUnavailable: the broker went away; whatever was due stays due.
+        """
+        if meta is None:
+            self._look_for_progress(source)
+        else:
+            cause = self.future.settle(meta)
+            if cause is None:
+                return True
+            self.recovery.failed(cause, time.monotonic())
+        why = self.recovery.due(time.monotonic())
+        return why is not None and self._recover(why)
+
+    def _look_for_progress(self, source: Backend) -> None:
         now = time.monotonic()
         if now - self._looked_at < min(_PROGRESS_S, self.future.stall_timeout_s / 4):
-            return False
+            return
+        judged = source.progress(self.future.batch_id)
         self._looked_at = now
-        judged = source.judged(self.future.batch_id)
-        if judged != self._judged:
-            self._judged, self.moved_at = judged, now
-        if now - self.moved_at < self.future.stall_timeout_s:
-            return False
-        self.moved_at = now
-        return True
+        if judged is None:
+            self.recovery.gone(now)
+        else:
+            self.recovery.judged(judged, now)
+
+    def _recover(self, why: str) -> bool:
+        """Send the batch again, or give it up; true when there is no more to watch."""
+        if self.recovery.exhausted:
+            self.future.give_up(f"{why}; given up after {self.recovery.submissions} submissions")
+            return True
+        self.future.send_again()
+        self.recovery.sent(time.monotonic())
+        log.warning(
+            "batch %s %s; submitted again (%d of %d)",
+            self.future.batch_id,
+            why,
+            self.recovery.submissions,
+            MAX_SUBMISSIONS,
+        )
+        return False
 
 
 @lru_cache(maxsize=64)

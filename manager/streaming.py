@@ -25,7 +25,6 @@ from oyer.manager.pending import Pending, PendingScores
 from oyer.manager.score import Score, scores_of
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidInput, InvalidRollout, MissingScores
-from oyer.tasks.lengths import catalogue
 from oyer.tasks.payloads import Rollout
 
 MAX_BATCH_ROLLOUTS = 1024
@@ -98,8 +97,7 @@ class Stream:
         self._submit = submit
         self._config = config
         self._unshaped = config.model_copy(update={"length": ()})
-        needs = [catalogue.needs(item.method, item.params) for item in config.length]
-        self._needs_groups = any("group_ids" in need for need in needs)
+        self._needs_groups = any("group_ids" in item.needs for item in config.length)
         self._compares = self._needs_groups or config.reward.on_missing == "group_mean"
         # Under `reuse: off` nothing is read from the record: judging ahead would be paid twice.
         self._judges_ahead = bool(config.judges) and config.reuse != "off"
@@ -200,29 +198,39 @@ class Stream:
         while True:
             with self._changed:
                 now = time.monotonic()
-                for gathering in self._groups.take_late(now):
-                    self._give_up(gathering, now)
-                due_at = self._next_due_at(now)
-                if due_at is None and not self._changed.wait(_IDLE_S) and not self._lanes:
-                    self._thread = None
-                    return
-                if due_at is None or due_at > now:
-                    self._changed.wait(None if due_at is None else due_at - now)
+                late = self._groups.take_late(now)
+                due = self._due_lane(now)
+                if not late and due is None:
+                    if not self._wait(now):
+                        self._thread = None
+                        return
                     continue
-                lane = min(self._lanes, key=lambda lane: self._due_at(self._lanes[lane], now))
-                gathered = self._lanes.pop(lane)
-            self._send(lane, gathered)
+                gathered = None if due is None else self._lanes.pop(due)
+            for gathering in late:
+                self._give_up(gathering)
+            if due is not None and gathered is not None:
+                self._send(due, gathered)
 
-    def _next_due_at(self, now: float) -> float | None:
+    def _wait(self, now: float) -> bool:
+        """Wait for the next lane or group to be due; false after a long time with neither."""
         dues = [self._due_at(gathered, now) for gathered in self._lanes.values()]
         group_due_at = self._groups.next_due_at()
-        return min(dues if group_due_at is None else [*dues, group_due_at], default=None)
+        due_at = min(dues if group_due_at is None else [*dues, group_due_at], default=None)
+        if due_at is not None:
+            self._changed.wait(due_at - now)
+            return True
+        # A rollout may come in just as the wait ends.
+        return self._changed.wait(_IDLE_S) or bool(self._lanes)
+
+    def _due_lane(self, now: float) -> _Lane | None:
+        due = [lane for lane, gathered in self._lanes.items() if self._due_at(gathered, now) <= now]
+        return min(due, key=lambda lane: self._lanes[lane].since, default=None)
 
     def _due_at(self, gathered: _Gathered, now: float) -> float:
         full = len(gathered.members) + len(gathered.ahead) >= MAX_BATCH_ROLLOUTS
         return now if full else gathered.since + self._rate.window_s(now)
 
-    def _give_up(self, late: Gathering[tuple[_Member, _Lane]], now: float) -> None:
+    def _give_up(self, late: Gathering[tuple[_Member, _Lane]]) -> None:
         """Do with a late group what its policy says."""
         members = [member for member, _ in late.members]
         lane = late.members[0][1]
@@ -234,7 +242,9 @@ class Stream:
             self._end(members, [error] * len(members))
         else:
             shaped = late.on_timeout == "partial"
-            self._queue_group(members, _Lane(lane.run, lane.step, shaped), now)
+            with self._changed:
+                where = _Lane(lane.run, lane.step, shaped)
+                self._queue_group(members, where, time.monotonic())
 
     def _send(self, lane: _Lane, gathered: _Gathered) -> None:
         """Submit what a lane holds; with nobody waiting for it, whatever comes of it is fine."""
@@ -246,10 +256,10 @@ class Stream:
         config = self._config if lane.shaped else self._unshaped
         try:
             future = self._submit(rollouts, config, lane.run, lane.step)
-        except Exception as error:  # a thread that dies would leave every other rollout waiting
+        except Exception as error:  # noqa: BLE001 - a dead thread would leave all others waiting
             self._end(waiting, [error] * len(waiting))
             return
-        future.add_done_callback(lambda done: self._end(waiting, _outcomes(done)[: len(waiting)]))
+        future.add_done_callback(lambda done: self._end(waiting, _outcomes(done, len(waiting))))
 
     def _end(self, members: Sequence[_Member], outcomes: Sequence[Score | Exception]) -> None:
         with self._changed:
@@ -274,14 +284,15 @@ def _renew_all() -> None:
 os.register_at_fork(after_in_child=_renew_all)
 
 
-def _outcomes(future: RewardFuture) -> list[Score | Exception]:
-    """Take a batch apart; strangers share it, so only rows without a score get its error."""
+def _outcomes(future: RewardFuture, rows: int) -> list[Score | Exception]:
+    """Read a batch's first rows; strangers share it, so only rows without a score get its error."""
     try:
-        return list(scores_of(future.result(0)))
+        return [*scores_of(future.result(0))[:rows]]
     except MissingScores as error:
-        return [score if score.trainable else error for score in scores_of(error.batch)]
-    except Exception as error:
-        return _Everywhere(error)
+        scores = scores_of(error.batch)[:rows]
+        return [score if score.trainable else error for score in scores]
+    except Exception as error:  # noqa: BLE001 - whatever the batch failed with, its rows say so
+        return [error] * rows
 
 
 def _identity(rollout: Rollout, where: Where, sample_id: str | None) -> Identity:

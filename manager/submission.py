@@ -1,13 +1,13 @@
 """Turns rollouts into what travels: manifest, columns and packed chunks; pure."""
 
-import json
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
-from oyer.manager.chunks import chunk_sizes
-from oyer.tasks import payloads
+from oyer.manager.chunks import bytes_of, chunk_sizes, split_groups
+from oyer.tasks import payloads, token_ids
 from oyer.tasks.config import RewardConfig, plan_of
 from oyer.tasks.payloads import Columns, Manifest, Rollout
 
@@ -22,6 +22,8 @@ class Submission:
     manifest: Manifest
     columns: Columns
     chunks: list[bytes]
+    token_ids: list[bytes]
+    """By chunk; empty where no length method looks at them."""
 
     @property
     def verdicts(self) -> int:
@@ -44,40 +46,62 @@ def prepare(
         for name, endpoint in config.endpoints.items()
         if any(judge.endpoint == name for judge in config.judges)
     ]
+    falls_back = any(judge.fallback for judge in config.judges)
+    group_ids = [None if row.group_id is None else str(row.group_id) for row in rows]
     counts = chunk_sizes(
-        [_bytes_of(row) for row in rows],
+        [bytes_of(row) for row in rows],
         in_flight=sum(in_flight) or _DEFAULT_IN_FLIGHT,
-        judges=len(config.judges),
+        calls=sum(judge.samples for judge in config.judges),
+        group_ids=group_ids if falls_back else None,
     )
-    spans = [(sum(counts[:k]), count) for k, count in enumerate(counts)]
+    spans = list(zip(accumulate(counts, initial=0), counts, strict=False))
+    packed_ids = _token_ids(rollouts, config, spans)
     now = time.time()
     manifest = Manifest(
         batch_id=str(uuid.uuid4()),
         run=run,
-        step=step,
+        step=None if step is None else int(step),
         submitted_at=now,
         deadline=now + config.deadline_s,
         plan=plan_of(config),
         chunks=spans,
+        length_follows_judges=config.length_follows_judges,
+        token_ids=bool(packed_ids),
+        split_groups=split_groups(group_ids, spans) if falls_back else [],
     )
+    keys = {key for item in config.length for key in item.metadata_keys.values()}
     columns = Columns(
-        group_ids=[None if row.group_id is None else str(row.group_id) for row in rows],
+        group_ids=group_ids,
         base_score=[row.base_score for row in rows],
         correct=[row.correct for row in rows],
         truncated=[row.truncated for row in rows],
         response_tokens=[row.response_tokens for row in rows],
+        metadata={key: [row.metadata.get(key) for row in rows] for key in sorted(keys)},
     )
     chunks = [payloads.encode_rollouts(rows[start : start + count]) for start, count in spans]
-    return Submission(manifest, columns, chunks)
+    return Submission(manifest, columns, chunks, packed_ids)
+
+
+def _token_ids(
+    rollouts: Sequence[Rollout], config: RewardConfig, spans: Sequence[tuple[int, int]]
+) -> list[bytes]:
+    """Pack token ids by chunk, where a length method looks at them and every row has some."""
+    wanted = any(item.takes_token_ids for item in config.length)
+    if not wanted or any(rollout.token_ids is None for rollout in rollouts):
+        return []
+    rows = [token_ids.checked(rollout.token_ids) for rollout in rollouts]
+    return [token_ids.encode(rows[start : start + count]) for start, count in spans]
 
 
 def _plain(rollout: Rollout) -> Rollout:
-    """Drop numpy scalars, and take the base score from `correct` where it is left out."""
+    """Drop numpy scalars, and take what is left out from what says it: `correct`, `token_ids`."""
     correct = None if rollout.correct is None else bool(rollout.correct)
     base = rollout.base_score
     if base is None and correct is not None:
         base = float(correct)
     tokens = rollout.response_tokens
+    if tokens is None and rollout.token_ids is not None:
+        tokens = len(rollout.token_ids)
     return Rollout(
         prompt=rollout.prompt,
         response=rollout.response,
@@ -89,8 +113,3 @@ def _plain(rollout: Rollout) -> Rollout:
         reference=rollout.reference,
         metadata=rollout.metadata,
     )
-
-
-def _bytes_of(row: Rollout) -> int:
-    prompt = row.prompt if isinstance(row.prompt, str) else json.dumps(row.prompt)
-    return len(prompt) + len(row.response) + len(row.reference or "")

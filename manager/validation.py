@@ -1,15 +1,22 @@
 """Refuses rollouts that cannot be scored, naming the row and the field; pure."""
 
-import json
-import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
+from oyer.manager.chunks import bytes_of
+from oyer.manager.needs import Need, needs_of
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidRollout
-from oyer.tasks.lengths import catalogue
 from oyer.tasks.payloads import Rollout
+
+_MAX_DEPTH = 64
+"""Levels of nested lists and mappings in metadata and messages; the encoder bears about 250."""
+
+_LARGEST_SCORE = float(np.finfo(np.float32).max)
+"""Rewards are float32."""
 
 
 def check(rollouts: Sequence[Rollout], config: RewardConfig) -> None:
@@ -22,14 +29,14 @@ def check(rollouts: Sequence[Rollout], config: RewardConfig) -> None:
         raise InvalidRollout("rollouts: is a list of Rollout")
     if not rollouts:
         raise InvalidRollout("rollouts: the batch is empty; hand over at least one rollout")
-    needs = {need for item in config.length for need in catalogue.METHODS[item.method].needs}
+    needs = needs_of(config)
     for row, rollout in enumerate(rollouts):
         problem = _problem(rollout, config, needs)
         if problem:
             raise InvalidRollout(f"rollouts[{row}].{problem}")
 
 
-def _problem(rollout: Any, config: RewardConfig, needs: set[str]) -> str | None:
+def _problem(rollout: Any, config: RewardConfig, needs: Sequence[Need]) -> str | None:
     """Name the first field that is wrong, or return None."""
     if not isinstance(rollout, Rollout):
         return f"__class__: is {type(rollout).__name__}; hand over oyer.manager.Rollout"
@@ -46,70 +53,83 @@ def _text_problem(rollout: Rollout, max_bytes: int) -> str | None:
         return "response: is missing; give the completion as text"
     if isinstance(rollout.prompt, list):
         for i, message in enumerate(rollout.prompt):
-            if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            if not (
+                isinstance(message, dict)
+                and isinstance(message.get("role"), str)
+                and _text_keys(message)
+            ):
                 return f'prompt[{i}]: is no chat message; give {{"role": …, "content": …}}'
     elif not isinstance(rollout.prompt, str):
         return "prompt: is text or a list of chat messages"
     if rollout.reference is not None and not isinstance(rollout.reference, str):
         return "reference: is text, or None"
-    if not isinstance(rollout.metadata, dict):
-        return "metadata: is a dict of JSON values"
+    if not isinstance(rollout.metadata, dict) or not _text_keys(rollout.metadata):
+        return "metadata: is a dict of JSON values with text as keys"
     try:
-        prompt = _text(rollout.prompt)
-        json.dumps(rollout.metadata, allow_nan=False)
-        size = sum(len(t.encode()) for t in (prompt, rollout.response, rollout.reference or ""))
+        size = bytes_of(rollout)
     except UnicodeEncodeError:
-        return "response: or prompt or reference holds a lone surrogate; it is no valid text"
+        return "response: or another text holds a lone surrogate; it is no valid text"
     except (TypeError, ValueError, RecursionError):
         return "metadata: or prompt holds a value that JSON cannot; use strings and finite numbers"
+    if _nests_deeper(rollout.metadata, _MAX_DEPTH) or _nests_deeper(rollout.prompt, _MAX_DEPTH):
+        return f"metadata: or prompt nests deeper than {_MAX_DEPTH} levels; flatten it"
     if size > max_bytes:
         return (
-            f"response: prompt, response and reference are {size} bytes together,"
+            f"response: prompt, response, reference and metadata are {size} bytes together,"
             f" more than max_rollout_bytes = {max_bytes}; shorten them or raise the limit"
         )
     return None
 
 
-def _text(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, allow_nan=False)
+def _text_keys(value: dict[Any, Any]) -> bool:
+    return all(isinstance(key, str) for key in value)
+
+
+def _nests_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, (dict, list, tuple)):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_nests_deeper(item, levels - 1) for item in inner)
 
 
 def _number_problem(rollout: Rollout) -> str | None:
-    score, tokens = rollout.base_score, rollout.response_tokens
+    score, tokens, ids = rollout.base_score, rollout.response_tokens, rollout.token_ids
     if score is not None and (
-        not isinstance(score, Real) or isinstance(score, bool) or not math.isfinite(float(score))
+        # Written so that NaN, which compares as false, is refused.
+        not isinstance(score, Real) or isinstance(score, bool) or not abs(score) <= _LARGEST_SCORE
     ):
         return f"base_score: is {score!r}; give a finite number, or leave it out"
     if tokens is not None and (
         not isinstance(tokens, Integral) or isinstance(tokens, bool) or not 0 <= tokens < 2**31
     ):
         return f"response_tokens: is {tokens!r}; give a count, or leave it out"
+    if ids is not None and (not isinstance(ids, Sized) or isinstance(ids, (str, bytes))):
+        return "token_ids: is a sequence of the response's token ids, or None"
     return None
 
 
 def _flag_problem(rollout: Rollout) -> str | None:
-    if rollout.correct is not None and not isinstance(rollout.correct, bool):
+    if rollout.correct is not None and not isinstance(rollout.correct, (bool, np.bool_)):
         return f"correct: is {rollout.correct!r}; give True, False or None"
-    if not isinstance(rollout.truncated, bool):
+    if not isinstance(rollout.truncated, (bool, np.bool_)):
         return f"truncated: is {rollout.truncated!r}; give True or False"
     group_id = rollout.group_id
-    if group_id is not None and (not isinstance(group_id, (str, int)) or group_id == ""):
+    if group_id is not None and (not isinstance(group_id, (str, Integral)) or group_id == ""):
         return f"group_id: is {group_id!r}; give the prompt's uid as text or a whole number"
+    if isinstance(group_id, str) and not _encodable(group_id):
+        return "group_id: holds a lone surrogate; it is no valid text"
     return None
 
 
-def _need_problem(rollout: Rollout, config: RewardConfig, needs: set[str]) -> str | None:
-    if not config.length:
-        return None
-    if "group_ids" in needs and rollout.group_id is None:
-        return "group_id: is missing; the length method compares the rollouts of one prompt"
-    if "correct" in needs and rollout.correct is None and rollout.base_score is None:
-        return "correct: is missing; the length method needs it"
-    if (
-        "lengths" in needs
-        and rollout.response_tokens is None
-        and rollout.token_ids is None
-        and config.tokenizer is None
-    ):
-        return "response_tokens: is missing; give the count, or set `tokenizer` in the config"
-    return None
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _need_problem(rollout: Rollout, config: RewardConfig, needs: Sequence[Need]) -> str | None:
+    if rollout.group_id is None and config.reward.on_missing == "group_mean":
+        return "group_id: is missing; `on_missing: group_mean` is the mean of one prompt's group"
+    return next(filter(None, (need(rollout) for need in needs)), None)

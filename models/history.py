@@ -79,6 +79,15 @@ def usage_of(conn: Connection, batch_id: str) -> Usage:
     return cast(Usage, _rows(conn, query.select_from(Attempt))[0])
 
 
+def cost_of_run(conn: Connection, run: str) -> float:
+    """Return what all attempts of a run have cost, in US dollars."""
+    cost = select(func.coalesce(func.sum(Attempt.cost_usd), 0.0)).select_from(Batch).join(Run)
+    cost = cost.join(
+        Attempt, (Attempt.submitted_at == Batch.submitted_at) & (Attempt.batch_id == Batch.id)
+    )
+    return float(conn.scalar(cost.where(Run.name == run)) or 0.0)
+
+
 def batch(conn: Connection, batch_id: str) -> BatchState | None:
     """Return one batch as the ledger shows it, or none."""
     found = _states(conn, _batches().where(Batch.id == batch_id))

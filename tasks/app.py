@@ -24,7 +24,7 @@ def make_app(broker_url: str, *, result_expires_s: int = 86_400) -> Celery:
     """Build the app for one broker.
 
     Args:
-        broker_url: `redis://…`, `rediss://…` or `redis+socket://…`.
+        broker_url: `redis://…` or `rediss://…`.
         result_expires_s: how long results and chord state stay in Redis, in seconds.
     """
     app = Celery("oyer", set_as_current=False, include=[])

@@ -1,4 +1,4 @@
-"""The workers' Celery app (`celery -A oyer.tasks worker -Q judge -P gevent`) and its three tasks.
+"""The workers' Celery app (`celery -A oyer.tasks worker -Q judge -P gevent`) and its tasks.
 
 Each task is a thin wrapper: the body's module loads on the workers of its queue only, so
 that a judge worker holds no torch and a length worker no HTTP client.
@@ -8,14 +8,18 @@ from importlib import import_module
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import WorkerShutdown
 from celery.signals import setup_logging, worker_ready, worker_shutdown
+from celery.utils.log import get_logger
 
-from oyer.tasks import names, presence
+from oyer.tasks import names, presence, shutdown
 from oyer.tasks.app import make_app
 from oyer.tasks.errors import InvalidConfig, MessageRefused
 from oyer.tasks.logs import configure_logging
 from oyer.tasks.payloads import WIRE_VERSION
 from oyer.tasks.settings import load_config
+
+log = get_logger(__name__)
 
 _BODIES = {
     names.JUDGE_QUEUE: "oyer.tasks.judge",
@@ -31,6 +35,7 @@ def _worker_app() -> Celery:
             "broker.url: is not set; give the workers the broker of the trainers, e.g."
             " OYER_BROKER__URL=redis://localhost:6379/0, or run `oyer up`"
         )
+    shutdown.install(config.grace_s)
     return make_app(config.broker.url, result_expires_s=config.broker.result_expires_s)
 
 
@@ -47,8 +52,8 @@ def judge_chunk(*, v: int, batch_id: str, chunk: int) -> dict[str, Any]:
 
 
 @app.task(name=names.LENGTH_TASK, shared=False, ignore_result=True)
-def length_batch(*parts: Any, v: int, batch_id: str) -> dict[str, Any]:
-    """Compute the length terms of a batch."""
+def length_batch(parts: list[dict[str, Any]] | None = None, *, v: int, batch_id: str) -> Any:
+    """Compute the length terms of a batch, beside the judges or from what they said."""
     _check_version(v)
     from oyer.tasks.length import length_batch as body
 
@@ -62,6 +67,15 @@ def combine_batch(parts: list[dict[str, Any]], *, v: int, batch_id: str) -> dict
     from oyer.tasks.combine import combine_batch as body
 
     return body(batch_id, parts)
+
+
+@app.task(name=names.RECALL_TASK, shared=False)
+def recall_batch(*, v: int, batch_id: str) -> dict[str, Any]:
+    """Return a batch's rewards from the record."""
+    _check_version(v)
+    from oyer.tasks.recall import recall_batch as body
+
+    return body(batch_id)
 
 
 def _check_version(version: int) -> None:
@@ -81,9 +95,14 @@ def _set_up_logging(loglevel: int = 0, **_: Any) -> None:
 def _announce(sender: Any, **_: Any) -> None:
     """Load what this worker's queues need, then say that it is there."""
     queues = [name for name in names.QUEUES if name in sender.app.amqp.queues.consume_from]
-    for queue in queues:
-        import_module(_BODIES[queue]).warm_up()
-    presence.announce(queues)
+    try:
+        for queue in queues:
+            import_module(_BODIES[queue]).warm_up()
+        presence.announce(queues)
+    except Exception as error:
+        # Celery would log it and go on, and a worker that cannot work would take messages.
+        log.critical("this worker cannot work and ends", exc_info=True)
+        raise WorkerShutdown(1) from error
 
 
 @worker_shutdown.connect

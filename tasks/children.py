@@ -9,12 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 Report = Callable[[str, str], None]
 """Told about each part: its name and its state."""
-
-GRACE_S = 20.0
-"""Time that a child has to finish its calls after SIGTERM before it is killed."""
 
 RESTART_PAUSE_S = 1.0
 """A child that died is started again after this long, and at most this often."""
@@ -39,7 +37,7 @@ class Child:
         *,
         log_folder: Path | None = None,
         stdin: str | None = None,
-        grace_s: float | None = GRACE_S,
+        grace_s: float | None = None,
     ) -> None:
         """Describe a child; `start` runs it.
 
@@ -72,7 +70,7 @@ class Child:
 
     def start(self) -> None:
         """Start, or start again; a session of its own keeps a terminal's Ctrl-C away."""
-        with self._log.open("ab") if self._log else contextlib.nullcontext(sys.stderr) as output:
+        with self._output() as output:
             self._process = subprocess.Popen(
                 self._argv,
                 env=self._environ,
@@ -80,13 +78,19 @@ class Child:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one libc call, no lock
             )
         if self._stdin is not None:
             assert self._process.stdin is not None
             # A child that ended already is noticed by `ended`, with its log.
             with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
                 pipe.write(self._stdin.encode())
+
+    def _output(self) -> contextlib.AbstractContextManager[IO[Any]]:
+        if self._log is None:
+            return contextlib.nullcontext(sys.stderr)
+        # A log holds one run of the parent, restarts of the child included.
+        return self._log.open("ab" if self._process else "wb")
 
     def ended(self) -> bool:
         """Whether the process has ended."""

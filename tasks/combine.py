@@ -3,7 +3,7 @@
 It takes parts in any order, more than once, and reads from the record what is missing.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,13 +13,14 @@ from celery.utils.log import get_logger
 from oyer.models import history, record
 from oyer.models.rows import BatchKey, RewardRow, StoredReward, Usage
 from oyer.tasks import process
-from oyer.tasks.compose import Composed, Verdicts, compose, missing
+from oyer.tasks.compose import Composed, compose, missing, verdicts_of
 from oyer.tasks.errors import BatchFailed
-from oyer.tasks.outcome import Outcome
-from oyer.tasks.parts import JudgePart, LengthPart, read_parts
+from oyer.tasks.outcome import Float32s, Outcome
+from oyer.tasks.parts import Floats, JudgePart, LengthPart, check_chunks, read_parts
 from oyer.tasks.patience import patiently
 from oyer.tasks.payloads import Columns, Manifest
 from oyer.tasks.plan import Plan, read_plan
+from oyer.tasks.recall import recorded_outcome
 
 log = get_logger(__name__)
 
@@ -39,26 +40,14 @@ def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
     manifest, columns = exchange.manifest(batch_id), exchange.columns(batch_id)
     plan = read_plan(manifest)
     judge_parts, length_part = read_parts(parts)
-    _check_complete(manifest, plan, judge_parts, length_part)
+    check_chunks(manifest, judge_parts)
+    if plan.length and length_part is None:
+        raise BatchFailed(f"batch {batch_id}: its length terms did not arrive")
     composed = _compose(plan, columns, judge_parts, length_part)
-    outcome = _outcome(batch_id, composed, judge_parts)
+    outcome = _outcome(batch_id, composed, judge_parts, length_part or LengthPart())
     recorded = _record(manifest, outcome)
     exchange.discard(manifest)
     return recorded.to_wire()
-
-
-def _check_complete(
-    manifest: Manifest,
-    plan: Plan,
-    judge_parts: Mapping[int, JudgePart],
-    length_part: LengthPart | None,
-) -> None:
-    late = [k for k in range(len(manifest.chunks)) if k not in judge_parts]
-    what = [f"chunks {late[:10]}"] if late else []
-    if plan.length and length_part is None:
-        what.append("length terms")
-    if what:
-        raise BatchFailed(f"batch {manifest.batch_id}: {' and '.join(what)} did not arrive")
 
 
 def _compose(
@@ -67,26 +56,27 @@ def _compose(
     judge_parts: Mapping[int, JudgePart],
     length_part: LengthPart | None,
 ) -> Composed:
-    chunks = [judge_parts[k] for k in sorted(judge_parts)]
-    verdicts = {
-        judge.name: Verdicts(
-            scores=np.array([s for part in chunks for s in part.scores[judge.name]], dtype=float),
-            statuses=[s for part in chunks for s in part.statuses[judge.name]],
-        )
-        for judge in plan.judges
-    }
+    shaped = length_part or LengthPart()
     return compose(
         base_score=np.array(columns.base_score, dtype=float),
         group_ids=columns.group_ids,
         judges=plan.judges,
-        verdicts=verdicts,
-        added=length_part.added if length_part else {},
-        multiplied=length_part.multiplied if length_part else {},
+        verdicts=verdicts_of(judge_parts, plan.judges),
         rules=plan.reward,
+        correct=columns.correctness,
+        added=shaped.added,
+        multiplied=shaped.multiplied,
+        changed=shaped.changed,
+        kept=shaped.kept,
     )
 
 
-def _outcome(batch_id: str, composed: Composed, judge_parts: Mapping[int, JudgePart]) -> Outcome:
+def _outcome(
+    batch_id: str,
+    composed: Composed,
+    judge_parts: Mapping[int, JudgePart],
+    length_part: LengthPart,
+) -> Outcome:
     usage: dict[str, float] = {}
     first_errors: dict[str, str] = {}
     for part in judge_parts.values():
@@ -100,16 +90,23 @@ def _outcome(batch_id: str, composed: Composed, judge_parts: Mapping[int, JudgeP
         judge_scores=composed.judge_scores.astype(np.float32),
         mask=composed.mask,
         statuses=composed.statuses,
-        terms={name: term.astype(np.float32) for name, term in composed.terms.items()},
+        terms=_float32s(composed.terms),
         usage=usage,
         first_errors=first_errors,
+        advantages=_float32s(length_part.advantages),
+        history=_float32s(length_part.history),
     )
+
+
+def _float32s(arrays: Mapping[str, Floats]) -> dict[str, Float32s]:
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
 def _record(manifest: Manifest, outcome: Outcome) -> Outcome:
     """Put rewards on record; where an earlier run of this task did, its rewards stand."""
     now = datetime.now(UTC)
-    rows = [_reward_row(outcome, i, now) for i in range(len(outcome.rewards))]
+    columns = outcome.recorded
+    rows = [_reward_row(outcome, columns, i, now) for i in range(len(outcome.rewards))]
     key = BatchKey(datetime.fromtimestamp(manifest.submitted_at, UTC), manifest.batch_id)
     counts = {s: outcome.statuses.count(s) for s in sorted(set(outcome.statuses))}
 
@@ -138,15 +135,19 @@ def _record(manifest: Manifest, outcome: Outcome) -> Outcome:
     gaps = len(missing(outcome.statuses))
     if gaps:
         log.warning("batch %s: %d of %d without a score", manifest.batch_id, gaps, len(rows))
-    return _as_recorded(outcome, stored) if stored else outcome
+    if not stored:
+        return outcome
+    return recorded_outcome(outcome.batch_id, stored, outcome.usage, outcome.first_errors)
 
 
-def _reward_row(outcome: Outcome, i: int, now: datetime) -> RewardRow:
+def _reward_row(
+    outcome: Outcome, columns: Mapping[str, Float32s], i: int, now: datetime
+) -> RewardRow:
     return {
         "rollout_index": i,
         "status": outcome.statuses[i],
         "trainable": bool(outcome.mask[i]),
-        "terms": {name: _number(term[i]) for name, term in outcome.terms.items()},
+        "terms": {name: _number(values[i]) for name, values in columns.items()},
         "created_at": now,
         "reward": float(outcome.rewards[i]),
         "unshaped_reward": float(outcome.unshaped_rewards[i]),
@@ -156,20 +157,3 @@ def _reward_row(outcome: Outcome, i: int, now: datetime) -> RewardRow:
 
 def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _as_recorded(outcome: Outcome, stored: Sequence[StoredReward]) -> Outcome:
-    def floats(values: Iterable[float | None]) -> Any:
-        return np.array([np.nan if v is None else v for v in values], dtype=np.float32)
-
-    return Outcome(
-        batch_id=outcome.batch_id,
-        rewards=floats(row["reward"] for row in stored),
-        unshaped_rewards=floats(row["unshaped_reward"] for row in stored),
-        judge_scores=floats(row["judge_score"] for row in stored),
-        mask=np.array([row["trainable"] for row in stored], dtype=bool),
-        statuses=[row["status"] for row in stored],
-        terms={name: floats(row["terms"].get(name) for row in stored) for name in outcome.terms},
-        usage=outcome.usage,
-        first_errors=outcome.first_errors,
-    )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from oyer.tasks import names
 from oyer.tasks.errors import InvalidInput
+from oyer.tasks.lengths.device import visible_gpus
 
 POOLS = {
     names.JUDGE_QUEUE: "gevent",
@@ -35,7 +36,7 @@ def worker_argv(
         raise InvalidInput(f"worker kind {kind!r}: is one of {', '.join(names.QUEUES)}")
     if concurrency is not None and concurrency < 1:
         raise InvalidInput(f"--concurrency {concurrency}: is at least 1")
-    argv = [sys.executable, "-m", "celery", "-A", "oyer.tasks", "worker", "-Q", kind]
+    argv = [sys.executable, "-m", "celery", "--quiet", "-A", "oyer.tasks", "worker", "-Q", kind]
     argv += ["-P", POOLS[kind], "-c", str(concurrency or DEFAULT_CONCURRENCY[kind])]
     argv += ["-n", f"{name}@%h", "--loglevel", loglevel]
     # A solo worker's second message would wait behind the first while a neighbour idles.
@@ -61,12 +62,17 @@ def device_environment(device: str | None, environ: Mapping[str, str]) -> dict[s
     if kind != "cuda" or not index.isdecimal():
         raise InvalidInput(f"--device {device!r}: is `cpu` or `cuda:N`, e.g. cuda:0")
     visible = environ.get("CUDA_VISIBLE_DEVICES")
-    chosen = visible.split(",") if visible else None
+    chosen = None if visible is None else [name for name in visible.split(",") if name]
     if chosen is not None and int(index) >= len(chosen):
         raise InvalidInput(
             f"--device {device}: CUDA_VISIBLE_DEVICES={visible} shows {len(chosen)} device(s)"
         )
     return {**environ, "CUDA_VISIBLE_DEVICES": chosen[int(index)] if chosen else index}
+
+
+def devices() -> list[str | None]:
+    """Name a device for each length worker of this host: one per GPU; without one, torch's choice."""
+    return [f"cuda:{i}" for i in range(visible_gpus())] or [None]
 
 
 def cores() -> int:

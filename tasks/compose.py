@@ -1,9 +1,10 @@
 """Composes rewards from their terms (DESIGN section 3); pure, over numpy arrays.
 
-`reward = Π multipliers · (base_score + Σ weight_j · judge_j) + Σ weight_k · length_term_k`
+`reward = gate · Π multipliers · (base_score + Σ weight_j · judge_j) + Σ weight_k · length_term_k`
 
 - A missing score is NaN and a mask, never 0; the failure policy says what stands in for it.
-- Terms are contributions: without multipliers they add up to the reward.
+- Terms are contributions: without gate and multipliers they add up to the reward.
+- A length method that makes the whole reward contributes the change to what it replaces.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,19 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from oyer.tasks.conditions import Condition
 from oyer.tasks.config import JudgeConfig, RewardRules
+from oyer.tasks.panel import Verdicts, completed
+from oyer.tasks.parts import Floats, JudgePart
 from oyer.tasks.statuses import NOT_CALLED, Status
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """One judge's verdicts on a batch, `[N]` each."""
-
-    scores: Floats
-    """On the judge's scale; NaN where there is none."""
-    statuses: list[str]
 
 
 @dataclass(frozen=True)
@@ -41,6 +34,25 @@ class Composed:
     """True where the reward may be trained on."""
     statuses: list[str]
     terms: dict[str, Floats] = field(default_factory=dict)
+    summands: dict[str, Floats] = field(default_factory=dict)
+    """What adds up to the rewards: the terms with gate and multipliers in them."""
+    scores: dict[str, Floats] = field(default_factory=dict)
+    """What conditions and length methods call `base_score`, `judge`, `judge:<name>` and
+    `unshaped_reward`. A gated rollout has the lowest of the judge's scale."""
+
+
+def verdicts_of(
+    parts: Mapping[int, JudgePart], judges: Sequence[JudgeConfig]
+) -> dict[str, Verdicts]:
+    """Put the verdicts on a batch's chunks together, by judge name."""
+    chunks = [parts[k] for k in sorted(parts)]
+    return {
+        judge.name: Verdicts(
+            scores=np.array([s for part in chunks for s in part.scores[judge.name]], dtype=float),
+            statuses=[s for part in chunks for s in part.statuses[judge.name]],
+        )
+        for judge in judges
+    }
 
 
 def compose(
@@ -49,9 +61,12 @@ def compose(
     group_ids: Sequence[str | None],
     judges: Sequence[JudgeConfig],
     verdicts: Mapping[str, Verdicts],
-    added: Mapping[str, Floats],
-    multiplied: Mapping[str, Floats],
     rules: RewardRules,
+    correct: Sequence[bool | None] = (),
+    added: Mapping[str, Floats] | None = None,
+    multiplied: Mapping[str, Floats] | None = None,
+    changed: Mapping[str, Floats] | None = None,
+    kept: NDArray[np.bool_] | None = None,
 ) -> Composed:
     """Compose the rewards of a batch.
 
@@ -60,36 +75,87 @@ def compose(
         group_ids: `[N]`, for `on_missing: group_mean`.
         judges: whose verdicts count, in order.
         verdicts: by judge name; a judge without verdicts is missing on every row.
+        rules: gate and failure policy.
+        correct: `[N]`, for `zero_unless: correct`.
         added: weighted length terms by name, `[N]` each; NaN where undefined.
         multiplied: length multipliers by name, `[N]` each.
-        rules: gate and failure policy.
+        changed: changes to base score and judges by methods that make the whole reward.
+        kept: `[N]`, false where a length method leaves the row out of training.
     """
     n = len(base_score)
+    verdicts = completed(judges, verdicts, rules.min_valid_judges)
     base = np.nan_to_num(base_score, nan=0.0)
-    terms: dict[str, Floats] = {"base_score": base}
-    judged = np.zeros(n)
-    for judge in judges:
-        contribution = judge.weight * _filled(verdicts[judge.name], group_ids, rules)
-        judged = judged + contribution
-        if len(judges) > 1:
-            terms[f"judge:{judge.name}"] = contribution
-    terms["judge"] = judged
-    unshaped = base + judged
-    rewards = unshaped
-    for name, factor in multiplied.items():
-        terms[name] = factor
-        rewards = rewards * factor
-    for name, term in added.items():
-        terms[name] = term
-        rewards = rewards + term
+    shares = {
+        "judge" if len(judges) == 1 else f"judge:{judge.name}": judge.weight
+        * _filled(verdicts[judge.name], group_ids, rules)
+        for judge in judges
+    }
+    judged = sum(shares.values(), np.zeros(n))
+    statuses = _statuses(judges, verdicts, n)
+    scores = _scores(base_score, base + judged, judges, verdicts, statuses)
+    factors = {**_gate(rules, scores, statuses, correct), **(multiplied or {})}
+    factor = np.prod([np.ones(n), *factors.values()], axis=0)
+    inner = {"base_score": base, **shares, **(changed or {})}
+    summands = {name: factor * term for name, term in inner.items()} | dict(added or {})
+    rewards = np.sum(list(summands.values()), axis=0)
     return Composed(
         rewards=rewards,
-        unshaped_rewards=unshaped,
-        judge_scores=_mean_score(judges, verdicts, n),
-        mask=np.isfinite(rewards),
-        statuses=_statuses(judges, verdicts, n),
-        terms=terms,
+        unshaped_rewards=base + judged,
+        judge_scores=_mean_score(judges, {j.name: verdicts[j.name].scores for j in judges}, n),
+        mask=np.isfinite(rewards) if kept is None else np.isfinite(rewards) & kept,
+        statuses=statuses,
+        terms={**inner, "judge": judged, **factors, **(added or {})},
+        summands=summands,
+        scores=scores,
     )
+
+
+def meets(condition: Condition, scores: Mapping[str, Floats], statuses: Sequence[str]) -> Floats:
+    """Say for `[N]` rollouts whether a condition holds: 1 or 0, NaN where nobody knows.
+
+    A rollout that is not judged for its base score meets no condition on a judge.
+    """
+    held = condition.holds(scores[condition.source])
+    if condition.source.startswith("judge"):
+        held[_gated(statuses)] = 0.0
+    return held
+
+
+def _gate(
+    rules: RewardRules,
+    scores: Mapping[str, Floats],
+    statuses: Sequence[str],
+    correct: Sequence[bool | None],
+) -> dict[str, Floats]:
+    if rules.zero_unless is None:
+        return {}
+    if rules.zero_unless == "correct":
+        return {"gate": np.array(correct, dtype=float)}
+    return {"gate": meets(Condition.parse(rules.zero_unless), scores, statuses)}
+
+
+def _scores(
+    base_score: Floats,
+    unshaped: Floats,
+    judges: Sequence[JudgeConfig],
+    verdicts: Mapping[str, Verdicts],
+    statuses: Sequence[str],
+) -> dict[str, Floats]:
+    gated = _gated(statuses)
+    judged = {
+        judge.name: np.where(gated, judge.counted_scale[0], verdicts[judge.name].scores)
+        for judge in judges
+    }
+    return {
+        "base_score": base_score,
+        "unshaped_reward": unshaped,
+        "judge": _mean_score(judges, judged, len(base_score)),
+        **{f"judge:{name}": scores for name, scores in judged.items()},
+    }
+
+
+def _gated(statuses: Sequence[str]) -> NDArray[np.bool_]:
+    return np.array([status == Status.GATED for status in statuses], dtype=bool)
 
 
 def missing(statuses: Sequence[str]) -> list[int]:
@@ -112,25 +178,23 @@ def _filled(verdict: Verdicts, group_ids: Sequence[str | None], rules: RewardRul
     return scores
 
 
-def _group_means(
-    verdict: Verdicts, group_ids: Sequence[str | None]
-) -> dict[str | None, np.float64]:
+def _group_means(verdict: Verdicts, group_ids: Sequence[str | None]) -> dict[str | None, float]:
     groups: dict[str | None, list[float]] = {}
     for group_id, score, status in zip(group_ids, verdict.scores, verdict.statuses, strict=True):
         if status == Status.SCORED:
             groups.setdefault(group_id, []).append(score)
-    return {group_id: np.mean(scores) for group_id, scores in groups.items()}
+    return {group_id: float(np.mean(scores)) for group_id, scores in groups.items()}
 
 
-def _mean_score(judges: Sequence[JudgeConfig], verdicts: Mapping[str, Verdicts], n: int) -> Floats:
+def _mean_score(judges: Sequence[JudgeConfig], scores: Mapping[str, Floats], n: int) -> Floats:
     if not judges:
         return np.full(n, np.nan)
     if len(judges) == 1:
-        return verdicts[judges[0].name].scores
+        return scores[judges[0].name]
     weights = np.array([abs(judge.weight) for judge in judges])
     weights = weights if weights.any() else np.ones_like(weights)
-    scores = np.stack([verdicts[judge.name].scores for judge in judges])
-    return np.asarray(np.average(scores, axis=0, weights=weights))
+    stacked = np.stack([scores[judge.name] for judge in judges])
+    return np.asarray(np.average(stacked, axis=0, weights=weights))
 
 
 def _statuses(judges: Sequence[JudgeConfig], verdicts: Mapping[str, Verdicts], n: int) -> list[str]:

@@ -3,181 +3,65 @@
 The trainer and the workers read the same file; `endpoints` serve the workers only.
 """
 
-import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from oyer.tasks.conditions import Condition
+from oyer.tasks.judge_config import (
+    BaseUrl,
+    EndpointConfig,
+    Fallback,
+    JudgeConfig,
+    Price,
+    Section,
 )
+from oyer.tasks.length_config import LengthConfig, check_lengths, check_source, follows_judges
 
-from oyer.tasks.judging import rubrics
-from oyer.tasks.lengths import catalogue
-
-
-class _Section(BaseModel):
-    """A part of the configuration: unknown keys are refused, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-def _no_key_value(name: str | None) -> str | None:
-    if name is not None and not name.replace("_", "").isalnum():
-        raise ValueError("is the *name* of an environment variable of the workers, never a key")
-    return name
-
-
-class BaseUrl(_Section):
-    """One of several servers behind an endpoint."""
-
-    url: str = Field(pattern=r"^https?://")
-    """Up to and without `/chat/completions`."""
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
-    """Share of the calls, relative to the others."""
+__all__ = [
+    "BaseUrl",
+    "BrokerConfig",
+    "Budget",
+    "EndpointConfig",
+    "Fallback",
+    "JudgeConfig",
+    "LengthConfig",
+    "Price",
+    "RewardConfig",
+    "RewardRules",
+    "StoreConfig",
+    "plan_of",
+]
 
 
-class Price(_Section):
-    """What a model costs, in US dollars per million tokens."""
+STALL_CALLS = 3
+"""Calls that may time out one after the other before a batch is taken to stand still."""
 
-    prompt_usd: float = Field(ge=0, allow_inf_nan=False)
-    """Per million prompt tokens."""
-    completion_usd: float = Field(ge=0, allow_inf_nan=False)
-    """Per million completion tokens."""
+MIN_STALL_S = 30.0
+"""A killed worker's messages come back by themselves within 13 s: sooner only repeats them."""
 
 
-class EndpointConfig(_Section):
-    """An OpenAI-compatible server, as the workers reach it."""
-
-    base_url: str | None = Field(None, pattern=r"^https?://")
-    """Up to and without `/chat/completions`, e.g. `https://api.deepseek.com/v1`."""
-    base_urls: tuple[BaseUrl, ...] = ()
-    """Several servers in place of `base_url`; one that fails is left alone for a while."""
-    api_key_env: Annotated[str | None, AfterValidator(_no_key_value)] = None
-    """Name of the workers' environment variable that holds the key; none for open servers."""
-    max_in_flight: int = Field(64, ge=1, le=100_000)
-    """Calls under way at once, over all workers and hosts together."""
-    timeout_s: float = Field(60.0, gt=0)
-    """Longest time that one attempt may take, in seconds."""
-    max_attempts: int = Field(4, ge=1, le=20)
-    """HTTP requests made for one judgement before it is given up."""
-    requests_per_minute: int | None = Field(None, ge=1)
-    """Requests begun in any minute, over all workers and hosts together."""
-    tokens_per_minute: int | None = Field(None, ge=1)
-    """Prompt and completion tokens in any minute, over all workers and hosts together."""
-    adaptive: bool = False
-    """Find how many calls in flight the endpoint bears, up to `max_in_flight`, from its 429s."""
-    headers: dict[str, str] = Field(default_factory=dict)
-    """Further HTTP headers of every request; secrets belong into the environment."""
-    extra_body: dict[str, Any] = Field(default_factory=dict)
-    """Further fields of every request's body."""
-    prices: dict[str, Price] = Field(default_factory=dict)
-    """By model name; a model without a price costs 0 on record."""
-
-    @model_validator(mode="after")
-    def _one_way_in(self) -> Self:
-        if (self.base_url is None) == (not self.base_urls):
-            raise ValueError("give either `base_url` or `base_urls`")
-        return self
-
-    @property
-    def servers(self) -> tuple[BaseUrl, ...]:
-        """The base URLs with their weights, one or several."""
-        return self.base_urls or (BaseUrl(url=str(self.base_url)),)
+def _off(value: Any) -> Any:
+    """YAML reads a bare `off` as false."""
+    return "off" if value is False else value
 
 
-class JudgeConfig(_Section):
-    """A judge: endpoint, model, rubric and sampling settings that score a rollout on a scale."""
-
-    name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.-]+$")
-    """Names the judge in terms, rows and messages."""
-    endpoint: str = Field(min_length=1, max_length=100)
-    """Name of an entry of the workers' `endpoints`."""
-    model: str = Field(min_length=1, max_length=200)
-    """The model name that the endpoint expects."""
-    rubric: str = Field("reasoning_en", validate_default=True)
-    """A built-in rubric's name, a path to a file, or the text itself (it holds `{response}`)."""
-    scale: tuple[float, float] = (1.0, 10.0)
-    """Lowest and highest score; a score outside is no score."""
-    weight: float = Field(0.1, allow_inf_nan=False)
-    """What one point of the judge's score adds to the reward."""
-    temperature: float | None = Field(0.0, ge=0, le=2)
-    """Sampling temperature; null leaves it to the endpoint."""
-    max_tokens: int | None = Field(1024, ge=1)
-    """Longest reply, in tokens; null leaves it to the endpoint."""
-
-    samples: int = Field(1, ge=1, le=64)
-    """Times that each rollout is judged; the samples' scores are aggregated."""
-    aggregate: Literal["mean", "median"] = "mean"
-    """How the samples of one rollout become one score."""
-    min_valid: int = Field(1, ge=1)
-    """Samples that must have a score, or the rollout has none."""
-    structured: bool = False
-    """Ask for JSON by `response_format`; an endpoint that refuses it is asked in words."""
-    reasks: int = Field(1, ge=0, le=5)
-    """Times that a judge is asked again for the verdict line that its reply lacks."""
-    extra_body: dict[str, Any] = Field(default_factory=dict)
-    """Further fields of the request's body, e.g. `{top_p: 0.9}`."""
-    empty_score: float | None = Field(None, allow_inf_nan=False)
-    """Score of a response that holds nothing to judge; null means the lowest of the scale."""
-
-    @field_validator("scale")
-    @classmethod
-    def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        low, high = scale
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError("is [lowest, highest] with lowest < highest, e.g. [1, 10]")
-        return scale
-
-    @model_validator(mode="after")
-    def _enough_samples(self) -> Self:
-        if self.min_valid > self.samples:
-            raise ValueError(f"`min_valid` {self.min_valid} is more than `samples` {self.samples}")
-        return self
-
-    @field_validator("rubric")
-    @classmethod
-    def _resolved(cls, rubric: str) -> str:
-        return rubrics.resolve(rubric)
-
-
-class LengthConfig(BaseModel):
-    """A length method and its parameters; see `oyer length list` for the methods."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
-
-    method: str
-    """A method of the catalogue, e.g. `median_band`."""
-    weight: float = Field(1.0, allow_inf_nan=False)
-    """Multiplies what the method adds; a multiplying method takes none."""
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        resolved = catalogue.resolve(self.method, self.__pydantic_extra__ or {})
-        assert self.__pydantic_extra__ is not None
-        self.__pydantic_extra__.update(resolved)
-        return self
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """The method's parameters with its defaults filled in."""
-        return dict(self.__pydantic_extra__ or {})
-
-
-class RewardRules(_Section):
+class RewardRules(Section):
     """How a reward is composed, and what a missing score becomes (DESIGN section 3)."""
 
     gate: Literal["base_score", "none"] = "base_score"
     """`base_score`: a rollout whose base score is not positive is not judged."""
+    zero_unless: str | None = None
+    """Base score and judges count as 0 unless this holds: `correct`, or e.g. `judge >= 6`."""
     on_missing: Literal["skip", "value", "group_mean", "raise"] = "skip"
     """For a failed judgement: leave the row out, use `value`, use the group's mean, or raise."""
-    value: float | None = Field(None, allow_inf_nan=False)
-    """The judge score used under `on_missing: value`, on the judge's own scale."""
-    max_failed_fraction: float = Field(1.0, ge=0, le=1)
+    value: float | None = Field(default=None, allow_inf_nan=False)
+    """The judge score used under `on_missing: value`, on the scale that counts."""
+    max_failed_fraction: float = Field(default=1.0, ge=0, le=1)
     """More of a batch without a score than this raises `JudgeOutage`; 1 never does."""
+    min_valid_judges: int | None = Field(default=None, ge=1)
+    """Judges that must have a score, or the rollout has none; null means all. A missing judge then
+    counts as if its score stood where the others' mean stands on their scales."""
 
     @model_validator(mode="before")
     @classmethod
@@ -189,6 +73,13 @@ class RewardRules(_Section):
                 return {**raw, "on_missing": "value", "value": inner["value"]}
         return raw
 
+    @field_validator("zero_unless")
+    @classmethod
+    def _condition(cls, text: str | None) -> str | None:
+        if text not in (None, "correct"):
+            Condition.parse(text)
+        return text
+
     @model_validator(mode="after")
     def _value_given(self) -> Self:
         if (self.on_missing == "value") != (self.value is not None):
@@ -196,23 +87,39 @@ class RewardRules(_Section):
         return self
 
 
-class BrokerConfig(_Section):
+class Budget(Section):
+    """What a run may spend on its judges, over all of its batches, workers and hosts."""
+
+    usd: float = Field(gt=0, allow_inf_nan=False)
+    """Judgements that would pass this are `over_budget`, in US dollars."""
+    soft_fraction: float = Field(default=0.8, gt=0, le=1)
+    """From this part of `usd` on, each judge is asked for one sample only."""
+
+
+class BrokerConfig(Section):
     """Redis: messages, results and payloads in transit."""
 
-    url: str | None = Field(None, pattern=r"^(rediss?|redis\+socket|unix)://")
+    url: str | None = Field(default=None, pattern=r"^rediss?://")
     """`redis://host:6379/0`; none starts an embedded server in `oyer up` and local mode."""
-    result_expires_s: int = Field(86_400, ge=600)
+    result_expires_s: int = Field(default=86_400, ge=600)
     """How long payloads and results stay in Redis, in seconds."""
 
+    @field_validator("url")
+    @classmethod
+    def _states_its_certificates(cls, url: str | None) -> str | None:
+        if url is not None and url.startswith("rediss:") and "ssl_cert_reqs=" not in url:
+            raise ValueError("append `?ssl_cert_reqs=required` to a rediss:// URL; Celery asks")
+        return url
 
-class StoreConfig(_Section):
+
+class StoreConfig(Section):
     """The SQL record, as the workers reach it."""
 
-    url: str = Field("sqlite:///oyer.db", pattern=r"^(sqlite|postgresql)")
+    url: str = Field(default="sqlite:///oyer.db", pattern=r"^(sqlite|postgresql)")
     """`sqlite:///file.db` or `postgresql://user@host/db`."""
 
 
-class RewardConfig(_Section):
+class RewardConfig(Section):
     """Everything one `oyer.yaml` holds."""
 
     endpoints: dict[str, EndpointConfig] = Field(default_factory=dict)
@@ -223,42 +130,89 @@ class RewardConfig(_Section):
     """One length method or a list."""
     reward: RewardRules = RewardRules()
     """How the terms become a reward."""
+    budget: Budget | None = None
+    """What a run may cost; null sets no limit."""
     broker: BrokerConfig = BrokerConfig()
     """Where messages, payloads and results travel."""
     store: StoreConfig = StoreConfig()
     """Where the record is kept."""
-    reuse: Literal["run", "store", "off"] = "store"
+    reuse: Annotated[Literal["run", "store", "off"], BeforeValidator(_off)] = "store"
     """Where a judgement already paid for is looked up: this run, the whole record, nowhere."""
     tokenizer: str | None = None
     """Hugging Face name or folder; counts tokens where `response_tokens` is left out."""
-    deadline_s: float = Field(3600.0, gt=0)
+    deadline_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
     """Calls not begun this long after `submit` are `expired`, in seconds."""
-    stall_timeout_s: float = Field(180.0, gt=0)
-    """A batch without progress for this long is submitted again under its id, in seconds."""
-    max_rollout_bytes: int = Field(4 * 2**20, ge=1024)
-    """Largest prompt plus response of one rollout, in bytes of UTF-8."""
+    stall_timeout_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """A batch without progress for this long is submitted again under its id, in seconds; null
+    means three times the longest `timeout_s` of its endpoints, and 30 s at least."""
+    grace_s: float = Field(default=15.0, ge=0, allow_inf_nan=False)
+    """Time that a worker's calls in flight have to finish after SIGTERM, in seconds."""
+    max_rollout_bytes: int = Field(default=4 * 2**20, ge=1024)
+    """Largest prompt, response, reference and metadata of one rollout, in bytes of UTF-8."""
 
     @field_validator("length", mode="before")
     @classmethod
     def _one_or_many(cls, raw: Any) -> Any:
         return [raw] if isinstance(raw, (dict, LengthConfig)) else (raw or ())
 
+    @property
+    def length_follows_judges(self) -> bool:
+        """Whether length terms wait for the judges, rather than being computed beside them."""
+        return follows_judges(self.length, self.judges)
+
+    @property
+    def stall_s(self) -> float:
+        """The stall timeout, derived where it is left out."""
+        if self.stall_timeout_s is not None:
+            return self.stall_timeout_s
+        asked = {judge.endpoint for judge in self.judges}
+        timeouts_s = [e.timeout_s for name, e in self.endpoints.items() if name in asked]
+        # A trainer may leave the endpoints to the workers: then theirs are taken to be default.
+        default_s: float = EndpointConfig.model_fields["timeout_s"].default
+        return max(MIN_STALL_S, STALL_CALLS * max(timeouts_s, default=default_s))
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.broker.result_expires_s < self.deadline_s:
+            raise ValueError(
+                f"broker.result_expires_s: {self.broker.result_expires_s} is less than `deadline_s`"
+                f" {self.deadline_s:g}: results would be gone before their batch ends"
+            )
         names = [judge.name for judge in self.judges]
         for i, judge in enumerate(self.judges):
             if judge.name in names[:i]:
                 raise ValueError(f"judges[{i}].name: {judge.name!r} is taken; names are unique")
-            if self.endpoints and judge.endpoint not in self.endpoints:
+            self._check_endpoints(i, judge)
+        check_lengths(self.length, self.judges)
+        unless = self.reward.zero_unless
+        if unless not in (None, "correct"):
+            by_name = {judge.name: judge for judge in self.judges}
+            check_source("reward.zero_unless", Condition.parse(unless).source, by_name)
+        needed = self.reward.min_valid_judges
+        if needed is not None and needed > len(self.judges):
+            raise ValueError(
+                f"reward.min_valid_judges: {needed} is more than the {len(self.judges)} judge(s)"
+            )
+        return self
+
+    def _check_endpoints(self, i: int, judge: JudgeConfig) -> None:
+        """Refuse endpoints nobody can call, and a budget without the prices that it is kept by."""
+        for who, where in ((judge, ""), (judge.fallback, ".fallback")):
+            if who is None or not self.endpoints:
+                continue
+            if who.endpoint not in self.endpoints:
                 known = ", ".join(sorted(self.endpoints))
                 raise ValueError(
-                    f"judges[{i}].endpoint: {judge.endpoint!r} is not in `endpoints` ({known})"
+                    f"judges[{i}]{where}.endpoint: {who.endpoint!r} is not in `endpoints` ({known})"
                 )
-        return self
+            if self.budget and who.model not in self.endpoints[who.endpoint].prices:
+                raise ValueError(
+                    f"endpoints.{who.endpoint}.prices: lacks {who.model!r}; `budget` needs it"
+                )
 
 
 def plan_of(config: RewardConfig) -> dict[str, Any]:
     """What travels with a batch: judges, length methods and rules, and nothing of the workers'."""
     return config.model_dump(
-        mode="json", include={"judges", "length", "reward", "reuse", "tokenizer"}
+        mode="json", include={"judges", "length", "reward", "budget", "reuse", "tokenizer"}
     )

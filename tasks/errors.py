@@ -8,7 +8,8 @@ OyerError
 │   └── MessageRefused               a task message that this worker cannot read
 ├── BackendUnavailable               broker, store or workers cannot be reached
 ├── BatchFailed                      the backend gave the batch up
-│   └── BatchCancelled               the batch was cancelled
+│   ├── BatchCancelled               the batch was cancelled
+│   └── BatchLost                    neither Redis nor the record holds enough of it
 └── MissingScores                    rollouts without a score, under `on_missing: raise`
     └── JudgeOutage                  more rollouts without a score than `max_failed_fraction`
 """
@@ -50,6 +51,10 @@ class BatchFailed(OyerError):
 
 class BatchCancelled(BatchFailed):
     """The batch was cancelled before it ended."""
+
+
+class BatchLost(BatchFailed):
+    """Neither Redis nor the record holds enough of the batch to finish it; submit it anew."""
 
 
 class MissingScores(OyerError):

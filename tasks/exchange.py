@@ -6,10 +6,11 @@ Everything expires; what is gone is sent again by the trainer, which holds the r
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from oyer.tasks import payloads
+from oyer.tasks import payloads, token_ids
 from oyer.tasks.errors import BatchFailed
 from oyer.tasks.names import batch_key
 from oyer.tasks.payloads import Columns, Manifest, Rollout
+from oyer.tasks.token_ids import TokenIds
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -22,15 +23,26 @@ class Exchange:
         self._redis = redis
         self._expires_s = expires_s
 
-    def post(self, manifest: Manifest, columns: Columns, chunks: Sequence[bytes]) -> None:
+    def post(
+        self,
+        manifest: Manifest,
+        columns: Columns,
+        chunks: Sequence[bytes],
+        token_ids: Sequence[bytes] = (),
+    ) -> None:
         """Store a whole batch in one round trip, before any of its tasks is sent."""
         pipe = self._redis.pipeline(transaction=False)
         blobs = {"manifest": payloads.encode_manifest(manifest)}
         blobs["columns"] = payloads.encode_columns(columns)
         blobs |= {f"chunk:{k}": blob for k, blob in enumerate(chunks)}
+        blobs |= {f"tokens:{k}": blob for k, blob in enumerate(token_ids)}
         for part, blob in blobs.items():
             pipe.set(batch_key(manifest.batch_id, part), blob, ex=self._expires_s)
         pipe.execute()
+
+    def holds(self, batch_id: str) -> bool:
+        """Whether a batch's payloads are in Redis."""
+        return bool(self._redis.exists(batch_key(batch_id, "manifest")))
 
     def manifest(self, batch_id: str) -> Manifest:
         """Read a batch's manifest."""
@@ -43,6 +55,13 @@ class Exchange:
     def rollouts(self, batch_id: str, chunk: int) -> list[Rollout]:
         """Read one chunk of a batch's rollouts."""
         return payloads.decode_rollouts(self._read(batch_id, f"chunk:{chunk}"))
+
+    def token_ids(self, manifest: Manifest) -> TokenIds | None:
+        """Read a batch's token ids; None where none were sent."""
+        if not manifest.token_ids:
+            return None
+        chunks = range(len(manifest.chunks))
+        return token_ids.decode([self._read(manifest.batch_id, f"tokens:{k}") for k in chunks])
 
     def report(self, batch_id: str, chunk: int, judged: int) -> None:
         """Say how many verdicts a chunk has reached; said twice, it counts once."""
@@ -66,7 +85,9 @@ class Exchange:
 
     def discard(self, manifest: Manifest) -> None:
         """Drop the payloads of a batch that has ended; its progress stays readable."""
-        parts = ["manifest", "columns", *(f"chunk:{k}" for k in range(len(manifest.chunks)))]
+        chunks = range(len(manifest.chunks))
+        parts = ["manifest", "columns", *(f"chunk:{k}" for k in chunks)]
+        parts += [f"tokens:{k}" for k in chunks if manifest.token_ids]
         self._redis.unlink(*(batch_key(manifest.batch_id, part) for part in parts))
 
     def _read(self, batch_id: str, part: str) -> bytes:

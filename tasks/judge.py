@@ -5,29 +5,28 @@ one bad rollout. HTTP happens outside of transactions.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import version
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gevent
 from gevent.monkey import is_module_patched
 
-from oyer.models import history, record
-from oyer.models.rows import BatchRow, JudgementRow, RolloutRow, StoredJudgement
+from oyer.models import history
+from oyer.models.rows import JudgementRow, StoredJudgement
 from oyer.models.store import reading
 from oyer.tasks import judge_services, process
 from oyer.tasks.config import JudgeConfig
 from oyer.tasks.errors import OyerError
-from oyer.tasks.judging import rubrics
-from oyer.tasks.judging.aggregate import aggregate
-from oyer.tasks.judging.jobs import Job, decided_score, jobs_of
+from oyer.tasks.judging import fallback
+from oyer.tasks.judging.aggregate import Verdict, aggregate
+from oyer.tasks.judging.asking import Asker
+from oyer.tasks.judging.jobs import Job, Place, decided_score, jobs_of
 from oyer.tasks.judging.judged import Answer, attempt_rows, judgement_row
+from oyer.tasks.judging.recording import record_chunk
 from oyer.tasks.judging.resolve import Resolver
 from oyer.tasks.parts import JudgePart
 from oyer.tasks.patience import patiently
-from oyer.tasks.payloads import Manifest, Rollout
+from oyer.tasks.payloads import Manifest
 from oyer.tasks.plan import Plan, read_plan
 from oyer.tasks.statuses import NOT_CALLED, Status
 
@@ -36,6 +35,9 @@ _REPORT_S = 0.25
 
 _CANCEL_LOOK_S = 0.2
 """How old the answer to `is the batch cancelled` may be."""
+
+_FINE = frozenset({Status.SCORED, *NOT_CALLED})
+"""Statuses that stand once they are on record; a failure is tried again."""
 
 
 def warm_up() -> None:
@@ -51,48 +53,112 @@ def warm_up() -> None:
 
 def judge_chunk(batch_id: str, chunk: int) -> dict[str, Any]:
     """Judge one chunk and record it; returns its `JudgePart` in wire form."""
-    exchange = process.exchange()
-    manifest = exchange.manifest(batch_id)
-    plan = read_plan(manifest)
-    start, _ = manifest.chunks[chunk]
-    rollouts = exchange.rollouts(batch_id, chunk)
-    jobs = list(jobs_of(rollouts, start, plan.judges, plan.reward))
-    on_record = _on_record(batch_id, range(start, start + len(rollouts)))
-    rows: dict[tuple[int, str, int], JudgementRow] = dict(on_record)
-    exchange.report(batch_id, chunk, _verdicts(rows, plan))
-
-    open_jobs = [job for job in jobs if job.place not in rows]
-    answers = _decided(open_jobs)
-    asked = [job for job in open_jobs if job.key is not None]
-    done = _Progress(batch_id, chunk, len(rows) + len(answers), plan)
-    answers |= _ask(asked, _resolver(manifest, plan), done)
-    written = _record(manifest, plan, rollouts, start, [(j, answers[j.place]) for j in open_jobs])
-    rows |= {_place(row): row for row in written}
-    exchange.report(batch_id, chunk, len(rollouts) * len(plan.judges))
-    return _part(chunk, range(start, start + len(rollouts)), plan.judges, rows).to_wire()
+    return _Chunk(batch_id, chunk).judge().to_wire()
 
 
-def _on_record(batch_id: str, indices: range) -> dict[tuple[int, str, int], StoredJudgement]:
-    """Read what an earlier run of this chunk has reached; a failure is tried again."""
+class _Chunk:
+    """One chunk while it is judged: what is known of it, and what is left to do."""
 
-    def read() -> list[StoredJudgement]:
-        with reading(process.engine()) as conn:
-            return history.judgements_of(conn, batch_id, indices)
+    def __init__(self, batch_id: str, chunk: int) -> None:
+        exchange = process.exchange()
+        self.manifest = exchange.manifest(batch_id)
+        self.plan = read_plan(self.manifest)
+        self.number = chunk
+        self.start, _ = self.manifest.chunks[chunk]
+        self.rollouts = exchange.rollouts(batch_id, chunk)
+        self.indices = range(self.start, self.start + len(self.rollouts))
+        self.groups = fallback.groups_in(
+            [None if row.group_id is None else str(row.group_id) for row in self.rollouts],
+            self.start,
+            set(self.manifest.split_groups),
+        )
+        self.rows: dict[Place, JudgementRow] = {}
+        self.purse = (
+            judge_services.purse(self.manifest.run, self.plan.budget) if self.plan.budget else None
+        )
 
-    stored = patiently(read)
-    fine = {Status.SCORED, *NOT_CALLED}
-    return {_place(row): row for row in stored if row["status"] in fine}
+    def judge(self) -> JudgePart:
+        """Reach a verdict for every rollout and judge."""
+        self.rows.update(self._on_record())
+        progress = _Progress(self.manifest.batch_id, self.number, self.plan, len(self.rows))
+        self._reach(self.plan.judges, list(self.indices), progress)
+        verdicts = {judge.name: self._verdicts(judge, self.indices) for judge in self.plan.judges}
+        for judge in self.plan.judges:
+            if judge.substitute is not None:
+                verdicts[judge.name] = self._with_fallback(
+                    judge.substitute, verdicts[judge.name], progress
+                )
+        progress.report(len(self.rollouts) * len(self.plan.judges))
+        return _part(self.number, verdicts)
+
+    def _with_fallback(
+        self, substitute: JudgeConfig, verdicts: dict[int, Verdict], progress: "_Progress"
+    ) -> dict[int, Verdict]:
+        """Have the groups on which a judge failed judged by its fall-back."""
+        groups = fallback.groups_in_need(self.groups, verdicts)
+        places = sorted(place for group in groups for place in group)
+        self._reach([substitute], places, progress)
+        return fallback.replaced(verdicts, self._verdicts(substitute, places), groups)
+
+    def _on_record(self) -> dict[Place, StoredJudgement]:
+        """Read what an earlier run of this chunk has reached."""
+
+        def read() -> list[StoredJudgement]:
+            with reading(process.engine()) as conn:
+                return history.judgements_of(conn, self.manifest.batch_id, self.indices)
+
+        return {_place(row): row for row in patiently(read) if row["status"] in _FINE}
+
+    def _reach(
+        self, judges: Sequence[JudgeConfig], places: Sequence[int], progress: "_Progress"
+    ) -> None:
+        """Judge what is not judged yet, and put it on record."""
+        rollouts = {place: self.rollouts[place - self.start] for place in places}
+        jobs = [
+            job for job in jobs_of(rollouts, judges, self.plan.reward) if job.place not in self.rows
+        ]
+        if not jobs:
+            return
+        answers = {
+            job.place: Answer(source="none", status=job.decided)
+            for job in jobs
+            if job.decided is not None
+        }
+        progress.add(len(answers))
+        asked = [job for job in jobs if job.key is not None]
+        answers |= _ask(asked, _resolver(self.manifest, self.plan, self.purse), progress)
+        self._record(judges, [(job, answers[job.place]) for job in jobs])
+
+    def _record(
+        self, judges: Sequence[JudgeConfig], answered: Sequence[tuple[Job, Answer]]
+    ) -> None:
+        judgements, attempts = [], []
+        for job, answer in answered:
+            price = judge_services.price(job.judge)
+            row = judgement_row(job, answer, worker=process.worker_name(), price=price)
+            if job.decided is not None:
+                row["score"] = decided_score(job)
+            if job.judge.fallback and row["status"] not in _FINE and job.index in self.groups.split:
+                row["error"] = (row.get("error") or "") + fallback.NOT_APPLIED
+            judgements.append(row)
+            attempts += attempt_rows(job, answer, price=price)
+        written = record_chunk(
+            self.manifest, judges, self.rollouts, self.start, judgements, attempts
+        )
+        self.rows.update((_place(row), row) for row in written)
+        if self.purse is not None:
+            self.purse.recorded(sum(row.get("cost_usd") or 0.0 for row in attempts))
+            self.purse.report()
+
+    def _verdicts(self, judge: JudgeConfig, places: Sequence[int]) -> dict[int, Verdict]:
+        samples = range(judge.samples)
+        return {
+            i: aggregate([self.rows[i, judge.name, sample] for sample in samples], judge)
+            for i in places
+        }
 
 
-def _decided(jobs: Iterable[Job]) -> dict[tuple[int, str, int], Answer]:
-    return {
-        job.place: Answer(source="none", status=job.decided)
-        for job in jobs
-        if job.decided is not None
-    }
-
-
-def _resolver(manifest: Manifest, plan: Plan) -> Resolver:
+def _resolver(manifest: Manifest, plan: Plan, purse: Any) -> Resolver:
     run = manifest.run if plan.reuse == "run" else None
 
     def recorded(keys: Sequence[str]) -> Mapping[str, StoredJudgement]:
@@ -106,17 +172,20 @@ def _resolver(manifest: Manifest, plan: Plan) -> Resolver:
         return patiently(read)
 
     endpoints, problems = judge_services.endpoints()
-    return Resolver(
+    asker = Asker(
         endpoints=endpoints,
         problems=_Problems(problems),
+        deadline=manifest.deadline,
+        cancelled=_cancel_look(manifest.batch_id),
+        purse=purse,
+    )
+    scopes = {"store": "", "run": f"run:{manifest.run}", "off": f"batch:{manifest.batch_id}"}
+    return Resolver(
+        asker=asker,
         cache=judge_services.cache(),
         flight=judge_services.flight(),
         record=recorded,
-        scope={"store": "", "run": f"run:{manifest.run}", "off": f"batch:{manifest.batch_id}"}[
-            plan.reuse
-        ],
-        deadline=manifest.deadline,
-        cancelled=_cancel_look(manifest.batch_id),
+        scope=scopes[plan.reuse],
     )
 
 
@@ -145,26 +214,29 @@ def _cancel_look(batch_id: str) -> Callable[[], bool]:
 
 
 class _Progress:
-    """Counts verdicts and reports them now and then."""
+    """Counts judgements, and reports the verdicts they amount to now and then."""
 
-    def __init__(self, batch_id: str, chunk: int, reached: int, plan: Plan) -> None:
+    def __init__(self, batch_id: str, chunk: int, plan: Plan, reached: int) -> None:
         self._where = (batch_id, chunk)
         self._samples = sum(judge.samples for judge in plan.judges) / max(1, len(plan.judges))
-        self._reached = reached
-        self._reported_at = time.monotonic()
+        self._reached = 0
+        self._reported_at = 0.0
+        self.add(reached)
 
-    def one_more(self) -> None:
-        """Count a verdict."""
-        self._reached += 1
+    def add(self, judgements: int = 1) -> None:
+        """Count judgements."""
+        self._reached += judgements
         now = time.monotonic()
         if now - self._reported_at > _REPORT_S:
             self._reported_at = now
-            process.exchange().report(*self._where, int(self._reached / self._samples))
+            self.report(int(self._reached / self._samples) if self._samples else 0)
+
+    def report(self, verdicts: int) -> None:
+        """Say how many verdicts there are."""
+        process.exchange().report(*self._where, verdicts)
 
 
-def _ask(
-    jobs: Sequence[Job], resolver: Resolver, progress: _Progress
-) -> dict[tuple[int, str, int], Answer]:
+def _ask(jobs: Sequence[Job], resolver: Resolver, progress: _Progress) -> dict[Place, Answer]:
     """Answer every job on a greenlet of its own; identical requests share one."""
     sharing: dict[str, list[Job]] = {}
     for job in jobs:
@@ -176,128 +248,30 @@ def _ask(
 
     def reach(key: str) -> None:
         answers[key] = resolver.answer(sharing[key][0], claimed=claims[key])
-        progress.one_more()
+        progress.add()
 
     gevent.joinall([gevent.spawn(reach, key) for key in open_keys], raise_error=True)
     return {
-        job.place: answers[key] if i == 0 else _joined(answers[key])
+        job.place: answers[key] if i == 0 else answers[key].joined
         for key, sharers in sharing.items()
         for i, job in enumerate(sharers)
     }
 
 
-def _joined(answer: Answer) -> Answer:
-    """The same answer for a duplicate: nothing was paid for it."""
-    return Answer(
-        source="joined",
-        status=answer.status,
-        text=answer.text,
-        reading=answer.reading,
-        model=answer.model,
-        error=answer.error,
-    )
-
-
-def _record(
-    manifest: Manifest,
-    plan: Plan,
-    rollouts: Sequence[Rollout],
-    start: int,
-    answered: Sequence[tuple[Job, Answer]],
-) -> list[JudgementRow]:
-    """Write a chunk in one transaction; returns its judgements as they are on record."""
-    judgements, attempts = [], []
-    for job, answer in answered:
-        price = judge_services.price(job.judge)
-        row = judgement_row(job, answer, worker=process.worker_name(), price=price)
-        if job.decided is not None:
-            row["score"] = decided_score(job)
-        judgements.append(row)
-        attempts += attempt_rows(job, answer, price=price)
-    rows = [_rollout_row(i, rollout) for i, rollout in enumerate(rollouts, start=start)]
-
-    def write() -> list[StoredJudgement]:
-        with process.engine().begin() as conn:
-            key = record.ensure_run_and_batch(conn, _batch_row(manifest))
-            record.record_rubrics(conn, _rubric_rows(plan.judges))
-            return record.record_chunk(
-                conn, key, rollouts=rows, judgements=judgements, attempts=attempts
-            )
-
-    return list(patiently(write)) or judgements
-
-
-def _batch_row(manifest: Manifest) -> BatchRow:
-    return {
-        "id": manifest.batch_id,
-        "run": manifest.run,
-        "step": manifest.step,
-        "size": manifest.size,
-        "plan": manifest.plan,
-        "submission": manifest.submission,
-        "oyer_version": _version(),
-        "submitted_at": datetime.fromtimestamp(manifest.submitted_at, UTC),
-    }
-
-
-@cache
-def _version() -> str:
-    return version("oyer")
-
-
-def _rubric_rows(judges: Sequence[JudgeConfig]) -> list[Any]:
-    return [
-        {
-            "hash": rubrics.rubric_hash(judge.rubric),
-            "name": rubrics.parse(judge.rubric).name or judge.name,
-            "text": judge.rubric,
-        }
-        for judge in judges
-    ]
-
-
-def _rollout_row(index: int, rollout: Rollout) -> RolloutRow:
-    return {
-        "rollout_index": index,
-        "prompt": rollout.prompt,
-        "response": rollout.response,
-        "reference": rollout.reference,
-        "group_id": rollout.group_id,
-        "base_score": rollout.base_score,
-        "correct": rollout.correct,
-        "truncated": rollout.truncated,
-        "response_tokens": rollout.response_tokens,
-        "metadata": rollout.metadata,
-    }
-
-
-def _place(row: JudgementRow | StoredJudgement) -> tuple[int, str, int]:
+def _place(row: JudgementRow | StoredJudgement) -> Place:
     return row["rollout_index"], row["judge"], row["sample"]
 
 
-def _verdicts(rows: Mapping[Any, Any], plan: Plan) -> int:
-    samples = sum(judge.samples for judge in plan.judges)
-    return int(len(rows) * len(plan.judges) / samples) if samples else 0
-
-
-def _part(
-    chunk: int,
-    indices: range,
-    judges: Sequence[JudgeConfig],
-    rows: Mapping[tuple[int, str, int], JudgementRow],
-) -> JudgePart:
-    """Aggregate the samples of each judgement into what `combine` needs."""
-    scores: dict[str, list[float | None]] = {}
-    statuses: dict[str, list[str]] = {}
+def _part(chunk: int, verdicts: Mapping[str, Mapping[int, Verdict]]) -> JudgePart:
+    """Put the verdicts in order for `combine`."""
+    ordered = {name: [found[i] for i in sorted(found)] for name, found in verdicts.items()}
     errors: dict[str, str] = {}
-    for judge in judges:
-        verdicts = [
-            aggregate([rows[i, judge.name, sample] for sample in range(judge.samples)], judge)
-            for i in indices
-        ]
-        scores[judge.name] = [verdict.score for verdict in verdicts]
-        statuses[judge.name] = [verdict.status for verdict in verdicts]
-        for verdict in verdicts:
-            if verdict.error is not None:
-                errors.setdefault(verdict.status, verdict.error)
-    return JudgePart(chunk=chunk, scores=scores, statuses=statuses, errors=errors)
+    for verdict in (verdict for found in ordered.values() for verdict in found):
+        if verdict.error is not None:
+            errors.setdefault(verdict.status, verdict.error)
+    return JudgePart(
+        chunk=chunk,
+        scores={name: [verdict.score for verdict in found] for name, found in ordered.items()},
+        statuses={name: [verdict.status for verdict in found] for name, found in ordered.items()},
+        errors=errors,
+    )

@@ -5,15 +5,19 @@ from functools import cache as once
 
 import redis
 
+from oyer.models import history
+from oyer.models.store import reading
 from oyer.tasks import process
-from oyer.tasks.config import JudgeConfig, Price
+from oyer.tasks.config import Budget, JudgeConfig, Price
 from oyer.tasks.errors import InvalidConfig
+from oyer.tasks.judging.budget import Purse
 from oyer.tasks.judging.cache import ReplyCache
 from oyer.tasks.judging.client import EndpointClient
 from oyer.tasks.judging.flight import SingleFlight
+from oyer.tasks.judging.gate import Endpoint
 from oyer.tasks.judging.limits import Limiter
-from oyer.tasks.judging.resolve import Endpoint
 from oyer.tasks.judging.shared import connect
+from oyer.tasks.patience import patiently
 
 
 @once
@@ -53,6 +57,26 @@ def cache() -> ReplyCache:
 def flight() -> SingleFlight:
     """Return the claims on requests that are being paid for."""
     return SingleFlight(_redis(), process.worker_name())
+
+
+@once
+def purse(run: str, budget: Budget) -> Purse:
+    """Return this process's access to what a run may spend."""
+
+    def recorded_usd() -> float:
+        with reading(process.engine()) as conn:
+            return history.cost_of_run(conn, run)
+
+    config = process.config()
+    return Purse(
+        _redis(),
+        run,
+        budget,
+        holder=process.worker_name(),
+        recorded_usd=lambda: patiently(recorded_usd),
+        call_s=max(endpoint.timeout_s for endpoint in config.endpoints.values()),
+        keep_s=config.broker.result_expires_s,
+    )
 
 
 def price(judge: JudgeConfig) -> Price | None:

@@ -1,10 +1,12 @@
-"""Consumer step that keeps a worker's unacknowledged messages leased and hands out expired ones.
+"""Keeps a worker's unacknowledged messages leased, and hands out those of the dead.
 
 Kombu's own sweep of expired messages runs only in workers with an event loop; a gevent
-worker never gives a killed neighbour's messages back. This step does, on every worker.
+worker never gives a killed neighbour's messages back. This consumer step does, on every worker.
 
-- Reads kombu's internals (`qos._delivered`, `unacked_index_key`, `restore_visible`), so the
-  kombu version is pinned and a test guards them.
+- Leases go by the clock of Redis. Kombu stamps them with the host's: one host 30 s ahead would
+  take every other host's messages while they are worked on, and keep its own 30 s too long.
+- Reads kombu's internals (`QoS.append`, `_delivered`, `_dirty`, `restore_by_tag`), so the
+  kombu version is pinned and tests guard them.
 - Redis only; on another broker it does nothing.
 """
 
@@ -14,6 +16,9 @@ from typing import Any
 
 from celery import bootsteps
 from celery.utils.log import get_logger
+from celery.worker import state
+from kombu.transport import redis, virtual
+from kombu.utils.json import dumps
 
 log = get_logger(__name__)
 
@@ -21,50 +26,109 @@ _RESTORED_PER_SWEEP = 1000
 """Messages handed out again by one sweep at most."""
 
 
+class LeasedQoS(redis.QoS):
+    """A channel's unacknowledged messages, with leases by the clock of Redis."""
+
+    channel: Any
+    _delivered: Any
+    _dirty: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._ahead_s: float | None = None
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Lease a message that was just taken from its queue."""
+        place = message.delivery_info
+        entry = dumps([message._raw, place["exchange"], place["routing_key"]])
+        with self.channel.conn_or_acquire() as client:
+            stamp_s = self._now_s(client)
+            pipe = client.pipeline()
+            pipe.zadd(self.unacked_index_key, {delivery_tag: stamp_s})
+            pipe.hset(self.unacked_key, delivery_tag, entry)
+            pipe.execute()
+        virtual.QoS.append(self, message, delivery_tag)
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: kombu's sweep goes by the host's clock, `sweep` by that of Redis."""
+
+    def renew(self) -> None:
+        """Lease for another visibility timeout what this worker has not acknowledged."""
+        self._ahead_s = None
+        tags = set(self._delivered) - set(self._dirty)
+        if tags:
+            with self.channel.conn_or_acquire() as client:
+                leases = dict.fromkeys(tags, self._now_s(client))
+                # XX: one that was acknowledged meanwhile must not come back.
+                client.zadd(self.unacked_index_key, leases, xx=True)
+
+    def sweep(self) -> None:
+        """Put messages whose lease has run out back into their queues."""
+        with self.channel.conn_or_acquire() as client:
+            expired_s = _server_time_s(client) - self.visibility_timeout
+            for tag in client.zrangebyscore(
+                self.unacked_index_key, "-inf", expired_s, start=0, num=_RESTORED_PER_SWEEP
+            ):
+                # Several workers may sweep at once: the first to remove a message restores it.
+                self.restore_by_tag(tag, client)
+
+    def _now_s(self, client: Any) -> float:
+        """Return the time of Redis; asked for once per renewal, counted on in between."""
+        if self._ahead_s is None:
+            self._ahead_s = _server_time_s(client) - time.monotonic()
+        return time.monotonic() + self._ahead_s
+
+
 class RedisLease(bootsteps.StartStopStep):
-    """Refresh own leases and sweep expired ones, four times per visibility timeout."""
+    """Renew own leases and sweep expired ones, four times per visibility timeout."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        # The consumer's channel is made later, when the steps before this one start.
+        redis.Channel.QoS = LeasedQoS
         self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
         super().__init__(consumer, **kwargs)
 
     def start(self, consumer: Any) -> None:
-        """Begin refreshing, on a greenlet under gevent and on a thread elsewhere."""
+        """Begin, on a greenlet under gevent and on a thread elsewhere."""
         if consumer.connection.transport.driver_type != "redis":
             return
-        channel = consumer.task_consumer.channel
+        # Stopped and started again with each new connection, each with a channel of its own.
         self._stopped = threading.Event()
-        self._thread = threading.Thread(
-            target=_keep, args=(channel, self._stopped), name="oyer-lease", daemon=True
-        )
-        self._thread.start()
+        threading.Thread(
+            target=_keep,
+            args=(consumer.task_consumer.channel, self._stopped),
+            name="oyer-lease",
+            daemon=True,
+        ).start()
 
     def stop(self, consumer: Any) -> None:
-        """Stop refreshing; what is unacknowledged expires by itself."""
+        """End with a lost connection; in a worker that stops, its last calls are under way."""
+        if state.should_stop is None:
+            self._stopped.set()
+
+    def shutdown(self, consumer: Any) -> None:
+        """End: no call is under way any more."""
         self._stopped.set()
 
-    terminate = stop
+    def terminate(self, parent: Any) -> None:
+        """End as well when the worker is stopped at once."""
+        self._stopped.set()
 
 
 def _keep(channel: Any, stopped: threading.Event) -> None:
     period_s = max(0.5, channel.visibility_timeout / 4)
     while not stopped.wait(period_s):
         try:
-            refresh(channel)
-        except Exception as error:
+            channel.qos.renew()
+            channel.qos.sweep()
+        except Exception as error:  # noqa: BLE001 - a thread that ended would lose every lease
             # Redis may be away for a while: the next round tries again, and until then the
             # worst that happens is a second delivery, which the tasks bear.
-            log.warning("message lease not refreshed: %s", type(error).__name__)
+            log.warning("message lease not renewed: %s", type(error).__name__)
 
 
-def refresh(channel: Any) -> None:
-    """Stamp this worker's unacknowledged messages with the present, then restore expired ones."""
-    qos = channel.qos
-    tags = list(qos._delivered)
-    if tags:
-        with channel.conn_or_acquire() as client:
-            client.zadd(qos.unacked_index_key, dict.fromkeys(tags, time.time()), xx=True)
-    qos.restore_visible(num=_RESTORED_PER_SWEEP, interval=1)
+def _server_time_s(client: Any) -> float:
+    seconds, microseconds = client.time()
+    return float(seconds + microseconds / 1e6)

@@ -3,6 +3,10 @@
 JUDGE_TASK = "oyer.judge.chunk"
 LENGTH_TASK = "oyer.length.batch"
 COMBINE_TASK = "oyer.combine.batch"
+RECALL_TASK = "oyer.combine.recall"
+
+HEADER_TASKS = (JUDGE_TASK, LENGTH_TASK)
+"""Tasks that a chord counts, and whose results nobody reads."""
 
 JUDGE_QUEUE = "judge"
 LENGTH_QUEUE = "length"
@@ -15,7 +19,11 @@ QUEUE_OF_TASK = {
     JUDGE_TASK: JUDGE_QUEUE,
     LENGTH_TASK: LENGTH_QUEUE,
     COMBINE_TASK: COMBINE_QUEUE,
+    RECALL_TASK: COMBINE_QUEUE,
 }
+
+LEASE_KEY = "oyer:lease"
+"""Redis key under which living workers agree on how long a message is leased, in seconds."""
 
 
 def batch_key(batch_id: str, part: str) -> str:

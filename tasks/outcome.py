@@ -5,7 +5,7 @@ Arrays travel as base64 of little-endian float32: exact, compact, and NaN surviv
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,10 @@ from oyer.tasks.errors import MessageRefused
 from oyer.tasks.payloads import WIRE_VERSION
 
 Float32s = NDArray[np.float32]
+
+_ADVANTAGE = "advantage:"
+_HISTORY = "history:"
+"""Prefixes of names in a reward's row; no term has a colon except a judge's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,19 @@ class Outcome:
     """calls, prompt_tokens, completion_tokens, cost_usd."""
     first_errors: dict[str, str]
     """For each failed status, the first error seen."""
+    advantages: dict[str, Float32s] = field(default_factory=dict)
+    """What length methods give in place of a reward's advantage, by name."""
+    history: dict[str, Float32s] = field(default_factory=dict)
+    """New histories of length methods with state, by name."""
+
+    @property
+    def recorded(self) -> dict[str, Float32s]:
+        """What a reward's row keeps by name: terms, advantages and histories."""
+        return {
+            **self.terms,
+            **{_ADVANTAGE + name: values for name, values in self.advantages.items()},
+            **{_HISTORY + name: values for name, values in self.history.items()},
+        }
 
     def to_wire(self) -> dict[str, Any]:
         """Give the JSON form."""
@@ -46,6 +63,8 @@ class Outcome:
             "terms": {name: _packed(term) for name, term in self.terms.items()},
             "usage": self.usage,
             "first_errors": self.first_errors,
+            "advantages": {name: _packed(values) for name, values in self.advantages.items()},
+            "history": {name: _packed(values) for name, values in self.history.items()},
         }
 
     @classmethod
@@ -53,13 +72,20 @@ class Outcome:
         """Read what `to_wire` gave.
 
         Raises:
-            MessageRefused: it was written by another version.
+            MessageRefused: it was written by another version, or is altered.
         """
         if wire.get("v") != WIRE_VERSION:
             raise MessageRefused(
                 f"result of version {wire.get('v')}; this trainer reads version {WIRE_VERSION}:"
                 " run the same release of Oyer on the trainer and the workers"
             )
+        try:
+            return cls._read(wire)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise MessageRefused(f"result cannot be read: {error!r}; submit again") from error
+
+    @classmethod
+    def _read(cls, wire: Mapping[str, Any]) -> "Outcome":
         return cls(
             batch_id=wire["batch_id"],
             rewards=_unpacked(wire["rewards"]),
@@ -70,7 +96,24 @@ class Outcome:
             terms={name: _unpacked(term) for name, term in wire["terms"].items()},
             usage=dict(wire["usage"]),
             first_errors=dict(wire["first_errors"]),
+            advantages={name: _unpacked(text) for name, text in wire["advantages"].items()},
+            history={name: _unpacked(text) for name, text in wire["history"].items()},
         )
+
+
+def split_recorded(
+    recorded: Mapping[str, Float32s],
+) -> tuple[dict[str, Float32s], dict[str, Float32s], dict[str, Float32s]]:
+    """Tell terms, advantages and histories apart in what `Outcome.recorded` gave."""
+    terms, advantages, history = {}, {}, {}
+    for name, values in recorded.items():
+        if name.startswith(_ADVANTAGE):
+            advantages[name.removeprefix(_ADVANTAGE)] = values
+        elif name.startswith(_HISTORY):
+            history[name.removeprefix(_HISTORY)] = values
+        else:
+            terms[name] = values
+    return terms, advantages, history
 
 
 def _packed(values: NDArray[Any] | Sequence[float]) -> str:

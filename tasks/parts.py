@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oyer.tasks.errors import MessageRefused
+from oyer.tasks.errors import BatchFailed, MessageRefused
 from oyer.tasks.outcome import packed64, unpacked64
+from oyer.tasks.payloads import Manifest
 
 Floats = NDArray[np.float64]
 
@@ -40,20 +41,41 @@ class JudgePart:
 
 @dataclass(frozen=True, kw_only=True)
 class LengthPart:
-    """The length terms of a whole batch, `[N]` each."""
+    """What the length methods make of a whole batch, `[N]` each, by term name."""
 
-    added: dict[str, Floats]
+    added: dict[str, Floats] = field(default_factory=dict)
     """Terms to add, their weights in them."""
-    multiplied: dict[str, Floats]
+    multiplied: dict[str, Floats] = field(default_factory=dict)
     """Factors of base score and judges."""
+    changed: dict[str, Floats] = field(default_factory=dict)
+    """Changes to base score and judges by methods that make the whole reward."""
+    advantages: dict[str, Floats] = field(default_factory=dict)
+    """What acts on advantages, and on no reward."""
+    history: dict[str, Floats] = field(default_factory=dict)
+    """The new history of methods with state; NaN is none."""
+    kept: NDArray[np.bool_] | None = None
+    """False where a row is left out of training; None leaves none out."""
 
     def to_wire(self) -> dict[str, Any]:
         """Give the JSON form."""
+        arrays = {kind: getattr(self, kind) for kind in _ARRAYS}
         return {
             "part": "length",
-            "added": {name: packed64(term) for name, term in self.added.items()},
-            "multiplied": {name: packed64(term) for name, term in self.multiplied.items()},
+            "kept": None if self.kept is None else self.kept.tolist(),
+            **{kind: {n: packed64(a) for n, a in named.items()} for kind, named in arrays.items()},
         }
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> "LengthPart":
+        """Read what `to_wire` gave."""
+        kept = wire["kept"]
+        return cls(
+            kept=None if kept is None else np.array(kept, dtype=bool),
+            **{kind: {n: unpacked64(a) for n, a in wire[kind].items()} for kind in _ARRAYS},
+        )
+
+
+_ARRAYS = ("added", "multiplied", "changed", "advantages", "history")
 
 
 def read_parts(
@@ -62,8 +84,31 @@ def read_parts(
     """Sort out what arrived; of duplicates, the first counts.
 
     Raises:
-        MessageRefused: a part is of a kind that this worker does not know.
+        MessageRefused: a part was written by another version.
     """
+    try:
+        return _sorted_out(parts)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise MessageRefused(
+            f"a part is of another version ({type(error).__name__}: {error});"
+            " run the same release of Oyer on all workers"
+        ) from error
+
+
+def check_chunks(manifest: Manifest, parts: Mapping[int, JudgePart]) -> None:
+    """Make sure that every chunk of a batch was judged.
+
+    Raises:
+        BatchFailed: a chunk's verdicts are missing; the batch is to be submitted again.
+    """
+    late = [k for k in range(len(manifest.chunks)) if k not in parts]
+    if late:
+        raise BatchFailed(f"batch {manifest.batch_id}: chunks {late[:10]} did not arrive")
+
+
+def _sorted_out(
+    parts: Iterable[Mapping[str, Any]],
+) -> tuple[dict[int, JudgePart], LengthPart | None]:
     judge_parts: dict[int, JudgePart] = {}
     length_part: LengthPart | None = None
     for part in parts:
@@ -71,10 +116,7 @@ def read_parts(
             fields = {name: value for name, value in part.items() if name != "part"}
             judge_parts.setdefault(part["chunk"], JudgePart(**fields))
         elif part.get("part") == "length":
-            length_part = length_part or LengthPart(
-                added={name: unpacked64(term) for name, term in part["added"].items()},
-                multiplied={name: unpacked64(term) for name, term in part["multiplied"].items()},
-            )
+            length_part = length_part or LengthPart.from_wire(part)
         else:
-            raise MessageRefused(f"a part of kind {part.get('part')!r} is of another version")
+            raise ValueError(f"kind {part.get('part')!r}")
     return judge_parts, length_part

@@ -77,7 +77,10 @@ def _decode(adapter: TypeAdapter[T], blob: bytes, what: str) -> T:
     try:
         return adapter.validate_json(unpack(blob))
     except ValidationError as error:
-        raise MessageRefused(f"{what} payload cannot be read: {error}") from error
+        # Without the input, which is the user's text and would end up in logs.
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise MessageRefused(f"{what} payload cannot be read: {where} {first['msg']}") from None
 
 
 def pack(body: bytes) -> bytes:
@@ -120,6 +123,13 @@ class Manifest:
     """Judges, length methods and reward rules, as `oyer.tasks.config.plan_of` gives them."""
     chunks: list[tuple[int, int]]
     """First row and number of rows of each chunk, in order."""
+    split_groups: list[str] = field(default_factory=list)
+    """Groups with rows in several chunks; looked for where a judge has a fall-back."""
+
+    length_follows_judges: bool = False
+    """Length terms are computed once all verdicts are there, rather than beside the judges."""
+    token_ids: bool = False
+    """Token ids were sent along, for the length methods."""
 
     @property
     def size(self) -> int:
@@ -136,6 +146,16 @@ class Columns:
     correct: list[bool | None]
     truncated: list[bool]
     response_tokens: list[int | None]
+    metadata: dict[str, list[Any]] = field(default_factory=dict)
+    """Values that length methods take from the rollouts' metadata, `[N]` each, by key."""
+
+    @property
+    def correctness(self) -> list[bool | None]:
+        """Correctness as stated, else whether the base score is positive; None where unknown."""
+        return [
+            (None if base is None else base > 0) if correct is None else correct
+            for correct, base in zip(self.correct, self.base_score, strict=True)
+        ]
 
 
 _MANIFEST = TypeAdapter(Manifest)

@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from oyer.tasks.config import JudgeConfig, LengthConfig, RewardConfig, RewardRules
+from oyer.tasks.config import Budget, JudgeConfig, LengthConfig, RewardConfig, RewardRules
 from oyer.tasks.errors import MessageRefused
 from oyer.tasks.payloads import Manifest
+from oyer.tasks.settings import explain
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Plan:
     judges: tuple[JudgeConfig, ...]
     length: tuple[LengthConfig, ...]
     reward: RewardRules
+    budget: Budget | None
     reuse: Literal["run", "store", "off"]
     tokenizer: str | None
 
@@ -32,7 +34,14 @@ def read_plan(manifest: Manifest) -> Plan:
         config = RewardConfig.model_validate(raw)
     except ValidationError as error:
         raise MessageRefused(
-            f"the plan of batch {manifest.batch_id} cannot be read by this worker: {error};"
-            " run the same release of Oyer on the trainer and the workers"
+            f"the plan of batch {manifest.batch_id} cannot be read by this worker"
+            f" ({explain(error)}); run the same release of Oyer on the trainer and the workers"
         ) from error
-    return Plan(config.judges, config.length, config.reward, config.reuse, config.tokenizer)
+    return Plan(
+        judges=config.judges,
+        length=config.length,
+        reward=config.reward,
+        budget=config.budget,
+        reuse=config.reuse,
+        tokenizer=config.tokenizer,
+    )

@@ -12,6 +12,8 @@ import redis
 from celery.utils.log import get_logger
 
 from oyer.tasks import names, process
+from oyer.tasks.app import VISIBILITY_TIMEOUT_S
+from oyer.tasks.errors import InvalidConfig
 
 log = get_logger(__name__)
 
@@ -23,7 +25,12 @@ _announced: list[str] = []
 
 
 def announce(queues: Sequence[str]) -> None:
-    """Announce this process on its queues, and keep doing so in the background."""
+    """Announce this process on its queues, and keep doing so in the background.
+
+    Raises:
+        InvalidConfig: the workers that are there lease their messages for another time.
+    """
+    _agree()
     worker = process.worker_name()
     _announced[:] = [names.worker_key(queue, worker) for queue in queues]
     entry = json.dumps(
@@ -41,8 +48,10 @@ def announce(queues: Sequence[str]) -> None:
 def withdraw() -> None:
     """Take the announcement back when the worker stops."""
     _stopped.set()
+    if not _announced:
+        return
     try:
-        process.redis_client().delete(*_announced) if _announced else None
+        process.redis_client().delete(*_announced)
     except redis.RedisError as error:
         log.info("announcement left to expire: %s", error)
 
@@ -58,6 +67,23 @@ def workers(client: redis.Redis) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def _agree() -> None:
+    """Refuse to work beside workers with another lease.
+
+    Every worker sweeps every worker's messages, so the shortest lease of any of them would
+    hand out again what the others are working on.
+    """
+    client = process.redis_client()
+    client.set(names.LEASE_KEY, VISIBILITY_TIMEOUT_S, nx=True, ex=_TTL_S)
+    agreed = client.get(names.LEASE_KEY)
+    if agreed is not None and int(agreed) != VISIBILITY_TIMEOUT_S:
+        raise InvalidConfig(
+            f"the workers on this broker lease messages for {int(agreed)} s, this one for"
+            f" {VISIBILITY_TIMEOUT_S} s; run the same release on all of them, or stop the others"
+            f" and wait {_TTL_S} s"
+        )
+
+
 def _keep(entry: str) -> None:
     while not _stopped.wait(_TTL_S / 3):
         try:
@@ -68,6 +94,7 @@ def _keep(entry: str) -> None:
 
 def _write(entry: str) -> None:
     client = process.redis_client()
+    client.set(names.LEASE_KEY, VISIBILITY_TIMEOUT_S, ex=_TTL_S)
     for key in _announced:
         client.set(key, entry, ex=_TTL_S)
 

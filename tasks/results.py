@@ -7,10 +7,10 @@ every message, which is quadratic in the batch. The trainer holds one poller ins
 
 from typing import Any
 
-from celery.backends.redis import RedisBackend, ResultConsumer
+from celery.backends import redis
 
 
-class _NoSubscriptions(ResultConsumer):
+class _NoSubscriptions(redis.ResultConsumer):  # type: ignore[name-defined,misc]  # not in the stubs
     def start(self, *args: Any, **kwargs: Any) -> None:
         """Subscribe to nothing."""
 
@@ -21,7 +21,7 @@ class _NoSubscriptions(ResultConsumer):
         """Nothing was subscribed."""
 
 
-class PollRedis(RedisBackend):
+class PollRedis(redis.RedisBackend):
     """Redis results that are read by polling."""
 
     ResultConsumer = _NoSubscriptions

@@ -74,7 +74,7 @@ def overridden(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any
     A variable that names no section of the configuration is not ours and is left alone.
 
     Raises:
-        InvalidConfig: a variable reaches into a value that holds no keys.
+        InvalidConfig: a variable is not YAML, or reaches into a value that holds no keys.
     """
     merged = dict(raw)
     for variable in sorted(environ):
@@ -88,8 +88,17 @@ def overridden(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any
                 raise InvalidConfig(f"{variable}: {key!r} holds no keys that it could override")
             place[_spelling(place, key)] = inner = dict(inner)
             place = inner
-        place[_spelling(place, [section, *keys][-1])] = yaml.safe_load(environ[variable])
+        place[_spelling(place, [section, *keys][-1])] = _value(variable, environ[variable])
     return merged
+
+
+def _value(variable: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidConfig(
+            f"{variable}: its value is not YAML; put quotes around a text with special characters"
+        ) from error
 
 
 def _spelling(place: dict[str, Any], key: str) -> str:

@@ -7,6 +7,7 @@ that it outlives no trainer. Its own children ask the kernel to go when it is ki
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -25,6 +26,9 @@ from oyer.tasks.settings import CONFIG_VARIABLE, validate
 
 START_TIMEOUT_S = 120.0
 """Longest wait for all workers to announce themselves; loading torch can take a while."""
+
+KILL_MARGIN_S = 5.0
+"""A worker ends by itself within `grace_s`; one that is later than this is killed."""
 
 _POLL_S = 0.05
 
@@ -153,26 +157,28 @@ class Supervisor:
     def _wait_for_workers(self) -> None:
         assert self.config.broker.url is not None
         deadline = time.monotonic() + START_TIMEOUT_S
-        waiting = {child.pid: child for child in self._children if child.name != _REDIS}
+        # A broker that serves several hosts knows workers of theirs with the same process ids.
+        host = socket.gethostname()
+        waiting = {(host, child.pid): child for child in self._children if child.name != _REDIS}
         with redis.Redis.from_url(self.config.broker.url) as client:
-            while waiting:
+            while waiting and not self.stopping.wait(_POLL_S):
                 for entries in presence.workers(client).values():
                     for entry in entries:
-                        child = waiting.pop(entry["pid"], None)
+                        child = waiting.pop((entry["host"], entry["pid"]), None)
                         if child is not None:
                             self.report(child.name, _ready_line(entry))
                 for child in waiting.values():
                     if child.ended():
                         raise BackendUnavailable(f"{child.name} did not start: {child.tail()}")
                 if waiting and time.monotonic() > deadline:
-                    late = ", ".join(child.name for child in waiting.values())
+                    late = "; ".join(f"{c.name}: {c.tail()}" for c in waiting.values())
                     raise BackendUnavailable(f"not ready after {START_TIMEOUT_S:g} s: {late}")
-                time.sleep(_POLL_S)
 
     def _add(
         self, name: str, argv: list[str], environ: dict[str, str], stdin: str | None = None
     ) -> Child:
-        child = Child(name, argv, environ, log_folder=self.folder, stdin=stdin)
+        grace_s = self.config.grace_s + KILL_MARGIN_S
+        child = Child(name, argv, environ, log_folder=self.folder, stdin=stdin, grace_s=grace_s)
         self._children.append(child)
         return child
 
@@ -189,30 +195,33 @@ def main() -> int:
         try:
             print(json.dumps(event), flush=True)
         except BrokenPipeError:
-            stop.set()
+            stopping.set()
 
-    stop = threading.Event()
+    stopping = threading.Event()
     request = json.loads(sys.stdin.readline())
     supervisor = Supervisor(
         config=validate(request["config"]),
         folder=Path(request["folder"]),
         report=lambda part, state: tell(event="part", part=part, state=state),
+        stopping=stopping,
         **request["options"],
     )
 
     def wait_for_parent() -> None:
-        sys.stdin.read()
-        stop.set()
+        # Not `sys.stdin.read`: its lock, held by this thread, would abort an early exit.
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        stopping.set()
 
+    threading.Thread(target=wait_for_parent, daemon=True).start()
     try:
         supervisor.start()
     except OyerError as error:
         tell(event="failed", kind=type(error).__name__, error=str(error))
         supervisor.stop()
         return 1
-    threading.Thread(target=wait_for_parent, daemon=True).start()
     tell(event="ready", config=supervisor.config.model_dump(mode="json"))
-    supervisor.watch(stop)
+    supervisor.watch()
     supervisor.stop()
     return 0
 

@@ -14,6 +14,7 @@ class Verdict:
     """One judge's verdict on one rollout."""
 
     score: float | None
+    """On the scale that counts."""
     status: str
     error: str | None
     """Why there is no score."""
@@ -22,18 +23,21 @@ class Verdict:
 def aggregate(samples: Sequence[JudgementRow], judge: JudgeConfig) -> Verdict:
     """Take the mean or median of the scored samples, if they are enough.
 
-    Without enough of them the verdict has the status of the first sample that failed.
+    Samples that the run's budget left out are not asked for. Without enough of the others the
+    verdict has the status of the first sample that failed.
     """
     first = samples[0]
     if first["status"] in NOT_CALLED:
-        return Verdict(first.get("score"), first["status"], None)
+        decided = first.get("score")
+        return Verdict(None if decided is None else judge.counted(decided), first["status"], None)
     scores = [
         row["score"]
         for row in samples
         if row["status"] == Status.SCORED and row["score"] is not None
     ]
-    if len(scores) >= judge.min_valid:
+    asked = sum(row["status"] != Status.OVER_BUDGET for row in samples)
+    if len(scores) >= max(1, min(judge.min_valid, asked)):
         take = statistics.fmean if judge.aggregate == "mean" else statistics.median
-        return Verdict(take(scores), Status.SCORED, None)
+        return Verdict(judge.counted(take(scores)), Status.SCORED, None)
     failed = next(row for row in samples if row["status"] != Status.SCORED)
     return Verdict(None, failed["status"], failed.get("error"))

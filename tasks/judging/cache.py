@@ -92,8 +92,8 @@ class CachedReply:
     """Tokens by kind, as reported: `prompt_tokens`, `completion_tokens`, …"""
     at_s: float
     """When it came, epoch seconds."""
-    attempt_id: str
-    """The attempt that was paid for it."""
+    expected_score: float | None = None
+    """From the reply's log-probabilities, which are not kept."""
 
 
 _REPLY = TypeAdapter(CachedReply)

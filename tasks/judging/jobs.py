@@ -1,6 +1,6 @@
 """Turns the rollouts of a chunk into what there is to ask, and what needs no asking; pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,12 @@ from oyer.tasks.judging.calls import ChatRequest
 from oyer.tasks.judging.content import has_content
 from oyer.tasks.payloads import Rollout
 from oyer.tasks.statuses import Status
+
+TOP_LOGPROBS = 20
+"""Alternatives asked for at each token: the most that OpenAI's endpoint gives."""
+
+Place = tuple[int, str, int]
+"""What tells a judgement from the others of its batch: rollout, judge's name, sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,29 +35,29 @@ class Job:
     """Equal for requests that would be answered alike."""
 
     @property
-    def place(self) -> tuple[int, str, int]:
+    def place(self) -> Place:
         """What tells this judgement from the others of its batch."""
         return self.index, self.judge.name, self.sample
 
 
 def jobs_of(
-    rollouts: Sequence[Rollout], start: int, judges: Sequence[JudgeConfig], rules: RewardRules
+    rollouts: Mapping[int, Rollout], judges: Sequence[JudgeConfig], rules: RewardRules
 ) -> Iterator[Job]:
     """List the judgements of a chunk, rollout by rollout.
 
     Args:
-        start: place of the first rollout in its batch.
+        rollouts: by their places in the batch.
     """
     parsed = {judge.name: rubrics.parse(judge.rubric) for judge in judges}
     hashes = {judge.name: rubrics.rubric_hash(judge.rubric) for judge in judges}
-    for index, rollout in enumerate(rollouts, start=start):
+    for index, rollout in rollouts.items():
         decided = decided_without_call(rollout, rules)
         for judge in judges:
             for sample in range(judge.samples):
                 if decided is not None:
                     yield Job(index, judge, sample, hashes[judge.name], decided)
                     continue
-                request = _request(rollout, judge, parsed[judge.name], sample)
+                request = _request(rollout, judge, parsed[judge.name])
                 key = request_key(
                     endpoint=judge.endpoint,
                     model=judge.model,
@@ -81,9 +87,7 @@ def decided_score(job: Job) -> float | None:
     return job.judge.scale[0] if job.judge.empty_score is None else job.judge.empty_score
 
 
-def _request(
-    rollout: Rollout, judge: JudgeConfig, rubric: rubrics.Rubric, sample: int
-) -> ChatRequest:
+def _request(rollout: Rollout, judge: JudgeConfig, rubric: rubrics.Rubric) -> ChatRequest:
     return ChatRequest(
         model=judge.model,
         messages=rubrics.render(
@@ -96,6 +100,7 @@ def _request(
         temperature=judge.temperature,
         max_tokens=judge.max_tokens,
         response_format=reading.response_format(judge.scale) if judge.structured else None,
+        logprobs=TOP_LOGPROBS if judge.expected_score else None,
         extra_body=judge.extra_body,
     )
 
@@ -105,5 +110,6 @@ def _sampling(request: ChatRequest) -> dict[str, Any]:
         "temperature": request.temperature,
         "max_tokens": request.max_tokens,
         "response_format": request.response_format,
+        "logprobs": request.logprobs,
         "extra_body": request.extra_body,
     }

@@ -1,7 +1,7 @@
 """How one judgement ended, and the rows that say so; pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 from uuid import uuid4
@@ -15,6 +15,9 @@ from oyer.tasks.statuses import Status
 
 Source = Literal["called", "cache", "record", "joined", "none"]
 """Where a judgement's reply came from; `none` where no reply was asked for."""
+
+LOGPROBS = "logprobs"
+"""`parsed_layer` of an expected score: the reply's text alone does not give it again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +34,11 @@ class Answer:
     attempts: Sequence[AttemptRecord] = ()
     started_at: datetime | None = None
     finished_at: datetime | None = None
+
+    @property
+    def joined(self) -> "Answer":
+        """The same answer for a duplicate: nothing was paid for it."""
+        return replace(self, source="joined", attempts=(), started_at=None, finished_at=None)
 
     @property
     def prompt_tokens(self) -> int:

@@ -62,6 +62,10 @@ _HEDGE = re.compile(
     r"|可能|或许|不是|并非|不应|不能|不宜|不给|扣|减|加|之间|从",
     re.IGNORECASE,
 )
+_NEAR_NUMBER = re.compile(rf"[^。;!?]{{0,40}}?(?={NUMBER})")
+_DECORATION = re.compile(rf"(?:[-–—•·]\s+|[^\w\s.+\-−(\[<~≈{MASK}]|\s)*")
+_REMARK = re.compile(r"[\s.!。)\]>*|]*(?:\([^()]{0,120}\))?[\s.!。|]*")
+_ONLY_DIGITS = re.compile(r"[\s.,/~–—-]*[0-9][\s0-9.,/~–—%-]*")
 _NO_NUMBER = re.compile(
     r"(?:N\s*/\s*A|null|none|nan|unknown|无法|不适用|暂无|[A-F][+\-]?(?=\s*(?:$|[.,;()|])))\W?"
 )
@@ -110,7 +114,7 @@ def label_claims(
         tail = line[match.end() : match.end() + WINDOW]
         value = _labelled(tail, scale)
         if value is None and not re.sub(r"[\s:=#]", "", tail):
-            value = _alone(below, scale)
+            value = bare_value(below, scale)
             tail = ""
         if value is None:
             continue
@@ -166,7 +170,7 @@ def _labelled(tail: str, scale: tuple[float, float]) -> Value | None:
         value = read_value(tail, last, scale) or value
     elif revised := _REVISED.match(tail, value.end):
         later = read_value(tail, revised.end(), scale)
-        changed = later is None and re.compile(r"[^\n(]*?[0-9]").match(tail, revised.end())
+        changed = later is None and re.search("[0-9]", tail[revised.end() :].partition("(")[0])
         value = later or (Value(None, value.end) if changed else value)
     if any(names_other_scale(note, scale) for note in notes):
         return Value(None, value.end)
@@ -184,26 +188,21 @@ def _without_number(
         return value
     if refusal := _NO_NUMBER.match(tail, at):
         return Value(None, refusal.end())
-    digit = re.compile(rf"[^。;!?]{{0,40}}?(?={NUMBER})").match(tail, at)
+    digit = _NEAR_NUMBER.match(tail, at)
     if digit and _HEDGE.search(tail, at, digit.end()):
         return Value(None, digit.end())
     return None
-
-
-def _alone(line: str, scale: tuple[float, float]) -> Value | None:
-    """A number that has the line under its label to itself."""
-    return bare_value(line, scale)
 
 
 def bare_value(line: str, scale: tuple[float, float]) -> Value | None:
     """Read a line that holds a score and nothing else but a remark in parentheses."""
     if len(line) > WINDOW:
         return None
-    lead = re.compile(r"(?:[-–—•·]\s+|[^\w\s.+\-−(\[<~≈" + MASK + r"]|\s)*").match(line)
+    lead = _DECORATION.match(line)
     value = read_value(line, lead.end() if lead else 0, scale)
-    if value and re.fullmatch(r"[\s.!。)\]>*|]*(?:\([^()]{0,120}\))?[\s.!。|]*", line[value.end :]):
+    if value and _REMARK.fullmatch(line, value.end):
         return value
-    if re.fullmatch(r"[\s0-9.,/~–—-]*[0-9][\s0-9.,/~–—%-]*", line):
+    if _ONLY_DIGITS.fullmatch(line):
         return Value(None, len(line))
     return None
 

@@ -30,7 +30,7 @@ from oyer.tasks.statuses import Status
 PARSER_VERSION = 1
 """Raised whenever some reply would be read differently."""
 
-MAX_PROSE_CHARS = 8_192
+MAX_PROSE_CHARS = 16_384
 """A longer reply is read at its two ends, this much of each, in characters."""
 
 MAX_SPAN_CHARS = 200
@@ -45,7 +45,7 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _SECOND_THOUGHT = re.compile(
-    r"(?:^|[.!?。;]\s*|\n)[\s*\-–—]*(?:wait|hmm+|actually|on\s+(?:second\s+thought|reflection)|correction|scratch\s+that|no,"
+    r"(?:^|[.!?。;\n])[\s*\-–—]{0,20}(?:wait|hmm+|actually|on\s+(?:second\s+thought|reflection)|correction|scratch\s+that|no,"
     r"|更正|不对|等等|等一下|重新考虑|修正|再想)[^\n]{0,80}?[0-9]",
     re.IGNORECASE,
 )
@@ -168,13 +168,9 @@ def _bare_claims(
     if not lines:
         return []
     (first_at, first), (last_at, last) = lines[0], lines[-1]
-    short = len(last) <= MAX_SPAN_CHARS
-    if (
-        len(lines) == 1
-        and short
-        and (only := _WHOLE_ANSWER.fullmatch(last) or _COMMENTED.fullmatch(last))
-    ):
-        last = only[1]
+    if len(lines) == 1 and len(last) <= MAX_SPAN_CHARS:
+        only = _WHOLE_ANSWER.fullmatch(last) or _COMMENTED.fullmatch(last)
+        last = only[1] if only else last
     above = lines[-2][1].strip() if len(lines) > 1 else ""
     claims = []
     if not above.endswith((":", "=")) and (value := bare_value(last, scale)):

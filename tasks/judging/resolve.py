@@ -4,23 +4,19 @@ Identical requests are answered once, whoever asks: within the chunk by grouping
 processes by single flight. Nothing here raises for what an endpoint does.
 """
 
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Protocol
 
 from oyer.models.rows import StoredJudgement
-from oyer.tasks.config import EndpointConfig, JudgeConfig
-from oyer.tasks.judging.attempts import AttemptRecord, Client, Outcome, Permits, call
+from oyer.tasks.config import JudgeConfig
+from oyer.tasks.judging.asking import Asker, no_answer
 from oyer.tasks.judging.cache import CachedReply
-from oyer.tasks.judging.calls import ChatRequest, Reply
 from oyer.tasks.judging.jobs import Job
-from oyer.tasks.judging.judged import Answer
+from oyer.tasks.judging.judged import LOGPROBS, Answer, Source
 from oyer.tasks.judging.reading import Reading, read_score
-from oyer.tasks.judging.reask import reask
 from oyer.tasks.statuses import Status
 
 Record = Callable[[Sequence[str]], Mapping[str, StoredJudgement]]
@@ -51,29 +47,15 @@ class Flight(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """What calling one endpoint takes."""
-
-    config: EndpointConfig
-    client: Client
-    permits: Permits
-
-
-@dataclass(frozen=True, kw_only=True)
 class Resolver:
     """Answers the requests of one batch's chunk."""
 
-    endpoints: Mapping[str, Endpoint]
-    problems: Mapping[str, str]
-    """Why an endpoint that a judge names cannot be called from this worker."""
+    asker: Asker
     cache: Cache
     flight: Flight
     record: Record
     scope: str
     """Reply sharing ends at this name: empty for the whole store, else the run or the batch."""
-    deadline: float
-    """Epoch seconds after which no call is begun."""
-    cancelled: Callable[[], bool]
 
     def known(self, jobs: Sequence[Job]) -> dict[str, Answer]:
         """Look up what needs no call, in two round trips for the whole chunk."""
@@ -103,161 +85,62 @@ class Resolver:
         assert job.key is not None
         shared = self._shared(job.key)
         while not claimed:
-            if self.flight.wait(shared, self.deadline) == "expired":
-                return _none(Status.EXPIRED, "the batch's deadline has passed")
+            if self.flight.wait(shared, self.asker.deadline) == "expired":
+                return no_answer(Status.EXPIRED, "the batch's deadline has passed")
             reply = self.cache.get_many([shared]).get(shared)
-            answer = _kept(reply, job.judge, "joined") if reply else None
+            if reply is None:
+                claimed = self.flight.claim([shared])[shared]
+                continue
+            answer = _kept(reply, job.judge, "joined")
             if answer is not None:
                 return answer
-            claimed = self.flight.claim([shared])[shared]
+            # Kept by a worker that could read it, so nobody can claim it: pay for another.
+            break
         try:
-            answer = self._called(job)
+            answer = self.asker.ask(job)
             if answer.reading is not None and answer.reading.status is Status.SCORED:
                 self.cache.put(shared, _to_keep(answer))
             return answer
         finally:
             self.flight.done(shared)
 
-    def _called(self, job: Job) -> Answer:
-        assert job.request is not None
-        endpoint = self.endpoints.get(job.judge.endpoint)
-        if endpoint is None:
-            return _none(Status.REJECTED, self.problems[job.judge.endpoint])
-        answer = self._ask(endpoint, job.request, job.judge, ())
-        for _ in range(job.judge.reasks):
-            if answer.reading is None or answer.reading.status is not Status.UNPARSEABLE:
-                break
-            again = reask(job.request, answer.text or "", job.judge)
-            retry = self._ask(endpoint, again, job.judge, answer.attempts)
-            started_at = answer.started_at
-            # A re-ask that failed leaves the reply that was there, unread as it is.
-            kept = retry if retry.reading is not None else answer
-            answer = replace(
-                kept,
-                attempts=retry.attempts,
-                started_at=started_at,
-                finished_at=retry.finished_at,
-            )
-        return answer
-
-    def _ask(
-        self,
-        endpoint: Endpoint,
-        request: ChatRequest,
-        judge: JudgeConfig,
-        before: Sequence[AttemptRecord],
-    ) -> Answer:
-        outcome = self._call(endpoint, request)
-        failure = outcome.failure
-        attempts = [*before, *_renumbered(outcome.attempts, len(before))]
-        if failure is not None and failure.structured_refused:
-            outcome = self._call(endpoint, replace(request, response_format=None))
-            attempts += _renumbered(outcome.attempts, len(attempts))
-        return _read(outcome, judge, attempts)
-
-    def _call(self, endpoint: Endpoint, request: ChatRequest) -> Outcome:
-        return call(
-            endpoint.client,
-            request,
-            permits=_UnlessCancelled(endpoint.permits, self.cancelled),
-            deadline=self.deadline,
-            timeout_s=endpoint.config.timeout_s,
-            max_attempts=endpoint.config.max_attempts,
-            clock=time.time,
-            sleep=time.sleep,
-            rng=_RANDOM,
-        )
-
     def _shared(self, key: str) -> str:
         return sha256(f"{self.scope}\n{key}".encode()).hexdigest() if self.scope else key
 
 
-@dataclass(frozen=True)
-class _UnlessCancelled:
-    """Permits for a batch that may be cancelled while its calls wait for them."""
-
-    permits: Permits
-    cancelled: Callable[[], bool]
-
-    def acquire(self, estimated_tokens: int, deadline: float) -> object | None:
-        permit = self.permits.acquire(estimated_tokens, deadline)
-        if permit is None or not self.cancelled():
-            return permit
-        self.permits.release(
-            permit, used_tokens=0, rate_limited=False, retry_after_s=None, clean=False
-        )
-        return None
-
-    def release(self, permit: object, **usage: Any) -> None:
-        self.permits.release(permit, **usage)
-
-
-_RANDOM = random.Random()
-
-
-def _renumbered(attempts: Sequence[AttemptRecord], after: int) -> list[AttemptRecord]:
-    return [replace(attempt, number=attempt.number + after) for attempt in attempts]
-
-
-def _read(outcome: Outcome, judge: JudgeConfig, attempts: Sequence[AttemptRecord]) -> Answer:
-    started_at = attempts[0].started_at if attempts else None
-    now = datetime.now(UTC)
-    if outcome.reply is None:
-        error = outcome.failure.message if outcome.failure else outcome.stop_reason
-        return replace(
-            _none(outcome.status, error),
-            source="called" if attempts else "none",
-            attempts=attempts,
-            started_at=started_at,
-            finished_at=now,
-        )
-    reading = _reading(outcome.reply, judge)
-    return Answer(
-        source="called",
-        status=reading.status,
-        text=outcome.reply.text,
-        reading=reading,
-        model=outcome.reply.model or judge.model,
-        error=None if reading.status is Status.SCORED else f"no score: {reading.layer}",
-        attempts=attempts,
-        started_at=started_at,
-        finished_at=now,
-    )
-
-
-def _reading(reply: Reply, judge: JudgeConfig) -> Reading:
-    return read_score(
-        reply.text, scale=judge.scale, finish_reason=reply.finish_reason, refusal=reply.refusal
-    )
-
-
-def _kept(reply: CachedReply, judge: JudgeConfig, source: str) -> Answer | None:
+def _kept(reply: CachedReply, judge: JudgeConfig, source: Source) -> Answer | None:
     """Read a kept reply anew; one that today's parser cannot read is no answer."""
-    reading = read_score(reply.text, scale=judge.scale, finish_reason=reply.finish_reason)
-    if reading.status is not Status.SCORED:
+    reading = _read_again(reply.text, judge, reply.expected_score)
+    if reading is None:
         return None
     return Answer(
-        source="cache" if source == "cache" else "joined",
-        status=Status.SCORED,
-        text=reply.text,
-        reading=reading,
-        model=reply.model,
+        source=source, status=Status.SCORED, text=reply.text, reading=reading, model=reply.model
     )
 
 
 def _recorded(row: StoredJudgement, judge: JudgeConfig) -> Answer | None:
-    text = row.get("reply")
-    if not text:
-        return None
-    reading = read_score(text, scale=judge.scale)
-    if reading.status is not Status.SCORED:
+    text = row.get("reply") or ""
+    expected = row.get("score") if row.get("parsed_layer") == LOGPROBS else None
+    reading = _read_again(text, judge, expected)
+    if reading is None:
         return None
     return Answer(
         source="record", status=Status.SCORED, text=text, reading=reading, model=row.get("model")
     )
 
 
+def _read_again(text: str, judge: JudgeConfig, expected: float | None) -> Reading | None:
+    reading = read_score(text, scale=judge.scale)
+    if reading.status is not Status.SCORED:
+        return None
+    if expected is None or not judge.expected_score:
+        return reading
+    return replace(reading, score=expected, layer=LOGPROBS)
+
+
 def _to_keep(answer: Answer) -> CachedReply:
+    reading = answer.reading
+    expected = reading.score if reading is not None and reading.layer == LOGPROBS else None
     return CachedReply(
         text=answer.text or "",
         finish_reason="stop",
@@ -267,9 +150,5 @@ def _to_keep(answer: Answer) -> CachedReply:
             "completion_tokens": answer.completion_tokens,
         },
         at_s=time.time(),
-        attempt_id="",
+        expected_score=expected,
     )
-
-
-def _none(status: Status, error: str) -> Answer:
-    return Answer(source="none", status=status, error=error)

@@ -30,7 +30,6 @@ REPLY: dict[str, Any] = {
     "model": "deepseek-v3-0324",
     "usage": {"prompt_tokens": 812, "completion_tokens": 64},
     "at_s": 1.75e9,
-    "attempt_id": "a1",
 }
 JSON_VALUES = st.recursive(
     st.none()

@@ -16,7 +16,7 @@ from oyer.tasks.judging.flight import SingleFlight
 from oyer.tasks.judging.shared import connect
 from tests import services
 
-REPLY = CachedReply(text="8", finish_reason="stop", model="m", usage={}, at_s=0.0, attempt_id="a")
+REPLY = CachedReply(text="8", finish_reason="stop", model="m", usage={}, at_s=0.0)
 HOLDER = """
 import sys, time
 from oyer.tasks.judging.flight import SingleFlight
@@ -43,7 +43,7 @@ def judge(key):
             redis.incr("paid:" + key)
             time.sleep(0.2)
             cache.put(key, CachedReply(text=owner, finish_reason="stop", model="m", usage={},
-                                       at_s=0.0, attempt_id="a"))
+                                       at_s=0.0))
             flight.done(key)
         elif flight.wait(key, time.time() + 30) == "expired":
             return None

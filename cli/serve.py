@@ -1,0 +1,122 @@
+"""`oyer serve`: rewards over HTTP, for trainers that can make a request and nothing more."""
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from oyer.cli.options import AsJson, Config
+from oyer.cli.output import console, print_json
+from oyer.manager import RewardManager
+from oyer.tasks.errors import InvalidConfig, InvalidInput
+from oyer.tasks.settings import load_config
+
+
+def serve(
+    config: Config = None,
+    host: Annotated[str, typer.Option("--host", help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = (
+        8780
+    ),
+    token_env: Annotated[
+        str | None,
+        typer.Option(
+            "--token-env",
+            help="Environment variable that holds the bearer token; needed off loopback.",
+        ),
+    ] = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", min=0.1, help="Every answer is there by then.")
+    ] = 100.0,
+    late_retry: Annotated[
+        bool,
+        typer.Option(
+            "--late-retry", help="When a judge is late, answer 503 so that the client asks again."
+        ),
+    ] = False,
+    stand_in: Annotated[
+        float,
+        typer.Option("--stand-in", help="For a missing reward, where only numbers are known."),
+    ] = 0.0,
+    group_size: Annotated[
+        int | None,
+        typer.Option("--group-size", min=1, help="Samples per prompt that arrive one by one."),
+    ] = None,
+    run: Annotated[str, typer.Option("--run", help="Run to file rollouts under.")] = "http",
+    max_body_mib: Annotated[
+        int, typer.Option("--max-body-mib", min=1, help="Largest request body, in MiB.")
+    ] = 64,
+    local: Annotated[
+        bool, typer.Option("--local", help="Start an embedded backend for this server.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Serve rewards over HTTP until Ctrl-C.
+
+    `POST /get_reward` is OpenRLHF's remote reward model, `POST /rm` slime's, and `POST /v1/score`
+    takes a batch with groups. `GET /docs` describes them; `GET /healthz` says whether a batch
+    could be scored. A request that is sent again joins the one under way.
+    """
+    try:
+        import uvicorn
+
+        from oyer.server import ServerSettings, create_app
+        from oyer.server.settings import check_bind
+    except ImportError as error:
+        raise InvalidConfig(
+            f"`oyer serve` needs {error.name}: pip install 'oyer[server]'"
+        ) from error
+    token = _token(token_env)
+    check_bind(host, token)
+    settings = ServerSettings(
+        token=token,
+        timeout_s=timeout_s,
+        on_late="retry" if late_retry else "answer",
+        stand_in=stand_in,
+        group_size=group_size,
+        run=run,
+        max_body_bytes=max_body_mib * 2**20,
+    )
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(contextlib.closing(_listen(host, port)))
+        manager = stack.enter_context(_manager(config, local=local))
+        url = f"http://{host}:{listener.getsockname()[1]}"
+        if as_json:
+            print_json({"event": "ready", "url": url})
+        else:
+            console.print(f"serving on {url}; Ctrl-C stops it", highlight=False)
+        server = uvicorn.Server(
+            uvicorn.Config(create_app(manager, settings), log_level="warning", access_log=False)
+        )
+        server.run(sockets=[listener])
+
+
+def _token(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    token = os.environ.get(variable, "").strip()
+    if not token:
+        raise InvalidInput(f"--token-env {variable}: is not set; export the token under that name")
+    return token
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise InvalidInput(
+            f"--host {host} --port {port}: {error.strerror}; choose another"
+        ) from error
+    return listener
+
+
+def _manager(config: Path | None, *, local: bool) -> RewardManager:
+    loaded = load_config(config)
+    return RewardManager.local(loaded) if local else RewardManager(loaded)

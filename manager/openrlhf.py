@@ -1,0 +1,174 @@
+"""Oyer in OpenRLHF: a file with `reward_func` for `--reward.remote_url`, and what `oyer serve` says.
+
+    --reward.remote_url /path/to/examples/openrlhf_reward.py     # judged through this process
+    --reward.remote_url http://127.0.0.1:8780/get_reward         # judged through `oyer serve`
+
+OpenRLHF knows no missing reward: one becomes a number, and `oyer_missing` in `extra_logs` marks it.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from celery.utils.log import get_logger
+
+from oyer.manager.client import RewardManager
+from oyer.manager.score import Score, without_reward
+from oyer.tasks.config import RewardConfig
+from oyer.tasks.errors import InvalidInput, InvalidRollout
+from oyer.tasks.payloads import Rollout
+from oyer.tasks.settings import load_config
+
+log = get_logger(__name__)
+
+TIMEOUT_S = 150.0
+"""Longest wait for a reward: OpenRLHF's own client gives up after 180 s."""
+
+_END_MARKS = re.compile(r"(?:\s|<\|[^<>|]+\|>|</s>)+\Z")
+"""Special tokens at the end of a query: OpenRLHF decodes it with them."""
+
+Answer = dict[str, Any]
+
+
+def missing_reward(score: Score, stand_in: float) -> float:
+    """Return the reward of a rollout without one; OpenRLHF's baselines bear neither NaN nor None."""
+    return score.reward if score.trainable else stand_in
+
+
+def rollouts_of(
+    queries: Sequence[str],
+    prompts: Sequence[str] | None,
+    labels: Sequence[str | None] | None,
+) -> list[Rollout]:
+    """Read a request; the rollouts of one prompt are one group.
+
+    Raises:
+        InvalidInput: the lists differ in length.
+    """
+    prompts = list(prompts or [""] * len(queries))
+    labels = list(labels or [None] * len(queries))
+    if not len(queries) == len(prompts) == len(labels):
+        raise InvalidInput(
+            f"query, prompts, labels: have {len(queries)}, {len(prompts)} and {len(labels)} entries;"
+            " send one of each per rollout"
+        )
+    return [
+        Rollout(
+            prompt=prompt,
+            response=response_of(query, prompt),
+            group_id=sha256(prompt.encode("utf-8", "replace")).hexdigest()[:32],
+            reference=None if label is None else str(label),
+        )
+        for query, prompt, label in zip(queries, prompts, labels, strict=True)
+    ]
+
+
+def response_of(query: str, prompt: str) -> str:
+    """Cut the prompt and the special tokens at the end off a query."""
+    _, found, rest = query.partition(prompt) if prompt else ("", "", query)
+    return _END_MARKS.sub("", rest if found else query)
+
+
+def answer(scores: Sequence[Score], config: RewardConfig, stand_in: float = 0.0) -> Answer:
+    """Say it in OpenRLHF's words: finite numbers, lists of one length.
+
+    Returns:
+        `rewards`; `scores` in [0, 1] for dynamic filtering: the judge's score on its scale, or
+        the reward where nothing is judged; `extra_logs`.
+    """
+    rewards = [missing_reward(score, stand_in) for score in scores]
+    low, high = config.judges[0].scale if config.judges else (0.0, 0.0)
+    return {
+        "rewards": rewards,
+        "scores": [
+            (score.judge_score - low) / (high - low)
+            if math.isfinite(score.judge_score) and high > low
+            else reward
+            for score, reward in zip(scores, rewards, strict=True)
+        ],
+        "extra_logs": {
+            "oyer_missing": [float(not score.trainable) for score in scores],
+            "oyer_judge_score": [_finite(score.judge_score) for score in scores],
+            "oyer_length_term": [_finite(score.length_term) for score in scores],
+        },
+    }
+
+
+def reward_function(
+    config: RewardManager | RewardConfig | Mapping[str, Any] | str | Path,
+    *,
+    base_score: Callable[[str, str, Any], float] | None = None,
+    group_size: int | None = None,
+    run: str = "openrlhf",
+    timeout_s: float = TIMEOUT_S,
+    stand_in: float = 0.0,
+) -> Callable[..., Answer]:
+    """Make a `reward_func(queries, prompts, labels)`.
+
+    Args:
+        config: a manager, its configuration, or the path of one.
+        base_score: (prompt, response, label) -> the verifier's score.
+        group_size: samples of one prompt, where a length method compares them.
+        run: the training run that the record files the rollouts under.
+        timeout_s: longest wait for a reward, in seconds.
+        stand_in: the reward of a rollout without one.
+
+    Raises:
+        InvalidConfig: a key of the configuration is wrong, or no broker is named.
+    """
+    if isinstance(config, (str, Path)):
+        manager = RewardManager.from_file(config)
+    else:
+        manager = config if isinstance(config, RewardManager) else RewardManager(config)
+
+    def reward_func(
+        queries: Sequence[str],
+        prompts: Sequence[str] | None = None,
+        labels: Sequence[Any] | None = None,
+        **_: Any,
+    ) -> Answer:
+        rollouts = rollouts_of(queries, prompts, labels)
+        if base_score is not None:
+            rollouts = [
+                replace(
+                    rollout, base_score=base_score(str(rollout.prompt), rollout.response, label)
+                )
+                for rollout, label in zip(rollouts, labels or [None] * len(rollouts), strict=True)
+            ]
+        rules = manager.config.reward
+        try:
+            pending = manager.score_many(rollouts, run=run, group_size=group_size)
+            scores = pending.collect(timeout_s, rules)
+        except InvalidRollout as error:
+            scores = [without_reward(error, rules)] * len(rollouts)
+        for score in scores:
+            if not score.trainable:
+                log.warning("a rollout has no reward (%s): %s", score.status, score.error)
+        return answer(scores, manager.config, stand_in)
+
+    return reward_func
+
+
+@cache
+def _configured() -> Callable[..., Answer]:
+    return reward_function(load_config())
+
+
+def reward_func(
+    queries: Sequence[str],
+    prompts: Sequence[str] | None = None,
+    labels: Sequence[Any] | None = None,
+    **_: Any,
+) -> Answer:
+    """Score rollouts as the configuration that `OYER_CONFIG` names says."""
+    return _configured()(queries, prompts, labels)
+
+
+def _finite(value: float) -> float:
+    """JSON and OpenRLHF's averages bear no NaN; `oyer_missing` says where this 0 is one."""
+    return value if math.isfinite(value) else 0.0

@@ -1,0 +1,138 @@
+"""Oyer in slime and its forks: reward functions for `--custom-rm-path` and the reward post-process.
+
+    --custom-rm-path oyer.manager.slime.custom_rm
+    --custom-reward-post-process-path oyer.manager.slime.post_process
+
+- The configuration is the file that `OYER_CONFIG` names; slime's own arguments say the rest.
+- slime knows no missing reward: one becomes a number, `remove_sample` keeps the sample out of the
+  loss, `post_process` out of its group's mean, and `metadata["judge_status"]` says why.
+"""
+
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from celery.utils.log import get_logger
+
+from oyer.manager.client import RewardManager
+from oyer.manager.score import Score, without_reward
+from oyer.tasks.errors import InvalidRollout
+from oyer.tasks.payloads import Rollout
+from oyer.tasks.settings import CONFIG_VARIABLE, load_config
+
+log = get_logger(__name__)
+
+TIMEOUT_S = 600.0
+"""Longest wait for a reward unless `args.oyer_timeout_s` says otherwise, in seconds."""
+
+_STD_FLOOR = 1e-6
+"""Added to a group's standard deviation, as slime does."""
+
+_CENTRED = ("grpo", "gspo", "reinforce_plus_plus_baseline")
+_SCALED = ("grpo", "gspo")
+"""Advantage estimators for which slime subtracts the group's mean, and divides by its deviation."""
+
+
+async def custom_rm(args: Any, sample: Any, **_: Any) -> Any:
+    """Score a sample, or each of a list; a number, or a dict under slime's `--reward-key`."""
+    if isinstance(sample, Sequence):
+        return await group_rm(args, sample)
+    return (await _scored(args, [sample], group_size=getattr(args, "n_samples_per_prompt", None)))[
+        0
+    ]
+
+
+async def group_rm(args: Any, samples: Sequence[Any], **_: Any) -> list[Any]:
+    """Score one prompt's samples, for `--group-rm`."""
+    return await _scored(args, samples, group_size=None)
+
+
+def post_process(args: Any, samples: Sequence[Any]) -> tuple[list[float], list[float]]:
+    """Normalise rewards in their groups as slime does, with samples without a reward left out.
+
+    Returns:
+        Raw and normalised rewards; a sample without a reward has the normalised reward 0.
+    """
+    raw = [float(_value(args, sample.reward)) for sample in samples]
+    estimator = getattr(args, "advantage_estimator", "grpo")
+    if estimator not in _CENTRED or not getattr(args, "rewards_normalization", True):
+        return raw, list(raw)
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for i, sample in enumerate(samples):
+        if not sample.remove_sample:
+            groups[sample.group_index].append(i)
+    normalised = [0.0] * len(raw)
+    scaled = estimator in _SCALED and getattr(args, "grpo_std_normalization", True)
+    for rows in groups.values():
+        rewards = [raw[i] for i in rows]
+        mean = statistics.fmean(rewards)
+        deviation = statistics.stdev(rewards) if scaled and len(rewards) > 1 else 0.0
+        for i in rows:
+            normalised[i] = (raw[i] - mean) / (deviation + _STD_FLOOR if scaled else 1.0)
+    return raw, normalised
+
+
+def missing_reward(sample: Any, score: Score, stand_in: float) -> float:
+    """Return a sample's reward; without one, a number and the mark that keeps it out of the loss."""
+    sample.metadata = {**(sample.metadata or {}), "judge_status": score.status}
+    if score.trainable:
+        return score.reward
+    sample.remove_sample = True
+    return stand_in
+
+
+async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> list[Any]:
+    manager = _manager(os.getpid(), os.environ.get(CONFIG_VARIABLE))
+    rules = manager.config.reward
+    timeout_s = float(getattr(args, "oyer_timeout_s", TIMEOUT_S))
+    stand_in = float(getattr(args, "oyer_missing_reward", 0.0))
+    run = str(getattr(args, "oyer_run", "slime"))
+    rollouts = [_rollout(sample) for sample in samples]
+    try:
+        # A sample's index tells it from another of its group with the same text.
+        identity = str(samples[0].index) if len(samples) == 1 else None
+        pending = manager.score_many(rollouts, run=run, group_size=group_size, sample_id=identity)
+        scores = await pending.gather(timeout_s, rules)
+    except InvalidRollout as error:
+        scores = [without_reward(error, rules)] * len(samples)
+    rewards = []
+    for sample, score in zip(samples, scores, strict=True):
+        if not score.trainable:
+            log.warning("a sample has no reward (%s): %s", score.status, score.error)
+        rewards.append(_worded(args, missing_reward(sample, score, stand_in), score))
+    return rewards
+
+
+def _rollout(sample: Any) -> Rollout:
+    metadata = sample.metadata or {}
+    status = str(getattr(sample.status, "value", sample.status))
+    return Rollout(
+        prompt=sample.prompt,
+        response=sample.response,
+        group_id=None if sample.group_index is None else str(sample.group_index),
+        base_score=metadata.get("base_score"),
+        response_tokens=sample.response_length,
+        truncated=status == "truncated",
+        reference=None if sample.label is None else str(sample.label),
+    )
+
+
+def _worded(args: Any, reward: float, score: Score) -> Any:
+    """A number, or under `--reward-key` a dict that has it."""
+    key = getattr(args, "reward_key", None)
+    if not key:
+        return reward
+    return {"judge_score": score.judge_score, "judge_status": score.status, key: reward}
+
+
+def _value(args: Any, reward: Any) -> Any:
+    key = getattr(args, "reward_key", None)
+    return reward[key] if key else reward
+
+
+@lru_cache(maxsize=8)
+def _manager(pid: int, path: str | None) -> RewardManager:
+    return RewardManager(load_config(path))

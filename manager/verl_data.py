@@ -1,0 +1,102 @@
+"""Reads rows out of a verl `DataProto`, and places rewards where verl reads them."""
+
+import importlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from oyer.tasks.errors import InvalidConfig
+from oyer.tasks.payloads import Message
+
+ComputeScore = Callable[..., Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerlRow:
+    """One row of a `DataProto`, decoded."""
+
+    prompt: str | list[Message]
+    response: str
+    response_tokens: int
+    uid: str | None
+    """The prompt's id; None where verl gave none."""
+    data_source: Any
+    ground_truth: Any
+    extra_info: dict[str, Any]
+
+    @property
+    def reference(self) -> str | None:
+        """The reference answer as text for the judge."""
+        if self.ground_truth is None or isinstance(self.ground_truth, str):
+            return self.ground_truth
+        return json.dumps(self.ground_truth, ensure_ascii=False, default=str)
+
+
+def read_row(data: Any, i: int, tokenizer: Any, reward_fn_key: str = "data_source") -> VerlRow:
+    """Decode row `i`: prompts are padded on the left, responses on the right."""
+    prompts, responses = data.batch["prompts"][i], data.batch["responses"][i]
+    mask = data.batch["attention_mask"][i]
+    response_tokens = int(mask[-responses.shape[-1] :].sum())
+    prompt_tokens = int(mask[: prompts.shape[-1]].sum())
+    extras = {name: column[i] for name, column in data.non_tensor_batch.items()}
+    response = tokenizer.decode(responses[:response_tokens], skip_special_tokens=True)
+    messages = extras.get("raw_prompt")
+    uid = extras.get("uid")
+    return VerlRow(
+        prompt=(
+            tokenizer.decode(prompts[len(prompts) - prompt_tokens :], skip_special_tokens=True)
+            if messages is None or isinstance(messages, str)
+            else [dict(message) for message in messages]
+        ),
+        response=response.removesuffix(getattr(tokenizer, "eos_token", None) or ""),
+        response_tokens=response_tokens,
+        uid=None if uid is None else str(uid),
+        data_source=extras.get(reward_fn_key),
+        ground_truth=(extras.get("reward_model") or {}).get("ground_truth"),
+        extra_info=_extra_info(extras),
+    )
+
+
+def place(data: Any, rewards: Sequence[float]) -> Any:
+    """Put each reward at its response's last token, `float32 [B, R]`; as verl's own managers do."""
+    responses = data.batch["responses"]
+    placed = responses.new_zeros(responses.shape).float()
+    lengths = data.batch["attention_mask"][:, -responses.shape[-1] :].sum(-1)
+    for i, reward in enumerate(rewards):
+        placed[i, int(lengths[i]) - 1] = reward
+    return placed
+
+
+def base_score_of(result: Any) -> float:
+    """Read what a `compute_score` returned: a number, or a dict with `score`."""
+    return float(result.get("score", 0.0) if isinstance(result, Mapping) else result)
+
+
+def default_compute_score() -> ComputeScore:
+    """Return verl's own rule-based scorer.
+
+    Raises:
+        InvalidConfig: verl is not installed here.
+    """
+    try:
+        # By name: Oyer does not depend on verl.
+        module = importlib.import_module("verl.utils.reward_score")
+    except ImportError as error:
+        raise InvalidConfig(
+            "compute_score: is missing, and verl's own cannot be imported; give a function"
+            " (data_source, solution_str, ground_truth, extra_info) -> float"
+        ) from error
+    found: ComputeScore = module.default_compute_score
+    return found
+
+
+def _extra_info(extras: Mapping[str, Any]) -> dict[str, Any]:
+    """What verl's own managers hand to `compute_score` as `extra_info`."""
+    info = dict(extras.get("extra_info") or {})
+    info |= dict(extras.get("tool_extra_fields") or {})
+    if "__num_turns__" in extras:
+        info["num_turns"] = extras["__num_turns__"]
+    if "reward_scores" in extras:
+        info["rollout_reward_scores"] = extras["reward_scores"]
+    return info

@@ -1,0 +1,59 @@
+"""Answers by the content of their requests, so that a client's retry joins or reads the first."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+KEEP_S = 900.0
+"""How long a complete answer is given again, in seconds: longer than any client's retries."""
+
+MAX_KEPT = 20_000
+"""Answers kept at most; an answer to one rollout is about half a KB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """An HTTP answer."""
+
+    content: Any
+    status_code: int = 200
+    complete: bool = True
+    """Whether every rollout has its reward; others are not kept, so that a retry can get them."""
+
+
+class Replies:
+    """The answers under way and those given a while ago; of one event loop."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._under_way: dict[str, asyncio.Task[Reply]] = {}
+        self._kept: OrderedDict[str, tuple[float, Reply]] = OrderedDict()
+
+    async def get(self, key: str, make: Callable[[], Coroutine[Any, Any, Reply]]) -> Reply:
+        """Return the answer to `key`, made once however often it is asked for."""
+        self._forget()
+        if key in self._kept:
+            return self._kept[key][1]
+        task = self._under_way.get(key)
+        if task is None:
+            task = self._under_way[key] = asyncio.create_task(make())
+            task.add_done_callback(lambda done: self._keep(key, done))
+        # A client that hangs up ends its own waiting, not the work that others may wait for.
+        return await asyncio.shield(task)
+
+    def _keep(self, key: str, done: "asyncio.Task[Reply]") -> None:
+        del self._under_way[key]
+        if done.cancelled() or done.exception() is not None or not done.result().complete:
+            return
+        self._kept[key] = (self._clock() + KEEP_S, done.result())
+
+    def _forget(self) -> None:
+        now = self._clock()
+        while self._kept:
+            key, (until, _) = next(iter(self._kept.items()))
+            if until > now and len(self._kept) <= MAX_KEPT:
+                return
+            del self._kept[key]

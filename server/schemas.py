@@ -1,0 +1,131 @@
+"""What requests and answers hold, for checking and for the OpenAPI page."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from oyer.manager import Rollout
+from oyer.manager.score import Score
+
+
+class _Body(BaseModel):
+    """A JSON object whose unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class RolloutBody(_Body):
+    """One sampled completion."""
+
+    prompt: str | list[dict[str, Any]]
+    """Text, or chat messages."""
+    response: str
+    """The policy's completion."""
+    group_id: str | int | None = None
+    """The prompt's uid; rollouts with the same id form a group."""
+    base_score: float | None = None
+    """The verifier's score."""
+    response_tokens: int | None = None
+    """Length of the response in the policy's tokens."""
+    token_ids: list[int] | None = None
+    """The response's token ids, for the methods that look at repetition."""
+    correct: bool | None = None
+    """Whether the verifier found the answer right."""
+    truncated: bool = False
+    """Whether generation hit the length limit."""
+    reference: str | None = None
+    """The reference answer, shown to the judge."""
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    """Kept with the rollout on record."""
+
+    def rollout(self) -> Rollout:
+        """Give what a manager takes."""
+        return Rollout(**{name: getattr(self, name) for name in type(self).model_fields})
+
+
+class ScoreRequest(_Body):
+    """`POST /v1/score`."""
+
+    rollouts: list[RolloutBody] = Field(min_length=1)
+    """Whole groups, or with `group_size` any part of them."""
+    run: str | None = Field(None, min_length=1, max_length=200)
+    """The training run; the server's when left out."""
+    step: int | None = Field(None, ge=0)
+    """The training step, for the record."""
+    group_size: int | None = Field(None, ge=1)
+    """Rollouts of each group, where they arrive in several requests."""
+
+
+class ScoreAnswer(_Body):
+    """Columns in the order of the request; null where there is no number."""
+
+    rewards: list[float | None]
+    unshaped_rewards: list[float | None]
+    """Base score and judges only, without length terms."""
+    judge_scores: list[float | None]
+    """As judged, on the judge's scale."""
+    mask: list[bool]
+    """True where the reward may be trained on."""
+    statuses: list[str]
+    """`scored`, or why there is no score."""
+    terms: dict[str, list[float | None]]
+    """What each term adds (or multiplies)."""
+    batch_ids: list[str | None]
+    """Where the record holds each rollout."""
+    errors: dict[str, str]
+    """For each status that is a failure, the first error."""
+
+    @classmethod
+    def of(cls, scores: Sequence[Score]) -> Self:
+        """Write scores as columns."""
+        names = dict.fromkeys(name for score in scores for name in score.terms)
+        failed = [score for score in scores if score.error is not None]
+        return cls(
+            rewards=[_number(score.reward) for score in scores],
+            unshaped_rewards=[_number(score.unshaped_reward) for score in scores],
+            judge_scores=[_number(score.judge_score) for score in scores],
+            mask=[score.trainable for score in scores],
+            statuses=[score.status for score in scores],
+            terms={
+                name: [_number(score.terms.get(name, math.nan)) for score in scores]
+                for name in names
+            },
+            batch_ids=[score.batch_id for score in scores],
+            errors={score.status: str(score.error) for score in reversed(failed)},
+        )
+
+
+class GetRewardRequest(BaseModel):
+    """`POST /get_reward`, as OpenRLHF sends it: one entry per rollout."""
+
+    query: list[str] = Field(min_length=1)
+    prompts: list[str] | None = None
+    labels: list[Any] | None = None
+
+
+class GetRewardAnswer(BaseModel):
+    """What OpenRLHF reads: numbers only; `oyer_missing` marks those that stand in."""
+
+    rewards: list[float]
+    scores: list[float]
+    extra_logs: dict[str, list[float]]
+
+
+class RemoteRequest(BaseModel):
+    """`POST /rm`, as slime's `remote_rm` sends it."""
+
+    prompt: str | list[dict[str, Any]]
+    response: str
+    label: Any = None
+
+
+class ErrorAnswer(BaseModel):
+    """Any answer but 200."""
+
+    error: str
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

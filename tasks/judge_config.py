@@ -1,0 +1,172 @@
+"""The parts of a configuration that say who judges: endpoints, judges, fall-backs."""
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from oyer.tasks.judging import rubrics
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _no_key_value(name: str | None) -> str | None:
+    if name is not None and not name.replace("_", "").isalnum():
+        raise ValueError("is the *name* of an environment variable of the workers, never a key")
+    return name
+
+
+class BaseUrl(Section):
+    """One of several servers behind an endpoint."""
+
+    url: str = Field(pattern=r"^https?://")
+    """Up to and without `/chat/completions`."""
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Share of the calls, relative to the others."""
+
+
+class Price(Section):
+    """What a model costs, in US dollars per million tokens."""
+
+    prompt_usd: float = Field(ge=0, allow_inf_nan=False)
+    """Per million prompt tokens."""
+    completion_usd: float = Field(ge=0, allow_inf_nan=False)
+    """Per million completion tokens."""
+
+
+class EndpointConfig(Section):
+    """An OpenAI-compatible server, as the workers reach it."""
+
+    base_url: str | None = Field(default=None, pattern=r"^https?://")
+    """Up to and without `/chat/completions`, e.g. `https://api.deepseek.com/v1`."""
+    base_urls: tuple[BaseUrl, ...] = ()
+    """Several servers in place of `base_url`; one that fails is left alone for a while."""
+    api_key_env: Annotated[str | None, AfterValidator(_no_key_value)] = None
+    """Name of the workers' environment variable that holds the key; none for open servers."""
+    max_in_flight: int = Field(default=64, ge=1, le=100_000)
+    """Calls under way at once, over all workers and hosts together."""
+    timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    """Longest time that one attempt may take, in seconds."""
+    max_attempts: int = Field(default=4, ge=1, le=20)
+    """HTTP requests made for one judgement before it is given up."""
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    """Requests begun in any minute, over all workers and hosts together."""
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    """Prompt and completion tokens in any minute, over all workers and hosts together."""
+    adaptive: bool = False
+    """Find how many calls in flight the endpoint bears, up to `max_in_flight`, from its 429s."""
+    headers: dict[str, str] = Field(default_factory=dict)
+    """Further HTTP headers of every request; secrets belong into the environment."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of every request's body."""
+    prices: dict[str, Price] = Field(default_factory=dict)
+    """By model name; a model without a price costs 0 on record."""
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if (self.base_url is None) == (not self.base_urls):
+            raise ValueError("give either `base_url` or `base_urls`")
+        return self
+
+    @property
+    def servers(self) -> tuple[BaseUrl, ...]:
+        """The base URLs with their weights, one or several."""
+        return self.base_urls or (BaseUrl(url=str(self.base_url)),)
+
+
+class Fallback(Section):
+    """Who judges in a judge's place, by the same rubric on the same scale."""
+
+    endpoint: str = Field(min_length=1, max_length=100)
+    """Name of an entry of the workers' `endpoints`."""
+    model: str = Field(min_length=1, max_length=200)
+    """The model name that this endpoint expects."""
+
+
+class JudgeConfig(Section):
+    """A judge: endpoint, model, rubric and sampling settings that score a rollout on a scale."""
+
+    name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_.-]+$")
+    """Names the judge in terms, rows and messages."""
+    endpoint: str = Field(min_length=1, max_length=100)
+    """Name of an entry of the workers' `endpoints`."""
+    model: str = Field(min_length=1, max_length=200)
+    """The model name that the endpoint expects."""
+    rubric: str = Field(default="reasoning_en", validate_default=True)
+    """A built-in rubric's name, a path to a file, or the text itself (it holds `{response}`)."""
+    scale: tuple[float, float] = (1.0, 10.0)
+    """Lowest and highest score; a score outside is no score."""
+    normalize: bool = False
+    """Count scores from 0 to 1 in place of `scale`, in rewards and wherever they are returned."""
+    weight: float = Field(default=0.1, allow_inf_nan=False)
+    """What one point of the judge's score adds to the reward."""
+    temperature: float | None = Field(default=0.0, ge=0, le=2)
+    """Sampling temperature; null leaves it to the endpoint."""
+    max_tokens: int | None = Field(default=1024, ge=1)
+    """Longest reply, in tokens; null leaves it to the endpoint."""
+
+    samples: int = Field(default=1, ge=1, le=64)
+    """Times that each rollout is judged; the samples' scores are aggregated."""
+    aggregate: Literal["mean", "median"] = "mean"
+    """How the samples of one rollout become one score."""
+    min_valid: int = Field(default=1, ge=1)
+    """Samples that must have a score, or the rollout has none."""
+    structured: bool = False
+    """Ask for JSON by `response_format`; an endpoint that refuses it is asked in words."""
+    reasks: int = Field(default=1, ge=0, le=5)
+    """Times that a judge is asked again for the verdict line that its reply lacks."""
+    expected_score: bool = False
+    """Score by the mean over the scores that the judge might have written, from its logprobs."""
+    fallback: Fallback | None = None
+    """Judges a whole group anew if the judge fails on a part of it."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of the request's body, e.g. `{top_p: 0.9}`."""
+    empty_score: float | None = Field(default=None, allow_inf_nan=False)
+    """Score of a response that holds nothing to judge; null means the lowest of the scale."""
+
+    @field_validator("scale")
+    @classmethod
+    def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        low, high = scale
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError("is [lowest, highest] with lowest < highest, e.g. [1, 10]")
+        return scale
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> Self:
+        if self.min_valid > self.samples:
+            raise ValueError(f"`min_valid` {self.min_valid} is more than `samples` {self.samples}")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_scores(self) -> Self:
+        if self.expected_score and not all(bound.is_integer() for bound in self.scale):
+            raise ValueError("`expected_score` needs a `scale` between whole numbers")
+        return self
+
+    @property
+    def counted_scale(self) -> tuple[float, float]:
+        """The scale that scores are on where they count."""
+        return (0.0, 1.0) if self.normalize else self.scale
+
+    def counted(self, score: float) -> float:
+        """Take a score from the judge's scale to the one that counts."""
+        low, high = self.scale
+        return (score - low) / (high - low) if self.normalize else score
+
+    @property
+    def substitute(self) -> "JudgeConfig | None":
+        """The fall-back as a judge of its own; no configured name holds a slash."""
+        if self.fallback is None:
+            return None
+        place = {"endpoint": self.fallback.endpoint, "model": self.fallback.model}
+        return self.model_copy(update={**place, "name": f"{self.name}/fallback", "fallback": None})
+
+    @field_validator("rubric")
+    @classmethod
+    def _resolved(cls, rubric: str) -> str:
+        return rubrics.resolve(rubric)

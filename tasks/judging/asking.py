@@ -1,0 +1,161 @@
+"""Asks a judge for one verdict: in JSON or in words, once more where the verdict line is missing.
+
+Nothing here raises for what an endpoint does; each way to end is an `Answer`.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from oyer.tasks.config import JudgeConfig
+from oyer.tasks.judging.attempts import AttemptRecord, Outcome, call
+from oyer.tasks.judging.budget import Purse
+from oyer.tasks.judging.calls import ChatRequest, Reply
+from oyer.tasks.judging.gate import Endpoint, Gate
+from oyer.tasks.judging.jobs import Job
+from oyer.tasks.judging.judged import LOGPROBS, Answer
+from oyer.tasks.judging.logprobs import expected_score
+from oyer.tasks.judging.reading import Reading, read_score
+from oyer.tasks.judging.reask import reask
+from oyer.tasks.statuses import Status
+
+_RANDOM = random.Random()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asker:
+    """Makes the calls of one batch's chunk."""
+
+    endpoints: Mapping[str, Endpoint]
+    problems: Mapping[str, str]
+    """Why an endpoint that a judge names cannot be called from this worker."""
+    deadline: float
+    """Epoch seconds after which no call is begun."""
+    cancelled: Callable[[], bool]
+    purse: Purse | None = None
+    """What the run may still spend; None where it has no budget."""
+
+    def ask(self, job: Job) -> Answer:
+        """Reach an answer to a job's request."""
+        assert job.request is not None
+        judge = job.judge
+        endpoint = self.endpoints.get(judge.endpoint)
+        if endpoint is None:
+            return no_answer(Status.REJECTED, self.problems[judge.endpoint])
+        if self.purse is not None and judge.model not in endpoint.config.prices:
+            return no_answer(
+                Status.REJECTED,
+                f"endpoint {judge.endpoint!r} has no price for {judge.model!r} on this worker, so"
+                " that its calls cannot be kept within the budget; add it under `prices`",
+            )
+        answer = self._attempt(endpoint, job, job.request)
+        for _ in range(judge.reasks):
+            if answer.reading is None or answer.reading.status is not Status.UNPARSEABLE:
+                break
+            again = self._attempt(endpoint, job, reask(job.request, answer.text or "", judge))
+            # A re-ask that failed leaves the reply that was there, unread as it is.
+            answer = replace(
+                again if again.reading is not None else answer,
+                attempts=_joined(answer.attempts, again.attempts),
+                started_at=answer.started_at,
+                finished_at=again.finished_at,
+            )
+        return answer
+
+    def _attempt(self, endpoint: Endpoint, job: Job, request: ChatRequest) -> Answer:
+        """Call once as configured, and once more in words where JSON is refused."""
+        if request.model in endpoint.unstructured:
+            request = replace(request, response_format=None)
+        outcome = self._call(endpoint, job, request)
+        if outcome.failure is not None and outcome.failure.structured_refused:
+            endpoint.unstructured.add(request.model)
+            in_words = self._call(endpoint, job, replace(request, response_format=None))
+            outcome = replace(in_words, attempts=_joined(outcome.attempts, in_words.attempts))
+        return _read(outcome, job.judge)
+
+    def _call(self, endpoint: Endpoint, job: Job, request: ChatRequest) -> Outcome:
+        gate = Gate(
+            endpoint=endpoint,
+            request=request,
+            first=job.sample == 0,
+            cancelled=self.cancelled,
+            purse=self.purse,
+            price=endpoint.config.prices.get(request.model),
+        )
+        outcome = call(
+            gate,
+            request,
+            permits=gate,
+            deadline=self.deadline,
+            timeout_s=endpoint.config.timeout_s,
+            max_attempts=endpoint.config.max_attempts,
+            clock=time.time,
+            sleep=time.sleep,
+            rng=_RANDOM,
+        )
+        if gate.refusal is None:
+            return outcome
+        status, reason = gate.refusal
+        return replace(outcome, status=status, failure=None, stop_reason=reason)
+
+
+def no_answer(status: Status, error: str) -> Answer:
+    """Say why nothing was asked."""
+    return Answer(source="none", status=status, error=error)
+
+
+def _joined(
+    before: Sequence[AttemptRecord], after: Sequence[AttemptRecord]
+) -> tuple[AttemptRecord, ...]:
+    """Number the attempts of two calls through."""
+    return (
+        *before,
+        *(replace(attempt, number=attempt.number + len(before)) for attempt in after),
+    )
+
+
+def _read(outcome: Outcome, judge: JudgeConfig) -> Answer:
+    attempts = outcome.attempts
+    started_at = attempts[0].started_at if attempts else None
+    now = datetime.now(UTC)
+    if outcome.reply is None:
+        return Answer(
+            source="called" if attempts else "none",
+            status=outcome.status,
+            error=outcome.failure.message if outcome.failure else outcome.stop_reason,
+            attempts=attempts,
+            started_at=started_at,
+            finished_at=now,
+        )
+    reading = _reading(outcome.reply, judge)
+    return Answer(
+        source="called",
+        status=reading.status,
+        text=outcome.reply.text,
+        reading=reading,
+        model=outcome.reply.model or judge.model,
+        error=None if reading.status is Status.SCORED else f"no score: {reading.layer}",
+        attempts=attempts,
+        started_at=started_at,
+        finished_at=now,
+    )
+
+
+def _reading(reply: Reply, judge: JudgeConfig) -> Reading:
+    reading = read_score(
+        reply.text, scale=judge.scale, finish_reason=reply.finish_reason, refusal=reply.refusal
+    )
+    if not judge.expected_score or reading.status is not Status.SCORED or not reply.token_logprobs:
+        return reading
+    tokens = [
+        {
+            "token": token.token,
+            "logprob": token.logprob,
+            "top_logprobs": [{"token": name, "logprob": p} for name, p in token.top],
+        }
+        for token in reply.token_logprobs
+    ]
+    expected = expected_score(tokens, judge.scale, reading.score)
+    return reading if expected is None else replace(reading, score=expected, layer=LOGPROBS)

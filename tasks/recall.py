@@ -1,0 +1,88 @@
+"""The recall task: what the record holds of a batch that Redis has forgotten."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from oyer.models import history
+from oyer.models.rows import StoredReward
+from oyer.models.store import reading
+from oyer.tasks import process
+from oyer.tasks.errors import BatchLost
+from oyer.tasks.outcome import Outcome, split_recorded
+from oyer.tasks.patience import patiently
+from oyer.tasks.statuses import NOT_CALLED, Status
+
+
+def recall_batch(batch_id: str) -> dict[str, Any]:
+    """Return the rewards of a batch that ended, as `combine` did.
+
+    Raises:
+        BatchLost: it has not ended, and its payloads are gone.
+    """
+    return patiently(lambda: _recalled(batch_id)).to_wire()
+
+
+def recorded_outcome(
+    batch_id: str,
+    stored: Sequence[StoredReward],
+    usage: Mapping[str, float],
+    first_errors: Mapping[str, str],
+) -> Outcome:
+    """Turn a batch's rewards on record back into what `combine` returned."""
+
+    def floats(values: Iterable[float | None]) -> Any:
+        return np.array([np.nan if v is None else v for v in values], dtype=np.float32)
+
+    names = stored[0]["terms"]
+    columns = {name: floats(row["terms"].get(name) for row in stored) for name in names}
+    terms, advantages, histories = split_recorded(columns)
+    return Outcome(
+        batch_id=batch_id,
+        rewards=floats(row["reward"] for row in stored),
+        unshaped_rewards=floats(row["unshaped_reward"] for row in stored),
+        judge_scores=floats(row["judge_score"] for row in stored),
+        mask=np.array([row["trainable"] for row in stored], dtype=bool),
+        statuses=[row["status"] for row in stored],
+        terms=terms,
+        usage=dict(usage),
+        first_errors=dict(first_errors),
+        advantages=advantages,
+        history=histories,
+    )
+
+
+def _recalled(batch_id: str) -> Outcome:
+    with reading(process.engine()) as conn:
+        state = history.batch(conn, batch_id)
+        if state is None:
+            raise BatchLost(
+                f"batch {batch_id}: is neither in Redis nor on record; submit its rollouts anew"
+            )
+        stored = history.rewards_of(conn, batch_id)
+        judgements = history.judgements_of(conn, batch_id)
+        usage = history.usage_of(conn, batch_id)
+    if len(stored) < state["size"]:
+        seen = len({row["rollout_index"] for row in judgements})
+        raise BatchLost(
+            f"batch {batch_id}: is no longer in Redis, and the record holds {seen} of its"
+            f" {state['size']} rollouts; submit them anew: what is on record is not paid for again"
+        )
+    fine = {Status.SCORED, *NOT_CALLED}
+    first_errors: dict[str, str] = {}
+    for row in judgements:
+        error = row.get("error")
+        if error and row["status"] not in fine:
+            first_errors.setdefault(row["status"], error)
+    return recorded_outcome(
+        batch_id,
+        stored,
+        {
+            "calls": usage["calls"],
+            "prompt_tokens": usage["prompt_tokens"],
+            "completion_tokens": usage["completion_tokens"],
+            "cost_usd": usage["cost_usd"],
+        },
+        first_errors,
+    )

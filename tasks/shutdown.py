@@ -1,0 +1,48 @@
+"""How a worker ends: its calls may finish for a while, then the process goes, whatever it waits for.
+
+- SIGTERM asks; a second signal ends at once. SIGQUIT is never sent: on it, Celery acknowledges
+  what it has not done.
+- What was not finished stays unacknowledged: its lease runs out, and another worker gets it.
+- Celery waits without a limit for a task that cannot store its result because Redis is away, and
+  for a greenlet that hangs. The watchdog is a thread of the operating system, also under gevent,
+  so that neither holds it up.
+"""
+
+import os
+from functools import partial
+from typing import Any
+
+from celery.signals import worker_shutting_down
+from gevent.monkey import get_original
+
+_asked = False
+
+
+def asked() -> bool:
+    """Whether this worker was asked to stop, so that it begins nothing new."""
+    return _asked
+
+
+def install(grace_s: float) -> None:
+    """Watch over the end of this process.
+
+    Args:
+        grace_s: time that calls in flight have to finish after the first signal, in seconds.
+    """
+    worker_shutting_down.connect(partial(_on_signal, grace_s), weak=False)
+
+
+def _on_signal(grace_s: float, exitcode: int = 0, **_: Any) -> None:
+    """Celery calls this in its handler of SIGTERM and SIGINT, for each that arrives."""
+    global _asked
+    if _asked:
+        os._exit(1)
+    _asked = True
+    start_thread = get_original("_thread", "start_new_thread")
+    start_thread(_end_after, (grace_s, exitcode))
+
+
+def _end_after(grace_s: float, exitcode: int) -> None:
+    get_original("time", "sleep")(grace_s)
+    os.write(2, b"stopping before every task has ended: other workers get what is left\n")
+    os._exit(exitcode)

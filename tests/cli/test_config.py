@@ -1,0 +1,75 @@
+"""The example configuration, and what a wrong one is answered with."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from oyer.tasks.settings import load_config, validate
+from tests.cli.running import oyer
+
+ROOT = Path(__file__).parents[2]
+
+DEFAULT = re.compile(r"^(\s*(?:- )?)#(\w)", re.MULTILINE)
+"""A key that stands at its default, behind `#`."""
+
+
+def test_the_printed_example_is_the_file_in_the_repository(tmp_path: Path) -> None:
+    printed = oyer("config", cwd=tmp_path).stdout
+    assert printed == (ROOT / "oyer.example.yaml").read_text(), "run `make docs`"
+
+
+def test_the_example_loads(tmp_path: Path) -> None:
+    config = load_config(ROOT / "oyer.example.yaml", {})
+    assert [judge.name for judge in config.judges] == ["tool_quality"]
+    assert [item.method for item in config.length] == ["median_band"]
+
+
+def test_what_the_example_calls_a_default_is_the_default() -> None:
+    text = (ROOT / "oyer.example.yaml").read_text()
+    spelt_out = DEFAULT.sub(r"\1\2", text)
+    assert spelt_out != text
+    assert validate(yaml.safe_load(spelt_out)) == validate(yaml.safe_load(text))
+
+
+WRONG = {
+    "judges[0].wieght: unknown key": "judges: [{name: q, endpoint: e, model: m, wieght: 1}]",
+    "judges[0].scale": "judges: [{name: q, endpoint: e, model: m, scale: [10, 1]}]",
+    "length": "length: {method: median_bend}",
+    "broker.url": "broker: {url: 'http://localhost'}",
+    "is not readable": "judges: [",
+}
+
+
+@pytest.mark.parametrize(("named", "text"), WRONG.items(), ids=list(WRONG))
+@pytest.mark.parametrize("command", [["check"], ["score", "rollouts.jsonl"]], ids=["check", "score"])
+def test_a_wrong_configuration_is_one_error_that_names_the_key(
+    named: str, text: str, command: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "oyer.yaml").write_text(text)
+    (tmp_path / "rollouts.jsonl").write_text("")
+    done = oyer(*command, "--config", "oyer.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error configuration file oyer.yaml: ")
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["check"], ["up"], ["worker", "judge"], ["worker", "alive", "judge"], ["db", "current"]],
+    ids=" ".join,
+)
+def test_a_missing_configuration_file_is_named(command: list[str], tmp_path: Path) -> None:
+    done = oyer(*command, "--config", "none.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error configuration file none.yaml: No such file or directory; give a file that exists\n"
+    )
+
+
+def test_an_error_shows_brackets_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "oyer.yaml").write_text("judges: [{name: q, endpoint: e, model: m, scale: [9, 1]}]")
+    done = oyer("check", "--config", "oyer.yaml", cwd=tmp_path)
+    assert "[lowest, highest]" in done.stderr

@@ -1,0 +1,58 @@
+"""Every command explains itself, and the list of them answers at once."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from oyer.cli import app
+from tests.cli.running import oyer
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Walk the tree of commands down to those that do something."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name)
+
+
+COMMANDS = list(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_a_command_teaches_with_an_example_of_itself(path: tuple[str, ...], tmp_path: Path) -> None:
+    done = oyer(*path, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"Usage: oyer {' '.join(path)}" in done.stdout
+    assert f"Example: oyer {' '.join(path)}" in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_list_of_commands_names_them_all(tmp_path: Path) -> None:
+    done = oyer("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert all(path[0] in done.stdout for path in COMMANDS)
+
+
+def test_the_list_of_commands_loads_nothing_that_takes_time() -> None:
+    heavy = ["celery", "gevent", "numpy", "openai", "pydantic", "redis", "sqlalchemy", "torch"]
+    code = f"import sys, oyer.cli; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
+    assert oyer("--version", cwd=tmp_path).stdout == f"oyer {version('oyer')}\n"
+
+
+def test_an_unknown_option_is_refused_with_a_hint(tmp_path: Path) -> None:
+    done = oyer("up", "--judge-proceses", "2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--judge-processes" in done.stderr

@@ -1,0 +1,203 @@
+"""A backend whose parts are processes that a test can kill one by one."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import text
+
+from oyer.demo.judge_server import JudgeServer
+from oyer.manager import RewardBatch, RewardManager, Rollout
+from oyer.models.store import open_engine, reading
+from oyer.tasks import commands, names, presence
+from oyer.tasks.settings import CONFIG_VARIABLE
+from tests.faults.servers import RedisServer
+
+JUDGE_IN_FLIGHT = 16
+"""Calls under way at once, over all judge workers."""
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, kind: str, name: str, environ: dict[str, str], log: Path) -> None:
+        self.kind = kind
+        self.log = log
+        argv = commands.worker_argv(kind, name=name, loglevel="INFO")
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                argv, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process.poll() is None
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process."""
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+        self.process.wait()
+
+    def output(self) -> str:
+        """Return what it logged."""
+        return self.log.read_text(errors="replace")
+
+
+class Backend:
+    """Workers on one Redis and one store, and a judge that answers by plan."""
+
+    def __init__(
+        self, folder: Path, redis: RedisServer, store_url: str, judge: JudgeServer, **config: Any
+    ) -> None:
+        self.folder = folder
+        self.redis = redis
+        self.judge = judge
+        self.store_url = store_url
+        self.config: dict[str, Any] = {
+            "endpoints": {
+                name: {
+                    "base_url": judge.base_url,
+                    "max_in_flight": JUDGE_IN_FLIGHT,
+                    "timeout_s": timeout_s,
+                    "max_attempts": 8,
+                }
+                for name, timeout_s in (("fake", 60), ("impatient", 1))
+            },
+            "judges": [{"name": "q", "endpoint": "fake", "model": "m", "reasks": 0}],
+            "length": {"method": "median_band"},
+            "broker": {"url": redis.url},
+            "store": {"url": store_url},
+            # Nothing is shared between batches, so that one can be run a second time.
+            "reuse": "off",
+            "stall_timeout_s": 5,
+            **config,
+        }
+        self.workers: list[Worker] = []
+        self._environ = {**os.environ, CONFIG_VARIABLE: str(folder / "oyer.json")}
+        RewardManager(self.config)
+        (folder / "oyer.json").write_text(json.dumps(self.config))
+
+    def start(self, kind: str, **environ: str) -> Worker:
+        """Start a worker; `wait_ready` waits for it."""
+        name = f"{kind}-{len(self.workers)}"
+        worker = Worker(kind, name, {**self._environ, **environ}, self.folder / f"{name}.log")
+        self.workers.append(worker)
+        return worker
+
+    def complete(self) -> None:
+        """Have two judge workers and one of each other kind, all ready."""
+        wanted = {names.JUDGE_QUEUE: 2, names.LENGTH_QUEUE: 1, names.COMBINE_QUEUE: 1}
+        for kind, count in wanted.items():
+            for _ in range(count - len(self.living(kind))):
+                self.start(kind)
+        self.wait_ready()
+
+    def living(self, kind: str) -> list[Worker]:
+        """Return the workers of a kind whose process runs."""
+        return [worker for worker in self.workers if worker.kind == kind and worker.alive]
+
+    def wait_ready(self, timeout_s: float = 90.0) -> None:
+        """Wait until every living worker has announced itself."""
+
+        def ready() -> bool:
+            entries = [e for found in presence.workers(self.redis.client).values() for e in found]
+            there = {entry["pid"] for entry in entries}
+            return all(w.process.pid in there or not w.alive for w in self.workers)
+
+        wait_until(ready, "workers ready", timeout_s)
+
+    def stop(self) -> None:
+        """End every worker."""
+        for worker in self.workers:
+            if worker.alive:
+                worker.send(signal.SIGCONT)
+                worker.send(signal.SIGTERM)
+        for worker in self.workers:
+            try:
+                worker.process.wait(20)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+
+    def manager(self, **changes: Any) -> RewardManager:
+        """Return a trainer's manager."""
+        return RewardManager({**self.config, **changes})
+
+    def read(self, query: str, **values: Any) -> list[dict[str, Any]]:
+        """Run a query on the record."""
+        engine = open_engine(self.store_url)
+        try:
+            with reading(engine) as conn:
+                return [dict(row) for row in conn.execute(text(query), values).mappings()]
+        finally:
+            engine.dispose()
+
+    def check(self, batch: RewardBatch, expected: RewardBatch, *, calls: range) -> None:
+        """Assert that a disturbed batch ended like the undisturbed one and left nothing behind.
+
+        Args:
+            calls: how many requests the judge may have received.
+        """
+        np.testing.assert_array_equal(batch.rewards, expected.rewards)
+        np.testing.assert_array_equal(batch.judge_scores, expected.judge_scores)
+        assert batch.statuses == expected.statuses
+        for table in ("rewards", "judgements", "rollouts"):
+            rows = self.read(
+                f"SELECT rollout_index FROM {table} WHERE batch_id = :id ORDER BY 1", id=batch.id
+            )
+            assert [row["rollout_index"] for row in rows] == list(range(len(batch))), table
+        (state,) = self.read("SELECT status FROM batches WHERE id = :id", id=batch.id)
+        assert state["status"] == "finished"
+        assert len(self.judge.requests) in calls
+        self.wait_clean()
+
+    def wait_clean(self) -> None:
+        """Wait until no message is left; what a dead worker held expires by itself."""
+        client = self.redis.client
+
+        def clean() -> bool:
+            return not any(client.llen(queue) for queue in names.QUEUES) and not any(
+                client.exists(key) for key in ("unacked", "unacked_index")
+            )
+
+        wait_until(clean, "no message left", 60)
+        for key in client.scan_iter("oyer:flight:*", count=1000):
+            assert 0 < int(client.pttl(key)) <= 15_000 or not client.exists(key), key
+        payloads = [*client.scan_iter("oyer:batch:*:chunk:*", count=1000)]
+        assert not payloads, payloads
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+    """Wait for a condition that nobody notifies of.
+
+    Raises:
+        AssertionError: it does not hold in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.02)
+
+
+def rollouts_of(tag: str, n: int) -> list[Rollout]:
+    """Make distinct rollouts in groups of four."""
+    return [
+        Rollout(
+            prompt=f"{tag} question {i // 4}",
+            response=f"{tag}: the answer number {i} is {i}.",
+            group_id=f"{tag}-{i // 4}",
+            base_score=1.0,
+            response_tokens=100 + 10 * i,
+        )
+        for i in range(n)
+    ]

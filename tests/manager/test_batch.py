@@ -1,0 +1,91 @@
+"""What a batch comes back as, and when its missing scores are too many."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oyer.manager.batch import RewardBatch, Usage, failure_of
+from oyer.tasks.config import RewardRules
+from oyer.tasks.errors import JudgeOutage, MissingScores
+from tests.manager.conftest import outcome_of
+
+
+def batch_of(*statuses: str, **changed: Any) -> RewardBatch:
+    return RewardBatch.of(outcome_of("b", len(statuses), statuses=list(statuses), **changed))
+
+
+def rules(**keys: Any) -> RewardRules:
+    return RewardRules.model_validate(keys)
+
+
+def test_a_batch_holds_what_combine_returned() -> None:
+    outcome = outcome_of("b", 3)
+    batch = RewardBatch.of(outcome)
+    assert len(batch) == 3
+    assert batch.id == "b"
+    assert batch.rewards is outcome.rewards
+    assert batch.terms is outcome.terms
+    assert batch.usage == Usage(calls=3, prompt_tokens=40, completion_tokens=8, cost_usd=0.5)
+
+
+def test_usage_reads_by_name_and_adds_its_tokens() -> None:
+    usage = Usage(calls=2, prompt_tokens=40, completion_tokens=8, cost_usd=0.5)
+    assert usage.tokens == usage["tokens"] == 48
+    assert usage["calls"] == 2
+
+
+@pytest.mark.parametrize("policy", [{}, {"on_missing": "raise"}, {"max_failed_fraction": 0}])
+def test_a_batch_without_failures_passes_every_policy(policy: dict[str, Any]) -> None:
+    assert failure_of(batch_of("scored", "gated", "empty"), rules(**policy)) is None
+
+
+@pytest.mark.parametrize("policy", [{}, {"on_missing": {"value": 5}}, {"on_missing": "group_mean"}])
+def test_failures_pass_where_the_policy_fills_or_skips_them(policy: dict[str, Any]) -> None:
+    assert failure_of(batch_of("timeout", "timeout"), rules(**policy)) is None
+
+
+def test_under_raise_one_failure_is_an_error_that_holds_the_batch() -> None:
+    batch = batch_of("scored", "timeout", first_errors={"timeout": "no answer within 60 s"})
+    failure = failure_of(batch, rules(on_missing="raise"))
+    assert type(failure) is MissingScores
+    assert failure.batch is batch
+    assert str(failure) == (
+        "batch b: 1 of 2 rollouts have no score (1 timeout);"
+        " first errors: no answer within 60 s; reward.on_missing is `raise`"
+    )
+
+
+def test_an_outage_is_more_failures_than_the_fraction_and_says_why() -> None:
+    batch = batch_of(
+        "timeout", "rejected", "timeout", "scored", first_errors={"rejected": "no key"}
+    )
+    failure = failure_of(batch, rules(max_failed_fraction=0.5))
+    assert isinstance(failure, JudgeOutage)
+    assert failure.batch is batch
+    assert "3 of 4 rollouts have no score (1 rejected, 2 timeout)" in str(failure)
+    assert "first errors: no key; more than reward.max_failed_fraction = 0.5" in str(failure)
+
+
+def test_as_many_failures_as_the_fraction_are_no_outage() -> None:
+    assert failure_of(batch_of("timeout", "scored"), rules(max_failed_fraction=0.5)) is None
+    assert failure_of(batch_of("timeout", "timeout"), rules(max_failed_fraction=1)) is None
+    assert failure_of(batch_of("timeout", "scored"), rules(max_failed_fraction=0.49)) is not None
+
+
+def test_rollouts_that_were_not_to_be_judged_count_in_the_whole() -> None:
+    batch = batch_of("gated", "gated", "gated", "timeout")
+    assert failure_of(batch, rules(max_failed_fraction=0.25)) is None
+    assert failure_of(batch, rules(max_failed_fraction=0.2)) is not None
+
+
+def test_an_outage_under_raise_is_reported_as_the_outage() -> None:
+    failure = failure_of(batch_of("timeout"), rules(on_missing="raise", max_failed_fraction=0.5))
+    assert isinstance(failure, JudgeOutage)
+    assert isinstance(failure, MissingScores)
+
+
+def test_arrays_are_single_precision_and_the_mask_is_boolean() -> None:
+    batch = batch_of("scored")
+    assert batch.rewards.dtype == batch.judge_scores.dtype == np.float32
+    assert batch.mask.dtype == np.bool_

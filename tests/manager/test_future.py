@@ -1,0 +1,363 @@
+"""A future from submit to its end: results, failures, tickets, stalls, outages."""
+
+import asyncio
+import base64
+import concurrent.futures
+import json
+import pickle
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from celery.exceptions import ChordError
+
+from oyer.manager import (
+    BackendUnavailable,
+    BatchCancelled,
+    BatchFailed,
+    InvalidInput,
+    JudgeOutage,
+    MissingScores,
+    RewardFuture,
+)
+from oyer.manager.backend import backend
+from oyer.manager.future import MAX_SUBMISSIONS
+from oyer.tasks.config import RewardRules
+from oyer.tasks.errors import InvalidConfig, InvalidLengthCall, MessageRefused
+from tests import services
+from tests.manager.conftest import Submit, Workers
+
+
+def test_a_result_comes_back_as_a_batch(submit: Submit, workers: Workers) -> None:
+    future = submit()
+    assert not future.done()
+    assert "pending" in repr(future)
+    workers.succeed(future.batch_id)
+    batch = future.result(timeout_s=10)
+    np.testing.assert_array_equal(batch.judge_scores, [8, 8, 8, 8])
+    assert batch.id == future.batch_id
+    assert future.done()
+    assert "done" in repr(future)
+    assert future.result() is batch
+
+
+def test_a_timeout_names_what_is_missing_and_the_future_stays_usable(
+    submit: Submit, workers: Workers
+) -> None:
+    future = submit()
+    workers.report(future.batch_id, 3)
+    with pytest.raises(TimeoutError, match=r"within 0 s: 1 of 4 verdicts are missing"):
+        future.result(timeout_s=0)
+    workers.report(future.batch_id, 4)
+    with pytest.raises(TimeoutError, match=r"every verdict is there; its length terms"):
+        future.result(timeout_s=0)
+    workers.succeed(future.batch_id)
+    assert len(future.result(timeout_s=10)) == 4
+
+
+def test_progress_never_exceeds_the_total_and_ends_at_it(submit: Submit, workers: Workers) -> None:
+    future = submit()
+    assert future.progress() == (0, 4)
+    workers.report(future.batch_id, 9)
+    assert future.progress() == (4, 4)
+    workers.report(future.batch_id, 1)
+    workers.succeed(future.batch_id)
+    future.result(timeout_s=10)
+    assert future.progress() == (4, 4)
+
+
+def test_a_callback_is_called_once_with_the_future(submit: Submit, workers: Workers) -> None:
+    future, called = submit(), threading.Event()
+    got: list[RewardFuture] = []
+
+    def callback(done: RewardFuture) -> None:
+        got.append(done)
+        called.set()
+
+    future.add_done_callback(callback)
+    workers.succeed(future.batch_id)
+    assert called.wait(10)
+    future.add_done_callback(got.append)
+    assert got == [future, future]
+
+
+def test_a_callback_that_raises_stops_nothing(
+    submit: Submit, workers: Workers, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = submit(), submit()
+
+    def broken(_: RewardFuture) -> None:
+        raise RuntimeError("of the user")
+
+    first.add_done_callback(broken)
+    workers.succeed(first.batch_id)
+    assert len(first.result(timeout_s=10)) == 4
+    workers.succeed(second.batch_id)
+    assert len(second.result(timeout_s=10)) == 4
+    assert "of the user" in caplog.text
+
+
+async def _awaited(future: RewardFuture, workers: Workers) -> int:
+    loop_runs = asyncio.Event()
+    asyncio.get_running_loop().call_soon(loop_runs.set)
+
+    async def end() -> None:
+        await loop_runs.wait()
+        await asyncio.to_thread(workers.succeed, future.batch_id)
+
+    ending = asyncio.create_task(end())
+    batch = await future
+    await ending
+    return len(batch)
+
+
+def test_awaiting_leaves_the_event_loop_running(submit: Submit, workers: Workers) -> None:
+    assert asyncio.run(asyncio.wait_for(_awaited(submit(), workers), 30)) == 4
+
+
+def test_a_cancelled_await_leaves_the_future_usable(submit: Submit, workers: Workers) -> None:
+    future = submit()
+
+    async def impatient() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(future, 0.01)
+
+    asyncio.run(impatient())
+    assert not future.done()
+    workers.succeed(future.batch_id)
+    assert len(future.result(timeout_s=10)) == 4
+
+
+def test_missing_scores_are_raised_with_the_partial_batch(submit: Submit, workers: Workers) -> None:
+    future = submit(reward={"on_missing": "raise"})
+    workers.succeed(future.batch_id, statuses=["scored", "scored", "timeout", "scored"])
+    with pytest.raises(MissingScores, match=r"1 of 4 rollouts have no score") as caught:
+        future.result(timeout_s=10)
+    assert caught.value.batch.statuses[2] == "timeout"
+
+
+def test_an_outage_is_raised(submit: Submit, workers: Workers) -> None:
+    future = submit(reward={"max_failed_fraction": 0.25})
+    workers.succeed(future.batch_id, statuses=["timeout", "timeout", "scored", "scored"])
+    with pytest.raises(JudgeOutage):
+        future.result(timeout_s=10)
+
+
+def test_cancelling_tells_the_workers_and_ends_the_future(submit: Submit, workers: Workers) -> None:
+    future = submit()
+    assert future.cancel()
+    with pytest.raises(BatchCancelled, match=future.batch_id):
+        future.result(timeout_s=10)
+    assert workers.exchange.cancelled(future.batch_id)
+    assert not future.cancel()
+    workers.succeed(future.batch_id)
+    assert isinstance(_error(future), BatchCancelled)
+
+
+def test_a_batch_that_has_ended_is_not_cancelled(submit: Submit, workers: Workers) -> None:
+    future = submit()
+    workers.succeed(future.batch_id)
+    future.result(timeout_s=10)
+    assert not future.cancel()
+    assert not workers.exchange.cancelled(future.batch_id)
+
+
+def test_ending_twice_keeps_the_first_end(submit: Submit, workers: Workers) -> None:
+    future = submit()
+    workers.succeed(future.batch_id)
+    batch = future.result(timeout_s=10)
+    future.fail(RuntimeError("too late"))
+    assert future.settle({"status": "SUCCESS", "result": {}})
+    assert future.result() is batch
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MessageRefused("message of version 2"),
+        InvalidConfig("broker.url: is not set"),
+        ChordError("Dependency 123 raised InvalidLengthCall('gr3 needs `quality`')"),
+        ChordError("Dependency 123 raised MessageRefused('payload stamped')"),
+        ChordError("Dependency 123 raised InvalidConfig('x')"),
+    ],
+    ids=repr,
+)
+def test_what_another_submission_would_meet_again_fails_at_once(
+    submit: Submit, workers: Workers, error: Exception
+) -> None:
+    future = submit()
+    workers.fail(future.batch_id, error)
+    with pytest.raises(BatchFailed, match=r"failed: (ChordError|MessageRefused|InvalidConfig): "):
+        future.result(timeout_s=10)
+    assert workers.sent() == 1
+
+
+def test_another_failure_is_submitted_again_under_the_same_id(
+    submit: Submit, workers: Workers, caplog: pytest.LogCaptureFixture
+) -> None:
+    future = submit()
+    workers.fail(future.batch_id, ChordError("Dependency 1 raised OSError('disk')"))
+    workers.wait_for_sent(2)
+    assert workers.exchange.manifest(future.batch_id).submission == 2
+    assert not future.done()
+    workers.succeed(future.batch_id)
+    assert len(future.result(timeout_s=10)) == 4
+    assert f"batch {future.batch_id} failed: ChordError" in caplog.text
+    assert "submitted again (2 of 5)" in caplog.text
+
+
+def test_a_batch_that_always_fails_is_given_up(submit: Submit, workers: Workers) -> None:
+    future = submit()
+    for sent in range(1, MAX_SUBMISSIONS + 1):
+        workers.wait_for_sent(sent)
+        workers.fail(future.batch_id, OSError("disk"))
+    with pytest.raises(BatchFailed, match=r"OSError: disk; given up after 5 submissions"):
+        future.result(timeout_s=10)
+
+
+def test_a_batch_that_stands_still_is_submitted_again(submit: Submit, workers: Workers) -> None:
+    future = submit(stall_timeout_s=0.2)
+    workers.wait_for_sent(2)
+    workers.succeed(future.batch_id)
+    assert len(future.result(timeout_s=10)) == 4
+
+
+def test_a_batch_that_never_moves_is_given_up(submit: Submit) -> None:
+    future = submit(stall_timeout_s=0.05)
+    with pytest.raises(BatchFailed, match=r"no progress for 0.05 s; given up after 5 submissions"):
+        future.result(timeout_s=30)
+
+
+@pytest.mark.parametrize("result", [{"v": 99}, {"v": 1}, "text", {"v": 1, "batch_id": "b"}])
+def test_a_result_that_cannot_be_read_fails_the_future_and_no_other(
+    submit: Submit, workers: Workers, result: Any
+) -> None:
+    broken, sound = submit(), submit()
+    workers.store(broken.batch_id, result)
+    with pytest.raises((MessageRefused, AttributeError)):
+        broken.result(timeout_s=10)
+    workers.succeed(sound.batch_id)
+    assert len(sound.result(timeout_s=10)) == 4
+
+
+def test_a_ticket_reopens_the_future(submit: Submit, workers: Workers) -> None:
+    future = submit(reward={"on_missing": "raise"}, stall_timeout_s=7)
+    reopened = RewardFuture.from_ticket(future.ticket)
+    unpickled = pickle.loads(pickle.dumps(future))
+    assert reopened.ticket == unpickled.ticket == future.ticket
+    assert (reopened.batch_id, reopened.stall_timeout_s) == (future.batch_id, 7)
+    workers.succeed(future.batch_id, statuses=["timeout"] * 4)
+    for one in (future, reopened, unpickled):
+        with pytest.raises(MissingScores):
+            one.result(timeout_s=10)
+
+
+def test_a_reopened_future_submits_again_from_what_is_in_redis(
+    submit: Submit, workers: Workers
+) -> None:
+    reopened = RewardFuture.from_ticket(submit().ticket)
+    workers.fail(reopened.batch_id, OSError("disk"))
+    workers.wait_for_sent(2)
+    workers.succeed(reopened.batch_id)
+    assert len(reopened.result(timeout_s=10)) == 4
+
+
+def test_a_reopened_future_whose_payloads_are_gone_says_so(
+    submit: Submit, workers: Workers
+) -> None:
+    future = submit()
+    workers.exchange.discard(workers.exchange.manifest(future.batch_id))
+    future.cancel()
+    reopened = RewardFuture.from_ticket(future.ticket)
+    workers.fail(reopened.batch_id, OSError("disk"))
+    with pytest.raises(BatchFailed, match=r"manifest is no longer in Redis; submit again"):
+        reopened.result(timeout_s=10)
+
+
+def _forged(state: Any) -> str:
+    return "oyer1." + base64.urlsafe_b64encode(json.dumps(state).encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("ticket", "message"),
+    [
+        ("", "is not one"),
+        (None, "is not one"),
+        ("oyer2.abc", "is not one"),
+        ("oyer1.", "is cut or altered"),
+        ("oyer1.!", "is cut or altered"),
+        ("oyer1.ü", "is cut or altered"),
+        (_forged(5), "is cut or altered"),
+        (_forged(["id", 1]), "is cut or altered"),
+        (_forged(["id", 1, {}, None, 1.0]), "is cut or altered"),
+        (_forged(["id", 1, {"gate": "no such"}, ["redis://h", 600], 1.0]), "is cut or altered"),
+    ],
+)
+def test_a_text_that_is_no_ticket_is_refused(ticket: Any, message: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"^ticket: {message}"):
+        RewardFuture.from_ticket(ticket)
+
+
+def test_any_cut_of_a_ticket_is_refused(submit: Submit) -> None:
+    future = submit()
+    ticket = future.ticket
+    future.cancel()
+    for end in range(len(ticket) - 4):
+        with pytest.raises(InvalidInput):
+            RewardFuture.from_ticket(ticket[:end])
+
+
+def test_a_broker_that_went_away_is_named_and_the_future_stays_usable() -> None:
+    with services.redis_server() as url:
+        future = RewardFuture(
+            batch_id="b",
+            verdicts=4,
+            rules=RewardRules(),
+            broker=(url, 600),
+            stall_timeout_s=60,
+        )
+        assert future.progress() == (0, 4)
+    with pytest.raises(
+        TimeoutError, match=r"did not end within 0 s: broker 127.* cannot be reached"
+    ):
+        future.result(timeout_s=0)
+    with pytest.raises(BackendUnavailable, match=r"start it with `oyer up`"):
+        future.progress()
+    with pytest.raises(BackendUnavailable):
+        future.cancel()
+    assert not future.done()
+
+
+def test_results_are_found_again_after_an_outage_of_the_broker(submit: Submit) -> None:
+    port = services.free_port()
+    url = f"redis://127.0.0.1:{port}/0"
+    with services.redis_server("--port", str(port)):
+        future = RewardFuture(
+            batch_id="b", verdicts=4, rules=RewardRules(), broker=(url, 600), stall_timeout_s=60
+        )
+        assert future.progress() == (0, 4)
+    with pytest.raises(BackendUnavailable):
+        future.progress()
+    with services.redis_server("--port", str(port)):
+        Workers(url).succeed("b")
+        assert len(future.result(timeout_s=30)) == 4
+
+
+def test_many_threads_may_wait_for_one_future(submit: Submit, workers: Workers) -> None:
+    future = submit()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(future.result, 10) for _ in range(8)]
+        workers.succeed(future.batch_id)
+        assert len({id(done.result()) for done in waiting}) == 1
+
+
+def test_one_connection_serves_all_futures_of_a_broker(redis_url: str) -> None:
+    assert backend(redis_url, 600) is backend(redis_url, 600)
+    assert backend(redis_url, 600) is not backend(redis_url, 700)
+
+
+def _error(future: RewardFuture) -> BaseException:
+    with pytest.raises(BatchFailed) as caught:
+        future.result(timeout_s=10)
+    return caught.value

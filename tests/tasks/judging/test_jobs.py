@@ -1,0 +1,156 @@
+"""What there is to ask of a chunk's rollouts, and what needs no asking."""
+
+from typing import Any
+
+import pytest
+
+from oyer.tasks.config import JudgeConfig, RewardRules
+from oyer.tasks.judging import rubrics
+from oyer.tasks.judging.jobs import Job, decided_score, decided_without_call, jobs_of
+from oyer.tasks.payloads import Rollout
+from oyer.tasks.statuses import Status
+
+RULES = RewardRules()
+UNGATED = RewardRules.model_validate({"gate": "none"})
+
+
+def judge(**keys: Any) -> JudgeConfig:
+    return JudgeConfig.model_validate({"name": "q", "endpoint": "e", "model": "m", **keys})
+
+
+def rollout(**fields: Any) -> Rollout:
+    return Rollout(**{"prompt": "What is 6 times 7?", "response": "42", **fields})
+
+
+def jobs(*rollouts: Rollout, judges: tuple[JudgeConfig, ...] = (judge(),)) -> list[Job]:
+    return list(jobs_of(dict(enumerate(rollouts)), judges, RULES))
+
+
+def key(one: Rollout | None = None, **keys: Any) -> str | None:
+    return jobs(one or rollout(), judges=(judge(**keys),))[0].key
+
+
+def test_every_rollout_judge_and_sample_is_one_judgement_in_order() -> None:
+    judges = (judge(name="a", samples=2), judge(name="b"))
+    chunk = {7: rollout(), 9: rollout(response="41")}
+    places = [job.place for job in jobs_of(chunk, judges, RULES)]
+    assert places == [(i, *sample) for i in (7, 9) for sample in (("a", 0), ("a", 1), ("b", 0))]
+
+
+def test_a_request_shows_prompt_response_and_reference_under_the_judges_settings() -> None:
+    one = rollout(reference="forty-two", response="It is 42.")
+    settings = {"temperature": 0.5, "max_tokens": 64, "extra_body": {"top_p": 0.9}}
+    request = jobs(one, judges=(judge(**settings),))[0].request
+    assert request is not None
+    shown = "\n".join(message["content"] for message in request.messages)
+    assert all(text in shown for text in ("What is 6 times 7?", "It is 42.", "forty-two"))
+    assert (request.model, request.temperature, request.max_tokens) == ("m", 0.5, 64)
+    assert request.extra_body == {"top_p": 0.9}
+    assert request.response_format is None
+
+
+def test_a_structured_judge_asks_for_json_on_its_scale() -> None:
+    request = jobs(rollout(), judges=(judge(structured=True, scale=[0, 5]),))[0].request
+    assert request is not None
+    assert request.response_format is not None
+    schema = request.response_format["json_schema"]["schema"]
+    assert schema["properties"]["score"] == {"type": "number", "minimum": 0.0, "maximum": 5.0}
+
+
+def test_equal_requests_have_equal_keys_wherever_they_stand() -> None:
+    first, second, other = jobs(rollout(), rollout(), rollout(response="41"))
+    assert first.key == second.key != other.key
+    assert first.place != second.place
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model": "m2"},
+        {"endpoint": "e2"},
+        {"temperature": 1.0},
+        {"max_tokens": 5},
+        {"structured": True},
+        {"extra_body": {"top_p": 0.9}},
+        {"rubric": "tool_call_zh"},
+    ],
+    ids=str,
+)
+def test_whatever_the_reply_depends_on_changes_the_key(changed: dict[str, Any]) -> None:
+    assert key(**changed) != key()
+
+
+@pytest.mark.parametrize("changed", [{"weight": 3}, {"name": "r"}, {"reasks": 0}], ids=str)
+def test_what_the_reply_does_not_depend_on_leaves_the_key(changed: dict[str, Any]) -> None:
+    assert key(**changed) == key()
+
+
+@pytest.mark.parametrize(
+    "fields", [{"prompt": "Other?"}, {"response": "43"}, {"reference": "42"}], ids=str
+)
+def test_whatever_the_judge_is_shown_changes_the_key(fields: dict[str, Any]) -> None:
+    assert key(rollout(**fields)) != key()
+
+
+def test_what_the_judge_is_not_shown_leaves_the_key() -> None:
+    one = rollout(group_id="g", base_score=0.5, response_tokens=3, metadata={"k": 1})
+    assert key(one) == key()
+
+
+def test_samples_of_one_judge_are_asked_for_each() -> None:
+    keys = [job.key for job in jobs(rollout(), judges=(judge(samples=3),))]
+    assert len(set(keys)) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "rules", "decided"),
+    [
+        ({"base_score": 1.0}, RULES, None),
+        ({"base_score": 0.001}, RULES, None),
+        ({"base_score": 0.0}, RULES, Status.GATED),
+        ({"base_score": -1.0}, RULES, Status.GATED),
+        ({"base_score": None}, RULES, None),
+        ({"base_score": 0.0}, UNGATED, None),
+        ({"response": ""}, RULES, Status.EMPTY),
+        ({"response": " \n"}, UNGATED, Status.EMPTY),
+        ({"response": "Thought process:"}, RULES, Status.EMPTY),
+        ({"response": "", "base_score": 0.0}, RULES, Status.GATED),
+        ({"response": "B"}, RULES, None),
+    ],
+    ids=str,
+)
+def test_some_judgements_are_decided_without_a_call(
+    fields: dict[str, Any], rules: RewardRules, decided: Status | None
+) -> None:
+    one = rollout(**fields)
+    assert decided_without_call(one, rules) == decided
+    [job] = jobs_of({0: one}, [judge()], rules)
+    assert job.decided == decided
+    assert (job.request is None) == (job.key is None) == (decided is not None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "keys", "score"),
+    [
+        ({"response": ""}, {}, 1.0),
+        ({"response": ""}, {"scale": [-2, 5]}, -2.0),
+        ({"response": ""}, {"empty_score": 3}, 3.0),
+        ({"response": ""}, {"empty_score": 0}, 0.0),
+        ({"base_score": 0.0}, {"empty_score": 3}, None),
+        ({}, {"empty_score": 3}, None),
+    ],
+    ids=str,
+)
+def test_only_an_empty_response_has_a_score_without_a_call(
+    fields: dict[str, Any], keys: dict[str, Any], score: float | None
+) -> None:
+    assert decided_score(jobs(rollout(**fields), judges=(judge(**keys),))[0]) == score
+
+
+def test_a_judgement_names_the_text_of_its_rubric() -> None:
+    [job] = jobs(rollout(), judges=(judge(rubric="tool_call_en"),))
+    assert job.rubric_hash == rubrics.rubric_hash(rubrics.resolve("tool_call_en"))
+
+
+def test_half_a_surrogate_pair_fails_no_key() -> None:
+    assert key(rollout(response="half \ud83d pair")) is not None

@@ -1,0 +1,65 @@
+"""The question for a verdict line that a reply lacks."""
+
+import pytest
+
+from oyer.tasks.config import JudgeConfig
+from oyer.tasks.judging.calls import ChatRequest
+from oyer.tasks.judging.reading import read_score
+from oyer.tasks.judging.reask import reask
+from oyer.tasks.statuses import Status
+
+REQUEST = ChatRequest(
+    model="m",
+    messages=({"role": "system", "content": "s"}, {"role": "user", "content": "u"}),
+    temperature=0.5,
+    max_tokens=64,
+)
+
+
+def judge(rubric: str, scale: tuple[float, float] = (1, 10)) -> JudgeConfig:
+    return JudgeConfig.model_validate(
+        {"name": "q", "endpoint": "e", "model": "m", "rubric": rubric, "scale": scale}
+    )
+
+
+def test_the_conversation_goes_on_with_the_reply() -> None:
+    again = reask(REQUEST, "Hmm.", judge("reasoning_en"))
+    assert list(again.messages[:2]) == list(REQUEST.messages)
+    assert again.messages[2] == {"role": "assistant", "content": "Hmm."}
+    assert again.messages[3]["role"] == "user"
+    assert len(again.messages) == 4
+    assert (again.model, again.temperature, again.max_tokens) == ("m", 0.5, 64)
+    assert len(REQUEST.messages) == 2
+
+
+@pytest.mark.parametrize(
+    ("rubric", "line"),
+    [
+        ("reasoning_en", "Final score: N"),
+        ("reasoning_zh", "最终评分: N"),
+        ("tool_call_zh", "最终评分: N"),
+    ],
+)
+def test_it_asks_in_the_rubrics_language_for_the_rubrics_line(rubric: str, line: str) -> None:
+    assert line in reask(REQUEST, "", judge(rubric)).messages[-1]["content"].splitlines()
+
+
+@pytest.mark.parametrize("rubric", ["reasoning_en", "reasoning_zh"])
+def test_it_states_the_scale(rubric: str) -> None:
+    question = reask(REQUEST, "", judge(rubric, (0.5, 100))).messages[-1]["content"]
+    assert "0.5" in question
+    assert "100" in question
+    assert "{" not in question
+
+
+@pytest.mark.parametrize("rubric", ["reasoning_en", "reasoning_zh"])
+def test_a_judge_that_repeats_the_question_has_given_no_score(rubric: str) -> None:
+    question = reask(REQUEST, "", judge(rubric)).messages[-1]["content"]
+    assert read_score(question, scale=(1, 10)).status is not Status.SCORED
+
+
+@pytest.mark.parametrize("rubric", ["reasoning_en", "reasoning_zh"])
+def test_the_line_that_it_asks_for_can_be_read(rubric: str) -> None:
+    question = reask(REQUEST, "", judge(rubric)).messages[-1]["content"]
+    line = next(line for line in question.splitlines() if line.endswith(": N"))
+    assert read_score(line.replace("N", "7"), scale=(1, 10)).score == 7

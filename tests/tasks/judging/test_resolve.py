@@ -1,0 +1,400 @@
+"""Every way to an answer: cached, on record, joined, taken over, called for, refused."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import redis
+
+from oyer.models.rows import StoredJudgement
+from oyer.tasks.config import EndpointConfig, JudgeConfig, RewardRules
+from oyer.tasks.judging.asking import Asker
+from oyer.tasks.judging.cache import CachedReply, ReplyCache
+from oyer.tasks.judging.calls import ChatRequest, Failure, Reply, RetryClass
+from oyer.tasks.judging.flight import SingleFlight
+from oyer.tasks.judging.gate import Endpoint
+from oyer.tasks.judging.jobs import Job, jobs_of
+from oyer.tasks.judging.judged import Answer
+from oyer.tasks.judging.resolve import Cache, Flight, Resolver
+from oyer.tasks.judging.shared import connect
+from oyer.tasks.payloads import Rollout
+from oyer.tasks.statuses import Status
+
+REPLY = Reply(
+    text="Sound. Final score: 8",
+    finish_reason="stop",
+    refusal=None,
+    prompt_tokens=12,
+    completion_tokens=3,
+    usage_reported=True,
+    model="m-2026",
+)
+FAILURE = Failure(
+    status=Status.UNAVAILABLE,
+    retry=RetryClass.NEVER,
+    error_class="InternalServerError",
+    message="HTTP 500",
+    http_status=500,
+)
+NO_JSON = replace(FAILURE, status=Status.REJECTED, http_status=400, structured_refused=True)
+
+
+def reply(text: str, **fields: Any) -> Reply:
+    return replace(REPLY, text=text, **fields)
+
+
+def kept(text: str = "Final score: 6") -> CachedReply:
+    return CachedReply(text=text, finish_reason="stop", model="m-kept", usage={}, at_s=0.0)
+
+
+@dataclass
+class ScriptedClient:
+    """Answers calls from a list, and keeps what was asked."""
+
+    results: list[Reply | Failure]
+    asked: list[ChatRequest] = field(default_factory=list)
+
+    def complete(self, request: ChatRequest, *, timeout_s: float) -> Reply | Failure:
+        self.asked.append(request)
+        return self.results.pop(0)
+
+
+class Unlimited:
+    """Permits for everybody."""
+
+    def acquire(self, estimated_tokens: int, deadline: float) -> str:
+        return "permit"
+
+    def release(self, permit: object, **report: Any) -> None:
+        """Take it back."""
+
+
+@dataclass
+class MemoryCache:
+    """Replies in a dict."""
+
+    replies: dict[str, CachedReply] = field(default_factory=dict)
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, CachedReply]:
+        return {key: self.replies[key] for key in keys if key in self.replies}
+
+    def put(self, key: str, reply: CachedReply) -> None:
+        self.replies[key] = reply
+
+
+@dataclass
+class MemoryFlight:
+    """Claims in a set; what a wait meets is scripted."""
+
+    cache: MemoryCache
+    held: set[str] = field(default_factory=set)
+    ends: list[str | CachedReply] = field(default_factory=list)
+    given_up: list[str] = field(default_factory=list)
+
+    def claim(self, keys: Sequence[str]) -> dict[str, bool]:
+        free = {key: key not in self.held and key not in self.cache.replies for key in keys}
+        self.held |= {key for key in keys if free[key]}
+        return free
+
+    def done(self, key: str) -> None:
+        self.held.discard(key)
+        self.given_up.append(key)
+
+    def wait(self, key: str, deadline: float) -> str:
+        end = self.ends.pop(0)
+        if isinstance(end, CachedReply):
+            self.cache.put(key, end)
+            return "done"
+        self.held.discard(key)
+        return end
+
+
+class Bench:
+    """A resolver whose surroundings are all in memory."""
+
+    def __init__(self, *results: Reply | Failure, scope: str = "", **judge: Any) -> None:
+        self.client = ScriptedClient(list(results))
+        self.cache = MemoryCache()
+        self.flight = MemoryFlight(self.cache)
+        self.recorded: dict[str, StoredJudgement] = {}
+        self.looked_up: list[Sequence[str]] = []
+        self.cancelled = False
+        self.judge = JudgeConfig.model_validate(
+            {"name": "q", "endpoint": "e", "model": "m", "reasks": 0, **judge}
+        )
+        self.resolver = self.resolver_with(self.cache, self.flight, scope)
+
+    def resolver_with(self, cache: Cache, flight: Flight, scope: str = "") -> Resolver:
+        config = EndpointConfig.model_validate({"base_url": "http://h/v1", "max_attempts": 1})
+        endpoint = Endpoint(config=config, client=self.client, permits=Unlimited())
+        asker = Asker(
+            endpoints={"e": endpoint},
+            problems={"gone": "endpoint 'gone' is not in the configuration of this worker"},
+            deadline=time.time() + 600,
+            cancelled=lambda: self.cancelled,
+        )
+        return Resolver(asker=asker, cache=cache, flight=flight, record=self._record, scope=scope)
+
+    def _record(self, keys: Sequence[str]) -> Mapping[str, StoredJudgement]:
+        self.looked_up.append(keys)
+        return {key: self.recorded[key] for key in keys if key in self.recorded}
+
+    def jobs(self, *responses: str, **judge: Any) -> list[Job]:
+        rollouts = {i: Rollout(prompt="p", response=text) for i, text in enumerate(responses)}
+        changed = JudgeConfig.model_validate({**self.judge.model_dump(), **judge})
+        return list(jobs_of(rollouts, [changed], RewardRules()))
+
+    @property
+    def job(self) -> Job:
+        return self.jobs("42")[0]
+
+    @property
+    def key(self) -> str:
+        assert self.job.key is not None
+        return self.job.key
+
+    def claimed(self) -> Answer:
+        """Claim the job's request and answer it."""
+        assert self.resolver.claim([self.key]) == {self.key: True}
+        return self.resolver.answer(self.job, claimed=True)
+
+
+def stored(**fields: Any) -> StoredJudgement:
+    row: Any = {"reply": "Final score: 5", "score": 5.0, "model": "m-stored", **fields}
+    return row
+
+
+def test_a_cached_reply_is_read_anew_and_nothing_is_called() -> None:
+    bench = Bench()
+    bench.cache.put(bench.key, kept("Final score: 6"))
+    [answer] = bench.resolver.known([bench.job]).values()
+    assert (answer.source, answer.status, answer.model) == ("cache", Status.SCORED, "m-kept")
+    assert answer.reading is not None
+    assert answer.reading.score == 6
+    assert answer.attempts == ()
+    assert bench.looked_up == []
+
+
+def test_what_the_cache_lacks_is_looked_up_on_record_in_one_go() -> None:
+    bench = Bench()
+    first, second, third = bench.jobs("1", "2", "3")
+    assert first.key is not None
+    assert second.key is not None
+    bench.cache.put(first.key, kept())
+    bench.recorded[second.key] = stored()
+    known = bench.resolver.known([first, second, third])
+    assert {key: answer.source for key, answer in known.items()} == {
+        first.key: "cache",
+        second.key: "record",
+    }
+    assert known[second.key].model == "m-stored"
+    assert bench.looked_up == [[second.key, third.key]]
+
+
+@pytest.mark.parametrize("text", ["", None, "I like it.", "Final score: 42"])
+def test_what_todays_parser_cannot_read_is_no_answer(text: str | None) -> None:
+    bench = Bench()
+    bench.recorded[bench.key] = stored(reply=text)
+    if text:
+        bench.cache.put(bench.key, kept(text))
+    assert bench.resolver.known([bench.job]) == {}
+
+
+def test_a_chunk_without_requests_looks_nothing_up() -> None:
+    bench = Bench()
+    assert bench.resolver.known(bench.jobs("", " ")) == {}
+    assert bench.looked_up == []
+
+
+def test_a_claimed_request_is_called_for_kept_and_given_up() -> None:
+    bench = Bench(REPLY)
+    answer = bench.claimed()
+    assert (answer.source, answer.status, answer.text) == ("called", Status.SCORED, REPLY.text)
+    assert answer.reading is not None
+    assert answer.reading.score == 8
+    assert answer.model == "m-2026"
+    assert (answer.prompt_tokens, answer.completion_tokens, len(answer.attempts)) == (12, 3, 1)
+    assert answer.started_at is not None
+    assert answer.finished_at is not None
+    assert bench.cache.replies[bench.key].text == REPLY.text
+    assert bench.flight.given_up == [bench.key]
+
+
+@pytest.mark.parametrize(
+    ("result", "status"),
+    [
+        (FAILURE, Status.UNAVAILABLE),
+        (reply("I like it."), Status.UNPARSEABLE),
+        (reply("Final score: 42"), Status.UNPARSEABLE),
+        (reply("", refusal="No."), Status.REFUSED),
+        (reply("Final score: 7", finish_reason="length"), Status.TRUNCATED),
+        (reply("Final score: 7", finish_reason="content_filter"), Status.REFUSED),
+    ],
+)
+def test_a_failure_is_a_status_that_is_not_kept_and_frees_the_request(
+    result: Reply | Failure, status: Status
+) -> None:
+    bench = Bench(result)
+    answer = bench.claimed()
+    assert (answer.source, answer.status) == ("called", status)
+    assert answer.error
+    assert len(answer.attempts) == 1
+    assert bench.cache.replies == {}
+    assert bench.flight.given_up == [bench.key]
+    assert bench.flight.held == set()
+
+
+def test_a_request_is_given_up_even_if_the_call_breaks() -> None:
+    bench = Bench()
+    with pytest.raises(IndexError):
+        bench.claimed()
+    assert bench.flight.given_up == [bench.key]
+
+
+def test_an_endpoint_that_this_worker_lacks_is_a_status() -> None:
+    bench = Bench(endpoint="gone")
+    answer = bench.claimed()
+    assert (answer.source, answer.status) == ("none", Status.REJECTED)
+    assert answer.error == "endpoint 'gone' is not in the configuration of this worker"
+
+
+def test_a_cancelled_batch_begins_no_call() -> None:
+    bench = Bench()
+    bench.cancelled = True
+    answer = bench.claimed()
+    assert (answer.source, answer.status) == ("none", Status.EXPIRED)
+    assert answer.error == "the batch was cancelled"
+    assert bench.client.asked == []
+    assert bench.flight.held == set()
+
+
+def test_after_the_deadline_no_call_is_begun() -> None:
+    bench = Bench()
+    late = replace(bench.resolver.asker, deadline=time.time() - 1)
+    answer = replace(bench.resolver, asker=late).answer(bench.job, claimed=True)
+    assert answer.status is Status.EXPIRED
+    assert answer.error == "the batch's deadline has passed"
+    assert bench.client.asked == []
+
+
+def test_anothers_reply_is_joined_and_nothing_is_called() -> None:
+    bench = Bench()
+    bench.flight.held.add(bench.key)
+    bench.flight.ends = [kept("Final score: 6")]
+    assert bench.resolver.claim([bench.key]) == {bench.key: False}
+    answer = bench.resolver.answer(bench.job, claimed=False)
+    assert (answer.source, answer.status) == ("joined", Status.SCORED)
+    assert answer.attempts == ()
+    assert bench.client.asked == []
+    assert bench.flight.given_up == []
+
+
+def test_a_request_whose_owner_is_gone_is_taken_over() -> None:
+    bench = Bench(REPLY)
+    bench.flight.held.add(bench.key)
+    bench.flight.ends = ["free"]
+    answer = bench.resolver.answer(bench.job, claimed=False)
+    assert (answer.source, answer.status) == ("called", Status.SCORED)
+    assert bench.flight.given_up == [bench.key]
+
+
+def test_a_request_that_a_third_worker_took_over_is_waited_for_again() -> None:
+    bench = Bench()
+    bench.flight.ends = ["free", kept("Final score: 6")]
+    taken = iter([False])
+    bench.flight.claim = lambda keys: {key: next(taken) for key in keys}  # type: ignore[method-assign]  # a neighbour is faster
+    assert bench.resolver.answer(bench.job, claimed=False).source == "joined"
+
+
+def test_waiting_ends_with_the_deadline() -> None:
+    bench = Bench()
+    bench.flight.ends = ["expired"]
+    answer = bench.resolver.answer(bench.job, claimed=False)
+    assert (answer.source, answer.status) == ("none", Status.EXPIRED)
+    assert answer.error == "the batch's deadline has passed"
+
+
+def test_a_kept_reply_that_cannot_be_read_here_is_paid_for_anew() -> None:
+    bench = Bench(REPLY)
+    bench.flight.held.add(bench.key)
+    bench.flight.ends = [kept("Final score: 42")]
+    answer = bench.resolver.answer(bench.job, claimed=False)
+    assert (answer.source, answer.status) == ("called", Status.SCORED)
+    assert bench.cache.replies[bench.key].text == REPLY.text
+
+
+def test_a_kept_reply_that_cannot_be_read_is_no_trap_in_redis_either(redis_url: str) -> None:
+    """An unreadable reply can be neither joined nor claimed, so waiting for it would not end."""
+    bench = Bench(REPLY)
+    client: redis.Redis = connect(redis_url)
+    cache, flight = ReplyCache(client, 60), SingleFlight(client, "owner")
+    cache.put(bench.key, kept("Final score: 42"))
+    resolver = bench.resolver_with(cache, flight)
+    assert resolver.known([bench.job]) == {}
+    assert resolver.claim([bench.key]) == {bench.key: False}
+    answer = resolver.answer(bench.job, claimed=False)
+    assert (answer.source, answer.status) == ("called", Status.SCORED)
+    assert cache.get_many([bench.key])[bench.key].text == REPLY.text
+    flight.close()
+    client.close()
+
+
+def test_a_scope_keeps_the_replies_of_two_runs_apart() -> None:
+    first, second = Bench(REPLY, scope="run:a"), Bench(scope="run:b")
+    first.claimed()
+    second.cache.replies = first.cache.replies
+    assert second.resolver.known([second.job]) == {}
+    assert first.resolver.known([first.job])[first.key].source == "cache"
+    assert first.key not in first.cache.replies
+
+
+def test_an_endpoint_that_refuses_json_is_asked_in_words_from_then_on() -> None:
+    bench = Bench(NO_JSON, REPLY, REPLY, structured=True)
+    answer = bench.claimed()
+    assert answer.status is Status.SCORED
+    assert [attempt.number for attempt in answer.attempts] == [1, 2]
+    assert [one.response_format is None for one in bench.client.asked] == [False, True]
+    other = bench.jobs("43")[0]
+    assert bench.resolver.answer(other, claimed=True).status is Status.SCORED
+    assert bench.client.asked[2].response_format is None
+
+
+def test_a_reply_without_a_verdict_is_asked_for_it_once_more() -> None:
+    bench = Bench(reply("I like it."), reply("Final score: 7"), reasks=1)
+    answer = bench.claimed()
+    assert answer.reading is not None
+    assert (answer.status, answer.reading.score) == (Status.SCORED, 7)
+    assert answer.text == "Final score: 7"
+    assert [attempt.number for attempt in answer.attempts] == [1, 2]
+    assert (answer.prompt_tokens, answer.completion_tokens) == (24, 6)
+    assert bench.client.asked[1].messages[-2] == {"role": "assistant", "content": "I like it."}
+    assert bench.cache.replies[bench.key].text == "Final score: 7"
+
+
+def test_a_judge_is_asked_again_as_often_as_it_is_configured() -> None:
+    vague = [reply(f"Vague {i}.") for i in range(3)]
+    bench = Bench(*vague, reasks=2)
+    answer = bench.claimed()
+    assert answer.status is Status.UNPARSEABLE
+    assert answer.text == "Vague 2."
+    assert [attempt.number for attempt in answer.attempts] == [1, 2, 3]
+    assert bench.cache.replies == {}
+
+
+def test_a_re_ask_that_fails_leaves_the_reply_that_was_there() -> None:
+    bench = Bench(reply("I like it."), FAILURE, reasks=1)
+    answer = bench.claimed()
+    assert (answer.status, answer.text) == (Status.UNPARSEABLE, "I like it.")
+    assert [attempt.http_status for attempt in answer.attempts] == [200, 500]
+    assert bench.cache.replies == {}
+
+
+@pytest.mark.parametrize(
+    "result", [reply("Final score: 7", finish_reason="length"), reply("", refusal="No."), FAILURE]
+)
+def test_only_a_complete_reply_is_asked_for_its_verdict(result: Reply | Failure) -> None:
+    bench = Bench(result, reasks=3)
+    bench.claimed()
+    assert len(bench.client.asked) == 1

@@ -1,0 +1,141 @@
+"""The app's settings, each with the trap that it avoids, and what follows from them."""
+
+import threading
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery, signature
+from celery.exceptions import QueueNotFound
+from kombu.exceptions import ContentDisallowed
+
+from oyer.tasks import names
+from oyer.tasks.app import VISIBILITY_TIMEOUT_S, make_app
+from oyer.tasks.lease import RedisLease
+from oyer.tasks.results import PollRedis
+
+URL = "redis://127.0.0.1:6379/0"
+
+
+@pytest.fixture
+def app() -> Celery:
+    """An app that no test connects."""
+    return make_app(URL, result_expires_s=7200)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "trap"),
+    [
+        ("task_acks_late", True, "a killed worker's messages are lost"),
+        ("task_reject_on_worker_lost", True, "a killed pool process's messages are lost"),
+        ("worker_prefetch_multiplier", 2, "1: the Redis poll sleeps 2 s when the window is full"),
+        ("worker_deduplicate_successful_tasks", False, "a kill before counting hangs the chord"),
+        ("result_backend_thread_safe", True, "a backend and a connection for every greenlet"),
+        ("result_backend_always_retry", True, "a restart of Redis fails chords that end then"),
+        ("result_backend_max_retries", 30, "a lost Redis is waited for without end"),
+        ("result_expires", 7200, "a chord that outlives its state never fires"),
+        ("result_chord_expires", 7200, "a chord that outlives its state never fires"),
+        ("task_serializer", "json", "pickle runs what it reads"),
+        ("result_serializer", "json", "pickle runs what it reads"),
+        ("accept_content", ["json"], "pickle runs what it reads"),
+        ("result_accept_content", ["json"], "pickle runs what it reads"),
+        ("result_extended", False, "arguments are stored with results"),
+        ("worker_send_task_events", False, "an event for each task costs as much as the task"),
+        ("task_create_missing_queues", False, "a misspelt queue swallows messages"),
+        (
+            "worker_cancel_long_running_tasks_on_connection_loss",
+            False,
+            "paid calls are thrown away",
+        ),
+        ("visibility_timeout", VISIBILITY_TIMEOUT_S, "messages are lost for an hour"),
+    ],
+)
+def test_a_setting_avoids_its_trap(app: Celery, setting: str, value: Any, trap: str) -> None:
+    assert app.conf[setting] == value, trap
+
+
+@pytest.mark.parametrize(
+    "options", ["broker_transport_options", "result_backend_transport_options"]
+)
+def test_messages_come_back_soon_after_a_kill(app: Celery, options: str) -> None:
+    assert app.conf[options]["visibility_timeout"] == VISIBILITY_TIMEOUT_S == 10
+
+
+def test_acknowledgements_find_a_connection_under_load(app: Celery) -> None:
+    """Kombu's default of 10 leaves messages unacknowledged and their prefetch slots taken."""
+    most_greenlets = 200
+    assert app.conf.broker_transport_options["max_connections"] >= most_greenlets + 50
+    assert app.conf.redis_max_connections >= most_greenlets + 50
+
+
+def test_a_dead_connection_is_noticed(app: Celery) -> None:
+    assert app.conf.broker_transport_options["socket_keepalive"]
+    assert app.conf.broker_transport_options["health_check_interval"] == 10
+    assert app.conf.redis_backend_health_check_interval == 10
+
+
+def test_a_dead_workers_claim_on_a_callback_ends_before_its_message_comes_back(
+    app: Celery,
+) -> None:
+    """Or the redelivered part would be acknowledged without firing the callback."""
+    backend: Any = app.backend
+    callback = signature(names.COMBINE_TASK, app=app)
+    first_s = max(5, int(app.conf.result_chord_join_timeout * 2))
+    assert backend._chord_publish_claim_expires(first_s, callback) < VISIBILITY_TIMEOUT_S
+
+
+def test_every_worker_keeps_its_leases(app: Celery) -> None:
+    assert RedisLease in app.steps["consumer"]
+
+
+@pytest.mark.parametrize("task", names.QUEUE_OF_TASK)
+def test_a_task_is_routed_to_its_queue(app: Celery, task: str) -> None:
+    route = app.amqp.router.route({}, task)
+    assert route["queue"].name == names.QUEUE_OF_TASK[task]
+
+
+def test_there_are_our_queues_and_no_other(app: Celery) -> None:
+    assert set(app.amqp.queues) == set(names.QUEUES)
+    with pytest.raises(QueueNotFound):
+        app.amqp.router.route({"queue": "jugde"}, names.JUDGE_TASK)
+
+
+def test_a_trainer_holds_several_apps_and_none_becomes_its_own_celerys() -> None:
+    first, second = make_app(URL), make_app("redis://127.0.0.1:6380/0")
+    assert first.conf.broker_url != second.conf.broker_url
+    from celery import current_app
+
+    assert current_app._get_current_object() not in (first, second)
+
+
+def test_all_threads_share_one_result_backend(app: Celery) -> None:
+    mine = app.backend
+    seen: list[Any] = []
+    threads = [threading.Thread(target=lambda: seen.append(app.backend)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [backend is mine for backend in seen] == [True] * 4
+    assert type(mine) is PollRedis
+
+
+def test_a_message_that_is_no_json_is_refused(redis_url: str) -> None:
+    app = make_app(redis_url)
+    with app.connection() as connection:
+        channel = connection.channel()
+        queue = app.amqp.queues["judge"](channel)
+        queue.declare()
+        producer = connection.Producer(channel, serializer="pickle")
+        producer.publish({"a": 1}, routing_key="judge", exchange="judge")
+        message = queue.get(no_ack=True, accept=app.conf.accept_content)
+        with pytest.raises(ContentDisallowed):
+            message.decode()
+
+
+def test_sending_a_task_subscribes_to_nothing(redis_url: str) -> None:
+    app = make_app(redis_url)
+    app.send_task(names.JUDGE_TASK, kwargs={})
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.pubsub_channels() == []
+        assert client.llen("judge") == 1

@@ -1,0 +1,38 @@
+"""Worker processes log a line per event, and libraries only what matters."""
+
+import subprocess
+import sys
+
+CODE = """
+import logging
+from oyer.tasks.logs import configure_logging
+logging.basicConfig(format="twice: %(message)s")
+configure_logging({level})
+for name in ("oyer.tasks.judge", "openai", "httpx2", "urllib3", "alembic.runtime"):
+    logging.getLogger(name).info("told by %s", name)
+    logging.getLogger(name).warning("warned by %s", name)
+"""
+
+
+def lines(level: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.format(level=level)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""
+    return done.stderr.splitlines()
+
+
+def test_libraries_that_repeat_themselves_for_every_call_are_quiet() -> None:
+    told = [line for line in lines("logging.INFO") if "told by" in line]
+    assert len(told) == 1
+    assert told[0].endswith("INFO MainProcess oyer.tasks.judge: told by oyer.tasks.judge")
+
+
+def test_a_warning_is_one_line_from_everybody() -> None:
+    warned = [line for line in lines("logging.INFO") if "warned by" in line]
+    assert len(warned) == 5
+    assert not any("twice" in line for line in warned)
+
+
+def test_without_a_level_there_are_warnings_only() -> None:
+    assert len(lines("0")) == 5

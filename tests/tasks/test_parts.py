@@ -1,0 +1,79 @@
+"""What the tasks of a chord hand to `combine`, sorted out in whatever order it comes."""
+
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oyer.tasks.errors import MessageRefused
+from oyer.tasks.parts import JudgePart, LengthPart, read_parts
+
+
+def judge_part(chunk: int, score: float | None = 8.0) -> JudgePart:
+    status = "scored" if score is not None else "timeout"
+    return JudgePart(
+        chunk=chunk,
+        scores={"q": [score]},
+        statuses={"q": [status]},
+        errors={} if score is not None else {"timeout": "no answer"},
+    )
+
+
+LENGTH = LengthPart(
+    added={"length_penalty": np.array([0.1 + 0.2, np.nan])}, multiplied={"gr3": np.array([0.5, 1])}
+)
+
+
+def wire(part: JudgePart | LengthPart) -> dict[str, Any]:
+    written: dict[str, Any] = json.loads(json.dumps(part.to_wire(), allow_nan=False))
+    return written
+
+
+def test_parts_come_back_as_they_went() -> None:
+    judges, length = read_parts([wire(judge_part(0)), wire(LENGTH), wire(judge_part(1, None))])
+    assert judges == {0: judge_part(0), 1: judge_part(1, None)}
+    assert length is not None
+    np.testing.assert_array_equal(length.added["length_penalty"], LENGTH.added["length_penalty"])
+    np.testing.assert_array_equal(length.multiplied["gr3"], LENGTH.multiplied["gr3"])
+
+
+def test_the_order_of_arrival_makes_no_difference() -> None:
+    parts = [wire(judge_part(0)), wire(judge_part(1)), wire(LENGTH)]
+    for arrival in itertools.permutations(parts):
+        judges, length = read_parts(arrival)
+        assert judges == {0: judge_part(0), 1: judge_part(1)}
+        assert length is not None
+
+
+def test_of_duplicates_the_first_counts() -> None:
+    second = LengthPart(added={}, multiplied={})
+    parts = [wire(judge_part(0, 8.0)), wire(judge_part(0, 3.0)), wire(LENGTH), wire(second)]
+    judges, length = read_parts(parts)
+    assert judges == {0: judge_part(0, 8.0)}
+    assert length is not None
+    assert list(length.added) == ["length_penalty"]
+
+
+def test_without_parts_there_is_nothing() -> None:
+    assert read_parts([]) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {},
+        {"part": "audit"},
+        {"part": "judge"},
+        {"part": "judge", "chunk": 0},
+        {**judge_part(0).to_wire(), "confidence": 1},
+        {"part": "length", "added": {}},
+        {"part": "length", "added": {"x": "AAA"}, "multiplied": {}},
+        "text",
+    ],
+    ids=str,
+)
+def test_a_part_of_another_version_is_refused_with_the_fix(part: Any) -> None:
+    with pytest.raises(MessageRefused, match=r"run the same release of Oyer on all workers"):
+        read_parts([part])
