@@ -71,15 +71,16 @@ class _Writer:
         first = model not in self._explained
         self._explained.add(model)
         for name, field in model.model_fields.items():
+            if name == "params":
+                # A length method's own parameters stand beside `method`, as users write them.
+                yield from self.section(catalogue.find(given["method"]).params, {}, pad)
+                continue
             if first:
                 yield from _comment(field, pad)
             if name in given:
                 yield from self._key(name, field, given[name], pad)
             elif first:
                 yield f"{pad}#{name}: {_flow(field.get_default(call_default_factory=True))}"
-        if "method" in given:
-            # A length method's own parameters stand beside the keys that all methods have.
-            yield from self.section(catalogue.find(given["method"]).params, {}, pad)
 
     def _key(self, name: str, field: FieldInfo, value: Any, pad: str) -> Iterator[str]:
         model = _model_in(field.annotation)

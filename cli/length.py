@@ -1,76 +1,118 @@
-"""`oyer length list`: the length methods and their parameters."""
+"""`oyer length`: the catalogue of length methods, and pictures of them."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+import yaml
 
 from oyer.cli import options
 from oyer.cli.output import console, print_json
+from oyer.tasks.errors import InvalidInput
+from oyer.tasks.lengths import catalogue
+from oyer.tasks.lengths.method import Method
 
-if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-
-    from oyer.tasks.lengths.method import Method
-
-app = typer.Typer(no_args_is_help=True, help="Look at the length methods.")
-
-
-@app.callback()
-def _group() -> None:
-    """Keep `list` a command of its own while it is the only one."""
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Length, verbosity and repetition methods: what there is, and what it looks like.",
+)
 
 
 @app.command("list")
 def list_methods(
-    method: Annotated[str | None, typer.Argument(help="One method, with its parameters.")] = None,
+    method: Annotated[
+        str | None, typer.Argument(help="Show one method with its parameters.")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """List the length methods, or the parameters of one.
-
-    Example: `oyer length list median_band`
-    """
-    from oyer.tasks.lengths import catalogue
-
-    chosen = [catalogue.find(method)] if method else list(catalogue.METHODS.values())
+    """List the methods with what they are and need, or one of them in full."""
+    chosen = list(catalogue.METHODS.values()) if method is None else [catalogue.find(method)]
     if as_json:
+        print_json([_facts(one) for one in chosen])
+    elif method is None:
         for one in chosen:
-            print_json(_described(one))
-        return
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table("method", "values", "summary")
-    for one in chosen:
-        table.add_row(one.name, one.kind, escape(one.summary))
-    console.print(table, highlight=False)
-    if method:
-        described = _described(chosen[0])
-        console.print(f"{described['source']}; needs {', '.join(described['needs'])}", markup=False)
-        table = Table("parameter", "default", "meaning")
-        for name, entry in described["parameters"].items():
-            default = "required" if entry["required"] else escape(str(entry["default"]))
-            table.add_row(name, default, escape(entry["meaning"]))
-        console.print(table, highlight=False)
+            _print_lines(one)
+    else:
+        _print_one(chosen[0])
 
 
-def _described(method: "Method") -> dict[str, Any]:
+@app.command("plot")
+def plot(
+    method: Annotated[str, typer.Argument(help="A method of `oyer length list`.")],
+    param: Annotated[
+        list[str] | None, typer.Option("--param", help="A parameter as key=value; repeatable.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", min=2, help="Longest length drawn.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write a PNG there; needs oyer[plot].")
+    ] = None,
+) -> None:
+    """Draw what a method gives over length, in the terminal or as a PNG.
+
+    One group holds a row of every length, once right and once wrong; targets, histories and
+    references are half the longest length.
+
+    Example: `oyer length plot soft_overlong --param max_len=4096 --param cache_len=1024`
+    """
+    from oyer.cli.curves import curves
+    from oyer.cli.drawing import as_png, as_text
+
+    drawn = curves(method, dict(_param(text) for text in param or []), max_length)
+    if out is None:
+        typer.echo(as_text(drawn))
+    else:
+        as_png(drawn, out)
+
+
+def _param(text: str) -> tuple[str, Any]:
+    """Read `key=value`, the value as YAML."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise InvalidInput(f"--param {text!r}: is key=value, e.g. max_len=4096")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"--param {text!r}: its value is not YAML; put it in quotes") from error
+
+
+def _facts(method: Method) -> dict[str, Any]:
     return {
         "method": method.name,
-        "values": method.kind,
+        "kind": method.kind,
         "summary": method.summary,
         "needs": sorted(method.needs),
-        "source": method.paper,
-        "parameters": {name: _field(field) for name, field in method.params.model_fields.items()},
+        "uses": sorted(method.uses),
+        "range": method.range,
+        "gate": method.gate,
+        "paper": method.paper,
+        "parity": method.parity,
+        "params": {
+            name: {
+                "default": None if field.is_required() else field.get_default(),
+                "required": field.is_required(),
+                "help": field.description,
+            }
+            for name, field in method.params.model_fields.items()
+        },
     }
 
 
-def _field(field: "FieldInfo") -> dict[str, Any]:
-    from pydantic_core import to_jsonable_python
+def _print_lines(method: Method) -> None:
+    needs = ", ".join(sorted(method.needs)) or "depends on its parameters"
+    console.print(f"[bold]{method.name}[/] ({method.kind}; needs {needs})", highlight=False)
+    params = ", ".join(method.params.model_fields) or "none"
+    for line in (method.summary, f"parameters: {params}", f"from: {method.paper}"):
+        console.print(f"    {line}", highlight=False, markup=False, soft_wrap=True)
 
-    required = field.is_required()
-    default = None if required else field.get_default(call_default_factory=True)
-    return {
-        "required": required,
-        "default": to_jsonable_python(default),
-        "meaning": " ".join((field.description or "").split()),
-    }
+
+def _print_one(method: Method) -> None:
+    facts = _facts(method)
+    params = facts.pop("params")
+    for name, value in facts.items():
+        shown = ", ".join(value) if isinstance(value, list) else value
+        console.print(f"{name:8} {shown or 'none'}", highlight=False, markup=False)
+    for name, fact in params.items():
+        default = "required" if fact["required"] else f"default {fact['default']}"
+        console.print(f"  {name} ({default}): {fact['help']}", highlight=False, markup=False)

@@ -28,7 +28,7 @@ def running_broker() -> str:
         return str(json.loads(STATE_FILE.read_text())["broker_url"])
     raise InvalidConfig(
         "broker.url: is not set, and no `oyer up` runs in this folder; set it to the workers'"
-        " Redis, start `oyer up` here, or use RewardManager.local"
+        " Redis, start `oyer up` here, or use RewardManager.local (`oyer score --local`)"
     )
 
 

@@ -19,6 +19,9 @@ redelivered part would be acknowledged without firing it."""
 _CONNECTIONS_PER_PROCESS = 300
 """Redis connections a process may open. Kombu's default of 10 makes acks fail under load."""
 
+_SILENCE_S = 20.0
+"""A connection to Redis on which an answer is overdue for this long counts as lost."""
+
 
 def make_app(broker_url: str, *, result_expires_s: int = 86_400) -> Celery:
     """Build the app for one broker.
@@ -47,6 +50,8 @@ def make_app(broker_url: str, *, result_expires_s: int = 86_400) -> Celery:
             "max_connections": _CONNECTIONS_PER_PROCESS,
             "health_check_interval": 10,
             "socket_keepalive": True,
+            # A Redis that answers nothing, or a cut network, must not hold a worker for ever.
+            "socket_timeout": _SILENCE_S,
         },
         result_backend_transport_options={"visibility_timeout": VISIBILITY_TIMEOUT_S},
         visibility_timeout=VISIBILITY_TIMEOUT_S,
@@ -59,10 +64,13 @@ def make_app(broker_url: str, *, result_expires_s: int = 86_400) -> Celery:
             "interval_max": 0.2,
         },
         broker_connection_retry_on_startup=True,
+        # After 100 attempts a worker would end for good while its broker is only away.
+        broker_connection_max_retries=None,
         # Without it every greenlet opens a result backend and a connection of its own.
         result_backend_thread_safe=True,
         redis_max_connections=_CONNECTIONS_PER_PROCESS,
         redis_backend_health_check_interval=10,
+        redis_socket_timeout=_SILENCE_S,
         # Without it a Redis restart while tasks finish fails their chords.
         result_backend_always_retry=True,
         result_backend_max_retries=30,

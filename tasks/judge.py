@@ -117,7 +117,8 @@ class _Chunk:
         jobs = [
             job for job in jobs_of(rollouts, judges, self.plan.reward) if job.place not in self.rows
         ]
-        if not jobs:
+        # Without judges there is still a batch and its rollouts to put on record.
+        if not jobs and judges:
             return
         answers = {
             job.place: Answer(source="none", status=job.decided)

@@ -40,7 +40,9 @@ def oyer(*arguments: str, cwd: Path, **changes: str) -> subprocess.CompletedProc
 class Running:
     """A command that runs on, with its output line by line."""
 
-    def __init__(self, *arguments: str, cwd: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, *arguments: str, cwd: Path, environ: Mapping[str, str], merged: bool
+    ) -> None:
         self.cwd = cwd
         self._errors = (cwd / "stderr.txt").open("w")
         self.process = subprocess.Popen(
@@ -49,7 +51,7 @@ class Running:
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=self._errors,
+            stderr=subprocess.STDOUT if merged else self._errors,
             text=True,
         )
         self.lines: list[str] = []
@@ -92,9 +94,16 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(*arguments: str, cwd: Path, **changes: str) -> Iterator[Running]:
-    """Run a command until the block ends."""
-    command = Running(*arguments, cwd=cwd, environ=environment(**changes))
+def running(*arguments: str, cwd: Path, merged: bool = False, **changes: str) -> Iterator[Running]:
+    """Run a command until the block ends.
+
+    Args:
+        arguments: of `oyer`.
+        cwd: the folder that it runs in.
+        merged: read standard error as part of the output.
+        changes: environment variables.
+    """
+    command = Running(*arguments, cwd=cwd, environ=environment(**changes), merged=merged)
     try:
         yield command
     finally:

@@ -35,41 +35,27 @@ def test_what_the_example_calls_a_default_is_the_default() -> None:
 
 WRONG = {
     "judges[0].wieght: unknown key": "judges: [{name: q, endpoint: e, model: m, wieght: 1}]",
-    "judges[0].scale": "judges: [{name: q, endpoint: e, model: m, scale: [10, 1]}]",
-    "length": "length: {method: median_bend}",
-    "broker.url": "broker: {url: 'http://localhost'}",
+    "[lowest, highest]": "judges: [{name: q, endpoint: e, model: m, scale: [10, 1]}]",
     "is not readable": "judges: [",
 }
 
 
-@pytest.mark.parametrize(("named", "text"), WRONG.items(), ids=list(WRONG))
-@pytest.mark.parametrize("command", [["check"], ["score", "rollouts.jsonl"]], ids=["check", "score"])
+@pytest.mark.parametrize(("shown", "text"), WRONG.items(), ids=list(WRONG))
 def test_a_wrong_configuration_is_one_error_that_names_the_key(
-    named: str, text: str, command: list[str], tmp_path: Path
+    shown: str, text: str, tmp_path: Path
 ) -> None:
     (tmp_path / "oyer.yaml").write_text(text)
-    (tmp_path / "rollouts.jsonl").write_text("")
-    done = oyer(*command, "--config", "oyer.yaml", cwd=tmp_path)
+    done = oyer("check", "--config", "oyer.yaml", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error configuration file oyer.yaml: ")
-    assert named in done.stderr
+    assert shown in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "command",
-    [["check"], ["up"], ["worker", "judge"], ["worker", "alive", "judge"], ["db", "current"]],
-    ids=" ".join,
-)
+@pytest.mark.parametrize("command", [["up"], ["worker", "judge"]], ids=" ".join)
 def test_a_missing_configuration_file_is_named(command: list[str], tmp_path: Path) -> None:
     done = oyer(*command, "--config", "none.yaml", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr == (
         "error configuration file none.yaml: No such file or directory; give a file that exists\n"
     )
-
-
-def test_an_error_shows_brackets_as_they_are(tmp_path: Path) -> None:
-    (tmp_path / "oyer.yaml").write_text("judges: [{name: q, endpoint: e, model: m, scale: [9, 1]}]")
-    done = oyer("check", "--config", "oyer.yaml", cwd=tmp_path)
-    assert "[lowest, highest]" in done.stderr

@@ -67,6 +67,57 @@ def sibling(backend: RewardManager) -> Callable[..., RewardManager]:
     return make
 
 
+KEY = "planted-key-J7fQ2xW9"
+"""The judges' key, in the workers' environment and nowhere else."""
+
+QUERY_SECRET = "planted-signature-4kP8"
+"""Part of an endpoint's URL."""
+
+
+@pytest.fixture(scope="session")
+def court(
+    judge: JudgeServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RewardManager]:
+    """A backend of two judge processes, with an endpoint for each of a judge client's limits."""
+    common = {"base_url": judge.base_url, "api_key_env": "COURT_KEY", "timeout_s": 2}
+    endpoints: dict[str, Any] = {
+        "fake": {**common, "max_in_flight": 32},
+        "other": {**common, "max_in_flight": 32},
+        "narrow": {**common, "max_in_flight": 5},
+        "slow": {**common, "requests_per_minute": 30},
+        "half_dead": {
+            "base_urls": [{"url": judge.base_url}, {"url": "http://127.0.0.1:9/v1"}],
+            "max_in_flight": 2,
+        },
+        "signed": {**common, "base_url": f"{judge.base_url}?sig={QUERY_SECRET}"},
+    }
+    prices = {"m": {"prompt_usd": 0, "completion_usd": 1000}}
+    for endpoint in endpoints.values():
+        endpoint["prices"] = prices
+    folder = tmp_path_factory.mktemp("court")
+    config = {
+        "endpoints": endpoints,
+        "judges": [{"name": "q", "endpoint": "fake", "model": "m", "reasks": 0}],
+        "store": {"url": f"sqlite:///{folder / 'oyer.db'}"},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COURT_KEY", KEY)
+        with RewardManager.local(config, folder=folder, judge_processes=2) as manager:
+            yield manager
+
+
+@pytest.fixture
+def before(court: RewardManager) -> Callable[..., RewardManager]:
+    """Make managers on the court's backend: with changes of its judge, or of the configuration."""
+
+    def make(config: dict[str, Any] | None = None, **judge: Any) -> RewardManager:
+        raw = court.config.model_dump(mode="json")
+        judges = [{**raw["judges"][0], **judge}]
+        return RewardManager({**raw, "judges": judges, **(config or {})})
+
+    return make
+
+
 def rollouts_of(tag: str, n: int = 8, **fields: Any) -> list[Rollout]:
     """Make distinct rollouts in groups of four."""
     return [

@@ -42,11 +42,11 @@ class Workers:
         """Report the progress of the only chunk."""
         self.exchange.report(batch_id, 0, judged)
 
-    def wait_for_sent(self, messages: int) -> None:
-        """Wait until so many judge tasks were sent in all."""
+    def wait_for_sent(self, messages: int, queue: str = "judge") -> None:
+        """Wait until so many tasks were sent to a queue in all."""
         deadline = time.monotonic() + 30
-        while self.sent() < messages:
-            assert time.monotonic() < deadline, f"{self.sent()} of {messages} messages"
+        while self.sent(queue) < messages:
+            assert time.monotonic() < deadline, f"{self.sent(queue)} of {messages} messages"
             time.sleep(0.005)
 
     def sent(self, queue: str = "judge") -> int:

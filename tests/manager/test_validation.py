@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oyer.manager.submission import prepare
@@ -152,6 +152,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(
     prompt=st.text() | st.lists(st.dictionaries(st.just("role") | st.text(), JSON_VALUES)),
     response=st.text(st.characters(codec=None)),

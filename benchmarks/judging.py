@@ -1,0 +1,156 @@
+"""Measures the CPU that a judged call costs a worker, against bare clients over the same server.
+
+    python benchmarks/judging.py                          # the table of the README
+    python benchmarks/judging.py --calls 4096 --in-flight 512 --rounds 5
+
+- Oyer's figure is the CPU time of all judge worker processes, from `/proc`, over a batch whose
+  rollouts all differ: limits, cache, single flight, reading, and a row for each judgement and
+  attempt are in it, and so are Celery's messages.
+- The peers only call: openai-python over its own HTTP stack, and urllib3 without any client, each
+  in one process on greenlets like the worker's, with as many calls in flight and the same body.
+- Rounds alternate, so that a busy machine slows all alike; the table gives medians.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+REPLY = "The answer is right and short.\n\nFinal score: 8"
+RESPONSE_BYTES = 4096
+LATENCY_S = 0.2
+
+
+def texts(count: int, tag: str) -> list[str]:
+    """Responses that differ, so that none is read from the cache."""
+    filler = "the sum of two numbers is checked step by step; "
+    body = (filler * (RESPONSE_BYTES // len(filler) + 1))[: RESPONSE_BYTES - 40]
+    return [f"{tag} {i}: {body}" for i in range(count)]
+
+
+def peer(kind: str, base_url: str, calls: int, in_flight: int) -> float:
+    """Make the calls in this process; returns its CPU per call, in seconds."""
+    post = _openai(base_url) if kind == "openai" else _urllib3(base_url, in_flight)
+    with ThreadPoolExecutor(in_flight) as pool:
+        # Connections are opened and code is warm before the clock runs.
+        list(pool.map(post, texts(in_flight * 2, "warm")))
+        cpu_s = time.process_time()
+        list(pool.map(post, texts(calls, "peer")))
+        return (time.process_time() - cpu_s) / calls
+
+
+def _messages(text: str) -> list[dict[str, str]]:
+    return [
+        {"role": "system", "content": "Score the response from 1 to 10."},
+        {"role": "user", "content": text},
+    ]
+
+
+def _openai(base_url: str) -> Callable[[str], object]:
+    import openai
+
+    client = openai.OpenAI(base_url=base_url, api_key="none", max_retries=0)
+
+    def post(text: str) -> object:
+        return client.chat.completions.create(
+            model="bench",
+            messages=_messages(text),  # type: ignore[arg-type]  # plain dicts are what it takes
+            temperature=0.0,
+            max_tokens=1024,
+        )
+
+    return post
+
+
+def _urllib3(base_url: str, in_flight: int) -> Callable[[str], object]:
+    import urllib3
+
+    pool = urllib3.PoolManager(maxsize=in_flight)
+
+    def post(text: str) -> object:
+        fields = {"model": "bench", "messages": _messages(text), "temperature": 0.0}
+        body = json.dumps({**fields, "max_tokens": 1024}).encode()
+        headers = {"Content-Type": "application/json"}
+        reply = pool.request("POST", f"{base_url}/chat/completions", body=body, headers=headers)
+        return reply.json()
+
+    return post
+
+
+def peer_process(kind: str, base_url: str, calls: int, in_flight: int) -> float:
+    """Run a peer in a process of its own, patched as a judge worker is."""
+    argv = [sys.executable, "-W", "ignore", "-m", "gevent.monkey", __file__]
+    argv += ["--peer", kind, "--base-url", base_url]
+    argv += ["--calls", str(calls), "--in-flight", str(in_flight)]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, check=True, cwd=ROOT)
+    return float(done.stdout)
+
+
+def measure(calls: int, in_flight: int, rounds: int) -> dict[str, list[float]]:
+    """Alternate Oyer and its peers; returns CPU seconds per call, by round."""
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.throughput import backend, worker_cpu_s
+    from oyer.demo.judge_server import judge_process
+    from oyer.manager import Rollout
+
+    figures: dict[str, list[float]] = {"oyer": [], "openai": [], "urllib3": []}
+    server = judge_process(
+        "--latency-s", str(LATENCY_S), "--text", REPLY, "--body-limit-bytes", "0"
+    )
+    with tempfile.TemporaryDirectory() as folder, server as url:
+        with backend(url, in_flight, folder) as manager:
+
+            def judge(tag: str) -> float:
+                rollouts = [
+                    Rollout(prompt=f"{tag} {i // 8}", response=text, base_score=1.0,
+                            group_id=f"{tag} {i // 8}", response_tokens=900)
+                    for i, text in enumerate(texts(calls, tag))
+                ]  # fmt: skip
+                cpu_s = worker_cpu_s()
+                batch = manager.submit(rollouts, run="bench").result(timeout_s=600)
+                if batch.usage.calls != calls or not batch.mask.all():
+                    raise SystemExit(f"not every rollout was judged once: {batch.usage}")
+                return (worker_cpu_s() - cpu_s) / calls
+
+            judge("warm")
+            for number in range(rounds):
+                figures["oyer"].append(judge(f"round {number}"))
+                for kind in ("openai", "urllib3"):
+                    figures[kind].append(peer_process(kind, url, calls, in_flight))
+    return figures
+
+
+def main() -> None:
+    """Print the table, or one peer's figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--calls", type=int, default=2048)
+    parser.add_argument("--in-flight", type=int, help="one setting in place of 128 and 512")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peer", choices=["openai", "urllib3"], help=argparse.SUPPRESS)
+    parser.add_argument("--base-url", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peer:
+        print(peer(options.peer, options.base_url, options.calls, options.in_flight))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"CPU per call in ms, {options.calls} calls, {options.rounds} rounds")
+    for name in ("in flight", "Oyer, all of it", "openai-python alone", "urllib3 alone"):
+        table.add_column(name, justify="right")
+    for in_flight in [options.in_flight] if options.in_flight else [128, 512]:
+        figures = measure(options.calls, in_flight, options.rounds)
+        medians = [f"{statistics.median(figures[kind]) * 1000:.2f}" for kind in figures]
+        table.add_row(str(in_flight), *medians)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""`oyer score`: a file goes in, one line for each rollout comes out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oyer.demo.actions import Action, named
+from oyer.demo.arrivals import Arrival
+from tests.cli.conftest import Backend, rollout_rows, write_config, write_lines
+from tests.cli.running import oyer
+
+
+def rewards(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def by_answer(arrival: Arrival) -> Action:
+    """Score answer number i with i + 1."""
+    words = "\n".join(text for _, text in arrival.messages())
+    number = int(words.rpartition("answer ")[2].split()[0])
+    return Action(text=f"Final score: {number + 1}")
+
+
+def test_a_second_terminal_finds_the_backend_of_its_folder(backend: Backend) -> None:
+    backend.judge.set_plan(by_answer)
+    path = backend.write_rollouts("order.jsonl", rollout_rows("order", 8))
+    arguments = ["--config", "oyer.yaml", "--out", "order.out", "--run", "cli", "--json"]
+    done = oyer("score", str(path), *arguments, "--batch-size", "2", cwd=backend.folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    summary = json.loads(done.stdout)
+    assert (summary["rollouts"], summary["calls"]) == (8, 8)
+    assert summary["statuses"] == {"scored": 8}
+    lines = rewards(backend.folder / "order.out")
+    assert [line["judge_score"] for line in lines] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [line["group_id"] for line in lines] == [f"order-{i % 4}" for i in range(8)]
+    assert [line["reward"] for line in lines] == pytest.approx([1 + 0.1 * i for i in range(1, 9)])
+    batches = [line["batch_id"] for line in lines]
+    assert batches[:4] == batches[4:]
+    assert len(set(batches)) == 4
+
+
+def test_without_out_rewards_are_all_that_standard_output_holds(backend: Backend) -> None:
+    path = backend.write_rollouts("stdout.jsonl", rollout_rows("stdout", 4))
+    done = oyer("score", str(path), "--config", "oyer.yaml", cwd=backend.folder)
+    assert done.returncode == 0
+    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["scored"] * 4
+    assert "4 rollouts in" in done.stderr
+    assert "4 scored" in done.stderr
+
+
+def test_bad_lines_are_numbered_and_nothing_is_submitted(backend: Backend) -> None:
+    good = rollout_rows("bad", 4)
+    rows = [
+        good[0],
+        "{not json",
+        "",
+        {**good[1], "base_score": "high"},
+        [1, 2],
+        {"prompt": "no response"},
+        {name: value for name, value in good[2].items() if name != "group_id"},
+        good[3],
+    ]
+    path = backend.write_rollouts("bad.jsonl", rows)
+    arguments = ["--config", "oyer.yaml", "--out", "bad.out"]
+    done = oyer("score", str(path), *arguments, cwd=backend.folder)
+    assert done.returncode == 1
+    first, *problems = done.stderr.splitlines()
+    assert first == f"error {path}: nothing was submitted"
+    assert [problem.split(":")[0] for problem in problems] == [
+        "  line 2",
+        "  line 4",
+        "  line 5",
+        "  line 6",
+        "  line 7",
+    ]
+    for problem, named_there in zip(
+        problems,
+        ["is no JSON", "base_score", "is no JSON object", "response", "group_id"],
+        strict=True,
+    ):
+        assert named_there in problem
+    assert backend.judge.requests == []
+    assert not (backend.folder / "bad.out").exists()
+
+
+def test_of_many_bad_lines_the_first_ten_are_shown(tmp_path: Path) -> None:
+    write_config(tmp_path, "http://127.0.0.1:9/v1")
+    write_lines(tmp_path / "rollouts.jsonl", ["{"] * 12)
+    done = oyer("score", "rollouts.jsonl", "--config", "oyer.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-2:][0].startswith("  line 10: ")
+    assert done.stderr.splitlines()[-1] == "  and 2 more"
+
+
+def test_nulls_are_keys_left_out_and_further_keys_become_metadata(backend: Backend) -> None:
+    rows = [{**row, "reference": None, "source": "web"} for row in rollout_rows("columns", 2)]
+    path = backend.write_rollouts("columns.jsonl", rows)
+    arguments = ["--config", "oyer.yaml", "--run", "columns", "--out", "columns.out"]
+    done = oyer("score", str(path), *arguments, cwd=backend.folder)
+    assert done.returncode == 0, done.stderr
+    query = "SELECT metadata FROM rollouts JOIN batches ON batches.id = batch_id JOIN runs"
+    query += " ON runs.id = run_id WHERE runs.name = 'columns'"
+    done = oyer("db", "sql", "--config", "oyer.yaml", "--json", query, cwd=backend.folder)
+    stored = [json.loads(line)["metadata"] for line in done.stdout.splitlines()]
+    assert [json.loads(text) for text in stored] == [{"source": "web"}] * 2
+
+
+def test_a_failed_judge_leaves_its_reward_out_and_says_why(backend: Backend) -> None:
+    backend.judge.set_plan(named("unauthorized"))
+    path = backend.write_rollouts("failed.jsonl", rollout_rows("failed", 2))
+    done = oyer("score", str(path), "--config", "oyer.yaml", cwd=backend.folder)
+    assert done.returncode == 0
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["status"], line["reward"], line["trainable"]) for line in lines] == [
+        ("rejected", None, False)
+    ] * 2
+
+
+def test_a_policy_that_raises_is_an_error_and_leaves_no_output(backend: Backend) -> None:
+    backend.judge.set_plan(named("unauthorized"))
+    path = backend.write_rollouts("raise.jsonl", rollout_rows("raise", 2))
+    arguments = ["--config", "oyer.yaml", "--out", "raise.out"]
+    done = oyer("score", str(path), *arguments, cwd=backend.folder, OYER_REWARD__ON_MISSING="raise")
+    assert done.returncode == 1
+    assert "2 of 2 rollouts have no score (2 rejected)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(backend.folder.glob("raise.out*")) == []
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_paid(
+    backend: Backend,
+) -> None:
+    path = backend.write_rollouts("unwritable.jsonl", rollout_rows("unwritable", 2))
+    arguments = ["--config", "oyer.yaml", "--out", "no/such/folder.jsonl"]
+    done = oyer("score", str(path), *arguments, cwd=backend.folder)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error --out no/such/folder.jsonl: No such file or directory")
+    assert backend.judge.requests == []
+
+
+def test_without_a_backend_the_error_says_how_to_start_one(tmp_path: Path) -> None:
+    write_config(tmp_path, "http://127.0.0.1:9/v1")
+    write_lines(tmp_path / "rollouts.jsonl", rollout_rows("none", 2))
+    done = oyer("score", "rollouts.jsonl", "--config", "oyer.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "oyer up" in done.stderr
+    assert "--local" in done.stderr
+
+
+def test_local_brings_a_backend_of_its_own(backend: Backend, tmp_path: Path) -> None:
+    write_config(tmp_path, backend.judge.base_url)
+    write_lines(tmp_path / "rollouts.jsonl", rollout_rows("local", 4))
+    arguments = ["--config", "oyer.yaml", "--local", "--json"]
+    done = oyer("score", "rollouts.jsonl", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["judge_score"] for line in done.stdout.splitlines()] == [8.0] * 4
+    assert json.loads(done.stderr)["statuses"] == {"scored": 4}

@@ -1,0 +1,100 @@
+"""`oyer up`: a whole backend that says what it does, and leaves nothing behind."""
+
+import json
+import os
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+
+from oyer.demo.actions import named
+from oyer.demo.judge_server import JudgeServer
+from tests.cli.conftest import Backend, rollout_rows, write_config, write_lines
+from tests.cli.running import oyer, running
+
+PARTS = ["redis", "store", "judge-1", "length-1", "combine-1"]
+
+
+def test_each_part_has_a_health_line_before_all_is_ready(backend: Backend) -> None:
+    events = backend.command.events()
+    assert sorted(event["part"] for event in events[:-1]) == sorted(PARTS)
+    assert events[-1]["event"] == "ready"
+
+
+def test_the_state_file_is_for_its_owner_only(backend: Backend) -> None:
+    path = Path(backend.command.events()[-1]["state_file"])
+    assert path == backend.folder / ".oyer" / "backend.json"
+    assert json.loads(path.read_text())["pid"] == backend.command.process.pid
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    printed = "\n".join(backend.command.lines)
+    assert json.loads(path.read_text())["broker_url"] not in printed
+
+
+def test_a_second_one_in_the_same_folder_is_refused(backend: Backend) -> None:
+    done = oyer("up", cwd=backend.folder)
+    assert done.returncode == 1
+    assert "runs in this folder already" in done.stderr
+
+
+def test_a_part_that_dies_is_started_again_and_ctrl_c_stops_them_all(tmp_path: Path) -> None:
+    with running("up", "--judge-processes", "1", cwd=tmp_path) as up:
+        pid = int(up.read_until("combine-1").rpartition("process ")[2])
+        up.read_until("ready; logs in")
+        os.kill(pid, signal.SIGKILL)
+        assert up.read_until("combine-1").endswith("ended with -9; started again")
+        family = up.family()
+        assert len(family) == 5
+        up.process.send_signal(signal.SIGINT)
+        assert up.wait() == 0
+        family.wait_gone()
+        for part in ("judge-1", "length-1", "combine-1", "redis"):
+            assert f"{part:<12} stopped" in up.lines
+        assert up.errors() == ""
+    assert not (tmp_path / ".oyer" / "backend.json").exists()
+
+
+def test_ctrl_c_while_it_starts_stops_it_as_well(tmp_path: Path) -> None:
+    with running("up", "--judge-processes", "1", cwd=tmp_path) as up:
+        up.read_until("migrated")
+        up.process.send_signal(signal.SIGINT)
+        assert up.wait() == 0
+        assert not any(line.startswith("ready") for line in up.lines)
+        assert up.errors() == ""
+
+
+def test_killed_in_the_middle_of_a_batch_it_takes_its_children_along(tmp_path: Path) -> None:
+    with JudgeServer(named("black_hole")) as judge:
+        write_config(tmp_path, judge.base_url, grace_s=1)
+        write_lines(tmp_path / "rollouts.jsonl", rollout_rows("killed", 4))
+        arguments = ["--config", "oyer.yaml", "--judge-processes", "1"]
+        with running("up", *arguments, cwd=tmp_path) as up:
+            up.read_until("ready; logs in")
+            family = up.family()
+            score = ["score", "../rollouts.jsonl", "--config", "../oyer.yaml"]
+            broker = json.loads((tmp_path / ".oyer" / "backend.json").read_text())["broker_url"]
+            (tmp_path / "trainer").mkdir()
+            with running(*score, cwd=tmp_path / "trainer", OYER_BROKER__URL=broker) as trainer:
+                judge.wait_until(lambda log: len(log) == 4)
+                up.process.send_signal(signal.SIGKILL)
+                family.wait_gone()
+                trainer.process.kill()
+
+
+def test_a_key_that_is_not_exported_is_named(tmp_path: Path) -> None:
+    (tmp_path / "oyer.yaml").write_text(
+        "endpoints: {e: {base_url: http://127.0.0.1:9/v1, api_key_env: NO_SUCH_KEY}}"
+    )
+    done = oyer("up", "--config", "oyer.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error endpoints.e.api_key_env: NO_SUCH_KEY is not set")
+
+
+@pytest.mark.parametrize("section", ["broker", "store"])
+def test_a_server_that_does_not_answer_is_named(section: str, tmp_path: Path) -> None:
+    url = {"broker": "redis://127.0.0.1:9/0", "store": "postgresql://oyer@127.0.0.1:9/oyer"}
+    (tmp_path / "oyer.yaml").write_text(f"{section}: {{url: '{url[section]}'}}")
+    done = oyer("up", "--config", "oyer.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error {section}.url: ")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,280 @@
+"""What a judge endpoint may do, and what becomes of it: calls, retries, limits, reuse, the record."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from oyer.demo.actions import Action, named
+from oyer.demo.arrivals import Arrival, max_in_any_window, max_in_flight
+from oyer.demo.judge_server import JudgeServer
+from oyer.manager import RewardBatch, RewardManager
+from tests.integration.conftest import rollouts_of
+from tests.integration.test_main_job import read
+
+Before = Callable[..., RewardManager]
+
+SIX = {"text": "Final score: 6"}
+
+
+def scored(manager: RewardManager, tag: str, n: int = 8, run: str = "judging") -> RewardBatch:
+    return manager.submit(rollouts_of(tag, n), run=run).result(timeout_s=90)
+
+
+def attempts_of(manager: RewardManager, batch: RewardBatch) -> list[dict[str, Any]]:
+    return read(
+        manager,
+        "SELECT * FROM attempts WHERE batch_id = :id ORDER BY rollout_index, number",
+        id=batch.id,
+    )
+
+
+@pytest.mark.parametrize("form", ["seconds", "date", "ms", "reset_requests", "reset_tokens"])
+def test_a_call_waits_as_long_as_the_endpoint_asks(
+    court: RewardManager, judge: JudgeServer, form: str
+) -> None:
+    refusal = {"name": "rate_limited", "retry_after_s": 1.5, "retry_after_form": form}
+    judge.set_plan(
+        {"rules": [{"when": {"first_of_body": 1}, "then": refusal}], "default": SIX}
+    )
+    batch = scored(court, f"wait-{form}", 2)
+    assert batch.judge_scores.tolist() == [6.0, 6.0]
+    rows = attempts_of(court, batch)
+    assert [row["http_status"] for row in rows] == [429, 200] * 2
+    # A date counts from the whole second, so a part of one may be gone on arrival.
+    asked_s = 0.5 if form == "date" else 1.4
+    assert all(row["retry_wait_s"] >= asked_s for row in rows[::2])
+
+
+def test_a_burst_of_500s_costs_retries_and_no_scores(
+    court: RewardManager, judge: JudgeServer
+) -> None:
+    burst = {"when": {"sequence": [0, 12]}, "then": "server_error"}
+    judge.set_plan({"rules": [burst], "default": SIX})
+    batch = scored(court, "burst", 16)
+    assert batch.judge_scores.tolist() == [6.0] * 16
+    assert batch.usage.calls == 16 + 12
+
+
+def test_an_endpoint_that_always_says_the_same_500_is_asked_three_times(
+    court: RewardManager, judge: JudgeServer
+) -> None:
+    judge.set_plan(named("server_error"))
+    batch = scored(court, "broken", 2)
+    assert batch.statuses == ["unavailable"] * 2
+    assert batch.usage.calls == 6
+
+
+@pytest.mark.parametrize(
+    ("fault", "error_class"),
+    [
+        ("reset", "ReadError"),
+        ("close", "RemoteProtocolError"),
+        ("reset_mid_body", "ReadError"),
+        ("short_body", "RemoteProtocolError"),
+        ("half_json", "NotJson"),
+        ("html", "NotJson"),
+        ("error_body", "ErrorBody"),
+        ("black_hole", "ReadTimeout"),
+        ({"name": "drip", "drip_bytes": 8, "drip_pause_s": 0.2}, "ReadTimeout"),
+        ("request_timeout", "APIStatusError"),
+        ("conflict", "ConflictError"),
+        ("bad_gateway", "InternalServerError"),
+    ],
+    ids=str,
+)
+def test_a_passing_fault_is_on_record_and_got_past(
+    court: RewardManager, judge: JudgeServer, fault: Any, error_class: str
+) -> None:
+    judge.set_plan({"rules": [{"when": {"first_of_body": 1}, "then": fault}], "default": SIX})
+    batch = scored(court, f"fault-{fault}", 1)
+    assert batch.judge_scores.tolist() == [6.0]
+    first, second = attempts_of(court, batch)
+    assert (first["number"], first["error_class"]) == (1, error_class)
+    assert (second["number"], second["http_status"], second["error_class"]) == (2, 200, None)
+    assert first["retry_wait_s"] is not None
+    assert second["retry_wait_s"] is None
+
+
+def test_a_reply_that_drips_in_time_is_a_reply(court: RewardManager, judge: JudgeServer) -> None:
+    judge.set_plan(named("drip", text="Final score: 6"))
+    assert scored(court, "drip", 2).usage.calls == 2
+
+
+@pytest.mark.parametrize(
+    ("action", "status"),
+    [
+        ("refusal", "refused"),
+        ("content_filter", "refused"),
+        ("cut_reply", "truncated"),
+        ("unauthorized", "rejected"),
+        ("insufficient_quota", "rejected"),
+        ("context_length_exceeded", "context_overflow"),
+    ],
+)
+def test_what_another_call_would_not_mend_is_asked_once(
+    court: RewardManager, judge: JudgeServer, action: str, status: str
+) -> None:
+    judge.set_plan(named(action))
+    batch = scored(court, f"once-{action}", 2)
+    assert batch.statuses == [status] * 2
+    assert len(judge.requests) == 2
+
+
+def test_a_reply_without_usage_is_scored(court: RewardManager, judge: JudgeServer) -> None:
+    judge.set_plan(named("no_usage", text="Final score: 6"))
+    batch = scored(court, "no usage", 2)
+    assert batch.statuses == ["scored"] * 2
+    assert batch.usage.tokens == 0
+
+
+def test_an_endpoint_that_refuses_json_is_asked_in_words_from_then_on(
+    before: Before, judge: JudgeServer
+) -> None:
+    refusal = {"when": {"has": "response_format"}, "then": "response_format_unsupported"}
+    judge.set_plan({"rules": [refusal], "default": SIX})
+    manager = before(structured=True, model="plain")
+    first = scored(manager, "words", 64)
+    assert first.judge_scores.tolist() == [6.0] * 64
+    query = "SELECT worker, attempts FROM judgements WHERE batch_id = :id"
+    knowing = {row["worker"] for row in read(manager, query, id=first.id)}
+    second = read(manager, query, id=scored(manager, "more words", 64).id)
+    assert {row["attempts"] for row in second if row["worker"] in knowing} == {1}
+
+
+def test_json_that_is_asked_for_is_read(before: Before, judge: JudgeServer) -> None:
+    judge.set_plan(Action(text='{"reasoning": "Good.", "score": 8}'))
+    batch = scored(before(structured=True), "json", 2)
+    assert batch.judge_scores.tolist() == [8.0] * 2
+    formats = [arrival.json()["response_format"]["type"] for arrival in judge.requests]
+    assert formats == ["json_schema"] * 2
+
+
+def test_an_unparseable_reply_is_asked_for_its_score_once(
+    before: Before, judge: JudgeServer
+) -> None:
+    def plan(arrival: Arrival) -> Action:
+        again = any(role == "assistant" for role, _ in arrival.messages())
+        return Action(text="Final score: 6" if again else "I like it.")
+
+    judge.set_plan(plan)
+    batch = scored(before(reasks=1), "reask", 2)
+    assert batch.judge_scores.tolist() == [6.0] * 2
+    assert batch.usage.calls == 4
+    judge.set_plan(Action(text="I like it."))
+    batch = scored(before(reasks=1), "reask in vain", 2)
+    assert batch.statuses == ["unparseable"] * 2
+    assert batch.usage.calls == 4
+
+
+def test_an_expected_score_outlives_the_reply_it_was_made_of(
+    before: Before, judge: JudgeServer
+) -> None:
+    judge.set_plan(named("logprobs", text="Final score: 8", top_logprobs={"8": -0.5, "6": -1.5}))
+    manager = before(expected_score=True)
+    expected = (8 * np.exp(-0.5) + 6 * np.exp(-1.5)) / (np.exp(-0.5) + np.exp(-1.5))
+    assert scored(manager, "expected", 1).judge_scores == pytest.approx([expected])
+    cached = scored(manager, "expected", 1)
+    flush_replies(manager)
+    recorded = scored(manager, "expected", 1)
+    assert len(judge.requests) == 1
+    for batch in (cached, recorded):
+        assert batch.judge_scores == pytest.approx([expected])
+
+
+def test_the_same_rollouts_in_several_batches_at_once_cost_one_call_each(
+    court: RewardManager, judge: JudgeServer
+) -> None:
+    judge.set_plan(Action(text="Final score: 6", hold=True))
+    futures = [court.submit(rollouts_of("twins", 16), run=f"twin-{i}") for i in range(4)]
+    judge.wait_until(lambda log: len(log) == 16)
+    judge.set_plan(Action(text="Final score: 6"))
+    judge.release()
+    batches = [future.result(timeout_s=60) for future in futures]
+    assert len(judge.requests) == 16
+    assert [batch.judge_scores.tolist() for batch in batches] == [[6.0] * 16] * 4
+    assert sum(batch.usage.calls for batch in batches) == 16
+
+
+@pytest.mark.parametrize(
+    ("reuse", "same_run", "other_run"), [("store", 0, 0), ("run", 0, 4), ("off", 4, 4)]
+)
+@pytest.mark.parametrize("forgets", [False, True], ids=["from redis", "from sql"])
+def test_a_judgement_is_reused_as_far_as_it_may_be(
+    before: Before, judge: JudgeServer, reuse: str, same_run: int, other_run: int, forgets: bool
+) -> None:
+    judge.set_plan(Action(text="Final score: 6"))
+    manager = before({"reuse": reuse})
+    tag = f"reuse-{reuse}-{forgets}"
+    calls = []
+    for run in (f"{tag}-a", f"{tag}-a", f"{tag}-b"):
+        if forgets:
+            flush_replies(manager)
+        calls.append(scored(manager, tag, 4, run).usage.calls)
+    assert calls == [4, same_run, other_run]
+    assert len(judge.requests) == sum(calls)
+
+
+def flush_replies(manager: RewardManager) -> None:
+    """Empty Redis, as a restart without persistence does."""
+    assert manager.config.broker.url is not None
+    with redis.Redis.from_url(manager.config.broker.url) as client:
+        client.flushall()
+
+
+def test_a_call_is_not_begun_after_the_deadline(before: Before, judge: JudgeServer) -> None:
+    batch = scored(before({"deadline_s": 0.001}), "late", 4)
+    assert batch.statuses == ["expired"] * 4
+    assert judge.requests == []
+
+
+def test_of_two_servers_the_dead_one_is_left_alone(before: Before, judge: JudgeServer) -> None:
+    judge.set_plan(Action(text="Final score: 6"))
+    manager = before(endpoint="half_dead")
+    batch = scored(manager, "half dead", 64)
+    assert batch.statuses == ["scored"] * 64
+    to_the_dead = [row for row in attempts_of(manager, batch) if row["url_index"] == 1]
+    assert 3 <= len(to_the_dead) <= 20
+    assert {row["error_class"] for row in to_the_dead} == {"ConnectError"}
+
+
+def test_requests_per_minute_hold_over_two_processes(before: Before, judge: JudgeServer) -> None:
+    judge.set_plan(Action(text="Final score: 6"))
+    manager = before({"deadline_s": 8}, endpoint="slow")
+    batch = scored(manager, "per minute", 64)
+    assert 27 <= max_in_any_window(judge.requests, 60) <= 30
+    assert batch.statuses.count("scored") == len(judge.requests)
+    assert batch.statuses.count("expired") == 64 - len(judge.requests)
+    query = "SELECT DISTINCT worker FROM judgements WHERE batch_id = :id AND attempts > 0"
+    assert len(read(manager, query, id=batch.id)) == 2
+
+
+def test_calls_in_flight_never_exceed_their_limit(before: Before, judge: JudgeServer) -> None:
+    judge.set_plan(Action(text="Final score: 6", latency_s=0.05))
+    batch = scored(before(endpoint="narrow"), "narrow", 96)
+    assert batch.statuses == ["scored"] * 96
+    assert 4 <= max_in_flight(judge.requests) <= 5
+
+
+def test_every_attempt_is_tied_to_its_judgement(court: RewardManager, judge: JudgeServer) -> None:
+    judge.set_plan(
+        {"rules": [{"when": {"first_of_body": 1}, "then": "unavailable"}], "default": SIX}
+    )
+    batch = scored(court, "tied", 4)
+    rows = read(
+        court,
+        """
+        SELECT j.attempts, j.cost_usd, count(a.id) AS n, sum(a.cost_usd) AS cost
+        FROM judgements j JOIN attempts a USING (batch_id, rollout_index, judge, sample)
+        WHERE batch_id = :id GROUP BY rollout_index
+        """,
+        id=batch.id,
+    )
+    assert len(rows) == 4
+    for row in rows:
+        assert row["n"] == row["attempts"] == 2
+        assert row["cost"] == pytest.approx(row["cost_usd"])
+        assert row["cost"] > 0
+    assert batch.usage.cost_usd == pytest.approx(sum(row["cost"] for row in rows))

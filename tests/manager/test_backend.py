@@ -1,0 +1,179 @@
+"""A batch's chord as it is sent: what travels, where to, and what a message says of itself."""
+
+import base64
+import json
+import os
+from typing import Any
+
+import pytest
+
+from oyer.manager.backend import Backend, backend
+from oyer.manager.submission import Submission, prepare
+from oyer.tasks import names
+from oyer.tasks.config import RewardConfig
+from oyer.tasks.errors import BackendUnavailable
+from oyer.tasks.payloads import Rollout
+from tests import services
+from tests.manager.conftest import JUDGE, Workers
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Call to deprecated setex:DeprecationWarning"  # Celery 5.7 on redis-py 8
+)
+
+BAND = {"method": "median_band"}
+
+
+def prepared(n: int = 10, **keys: Any) -> Submission:
+    rollouts = [
+        Rollout(prompt="secret prompt", response=f"r{i}", group_id=str(i), response_tokens=3)
+        for i in range(n)
+    ]
+    config = RewardConfig.model_validate({"judges": [JUDGE], "length": BAND, **keys})
+    return prepare(rollouts, config, run="r", step=None)
+
+
+@pytest.fixture
+def source(redis_url: str) -> Backend:
+    return Backend(redis_url, 600)
+
+
+def messages(workers: Workers, queue: str) -> list[dict[str, Any]]:
+    """The messages of a queue, with their bodies decoded, in the order sent."""
+    raw = workers.redis.lrange(queue, 0, -1)
+    assert isinstance(raw, list)
+    decoded = [json.loads(message) for message in reversed(raw)]
+    for message in decoded:
+        message["body"] = json.loads(base64.b64decode(message["body"]))
+    return decoded
+
+
+def test_a_chord_has_a_task_for_each_chunk_and_one_for_the_lengths(
+    source: Backend, workers: Workers
+) -> None:
+    submission = prepared()
+    source.submit(submission)
+    batch_id = submission.manifest.batch_id
+    judging = messages(workers, names.JUDGE_QUEUE)
+    assert [message["body"][1]["chunk"] for message in judging] == [0, 1, 2]
+    assert {message["body"][1]["batch_id"] for message in judging} == {batch_id}
+    assert {message["headers"]["task"] for message in judging} == {names.JUDGE_TASK}
+    [length] = messages(workers, names.LENGTH_QUEUE)
+    assert length["headers"]["task"] == names.LENGTH_TASK
+    assert workers.sent(names.COMBINE_QUEUE) == 0
+    callback = length["body"][2]["chord"]
+    assert callback["task"] == names.COMBINE_TASK
+    assert callback["options"]["task_id"] == batch_id
+    assert callback["options"]["queue"] == names.COMBINE_QUEUE
+
+
+def test_without_length_methods_there_is_no_length_task(source: Backend, workers: Workers) -> None:
+    source.submit(prepared(length=[]))
+    assert workers.sent(names.LENGTH_QUEUE) == 0
+    assert workers.sent(names.JUDGE_QUEUE) == 3
+
+
+def test_payloads_are_there_before_the_tasks(source: Backend, workers: Workers) -> None:
+    submission = prepared()
+    source.submit(submission)
+    batch_id = submission.manifest.batch_id
+    assert workers.exchange.manifest(batch_id) == submission.manifest
+    assert workers.exchange.columns(batch_id) == submission.columns
+    assert len(workers.exchange.rollouts(batch_id, 0)) == submission.manifest.chunks[0][1]
+
+
+def test_a_message_names_the_batch_and_holds_no_text_of_it(
+    source: Backend, workers: Workers
+) -> None:
+    source.submit(prepared())
+    for queue in names.QUEUES:
+        for message in messages(workers, queue):
+            assert "secret prompt" not in json.dumps(message)
+            assert message["headers"]["argsrepr"] == message["headers"]["kwargsrepr"] == ""
+
+
+def test_only_the_callbacks_result_is_stored(source: Backend, workers: Workers) -> None:
+    source.submit(prepared())
+    [length] = messages(workers, names.LENGTH_QUEUE)
+    assert length["headers"]["ignore_result"] is True
+    assert not length["body"][2]["chord"]["options"].get("ignore_result")
+
+
+def test_results_are_read_in_one_go_in_the_order_asked(source: Backend, workers: Workers) -> None:
+    workers.store("a", 1)
+    workers.fail("c", OSError("disk"))
+    first, second, third = source.results(["a", "b", "c"])
+    assert first is not None
+    assert (first["status"], first["result"]) == ("SUCCESS", 1)
+    assert second is None
+    assert third is not None
+    assert (third["status"], third["result"]["exc_type"]) == ("FAILURE", "OSError")
+
+
+def test_sending_again_takes_an_earlier_result_away(source: Backend, workers: Workers) -> None:
+    submission = prepared()
+    source.submit(submission)
+    batch_id = submission.manifest.batch_id
+    workers.fail(batch_id, OSError("disk"))
+    source.submit(submission.again())
+    assert source.results([batch_id]) == [None]
+    workers.fail(batch_id, OSError("disk"))
+    source.send_again(batch_id)
+    assert source.results([batch_id]) == [None]
+    assert workers.sent(names.JUDGE_QUEUE) == 9
+    assert workers.exchange.manifest(batch_id).submission == 2
+
+
+def test_a_batch_whose_payloads_are_gone_is_asked_of_the_record(
+    source: Backend, workers: Workers
+) -> None:
+    source.send_again("gone")
+    [message] = messages(workers, names.COMBINE_QUEUE)
+    assert message["headers"]["task"] == names.RECALL_TASK
+    assert message["headers"]["id"] == "gone"
+
+
+def test_progress_is_none_where_the_batch_is_gone(source: Backend, workers: Workers) -> None:
+    submission = prepared()
+    batch_id = submission.manifest.batch_id
+    assert source.progress(batch_id) is None
+    source.submit(submission)
+    assert source.progress(batch_id) == 0
+    workers.report(batch_id, 3)
+    assert source.progress(batch_id) == source.judged(batch_id) == 3
+
+
+def test_a_broker_that_is_away_is_named_without_its_password() -> None:
+    away = Backend(f"redis://user:hunter2@127.0.0.1:{services.free_port()}/0", 600)
+    calls = {
+        "submit": lambda: away.submit(prepared()),
+        "send_again": lambda: away.send_again("b"),
+        "cancel": lambda: away.cancel("b"),
+        "judged": lambda: away.judged("b"),
+        "progress": lambda: away.progress("b"),
+        "results": lambda: away.results(["b"]),
+    }
+    for name, call in calls.items():
+        with pytest.raises(BackendUnavailable, match=r"cannot be reached .*`oyer up`") as caught:
+            call()
+        assert "hunter2" not in str(caught.value), name
+
+
+def test_a_password_that_holds_an_at_sign_is_not_told() -> None:
+    away = Backend(f"redis://:hunter%402@127.0.0.1:{services.free_port()}/0", 600)
+    with pytest.raises(BackendUnavailable, match=r"broker 127\.0\.0\.1:\d+/0 cannot") as caught:
+        away.judged("b")
+    assert "hunter" not in str(caught.value)
+
+
+def test_a_forked_process_has_connections_of_its_own(redis_url: str) -> None:
+    mine = backend(redis_url, 600)
+    assert backend(redis_url, 600) is mine
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(write, b"own" if backend(redis_url, 600) is not mine else b"shared")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(read, 10) == b"own"
+    os.close(read)
+    os.close(write)

@@ -1,0 +1,145 @@
+"""A manager refuses what it cannot use before anything is sent."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oyer.manager import (
+    BackendUnavailable,
+    InvalidConfig,
+    InvalidInput,
+    InvalidRollout,
+    RewardConfig,
+    RewardManager,
+    Rollout,
+)
+from oyer.manager.local import STATE_FILE
+from tests import services
+from tests.manager.conftest import JUDGE, Workers, rollouts_of
+
+
+@pytest.fixture
+def manager(redis_url: str) -> RewardManager:
+    return RewardManager({"judges": [JUDGE], "broker": {"url": redis_url}})
+
+
+def test_a_configuration_is_a_dict_or_the_model(redis_url: str, manager: RewardManager) -> None:
+    config = RewardConfig.model_validate({"judges": [JUDGE], "broker": {"url": redis_url}})
+    assert RewardManager(config).config is config
+    assert manager.config == config
+
+
+def test_a_configuration_is_read_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "oyer.yaml"
+    path.write_text("length: {method: median_band}\nbroker: {url: redis://127.0.0.1:1/0}\n")
+    assert RewardManager.from_file(path).config.length[0].method == "median_band"
+    with pytest.raises(InvalidConfig, match=r"none\.yaml: No such file"):
+        RewardManager.from_file(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("config", ["oyer.yaml", None, 3, []])
+def test_what_is_no_configuration_is_refused(config: Any) -> None:
+    with pytest.raises(InvalidConfig, match=r"configuration: Input should be a valid dictionary"):
+        RewardManager(config)
+
+
+def test_nothing_to_compute_is_refused(redis_url: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"judges: and `length` are both empty; name at least"):
+        RewardManager({"broker": {"url": redis_url}})
+
+
+def test_a_wrong_key_is_refused_at_the_start(redis_url: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"judges\[0\]\.modle: unknown key"):
+        RewardManager({"judges": [{**JUDGE, "modle": "m"}], "broker": {"url": redis_url}})
+
+
+def test_a_broker_is_named_or_runs_in_this_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidConfig, match=r"broker\.url: is not set, and no `oyer up` runs"):
+        RewardManager({"judges": [JUDGE]})
+    STATE_FILE.parent.mkdir()
+    STATE_FILE.write_text("cut {")
+    with pytest.raises(InvalidConfig, match=r"broker\.url: is not set"):
+        RewardManager({"judges": [JUDGE]})
+    STATE_FILE.write_text(json.dumps({"broker_url": redis_url}))
+    future = RewardManager({"judges": [JUDGE]}).submit(rollouts_of())
+    assert future.cancel()
+
+
+@pytest.mark.parametrize("run", ["", None, 3, "x" * 201])
+def test_a_run_is_a_name(manager: RewardManager, workers: Workers, run: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"^run: is a name of 1 to 200 characters"):
+        manager.submit(rollouts_of(), run=run)
+    assert workers.redis.dbsize() == 0
+
+
+@pytest.mark.parametrize("step", [-1, 1.0, "3", True, 2**31])
+def test_a_step_is_a_count(manager: RewardManager, workers: Workers, step: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"^step: is .*; give a whole number from 0, or leave"):
+        manager.submit(rollouts_of(), step=step)
+    assert workers.redis.dbsize() == 0
+
+
+@pytest.mark.parametrize("step", [None, 0, 2**31 - 1, np.int64(7)])
+def test_a_step_travels_as_a_plain_number(
+    manager: RewardManager, workers: Workers, step: Any
+) -> None:
+    future = manager.submit(rollouts_of(), run="x" * 200, step=step)
+    manifest = workers.exchange.manifest(future.batch_id)
+    assert manifest.step == step
+    assert manifest.run == "x" * 200
+    future.cancel()
+
+
+def test_of_a_bad_batch_nothing_is_submitted(manager: RewardManager, workers: Workers) -> None:
+    rollouts = [*rollouts_of(3), Rollout(prompt="p", response="r", base_score=float("nan"))]
+    with pytest.raises(InvalidRollout, match=r"rollouts\[3\]\.base_score: is nan"):
+        manager.submit(rollouts)
+    assert workers.redis.dbsize() == 0
+
+
+@pytest.mark.parametrize("batch", [None, "text", 3])
+def test_what_is_no_batch_is_refused(manager: RewardManager, batch: Any) -> None:
+    with pytest.raises(InvalidRollout, match=r"rollouts: is a list of Rollout"):
+        manager.submit(batch)
+
+
+def test_a_tuple_is_a_batch(manager: RewardManager, workers: Workers) -> None:
+    future = manager.submit(tuple(rollouts_of()))
+    assert workers.exchange.manifest(future.batch_id).size == 4
+    future.cancel()
+
+
+def test_the_batch_may_change_after_submit(manager: RewardManager, workers: Workers) -> None:
+    rollouts = rollouts_of()
+    future = manager.submit(rollouts)
+    rollouts.clear()
+    assert len(workers.exchange.rollouts(future.batch_id, 0)) == 4
+    future.cancel()
+
+
+def test_a_broker_that_is_away_is_said_at_submit() -> None:
+    url = f"redis://127.0.0.1:{services.free_port()}/0"
+    manager = RewardManager({"judges": [JUDGE], "broker": {"url": url}})
+    with pytest.raises(BackendUnavailable, match=r"cannot be reached"):
+        manager.submit(rollouts_of())
+
+
+def test_a_manager_travels_to_another_process(manager: RewardManager, workers: Workers) -> None:
+    other = pickle.loads(pickle.dumps(manager))
+    assert other.config == manager.config
+    future = other.submit(rollouts_of())
+    assert workers.sent() == 1
+    future.cancel()
+
+
+def test_closing_without_an_embedded_backend_is_no_error(manager: RewardManager) -> None:
+    with manager as same:
+        assert same is manager
+    manager.close()

@@ -1,0 +1,122 @@
+"""OpenRLHF's reward file: queries in, numbers and marks out."""
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from oyer.demo.actions import Action, named
+from oyer.demo.judge_server import JudgeServer
+from oyer.manager import InvalidInput, RewardManager, openrlhf
+from oyer.manager.openrlhf import missing_reward, response_of, reward_function, rollouts_of
+from oyer.manager.score import Score
+from tests.scripted import DEAD_JUDGE, by_response, scripted_backend, sibling, user_text
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[RewardManager, JudgeServer]]:
+    with scripted_backend(tmp_path_factory.mktemp("openrlhf")) as both:
+        yield both
+
+
+@pytest.fixture
+def backend(running: tuple[RewardManager, JudgeServer]) -> RewardManager:
+    return running[0]
+
+
+@pytest.fixture
+def judge(running: tuple[RewardManager, JudgeServer]) -> JudgeServer:
+    running[1].set_plan(Action(text="Final score: 10"))
+    running[1].reset()
+    return running[1]
+
+
+PROMPT = "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_query_is_scored_in_openrlhf_s_words(backend: RewardManager, judge: JudgeServer) -> None:
+    judge.set_plan(by_response({"first": 10, "second": 1}))
+    queries = [f"{PROMPT}first<|im_end|>", f"{PROMPT}second<|im_end|>"]
+    answer = reward_function(backend)(queries, [PROMPT] * 2, ["42", "43"])
+    assert answer["rewards"] == pytest.approx([1.0, 0.1])
+    assert answer["scores"] == [1.0, 0.0]
+    assert answer["extra_logs"]["oyer_missing"] == [0.0, 0.0]
+    assert answer["extra_logs"]["oyer_judge_score"] == [10.0, 1.0]
+    assert "42" in user_text(next(a for a in judge.requests if "first" in user_text(a)))
+
+
+def test_the_configured_function_is_what_the_file_exports(
+    backend: RewardManager, judge: JudgeServer, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "oyer.yaml"
+    file.write_text(json.dumps(backend.config.model_dump(mode="json")))
+    monkeypatch.setenv("OYER_CONFIG", str(file))
+    openrlhf._configured.cache_clear()
+    answer = openrlhf.reward_func([f"{PROMPT}exported"], [PROMPT], ["1"], unknown="ignored")
+    assert answer["rewards"] == pytest.approx([1.0])
+
+
+def test_base_scores_gate_and_groups_are_assembled_by_prompt(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    right = reward_function(backend, base_score=lambda prompt, response, label: float(label))
+    answer = right([f"{PROMPT}base a", f"{PROMPT}base b"], [PROMPT] * 2, [1, 0])
+    assert answer["rewards"] == pytest.approx([2.0, 0.0])
+    assert len(judge.requests) == 1
+    compared = sibling(backend, length={"method": "median_band", "unit": "chars"})
+    queries = [f"{PROMPT}{'x' * n}" for n in (10, 11, 30)]
+    shaped = reward_function(compared, group_size=3)(queries, [PROMPT] * 3, None)
+    assert shaped["extra_logs"]["oyer_length_term"] == pytest.approx([0, 0, -1])
+
+
+@pytest.mark.parametrize("failure", ["rate_limited", "dead", "late", "surrogate"])
+def test_a_missing_reward_is_a_number_with_a_mark(
+    backend: RewardManager, judge: JudgeServer, failure: str
+) -> None:
+    manager, query, timeout_s = backend, f"{PROMPT}{failure}", 60.0
+    if failure == "rate_limited":
+        judge.set_plan(named("rate_limited", retry_after_s=0))
+    elif failure == "dead":
+        manager = sibling(backend, judges=[DEAD_JUDGE])
+    elif failure == "late":
+        judge.set_plan(Action(hold=True))
+        timeout_s = 0.3
+    else:
+        query += "\ud83d"
+    function = reward_function(manager, timeout_s=timeout_s, stand_in=0.25)
+    answer = function([query], [PROMPT], [None])
+    judge.release()
+    assert answer["rewards"] == [0.25]
+    assert answer["scores"] == [0.25]
+    assert answer["extra_logs"]["oyer_missing"] == [1.0]
+    assert all(math.isfinite(v) for values in answer["extra_logs"].values() for v in values)
+
+
+def test_a_missing_reward_is_the_stand_in() -> None:
+    assert missing_reward(Score(status="timeout"), 0.5) == 0.5
+    assert missing_reward(Score(status="scored", reward=2.0), 0.5) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("query", "prompt", "response"),
+    [
+        ("Q: 2+2? 4", "Q: 2+2?", " 4"),
+        ("<s>Q A</s>", "Q", " A"),
+        ("Q A<|im_end|>\n<|endoftext|>", "Q", " A"),
+        ("something else", "Q: 2+2?", "something else"),
+        ("no prompt", "", "no prompt"),
+    ],
+)
+def test_the_response_is_the_query_without_prompt_and_end_marks(
+    query: str, prompt: str, response: str
+) -> None:
+    assert response_of(query, prompt) == response
+
+
+def test_lists_of_different_lengths_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="have 1, 2 and 1 entries"):
+        rollouts_of(["q"], ["p", "p"], None)

@@ -1,0 +1,195 @@
+"""slime's reward functions on a stand-in of its `Sample`, and its reward post-process."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oyer.demo.actions import Action, named
+from oyer.demo.judge_server import JudgeServer
+from oyer.manager import MissingScores, RewardManager
+from oyer.manager.slime import custom_rm, group_rm, post_process
+from tests.scripted import DEAD_JUDGE, by_response, scripted_backend
+
+
+class Status(Enum):
+    """slime's `Sample.Status`."""
+
+    COMPLETED = "completed"
+    TRUNCATED = "truncated"
+
+
+@dataclass
+class Sample:
+    """The fields of slime's `Sample` that the adapter reads or writes."""
+
+    group_index: int | None
+    index: int
+    prompt: Any = "What?"
+    response: str = ""
+    response_length: int = 10
+    label: str | None = "42"
+    reward: Any = None
+    status: Status = Status.COMPLETED
+    metadata: dict[str, Any] | None = field(default_factory=dict)
+    remove_sample: bool = False
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[RewardManager, JudgeServer]]:
+    with scripted_backend(tmp_path_factory.mktemp("slime")) as both:
+        yield both
+
+
+@pytest.fixture
+def judge(running: tuple[RewardManager, JudgeServer]) -> JudgeServer:
+    running[1].set_plan(Action(text="Final score: 5"))
+    running[1].reset()
+    return running[1]
+
+
+@pytest.fixture
+def configure(
+    running: tuple[RewardManager, JudgeServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """Write the file that `OYER_CONFIG` names."""
+
+    def write(**changes: Any) -> None:
+        file = tmp_path / "oyer.yaml"
+        file.write_text(json.dumps({**running[0].config.model_dump(mode="json"), **changes}))
+        monkeypatch.setenv("OYER_CONFIG", str(file))
+
+    write()
+    return write
+
+
+def args(**given: Any) -> SimpleNamespace:
+    """slime's arguments."""
+    return SimpleNamespace(**{"reward_key": None, "n_samples_per_prompt": 4, **given})
+
+
+def samples(tag: str, lengths: tuple[int, ...] = (10, 10, 10, 16), group: int = 1) -> list[Sample]:
+    return [
+        Sample(group, 10 * group + i, response=f"{tag} {i}.", response_length=n)
+        for i, n in enumerate(lengths)
+    ]
+
+
+async def one_by_one(given: SimpleNamespace, of: list[Sample]) -> list[Any]:
+    return await asyncio.gather(*(custom_rm(given, sample, evaluation=False) for sample in of))
+
+
+def test_samples_are_scored_one_by_one(judge: JudgeServer, configure: Any) -> None:
+    judge.set_plan(by_response({f"single {i}.": i + 1 for i in range(4)}))
+    group = samples("single")
+    rewards = asyncio.run(one_by_one(args(), group))
+    assert rewards == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert [sample.metadata for sample in group] == [{"judge_status": "scored"}] * 4
+    assert not any(sample.remove_sample for sample in group)
+
+
+def test_a_group_is_assembled_from_single_samples_even_with_equal_texts(
+    judge: JudgeServer, configure: Any
+) -> None:
+    configure(length={"method": "median_band"})
+    group = samples("assembled")
+    group[1].response = group[0].response
+    rewards = asyncio.run(one_by_one(args(), group))
+    assert rewards == pytest.approx([0.5, 0.5, 0.5, -0.5])
+    assert len(judge.requests) == 3
+
+
+def test_a_group_in_one_call_is_compared(judge: JudgeServer, configure: Any) -> None:
+    configure(length={"method": "median_band"})
+    for function, tag in ((group_rm, "group"), (custom_rm, "list")):
+        rewards = asyncio.run(function(args(), samples(tag)))
+        assert rewards == pytest.approx([0.5, 0.5, 0.5, -0.5])
+
+
+def test_under_a_reward_key_the_answer_is_a_dict_with_it(
+    judge: JudgeServer, configure: Any
+) -> None:
+    (sample,) = samples("keyed", (10,))
+    reward = asyncio.run(custom_rm(args(reward_key="score"), sample))
+    assert reward == {
+        "score": pytest.approx(0.5), "judge_score": 5.0, "judge_status": "scored",
+    }  # fmt: skip
+
+
+def test_base_score_label_and_truncation_are_read_from_the_sample(
+    judge: JudgeServer, configure: Any
+) -> None:
+    right, wrong = samples("based", (10, 10))
+    right.metadata, wrong.metadata = {"base_score": 1.0}, {"base_score": 0.0}
+    right.status = Status.TRUNCATED
+    assert asyncio.run(one_by_one(args(), [right, wrong])) == pytest.approx([1.5, 0.0])
+    assert (right.metadata or {})["base_score"] == 1.0
+    assert len(judge.requests) == 1
+
+
+@pytest.mark.parametrize("failure", ["rate_limited", "dead", "late", "surrogate"])
+def test_a_sample_without_a_reward_is_a_number_and_leaves_the_loss(
+    judge: JudgeServer, configure: Any, failure: str
+) -> None:
+    given = args(oyer_missing_reward=-0.5)
+    (sample,) = samples(failure, (10,))
+    sample.metadata = None
+    if failure == "rate_limited":
+        judge.set_plan(named("rate_limited", retry_after_s=0))
+    elif failure == "dead":
+        configure(judges=[DEAD_JUDGE])
+    elif failure == "late":
+        judge.set_plan(Action(hold=True))
+        given.oyer_timeout_s = 0.3
+    else:
+        sample.response = "half a pair \ud83d"
+    assert asyncio.run(custom_rm(given, sample)) == -0.5
+    judge.release()
+    assert sample.remove_sample
+    status = {"dead": "unavailable", "late": "expired", "surrogate": "rejected"}
+    assert sample.metadata == {"judge_status": status.get(failure, failure)}
+
+
+def test_a_failure_is_raised_where_the_rules_say_so(judge: JudgeServer, configure: Any) -> None:
+    configure(reward={"on_missing": "raise"}, judges=[DEAD_JUDGE])
+    with pytest.raises(MissingScores):
+        asyncio.run(custom_rm(args(), samples("strict", (10,))[0]))
+
+
+def test_rewards_are_normalised_without_the_samples_that_have_none() -> None:
+    group = samples("norm") + samples("norm", group=2)
+    for i, sample in enumerate(group):
+        sample.reward = {"score": float(i)}
+    group[3].remove_sample = True
+    given = args(
+        reward_key="score",
+        advantage_estimator="grpo",
+        rewards_normalization=True,
+        grpo_std_normalization=True,
+    )
+    raw, rewards = post_process(given, group)
+    assert raw == [float(i) for i in range(8)]
+    first = np.array([0.0, 1.0, 2.0])
+    np.testing.assert_allclose(rewards[:3], (first - 1) / (first.std(ddof=1) + 1e-6))
+    assert rewards[3] == 0
+    second = np.array([4.0, 5.0, 6.0, 7.0])
+    np.testing.assert_allclose(rewards[4:], (second - 5.5) / (second.std(ddof=1) + 1e-6))
+
+
+def test_other_estimators_get_centred_or_raw_rewards() -> None:
+    group = samples("other")
+    for i, sample in enumerate(group):
+        sample.reward = float(i)
+    centred = args(advantage_estimator="reinforce_plus_plus_baseline", rewards_normalization=True)
+    assert post_process(centred, group)[1] == pytest.approx([-1.5, -0.5, 0.5, 1.5])
+    raw = args(advantage_estimator="ppo", rewards_normalization=True)
+    assert post_process(raw, group) == ([0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0])
