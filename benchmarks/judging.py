@@ -13,6 +13,7 @@
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from oyer.manager import RewardManager
 
 ROOT = Path(__file__).parents[1]
 REPLY = "The answer is right and short.\n\nFinal score: 8"
@@ -93,10 +98,29 @@ def peer_process(kind: str, base_url: str, calls: int, in_flight: int) -> float:
     return float(done.stdout)
 
 
+def judge_pids(manager: "RewardManager") -> list[int]:
+    """Process ids of a backend's judge workers."""
+    from redis import Redis
+
+    from oyer.tasks import presence
+
+    with Redis.from_url(str(manager.config.broker.url)) as client:
+        return [entry["pid"] for entry in presence.workers(client)["judge"]]
+
+
+def cpu_s_of(pids: list[int]) -> float:
+    """CPU time that processes have used so far, user and system."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def measure(calls: int, in_flight: int, rounds: int) -> dict[str, list[float]]:
     """Alternate Oyer and its peers; returns CPU seconds per call, by round."""
     sys.path.insert(0, str(ROOT))
-    from benchmarks.throughput import backend, worker_cpu_s
+    from benchmarks.throughput import backend
     from oyer.demo.judge_server import judge_process
     from oyer.manager import Rollout
 
@@ -106,6 +130,7 @@ def measure(calls: int, in_flight: int, rounds: int) -> dict[str, list[float]]:
     )
     with tempfile.TemporaryDirectory() as folder, server as url:
         with backend(url, in_flight, folder) as manager:
+            pids = judge_pids(manager)
 
             def judge(tag: str) -> float:
                 rollouts = [
@@ -113,11 +138,11 @@ def measure(calls: int, in_flight: int, rounds: int) -> dict[str, list[float]]:
                             group_id=f"{tag} {i // 8}", response_tokens=900)
                     for i, text in enumerate(texts(calls, tag))
                 ]  # fmt: skip
-                cpu_s = worker_cpu_s()
+                cpu_s = cpu_s_of(pids)
                 batch = manager.submit(rollouts, run="bench").result(timeout_s=600)
                 if batch.usage.calls != calls or not batch.mask.all():
                     raise SystemExit(f"not every rollout was judged once: {batch.usage}")
-                return (worker_cpu_s() - cpu_s) / calls
+                return (cpu_s_of(pids) - cpu_s) / calls
 
             judge("warm")
             for number in range(rounds):

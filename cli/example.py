@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from oyer.tasks.config import RewardConfig
+from oyer.tasks.field_docs import field_docs
 from oyer.tasks.lengths import catalogue
 
 GIVEN: Mapping[str, Any] = {
@@ -70,13 +71,14 @@ class _Writer:
         """Write the keys of a model: those given, and behind # those at their default."""
         first = model not in self._explained
         self._explained.add(model)
+        docs = field_docs(model)
         for name, field in model.model_fields.items():
             if name == "params":
                 # A length method's own parameters stand beside `method`, as users write them.
                 yield from self.section(catalogue.find(given["method"]).params, {}, pad)
                 continue
             if first:
-                yield from _comment(field, pad)
+                yield from _comment(docs.get(name, ""), pad)
             if name in given:
                 yield from self._key(name, field, given[name], pad)
             elif first:
@@ -102,9 +104,8 @@ class _Writer:
             yield from self.section(model, value, f"{pad}  ")
 
 
-def _comment(field: FieldInfo, pad: str) -> Iterator[str]:
-    text = " ".join((field.description or "").split())
-    for line in textwrap.wrap(text, _WIDTH - len(pad) - 2):
+def _comment(doc: str, pad: str) -> Iterator[str]:
+    for line in textwrap.wrap(" ".join(doc.split()), _WIDTH - len(pad) - 2):
         yield f"{pad}# {line}"
 
 

@@ -5,10 +5,12 @@ from typing import Annotated, Any
 
 import typer
 import yaml
+from pydantic_core import to_jsonable_python
 
 from oyer.cli import options
 from oyer.cli.output import console, print_json
 from oyer.tasks.errors import InvalidInput
+from oyer.tasks.field_docs import field_docs
 from oyer.tasks.lengths import catalogue
 from oyer.tasks.lengths.method import Method
 
@@ -25,7 +27,10 @@ def list_methods(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """List the methods with what they are and need, or one of them in full."""
+    """List the methods with what they are and need, or one of them in full.
+
+    Example: `oyer length list median_band`
+    """
     chosen = list(catalogue.METHODS.values()) if method is None else [catalogue.find(method)]
     if as_json:
         print_json([_facts(one) for one in chosen])
@@ -78,6 +83,7 @@ def _param(text: str) -> tuple[str, Any]:
 
 
 def _facts(method: Method) -> dict[str, Any]:
+    docs = field_docs(method.params)
     return {
         "method": method.name,
         "kind": method.kind,
@@ -90,9 +96,9 @@ def _facts(method: Method) -> dict[str, Any]:
         "parity": method.parity,
         "params": {
             name: {
-                "default": None if field.is_required() else field.get_default(),
+                "default": None if field.is_required() else to_jsonable_python(field.get_default()),
                 "required": field.is_required(),
-                "help": field.description,
+                "help": docs.get(name),
             }
             for name, field in method.params.model_fields.items()
         },

@@ -109,6 +109,8 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        # Before the line that says so: a client may connect at once.
+        listener.listen()
     except OSError as error:
         listener.close()
         raise InvalidInput(

@@ -32,9 +32,8 @@ def _of_method(item: LengthConfig, config: RewardConfig) -> Iterator[Need]:
         yield partial(_group_id, who=who)
     if "correct" in needs and item.condition is None:
         yield partial(_correct, who=who)
-    by_advantages = "advantages|quality" in needs and "advantages" in item.columns
-    scored = needs & {"quality", "quality>=0", "base_reward", "advantages|quality"}
-    if "base_score" in item.scores.values() and (scored or item.condition) and not by_advantages:
+    looked_at = {key for key, source in item.scores.items() if source == "base_score"}
+    if "correct" in looked_at or ("quality" in looked_at and item.needs_score):
         yield partial(_base_score, who=who, positive="quality>=0" in needs)
     if item.takes_token_ids:
         yield partial(_token_ids, who=who, required="token_ids" in needs)

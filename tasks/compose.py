@@ -38,7 +38,8 @@ class Composed:
     """What adds up to the rewards: the terms with gate and multipliers in them."""
     scores: dict[str, Floats] = field(default_factory=dict)
     """What conditions and length methods call `base_score`, `judge`, `judge:<name>` and
-    `unshaped_reward`. A gated rollout has the lowest of the judge's scale."""
+    `unshaped_reward`: with the failure policy applied, NaN where a score is missing all the same.
+    A gated rollout has the lowest of the judge's scale."""
 
 
 def verdicts_of(
@@ -85,14 +86,14 @@ def compose(
     n = len(base_score)
     verdicts = completed(judges, verdicts, rules.min_valid_judges)
     base = np.nan_to_num(base_score, nan=0.0)
+    filled = {judge.name: _filled(verdicts[judge.name], group_ids, rules) for judge in judges}
     shares = {
-        "judge" if len(judges) == 1 else f"judge:{judge.name}": judge.weight
-        * _filled(verdicts[judge.name], group_ids, rules)
+        "judge" if len(judges) == 1 else f"judge:{judge.name}": judge.weight * filled[judge.name]
         for judge in judges
     }
     judged = sum(shares.values(), np.zeros(n))
     statuses = _statuses(judges, verdicts, n)
-    scores = _scores(base_score, base + judged, judges, verdicts, statuses)
+    scores = _scores(base_score, base + judged, judges, filled, statuses)
     factors = {**_gate(rules, scores, statuses, correct), **(multiplied or {})}
     factor = np.prod([np.ones(n), *factors.values()], axis=0)
     inner = {"base_score": base, **shares, **(changed or {})}
@@ -138,12 +139,12 @@ def _scores(
     base_score: Floats,
     unshaped: Floats,
     judges: Sequence[JudgeConfig],
-    verdicts: Mapping[str, Verdicts],
+    filled: Mapping[str, Floats],
     statuses: Sequence[str],
 ) -> dict[str, Floats]:
     gated = _gated(statuses)
     judged = {
-        judge.name: np.where(gated, judge.counted_scale[0], verdicts[judge.name].scores)
+        judge.name: np.where(gated, judge.counted_scale[0], filled[judge.name])
         for judge in judges
     }
     return {

@@ -11,7 +11,7 @@ from oyer.tasks.judging import rubrics
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _no_key_value(name: str | None) -> str | None:

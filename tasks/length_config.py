@@ -78,7 +78,8 @@ class LengthConfig(Section):
     quality: str = Field(default="base_score", pattern=rf"^({SOURCE})$")
     """The score that the method judges by: `base_score`, `judge`, `judge:<name>`, or
     `unshaped_reward`, which is base score and weighted judges. A rollout that is not judged for
-    its base score has the lowest of the judge's scale."""
+    its base score has the lowest of the judge's scale; one whose score is missing under the
+    failure policy takes no part."""
     truncated: Literal["as_is", "mask", "wrong"] = "as_is"
     """A truncated rollout: like any other; left out of training and statistics; or wrong, and out
     of length statistics where the method does not ask who is correct."""
@@ -180,6 +181,14 @@ class LengthConfig(Section):
         """Whether token ids are of use to it."""
         by_ids = bool(self.spans) and self.unit == "tokens" and bool(self.think.close_ids)
         return by_ids or any("token_ids" in need.split("|") for need in self.needs)
+
+    @property
+    def needs_score(self) -> bool:
+        """Whether it cannot do without the score that `quality` names."""
+        scored = {"quality", "quality>=0", "base_reward"} & self.needs
+        return bool(scored) or (
+            "advantages|quality" in self.needs and "advantages" not in self.columns
+        )
 
     @property
     def scores(self) -> dict[str, str]:

@@ -85,6 +85,8 @@ class LengthInputs:
             "quality": self.raw.scores[item.quality],
             "base_reward": self.replaced(item),
         }
+        if item.needs_score:
+            unknown |= np.isnan(found["quality"])
         correct = self._correct(item)
         if item.condition is not None or not np.isnan(correct).any():
             unknown |= np.isnan(correct)

@@ -1,7 +1,7 @@
 """Runs the length methods of a configuration on a batch; the part of `combine` that is theirs.
 
-- A row of which something is missing (a judge's score for `correct`, a closing marker) leaves the
-  statistics, has NaN as its term and is not trained on.
+- A row of which something is missing (a judge's score, a closing marker) leaves the statistics,
+  has NaN as its term and is not trained on.
 - A truncated row under `mask` leaves the statistics, has a neutral term and is not trained on.
 - A truncated row under `wrong` is wrong; where a method compares lengths without asking who is
   correct, the others are compared without it, and it with them.
@@ -113,7 +113,7 @@ def _apart(item: LengthConfig) -> bool:
 def _aggregated(
     item: LengthConfig, inputs: LengthInputs, part: LengthPart, device: torch.device
 ) -> Floats:
-    """The advantage of all terms together; a row without a reward has 0."""
+    """The advantage of all terms together; NaN for a row without a reward."""
     composed = inputs.composed(
         added=part.added, multiplied=part.multiplied, changed=part.changed, kept=part.kept
     )
@@ -123,7 +123,7 @@ def _aggregated(
     if "lengths" in item.needs:
         columns["lengths"] = inputs.of(item)[0]["lengths"]
     term = _computed(item, columns, np.arange(len(inputs)), device)
-    return np.asarray(term.values.cpu().numpy())
+    return np.where(np.isnan(composed.rewards), np.nan, term.values.cpu().numpy())
 
 
 def _computed(

@@ -105,6 +105,7 @@ class ReplyCache:
     def __init__(self, redis: Redis, ttl_s: float) -> None:
         self._redis = redis
         self._ttl_ms = int(ttl_s * 1000)
+        self._unsent: dict[str, bytes] = {}
         self._outage = Outage("replies are read from and kept in the SQL record only")
 
     def get_many(self, keys: Sequence[str]) -> dict[str, CachedReply]:
@@ -131,9 +132,19 @@ class ReplyCache:
         return found
 
     def put(self, key: str, reply: CachedReply) -> None:
-        """Keep a reply."""
+        """Keep a reply, from the next `flush` on."""
+        self._unsent[reply_key(key)] = pack(_REPLY.dump_json(reply))
+
+    def flush(self) -> None:
+        """Send what was put, in one round trip; a reply that cannot be sent is not kept."""
+        unsent, self._unsent = self._unsent, {}
+        if not unsent:
+            return
         try:
-            self._redis.set(reply_key(key), pack(_REPLY.dump_json(reply)), px=self._ttl_ms)
+            pipe = self._redis.pipeline(transaction=False)
+            for name, blob in unsent.items():
+                pipe.set(name, blob, px=self._ttl_ms)
+            pipe.execute()
         except RedisError as error:
             self._outage.begin(error)
         else:

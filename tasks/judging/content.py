@@ -44,14 +44,16 @@ def has_content(response: str) -> bool:
     False for what is empty, invisible or punctuation only, and for openers without anything after
     them (`Thought process:`, `Solution`, `解：`, `Let's solve this problem step by step.`).
     """
-    text = _MARKS.sub(" ", unicodedata.normalize("NFKC", response)).replace("’", "'")
+    text = unicodedata.normalize("NFKC", response)
+    if "<" in text or "\\" in text:
+        text = _MARKS.sub(" ", text)
     if not any(_shows(char) for char in text):
         return False
-    pieces = (_EDGES.sub("", piece) for piece in re.split(r"[\n.。:!?]", text[:_LONGEST]))
+    if len(text) > _LONGEST:
+        return True
+    pieces = (_EDGES.sub("", piece) for piece in re.split(r"[\n.。:!?]", text.replace("’", "'")))
     spoken = [" ".join(piece.lower().split()) for piece in pieces if piece]
-    return (
-        len(text) > _LONGEST or not all(_OPENER.fullmatch(piece) for piece in spoken) or not spoken
-    )
+    return not all(_OPENER.fullmatch(piece) for piece in spoken) or not spoken
 
 
 def _shows(char: str) -> bool:

@@ -4,6 +4,7 @@
 - A value of the rollout stands in a fence longer than any run of backticks inside it.
 """
 
+import functools
 import itertools
 import json
 import re
@@ -121,7 +122,8 @@ def render(
 
 def fence(content: str) -> str:
     """Put content between backtick fences that it cannot close."""
-    longest = max(map(len, re.findall(r"`+", content)), default=0)
+    runs = re.findall(r"`+", content) if "`" in content else ()
+    longest = max(map(len, runs), default=0)
     bar = "`" * max(3, longest + 1)
     return f"{bar}\n{content}\n{bar}"
 
@@ -161,6 +163,7 @@ def _fill(template: str, values: Mapping[str, str]) -> str:
     return PLACEHOLDER.sub(lambda m: values[m[2]] if m[2] else m[0], template)
 
 
+@functools.lru_cache(maxsize=64)
 def _scale_values(rubric: Rubric, scale: tuple[float, float]) -> dict[str, str]:
     words = _WORDS[rubric.language]
     bounds = {"low": f"{scale[0]:g}", "high": f"{scale[1]:g}"}

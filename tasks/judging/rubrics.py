@@ -71,8 +71,9 @@ def resolve(rubric: str) -> str:
     return text
 
 
+@functools.lru_cache(maxsize=64)
 def parse(text: str) -> Rubric:
-    """Read a rubric's text into its parts.
+    """Read a rubric's text into its parts; every chunk names the same few.
 
     Raises:
         InvalidConfig: the front matter or a placeholder cannot be used.
@@ -113,6 +114,7 @@ def parse(text: str) -> Rubric:
     )
 
 
+@functools.lru_cache(maxsize=64)
 def rubric_hash(text: str) -> str:
     """Name a rubric's text in cache keys and on record: sha256, hex."""
     return hashlib.sha256(text.encode()).hexdigest()

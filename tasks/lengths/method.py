@@ -23,7 +23,6 @@ class Params(BaseModel):
         extra="forbid",
         frozen=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
     )
 
     def also_needs(self) -> frozenset[str]:

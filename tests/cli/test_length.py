@@ -1,29 +1,97 @@
-"""`oyer length list`: the catalogue of length methods, for eyes and for programs."""
+"""`oyer length`: the catalogue for eyes and programs, and pictures that show a method's shape."""
 
 import json
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from oyer.cli.curves import curves
+from oyer.cli.drawing import HEIGHT, as_png, as_text
+from oyer.tasks.errors import InvalidInput
 from oyer.tasks.lengths.catalogue import METHODS
 from tests.cli.running import oyer
+from tests.tasks.lengths.batches import NEEDED
+
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def test_every_method_is_listed_with_its_parameters(tmp_path: Path) -> None:
-    done = oyer("length", "list", "--json", cwd=tmp_path)
-    listed = {entry["method"]: entry for entry in map(json.loads, done.stdout.splitlines())}
+def test_every_method_is_listed_with_what_it_is_and_its_parameters(tmp_path: Path) -> None:
+    listed = {fact["method"]: fact for fact in json.loads(shown("list", "--json", cwd=tmp_path))}
     assert listed.keys() == METHODS.keys()
     for name, method in METHODS.items():
-        assert listed[name]["parameters"].keys() == method.params.model_fields.keys()
-    assert listed["median_band"]["parameters"]["peak_ratio"]["default"] == 0.3
+        fact = listed[name]
+        assert (fact["kind"], fact["paper"]) == (method.kind, method.paper)
+        assert fact["needs"] == sorted(method.needs)
+        assert fact["params"].keys() == method.params.model_fields.keys()
+    default = {"default": 0.3, "required": False}
+    assert listed["median_band"]["params"]["peak_ratio"].items() >= default.items()
 
 
-def test_a_table_explains_one_method(tmp_path: Path) -> None:
-    done = oyer("length", "list", "median_band", cwd=tmp_path)
-    assert done.returncode == 0
-    for shown in ("median_band", "outer_ratio", "0.5", "group_ids"):
-        assert shown in done.stdout
+def test_the_list_and_one_method_explain_themselves(tmp_path: Path) -> None:
+    for arguments in (("list",), ("list", "median_band")):
+        text = shown(*arguments, cwd=tmp_path)
+        for part in ("median_band", "outer_ratio", "group_ids", "No penalty around"):
+            assert part in text
 
 
-def test_an_unknown_method_is_answered_with_near_names(tmp_path: Path) -> None:
-    done = oyer("length", "list", "median_bend", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "median_band" in done.stderr
+def test_an_unknown_method_or_parameter_is_answered_with_the_fix(tmp_path: Path) -> None:
+    for arguments, hint in (
+        (("list", "median_bend"), "did you mean median_band"),
+        (("plot", "gr3", "--param", "alhpa=1"), "its parameters: alpha"),
+        (("plot", "gr3", "--param", "alpha"), "is key=value"),
+        (("plot", "repetition_dense"), "no curve over length"),
+    ):
+        done = oyer("length", *arguments, cwd=tmp_path)
+        assert done.returncode == 1
+        assert hint in done.stderr
+
+
+def test_a_plot_is_drawn_in_the_terminal_or_written_as_png(tmp_path: Path) -> None:
+    drawn = shown("plot", "soft_overlong", "--param", "max_len=1000", cwd=tmp_path)
+    assert "soft_overlong (max_len 1000): add" in drawn
+    assert "1250" in drawn
+    assert shown("plot", "gr3", "--out", "gr3.png", cwd=tmp_path) == ""
+    assert (tmp_path / "gr3.png").read_bytes().startswith(PNG)
+
+
+def shown(*arguments: str, cwd: Path) -> str:
+    done = oyer("length", *arguments, cwd=cwd)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_a_band_is_flat_in_the_middle_and_full_outside() -> None:
+    drawn = curves("median_band", {"max_penalty": 2.0}, 1001)
+    values = dict(zip(drawn.lengths.tolist(), drawn.values["every row"], strict=True))
+    assert drawn.values.keys() == {"every row"}
+    assert values[501] == 0
+    assert values[1] == values[1001] == -2.0
+
+
+def test_right_and_wrong_rows_have_a_curve_each_where_correctness_counts() -> None:
+    drawn = curves("kimi_length_reward", {}, 101)
+    np.testing.assert_allclose(drawn.values["right"], np.linspace(0.5, -0.5, 101))
+    np.testing.assert_allclose(drawn.values["wrong"], np.minimum(drawn.values["right"], 0))
+
+
+def test_truncated_rows_have_a_curve_where_only_truncation_counts() -> None:
+    drawn = curves("stop_properly_penalty", {"coef": 0.25}, 50)
+    assert set(drawn.values["finished"]) == {1.0}
+    assert set(drawn.values["truncated"]) == {0.25}
+
+
+@pytest.mark.parametrize(
+    "name", sorted(n for n, m in METHODS.items() if m.kind not in ("measure", "per_token"))
+)
+def test_every_method_with_a_value_a_row_can_be_drawn(name: str) -> None:
+    drawn = curves(name, NEEDED.get(name, {}), 512)
+    assert all(len(values) == len(drawn.lengths) for values in drawn.values.values())
+    lines = as_text(drawn).splitlines()
+    assert len(lines) == HEIGHT + 4
+    assert any("●" in line for line in lines)
+
+
+def test_a_png_that_cannot_be_written_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"--out .*nowhere.*No such file"):
+        as_png(curves("gr3", {}, 100), tmp_path / "nowhere" / "x.png")

@@ -28,38 +28,18 @@ def test_a_kind_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     assert "judges" in done.stderr
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:", "cuda:x", "0"])
-def test_a_device_that_does_not_exist_is_refused(
-    device: str, environ: dict[str, str], tmp_path: Path
-) -> None:
-    done = oyer("worker", "length", "--device", device, cwd=tmp_path, **environ)
+def test_a_device_that_does_not_exist_is_refused(environ: dict[str, str], tmp_path: Path) -> None:
+    done = oyer("worker", "length", "--device", "gpu", cwd=tmp_path, **environ)
     assert done.returncode == 1
-    assert done.stderr == f"error --device '{device}': is `cpu` or `cuda:N`, e.g. cuda:0\n"
+    assert done.stderr == "error --device 'gpu': is `cpu` or `cuda:N`, e.g. cuda:0\n"
 
 
-def test_a_device_that_is_hidden_from_this_process_is_refused(
-    environ: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_device_is_chosen_before_torch_loads(environ: dict[str, str], tmp_path: Path) -> None:
     environ["CUDA_VISIBLE_DEVICES"] = "3,5"
-    done = oyer("worker", "length", "--device", "cuda:2", cwd=tmp_path, **environ)
-    assert done.returncode == 1
-    assert "CUDA_VISIBLE_DEVICES=3,5 shows 2 device(s)" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("device", "visible", "expected"),
-    [("cuda:1", None, "1"), ("cuda:1", "3,5", "5"), ("cpu", "3,5", "")],
-)
-def test_a_device_is_chosen_before_torch_loads(
-    device: str, visible: str | None, expected: str, environ: dict[str, str], tmp_path: Path
-) -> None:
-    if visible is not None:
-        environ["CUDA_VISIBLE_DEVICES"] = visible
-    with running(
-        "worker", "length", "--device", device, cwd=tmp_path, merged=True, **environ
-    ) as worker:
+    arguments = ["worker", "length", "--device", "cuda:1"]
+    with running(*arguments, cwd=tmp_path, merged=True, **environ) as worker:
         worker.read_until(" ready.")
-        assert environment_of(worker.process.pid)["CUDA_VISIBLE_DEVICES"] == expected
+        assert environment_of(worker.process.pid)["CUDA_VISIBLE_DEVICES"] == "5"
         worker.process.send_signal(signal.SIGTERM)
         assert worker.wait() == 0
 

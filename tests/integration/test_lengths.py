@@ -100,7 +100,7 @@ def test_methods_that_need_the_judge_see_its_scores_and_leave_failures_out(
     weight = 3.5 * (0.3 + 0.3 * (1 - 1 / 3.5))
     saving = (115 - 100) / 115 / 0.5
     np.testing.assert_allclose(
-        batch.advantages["adv"][:4], [4 / 3 + weight * saving, -11 / 3, 0, 7 / 3], atol=1e-5
+        batch.advantages["adv"][:4], [4 / 3 + weight * saving, -11 / 3, math.nan, 7 / 3], atol=1e-5
     )
     rows = read(manager, "SELECT terms FROM rewards WHERE batch_id = :id", id=batch.id)
     assert len(rows) == 8

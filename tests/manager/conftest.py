@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import redis
 
-from oyer.manager import RewardFuture, RewardManager, Rollout
+from oyer.manager import RewardFuture, RewardManager, Rollout, recovery
 from oyer.tasks.app import make_app
 from oyer.tasks.exchange import Exchange
 from oyer.tasks.outcome import Outcome
@@ -51,7 +51,7 @@ class Workers:
 
     def sent(self, queue: str = "judge") -> int:
         """Count the messages that wait on a queue."""
-        return int(self.redis.llen(queue))  # type: ignore[arg-type]  # of the synchronous client
+        return int(self.redis.llen(queue))
 
 
 def outcome_of(batch_id: str, n: int = 4, **changed: Any) -> Outcome:
@@ -94,3 +94,9 @@ def submit(redis_url: str) -> Callable[..., RewardFuture]:
         return RewardManager(config).submit(rollouts_of())
 
     return submitted
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send failed batches again at once."""
+    monkeypatch.setattr(recovery, "FAILURE_PAUSES_S", (0.0,))

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -144,7 +145,7 @@ def test_progress_is_none_where_the_batch_is_gone(source: Backend, workers: Work
 
 def test_a_broker_that_is_away_is_named_without_its_password() -> None:
     away = Backend(f"redis://user:hunter2@127.0.0.1:{services.free_port()}/0", 600)
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "submit": lambda: away.submit(prepared()),
         "send_again": lambda: away.send_again("b"),
         "cancel": lambda: away.cancel("b"),

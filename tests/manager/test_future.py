@@ -1,11 +1,8 @@
 """A future from submit to its end: results, failures, tickets, stalls, outages."""
 
 import asyncio
-import base64
 import concurrent.futures
 import contextlib
-import json
-import pickle
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -20,12 +17,10 @@ from oyer.manager import (
     BackendUnavailable,
     BatchCancelled,
     BatchFailed,
-    InvalidInput,
     JudgeOutage,
     MissingScores,
     RewardFuture,
 )
-from oyer.manager import recovery
 from oyer.manager.backend import backend
 from oyer.manager.poller import poller
 from oyer.manager.recovery import MAX_SUBMISSIONS
@@ -38,12 +33,6 @@ from tests.manager.conftest import Submit, Workers
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Call to deprecated setex:DeprecationWarning"  # Celery 5.7 on redis-py 8
 )
-
-
-@pytest.fixture
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send failed batches again at once."""
-    monkeypatch.setattr(recovery, "FAILURE_PAUSES_S", (0.0,))
 
 
 def test_a_result_comes_back_as_a_batch(submit: Submit, workers: Workers) -> None:
@@ -211,7 +200,7 @@ def test_what_another_submission_would_meet_again_fails_at_once(
     assert workers.sent() == 1
 
 
-@pytest.mark.usefixtures("_no_pauses")
+@pytest.mark.usefixtures("no_pauses")
 def test_another_failure_is_submitted_again_under_the_same_id(
     submit: Submit, workers: Workers, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -226,7 +215,7 @@ def test_another_failure_is_submitted_again_under_the_same_id(
     assert "submitted again (2 of 5)" in caplog.text
 
 
-@pytest.mark.usefixtures("_no_pauses")
+@pytest.mark.usefixtures("no_pauses")
 def test_a_batch_that_always_fails_is_given_up(submit: Submit, workers: Workers) -> None:
     future = submit()
     for sent in range(1, MAX_SUBMISSIONS + 1):
@@ -261,76 +250,6 @@ def test_a_result_that_cannot_be_read_fails_the_future_and_no_other(
         broken.result(timeout_s=10)
     workers.succeed(sound.batch_id)
     assert len(sound.result(timeout_s=10)) == 4
-
-
-def test_a_ticket_reopens_the_future(submit: Submit, workers: Workers) -> None:
-    future = submit(reward={"on_missing": "raise"}, stall_timeout_s=7)
-    reopened = RewardFuture.from_ticket(future.ticket)
-    unpickled = pickle.loads(pickle.dumps(future))
-    assert reopened.ticket == unpickled.ticket == future.ticket
-    assert (reopened.batch_id, reopened.stall_timeout_s) == (future.batch_id, 7)
-    workers.succeed(future.batch_id, statuses=["timeout"] * 4)
-    for one in (future, reopened, unpickled):
-        with pytest.raises(MissingScores):
-            one.result(timeout_s=10)
-
-
-@pytest.mark.usefixtures("_no_pauses")
-def test_a_reopened_future_submits_again_from_what_is_in_redis(
-    submit: Submit, workers: Workers
-) -> None:
-    reopened = RewardFuture.from_ticket(submit().ticket)
-    workers.fail(reopened.batch_id, OSError("disk"))
-    workers.wait_for_sent(2)
-    workers.succeed(reopened.batch_id)
-    assert len(reopened.result(timeout_s=10)) == 4
-
-
-@pytest.mark.usefixtures("_no_pauses")
-def test_a_reopened_future_whose_payloads_are_gone_asks_the_record(
-    submit: Submit, workers: Workers
-) -> None:
-    future = submit()
-    workers.exchange.discard(workers.exchange.manifest(future.batch_id))
-    future.cancel()
-    reopened = RewardFuture.from_ticket(future.ticket)
-    workers.fail(reopened.batch_id, OSError("disk"))
-    workers.wait_for_sent(1, "combine")
-    workers.succeed(reopened.batch_id)
-    assert len(reopened.result(timeout_s=10)) == 4
-
-
-def _forged(state: Any) -> str:
-    return "oyer1." + base64.urlsafe_b64encode(json.dumps(state).encode()).decode()
-
-
-@pytest.mark.parametrize(
-    ("ticket", "message"),
-    [
-        ("", "is not one"),
-        (None, "is not one"),
-        ("oyer2.abc", "is not one"),
-        ("oyer1.", "is cut or altered"),
-        ("oyer1.!", "is cut or altered"),
-        ("oyer1.ü", "is cut or altered"),
-        (_forged(5), "is cut or altered"),
-        (_forged(["id", 1]), "is cut or altered"),
-        (_forged(["id", 1, {}, None, 1.0]), "is cut or altered"),
-        (_forged(["id", 1, {"gate": "no such"}, ["redis://h", 600], 1.0]), "is cut or altered"),
-    ],
-)
-def test_a_text_that_is_no_ticket_is_refused(ticket: Any, message: str) -> None:
-    with pytest.raises(InvalidInput, match=rf"^ticket: {message}"):
-        RewardFuture.from_ticket(ticket)
-
-
-def test_any_cut_of_a_ticket_is_refused(submit: Submit) -> None:
-    future = submit()
-    ticket = future.ticket
-    future.cancel()
-    for end in range(len(ticket) - 4):
-        with pytest.raises(InvalidInput):
-            RewardFuture.from_ticket(ticket[:end])
 
 
 def test_a_broker_that_went_away_is_named_and_the_future_stays_usable() -> None:

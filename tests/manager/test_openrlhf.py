@@ -39,14 +39,14 @@ PROMPT = "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_a_query_is_scored_in_openrlhf_s_words(backend: RewardManager, judge: JudgeServer) -> None:
-    judge.set_plan(by_response({"first": 10, "second": 1}))
-    queries = [f"{PROMPT}first<|im_end|>", f"{PROMPT}second<|im_end|>"]
+    judge.set_plan(by_response({"alpha.": 10, "beta.": 1}))
+    queries = [f"{PROMPT}alpha.<|im_end|>", f"{PROMPT}beta.<|im_end|>"]
     answer = reward_function(backend)(queries, [PROMPT] * 2, ["42", "43"])
     assert answer["rewards"] == pytest.approx([1.0, 0.1])
     assert answer["scores"] == [1.0, 0.0]
     assert answer["extra_logs"]["oyer_missing"] == [0.0, 0.0]
     assert answer["extra_logs"]["oyer_judge_score"] == [10.0, 1.0]
-    assert "42" in user_text(next(a for a in judge.requests if "first" in user_text(a)))
+    assert "42" in user_text(next(a for a in judge.requests if "alpha." in user_text(a)))
 
 
 def test_the_configured_function_is_what_the_file_exports(

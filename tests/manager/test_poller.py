@@ -142,7 +142,7 @@ def test_a_batch_that_is_lost_again_and_again_is_given_up(
 
 
 @pytest.fixture
-def outages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+def outages(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Waits until the poller has met an outage."""
     met = threading.Event()
     look = Poller._look
@@ -156,7 +156,7 @@ def outages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
 
     monkeypatch.setattr(Poller, "_look", looking)
     monkeypatch.setattr(module, "_OUTAGE_S", 0.001)
-    yield lambda: _require(met.wait(30))
+    return lambda: _require(met.wait(30))
 
 
 def _require(happened: bool) -> None:

@@ -61,15 +61,14 @@ def test_nothing_of_the_workers_travels() -> None:
 
 
 def test_numpy_scalars_become_plain_values() -> None:
-    rollout = Rollout(
-        prompt="p",
-        response="r",
-        group_id=np.int64(7),
-        base_score=np.float32(0.5),
-        response_tokens=np.int32(9),
-        correct=np.bool_(True),
-        truncated=np.bool_(True),
-    )
+    numbers: dict[str, Any] = {
+        "group_id": np.int64(7),
+        "base_score": np.float32(0.5),
+        "response_tokens": np.int32(9),
+        "correct": np.bool_(True),
+        "truncated": np.bool_(True),
+    }
+    rollout = Rollout(prompt="p", response="r", **numbers)
     columns = prepared([rollout]).columns
     assert columns.group_ids == ["7"]
     assert columns.base_score == [0.5]

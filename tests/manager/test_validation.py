@@ -148,17 +148,19 @@ def test_what_a_trainer_has_at_hand_is_accepted_and_can_travel(fields: dict[str,
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
 )
 
 
 @settings(max_examples=50)
 @given(
-    prompt=st.text() | st.lists(st.dictionaries(st.just("role") | st.text(), JSON_VALUES)),
+    prompt=st.text()
+    | st.lists(st.dictionaries(st.just("role") | st.text(), JSON_VALUES, max_size=3), max_size=3),
     response=st.text(st.characters(codec=None)),
     group_id=st.none() | st.text(st.characters(codec=None)) | st.integers(),
     base_score=st.none() | st.floats() | st.integers(),
-    metadata=st.dictionaries(st.text(st.characters(codec=None)), JSON_VALUES),
+    metadata=st.dictionaries(st.text(st.characters(codec=None)), JSON_VALUES, max_size=3),
 )
 def test_what_is_accepted_can_travel(**fields: Any) -> None:
     batch = [Rollout(**fields)]

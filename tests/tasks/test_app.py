@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import redis
-from celery import Celery, signature
+from celery import Celery, current_app, signature
 from celery.exceptions import QueueNotFound
 from kombu.exceptions import ContentDisallowed
 
@@ -103,9 +103,7 @@ def test_there_are_our_queues_and_no_other(app: Celery) -> None:
 def test_a_trainer_holds_several_apps_and_none_becomes_its_own_celerys() -> None:
     first, second = make_app(URL), make_app("redis://127.0.0.1:6380/0")
     assert first.conf.broker_url != second.conf.broker_url
-    from celery import current_app
-
-    assert current_app._get_current_object() not in (first, second)
+    assert current_app.main not in (first.main, second.main)
 
 
 def test_all_threads_share_one_result_backend(app: Celery) -> None:
@@ -129,6 +127,7 @@ def test_a_message_that_is_no_json_is_refused(redis_url: str) -> None:
         producer = connection.Producer(channel, serializer="pickle")
         producer.publish({"a": 1}, routing_key="judge", exchange="judge")
         message = queue.get(no_ack=True, accept=app.conf.accept_content)
+        assert message is not None
         with pytest.raises(ContentDisallowed):
             message.decode()
 

@@ -220,3 +220,81 @@ def test_composing_changes_nothing_that_was_handed_over() -> None:
 @pytest.mark.parametrize("status", list(Status))
 def test_missing_are_failures_and_neither_scores_nor_decisions(status: Status) -> None:
     assert missing([status]) == ([0] if status in FAILURES else [])
+
+
+def with_correct(correct: list[bool | None], **rules: Any) -> Composed:
+    n = len(correct)
+    return compose(
+        base_score=np.ones(n),
+        group_ids=["g"] * n,
+        judges=[],
+        verdicts={},
+        rules=RewardRules.model_validate(rules),
+        correct=correct,
+        added={"bonus": np.full(n, 0.25)},
+    )
+
+
+def test_a_gate_takes_base_score_and_judges_and_leaves_the_length_terms() -> None:
+    scores = verdicts(6.0, 5.0, Status.TIMEOUT, Status.GATED)
+    added = {"bonus": np.full(4, 0.25)}
+    result = composed(scores, added=added, zero_unless="judge >= 6")
+    np.testing.assert_allclose(result.rewards, [1.85, 0.25, np.nan, 0.25])
+    np.testing.assert_array_equal(result.terms["gate"], [1, 0, np.nan, 0])
+    np.testing.assert_allclose(result.unshaped_rewards, [1.6, 1.5, np.nan, 1.0])
+    assert result.mask.tolist() == [True, True, False, True]
+
+
+def test_a_gate_on_correctness_is_closed_where_nobody_knows() -> None:
+    result = with_correct([True, False, None], zero_unless="correct")
+    np.testing.assert_array_equal(result.rewards, [1.25, 0.25, np.nan])
+
+
+def test_a_change_of_the_whole_reward_is_multiplied_with_it() -> None:
+    result = compose(
+        base_score=np.ones(2),
+        group_ids=["g"] * 2,
+        judges=[],
+        verdicts={},
+        rules=RewardRules(),
+        changed={"cosine": np.array([-0.5, 1.0])},
+        multiplied={"gr3": np.array([0.5, 0.5])},
+    )
+    assert result.rewards.tolist() == [0.25, 1.0]
+    assert result.unshaped_rewards.tolist() == [1.0, 1.0]
+    assert result.terms["cosine"].tolist() == [-0.5, 1.0]
+    assert result.summands["cosine"].tolist() == [-0.25, 0.5]
+
+
+def test_a_row_left_out_has_a_reward_and_is_not_trained_on() -> None:
+    result = compose(
+        base_score=np.ones(2),
+        group_ids=["g"] * 2,
+        judges=[],
+        verdicts={},
+        rules=RewardRules(),
+        kept=np.array([True, False]),
+    )
+    assert result.rewards.tolist() == [1.0, 1.0]
+    assert result.mask.tolist() == [True, False]
+
+
+def test_scores_for_conditions_follow_the_failure_policy_and_gated_rows_are_lowest() -> None:
+    scores = verdicts(8.0, Status.TIMEOUT, Status.GATED)
+    skipped = composed(scores, base=[1.0, 1.0, 0.0])
+    np.testing.assert_array_equal(skipped.scores["judge"], [8, np.nan, 1])
+    filled = composed(scores, base=[1.0, 1.0, 0.0], on_missing={"value": 5})
+    np.testing.assert_array_equal(filled.scores["judge:q0"], [8, 5, 1])
+    np.testing.assert_allclose(filled.scores["unshaped_reward"], [1.8, 1.5, 0])
+    np.testing.assert_array_equal(filled.judge_scores, [8, np.nan, np.nan])
+
+
+@given(st.data(), st.integers(1, 8))
+def test_summands_add_up_to_the_reward_whatever_multiplies(data: st.DataObject, n: int) -> None:
+    judged = [verdicts(*data.draw(st.lists(NUMBERS, min_size=n, max_size=n))) for _ in range(2)]
+    arguments = {kind: {kind: data.draw(arrays(n))} for kind in ("added", "multiplied")}
+    result = composed(*judged, zero_unless="judge >= 0", **arguments)
+    np.testing.assert_allclose(result.rewards, sum(result.summands.values()), atol=1e-9)
+    factor = result.terms["gate"] * result.terms["multiplied"]
+    expected = factor * result.unshaped_rewards + result.terms["added"]
+    np.testing.assert_allclose(result.rewards, expected, rtol=1e-6, atol=1e-6)

@@ -37,6 +37,7 @@ url, owner = sys.argv[1:]
 redis = connect(url)
 flight, cache = SingleFlight(redis, owner), ReplyCache(redis, 60)
 
+
 def judge(key):
     while True:
         if flight.claim([key])[key]:
@@ -44,6 +45,7 @@ def judge(key):
             time.sleep(0.2)
             cache.put(key, CachedReply(text=owner, finish_reason="stop", model="m", usage={},
                                        at_s=0.0))
+            cache.flush()
             flight.done(key)
         elif flight.wait(key, time.time() + 30) == "expired":
             return None
@@ -55,6 +57,13 @@ input()
 with ThreadPoolExecutor(40) as pool:
     print(json.dumps(list(pool.map(judge, [f"k{i % 10}" for i in range(40)]))))
 """
+
+
+def keep(client: Redis, key: str) -> None:
+    """Cache a reply at once."""
+    cache = ReplyCache(client, 60)
+    cache.put(key, REPLY)
+    cache.flush()
 
 
 @pytest.fixture
@@ -92,7 +101,7 @@ def test_who_waits_learns_that_the_reply_is_there(
     first.claim(["k"])
     with ThreadPoolExecutor() as pool:
         verdict = pool.submit(second.wait, "k", soon())
-        ReplyCache(client, 60).put("k", REPLY)
+        keep(client, "k")
         first.done("k")
         assert verdict.result() == "done"
 
@@ -127,7 +136,7 @@ def test_a_lease_is_kept_for_as_long_as_its_owner_lives(
 def test_a_claim_on_a_request_that_was_just_answered_is_refused(
     client: Redis, first: SingleFlight
 ) -> None:
-    ReplyCache(client, 60).put("k", REPLY)
+    keep(client, "k")
     assert first.claim(["k"]) == {"k": False}
     assert first.wait("k", soon()) == "done"
 
@@ -152,7 +161,7 @@ def test_who_waits_for_its_own_process_follows_the_one_that_took_over(
         verdict = pool.submit(first.wait, "k", soon())
         client.delete("oyer:flight:k")
         second.claim(["k"])
-        ReplyCache(client, 60).put("k", REPLY)
+        keep(client, "k")
         second.done("k")
         assert verdict.result() == "done"
 
@@ -160,7 +169,6 @@ def test_who_waits_for_its_own_process_follows_the_one_that_took_over(
 def test_a_killed_owners_request_is_taken_over_by_exactly_one(
     redis_url: str, client: Redis, first: SingleFlight, second: SingleFlight
 ) -> None:
-    cache = ReplyCache(client, 60)
     argv = [sys.executable, "-c", HOLDER, redis_url]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
@@ -171,7 +179,7 @@ def test_a_killed_owners_request_is_taken_over_by_exactly_one(
     def follow(flight: SingleFlight) -> bool:
         while (verdict := flight.wait("k", soon())) == "free":
             if flight.claim(["k"])["k"]:
-                cache.put("k", REPLY)
+                keep(client, "k")
                 flight.done("k")
                 return True
         assert verdict == "done"

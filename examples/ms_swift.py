@@ -1,0 +1,30 @@
+"""ms-swift: an asynchronous reward for `--external_plugins examples/ms_swift.py --reward_funcs oyer`.
+
+ms-swift runs it by `asyncio.run` in every step, so nothing here may belong to an event loop; a
+manager does not. `OYER_CONFIG` names the configuration.
+"""
+
+from typing import Any
+
+from swift.rewards import AsyncORM, orms
+
+from oyer.manager.trl import RewardFunction
+from oyer.tasks.settings import load_config
+
+
+class Oyer(AsyncORM):
+    """Judge and length terms in one reward; None for a completion without one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._function = RewardFunction(load_config(), run="ms-swift")
+
+    async def __call__(self, completions: list[str], **kwargs: Any) -> list[float | None]:
+        """Score the completions of one step."""
+        messages = kwargs.pop("messages", None)
+        # The last message is the completion itself.
+        prompts = [m[:-1] for m in messages] if messages else [""] * len(completions)
+        return await self._function.score(prompts, completions, **kwargs)
+
+
+orms["oyer"] = Oyer

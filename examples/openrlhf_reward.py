@@ -1,0 +1,12 @@
+"""The reward file for OpenRLHF's `--reward.remote_url`; `OYER_CONFIG` names the configuration."""
+
+from oyer.manager.openrlhf import reward_function
+from oyer.tasks.settings import load_config
+
+
+def base_score(prompt: str, response: str, label: str) -> float:
+    """1 where the response ends with the label; 0 is not judged."""
+    return float(response.strip().endswith(str(label)))
+
+
+reward_func = reward_function(load_config(), base_score=base_score, run="openrlhf")

@@ -1,0 +1,27 @@
+"""Reads the docstrings under a model's fields, when somebody asks for help.
+
+Pydantic can do so as classes are built (`use_attribute_docstrings`), but then every trainer
+that imports the configuration pays for parsing its source.
+"""
+
+import ast
+import inspect
+import textwrap
+
+from pydantic import BaseModel
+
+
+def field_docs(model: type[BaseModel]) -> dict[str, str]:
+    """Return what is written under each field of a model and its bases, by field name."""
+    docs: dict[str, str] = {}
+    for kind in reversed(model.__mro__):
+        if not issubclass(kind, BaseModel) or kind is BaseModel:
+            continue
+        (found,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        assert isinstance(found, ast.ClassDef)
+        for field, text in zip(found.body, found.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                match text:
+                    case ast.Expr(value=ast.Constant(value=str() as doc)):
+                        docs[field.target.id] = inspect.cleandoc(doc)
+    return {name: docs[name] for name in model.model_fields if name in docs}

@@ -1,0 +1,52 @@
+"""`oyer demo`: the main job, embedded, and the record that it leaves."""
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import environment, oyer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the demo ran once already."""
+    folder = tmp_path_factory.mktemp("demo")
+    done = oyer("demo", "--rollouts", "128", "--json", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    (folder / "report.json").write_text(done.stdout)
+    return folder
+
+
+def test_a_report_for_programs_adds_up(folder: Path) -> None:
+    report = json.loads((folder / "report.json").read_text())
+    assert report["rollouts"] == 128 == sum(report["statuses"].values())
+    assert report["statuses"]["scored"] == report["calls"] > 0
+    assert report["tokens"] > 0
+    assert (folder / report["store"]).exists()
+
+
+def test_again_on_the_same_record_nothing_is_paid_and_the_query_shown_works(folder: Path) -> None:
+    done = oyer("demo", "--rollouts", "128", cwd=folder)
+    assert done.returncode == 0
+    assert "128/128" in done.stderr
+    assert "none: every reply was on record" in done.stdout
+    for column in ("base", "judge", "length", "reward"):
+        assert column in done.stdout
+    assert "-0.00" not in done.stdout
+    command = done.stdout.strip().splitlines()[-1]
+    assert " db sql " in command
+    argv = shlex.split(f"{command} --json")
+    shown = subprocess.run(argv, cwd=folder, env=environment(), capture_output=True, check=True)
+    rows = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert len(rows) == 5
+    assert rows[0].keys() == {"group_id", "base_score", "judge", "score", "reward", "reply"}
+
+
+@pytest.mark.parametrize("arguments", [["--model", "m"], ["--api-key-env", "KEY"]], ids=" ".join)
+def test_half_of_a_real_judge_is_refused(arguments: list[str], tmp_path: Path) -> None:
+    done = oyer("demo", *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "--base-url and --model go together" in done.stderr

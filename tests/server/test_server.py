@@ -1,0 +1,300 @@
+"""Rewards over real HTTP: the protocols, retries, lateness, and who is let in."""
+
+import base64
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from oyer.demo.actions import Action, named
+from oyer.demo.judge_server import JudgeServer
+from oyer.manager import InvalidInput, RewardManager
+from oyer.server.settings import check_bind
+from tests.scripted import DEAD_JUDGE, by_response, scripted_backend, sibling
+from tests.server.serving import Answer, Served, served
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[RewardManager, JudgeServer]]:
+    with scripted_backend(tmp_path_factory.mktemp("server")) as both:
+        yield both
+
+
+@pytest.fixture
+def backend(running: tuple[RewardManager, JudgeServer]) -> RewardManager:
+    return running[0]
+
+
+@pytest.fixture
+def judge(running: tuple[RewardManager, JudgeServer]) -> JudgeServer:
+    running[1].set_plan(Action(text="Final score: 10"))
+    running[1].reset()
+    return running[1]
+
+
+@pytest.fixture(scope="module")
+def server(running: tuple[RewardManager, JudgeServer]) -> Iterator[Served]:
+    with served(running[0]) as one:
+        yield one
+
+
+def body(tag: str, n: int = 1) -> dict[str, Any]:
+    """What OpenRLHF posts."""
+    return {
+        "query": [f"{tag}?{tag} {i}.</s>" for i in range(n)],
+        "prompts": [f"{tag}?"] * n,
+        "labels": ["42"] * n,
+    }
+
+
+def rollouts(tag: str, lengths: list[int], **fields: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": f"{tag}?",
+            "response": f"{tag} {i}.",
+            "group_id": tag,
+            "base_score": 1.0,
+            "response_tokens": n,
+            **fields,
+        }
+        for i, n in enumerate(lengths)
+    ]
+
+
+def test_openrlhf_gets_lists_of_one_length(server: Served, judge: JudgeServer) -> None:
+    judge.set_plan(by_response({"rlhf 0.": 10, "rlhf 1.": 1}))
+    answer = server.post("/get_reward", body("rlhf", 2))
+    assert answer.status == 200
+    result = answer.json()
+    assert result["rewards"] == pytest.approx([1.0, 0.1])
+    assert result["scores"] == [1.0, 0.0]
+    assert {len(values) for values in result["extra_logs"].values()} == {2}
+
+
+def test_slime_gets_a_number_or_a_dict(server: Served, judge: JudgeServer) -> None:
+    sample = {"prompt": "slime?", "response": "slime.", "label": "42"}
+    assert server.post("/rm", sample).json() == pytest.approx(1.0)
+    assert server.post("/rm?key=score", sample).json() == {
+        "score": pytest.approx(1.0),
+        "judge_score": 10.0,
+        "judge_status": "scored",
+        "missing": False,
+    }
+    chat = {"prompt": [{"role": "user", "content": "chat?"}], "response": "yes", "label": None}
+    assert server.post("/rm", chat).json() == pytest.approx(1.0)
+
+
+def test_a_batch_comes_back_as_columns(backend: RewardManager, judge: JudgeServer) -> None:
+    banded = sibling(backend, length={"method": "median_band"})
+    judge.set_plan(
+        {
+            "rules": [{"when": {"matches": "columns 1\\."}, "then": "not_found"}],
+            "default": {"text": "Final score: 5"},
+        }
+    )
+    with served(banded) as server:
+        request = {"rollouts": rollouts("columns", [10, 10, 10, 16]), "run": "http", "step": 2}
+        result = server.post("/v1/score", request).json()
+    assert result["rewards"] == [pytest.approx(1.5), None, pytest.approx(1.5), pytest.approx(0.5)]
+    assert result["judge_scores"] == [5.0, None, 5.0, 5.0]
+    assert result["mask"] == [True, False, True, True]
+    assert result["statuses"] == ["scored", "rejected", "scored", "scored"]
+    assert result["terms"]["length_penalty"] == pytest.approx([0, 0, 0, -1])
+    assert list(result["errors"]) == ["rejected"]
+    assert len(set(result["batch_ids"])) == 1
+
+
+def test_a_group_in_several_requests_is_assembled(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    banded = sibling(backend, length={"method": "median_band"})
+    answers: list[Any] = [None] * 4
+    with served(banded) as server:
+        members = rollouts("parts", [10, 10, 10, 16])
+
+        def post(i: int) -> None:
+            request = {"rollouts": [members[i]], "group_size": 4}
+            answers[i] = server.post("/v1/score", request).json()["rewards"][0]
+
+        threads = [threading.Thread(target=post, args=(i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert answers == pytest.approx([2.0, 2.0, 2.0, 1.0])
+
+
+def test_a_request_sent_again_joins_the_one_under_way_and_then_reads_it(
+    server: Served, judge: JudgeServer
+) -> None:
+    judge.set_plan(Action(text="Final score: 10", hold=True))
+    answers: list[Answer] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(server.post("/get_reward", body("again"))))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    judge.wait_until(lambda log: len(log) == 1)
+    judge.release()
+    for thread in threads:
+        thread.join()
+    answers.append(server.post("/get_reward", body("again")))
+    assert {answer.body for answer in answers} == {answers[0].body}
+    assert answers[0].json()["rewards"] == pytest.approx([1.0])
+    assert len(judge.requests) == 1
+
+
+def test_an_incomplete_answer_is_not_given_again(server: Served, judge: JudgeServer) -> None:
+    judge.set_plan(named("not_found"))
+    first = server.post("/get_reward", body("repaired")).json()
+    assert first["extra_logs"]["oyer_missing"] == [1.0]
+    judge.set_plan(Action(text="Final score: 10"))
+    again = server.post("/get_reward", body("repaired")).json()
+    assert again["rewards"] == pytest.approx([1.0])
+
+
+@pytest.mark.parametrize("failure", ["rate_limited", "dead"])
+def test_a_failing_judge_is_answered_with_the_stand_in_and_a_mark(
+    backend: RewardManager, judge: JudgeServer, failure: str
+) -> None:
+    judge.set_plan(named("rate_limited", retry_after_s=0))
+    manager = sibling(backend, judges=[DEAD_JUDGE]) if failure == "dead" else backend
+    with served(manager, stand_in=-1.0) as server:
+        answer = server.post("/get_reward", body(f"failing {failure}"))
+        dict_answer = server.post(
+            "/rm?key=r", {"prompt": "p", "response": f"failing {failure}", "label": None}
+        )
+    assert answer.status == dict_answer.status == 200
+    assert answer.json()["rewards"] == [-1.0]
+    assert answer.json()["extra_logs"]["oyer_missing"] == [1.0]
+    assert dict_answer.json()["r"] == -1.0
+    assert dict_answer.json()["missing"] is True
+    assert dict_answer.json()["judge_score"] is None
+
+
+def test_a_late_judge_is_answered_in_time(backend: RewardManager, judge: JudgeServer) -> None:
+    judge.set_plan(Action(text="Final score: 10", hold=True))
+    with served(backend, timeout_s=0.5, stand_in=0.25) as server:
+        answer = server.post("/get_reward", body("late")).json()
+        batch = server.post("/v1/score", {"rollouts": rollouts("late batch", [10])}).json()
+        judge.release()
+    assert answer["rewards"] == [0.25]
+    assert answer["extra_logs"]["oyer_missing"] == [1.0]
+    assert batch["rewards"] == [None]
+    assert batch["statuses"] == ["expired"]
+
+
+def test_a_late_judge_can_be_waited_for_by_asking_again(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    judge.set_plan(Action(text="Final score: 10", hold=True))
+    with served(backend, timeout_s=0.5, on_late="retry") as server:
+        first = server.post("/get_reward", body("retried"))
+        assert first.status == 503
+        assert first.headers["retry-after"] == "1"
+        assert "late" in first.json()["error"]
+        judge.release()
+        while (again := server.post("/get_reward", body("retried"))).status == 503:
+            judge.release()
+    assert again.json()["rewards"] == pytest.approx([1.0])
+    assert len(judge.requests) == 1
+
+
+def test_the_failure_policy_raise_is_answered_503(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    judge.set_plan(named("not_found"))
+    with served(sibling(backend, reward={"on_missing": "raise"})) as server:
+        answer = server.post("/get_reward", body("raised"))
+    assert answer.status == 503
+    assert "on_missing" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "message"),
+    [
+        ("/get_reward", b"{", "Invalid JSON"),
+        ("/get_reward", {"query": []}, "query"),
+        ("/get_reward", {"query": ["a"], "prompts": ["p", "p"]}, "1, 2 and 1 entries"),
+        ("/v1/score", {"rollouts": [{"prompt": "p", "response": "r", "scores": 1}]}, "scores"),
+        ("/v1/score", {"rollouts": [{"prompt": "p"}]}, "response"),
+        ("/v1/score", {"rollouts": [{"prompt": "p", "response": "r", "response_tokens": -1}]}, "response_tokens"),
+        ("/rm", {"prompt": "p"}, "response"),
+    ],
+)  # fmt: skip
+def test_a_wrong_request_is_refused_and_names_the_field(
+    server: Served, judge: JudgeServer, path: str, sent: Any, message: str
+) -> None:
+    answer = server.post(path, sent)
+    assert answer.status == 422
+    assert message in answer.json()["error"]
+    assert judge.requests == []
+
+
+def test_a_body_over_the_limit_is_refused(backend: RewardManager) -> None:
+    with served(backend, max_body_bytes=1000) as server:
+        announced = server.post("/rm", {"prompt": "p", "response": "r" * 2000})
+        chunked = server.request(
+            "POST", "/rm", b"7d0\r\n" + b"r" * 2000 + b"\r\n0\r\n\r\n", {"Transfer-Encoding": "chunked"}
+        )  # fmt: skip
+        fits = server.post("/rm", {"prompt": "p", "response": "fits"})
+    assert (announced.status, chunked.status, fits.status) == (413, 413, 200)
+
+
+def test_only_those_who_show_the_token_are_answered(backend: RewardManager) -> None:
+    sample = {"prompt": "p", "response": "r"}
+    basic = base64.b64encode(b"oyer:s3cret").decode()
+    with served(backend, token="s3cret") as server:
+        for wrong in ({}, {"Authorization": "Bearer s3cre"}, {"Authorization": "Basic !"}):
+            refused = server.post("/rm", sample, **wrong)
+            assert refused.status == 401
+            assert refused.headers["www-authenticate"] == "Bearer"
+        for right in (f"Bearer {'s3cret'}", f"Basic {basic}"):
+            assert server.post("/rm", sample, Authorization=right).status == 200
+        assert server.get("/healthz").status == 200
+
+
+def test_health_says_what_is_missing(server: Served, backend: RewardManager) -> None:
+    assert server.get("/healthz").json() == {"status": "ok"}
+    away = sibling(backend, broker={"url": "redis://127.0.0.1:9/0"})
+    with served(away) as other:
+        answer = other.get("/healthz")
+        refused = other.post("/rm", {"prompt": "p", "response": "r"})
+    assert answer.status == 503
+    assert "broker" in answer.json()["error"]
+    assert refused.json() == 0.0
+
+
+def test_the_description_names_every_route_and_resolves(server: Served) -> None:
+    description = server.get("/openapi.json").json()
+    assert set(description["paths"]) == {"/v1/score", "/get_reward", "/rm", "/healthz"}
+    models = description["components"]["schemas"]
+
+    def check(value: Any) -> None:
+        if isinstance(value, dict):
+            if "$ref" in value:
+                assert value["$ref"].rpartition("/")[2] in models
+            for item in value.values():
+                check(item)
+        elif isinstance(value, list):
+            for item in value:
+                check(item)
+
+    check(description)
+    page = server.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    for path in description["paths"]:
+        assert path in page.body.decode()
+
+
+def test_other_machines_need_a_token() -> None:
+    for host in ("127.0.0.1", "localhost", "::1", "127.1.2.3"):
+        check_bind(host, None)
+    check_bind("0.0.0.0", "token")
+    for host in ("0.0.0.0", "::", "10.0.0.1", "rewards.example"):
+        with pytest.raises(InvalidInput, match="--token-env"):
+            check_bind(host, None)

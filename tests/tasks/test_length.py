@@ -1,0 +1,378 @@
+"""What a batch hands to its length methods, and what comes of the rows that do not take part."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from oyer.tasks.config import RewardConfig
+from oyer.tasks.errors import InvalidLengthCall
+from oyer.tasks.length_inputs import LengthInputs
+from oyer.tasks.length_terms import length_part
+from oyer.tasks.lengths import Inputs, compute, pack
+from oyer.tasks.lengths.catalogue import METHODS
+from oyer.tasks.panel import Verdicts
+from oyer.tasks.parts import LengthPart
+from oyer.tasks.payloads import Columns
+from oyer.tasks.settings import validate
+from oyer.tasks.statuses import Status
+from oyer.tasks.token_ids import TokenIds
+
+CPU = torch.device("cpu")
+NAN = float("nan")
+JUDGE = {"name": "q", "endpoint": "e", "model": "m"}
+LENGTHS = [100, 110, 120, 400]
+
+
+def columns(n: int, **fields: Any) -> Columns:
+    given = {
+        "group_ids": ["g"] * n,
+        "base_score": [1.0] * n,
+        "correct": [None] * n,
+        "truncated": [False] * n,
+        "response_tokens": LENGTHS[:n],
+        **fields,
+    }
+    return Columns(**given)
+
+
+def shaped(
+    *length: dict[str, Any],
+    n: int = 4,
+    responses: list[str] | None = None,
+    ids: list[list[int]] | None = None,
+    scores: list[float | Status] | None = None,
+    rules: dict[str, Any] | None = None,
+    **fields: Any,
+) -> LengthPart:
+    """Compute length terms, with the verdicts of one judge where there are scores."""
+    judges = [JUDGE] if scores is not None else []
+    config = validate({"judges": judges, "length": list(length), "reward": rules or {}})
+    return length_part(config.length, inputs(config, n, responses, ids, scores, **fields), CPU)
+
+
+def inputs(
+    config: RewardConfig,
+    n: int,
+    responses: list[str] | None = None,
+    ids: list[list[int]] | None = None,
+    scores: list[float | Status] | None = None,
+    **fields: Any,
+) -> LengthInputs:
+    rows = scores or []
+    verdicts = Verdicts(
+        np.array([NAN if isinstance(row, Status) else row for row in rows]),
+        [row if isinstance(row, Status) else Status.SCORED for row in rows],
+    )
+    return LengthInputs(
+        columns=columns(n, **fields),
+        read_responses=lambda: responses or pytest.fail("nobody needs the texts"),
+        read_token_ids=lambda: TokenIds.of_all(ids or [None]),
+        tokenizer=None,
+        judges=config.judges,
+        verdicts={"q": verdicts},
+        rules=config.reward,
+    )
+
+
+OVERLONG = {"method": "soft_overlong", "max_len": 10, "cache_len": 10, "name": "long"}
+
+
+def counted(responses: list[str], ids: list[list[int]] | None = None, **keys: Any) -> list[float]:
+    """The lengths that a method sees, read off a penalty of a tenth for each."""
+    part = shaped(
+        {**OVERLONG, **keys},
+        n=len(responses),
+        responses=responses,
+        ids=ids,
+        response_tokens=[7] * len(responses),
+    )
+    return [round(-10 * value, 6) for value in part.added["long"].tolist()]
+
+
+def test_lengths_are_counted_in_the_unit_that_is_asked_for() -> None:
+    assert counted(["abc", "äöü"]) == [7, 7]
+    assert counted(["abc", "äöü"], unit="chars") == [3, 3]
+    assert counted(["abc", "äöü"], unit="bytes") == [3, 6]
+
+
+@pytest.mark.parametrize(
+    ("response", "missing_close", "think", "answer"),
+    [
+        ("<think>abc</think>de", "think", 3, 2),
+        (" <think>abc</think>de", "think", 3, 2),
+        ("abc</think>de", "think", 3, 2),
+        ("a</think>b</think>", "think", 1, 9),
+        ("</think>", "think", 0, 0),
+        ("<think>abc", "think", 3, 0),
+        ("abc", "think", 3, 0),
+        ("abc", "answer", 0, 3),
+        ("", "think", 0, 0),
+        ("<think>abc", "invalid", NAN, NAN),
+    ],
+)
+def test_thinking_ends_at_the_first_closing_marker(
+    response: str, missing_close: str, think: float, answer: float
+) -> None:
+    keys: dict[str, Any] = {"unit": "chars", "think": {"missing_close": missing_close}}
+    found = [counted([response], part=part, **keys) for part in ("think", "answer")]
+    np.testing.assert_array_equal(found, [[think], [answer]])
+
+
+@pytest.mark.parametrize(
+    ("ids", "missing_close", "think", "answer"),
+    [
+        ([1, 5, 5, 8, 9, 6], "think", 2, 1),
+        ([5, 5, 8, 9, 6], "think", 2, 1),
+        ([5, 8, 9, 8, 9], "think", 1, 2),
+        ([5, 8, 6], "think", 3, 0),
+        ([5, 8, 6], "answer", 0, 3),
+        ([], "think", 0, 0),
+        ([5, 8, 6], "invalid", NAN, NAN),
+    ],
+)
+def test_token_ids_are_split_at_the_markers_ids(
+    ids: list[int], missing_close: str, think: float, answer: float
+) -> None:
+    marks = {"open_ids": [1], "close_ids": [8, 9], "missing_close": missing_close}
+    # The row before ends with the marker's first id: a marker must not span two rows.
+    rows = [[7, 8], ids]
+    found = [counted(["", ""], rows, part=part, think=marks)[1] for part in ("think", "answer")]
+    np.testing.assert_array_equal(found, [think, answer])
+
+
+def test_custom_markers_split_texts() -> None:
+    marks = {"open": "[[", "close": "]]"}
+    assert counted(["[[ab]]cde"], unit="chars", part="think", think=marks) == [2]
+    assert counted(["[[ab]]cde"], unit="chars", part="answer", think=marks) == [3]
+
+
+def test_a_response_without_close_is_left_out_under_invalid() -> None:
+    grlc = {"method": "grlc", "unit": "chars", "think": {"missing_close": "invalid"}}
+    closed = ["ab</think>c", "abcd</think>c", "abcdef</think>c"]
+    part = shaped(grlc, responses=[*closed, "no end of thinking"], base_score=[1, 1, 0, 1])
+    alone = shaped(grlc, n=3, responses=closed, base_score=[1, 1, 0])
+    assert np.isnan(part.added["grlc"][3])
+    np.testing.assert_array_equal(part.added["grlc"][:3], alone.added["grlc"])
+    assert part.kept is not None
+    assert part.kept.tolist() == [True, True, True, False]
+
+
+BAND = {"method": "median_band", "peak_ratio": 0.0}
+TRUNCATED = [False, False, False, True]
+
+
+def test_a_masked_truncated_row_is_neutral_and_the_others_do_not_see_it() -> None:
+    methods = [{**BAND, "truncated": "mask"}, {"method": "gr3", "truncated": "mask"}]
+    part = shaped(*methods, truncated=TRUNCATED)
+    alone = shaped(*methods, n=3)
+    assert part.added["length_penalty"].tolist() == [*alone.added["length_penalty"], 0.0]
+    assert part.multiplied["gr3"].tolist() == [*alone.multiplied["gr3"], 1.0]
+    assert part.kept is not None
+    assert part.kept.tolist() == [True, True, True, False]
+
+
+def test_where_all_are_masked_nothing_is_computed() -> None:
+    part = shaped({**BAND, "truncated": "mask"}, truncated=[True] * 4)
+    assert part.added["length_penalty"].tolist() == [0.0] * 4
+    assert part.kept is not None
+    assert not part.kept.any()
+
+
+def test_a_wrong_truncated_row_is_compared_with_the_others_and_they_not_with_it() -> None:
+    part = shaped({**BAND, "truncated": "wrong"}, truncated=TRUNCATED)
+    alone, together = shaped(BAND, n=3), shaped(BAND)
+    expected = [*alone.added["length_penalty"], together.added["length_penalty"][3]]
+    assert part.added["length_penalty"].tolist() == expected
+    assert part.kept is not None
+    assert part.kept.all()
+
+
+def test_a_wrong_truncated_row_counts_as_wrong_in_the_pass_rate() -> None:
+    alp = {"method": "alp", "beta": 1.0, "norm": 100}
+    part = shaped({**alp, "truncated": "wrong"}, truncated=TRUNCATED)
+    expected = shaped(alp, correct=[True, True, True, False])
+    assert part.added["alp"].tolist() == expected.added["alp"].tolist()
+
+
+def test_correctness_is_stated_or_a_positive_base_score_or_a_condition() -> None:
+    jet = {"method": "jet", "name": "j"}
+
+    def right(**fields: Any) -> list[bool]:
+        item = {**jet, **fields.pop("item", {})}
+        return (shaped(item, **fields).added["j"] > 0).tolist()
+
+    assert right(base_score=[1, 0, -1, 0.5]) == [True, False, False, True]
+    stated = [False, True, None, None]
+    assert right(correct=stated, base_score=[1, 0, 1, 0]) == [False, True, True, False]
+    by_base = {"item": {"correct": "base_score > 0.5"}, "base_score": [1, 0.5, 0, 0.6]}
+    assert right(**by_base) == [True, False, False, True]
+    by_judge = {"item": {"correct": "judge >= 5"}, "scores": [5.0, 4.9, Status.GATED, 6.0]}
+    assert right(**by_judge) == [True, False, False, True]
+
+
+def test_a_row_of_which_nobody_knows_whether_it_is_correct_takes_no_part() -> None:
+    kimi = {"method": "kimi_length_reward", "correct": "judge >= 5"}
+    part = shaped(kimi, scores=[6.0, 6.0, 6.0, Status.TIMEOUT])
+    alone = shaped(kimi, n=3, scores=[6.0, 6.0, 6.0])
+    values = part.added["kimi_length_reward"]
+    assert values[:3].tolist() == alone.added["kimi_length_reward"].tolist()
+    assert np.isnan(values[3])
+    assert part.kept is not None
+    assert part.kept.tolist() == [True, True, True, False]
+
+
+def test_quality_is_the_judges_the_verifiers_or_both_together() -> None:
+    scores: list[float | Status] = [2.0, 4.0, 9.0, Status.GATED]
+    base = [0.5, 1.0, 1.0, 0.0]
+    expected = {
+        "base_score": base,
+        "judge": [2.0, 4.0, 9.0, 1.0],
+        "judge:q": [2.0, 4.0, 9.0, 1.0],
+        "unshaped_reward": [0.7, 1.4, 1.9, 0.0],
+    }
+    for source, quality in expected.items():
+        part = shaped(
+            {"method": "qglas", "quality": source, "name": "a"}, scores=scores, base_score=base
+        )
+        one_group = Inputs(
+            lengths=torch.tensor(LENGTHS),
+            group_ids=torch.zeros(4, dtype=torch.int64),
+            quality=torch.tensor(quality, dtype=torch.float64),
+        )
+        alone = compute("qglas", {}, one_group).values.numpy()
+        np.testing.assert_allclose(part.advantages["a"], alone, atol=1e-12)
+
+
+BY_SCORE: dict[str, dict[str, Any]] = {
+    "linear": {"scale_by": "reward"},
+    "brevity_bonus": {},
+    "linear_pass_rate": {},
+    "grlc": {"unit": "chars"},
+    "length_controlled": {"phi": -1.0, "scale_len": 100.0, "reference_len": 100.0},
+    "qglas": {},
+    "advantage_reweight": {},
+    "gfpo": {"k": 2},
+    "gfpo_mask": {"k": 2, "metric": "efficiency"},
+    "grpo_lead_advantage": {},
+    "gr3": {},
+}
+"""The methods that look at a score, with parameters under which they do."""
+
+
+def test_the_methods_that_look_at_a_score_are_these() -> None:
+    shaping = {name: m for name, m in METHODS.items() if m.kind != "measure"}
+    by_score = {
+        name for name, m in shaping.items() if "quality" in m.columns or "quality>=0" in m.needs
+    }
+    assert by_score == BY_SCORE.keys()
+
+
+@pytest.mark.parametrize("name", BY_SCORE)
+def test_a_missing_score_does_not_move_the_other_rows(name: str) -> None:
+    item = {"method": name, "quality": "judge", "name": "x", **BY_SCORE[name]}
+    texts = ["ab</think>c", "abcd</think>cd", "abcdef</think>c", "a</think>b"]
+    gap: list[float | Status] = [6.0, 8.0, 9.0, Status.TIMEOUT]
+    part = shaped(item, scores=gap, responses=texts)
+    alone = shaped(item, scores=gap[:3], responses=texts[:3], n=3)
+    for kind in ("added", "multiplied", "advantages"):
+        for term, values in getattr(alone, kind).items():
+            np.testing.assert_allclose(getattr(part, kind)[term][:3], values, atol=1e-12)
+    assert part.kept is not None
+    assert alone.kept is not None
+    assert part.kept.tolist() == [*alone.kept.tolist(), False]
+
+
+def test_a_missing_score_is_what_the_failure_policy_makes_it() -> None:
+    item = {"method": "qglas", "quality": "judge"}
+    gap: list[float | Status] = [6.0, 8.0, 9.0, Status.TIMEOUT]
+    part = shaped(item, scores=gap, rules={"on_missing": {"value": 3}})
+    whole = shaped(item, scores=[6.0, 8.0, 9.0, 3.0])
+    assert part.advantages["qglas"].tolist() == whole.advantages["qglas"].tolist()
+
+
+def test_a_method_that_makes_the_whole_reward_gives_the_change_to_what_it_replaces() -> None:
+    cosine = shaped({"method": "cosine", "max_len": 400, "weight": 0.5}, correct=[True] * 4)
+    whole = [1.0 - 0.25 * (1 - np.cos(np.pi * length / 400)) for length in LENGTHS]
+    np.testing.assert_allclose(cosine.changed["cosine"], [0.5 * (w - 1) for w in whole])
+    effort = {"method": "effort_shaping", "low_ub": 200, "quality": "unshaped_reward"}
+    part = shaped(effort, scores=[5.0] * 4)
+    shares = [min(1.0, 1 - length / 200) for length in LENGTHS]
+    expected = [1.5 * max(s, 0) + min(s, 0) for s in shares]
+    np.testing.assert_allclose(part.changed["effort_shaping"], expected)
+
+
+def test_an_override_of_truncated_rows_replaces_base_score_and_judges() -> None:
+    item = {"method": "stop_properly_penalty", "coef": -1.0, "quality": "unshaped_reward"}
+    part = shaped(item, scores=[5.0] * 4, truncated=TRUNCATED)
+    np.testing.assert_allclose(part.changed["stop_properly_penalty"], [0, 0, 0, -2.5])
+
+
+def test_a_mask_leaves_rows_out_and_is_no_term() -> None:
+    part = shaped({"method": "gfpo_mask", "k": 2}, BAND)
+    assert part.kept is not None
+    assert part.kept.tolist() == [True, True, False, False]
+    assert (list(part.added), part.advantages) == (["length_penalty"], {})
+
+
+def test_terms_of_all_kinds_become_one_advantage() -> None:
+    part = shaped(
+        {"method": "aggregate", "mode": "sum"},
+        {"method": "soft_overlong", "max_len": 200, "cache_len": 100, "weight": 3.0},
+        {"method": "gr3"},
+        scores=[2.0, 4.0, 6.0, Status.TIMEOUT],
+    )
+    factor = part.multiplied["gr3"][:3]
+    rewards = factor * (1 + np.array([0.2, 0.4, 0.6])) + part.added["soft_overlong"][:3]
+    np.testing.assert_allclose(part.advantages["aggregate"][:3], rewards - rewards.mean())
+    assert np.isnan(part.advantages["aggregate"][3])
+
+
+def test_a_gate_counts_in_the_advantage_of_all_terms() -> None:
+    aggregate = {"method": "aggregate", "mode": "sum", "baseline": "none"}
+    part = shaped(aggregate, scores=[5.0, 8.0, 2.0, 9.0], rules={"zero_unless": "judge > 4"})
+    np.testing.assert_allclose(part.advantages["aggregate"], [1.5, 1.8, 0, 1.9])
+
+
+def test_repetition_looks_at_ids_where_all_rows_have_some_and_else_at_words() -> None:
+    ids = [[1, 2, 3, 1, 2, 3], [1, 2, 3, 4, 5, 6]]
+    texts = ["a a a a a a", "a b c d e f"]
+    item = {"method": "repetition", "ngram_size": 1}
+    by_ids = shaped(item, n=2, ids=ids)
+    np.testing.assert_allclose(by_ids.added["repetition"], [-0.5, 0])
+    by_words = shaped(item, n=2, responses=texts)
+    np.testing.assert_allclose(by_words.added["repetition"], [-5 / 6, 0])
+
+
+def test_ids_of_rows_that_take_part_are_picked() -> None:
+    rows = [[1, 1, 1], [2, 2, 3], [4, 5, 6], [7, 7, 8]]
+    item = {"method": "repetition", "ngram_size": 1, "truncated": "mask"}
+    part = shaped(item, ids=rows, truncated=[True, False, True, False])
+    expected = compute("repetition", {"ngram_size": 1}, Inputs(token_ids=pack(rows))).values
+    np.testing.assert_allclose(part.added["repetition"], [0, expected[1], 0, expected[3]])
+
+
+def test_a_history_goes_in_and_comes_out_and_a_row_left_out_keeps_its_own() -> None:
+    hapo = {"method": "hapo", "truncated": "mask", "columns": {"history_lengths": "metadata.h"}}
+    part = shaped(
+        hapo,
+        group_ids=["a", "a", "b", "b"],
+        truncated=TRUNCATED,
+        metadata={"h": [105, 105, None, 500]},
+    )
+    np.testing.assert_array_equal(part.history["hapo"], [100, 100, 120, 500])
+
+
+def test_a_need_that_only_the_scores_show_is_refused_with_the_reason() -> None:
+    with pytest.raises(InvalidLengthCall, match=r"gr3 needs `quality` of at least 0"):
+        shaped({"method": "gr3", "quality": "unshaped_reward"}, base_score=[-3.0] * 4)
+
+
+def test_a_length_part_comes_back_as_it_went() -> None:
+    part = shaped(BAND, {"method": "gr3"}, {"method": "cosine"}, {"method": "gfpo_mask", "k": 1})
+    read = LengthPart.from_wire(part.to_wire())
+    for field in dataclasses.fields(LengthPart):
+        sent, got = getattr(part, field.name), getattr(read, field.name)
+        np.testing.assert_equal(got, sent)
