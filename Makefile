@@ -32,6 +32,9 @@ fix: $(READY) ## Format, and repair what the linter can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+docs: $(READY) ## Write what README.md and oyer.example.yaml generate from the code
+	$(BIN)/python -m tests.test_docs
+
 bench: $(READY) ## Measure throughput against a named peer and the bound
 	$(BIN)/python benchmarks/throughput.py
 
@@ -43,4 +46,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test check fix bench migration up
+.PHONY: help setup demo test check fix docs bench migration up

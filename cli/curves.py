@@ -27,7 +27,13 @@ LOOP = 256
 DEFAULT_MAX_LENGTH = 8192
 """Longest length drawn for a method without a limit of its own, in tokens."""
 
-_DRAWN = frozenset({"add", "multiply", "total", "advantage", "mask"})
+_DRAWN = {
+    "add": "added to the reward",
+    "multiply": "factor of the reward",
+    "total": "the reward",
+    "advantage": "the advantage",
+    "mask": "kept in the loss",
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def curves(name: str, params: Mapping[str, Any], max_length: int | None = None) 
     given = ", ".join(f"{key} {value}" for key, value in params.items())
     return Curves(
         title=f"{name} ({given})" if given else name,
-        what=method.kind,
+        what=_DRAWN[method.kind],
         lengths=lengths,
         values={
             kind: values[i * len(lengths) : (i + 1) * len(lengths)] for i, kind in enumerate(kinds)

@@ -35,11 +35,17 @@ class Score:
     """Where the record holds it; None where no batch came of it."""
     error: str | None = None
     """The first error seen with this status in the batch."""
+    advantages: Mapping[str, float] = field(default_factory=dict)
+    """From length methods that act on advantages, by name."""
+    history: Mapping[str, float] = field(default_factory=dict)
+    """From length methods with state, by name: to hand in with the prompt's next rollouts."""
+    kept: bool = True
+    """False where a length method leaves the rollout out of training."""
 
     @property
     def trainable(self) -> bool:
-        """Whether there is a reward."""
-        return math.isfinite(self.reward)
+        """Whether there is a reward to train on."""
+        return self.kept and math.isfinite(self.reward)
 
     @property
     def judge_term(self) -> float:
@@ -63,6 +69,9 @@ def scores_of(batch: RewardBatch) -> list[Score]:
             terms={name: float(term[i]) for name, term in batch.terms.items()},
             batch_id=batch.id,
             error=batch.first_errors.get(status),
+            advantages={name: float(values[i]) for name, values in batch.advantages.items()},
+            history={name: float(values[i]) for name, values in batch.history.items()},
+            kept=bool(batch.mask[i]) or not math.isfinite(batch.rewards[i]),
         )
         for i, status in enumerate(batch.statuses)
     ]

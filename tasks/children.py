@@ -130,8 +130,9 @@ def keep_alive(children: Sequence[Child], stop: threading.Event, report: Report)
     while not stop.wait(RESTART_PAUSE_S):
         for child in children:
             if child.ended():
-                report(child.name, f"ended with {child.returncode}; started again")
+                returncode = child.returncode
                 child.start()
+                report(child.name, f"ended with {returncode}; started again")
 
 
 def stop_all(children: Sequence[Child], report: Report) -> None:

@@ -6,6 +6,7 @@ one bad rollout. HTTP happens outside of transactions.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import gevent
@@ -30,7 +31,7 @@ from oyer.tasks.payloads import Manifest
 from oyer.tasks.plan import Plan, read_plan
 from oyer.tasks.statuses import NOT_CALLED, Status
 
-_REPORT_S = 0.25
+_REPORT_S = 0.5
 """Pause between two reports of a chunk's progress."""
 
 _CANCEL_LOOK_S = 0.2
@@ -202,7 +203,9 @@ class _Problems(dict[str, str]):
         )
 
 
+@lru_cache(maxsize=64)
 def _cancel_look(batch_id: str) -> Callable[[], bool]:
+    """Return what tells whether a batch is cancelled; one look serves all its chunks here."""
     looked_at, answer = 0.0, False
 
     def look() -> bool:
@@ -222,9 +225,9 @@ class _Progress:
     def __init__(self, batch_id: str, chunk: int, plan: Plan, reached: int) -> None:
         self._where = (batch_id, chunk)
         self._samples = sum(judge.samples for judge in plan.judges) / max(1, len(plan.judges))
-        self._reached = 0
-        self._reported_at = 0.0
-        self.add(reached)
+        self._reached = reached
+        self._reported_at = 0.0 if reached else time.monotonic()
+        self.add(0)
 
     def add(self, judgements: int = 1) -> None:
         """Count judgements."""

@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from celery.utils.log import get_logger
-
 from oyer.tasks import process
 from oyer.tasks.compose import verdicts_of
 from oyer.tasks.length_inputs import LengthInputs
@@ -12,8 +10,6 @@ from oyer.tasks.lengths.device import device
 from oyer.tasks.parts import check_chunks, read_parts
 from oyer.tasks.payloads import Manifest
 from oyer.tasks.plan import read_plan
-
-log = get_logger(__name__)
 
 
 def warm_up() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,15 @@ def test_each_image_is_built_by_a_stage_of_the_dockerfile() -> None:
     built = {service["build"]["target"] for service in SERVICES.values() if "build" in service}
     assert built == set(stages)
     assert SERVICES["length"]["image"] != SERVICES["judge"]["image"]
+
+
+def test_an_image_holds_every_package_and_nothing_that_git_ignores() -> None:
+    lines = (ROOT / ".dockerignore").read_text().split()
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {name.split(".")[1] for name in settings["tool"]["setuptools"]["packages"]}
+    let_in = {line[1:] for line in lines if line.startswith("!")}
+    assert "*" in lines
+    assert let_in == packages | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
 
 
 def test_no_password_is_in_the_file_and_each_one_has_an_example() -> None:

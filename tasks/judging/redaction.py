@@ -26,12 +26,18 @@ def redact(text: str, secrets: Iterable[str] = (), *, limit_chars: int | None = 
     A secret is also found as it stands in a URL. Cutting comes last, so that no part of a
     secret is left at the end.
     """
-    for secret in secrets:
-        for form in {secret, quote(secret), quote(secret, safe="")}:
-            text = text.replace(form, MASK)
+    text = mask(text, secrets)
     if limit_chars is not None:
         # Patterns are matched on a little more than is kept, however large an error page is.
         text = text[: 8 * limit_chars]
     for pattern in _PATTERNS:
         text = pattern.sub(rf"\1{MASK}", text)
     return text if limit_chars is None else text[:limit_chars]
+
+
+def mask(text: str, secrets: Iterable[str]) -> str:
+    """Mask `secrets` and nothing else, for text that is kept as it came."""
+    for secret in secrets:
+        for form in {secret, quote(secret), quote(secret, safe="")}:
+            text = text.replace(form, MASK)
+    return text

@@ -49,7 +49,7 @@ def test_an_unknown_method_or_parameter_is_answered_with_the_fix(tmp_path: Path)
 
 def test_a_plot_is_drawn_in_the_terminal_or_written_as_png(tmp_path: Path) -> None:
     drawn = shown("plot", "soft_overlong", "--param", "max_len=1000", cwd=tmp_path)
-    assert "soft_overlong (max_len 1000): add" in drawn
+    assert "soft_overlong (max_len 1000): added to the reward" in drawn
     assert "1250" in drawn
     assert shown("plot", "gr3", "--out", "gr3.png", cwd=tmp_path) == ""
     assert (tmp_path / "gr3.png").read_bytes().startswith(PNG)

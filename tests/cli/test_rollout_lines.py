@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -63,7 +64,7 @@ def test_a_file_without_rollouts_is_refused(content: str, tmp_path: Path) -> Non
 
 
 def test_what_a_line_may_hold_is_what_a_rollout_holds(tmp_path: Path) -> None:
-    row = {
+    row: dict[str, Any] = {
         "prompt": [{"role": "user", "content": "p"}],
         "response": "r",
         "group_id": 7,

@@ -75,9 +75,7 @@ QUERY_SECRET = "planted-signature-4kP8"
 
 
 @pytest.fixture(scope="session")
-def court(
-    judge: JudgeServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RewardManager]:
+def court(judge: JudgeServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RewardManager]:
     """A backend of two judge processes, with an endpoint for each of a judge client's limits."""
     common = {"base_url": judge.base_url, "api_key_env": "COURT_KEY", "timeout_s": 2}
     endpoints: dict[str, Any] = {

@@ -36,9 +36,7 @@ def test_a_call_waits_as_long_as_the_endpoint_asks(
     court: RewardManager, judge: JudgeServer, form: str
 ) -> None:
     refusal = {"name": "rate_limited", "retry_after_s": 1.5, "retry_after_form": form}
-    judge.set_plan(
-        {"rules": [{"when": {"first_of_body": 1}, "then": refusal}], "default": SIX}
-    )
+    judge.set_plan({"rules": [{"when": {"first_of_body": 1}, "then": refusal}], "default": SIX})
     batch = scored(court, f"wait-{form}", 2)
     assert batch.judge_scores.tolist() == [6.0, 6.0]
     rows = attempts_of(court, batch)

@@ -1,12 +1,14 @@
 """What a configuration accepts, refuses, and what of it travels."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from oyer.tasks.config import EndpointConfig, JudgeConfig, RewardConfig, RewardRules, plan_of
 from oyer.tasks.errors import InvalidConfig
+from oyer.tasks.field_docs import field_docs
 from oyer.tasks.lengths import catalogue
 from oyer.tasks.settings import validate
 
@@ -197,12 +199,26 @@ def test_a_weight_counts_once_and_survives_the_journey(
     assert (item.weight, item.params.get("weight")) == (outer, own)
 
 
-def test_every_key_is_documented() -> None:
-    schema = RewardConfig.model_json_schema()
-    undocumented = [
-        f"{name}.{key}"
-        for name, part in {"RewardConfig": schema, **schema["$defs"]}.items()
-        for key, field in part["properties"].items()
-        if not field.get("description")
-    ]
-    assert undocumented == []
+def _sections(model: type[BaseModel] = RewardConfig) -> set[type[BaseModel]]:
+    """The model of a configuration and, in turn, those of its parts."""
+    found = {model}
+    for field in model.model_fields.values():
+        for part in _types(field.annotation):
+            found |= _sections(part)
+    return found
+
+
+def _types(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _types(part)
+
+
+@pytest.mark.parametrize("section", sorted(_sections(), key=str))
+def test_every_key_is_documented(section: type[BaseModel]) -> None:
+    assert field_docs(section).keys() == section.model_fields.keys()
+
+
+def test_the_parts_of_a_configuration_are_found() -> None:
+    assert {EndpointConfig, JudgeConfig, RewardRules} < _sections()

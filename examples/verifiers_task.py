@@ -1,0 +1,27 @@
+"""verifiers 0.4: a task whose reward raises where there is no score, so that nothing is trained on it."""
+
+from typing import Any
+
+import verifiers.v1 as vf
+
+from oyer.manager import MissingScores, RewardManager, Rollout
+from oyer.tasks.settings import load_config
+
+manager = RewardManager(load_config())
+
+
+class JudgedTask(vf.Task[vf.TaskData]):
+    """A task that Oyer's judges score."""
+
+    @vf.reward
+    async def oyer(self, trace: Any) -> float:
+        """Score the last reply.
+
+        Raises:
+            MissingScores: there is no reward; verifiers keeps the trace out of training.
+        """
+        rollout = Rollout(prompt=self.data.prompt_text, response=trace.last_reply)
+        score = await manager.score(rollout, run="verifiers")
+        if not score.trainable:
+            raise MissingScores(f"no reward ({score.status}): {score.error}")
+        return score.reward

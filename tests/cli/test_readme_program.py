@@ -1,0 +1,22 @@
+"""The README's program does what the README shows."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cli.conftest import Backend
+from tests.cli.running import environment
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_program_prints_what_the_readme_shows(backend: Backend) -> None:
+    text = README.read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (shown,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    argv = [sys.executable, "-c", program]
+    done = subprocess.run(
+        argv, cwd=backend.folder, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == (shown, "")

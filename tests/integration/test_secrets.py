@@ -1,0 +1,111 @@
+"""A judge's key is in its workers' environment and in its requests, and nowhere else."""
+
+import logging
+import traceback
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from oyer.demo.actions import ACTIONS, Action, named
+from oyer.demo.judge_server import JudgeServer
+from oyer.manager import MissingScores, RewardManager
+from oyer.models import Base
+from tests.integration.conftest import KEY, QUERY_SECRET, rollouts_of
+from tests.integration.test_main_job import read
+
+ECHO = f"You sent Authorization: Bearer {KEY} with ?sig={QUERY_SECRET}"
+
+ECHOES = [
+    *(
+        named(
+            name, body=action.body and action.body.replace('"message": "', f'"message": "{ECHO} ')
+        )
+        for name, action in ACTIONS.items()
+        if name != "black_hole"
+    ),
+    Action(status=400, body=ECHO, content_type="text/plain"),
+    Action(status=500, body=f'{{"detail": "{KEY}"}}', headers={"X-Echo": KEY}),
+    Action(status=302, body="", headers={"Location": f"/elsewhere?sig={QUERY_SECRET}&key={KEY}"}),
+    Action(body=f"<html>{ECHO}</html>", content_type="text/html"),
+    Action(body=f'{{"error": {{"message": "{ECHO}", "code": "{KEY}"}}}}'),
+    Action(text=ECHO),
+    Action(text=f"{ECHO}\nFinal score: 7"),
+    Action(message={"content": None, "refusal": ECHO}),
+]
+"""Every way to fail, with what was sent in the answer wherever there is one."""
+
+
+def test_the_key_reaches_the_endpoint_and_nothing_that_is_kept(
+    court: RewardManager,
+    before: Callable[..., RewardManager],
+    judge: JudgeServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    judge.set_plan(lambda arrival: ECHOES[arrival.sequence % len(ECHOES)])
+    strict = {"reward": {"on_missing": "raise"}}
+    kept = []
+    for endpoint in ("fake", "signed", "half_dead"):
+        manager = before(strict, endpoint=endpoint, reasks=1)
+        with pytest.raises(MissingScores) as raised:
+            manager.submit(rollouts_of(f"secret {endpoint}", 64), run="secret").result(timeout_s=90)
+        kept.append("".join(traceback.format_exception(raised.value)))
+        kept.append(repr(raised.value.batch))
+    sent = sha256(f"Bearer {KEY}".encode()).hexdigest()
+    assert sent in {arrival.authorization_sha256 for arrival in judge.requests}
+    assert {arrival.path for arrival in judge.requests} >= {
+        f"/v1/chat/completions?sig={QUERY_SECRET}"
+    }
+    places = {
+        "exceptions": kept,
+        "redis": in_redis(str(court.config.broker.url)),
+        "record": in_record(court),
+        "worker logs": in_logs(court),
+        "trainer's log": [caplog.text],
+        "ticket": [court.submit(rollouts_of("ticket", 1)).ticket],
+    }
+    for place, texts in places.items():
+        found = [text for text in map(str, texts) if KEY in text or QUERY_SECRET in text]
+        assert not found, f"{place}: {found[0][:400]}"
+    # The search itself works: what the endpoints said is there, less the secrets.
+    assert any("You sent" in str(value) for value in in_record(court))
+    assert any("[redacted]" in str(value) for value in in_record(court))
+
+
+def in_redis(url: str) -> Iterator[str]:
+    """Every key and value, of whatever type; compressed payloads are read as well."""
+    from oyer.tasks.payloads import unpack
+
+    with redis.Redis.from_url(url) as client:
+        for key in client.scan_iter(count=1000):
+            yield repr(key)
+            kind = client.type(key)
+            values: Any = {
+                b"string": lambda key: [client.get(key)],
+                b"hash": lambda key: [x for pair in client.hgetall(key).items() for x in pair],
+                b"list": lambda key: client.lrange(key, 0, -1),
+                b"set": client.smembers,
+                b"zset": lambda key: client.zrange(key, 0, -1),
+            }[kind](key)
+            for value in values:
+                body = unpack(value) if value and value.startswith(b"oyer1\n") else value
+                yield (body or b"").decode("utf-8", "replace")
+
+
+def in_record(manager: RewardManager) -> Iterator[Any]:
+    """Every value of every table."""
+    for table in Base.metadata.tables:
+        for row in read(manager, f"SELECT * FROM {table}"):
+            yield from row.values()
+
+
+def in_logs(manager: RewardManager) -> Iterator[str]:
+    """What the backend's processes wrote."""
+    folder = Path(manager.config.store.url.removeprefix("sqlite:///")).parent
+    logs = list(folder.glob("*.log"))
+    assert logs
+    return (log.read_text(errors="replace") for log in logs)

@@ -1,0 +1,117 @@
+"""OpenRLHF's own executor: against `oyer serve`, and with Oyer's file."""
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from trainer_backend import ROOT, WORKERS_PYTHON, Backend, score_of
+
+from oyer.demo.actions import named
+
+
+@pytest.fixture(scope="module")
+def agent() -> ModuleType:
+    """Load `openrlhf/utils/agent.py` alone: the package itself wants GPU builds."""
+    logs = ModuleType("openrlhf.utils.logging_utils")
+    logs.init_logger = logging.getLogger  # type: ignore[attr-defined]  # all that it imports
+    names = {"openrlhf": ModuleType("openrlhf"), "openrlhf.utils": ModuleType("openrlhf.utils")}
+    sys.modules.update({**names, "openrlhf.utils.logging_utils": logs})
+    files = importlib.metadata.files("openrlhf") or []
+    (path,) = [file.locate() for file in files if str(file) == "openrlhf/utils/agent.py"]
+    spec = importlib.util.spec_from_file_location("openrlhf.utils.agent", str(path))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def url(up: Backend) -> Iterator[str]:
+    """`oyer serve` beside the workers."""
+    command = [WORKERS_PYTHON, "-m", "oyer.cli", "serve", "--json", "--port", "0"]
+    command += ["--config", str(up.file("serve.yaml"))]
+    with subprocess.Popen(command, cwd=up.folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())["url"] + "/get_reward"
+        process.terminate()
+
+
+class Tokens:
+    """One id per byte."""
+
+    def __call__(self, text: str, **_: Any) -> dict[str, Any]:
+        import torch
+
+        return {"input_ids": torch.tensor([list(text.encode())])}
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        """Join the bytes."""
+        return bytes(ids).decode()
+
+
+class Engine:
+    """Generates what the test says."""
+
+    def __init__(self, text: str) -> None:
+        self._ids = list(text.encode())
+
+    async def generate(self, ids: list[int], params: Any, multi_modal_data: Any = None) -> Any:
+        """Answer a prompt."""
+        output = SimpleNamespace(token_ids=self._ids, finish_reason="stop", logprobs=None)
+        return SimpleNamespace(outputs=[output])
+
+
+def executed(agent: ModuleType, endpoint: str, responses: list[str]) -> list[dict[str, Any]]:
+    executor = agent.SingleTurnAgentExecutor(endpoint)
+    params = SimpleNamespace(max_tokens=32, logprobs=None)
+
+    async def main() -> list[dict[str, Any]]:
+        calls = (
+            executor.execute("What? ", "42", params, 512, Tokens(), Engine(text))
+            for text in responses
+        )
+        return await asyncio.gather(*calls)
+
+    return asyncio.run(main())
+
+
+def test_its_client_gets_each_reward(agent: ModuleType, url: str, backend: Backend) -> None:
+    responses = [f"answer {i}" for i in range(16)]
+    outputs = executed(agent, url, responses)
+    expected = [[pytest.approx(0.1 * score_of(text))] for text in responses]
+    assert [output["reward"] for output in outputs] == expected
+    assert [output["scores"] for output in outputs] == [
+        [pytest.approx((score_of(text) - 1) / 9)] for text in responses
+    ]
+    assert all(output["extra_logs"]["oyer_missing"] == [0.0] for output in outputs)
+    assert len(backend.judge.requests) == 16
+
+
+def test_a_failing_judge_is_a_number_and_never_none(
+    agent: ModuleType, url: str, backend: Backend
+) -> None:
+    """None would end the run later, far from its cause."""
+    backend.judge.set_plan(named("rate_limited", retry_after_s=0))
+    outputs = executed(agent, url, ["storm 1", "storm 2"])
+    assert [output["reward"] for output in outputs] == [[0.0], [0.0]]
+    assert all(output["extra_logs"]["oyer_missing"] == [1.0] for output in outputs)
+
+
+def test_its_file_loader_takes_the_example(
+    agent: ModuleType, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OYER_CONFIG", str(backend.file("file.yaml")))
+    file: Path = ROOT / "examples" / "openrlhf_reward.py"
+    (right, wrong) = executed(agent, str(file), ["It is 42", "It is 41"])
+    assert right["reward"] == [pytest.approx(1 + 0.1 * score_of("It is 42"))]
+    assert wrong["reward"] == [0.0]

@@ -1,0 +1,143 @@
+"""TRL's own GRPOTrainer, some steps on the CPU."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from trainer_backend import Backend, judged, score_of
+from transformers import AutoTokenizer
+from trl import GRPOConfig, GRPOTrainer
+
+from oyer.demo.actions import Action, named
+from oyer.manager.trl import RewardFunction, reward_function
+
+STEPS = 3
+
+
+class Watched(GRPOTrainer):
+    """Keeps what its reward functions gave."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.seen: dict[str, float] = {}
+        super().__init__(*args, **kwargs)
+
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> Any:
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self.seen |= dict(zip(completions, rewards[:, 0].tolist(), strict=True))
+        return rewards
+
+
+@pytest.fixture
+def train(
+    model: Callable[[], Any], tokenizer_folder: Path, tmp_path: Path
+) -> Callable[..., Watched]:
+    def run(reward: Any, rollout_func: Any = None) -> Watched:
+        trainer = Watched(
+            model(),
+            reward_funcs=reward,
+            processing_class=AutoTokenizer.from_pretrained(tokenizer_folder),
+            train_dataset=Dataset.from_dict({"prompt": [f"What is {i}+1?" for i in range(8)]}),
+            args=GRPOConfig(
+                output_dir=str(tmp_path),
+                num_generations=4,
+                per_device_train_batch_size=8,
+                max_completion_length=12,
+                max_steps=STEPS,
+                logging_steps=1,
+                save_strategy="no",
+                report_to="none",
+                use_cpu=True,
+            ),
+            rollout_func=rollout_func,
+        )
+        trainer.train()
+        return trainer
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "callable"])
+def test_the_rewards_that_the_trainer_sees_are_those_on_record(
+    backend: Backend, train: Callable[..., Watched], kind: str
+) -> None:
+    file = backend.file(length={"method": "median_band"})
+    make = reward_function if kind == "coroutine" else RewardFunction
+    run = f"trl-{kind}"
+    trainer = train(make(file, num_generations=4, run=run))
+    recorded = backend.recorded(run)
+    assert len(trainer.seen) >= STEPS * 4
+    assert trainer.seen.keys() == recorded.keys()
+    for text, reward in trainer.seen.items():
+        assert reward == pytest.approx(recorded[text], abs=1e-6)
+        assert reward <= 0.1 * score_of(text) + 1e-6
+    logged = [entry for entry in trainer.state.log_history if "oyer/judge_score" in entry]
+    assert len(logged) == STEPS
+    assert all(entry["oyer/missing"] == 0 for entry in logged)
+
+
+def test_a_row_without_a_score_has_no_advantage(
+    backend: Backend, train: Callable[..., Watched]
+) -> None:
+    def plan(arrival: Any) -> Action:
+        odd = score_of(judged(arrival)) % 2
+        return named("not_found") if odd else Action(text="Final score: 8")
+
+    backend.judge.set_plan(plan)
+    trainer = train(reward_function(backend.file(), num_generations=4, run="trl-holes"))
+    missing = [text for text, reward in trainer.seen.items() if math.isnan(reward)]
+    assert 0 < len(missing) < len(trainer.seen)
+    assert all(score_of(text) % 2 for text in missing)
+    for parameter in trainer.model.parameters():
+        assert torch.isfinite(parameter).all()
+
+
+@pytest.mark.parametrize("failure", ["rate_limited", "dead"])
+def test_a_failing_judge_ends_no_training(
+    backend: Backend, train: Callable[..., Watched], failure: str
+) -> None:
+    backend.judge.set_plan(named("rate_limited", retry_after_s=0))
+    changes: dict[str, Any] = {}
+    if failure == "dead":
+        changes["judges"] = [{"name": "q", "endpoint": "dead", "model": "m"}]
+    trainer = train(reward_function(backend.file(**changes), num_generations=4, run=failure))
+    assert trainer.state.global_step == STEPS
+    assert all(math.isnan(reward) for reward in trainer.seen.values())
+    for parameter in trainer.model.parameters():
+        assert torch.isfinite(parameter).all()
+
+
+def test_rewards_submitted_by_a_rollout_func_are_collected_after_it(
+    backend: Backend, train: Callable[..., Watched]
+) -> None:
+    """Submit early, gather late: the tickets travel through the trainer as extra fields."""
+    function: Any = reward_function(backend.file(), num_generations=4, run="trl-early")
+    calls: list[int] = []
+
+    def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        tokenizer = trainer.processing_class
+        prompt_ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+        texts = [f"{prompt} {i}{trainer.state.global_step}" for i, prompt in enumerate(prompts)]
+        completion_ids = [tokenizer(text)["input_ids"][-10:] for text in texts]
+        completions = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+        tickets = asyncio.run(
+            function.submit(prompts=prompts, completions=completions, completion_ids=completion_ids)
+        )
+        calls.append(len(tickets))
+        return {
+            "prompt_ids": prompt_ids,
+            "completion_ids": completion_ids,
+            "logprobs": [[0.0] * len(ids) for ids in completion_ids],
+            "oyer_ticket": tickets,
+        }
+
+    trainer = train(function, rollout_func=rollout)
+    assert sum(calls) >= STEPS * 4
+    assert trainer.seen.keys() == backend.recorded("trl-early").keys()
+    assert len(backend.judge.requests) == len(trainer.seen)

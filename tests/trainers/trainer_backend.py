@@ -1,0 +1,54 @@
+"""Where Oyer's workers run, what is on their record, and how the scripted judge scores."""
+
+import json
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from oyer.demo.judge_server import JudgeServer
+
+ROOT = Path(__file__).parents[2]
+WORKERS_PYTHON = os.environ.get("OYER_WORKERS_PYTHON", str(ROOT / ".venv" / "bin" / "python"))
+"""The interpreter of the environment that has Oyer whole: a trainer's has its light side only."""
+
+
+@dataclass
+class Backend:
+    """A running `oyer up`."""
+
+    folder: Path
+    config: dict[str, Any]
+    judge: JudgeServer
+
+    def file(self, name: str = "oyer.yaml", **changes: Any) -> Path:
+        """Write a configuration for a trainer of this backend."""
+        path = self.folder / name
+        path.write_text(json.dumps({**self.config, **changes}))
+        return path
+
+    def recorded(self, run: str) -> dict[str, float | None]:
+        """Read the rewards on record, by response."""
+        query = """
+            SELECT texts.text, rewards.reward FROM rewards
+            JOIN rollouts USING (submitted_at, batch_id, rollout_index)
+            JOIN batches ON batches.id = rewards.batch_id
+            JOIN texts ON texts.hash = rollouts.response_hash
+            WHERE batches.run = ?
+        """
+        with sqlite3.connect(self.folder / "record.db") as connection:
+            return dict(connection.execute(query, (run,)).fetchall())
+
+
+def judged(arrival: Any) -> str:
+    """The response in the judge's prompt."""
+    text = "\n".join(content for _, content in arrival.messages())
+    _, _, rest = text.partition("## Response to judge\n")
+    fence, _, rest = rest.partition("\n")
+    return rest.partition(f"\n{fence}")[0]
+
+
+def score_of(response: str) -> int:
+    """A score from 1 to 10 that the response alone decides."""
+    return sum(response.encode()) % 10 + 1
