@@ -1,18 +1,16 @@
 """`oyer length`: the catalogue of length methods, and pictures of them."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
-from pydantic_core import to_jsonable_python
 
 from oyer.cli import options
 from oyer.cli.output import console, print_json
 from oyer.tasks.errors import InvalidInput
-from oyer.tasks.field_docs import field_docs
-from oyer.tasks.lengths import catalogue
-from oyer.tasks.lengths.method import Method
+
+if TYPE_CHECKING:
+    from oyer.tasks.lengths.method import Method
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,6 +29,8 @@ def list_methods(
 
     Example: `oyer length list median_band`
     """
+    from oyer.tasks.lengths import catalogue
+
     chosen = list(catalogue.METHODS.values()) if method is None else [catalogue.find(method)]
     if as_json:
         print_json([_facts(one) for one in chosen])
@@ -73,6 +73,8 @@ def plot(
 
 def _param(text: str) -> tuple[str, Any]:
     """Read `key=value`, the value as YAML."""
+    import yaml
+
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise InvalidInput(f"--param {text!r}: is key=value, e.g. max_len=4096")
@@ -82,7 +84,11 @@ def _param(text: str) -> tuple[str, Any]:
         raise InvalidInput(f"--param {text!r}: its value is not YAML; put it in quotes") from error
 
 
-def _facts(method: Method) -> dict[str, Any]:
+def _facts(method: "Method") -> dict[str, Any]:
+    from pydantic_core import to_jsonable_python
+
+    from oyer.tasks.field_docs import field_docs
+
     docs = field_docs(method.params)
     return {
         "method": method.name,
@@ -105,7 +111,7 @@ def _facts(method: Method) -> dict[str, Any]:
     }
 
 
-def _print_lines(method: Method) -> None:
+def _print_lines(method: "Method") -> None:
     needs = ", ".join(sorted(method.needs)) or "depends on its parameters"
     console.print(f"[bold]{method.name}[/] ({method.kind}; needs {needs})", highlight=False)
     params = ", ".join(method.params.model_fields) or "none"
@@ -113,7 +119,7 @@ def _print_lines(method: Method) -> None:
         console.print(f"    {line}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _print_one(method: Method) -> None:
+def _print_one(method: "Method") -> None:
     facts = _facts(method)
     params = facts.pop("params")
     for name, value in facts.items():

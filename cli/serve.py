@@ -4,15 +4,16 @@ import contextlib
 import os
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from oyer.cli.options import AsJson, Config
 from oyer.cli.output import console, print_json
-from oyer.manager import RewardManager
 from oyer.tasks.errors import InvalidConfig, InvalidInput
-from oyer.tasks.settings import load_config
+
+if TYPE_CHECKING:
+    from oyer.manager import RewardManager
 
 
 def serve(
@@ -59,6 +60,8 @@ def serve(
     `POST /get_reward` is OpenRLHF's remote reward model, `POST /rm` slime's, and `POST /v1/score`
     takes a batch with groups. `GET /docs` describes them; `GET /healthz` says whether a batch
     could be scored. A request that is sent again joins the one under way.
+
+    Example: `oyer serve --config oyer.yaml --port 8780`
     """
     try:
         import uvicorn
@@ -119,6 +122,9 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _manager(config: Path | None, *, local: bool) -> RewardManager:
+def _manager(config: Path | None, *, local: bool) -> "RewardManager":
+    from oyer.manager import RewardManager
+    from oyer.tasks.settings import load_config
+
     loaded = load_config(config)
     return RewardManager.local(loaded) if local else RewardManager(loaded)

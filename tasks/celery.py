@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from celery import Celery
-from celery.exceptions import WorkerShutdown
+from celery.exceptions import Reject, WorkerShutdown
 from celery.signals import setup_logging, worker_ready, worker_shutdown
 from celery.utils.log import get_logger
 
@@ -48,7 +48,10 @@ def judge_chunk(*, v: int, batch_id: str, chunk: int) -> dict[str, Any]:
     _check_version(v)
     from oyer.tasks.judge import judge_chunk as body
 
-    return body(batch_id, chunk)
+    try:
+        return body(batch_id, chunk)
+    except shutdown.HandedBack as stopping:
+        raise Reject(stopping, requeue=True) from stopping
 
 
 @app.task(name=names.LENGTH_TASK, shared=False, ignore_result=True)

@@ -88,7 +88,10 @@ def compose(
     base = np.nan_to_num(base_score, nan=0.0)
     filled = {judge.name: _filled(verdicts[judge.name], group_ids, rules) for judge in judges}
     shares = {
+        # A judge of weight 0 is there for the record: its gaps make no hole in the reward.
         "judge" if len(judges) == 1 else f"judge:{judge.name}": judge.weight * filled[judge.name]
+        if judge.weight
+        else np.zeros(n)
         for judge in judges
     }
     judged = sum(shares.values(), np.zeros(n))
@@ -144,8 +147,7 @@ def _scores(
 ) -> dict[str, Floats]:
     gated = _gated(statuses)
     judged = {
-        judge.name: np.where(gated, judge.counted_scale[0], filled[judge.name])
-        for judge in judges
+        judge.name: np.where(gated, judge.counted_scale[0], filled[judge.name]) for judge in judges
     }
     return {
         "base_score": base_score,
@@ -190,17 +192,16 @@ def _group_means(verdict: Verdicts, group_ids: Sequence[str | None]) -> dict[str
 def _mean_score(judges: Sequence[JudgeConfig], scores: Mapping[str, Floats], n: int) -> Floats:
     if not judges:
         return np.full(n, np.nan)
-    if len(judges) == 1:
-        return scores[judges[0].name]
-    weights = np.array([abs(judge.weight) for judge in judges])
-    weights = weights if weights.any() else np.ones_like(weights)
-    stacked = np.stack([scores[judge.name] for judge in judges])
+    counting = [judge for judge in judges if judge.weight]
+    weights = [abs(judge.weight) for judge in counting] or [1.0] * len(judges)
+    stacked = np.stack([scores[judge.name] for judge in counting or judges])
     return np.asarray(np.average(stacked, axis=0, weights=weights))
 
 
 def _statuses(judges: Sequence[JudgeConfig], verdicts: Mapping[str, Verdicts], n: int) -> list[str]:
-    """A row's status: the first judge's that failed, else the first judge's."""
-    rows = [[verdicts[judge.name].statuses[i] for judge in judges] for i in range(n)]
+    """A row's status: that of the first judge with a weight that failed, else the first such's."""
+    counting = [judge for judge in judges if judge.weight] or judges
+    rows = [[verdicts[judge.name].statuses[i] for judge in counting] for i in range(n)]
     return [
         next((row[i] for i in missing(row)), row[0]) if row else Status.SCORED.value for row in rows
     ]

@@ -4,6 +4,7 @@ A failed call is a verdict with a status, never an exception: a chord is not lef
 one bad rollout. HTTP happens outside of transactions.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -11,11 +12,12 @@ from typing import Any
 
 import gevent
 from gevent.monkey import is_module_patched
+from redis import RedisError
 
 from oyer.models import history
 from oyer.models.rows import JudgementRow, StoredJudgement
 from oyer.models.store import reading
-from oyer.tasks import judge_services, process
+from oyer.tasks import judge_services, process, shutdown
 from oyer.tasks.config import JudgeConfig
 from oyer.tasks.errors import OyerError
 from oyer.tasks.judging import fallback
@@ -132,6 +134,8 @@ class _Chunk:
         asked = [job for job in jobs if job.key is not None]
         answers |= _ask(asked, _resolver(self.manifest, self.plan, self.purse), progress)
         self._record(judges, [(job, answers[job.place]) for job in jobs])
+        if shutdown.asked() and any(answer.status not in _FINE for answer in answers.values()):
+            raise shutdown.HandedBack(f"chunk {self.number} of batch {self.manifest.batch_id}")
 
     def _record(
         self, judges: Sequence[JudgeConfig], answered: Sequence[tuple[Job, Answer]]
@@ -205,7 +209,10 @@ class _Problems(dict[str, str]):
 
 @lru_cache(maxsize=64)
 def _cancel_look(batch_id: str) -> Callable[[], bool]:
-    """Return what tells whether a batch is cancelled; one look serves all its chunks here."""
+    """Return what tells whether no call is to be begun: the batch is cancelled, or this worker stops.
+
+    One look serves all the batch's chunks here.
+    """
     looked_at, answer = 0.0, False
 
     def look() -> bool:
@@ -213,8 +220,10 @@ def _cancel_look(batch_id: str) -> Callable[[], bool]:
         now = time.monotonic()
         if not answer and now - looked_at > _CANCEL_LOOK_S:
             looked_at = now
-            answer = process.exchange().cancelled(batch_id)
-        return answer
+            # With Redis away nobody knows, and a call that was owed is not to be given up.
+            with contextlib.suppress(RedisError):
+                answer = process.exchange().cancelled(batch_id)
+        return answer or shutdown.asked()
 
     return look
 
@@ -238,8 +247,9 @@ class _Progress:
             self.report(int(self._reached / self._samples) if self._samples else 0)
 
     def report(self, verdicts: int) -> None:
-        """Say how many verdicts there are."""
-        process.exchange().report(*self._where, verdicts)
+        """Say how many verdicts there are, unless Redis is away: the verdicts count, not this."""
+        with contextlib.suppress(RedisError):
+            process.exchange().report(*self._where, verdicts)
 
 
 def _ask(jobs: Sequence[Job], resolver: Resolver, progress: _Progress) -> dict[Place, Answer]:

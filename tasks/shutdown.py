@@ -2,7 +2,8 @@
 
 - SIGTERM asks; a second signal ends at once. SIGQUIT is never sent: on it, Celery acknowledges
   what it has not done.
-- What was not finished stays unacknowledged: its lease runs out, and another worker gets it.
+- A chunk begins no further call, and goes back to its queue when its calls in flight have ended.
+  What does not end in time stays unacknowledged: its lease runs out, and another worker gets it.
 - Celery waits without a limit for a task that cannot store its result because Redis is away, and
   for a greenlet that hangs. The watchdog is a thread of the operating system, also under gevent,
   so that neither holds it up.
@@ -15,7 +16,13 @@ from typing import Any
 from celery.signals import worker_shutting_down
 from gevent.monkey import get_original
 
+from oyer.tasks.errors import OyerError
+
 _asked = False
+
+
+class HandedBack(OyerError):  # noqa: N818 - no error: what a stopping worker does with a task
+    """The task goes back to its queue for another worker; what it has done is on record."""
 
 
 def asked() -> bool:

@@ -67,11 +67,15 @@ class Gate:
         permit = self.endpoint.permits.acquire(estimated_tokens, deadline)
         if permit is None:
             return None
-        self.refusal = self._refusal(deadline)
-        if self.refusal is None:
-            return permit
-        self.endpoint.permits.release(permit, used_tokens=0, clean=False)
-        return None
+        let_through = False
+        try:
+            self.refusal = self._refusal(deadline)
+            let_through = self.refusal is None
+        finally:
+            # Whatever went wrong: a permit that is not given back is lost to all workers.
+            if not let_through:
+                self.endpoint.permits.release(permit, used_tokens=0, clean=False)
+        return permit if let_through else None
 
     def complete(self, request: ChatRequest, *, timeout_s: float) -> Reply | Failure:
         """Make one request; `attempts.Client`."""

@@ -87,7 +87,14 @@ def court(judge: JudgeServer, tmp_path_factory: pytest.TempPathFactory) -> Itera
             "base_urls": [{"url": judge.base_url}, {"url": "http://127.0.0.1:9/v1"}],
             "max_in_flight": 2,
         },
-        "signed": {**common, "base_url": f"{judge.base_url}?sig={QUERY_SECRET}"},
+        "signed": {
+            "base_urls": [
+                {"url": f"{url}?sig={QUERY_SECRET}"}
+                for url in (judge.base_url, "http://127.0.0.1:9/v1")
+            ],
+            "api_key_env": "COURT_KEY",
+            "timeout_s": 2,
+        },
     }
     prices = {"m": {"prompt_usd": 0, "completion_usd": 1000}}
     for endpoint in endpoints.values():

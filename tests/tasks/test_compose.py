@@ -298,3 +298,21 @@ def test_summands_add_up_to_the_reward_whatever_multiplies(data: st.DataObject, 
     factor = result.terms["gate"] * result.terms["multiplied"]
     expected = factor * result.unshaped_rewards + result.terms["added"]
     np.testing.assert_allclose(result.rewards, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_judge_of_weight_zero_that_fails_makes_no_hole_in_the_reward() -> None:
+    judges = [judge("counts", weight=0.5), judge("watches", weight=0.0)]
+    result = compose(
+        base_score=np.array([1.0]),
+        group_ids=["g"],
+        judges=judges,
+        verdicts={
+            "counts": Verdicts(np.array([6.0]), ["scored"]),
+            "watches": Verdicts(np.array([np.nan]), ["timeout"]),
+        },
+        rules=RewardRules(),
+    )
+    assert result.rewards.tolist() == [4.0]
+    assert result.mask.tolist() == [True]
+    assert result.statuses == ["scored"]
+    assert result.judge_scores.tolist() == [6.0]
