@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -37,15 +37,7 @@ def up(
     from oyer.tasks.settings import load_config
     from oyer.tasks.supervisor import Supervisor
 
-    def tell(text: str, **event: str) -> None:
-        if as_json:
-            print_json(event)
-        else:
-            console.print(text, highlight=False, soft_wrap=True)
-
-    def report(part: str, state: str) -> None:
-        tell(f"[bold]{part:<12}[/] {state}", event="part", part=part, state=state)
-
+    tell = _teller(as_json)
     stop = stop_event()
     settings = load_config(config)
     folder = STATE_FILE.parent.absolute()
@@ -53,7 +45,7 @@ def up(
         supervisor = Supervisor(
             config=settings,
             folder=folder,
-            report=report,
+            report=lambda part, state: tell(f"{part:<12} {state}", "part", part=part, state=state),
             stopping=stop,
             judge_processes=judge_processes or commands.cores(),
         )
@@ -62,15 +54,25 @@ def up(
             if not stop.is_set():
                 _leave_state(STATE_FILE, supervisor.config.broker.url)
                 where = str(STATE_FILE.absolute())
-                tell(f"ready; logs in {folder}; Ctrl-C stops it", event="ready", state_file=where)
+                tell(f"ready; logs in {folder}; Ctrl-C stops it", "ready", state_file=where)
             supervisor.watch()
-            tell(
-                f"stopping: calls under way have {settings.grace_s:g} s to end; Ctrl-C again ends them now",
-                event="stopping",
-            )
+            grace = f"calls under way have {settings.grace_s:g} s to end"
+            tell(f"stopping; {grace}, and Ctrl-C again ends them now", "stopping")
         finally:
             STATE_FILE.unlink(missing_ok=True)
             supervisor.stop()
+
+
+def _teller(as_json: bool) -> Callable[..., None]:
+    """Print events: a line each, or an object each for a program."""
+
+    def tell(text: str, event: str, **details: str) -> None:
+        if as_json:
+            print_json({"event": event, **details})
+        else:
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    return tell
 
 
 @contextlib.contextmanager

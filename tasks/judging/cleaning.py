@@ -45,6 +45,7 @@ _QUOTES = re.compile(
     r"|(?<![^\s(:,])'[^'\n]{1,1000}'(?=[\s).,:;!?]|$)|~~[^~\n]{1,1000}~~",
     re.MULTILINE,
 )
+_QUOTE_MARK = re.compile("[“「『‘«`\"'~]")
 _BLOCKQUOTE = re.compile(r"^[ \t]*>(?!=)[^\n]*$", re.MULTILINE)
 _LONE_VALUE = re.compile(r"\s*\[{0,2}\s*[0-9][0-9.]{0,5}\s*分?\s*(?:/\s*[0-9]{1,4})?\s*\]{0,2}\s*")
 _MARKUP = re.compile(
@@ -54,11 +55,15 @@ _MARKUP = re.compile(
     r"|[${}【】〖〗]",
     re.IGNORECASE,
 )
+_MARK = re.compile(r"[*_<\\${}【】〖〗]")
 
 
 def normalise(text: str) -> str:
     """NFKC without zero-width and direction characters, in simplified Chinese, LF line breaks."""
-    text = unicodedata.normalize("NFKC", _LINE_BREAK.sub("\n", text).translate(_APART))
+    text = _LINE_BREAK.sub("\n", text)
+    if text.isascii():
+        return text
+    text = unicodedata.normalize("NFKC", text.translate(_APART))
     return _INVISIBLE.sub("", text).translate(_SIMPLIFIED)
 
 
@@ -134,11 +139,15 @@ def mask_quotations(text: str) -> str:
 
     Quotation marks around a lone number go, the number stays: `Score: "8"`.
     """
-    return _QUOTES.sub(_masked_unless_value, _BLOCKQUOTE.sub(_masked, text))
+    if ">" in text:
+        text = _BLOCKQUOTE.sub(_masked, text)
+    return _QUOTES.sub(_masked_unless_value, text) if _QUOTE_MARK.search(text) else text
 
 
 def unmark(text: str) -> str:
     """Blank out emphasis, LaTeX and HTML that only dress the text."""
+    if not _MARK.search(text):
+        return text
     text = re.sub(r"(?<=\s)\*(?=\s*[0-9(])", "×", text)
     return _MARKUP.sub(lambda m: " " * len(m[0]), text)
 

@@ -37,6 +37,8 @@ _HAN_VERB = (
     r"(?:了)?(?:\s*(?:这个|该|此|本|它|其|模型|助手|回答|回复|响应|输出|解答|的|一个|评分|分数|总分|最终|综合)){0,12}\s*"
 )
 _NUMERAL = rf"(?:{NUMBER}|[零一二两三四五六七八九十](?![^\W0-9点分半十]))"
+_NUMBERED = re.compile("[0-9零一二两三四五六七八九十]")
+_SPELLED = re.compile(r"\b(?:one|two|three|four|five|six|seven|eight|nine|ten)\b", re.IGNORECASE)
 _GIVEN = re.compile(
     rf"(?:{_FIRST_PERSON}|{_GAIN}|{_COPULA})(?=[(\[*\s]*(?:{NUMBER}|(?:one|two|three|four|five|six|seven|eight|nine|ten)\b))",
     re.IGNORECASE,
@@ -93,8 +95,12 @@ def prose_claims(line: str, offset: int, scale: tuple[float, float]) -> Iterator
 
 def _places(line: str) -> Iterator[tuple[int, int, Rank]]:
     """Where a sentence starts to give a score, where its number stands, and what it weighs."""
-    for match in _GIVEN.finditer(line):
-        yield match.start(), match.end(), Rank.PROSE
+    numbered = bool(_NUMBERED.search(line))
+    if numbered or _SPELLED.search(line):
+        for match in _GIVEN.finditer(line):
+            yield match.start(), match.end(), Rank.PROSE
+    if not numbered:
+        return
     for match in _HAN_GIVEN.finditer(line):
         if _is_about_all(line[max(0, match.start() - WINDOW) : match.start()]):
             yield match.start(), match.end(), Rank.PROSE

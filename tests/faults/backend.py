@@ -117,6 +117,12 @@ class Backend:
 
         wait_until(ready, "workers ready", timeout_s)
 
+    def start_over(self) -> None:
+        """Kill every worker and empty Redis."""
+        for worker in self.workers:
+            worker.kill()
+        self.redis.client.flushall()
+
     def stop(self) -> None:
         """End every worker."""
         for worker in self.workers:

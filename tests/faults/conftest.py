@@ -43,14 +43,17 @@ def _shared(
 
 
 @pytest.fixture
-def backend(_shared: Backend) -> Backend:
+def backend(_shared: Backend, request: pytest.FixtureRequest) -> Iterator[Backend]:
     """All workers ready, an empty judge log and nothing in the queues."""
+    failed_before = request.session.testsfailed
     _shared.judge.set_plan({})
-    _shared.judge.release()
     _shared.complete()
-    _shared.wait_clean()
     _shared.judge.reset()
-    return _shared
+    yield _shared
+    _shared.judge.release()
+    if request.session.testsfailed > failed_before:
+        # What a failed test left would fail the next ones too.
+        _shared.start_over()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Oyer's workers in their own environment, a scripted judge, and a tiny model, for the trainers'."""
 
-import importlib.util
 import json
 import signal
 import subprocess
@@ -13,9 +12,6 @@ from trainer_backend import WORKERS_PYTHON, Backend, judged, score_of
 
 from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
-
-if importlib.util.find_spec("verl") is None:
-    collect_ignore_glob = ["test_*.py"]
 
 
 @pytest.fixture(scope="session")
@@ -35,15 +31,15 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
         command = [WORKERS_PYTHON, "-m", "oyer.cli", "up", "--json", "--judge-processes", "1"]
         command += ["--config", str(backend.file())]
         with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            events = map(json.loads, process.stdout)
-            ready = next(event for event in events if event["event"] == "ready")
-            config["broker"] = {"url": ready["broker"]}
             try:
+                assert process.stdout is not None
+                events = map(json.loads, process.stdout)
+                ready = next(event for event in events if event["event"] == "ready")
+                state = json.loads(Path(ready["state_file"]).read_text())
+                config["broker"] = {"url": state["broker_url"]}
                 yield backend
             finally:
                 process.send_signal(signal.SIGINT)
-                process.wait(60)
 
 
 @pytest.fixture

@@ -41,9 +41,11 @@ def url(up: Backend) -> Iterator[str]:
     command = [WORKERS_PYTHON, "-m", "oyer.cli", "serve", "--json", "--port", "0"]
     command += ["--config", str(up.file("serve.yaml"))]
     with subprocess.Popen(command, cwd=up.folder, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())["url"] + "/get_reward"
-        process.terminate()
+        try:
+            assert process.stdout is not None
+            yield json.loads(process.stdout.readline())["url"] + "/get_reward"
+        finally:
+            process.terminate()
 
 
 class Tokens:
