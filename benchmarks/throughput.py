@@ -126,7 +126,9 @@ async def peer(base_url: str, rollouts: list[Rollout], in_flight: int) -> float:
 def measure(count: int, in_flight: int, latency_s: float, rounds: int) -> Figures:
     """Alternate Oyer and its peer."""
     figures = Figures()
-    server = judge_process("--latency-s", str(latency_s), "--text", REPLY, "--body-limit-bytes", "0")
+    server = judge_process(
+        "--latency-s", str(latency_s), "--text", REPLY, "--body-limit-bytes", "0"
+    )
     with tempfile.TemporaryDirectory() as folder, server as base_url:
         with backend(base_url, in_flight, folder) as manager:
             warm_up = min(count, 256)

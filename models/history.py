@@ -1,9 +1,10 @@
 """Reads of the record; each finds a batch's rows by key, whatever the tables' size."""
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Connection, Executable, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Executable, Select, bindparam, func, select
 
 from oyer.models.attempt import Attempt
 from oyer.models.base import BatchPart
@@ -42,27 +43,32 @@ def scored_by_request(
     Args:
         run: look among this run's batches only.
     """
-    judgements = Judgement.__table__
     found: dict[str, StoredJudgement] = {}
     hashes = sorted(set(request_hashes))
     for start in range(0, len(hashes), IN_LIST):
-        # Were the status a condition here, planners would go by its index and read nearly all.
-        nth = func.row_number().over(
-            partition_by=Judgement.request_hash,
-            order_by=[Judgement.status != "scored", *judgements.primary_key],
-        )
-        ranked = select(judgements, nth.label("nth"))
-        ranked = ranked.where(Judgement.request_hash.in_(hashes[start : start + IN_LIST]))
-        if run is not None:
-            batches = select(Batch.id).join(Run).where(Run.name == run)
-            ranked = ranked.where(Judgement.batch_id.in_(batches))
-        table = ranked.subquery()
-        columns = [table.c[column.name] for column in judgements.c]
-        for row in _rows(
-            conn, select(*columns).where(table.c.nth == 1, table.c.status == "scored")
-        ):
-            found[row["request_hash"]] = cast(StoredJudgement, row)
+        values = {"hashes": hashes[start : start + IN_LIST], "run": run}
+        for row in conn.execute(_first_scored(run is not None), values).mappings():
+            found[row["request_hash"]] = cast(StoredJudgement, dict(row))
     return found
+
+
+@cache
+def _first_scored(of_one_run: bool) -> Select[Any]:
+    """Build the query of `scored_by_request`, which takes longer than running it."""
+    judgements = Judgement.__table__
+    # Were the status a condition here, planners would go by its index and read nearly all.
+    nth = func.row_number().over(
+        partition_by=Judgement.request_hash,
+        order_by=[Judgement.status != "scored", *judgements.primary_key],
+    )
+    ranked = select(judgements, nth.label("nth"))
+    ranked = ranked.where(Judgement.request_hash.in_(bindparam("hashes", expanding=True)))
+    if of_one_run:
+        batches = select(Batch.id).join(Run).where(Run.name == bindparam("run"))
+        ranked = ranked.where(Judgement.batch_id.in_(batches))
+    table = ranked.subquery()
+    columns = [table.c[column.name] for column in judgements.c]
+    return select(*columns).where(table.c.nth == 1, table.c.status == "scored")
 
 
 def rewards_of(conn: Connection, batch_id: str) -> list[StoredReward]:

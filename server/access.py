@@ -31,7 +31,9 @@ def check_token(request: Request, token: str | None) -> None:
         return
     shown = _shown(request.headers.get("authorization", ""))
     if not hmac.compare_digest(shown.encode(), token.encode()):
-        raise RefusedError(401, "the bearer token is missing or wrong: send `Authorization: Bearer …`")
+        raise RefusedError(
+            401, "the bearer token is missing or wrong: send `Authorization: Bearer …`"
+        )
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:

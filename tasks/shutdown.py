@@ -16,12 +16,12 @@ from typing import Any
 from celery.signals import worker_shutting_down
 from gevent.monkey import get_original
 
-from oyer.tasks.errors import OyerError
+from oyer.tasks.errors import InvalidConfig, OyerError
 
 _asked = False
 
 
-class HandedBack(OyerError):  # noqa: N818 - no error: what a stopping worker does with a task
+class HandedBack(OyerError):
     """The task goes back to its queue for another worker; what it has done is on record."""
 
 
@@ -35,7 +35,14 @@ def install(grace_s: float) -> None:
 
     Args:
         grace_s: time that calls in flight have to finish after the first signal, in seconds.
+
+    Raises:
+        InvalidConfig: Celery was told to take SIGTERM for SIGQUIT.
     """
+    if os.environ.get("REMAP_SIGTERM"):
+        raise InvalidConfig(
+            "REMAP_SIGTERM: is set; unset it, or a stopping worker loses the work in its hands"
+        )
     worker_shutting_down.connect(partial(_on_signal, grace_s), weak=False)
 
 

@@ -22,7 +22,7 @@ from oyer.tasks.judging.shared import Outage, load_script
 
 POLL_MIN_S, POLL_MAX_S = 0.02, 0.5
 """Pauses between two looks at the requests waited for; growing while nothing happens, seconds."""
-GATHER_S = 0.01
+GATHER_S = 0.02
 """What ends within this many seconds is reported together."""
 
 Verdict = Literal["done", "free", "expired"]
@@ -58,6 +58,7 @@ class SingleFlight:
         self._owner = owner
         self._lease_s = lease_s
         self._before_giving_up = before_giving_up
+        self._claim = load_script(redis, "claim")
         self._renew = load_script(redis, "renew")
         self._drop = load_script(redis, "drop")
         self._outage = Outage("identical requests of several processes may each be paid for")
@@ -84,25 +85,19 @@ class SingleFlight:
         if not asked:
             return claims
         try:
-            pipe = self._redis.pipeline(transaction=False)
-            for key in asked:
-                pipe.set(_lease_key(key), self._owner, nx=True, px=int(self._lease_s * 1000))
-                # In this order: a lease is free after its reply is there.
-                pipe.exists(reply_key(key))
-            answers = pipe.execute()
+            leased = self._claim(
+                keys=[*map(_lease_key, asked), *map(reply_key, asked)],
+                args=[self._owner, str(int(self._lease_s * 1000))],
+            )
         except RedisError as error:
             self._outage.begin(error)
             return claims | dict.fromkeys(asked, True)
         self._outage.end()
         with self._lock:
-            for key, taken, replied in zip(asked, answers[::2], answers[1::2], strict=True):
-                if taken and replied:
-                    self._dropped.add(key)
-                    self._wake.set()
-                elif taken:
-                    self._dropped.discard(key)
-                    self._held[key] = threading.Event()
-                    claims[key] = True
+            for key in (asked[index - 1] for index in leased):
+                self._dropped.discard(key)
+                self._held[key] = threading.Event()
+                claims[key] = True
         return claims
 
     def done(self, key: str) -> None:

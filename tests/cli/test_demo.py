@@ -1,6 +1,7 @@
 """`oyer demo`: the main job, embedded, and the record that it leaves."""
 
 import json
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -29,20 +30,24 @@ def test_a_report_for_programs_adds_up(folder: Path) -> None:
 
 
 def test_again_on_the_same_record_nothing_is_paid_and_the_query_shown_works(folder: Path) -> None:
-    done = oyer("demo", "--rollouts", "128", cwd=folder)
+    done = oyer("demo", "--rollouts", "128", cwd=folder, COLUMNS="80")
     assert done.returncode == 0
     assert "128/128" in done.stderr
     assert "none: every reply was on record" in done.stdout
-    for column in ("base", "judge", "length", "reward"):
-        assert column in done.stdout
+    scored = re.compile(r"│ .+ │ scored │ +(\S+) │ +(\S+) │ +(\S+) │ +(\S+) │ +(\S+) │")
+    rows = [[float(number) for number in row] for row in scored.findall(done.stdout)]
+    assert rows
+    for score, base, judge, length, reward in rows:
+        assert judge == pytest.approx(0.1 * score)
+        assert reward == pytest.approx(base + judge + length, abs=0.011)
     assert "-0.00" not in done.stdout
     command = done.stdout.strip().splitlines()[-1]
     assert " db sql " in command
     argv = shlex.split(f"{command} --json")
     shown = subprocess.run(argv, cwd=folder, env=environment(), capture_output=True, check=True)
-    rows = [json.loads(line) for line in shown.stdout.splitlines()]
-    assert len(rows) == 5
-    assert rows[0].keys() == {"group_id", "base_score", "judge", "score", "reward", "reply"}
+    stored = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert len(stored) == 5
+    assert stored[0].keys() == {"group_id", "base_score", "judge", "score", "reward", "reply"}
 
 
 @pytest.mark.parametrize("arguments", [["--model", "m"], ["--api-key-env", "KEY"]], ids=" ".join)

@@ -13,11 +13,16 @@ import numpy as np
 from sqlalchemy import text
 
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager import RewardBatch, RewardManager, Rollout
+from oyer.manager import RewardBatch, RewardFuture, RewardManager, Rollout
 from oyer.models.store import open_engine, reading
 from oyer.tasks import commands, names, presence
 from oyer.tasks.settings import CONFIG_VARIABLE
 from tests.faults.servers import RedisServer
+
+ROOT = Path(__file__).parents[2]
+
+KEY = "sk-sentinel-7f3a91c2"
+"""The judge's key, which must turn up nowhere but in the workers' environment."""
 
 JUDGE_IN_FLIGHT = 16
 """Calls under way at once, over all judge workers."""
@@ -26,13 +31,18 @@ JUDGE_IN_FLIGHT = 16
 class Worker:
     """One worker process."""
 
-    def __init__(self, kind: str, name: str, environ: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, kind: str, name: str, environ: dict[str, str], log: Path, killed_at: str | None
+    ) -> None:
         self.kind = kind
         self.log = log
         argv = commands.worker_argv(kind, name=name, loglevel="INFO")
+        if killed_at is not None:
+            marker = str(log.with_suffix(".killed"))
+            argv[2:3] = ["tests.faults.killed_at", killed_at, marker]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                argv, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                argv, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=ROOT
             )
 
     @property
@@ -71,6 +81,7 @@ class Backend:
                     "max_in_flight": JUDGE_IN_FLIGHT,
                     "timeout_s": timeout_s,
                     "max_attempts": 8,
+                    "api_key_env": "OYER_FAULTS_KEY",
                 }
                 for name, timeout_s in (("fake", 60), ("impatient", 1))
             },
@@ -84,14 +95,24 @@ class Backend:
             **config,
         }
         self.workers: list[Worker] = []
-        self._environ = {**os.environ, CONFIG_VARIABLE: str(folder / "oyer.json")}
+        self._environ = {
+            **os.environ,
+            CONFIG_VARIABLE: str(folder / "oyer.json"),
+            "OYER_FAULTS_KEY": KEY,
+        }
         RewardManager(self.config)
         (folder / "oyer.json").write_text(json.dumps(self.config))
 
-    def start(self, kind: str, **environ: str) -> Worker:
-        """Start a worker; `wait_ready` waits for it."""
+    def start(self, kind: str, *, killed_at: str | None = None, **environ: str) -> Worker:
+        """Start a worker; `wait_ready` waits for it.
+
+        Args:
+            killed_at: a point of `killed_at` at which it kills itself.
+            environ: further environment variables.
+        """
         name = f"{kind}-{len(self.workers)}"
-        worker = Worker(kind, name, {**self._environ, **environ}, self.folder / f"{name}.log")
+        log = self.folder / f"{name}.log"
+        worker = Worker(kind, name, {**self._environ, **environ}, log, killed_at)
         self.workers.append(worker)
         return worker
 
@@ -147,6 +168,19 @@ class Backend:
                 return [dict(row) for row in conn.execute(text(query), values).mappings()]
         finally:
             engine.dispose()
+
+    def half_way(self, tag: str, n: int, **changes: Any) -> RewardFuture:
+        """Submit `n` rollouts and return when one share is judged and one is in flight."""
+        rule = {"when": {"sequence": [JUDGE_IN_FLIGHT, 10**6]}, "then": {"hold": True}}
+        self.judge.set_plan({"rules": [rule]})
+        future = self.manager(**changes).submit(rollouts_of(tag, n))
+        self.judge.wait_until(lambda log: len(log) == 2 * JUDGE_IN_FLIGHT)
+        return future
+
+    def go_on(self) -> None:
+        """Let the judge answer what it holds, and everything else at once."""
+        self.judge.set_plan({})
+        self.judge.release()
 
     def check(self, batch: RewardBatch, expected: RewardBatch, *, calls: range) -> None:
         """Assert that a disturbed batch ended like the undisturbed one and left nothing behind.

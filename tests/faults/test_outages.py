@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,7 @@ from oyer.demo.actions import Action
 from oyer.manager import BackendUnavailable, BatchFailed, RewardBatch, RewardFuture
 from oyer.tasks import names
 from oyer.tasks.payloads import WIRE_VERSION
-from tests.faults.backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
+from tests.faults.backend import JUDGE_IN_FLIGHT, ROOT, Backend, rollouts_of, wait_until
 from tests.faults.servers import PostgresServer, RedisServer
 
 Undisturbed = Callable[[str, int], RewardBatch]
@@ -23,49 +22,11 @@ WITH_REPEATS = range(N, N + JUDGE_IN_FLIGHT + 1)
 """Calls that were in flight at the fault may be made a second time, and no others."""
 
 
-def half_way(backend: Backend, tag: str) -> RewardFuture:
-    """Submit a batch and return when a third of it is judged and a third in flight."""
-    rule = {"when": {"sequence": [JUDGE_IN_FLIGHT, 10**6]}, "then": {"hold": True}}
-    backend.judge.set_plan({"rules": [rule]})
-    future = backend.manager().submit(rollouts_of(tag, N))
-    backend.judge.wait_until(lambda log: len(log) == 2 * JUDGE_IN_FLIGHT)
-    return future
-
-
-def go_on(backend: Backend) -> None:
-    """Answer what is held, and everything else at once."""
-    backend.judge.set_plan({})
-    backend.judge.release()
-
-
-def test_redis_restarts_with_its_data(
-    backend: Backend, undisturbed: Undisturbed, redis_part: RedisServer
-) -> None:
-    expected = undisturbed("redis-restart", N)
-    future = half_way(backend, "redis-restart")
-    redis_part.kill()
-    go_on(backend)
-    redis_part.start()
-    backend.check(future.result(timeout_s=120), expected, calls=WITH_REPEATS)
-
-
-def test_redis_restarts_empty(
-    backend: Backend, undisturbed: Undisturbed, redis_part: RedisServer
-) -> None:
-    expected = undisturbed("redis-empty", N)
-    future = half_way(backend, "redis-empty")
-    redis_part.kill()
-    redis_part.forget()
-    go_on(backend)
-    redis_part.start()
-    backend.check(future.result(timeout_s=120), expected, calls=WITH_REPEATS)
-
-
 def test_redis_is_flushed(backend: Backend, undisturbed: Undisturbed) -> None:
     expected = undisturbed("flush", N)
-    future = half_way(backend, "flush")
+    future = backend.half_way("flush", N)
     backend.redis.client.flushall()
-    go_on(backend)
+    backend.go_on()
     backend.check(future.result(timeout_s=120), expected, calls=WITH_REPEATS)
 
 
@@ -83,10 +44,10 @@ def test_redis_is_flushed_after_the_batch_ended(backend: Backend, undisturbed: U
 
 def test_every_connection_to_redis_is_cut(backend: Backend, undisturbed: Undisturbed) -> None:
     expected = undisturbed("cut", N)
-    future = half_way(backend, "cut")
+    future = backend.half_way("cut", N)
     for kind in ("normal", "pubsub"):
         backend.redis.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
-    go_on(backend)
+    backend.go_on()
     backend.check(future.result(timeout_s=120), expected, calls=WITH_REPEATS)
 
 
@@ -95,9 +56,9 @@ def test_redis_answers_nothing_for_ten_seconds(
     backend: Backend, undisturbed: Undisturbed, redis_part: RedisServer
 ) -> None:
     expected = undisturbed("redis-pause", N)
-    future = half_way(backend, "redis-pause")
+    future = backend.half_way("redis-pause", N)
     with redis_part.paused():
-        go_on(backend)
+        backend.go_on()
         threading.Event().wait(10)  # the fault itself: a pause of stated length
     backend.check(future.result(timeout_s=120), expected, calls=WITH_REPEATS)
 
@@ -106,13 +67,13 @@ def test_a_full_redis_refuses_a_batch_and_finishes_those_it_has(
     backend: Backend, undisturbed: Undisturbed
 ) -> None:
     expected = undisturbed("full", N)
-    future = half_way(backend, "full")
+    future = backend.half_way("full", N)
     client = backend.redis.client
     client.config_set("maxmemory", 1)
     try:
         with pytest.raises(BackendUnavailable, match="maxmemory"):
             backend.manager().submit(rollouts_of("too much", 4))
-        go_on(backend)
+        backend.go_on()
         backend.judge.wait_until(lambda log: all(a.finished_at_s for a in log))
     finally:
         client.config_set("maxmemory", 0)
@@ -123,9 +84,9 @@ def test_postgres_restarts(
     backend: Backend, undisturbed: Undisturbed, postgres_part: PostgresServer
 ) -> None:
     expected = undisturbed("pg-restart", N)
-    future = half_way(backend, "pg-restart")
+    future = backend.half_way("pg-restart", N)
     postgres_part.kill()
-    go_on(backend)
+    backend.go_on()
     backend.judge.wait_until(lambda log: all(a.finished_at_s for a in log))
     postgres_part.start()
     backend.check(future.result(timeout_s=120), expected, calls=EXACT)
@@ -135,9 +96,9 @@ def test_connections_to_postgres_are_terminated(
     backend: Backend, undisturbed: Undisturbed, postgres_part: PostgresServer
 ) -> None:
     expected = undisturbed("pg-cut", N)
-    future = half_way(backend, "pg-cut")
+    future = backend.half_way("pg-cut", N)
     with postgres_part.locked("judgements"):
-        go_on(backend)
+        backend.go_on()
         wait_until(lambda: postgres_part.waiting_for("judgements") > 0, "a chunk waits to write")
         postgres_part.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_locks"
@@ -151,9 +112,9 @@ def test_postgres_answers_nothing_for_ten_seconds(
     backend: Backend, undisturbed: Undisturbed, postgres_part: PostgresServer
 ) -> None:
     expected = undisturbed("pg-pause", N)
-    future = half_way(backend, "pg-pause")
+    future = backend.half_way("pg-pause", N)
     with postgres_part.paused():
-        go_on(backend)
+        backend.go_on()
         threading.Event().wait(10)  # the fault itself: a pause of stated length
     backend.check(future.result(timeout_s=120), expected, calls=EXACT)
 
@@ -198,7 +159,7 @@ def test_a_trainer_that_is_killed_is_followed_by_one_with_its_ticket(
     # Without the trainer, its rollouts are in Redis and nowhere else.
     for worker in backend.living("judge"):
         worker.kill()
-    go_on(backend)
+    backend.go_on()
     backend.start("judge")
     batch = RewardFuture.from_ticket(ticket).result(timeout_s=120)
     backend.check(batch, expected, calls=WITH_REPEATS)
@@ -236,7 +197,6 @@ def _trainer(backend: Backend, tag: str) -> Iterator[tuple[subprocess.Popen[str]
         "future.result()\n"
     )
     argv = [sys.executable, "-c", code, str(backend.folder / "oyer.json"), tag]
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=root) as process:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         yield process, process.stdout.readline().strip()

@@ -30,13 +30,7 @@ class Backend:
 
     def recorded(self, run: str) -> dict[str, float | None]:
         """Read the rewards on record, by response."""
-        query = """
-            SELECT texts.text, rewards.reward FROM rewards
-            JOIN rollouts USING (submitted_at, batch_id, rollout_index)
-            JOIN batches ON batches.id = rewards.batch_id
-            JOIN texts ON texts.hash = rollouts.response_hash
-            WHERE batches.run = ?
-        """
+        query = "SELECT response, reward FROM judge_history WHERE run = ?"
         with sqlite3.connect(self.folder / "record.db") as connection:
             return dict(connection.execute(query, (run,)).fetchall())
 

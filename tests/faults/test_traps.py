@@ -1,0 +1,267 @@
+"""Eighteen ways in which Celery on Redis with gevent loses or repeats work, and none of them here.
+
+Each name gives the trap's number in the project's notes on Celery, and what went wrong.
+Where the quick path of recovery is meant, the future's own resubmission is kept out of it.
+"""
+
+import ast
+import os
+import re
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from oyer import migrations
+from oyer.demo.actions import Action, named
+from oyer.demo.judge_server import JudgeServer
+from oyer.manager import InvalidConfig, RewardBatch
+from oyer.tasks import commands, names
+from oyer.tasks.app import VISIBILITY_TIMEOUT_S, make_app
+from oyer.tasks.settings import CONFIG_VARIABLE, validate
+from tests.faults.backend import JUDGE_IN_FLIGHT, KEY, ROOT, Backend, rollouts_of, wait_until
+from tests.faults.servers import PostgresServer, RedisServer
+
+Undisturbed = Callable[[str, int], RewardBatch]
+N = 48
+EXACT = range(N, N + 1)
+WITH_REPEATS = range(N, N + JUDGE_IN_FLIGHT + 1)
+"""Calls that were in flight at the fault may be made a second time, and no others."""
+NEVER_S = 600.0
+"""A stall timeout that no test lives to see."""
+
+
+def test_trap_01_a_message_delivered_twice_does_not_end_the_chord_early(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("trap-1", N)
+    for worker in backend.living("judge"):
+        worker.kill()
+    future = backend.manager(stall_timeout_s=NEVER_S).submit(rollouts_of("trap-1", N))
+    client = backend.redis.client
+    client.rpush("judge", *client.lrange("judge", 0, -1))
+    backend.start("judge")
+    backend.check(future.result(timeout_s=60), expected, calls=EXACT)
+
+
+@pytest.mark.parametrize("point", ["counting", "publishing"], ids=["trap_02", "trap_03"])
+def test_a_worker_killed_inside_of_the_chord_does_not_hang_it(
+    backend: Backend, undisturbed: Undisturbed, point: str
+) -> None:
+    """Trap 2: killed between storing a result and counting it; trap 3: while it sends the callback."""
+    expected = undisturbed(point, N)
+    for worker in backend.living("judge"):
+        worker.kill()
+    doomed = backend.start("judge", killed_at=point)
+    future = backend.manager(stall_timeout_s=NEVER_S).submit(rollouts_of(point, N))
+    doomed.process.wait(60)
+    assert doomed.log.with_suffix(".killed").exists()
+    backend.start("judge")
+    backend.check(future.result(timeout_s=90), expected, calls=WITH_REPEATS)
+
+
+def test_trap_04_a_killed_gevent_worker_s_messages_come_back(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("trap-4", N)
+    future = backend.half_way("trap-4", N, stall_timeout_s=NEVER_S)
+    backend.living("judge")[0].kill()
+    backend.go_on()
+    backend.check(future.result(timeout_s=60), expected, calls=WITH_REPEATS)
+
+
+@pytest.mark.slow
+def test_trap_05_a_task_longer_than_its_lease_runs_once(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("trap-5", N)
+    backend.judge.set_plan({"default": {"latency_s": 2.5 * VISIBILITY_TIMEOUT_S / 3}})
+    manager = backend.manager(stall_timeout_s=NEVER_S)
+    batch = manager.submit(rollouts_of("trap-5", N)).result(timeout_s=120)
+    backend.check(batch, expected, calls=EXACT)
+    for worker in backend.workers:
+        assert batch.id not in worker.output().partition("redelivered")[2]
+
+
+@pytest.mark.slow
+def test_trap_06_every_one_of_a_thousand_tasks_is_acknowledged(backend: Backend) -> None:
+    """And trap 8: no task leaves a connection behind."""
+    manager = backend.manager(length=[])
+    connections = len(backend.redis.client.client_list())
+    futures = [manager.submit(rollouts_of(f"trap-6 {i}", 4)) for i in range(500)]
+    for future in futures:
+        assert future.result(timeout_s=120).statuses == ["scored"] * 4
+    backend.wait_clean()
+    assert len(backend.redis.client.client_list()) < connections + 100
+    assert not [w.name for w in backend.workers if "Couldn't ack" in w.output()]
+
+
+def test_trap_07_the_window_of_messages_is_never_one_under_gevent() -> None:
+    assert make_app("redis://localhost").conf.worker_prefetch_multiplier == 2
+    assert "--prefetch-multiplier" not in commands.worker_argv("judge", name="j")
+
+
+def test_trap_08_connections_do_not_grow_with_the_tasks(backend: Backend) -> None:
+    manager = backend.manager(length=[])
+    _run_many(manager, "warm", 20)
+    connections = len(backend.redis.client.client_list())
+    _run_many(manager, "many", 60)
+    assert len(backend.redis.client.client_list()) <= connections + 16
+
+
+def test_trap_09_nothing_sends_sigquit_and_a_remapped_sigterm_is_refused(
+    backend: Backend,
+) -> None:
+    sources = [path for part in ("cli", "manager", "tasks") for path in (ROOT / part).rglob("*.py")]
+    assert sources
+    assert not [path for path in sources if "signal.SIGQUIT" in path.read_text()]
+    worker = backend.start("combine", REMAP_SIGTERM="SIGQUIT")
+    assert worker.process.wait(60) != 0
+    assert "REMAP_SIGTERM" in worker.output()
+
+
+def test_trap_10_a_judge_worker_that_gevent_has_not_patched_ends(backend: Backend) -> None:
+    argv = commands.worker_argv("judge", name="unpatched")
+    argv[argv.index("gevent")] = "solo"
+    environ = {**os.environ, CONFIG_VARIABLE: str(backend.folder / "oyer.json")}
+    done = subprocess.run(
+        argv, env=environ, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
+    )
+    assert done.returncode != 0
+    assert "a judge worker needs the gevent pool" in done.stderr
+
+
+def test_trap_11_nobody_subscribes_to_results_or_joins_a_chord(backend: Backend) -> None:
+    future = backend.half_way("trap-11", N)
+    assert backend.redis.client.pubsub_channels("*celery-task-meta*") == []
+    backend.go_on()
+    future.result(timeout_s=60)
+    for path in (ROOT / "manager").rglob("*.py"):
+        assert not re.search(
+            r"AsyncResult|GroupResult|\.join_native|\.get\(timeout", path.read_text()
+        )
+
+
+def test_trap_12_redis_restarts_with_its_data_while_tasks_end(
+    backend: Backend, undisturbed: Undisturbed, redis_part: RedisServer
+) -> None:
+    expected = undisturbed("trap-12", N)
+    future = backend.half_way("trap-12", N)
+    redis_part.kill()
+    backend.go_on()
+    redis_part.start()
+    backend.check(future.result(timeout_s=120), expected, calls=WITH_REPEATS)
+
+
+def test_trap_13_redis_restarts_without_its_data(
+    backend: Backend, undisturbed: Undisturbed, redis_part: RedisServer
+) -> None:
+    expected = undisturbed("trap-13", N)
+    future = backend.half_way("trap-13", N, stall_timeout_s=NEVER_S)
+    redis_part.kill()
+    redis_part.forget()
+    backend.go_on()
+    redis_part.start()
+    backend.check(future.result(timeout_s=120), expected, calls=WITH_REPEATS)
+
+
+def test_trap_14_a_locked_sqlite_is_waited_for(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path / "oyer.db"
+    migrations.upgrade(f"sqlite:///{path}")
+    server = RedisServer(tmp_path_factory.mktemp("redis") / "data")
+    server.start()
+    with JudgeServer() as judge:
+        backend = Backend(tmp_path, server, f"sqlite:///{path}", judge, length=[])
+        try:
+            backend.start("judge")
+            backend.start("combine")
+            backend.wait_ready()
+            expected = backend.manager().submit(rollouts_of("lock", N)).result(timeout_s=60)
+            judge.reset()
+            writer = sqlite3.connect(path, isolation_level=None)
+            future = backend.half_way("lock", N, stall_timeout_s=NEVER_S)
+            writer.execute("BEGIN IMMEDIATE")
+            backend.go_on()
+            judge.wait_until(lambda log: all(a.finished_at_s for a in log))
+            writer.execute("COMMIT")
+            writer.close()
+            backend.check(future.result(timeout_s=60), expected, calls=EXACT)
+        finally:
+            backend.stop()
+            server.stop()
+
+
+def test_trap_14_no_transaction_waits_for_anything_but_the_database() -> None:
+    """A greenlet that yields with SQLite's write lock held freezes every other one on it."""
+    allowed = {"record", "history", "conn"}
+    for path in [*(ROOT / "tasks").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.With) and "engine().begin()" in ast.unparse(node.items[0]):
+                called = {
+                    call.func.value.id
+                    for call in ast.walk(ast.Module(node.body, []))
+                    if isinstance(call, ast.Call)
+                    and isinstance(call.func, ast.Attribute)
+                    and isinstance(call.func.value, ast.Name)
+                }
+                assert called <= allowed, (path, called - allowed)
+
+
+def test_trap_15_a_callback_that_runs_twice_leaves_one_row(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("trap-15", N)
+    for worker in backend.living("combine"):
+        worker.kill()
+    future = backend.manager(stall_timeout_s=NEVER_S).submit(rollouts_of("trap-15", N))
+    client = backend.redis.client
+    wait_until(lambda: client.llen("combine") == 1, "the callback was sent")
+    client.rpush("combine", *client.lrange("combine", 0, -1))
+    backend.start("combine")
+    backend.check(future.result(timeout_s=60), expected, calls=EXACT)
+
+
+def test_trap_16_the_judge_s_key_turns_up_nowhere(
+    backend: Backend, postgres_part: PostgresServer
+) -> None:
+    echo = named("unauthorized", body=f'{{"error": {{"message": "Incorrect API key: {KEY}"}}}}')
+    backend.judge.set_plan(lambda a: echo if b"number 3 " in (a.body or b"") else Action())
+    future = backend.manager().submit(rollouts_of("trap-16", 8))
+    assert future.result(timeout_s=60).statuses.count("rejected") == 1
+    assert all(a.authorization_sha256 for a in backend.judge.requests)
+    client = backend.redis.client
+    held = b"".join(client.dump(key) or b"" for key in client.scan_iter(count=1000))
+    assert KEY.encode() not in held
+    tables = postgres_part.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    for (table,) in tables:
+        rows = postgres_part.execute(f'SELECT t::text FROM "{table}" t')
+        assert not [row for row in rows if KEY in str(row)], table
+    assert not [worker.log for worker in backend.workers if KEY in worker.output()]
+
+
+def test_trap_17_results_that_expire_before_their_batch_ends_are_refused() -> None:
+    with pytest.raises(InvalidConfig, match=r"result_expires_s"):
+        validate({"broker": {"result_expires_s": 60}})
+    with pytest.raises(InvalidConfig, match=r"result_expires_s: 600 is less than `deadline_s`"):
+        validate({"broker": {"result_expires_s": 600}, "deadline_s": 601})
+
+
+def test_trap_18_workers_with_different_leases_do_not_work_side_by_side(
+    backend: Backend, redis_url: str
+) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.set(names.LEASE_KEY, 3600)
+    worker = backend.start("combine", OYER_BROKER__URL=redis_url)
+    assert worker.process.wait(60) != 0
+    assert f"lease messages for 3600 s, this one for {VISIBILITY_TIMEOUT_S} s" in worker.output()
+
+
+def _run_many(manager: object, tag: str, n: int) -> None:
+    futures = [manager.submit(rollouts_of(f"{tag} {i}", 4)) for i in range(n)]  # type: ignore[attr-defined]
+    for future in futures:
+        assert future.result(timeout_s=60).statuses == ["scored"] * 4
