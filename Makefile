@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TRAINERS := .venv-trainers
 
 .DEFAULT_GOAL := help
 
@@ -21,6 +22,16 @@ demo: $(READY) ## Score the sample rollouts with everything embedded
 
 test: $(READY) ## Run the tests; they start the servers they need
 	$(BIN)/python -m pytest
+
+$(TRAINERS)/.ready: tests/trainers/requirements.txt tests/trainers/constraints.txt
+	$(PYTHON) -m venv $(TRAINERS)
+	$(TRAINERS)/bin/python -m pip install --quiet -c tests/trainers/constraints.txt -r tests/trainers/requirements.txt
+	# Without what they ask for: OpenRLHF asks for GPU builds, Oyer for the workers' libraries.
+	$(TRAINERS)/bin/python -m pip install --quiet --no-deps openrlhf==0.11.2 -e .
+	@touch $@
+
+test-trainers: $(READY) $(TRAINERS)/.ready ## Run the adapters in TRL, verl, OpenRLHF and verifiers (2 GB)
+	$(TRAINERS)/bin/python -m pytest -c tests/trainers/pytest.ini tests/trainers
 
 check: $(READY) ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check
@@ -46,4 +57,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test check fix docs bench migration up
+.PHONY: help setup demo test test-trainers check fix docs bench migration up

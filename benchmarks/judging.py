@@ -128,27 +128,30 @@ def measure(calls: int, in_flight: int, rounds: int) -> dict[str, list[float]]:
     server = judge_process(
         "--latency-s", str(LATENCY_S), "--text", REPLY, "--body-limit-bytes", "0"
     )
-    with tempfile.TemporaryDirectory() as folder, server as url:
-        with backend(url, in_flight, folder) as manager:
-            pids = judge_pids(manager)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        server as url,
+        backend(url, in_flight, folder) as manager,
+    ):
+        pids = judge_pids(manager)
 
-            def judge(tag: str) -> float:
-                rollouts = [
-                    Rollout(prompt=f"{tag} {i // 8}", response=text, base_score=1.0,
-                            group_id=f"{tag} {i // 8}", response_tokens=900)
-                    for i, text in enumerate(texts(calls, tag))
-                ]  # fmt: skip
-                cpu_s = cpu_s_of(pids)
-                batch = manager.submit(rollouts, run="bench").result(timeout_s=600)
-                if batch.usage.calls != calls or not batch.mask.all():
-                    raise SystemExit(f"not every rollout was judged once: {batch.usage}")
-                return (cpu_s_of(pids) - cpu_s) / calls
+        def judge(tag: str) -> float:
+            rollouts = [
+                Rollout(prompt=f"{tag} {i // 8}", response=text, base_score=1.0,
+                        group_id=f"{tag} {i // 8}", response_tokens=900)
+                for i, text in enumerate(texts(calls, tag))
+            ]  # fmt: skip
+            cpu_s = cpu_s_of(pids)
+            batch = manager.submit(rollouts, run="bench").result(timeout_s=600)
+            if batch.usage.calls != calls or not batch.mask.all():
+                raise SystemExit(f"not every rollout was judged once: {batch.usage}")
+            return (cpu_s_of(pids) - cpu_s) / calls
 
-            judge("warm")
-            for number in range(rounds):
-                figures["oyer"].append(judge(f"round {number}"))
-                for kind in ("openai", "urllib3"):
-                    figures[kind].append(peer_process(kind, url, calls, in_flight))
+        judge("warm")
+        for number in range(rounds):
+            figures["oyer"].append(judge(f"round {number}"))
+            for kind in ("openai", "urllib3"):
+                figures[kind].append(peer_process(kind, url, calls, in_flight))
     return figures
 
 

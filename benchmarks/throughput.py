@@ -129,14 +129,17 @@ def measure(count: int, in_flight: int, latency_s: float, rounds: int) -> Figure
     server = judge_process(
         "--latency-s", str(latency_s), "--text", REPLY, "--body-limit-bytes", "0"
     )
-    with tempfile.TemporaryDirectory() as folder, server as base_url:
-        with backend(base_url, in_flight, folder) as manager:
-            warm_up = min(count, 256)
-            manager.submit(rollouts_of(warm_up, "warm"), run="bench").result(timeout_s=600)
-            for number in range(rounds):
-                rollouts = rollouts_of(count, f"{number}")
-                oyer_round(manager, rollouts, figures)
-                figures.peer_s.append(asyncio.run(peer(base_url, rollouts, in_flight)))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        server as base_url,
+        backend(base_url, in_flight, folder) as manager,
+    ):
+        warm_up = min(count, 256)
+        manager.submit(rollouts_of(warm_up, "warm"), run="bench").result(timeout_s=600)
+        for number in range(rounds):
+            rollouts = rollouts_of(count, f"{number}")
+            oyer_round(manager, rollouts, figures)
+            figures.peer_s.append(asyncio.run(peer(base_url, rollouts, in_flight)))
     return figures
 
 

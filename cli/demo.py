@@ -109,12 +109,13 @@ def _groups_table(rows: "list[Rollout]", lines: "list[RewardLine]") -> "Table":
     """Show the first groups of which a rollout was judged."""
     from rich.table import Table
 
-    table = Table(title="A few groups: base + judge + length = reward", title_justify="left")
+    title = "A few groups: base + judge + length = reward"
+    table = Table(title=title, title_justify="left", expand=True)
     # In a narrow terminal the responses are cut, never the numbers.
     table.add_column("response", no_wrap=True, ratio=1)
-    table.add_column("status", min_width=6)
+    table.add_column("status", no_wrap=True)
     for name in ("score", "base", "judge", "length", "reward"):
-        table.add_column(name, justify="right", min_width=6)
+        table.add_column(name, justify="right", no_wrap=True)
     groups = [list(pairs) for _, pairs in groupby(zip(rows, lines, strict=True), _group_of)]
     judged = [group for group in groups if any(line["judge_score"] for _, line in group)]
     for group in judged[:_GROUPS_SHOWN]:

@@ -24,7 +24,7 @@ from oyer.manager.client import RewardManager
 from oyer.manager.future import RewardFuture
 from oyer.manager.score import Score, scores_of, without_reward
 from oyer.tasks.config import RewardConfig
-from oyer.tasks.errors import InvalidInput
+from oyer.tasks.errors import InvalidInput, InvalidRollout
 from oyer.tasks.payloads import Message, Rollout
 
 log = get_logger(__name__)
@@ -97,6 +97,8 @@ class RewardFunction:
                 scores = scores_of(await asyncio.wait_for(future, self._timeout_s))
             else:
                 scores = await asyncio.wait_for(_redeemed(tickets), self._timeout_s)
+        except InvalidRollout:
+            raise  # a column or a setting is wrong, and would be in every step
         except Exception as error:  # noqa: BLE001 - sorted out by `without_reward`, or raised
             score = without_reward(error, self._manager.config.reward)
             log.warning("a batch has no rewards (%s): %s", score.status, score.error)

@@ -31,7 +31,8 @@ from oyer.manager.verl_data import (
     place,
     read_row,
 )
-from oyer.manager.verl_legacy import KEY_VARIABLE, LengthPenaltyConfig, Resolved, resolve
+from oyer.manager.verl_legacy import LengthPenaltyConfig, Resolved, resolve
+from oyer.tasks.errors import InvalidConfig
 from oyer.tasks.payloads import Rollout
 from oyer.tasks.statuses import NOT_CALLED
 
@@ -74,7 +75,10 @@ class LengthPenaltyRewardManager:
         self.num_examine = num_examine
         self.compute_score = compute_score or default_compute_score()
         self.reward_fn_key = reward_fn_key
-        settings = LengthPenaltyConfig.of(kwargs if kwargs else length_penalty_config)
+        if kwargs and length_penalty_config is not None:
+            names = ", ".join(sorted(kwargs))
+            raise InvalidConfig(f"{names}: give settings in length_penalty_config or one by one")
+        settings = LengthPenaltyConfig.of(kwargs or length_penalty_config)
         self.length_penalty_config = settings
         resolve(settings)
 
@@ -274,15 +278,16 @@ def _manager(settings: LengthPenaltyConfig, resolved: Resolved) -> client.Reward
 
 def _started(resolved: Resolved) -> client.RewardManager:
     """Start workers on this machine; they inherit the key through their environment."""
-    before = os.environ.get(KEY_VARIABLE)
-    os.environ.update({KEY_VARIABLE: resolved.environ.get(KEY_VARIABLE, "")})
+    before = {name: os.environ.get(name) for name in resolved.environ}
+    os.environ.update(resolved.environ)
     try:
         return client.RewardManager.local(resolved.config)
     finally:
-        if before is None:
-            del os.environ[KEY_VARIABLE]
-        else:
-            os.environ[KEY_VARIABLE] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @lru_cache(maxsize=16)
@@ -290,4 +295,4 @@ def _direct_scorer(settings: LengthPenaltyConfig) -> Any:
     # By name: judging in this process loads what a trainer's side never loads otherwise.
     module = importlib.import_module("oyer.tasks.direct")
     resolved = resolve(settings)
-    return module.DirectScorer(resolved.config, resolved.environ)
+    return module.DirectScorer(resolved.config, {**os.environ, **resolved.environ})

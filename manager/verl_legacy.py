@@ -1,6 +1,5 @@
 """The settings of the replaced `LengthPenaltyRewardManager`, and the reward they amount to."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -88,7 +87,7 @@ class Resolved:
     mode: Literal["direct", "local", "remote"]
     config: RewardConfig
     environ: Mapping[str, str]
-    """Environment of what judges on this machine, the key by value in it."""
+    """What is laid over the environment where this machine judges: the key by value."""
 
 
 def resolve(settings: LengthPenaltyConfig) -> Resolved:
@@ -124,7 +123,7 @@ def resolve(settings: LengthPenaltyConfig) -> Resolved:
     if not config.judges and not config.length:
         mode = "direct"
     key = {KEY_VARIABLE: settings.api_key} if settings.api_key else {}
-    return Resolved(mode=mode, config=config, environ={**os.environ, **key})
+    return Resolved(mode=mode, config=config, environ=key)
 
 
 _ON_MISSING = {"unjudged": "skip", "group_mean": "group_mean", "raise": "raise"}

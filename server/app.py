@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from oyer.manager import BackendUnavailable, InvalidInput, RewardManager
+from oyer.manager import InvalidInput, RewardManager
 from oyer.manager.local import running_broker
 from oyer.server.access import RefusedError, check_token, read_body
 from oyer.server.openapi import page, schema
@@ -79,8 +79,6 @@ async def _scored(
         return _error(422, explain(error))
     except InvalidInput as error:
         return _error(422, str(error))
-    except BackendUnavailable as error:
-        return _error(503, str(error), {"Retry-After": "1"})
     retry = {"Retry-After": "1"} if reply.status_code == 503 else None
     return JSONResponse(reply.content, status_code=reply.status_code, headers=retry)
 

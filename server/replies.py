@@ -10,8 +10,8 @@ from typing import Any
 KEEP_S = 900.0
 """How long a complete answer is given again, in seconds: longer than any client's retries."""
 
-MAX_KEPT = 20_000
-"""Answers kept at most; an answer to one rollout is about half a KB."""
+MAX_KEPT_ROLLOUTS = 100_000
+"""Rollouts whose answers are kept at most; one is about half a KB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,8 @@ class Reply:
     status_code: int = 200
     complete: bool = True
     """Whether every rollout has its reward; others are not kept, so that a retry can get them."""
+    rollouts: int = 1
+    """How many rollouts it answers."""
 
 
 class Replies:
@@ -31,6 +33,7 @@ class Replies:
         self._clock = clock
         self._under_way: dict[str, asyncio.Task[Reply]] = {}
         self._kept: OrderedDict[str, tuple[float, Reply]] = OrderedDict()
+        self._rollouts = 0
 
     async def get(self, key: str, make: Callable[[], Coroutine[Any, Any, Reply]]) -> Reply:
         """Return the answer to `key`, made once however often it is asked for."""
@@ -49,11 +52,13 @@ class Replies:
         if done.cancelled() or done.exception() is not None or not done.result().complete:
             return
         self._kept[key] = (self._clock() + KEEP_S, done.result())
+        self._rollouts += done.result().rollouts
 
     def _forget(self) -> None:
         now = self._clock()
         while self._kept:
-            key, (until, _) = next(iter(self._kept.items()))
-            if until > now and len(self._kept) <= MAX_KEPT:
+            key, (until, reply) = next(iter(self._kept.items()))
+            if until > now and self._rollouts <= MAX_KEPT_ROLLOUTS:
                 return
             del self._kept[key]
+            self._rollouts -= reply.rollouts

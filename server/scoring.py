@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from oyer.manager import MissingScores, OyerError, RewardManager, Rollout, openrlhf
+from oyer.manager import OyerError, RewardManager, Rollout, openrlhf
 from oyer.manager.score import Score
 from oyer.server.replies import Reply
 from oyer.server.schemas import GetRewardRequest, RemoteRequest, ScoreAnswer, ScoreRequest
@@ -83,10 +83,10 @@ class Scoring:
         pending = self._manager.score_many(rollouts, **where)
         try:
             scores = await pending.gather(self._settings.timeout_s, self._manager.config.reward)
-        except (MissingScores, TimeoutError, OyerError) as error:
+        except (TimeoutError, OyerError) as error:
             return Reply(content={"error": str(error)}, status_code=503, complete=False)
         if self._settings.on_late == "retry" and not pending.done():
             late = f"a judge is late: not all scores came in {self._settings.timeout_s:g} s"
             return Reply(content={"error": late}, status_code=503, complete=False)
         complete = all(score.trainable for score in scores)
-        return Reply(content=worded(scores), complete=complete)
+        return Reply(content=worded(scores), complete=complete, rollouts=len(scores))

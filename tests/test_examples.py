@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import json
 import re
 import shlex
@@ -101,11 +102,8 @@ def test_openrlhf_s_file_exports_its_function(config_file: Path) -> None:
     assert module.base_score("6+1?", "It is 8", "7") == 0.0
 
 
-@pytest.mark.parametrize(
-    ("name", "function"), [("areal", "judged"), ("verifiers_reward", "oyer_reward")]
-)
-def test_the_snippets_are_coroutines(config_file: Path, name: str, function: str) -> None:
-    assert callable(getattr(load(name), function))
+def test_areal_s_snippet_is_a_coroutine_function(config_file: Path) -> None:
+    assert inspect.iscoroutinefunction(load("areal").judged)
 
 
 def test_every_name_of_ours_in_the_texts_is_there() -> None:

@@ -80,7 +80,7 @@ class Backend:
                     "base_url": judge.base_url,
                     "max_in_flight": JUDGE_IN_FLIGHT,
                     "timeout_s": timeout_s,
-                    "max_attempts": 8,
+                    "max_attempts": 20,
                     "api_key_env": "OYER_FAULTS_KEY",
                 }
                 for name, timeout_s in (("fake", 60), ("impatient", 1))

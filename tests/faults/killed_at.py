@@ -17,7 +17,9 @@ def main() -> None:
     """Patch the point, then be `celery`."""
     point, marker = sys.argv[1], Path(sys.argv[2])
     del sys.argv[1:3]
-    # Importing Celery patches the process for gevent, by what the command line says.
+    from celery import maybe_patch_concurrency
+
+    maybe_patch_concurrency()
     from celery.__main__ import main as celery
     from celery.app.amqp import AMQP
     from celery.backends.redis import RedisBackend

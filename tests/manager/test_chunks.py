@@ -1,11 +1,18 @@
 """How a batch is cut into judge tasks."""
 
 import json
+from itertools import accumulate
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oyer.manager.chunks import MAX_CHUNK_BYTES, MAX_CHUNK_ROLLOUTS, bytes_of, chunk_sizes
+from oyer.manager.chunks import (
+    MAX_CHUNK_BYTES,
+    MAX_CHUNK_ROLLOUTS,
+    bytes_of,
+    chunk_sizes,
+    split_groups,
+)
 from oyer.tasks.payloads import Rollout
 
 BATCHES = {
@@ -62,3 +69,24 @@ def test_bytes_are_counted_as_utf8_and_include_all_that_travels() -> None:
     assert bytes_of(Rollout(prompt="", response="")) == 0
     chat = Rollout(prompt=messages, response="")
     assert bytes_of(chat) == len(json.dumps(messages, ensure_ascii=False).encode())
+
+
+def test_a_group_stays_in_one_chunk_where_it_fits() -> None:
+    group_ids = [f"g{i // 6}" for i in range(60)]
+    counts = chunk_sizes([10] * 60, in_flight=64, calls=1, group_ids=group_ids)
+    assert sum(counts) == 60
+    assert all(count % 6 == 0 for count in counts)
+    spans = list(zip(accumulate(counts, initial=0), counts, strict=False))
+    assert split_groups(group_ids, spans) == []
+
+
+def test_a_group_larger_than_a_chunk_is_split_and_named() -> None:
+    group_ids = ["small", *["large"] * (MAX_CHUNK_ROLLOUTS + 1), None, None]
+    counts = chunk_sizes([10] * len(group_ids), in_flight=64, calls=1, group_ids=group_ids)
+    assert max(counts) <= MAX_CHUNK_ROLLOUTS
+    spans = list(zip(accumulate(counts, initial=0), counts, strict=False))
+    assert split_groups(group_ids, spans) == ["large"]
+
+
+def test_rollouts_of_a_group_that_stand_apart_are_noticed() -> None:
+    assert split_groups(["a", "b", "a", "b"], [(0, 3), (3, 1)]) == ["b"]

@@ -83,7 +83,7 @@ def test_a_rollout_handed_over_again_joins_itself(plain: RewardManager, judge: J
     judge.set_plan(Action(text="Final score: 5", hold=True))
     first = plain.score(rollout("twice"))
     judge.wait_until(lambda log: len(log) == 1)
-    again = plain.score(rollout("twice"))
+    again = plain.score_many([rollout("twice")]).scores[0]
     other_run = plain.score(rollout("twice"), run="other")
     judge.release()
     assert first.result(60).batch_id == again.result(60).batch_id
@@ -163,8 +163,11 @@ def test_samples_with_one_text_are_told_apart_by_their_ids(
 ) -> None:
     twin = rollout("twin")
     pending = [banded.score(twin, group_size=2, sample_id=name) for name in ("a", "b")]
-    assert {p.result(60).batch_id for p in pending} != {None}
-    assert len(judge.requests) == 1
+    pending += banded.score_many([rollout("pair")] * 2, group_size=2).scores
+    batches = [p.result(60).batch_id for p in pending]
+    assert batches[0] == batches[1]
+    assert batches[2] == batches[3]
+    assert len(judge.requests) == 2
 
 
 def test_whole_groups_in_one_call_need_no_size(banded: RewardManager, judge: JudgeServer) -> None:

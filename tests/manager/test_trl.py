@@ -16,7 +16,7 @@ import pytest
 
 from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager import InvalidInput, MissingScores, RewardManager
+from oyer.manager import InvalidInput, InvalidRollout, MissingScores, RewardManager
 from oyer.manager.trl import TICKETS, RewardFunction, group_ids, reward_function
 from tests.scripted import DEAD_JUDGE, by_response, scripted_backend, sibling, user_text
 
@@ -145,6 +145,11 @@ def test_a_failure_is_raised_where_the_rules_say_so(
     strict = sibling(backend, reward={"max_failed_fraction": 0.5})
     with pytest.raises(MissingScores, match="max_failed_fraction"):
         Trainer().rewards(reward_function(strict), "strict", [10] * 4)
+
+
+def test_a_wrong_row_is_an_error_and_no_hole(backend: RewardManager) -> None:
+    with pytest.raises(InvalidRollout, match="response_tokens"):
+        Trainer().rewards(reward_function(backend), "uncounted", [1] * 2, completion_ids=None)
 
 
 def test_base_scores_come_from_another_reward_function(

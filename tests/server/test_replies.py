@@ -4,21 +4,22 @@ import asyncio
 
 import pytest
 
-from oyer.server.replies import KEEP_S, MAX_KEPT, Replies, Reply
+from oyer.server.replies import KEEP_S, MAX_KEPT_ROLLOUTS, Replies, Reply
 
 
 class Maker:
     """Makes numbered replies, and counts them."""
 
-    def __init__(self, *, complete: bool = True) -> None:
+    def __init__(self, *, complete: bool = True, rollouts: int = 1) -> None:
         self.made = 0
         self._complete = complete
+        self._rollouts = rollouts
 
     async def __call__(self) -> Reply:
         self.made += 1
         number = self.made
         await asyncio.sleep(0)
-        return Reply(content=number, complete=self._complete)
+        return Reply(content=number, complete=self._complete, rollouts=self._rollouts)
 
 
 def test_requests_of_one_content_share_an_answer() -> None:
@@ -54,12 +55,14 @@ def test_answers_are_forgotten_after_their_time_and_beyond_their_number() -> Non
         now[0] = KEEP_S + 1
         await replies.get("a", maker)
         assert maker.made == 2
-        for i in range(MAX_KEPT + 1):
-            await replies.get(f"b{i}", maker)
+        await replies.get("small", maker)
+        await replies.get("large", Maker(rollouts=MAX_KEPT_ROLLOUTS - 1))
+        await replies.get("small", maker)
+        assert maker.made == 3
         await replies.get("a", maker)
 
     asyncio.run(main())
-    assert maker.made == 2 + MAX_KEPT + 1 + 1
+    assert maker.made == 4
 
 
 def test_a_client_that_hangs_up_leaves_the_work_to_the_others() -> None:
