@@ -33,6 +33,12 @@ $(TRAINERS)/.ready: tests/trainers/requirements.txt tests/trainers/constraints.t
 test-trainers: $(READY) $(TRAINERS)/.ready ## Run the adapters in TRL, verl, OpenRLHF and verifiers (2 GB)
 	$(TRAINERS)/bin/python -m pytest -c tests/trainers/pytest.ini tests/trainers
 
+test-slow: $(READY) ## Run the tests that take long: minutes of rate limits and the like
+	$(BIN)/python -m pytest -m slow
+
+test-faults: $(READY) ## Kill, stop and restart real workers, Redis and PostgreSQL
+	$(BIN)/python -m pytest -m faults tests/faults
+
 check: $(READY) ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -57,4 +63,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-trainers check fix docs bench migration up
+.PHONY: help setup demo test test-slow test-faults test-trainers check fix docs bench migration up

@@ -20,8 +20,14 @@ app = typer.Typer(
     " SIGTERM lets calls under way end; what is not done by then, another worker does.",
 )
 
+_BROKER = "OYER_BROKER__URL"
+"""Tells worker processes which broker was found for them."""
+
 Processes = Annotated[
-    int, typer.Option("--processes", min=1, help="Processes to keep running; one per device.")
+    int,
+    typer.Option(
+        "--processes", min=1, help="Processes to keep running, on each device if several."
+    ),
 ]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
@@ -104,9 +110,6 @@ def alive(
         raise typer.Exit(1)
 
 
-_BROKER = "OYER_BROKER__URL"
-
-
 def _run(
     kind: str,
     config: options.Config,
@@ -127,8 +130,8 @@ def _run(
         child_environ = commands.device_environment(device, environ)
         if len(devices) == 1:
             os.execve(sys.executable, argv, child_environ)
-        # How long a stop may take is for the host to say, which kills this process and so them.
-        children.append(Child(f"{kind}-{i}", argv, child_environ, grace_s=None))
+        # No limit to a stop from here: a worker ends by itself within `grace_s`.
+        children.append(Child(f"{kind}-{i}", argv, child_environ))
     stop = stop_event()
     for child in children:
         child.start()

@@ -33,7 +33,7 @@ def completed(
         verdicts: by judge; `[N]` each.
         min_valid: None asks for every member's score.
     """
-    if min_valid is None or min_valid >= len(judges):
+    if min_valid is None:
         return dict(verdicts)
     lows, highs = np.array([judge.counted_scale for judge in judges]).T[:, :, None]
     weights = np.array([abs(judge.weight) for judge in judges])[:, None]
@@ -42,11 +42,11 @@ def completed(
     statuses = np.array([verdicts[judge.name].statuses for judge in judges])
     valid = statuses == Status.SCORED
     total = np.where(valid, weights, 0.0).sum(axis=0)
-    # A member of weight 0 has a score that moves nothing; alone, it cannot stand for the others.
-    enough = (valid.sum(axis=0) >= min_valid) & (total > 0)
+    # A judge of weight 0 is there for the record: it neither counts nor is stood in for.
+    enough = (valid & (weights > 0)).sum(axis=0) >= min_valid
     places = np.where(valid, weights * (scores - lows) / (highs - lows), 0.0).sum(axis=0)
     means = np.divide(places, total, out=np.full_like(places, np.nan), where=total > 0)
-    filled = enough & ~valid
+    filled = enough & ~valid & (weights > 0)
     scores = np.where(filled, lows + means * (highs - lows), scores)
     statuses = np.where(filled, Status.SCORED.value, statuses)
     return {

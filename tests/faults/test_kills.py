@@ -11,6 +11,8 @@ from oyer.manager import RewardBatch
 from tests.faults.backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
 from tests.faults.servers import PostgresServer
 
+pytestmark = pytest.mark.faults
+
 Undisturbed = Callable[[str, int], RewardBatch]
 N = 48
 

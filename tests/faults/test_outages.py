@@ -15,6 +15,8 @@ from oyer.tasks.payloads import WIRE_VERSION
 from tests.faults.backend import JUDGE_IN_FLIGHT, ROOT, Backend, rollouts_of, wait_until
 from tests.faults.servers import PostgresServer, RedisServer
 
+pytestmark = pytest.mark.faults
+
 Undisturbed = Callable[[str, int], RewardBatch]
 N = 48
 EXACT = range(N, N + 1)

@@ -25,6 +25,8 @@ from oyer.tasks.settings import CONFIG_VARIABLE, validate
 from tests.faults.backend import JUDGE_IN_FLIGHT, KEY, ROOT, Backend, rollouts_of, wait_until
 from tests.faults.servers import PostgresServer, RedisServer
 
+pytestmark = pytest.mark.faults
+
 Undisturbed = Callable[[str, int], RewardBatch]
 N = 48
 EXACT = range(N, N + 1)

@@ -50,6 +50,15 @@ def test_every_member_is_needed_unless_a_minimum_is_set() -> None:
     assert found["b"].statuses == ["timeout"]
 
 
+def test_a_judge_of_weight_0_does_not_count() -> None:
+    judges = [judge("a"), judge("b"), judge("record", weight=0)]
+    gap, seven = verdicts(NAN), verdicts(7.0)
+    alone = completed(judges, {"a": gap, "b": gap, "record": seven}, 1)
+    assert alone["a"].statuses == ["timeout"]
+    missing = completed(judges, {"a": seven, "b": seven, "record": gap}, 1)
+    assert missing["record"].statuses == ["timeout"]
+
+
 def test_gated_rollouts_stay_gated() -> None:
     gated = Verdicts(np.array([NAN]), ["gated"])
     found = completed([judge("a"), judge("b")], {"a": gated, "b": gated}, 1)
