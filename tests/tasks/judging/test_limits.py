@@ -228,6 +228,7 @@ def test_a_killed_workers_slots_return_when_its_lease_ends(redis_url: str) -> No
 def test_calls_take_their_permits_from_blocks_without_a_round_trip_each(redis_url: str) -> None:
     calls, threads = 4000, 16
     changed = {"max_in_flight": 32, "requests_per_minute": 10**6, "tokens_per_minute": 10**9}
+    connect(redis_url).config_resetstat()
     with limiter(redis_url, "w", **changed) as opened:
 
         def loop() -> None:
