@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from oyer.manager.submission import Submission
 from oyer.tasks import names
-from oyer.tasks.errors import BackendUnavailable
+from oyer.tasks.errors import BackendUnavailable, Overloaded
 from oyer.tasks.exchange import Exchange
 from oyer.tasks.payloads import WIRE_VERSION, Manifest
 
@@ -46,9 +46,15 @@ class Backend:
         )
         self._exchange = Exchange(self._redis, expires_s=expires_s)
 
-    def submit(self, submission: Submission) -> None:
-        """Post a batch's payloads, then send its chord."""
+    def submit(self, submission: Submission, max_backlog_bytes: int | None = None) -> None:
+        """Post a batch's payloads, then send its chord.
+
+        Raises:
+            Overloaded: what is under way already is more than `max_backlog_bytes`.
+        """
         with self._reached():
+            if max_backlog_bytes is not None:
+                self._check_backlog(max_backlog_bytes)
             self._exchange.post(
                 submission.manifest,
                 submission.columns,
@@ -56,6 +62,15 @@ class Backend:
                 submission.token_ids,
             )
             self._send(submission.manifest)
+
+    def _check_backlog(self, max_bytes: int) -> None:
+        held_bytes = self._exchange.backlog_bytes()
+        if held_bytes > max_bytes:
+            raise Overloaded(
+                f"{held_bytes} bytes of rollouts are under way, more than"
+                f" broker.max_backlog_bytes = {max_bytes}: wait for earlier batches, start more"
+                " workers, or raise it as far as Redis has memory"
+            )
 
     def send_again(self, batch_id: str) -> None:
         """Send the chord of a batch whose payloads are in Redis; else ask for what is on record.

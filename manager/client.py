@@ -117,7 +117,7 @@ class RewardManager:
     ) -> RewardFuture:
         submission = prepare(rollouts, config, run=run, step=step)
         broker = (self._broker_url, config.broker.result_expires_s)
-        backend(*broker).submit(submission)
+        backend(*broker).submit(submission, config.broker.max_backlog_bytes)
         return RewardFuture(
             batch_id=submission.manifest.batch_id,
             verdicts=submission.verdicts,

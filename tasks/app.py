@@ -8,13 +8,14 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from oyer.tasks import names
-from oyer.tasks.lease import RedisLease
+from oyer.tasks.lease import CONNECTION_TIMEOUT_S, RedisLease
 
 VISIBILITY_TIMEOUT_S = 10
 """An unacknowledged message is handed out again after this long without a lease refresh.
 
-Longer than the 6 s for which a dead worker's claim on a chord's callback holds, or the
-redelivered part would be acknowledged without firing it."""
+Three quarters of it, the least that is left at a worker's death, are longer than the 5 s for
+which its claim on a chord's callback holds, or the redelivered part would be acknowledged
+without firing it."""
 
 _CONNECTIONS_PER_PROCESS = 300
 """Redis connections a process may open. Kombu's default of 10 makes acks fail under load."""
@@ -55,8 +56,9 @@ def make_app(broker_url: str, *, result_expires_s: int = 86_400) -> Celery:
         },
         result_backend_transport_options={"visibility_timeout": VISIBILITY_TIMEOUT_S},
         visibility_timeout=VISIBILITY_TIMEOUT_S,
-        # Together these keep the claim on a chord's callback at 6 s.
-        broker_connection_timeout=1.0,
+        # Together these keep the claim on a chord's callback at 5 s.
+        result_chord_join_timeout=2.5,
+        broker_connection_timeout=CONNECTION_TIMEOUT_S,
         task_publish_retry_policy={
             "max_retries": 1,
             "interval_start": 0,

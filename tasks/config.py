@@ -103,6 +103,8 @@ class BrokerConfig(Section):
     """`redis://host:6379/0`; none starts an embedded server in `oyer up` and local mode."""
     result_expires_s: int = Field(default=86_400, ge=600)
     """How long payloads and results stay in Redis, in seconds."""
+    max_backlog_bytes: int = Field(default=2**30, ge=2**20)
+    """Payloads of batches under way, packed, beyond which `submit` refuses, in bytes."""
 
     @field_validator("url")
     @classmethod

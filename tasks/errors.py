@@ -7,6 +7,7 @@ OyerError
 │   ├── InvalidLengthCall            a length method whose needs are not met
 │   └── MessageRefused               a task message that this worker cannot read
 ├── BackendUnavailable               broker, store or workers cannot be reached
+│   └── Overloaded                   more is under way than `broker.max_backlog_bytes`
 ├── BatchFailed                      the backend gave the batch up
 │   ├── BatchCancelled               the batch was cancelled
 │   └── BatchLost                    neither Redis nor the record holds enough of it
@@ -43,6 +44,10 @@ class MessageRefused(InvalidInput):
 
 class BackendUnavailable(OyerError):
     """The broker, the store or the workers cannot be reached."""
+
+
+class Overloaded(BackendUnavailable):
+    """More is under way than the backend is to hold; nothing was submitted, try again later."""
 
 
 class BatchFailed(OyerError):

@@ -3,12 +3,13 @@
 Everything expires; what is gone is sent again by the trainer, which holds the rollouts.
 """
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from oyer.tasks import payloads, token_ids
 from oyer.tasks.errors import BatchFailed
-from oyer.tasks.names import batch_key
+from oyer.tasks.names import BACKLOG_KEY, batch_key
 from oyer.tasks.payloads import Columns, Manifest, Rollout
 from oyer.tasks.token_ids import TokenIds
 
@@ -38,7 +39,23 @@ class Exchange:
         blobs |= {f"tokens:{k}": blob for k, blob in enumerate(token_ids)}
         for part, blob in blobs.items():
             pipe.set(batch_key(manifest.batch_id, part), blob, ex=self._expires_s)
+        size_bytes = sum(len(blob) for blob in blobs.values())
+        entry = f"{size_bytes} {int(time.time()) + self._expires_s}"
+        pipe.hset(BACKLOG_KEY, manifest.batch_id, entry)
+        pipe.expire(BACKLOG_KEY, self._expires_s)
         pipe.execute()
+
+    def backlog_bytes(self) -> int:
+        """Add up the payloads of all batches under way; those that expired are struck off."""
+        entries = {
+            batch_id: [int(number) for number in entry.split()]
+            for batch_id, entry in self._redis.hgetall(BACKLOG_KEY).items()
+        }
+        now_s = time.time()
+        expired = [batch_id for batch_id, (_, until_s) in entries.items() if until_s < now_s]
+        if expired:
+            self._redis.hdel(BACKLOG_KEY, *expired)
+        return sum(size for size, until_s in entries.values() if until_s >= now_s)
 
     def holds(self, batch_id: str) -> bool:
         """Whether a batch's payloads are in Redis."""
@@ -88,7 +105,10 @@ class Exchange:
         chunks = range(len(manifest.chunks))
         parts = ["manifest", "columns", *(f"chunk:{k}" for k in chunks)]
         parts += [f"tokens:{k}" for k in chunks if manifest.token_ids]
-        self._redis.unlink(*(batch_key(manifest.batch_id, part) for part in parts))
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.unlink(*(batch_key(manifest.batch_id, part) for part in parts))
+        pipe.hdel(BACKLOG_KEY, manifest.batch_id)
+        pipe.execute()
 
     def _read(self, batch_id: str, part: str) -> bytes:
         blob = self._redis.get(batch_key(batch_id, part))

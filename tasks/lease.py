@@ -22,6 +22,9 @@ from kombu.utils.json import dumps
 
 log = get_logger(__name__)
 
+CONNECTION_TIMEOUT_S = 1.0
+"""Longest wait for a connection to the broker, in seconds; the callback's claim grows with it."""
+
 _RESTORED_PER_SWEEP = 1000
 """Messages handed out again by one sweep at most."""
 
@@ -87,6 +90,9 @@ class RedisLease(bootsteps.StartStopStep):
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         # The consumer's channel is made later, when the steps before this one start.
         redis.Channel.QoS = LeasedQoS
+        # Celery has just unset it under gevent, and in its absence doubles a worker's claim on a
+        # chord's callback, which would then outlive the lease of the worker's messages.
+        consumer.app.conf.broker_connection_timeout = CONNECTION_TIMEOUT_S
         self._stopped = threading.Event()
         super().__init__(consumer, **kwargs)
 

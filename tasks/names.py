@@ -22,6 +22,9 @@ QUEUE_OF_TASK = {
     RECALL_TASK: COMBINE_QUEUE,
 }
 
+BACKLOG_KEY = "oyer:backlog"
+"""Redis key of the batches under way: bytes and expiry of their payloads, by batch id."""
+
 LEASE_KEY = "oyer:lease"
 """Redis key under which living workers agree on how long a message is leased, in seconds."""
 

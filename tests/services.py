@@ -84,7 +84,7 @@ def running(
             stderr=log,
             user=user,
             start_new_session=True,
-            preexec_fn=lambda: _die_with_parent(stop_signal),  # noqa: PLW1509 - one libc call, no lock
+            preexec_fn=lambda: die_with_parent(stop_signal),  # noqa: PLW1509 - one libc call, no lock
         )
         try:
             deadline = time.monotonic() + START_TIMEOUT_S
@@ -114,7 +114,7 @@ def free_port() -> int:
         return port
 
 
-def _die_with_parent(stop_signal: signal.Signals) -> None:
+def die_with_parent(stop_signal: signal.Signals) -> None:
     """Ask Linux for the signal when the parent is gone, even killed (prctl(2), option 1)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, stop_signal.value)

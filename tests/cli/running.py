@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests import services
+
 ARGV = [sys.executable, "-m", "oyer.cli"]
 
 TIMEOUT_S = 120.0
@@ -53,6 +55,7 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if merged else self._errors,
             text=True,
+            preexec_fn=lambda: services.die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - one libc call, no lock
         )
         self.lines: list[str] = []
 

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from oyer.manager import RewardBatch, RewardFuture, RewardManager, Rollout
 from oyer.models.store import open_engine, reading
 from oyer.tasks import commands, names, presence
 from oyer.tasks.settings import CONFIG_VARIABLE
+from tests import services
 from tests.faults.servers import RedisServer
 
 ROOT = Path(__file__).parents[2]
@@ -32,17 +33,22 @@ class Worker:
     """One worker process."""
 
     def __init__(
-        self, kind: str, name: str, environ: dict[str, str], log: Path, killed_at: str | None
+        self, kind: str, name: str, environ: dict[str, str], log: Path, through: Sequence[str]
     ) -> None:
         self.kind = kind
         self.log = log
         argv = commands.worker_argv(kind, name=name, loglevel="INFO")
-        if killed_at is not None:
-            marker = str(log.with_suffix(".killed"))
-            argv[2:3] = ["tests.faults.killed_at", killed_at, marker]
+        if through:
+            argv[2:3] = through
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                argv, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=ROOT
+                argv,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=ROOT,
+                preexec_fn=lambda: services.die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - one libc call, no lock
             )
 
     @property
@@ -103,16 +109,16 @@ class Backend:
         RewardManager(self.config)
         (folder / "oyer.json").write_text(json.dumps(self.config))
 
-    def start(self, kind: str, *, killed_at: str | None = None, **environ: str) -> Worker:
+    def start(self, kind: str, *through: str, **environ: str) -> Worker:
         """Start a worker; `wait_ready` waits for it.
 
         Args:
-            killed_at: a point of `killed_at` at which it kills itself.
+            through: a module of this folder that becomes Celery, and its arguments.
             environ: further environment variables.
         """
         name = f"{kind}-{len(self.workers)}"
         log = self.folder / f"{name}.log"
-        worker = Worker(kind, name, {**self._environ, **environ}, log, killed_at)
+        worker = Worker(kind, name, {**self._environ, **environ}, log, through)
         self.workers.append(worker)
         return worker
 

@@ -57,10 +57,11 @@ def test_a_worker_killed_inside_of_the_chord_does_not_hang_it(
     expected = undisturbed(point, N)
     for worker in backend.living("judge"):
         worker.kill()
-    doomed = backend.start("judge", killed_at=point)
+    marker = backend.folder / f"{point}.killed"
+    doomed = backend.start("judge", "tests.faults.killed_at", point, str(marker))
     future = backend.manager(stall_timeout_s=NEVER_S).submit(rollouts_of(point, N))
     doomed.process.wait(60)
-    assert doomed.log.with_suffix(".killed").exists()
+    assert marker.exists()
     backend.start("judge")
     backend.check(future.result(timeout_s=90), expected, calls=WITH_REPEATS)
 

@@ -128,8 +128,11 @@ def test_the_step_installs_the_leases_and_follows_the_consumers_tasks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Channel, "QoS", Channel.QoS)
-    RedisLease(SimpleNamespace())
+    app = Celery()
+    app.conf.broker_connection_timeout = None
+    RedisLease(SimpleNamespace(app=app))
     assert Channel.QoS is LeasedQoS
+    assert app.conf.broker_connection_timeout == lease.CONNECTION_TIMEOUT_S
     assert RedisLease.requires == ("celery.worker.consumer.tasks:Tasks",)
 
 
@@ -138,5 +141,5 @@ def test_on_another_broker_the_step_does_nothing(monkeypatch: pytest.MonkeyPatch
     started: list[Any] = []
     monkeypatch.setattr(lease, "_keep", lambda *args: started.append(args))
     with Celery(broker="memory://").connection() as connection:
-        RedisLease(SimpleNamespace()).start(SimpleNamespace(connection=connection))
+        RedisLease(SimpleNamespace(app=Celery())).start(SimpleNamespace(connection=connection))
     assert started == []
