@@ -3,6 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TRAINERS := .venv-trainers
+# Tests mostly wait for processes to start and stop, so a few more at once than a small machine has cores.
+JOBS ?= 3
 
 .DEFAULT_GOAL := help
 
@@ -21,7 +23,7 @@ demo: $(READY) ## Score the sample rollouts with everything embedded
 	$(BIN)/oyer demo
 
 test: $(READY) ## Run the tests; they start the servers they need
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 $(TRAINERS)/.ready: tests/trainers/requirements.txt tests/trainers/constraints.txt
 	$(PYTHON) -m venv $(TRAINERS)
