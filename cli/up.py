@@ -32,7 +32,7 @@ def up(
 
     Example: `oyer up --config oyer.yaml`
     """
-    from oyer.manager.local import STATE_FILE
+    from oyer.manager.local import LOCK_FILE, STATE_FILE
     from oyer.tasks import commands
     from oyer.tasks.settings import load_config
     from oyer.tasks.supervisor import Supervisor
@@ -41,7 +41,7 @@ def up(
     stop = stop_event()
     settings = load_config(config)
     folder = STATE_FILE.parent.absolute()
-    with _only_one_in(folder):
+    with _only_one(LOCK_FILE.absolute()):
         supervisor = Supervisor(
             config=settings,
             folder=folder,
@@ -76,15 +76,15 @@ def _teller(as_json: bool) -> Callable[..., None]:
 
 
 @contextlib.contextmanager
-def _only_one_in(folder: Path) -> Iterator[None]:
+def _only_one(path: Path) -> Iterator[None]:
     """Hold the folder's lock, which the kernel releases however this process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BackendUnavailable(
-                f"an `oyer up` runs in this folder already ({folder}); stop it, or use another"
+                f"an `oyer up` runs in this folder already ({path.parent}); stop it, or use another"
             ) from error
         yield
 

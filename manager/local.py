@@ -1,6 +1,7 @@
 """The embedded backend as the trainer holds it: a supervisor process that ends with it."""
 
 import contextlib
+import fcntl
 import json
 import shutil
 import subprocess
@@ -18,6 +19,10 @@ STATE_FILE = Path(".oyer") / "backend.json"
 """Where `oyer up` leaves the URL of its embedded broker, for managers started beside it."""
 
 
+LOCK_FILE = STATE_FILE.with_name("lock")
+"""Locked for as long as that `oyer up` runs."""
+
+
 def running_broker() -> str:
     """Find the broker of an `oyer up` in this folder.
 
@@ -25,11 +30,22 @@ def running_broker() -> str:
         InvalidConfig: there is none.
     """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(STATE_FILE.read_text())["broker_url"])
+        if _is_locked(LOCK_FILE):
+            return str(json.loads(STATE_FILE.read_text())["broker_url"])
     raise InvalidConfig(
         "broker.url: is not set, and no `oyer up` runs in this folder; set it to the workers'"
         " Redis, start `oyer up` here, or use RewardManager.local (`oyer score --local`)"
     )
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a living process holds a lock; one that was killed leaves its files, but no lock."""
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 class EmbeddedBackend:

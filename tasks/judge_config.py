@@ -3,7 +3,15 @@
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from oyer.tasks.judging import rubrics
 
@@ -97,7 +105,7 @@ class JudgeConfig(Section):
     model: str = Field(min_length=1, max_length=200)
     """The model name that the endpoint expects."""
     rubric: str = Field(default="reasoning_en", validate_default=True)
-    """A built-in rubric's name, a path to a file, or the text itself (it holds `{response}`)."""
+    """A built-in rubric's name, a path from this file's folder, or the text (with `{response}`)."""
     scale: tuple[float, float] = (1.0, 10.0)
     """Lowest and highest score; a score outside is no score."""
     normalize: bool = False
@@ -168,5 +176,5 @@ class JudgeConfig(Section):
 
     @field_validator("rubric")
     @classmethod
-    def _resolved(cls, rubric: str) -> str:
-        return rubrics.resolve(rubric)
+    def _resolved(cls, rubric: str, info: ValidationInfo) -> str:
+        return rubrics.resolve(rubric, **(info.context or {}))

@@ -31,7 +31,8 @@ def read_plan(manifest: Manifest) -> Plan:
     """
     raw: dict[str, Any] = manifest.plan
     try:
-        config = RewardConfig.model_validate(raw)
+        # A message brings its rubrics as texts: a path would have it read files of this host.
+        config = RewardConfig.model_validate(raw, context={"folder": None})
     except ValidationError as error:
         raise MessageRefused(
             f"the plan of batch {manifest.batch_id} cannot be read by this worker"

@@ -39,17 +39,22 @@ def load_config(
     path = path or environ.get(CONFIG_VARIABLE) or None
     source = f"configuration file {path}" if path else "configuration"
     raw = _read(Path(path), source) if path else {}
-    return validate(overridden(raw, environ), source=source)
+    folder = Path(path).absolute().parent if path else Path()
+    return validate(overridden(raw, environ), source=source, folder=folder)
 
 
-def validate(raw: object, *, source: str = "configuration") -> RewardConfig:
+def validate(raw: object, *, source: str = "configuration", folder: Path = Path()) -> RewardConfig:
     """Check a plain dict against the schema.
+
+    Args:
+        source: what an error calls it.
+        folder: what relative paths in it start from.
 
     Raises:
         InvalidConfig: names every wrong key with what is expected there.
     """
     try:
-        return RewardConfig.model_validate(raw)
+        return RewardConfig.model_validate(raw, context={"folder": folder})
     except ValidationError as error:
         raise InvalidConfig(f"{source}: {explain(error)}") from error
 

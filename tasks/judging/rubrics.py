@@ -58,15 +58,18 @@ class _FrontMatter(BaseModel):
     criteria: tuple[Criterion, ...] = ()
 
 
-def resolve(rubric: str) -> str:
+def resolve(rubric: str, folder: Path | None = Path()) -> str:
     """Turn a built-in name, a path to a `.md` or `.txt` file, or the text itself into the text.
 
     A text is returned as it is, so resolving twice changes nothing.
 
+    Args:
+        folder: what a relative path starts from; None takes no path, as from a message.
+
     Raises:
         InvalidConfig: there is no such name or file, or the text cannot serve as a rubric.
     """
-    text = _text_of(rubric).replace("\r\n", "\n")
+    text = _text_of(rubric, folder).replace("\r\n", "\n")
     _check_sentinels(parse(text))
     return text
 
@@ -120,13 +123,13 @@ def rubric_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _text_of(rubric: str) -> str:
+def _text_of(rubric: str, folder: Path | None) -> str:
     if rubric in BUILT_IN:
         return _built_in(rubric)
     if "{" in rubric or "\n" in rubric:
         return rubric
-    if rubric.lower().endswith((".md", ".txt")):
-        return _file_text(Path(rubric))
+    if folder is not None and rubric.lower().endswith((".md", ".txt")):
+        return _file_text(folder / Path(rubric).expanduser())
     if re.search(r"\s", rubric.strip()):
         return rubric
     raise InvalidConfig(
@@ -142,10 +145,10 @@ def _built_in(name: str) -> str:
 
 def _file_text(path: Path) -> str:
     try:
-        return path.expanduser().read_text("utf-8-sig")
+        return path.read_text("utf-8-sig")
     except FileNotFoundError as error:
         raise InvalidConfig(
-            f"rubric: there is no file {str(path.expanduser().absolute())!r};"
+            f"rubric: there is no file {str(path.absolute())!r};"
             f" the built-in rubrics are {', '.join(BUILT_IN)}"
         ) from error
     except (OSError, UnicodeDecodeError) as error:

@@ -1,5 +1,6 @@
 """A manager refuses what it cannot use before anything is sent."""
 
+import fcntl
 import json
 import pickle
 from pathlib import Path
@@ -17,7 +18,7 @@ from oyer.manager import (
     RewardManager,
     Rollout,
 )
-from oyer.manager.local import STATE_FILE
+from oyer.manager.local import LOCK_FILE, STATE_FILE
 from tests import services
 from tests.manager.conftest import JUDGE, Workers, rollouts_of
 
@@ -64,12 +65,25 @@ def test_a_broker_is_named_or_runs_in_this_folder(
     with pytest.raises(InvalidConfig, match=r"broker\.url: is not set, and no `oyer up` runs"):
         RewardManager({"judges": [JUDGE]})
     STATE_FILE.parent.mkdir()
-    STATE_FILE.write_text("cut {")
-    with pytest.raises(InvalidConfig, match=r"broker\.url: is not set"):
-        RewardManager({"judges": [JUDGE]})
+    with LOCK_FILE.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        STATE_FILE.write_text("cut {")
+        with pytest.raises(InvalidConfig, match=r"broker\.url: is not set"):
+            RewardManager({"judges": [JUDGE]})
+        STATE_FILE.write_text(json.dumps({"broker_url": redis_url}))
+        future = RewardManager({"judges": [JUDGE]}).submit(rollouts_of())
+        assert future.cancel()
+
+
+def test_what_a_killed_oyer_up_left_is_no_running_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    STATE_FILE.parent.mkdir()
     STATE_FILE.write_text(json.dumps({"broker_url": redis_url}))
-    future = RewardManager({"judges": [JUDGE]}).submit(rollouts_of())
-    assert future.cancel()
+    LOCK_FILE.touch()
+    with pytest.raises(InvalidConfig, match=r"broker\.url: is not set, and no `oyer up` runs"):
+        RewardManager({"judges": [JUDGE]})
 
 
 @pytest.mark.parametrize("run", ["", None, 3, "x" * 201])

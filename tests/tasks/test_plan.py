@@ -1,5 +1,6 @@
 """A batch's plan, read back on a worker."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,3 +68,11 @@ def test_a_refusal_names_the_key_and_repeats_no_rubric() -> None:
     with pytest.raises(MessageRefused, match=r"judges\[0\]\.rubric: ") as caught:
         read_plan(manifest_of(plan))
     assert "secret" not in str(caught.value)
+
+
+def test_a_message_makes_no_worker_read_a_file_of_its_host(tmp_path: Path) -> None:
+    (tmp_path / "secret.md").write_text("not for judges {response}")
+    plan = plan_of(CONFIG)
+    plan["judges"][0]["rubric"] = str(tmp_path / "secret.md")
+    with pytest.raises(MessageRefused, match=r"judges\[0\]\.rubric: .*is no built-in rubric"):
+        read_plan(manifest_of(plan))

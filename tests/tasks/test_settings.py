@@ -86,6 +86,15 @@ def test_without_a_file_there_are_the_defaults_and_the_environment() -> None:
     assert config.broker.url == "redis://h/1"
 
 
+def test_a_relative_rubric_path_starts_from_the_files_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.md").write_text("Rate {response} from 1 to 10.")
+    path = written(tmp_path, "judges: [{name: q, endpoint: e, model: m, rubric: mine.md}]")
+    monkeypatch.chdir(path.parent.parent)
+    assert load_config(path, {}).judges[0].rubric == "Rate {response} from 1 to 10."
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n"])
 def test_an_empty_file_is_the_defaults(tmp_path: Path, text: str) -> None:
     assert loaded(tmp_path, text) == RewardConfig()
