@@ -1,6 +1,7 @@
 -- One group of rollouts, met by the processes that hold its members. Times are Redis' own, in ms.
--- KEYS[1]: the newest generation's number; a generation is a hash KEYS[1]:<n> and, while it lacks a
--- batch, a list KEYS[1]:<n>:rows of what its members' processes sent: ids, rollouts, token ids.
+-- KEYS[1]: a list of the last generations' names, newest first; none is given twice, even by a Redis
+-- that has lost its data. A generation is a hash KEYS[1]:<name> and, while it lacks a batch, a list
+-- KEYS[1]:<name>:rows of what its members' processes sent: ids, rollouts, token ids.
 -- ARGV: operation, its arguments as JSON, for `look` the three parts of what is brought.
 -- `publish` takes all groups of a batch.
 --
@@ -15,13 +16,14 @@
 local base, operation, args = KEYS[1], ARGV[1], cjson.decode(ARGV[2])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local REMEMBERED = 4
 
 local function key(generation)
   return base .. ':' .. generation
 end
 
 local function newest()
-  return tonumber(redis.call('GET', base) or 1)
+  return redis.call('LINDEX', base, 0)
 end
 
 local function tell(at)
@@ -109,30 +111,33 @@ end
 
 -- The generation that holds a member: one handed over again is found where it was first.
 local function find(id)
-  local last = newest()
-  for generation = last, math.max(1, last - 3), -1 do
+  for _, generation in ipairs(redis.call('LRANGE', base, 0, -1)) do
     local row = redis.call('HGET', key(generation), 'm:' .. id)
     if row then return generation, tonumber(row) end
   end
 end
 
+local begun = 0
+
+local function begin()
+  begun = begun + 1
+  local generation = time[1] .. '.' .. time[2] .. '.' .. begun
+  redis.call('HSET', key(generation), 'state', 'open', 'n', 0, 'policy', args.policy,
+    'step', args.step, 'due', now + args.timeout_ms)
+  redis.call('LPUSH', base, generation)
+  redis.call('LTRIM', base, 0, REMEMBERED - 1)
+  return generation
+end
+
 local function enter(id)
   local generation = newest()
-  local at = key(generation)
-  local state = redis.call('HGET', at, 'state')
+  local state = generation and redis.call('HGET', key(generation), 'state')
   if state and state ~= 'open' then
-    local late, step = unpack(redis.call('HMGET', at, 'late', 'step'))
+    local late, step = unpack(redis.call('HMGET', key(generation), 'late', 'step'))
     if late and step == tostring(args.step) then return generation, -1 end
-    generation = generation + 1
-    at = key(generation)
-    state = false
   end
-  if not state then
-    redis.call('DEL', at, at .. ':rows')
-    redis.call('HSET', at, 'state', 'open', 'n', 0, 'policy', args.policy, 'step', args.step,
-      'due', now + args.timeout_ms)
-    redis.call('SET', base, generation)
-  end
+  if state ~= 'open' then generation = begin() end
+  local at = key(generation)
   local n = redis.call('HINCRBY', at, 'n', 1)
   redis.call('HSET', at, 'm:' .. id, n - 1)
   if n == args.size then
@@ -158,7 +163,7 @@ if operation == 'look' then
     redis.call('PEXPIRE', key(generation) .. ':rows', args.expires_ms)
     redis.call('PEXPIRE', base, args.expires_ms)
   end
-  if args.generation > 0 then generations[args.generation] = true end
+  if args.generation then generations[args.generation] = true end
   for generation in pairs(generations) do
     local at = key(generation)
     if redis.call('EXISTS', at) == 1 then redis.call('HSET', at, 'w:' .. args.mailbox, 1) end

@@ -51,7 +51,7 @@ class Seen:
     """One generation of a group as a process finds it; a group's name may come back later."""
 
     group: str
-    generation: int
+    generation: str
     state: Literal["open", "led", "claimed", "published", "sent", "failed", "gone"]
     """`open`: incomplete. `led`: another process sees to it. `claimed`: this one is to make its
     batch. `published`: this one is to send its batch. `sent`: wait for its batch. `failed`: late.
@@ -76,7 +76,7 @@ class Seen:
         return self.group, self.generation
 
 
-Place = tuple[str, int]
+Place = tuple[str, str]
 """A group and its generation."""
 
 
@@ -84,7 +84,7 @@ Place = tuple[str, int]
 class Brought:
     """Where members were put."""
 
-    places: Sequence[tuple[int, int, bool]]
+    places: Sequence[tuple[str, int, bool]]
     """Of each member: generation, row in the group, and whether it was not there before. A row of -1
     stands for a member of a group that was closed late before."""
     seen: Sequence[Seen] = field(default_factory=tuple)
@@ -135,7 +135,6 @@ class Meeting:
                     "step": -1 if b.step is None else b.step,
                     "timeout_ms": int(b.timeout_s * 1000),
                     "policy": b.on_timeout,
-                    "generation": 0,
                 },
                 b.parts,
             )
@@ -148,7 +147,7 @@ class Meeting:
         answers = self._run(calls)
         brought = [
             Brought(
-                [(generation, row, bool(fresh)) for generation, row, fresh in answer[0]],
+                [(name.decode(), row, bool(fresh)) for name, row, fresh in answer[0]],
                 [_seen(b.group, *view) for view in answer[1]],
             )
             for b, answer in zip(bringings, answers, strict=False)

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 
 from oyer.manager import meeting
 from oyer.manager.groups import TimeoutPolicy
-from oyer.manager.meeting import Bringing, Brought, Meeting, Seen
+from oyer.manager.meeting import Bringing, Brought, Meeting, Place, Seen
 from oyer.tasks.names import group_key
 
 PROCESSES = 3
@@ -60,9 +60,19 @@ def bring(
     return where.look([bringing])[0][0]
 
 
-def look(where: Meeting, generation: int = 1, group: str = "g") -> Seen:
+def look(where: Meeting, place: Place) -> Seen:
     """Look at a group."""
-    return where.look(places=[(group, generation)])[1][0]
+    return where.look(places=[place])[1][0]
+
+
+def place_of(brought: Brought, member: int = 0, group: str = "g") -> Place:
+    """Where a member was put."""
+    return group, brought.places[member][0]
+
+
+def rows_of(brought: Brought) -> list[tuple[int, bool]]:
+    """The rows that members were put into, and whether they were new."""
+    return [(row, fresh) for _, row, fresh in brought.places]
 
 
 @pytest.fixture
@@ -91,87 +101,90 @@ def test_who_completes_a_group_leads_it_and_gets_all_of_it(here: Meeting, there:
     assert bring(here, "a").seen[0].state == "open"
     assert there.told() == set()
     done = bring(there, "b", "c")
+    place = place_of(done)
     (seen,) = done.seen
     assert (seen.state, list(seen.ids), seen.late) == ("claimed", ["a", "b", "c"], False)
     assert [part[0] for part in seen.parts] == [b"a", b"b,c"]
-    assert list(done.places) == [(1, 1, True), (1, 2, True)]
-    assert look(here).state == "led"
-    assert there.publish({("g", 1): 16}, "batch", 64) == []
-    assert look(here).state == "led"
+    assert rows_of(done) == [(1, True), (2, True)]
+    assert look(here, place).state == "led"
+    assert there.publish({place: 16}, "batch", 64) == []
+    assert look(here, place).state == "led"
     assert here.told() == set()
-    there.announce([("g", 1)])
+    there.announce([place])
     assert here.told() == {"g"}
     assert there.told() == set()
-    found = look(here)
+    found = look(here, place)
     assert (found.state, found.batch, found.start, found.verdicts) == ("sent", "batch", 16, 64)
 
 
 def test_a_member_handed_over_again_joins_and_counts_once(
     here: Meeting, there: Meeting, client: redis.Redis
 ) -> None:
-    bring(here, "a", "b")
+    first = bring(here, "a", "b")
     again = bring(there, "a")
-    assert (list(again.places), again.seen[0].state, again.seen[0].n) == (
-        [(1, 0, False)],
-        "open",
-        2,
-    )
-    bring(here, "c")
-    here.publish({("g", 1): 0}, "batch", 3)
-    here.announce([("g", 1)])
+    assert (place_of(again), rows_of(again)) == (place_of(first), [(0, False)])
+    assert (again.seen[0].state, again.seen[0].n) == ("open", 2)
+    place = place_of(bring(here, "c"))
+    here.publish({place: 0}, "batch", 3)
+    here.announce([place])
     assert there.told() == {"g"}
-    here.finish([("g", 1)])
+    here.finish([place])
     late = bring(meeting_on(client), "b")
-    assert (list(late.places), late.seen[0].batch) == ([(1, 1, False)], "batch")
+    assert (place_of(late), rows_of(late), late.seen[0].batch) == (place, [(1, False)], "batch")
 
 
 def test_a_further_rollout_of_a_group_that_is_made_begins_another(here: Meeting) -> None:
-    bring(here, "a", "b", "c")
+    first = bring(here, "a", "b", "c")
     more = bring(here, "d")
-    assert (list(more.places), more.seen[0].state, more.seen[0].n) == ([(2, 0, True)], "open", 1)
+    assert place_of(more) != place_of(first)
+    assert (rows_of(more), more.seen[0].state, more.seen[0].n) == ([(0, True)], "open", 1)
     # What it was made of before is still found.
-    assert list(bring(here, "b").places) == [(1, 1, False)]
+    again = bring(here, "b")
+    assert (place_of(again), rows_of(again)) == (place_of(first), [(1, False)])
 
 
 def test_more_than_a_group_brought_at_once_is_two_groups(here: Meeting) -> None:
     brought = bring(here, "a", "b", "c", "d")
-    assert [place[:2] for place in brought.places] == [(1, 0), (1, 1), (1, 2), (2, 0)]
-    assert {seen.generation: seen.state for seen in brought.seen} == {1: "claimed", 2: "open"}
+    assert [row for row, _ in rows_of(brought)] == [0, 1, 2, 0]
+    states = {seen.place: seen.state for seen in brought.seen}
+    assert states == {place_of(brought): "claimed", place_of(brought, 3): "open"}
 
 
 @pytest.mark.parametrize("policy", ["partial", "neutral"])
 def test_who_finds_a_group_late_leads_it(
     here: Meeting, there: Meeting, policy: TimeoutPolicy
 ) -> None:
-    seen = bring(here, "a", "b", timeout_s=0, on_timeout=policy).seen[0]
+    brought = bring(here, "a", "b", timeout_s=0, on_timeout=policy)
+    seen = brought.seen[0]
     assert (seen.state, seen.late, seen.policy, list(seen.ids)) == (
         "claimed", True, policy, ["a", "b"],
     )  # fmt: skip
-    assert look(there).state == "led"
+    assert look(there, place_of(brought)).state == "led"
     # A straggler does not wait once more, but another step's rollout is another group's.
-    assert list(bring(there, "c").places) == [(1, -1, True)]
-    assert list(bring(there, "c", step=2).places) == [(2, 0, True)]
+    straggler = bring(there, "c")
+    assert (place_of(straggler), rows_of(straggler)) == (place_of(brought), [(-1, True)])
+    assert rows_of(bring(there, "c", step=2)) == [(0, True)]
 
 
 def test_a_late_group_can_be_an_error_for_everyone(here: Meeting, there: Meeting) -> None:
-    bring(there, "a", on_timeout="error", timeout_s=0.001)
-    seen = look(here)
+    place = place_of(bring(there, "a", on_timeout="error", timeout_s=0.001))
+    seen = look(here, place)
     while seen.state == "open":
-        seen = look(here)
+        seen = look(here, place)
     assert (seen.state, seen.n) == ("failed", 1)
     assert there.told() == {"g"}
-    assert look(there).state == "failed"
+    assert look(there, place).state == "failed"
 
 
 @pytest.mark.usefixtures("leases_end")
 def test_a_leader_that_dies_is_replaced_and_its_own_claim_is_void(client: redis.Redis) -> None:
     dead, heir = meeting_on(client), meeting_on(client)
-    bring(dead, "a", "b", "c")
-    seen = look(heir)
+    place = place_of(bring(dead, "a", "b", "c"))
+    seen = look(heir, place)
     assert (seen.state, list(seen.ids)) == ("claimed", ["a", "b", "c"])
-    assert dead.publish({("g", 1): 0}, "void", 3) == [("g", 1)]
-    assert heir.publish({("g", 1): 0}, "batch", 3) == []
-    assert look(dead).batch == "batch"
+    assert dead.publish({place: 0}, "void", 3) == [place]
+    assert heir.publish({place: 0}, "batch", 3) == []
+    assert look(dead, place).batch == "batch"
 
 
 @pytest.mark.usefixtures("leases_end")
@@ -179,31 +192,32 @@ def test_a_batch_published_by_a_dead_leader_is_sent_by_another_under_its_id(
     client: redis.Redis,
 ) -> None:
     dead, heir = meeting_on(client), meeting_on(client)
-    bring(dead, "a", "b", "c")
-    assert dead.publish({("g", 1): 0}, "batch", 3) == []
-    seen = look(heir)
+    place = place_of(bring(dead, "a", "b", "c"))
+    assert dead.publish({place: 0}, "batch", 3) == []
+    seen = look(heir, place)
     assert (seen.state, seen.batch) == ("published", "batch")
-    heir.announce([("g", 1)])
-    assert look(dead).state == "sent"
+    heir.announce([place])
+    assert look(dead, place).state == "sent"
 
 
-def test_groups_of_one_batch_are_published_together_or_not_at_all(client: redis.Redis) -> None:
-    here, there = meeting_on(client), meeting_on(client)
-    bring(here, "a", "b", "c", group="g")
-    bring(there, "d", "e", "f", group="h")
-    assert here.publish({("g", 1): 0, ("h", 1): 3}, "batch", 6) == [("h", 1)]
-    assert look(here, group="g").state == "claimed"
+def test_groups_of_one_batch_are_published_together_or_not_at_all(
+    here: Meeting, there: Meeting
+) -> None:
+    mine = place_of(bring(here, "a", "b", "c"))
+    theirs = place_of(bring(there, "d", "e", "f", group="h"), group="h")
+    assert here.publish({mine: 0, theirs: 3}, "batch", 6) == [theirs]
+    assert look(here, mine).state == "claimed"
 
 
 def test_a_leader_that_cannot_submit_leaves_the_group_to_the_next(
     here: Meeting, there: Meeting
 ) -> None:
-    bring(there, "a")
+    place = place_of(bring(there, "a"))
     bring(here, "b", "c")
-    here.release([("g", 1)])
+    here.release([place])
     assert there.told() == {"g"}
-    assert look(there).state == "claimed"
-    assert look(here).state == "led"
+    assert look(there, place).state == "claimed"
+    assert look(here, place).state == "led"
 
 
 def test_everything_expires_and_a_made_group_soon(here: Meeting, client: redis.Redis) -> None:
@@ -211,27 +225,30 @@ def test_everything_expires_and_a_made_group_soon(here: Meeting, client: redis.R
         return {key.decode(): client.ttl(key) for key in client.keys("oyer:*")}
 
     other = meeting_on(client)
-    bring(other, "a")
+    place = place_of(bring(other, "a"))
+    generation = group_key(":".join(place))
     bring(here, "b", "c")
-    assert set(times_left()) == {group_key("g"), group_key("g:1"), group_key("g:1:rows")}
+    assert set(times_left()) == {group_key("g"), generation, f"{generation}:rows"}
     assert all(0 < left <= 600 for left in times_left().values())
-    here.publish({("g", 1): 0}, "batch", 3)
-    here.announce([("g", 1)])
-    assert group_key("g:1:rows") not in times_left()
+    here.publish({place: 0}, "batch", 3)
+    here.announce([place])
+    assert f"{generation}:rows" not in times_left()
     assert all(0 < left <= 600 for left in times_left().values())
     assert other.told() == {"g"}
-    here.finish([("g", 1)])
+    here.finish([place])
     assert all(0 < left <= meeting.MEMORY_S for left in times_left().values())
-    assert set(times_left()) == {group_key("g"), group_key("g:1")}
+    assert set(times_left()) == {group_key("g"), generation}
 
 
-def test_a_group_that_redis_has_forgotten_is_said_to_be_gone(
+def test_a_group_that_redis_has_forgotten_is_gone_and_the_next_is_no_namesake(
     here: Meeting, client: redis.Redis
 ) -> None:
-    bring(here, "a")
+    place = place_of(bring(here, "a"))
     client.flushall()
     client.script_flush()
-    assert look(here).state == "gone"
+    assert look(here, place).state == "gone"
+    assert place_of(bring(here, "b")) != place
+    assert look(here, place).state == "gone"
 
 
 class Model(RuleBasedStateMachine):
@@ -245,9 +262,10 @@ class Model(RuleBasedStateMachine):
         """Begin with an empty Redis."""
         self.client.flushall()
         self.parts = [meeting_on(self.client) for _ in range(PROCESSES)]
-        self.row: dict[str, tuple[int, int]] = {}
-        self.claims: dict[int, tuple[int, list[str]]] = {}
-        self.published: dict[int, str] = {}
+        self.row: dict[str, tuple[str, int]] = {}
+        self.leader: dict[str, int] = {}
+        self.published: dict[str, str] = {}
+        self.generations = ["none"]
         self.batches = 0
 
     @rule(
@@ -268,40 +286,48 @@ class Model(RuleBasedStateMachine):
         for seen in brought.seen:
             self.note(process, seen)
 
-    @rule(process=st.integers(0, PROCESSES - 1), generation=st.integers(1, 4))
-    def look(self, process: int, generation: int) -> None:
+    @rule(process=st.integers(0, PROCESSES - 1), which=st.integers(0, 4))
+    def look(self, process: int, which: int) -> None:
         """Look after a group."""
-        self.note(process, look(self.parts[process], generation))
+        self.note(process, look(self.parts[process], self.place(which)))
 
-    @rule(process=st.integers(0, PROCESSES - 1), generation=st.integers(1, 4))
-    def publish(self, process: int, generation: int) -> None:
+    @rule(process=st.integers(0, PROCESSES - 1), which=st.integers(0, 4))
+    def publish(self, process: int, which: int) -> None:
         """Submit a group, claimed or not."""
         self.batches += 1
         batch = f"batch {self.batches}"
-        gone = self.parts[process].publish({("g", generation): 0}, batch, 1)
+        place = self.place(which)
+        gone = self.parts[process].publish({place: 0}, batch, 1)
+        generation = place[1]
         if not gone:
             assert generation not in self.published, "a group is in one batch only"
-            assert self.claims[generation][0] == process, "only its leader publishes it"
+            assert self.leader[generation] == process, "only its leader publishes it"
             self.published[generation] = batch
 
-    @rule(process=st.integers(0, PROCESSES - 1), generation=st.integers(1, 4))
-    def announce(self, process: int, generation: int) -> None:
+    @rule(process=st.integers(0, PROCESSES - 1), which=st.integers(0, 4))
+    def announce(self, process: int, which: int) -> None:
         """Say that a group's tasks are sent."""
-        self.parts[process].announce([("g", generation)])
+        self.parts[process].announce([self.place(which)])
 
-    @rule(process=st.integers(0, PROCESSES - 1), generation=st.integers(1, 4))
-    def release(self, process: int, generation: int) -> None:
+    @rule(process=st.integers(0, PROCESSES - 1), which=st.integers(0, 4))
+    def release(self, process: int, which: int) -> None:
         """Fail to submit a group."""
-        self.parts[process].release([("g", generation)])
+        self.parts[process].release([self.place(which)])
+
+    def place(self, which: int) -> Place:
+        """One of the groups begun so far."""
+        return "g", self.generations[which % len(self.generations)]
 
     def note(self, process: int, seen: Seen) -> None:
         """Check what a process is told of a group."""
         generation = seen.generation
+        if generation not in self.generations:
+            self.generations.append(generation)
         if seen.state in ("published", "sent"):
             assert seen.batch == self.published[generation]
         elif seen.state == "claimed":
             assert generation not in self.published
-            self.claims[generation] = (process, list(seen.ids))
+            self.leader[generation] = process
             members = {name for name, (where, _) in self.row.items() if where == generation}
             assert set(seen.ids) == members
             assert [self.row[name][1] for name in seen.ids] == list(range(len(seen.ids)))

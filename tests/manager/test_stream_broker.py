@@ -117,7 +117,7 @@ def test_a_group_outlives_an_outage_of_the_broker(server: RedisServer) -> None:
     manager = manager_on(server.url, length=BAND)
     members = members_of("outage", 3)
     workers = Workers(server.url)
-    pending = [manager.score(one, group_size=3) for one in members[:2]]
+    pending = manager.score_many(members[:2], group_size=3).scores
     workers.wait_for_sent(1)
     server.kill()
     server.start()
@@ -133,7 +133,7 @@ def test_a_group_outlives_a_broker_that_comes_back_empty(
     manager = manager_on(server.url, length=BAND)
     members = members_of("empty", 3)
     workers = Workers(server.url)
-    pending = [manager.score(one, group_size=3) for one in members[:2]]
+    pending = manager.score_many(members[:2], group_size=3).scores
     workers.wait_for_sent(1)
     server.kill()
     server.forget()
