@@ -7,10 +7,11 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from oyer.manager.meeting import Meeting
 from oyer.manager.submission import Submission
 from oyer.tasks import names
 from oyer.tasks.errors import BackendUnavailable, Overloaded
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 
 SOCKET_TIMEOUT_S = 5.0
 """Longest wait for one answer of Redis, in seconds: a trainer must not hang with its broker."""
+
+
+class Withdrawn(Exception):
+    """The batch is not to be sent."""
+
+
+BeforeSending = Callable[[Manifest], None]
+"""Called when all of a batch but its tasks is in Redis; may raise `Withdrawn`."""
 
 
 class Backend:
@@ -44,13 +53,20 @@ class Backend:
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_keepalive=True,
         )
+        self._expires_s = expires_s
         self._exchange = Exchange(self._redis, expires_s=expires_s)
 
-    def submit(self, submission: Submission, max_backlog_bytes: int | None = None) -> None:
+    def submit(
+        self,
+        submission: Submission,
+        max_backlog_bytes: int | None = None,
+        before_sending: "BeforeSending | None" = None,
+    ) -> None:
         """Post a batch's payloads, then send its chord.
 
         Raises:
             Overloaded: what is under way already is more than `max_backlog_bytes`.
+            Withdrawn: by `before_sending`; the payloads are gone again.
         """
         with self._reached():
             if max_backlog_bytes is not None:
@@ -61,7 +77,17 @@ class Backend:
                 submission.chunks,
                 submission.token_ids,
             )
+            if before_sending is not None:
+                try:
+                    before_sending(submission.manifest)
+                except Withdrawn:
+                    self._exchange.discard(submission.manifest)
+                    raise
             self._send(submission.manifest)
+
+    def meeting(self) -> Meeting:
+        """Return a part of its own in the groups of this broker."""
+        return Meeting(self._redis, self._reached, self._expires_s)
 
     def _check_backlog(self, max_bytes: int) -> None:
         held_bytes = self._exchange.backlog_bytes()

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from oyer.manager import local, validation
-from oyer.manager.backend import backend
+from oyer.manager.backend import BeforeSending, backend
 from oyer.manager.future import RewardFuture
 from oyer.manager.pending import Pending, PendingScores
 from oyer.manager.score import Score
@@ -39,7 +39,9 @@ class RewardManager:
         self._broker_url = self.config.broker.url or local.running_broker()
         # Loads what talks to the broker now, so that the first `submit` does not wait for it.
         backend(self._broker_url, self.config.broker.result_expires_s)
-        self._stream = Stream(self._send, self.config)
+        self._stream = Stream(
+            self._send, self.config, (self._broker_url, self.config.broker.result_expires_s)
+        )
 
     @classmethod
     def from_file(cls, path: str | Path) -> "RewardManager":
@@ -92,8 +94,8 @@ class RewardManager:
         """Hand over one rollout as soon as it is there; await its score, or wait for it.
 
         Rollouts that arrive close together share a batch. With `group_size` the rollouts of a
-        group are gathered by (run, group_id, group_size), each is judged at once, and their
-        length terms are computed when the group is complete or late.
+        group are gathered by (run, group_id, group_size) from all processes and hosts, each is
+        judged at once, and their length terms are computed when the group is complete or late.
 
         Raises:
             InvalidRollout: names the field that is wrong; nothing was submitted.
@@ -113,11 +115,16 @@ class RewardManager:
         return self._stream.score_many(rollouts, **where)
 
     def _send(
-        self, rollouts: Sequence[Rollout], config: RewardConfig, run: str, step: int | None
+        self,
+        rollouts: Sequence[Rollout],
+        config: RewardConfig,
+        run: str,
+        step: int | None,
+        before_sending: BeforeSending | None = None,
     ) -> RewardFuture:
         submission = prepare(rollouts, config, run=run, step=step)
         broker = (self._broker_url, config.broker.result_expires_s)
-        backend(*broker).submit(submission, config.broker.max_backlog_bytes)
+        backend(*broker).submit(submission, config.broker.max_backlog_bytes, before_sending)
         return RewardFuture(
             batch_id=submission.manifest.batch_id,
             verdicts=submission.verdicts,

@@ -34,6 +34,16 @@ def batch_key(batch_id: str, part: str) -> str:
     return f"oyer:batch:{batch_id}:{part}"
 
 
+def group_key(group: str) -> str:
+    """Redis key of a group that processes assemble together."""
+    return f"oyer:group:{group}"
+
+
+def mailbox_key(process: str) -> str:
+    """Redis key under which a process is told what became of its groups."""
+    return f"oyer:mailbox:{process}"
+
+
 def worker_key(queue: str, worker: str) -> str:
     """Redis key under which a living worker announces itself."""
     return f"oyer:worker:{queue}:{worker}"
