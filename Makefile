@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TRAINERS := .venv-trainers
+SERVERS := .venv-servers
 
 .DEFAULT_GOAL := help
 
@@ -32,6 +33,14 @@ $(TRAINERS)/.ready: tests/trainers/requirements.txt tests/trainers/constraints.t
 
 test-trainers: $(READY) $(TRAINERS)/.ready ## Run the adapters in TRL, verl, OpenRLHF and verifiers (2 GB)
 	$(TRAINERS)/bin/python -m pytest -c tests/trainers/pytest.ini tests/trainers
+
+$(SERVERS)/.ready: tests/real_servers/requirements.txt tests/real_servers/constraints.txt
+	$(PYTHON) -m venv $(SERVERS)
+	$(SERVERS)/bin/python -m pip install --quiet -c tests/real_servers/constraints.txt -r tests/real_servers/requirements.txt
+	@touch $@
+
+test-real-servers: $(READY) $(SERVERS)/.ready ## Judge through a litellm proxy and transformers serve (2 GB)
+	$(BIN)/python -m pytest -m real_servers tests/real_servers
 
 test-slow: $(READY) ## Run the tests that take long: minutes of rate limits and the like
 	$(BIN)/python -m pytest -m slow
@@ -63,4 +72,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-slow test-faults test-trainers check fix docs bench migration up
+.PHONY: help setup demo test test-slow test-faults test-trainers test-real-servers check fix docs bench migration up
