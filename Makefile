@@ -5,6 +5,7 @@ READY := $(VENV)/.ready
 TRAINERS := .venv-trainers
 # Tests mostly wait for processes to start and stop, so a few more at once than a small machine has cores.
 JOBS ?= 3
+SERVERS := .venv-servers
 
 .DEFAULT_GOAL := help
 
@@ -34,6 +35,14 @@ $(TRAINERS)/.ready: tests/trainers/requirements.txt tests/trainers/constraints.t
 
 test-trainers: $(READY) $(TRAINERS)/.ready ## Run the adapters in TRL, verl, OpenRLHF and verifiers (2 GB)
 	$(TRAINERS)/bin/python -m pytest -c tests/trainers/pytest.ini tests/trainers
+
+$(SERVERS)/.ready: tests/real_servers/requirements.txt tests/real_servers/constraints.txt
+	$(PYTHON) -m venv $(SERVERS)
+	$(SERVERS)/bin/python -m pip install --quiet -c tests/real_servers/constraints.txt -r tests/real_servers/requirements.txt
+	@touch $@
+
+test-real-servers: $(READY) $(SERVERS)/.ready ## Judge through a litellm proxy and transformers serve (2 GB)
+	$(BIN)/python -m pytest -m real_servers tests/real_servers
 
 test-slow: $(READY) ## Run the tests that take long: minutes of rate limits and the like
 	$(BIN)/python -m pytest -m slow
@@ -65,4 +74,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-slow test-faults test-trainers check fix docs bench migration up
+.PHONY: help setup demo test test-slow test-faults test-trainers test-real-servers check fix docs bench migration up

@@ -5,6 +5,7 @@ one bad rollout. HTTP happens outside of transactions.
 """
 
 import contextlib
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -39,6 +40,9 @@ _REPORT_S = 0.5
 _CANCEL_LOOK_S = 0.2
 """How old the answer to `is the batch cancelled` may be."""
 
+_GC_ALLOCATIONS = 5_000
+"""Containers made between two looks for garbage: some 50 calls' worth; Python's own is 700."""
+
 _FINE = frozenset({Status.SCORED, *NOT_CALLED})
 """Statuses that stand once they are on record; a failure is tried again."""
 
@@ -54,6 +58,11 @@ def warm_up() -> None:
     gevent.config.track_greenlet_tree = False
     process.engine()
     judge_services.endpoints()
+    # What is loaded by now stays for good: going through it for garbage again and again adds a
+    # quarter of its CPU to a call (1.29 ms without, 1.08 frozen, 0.92 with fewer looks as well).
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_ALLOCATIONS)
 
 
 def judge_chunk(batch_id: str, chunk: int) -> dict[str, Any]:
