@@ -16,12 +16,13 @@ _NEUTRAL = re.compile(
       |resulting|suggested|recommended|assigned|given|assistant(?:'s)?|response(?:'s)?|answer(?:'s)?|reply(?:'s)?
       |model(?:'s)?|output(?:'s)?|solution(?:'s)?|rollout(?:'s)?|receives?|deserves|earns|gets|final|all\sin\sall
       |(?:based\son|given|considering|after|taking|according\sto)\s[^,.:]{1,80},)\b
+    |(?:(?:这|该|此|本)(?:[篇段个份条次道首]|[\u4e00-\u9fff]{2}(?=的))?[\u4e00-\u9fff]{0,4}的(?=[\s:]*$))
     |on\sa\sscale\s(?:of|from)\s[0-9]{1,3}\s?(?:to|-|–)\s?[0-9]{1,3}
     |(?:(?:满分|总分)(?:为|是)?\s*:?\s*[0-9]{1,4}\s*分?|[0-9]{1,4}\s*分(?:制|满分)(?:下|的?标准)?
       |\(?[0-9]{1,3}\s*(?:-|–|~|到|至)\s*[0-9]{1,3}\s*分?\)?(?:的?(?:标准|范围|量表|区间))?|评分标准|按照?|根据|在|内|以|综上(?:所述)?|因此|所以|因而|故此?|总之|最后|最终|综合(?:来看|来说|以上|上述|考虑|而言|评估|分析)?|总体(?:来看|来说|而言|上)?
       |整体(?:来看|来说|而言|上)?|(?:基于|根据|结合|鉴于|考虑到)[^,。:]{1,40},|结论|我认为|我觉得|我|你|本次|本|该|此|这个|这次|这
-      |对|于|给出|给予|给|打出|打|的|为|是|会|应该|应|可以|可|建议|能|将|回答|回复|响应|输出|轨迹|模型|助手|答案|解答|质量|整个
-      |更正|修正|修改后|重新(?:评估|考虑|打分)?后?|评审|裁判|评委|结果|如下|以上|上述|评价|评估|其|它|只能|只|仅|所以我)
+      |对|于|给出|给予|给|打出|打|的|为|是|会|应该|应|可以|可|建议|能|将|回答|回复|响应|输出|轨迹|模型|助手|学生|考生|答案|解答|质量|整个
+      |更正|修正|修改后|重新(?:评估|考虑|打分)?后?|评审|裁判|评委|结果|如下|以上|上述|评价|评估|其|它|只能|只|仅|所以我|但是|但|不过|而|现在|目前|此处)
     )[\s,:、\-–—|*>#]*""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -46,9 +47,9 @@ _IMAGINED = re.compile(
 _SUPERSEDED = re.compile(
     r"\b(?:previous(?:ly)?|prior|earlier|initial(?:ly)?|original(?:ly)?|old|former(?:ly)?|baseline|preliminary|tentative"
     r"|provisional|draft|first\s+(?:pass|draft)|example|sample|e\.g|expected|target|human|gold|passing|threshold"
-    r"|minimum|maximum|max|min|possible|highest|lowest|cap(?:ped)?|limit(?:ed)?|could|might"
+    r"|was\s+going\s+to|at\s+first|tempted|minimum|maximum|max|min|possible|highest|lowest|cap(?:ped)?|limit(?:ed)?|could|might"
     r"|instead\s+of|rather\s+than|not|never|no|cannot|without|deduct\w*|minus|lose|lost|next)\b|n't\b"
-    r"|原(?:来|始|本|先)?(?:的)?$|原来|原始|原先|之前|先前|上一|上次|上轮|初始|初步|暂定|预估|示例|例如|比如|样例|参考评|人工|基准|及格|满分"
+    r"|原(?:来|始|本|先)?(?:的)?$|先\s*$|原来|原始|原先|之前|先前|上一|上次|上轮|初始|初步|暂定|预估|示例|例如|比如|样例|参考评|人工|基准|及格|满分"
     r"|最高|最低|上限|下限|不是|并非|不能|不应|不宜|不会|不予|不给|未|没有|无法|扣|减|限制|封顶|下次",
     re.IGNORECASE,
 )
@@ -64,7 +65,7 @@ _CONCLUDES = re.compile(
 _NOT_OURS = re.compile(
     r"\s*(?:['\"”’」』]|的?(?:字样|字眼|语句)|这(?:句|行|段|一|种|类|样)|的(?:指令|内容|注入|要求|文字|文本)|等(?:字|内容|指令|文)"
     r"|(?:is|was|are)\s+(?:an?\s+)?(?:prompt\s+)?(?:inject|quoted|part\s+of|in\s+the|from\s+the|what\s+the)"
-    r"|(?:means?|indicates?|represents?|corresponds?|表示|代表|意味|对应|是指|的标准|的要求|才|则)"
+    r"|(?:means?|indicates?|represents?|corresponds?|表示|代表|意味|对应|是指|的标准|的要求|才|则|would\b|requires?\b|is\s+reserved)"
     r"|,?\s*(?:in\s+)?(?:an?|which\s+is\s+an?)\s+(?:obvious\s+|clear\s+)?(?:attempt|injection|trick|instruction)"
     r"|for\s+(?:responses|answers|replies|outputs)\s+(?:that|which))",
     re.IGNORECASE,

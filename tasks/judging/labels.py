@@ -4,14 +4,16 @@ import re
 from collections.abc import Iterator
 
 from oyer.tasks.judging.claims import Claim, Rank
-from oyer.tasks.judging.cleaning import MASK
+from oyer.tasks.judging.cleaning import MASK, unmark
 from oyer.tasks.judging.context import (
     about_an_aspect,
     at_heading,
+    clause,
     disowned_after,
     disowned_before,
     names_other_scale_before,
     neutral,
+    only_neutral,
 )
 from oyer.tasks.judging.values import NUMBER, Value, names_other_scale, read_value
 
@@ -26,15 +28,18 @@ _FINAL = (
     r"(?:(?:quality|rating|evaluation|judge(?:'s)?|judge?ment|response|weighted|overall|numeric(?:al)?"
     r"|combined|average|assessment|total)[\s_-]{1,3}){0,2}"
     r"(?:scores?|ratings?|grade|marks?|points?|verdict|evaluation|assessment|judge?ment)"
-    r"|(?:最终|最后|综合|总体|整体|总的?|合计|总计|终)的?(?:综合|总体|整体|加权|质量|总)?"
+    r"|(?:最终|最后|综合|总体|整体|总的?|合计|总计|终)的?(?:综合|总体|整体|加权|总|[\u4e00-\u9fff]{2}(?=评分|得分|打分))?"
     r"(?:评分|得分|打分|给分|分数|分值|评级|评价得分|评价|评定|评估得分|评估|成绩|分)"
+    r"|(?:revised|corrected|updated|adjusted|amended|new)\s+(?:scores?|ratings?)|(?:修正|更正|修订|调整|复核|改正)后?的?(?:评分|得分|打分|分数)"
+    r"|(?:correction|更正|修正)(?=\s*:)"
     r"|\[(?:result|score|rating)\](?:\s*:?\s*(?:result|score|rating|assessment)\b)?"
-    r"|(?:final|overall|verdict)(?=\s*[:=|])|total(?=\s*:\s*[0-9.]{1,5}\s*/)"
-    r"|(?:总评|总体|综合|整体|最终)(?=\s*[:=|])"
+    r"|(?:final|overall|verdict|average|weighted\s+total|平均|总评|总体|综合|整体|最终)(?=\s*(?:\([^()\n]{0,30}\)\s*)?[:=|])"
+    r"|total(?=\s*:\s*[0-9.]{1,5}\s*/)"
 )
 _PLAIN = (
     r"(?:average|mean)\s+(?:score|rating)|scores?|ratings?|grade|marks?|rewards?|verdict(?=\s+is\b)|judge?ment(?=\s*:)|evaluation(?=\s*:)"
     r"|(?:评分|得分|打分|给分|分数|分值|评级|评价分|平均分)(?:结果)?"
+    r"|(?:puntuaci[óo]n|calificaci[óo]n|pontua[çc][ãa]o|(?:gesamt)?bewertung|punktzahl|оценка|評価|评価|得点|(?:最终)?スコア|(?:최종\s*|총\s*)?점수|평점)(?=\s*[:=])"
 )
 _LABEL = re.compile(
     rf"(?<![A-Za-z0-9_\-])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
@@ -44,6 +49,8 @@ _NOTE = r"(?:\((?P<{}>[^()\n]{{0,60}})\)|\[(?P<{}b>[^\[\]\n]{{0,20}}[-~][^\[\]\n
 _GLUE = re.compile(
     rf"""(?:结果|情况|结论)?\s*(?:(?:given|assigned|awarded)\b\s*)?
     (?:{_NOTE.format("note", "note")}\s*)?
+    (?:(?P<scale>(?:on\s+a\s+scale\s+)?(?:(?:from|of|between)\s+)?{NUMBER}\s*分?\s*(?:-|–|—|~|to|and|至|到)\s*{NUMBER}\s*分?
+       |(?:out\s+of|满分)\s*{NUMBER}\s*分?)\s*(?=[:=]|is\b|为|是))?
     (?:(?:for|of|on|to)\s+(?:(?:this|the|that|its)\s+)?(?:[a-z']+\s+){{0,2}}
        (?:response|answer|reply|output|rollout|solution|submission|model|assistant)\s*)?
     (?:(?:that\s+)?(?:I|we)(?:'d|'ll|'m|\s)(?:\s*[a-z]+){{1,4}}?\s*(?=is\b|:))?
@@ -55,6 +62,7 @@ _GLUE = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+_BARE_GLUE = re.compile(r"[\s:=#]*(?:是|为|如下)?[\s:=#]*")
 _HEDGE = re.compile(
     r"\b(?:about|around|approx\w*|roughly|somewhere|between|least|most|up\s+to|under|below|above|over"
     r"|less|more|greater|higher|lower|not|never|nearly|almost|maybe|perhaps|possibly|either|from|minus)\b"
@@ -63,9 +71,13 @@ _HEDGE = re.compile(
     re.IGNORECASE,
 )
 _NEAR_NUMBER = re.compile(rf"[^。;!?]{{0,40}}?(?={NUMBER})")
-_DECORATION = re.compile(rf"(?:[-–—•·]\s+|[^\w\s.+\-−(\[<~≈{MASK}]|\s)*")
+_DECORATION = re.compile(rf"(?:[-–—•·]\s+|[^\w\s./+\-−(\[<~≈{MASK}]|\s)*")
 _REMARK = re.compile(r"[\s.!。)\]>*|]*(?:\([^()]{0,120}\))?[\s.!。|]*")
 _ONLY_DIGITS = re.compile(r"[\s.,/~–—-]*[0-9][\s0-9.,/~–—%-]*")
+_CONCLUDED = re.compile(
+    rf"[^0-9]{{1,150}}?\b(?:so|thus|hence|therefore)\s+(?:it(?:'s|\s+is)\s+)?(?:an?\s+)?(?={NUMBER}\s*[.!]?\s*$)",
+    re.IGNORECASE,
+)
 _NO_NUMBER = re.compile(
     r"(?:N\s*/\s*A|null|none|nan|unknown|无法|不适用|暂无|[A-F][+\-]?(?=\s*(?:$|[.,;()|])))\W?"
 )
@@ -79,11 +91,21 @@ _SUM = re.compile(r"[0-9\s.+\-−*/×÷()%·,]{1,160}(?:[=≈]\s*)")
 _VERDICT = re.compile(r"final|最终|最后|\[", re.IGNORECASE)
 _CONDITION = re.compile(r"\b(?:if|unless|had\s+it|otherwise)\b|如果|若", re.IGNORECASE)
 _BRACKETS = re.compile(r"\[\[\s*([^\[\]\n]{1,30}?)\s*\]\]")
+# FastChat's fallback; further brackets would make it a reference.
+_SINGLE = re.compile(
+    r"(?:[.!:。]|^)[ \t]*(?P<box>\[\s*(?P<value>[0-9.]{1,5})\s*\])\W*\Z", re.MULTILINE
+)
+_BOX = re.compile(
+    r"(?P<box>\\boxed\{\s*(?:\\text\{)?(?P<value>[^{}\n]{1,20}?)\s*\}{1,2})[\s$.*。!)\]\\]*\Z"
+)
+_SCORING = re.compile(
+    r"\b(?:score|rating|grade|verdict|final|rate)\b|评分|得分|打分|分数|总分|最终", re.IGNORECASE
+)
 _PAIRWISE = re.compile(r"[ABC<>=≈~\s]{1,8}|tie|N/?A", re.IGNORECASE)
 
 
 def bracket_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
-    """Scores in double brackets, the form of FastChat's single-answer judge."""
+    """Scores in double brackets, the form of FastChat's single-answer judge, or in `[7]` at the end."""
     for match in list(_BRACKETS.finditer(text))[-MAX_BRACKETS:]:
         value = read_value(match[1], 0, scale)
         readable = value is not None and value.end == len(match[1])
@@ -94,6 +116,38 @@ def bracket_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
             yield Claim(
                 match.start(), match[0], number, Rank.FINAL, "bracket", disowned_before(before)
             )
+
+    if single := _SINGLE.search(text):
+        value = read_value(single["value"], 0, scale)
+        if value and value.end == len(single["value"]) and text.count("[") == 1:
+            yield Claim(single.start("box"), single["box"], value.number, Rank.PROSE, "bracket")
+
+
+def boxed_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
+    """The score in a `\\boxed{}` that ends the reply, if its sentence is about the score.
+
+    Judges of mathematics quote boxed answers; a box that has its line to itself reads as any
+    lone number.
+    """
+    at = text.rfind("\\boxed{")
+    box = _BOX.match(text, at) if at >= 0 else None
+    if box is None or (value := read_value(box["value"], 0, scale)) is None:
+        return
+    before = unmark(text[max(text.rfind("\n", 0, at) + 1, at - WINDOW) : at])
+    own = clause(before)
+    if (
+        before.strip()
+        and value.end == len(box["value"])
+        and (_SCORING.search(own) or only_neutral(own))
+    ):
+        yield Claim(
+            at,
+            text[at : box.end("box")],
+            value.number,
+            Rank.FINAL,
+            "boxed",
+            disowned_before(before),
+        )
 
 
 def label_claims(
@@ -113,7 +167,7 @@ def label_claims(
             continue
         tail = line[match.end() : match.end() + WINDOW]
         value = _labelled(tail, scale)
-        if value is None and not re.sub(r"[\s:=#]", "", tail):
+        if value is None and _BARE_GLUE.fullmatch(tail):
             value = bare_value(below, scale)
             tail = ""
         if value is None:
@@ -122,7 +176,7 @@ def label_claims(
         before = line[max(0, match.start() - WINDOW) : match.start()]
         number = value.number
         rank, foreign = _weigh(match, before, tail)
-        if _states_the_maximum(match, tail, value, scale):
+        if _states_the_maximum(match, tail, value, scale, below):
             continue
         if names_other_scale_before(before, scale):
             number = None
@@ -158,7 +212,9 @@ def _labelled(tail: str, scale: tuple[float, float]) -> Value | None:
     glue = _GLUE.match(tail)
     at = glue.end() if glue else 0
     notes = [
-        note for note in (glue.group("note", "noteb", "after", "afterb") if glue else ()) if note
+        note
+        for note in (glue.group("note", "noteb", "after", "afterb", "scale") if glue else ())
+        if note
     ]
     value = read_value(tail, at, scale)
     if value is None:
@@ -186,12 +242,24 @@ def _without_number(
     """A remark that is the number, a hedged number, a letter grade; or nothing at all."""
     if notes and (value := read_value(notes[0], 0, scale)) and value.end == len(notes[0]):
         return value
+    if concluded := _CONCLUDED.match(tail, at):
+        return read_value(tail, concluded.end(), scale)
+    if tail.lstrip().startswith("|"):
+        return _only_cell(tail, scale)
     if refusal := _NO_NUMBER.match(tail, at):
         return Value(None, refusal.end())
     digit = _NEAR_NUMBER.match(tail, at)
     if digit and _HEDGE.search(tail, at, digit.end()):
         return Value(None, digit.end())
     return None
+
+
+def _only_cell(row: str, scale: tuple[float, float]) -> Value | None:
+    """The number of a table's row that holds one: `| 总分 | 正确性 | 8.5 |`."""
+    values = [value for cell in row.split("|") if (value := bare_value(cell, scale))]
+    if not values:
+        return None
+    return Value(values[0].number if len(values) == 1 else None, len(row))
 
 
 def bare_value(line: str, scale: tuple[float, float]) -> Value | None:
@@ -208,14 +276,12 @@ def bare_value(line: str, scale: tuple[float, float]) -> Value | None:
 
 
 def _states_the_maximum(
-    match: re.Match[str], tail: str, value: Value, scale: tuple[float, float]
+    match: re.Match[str], tail: str, value: Value, scale: tuple[float, float], below: str
 ) -> bool:
-    """`总分10分，得8分` and `总分10` say what the scale is."""
-    return (
-        match[0] in {"总分", "分数", "总分值"}
-        and value.number == scale[1]
-        and not re.match(r"\s*[:=|]", tail)
-    )
+    """`总分10分，得8分`, `总分10` and `总分：10` above `得分：7` say what the scale is."""
+    if match[0] not in {"总分", "分数", "总分值"} or value.number != scale[1]:
+        return False
+    return not re.match(r"\s*[:=|]", tail) or bool(re.match(r"\W*[^\W\d]{0,2}得分", below))
 
 
 def _describes_a_level(tail: str, value: Value) -> bool:

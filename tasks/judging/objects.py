@@ -24,11 +24,11 @@ _FINAL_KEY = re.compile(
     r"|(?:综合|最终|总体|整体|总)(?:得分|评分|分数|分)|总评"
 )
 _PLAIN_KEY = re.compile(
-    r"(?:judge|evaluation|quality)?(?:score|rating)|grade|verdict|points|评分|得分|分数|打分"
+    r"(?:judge|evaluation|quality|response|answer|model)?(?:score|rating)s?|grade|verdict|points|评分|得分|分数|打分"
 )
 _VALUE_KEY = re.compile(r"result|value")
 _WRAPPER = re.compile(
-    r"evaluation|results?|outputs?|verdict|response|judge?ment|assessment|scores?|ratings?|review"
+    r"evaluation|results?|outputs?|verdict|overall|final|total|response|judge?ment|assessment|scores?|ratings?|review"
     r"|answer|data|评价|评估|结果|评分"
 )
 _MAXIMUM_KEY = re.compile(r"(?:scale)?max(?:imum)?(?:score)?|outof|fullscore|满分")
@@ -36,11 +36,11 @@ _CALL_KEYS = frozenset({"arguments", "parameters", "tool_calls", "function", "to
 _PAIR = re.compile(
     r"""(?:["'“](?P<key>[^"'“”\n{}:]{1,40})["'”]|(?<![\w"'])(?P<bare>[A-Za-z_]\w{0,39}))\s*:\s*
         (?:"(?P<double>[^"\n]{0,60})"|'(?P<single>[^'\n]{0,60})'
-          |(?P<plain>[+\-]?[0-9][0-9./]{0,12}|null|None|NaN)(?=\s*(?:[,}\]\n]|\#|//|$)))""",
+          |(?P<plain>[+\-]?[0-9][0-9./]{0,12}|null|None|NaN)(?=\s*(?:[,}\]\n]|\#|/[/*]|$)))""",
     re.VERBOSE,
 )
 _ELEMENT = re.compile(
-    r"<(?P<tag>(?:(?:final|overall|total)_)?(?:score|rating|grade)|verdict|answer|result"
+    r"<(?P<tag>(?:(?:final|overall|total)_?)?(?:score|rating|grade)|overall|total|final|verdict|answer|result"
     r"|评分|得分|最终评分)>"
     r"\s*(?P<value>[^<>\n]{1,40}?)\s*</(?P=tag)>",
     re.IGNORECASE,
@@ -51,10 +51,15 @@ _QUOTES = re.compile(
     r"|调用|参数|返回|自带|附带|嵌入|写着|输出了|工具|注入|示例|例如|格式|内容|参考",
     re.IGNORECASE,
 )
+_INTRODUCED = re.compile(
+    r"\b(?:here\s+(?:it\s+is|is)|here's|my\s+(?:verdict|evaluation|assessment|rating|score|judge?ment|answer))\b"
+    r"[^:\n]{0,40}:\s*$|(?:如下|我的(?:评分|评价|评估|判断|结论)[^:\n]{0,10}):\s*$",
+    re.IGNORECASE,
+)
 _BRACE = re.compile(r"(?<!\\)[{}]")
 _OPEN_BRACE = re.compile(r"(?<!\\)\{")
 _DECODER = json.JSONDecoder(strict=False)
-_OPENING = re.compile(r"\{\s*[\"'“\w]")
+_OPENING = re.compile(r"\{(?:\s|//[^\n]{0,200}\n|/\*[^*]{0,200}\*/)*[\"'“\w]")
 _FENCED = re.compile(r"[ \t]*(?:`{3,}|~{3,})[\w-]*[ \t]*|json", re.IGNORECASE)
 
 
@@ -156,8 +161,11 @@ def _rank_at(text: str, start: int, end: int) -> Rank | None:
         return None
     if not after:
         return Rank.FINAL
-    own_lines = not text[text.rfind("\n", 0, start) + 1 : start].strip(" \t`")
-    return Rank.LABEL if own_lines and not _QUOTES.search(after[:80]) else None
+    if _QUOTES.search(after[:80]):
+        return None
+    if not text[text.rfind("\n", 0, start) + 1 : start].strip(" \t`"):
+        return Rank.LABEL
+    return Rank.PROSE if _INTRODUCED.search(before[-1]) else None
 
 
 def _pairs(body: str) -> list[tuple[str, Any]]:
@@ -192,9 +200,16 @@ def _stated(pairs: list[tuple[str, Any]]) -> Any:
     """
     for keys in (_FINAL_KEY, _PLAIN_KEY, _VALUE_KEY):
         values = [value for key, value in pairs if keys.fullmatch(_plain(key))]
+        if len(values) > 1:
+            values = [value for value in values if _holds_a_digit(value)] or values
         if values:
             return values[0] if all(value == values[0] for value in values) else ""
     return None
+
+
+def _holds_a_digit(value: Any) -> bool:
+    """Whether a value is or holds a number; `"verdict": "pass"` beside a score does not."""
+    return not isinstance(value, bool) and bool(re.search("[0-9]", str(value)))
 
 
 def _plain(key: str) -> str:
@@ -202,6 +217,8 @@ def _plain(key: str) -> str:
 
 
 def _value(stated: Any, scale: tuple[float, float]) -> float | None:
+    if isinstance(stated, list) and len(stated) == 1:
+        stated = stated[0]
     if isinstance(stated, bool) or not isinstance(stated, (int, float, str)):
         return None
     if not isinstance(stated, str):

@@ -23,24 +23,27 @@ _ADVERB = r"(?:\s+(?:\w+ly|also|just|still|would|will|can|could|have\s+to|must))
 _FIRST_PERSON = (
     rf"\b(?:I|we)(?:'d|'ll|'ve|'m)?{_ADVERB}\s+"
     r"(?:give|gave|rate|rated|score|scored|assign|assigned|award|awarded|grade|graded|say|go\s+with"
-    r"|settle\s+on|choose|(?:am\s+)?(?:giving|rating|scoring|assigning|going\s+with))"
+    r"|settle\s+on|land\s+on|choose|put|place|call|mark|(?:am\s+)?(?:giving|rating|scoring|assigning|going\s+with))"
     r"(?:\s+(?:this|that|it|the|its?|a|an|as|at|to|with|of|for|overall|final|score|rating|grade|response|answer|reply"
-    r"|output|solution|rollout|model|assistant|model's|assistant's|completion|submission|document|text|passage|summary|conversation|candidate|one|call|trajectory|it's|is)){0,7}\s+(?=\S)"
+    r"|output|solution|rollout|model|assistant|model's|assistant's|completion|submission|document|text|passage|summary|conversation|candidate|one|call|trajectory|it's|is)){0,7}(?:\s+an?(?:\s+[a-z-]+){1,2})?\s+(?=\S)"
 )
+_REVISES = r"\b(?:raised|lowered|changed|moved|dropped|bumped|revised|adjusted)\s+(?:(?:it|this|that|the\s+score)\s+)?(?:up\s+|down\s+)?to\s+(?:an?\s+)?"
+_FITTING = rf"\ban?\s+(?={NUMBER}(?:\s*/\s*{NUMBER})?\s+(?:is|seems|feels|would\s+be)\s+(?:fair|right|appropriate|reasonable|justified|warranted|fitting))"
+_EARLIER = re.compile(r"\b(?:initially|originally|previously|first)\b", re.IGNORECASE)
 _GAIN = r"\b(?:deserves|earns|merits|warrants)(?:\s+(?:an?|the|overall|final|score|rating|grade|of|solid|strong|full)){0,5}\s+"
 _COPULA = (
-    r"\b(?:this|it|that)(?:'s|\s+is|\s+should\s+be|\s+gets|\s+must\s+be)\s+(?:worth\s+)?an?\s+"
+    r"\b(?:this(?:\s+one)?|it|that)(?:'s|\s+is|\s+should\s+be|\s+gets|\s+must\s+be)\s+(?:worth\s+)?an?\s+"
     r"(?:(?:solid|strong|clear|perfect|easy|weak|low|high)\s+)?"
 )
 _HAN_VERB = (
-    r"(?:给(?:出|予|到)?|打(?:出|个)?|评(?:为|出|定)?|得(?:到)?|判(?:为|定)?|定为|记(?:为)?|赋予?|值)"
+    r"(?:给(?:出|予|到)?|打(?:出|个)?|评(?:为|出|定)?|得(?:到)?|判(?:为|定)?|定为|记(?:为)?|赋予?|值|取|[降升]\s*(?:为|到|至)|[调改](?:整)?\s*(?:为|成|到|至)|修正为)"
     r"(?:了)?(?:\s*(?:这个|该|此|本|它|其|模型|助手|回答|回复|响应|输出|解答|的|一个|评分|分数|总分|最终|综合)){0,12}\s*"
 )
 _NUMERAL = rf"(?:{NUMBER}|[零一二两三四五六七八九十](?![^\W0-9点分半十]))"
 _NUMBERED = re.compile("[0-9零一二两三四五六七八九十]")
 _SPELLED = re.compile(r"\b(?:one|two|three|four|five|six|seven|eight|nine|ten)\b", re.IGNORECASE)
 _GIVEN = re.compile(
-    rf"(?:{_FIRST_PERSON}|{_GAIN}|{_COPULA})(?=[(\[*\s]*(?:{NUMBER}|(?:one|two|three|four|five|six|seven|eight|nine|ten)\b))",
+    rf"(?:{_FIRST_PERSON}|{_GAIN}|{_COPULA}|{_REVISES}|{_FITTING})(?=[(\[*\s]*(?:{NUMBER}|(?:one|two|three|four|five|six|seven|eight|nine|ten)\b))",
     re.IGNORECASE,
 )
 _HAN_GIVEN = re.compile(rf"(?:{_HAN_VERB})(?={_NUMERAL}[^,。;]{{0,6}}分)")
@@ -50,7 +53,7 @@ _FRACTION = re.compile(
     re.IGNORECASE,
 )
 _ENDS = re.compile(
-    r"\s*(?:$|[^\w\s\ufffc]|\ufffc|\b(?:because|since|as|for|due|based|given|overall|in\s+total|and|but|with|from)\b"
+    r"\s*(?:$|[^\w\s\ufffc]|\ufffc|\b(?:because|since|as|for|due|based|given|overall|in\s+total|and|but|with|from)\b|(?:is|seems|feels|would\s+be)\s+(?:fair|right|appropriate|reasonable|justified|warranted|fitting)\b"
     r"|[^\x00-\x7f])",
     re.IGNORECASE,
 )
@@ -62,6 +65,16 @@ _CLAIMING = re.compile(
 )
 _CONCLUDING = re.compile(
     r"\s*(?:但|而|那么)?(?:我|因此|所以|故|综合|综上|总体|整体|最终|总分|目前)"
+)
+_SO = re.compile(
+    r"[,;:]\s*(?:so|thus|hence|therefore|overall|making\s+it|leaving\s+it\s+at)\s*,?\s*(?:an?\s*)?$",
+    re.IGNORECASE,
+)
+_ALTERNATIVE = re.compile(
+    rf"{NUMBER}\s*分?\s*(?:-|–|—|~|/|、|\b(?:to|or|and)\b|至|到|或者?|和)\s*(?:(?:maybe|even|perhaps|an?)\s+)*$"
+    r"|(?:\bat\s+(?:most|least|best)|\bup\s+to|\bno\s+more\s+than|\b(?:less|more|higher|lower)\s+than|\b(?:under|below|above)"
+    r"|\b(?:maybe|perhaps|possibly)|(?:可能|或许|也许)(?:是|为)?|至少|至多|最多|不到|不超过|低于|高于|超过)\s*(?:an?\s+)?$",
+    re.IGNORECASE,
 )
 _FINAL = re.compile(
     r"\b(?:overall|final(?:ly)?|in\s+conclusion|in\s+total)\b|综合|综上|总体|整体|最终|总分",
@@ -82,12 +95,15 @@ def prose_claims(line: str, offset: int, scale: tuple[float, float]) -> Iterator
             continue
         read_to = value.end
         before = line[max(0, start - WINDOW) : start]
-        own = rank is Rank.PART or not disowned_before(before)
+        own = rank <= Rank.PART or not (disowned_before(before) or _EARLIER.search(line, start, at))
+        spoiled = names_other_scale_before(before, scale) or _ALTERNATIVE.search(
+            line[max(0, at - 40) : at]
+        )
         yield Claim(
             start=offset + start,
             span=line[start : value.end],
-            value=None if names_other_scale_before(before, scale) else value.number,
-            rank=Rank.FINAL_INLINE if rank and _FINAL.search(before[-60:]) else rank,
+            value=None if spoiled else value.number,
+            rank=Rank.FINAL_INLINE if rank > 0 and _FINAL.search(before[-60:]) else rank,
             layer="prose",
             disowned=not own or disowned_after(line[value.end :][:60]),
         )
@@ -115,6 +131,9 @@ def _places(line: str) -> Iterator[tuple[int, int, Rank]]:
             yield match.start(), match.end(), Rank.PROSE if whole else Rank.PART
         elif _CLAIMING.search(before) or only_neutral(re.split(r"[.。;!?]\s*", before)[-1]):
             yield match.start(), match.end(), Rank.PROSE
+        else:
+            concludes = _SO.search(before)
+            yield match.start(), match.end(), Rank.PROSE if concludes else Rank.LOOSE
 
 
 def _is_about_all(before: str) -> bool:
@@ -122,7 +141,7 @@ def _is_about_all(before: str) -> bool:
     sentence = re.split(r"[。;!?]|\.\s", before)[-1]
     last = sentence.rpartition(",")[2]
     return only_neutral(sentence.replace(",", " ")) or (
-        bool(_CONCLUDING.match(last)) and only_neutral(last)
+        (bool(_CONCLUDING.match(last)) or not last.strip()) and only_neutral(last)
     )
 
 
