@@ -148,7 +148,7 @@ def unmark(text: str) -> str:
     """Blank out emphasis, LaTeX and HTML that only dress the text."""
     if not _MARK.search(text):
         return text
-    text = re.sub(r"(?<=\s)\*(?=\s*[0-9(])", "×", text)
+    text = re.sub(r"([0-9)]\s{0,3})\*(?=\s{1,3}[0-9(])", r"\1×", text)
     return _MARKUP.sub(lambda m: " " * len(m[0]), text)
 
 

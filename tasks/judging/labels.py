@@ -37,7 +37,7 @@ _FINAL = (
     r"|total(?=\s*:\s*[0-9.]{1,5}\s*/)"
 )
 _PLAIN = (
-    r"(?:average|mean)\s+(?:score|rating)|scores?|ratings?|grade|marks?|rewards?|verdict(?=\s+is\b)|judge?ment(?=\s*:)|evaluation(?=\s*:)"
+    r"(?:average|mean)\s+(?:score|rating)|scores?|ratings?|grade|marks?|rewards?|points(?=\s*:)|verdict(?=\s+is\b)|judge?ment(?=\s*:)|evaluation(?=\s*:)"
     r"|(?:评分|得分|打分|给分|分数|分值|评级|评价分|平均分)(?:结果)?"
     r"|(?:puntuaci[óo]n|calificaci[óo]n|pontua[çc][ãa]o|(?:gesamt)?bewertung|punktzahl|оценка|評価|评価|得点|(?:最终)?スコア|(?:최종\s*|총\s*)?점수|평점)(?=\s*[:=])"
 )
@@ -54,7 +54,7 @@ _GLUE = re.compile(
     (?:(?:for|of|on|to)\s+(?:(?:this|the|that|its)\s+)?(?:[a-z']+\s+){{0,2}}
        (?:response|answer|reply|output|rollout|solution|submission|model|assistant)\s*)?
     (?:(?:that\s+)?(?:I|we)(?:'d|'ll|'m|\s)(?:\s*[a-z]+){{1,4}}?\s*(?=is\b|:))?
-    (?P<sign>(?:(?:[:=|]|→|[-=]>|-{{1,3}}\s|[–—]{{1,3}}|(?:is|are|was|of|at|as|be|remains|would|should
+    (?P<sign>(?:(?:[:=|→➜➡»👉]|[-=]>|-{{1,3}}\s|[–—]{{1,3}}|(?:is|are|was|of|at|as|be|remains|would|should
        |will|must|stands|comes|to)\b|应?该?(?:为|是|定为)|我)\s*){{0,5}})
     (?:{_NOTE.format("after", "after")}(?=\s*[:\w])\s*:?\s*)?
     (?:(?:an?|the|clearly|definitely|therefore|thus|simply|hence|solid|strong|clear|perfect|low|high
@@ -71,7 +71,7 @@ _HEDGE = re.compile(
     re.IGNORECASE,
 )
 _NEAR_NUMBER = re.compile(rf"[^。;!?]{{0,40}}?(?={NUMBER})")
-_DECORATION = re.compile(rf"(?:[-–—•·]\s+|[^\w\s./+\-−(\[<~≈{MASK}]|\s)*")
+_DECORATION = re.compile(rf"(?:[-–—•·]\s+|#(?![0-9])|[^\w\s#./+\-−(\[<~≈{MASK}]|\s)*")
 _REMARK = re.compile(r"[\s.!。)\]>*|]*(?:\([^()]{0,120}\))?[\s.!。|]*")
 _ONLY_DIGITS = re.compile(r"[\s.,/~–—-]*[0-9][\s0-9.,/~–—%-]*")
 _CONCLUDED = re.compile(
@@ -113,9 +113,9 @@ def bracket_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
             number = value.number if value and readable else None
             line_start = text.rfind("\n", 0, match.start()) + 1
             before = text[max(line_start, match.start() - WINDOW) : match.start()]
-            yield Claim(
-                match.start(), match[0], number, Rank.FINAL, "bracket", disowned_before(before)
-            )
+            after = text[match.end() :][:60]
+            disowned = disowned_before(before) or disowned_after(after)
+            yield Claim(match.start(), match[0], number, Rank.FINAL, "bracket", disowned)
 
     if single := _SINGLE.search(text):
         value = read_value(single["value"], 0, scale)

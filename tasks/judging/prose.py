@@ -32,7 +32,7 @@ _FITTING = rf"\ban?\s+(?={NUMBER}(?:\s*/\s*{NUMBER})?\s+(?:is|seems|feels|would\
 _EARLIER = re.compile(r"\b(?:initially|originally|previously|first)\b", re.IGNORECASE)
 _GAIN = r"\b(?:deserves|earns|merits|warrants)(?:\s+(?:an?|the|overall|final|score|rating|grade|of|solid|strong|full)){0,5}\s+"
 _COPULA = (
-    r"\b(?:this(?:\s+one)?|it|that)(?:'s|\s+is|\s+should\s+be|\s+gets|\s+must\s+be)\s+(?:worth\s+)?an?\s+"
+    r"\b(?:this(?:\s+one)?|it|that)(?:'s|\s+is|\s+should\s+be|\s+gets|\s+must\s+be)\s+(?:worth\s+(?:an?\s+)?|an?\s+)"
     r"(?:(?:solid|strong|clear|perfect|easy|weak|low|high)\s+)?"
 )
 _HAN_VERB = (
@@ -48,12 +48,13 @@ _GIVEN = re.compile(
 )
 _HAN_GIVEN = re.compile(rf"(?:{_HAN_VERB})(?={_NUMERAL}[^,。;]{{0,6}}分)")
 _POINTS = re.compile(rf"(?<![0-9.第/\-–—~至到十点])(?={_NUMERAL}\s*分(?![制满钟之数析类别布支]))")
+_OPENS = re.compile(rf"\s*{_NUMERAL}\s*分\s*[,.。]")
 _FRACTION = re.compile(
     rf"(?<![0-9A-Za-z_./,:\-–—~+])(?={NUMBER}\s*(?:/\s*|(?:points?\s+)?out\s+of\s+(?:a\s+possible\s+)?){NUMBER})",
     re.IGNORECASE,
 )
 _ENDS = re.compile(
-    r"\s*(?:$|[^\w\s\ufffc]|\ufffc|\b(?:because|since|as|for|due|based|given|overall|in\s+total|and|but|with|from)\b|(?:is|seems|feels|would\s+be)\s+(?:fair|right|appropriate|reasonable|justified|warranted|fitting)\b"
+    r"\s*(?:$|[^\w\s\ufffc]|\ufffc|\b(?:because|since|as|for|due|based|given|overall|in\s+total|and|but|with|from|response|answer|reply|solution|output|performance)\b|(?:is|seems|feels|would\s+be)\s+(?:fair|right|appropriate|reasonable|justified|warranted|fitting)\b"
     r"|[^\x00-\x7f])",
     re.IGNORECASE,
 )
@@ -87,7 +88,7 @@ def prose_claims(line: str, offset: int, scale: tuple[float, float]) -> Iterator
     if line.lstrip().startswith("|"):
         return
     read_to = 0
-    for start, at, rank in sorted(_places(line)):
+    for start, at, rank in sorted(_places(line, offset == 0)):
         if start < read_to:
             continue
         value = read_value(line, at, scale)
@@ -109,7 +110,7 @@ def prose_claims(line: str, offset: int, scale: tuple[float, float]) -> Iterator
         )
 
 
-def _places(line: str) -> Iterator[tuple[int, int, Rank]]:
+def _places(line: str, opens_reply: bool) -> Iterator[tuple[int, int, Rank]]:
     """Where a sentence starts to give a score, where its number stands, and what it weighs."""
     numbered = bool(_NUMBERED.search(line))
     if numbered or _SPELLED.search(line):
@@ -122,7 +123,8 @@ def _places(line: str) -> Iterator[tuple[int, int, Rank]]:
             yield match.start(), match.end(), Rank.PROSE
     for match in _POINTS.finditer(line):
         before = line[max(0, match.start() - WINDOW) : match.start()]
-        if before.strip() and _is_about_all(before):
+        opens = opens_reply and _OPENS.match(line)
+        if (before.strip() or opens) and _is_about_all(before):
             yield match.start(), match.end(), Rank.PROSE
     for match in _FRACTION.finditer(line):
         before = line[max(0, match.start() - WINDOW) : match.start()]

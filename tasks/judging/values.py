@@ -50,7 +50,7 @@ _SPOILED = re.compile(
       | \s+{NUMBER}
       | [+\-−~](?=$|[\s).,;|])
       | \s*/
-      | [A-Za-z0-9_^⁄] | \.[0-9]
+      | [A-Za-z0-9_^⁄] | \s*\? | \.[0-9]
       | \s*(?:以上|以下|以内|左右|上下|出头|多分|封顶|起步|不到|或更|之间)
       | \s*(?:or|and)\s+(?:so|higher|above|more|below|lower|less|better|worse)\b
       | \s+at\s+(?:most|best|least)\b
