@@ -4,24 +4,17 @@ import re
 from collections.abc import Iterator
 
 from oyer.tasks.judging.claims import Claim, Rank
-from oyer.tasks.judging.cleaning import MASK, unmark
+from oyer.tasks.judging.cleaning import MASK
 from oyer.tasks.judging.context import (
+    WINDOW,
     about_an_aspect,
     at_heading,
-    clause,
     disowned_after,
     disowned_before,
     names_other_scale_before,
     neutral,
-    only_neutral,
 )
 from oyer.tasks.judging.values import NUMBER, Value, names_other_scale, read_value
-
-WINDOW = 200
-"""Characters looked at before and after a label; bounds the work on any reply."""
-
-MAX_BRACKETS = 64
-"""Double brackets looked at, from the end of the reply."""
 
 _FINAL = (
     r"(?:final|overall|total|aggregate|composite|combined|weighted|cumulative|net|holistic)[\s_-]{0,3}"
@@ -90,64 +83,6 @@ _REVISED = re.compile(
 _SUM = re.compile(r"[0-9\s.+\-−*/×÷()%·,]{1,160}(?:[=≈]\s*)")
 _VERDICT = re.compile(r"final|最终|最后|\[", re.IGNORECASE)
 _CONDITION = re.compile(r"\b(?:if|unless|had\s+it|otherwise)\b|如果|若", re.IGNORECASE)
-_BRACKETS = re.compile(r"\[\[\s*([^\[\]\n]{1,30}?)\s*\]\]")
-# FastChat's fallback; further brackets would make it a reference.
-_SINGLE = re.compile(
-    r"(?:[.!:。]|^)[ \t]*(?P<box>\[\s*(?P<value>[0-9.]{1,5})\s*\])\W*\Z", re.MULTILINE
-)
-_BOX = re.compile(
-    r"(?P<box>\\boxed\{\s*(?:\\text\{)?(?P<value>[^{}\n]{1,20}?)\s*\}{1,2})[\s$.*。!)\]\\]*\Z"
-)
-_SCORING = re.compile(
-    r"\b(?:score|rating|grade|verdict|final|rate)\b|评分|得分|打分|分数|总分|最终", re.IGNORECASE
-)
-_PAIRWISE = re.compile(r"[ABC<>=≈~\s]{1,8}|tie|N/?A", re.IGNORECASE)
-
-
-def bracket_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
-    """Scores in double brackets, the form of FastChat's single-answer judge, or in `[7]` at the end."""
-    for match in list(_BRACKETS.finditer(text))[-MAX_BRACKETS:]:
-        value = read_value(match[1], 0, scale)
-        readable = value is not None and value.end == len(match[1])
-        if readable or _PAIRWISE.fullmatch(match[1]):
-            number = value.number if value and readable else None
-            line_start = text.rfind("\n", 0, match.start()) + 1
-            before = text[max(line_start, match.start() - WINDOW) : match.start()]
-            after = text[match.end() :][:60]
-            disowned = disowned_before(before) or disowned_after(after)
-            yield Claim(match.start(), match[0], number, Rank.FINAL, "bracket", disowned)
-
-    if single := _SINGLE.search(text):
-        value = read_value(single["value"], 0, scale)
-        if value and value.end == len(single["value"]) and text.count("[") == 1:
-            yield Claim(single.start("box"), single["box"], value.number, Rank.PROSE, "bracket")
-
-
-def boxed_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
-    """The score in a `\\boxed{}` that ends the reply, if its sentence is about the score.
-
-    Judges of mathematics quote boxed answers; a box that has its line to itself reads as any
-    lone number.
-    """
-    at = text.rfind("\\boxed{")
-    box = _BOX.match(text, at) if at >= 0 else None
-    if box is None or (value := read_value(box["value"], 0, scale)) is None:
-        return
-    before = unmark(text[max(text.rfind("\n", 0, at) + 1, at - WINDOW) : at])
-    own = clause(before)
-    if (
-        before.strip()
-        and value.end == len(box["value"])
-        and (_SCORING.search(own) or only_neutral(own))
-    ):
-        yield Claim(
-            at,
-            text[at : box.end("box")],
-            value.number,
-            Rank.FINAL,
-            "boxed",
-            disowned_before(before),
-        )
 
 
 def label_claims(

@@ -1,4 +1,4 @@
-"""Finds verdict objects: JSON, Python dicts and XML-like elements that hold a score.
+"""Finds verdict objects: JSON and Python dicts that hold a score.
 
 - A verdict object is all of the reply, opens it or ends it; one in the middle may be quoted.
 - A key that names the whole (`overall_score`, `综合得分`) beats `score`; aspects never count.
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from oyer.tasks.judging.claims import Claim, Rank
+from oyer.tasks.judging.phrases import finder
 from oyer.tasks.judging.values import read_value
 
 MAX_OBJECTS = 64
@@ -39,17 +40,10 @@ _PAIR = re.compile(
           |(?P<plain>[+\-]?[0-9][0-9./]{0,12}|null|None|NaN)(?=\s*(?:[,}\]\n]|\#|/[/*]|$)))""",
     re.VERBOSE,
 )
-_ELEMENT = re.compile(
-    r"<(?P<tag>(?:(?:final|overall|total)_?)?(?:score|rating|grade)|overall|total|final|verdict|answer|result"
-    r"|评分|得分|最终评分)>"
-    r"\s*(?P<value>[^<>\n]{1,40}?)\s*</(?P=tag)>",
-    re.IGNORECASE,
-)
-_QUOTES = re.compile(
-    r"\b(?:call(?:s|ed)?|tool|arguments?|invok\w+|return(?:s|ed)?|outputs?|output\s+was|wrote|writes|says|said|contains?"
-    r"|generated|produced|emit\w*|inject\w*|example|format|expected|reference)\b"
-    r"|调用|参数|返回|自带|附带|嵌入|写着|输出了|工具|注入|示例|例如|格式|内容|参考",
-    re.IGNORECASE,
+_QUOTES = finder(
+    """call, calls, called, tool, argument, arguments, invok*, return, returns, returned, output, outputs,
+    wrote, writes, says, said, contain, contains, generated, produced, emit*, inject*, example, format,
+    expected, reference, 调用, 参数, 返回, 自带, 附带, 嵌入, 写着, 输出了, 工具, 注入, 示例, 例如, 格式, 内容, 参考"""
 )
 _INTRODUCED = re.compile(
     r"\b(?:here\s+(?:it\s+is|is)|here's|my\s+(?:verdict|evaluation|assessment|rating|score|judge?ment|answer))\b"
@@ -87,17 +81,6 @@ def object_claims(
             claims.append(Claim(start, text[start:end], number, rank, "object"))
     closed = [(start, end) for start, end in spans if text[end - 1] == "}"]
     return claims, closed
-
-
-def element_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
-    """Scores between tags such as `<score>` and `</score>`."""
-    for match in _ELEMENT.finditer(text):
-        value = read_value(match["value"], 0, scale)
-        if value is None or value.end < len(match["value"]):
-            if match["tag"].lower() in {"answer", "result", "verdict"}:
-                continue
-            value = None
-        yield Claim(match.start(), match[0], value.number if value else None, Rank.FINAL, "element")
 
 
 def _objects(text: str) -> list[tuple[int, int]]:

@@ -5,15 +5,13 @@ from collections.abc import Iterator
 
 from oyer.tasks.judging.claims import Claim, Rank
 from oyer.tasks.judging.context import (
+    WINDOW,
     disowned_after,
     disowned_before,
     names_other_scale_before,
     only_neutral,
 )
 from oyer.tasks.judging.values import NUMBER, Value, read_value
-
-WINDOW = 200
-"""Characters looked at before and after a number; bounds the work on any reply."""
 
 SHORT = 25
 """Characters before a fraction that still leave it the point of its line: `Verdict: correct (8/10)`."""

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from oyer.tasks.judging.brackets import boxed_claims, bracket_claims, element_claims
 from oyer.tasks.judging.claims import Claim, Rank
 from oyer.tasks.judging.cleaning import (
     MASK,
@@ -22,8 +23,8 @@ from oyer.tasks.judging.cleaning import (
     unwrap,
 )
 from oyer.tasks.judging.context import ASPECT, compared
-from oyer.tasks.judging.labels import bare_value, boxed_claims, bracket_claims, label_claims
-from oyer.tasks.judging.objects import element_claims, object_claims
+from oyer.tasks.judging.labels import bare_value, label_claims
+from oyer.tasks.judging.objects import object_claims
 from oyer.tasks.judging.prose import prose_claims
 from oyer.tasks.statuses import Status
 
