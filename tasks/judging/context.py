@@ -7,7 +7,7 @@ from oyer.tasks.judging.phrases import any_of, finder, words
 WINDOW = 200
 """Characters looked at before and after a place; bounds the work on any reply."""
 
-LEAD_INS = """so, thus, therefore, hence, then, overall, finally, and, but, accordingly, consequently,
+_LEAD_INS = """so, thus, therefore, hence, then, overall, finally, and, but, accordingly, consequently,
     conclusion, verdict, judge, judge's, judgment, judgement, result, feedback, evaluation, assessment,
     summary, in conclusion, in summary, in short, in total, in sum, my, the, our, your, it, its, this, that,
     a, an, is, are, here's, here is, here are, i, i'd, i'll, we, would, will, give, gives, assign, rate,
@@ -16,7 +16,7 @@ LEAD_INS = """so, thus, therefore, hence, then, overall, finally, and, but, acco
     assigned, given, receive, receives, deserves, earns, gets, final, all in all,
     assistant, assistant's, response, response's, answer, answer's, reply, reply's, model, model's,
     output, output's, solution, solution's, rollout, rollout's"""
-LEAD_INS_ZH = """评分标准, 按, 按照, 根据, 在, 内, 以, 综上, 综上所述, 因此, 所以, 因而, 故, 故此, 总之, 最后, 最终,
+_LEAD_INS_ZH = """评分标准, 按, 按照, 根据, 在, 内, 以, 综上, 综上所述, 因此, 所以, 因而, 故, 故此, 总之, 最后, 最终,
     综合, 综合来看, 综合来说, 综合以上, 综合上述, 综合考虑, 综合而言, 综合评估, 综合分析,
     总体, 总体来看, 总体来说, 总体而言, 总体上, 整体, 整体来看, 整体来说, 整体而言, 整体上, 结论,
     我认为, 我觉得, 我, 所以我, 你, 本次, 本, 该, 此, 这, 这个, 这次, 这份, 这篇, 这条, 这段, 对, 于, 给, 给出, 给予,
@@ -27,7 +27,7 @@ LEAD_INS_ZH = """评分标准, 按, 按照, 根据, 在, 内, 以, 综上, 综�
 """Words that may precede a judge's own score without making it about something else."""
 
 _LEAD_IN = re.compile(
-    rf"""(?:{words(LEAD_INS)}|\b(?:step|section|part)\s\d{{1,2}}\b
+    rf"""(?:{words(_LEAD_INS)}|\b(?:step|section|part)\s\d{{1,2}}\b
     |\b(?:based\son|given|considering|after|taking|according\sto)\s[^,.:]{{1,80}},
     |(?:基于|根据|结合|鉴于|考虑到)[^,。:]{{1,40}},
     |(?:这|该|此|本)(?:[篇段个份条次道首]|[\u4e00-\u9fff]{{2}}(?=的))?[\u4e00-\u9fff]{{0,4}}的(?=[\s:]*$)
@@ -35,7 +35,7 @@ _LEAD_IN = re.compile(
     |(?:满分|总分)(?:为|是)?\s*:?\s*[0-9]{{1,4}}\s*分?
     |[0-9]{{1,4}}\s*分(?:制|满分)(?:下|的?标准)?
     |\(?[0-9]{{1,3}}\s*(?:-|–|~|到|至)\s*[0-9]{{1,3}}\s*分?\)?(?:的?(?:标准|范围|量表|区间))?
-    |{any_of(LEAD_INS_ZH)}
+    |{any_of(_LEAD_INS_ZH)}
     )[\s,:、\-–—|*>#]*""",
     re.VERBOSE | re.IGNORECASE,
 )

@@ -14,25 +14,56 @@ from oyer.tasks.judging.context import (
     names_other_scale_before,
     neutral,
 )
+from oyer.tasks.judging.phrases import any_of, finder
 from oyer.tasks.judging.values import NUMBER, Value, names_other_scale, read_value
 
-_FINAL = (
-    r"(?:final|overall|total|aggregate|composite|combined|weighted|cumulative|net|holistic)[\s_-]{0,3}"
-    r"(?:(?:quality|rating|evaluation|judge(?:'s)?|judge?ment|response|weighted|overall|numeric(?:al)?"
-    r"|combined|average|assessment|total)[\s_-]{1,3}){0,2}"
-    r"(?:scores?|ratings?|grade|marks?|points?|verdict|evaluation|assessment|judge?ment)"
-    r"|(?:最终|最后|综合|总体|整体|总的?|合计|总计|终)的?(?:综合|总体|整体|加权|总|[\u4e00-\u9fff]{2}(?=评分|得分|打分))?"
-    r"(?:评分|得分|打分|给分|分数|分值|评级|评价得分|评价|评定|评估得分|评估|成绩|分)"
-    r"|(?:revised|corrected|updated|adjusted|amended|new)\s+(?:scores?|ratings?)|(?:修正|更正|修订|调整|复核|改正)后?的?(?:评分|得分|打分|分数)"
-    r"|(?:correction|更正|修正)(?=\s*:)"
-    r"|\[(?:result|score|rating)\](?:\s*:?\s*(?:result|score|rating|assessment)\b)?"
-    r"|(?:final|overall|verdict|average|weighted\s+total|平均|总评|总体|综合|整体|最终)(?=\s*(?:\([^()\n]{0,30}\)\s*)?[:=|])"
-    r"|total(?=\s*:\s*[0-9.]{1,5}\s*/)"
+_FOREIGN = """puntuación, puntuacion, calificación, calificacion, pontuação, pontuacao, bewertung,
+    gesamtbewertung, punktzahl, оценка, 評価, 评价, 得点, スコア, 最终スコア, 점수, 최종 점수, 최종점수, 총 점수, 총점수, 평점"""
+
+_WHOLES = any_of(
+    "final, overall, total, aggregate, composite, combined, weighted, cumulative, net, holistic"
 )
-_PLAIN = (
-    r"(?:average|mean)\s+(?:score|rating)|scores?|ratings?|grade|marks?|rewards?|points(?=\s*:)|verdict(?=\s+is\b)|judge?ment(?=\s*:)|evaluation(?=\s*:)"
-    r"|(?:评分|得分|打分|给分|分数|分值|评级|评价分|平均分)(?:结果)?"
-    r"|(?:puntuaci[óo]n|calificaci[óo]n|pontua[çc][ãa]o|(?:gesamt)?bewertung|punktzahl|оценка|評価|评価|得点|(?:最终)?スコア|(?:최종\s*|총\s*)?점수|평점)(?=\s*[:=])"
+_WHOLES_ZH = any_of("最终, 最后, 综合, 总体, 整体, 总, 总的, 合计, 总计, 终")
+"""Words that say of a score that it is about all."""
+
+_BETWEEN = any_of(
+    """quality, rating, evaluation, judge, judge's, judgment, judgement, response, weighted, overall,
+    numeric, numerical, combined, average, assessment, total"""
+)
+_MARKS = any_of(
+    """score, scores, rating, ratings, grade, mark, marks, point, points, verdict, evaluation, assessment,
+    judgment, judgement"""
+)
+_MARKS_ZH = any_of(
+    "评分, 得分, 打分, 给分, 分数, 分值, 评级, 评价得分, 评价, 评定, 评估得分, 评估, 成绩, 分"
+)
+"""Words for a score where another word says that it is about all."""
+
+_REVISING = any_of("revised, corrected, updated, adjusted, amended, new")
+_REVISING_ZH = any_of("修正, 更正, 修订, 调整, 复核, 改正")
+
+_FINAL = "|".join(
+    [
+        rf"{_WHOLES}[\s_-]{{0,3}}(?:{_BETWEEN}[\s_-]{{1,3}}){{0,2}}{_MARKS}",
+        rf"{_WHOLES_ZH}的?(?:{any_of('综合, 总体, 整体, 加权, 总')}|[\u4e00-\u9fff]{{2}}(?={any_of('评分, 得分, 打分')}))?{_MARKS_ZH}",
+        rf"{_REVISING}\s+{any_of('score, scores, rating, ratings')}",
+        rf"{_REVISING_ZH}后?的?{any_of('评分, 得分, 打分, 分数')}",
+        rf"{any_of('correction, 更正, 修正')}(?=\s*:)",
+        # Prometheus: `Feedback: … [RESULT] 4`.
+        r"\[(?:result|score|rating)\](?:\s*:?\s*(?:result|score|rating|assessment)\b)?",
+        rf"{any_of('final, overall, verdict, average, weighted total, 平均, 总评, 总体, 综合, 整体, 最终')}(?=\s*(?:\([^()\n]{{0,30}}\)\s*)?[:=|])",
+        r"total(?=\s*:\s*[0-9.]{1,5}\s*/)",
+    ]
+)
+_PLAIN = "|".join(
+    [
+        r"(?:average|mean)\s+(?:score|rating)",
+        any_of("score, scores, rating, ratings, grade, mark, marks, reward, rewards"),
+        r"verdict(?=\s+is\b)",
+        rf"{any_of('points, judgment, judgement, evaluation')}(?=\s*:)",
+        rf"{any_of('评分, 得分, 打分, 给分, 分数, 分值, 评级, 评价分, 平均分')}(?:结果)?",
+        rf"{any_of(_FOREIGN)}(?=\s*[:=])",
+    ]
 )
 _LABEL = re.compile(
     rf"(?<![A-Za-z0-9_\-])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
@@ -56,12 +87,13 @@ _GLUE = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _BARE_GLUE = re.compile(r"[\s:=#]*(?:是|为|如下)?[\s:=#]*")
-_HEDGE = re.compile(
-    r"\b(?:about|around|approx\w*|roughly|somewhere|between|least|most|up\s+to|under|below|above|over"
-    r"|less|more|greater|higher|lower|not|never|nearly|almost|maybe|perhaps|possibly|either|from|minus)\b"
-    r"|n't\b|[~≈<>≤≥]|约|大概|左右|至少|至多|最多|最高|不超过|不低于|低于|高于|不到|不足|接近|介于"
-    r"|可能|或许|不是|并非|不应|不能|不宜|不给|扣|减|加|之间|从",
-    re.IGNORECASE,
+_HEDGE = finder(
+    """about, around, approx*, roughly, somewhere, between, least, most, up to, under, below, above, over,
+    less, more, greater, higher, lower, not, never, nearly, almost, maybe, perhaps, possibly, either, from,
+    minus, 约, 大概, 左右, 至少, 至多, 最多, 最高, 不超过, 不低于, 低于, 高于, 不到, 不足, 接近, 介于, 可能, 或许,
+    不是, 并非, 不应, 不能, 不宜, 不给, 扣, 减, 加, 之间, 从""",
+    r"n't\b",
+    "[~≈<>≤≥]",
 )
 _NEAR_NUMBER = re.compile(rf"[^。;!?]{{0,40}}?(?={NUMBER})")
 _DECORATION = re.compile(rf"(?:[-–—•·]\s+|#(?![0-9])|[^\w\s#./+\-−(\[<~≈{MASK}]|\s)*")
@@ -82,7 +114,7 @@ _REVISED = re.compile(
 )
 _SUM = re.compile(r"[0-9\s.+\-−*/×÷()%·,]{1,160}(?:[=≈]\s*)")
 _VERDICT = re.compile(r"final|最终|最后|\[", re.IGNORECASE)
-_CONDITION = re.compile(r"\b(?:if|unless|had\s+it|otherwise)\b|如果|若", re.IGNORECASE)
+_CONDITION = finder("if, unless, had it, otherwise, 如果, 若")
 
 
 def label_claims(

@@ -25,6 +25,7 @@ from oyer.tasks.judging.cleaning import (
 from oyer.tasks.judging.context import ASPECT, compared
 from oyer.tasks.judging.labels import bare_value, label_claims
 from oyer.tasks.judging.objects import object_claims
+from oyer.tasks.judging.phrases import words
 from oyer.tasks.judging.prose import prose_claims
 from oyer.tasks.statuses import Status
 
@@ -39,15 +40,21 @@ MAX_SPAN_CHARS = 200
 
 _CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
 _FILTERED = frozenset({"content_filter", "safety", "recitation", "refusal"})
-_REFUSAL = re.compile(
-    r"\b(?:refuse|decline|unable|can(?:not|'t|no)|won't|will\s+not|not\s+able|not\s+going)\b[^.\n]{0,60}"
-    r"\b(?:rat(?:e|ing)|scor(?:e|ing)|grad(?:e|ing)|evaluat\w+|judg(?:e|ing)|assess\w*|assist|help|comply|provide|continue)\b"
-    r"|(?:无法|不能|拒绝|不予|不便|难以)[^。\n]{0,20}(?:评分|打分|评价|评估|评判|给分|协助|回答|提供)|i'm\s+sorry,?\s+but",
-    re.IGNORECASE,
+_DECLINING = words(
+    "refuse, decline, unable, cannot, can't, won't, will not, not able, not going, 无法, 不能, 拒绝, 不予, 不便, 难以"
 )
+_JUDGING = words(
+    """rate, rating, score, scoring, grade, grading, evaluat*, judge, judging, assess*, assist, help, comply,
+    provide, continue, 评分, 打分, 评价, 评估, 评判, 给分, 协助, 回答, 提供"""
+)
+_REFUSAL = re.compile(rf"{_DECLINING}[^.。\n]{{0,60}}{_JUDGING}|i'm\s+sorry,?\s+but", re.IGNORECASE)
+_RETRACTS = words(
+    """wait, hmm*, on second thought, scratch that, let me reconsider, let me rethink, let me re-think,
+    等等, 等一下, 再想, 重新考虑"""
+)
+_CORRECTS = words("actually, on reflection, correction, 更正, 不对, 修正")
 _SECOND_THOUGHT = re.compile(
-    r"(?:^|[.!?。;\n])[\s*\-–—]{0,20}(?:(?:wait\b|hmm+|on\s+second\s+thought|scratch\s+that|let\s+me\s+(?:reconsider|re-?think)"
-    r"|等等|等一下|再想|重新考虑)|(?:actually|on\s+reflection|correction|no,|更正|不对|修正)[^\n]{0,80}?[0-9])",
+    rf"(?:^|[.!?。;\n])[\s*\-–—]{{0,20}}(?:{_RETRACTS}|(?:{_CORRECTS}|no,)[^\n]{{0,80}}?[0-9])",
     re.IGNORECASE,
 )
 _WHOLE_ANSWER = re.compile(
