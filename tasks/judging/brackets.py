@@ -12,19 +12,19 @@ from oyer.tasks.judging.values import read_value
 MAX_BRACKETS = 64
 """Double brackets looked at, from the end of the reply."""
 
-_BRACKETS = re.compile(r"\[\[\s*([^\[\]\n]{1,30}?)\s*\]\]")
+_BRACKETS = re.compile(r"\[\[\s{0,9}([^\[\]\n]{1,30}?)\s{0,9}\]\]")
 # FastChat's fallback; further brackets would make it a reference.
 _SINGLE = re.compile(
-    r"(?:[.!:。]|^)[ \t]*(?P<box>\[\s*(?P<value>[0-9.]{1,5})\s*\])\W*\Z", re.MULTILINE
+    r"(?:[.!:。]|^)[ \t]*(?P<box>\[ ?(?P<value>[0-9.]{1,5}) ?\])\W*\Z", re.MULTILINE
 )
 _BOX = re.compile(
-    r"(?P<box>\\boxed\{\s*(?:\\text\{)?(?P<value>[^{}\n]{1,20}?)\s*\}{1,2})[\s$.*。!)\]\\]*\Z"
+    r"(?P<box>\\boxed\{\s{0,9}(?:\\text\{)?(?P<value>[^{}\n]{1,20}?)\s{0,9}\}{1,2})[\s$.*。!)\]\\]*\Z"
 )
 _SCORING = finder("score, rating, grade, verdict, final, rate, 评分, 得分, 打分, 分数, 总分, 最终")
 _ELEMENT = re.compile(
     r"<(?P<tag>(?:(?:final|overall|total)_?)?(?:score|rating|grade)|overall|total|final|verdict|answer|result"
     r"|评分|得分|最终评分)>"
-    r"\s*(?P<value>[^<>\n]{1,40}?)\s*</(?P=tag)>",
+    r"\s{0,40}(?P<value>[^<>\s][^<>\n]{0,40}?)\s{0,40}</(?P=tag)>",
     re.IGNORECASE,
 )
 _PAIRWISE = re.compile(r"[ABC<>=≈~\s]{1,8}|tie|N/?A", re.IGNORECASE)
