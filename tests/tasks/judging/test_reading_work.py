@@ -13,7 +13,7 @@ READ = """
 import random, sys
 from oyer.tasks.judging.reading import read_score
 
-SIZE = 100_000
+SIZES = (15_000, 100_000)  # a line of its own is read up to 16 KiB
 PIECES = (
     "[ ] [[ ]] { } ( ) < > * ** _ ` ``` ~~ “ ” 「 \\" ' $ # | 1 9 . , ; : 。 ， 、 - – / = → % 分 满分 给 打 评分 最终 "
     "综合 八点 十 回答 根据 这 先 可能 若 的 <score> </score> \\\\boxed{ <think> </think> {\\"score\\": \\"a\\":{ [1, /* // {//"
@@ -28,7 +28,8 @@ for _ in range(int(sys.argv[2])):
     unit = "".join(draw.choices(PIECES, k=draw.choice((1, 1, 2, 3))))
     tail = "".join(draw.choices(PIECES, k=draw.randint(0, 3)))
     print(repr((head, unit, tail)), flush=True)
-    read_score(head + (unit * SIZE)[:SIZE] + tail, scale=(1, 10))
+    size = draw.choice(SIZES)
+    read_score(head + (unit * size)[:size] + tail, scale=(1, 10))
 print("all read")
 """
 
@@ -38,7 +39,7 @@ def _limit_cpu() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_replies_of_a_hundred_kilobytes_from_hostile_pieces_are_read(seed: int) -> None:
+def test_long_replies_from_hostile_pieces_are_read(seed: int) -> None:
     child = subprocess.run(
         [sys.executable, "-c", READ, str(seed), "100"],
         preexec_fn=_limit_cpu,
@@ -65,7 +66,7 @@ def test_replies_of_a_hundred_kilobytes_from_hostile_pieces_are_read(seed: int) 
     ],
 )
 def test_what_once_took_cubic_time_is_read(head: str, unit: str, tail: str) -> None:
-    script = f"from oyer.tasks.judging.reading import read_score\nread_score({head!r} + ({unit!r} * 100_000)[:100_000] + {tail!r}, scale=(1, 10))"
+    script = f"from oyer.tasks.judging.reading import read_score\nread_score({head!r} + ({unit!r} * 15_000)[:15_000] + {tail!r}, scale=(1, 10))"
     child = subprocess.run(
         [sys.executable, "-c", script], preexec_fn=_limit_cpu, capture_output=True, check=False
     )
