@@ -32,11 +32,14 @@ _PAIRWISE = re.compile(r"[ABC<>=≈~\s]{1,8}|tie|N/?A", re.IGNORECASE)
 
 def bracket_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
     """Scores in double brackets, the form of FastChat's single-answer judge, or in `[7]` at the end."""
+    end = None
     for match in list(_BRACKETS.finditer(text))[-MAX_BRACKETS:]:
         value = read_value(match[1], 0, scale)
         readable = value is not None and value.end == len(match[1])
         if readable or _PAIRWISE.fullmatch(match[1]):
-            number = value.number if value and readable else None
+            pair = end is not None and not text[end : match.start()].strip(" ,;/|&")
+            number = value.number if value and readable and not pair else None
+            end = match.end()
             disowned = disowned_before(_on_line(text, match.start()))
             disowned = disowned or disowned_after(text[match.end() :][:60])
             yield Claim(match.start(), match[0], number, Rank.FINAL, "bracket", disowned)

@@ -23,7 +23,7 @@ _LEAD_INS_ZH = """评分标准, 按, 按照, 根据, 在, 内, 以, 综上, 综�
     打, 打出, 的, 为, 是, 会, 应, 应该, 可, 可以, 建议, 能, 将, 回答, 回复, 响应, 输出, 轨迹, 模型, 助手, 学生,
     考生, 答案, 解答, 质量, 整个, 更正, 修正, 修改后, 重新, 重新评估, 重新考虑, 重新打分, 重新后, 重新评估后,
     重新考虑后, 重新打分后, 评审, 裁判, 评委, 结果, 如下, 以上, 上述, 评价, 评估, 其, 它, 只, 只能, 仅, 但, 但是,
-    不过, 而, 现在, 目前, 此处"""
+    不过, 而, 现在, 目前, 当前, 此处"""
 """Words that may precede a judge's own score without making it about something else."""
 
 _LEAD_IN = re.compile(
@@ -70,7 +70,7 @@ _SUPERSEDED = finder(
     was going to, example, sample, e.g, expected, target, human, gold, passing, threshold, minimum,
     maximum, max, min, possible, highest, lowest, cap, capped, limit, limited, could, might, instead of,
     rather than, not, never, no, cannot, without, deduct*, minus, lose, lost, next,
-    原来, 原始, 原先, 之前, 先前, 上一, 上次, 上轮, 初始, 初步, 暂定, 预估, 示例, 例如, 比如, 样例, 参考评, 人工,
+    原来, 原始, 原先, 之前, 先前, 上一, 上次, 上轮, 初始, 初步, 暂定, 目标, 预估, 示例, 例如, 比如, 样例, 参考评, 人工,
     基准, 及格, 满分, 最高, 最低, 上限, 下限, 不是, 并非, 不能, 不应, 不宜, 不会, 不予, 不给, 未, 没有, 无法, 扣, 减,
     限制, 封顶, 下次""",
     r"n't\b",

@@ -73,7 +73,7 @@ _NOTE = r"(?:\((?P<{}>[^()\n]{{0,60}})\)|\[(?P<{}b>[^\[\]\n]{{0,20}}[-~][^\[\]\n
 _GLUE = re.compile(
     rf"""(?:结果|情况|结论)?\s*(?:(?:given|assigned|awarded)\b\s*)?
     (?:{_NOTE.format("note", "note")}\s*)?
-    (?:(?P<scale>(?:on\s+a\s+scale\s+)?(?:(?:from|of|between)\s+)?{NUMBER}\s*分?\s*(?:-|–|—|~|to|and|至|到)\s*{NUMBER}\s*分?
+    (?:,?\s*(?P<scale>(?:on\s+a\s+scale\s+)?(?:(?:from|of|between)\s+)?{NUMBER}\s*分?\s*(?:-|–|—|~|to|and|至|到)\s*{NUMBER}\s*分?
        |(?:out\s+of|满分)\s*{NUMBER}\s*分?)\s*(?=[:=]|is\b|为|是))?
     (?:(?:for|of|on|to)\s+(?:(?:this|the|that|its)\s+)?(?:[a-z']+\s+){{0,2}}
        (?:response|answer|reply|output|rollout|solution|submission|model|assistant)\s*)?
@@ -99,6 +99,7 @@ _NEAR_NUMBER = re.compile(rf"[^。;!?]{{0,40}}?(?={NUMBER})")
 _DECORATION = re.compile(rf"(?:[-–—•·]\s+|#(?![0-9])|[^\w\s#./+\-−(\[<~≈{MASK}]|\s)*")
 _REMARK = re.compile(r"[\s.!。)\]>*|]*(?:\([^()]{0,120}\))?[\s.!。|]*")
 _ONLY_DIGITS = re.compile(r"[\s.,/~–—-]*[0-9][\s0-9.,/~–—%-]*")
+_WORD_FIRST = re.compile(r"[^\W\d_]{1,12}\s?\((?=[^()]{1,12}\))")
 _CONCLUDED = re.compile(
     rf"[^0-9]{{1,150}}?\b(?:so|thus|hence|therefore)\s+(?:it(?:'s|\s+is)\s+)?(?:an?\s+)?(?={NUMBER}\s*[.!]?\s*$)",
     re.IGNORECASE,
@@ -209,6 +210,9 @@ def _without_number(
     """A remark that is the number, a hedged number, a letter grade; or nothing at all."""
     if notes and (value := read_value(notes[0], 0, scale)) and value.end == len(notes[0]):
         return value
+    if (word := _WORD_FIRST.match(tail, at)) and not _HEDGE.search(word[0]):
+        value = read_value(tail, word.end(), scale)
+        return value if value and tail[value.end : value.end + 1] == ")" else None
     if concluded := _CONCLUDED.match(tail, at):
         return read_value(tail, concluded.end(), scale)
     if tail.lstrip().startswith("|"):

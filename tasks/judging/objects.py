@@ -154,7 +154,7 @@ def _rank_at(text: str, start: int, end: int) -> Rank | None:
 def _pairs(body: str) -> list[tuple[str, Any]]:
     """Keys and plain values, strictly where the object is JSON, else by pattern."""
     try:
-        return list(_walk(json.loads(body, strict=False)))
+        return list(_walk(json.loads(body, strict=False, object_pairs_hook=_unrepeated)))
     except (ValueError, RecursionError):
         return [
             (
@@ -163,6 +163,14 @@ def _pairs(body: str) -> list[tuple[str, Any]]:
             )
             for m in _PAIR.finditer(body)
         ]
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object in which a key that has two values has none that can be read."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        found[key] = value if found.setdefault(key, value) == value else ""
+    return found
 
 
 def _walk(node: Any) -> Iterator[tuple[str, Any]]:

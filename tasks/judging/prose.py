@@ -55,7 +55,7 @@ _REVISES = (
 _FITTING = rf"\ban?\s+(?={NUMBER}(?:\s*/\s*{NUMBER})?\s+{_FITS})"
 _EARLIER = finder("initially, originally, previously, first")
 _GIVES_ZH = any_of(
-    """给, 给出, 给予, 给到, 打, 打出, 打个, 评, 评为, 评出, 评定, 得, 得到, 判, 判为, 判定, 定为, 记, 记为, 赋, 赋予,
+    """给, 给出, 给予, 给到, 打, 打出, 打到, 打个, 评, 评为, 评出, 评定, 得, 得到, 判, 判为, 判定, 定为, 记, 记为, 赋, 赋予,
     值, 取, 降为, 降到, 降至, 升为, 升到, 升至, 调为, 调到, 调至, 调整为, 调整到, 调整至, 改为, 改成, 改到, 修正为"""
 )
 _JUDGED_ZH = any_of(

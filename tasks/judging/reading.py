@@ -29,7 +29,7 @@ from oyer.tasks.judging.phrases import words
 from oyer.tasks.judging.prose import prose_claims
 from oyer.tasks.statuses import Status
 
-PARSER_VERSION = 1
+PARSER_VERSION = 2
 """Raised whenever some reply would be read differently."""
 
 MAX_PROSE_CHARS = 16_384
@@ -163,9 +163,13 @@ def _after_second_thought(claims: list[Claim], reply: str) -> list[Claim]:
 def _fenced_claims(reply: str, scale: tuple[float, float]) -> list[Claim]:
     """The one line of a fence that ends the reply, unless the sentence above announces a quotation."""
     fence = _LAST_FENCE.search(reply)
-    if fence is None or not re.search(r"[.!。]\s*$", reply[: fence.start()]):
+    if fence is None:
         return []
-    return _line_claims(" " * fence.start("line") + fence["line"], scale)
+    above = reply[: fence.start()].rstrip().rpartition("\n")[2]
+    if above.endswith(":"):
+        return list(label_claims(above, 0, scale, "", fence["line"]))
+    quoted = not above.endswith((".", "!", "。"))
+    return [] if quoted else _line_claims(" " * fence.start("line") + fence["line"], scale)
 
 
 def _masked(text: str, claims: list[Claim]) -> str:
