@@ -45,6 +45,8 @@ _QUOTES = finder(
     wrote, writes, says, said, contain, contains, generated, produced, emit*, inject*, example, format,
     expected, reference, 调用, 参数, 返回, 自带, 附带, 嵌入, 写着, 输出了, 工具, 注入, 示例, 例如, 格式, 内容, 参考"""
 )
+_SENTENCE = re.compile(r"[.!?。)]\W*$")
+_PARAGRAPH = re.compile(r"\n[ \t]*\n")
 _INTRODUCED = re.compile(
     r"\b(?:here\s+(?:it\s+is|is)|here's|my\s+(?:verdict|evaluation|assessment|rating|score|judge?ment|answer))\b"
     r"[^:\n]{0,40}:\s*$|(?:如下|我的(?:评分|评价|评估|判断|结论)[^:\n]{0,10}):\s*$",
@@ -134,19 +136,24 @@ def _verdict(body: str, scale: tuple[float, float]) -> float | None:
 
 def _rank_at(text: str, start: int, end: int) -> Rank | None:
     """What an object weighs by its place; none where it is part of a sentence or quoted."""
-    before = [line for line in text[max(0, start - 600) : start].split("\n") if line.strip()]
+    lead = text[max(0, start - 600) : start]
+    before = [line for line in lead.split("\n") if line.strip()]
     while before and _FENCED.fullmatch(before[-1].strip()):
         before.pop()
     after = text[end : end + 600].strip(" \n`~.,;]。")
-    if not before and start <= 600:
-        return Rank.FINAL
-    if before and _QUOTES.search(before[-1][-120:]):
+    if not before:
+        return Rank.FINAL if start <= 600 else Rank.LABEL
+    own_lines = not lead.rpartition("\n")[2].strip(" \t`")
+    gap = lead[lead.rindex(before[-1]) + len(before[-1]) :]
+    apart = own_lines and bool(_PARAGRAPH.search(gap) or _SENTENCE.search(before[-1]))
+    announced = not apart or before[-1].rstrip(" *`").endswith(":")
+    if announced and _QUOTES.search(before[-1][-120:]):
         return None
     if not after:
         return Rank.FINAL
     if _QUOTES.search(after[:80]):
         return None
-    if not text[text.rfind("\n", 0, start) + 1 : start].strip(" \t`"):
+    if own_lines:
         return Rank.LABEL
     return Rank.PROSE if _INTRODUCED.search(before[-1]) else None
 
