@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from celery.utils.log import get_logger
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 log = get_logger(__name__)
 
@@ -20,11 +21,13 @@ def patiently(work: Callable[[], T]) -> T:
 
     Raises:
         OperationalError: the record was still away after the last wait.
+        PoolTimeout: every connection was still waiting for it.
     """
     for pause_s in PAUSES_S:
         try:
             return work()
-        except OperationalError as error:
-            log.warning("the record cannot be reached, trying again: %s", error.orig)
+        except (OperationalError, PoolTimeout) as error:
+            why = error.orig if isinstance(error, OperationalError) else error
+            log.warning("the record cannot be reached, trying again: %s", why)
             time.sleep(pause_s)
     return work()
