@@ -1,5 +1,6 @@
 """A backend whose parts are processes that a test can kill one by one."""
 
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from oyer.models.store import open_engine, reading
 from oyer.tasks import commands, names, presence
 from oyer.tasks.settings import CONFIG_VARIABLE
 from tests import services
+from tests.faults.door import Door
 from tests.faults.servers import RedisServer
 
 ROOT = Path(__file__).parents[2]
@@ -74,22 +76,33 @@ class Backend:
     """Workers on one Redis and one store, and a judge that answers by plan."""
 
     def __init__(
-        self, folder: Path, redis: RedisServer, store_url: str, judge: JudgeServer, **config: Any
+        self,
+        folder: Path,
+        redis: RedisServer,
+        store_url: str,
+        judge: JudgeServer,
+        *,
+        door: Door | None = None,
+        **config: Any,
     ) -> None:
         self.folder = folder
         self.redis = redis
         self.judge = judge
+        self.door = door
         self.store_url = store_url
+        endpoints = {"fake": (judge.port, 60.0), "impatient": (judge.port, 1.0)}
+        if door is not None:
+            endpoints["door"] = (door.port, 3.0)
         self.config: dict[str, Any] = {
             "endpoints": {
                 name: {
-                    "base_url": judge.base_url,
+                    "base_url": f"http://127.0.0.1:{port}/v1",
                     "max_in_flight": JUDGE_IN_FLIGHT,
                     "timeout_s": timeout_s,
                     "max_attempts": 20,
                     "api_key_env": "OYER_FAULTS_KEY",
                 }
-                for name, timeout_s in (("fake", 60), ("impatient", 1))
+                for name, (port, timeout_s) in endpoints.items()
             },
             "judges": [{"name": "q", "endpoint": "fake", "model": "m", "reasks": 0}],
             "length": {"method": "median_band"},
@@ -188,6 +201,10 @@ class Backend:
         self.judge.set_plan({})
         self.judge.release()
 
+    def replies_kept(self) -> int:
+        """Count the judge's replies that a call would find instead of being made again."""
+        return sum(1 for _ in self.redis.client.scan_iter("oyer:reply:*", count=1000))
+
     def check(self, batch: RewardBatch, expected: RewardBatch, *, calls: range) -> None:
         """Assert that a disturbed batch ended like the undisturbed one and left nothing behind.
 
@@ -204,8 +221,21 @@ class Backend:
             assert [row["rollout_index"] for row in rows] == list(range(len(batch))), table
         (state,) = self.read("SELECT status FROM batches WHERE id = :id", id=batch.id)
         assert state["status"] == "finished"
-        assert len(self.judge.requests) in calls
+        received = len(self.judge.requests)
+        assert received in calls, f"{received} calls"
         self.wait_clean()
+
+    def strays(self) -> list[int]:
+        """Find processes of this backend that are none of its living workers."""
+        known = {worker.process.pid for worker in self.workers if worker.alive}
+        mark = f"{CONFIG_VARIABLE}={self._environ[CONFIG_VARIABLE]}".encode()
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            # One that ends while it is looked at is none that is left.
+            with contextlib.suppress(OSError):
+                if mark in (entry / "environ").read_bytes() and int(entry.name) not in known:
+                    found.append(int(entry.name))
+        return found
 
     def wait_clean(self) -> None:
         """Wait until no message is left; what a dead worker held expires by itself."""
@@ -217,6 +247,7 @@ class Backend:
             )
 
         wait_until(clean, "no message left", 60)
+        wait_until(lambda: not self.strays(), "no process left")
         for key in client.scan_iter("oyer:flight:*", count=1000):
             assert 0 < int(client.pttl(key)) <= 15_000 or not client.exists(key), key
         payloads = [*client.scan_iter("oyer:batch:*:chunk:*", count=1000)]

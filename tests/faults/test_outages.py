@@ -121,35 +121,6 @@ def test_postgres_answers_nothing_for_ten_seconds(
     backend.check(future.result(timeout_s=120), expected, calls=EXACT)
 
 
-@pytest.mark.parametrize("fault", ["unavailable", "reset", "half_json"])
-def test_the_judge_fails_for_a_while(
-    backend: Backend, undisturbed: Undisturbed, fault: str
-) -> None:
-    expected = undisturbed(fault, N)
-    rule = {"when": {"first_of_body": 2}, "then": fault}
-    backend.judge.set_plan({"rules": [rule]})
-    batch = backend.manager().submit(rollouts_of(fault, N)).result(timeout_s=120)
-    backend.check(batch, expected, calls=range(3 * N, 3 * N + 1))
-
-
-@pytest.mark.slow
-def test_the_judge_is_down_for_twenty_seconds(backend: Backend, undisturbed: Undisturbed) -> None:
-    expected = undisturbed("down", N)
-    backend.judge.set_plan({"rules": [{"when": {"between_s": [0, 20]}, "then": "unavailable"}]})
-    batch = backend.manager().submit(rollouts_of("down", N)).result(timeout_s=120)
-    backend.check(batch, expected, calls=range(N, 20 * N + 1))
-
-
-def test_the_judge_swallows_every_first_request(backend: Backend, undisturbed: Undisturbed) -> None:
-    expected = undisturbed("black-hole", N)
-    impatient = backend.manager(
-        judges=[{"name": "q", "endpoint": "impatient", "model": "m", "reasks": 0}]
-    )
-    backend.judge.set_plan({"rules": [{"when": {"first_of_body": 1}, "then": "black_hole"}]})
-    batch = impatient.submit(rollouts_of("black-hole", N)).result(timeout_s=120)
-    backend.check(batch, expected, calls=range(2 * N, 2 * N + 1))
-
-
 def test_a_trainer_that_is_killed_is_followed_by_one_with_its_ticket(
     backend: Backend, undisturbed: Undisturbed
 ) -> None:
