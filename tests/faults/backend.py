@@ -16,60 +16,17 @@ from sqlalchemy import text
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardBatch, RewardFuture, RewardManager, Rollout
 from oyer.models.store import open_engine, reading
-from oyer.tasks import commands, names, presence
+from oyer.tasks import names, presence
 from oyer.tasks.settings import CONFIG_VARIABLE
-from tests import services
 from tests.faults.door import Door
 from tests.faults.servers import RedisServer
-
-ROOT = Path(__file__).parents[2]
+from tests.faults.worker import Worker
 
 KEY = "sk-sentinel-7f3a91c2"
 """The judge's key, which must turn up nowhere but in the workers' environment."""
 
 JUDGE_IN_FLIGHT = 16
 """Calls under way at once, over all judge workers."""
-
-
-class Worker:
-    """One worker process."""
-
-    def __init__(
-        self, kind: str, name: str, environ: dict[str, str], log: Path, through: Sequence[str]
-    ) -> None:
-        self.kind = kind
-        self.log = log
-        argv = commands.worker_argv(kind, name=name, loglevel="INFO")
-        if through:
-            argv[2:3] = through
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                argv,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=ROOT,
-                preexec_fn=lambda: services.die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - one libc call, no lock
-            )
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process runs."""
-        return self.process.poll() is None
-
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to the process."""
-        self.process.send_signal(number)
-
-    def kill(self) -> None:
-        """End it at once."""
-        self.process.kill()
-        self.process.wait()
-
-    def output(self) -> str:
-        """Return what it logged."""
-        return self.log.read_text(errors="replace")
 
 
 class Backend:
@@ -122,16 +79,26 @@ class Backend:
         RewardManager(self.config)
         (folder / "oyer.json").write_text(json.dumps(self.config))
 
-    def start(self, kind: str, *through: str, **environ: str) -> Worker:
+    def start(
+        self,
+        kind: str,
+        *through: str,
+        host: Sequence[str] = (),
+        concurrency: int | None = None,
+        **environ: str,
+    ) -> Worker:
         """Start a worker; `wait_ready` waits for it.
 
         Args:
             through: a module of this folder that becomes Celery, and its arguments.
+            host: a command that runs another one on another host.
+            concurrency: tasks under way at once; the kind's default when left out.
             environ: further environment variables.
         """
         name = f"{kind}-{len(self.workers)}"
         log = self.folder / f"{name}.log"
-        worker = Worker(kind, name, {**self._environ, **environ}, log, through)
+        environ = {**self._environ, **environ}
+        worker = Worker(kind, name, environ, log, through, host, concurrency)
         self.workers.append(worker)
         return worker
 
@@ -147,12 +114,16 @@ class Backend:
         """Return the workers of a kind whose process runs."""
         return [worker for worker in self.workers if worker.kind == kind and worker.alive]
 
+    def announced(self) -> set[int]:
+        """Return the process ids of the workers that count as there."""
+        found = presence.workers(self.redis.client)
+        return {entry["pid"] for entries in found.values() for entry in entries}
+
     def wait_ready(self, timeout_s: float = 90.0) -> None:
         """Wait until every living worker has announced itself."""
 
         def ready() -> bool:
-            entries = [e for found in presence.workers(self.redis.client).values() for e in found]
-            there = {entry["pid"] for entry in entries}
+            there = self.announced()
             return all(w.process.pid in there or not w.alive for w in self.workers)
 
         wait_until(ready, "workers ready", timeout_s)

@@ -4,22 +4,28 @@ import contextlib
 import socket
 import struct
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests import services
 
-_HOST = "127.0.0.1"
-
 
 class Door:
-    """Passes connections on to a port of this host while it is open.
+    """Passes connections on to a server of this host while it is open.
 
     Whatever is shut ends or silences the connections that are there; what they were sent
     meanwhile is lost.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int | Path, host: str = "127.0.0.1") -> None:
+        """Build a door that is shut.
+
+        Args:
+            target: the server's port on loopback, or its Unix socket.
+            host: the address of this host that the door is at.
+        """
+        self.host = host
         self.port = services.free_port()
         self._target = target
         self._listener: socket.socket | None = None
@@ -86,7 +92,7 @@ class Door:
             crowding.settimeout(0.5)
             self._crowd.append(crowding)
             try:
-                crowding.connect((_HOST, self.port))
+                crowding.connect((self.host, self.port))
             except TimeoutError:
                 return
 
@@ -97,7 +103,7 @@ class Door:
     def _bound(self, *, backlog: int) -> socket.socket:
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((_HOST, self.port))
+        listener.bind((self.host, self.port))
         listener.listen(backlog)
         return listener
 
@@ -109,11 +115,18 @@ class Door:
                 if self._resetting:
                     _abort(client)
                     continue
-                server = socket.create_connection((_HOST, self._target))
+                server = self._connected()
                 with self._lock:
                     self._pairs.append((client, server))
                 for source, sink in ((client, server), (server, client)):
                     threading.Thread(target=self._relay, args=(source, sink), daemon=True).start()
+
+    def _connected(self) -> socket.socket:
+        if isinstance(self._target, int):
+            return socket.create_connection(("127.0.0.1", self._target))
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(str(self._target))
+        return server
 
     def _relay(self, source: socket.socket, sink: socket.socket) -> None:
         # An end that was closed or reset is the other side's to notice.

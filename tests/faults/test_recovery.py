@@ -14,7 +14,8 @@ from oyer.manager.backend import backend as manager_side
 from oyer.tasks import names
 from oyer.tasks.exchange import Exchange
 from oyer.tasks.payloads import WIRE_VERSION
-from tests.faults.backend import JUDGE_IN_FLIGHT, ROOT, Backend, rollouts_of, wait_until
+from tests.faults.backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
+from tests.faults.worker import ROOT
 
 pytestmark = pytest.mark.faults
 
