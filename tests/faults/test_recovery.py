@@ -1,6 +1,8 @@
 """A batch that makes no progress is submitted again under its id, whatever it was that was lost."""
 
+import base64
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -76,6 +78,31 @@ def test_a_callback_that_was_lost_is_sent_again(backend: Backend, undisturbed: U
     client.delete("combine")
     backend.start("combine")
     backend.check(future.result(timeout_s=60), expected, calls=EXACT)
+
+
+def test_combine_takes_parts_twice_and_in_any_order_reads_those_that_are_missing_and_says_so(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("parts", N)
+    for worker in backend.living("combine"):
+        worker.kill()
+    future = backend.manager(stall_timeout_s=600).submit(rollouts_of("parts", N))
+    client = backend.redis.client
+    wait_until(lambda: client.llen("combine") == 1, "the callback was sent")
+    message = json.loads(client.lpop("combine"))
+    (parts,), *rest = json.loads(base64.b64decode(message["body"]))
+    assert [part.get("chunk") for part in parts[:3]] == [0, 1, 2]
+    doctored = [*parts[:0:-1], parts[1]]
+    message["body"] = base64.b64encode(json.dumps([[doctored], *rest]).encode()).decode()
+    client.lpush("combine", json.dumps(message))
+    worker = backend.start("combine")
+    backend.check(future.result(timeout_s=60), expected, calls=EXACT)
+    for words in (
+        "chunk 1 arrived again: the first counts",
+        "2, 1]: put in order",
+        "chunks [0] did not arrive; all read from the record",
+    ):
+        assert words in worker.output()
 
 
 def test_a_chord_that_was_never_counted_to_its_end_is_sent_again(
