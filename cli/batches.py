@@ -100,7 +100,8 @@ def resume(
 ) -> None:
     """Submit a batch again under its id, and wait for its rewards; what is on record is not repeated.
 
-    It needs the batch's payloads in Redis, where they stay for `broker.result_expires_s`.
+    It needs the batch's payloads in Redis, where they stay for `broker.result_expires_s`, or all
+    of its rewards on record.
 
     Example: `oyer batches resume 6f1c…`
     """
@@ -109,12 +110,17 @@ def resume(
     from oyer.tasks.config import RewardRules
 
     settings = _settings(config)
-    state = _state(settings, batch_id)
     broker = (_broker(settings), settings.broker.result_expires_s)
-    backend(*broker).send_again(batch_id)
+    source = backend(*broker)
+    # Before its first chunk was judged, Redis alone knows a batch.
+    verdicts = source.verdicts(batch_id)
+    if verdicts is None:
+        state = _state(settings, batch_id)
+        verdicts = state["size"] * len(state["plan"]["judges"])
+    source.send_again(batch_id)
     batch = RewardFuture(
         batch_id=batch_id,
-        verdicts=state["size"] * len(state["plan"]["judges"]),
+        verdicts=verdicts,
         # Whatever is missing is for the trainer to judge, whose failure policy it is.
         rules=RewardRules(),
         broker=broker,

@@ -126,6 +126,14 @@ class Backend:
         with self._reached():
             return self._exchange.judged(batch_id) if self._exchange.holds(batch_id) else None
 
+    def verdicts(self, batch_id: str) -> int | None:
+        """Count the verdicts that a batch is to end with; None where Redis no longer holds it."""
+        with self._reached():
+            if not self._exchange.holds(batch_id):
+                return None
+            manifest = self._exchange.manifest(batch_id)
+        return manifest.size * len(manifest.plan["judges"])
+
     def results(self, batch_ids: Sequence[str]) -> list[dict[str, Any] | None]:
         """Read the Celery result of each batch; None where it has not ended."""
         with self._reached():

@@ -36,7 +36,7 @@ def length_batch(batch_id: str, parts: Sequence[Mapping[str, Any]] | None) -> An
     exchange = process.exchange()
     manifest = exchange.manifest(batch_id)
     plan = read_plan(manifest)
-    judge_parts, _ = read_parts(parts or ())
+    judge_parts = read_parts(parts or ()).judges
     if parts is not None:
         check_chunks(manifest, judge_parts)
     judges = plan.judges if parts is not None else ()

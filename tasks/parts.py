@@ -78,9 +78,18 @@ class LengthPart:
 _ARRAYS = ("added", "multiplied", "changed", "advantages", "history")
 
 
-def read_parts(
-    parts: Iterable[Mapping[str, Any]],
-) -> tuple[dict[int, JudgePart], LengthPart | None]:
+@dataclass(frozen=True)
+class Arrived:
+    """What arrived of a batch, sorted out."""
+
+    judges: dict[int, JudgePart]
+    """By chunk, in the order of the chunks."""
+    length: LengthPart | None
+    remarks: list[str]
+    """What had to be sorted out, for the log."""
+
+
+def read_parts(parts: Iterable[Mapping[str, Any]]) -> Arrived:
     """Sort out what arrived; of duplicates, the first counts.
 
     Raises:
@@ -95,28 +104,43 @@ def read_parts(
         ) from error
 
 
+def missing_chunks(manifest: Manifest, parts: Mapping[int, JudgePart]) -> list[int]:
+    """Name the chunks of a batch whose verdicts did not arrive."""
+    return [k for k in range(len(manifest.chunks)) if k not in parts]
+
+
 def check_chunks(manifest: Manifest, parts: Mapping[int, JudgePart]) -> None:
     """Make sure that every chunk of a batch was judged.
 
     Raises:
         BatchFailed: a chunk's verdicts are missing; the batch is to be submitted again.
     """
-    late = [k for k in range(len(manifest.chunks)) if k not in parts]
+    late = missing_chunks(manifest, parts)
     if late:
         raise BatchFailed(f"batch {manifest.batch_id}: chunks {late[:10]} did not arrive")
 
 
-def _sorted_out(
-    parts: Iterable[Mapping[str, Any]],
-) -> tuple[dict[int, JudgePart], LengthPart | None]:
-    judge_parts: dict[int, JudgePart] = {}
-    length_part: LengthPart | None = None
+def _sorted_out(parts: Iterable[Mapping[str, Any]]) -> Arrived:
+    judges: dict[int, JudgePart] = {}
+    length: LengthPart | None = None
+    repeated: list[str] = []
     for part in parts:
         if part.get("part") == "judge":
             fields = {name: value for name, value in part.items() if name != "part"}
-            judge_parts.setdefault(part["chunk"], JudgePart(**fields))
+            read = JudgePart(**fields)
+            if judges.setdefault(read.chunk, read) is not read:
+                repeated.append(f"chunk {read.chunk}")
         elif part.get("part") == "length":
-            length_part = length_part or LengthPart.from_wire(part)
+            if length is None:
+                length = LengthPart.from_wire(part)
+            else:
+                repeated.append("length terms")
         else:
             raise ValueError(f"kind {part.get('part')!r}")
-    return judge_parts, length_part
+    ordered = dict(sorted(judges.items()))
+    remarks = []
+    if repeated:
+        remarks.append(f"{', '.join(repeated)} arrived again: the first counts")
+    if list(ordered) != list(judges):
+        remarks.append(f"chunks arrived as {list(judges)}: put in order")
+    return Arrived(ordered, length, remarks)
