@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from oyer.manager.submission import Submission
 from oyer.tasks import names
-from oyer.tasks.errors import BackendUnavailable, Overloaded
+from oyer.tasks.errors import BackendUnavailable, MessageRefused, Overloaded
 from oyer.tasks.exchange import Exchange
 from oyer.tasks.payloads import WIRE_VERSION, Manifest
 
@@ -104,7 +104,7 @@ class Backend:
         """Read the Celery result of each batch; None where it has not ended."""
         with self._reached():
             blobs = self._redis.mget([self._result_key(batch_id) for batch_id in batch_ids])
-        return [None if blob is None else json.loads(blob) for blob in blobs]
+        return [None if blob is None else read_result(blob) for blob in blobs]
 
     def _send(self, manifest: Manifest) -> None:
         from celery import chain, chord, group
@@ -160,6 +160,21 @@ class Backend:
                 f"broker {_host(self.url)} cannot be reached ({error}); start it with `oyer up`,"
                 " or set broker.url to the one that the workers use"
             ) from error
+
+
+def read_result(blob: bytes) -> dict[str, Any]:
+    """Read what Celery stored for a batch; what Celery did not write is a failure."""
+    try:
+        meta = json.loads(blob)
+        if isinstance(meta["status"], str) and "result" in meta:
+            return dict(meta)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    refused = "what lies under the key of its result was not written by Celery; submit again"
+    return {
+        "status": "FAILURE",
+        "result": {"exc_type": MessageRefused.__name__, "exc_message": [refused]},
+    }
 
 
 def _host(url: str) -> str:

@@ -122,7 +122,7 @@ class Stream:
                 "rollouts[0].group_size: is missing; the length method compares the rollouts of one"
                 " prompt: say how many they are, or hand over whole groups with `score_many`"
             )
-        return self._take([[((*_identity(rollout, where), 1), rollout)]], where)[0]
+        return self._take([[((*identity_of(rollout, where), 1), rollout)]], where)[0]
 
     def score_many(self, rollouts: Sequence[Rollout], **where: Unpack[Where]) -> PendingScores:
         """Take several rollouts; see `RewardManager.score_many`."""
@@ -131,7 +131,7 @@ class Stream:
         seen: Counter[Identity] = Counter()
         named = []
         for rollout in rollouts:
-            identity = _identity(rollout, where)
+            identity = identity_of(rollout, where)
             seen[identity] += 1
             named.append(((*identity, seen[identity]), rollout))
         if where.get("group_size") is not None or not self._compares:
@@ -294,7 +294,7 @@ def _outcomes(future: RewardFuture, rows: int) -> list[Score | Exception]:
         return [error] * rows
 
 
-def _identity(rollout: Rollout, where: Where) -> Identity:
+def identity_of(rollout: Rollout, where: Where) -> Identity:
     """What makes two rollouts the same: run, step, group, and all that scores them."""
     prompt = rollout.prompt if isinstance(rollout.prompt, str) else json.dumps(rollout.prompt)
     return (

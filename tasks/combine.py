@@ -40,7 +40,7 @@ def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
     manifest, columns = exchange.manifest(batch_id), exchange.columns(batch_id)
     plan = read_plan(manifest)
     judge_parts, length_part = read_parts(parts)
-    check_chunks(manifest, judge_parts)
+    check_chunks(manifest, judge_parts, length_part)
     if plan.length and length_part is None:
         raise BatchFailed(f"batch {batch_id}: its length terms did not arrive")
     composed = _compose(plan, columns, judge_parts, length_part)
