@@ -9,7 +9,7 @@
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from queue import Empty
 from typing import Any
 
@@ -39,10 +39,10 @@ class ConsumerOfOurs(Consumer):
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """Look at each message before Celery does."""
         handle = super().create_task_handler(*args, **kwargs)
-        passed_on = (*self.connection_errors, *self.channel_errors)
+        passed_on = _of_broker(self.connection_errors, self.channel_errors)
 
         def on_message(message: Any) -> None:
-            problem = problem_of(message)
+            problem = problem_of(message, self.app.amqp.queues.consume_from)
             if problem is None:
                 try:
                     handle(message)
@@ -63,13 +63,15 @@ class PlainMessage(redis.Channel.Message):  # type: ignore[misc]  # kombu is unt
     """A message of which nothing is unpacked: ours are not compressed, a bomb is."""
 
     def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
-        properties = payload["properties"]
-        place = properties["delivery_info"]
-        named = (properties["delivery_tag"], place["exchange"], place["routing_key"])
-        if not all(isinstance(name, str) for name in named):
-            raise ValueError("addresses are text")
-        if (payload.get("headers") or {}).get("compression") is not None:
-            raise ValueError("compressed")
+        try:
+            properties = payload["properties"]
+            place = properties["delivery_info"]
+            named = (properties["delivery_tag"], place["exchange"], place["routing_key"])
+            compressed = (payload.get("headers") or {}).get("compression") is not None
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError("no message") from error
+        if compressed or not all(isinstance(name, str) for name in named):
+            raise ValueError("compressed, or without an address")
         super().__init__(payload, channel=channel, **kwargs)
 
 
@@ -81,7 +83,10 @@ class TolerantChannel(redis.Channel):  # type: ignore[misc]  # kombu is untyped
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)
-        except (*self.connection.connection_errors, *self.connection.channel_errors, Empty):
+        except (
+            *_of_broker(self.connection.connection_errors, self.connection.channel_errors),
+            Empty,
+        ):
             raise
         except Exception as error:  # noqa: BLE001 - kombu checks nothing, so anything may be raised
             # It has left its queue and was not noted as delivered, so there is nothing to reject.
@@ -89,14 +94,21 @@ class TolerantChannel(redis.Channel):  # type: ignore[misc]  # kombu is untyped
             return True
 
 
-def problem_of(message: Any) -> str | None:
-    """Say why a message is not one of ours; None where it is."""
+def _of_broker(*kinds: tuple[type[Exception], ...]) -> tuple[type[Exception], ...]:
+    """Errors of the connection; kombu counts KeyError among them, which a message raises as well."""
+    return tuple(kind for group in kinds for kind in group if kind is not KeyError)
+
+
+def problem_of(message: Any, queues: Container[str] = names.QUEUES) -> str | None:
+    """Say why a message is not one of ours, for a worker of these queues; None where it is."""
     headers = message.headers
     if not isinstance(headers, dict) or "task" not in headers:
         return "it has no headers of Celery's protocol 2"
     task = headers["task"]
     if not isinstance(task, str) or task not in names.QUEUE_OF_TASK:
         return f"this worker knows no task {_shown(task)}"
+    if names.QUEUE_OF_TASK[task] not in queues:
+        return f"{task} is not of this worker's queue"
     if not isinstance(headers.get("id"), str) or not headers["id"]:
         return "its task has no id"
     odd = [name for name in _NEVER_SENT if headers.get(name) is not None]
