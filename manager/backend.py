@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from oyer.manager.submission import Submission
 from oyer.tasks import names
-from oyer.tasks.errors import BackendUnavailable, MessageRefused, Overloaded
-from oyer.tasks.exchange import Exchange
+from oyer.tasks.errors import BackendUnavailable, MessageRefused
+from oyer.tasks.exchange import ENDED_S, Exchange
 from oyer.tasks.payloads import WIRE_VERSION, Manifest
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Backend:
         from oyer.tasks.app import make_app
 
         self.url = url
+        self._expires_s = expires_s
         self._app = make_app(url, result_expires_s=expires_s)
         self._redis = redis.Redis.from_url(
             url,
@@ -50,27 +51,30 @@ class Backend:
         """Post a batch's payloads, then send its chord.
 
         Raises:
-            Overloaded: what is under way already is more than `max_backlog_bytes`.
+            Overloaded: with it, more than `max_backlog_bytes` would be under way.
         """
         with self._reached():
-            if max_backlog_bytes is not None:
-                self._check_backlog(max_backlog_bytes)
-            self._exchange.post(
-                submission.manifest,
-                submission.columns,
-                submission.chunks,
-                submission.token_ids,
-            )
-            self._send(submission.manifest)
+            try:
+                self._exchange.post(
+                    submission.manifest,
+                    submission.columns,
+                    submission.chunks,
+                    submission.token_ids,
+                    max_backlog_bytes,
+                )
+                self._send(submission.manifest)
+            except Exception:
+                # Nothing is half-submitted, unless it was submitted before.
+                if submission.manifest.submission == 1:
+                    self._withdraw(submission.manifest)
+                raise
 
-    def _check_backlog(self, max_bytes: int) -> None:
-        held_bytes = self._exchange.backlog_bytes()
-        if held_bytes > max_bytes:
-            raise Overloaded(
-                f"{held_bytes} bytes of rollouts are under way, more than"
-                f" broker.max_backlog_bytes = {max_bytes}: wait for earlier batches, start more"
-                " workers, or raise it as far as Redis has memory"
-            )
+    def _withdraw(self, manifest: Manifest) -> None:
+        import redis
+
+        # With Redis away, what it has of the batch expires.
+        with contextlib.suppress(redis.RedisError):
+            self._exchange.discard(manifest)
 
     def send_again(self, batch_id: str) -> None:
         """Send the chord of a batch whose payloads are in Redis; else ask for what is on record.
@@ -89,6 +93,16 @@ class Backend:
         """Ask the workers to begin no further call for a batch."""
         with self._reached():
             self._exchange.cancel(batch_id)
+
+    def abandon(self, batch_id: str) -> None:
+        """Count out a batch that has failed for good."""
+        with self._reached():
+            self._exchange.abandon(batch_id)
+
+    def settled(self, batch_id: str) -> None:
+        """Let a result go soon: its trainer has it, and the record as well."""
+        with self._reached():
+            self._redis.expire(self._result_key(batch_id), min(ENDED_S, self._expires_s))
 
     def judged(self, batch_id: str) -> int:
         """Count the verdicts that a batch has reached."""
