@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from oyer.manager.meeting import Meeting
 from oyer.manager.submission import Submission
 from oyer.tasks import names
-from oyer.tasks.errors import BackendUnavailable, Overloaded
-from oyer.tasks.exchange import Exchange
+from oyer.tasks.errors import BackendUnavailable, MessageRefused
+from oyer.tasks.exchange import ENDED_S, Exchange
 from oyer.tasks.payloads import WIRE_VERSION, Manifest
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Backend:
         from oyer.tasks.app import make_app
 
         self.url = url
+        self._expires_s = expires_s
         self._app = make_app(url, result_expires_s=expires_s)
         self._redis = redis.Redis.from_url(
             url,
@@ -53,7 +54,6 @@ class Backend:
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_keepalive=True,
         )
-        self._expires_s = expires_s
         self._exchange = Exchange(self._redis, expires_s=expires_s)
 
     def submit(
@@ -65,38 +65,39 @@ class Backend:
         """Post a batch's payloads, then send its chord.
 
         Raises:
-            Overloaded: what is under way already is more than `max_backlog_bytes`.
+            Overloaded: with it, more than `max_backlog_bytes` would be under way.
             Withdrawn: by `before_sending`; the payloads are gone again.
         """
+        # Nothing is half-submitted, unless it was submitted or told to others before.
+        withdraws = submission.manifest.submission == 1
         with self._reached():
-            if max_backlog_bytes is not None:
-                self._check_backlog(max_backlog_bytes)
-            self._exchange.post(
-                submission.manifest,
-                submission.columns,
-                submission.chunks,
-                submission.token_ids,
-            )
-            if before_sending is not None:
-                try:
+            try:
+                self._exchange.post(
+                    submission.manifest,
+                    submission.columns,
+                    submission.chunks,
+                    submission.token_ids,
+                    max_backlog_bytes,
+                )
+                if before_sending is not None:
+                    withdraws = False
                     before_sending(submission.manifest)
-                except Withdrawn:
-                    self._exchange.discard(submission.manifest)
-                    raise
-            self._send(submission.manifest)
+                self._send(submission.manifest)
+            except Exception as error:
+                if withdraws or isinstance(error, Withdrawn):
+                    self._withdraw(submission.manifest)
+                raise
+
+    def _withdraw(self, manifest: Manifest) -> None:
+        import redis
+
+        # With Redis away, what it has of the batch expires.
+        with contextlib.suppress(redis.RedisError):
+            self._exchange.discard(manifest)
 
     def meeting(self) -> Meeting:
         """Return a part of its own in the groups of this broker."""
         return Meeting(self._redis, self._reached, self._expires_s)
-
-    def _check_backlog(self, max_bytes: int) -> None:
-        held_bytes = self._exchange.backlog_bytes()
-        if held_bytes > max_bytes:
-            raise Overloaded(
-                f"{held_bytes} bytes of rollouts are under way, more than"
-                f" broker.max_backlog_bytes = {max_bytes}: wait for earlier batches, start more"
-                " workers, or raise it as far as Redis has memory"
-            )
 
     def send_again(self, batch_id: str) -> None:
         """Send the chord of a batch whose payloads are in Redis; else ask for what is on record.
@@ -115,6 +116,16 @@ class Backend:
         """Ask the workers to begin no further call for a batch."""
         with self._reached():
             self._exchange.cancel(batch_id)
+
+    def abandon(self, batch_id: str) -> None:
+        """Count out a batch that has failed for good."""
+        with self._reached():
+            self._exchange.abandon(batch_id)
+
+    def settled(self, batch_id: str) -> None:
+        """Let a result go soon: its trainer has it, and the record as well."""
+        with self._reached():
+            self._redis.expire(self._result_key(batch_id), min(ENDED_S, self._expires_s))
 
     def judged(self, batch_id: str) -> int:
         """Count the verdicts that a batch has reached."""
@@ -138,7 +149,7 @@ class Backend:
         """Read the Celery result of each batch; None where it has not ended."""
         with self._reached():
             blobs = self._redis.mget([self._result_key(batch_id) for batch_id in batch_ids])
-        return [None if blob is None else json.loads(blob) for blob in blobs]
+        return [None if blob is None else read_result(blob) for blob in blobs]
 
     def _send(self, manifest: Manifest) -> None:
         from celery import chain, chord, group
@@ -194,6 +205,21 @@ class Backend:
                 f"broker {_host(self.url)} cannot be reached ({error}); start it with `oyer up`,"
                 " or set broker.url to the one that the workers use"
             ) from error
+
+
+def read_result(blob: bytes) -> dict[str, Any]:
+    """Read what Celery stored for a batch; what Celery did not write is a failure."""
+    try:
+        meta = json.loads(blob)
+        if isinstance(meta["status"], str) and "result" in meta:
+            return dict(meta)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    refused = "what lies under the key of its result was not written by Celery; submit again"
+    return {
+        "status": "FAILURE",
+        "result": {"exc_type": MessageRefused.__name__, "exc_message": [refused]},
+    }
 
 
 def _host(url: str) -> str:

@@ -13,6 +13,7 @@ from oyer.manager.pending import Pending, PendingScores
 from oyer.manager.score import Score
 from oyer.manager.streaming import Stream, Where
 from oyer.manager.submission import prepare
+from oyer.manager.wording import is_text, shown
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidConfig, InvalidInput
 from oyer.tasks.payloads import Rollout
@@ -86,7 +87,7 @@ class RewardManager:
             InvalidRollout: names the row and field that is wrong; nothing was submitted.
             BackendUnavailable: the broker cannot be reached; nothing was submitted.
         """
-        _check_place(run, step)
+        check_place(run, step)
         validation.check(rollouts, self.config)
         return self._send(rollouts, self.config, run, step)
 
@@ -100,7 +101,7 @@ class RewardManager:
         Raises:
             InvalidRollout: names the field that is wrong; nothing was submitted.
         """
-        _check_place(where.get("run", "default"), where.get("step"))
+        check_place(where.get("run", "default"), where.get("step"))
         return self._stream.score(rollout, **where)
 
     def score_many(self, rollouts: Sequence[Rollout], **where: Unpack[Where]) -> PendingScores:
@@ -111,7 +112,7 @@ class RewardManager:
         Raises:
             InvalidRollout: names the row and field that is wrong; nothing was submitted.
         """
-        _check_place(where.get("run", "default"), where.get("step"))
+        check_place(where.get("run", "default"), where.get("step"))
         return self._stream.score_many(rollouts, **where)
 
     def _send(
@@ -163,10 +164,15 @@ def _checked(config: RewardConfig | Mapping[str, Any]) -> RewardConfig:
     return validate(dict(config) if isinstance(config, Mapping) else config)
 
 
-def _check_place(run: object, step: object) -> None:
-    if not isinstance(run, str) or not run or len(run) > 200:
-        raise InvalidInput("run: is a name of 1 to 200 characters")
+def check_place(run: object, step: object) -> None:
+    """Check where a batch belongs.
+
+    Raises:
+        InvalidInput: names what is wrong, and the fix.
+    """
+    if not isinstance(run, str) or not 0 < len(run) <= 200 or not is_text(run):
+        raise InvalidInput(f"run: is {shown(run)}; give a name of 1 to 200 characters")
     if step is not None and (
         not isinstance(step, Integral) or isinstance(step, bool) or not 0 <= int(step) < 2**31
     ):
-        raise InvalidInput(f"step: is {step!r}; give a whole number from 0, or leave it out")
+        raise InvalidInput(f"step: is {shown(step)}; give a whole number from 0, or leave it out")

@@ -62,10 +62,24 @@ def rollouts_of(
             prompt=prompt,
             response=response_of(query, prompt),
             group_id=sha256(prompt.encode("utf-8", "replace")).hexdigest()[:32],
-            reference=None if label is None else str(label),
+            reference=reference_of(label),
         )
         for query, prompt, label in zip(queries, prompts, labels, strict=True)
     ]
+
+
+def reference_of(label: Any) -> str | None:
+    """Write a label as the reference answer that the judge is shown.
+
+    Raises:
+        InvalidInput: it cannot be written, as a whole number of thousands of digits.
+    """
+    try:
+        return None if label is None else str(label)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(
+            f"label: cannot be written as text ({error}); send it as text"
+        ) from error
 
 
 def response_of(query: str, prompt: str) -> str:

@@ -7,7 +7,7 @@ import redis
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
@@ -72,6 +72,9 @@ async def _scored(
             return await scorer(body, query)
 
         reply = await replies.get(named.hexdigest(), make)
+    except ClientDisconnect:
+        # Nobody reads this; without it, the server's log would speak of a fault of its own.
+        return _error(400, "the body ended before its announced length: send it again")
     except RefusedError as error:
         shown = {"WWW-Authenticate": "Bearer"} if error.status_code == 401 else None
         return _error(error.status_code, str(error), shown)

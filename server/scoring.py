@@ -51,7 +51,7 @@ class Scoring:
             prompt=request.prompt,
             response=request.response,
             group_id=sha256(prompt.encode("utf-8", "replace")).hexdigest()[:32],
-            reference=None if request.label is None else str(request.label),
+            reference=openrlhf.reference_of(request.label),
         )
         return await self._reply([rollout], self._alone(), lambda s: self._rm(s[0], query))
 

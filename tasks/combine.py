@@ -23,7 +23,7 @@ from oyer.tasks.parts import (
     Floats,
     JudgePart,
     LengthPart,
-    check_chunks,
+    check_parts,
     missing_chunks,
     read_parts,
 )
@@ -53,7 +53,7 @@ def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
     for remark in arrived.remarks:
         log.warning("batch %s: %s", batch_id, remark)
     judge_parts = {**arrived.judges, **_recorded_parts(manifest, plan, arrived.judges)}
-    check_chunks(manifest, judge_parts)
+    check_parts(manifest, judge_parts, arrived.length)
     if plan.length and arrived.length is None:
         raise BatchFailed(f"batch {batch_id}: its length terms did not arrive")
     composed = _compose(plan, columns, judge_parts, arrived.length)

@@ -138,8 +138,12 @@ class _Chunk:
         }
         progress.add(len(answers))
         asked = [job for job in jobs if job.key is not None]
-        answers |= _ask(asked, _resolver(self.manifest, self.plan, self.purse), progress)
+        resolver = _resolver(self.manifest, self.plan, self.purse)
+        answers |= _ask(asked, resolver, progress)
         self._record(judges, [(job, answers[job.place]) for job in jobs])
+        # Under `reuse: off` the record is not asked, and a later chunk may hold the same request.
+        if self.plan.reuse != "off":
+            resolver.recorded(asked)
         if shutdown.asked() and any(answer.status not in FINE for answer in answers.values()):
             raise shutdown.HandedBack(f"chunk {self.number} of batch {self.manifest.batch_id}")
 

@@ -21,6 +21,10 @@ KEY_VERSION = 1
 """Raised whenever the same fields come to mean another request."""
 
 
+FADE_MS = 60_000
+"""How long a reply on record stays in Redis, for those who wait for it now, in milliseconds."""
+
+
 def request_key(
     *,
     endpoint: str,
@@ -144,6 +148,20 @@ class ReplyCache:
             pipe = self._redis.pipeline(transaction=False)
             for name, blob in unsent.items():
                 pipe.set(name, blob, px=self._ttl_ms)
+            pipe.execute()
+        except RedisError as error:
+            self._outage.begin(error)
+        else:
+            self._outage.end()
+
+    def fade(self, keys: Sequence[str]) -> None:
+        """Let replies go soon: they are on record now, and read from there."""
+        if not keys:
+            return
+        try:
+            pipe = self._redis.pipeline(transaction=False)
+            for key in keys:
+                pipe.pexpire(reply_key(key), min(FADE_MS, self._ttl_ms))
             pipe.execute()
         except RedisError as error:
             self._outage.begin(error)

@@ -20,6 +20,9 @@ MAX_OBJECTS = 64
 MAX_OBJECT_CHARS = 65_536
 """Longer objects are no verdicts."""
 
+MAX_NUMBER = 1e15
+"""Larger numbers are no scores."""
+
 _FINAL_KEY = re.compile(
     r"(?:final|overall|total|aggregate|weighted)(?:score|rating|grade|verdict)?"
     r"|(?:综合|最终|总体|整体|总)(?:得分|评分|分数|分)|总评"
@@ -220,6 +223,7 @@ def _value(stated: Any, scale: tuple[float, float]) -> float | None:
     if isinstance(stated, bool) or not isinstance(stated, (int, float, str)):
         return None
     if not isinstance(stated, str):
-        return float(stated)
+        # JSON knows whole numbers beyond every float; they are on no scale.
+        return float(stated) if abs(stated) <= MAX_NUMBER else None
     value = read_value(stated.strip(), 0, scale)
     return value.number if value and value.end == len(stated.strip()) else None

@@ -34,6 +34,9 @@ class Cache(Protocol):
     def put(self, key: str, reply: CachedReply) -> None:
         """Keep a reply."""
 
+    def fade(self, keys: Sequence[str]) -> None:
+        """Let replies go soon."""
+
 
 class Flight(Protocol):
     """`oyer.tasks.judging.flight.SingleFlight`."""
@@ -120,6 +123,10 @@ class Resolver:
             return answer
         finally:
             self.flight.done(shared)
+
+    def recorded(self, jobs: Sequence[Job]) -> None:
+        """Note that the answers to these requests are on record, where all will look for them."""
+        self.cache.fade([self._shared(job.key) for job in jobs if job.key is not None])
 
     def _shared(self, key: str) -> str:
         return sha256(f"{self.scope}\n{key}".encode()).hexdigest() if self.scope else key

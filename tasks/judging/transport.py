@@ -166,6 +166,11 @@ class PooledTransport(httpx2.BaseTransport):
             )
         except HTTPError as error:
             raise _httpx2_error(error)(str(error), request=request) from error
+        except (ValueError, OverflowError) as error:
+            # http.client checks no length that a server announces.
+            raise httpx2.RemoteProtocolError(
+                f"the reply's head cannot be read ({type(error).__name__})", request=request
+            ) from error
         # Bytes, as httpx2 takes headers given as text for ASCII; and no cookies, so that no reply
         # changes the requests after it.
         headers = [
