@@ -23,7 +23,25 @@ from oyer.demo.judge_server import judge_process
 from oyer.manager import RewardManager, Rollout
 from tests.load.processes import MIB, Sampler, immortal_keys, peak_bytes, processes_of
 
-WORDS = "the sum of two numbers is checked step by step and then once more from the end; ".split()
+WORDS = [
+    "the",
+    "sum",
+    "of",
+    "two",
+    "numbers",
+    "is",
+    "checked",
+    "step",
+    "by",
+    "step",
+    "and",
+    "then",
+    "once",
+    "more",
+    "from",
+    "the",
+    "end;",
+]
 
 
 def rollout(i: int, response_bytes: int) -> Rollout:
