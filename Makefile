@@ -50,6 +50,12 @@ test-slow: $(READY) ## Run the tests that take long: minutes of rate limits and 
 test-faults: $(READY) ## Kill, stop and restart real workers, Redis and PostgreSQL
 	$(BIN)/python -m pytest -m faults tests/faults
 
+test-fuzz: $(READY) ## Try 10,000 wrong inputs on each surface, new ones each time
+	OYER_FUZZ_INPUTS=10000 $(BIN)/python -m pytest --timeout 3600 tests/fuzz
+
+test-soak: $(READY) ## Run 200 batches, and 20,000 rollouts at once, and look for what grows
+	$(BIN)/python -m pytest -m slow tests/load
+
 check: $(READY) ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -74,4 +80,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-slow test-faults test-trainers test-real-servers check fix docs bench migration up
+.PHONY: help setup demo test test-slow test-fuzz test-soak test-faults test-trainers test-real-servers check fix docs bench migration up

@@ -207,7 +207,7 @@ class Backend:
             ) from error
 
 
-def read_result(blob: bytes) -> dict[str, Any]:
+def read_result(blob: bytes | str) -> dict[str, Any]:
     """Read what Celery stored for a batch; what Celery did not write is a failure."""
     try:
         meta = json.loads(blob)

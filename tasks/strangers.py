@@ -15,7 +15,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
-from kombu.transport import redis
+from kombu.transport import redis, virtual
 
 from oyer.tasks import names
 
@@ -30,6 +30,10 @@ _NEVER_SENT = ("compression", "eta", "expires", "shadow")
 
 class ConsumerOfOurs(Consumer):
     """Hands to Celery what is ours, and rejects everything else."""
+
+    # Set by Celery's constructor.
+    connection_errors: tuple[type[Exception], ...]
+    channel_errors: tuple[type[Exception], ...]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # The consumer's channel is made later, by its first steps.
@@ -59,7 +63,7 @@ class ConsumerOfOurs(Consumer):
         return on_message
 
 
-class PlainMessage(redis.Channel.Message):  # type: ignore[misc]  # kombu is untyped
+class PlainMessage(virtual.Message):
     """A message of which nothing is unpacked: ours are not compressed, a bomb is."""
 
     def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
@@ -75,18 +79,19 @@ class PlainMessage(redis.Channel.Message):  # type: ignore[misc]  # kombu is unt
         super().__init__(payload, channel=channel, **kwargs)
 
 
-class TolerantChannel(redis.Channel):  # type: ignore[misc]  # kombu is untyped
+class TolerantChannel(redis.Channel):
     """Throws away what is no message at all."""
 
     Message = PlainMessage
 
+    connection: Any
+
     def _brpop_read(self, **options: Any) -> Any:
+        broker = self.connection
+        passed_on = _of_broker(broker.connection_errors, broker.channel_errors, (Empty,))
         try:
-            return super()._brpop_read(**options)
-        except (
-            *_of_broker(self.connection.connection_errors, self.connection.channel_errors),
-            Empty,
-        ):
+            return super()._brpop_read(**options)  # type: ignore[misc]  # not in the stubs  # type: ignore[misc]  # not in the stubs
+        except passed_on:
             raise
         except Exception as error:  # noqa: BLE001 - kombu checks nothing, so anything may be raised
             # It has left its queue and was not noted as delivered, so there is nothing to reject.

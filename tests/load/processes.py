@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import redis
 
@@ -67,7 +67,7 @@ def immortal_keys(client: redis.Redis) -> list[str]:
         for key in client.scan_iter(count=1000)
         if client.ttl(key) == -1
         and key.decode() not in mine
-        and not key.startswith(b"_kombu.binding.")
+        and not key.startswith(b"_kombu.binding")
     ]
 
 
@@ -90,7 +90,7 @@ class Sampler:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.most_bytes = 0
 
-    def __enter__(self) -> "Sampler":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
