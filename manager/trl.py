@@ -13,6 +13,8 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,14 @@ from typing import Any
 import numpy as np
 from celery.utils.log import get_logger
 
+from oyer.manager import validation
 from oyer.manager.client import RewardManager
 from oyer.manager.future import RewardFuture
 from oyer.manager.score import Score, scores_of, without_reward
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidInput, InvalidRollout
 from oyer.tasks.payloads import Message, Rollout
+from oyer.tasks.statuses import Status
 
 log = get_logger(__name__)
 
@@ -34,6 +38,12 @@ Rewards = list[float | None]
 
 TICKETS = "oyer_ticket"
 """The column in which a `rollout_func` hands over what `submit` gave it."""
+
+
+_UNREADABLE = Score(status=Status.REJECTED, error="the row cannot be scored; see the log")
+
+_NOWHERE = "-"
+"""Stands in a ticket for the place of a row that stayed behind."""
 
 
 def missing_reward(score: Score) -> float | None:
@@ -83,7 +93,14 @@ class RewardFunction:
 
     def __call__(self, prompts: Texts, completions: Texts, **columns: Any) -> Rewards:
         """Score the rows of one call, as TRL hands them over."""
-        return asyncio.run(self.score(prompts, completions, **columns))
+        scoring = self.score(prompts, completions, **columns)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(scoring)
+        # A notebook trains on a thread whose loop is running already.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, scoring).result()
 
     async def score(self, prompts: Texts, completions: Texts, **columns: Any) -> Rewards:
         """Score the rows of one call without blocking the running event loop."""
@@ -93,8 +110,11 @@ class RewardFunction:
         scores: list[Score] = []
         try:
             if None in tickets:
-                future = await self._submitted(prompts, completions, columns)
-                scores = scores_of(await asyncio.wait_for(future, self._timeout_s))
+                future, rows = await self._submitted(prompts, completions, columns)
+                found = scores_of(await asyncio.wait_for(future, self._timeout_s))
+                scores = [_UNREADABLE] * len(prompts)
+                for row, score in zip(rows, found, strict=True):
+                    scores[row] = score
             else:
                 scores = await asyncio.wait_for(_redeemed(tickets), self._timeout_s)
         except InvalidRollout:
@@ -112,12 +132,14 @@ class RewardFunction:
         Returns:
             One ticket a row, to be returned as the extra field `oyer_ticket`.
         """
-        ticket = (await self._submitted(prompts, completions, columns)).ticket
-        return [f"{ticket}#{i}" for i in range(len(prompts))]
+        future, rows = await self._submitted(prompts, completions, columns)
+        places = {row: place for place, row in enumerate(rows)}
+        return [f"{future.ticket}#{places.get(i, _NOWHERE)}" for i in range(len(prompts))]
 
     async def _submitted(
         self, prompts: Texts, completions: Texts, columns: Mapping[str, Any]
-    ) -> RewardFuture:
+    ) -> tuple[RewardFuture, Sequence[int]]:
+        """Submit the rows; also say which, since one that cannot be scored stays behind."""
         bases = [None] * len(prompts)
         if self._base_score is not None:
             given = self._base_score(prompts=prompts, completions=completions, **columns)
@@ -125,7 +147,25 @@ class RewardFunction:
         rollouts = self._rollouts(prompts, completions, bases, columns)
         state = columns.get("trainer_state")
         step = None if state is None else int(state.global_step)
-        return await asyncio.to_thread(self._manager.submit, rollouts, run=self._run, step=step)
+        submit = partial(self._manager.submit, run=self._run, step=step)
+        try:
+            return await asyncio.to_thread(submit, rollouts), range(len(rollouts))
+        except InvalidRollout as error:
+            rows = self._readable(rollouts)
+            if not rows:
+                raise
+            without_reward(error, self._manager.config.reward)  # raises where the rules say so
+            return await asyncio.to_thread(submit, [rollouts[row] for row in rows]), rows
+
+    def _readable(self, rollouts: Sequence[Rollout]) -> list[int]:
+        rows = []
+        for row, rollout in enumerate(rollouts):
+            try:
+                validation.check([rollout], self._manager.config)
+                rows.append(row)
+            except InvalidRollout as error:
+                log.warning("row %d has no reward: %s", row, error)
+        return rows
 
     def _rollouts(
         self,
@@ -198,13 +238,15 @@ def group_ids(prompts: Texts, num_generations: int | None) -> list[str]:
 async def _redeemed(tickets: Sequence[str]) -> list[Score]:
     """Collect what was submitted early, row by row."""
     places = [ticket.rpartition("#") for ticket in tickets]
-    if not all(ticket and row.isdecimal() for ticket, _, row in places):
+    if not all(ticket and (row == _NOWHERE or row.isdecimal()) for ticket, _, row in places):
         raise InvalidInput(f"{TICKETS}: holds what `submit` did not give; pass it on unchanged")
     batches = {
         ticket: scores_of(await RewardFuture.from_ticket(ticket))
         for ticket in dict.fromkeys(ticket for ticket, _, _ in places)
     }
-    return [batches[ticket][int(row)] for ticket, _, row in places]
+    return [
+        _UNREADABLE if row == _NOWHERE else batches[ticket][int(row)] for ticket, _, row in places
+    ]
 
 
 def _tell(scores: Sequence[Score], columns: Mapping[str, Any]) -> None:
