@@ -87,7 +87,7 @@ def serve(
         listener = stack.enter_context(contextlib.closing(_listen(host, port)))
         manager = stack.enter_context(_manager(config, local=local))
         url = f"http://{host}:{listener.getsockname()[1]}"
-        note = _only_batches(manager, group_size)
+        note = only_batches(manager, group_size)
         if as_json:
             print_json({"event": "ready", "url": url, "note": note})
         else:
@@ -100,7 +100,7 @@ def serve(
         server.run(sockets=[listener])
 
 
-def _only_batches(manager: "RewardManager", group_size: int | None) -> str | None:
+def only_batches(manager: "RewardManager", group_size: int | None) -> str | None:
     """Say so where the configuration fits `/v1/score` only, before a trainer finds out."""
     from oyer.manager.adapting import check_fits
 

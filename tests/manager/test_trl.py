@@ -73,6 +73,10 @@ def test_it_is_a_real_coroutine_function(backend: RewardManager) -> None:
     function = reward_function(backend)
     assert inspect.iscoroutinefunction(function)
     assert function.__name__ == "oyer"
+    assert [*inspect.signature(function).parameters] == [
+        "prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric",
+        "columns",
+    ]  # fmt: skip
 
 
 def test_judge_and_length_are_one_reward(backend: RewardManager, judge: JudgeServer) -> None:
@@ -150,6 +154,38 @@ def test_a_failure_is_raised_where_the_rules_say_so(
 def test_a_wrong_row_is_an_error_and_no_hole(backend: RewardManager) -> None:
     with pytest.raises(InvalidRollout, match="response_tokens"):
         Trainer().rewards(reward_function(backend), "uncounted", [1] * 2, completion_ids=None)
+
+
+def test_one_row_that_cannot_be_scored_is_one_hole(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    """Half a surrogate pair is no text; the other rows keep their rewards."""
+    completions = ["torn 0.", "torn \ud83d", "torn 2.", "torn 3."]
+    trainer = Trainer()
+    function: Any = reward_function(backend, num_generations=4)
+    rewards = trainer.rewards(function, "torn", [10, 10, 10, 16], completions=completions)
+    assert rewards == [pytest.approx(0.5), None, pytest.approx(0.5), pytest.approx(-0.5)]
+    assert trainer.extra["oyer/judge_status"] == ["scored", "rejected", "scored", "scored"]
+    columns = {"prompts": ["torn?"] * 4, "completion_ids": [[0] * n for n in (10, 10, 10, 16)]}
+    tickets = asyncio.run(function.submit(completions=completions, **columns))
+    again = trainer.rewards(
+        function, "torn", [10, 10, 10, 16], completions=completions, **{TICKETS: tickets}
+    )
+    assert again == rewards
+    strict = sibling(backend, reward={"on_missing": "raise"})
+    with pytest.raises(InvalidRollout, match="surrogate"):
+        trainer.rewards(reward_function(strict), "torn", [10] * 4, completions=completions)
+
+
+def test_the_callable_works_where_a_loop_runs_already(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    """A notebook's main thread trains under a running loop."""
+
+    async def cell() -> list[float | None]:
+        return Trainer().rewards(RewardFunction(backend), "cell", [10] * 2)
+
+    assert asyncio.run(cell()) == pytest.approx([0.5] * 2)
 
 
 def test_base_scores_come_from_another_reward_function(
