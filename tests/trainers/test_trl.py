@@ -105,10 +105,8 @@ def test_a_failing_judge_ends_no_training(
     backend: Backend, train: Callable[..., Watched], failure: str
 ) -> None:
     backend.judge.set_plan(named("rate_limited", retry_after_s=0))
-    changes: dict[str, Any] = {}
-    if failure == "dead":
-        changes["judges"] = [{"name": "q", "endpoint": "dead", "model": "m"}]
-    function = reward_function(backend.file(**changes), num_generations=4, run=failure)
+    file = backend.file(**backend.changes(failure))
+    function = reward_function(file, num_generations=4, run=failure)
     trainer = train(function, seed=2)
     assert trainer.state.global_step == STEPS
     assert all(math.isnan(reward) for reward in trainer.seen.values())
