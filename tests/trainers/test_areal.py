@@ -42,7 +42,7 @@ def test_an_episode_has_its_reward(
 ) -> None:
     monkeypatch.setenv("OYER_CONFIG", str(backend.file("areal.yaml")))
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    result = episode(load_example("areal"), tokenizer, "awaited")
+    result = episode(load_example("areal_workflow"), tokenizer, "awaited")
     assert result["rewards"].tolist() == [pytest.approx(0.1 * score_of("awaited"))]
     assert backend.recorded("areal") == {"awaited": pytest.approx(0.1 * score_of("awaited"))}
 
@@ -62,4 +62,4 @@ def test_a_failing_judge_raises_and_areal_rejects_the_rollout(
     file = backend.file("areal.yaml", **backend.changes(failure))
     monkeypatch.setenv("OYER_CONFIG", str(file))
     with pytest.raises(MissingScores, match=status):
-        episode(load_example("areal"), tokenizer, f"areal {failure}")
+        episode(load_example("areal_workflow"), tokenizer, f"areal {failure}")
