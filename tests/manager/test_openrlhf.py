@@ -102,12 +102,14 @@ def test_two_samples_with_one_text_are_two_of_their_group(
 ) -> None:
     """OpenRLHF calls on a thread of its own for each sample."""
     compared = sibling(backend, length={"method": "median_band", "unit": "chars"})
-    function = reward_function(compared, group_size=2)
-    with ThreadPoolExecutor(2) as threads:
-        calls = [threads.submit(function, [f"{PROMPT}twin"], [PROMPT], None) for _ in range(2)]
-        rewards = [call.result(30)["rewards"] for call in calls]
-    assert rewards == [pytest.approx([1.0])] * 2
-    assert len(judge.requests) == 1
+    function = reward_function(compared, group_size=3)
+    texts = ["twin" * 5, "twin" * 5, "single" * 5]
+    with ThreadPoolExecutor(3) as threads:
+        calls = [threads.submit(function, [PROMPT + text], [PROMPT], None) for text in texts]
+        rewards = [call.result(90)["rewards"][0] for call in calls]
+    # Of 20, 20 and 30 the median is 20; were the twins one, it would be 25.
+    assert rewards == pytest.approx([1.0, 1.0, 0.0])
+    assert len(judge.requests) == 2
 
 
 def test_a_configuration_that_fits_no_rollout_is_refused_at_once(backend: RewardManager) -> None:

@@ -90,32 +90,42 @@ def test_two_samples_with_one_text_are_two_of_their_group(
     banded: RewardManager, judge: JudgeServer
 ) -> None:
     """Both clients wait, so neither is a retry of the other; one call is paid for."""
-    with served(banded, group_size=2) as server:
-        sample = {"prompt": "twin?", "response": "twin", "label": "42"}
-        posts = [lambda: server.post("/get_reward", body("twin?", "twin"))] * 2
-        assert [answer["rewards"] for answer in together(*posts)] == [[pytest.approx(1.0)]] * 2
-        assert together(*[lambda: server.post("/rm", sample)] * 2) == pytest.approx([1.0] * 2)
-    assert len(judge.requests) == 1
+    texts = ["twin" * 5, "twin" * 5, "single" * 5]
+    with served(banded, group_size=3, timeout_s=20) as server:
+        answers = together(
+            *(lambda text=text: server.post("/get_reward", body("twin?", text)) for text in texts)
+        )
+        samples = [{"prompt": "twins?", "response": text, "label": "42"} for text in texts]
+        numbers = together(*(lambda s=sample: server.post("/rm", s) for sample in samples))
+    # Of 20, 20 and 30 the median is 20; were the twins one, it would be 25.
+    assert [answer["rewards"][0] for answer in answers] == pytest.approx([1.0, 1.0, 0.0])
+    assert numbers == pytest.approx([1.0, 1.0, 0.0])
+    assert len(judge.requests) == 4
 
 
 def test_a_client_that_hung_up_and_asks_again_is_the_same_sample(
     banded: RewardManager, judge: JudgeServer
 ) -> None:
+    long, texts = "c" * 16, ["a" * 10, "b" * 10]
     judge.set_plan(Action(text="Final score: 10", hold=True))
-    with served(banded, group_size=2) as server:
+    with served(banded, group_size=3, timeout_s=20) as server:
         impatient = http.client.HTTPConnection("127.0.0.1", server.port)
-        impatient.request("POST", "/get_reward", json.dumps(body("again?", "first")))
+        impatient.request("POST", "/get_reward", json.dumps(body("again?", long)))
         judge.wait_until(lambda log: len(log) == 1)
         impatient.close()
         judge.set_plan(Action(text="Final score: 10"))
         judge.release()
-        posts = [
-            lambda text=text: server.post("/get_reward", body("again?", text))
-            for text in ("first", "other")
-        ]
-        answers = together(*posts)
-    assert [answer["rewards"] for answer in answers] == [[pytest.approx(1.0)]] * 2
-    assert len(judge.requests) == 2
+        # Clients wait a second; by this answer the server has seen the other go.
+        assert server.get("/healthz").status == 200
+        answers = together(
+            *(
+                lambda text=text: server.post("/get_reward", body("again?", text))
+                for text in (long, *texts)
+            )
+        )
+    # Were it two samples, the median would be its own length.
+    assert [answer["rewards"][0] for answer in answers] == pytest.approx([0.0, 1.0, 1.0])
+    assert len(judge.requests) == 3
 
 
 def test_a_late_group_is_answered_in_time_with_those_that_came(
