@@ -216,15 +216,16 @@ def test_a_rollout_handed_over_again_joins_the_one_under_way(
     """The V1 trainer numbers a prompt's samples: one number is one sample."""
     tokens = Tokens()
     banded = {**oyer, "length": {"method": "median_band"}}
-    manager = manager_of(tokens, banded, n=2)
-    data = trajectories(tokens, "twice", [10, 10], session_id=[0, 1])
-    rows = [data[0:1], data[0:1], data[1:2]]
+    manager = manager_of(tokens, banded, n=3)
+    data = trajectories(tokens, "twice", [16, 10, 10], session_id=[0, 1, 2])
+    rows = [data[0:1], data[0:1], data[1:2], data[2:3]]
 
     async def main() -> list[dict[str, Any]]:
         return await asyncio.gather(*(manager.run_single(row) for row in rows))
 
+    # Were it two samples, the median would be its own length.
     rewards = [result["reward_score"] for result in asyncio.run(main())]
-    assert rewards == pytest.approx([1.5] * 3)
+    assert rewards == pytest.approx([0.5, 0.5, 1.5, 1.5])
 
 
 def test_validation_comes_in_groups_of_its_own_size(
