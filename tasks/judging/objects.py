@@ -58,6 +58,7 @@ _INTRODUCED = re.compile(
 _BRACE = re.compile(r"(?<!\\)[{}]")
 _OPEN_BRACE = re.compile(r"(?<!\\)\{")
 _DECODER = json.JSONDecoder(strict=False)
+_NEXT_OBJECT = re.compile(r"\n[ \t]*(?=\{\s*[\"'“])")
 _OPENING = re.compile(r"\{(?:\s|//[^\n]{0,200}\n|/\*[^*]{0,200}\*/)*[\"'“\w]")
 _FENCED = re.compile(r"[ \t]*(?:`{3,}|~{3,})[\w-]*[ \t]*|json", re.IGNORECASE)
 
@@ -89,14 +90,19 @@ def object_claims(
 
 
 def _objects(text: str) -> list[tuple[int, int]]:
-    """Where outermost objects open and close; one that is cut ends with the reply."""
+    """Where outermost objects open and close; one that is cut ends with the reply or at the next."""
     spans: list[tuple[int, int]] = []
-    at = 0
+    at = cut = 0
     while brace := _OPEN_BRACE.search(text, at):
         start = brace.start()
         exact = _json_end(text, start) if len(spans) < MAX_OBJECTS else None
-        at = exact or _balanced_end(text, start)
-        spans.append((start, at))
+        end = exact or _balanced_end(text, start)
+        if end is None:
+            cut += 1
+            following = _NEXT_OBJECT.search(text, start) if cut < MAX_OBJECTS else None
+            end = following.start() if following else len(text)
+        at = end
+        spans.append((start, end))
     return [span for span in spans if _is_object(text, *span)]
 
 
@@ -107,13 +113,13 @@ def _json_end(text: str, start: int) -> int | None:
         return None
 
 
-def _balanced_end(text: str, start: int) -> int:
+def _balanced_end(text: str, start: int) -> int | None:
     depth = 0
     for brace in _BRACE.finditer(text, start):
         depth += 1 if brace[0] == "{" else -1
         if depth == 0:
             return brace.end()
-    return len(text)
+    return None
 
 
 def _is_object(text: str, start: int, end: int) -> bool:

@@ -63,6 +63,8 @@ def test_long_replies_from_hostile_pieces_are_read(seed: int) -> None:
         ("满分", "\u3000", "给8分"),
         ("", "I give it a 9 ,  ", ""),
         ("", "9" + " " * 15, "x"),
+        ("", '\n{"a', ""),
+        ("", '\n{"score": 7', "}"),
     ],
 )
 def test_what_once_took_cubic_time_is_read(head: str, unit: str, tail: str) -> None:
