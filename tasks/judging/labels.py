@@ -66,7 +66,8 @@ _PLAIN = "|".join(
     ]
 )
 _LABEL = re.compile(
-    rf"(?<![A-Za-z0-9_\-])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
+    # The lookahead only saves time: no label starts with another character.
+    rf"(?<![A-Za-z0-9_\-])(?=[a-zо\[最综总整合终修更调复改平评得打给分評ス점최총평])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
     re.IGNORECASE,
 )
 _NOTE = r"(?:\((?P<{}>[^()\n]{{0,60}})\)|\[(?P<{}b>[^\[\]\n]{{0,20}}[-~][^\[\]\n]{{0,20}})\])"

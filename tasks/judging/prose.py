@@ -37,22 +37,22 @@ _FITS = (
     rf"{any_of('fair, right, appropriate, reasonable, justified, warranted, fitting')}\b"
 )
 _FIRST_PERSON = (
-    rf"\b(?:I|we)(?:'d|'ll|'ve|'m)?{_ADVERB}\s+{_GIVES}(?:\s+{_JUDGED}){{0,7}}"
+    rf"(?:I|we)(?:'d|'ll|'ve|'m)?{_ADVERB}\s+{_GIVES}(?:\s+{_JUDGED}){{0,7}}"
     r"(?:\s+an?(?:\s+[a-z-]+){1,2})?\s+(?=\S)"
 )
 _GAIN = (
-    r"\b(?:deserves|earns|merits|warrants)"
+    r"(?:deserves|earns|merits|warrants)"
     rf"(?:\s+(?:{any_of('a, an, the, overall, final, score, rating, grade, of')}|{_STRENGTH})){{0,5}}\s+"
 )
 _COPULA = (
-    r"\b(?:this(?:\s+one)?|it|that)(?:'s|\s+is|\s+should\s+be|\s+gets|\s+must\s+be)\s+"
+    r"(?:this(?:\s+one)?|it|that)(?:'s|\s+is|\s+should\s+be|\s+gets|\s+must\s+be)\s+"
     rf"(?:worth\s+(?:an?\s+)?|an?\s+)(?:{_STRENGTH}\s+)?"
 )
 _REVISES = (
-    rf"\b{any_of('raised, lowered, changed, moved, dropped, bumped, revised, adjusted')}\s+"
+    rf"{any_of('raised, lowered, changed, moved, dropped, bumped, revised, adjusted')}\s+"
     r"(?:(?:it|this|that|the\s+score)\s+)?(?:up\s+|down\s+)?to\s+(?:an?\s+)?"
 )
-_FITTING = rf"\ban?\s+(?={NUMBER}(?:\s*/\s*{NUMBER})?\s+{_FITS})"
+_FITTING = rf"an?\s+(?={NUMBER}(?:\s*/\s*{NUMBER})?\s+{_FITS})"
 _EARLIER = finder("initially, originally, previously, first")
 _GIVES_ZH = any_of(
     """给, 给出, 给予, 给到, 打, 打出, 打到, 打个, 评, 评为, 评出, 评定, 得, 得到, 判, 判为, 判定, 定为, 记, 记为, 赋, 赋予,
@@ -67,10 +67,13 @@ _NUMBERED = re.compile("[0-9零一二两三四五六七八九十]")
 _SPELLED = words("one, two, three, four, five, six, seven, eight, nine, ten")
 _SPELLED_OUT = re.compile(_SPELLED, re.IGNORECASE)
 _GIVEN = re.compile(
-    rf"(?:{_FIRST_PERSON}|{_GAIN}|{_COPULA}|{_REVISES}|{_FITTING})(?=[(\[*\s]*(?:{NUMBER}|{_SPELLED}))",
+    # The lookahead only saves time: none of them starts with another letter.
+    rf"\b(?=[abcdeilmrtw])(?:{_FIRST_PERSON}|{_GAIN}|{_COPULA}|{_REVISES}|{_FITTING})(?=[(\[*\s]*(?:{NUMBER}|{_SPELLED}))",
     re.IGNORECASE,
 )
-_HAN_GIVEN = re.compile(rf"(?:{_HAN_VERB})(?={_NUMERAL}[^,。;]{{0,6}}分)")
+_HAN_GIVEN = re.compile(
+    rf"(?=[给打评得判定记赋值取降升调改修])(?:{_HAN_VERB})(?={_NUMERAL}[^,。;]{{0,6}}分)"
+)
 _POINTS = re.compile(rf"(?<![0-9.第/\-–—~至到十点])(?={_NUMERAL}\s*分(?![制满钟之数析类别布支]))")
 _OPENS = re.compile(rf"\s*{_NUMERAL}\s*分\s*[,.。]")
 _FRACTION = re.compile(
