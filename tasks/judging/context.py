@@ -104,7 +104,7 @@ ASPECT = any_of(
 """A word for one side of a response's quality, as a regular expression without groups."""
 
 _ASPECT = re.compile(
-    rf"[^\w\ufffc]*(?:the\s+|\d{{1,2}}[.)]\s*)?(?:{ASPECT}[\s_-]*(?:[a-z]+[\s_-]+)?|[a-z-]+\s+{ASPECT}\s+)(?:的|方面)?",
+    rf"[^\w\ufffc]*(?:the\s+|\d{{1,2}}[.)]\s*)?(?:[a-z]{{3,20}}(?:al|ive|ness|ity|ful|ence|ance|ency)\s+|{ASPECT}[\s_-]*(?:[a-z]+[\s_-]+)?|[a-z-]+\s+{ASPECT}\s+)(?:的|方面)?",
     re.IGNORECASE,
 )
 _COMPARED = re.compile(

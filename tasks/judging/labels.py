@@ -61,13 +61,13 @@ _PLAIN = "|".join(
         any_of("score, scores, rating, ratings, grade, mark, marks, reward, rewards"),
         r"verdict(?=\s+is\b)",
         rf"{any_of('points, judgment, judgement, evaluation')}(?=\s*:)",
-        rf"{any_of('评分, 得分, 打分, 给分, 分数, 分值, 评级, 评价分, 平均分')}(?:结果)?",
+        rf"{any_of('评分, 得分, 打分, 给分, 分数, 分值, 评级, 评价分, 平均分, 成绩')}(?:结果)?",
         rf"{any_of(_FOREIGN)}(?=\s*[:=])",
     ]
 )
 _LABEL = re.compile(
     # The lookahead only saves time: no label starts with another character.
-    rf"(?<![A-Za-z0-9_\-])(?=[a-zо\[最综总整合终修更调复改平评得打给分評ス점최총평])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
+    rf"(?<![A-Za-z0-9_\-])(?=[a-zо\[最综总整合终修更调复改平评得打给分成評ス점최총평])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
     re.IGNORECASE,
 )
 _NOTE = r"(?:\((?P<{}>[^()\n]{{0,60}})\)|\[(?P<{}b>[^\[\]\n]{{0,20}}[-~][^\[\]\n]{{0,20}})\])"
