@@ -105,6 +105,7 @@ def test_nothing_to_judge(response: str) -> None:
             "以下是解答：x=2",
             "过程正确",
             "```\n4\n```",
+            "```4```",
             "Sure, 4",
         ),
         *("分析师", "答非所问", "solutions architect", '{"name": "f"}'),
