@@ -1,4 +1,7 @@
-"""Limits over four real judge workers, judged by what the endpoint itself has logged."""
+"""Limits over four real judge workers, judged by what the endpoint itself has logged.
+
+One minute and the beginning of the next; `test_limits` watches the limiter alone for longer.
+"""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -63,11 +66,11 @@ def judged(manager: RewardManager, judge: JudgeServer, endpoint: str, n: int) ->
 
 
 def check_rate(log: list[Arrival], allowed: int, weight: Callable[[Arrival], int]) -> None:
-    """Check that no minute held more, and that two minutes' worth came at 90 % of it or faster."""
+    """Check that no minute held more, and that a minute's worth came at 90 % of it or faster."""
     assert max_in_any_window(log, WINDOW_S, weight) <= allowed
     passed = itertools.accumulate(map(weight, log))
-    last = next(arrival for arrival, sum_ in zip(log, passed, strict=True) if sum_ > 2 * allowed)
-    assert last.arrived_at_s - log[0].arrived_at_s <= 2 * WINDOW_S / 0.9
+    last = next(arrival for arrival, sum_ in zip(log, passed, strict=True) if sum_ > allowed)
+    assert last.arrived_at_s - log[0].arrived_at_s <= WINDOW_S / 0.9
 
 
 def test_no_more_calls_in_flight_than_allowed(manager: RewardManager, judge: JudgeServer) -> None:
@@ -79,7 +82,7 @@ def test_no_more_calls_in_flight_than_allowed(manager: RewardManager, judge: Jud
 def test_no_more_requests_in_any_minute_than_allowed_and_nearly_all(
     manager: RewardManager, judge: JudgeServer
 ) -> None:
-    log = judged(manager, judge, "requests", 2 * REQUESTS + 200)
+    log = judged(manager, judge, "requests", REQUESTS + 200)
     check_rate(log, REQUESTS, lambda _: 1)
 
 
@@ -88,5 +91,5 @@ def test_no_more_tokens_in_any_minute_than_allowed_and_nearly_all(
     manager: RewardManager, judge: JudgeServer
 ) -> None:
     (one,) = judged(manager, judge, "tokens", 1)
-    log = judged(manager, judge, "tokens", 2 * TOKENS // tokens(one) + 100)
+    log = judged(manager, judge, "tokens", TOKENS * 4 // 3 // tokens(one))
     check_rate(log, TOKENS, tokens)
