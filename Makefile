@@ -45,10 +45,13 @@ test-real-servers: $(READY) $(SERVERS)/.ready ## Judge through a litellm proxy a
 	$(BIN)/python -m pytest -m real_servers tests/real_servers
 
 test-slow: $(READY) ## Run the tests that take long: minutes of rate limits and the like
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not faults"
 
-test-faults: $(READY) ## Kill, stop and restart real workers, Redis and PostgreSQL
+test-faults: $(READY) ## Kill, stop and cut off real workers, Redis, PostgreSQL and hosts; half an hour
 	$(BIN)/python -m pytest -m faults tests/faults
+
+test-faults-quick: $(READY) ## The same without what takes long; three minutes
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "faults and not slow" tests/faults
 
 test-fuzz: $(READY) ## Try 10,000 wrong inputs on each surface, new ones each time
 	OYER_FUZZ_INPUTS=10000 $(BIN)/python -m pytest --timeout 3600 tests/fuzz
@@ -80,4 +83,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-slow test-fuzz test-soak test-faults test-trainers test-real-servers check fix docs bench migration up
+.PHONY: help setup demo test test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-real-servers check fix docs bench migration up
