@@ -100,8 +100,8 @@ def resume(
 ) -> None:
     """Submit a batch again under its id, and wait for its rewards; what is on record is not repeated.
 
-    It needs the batch's payloads in Redis, where they stay for `broker.result_expires_s`, or all
-    of its rewards on record.
+    It needs the batch's payloads in Redis, where they stay for `broker.result_expires_s`, or for an
+    hour once its trainer has given it up; or all of its rewards on record.
 
     Example: `oyer batches resume 6f1c…`
     """
