@@ -11,8 +11,8 @@ import pytest
 from oyer.manager import BackendUnavailable, RewardManager, Rollout, assembly, streaming
 from oyer.manager.pending import Pending
 from oyer.manager.score import Score
+from oyer.tasks.backlog import Backlog
 from oyer.tasks.errors import Overloaded
-from oyer.tasks.names import BACKLOG_KEY
 from tests.faults.servers import RedisServer
 from tests.manager.conftest import JUDGE, Workers
 
@@ -162,12 +162,13 @@ def test_a_group_that_may_not_be_submitted_says_so_and_can_be_later(
 ) -> None:
     broker = {"url": redis_url, "max_backlog_bytes": 2**20}
     manager = manager_on(redis_url, length=BAND, broker=broker)
-    workers.redis.hset(BACKLOG_KEY, "much", f"{2**21} 99999999999")
+    backlog = Backlog(workers.redis, expires_s=600)
+    backlog.enter("much", 2**21, None)
     members = members_of("full", 2)
     for pending in [manager.score(one, group_size=2) for one in members]:
         with pytest.raises(Overloaded, match="wait for earlier batches"):
             pending.result(WAIT_S)
-    workers.redis.delete(BACKLOG_KEY)
+    backlog.leave("much")
     again = [manager.score(one, group_size=2) for one in members]
     end_all(workers, *again)
     assert [one.result(0).length_term for one in again] == [0, -1]
