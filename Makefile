@@ -75,6 +75,9 @@ docs: $(READY) ## Write what README.md and oyer.example.yaml generate from the c
 bench: $(READY) ## Measure throughput against a named peer and the bound
 	$(BIN)/python benchmarks/throughput.py
 
+bench-overlap: $(READY) ## Measure how long a training step waits for its rewards, against peers and the bound
+	$(BIN)/python benchmarks/overlap.py
+
 migration: $(READY) ## Write the next migration from the models: make migration m="add a column"
 	$(BIN)/python -m oyer.migrations upgrade --url sqlite:///.migration.db
 	OYER_STORE__URL=sqlite:///.migration.db $(BIN)/alembic revision --autogenerate -m "$(m)"
@@ -83,4 +86,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-real-servers check fix docs bench migration up
+.PHONY: help setup demo test test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-real-servers check fix docs bench bench-overlap migration up

@@ -16,6 +16,9 @@ from oyer.tasks.token_ids import TokenIds
 if TYPE_CHECKING:
     from redis import Redis
 
+_SENT_AGAIN_S = 10
+"""For so long after one process sent a batch again, no other does, in seconds."""
+
 
 ABANDONED_S = 3600
 """How long an operator can resume a batch that was given up, in seconds."""
@@ -120,6 +123,13 @@ class Exchange:
     def cancel(self, batch_id: str) -> None:
         """Ask the workers to begin no further call for a batch."""
         self._redis.set(batch_key(batch_id, "cancelled"), b"1", ex=self._expires_s)
+
+    def may_send_again(self, batch_id: str, who: str) -> bool:
+        """Whether nobody else has sent this batch again just now; then `who` has."""
+        key = batch_key(batch_id, "sent_again")
+        if self._redis.set(key, who, nx=True, ex=_SENT_AGAIN_S):
+            return True
+        return bool(self._redis.get(key) in (None, who.encode()))
 
     def cancelled(self, batch_id: str) -> bool:
         """Whether a batch was cancelled."""
