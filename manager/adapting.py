@@ -1,15 +1,18 @@
 """What the trainers' adapters share: what a configuration takes of a row, and whether it fits."""
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
 from oyer.manager import validation
+from oyer.manager.score import Score
 from oyer.tasks.config import RewardConfig
-from oyer.tasks.errors import InvalidConfig, InvalidRollout
+from oyer.tasks.errors import InvalidConfig, InvalidRollout, JudgeOutage
 from oyer.tasks.payloads import Rollout
+from oyer.tasks.statuses import NOT_CALLED, Status
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,42 @@ class Wanted:
         """Take what is read out of a row's further columns, as plain values."""
         found = {key: columns[key] for key in self.metadata if key in columns}
         return {k: v.item() if isinstance(v, np.generic) else v for k, v in found.items()}
+
+
+OUTAGE_WINDOW = 64
+"""The rollouts among which `max_failed_fraction` is counted where they come one by one: a batch
+may then hold a single one."""
+
+
+class Outages:
+    """The outage breaker over the latest rollouts of a process."""
+
+    def __init__(self, max_failed_fraction: float, window: int = OUTAGE_WINDOW) -> None:
+        self._limit = max_failed_fraction * window
+        self._failed: deque[bool] = deque(maxlen=window)
+
+    def count(self, scores: Iterable[Score]) -> None:
+        """Count scores in.
+
+        Raises:
+            JudgeOutage: too many of the latest have failed.
+        """
+        fine = {Status.SCORED, *NOT_CALLED}
+        for score in scores:
+            self._failed.append(score.status not in fine)
+            failed = sum(list(self._failed))
+            if self._failed[-1] and failed > self._limit:
+                raise JudgeOutage(
+                    f"{failed} of the latest {self._failed.maxlen} rollouts have no score (the last:"
+                    f" {score.status}: {score.error}); more than reward.max_failed_fraction allows"
+                )
+
+
+def one_by_one(config: RewardConfig) -> tuple[RewardConfig, Outages]:
+    """Move the outage breaker from batches to an adapter whose rollouts come one by one."""
+    rules = config.reward.model_copy(update={"max_failed_fraction": 1.0})
+    outages = Outages(config.reward.max_failed_fraction)
+    return config.model_copy(update={"reward": rules}), outages
 
 
 def compares(config: RewardConfig) -> bool:

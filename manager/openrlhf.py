@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from celery.utils.log import get_logger
 
-from oyer.manager.adapting import check_fits
+from oyer.manager.adapting import check_fits, one_by_one
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score, without_reward
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidInput, InvalidRollout
 from oyer.tasks.payloads import Rollout
-from oyer.tasks.settings import load_config
+from oyer.tasks.settings import load_config, validate
 from oyer.tasks.statuses import Status
 
 log = get_logger(__name__)
@@ -144,9 +144,13 @@ def reward_function(
             needs what OpenRLHF does not hand over.
     """
     if isinstance(config, (str, Path)):
-        manager = RewardManager.from_file(config)
-    else:
-        manager = config if isinstance(config, RewardManager) else RewardManager(config)
+        config = load_config(config)
+    elif isinstance(config, RewardManager):
+        config = config.config
+    streamed, outages = one_by_one(
+        config if isinstance(config, RewardConfig) else validate(dict(config))
+    )
+    manager = RewardManager(streamed)
     check_fits(
         manager.config,
         who="OpenRLHF",
@@ -179,6 +183,7 @@ def reward_function(
             scores = pending.collect(timeout_s, rules)
         except InvalidRollout as error:
             scores = [without_reward(error, rules)] * len(rollouts)
+        outages.count(scores)
         for score in scores:
             if not score.trainable:
                 log.warning("a rollout has no reward (%s): %s", score.status, score.error)

@@ -18,7 +18,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from oyer.manager.adapting import Wanted
+from oyer.manager.adapting import Outages, Wanted, one_by_one
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score, without_reward
 from oyer.tasks.errors import InvalidRollout
@@ -86,7 +86,7 @@ def missing_reward(sample: Any, score: Score, stand_in: float) -> float:
 
 
 async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> list[Any]:
-    manager = _manager(os.getpid(), os.environ.get(CONFIG_VARIABLE))
+    manager, outages = _manager(os.getpid(), os.environ.get(CONFIG_VARIABLE))
     rules = manager.config.reward
     timeout_s = float(getattr(args, "oyer_timeout_s", TIMEOUT_S))
     stand_in = float(getattr(args, "oyer_missing_reward", 0.0))
@@ -102,6 +102,7 @@ async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> 
         scores = await pending.gather(timeout_s, rules)
     except InvalidRollout as error:
         scores = [without_reward(error, rules)] * len(samples)
+    outages.count(scores)
     rewards = []
     for sample, score in zip(samples, scores, strict=True):
         if not score.trainable:
@@ -141,5 +142,6 @@ def _value(args: Any, reward: Any) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _manager(pid: int, path: str | None) -> RewardManager:
-    return RewardManager(load_config(path))
+def _manager(pid: int, path: str | None) -> tuple[RewardManager, Outages]:
+    streamed, outages = one_by_one(load_config(path))
+    return RewardManager(streamed), outages

@@ -20,7 +20,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from oyer.manager import validation
-from oyer.manager.adapting import Wanted, compares
+from oyer.manager.adapting import Outages, Wanted, compares, one_by_one
 from oyer.manager.client import RewardManager
 from oyer.manager.future import RewardFuture
 from oyer.manager.score import Score, scores_of, without_reward
@@ -90,6 +90,7 @@ class RewardFunction:
             self._manager = RewardManager.from_file(config)
         else:
             self._manager = config if isinstance(config, RewardManager) else RewardManager(config)
+        self._streamed = RewardManager(one_by_one(self._manager.config)[0])
         self._num_generations = num_generations
         self._wanted = Wanted.by(self._manager.config)
         self._compares = compares(self._manager.config)
@@ -184,7 +185,7 @@ class RewardFunction:
         """Let the backend gather groups of which other ranks have the rest."""
         rows: Sequence[int] = range(len(rollouts))
         gather = partial(
-            self._manager.score_many,
+            self._streamed.score_many,
             run=self._run,
             step=step,
             group_size=self._num_generations,
@@ -196,8 +197,10 @@ class RewardFunction:
         except InvalidRollout as error:
             rows = self._readable(rollouts, error)
             pending = await asyncio.to_thread(gather, [rollouts[row] for row in rows])
-        config = self._manager.config
+        config = self._streamed.config
         found = await pending.gather(self._timeout_s or config.deadline_s, config.reward)
+        # A rank's rollouts are one batch to the trainer, in however many they were judged.
+        Outages(self._manager.config.reward.max_failed_fraction, len(found)).count(found)
         return in_place(found, rows, len(rollouts))
 
     def _spread(self, prompts: Texts) -> bool:

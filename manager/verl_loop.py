@@ -16,7 +16,7 @@ from celery.utils.log import get_logger
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from oyer.manager import client
-from oyer.manager.adapting import Wanted
+from oyer.manager.adapting import Wanted, one_by_one
 from oyer.manager.groups import TimeoutPolicy
 from oyer.manager.score import Score, without_reward
 from oyer.manager.verl_data import (
@@ -30,7 +30,7 @@ from oyer.manager.verl_data import (
 )
 from oyer.tasks.errors import InvalidConfig, InvalidRollout, MissingScores, OyerError
 from oyer.tasks.payloads import Rollout
-from oyer.tasks.settings import explain, load_config
+from oyer.tasks.settings import explain, load_config, validate
 
 log = get_logger(__name__)
 
@@ -110,9 +110,9 @@ class RewardManager:
             }
         )
         inline = self.options.config
-        self.manager = client.RewardManager(
-            inline if isinstance(inline, dict) else load_config(inline)
-        )
+        loaded = validate(inline) if isinstance(inline, dict) else load_config(inline)
+        streamed, self._outages = one_by_one(loaded)
+        self.manager = client.RewardManager(streamed)
         self._wanted = Wanted.by(self.manager.config)
 
     async def run_single(self, data: Any) -> dict[str, Any]:
@@ -123,6 +123,7 @@ class RewardManager:
 
         Raises:
             MissingScores: there is no reward, and the options or the reward rules say `raise`.
+            JudgeOutage: more of the latest have no score than `max_failed_fraction` allows.
         """
         last = data[-1:]
         base, accuracy = math.nan, math.nan
@@ -136,6 +137,7 @@ class RewardManager:
                 score = await self.manager.score(self._rollout(row, base), **self._where(row, last))
         except Exception as error:  # noqa: BLE001 - one row's failure would end verl's whole step
             score = self._failed(error, expired=limit.expired())
+        self._outages.count([score])
         return {
             "reward_score": missing_reward(score, base, self.options.on_missing),
             "reward_extra_info": _extra_info(score, base, accuracy),

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 from oyer.manager import InvalidRollout, OyerError, RewardManager, Rollout, openrlhf
-from oyer.manager.adapting import check_fits
+from oyer.manager.adapting import check_fits, one_by_one
 from oyer.manager.score import Score, without_reward
 from oyer.server.replies import Reply
 from oyer.server.schemas import GetRewardRequest, RemoteRequest, ScoreAnswer, ScoreRequest
@@ -22,7 +22,8 @@ class Scoring:
     """Scores requests through one manager."""
 
     def __init__(self, manager: RewardManager, settings: ServerSettings) -> None:
-        self._manager = manager
+        streamed, self._outages = one_by_one(manager.config)
+        self._manager = RewardManager(streamed)
         self._settings = settings
 
     async def score(self, body: bytes, query: Mapping[str, str], copy: int) -> Reply:
@@ -107,6 +108,7 @@ class Scoring:
         pending = self._manager.score_many(rollouts, **where)
         try:
             scores = await pending.gather(self._settings.timeout_s, self._manager.config.reward)
+            self._outages.count(scores)
         except (TimeoutError, OyerError) as error:
             return Reply(content={"error": str(error)}, status_code=503, complete=False)
         if self._settings.on_late == "retry" and not pending.done():

@@ -17,7 +17,14 @@ import pytest
 
 from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager import InvalidConfig, InvalidInput, InvalidRollout, MissingScores, RewardManager
+from oyer.manager import (
+    InvalidConfig,
+    InvalidInput,
+    InvalidRollout,
+    JudgeOutage,
+    MissingScores,
+    RewardManager,
+)
 from oyer.manager.trl import TICKETS, RewardFunction, reward_function
 from oyer.manager.trl_data import group_ids
 from tests.scripted import DEAD_JUDGE, by_response, scripted_backend, sibling, user_text
@@ -253,31 +260,44 @@ def test_rows_submitted_early_are_collected_by_ticket(
         Trainer().rewards(function, "early", [10] * 4, **{TICKETS: ["x"] * 4})
 
 
+def on_two_ranks(manager: RewardManager, tag: str, texts: list[list[str]]) -> list[Any]:
+    """Score a group of four of which two ranks have two each; the last is long."""
+    # A manager of its own is what another rank's process has.
+    functions: list[Any] = [
+        reward_function(sibling(manager), num_generations=4, timeout_s=30) for _ in range(2)
+    ]
+    lengths = [[10, 10], [10, 16]]
+    with ThreadPoolExecutor(2) as threads:
+        calls = [
+            threads.submit(Trainer().rewards, functions[i], tag, lengths[i], completions=texts[i])
+            for i in range(2)
+        ]
+        return [call.result(60) for call in calls]
+
+
 def test_a_group_that_is_spread_over_ranks_is_compared_as_a_whole(
     backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TRL cuts a generation batch into ranks wherever it happens to."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InvalidConfig, match="num_generations"):
-        reward_function(backend)
-    # A manager of its own is what another rank's process has.
-    functions: list[Any] = [
-        reward_function(sibling(backend), num_generations=4, timeout_s=30) for _ in range(2)
-    ]
-    lengths = [[10, 10], [10, 16]]
-    completions = [["spread.", "spread."], ["spread.", "other."]]
-    with ThreadPoolExecutor(2) as threads:
-        calls = [
-            threads.submit(
-                Trainer().rewards, functions[i], "spread", lengths[i], completions=completions[i]
-            )
-            for i in range(2)
-        ]
-        rewards = [call.result(60) for call in calls]
+    rewards = on_two_ranks(backend, "spread", [["spread.", "spread."], ["spread.", "other."]])
     assert rewards == [pytest.approx([0.5, 0.5]), pytest.approx([0.5, -0.5])]
     assert len(judge.requests) == 2
+    judge.set_plan(named("not_found"))
+    strict = sibling(backend, reward={"max_failed_fraction": 0.5})
+    with pytest.raises(JudgeOutage):
+        on_two_ranks(strict, "gone", [["a.", "b."], ["c.", "d."]])
+
+
+def test_with_several_ranks_the_size_of_a_group_is_needed(
+    backend: RewardManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InvalidConfig, match="num_generations"):
+        reward_function(backend)
+    function: Any = reward_function(backend, num_generations=4)
     with pytest.raises(InvalidInput, match="multiple of num_generations"):
-        asyncio.run(functions[0].submit(prompts=["p"] * 2, completions=["a", "b"]))
+        asyncio.run(function.submit(prompts=["p"] * 2, completions=["a", "b"]))
 
 
 def test_whole_groups_of_a_rank_are_its_own(

@@ -10,7 +10,7 @@ import pytest
 
 from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager import MissingScores
+from oyer.manager import JudgeOutage, MissingScores
 from oyer.manager import RewardManager as Client
 from oyer.manager.score import Score
 from oyer.manager.verl import missing_reward
@@ -198,6 +198,29 @@ def test_a_missing_reward_can_be_a_number_or_an_error(
     by_rule = manager_of(tokens, {**dead, "reward": {"on_missing": "raise"}})
     with pytest.raises(MissingScores):
         scored(by_rule, trajectories(tokens, "never", [3]))
+
+
+def test_an_outage_is_counted_over_the_latest_rollouts_and_not_in_each_batch(
+    judge: JudgeServer, oyer: dict[str, Any]
+) -> None:
+    """A batch may hold a single rollout, of which one failure is all."""
+    judge.set_plan(
+        {
+            "rules": [{"when": {"matches": "share 3\\."}, "then": "not_found"}],
+            "default": {"text": "Final score: 5"},
+        }
+    )
+    half = {**oyer, "reward": {"max_failed_fraction": 0.5}}
+    manager = manager_of(Tokens(), half)
+    data = trajectories(manager.tokenizer, "share", [10] * 8)
+    rewards = [scored(manager, data[i : i + 1])[0]["reward_score"] for i in range(8)]
+    assert rewards == pytest.approx([1.5] * 3 + [1.0] + [1.5] * 4)
+    judge.set_plan(named("not_found"))
+    with pytest.raises(JudgeOutage, match="33 of the latest 64 rollouts"):
+        scored(manager, trajectories(manager.tokenizer, "outage", [10] * 40))
+    never = manager_of(Tokens(), {**oyer, "reward": {"max_failed_fraction": 0.0}})
+    with pytest.raises(JudgeOutage, match="rejected"):
+        scored(never, trajectories(never.tokenizer, "not one", [10]))
 
 
 def test_a_missing_reward_is_the_base_score_or_zero_without_one() -> None:

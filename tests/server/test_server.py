@@ -209,6 +209,18 @@ def test_the_failure_policy_raise_is_answered_503(
     assert "on_missing" in answer.json()["error"]
 
 
+def test_an_outage_is_answered_503_and_a_single_failure_is_not(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    judge.set_plan(named("not_found"))
+    with served(sibling(backend, reward={"max_failed_fraction": 0.5})) as server:
+        single = server.post("/get_reward", body("outage alone"))
+        outage = server.post("/get_reward", body("outage", 40))
+    assert single.status == 200
+    assert outage.status == 503
+    assert "max_failed_fraction" in outage.json()["error"]
+
+
 @pytest.mark.parametrize(
     ("path", "sent", "message"),
     [
