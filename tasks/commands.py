@@ -15,7 +15,7 @@ POOLS = {
 }
 """Judge calls wait on the network, so greenlets; torch wants a process of its own."""
 
-DEFAULT_CONCURRENCY = {names.JUDGE_QUEUE: 128, names.LENGTH_QUEUE: 1, names.COMBINE_QUEUE: 1}
+DEFAULT_CONCURRENCY = {names.JUDGE_QUEUE: 64, names.LENGTH_QUEUE: 1, names.COMBINE_QUEUE: 1}
 """Tasks under way at once in one process; calls in flight are limited per endpoint.
 
 A chunk of rollouts that came one by one may hold a single call: with 16 chunks in each of two
