@@ -88,7 +88,7 @@ def test_what_a_killed_oyer_up_left_is_no_running_broker(
 
 @pytest.mark.parametrize("run", ["", None, 3, "x" * 201])
 def test_a_run_is_a_name(manager: RewardManager, workers: Workers, run: Any) -> None:
-    with pytest.raises(InvalidInput, match=r"^run: is a name of 1 to 200 characters"):
+    with pytest.raises(InvalidInput, match=r"^run: is .*; give a name of 1 to 200 characters"):
         manager.submit(rollouts_of(), run=run)
     assert workers.redis.dbsize() == 0
 
