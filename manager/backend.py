@@ -7,7 +7,9 @@
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from oyer.manager.submission import Submission
 from oyer.tasks import names
 from oyer.tasks.errors import BackendUnavailable, Overloaded
 from oyer.tasks.exchange import Exchange
-from oyer.tasks.payloads import WIRE_VERSION, Manifest
+from oyer.tasks.payloads import WIRE_VERSION, Manifest, Sending
 
 if TYPE_CHECKING:
     from celery.canvas import Signature
@@ -72,23 +74,63 @@ class Backend:
                 " workers, or raise it as far as Redis has memory"
             )
 
-    def send_again(self, batch_id: str) -> None:
+    def send_again(self, batch_id: str, why: str) -> None:
         """Send the chord of a batch whose payloads are in Redis; else ask for what is on record.
 
         A batch that the record cannot finish either fails with `BatchLost`.
         """
         with self._reached():
             if self._exchange.holds(batch_id):
-                self._send(self._exchange.manifest(batch_id))
+                again = self._exchange.manifest(batch_id).again(why)
+                self._exchange.replace_manifest(again)
+                self._send(again)
             else:
                 self._redis.delete(self._result_key(batch_id))
                 recall = self._task(names.RECALL_TASK, {"v": WIRE_VERSION, "batch_id": batch_id})
                 recall.apply_async(task_id=batch_id)
 
-    def cancel(self, batch_id: str) -> None:
-        """Ask the workers to begin no further call for a batch."""
+    def resume(self, batch_id: str, why: str) -> bool:
+        """Send a batch again for an operator, with as long to its deadline as it had at first.
+
+        Returns:
+            Whether Redis still held its payloads; if not, nothing was sent.
+        """
         with self._reached():
-            self._exchange.cancel(batch_id)
+            if not self._exchange.holds(batch_id):
+                return False
+            again = self._exchange.manifest(batch_id).again(why)
+            again = replace(again, deadline=time.time() + again.deadline - again.submitted_at)
+            self._exchange.replace_manifest(again)
+            self._exchange.reopen(batch_id)
+            self._send(again)
+            return True
+
+    def end(self, batch_id: str, status: str, why: str) -> str:
+        """Ask the workers to begin no further call for a batch, and to put its end on record.
+
+        Args:
+            status: `cancelled` or `failed`.
+            why: for the record.
+
+        Returns:
+            What goes on record: why, and which process ended it.
+        """
+        ending = {"status": status, "why": f"{why} ({Sending.now(why).host})"}
+        with self._reached():
+            self._exchange.end(batch_id, **ending)
+            args = {"v": WIRE_VERSION, "batch_id": batch_id, **ending}
+            self._task(names.END_TASK, args).apply_async()
+        return ending["why"]
+
+    def waiting(self, limit: int) -> list[Manifest]:
+        """Read the manifests of the latest batches under way, newest first."""
+        with self._reached():
+            return self._exchange.under_way(limit)
+
+    def manifest(self, batch_id: str) -> Manifest | None:
+        """Read a batch's manifest; None where Redis does not hold it."""
+        with self._reached():
+            return self._exchange.manifest(batch_id) if self._exchange.holds(batch_id) else None
 
     def judged(self, batch_id: str) -> int:
         """Count the verdicts that a batch has reached."""
@@ -136,7 +178,7 @@ class Backend:
             options={
                 "queue": names.QUEUE_OF_TASK[name],
                 # A chord counts its tasks; only its callback has a result that anybody reads.
-                "ignore_result": name in names.HEADER_TASKS,
+                "ignore_result": name in (*names.HEADER_TASKS, names.END_TASK),
                 # What a message says of itself goes into logs: say which, not what.
                 "argsrepr": "",
                 "kwargsrepr": "",

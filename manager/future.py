@@ -119,7 +119,7 @@ class RewardFuture:
         """
         if self._watch().done():
             return False
-        backend(*self._broker).cancel(self.batch_id)
+        backend(*self._broker).end(self.batch_id, "cancelled", "by the trainer")
         poller(*self._broker).forget(self)
         self.fail(BatchCancelled(f"batch {self.batch_id} was cancelled"))
         return True
@@ -196,24 +196,27 @@ class RewardFuture:
             self._inner.set_result(batch)
         return None
 
-    def send_again(self) -> None:
+    def send_again(self, why: str) -> None:
         """Send the batch again: from memory, or what Redis or the record still hold of it.
+
+        Args:
+            why: goes on record.
 
         Raises:
             BackendUnavailable: the broker cannot be reached; nothing has changed.
         """
         source = backend(*self._broker)
         if self._submission is None:
-            source.send_again(self.batch_id)
+            source.send_again(self.batch_id, why)
             return
-        again = self._submission.again()
+        again = self._submission.again(why)
         source.submit(again)
         self._submission = again
 
     def give_up(self, why: str) -> None:
         """End with an error, and let the workers begin no further call for the batch."""
         with contextlib.suppress(BackendUnavailable):
-            backend(*self._broker).cancel(self.batch_id)
+            backend(*self._broker).end(self.batch_id, "failed", why)
         self.fail(BatchFailed(f"batch {self.batch_id} {why}"))
 
     def fail(self, error: Exception) -> None:

@@ -36,7 +36,7 @@ class Watched(Protocol):
     def settle(self, meta: dict[str, Any]) -> str | None:
         """Take a Celery result; returns the cause where the batch is to be sent again."""
 
-    def send_again(self) -> None:
+    def send_again(self, why: str) -> None:
         """Send the batch again."""
 
     def give_up(self, why: str) -> None:
@@ -150,7 +150,7 @@ class _Watch:
         if self.recovery.exhausted:
             self.future.give_up(f"{why}; given up after {self.recovery.submissions} submissions")
             return True
-        self.future.send_again()
+        self.future.send_again(why)
         self.recovery.sent(time.monotonic())
         log.warning(
             "batch %s %s; submitted again (%d of %d)",

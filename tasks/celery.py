@@ -81,6 +81,15 @@ def recall_batch(*, v: int, batch_id: str) -> dict[str, Any]:
     return body(batch_id)
 
 
+@app.task(name=names.END_TASK, shared=False, ignore_result=True)
+def end_batch(*, v: int, batch_id: str, status: str, why: str) -> None:
+    """Put on record that a batch was cancelled or given up."""
+    _check_version(v)
+    from oyer.tasks.ending import end_batch as body
+
+    body(batch_id, status, why)
+
+
 def _check_version(version: int) -> None:
     if version != WIRE_VERSION:
         raise MessageRefused(

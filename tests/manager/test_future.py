@@ -155,7 +155,7 @@ def test_cancelling_tells_the_workers_and_ends_the_future(submit: Submit, worker
     assert future.cancel()
     with pytest.raises(BatchCancelled, match=future.batch_id):
         future.result(timeout_s=10)
-    assert workers.exchange.cancelled(future.batch_id)
+    assert workers.exchange.ending(future.batch_id) is not None
     assert not future.cancel()
     workers.succeed(future.batch_id)
     assert isinstance(_error(future), BatchCancelled)
@@ -166,7 +166,7 @@ def test_a_batch_that_has_ended_is_not_cancelled(submit: Submit, workers: Worker
     workers.succeed(future.batch_id)
     future.result(timeout_s=10)
     assert not future.cancel()
-    assert not workers.exchange.cancelled(future.batch_id)
+    assert workers.exchange.ending(future.batch_id) is None
 
 
 def test_ending_twice_keeps_the_first_end(submit: Submit, workers: Workers) -> None:
@@ -237,7 +237,7 @@ def test_a_batch_that_never_moves_is_given_up(submit: Submit, workers: Workers) 
     with pytest.raises(BatchFailed, match=r"no progress for 0.32 s; given up after 5 submissions"):
         future.result(timeout_s=30)
     assert workers.sent() == MAX_SUBMISSIONS
-    assert workers.exchange.cancelled(future.batch_id)
+    assert workers.exchange.ending(future.batch_id) is not None
 
 
 @pytest.mark.parametrize("result", [{"v": 99}, {"v": WIRE_VERSION}, "text"])
