@@ -10,7 +10,7 @@ from oyer.tasks.errors import BackendUnavailable, InvalidInput
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from oyer.manager.backend import Backend
+    from oyer.manager.backend import Backend, Broker
     from oyer.models.rows import BatchState, SubmissionRow
     from oyer.tasks.config import RewardConfig
     from oyer.tasks.payloads import Manifest
@@ -33,16 +33,17 @@ class Ledger:
         self.stall_s = settings.stall_s
 
     @property
-    def broker_key(self) -> tuple[str, int]:
-        """The URL of the configured broker, or of an `oyer up` in this folder, and its expiry.
+    def broker_key(self) -> "Broker":
+        """What reaches the configured broker, or that of an `oyer up` in this folder.
 
         Raises:
             InvalidConfig: there is neither.
         """
+        from oyer.manager.backend import Broker
         from oyer.manager.local import running_broker
 
         broker = self._settings.broker
-        return broker.url or running_broker(), broker.result_expires_s
+        return Broker.of(broker.url or running_broker(), broker)
 
     @property
     def broker(self) -> "Backend":

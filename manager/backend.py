@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oyer.manager.submission import Submission
 from oyer.tasks import names
-from oyer.tasks.errors import BackendUnavailable, Overloaded
+from oyer.tasks.config import BrokerConfig, SigningConfig
+from oyer.tasks.errors import BackendUnavailable, MessageRefused, Overloaded
 from oyer.tasks.exchange import Exchange
 from oyer.tasks.payloads import WIRE_VERSION, Manifest, Sending
 
@@ -27,19 +28,34 @@ SOCKET_TIMEOUT_S = 5.0
 """Longest wait for one answer of Redis, in seconds: a trainer must not hang with its broker."""
 
 
+class Broker(NamedTuple):
+    """What reaches a broker, from any process."""
+
+    url: str
+    expires_s: int
+    """How long payloads and results stay there, in seconds."""
+    signing: SigningConfig | None = None
+
+    @classmethod
+    def of(cls, url: str, config: BrokerConfig) -> "Broker":
+        """Name the broker of a configuration, which may have found its URL elsewhere."""
+        return cls(url, config.result_expires_s, config.signing)
+
+
 class Backend:
     """Sends batches to one broker and reads what comes back.
 
     Every method raises `BackendUnavailable` when the broker cannot be reached.
     """
 
-    def __init__(self, url: str, expires_s: int) -> None:
+    def __init__(self, url: str, expires_s: int, signing: SigningConfig | None = None) -> None:
         import redis
 
         from oyer.tasks.app import make_app
 
         self.url = url
-        self._app = make_app(url, result_expires_s=expires_s)
+        self._app = make_app(url, result_expires_s=expires_s, signing=signing)
+        self._signed = signing is not None
         self._redis = redis.Redis.from_url(
             url,
             socket_connect_timeout=SOCKET_TIMEOUT_S,
@@ -115,12 +131,11 @@ class Backend:
         Returns:
             What goes on record: why, and which process ended it.
         """
-        ending = {"status": status, "why": f"{why} ({Sending.now(why).host})"}
+        why = f"{why} ({Sending.now(why).host})"
         with self._reached():
-            self._exchange.end(batch_id, **ending)
-            args = {"v": WIRE_VERSION, "batch_id": batch_id, **ending}
-            self._task(names.END_TASK, args).apply_async()
-        return ending["why"]
+            self._exchange.end(batch_id, status, why)
+            self._task(names.END_TASK, {"v": WIRE_VERSION, "batch_id": batch_id}).apply_async()
+        return why
 
     def waiting(self, limit: int) -> list[Manifest]:
         """Read the manifests of the latest batches under way, newest first."""
@@ -146,7 +161,20 @@ class Backend:
         """Read the Celery result of each batch; None where it has not ended."""
         with self._reached():
             blobs = self._redis.mget([self._result_key(batch_id) for batch_id in batch_ids])
-        return [None if blob is None else json.loads(blob) for blob in blobs]
+        return [None if blob is None else self._read(blob) for blob in blobs]
+
+    def _read(self, blob: bytes | str) -> dict[str, Any]:
+        """Read what Celery stored for a batch; under signing, what a stranger did is a failure."""
+        from kombu.exceptions import DecodeError
+
+        if not self._signed:
+            return dict(json.loads(blob))
+        try:
+            return dict(self._app.backend.decode(blob))  # type: ignore[arg-type]  # bytes, as asked for
+        except DecodeError as error:
+            refused = f"its result in Redis is not signed by a key of broker.signing: {error}"
+            cause = {"exc_type": MessageRefused.__name__, "exc_message": [refused[:500]]}
+            return {"status": "FAILURE", "result": cause}
 
     def _send(self, manifest: Manifest) -> None:
         from celery import chain, chord, group
@@ -210,10 +238,10 @@ def _host(url: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _backend_of(pid: int, url: str, expires_s: int) -> Backend:
-    return Backend(url, expires_s)
+def _backend_of(pid: int, broker: Broker) -> Backend:
+    return Backend(*broker)
 
 
-def backend(url: str, expires_s: int) -> Backend:
+def backend(url: str, expires_s: int, signing: SigningConfig | None = None) -> Backend:
     """Return this process's connection to a broker."""
-    return _backend_of(os.getpid(), url, expires_s)
+    return _backend_of(os.getpid(), Broker(url, expires_s, signing))

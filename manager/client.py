@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from oyer.manager import local, validation
-from oyer.manager.backend import backend
+from oyer.manager.backend import Broker, backend
 from oyer.manager.future import RewardFuture
 from oyer.manager.pending import Pending, PendingScores
 from oyer.manager.score import Score
@@ -36,9 +36,10 @@ class RewardManager:
         if not self.config.judges and not self.config.length:
             raise InvalidConfig("judges: and `length` are both empty; name at least one of them")
         self._embedded: local.EmbeddedBackend | None = None
-        self._broker_url = self.config.broker.url or local.running_broker()
+        url = self.config.broker.url or local.running_broker()
+        self._broker = Broker.of(url, self.config.broker)
         # Loads what talks to the broker now, so that the first `submit` does not wait for it.
-        backend(self._broker_url, self.config.broker.result_expires_s)
+        backend(*self._broker)
         self._stream = Stream(self._send, self.config)
 
     @classmethod
@@ -116,13 +117,12 @@ class RewardManager:
         self, rollouts: Sequence[Rollout], config: RewardConfig, run: str, step: int | None
     ) -> RewardFuture:
         submission = prepare(rollouts, config, run=run, step=step)
-        broker = (self._broker_url, config.broker.result_expires_s)
-        backend(*broker).submit(submission, config.broker.max_backlog_bytes)
+        backend(*self._broker).submit(submission, config.broker.max_backlog_bytes)
         return RewardFuture(
             batch_id=submission.manifest.batch_id,
             verdicts=submission.verdicts,
             rules=config.reward,
-            broker=broker,
+            broker=self._broker,
             stall_timeout_s=config.stall_s,
             submission=submission,
         )
@@ -146,7 +146,7 @@ class RewardManager:
 
     def __reduce__(self) -> tuple[Any, ...]:
         config = self.config.model_dump(mode="json")
-        config["broker"]["url"] = self._broker_url
+        config["broker"]["url"] = self._broker.url
         return (RewardManager, (config,))
 
 

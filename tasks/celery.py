@@ -36,7 +36,11 @@ def _worker_app() -> Celery:
             " OYER_BROKER__URL=redis://localhost:6379/0, or run `oyer up`"
         )
     shutdown.install(config.grace_s)
-    return make_app(config.broker.url, result_expires_s=config.broker.result_expires_s)
+    return make_app(
+        config.broker.url,
+        result_expires_s=config.broker.result_expires_s,
+        signing=config.broker.signing,
+    )
 
 
 app = _worker_app()
@@ -82,12 +86,12 @@ def recall_batch(*, v: int, batch_id: str) -> dict[str, Any]:
 
 
 @app.task(name=names.END_TASK, shared=False, ignore_result=True)
-def end_batch(*, v: int, batch_id: str, status: str, why: str) -> None:
+def end_batch(*, v: int, batch_id: str) -> None:
     """Put on record that a batch was cancelled or given up."""
     _check_version(v)
     from oyer.tasks.ending import end_batch as body
 
-    body(batch_id, status, why)
+    body(batch_id)
 
 
 def _check_version(version: int) -> None:

@@ -4,20 +4,16 @@ from datetime import UTC, datetime
 
 from oyer.models import history, record
 from oyer.tasks import process
-from oyer.tasks.errors import MessageRefused
 from oyer.tasks.patience import patiently
 
-_ENDS = ("cancelled", "failed")
 
-
-def end_batch(batch_id: str, status: str, why: str) -> None:
-    """End a batch that is on record; `combine` ends one that gets there later.
-
-    Raises:
-        MessageRefused: that is no way to end before the time.
-    """
-    if status not in _ENDS:
-        raise MessageRefused(f"batch {batch_id}: cannot be ended as {status!r}")
+def end_batch(batch_id: str) -> None:
+    """End a batch that is on record; `combine` ends one that gets there later."""
+    ending = process.exchange().ending(batch_id)
+    # It was resumed meanwhile.
+    if ending is None:
+        return
+    status, why = ending
 
     def write() -> None:
         with process.engine().begin() as conn:

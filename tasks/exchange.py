@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from oyer.tasks import payloads, token_ids
-from oyer.tasks.errors import BatchFailed
+from oyer.tasks.errors import BatchFailed, MessageRefused
 from oyer.tasks.names import BACKLOG_KEY, batch_key
 from oyer.tasks.payloads import Columns, Manifest, Rollout
 from oyer.tasks.token_ids import TokenIds
 
 if TYPE_CHECKING:
     from redis import Redis
+
+ENDS = ("cancelled", "failed")
+"""How a batch ends before its time: by somebody's wish, or given up by its trainer."""
 
 
 class Exchange:
@@ -120,7 +123,9 @@ class Exchange:
         if not isinstance(text, bytes):
             return None
         status, why = json.loads(text)
-        return status, why
+        if status not in ENDS:
+            raise MessageRefused(f"batch {batch_id}: cannot have ended as {status!r:.40}")
+        return status, str(why)
 
     def reopen(self, batch_id: str) -> None:
         """Let the workers begin calls again for a batch that was ended before its time."""

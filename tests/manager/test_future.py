@@ -21,7 +21,7 @@ from oyer.manager import (
     MissingScores,
     RewardFuture,
 )
-from oyer.manager.backend import backend
+from oyer.manager.backend import Broker, backend
 from oyer.manager.poller import poller
 from oyer.manager.recovery import MAX_SUBMISSIONS
 from oyer.tasks.config import RewardRules
@@ -258,7 +258,7 @@ def test_a_broker_that_went_away_is_named_and_the_future_stays_usable() -> None:
             batch_id="b",
             verdicts=4,
             rules=RewardRules(),
-            broker=(url, 600),
+            broker=Broker(url, 600),
             stall_timeout_s=60,
         )
         assert future.progress() == (0, 4)
@@ -288,7 +288,11 @@ def test_a_result_is_found_after_an_outage_of_the_broker() -> None:
     port = services.free_port()
     with _redis_on(port) as url:
         future = RewardFuture(
-            batch_id="b", verdicts=4, rules=RewardRules(), broker=(url, 600), stall_timeout_s=60
+            batch_id="b",
+            verdicts=4,
+            rules=RewardRules(),
+            broker=Broker(url, 600),
+            stall_timeout_s=60,
         )
         assert future.progress() == (0, 4)
     with pytest.raises(BackendUnavailable):
