@@ -1,7 +1,12 @@
 """Backends with signatures, certificates and passwords, and what all of these tests plant."""
 
+import base64
+import json
+import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,3 +49,31 @@ def logs_in(folder: Path) -> str:
     logs = sorted(folder.glob("*.log"))
     assert logs
     return "\n".join(log.read_text(errors="replace") for log in logs)
+
+
+class Marker:
+    """Leaves a folder behind where somebody unpickles it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self._path),))
+
+
+def raw_message(queue: str, task: str, body: bytes, content_type: str) -> str:
+    """Write a message as Celery does, whatever is in it."""
+    tag = str(uuid.uuid4())
+    headers = {"lang": "py", "task": task, "id": tag, "root_id": tag, "retries": 0}
+    headers |= {"timelimit": [None, None], "argsrepr": "", "kwargsrepr": ""}
+    place = {"exchange": queue, "routing_key": queue}
+    properties = {"correlation_id": tag, "delivery_tag": tag, "delivery_mode": 2, "priority": 0}
+    return json.dumps(
+        {
+            "body": base64.b64encode(body).decode(),
+            "content-encoding": "binary",
+            "content-type": content_type,
+            "headers": headers,
+            "properties": {**properties, "delivery_info": place, "body_encoding": "base64"},
+        }
+    )

@@ -2,10 +2,8 @@
 
 import base64
 import json
-import os
 import pickle
 import shutil
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ from oyer.tasks.payloads import WIRE_VERSION
 from oyer.tasks.signing import CONTENT_TYPE
 from tests.faults.backend import wait_until
 from tests.security.certificates import Identity, signer
-from tests.security.conftest import logs_in, rollouts_of
+from tests.security.conftest import Marker, logs_in, raw_message, rollouts_of
 
 PASSPHRASE = "planted-passphrase-9Zt"
 
@@ -42,26 +40,7 @@ class Signed:
 
     def push(self, queue: str, task: str, body: bytes, content_type: str) -> None:
         """Put a message on a queue as Celery would, whatever is in it."""
-        tag = str(uuid.uuid4())
-        headers = {"lang": "py", "task": task, "id": tag, "root_id": tag, "retries": 0}
-        headers |= dict.fromkeys(("parent_id", "group", "eta", "expires"))
-        headers |= {"timelimit": [None, None], "argsrepr": "", "kwargsrepr": "", "origin": "x"}
-        properties = {
-            "correlation_id": tag,
-            "delivery_tag": tag,
-            "delivery_mode": 2,
-            "delivery_info": {"exchange": queue, "routing_key": queue},
-            "priority": 0,
-            "body_encoding": "base64",
-        }
-        message = {
-            "body": base64.b64encode(body).decode(),
-            "content-encoding": "utf-8",
-            "content-type": content_type,
-            "headers": headers,
-            "properties": properties,
-        }
-        self.redis.lpush(queue, json.dumps(message))
+        self.redis.lpush(queue, raw_message(queue, task, body, content_type))
 
     def wait_taken(self) -> None:
         """Wait until every message was taken and none is held."""
@@ -153,16 +132,6 @@ def _sealed(identity: Identity, body: object, serializer: str = "json") -> bytes
         serializer,
     ).serialize(body)
     return sealed.encode()
-
-
-class Marker:
-    """Leaves a file behind where somebody unpickles it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (os.mkdir, (str(self._path),))
 
 
 @pytest.mark.parametrize("queue", ["judge", "combine"])

@@ -241,6 +241,11 @@ def test_nothing_kept_or_logged_holds_a_password(
     assert (guarded.folder / "oyer.json").stat().st_mode & 0o077 == 0
 
 
+def test_the_documents_give_the_user_of_redis_what_these_tests_gave_it() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    assert f"ACL SETUSER oyer on >password {' '.join(ACL)}" in text
+
+
 Fault = Callable[[Guarded], dict[str, Any]]
 
 FAULTS: list[tuple[str, Fault, str]] = [
