@@ -5,6 +5,7 @@ READY := $(VENV)/.ready
 TRAINERS := .venv-trainers
 # Tests mostly wait for processes to start and stop, so a few more at once than a small machine has cores.
 JOBS ?= 3
+SERVERS := .venv-servers
 
 .DEFAULT_GOAL := help
 
@@ -28,18 +29,32 @@ test: $(READY) ## Run the tests; they start the servers they need
 $(TRAINERS)/.ready: tests/trainers/requirements.txt tests/trainers/constraints.txt
 	$(PYTHON) -m venv $(TRAINERS)
 	$(TRAINERS)/bin/python -m pip install --quiet -c tests/trainers/constraints.txt -r tests/trainers/requirements.txt
-	# Without what they ask for: OpenRLHF asks for GPU builds, Oyer for the workers' libraries.
-	$(TRAINERS)/bin/python -m pip install --quiet --no-deps openrlhf==0.11.2 -e .
+	# Without what they ask for: OpenRLHF and AReaL ask for GPU builds, Oyer for the workers' libraries.
+	$(TRAINERS)/bin/python -m pip install --quiet --no-deps areal==1.0.4 openrlhf==0.11.2 -e .
 	@touch $@
 
-test-trainers: $(READY) $(TRAINERS)/.ready ## Run the adapters in TRL, verl, OpenRLHF and verifiers (2 GB)
+test-trainers: $(READY) $(TRAINERS)/.ready ## Run the adapters in TRL, verl, OpenRLHF, AReaL and verifiers (2 GB)
 	$(TRAINERS)/bin/python -m pytest -c tests/trainers/pytest.ini tests/trainers
+
+$(SERVERS)/.ready: tests/real_servers/requirements.txt tests/real_servers/constraints.txt
+	$(PYTHON) -m venv $(SERVERS)
+	$(SERVERS)/bin/python -m pip install --quiet -c tests/real_servers/constraints.txt -r tests/real_servers/requirements.txt
+	@touch $@
+
+test-real-servers: $(READY) $(SERVERS)/.ready ## Judge through a litellm proxy and transformers serve (2 GB)
+	$(BIN)/python -m pytest -m real_servers tests/real_servers
 
 test-slow: $(READY) ## Run the tests that take long: minutes of rate limits and the like
 	$(BIN)/python -m pytest -m slow
 
 test-faults: $(READY) ## Kill, stop and restart real workers, Redis and PostgreSQL
 	$(BIN)/python -m pytest -m faults tests/faults
+
+test-fuzz: $(READY) ## Try 10,000 wrong inputs on each surface, new ones each time
+	OYER_FUZZ_INPUTS=10000 $(BIN)/python -m pytest --timeout 3600 tests/fuzz
+
+test-soak: $(READY) ## Run 200 batches, and 20,000 rollouts at once, and look for what grows
+	$(BIN)/python -m pytest -m slow tests/load
 
 check: $(READY) ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check
@@ -70,4 +85,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-slow test-faults test-trainers check audit fix docs bench migration up
+.PHONY: help setup demo test test-slow test-fuzz test-soak test-faults test-trainers test-real-servers check audit fix docs bench migration up

@@ -17,20 +17,14 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import openai
+from common import backend, gather, judge, rollouts_of
 from rich.console import Console
 from rich.table import Table
 
-from oyer.demo.judge_server import judge_process
 from oyer.manager import RewardManager, Rollout
-
-REPLY = "The answer is right and short.\n\nFinal score: 8"
-RESPONSE_BYTES = 4096
 
 
 @dataclass
@@ -41,35 +35,6 @@ class Figures:
     peer_s: list[float] = field(default_factory=list)
     submit_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
-
-
-def rollouts_of(count: int, tag: str) -> list[Rollout]:
-    """Make rollouts that differ, so that none is read from the cache."""
-    filler = "the sum of two numbers is checked step by step; "
-    body = (filler * (RESPONSE_BYTES // len(filler) + 1))[: RESPONSE_BYTES - 40]
-    return [
-        Rollout(
-            prompt=f"Question {i // 8} of {tag}",
-            response=f"{tag} {i}: {body}",
-            group_id=f"{tag}-{i // 8}",
-            base_score=1.0,
-            response_tokens=900 + i % 200,
-        )
-        for i in range(count)
-    ]
-
-
-@contextmanager
-def backend(base_url: str, in_flight: int, folder: str) -> Iterator[RewardManager]:
-    """Start Oyer's embedded backend for one setting."""
-    config = {
-        "endpoints": {"bench": {"base_url": base_url, "max_in_flight": in_flight}},
-        "judges": [{"name": "q", "endpoint": "bench", "model": "bench"}],
-        "length": {"method": "median_band"},
-        "store": {"url": f"sqlite:///{folder}/bench.db"},
-    }
-    with RewardManager.local(config) as manager:
-        yield manager
 
 
 def oyer_round(manager: RewardManager, rollouts: list[Rollout], figures: Figures) -> None:
@@ -100,38 +65,19 @@ def worker_cpu_s() -> float:
     return total / tick
 
 
-async def peer(base_url: str, rollouts: list[Rollout], in_flight: int) -> float:
+def peer_round(base_url: str, rollouts: list[Rollout], in_flight: int, figures: Figures) -> None:
     """Time the same calls by `asyncio.gather`."""
-    client = openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0)
-    gate = asyncio.Semaphore(in_flight)
-
-    async def call(rollout: Rollout) -> str | None:
-        async with gate:
-            answer = await client.chat.completions.create(
-                model="bench",
-                messages=[
-                    {"role": "system", "content": "Score the response from 1 to 10."},
-                    {"role": "user", "content": f"{rollout.prompt}\n\n{rollout.response}"},
-                ],
-            )
-            return answer.choices[0].message.content
-
     began = time.perf_counter()
-    await asyncio.gather(*(call(rollout) for rollout in rollouts))
-    took = time.perf_counter() - began
-    await client.close()
-    return took
+    asyncio.run(gather(base_url, rollouts, in_flight))
+    figures.peer_s.append(time.perf_counter() - began)
 
 
 def measure(count: int, in_flight: int, latency_s: float, rounds: int) -> Figures:
     """Alternate Oyer and its peer."""
     figures = Figures()
-    server = judge_process(
-        "--latency-s", str(latency_s), "--text", REPLY, "--body-limit-bytes", "0"
-    )
     with (
         tempfile.TemporaryDirectory() as folder,
-        server as base_url,
+        judge(latency_s) as base_url,
         backend(base_url, in_flight, folder) as manager,
     ):
         warm_up = min(count, 256)
@@ -139,7 +85,7 @@ def measure(count: int, in_flight: int, latency_s: float, rounds: int) -> Figure
         for number in range(rounds):
             rollouts = rollouts_of(count, f"{number}")
             oyer_round(manager, rollouts, figures)
-            figures.peer_s.append(asyncio.run(peer(base_url, rollouts, in_flight)))
+            peer_round(base_url, rollouts, in_flight, figures)
     return figures
 
 

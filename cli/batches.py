@@ -107,9 +107,9 @@ def resume(
         raise BatchCancelled(
             f"{_ended(state)}; submit its rollouts anew: what is on record is not paid for again"
         )
-    finished = state["status"] == "finished"
+    rewards = ledger.read(lambda conn: history.rewards_of(conn, batch_id))
+    finished = len(rewards) == state["size"]
     if finished:
-        rewards = ledger.read(lambda conn: history.rewards_of(conn, batch_id))
         mask = [row["trainable"] for row in rewards]
     else:
         mask = _sent_again(ledger, state, timeout_s)

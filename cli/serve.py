@@ -87,14 +87,34 @@ def serve(
         listener = stack.enter_context(contextlib.closing(_listen(host, port)))
         manager = stack.enter_context(_manager(config, local=local))
         url = f"http://{host}:{listener.getsockname()[1]}"
+        note = only_batches(manager, group_size)
         if as_json:
-            print_json({"event": "ready", "url": url})
+            print_json({"event": "ready", "url": url, "note": note})
         else:
             console.print(f"serving on {url}; Ctrl-C stops it", highlight=False)
+            if note is not None:
+                console.print(note, style="yellow", highlight=False)
         server = uvicorn.Server(
             uvicorn.Config(create_app(manager, settings), log_level="warning", access_log=False)
         )
         server.run(sockets=[listener])
+
+
+def only_batches(manager: "RewardManager", group_size: int | None) -> str | None:
+    """Say so where the configuration fits `/v1/score` only, before a trainer finds out."""
+    from oyer.manager.adapting import check_fits
+
+    try:
+        check_fits(
+            manager.config,
+            who="the client",
+            base_score=False,
+            group_size=group_size,
+            how="--group-size",
+        )
+    except InvalidConfig as error:
+        return f"only /v1/score can answer, /get_reward and /rm refuse: {error}"
+    return None
 
 
 def _token(variable: str | None) -> str | None:

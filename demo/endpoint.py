@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from oyer.demo.actions import Action
 from oyer.demo.arrivals import Arrival
@@ -155,8 +155,8 @@ class Connection(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports, which a program may have installed, are no subclass of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         self._endpoint.connections.add(self)
 
     def connection_lost(self, _: Exception | None) -> None:

@@ -4,6 +4,7 @@ ms-swift runs it by `asyncio.run` in every step, so nothing here may belong to a
 manager does not. `OYER_CONFIG` names the configuration.
 """
 
+from itertools import chain
 from typing import Any
 
 from swift.rewards import AsyncORM, orms
@@ -15,15 +16,22 @@ from oyer.tasks.settings import load_config
 class Oyer(AsyncORM):
     """Judge and length terms in one reward; None for a completion without one."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._function = RewardFunction(load_config(), run="ms-swift")
+    def __init__(self, args: Any = None, **kwargs: Any) -> None:
+        super().__init__(args, **kwargs)
+        n = getattr(args, "num_generations", None)
+        self._function = RewardFunction(load_config(), num_generations=n, run="ms-swift")
 
     async def __call__(self, completions: list[str], **kwargs: Any) -> list[float | None]:
         """Score the completions of one step."""
         messages = kwargs.pop("messages", None)
         # The last message is the completion itself.
         prompts = [m[:-1] for m in messages] if messages else [""] * len(completions)
+        if "response_token_ids" in kwargs:
+            rows = kwargs.pop("response_token_ids")
+            # Of several turns, ms-swift gives a list of lists.
+            kwargs["completion_ids"] = [
+                list(chain(*row)) if row and isinstance(row[0], list) else row for row in rows
+            ]
         return await self._function.score(prompts, completions, **kwargs)
 
 

@@ -8,16 +8,17 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from oyer.manager.meeting import Meeting
 from oyer.manager.submission import Submission
 from oyer.tasks import names
 from oyer.tasks.config import BrokerConfig, SigningConfig
-from oyer.tasks.errors import BackendUnavailable, MessageRefused, Overloaded
-from oyer.tasks.exchange import Exchange
+from oyer.tasks.errors import BackendUnavailable, MessageRefused
+from oyer.tasks.exchange import ENDED_S, Exchange
 from oyer.tasks.payloads import WIRE_VERSION, Manifest, Sending
 
 if TYPE_CHECKING:
@@ -42,6 +43,14 @@ class Broker(NamedTuple):
         return cls(url, config.result_expires_s, config.signing)
 
 
+class Withdrawn(Exception):
+    """The batch is not to be sent."""
+
+
+BeforeSending = Callable[[Manifest], None]
+"""Called when all of a batch but its tasks is in Redis; may raise `Withdrawn`."""
+
+
 class Backend:
     """Sends batches to one broker and reads what comes back.
 
@@ -54,6 +63,7 @@ class Backend:
         from oyer.tasks.app import make_app
 
         self.url = url
+        self._expires_s = expires_s
         self._app = make_app(url, result_expires_s=expires_s, signing=signing)
         self._signed = signing is not None
         self._redis = redis.Redis.from_url(
@@ -64,31 +74,48 @@ class Backend:
         )
         self._exchange = Exchange(self._redis, expires_s=expires_s)
 
-    def submit(self, submission: Submission, max_backlog_bytes: int | None = None) -> None:
+    def submit(
+        self,
+        submission: Submission,
+        max_backlog_bytes: int | None = None,
+        before_sending: "BeforeSending | None" = None,
+    ) -> None:
         """Post a batch's payloads, then send its chord.
 
         Raises:
-            Overloaded: what is under way already is more than `max_backlog_bytes`.
+            Overloaded: with it, more than `max_backlog_bytes` would be under way.
+            Withdrawn: by `before_sending`; the payloads are gone again.
         """
+        # Nothing is half-submitted, unless it was submitted or told to others before.
+        withdraws = submission.manifest.submission == 1
         with self._reached():
-            if max_backlog_bytes is not None:
-                self._check_backlog(max_backlog_bytes)
-            self._exchange.post(
-                submission.manifest,
-                submission.columns,
-                submission.chunks,
-                submission.token_ids,
-            )
-            self._send(submission.manifest)
+            try:
+                self._exchange.post(
+                    submission.manifest,
+                    submission.columns,
+                    submission.chunks,
+                    submission.token_ids,
+                    max_backlog_bytes,
+                )
+                if before_sending is not None:
+                    withdraws = False
+                    before_sending(submission.manifest)
+                self._send(submission.manifest)
+            except Exception as error:
+                if withdraws or isinstance(error, Withdrawn):
+                    self._withdraw(submission.manifest)
+                raise
 
-    def _check_backlog(self, max_bytes: int) -> None:
-        held_bytes = self._exchange.backlog_bytes()
-        if held_bytes > max_bytes:
-            raise Overloaded(
-                f"{held_bytes} bytes of rollouts are under way, more than"
-                f" broker.max_backlog_bytes = {max_bytes}: wait for earlier batches, start more"
-                " workers, or raise it as far as Redis has memory"
-            )
+    def _withdraw(self, manifest: Manifest) -> None:
+        import redis
+
+        # With Redis away, what it has of the batch expires.
+        with contextlib.suppress(redis.RedisError):
+            self._exchange.discard(manifest)
+
+    def meeting(self) -> Meeting:
+        """Return a part of its own in the groups of this broker."""
+        return Meeting(self._redis, self._reached, self._expires_s)
 
     def send_again(self, batch_id: str, why: str) -> None:
         """Send the chord of a batch whose payloads are in Redis; else ask for what is on record.
@@ -147,6 +174,16 @@ class Backend:
         with self._reached():
             return self._exchange.manifest(batch_id) if self._exchange.holds(batch_id) else None
 
+    def abandon(self, batch_id: str) -> None:
+        """Count out a batch that has failed for good."""
+        with self._reached():
+            self._exchange.abandon(batch_id)
+
+    def settled(self, batch_id: str) -> None:
+        """Let a result go soon: its trainer has it, and the record as well."""
+        with self._reached():
+            self._redis.expire(self._result_key(batch_id), min(ENDED_S, self._expires_s))
+
     def judged(self, batch_id: str) -> int:
         """Count the verdicts that a batch has reached."""
         with self._reached():
@@ -156,6 +193,14 @@ class Backend:
         """Count a batch's verdicts; None where Redis no longer holds the batch itself."""
         with self._reached():
             return self._exchange.judged(batch_id) if self._exchange.holds(batch_id) else None
+
+    def verdicts(self, batch_id: str) -> int | None:
+        """Count the verdicts that a batch is to end with; None where Redis no longer holds it."""
+        with self._reached():
+            if not self._exchange.holds(batch_id):
+                return None
+            manifest = self._exchange.manifest(batch_id)
+        return manifest.size * len(manifest.plan["judges"])
 
     def results(self, batch_ids: Sequence[str]) -> list[dict[str, Any] | None]:
         """Read the Celery result of each batch; None where it has not ended."""
@@ -168,13 +213,11 @@ class Backend:
         from kombu.exceptions import DecodeError
 
         if not self._signed:
-            return dict(json.loads(blob))
+            return read_result(blob)
         try:
             return dict(self._app.backend.decode(blob))  # type: ignore[arg-type]  # bytes, as asked for
         except DecodeError as error:
-            refused = f"its result in Redis is not signed by a key of broker.signing: {error}"
-            cause = {"exc_type": MessageRefused.__name__, "exc_message": [refused[:500]]}
-            return {"status": "FAILURE", "result": cause}
+            return _failure(f"its result is not signed by a key of broker.signing: {error}"[:500])
 
     def _send(self, manifest: Manifest) -> None:
         from celery import chain, chord, group
@@ -230,6 +273,24 @@ class Backend:
                 f"broker {_host(self.url)} cannot be reached ({error}); start it with `oyer up`,"
                 " or set broker.url to the one that the workers use"
             ) from error
+
+
+def read_result(blob: bytes | str) -> dict[str, Any]:
+    """Read what Celery stored for a batch; what Celery did not write is a failure."""
+    try:
+        meta = json.loads(blob)
+        if isinstance(meta["status"], str) and "result" in meta:
+            return dict(meta)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    return _failure("what lies under the key of its result was not written by Celery; submit again")
+
+
+def _failure(refused: str) -> dict[str, Any]:
+    return {
+        "status": "FAILURE",
+        "result": {"exc_type": MessageRefused.__name__, "exc_message": [refused]},
+    }
 
 
 def _host(url: str) -> str:

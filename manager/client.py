@@ -7,12 +7,13 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from oyer.manager import local, validation
-from oyer.manager.backend import Broker, backend
+from oyer.manager.backend import BeforeSending, Broker, backend
 from oyer.manager.future import RewardFuture
 from oyer.manager.pending import Pending, PendingScores
 from oyer.manager.score import Score
 from oyer.manager.streaming import Stream, Where
 from oyer.manager.submission import prepare
+from oyer.manager.wording import is_text, shown
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidConfig, InvalidInput
 from oyer.tasks.payloads import Rollout
@@ -40,7 +41,7 @@ class RewardManager:
         self._broker = Broker.of(url, self.config.broker)
         # Loads what talks to the broker now, so that the first `submit` does not wait for it.
         backend(*self._broker)
-        self._stream = Stream(self._send, self.config)
+        self._stream = Stream(self._send, self.config, self._broker)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "RewardManager":
@@ -85,7 +86,7 @@ class RewardManager:
             InvalidRollout: names the row and field that is wrong; nothing was submitted.
             BackendUnavailable: the broker cannot be reached; nothing was submitted.
         """
-        _check_place(run, step)
+        check_place(run, step)
         validation.check(rollouts, self.config)
         return self._send(rollouts, self.config, run, step)
 
@@ -93,13 +94,13 @@ class RewardManager:
         """Hand over one rollout as soon as it is there; await its score, or wait for it.
 
         Rollouts that arrive close together share a batch. With `group_size` the rollouts of a
-        group are gathered by (run, group_id, group_size), each is judged at once, and their
-        length terms are computed when the group is complete or late.
+        group are gathered by (run, group_id, group_size) from all processes and hosts, each is
+        judged at once, and their length terms are computed when the group is complete or late.
 
         Raises:
             InvalidRollout: names the field that is wrong; nothing was submitted.
         """
-        _check_place(where.get("run", "default"), where.get("step"))
+        check_place(where.get("run", "default"), where.get("step"))
         return self._stream.score(rollout, **where)
 
     def score_many(self, rollouts: Sequence[Rollout], **where: Unpack[Where]) -> PendingScores:
@@ -110,14 +111,19 @@ class RewardManager:
         Raises:
             InvalidRollout: names the row and field that is wrong; nothing was submitted.
         """
-        _check_place(where.get("run", "default"), where.get("step"))
+        check_place(where.get("run", "default"), where.get("step"))
         return self._stream.score_many(rollouts, **where)
 
     def _send(
-        self, rollouts: Sequence[Rollout], config: RewardConfig, run: str, step: int | None
+        self,
+        rollouts: Sequence[Rollout],
+        config: RewardConfig,
+        run: str,
+        step: int | None,
+        before_sending: BeforeSending | None = None,
     ) -> RewardFuture:
         submission = prepare(rollouts, config, run=run, step=step)
-        backend(*self._broker).submit(submission, config.broker.max_backlog_bytes)
+        backend(*self._broker).submit(submission, config.broker.max_backlog_bytes, before_sending)
         return RewardFuture(
             batch_id=submission.manifest.batch_id,
             verdicts=submission.verdicts,
@@ -156,10 +162,15 @@ def _checked(config: RewardConfig | Mapping[str, Any]) -> RewardConfig:
     return validate(dict(config) if isinstance(config, Mapping) else config)
 
 
-def _check_place(run: object, step: object) -> None:
-    if not isinstance(run, str) or not run or len(run) > 200:
-        raise InvalidInput("run: is a name of 1 to 200 characters")
+def check_place(run: object, step: object) -> None:
+    """Check where a batch belongs.
+
+    Raises:
+        InvalidInput: names what is wrong, and the fix.
+    """
+    if not isinstance(run, str) or not 0 < len(run) <= 200 or not is_text(run):
+        raise InvalidInput(f"run: is {shown(run)}; give a name of 1 to 200 characters")
     if step is not None and (
         not isinstance(step, Integral) or isinstance(step, bool) or not 0 <= int(step) < 2**31
     ):
-        raise InvalidInput(f"step: is {step!r}; give a whole number from 0, or leave it out")
+        raise InvalidInput(f"step: is {shown(step)}; give a whole number from 0, or leave it out")

@@ -181,6 +181,7 @@ class RewardFuture:
             cause = _cause(meta)
             if not _is_final(meta, cause):
                 return cause
+            self._abandon()
             self.fail(BatchFailed(f"batch {self.batch_id} failed: {cause}"))
             return None
         try:
@@ -188,6 +189,8 @@ class RewardFuture:
         except MessageRefused as error:
             self.fail(error)
             return None
+        with contextlib.suppress(BackendUnavailable):
+            backend(*self._broker).settled(self.batch_id)
         failure = failure_of(batch, self._rules)
         if failure is not None:
             self.fail(failure)
@@ -218,7 +221,13 @@ class RewardFuture:
         """End with an error, and let the workers begin no further call for the batch."""
         with contextlib.suppress(BackendUnavailable):
             backend(*self._broker).end(self.batch_id, "failed", why)
+        self._abandon()
         self.fail(BatchFailed(f"batch {self.batch_id} {why}"))
+
+    def _abandon(self) -> None:
+        """Take the batch out of the backlog; with the broker away, it leaves when it expires."""
+        with contextlib.suppress(BackendUnavailable):
+            backend(*self._broker).abandon(self.batch_id)
 
     def fail(self, error: Exception) -> None:
         """End with an error, unless it has ended: `cancel` and the poller may meet here."""

@@ -1,55 +1,96 @@
-"""Assembles the groups of rollouts that arrive one by one; pure, time is handed in."""
+"""Names groups and their members alike in every process, and packs members for each other; pure."""
 
-from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any, Literal
 
-T = TypeVar("T")
+from oyer.tasks import payloads, token_ids
+from oyer.tasks.config import RewardConfig, plan_of
+from oyer.tasks.errors import BatchFailed
+from oyer.tasks.payloads import WIRE_VERSION, Rollout
 
 TimeoutPolicy = Literal["partial", "neutral", "error"]
 """What becomes of a group that is late: scored as far as it is there; scored without length
 terms; or an error for each of its rollouts."""
 
-GroupKey = tuple[str, str, int]
-"""Run, group id, group size."""
+Parts = tuple[bytes, bytes, bytes]
+"""Members as one process hands them to the others: ids, rollouts, and token ids or nothing."""
 
 
-@dataclass(frozen=True)
-class Gathering(Generic[T]):
-    """A group under assembly."""
-
-    key: GroupKey
-    due_at: float
-    """When it is taken as late, in seconds of the caller's clock."""
-    on_timeout: TimeoutPolicy
-    members: list[T] = field(default_factory=list)
+def plan_name(config: RewardConfig) -> str:
+    """Name what scores a rollout: what is scored differently is not gathered together."""
+    return _digest([WIRE_VERSION, plan_of(config)])
 
 
-class Groups(Generic[T]):
-    """The groups that one process is assembling."""
+def group_name(plan: str, run: str, group_id: str, size: int) -> str:
+    """Name a group over all processes and hosts."""
+    return _digest([plan, run, group_id, size])
 
-    def __init__(self) -> None:
-        self._open: dict[GroupKey, Gathering[T]] = {}
 
-    def add(
-        self, key: GroupKey, member: T, *, due_at: float, on_timeout: TimeoutPolicy
-    ) -> list[T] | None:
-        """Add a member; returns the whole group once it is complete.
+def identity_of(rollout: Rollout, run: str, step: int | None, *told_apart_by: Any) -> str:
+    """Name a rollout by where it belongs and all that scores it, over all processes and hosts.
 
-        The first member decides when the group is late and what happens then.
-        """
-        gathering = self._open.setdefault(key, Gathering(key, due_at, on_timeout))
-        gathering.members.append(member)
-        if len(gathering.members) < key[2]:
-            return None
-        return self._open.pop(key).members
+    Args:
+        rollout: as `submission.plain` gives it.
+        run: the training run.
+        step: the training step.
+        told_apart_by: whatever else makes two rollouts two.
+    """
+    place = [run, None if step is None else int(step), rollout.group_id, *told_apart_by]
+    said = [rollout.prompt, rollout.response, rollout.reference]
+    numbers = [rollout.base_score, rollout.correct, rollout.truncated, rollout.response_tokens]
+    return _digest([place, said, numbers])
 
-    def take_late(self, now: float) -> list[Gathering[T]]:
-        """Give up the groups whose time is over."""
-        late = [gathering for gathering in self._open.values() if gathering.due_at <= now]
-        for gathering in late:
-            del self._open[gathering.key]
-        return late
 
-    def next_due_at(self) -> float | None:
-        """When the next group is late; None without open groups."""
-        return min((gathering.due_at for gathering in self._open.values()), default=None)
+def pack(members: Mapping[str, Rollout], *, with_token_ids: bool) -> Parts:
+    """Pack members, by id, for whichever process will submit their group."""
+    rollouts = [replace(rollout, token_ids=None) for rollout in members.values()]
+    packed_ids = b""
+    if with_token_ids and all(rollout.token_ids is not None for rollout in members.values()):
+        packed_ids = token_ids.encode([token_ids.checked(r.token_ids) for r in members.values()])
+    return ",".join(members).encode(), payloads.encode_rollouts(rollouts), packed_ids
+
+
+def unpack(
+    ids: Sequence[str], parts: Iterable[Parts], known: Mapping[str, Rollout]
+) -> list[Rollout]:
+    """Return a group's rollouts, in the order of `ids`.
+
+    Args:
+        ids: the group's members.
+        parts: what the processes sent, in any order; a member sent twice counts once.
+        known: members that need no unpacking.
+
+    Raises:
+        BatchFailed: a member is missing.
+        MessageRefused: a part is of another version.
+    """
+    found = dict(known)
+    for names, rollouts, packed_ids in parts:
+        part_ids = names.decode().split(",")
+        if all(name in found for name in part_ids):
+            continue
+        rows = payloads.decode_rollouts(rollouts)
+        if packed_ids:
+            tokens = token_ids.decode([packed_ids])
+            rows = [
+                replace(
+                    row, token_ids=tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]].tolist()
+                )
+                for i, row in enumerate(rows)
+            ]
+        for name, row in zip(part_ids, rows, strict=True):
+            found.setdefault(name, row)
+    missing = [name for name in ids if name not in found]
+    if missing:
+        raise BatchFailed(
+            f"{len(missing)} of a group's {len(ids)} rollouts are no longer in Redis;"
+            " hand the group over again"
+        )
+    return [found[name] for name in ids]
+
+
+def _digest(value: Any) -> str:
+    return sha256(json.dumps(value, default=float).encode("utf-8", "replace")).hexdigest()[:32]

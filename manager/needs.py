@@ -6,6 +6,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from oyer.manager.wording import shown
 from oyer.tasks import token_ids
 from oyer.tasks.config import LengthConfig, RewardConfig
 from oyer.tasks.length_config import COUNTS, FLAGS, SPANS
@@ -13,6 +14,10 @@ from oyer.tasks.payloads import Rollout
 
 Need = Callable[[Rollout], str | None]
 """Names the field of a rollout that does not meet it, what is wrong and the fix; or None."""
+
+
+_MAX_NUMBER = 2**53
+"""Up to here every whole number is a float64 as well."""
 
 
 def needs_of(config: RewardConfig) -> list[Need]:
@@ -64,7 +69,7 @@ def _base_score(rollout: Rollout, who: str, *, positive: bool) -> str | None:
         return f"base_score: is missing; {who} judges by it"
     if positive and score is not None and score < 0:
         return (
-            f"base_score: is {score}; {who} needs scores of at least 0, or a lower score would turn"
+            f"base_score: is {shown(score)}; {who} needs scores of at least 0, or a lower score would turn"
             " its sign"
         )
     return None
@@ -82,7 +87,7 @@ def _token_ids(rollout: Rollout, who: str, *, required: bool) -> str | None:
 
 def _metadata(rollout: Rollout, who: str, *, name: str, key: str) -> str | None:
     value = rollout.metadata.get(key)
-    where = f"metadata[{key!r}]"
+    where = f"metadata[{shown(key)}]"
     if value is None:
         if name == "history_lengths":
             return None
@@ -91,8 +96,10 @@ def _metadata(rollout: Rollout, who: str, *, name: str, key: str) -> str | None:
         return None if isinstance(value, (bool, np.bool_)) else f"{where}: is true or false"
     whole = name in COUNTS | SPANS
     number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-    if not number or (name != "advantages" and value < 0):
-        return f"{where}: is {value!r}; give a {'whole ' if whole else ''}number from 0"
+    if not number or abs(value) > _MAX_NUMBER or (name != "advantages" and value < 0):
+        return (
+            f"{where}: is {shown(value)}; give a {'whole ' if whole else ''}number from 0 to 2^53"
+        )
     return None
 
 

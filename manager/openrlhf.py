@@ -8,6 +8,7 @@ OpenRLHF knows no missing reward: one becomes a number, and `oyer_missing` in `e
 
 import math
 import re
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -15,14 +16,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from celery.utils.log import get_logger
 
+from oyer.manager.adapting import check_fits
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score, without_reward
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidInput, InvalidRollout
 from oyer.tasks.payloads import Rollout
 from oyer.tasks.settings import load_config
+from oyer.tasks.statuses import Status
 
 log = get_logger(__name__)
 
@@ -62,10 +66,24 @@ def rollouts_of(
             prompt=prompt,
             response=response_of(query, prompt),
             group_id=sha256(prompt.encode("utf-8", "replace")).hexdigest()[:32],
-            reference=None if label is None else str(label),
+            reference=reference_of(label),
         )
         for query, prompt, label in zip(queries, prompts, labels, strict=True)
     ]
+
+
+def reference_of(label: Any) -> str | None:
+    """Write a label as the reference answer that the judge is shown.
+
+    Raises:
+        InvalidInput: it cannot be written, as a whole number of thousands of digits.
+    """
+    try:
+        return None if label is None else str(label)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(
+            f"label: cannot be written as text ({error}); send it as text"
+        ) from error
 
 
 def response_of(query: str, prompt: str) -> str:
@@ -78,16 +96,19 @@ def answer(scores: Sequence[Score], config: RewardConfig, stand_in: float = 0.0)
     """Say it in OpenRLHF's words: finite numbers, lists of one length.
 
     Returns:
-        `rewards`; `scores` in [0, 1] for dynamic filtering: the judge's score on its scale, or
-        the reward where nothing is judged; `extra_logs`.
+        `rewards`; `scores` in [0, 1] for dynamic filtering: where the judges' score stands on
+        their scales, 0 where the base score kept it from being judged, and the reward where no
+        judge is configured or its score is missing; `extra_logs`.
     """
     rewards = [missing_reward(score, stand_in) for score in scores]
-    low, high = config.judges[0].scale if config.judges else (0.0, 0.0)
+    low, high = _judges_scale(config)
     return {
         "rewards": rewards,
         "scores": [
             (score.judge_score - low) / (high - low)
             if math.isfinite(score.judge_score) and high > low
+            else 0.0
+            if score.status == Status.GATED
             else reward
             for score, reward in zip(scores, rewards, strict=True)
         ],
@@ -119,12 +140,20 @@ def reward_function(
         stand_in: the reward of a rollout without one.
 
     Raises:
-        InvalidConfig: a key of the configuration is wrong, or no broker is named.
+        InvalidConfig: a key of the configuration is wrong, no broker is named, or a length method
+            needs what OpenRLHF does not hand over.
     """
     if isinstance(config, (str, Path)):
         manager = RewardManager.from_file(config)
     else:
         manager = config if isinstance(config, RewardManager) else RewardManager(config)
+    check_fits(
+        manager.config,
+        who="OpenRLHF",
+        base_score=base_score is not None,
+        group_size=group_size,
+        how="group_size",
+    )
 
     def reward_func(
         queries: Sequence[str],
@@ -141,8 +170,12 @@ def reward_function(
                 for rollout, label in zip(rollouts, labels or [None] * len(rollouts), strict=True)
             ]
         rules = manager.config.reward
+        # OpenRLHF calls once for each sample, also for two of a group with one text.
+        sample_id = uuid.uuid4().hex if group_size else None
         try:
-            pending = manager.score_many(rollouts, run=run, group_size=group_size)
+            pending = manager.score_many(
+                rollouts, run=run, group_size=group_size, sample_id=sample_id
+            )
             scores = pending.collect(timeout_s, rules)
         except InvalidRollout as error:
             scores = [without_reward(error, rules)] * len(rollouts)
@@ -167,6 +200,16 @@ def reward_func(
 ) -> Answer:
     """Score rollouts as the configuration that `OYER_CONFIG` names says."""
     return _configured()(queries, prompts, labels)
+
+
+def _judges_scale(config: RewardConfig) -> tuple[float, float]:
+    """Lowest and highest of `Score.judge_score`, the weighted mean over judges."""
+    judges = [judge for judge in config.judges if judge.weight] or config.judges
+    weights = [abs(judge.weight) or 1.0 for judge in judges]
+    if not judges:
+        return 0.0, 0.0
+    low, high = np.average([judge.counted_scale for judge in judges], axis=0, weights=weights)
+    return float(low), float(high)
 
 
 def _finite(value: float) -> float:

@@ -1,7 +1,7 @@
 """One rollout's score as a trainer takes it: the same fields, whatever happened to it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from oyer.manager.batch import RewardBatch
@@ -58,14 +58,18 @@ class Score:
         return self.reward - self.unshaped_reward
 
 
-def scores_of(batch: RewardBatch) -> list[Score]:
-    """Take a batch apart, row by row."""
+def scores_of(batch: RewardBatch, rows: Iterable[int] | None = None) -> list[Score]:
+    """Take a batch apart, row by row.
+
+    Args:
+        rows: which rows; all when left out.
+    """
     return [
         Score(
             reward=float(batch.rewards[i]),
             unshaped_reward=float(batch.unshaped_rewards[i]),
             judge_score=float(batch.judge_scores[i]),
-            status=status,
+            status=(status := batch.statuses[i]),
             terms={name: float(term[i]) for name, term in batch.terms.items()},
             batch_id=batch.id,
             error=batch.first_errors.get(status),
@@ -73,7 +77,7 @@ def scores_of(batch: RewardBatch) -> list[Score]:
             history={name: float(values[i]) for name, values in batch.history.items()},
             kept=bool(batch.mask[i]) or not math.isfinite(batch.rewards[i]),
         )
-        for i, status in enumerate(batch.statuses)
+        for i in (range(len(batch.statuses)) if rows is None else rows)
     ]
 
 

@@ -10,6 +10,7 @@
 
 import os
 import statistics
+import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,6 +18,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
+from oyer.manager.adapting import Wanted
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score, without_reward
 from oyer.tasks.errors import InvalidRollout
@@ -40,9 +42,8 @@ async def custom_rm(args: Any, sample: Any, **_: Any) -> Any:
     """Score a sample, or each of a list; a number, or a dict under slime's `--reward-key`."""
     if isinstance(sample, Sequence):
         return await group_rm(args, sample)
-    return (await _scored(args, [sample], group_size=getattr(args, "n_samples_per_prompt", None)))[
-        0
-    ]
+    size = 1 if sample.group_index is None else getattr(args, "n_samples_per_prompt", None)
+    return (await _scored(args, [sample], group_size=size))[0]
 
 
 async def group_rm(args: Any, samples: Sequence[Any], **_: Any) -> list[Any]:
@@ -90,7 +91,10 @@ async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> 
     timeout_s = float(getattr(args, "oyer_timeout_s", TIMEOUT_S))
     stand_in = float(getattr(args, "oyer_missing_reward", 0.0))
     run = str(getattr(args, "oyer_run", "slime"))
-    rollouts = [_rollout(sample) for sample in samples]
+    wanted = Wanted.by(manager.config)
+    # slime numbers no groups in evaluation; what comes in one call belongs together.
+    unnumbered = uuid.uuid4().hex
+    rollouts = [_rollout(sample, wanted, unnumbered) for sample in samples]
     try:
         # A sample's index tells it from another of its group with the same text.
         identity = str(samples[0].index) if len(samples) == 1 else None
@@ -106,17 +110,20 @@ async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> 
     return rewards
 
 
-def _rollout(sample: Any) -> Rollout:
+def _rollout(sample: Any, wanted: Wanted, unnumbered: str) -> Rollout:
     metadata = sample.metadata or {}
+    length = sample.response_length
     status = str(getattr(sample.status, "value", sample.status))
     return Rollout(
         prompt=sample.prompt,
         response=sample.response,
-        group_id=None if sample.group_index is None else str(sample.group_index),
+        group_id=unnumbered if sample.group_index is None else str(sample.group_index),
         base_score=metadata.get("base_score"),
-        response_tokens=sample.response_length,
+        response_tokens=length,
+        token_ids=list(sample.tokens[len(sample.tokens) - length :]) if wanted.token_ids else None,
         truncated=status == "truncated",
         reference=None if sample.label is None else str(sample.label),
+        metadata=wanted.metadata_of(metadata),
     )
 
 

@@ -39,7 +39,7 @@ def prepare(
     rollouts: Sequence[Rollout], config: RewardConfig, *, run: str, step: int | None
 ) -> Submission:
     """Pack checked rollouts under a new batch id."""
-    rows = [_plain(rollout) for rollout in rollouts]
+    rows = [plain(rollout) for rollout in rollouts]
     in_flight = [
         endpoint.max_in_flight
         for name, endpoint in config.endpoints.items()
@@ -93,8 +93,11 @@ def _token_ids(
     return [token_ids.encode(rows[start : start + count]) for start, count in spans]
 
 
-def _plain(rollout: Rollout) -> Rollout:
-    """Drop numpy scalars, and take what is left out from what says it: `correct`, `token_ids`."""
+def plain(rollout: Rollout) -> Rollout:
+    """Drop numpy scalars, and take what is left out from what says it: `correct`, `token_ids`.
+
+    The token ids themselves are left out: they travel on their own.
+    """
     correct = None if rollout.correct is None else bool(rollout.correct)
     base = rollout.base_score
     if base is None and correct is not None:

@@ -10,30 +10,45 @@
 
 import asyncio
 import inspect
-import json
-import math
+import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from itertools import groupby
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from celery.utils.log import get_logger
 
+from oyer.manager import validation
+from oyer.manager.adapting import Wanted, compares
 from oyer.manager.client import RewardManager
 from oyer.manager.future import RewardFuture
 from oyer.manager.score import Score, scores_of, without_reward
+from oyer.manager.trl_data import (
+    UNREADABLE,
+    Texts,
+    are_spread,
+    group_ids,
+    in_place,
+    ranks,
+    shared_group_ids,
+    step_of,
+    tell,
+    text_of,
+)
 from oyer.tasks.config import RewardConfig
-from oyer.tasks.errors import InvalidInput, InvalidRollout
-from oyer.tasks.payloads import Message, Rollout
+from oyer.tasks.errors import InvalidConfig, InvalidInput, InvalidRollout
+from oyer.tasks.payloads import Rollout
 
 log = get_logger(__name__)
 
-Texts = Sequence[str | list[Message]]
 Rewards = list[float | None]
 
 TICKETS = "oyer_ticket"
 """The column in which a `rollout_func` hands over what `submit` gave it."""
+
+_NOWHERE = "-"
+"""Stands in a ticket for the place of a row that stayed behind."""
 
 
 def missing_reward(score: Score) -> float | None:
@@ -58,8 +73,8 @@ class RewardFunction:
 
         Args:
             config: a manager, its configuration, or the path of one.
-            num_generations: the trainer's; a group is that many rows of one prompt. Left out, it
-                is the neighbouring rows of one prompt.
+            num_generations: the trainer's; a group is that many rows of one prompt, also when
+                they are spread over ranks. Left out, it is the neighbouring rows of one prompt.
             base_score: a reward function as TRL takes it, sync or async; its rewards are the base
                 scores, None for a row that has none.
             reference: the dataset column that holds the reference answer for the judge.
@@ -76,6 +91,13 @@ class RewardFunction:
         else:
             self._manager = config if isinstance(config, RewardManager) else RewardManager(config)
         self._num_generations = num_generations
+        self._wanted = Wanted.by(self._manager.config)
+        self._compares = compares(self._manager.config)
+        if ranks() > 1 and self._compares and num_generations is None:
+            raise InvalidConfig(
+                "num_generations: is needed with several ranks, over which TRL may spread a group;"
+                " give the trainer's"
+            )
         self._base_score = base_score
         self._reference = reference
         self._run = run
@@ -83,7 +105,14 @@ class RewardFunction:
 
     def __call__(self, prompts: Texts, completions: Texts, **columns: Any) -> Rewards:
         """Score the rows of one call, as TRL hands them over."""
-        return asyncio.run(self.score(prompts, completions, **columns))
+        scoring = self.score(prompts, completions, **columns)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(scoring)
+        # A notebook trains on a thread whose loop is running already.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, scoring).result()
 
     async def score(self, prompts: Texts, completions: Texts, **columns: Any) -> Rewards:
         """Score the rows of one call without blocking the running event loop."""
@@ -92,18 +121,24 @@ class RewardFunction:
             tickets = [None] * len(prompts)
         scores: list[Score] = []
         try:
-            if None in tickets:
-                future = await self._submitted(prompts, completions, columns)
-                scores = scores_of(await asyncio.wait_for(future, self._timeout_s))
-            else:
+            if None not in tickets:
                 scores = await asyncio.wait_for(_redeemed(tickets), self._timeout_s)
+            else:
+                rollouts = await self._read(prompts, completions, columns)
+                step = step_of(columns)
+                if self._spread(prompts):
+                    scores = await self._with_otherranks(rollouts, step)
+                else:
+                    future, rows = await self._submitted(rollouts, step)
+                    found = scores_of(await asyncio.wait_for(future, self._timeout_s))
+                    scores = in_place(found, rows, len(rollouts))
         except InvalidRollout:
             raise  # a column or a setting is wrong, and would be in every step
         except Exception as error:  # noqa: BLE001 - sorted out by `without_reward`, or raised
             score = without_reward(error, self._manager.config.reward)
             log.warning("a batch has no rewards (%s): %s", score.status, score.error)
             scores = [score] * len(prompts)
-        _tell(scores, columns)
+        tell(scores, columns)
         return [missing_reward(score) for score in scores]
 
     async def submit(self, prompts: Texts, completions: Texts, **columns: Any) -> list[str]:
@@ -111,21 +146,81 @@ class RewardFunction:
 
         Returns:
             One ticket a row, to be returned as the extra field `oyer_ticket`.
-        """
-        ticket = (await self._submitted(prompts, completions, columns)).ticket
-        return [f"{ticket}#{i}" for i in range(len(prompts))]
 
-    async def _submitted(
+        Raises:
+            InvalidInput: groups are spread over ranks; only the reward function gathers those.
+        """
+        if self._spread(prompts):
+            raise InvalidInput(
+                "prompts: a group is spread over ranks; let per_device_train_batch_size ·"
+                " steps_per_generation be a multiple of num_generations to submit early"
+            )
+        rollouts = await self._read(prompts, completions, columns)
+        future, rows = await self._submitted(rollouts, step_of(columns))
+        places = {row: place for place, row in enumerate(rows)}
+        return [f"{future.ticket}#{places.get(i, _NOWHERE)}" for i in range(len(prompts))]
+
+    async def _read(
         self, prompts: Texts, completions: Texts, columns: Mapping[str, Any]
-    ) -> RewardFuture:
+    ) -> list[Rollout]:
         bases = [None] * len(prompts)
         if self._base_score is not None:
             given = self._base_score(prompts=prompts, completions=completions, **columns)
             bases = await given if inspect.isawaitable(given) else given
-        rollouts = self._rollouts(prompts, completions, bases, columns)
-        state = columns.get("trainer_state")
-        step = None if state is None else int(state.global_step)
-        return await asyncio.to_thread(self._manager.submit, rollouts, run=self._run, step=step)
+        return self._rollouts(prompts, completions, bases, columns)
+
+    async def _submitted(
+        self, rollouts: Sequence[Rollout], step: int | None
+    ) -> tuple[RewardFuture, Sequence[int]]:
+        """Submit the rows; also say which, since one that cannot be scored stays behind."""
+        submit = partial(self._manager.submit, run=self._run, step=step)
+        try:
+            return await asyncio.to_thread(submit, rollouts), range(len(rollouts))
+        except InvalidRollout as error:
+            rows = self._readable(rollouts, error)
+            return await asyncio.to_thread(submit, [rollouts[row] for row in rows]), rows
+
+    async def _with_otherranks(self, rollouts: Sequence[Rollout], step: int | None) -> list[Score]:
+        """Let the backend gather groups of which other ranks have the rest."""
+        rows: Sequence[int] = range(len(rollouts))
+        gather = partial(
+            self._manager.score_many,
+            run=self._run,
+            step=step,
+            group_size=self._num_generations,
+            # Two ranks' samples with one text are two.
+            sample_id=uuid.uuid4().hex,
+        )
+        try:
+            pending = await asyncio.to_thread(gather, rollouts)
+        except InvalidRollout as error:
+            rows = self._readable(rollouts, error)
+            pending = await asyncio.to_thread(gather, [rollouts[row] for row in rows])
+        config = self._manager.config
+        found = await pending.gather(self._timeout_s or config.deadline_s, config.reward)
+        return in_place(found, rows, len(rollouts))
+
+    def _spread(self, prompts: Texts) -> bool:
+        n = self._num_generations
+        return ranks() > 1 and n is not None and self._compares and are_spread(prompts, n)
+
+    def _readable(self, rollouts: Sequence[Rollout], first: InvalidRollout) -> list[int]:
+        """Name the rows that can be scored.
+
+        Raises:
+            InvalidRollout: none can, or the rules ask to be told.
+        """
+        rows = []
+        for row, rollout in enumerate(rollouts):
+            try:
+                validation.check([rollout], self._manager.config)
+                rows.append(row)
+            except InvalidRollout as error:
+                log.warning("row %d has no reward: %s", row, error)
+        if not rows:
+            raise first
+        without_reward(first, self._manager.config.reward)
+        return rows
 
     def _rollouts(
         self,
@@ -136,16 +231,22 @@ class RewardFunction:
     ) -> list[Rollout]:
         ids = columns.get("completion_ids")
         references = columns.get(self._reference) if self._reference else None
-        groups = group_ids(prompts, self._num_generations)
+        if self._spread(prompts):
+            groups = shared_group_ids(prompts, step_of(columns))
+        else:
+            groups = group_ids(prompts, self._num_generations)
         return [
             Rollout(
                 prompt=prompts[i],
-                response=_text(completions[i]),
+                response=text_of(completions[i]),
                 group_id=groups[i],
                 base_score=bases[i],
                 response_tokens=None if ids is None else len(ids[i]),
                 token_ids=None if ids is None else list(ids[i]),
                 reference=None if references is None else str(references[i]),
+                metadata=self._wanted.metadata_of(
+                    {key: columns[key][i] for key in self._wanted.metadata if key in columns}
+                ),
             )
             for i in range(len(prompts))
         ]
@@ -186,55 +287,15 @@ def reward_function(
     return oyer
 
 
-def group_ids(prompts: Texts, num_generations: int | None) -> list[str]:
-    """Name the group of each row: neighbouring rows of one prompt, `num_generations` at most."""
-    named: list[str] = []
-    for run, (_, rows) in enumerate(groupby(prompts)):
-        count = len(list(rows))
-        named += [f"{run}.{i // (num_generations or count)}" for i in range(count)]
-    return named
-
-
 async def _redeemed(tickets: Sequence[str]) -> list[Score]:
     """Collect what was submitted early, row by row."""
     places = [ticket.rpartition("#") for ticket in tickets]
-    if not all(ticket and row.isdecimal() for ticket, _, row in places):
+    if not all(ticket and (row == _NOWHERE or row.isdecimal()) for ticket, _, row in places):
         raise InvalidInput(f"{TICKETS}: holds what `submit` did not give; pass it on unchanged")
     batches = {
         ticket: scores_of(await RewardFuture.from_ticket(ticket))
         for ticket in dict.fromkeys(ticket for ticket, _, _ in places)
     }
-    return [batches[ticket][int(row)] for ticket, _, row in places]
-
-
-def _tell(scores: Sequence[Score], columns: Mapping[str, Any]) -> None:
-    """Log the terms: the same names on every rank and in every step."""
-    parts = {
-        "oyer/judge_score": [score.judge_score for score in scores],
-        "oyer/judge_term": [score.judge_term for score in scores],
-        "oyer/length_term": [score.length_term for score in scores],
-    }
-    log_metric, log_extra = columns.get("log_metric"), columns.get("log_extra")
-    if log_metric is not None:
-        for name, values in parts.items():
-            known = [value for value in values if math.isfinite(value)]
-            log_metric(name, float(np.mean(known)) if known else math.nan)
-        log_metric("oyer/missing", sum(not score.trainable for score in scores) / len(scores))
-    if log_extra is not None:
-        for name, values in parts.items():
-            log_extra(name, values)
-        log_extra("oyer/judge_status", [score.status for score in scores])
-
-
-def _text(completion: str | list[Message]) -> str:
-    """The policy's words: a text, or the contents and tool calls of its messages."""
-    if isinstance(completion, str):
-        return completion
-    parts = []
-    for message in completion:
-        content = message.get("content")
-        if content:
-            parts.append(content if isinstance(content, str) else json.dumps(content))
-        if message.get("tool_calls"):
-            parts.append(json.dumps(message["tool_calls"], ensure_ascii=False))
-    return "\n".join(parts)
+    return [
+        UNREADABLE if row == _NOWHERE else batches[ticket][int(row)] for ticket, _, row in places
+    ]

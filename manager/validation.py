@@ -1,6 +1,8 @@
 """Refuses rollouts that cannot be scored, naming the row and the field; pure."""
 
-from collections.abc import Sequence, Sized
+import contextlib
+from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Set as AbstractSet
 from numbers import Integral, Real
 from typing import Any
 
@@ -8,12 +10,18 @@ import numpy as np
 
 from oyer.manager.chunks import bytes_of
 from oyer.manager.needs import Need, needs_of
+from oyer.manager.wording import is_text, shown
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidRollout
 from oyer.tasks.payloads import Rollout
 
 _MAX_DEPTH = 64
 """Levels of nested lists and mappings in metadata and messages; the encoder bears about 250."""
+
+_MAX_GROUP_ID = 500
+"""Longest group id, in characters; the record has it in each row."""
+
+_ID_BYTES = 4
 
 _LARGEST_SCORE = float(np.finfo(np.float32).max)
 """Rewards are float32."""
@@ -42,7 +50,7 @@ def _problem(rollout: Any, config: RewardConfig, needs: Sequence[Need]) -> str |
         return f"__class__: is {type(rollout).__name__}; hand over oyer.manager.Rollout"
     return (
         _text_problem(rollout, config.max_rollout_bytes)
-        or _number_problem(rollout)
+        or _number_problem(rollout, config.max_rollout_bytes)
         or _flag_problem(rollout)
         or _need_problem(rollout, config, needs)
     )
@@ -92,41 +100,68 @@ def _nests_deeper(value: Any, levels: int) -> bool:
     return levels == 0 or any(_nests_deeper(item, levels - 1) for item in inner)
 
 
-def _number_problem(rollout: Rollout) -> str | None:
+def _number_problem(rollout: Rollout, max_bytes: int) -> str | None:
     score, tokens, ids = rollout.base_score, rollout.response_tokens, rollout.token_ids
-    if score is not None and (
-        # Written so that NaN, which compares as false, is refused.
-        not isinstance(score, Real) or isinstance(score, bool) or not abs(score) <= _LARGEST_SCORE
-    ):
-        return f"base_score: is {score!r}; give a finite number, or leave it out"
+    if score is not None and not _is_score(score):
+        return f"base_score: is {shown(score)}; give a finite number, or leave it out"
     if tokens is not None and (
         not isinstance(tokens, Integral) or isinstance(tokens, bool) or not 0 <= tokens < 2**31
     ):
-        return f"response_tokens: is {tokens!r}; give a count, or leave it out"
-    if ids is not None and (not isinstance(ids, Sized) or isinstance(ids, (str, bytes))):
+        return f"response_tokens: is {shown(tokens)}; give a count, or leave it out"
+    return None if ids is None else _ids_problem(ids, max_bytes)
+
+
+def _ids_problem(ids: Any, max_bytes: int) -> str | None:
+    count = None
+    if isinstance(ids, Sized) and not isinstance(ids, (str, bytes, AbstractSet, Mapping)):
+        # An array without dimensions has a length that raises.
+        with contextlib.suppress(TypeError):
+            count = len(ids)
+    if count is None:
         return "token_ids: is a sequence of the response's token ids, or None"
+    if _ID_BYTES * count > max_bytes:
+        return (
+            f"token_ids: are {count}, more than max_rollout_bytes = {max_bytes} holds at"
+            f" {_ID_BYTES} bytes each; shorten the response or raise the limit"
+        )
     return None
+
+
+def _is_score(value: Any) -> bool:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        # As float64 first: in a narrow type of numpy's, the comparison would overflow.
+        number = float(value)
+    except OverflowError:
+        return False
+    # NaN compares as false.
+    return abs(number) <= _LARGEST_SCORE
 
 
 def _flag_problem(rollout: Rollout) -> str | None:
     if rollout.correct is not None and not isinstance(rollout.correct, (bool, np.bool_)):
-        return f"correct: is {rollout.correct!r}; give True, False or None"
+        return f"correct: is {shown(rollout.correct)}; give True, False or None"
     if not isinstance(rollout.truncated, (bool, np.bool_)):
-        return f"truncated: is {rollout.truncated!r}; give True or False"
-    group_id = rollout.group_id
-    if group_id is not None and (not isinstance(group_id, (str, Integral)) or group_id == ""):
-        return f"group_id: is {group_id!r}; give the prompt's uid as text or a whole number"
-    if isinstance(group_id, str) and not _encodable(group_id):
-        return "group_id: holds a lone surrogate; it is no valid text"
+        return f"truncated: is {shown(rollout.truncated)}; give True or False"
+    return _group_problem(rollout.group_id)
+
+
+def _group_problem(group_id: Any) -> str | None:
+    if group_id is None:
+        return None
+    if isinstance(group_id, str):
+        if not is_text(group_id):
+            return "group_id: holds a lone surrogate; it is no valid text"
+        fits = 0 < len(group_id) <= _MAX_GROUP_ID
+    else:
+        fits = isinstance(group_id, Integral) and abs(int(group_id)) < 2**63
+    if not fits:
+        return (
+            f"group_id: is {shown(group_id)}; give the prompt's uid as text of 1 to"
+            f" {_MAX_GROUP_ID} characters, or a whole number below 2^63"
+        )
     return None
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _need_problem(rollout: Rollout, config: RewardConfig, needs: Sequence[Need]) -> str | None:

@@ -12,7 +12,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from oyer.manager.verl_data import (
     read_row,
 )
 from oyer.manager.verl_legacy import LengthPenaltyConfig, Resolved, resolve
+from oyer.tasks.config import RewardRules
 from oyer.tasks.errors import InvalidConfig
 from oyer.tasks.payloads import Rollout
 from oyer.tasks.statuses import NOT_CALLED
@@ -125,7 +126,7 @@ class LengthPenaltyRewardManager:
             check(rollouts, resolved.config)
             columns = prepare(rollouts, resolved.config, run=settings.run, step=None).columns
             batch = RewardBatch.of(_direct_scorer(settings).score(columns, rollouts))
-            return lambda timeout_s: _checked(batch, resolved)
+            return partial(_checked, batch, resolved.config.reward)
         return _manager(settings, resolved).submit(rollouts, run=settings.run).result
 
     def __getstate__(self) -> dict[str, Any]:
@@ -252,8 +253,9 @@ def _passed_through(data: Any, return_dict: bool) -> Any:
     }
 
 
-def _checked(batch: RewardBatch, resolved: Resolved) -> RewardBatch:
-    failure = failure_of(batch, resolved.config.reward)
+def _checked(batch: RewardBatch, rules: RewardRules, timeout_s: float | None) -> RewardBatch:
+    """Give a batch that was scored at once, as a future's `result` does."""
+    failure = failure_of(batch, rules)
     if failure is not None:
         raise failure
     return batch

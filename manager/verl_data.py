@@ -4,9 +4,12 @@ import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
-from oyer.tasks.errors import InvalidConfig
+import numpy as np
+
+from oyer.tasks.errors import InvalidConfig, InvalidRollout
 from oyer.tasks.payloads import Message
 
 ComputeScore = Callable[..., Any]
@@ -19,6 +22,8 @@ class VerlRow:
     prompt: str | list[Message]
     response: str
     response_tokens: int
+    token_ids: list[int] | None = None
+    """The response's, where they were asked for."""
     uid: str | None
     """The prompt's id; None where verl gave none."""
     data_source: Any
@@ -33,7 +38,14 @@ class VerlRow:
         return json.dumps(self.ground_truth, ensure_ascii=False, default=str)
 
 
-def read_row(data: Any, i: int, tokenizer: Any, reward_fn_key: str = "data_source") -> VerlRow:
+def read_row(
+    data: Any,
+    i: int,
+    tokenizer: Any,
+    reward_fn_key: str = "data_source",
+    *,
+    token_ids: bool = False,
+) -> VerlRow:
     """Decode row `i`: prompts are padded on the left, responses on the right."""
     prompts, responses = data.batch["prompts"][i], data.batch["responses"][i]
     mask = data.batch["attention_mask"][i]
@@ -51,6 +63,7 @@ def read_row(data: Any, i: int, tokenizer: Any, reward_fn_key: str = "data_sourc
         ),
         response=response.removesuffix(getattr(tokenizer, "eos_token", None) or ""),
         response_tokens=response_tokens,
+        token_ids=responses[:response_tokens].tolist() if token_ids else None,
         uid=None if uid is None else str(uid),
         data_source=extras.get(reward_fn_key),
         ground_truth=(extras.get("reward_model") or {}).get("ground_truth"),
@@ -69,8 +82,25 @@ def place(data: Any, rewards: Sequence[float]) -> Any:
 
 
 def base_score_of(result: Any) -> float:
-    """Read what a `compute_score` returned: a number, or a dict with `score`."""
-    return float(result.get("score", 0.0) if isinstance(result, Mapping) else result)
+    """Read what a `compute_score` returned: a number, or a dict with `score`.
+
+    Raises:
+        InvalidRollout: it is neither; nothing is taken for 0.
+    """
+    score: Any = result.get("score") if isinstance(result, Mapping) else result
+    try:
+        return float(score)
+    except (TypeError, ValueError) as error:
+        raise InvalidRollout(
+            f"compute_score: returned {result!r}; return a number, or a dict with a number under"
+            " `score`"
+        ) from error
+
+
+def accuracy_of(result: Any, base_score: float) -> float:
+    """Read `acc` of a dict that `compute_score` returned; the base score where there is none."""
+    given = result.get("acc") if isinstance(result, Mapping) else None
+    return float(given) if isinstance(given, (Real, np.bool_)) else base_score
 
 
 def default_compute_score() -> ComputeScore:

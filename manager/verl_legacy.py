@@ -33,7 +33,7 @@ class LengthPenaltyConfig:
     api_endpoint: str | None = None
     """`…/v1/chat/completions` or `…/v1`; without one there is no judge on this machine."""
     max_concurrent_requests: int = 10
-    """Calls under way at once."""
+    """Calls under way at once on this machine; elsewhere the workers' `max_in_flight` counts."""
     reward_coefficient: float = 1.0
     """What one point of the judge's score adds to the reward."""
     penalty_scale: float = 1.0
@@ -103,6 +103,7 @@ def resolve(settings: LengthPenaltyConfig) -> Resolved:
     if settings.use_async_io and broker_url is not None:
         endpoint = _remote_endpoint(settings, base)
         _refuse_key(settings, base, endpoint)
+        _refuse_another_url(settings, base, endpoint)
         mode: Literal["direct", "local", "remote"] = "remote"
         endpoints = {}
     else:
@@ -154,6 +155,23 @@ def _refuse_key(settings: LengthPenaltyConfig, base: RewardConfig, endpoint: str
     )
 
 
+def _refuse_another_url(
+    settings: LengthPenaltyConfig, base: RewardConfig, endpoint: str | None
+) -> None:
+    known = base.endpoints.get(endpoint or "")
+    if settings.api_endpoint is None or known is None:
+        return
+    if _base_url(settings.api_endpoint) not in [server.url for server in known.servers]:
+        raise InvalidConfig(
+            f"length_penalty_config.api_endpoint: is not where endpoints.{endpoint} of the workers"
+            " is; leave it out, or name with `endpoint` the one that is meant"
+        )
+
+
+def _base_url(api_endpoint: str) -> str:
+    return api_endpoint.rstrip("/").removesuffix(_COMPLETIONS)
+
+
 def _own_endpoint(settings: LengthPenaltyConfig) -> dict[str, Any]:
     if settings.api_endpoint is None:
         if settings.api_key or settings.api_key_env:
@@ -164,7 +182,7 @@ def _own_endpoint(settings: LengthPenaltyConfig) -> dict[str, Any]:
         return {}
     return {
         _ENDPOINT_NAME: {
-            "base_url": settings.api_endpoint.rstrip("/").removesuffix(_COMPLETIONS),
+            "base_url": _base_url(settings.api_endpoint),
             "api_key_env": KEY_VARIABLE if settings.api_key else settings.api_key_env,
             "max_in_flight": settings.max_concurrent_requests,
         }

@@ -7,7 +7,6 @@
 import asyncio
 import inspect
 import math
-import time
 import uuid
 from collections.abc import Mapping
 from functools import partial
@@ -17,17 +16,19 @@ from celery.utils.log import get_logger
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from oyer.manager import client
+from oyer.manager.adapting import Wanted
 from oyer.manager.groups import TimeoutPolicy
 from oyer.manager.score import Score, without_reward
 from oyer.manager.verl_data import (
     ComputeScore,
     VerlRow,
+    accuracy_of,
     base_score_of,
     default_compute_score,
     place,
     read_row,
 )
-from oyer.tasks.errors import InvalidConfig, InvalidRollout, MissingScores
+from oyer.tasks.errors import InvalidConfig, InvalidRollout, MissingScores, OyerError
 from oyer.tasks.payloads import Rollout
 from oyer.tasks.settings import explain, load_config
 
@@ -51,20 +52,28 @@ class VerlOptions(BaseModel):
     """The reward of a rollout without one: its base score, a number, or `raise`."""
     group_size: int | None = Field(None, ge=1)
     """Rollouts of one prompt; `actor_rollout_ref.rollout.n` when left out."""
+    validation_splits: tuple[str, ...] = ("test", "val", "validation")
+    """Rows whose `extra_info.split` is one of these come in groups of `rollout.val_kwargs.n`: verl
+    does not say which rollouts it validates with."""
     group_timeout_s: float = Field(60.0, gt=0)
     """How long a group waits for its last rollout, in seconds."""
     on_group_timeout: TimeoutPolicy = "partial"
     """What becomes of a late group's length terms."""
 
 
-def missing_reward(base_score: float, on_missing: OnMissing) -> float:
+def missing_reward(score: Score, base_score: float, on_missing: OnMissing) -> float:
     """Return the reward of a rollout without one: verl's advantages bear neither NaN nor None.
 
     Raises:
         MissingScores: the option is `raise`.
     """
+    if score.trainable:
+        return score.reward
     if on_missing == "raise":
-        raise MissingScores("a rollout has no reward, and reward_kwargs.oyer.on_missing is `raise`")
+        raise MissingScores(
+            f"a rollout has no reward ({score.status}: {score.error}), and"
+            " reward_kwargs.oyer.on_missing is `raise`"
+        )
     if on_missing == "base_score":
         return base_score if math.isfinite(base_score) else 0.0
     return float(on_missing)
@@ -91,6 +100,7 @@ class RewardManager:
         self.tokenizer = tokenizer
         self.compute_score = compute_score or default_compute_score()
         self._group_size = self.options.group_size or _at(config, "actor_rollout_ref.rollout.n")
+        self._validation_size = _at(config, "actor_rollout_ref.rollout.val_kwargs.n") or 1
         self._router = (
             {}
             if reward_router_address is None
@@ -103,6 +113,7 @@ class RewardManager:
         self.manager = client.RewardManager(
             inline if isinstance(inline, dict) else load_config(inline)
         )
+        self._wanted = Wanted.by(self.manager.config)
 
     async def run_single(self, data: Any) -> dict[str, Any]:
         """Score one trajectory; of several rows, the last.
@@ -114,20 +125,21 @@ class RewardManager:
             MissingScores: there is no reward, and the options or the reward rules say `raise`.
         """
         last = data[-1:]
-        started = time.monotonic()
-        base = math.nan
+        base, accuracy = math.nan, math.nan
+        limit = asyncio.timeout(self.options.timeout_s)
         try:
-            async with asyncio.timeout(self.options.timeout_s):
-                row = await _in_thread(read_row, last, 0, self.tokenizer)
+            async with limit:
+                row = await _in_thread(self._read, last)
                 result = await self._computed(row)
                 base = base_score_of(result)
-                score = await self.manager.score(_rollout(row, base), **self._where(last))
+                accuracy = accuracy_of(result, base)
+                score = await self.manager.score(self._rollout(row, base), **self._where(row, last))
         except Exception as error:  # noqa: BLE001 - one row's failure would end verl's whole step
-            score = self._failed(error, time.monotonic() - started)
-        reward = score.reward
-        if not score.trainable:
-            reward = missing_reward(base, self.options.on_missing)
-        return {"reward_score": reward, "reward_extra_info": _extra_info(score, base)}
+            score = self._failed(error, expired=limit.expired())
+        return {
+            "reward_score": missing_reward(score, base, self.options.on_missing),
+            "reward_extra_info": _extra_info(score, base, accuracy),
+        }
 
     @classmethod
     def assemble_rm_scores(cls, data: Any, scores: list[float]) -> Any:
@@ -152,47 +164,64 @@ class RewardManager:
         except Exception as error:
             raise InvalidRollout(f"compute_score raised {error!r}; repair it") from error
 
-    def _where(self, data: Any) -> Any:
-        steps = data.non_tensor_batch.get("global_steps")
-        step = None if steps is None else int(steps[0])
+    def _read(self, data: Any) -> VerlRow:
+        return read_row(data, 0, self.tokenizer, token_ids=self._wanted.token_ids)
+
+    def _rollout(self, row: VerlRow, base: float) -> Rollout:
+        return Rollout(
+            prompt=row.prompt,
+            response=row.response,
+            group_id=row.uid if row.uid is not None else uuid.uuid4().hex,
+            base_score=base,
+            response_tokens=row.response_tokens,
+            token_ids=row.token_ids,
+            reference=row.reference,
+            metadata=self._wanted.metadata_of(row.extra_info),
+        )
+
+    def _where(self, row: VerlRow, data: Any) -> Any:
+        columns = data.non_tensor_batch
+        step = int(columns["global_steps"][0]) if "global_steps" in columns else None
+        # The V1 trainer numbers the samples of a prompt; else two with one text are two.
+        sample = columns["session_id"][0] if "session_id" in columns else uuid.uuid4().hex
         return {
             "run": self.options.run,
             "step": step if step is None or step >= 0 else None,
-            "group_size": self._group_size if "uid" in data.non_tensor_batch else 1,
-            # verl hands each rollout over once: two with one text are two.
-            "sample_id": uuid.uuid4().hex,
+            "group_size": self._size_of_group(row),
+            "sample_id": str(sample),
             "group_timeout_s": self.options.group_timeout_s,
             "on_group_timeout": self.options.on_group_timeout,
         }
 
-    def _failed(self, error: Exception, after_s: float) -> Score:
-        rules = self.manager.config.reward
-        if isinstance(error, TimeoutError):
-            error = TimeoutError(f"no reward within {after_s:.1f} s (reward_kwargs.oyer.timeout_s)")
-        score = without_reward(error, rules)
+    def _size_of_group(self, row: VerlRow) -> int | None:
+        if row.uid is None:
+            return 1
+        if row.extra_info.get("split") in self.options.validation_splits:
+            return int(self._validation_size)
+        return self._group_size
+
+    def _failed(self, error: Exception, *, expired: bool) -> Score:
+        if expired:
+            error = TimeoutError(
+                f"no reward within {self.options.timeout_s:g} s (reward_kwargs.oyer.timeout_s)"
+            )
+        elif not isinstance(error, (OyerError, TimeoutError)):
+            log.error("a rollout could not be read", exc_info=error)
+            error = InvalidRollout(f"reading it raised {error!r}")
+        score = without_reward(error, self.manager.config.reward)
         log.warning("a rollout has no reward (%s): %s", score.status, score.error)
         return score
 
 
-def _rollout(row: VerlRow, base: float) -> Rollout:
-    return Rollout(
-        prompt=row.prompt,
-        response=row.response,
-        group_id=row.uid if row.uid is not None else uuid.uuid4().hex,
-        base_score=base,
-        response_tokens=row.response_tokens,
-        reference=row.reference,
-    )
-
-
-def _extra_info(score: Score, base: float) -> dict[str, Any]:
+def _extra_info(score: Score, base: float, accuracy: float) -> dict[str, Any]:
     return {
-        "acc": base,
+        "acc": accuracy,
         "base_score": base,
         "judge_score": score.judge_score,
         "judge_term": score.judge_term,
         "length_term": score.length_term,
-        "judge_status": score.status,
+        "unshaped_reward": score.unshaped_reward,
+        "judge_status": str(score.status),
         "has_reward": score.trainable,
     }
 

@@ -1,13 +1,15 @@
 """The ASGI app: routes, who may ask, and what an error is answered with."""
 
+import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
 
 import redis
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
@@ -21,7 +23,10 @@ from oyer.server.settings import ServerSettings
 from oyer.tasks import names, presence
 from oyer.tasks.settings import explain
 
-Scorer = Callable[[bytes, Mapping[str, str]], "Awaitable[Reply]"]
+CLIENT_CLOSED_REQUEST = 499
+"""What servers log in place of an answer that nobody waits for."""
+
+Scorer = Callable[[bytes, Mapping[str, str], int], "Awaitable[Reply]"]
 
 
 def create_app(manager: RewardManager, settings: ServerSettings | None = None) -> Starlette:
@@ -67,11 +72,17 @@ async def _scored(
         body = await read_body(request, settings.max_body_bytes)
         query = dict(request.query_params)
         named = hashlib.sha256(f"{request.url.path}?{sorted(query.items())}\n".encode() + body)
+        with replies.asking(named.hexdigest()) as copy:
 
-        async def make() -> Reply:
-            return await scorer(body, query)
+            async def make() -> Reply:
+                return await scorer(body, query, copy)
 
-        reply = await replies.get(named.hexdigest(), make)
+            reply = await _while_connected(
+                request, replies.get(f"{named.hexdigest()} {copy}", make)
+            )
+    except ClientDisconnect:
+        # Nobody reads this; without it, the server's log would speak of a fault of its own.
+        return _error(400, "the body ended before its announced length: send it again")
     except RefusedError as error:
         shown = {"WWW-Authenticate": "Bearer"} if error.status_code == 401 else None
         return _error(error.status_code, str(error), shown)
@@ -81,6 +92,28 @@ async def _scored(
         return _error(422, str(error))
     retry = {"Retry-After": "1"} if reply.status_code == 503 else None
     return JSONResponse(reply.content, status_code=reply.status_code, headers=retry)
+
+
+async def _while_connected(request: Request, answer: Coroutine[Any, Any, Reply]) -> Reply:
+    """Wait for an answer for as long as the client does.
+
+    Raises:
+        RefusedError: the client hung up; what it asked for goes on.
+    """
+    answering, hung_up = asyncio.create_task(answer), asyncio.create_task(_hung_up(request))
+    try:
+        await asyncio.wait({answering, hung_up}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise RefusedError(CLIENT_CLOSED_REQUEST, "the client hung up")
+        return answering.result()
+    finally:
+        answering.cancel()
+        hung_up.cancel()
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _error(status_code: int, message: str, headers: dict[str, str] | None = None) -> Response:

@@ -1,10 +1,12 @@
 """Answers by the content of their requests, so that a client's retry joins or reads the first."""
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 KEEP_S = 900.0
@@ -34,6 +36,24 @@ class Replies:
         self._under_way: dict[str, asyncio.Task[Reply]] = {}
         self._kept: OrderedDict[str, tuple[float, Reply]] = OrderedDict()
         self._rollouts = 0
+        self._asking: dict[str, set[int]] = {}
+
+    @contextlib.contextmanager
+    def asking(self, key: str) -> Iterator[int]:
+        """Number the clients that wait for one content at once, from 0.
+
+        Two that wait are two samples with one text; one that hung up and asks again has the
+        number that it left, and joins what it began.
+        """
+        numbers = self._asking.setdefault(key, set())
+        number = next(n for n in count() if n not in numbers)
+        numbers.add(number)
+        try:
+            yield number
+        finally:
+            numbers.discard(number)
+            if not numbers:
+                self._asking.pop(key, None)
 
     async def get(self, key: str, make: Callable[[], Coroutine[Any, Any, Reply]]) -> Reply:
         """Return the answer to `key`, made once however often it is asked for."""

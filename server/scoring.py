@@ -5,11 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from oyer.manager import OyerError, RewardManager, Rollout, openrlhf
-from oyer.manager.score import Score
+from oyer.manager import InvalidRollout, OyerError, RewardManager, Rollout, openrlhf
+from oyer.manager.adapting import check_fits
+from oyer.manager.score import Score, without_reward
 from oyer.server.replies import Reply
 from oyer.server.schemas import GetRewardRequest, RemoteRequest, ScoreAnswer, ScoreRequest
 from oyer.server.settings import ServerSettings
+
+GROUP_SHARE = 0.6
+"""Part of the time for an answer that a group may wait for its last rollout."""
 
 Worded = Callable[[list[Score]], Any]
 
@@ -21,29 +25,29 @@ class Scoring:
         self._manager = manager
         self._settings = settings
 
-    async def score(self, body: bytes, query: Mapping[str, str]) -> Reply:
+    async def score(self, body: bytes, query: Mapping[str, str], copy: int) -> Reply:
         """`POST /v1/score`: a batch, in whole groups or, with `group_size`, in parts."""
         request = ScoreRequest.model_validate_json(body)
         rollouts = [item.rollout() for item in request.rollouts]
         where = {
+            **self._where(request.group_size, copy),
             "run": request.run or self._settings.run,
             "step": request.step,
-            "group_size": request.group_size,
         }
         return await self._reply(
             rollouts, where, lambda scores: ScoreAnswer.of(scores).model_dump(mode="json")
         )
 
-    async def get_reward(self, body: bytes, query: Mapping[str, str]) -> Reply:
+    async def get_reward(self, body: bytes, query: Mapping[str, str], copy: int) -> Reply:
         """`POST /get_reward`: OpenRLHF's remote reward model."""
         request = GetRewardRequest.model_validate_json(body)
         rollouts = openrlhf.rollouts_of(request.query, request.prompts, request.labels)
         config, stand_in = self._manager.config, self._settings.stand_in
-        return await self._reply(
-            rollouts, self._alone(), lambda scores: openrlhf.answer(scores, config, stand_in)
+        return await self._reply_alone(
+            rollouts, copy, lambda scores: openrlhf.answer(scores, config, stand_in)
         )
 
-    async def remote_rm(self, body: bytes, query: Mapping[str, str]) -> Reply:
+    async def remote_rm(self, body: bytes, query: Mapping[str, str], copy: int) -> Reply:
         """`POST /rm`: slime's `remote_rm`; `?key=NAME` asks for a dict with the reward under it."""
         request = RemoteRequest.model_validate_json(body)
         prompt = request.prompt if isinstance(request.prompt, str) else json.dumps(request.prompt)
@@ -51,9 +55,9 @@ class Scoring:
             prompt=request.prompt,
             response=request.response,
             group_id=sha256(prompt.encode("utf-8", "replace")).hexdigest()[:32],
-            reference=None if request.label is None else str(request.label),
+            reference=openrlhf.reference_of(request.label),
         )
-        return await self._reply([rollout], self._alone(), lambda s: self._rm(s[0], query))
+        return await self._reply_alone([rollout], copy, lambda s: self._rm(s[0], query))
 
     def _rm(self, score: Score, query: Mapping[str, str]) -> Any:
         reward = openrlhf.missing_reward(score, self._settings.stand_in)
@@ -67,14 +71,34 @@ class Scoring:
             query["key"]: reward,
         }
 
-    def _alone(self) -> dict[str, Any]:
-        """Where a rollout belongs whose protocol says nothing about it."""
+    async def _reply_alone(self, rollouts: Sequence[Rollout], copy: int, worded: Worded) -> Reply:
+        """Score rollouts whose protocol says nothing but their texts.
+
+        A text that cannot be scored is answered like a missing score: the clients would only ask
+        for it again, and then train on without a reward.
+
+        Raises:
+            InvalidConfig: under this configuration none of them could be scored.
+        """
+        size = self._settings.group_size
+        config = self._manager.config
+        check_fits(config, who="the client", base_score=False, group_size=size, how="--group-size")
+        try:
+            return await self._reply(rollouts, self._where(size, copy), worded)
+        except InvalidRollout as error:
+            scores = [without_reward(error, config.reward)] * len(rollouts)
+            return Reply(content=worded(scores), complete=False, rollouts=len(rollouts))
+
+    def _where(self, group_size: int | None, copy: int) -> dict[str, Any]:
+        """Where rollouts belong that are part of a group, if they are."""
         settings = self._settings
-        return {
-            "run": settings.run,
-            "group_size": settings.group_size,
-            "group_timeout_s": settings.group_timeout_s,
-        }
+        where: dict[str, Any] = {"run": settings.run, "group_size": group_size}
+        if group_size is not None:
+            # In time for an answer with the length terms of those that are there.
+            limit_s = GROUP_SHARE * settings.timeout_s
+            where["group_timeout_s"] = min(settings.group_timeout_s, limit_s)
+            where["sample_id"] = str(copy)
+        return where
 
     async def _reply(
         self, rollouts: Sequence[Rollout], where: Mapping[str, Any], worded: Worded

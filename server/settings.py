@@ -30,7 +30,7 @@ class ServerSettings:
     group_size: int | None = None
     """Samples of one prompt; gathers the rollouts of a prompt that arrive in single requests."""
     group_timeout_s: float = 60.0
-    """How long such a group waits for its last rollout, in seconds."""
+    """How long such a group waits for its last rollout, in seconds; a part of `timeout_s` at most."""
     run: str = "http"
     """The training run that the record files rollouts under, unless a request names one."""
     max_body_bytes: int = MAX_BODY_BYTES

@@ -94,6 +94,10 @@ def make_app(
         result_extended=False,
         task_store_errors_even_if_ignored=True,
         worker_send_task_events=False,
+        # What is no message of ours would end the worker in Celery's own consumer.
+        worker_consumer="oyer.tasks.strangers:ConsumerOfOurs",
+        # Any Celery program on the same Redis could stop the workers by it; nothing here uses it.
+        worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         enable_utc=True,

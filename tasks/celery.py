@@ -47,9 +47,9 @@ app = _worker_app()
 
 
 @app.task(name=names.JUDGE_TASK, shared=False, ignore_result=True)
-def judge_chunk(*, v: int, batch_id: str, chunk: int) -> dict[str, Any]:
+def judge_chunk(*none: Any, **message: Any) -> dict[str, Any]:
     """Judge one chunk of a batch; returns a verdict for every rollout of it."""
-    _check_version(v)
+    batch_id, chunk = _read(message, none, "chunk")
     from oyer.tasks.judge import judge_chunk as body
 
     try:
@@ -59,47 +59,65 @@ def judge_chunk(*, v: int, batch_id: str, chunk: int) -> dict[str, Any]:
 
 
 @app.task(name=names.LENGTH_TASK, shared=False, ignore_result=True)
-def length_batch(parts: list[dict[str, Any]] | None = None, *, v: int, batch_id: str) -> Any:
+def length_batch(parts: Any = None, *none: Any, **message: Any) -> Any:
     """Compute the length terms of a batch, beside the judges or from what they said."""
-    _check_version(v)
+    (batch_id,) = _read(message, none)
     from oyer.tasks.length import length_batch as body
 
     return body(batch_id, parts)
 
 
 @app.task(name=names.COMBINE_TASK, shared=False)
-def combine_batch(parts: list[dict[str, Any]], *, v: int, batch_id: str) -> dict[str, Any]:
+def combine_batch(parts: Any = None, *none: Any, **message: Any) -> dict[str, Any]:
     """Combine verdicts and length terms into rewards, and put them on record."""
-    _check_version(v)
+    (batch_id,) = _read(message, none)
     from oyer.tasks.combine import combine_batch as body
 
     return body(batch_id, parts)
 
 
 @app.task(name=names.RECALL_TASK, shared=False)
-def recall_batch(*, v: int, batch_id: str) -> dict[str, Any]:
+def recall_batch(*none: Any, **message: Any) -> dict[str, Any]:
     """Return a batch's rewards from the record."""
-    _check_version(v)
+    (batch_id,) = _read(message, none)
     from oyer.tasks.recall import recall_batch as body
 
     return body(batch_id)
 
 
 @app.task(name=names.END_TASK, shared=False, ignore_result=True)
-def end_batch(*, v: int, batch_id: str) -> None:
+def end_batch(*none: Any, **message: Any) -> None:
     """Put on record that a batch was cancelled or given up."""
-    _check_version(v)
+    (batch_id,) = _read(message, none)
     from oyer.tasks.ending import end_batch as body
 
     body(batch_id)
 
 
-def _check_version(version: int) -> None:
+def _read(message: dict[str, Any], further: tuple[Any, ...], *counts: str) -> list[Any]:
+    """Read what a message says: the batch's id, and the numbers named.
+
+    Raises:
+        MessageRefused: another version of Oyer wrote it, or another program.
+    """
+    version = message.get("v")
     if version != WIRE_VERSION:
         raise MessageRefused(
-            f"message of version {version}; this worker reads version {WIRE_VERSION}:"
+            f"message of version {version!r:.40}; this worker reads version {WIRE_VERSION}:"
             " upgrade the older side"
         )
+    fields = ("batch_id", *counts)
+    values = [message.get(name) for name in fields]
+    if (
+        further
+        or message.keys() != {"v", *fields}
+        or not isinstance(values[0], str)
+        or not all(type(value) is int and value >= 0 for value in values[1:])
+    ):
+        raise MessageRefused(
+            f"message does not hold {', '.join(fields)} and nothing else: it is not of Oyer"
+        )
+    return values
 
 
 @setup_logging.connect

@@ -1,6 +1,7 @@
 """The chord's callback: verdicts and length terms become rewards, on record before they return.
 
-It takes parts in any order, more than once, and reads from the record what is missing.
+It takes parts in any order and more than once, reads verdicts that did not arrive from the record,
+and logs each of these. What is nowhere fails the batch, which is then submitted again.
 """
 
 from collections.abc import Mapping
@@ -11,12 +12,21 @@ import numpy as np
 from celery.utils.log import get_logger
 
 from oyer.models import history, record
-from oyer.models.rows import BatchKey, RewardRow, StoredReward, Usage
+from oyer.models.rows import BatchKey, RewardRow, StoredJudgement, StoredReward, Usage
+from oyer.models.store import reading
 from oyer.tasks import process
 from oyer.tasks.compose import Composed, compose, missing, verdicts_of
 from oyer.tasks.errors import BatchFailed
+from oyer.tasks.judging.verdicts import fine_rows, recorded_part
 from oyer.tasks.outcome import Float32s, Outcome
-from oyer.tasks.parts import Floats, JudgePart, LengthPart, check_chunks, read_parts
+from oyer.tasks.parts import (
+    Floats,
+    JudgePart,
+    LengthPart,
+    check_parts,
+    missing_chunks,
+    read_parts,
+)
 from oyer.tasks.patience import patiently
 from oyer.tasks.payloads import Columns, Manifest
 from oyer.tasks.plan import Plan, read_plan
@@ -39,15 +49,46 @@ def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
     exchange = process.exchange()
     manifest, columns = exchange.manifest(batch_id), exchange.columns(batch_id)
     plan = read_plan(manifest)
-    judge_parts, length_part = read_parts(parts)
-    check_chunks(manifest, judge_parts)
-    if plan.length and length_part is None:
+    arrived = read_parts(parts)
+    for remark in arrived.remarks:
+        log.warning("batch %s: %s", batch_id, remark)
+    judge_parts = {**arrived.judges, **_recorded_parts(manifest, plan, arrived.judges)}
+    check_parts(manifest, judge_parts, arrived.length)
+    if plan.length and arrived.length is None:
         raise BatchFailed(f"batch {batch_id}: its length terms did not arrive")
-    composed = _compose(plan, columns, judge_parts, length_part)
-    outcome = _outcome(batch_id, composed, judge_parts, length_part or LengthPart())
+    composed = _compose(plan, columns, judge_parts, arrived.length)
+    outcome = _outcome(batch_id, composed, judge_parts, arrived.length or LengthPart())
     recorded = _record(manifest, outcome, exchange.ending(batch_id))
     exchange.discard(manifest)
     return recorded.to_wire()
+
+
+def _recorded_parts(
+    manifest: Manifest, plan: Plan, arrived: Mapping[int, JudgePart]
+) -> dict[int, JudgePart]:
+    """Read the chunks that did not arrive from the record, as far as it holds them whole."""
+    late = missing_chunks(manifest, arrived)
+    if not late:
+        return {}
+
+    def read() -> list[StoredJudgement]:
+        with reading(process.engine()) as conn:
+            return history.judgements_of(conn, manifest.batch_id)
+
+    rows = fine_rows(patiently(read))
+    spans = {k: manifest.chunks[k] for k in late}
+    found = {
+        k: part
+        for k, (start, count) in spans.items()
+        if (part := recorded_part(k, range(start, start + count), plan.judges, rows))
+    }
+    log.warning(
+        "batch %s: chunks %s did not arrive; %s read from the record",
+        manifest.batch_id,
+        late,
+        "all" if len(found) == len(late) else f"{sorted(found)} of them",
+    )
+    return found
 
 
 def _compose(
@@ -139,6 +180,7 @@ def _record(manifest: Manifest, outcome: Outcome, ending: tuple[str, str] | None
         log.warning("batch %s: %d of %d without a score", manifest.batch_id, gaps, len(rows))
     if not stored:
         return outcome
+    log.warning("batch %s: has rewards on record already, which stand", manifest.batch_id)
     return recorded_outcome(outcome.batch_id, stored, outcome.usage, outcome.first_errors)
 
 

@@ -17,12 +17,15 @@ from pydantic import (
 
 from oyer.tasks.conditions import Condition
 from oyer.tasks.judge_config import (
+    MAX_TIME_S,
+    MAX_USD,
     BaseUrl,
     EndpointConfig,
     Fallback,
     JudgeConfig,
     Price,
     Section,
+    names_host,
     no_key_value,
 )
 from oyer.tasks.length_config import LengthConfig, check_lengths, check_source, follows_judges
@@ -100,7 +103,7 @@ class RewardRules(Section):
 class Budget(Section):
     """What a run may spend on its judges, over all of its batches, workers and hosts."""
 
-    usd: float = Field(gt=0, allow_inf_nan=False)
+    usd: float = Field(gt=0, le=MAX_USD)
     """Judgements that would pass this are `over_budget`, in US dollars."""
     soft_fraction: float = Field(default=0.8, gt=0, le=1)
     """From this part of `usd` on, each judge is asked for one sample only."""
@@ -131,18 +134,22 @@ class BrokerConfig(Section):
 
     url: str | None = Field(default=None, pattern=r"^rediss?://", repr=False)
     """`redis://host:6379/0`; none starts an embedded server in `oyer up` and local mode."""
-    result_expires_s: int = Field(default=86_400, ge=600)
+    result_expires_s: int = Field(default=86_400, ge=600, le=int(MAX_TIME_S))
     """How long payloads and results stay in Redis, in seconds."""
-    max_backlog_bytes: int = Field(default=2**30, ge=2**20)
+    max_backlog_bytes: int = Field(default=2**30, ge=2**20, le=2**50)
     """Payloads of batches under way, packed, beyond which `submit` refuses, in bytes."""
     signing: SigningConfig | None = None
     """Sign messages and results; null trusts whoever reaches Redis (docs/security.md)."""
 
     @field_validator("url")
     @classmethod
-    def _states_its_certificates(cls, url: str | None) -> str | None:
-        if url is not None and url.startswith("rediss:") and "ssl_cert_reqs=" not in url:
+    def _can_be_reached(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        if url.startswith("rediss:") and "ssl_cert_reqs=" not in url:
             raise ValueError("append `?ssl_cert_reqs=required` to a rediss:// URL; Celery asks")
+        if not names_host(url):
+            raise ValueError("names no host and port, as in redis://host:6379/0")
         return url
 
 
@@ -174,14 +181,14 @@ class RewardConfig(Section):
     """Where a judgement already paid for is looked up: this run, the whole record, nowhere."""
     tokenizer: str | None = None
     """Hugging Face name or folder; counts tokens where `response_tokens` is left out."""
-    deadline_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
+    deadline_s: float = Field(default=3600.0, gt=0, le=MAX_TIME_S)
     """Calls not begun this long after `submit` are `expired`, in seconds."""
-    stall_timeout_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    stall_timeout_s: float | None = Field(default=None, gt=0, le=MAX_TIME_S)
     """A batch without progress for this long is submitted again under its id, in seconds; null
     means three times the longest `timeout_s` of its endpoints, and 30 s at least."""
-    grace_s: float = Field(default=15.0, ge=0, allow_inf_nan=False)
+    grace_s: float = Field(default=15.0, ge=0, le=86_400)
     """Time that a worker's calls in flight have to finish after SIGTERM, in seconds."""
-    max_rollout_bytes: int = Field(default=4 * 2**20, ge=1024)
+    max_rollout_bytes: int = Field(default=4 * 2**20, ge=1024, le=2**27)
     """Largest prompt, response, reference and metadata of one rollout, in bytes of UTF-8."""
 
     @field_validator("length", mode="before")

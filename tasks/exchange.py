@@ -4,11 +4,11 @@ Everything expires; what is gone is sent again by the trainer, which holds the r
 """
 
 import json
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from oyer.tasks import payloads, token_ids
+from oyer.tasks.backlog import Backlog
 from oyer.tasks.errors import BatchFailed, MessageRefused
 from oyer.tasks.names import BACKLOG_KEY, batch_key
 from oyer.tasks.payloads import Columns, Manifest, Rollout
@@ -21,12 +21,24 @@ ENDS = ("cancelled", "failed")
 """How a batch ends before its time: by somebody's wish, or given up by its trainer."""
 
 
+ABANDONED_S = 3600
+"""How long an operator can resume a batch that was given up, in seconds."""
+
+ENDED_S = 600
+"""How long result and progress of a batch that has ended stay in Redis once its trainer has them,
+in seconds; what is asked for later is read from the record."""
+
+_SENT_BYTES = 8 * 2**20
+"""Payloads sent in one round trip, about."""
+
+
 class Exchange:
     """Reads and writes batches in transit on one Redis."""
 
     def __init__(self, redis: "Redis", *, expires_s: int) -> None:
         self._redis = redis
         self._expires_s = expires_s
+        self._backlog = Backlog(redis, expires_s=expires_s)
 
     def post(
         self,
@@ -34,32 +46,45 @@ class Exchange:
         columns: Columns,
         chunks: Sequence[bytes],
         token_ids: Sequence[bytes] = (),
+        max_backlog_bytes: int | None = None,
     ) -> None:
-        """Store a whole batch in one round trip, before any of its tasks is sent."""
-        pipe = self._redis.pipeline(transaction=False)
+        """Store a whole batch before any of its tasks is sent.
+
+        Raises:
+            Overloaded: more than `max_backlog_bytes` would be under way; nothing was stored.
+        """
         blobs = {"manifest": payloads.encode_manifest(manifest)}
         blobs["columns"] = payloads.encode_columns(columns)
         blobs |= {f"chunk:{k}": blob for k, blob in enumerate(chunks)}
         blobs |= {f"tokens:{k}": blob for k, blob in enumerate(token_ids)}
+        size_bytes = sum(len(blob) for blob in blobs.values())
+        self._backlog.enter(manifest.batch_id, size_bytes, max_backlog_bytes)
+        pipe, unsent = self._redis.pipeline(transaction=False), 0
         for part, blob in blobs.items():
             pipe.set(batch_key(manifest.batch_id, part), blob, ex=self._expires_s)
-        size_bytes = sum(len(blob) for blob in blobs.values())
-        entry = f"{size_bytes} {int(time.time()) + self._expires_s}"
-        pipe.hset(BACKLOG_KEY, manifest.batch_id, entry)
-        pipe.expire(BACKLOG_KEY, self._expires_s)
+            unsent += len(blob)
+            # redis-py puts all that is sent at once together first, which doubles it in memory.
+            if unsent > _SENT_BYTES:
+                pipe.execute()
+                unsent = 0
         pipe.execute()
 
     def backlog_bytes(self) -> int:
-        """Add up the payloads of all batches under way; those that expired are struck off."""
-        entries = {
-            batch_id: [int(number) for number in entry.split()]
-            for batch_id, entry in self._redis.hgetall(BACKLOG_KEY).items()
-        }
-        now_s = time.time()
-        expired = [batch_id for batch_id, (_, until_s) in entries.items() if until_s < now_s]
-        if expired:
-            self._redis.hdel(BACKLOG_KEY, *expired)
-        return sum(size for size, until_s in entries.values() if until_s >= now_s)
+        """Add up the payloads of all batches under way."""
+        return self._backlog.held_bytes()
+
+    def abandon(self, batch_id: str) -> None:
+        """Count out a batch that nobody waits for; its payloads stay a while, for an operator."""
+        self._backlog.leave(batch_id)
+        try:
+            manifest = self.manifest(batch_id)
+        except (BatchFailed, MessageRefused):
+            # They are gone, or cannot be read and expire by themselves.
+            return
+        pipe = self._redis.pipeline(transaction=False)
+        for key in _keys(manifest):
+            pipe.expire(key, min(ABANDONED_S, self._expires_s))
+        pipe.execute()
 
     def holds(self, batch_id: str) -> bool:
         """Whether a batch's payloads are in Redis."""
@@ -132,13 +157,11 @@ class Exchange:
         self._redis.delete(batch_key(batch_id, "ended"))
 
     def discard(self, manifest: Manifest) -> None:
-        """Drop the payloads of a batch that has ended; its progress stays readable."""
-        chunks = range(len(manifest.chunks))
-        parts = ["manifest", "columns", *(f"chunk:{k}" for k in chunks)]
-        parts += [f"tokens:{k}" for k in chunks if manifest.token_ids]
+        """Drop the payloads of a batch that has ended; its progress stays readable for a while."""
         pipe = self._redis.pipeline(transaction=False)
-        pipe.unlink(*(batch_key(manifest.batch_id, part) for part in parts))
-        pipe.hdel(BACKLOG_KEY, manifest.batch_id)
+        pipe.unlink(*_keys(manifest))
+        pipe.expire(batch_key(manifest.batch_id, "progress"), min(ENDED_S, self._expires_s))
+        self._backlog.leave(manifest.batch_id, pipe)
         pipe.execute()
 
     def _read(self, batch_id: str, part: str) -> bytes:
@@ -146,3 +169,10 @@ class Exchange:
         if not isinstance(blob, bytes):
             raise BatchFailed(f"batch {batch_id}: its {part} is no longer in Redis; submit again")
         return blob
+
+
+def _keys(manifest: Manifest) -> list[str]:
+    chunks = range(len(manifest.chunks))
+    parts = ["manifest", "columns", *(f"chunk:{k}" for k in chunks)]
+    parts += [f"tokens:{k}" for k in chunks if manifest.token_ids]
+    return [batch_key(manifest.batch_id, part) for part in parts]

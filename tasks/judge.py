@@ -5,6 +5,7 @@ one bad rollout. HTTP happens outside of transactions.
 """
 
 import contextlib
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -21,17 +22,17 @@ from oyer.tasks import judge_services, process, shutdown
 from oyer.tasks.config import JudgeConfig
 from oyer.tasks.errors import OyerError
 from oyer.tasks.judging import fallback
-from oyer.tasks.judging.aggregate import Verdict, aggregate
+from oyer.tasks.judging.aggregate import Verdict
 from oyer.tasks.judging.asking import Asker
 from oyer.tasks.judging.jobs import Job, Place, decided_score, jobs_of
 from oyer.tasks.judging.judged import Answer, attempt_rows, judgement_row
 from oyer.tasks.judging.recording import note_submission, record_chunk
 from oyer.tasks.judging.resolve import Resolver
+from oyer.tasks.judging.verdicts import FINE, fine_rows, part_of, place_of, verdicts_on
 from oyer.tasks.parts import JudgePart
 from oyer.tasks.patience import patiently
 from oyer.tasks.payloads import Manifest
 from oyer.tasks.plan import Plan, read_plan
-from oyer.tasks.statuses import NOT_CALLED, Status
 
 _REPORT_S = 0.5
 """Pause between two reports of a chunk's progress."""
@@ -39,8 +40,8 @@ _REPORT_S = 0.5
 _CANCEL_LOOK_S = 0.2
 """How old the answer to `is the batch cancelled` may be."""
 
-_FINE = frozenset({Status.SCORED, *NOT_CALLED})
-"""Statuses that stand once they are on record; a failure is tried again."""
+_GC_ALLOCATIONS = 5_000
+"""Containers made between two looks for garbage: some 50 calls' worth; Python's own is 700."""
 
 
 def warm_up() -> None:
@@ -54,6 +55,11 @@ def warm_up() -> None:
     gevent.config.track_greenlet_tree = False
     process.engine()
     judge_services.endpoints()
+    # What is loaded by now stays for good: going through it for garbage again and again adds a
+    # quarter of its CPU to a call (1.29 ms without, 1.08 frozen, 0.92 with fewer looks as well).
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_ALLOCATIONS)
 
 
 def judge_chunk(batch_id: str, chunk: int) -> dict[str, Any]:
@@ -97,7 +103,7 @@ class _Chunk:
                     judge.substitute, verdicts[judge.name], progress
                 )
         progress.report(len(self.rollouts) * len(self.plan.judges))
-        return _part(self.number, verdicts)
+        return part_of(self.number, verdicts)
 
     def _with_fallback(
         self, substitute: JudgeConfig, verdicts: dict[int, Verdict], progress: "_Progress"
@@ -115,7 +121,7 @@ class _Chunk:
             with reading(process.engine()) as conn:
                 return history.judgements_of(conn, self.manifest.batch_id, self.indices)
 
-        return {_place(row): row for row in patiently(read) if row["status"] in _FINE}
+        return fine_rows(patiently(read))
 
     def _reach(
         self, judges: Sequence[JudgeConfig], places: Sequence[int], progress: "_Progress"
@@ -135,9 +141,13 @@ class _Chunk:
         }
         progress.add(len(answers))
         asked = [job for job in jobs if job.key is not None]
-        answers |= _ask(asked, _resolver(self.manifest, self.plan, self.purse), progress)
+        resolver = _resolver(self.manifest, self.plan, self.purse)
+        answers |= _ask(asked, resolver, progress)
         self._record(judges, [(job, answers[job.place]) for job in jobs])
-        if shutdown.asked() and any(answer.status not in _FINE for answer in answers.values()):
+        # Under `reuse: off` the record is not asked, and a later chunk may hold the same request.
+        if self.plan.reuse != "off":
+            resolver.recorded(asked)
+        if shutdown.asked() and any(answer.status not in FINE for answer in answers.values()):
             raise shutdown.HandedBack(f"chunk {self.number} of batch {self.manifest.batch_id}")
 
     def _record(
@@ -149,24 +159,20 @@ class _Chunk:
             row = judgement_row(job, answer, worker=process.worker_name(), price=price)
             if job.decided is not None:
                 row["score"] = decided_score(job)
-            if job.judge.fallback and row["status"] not in _FINE and job.index in self.groups.split:
+            if job.judge.fallback and row["status"] not in FINE and job.index in self.groups.split:
                 row["error"] = (row.get("error") or "") + fallback.NOT_APPLIED
             judgements.append(row)
             attempts += attempt_rows(job, answer, price=price)
         written = record_chunk(
             self.manifest, judges, self.rollouts, self.start, judgements, attempts
         )
-        self.rows.update((_place(row), row) for row in written)
+        self.rows.update((place_of(row), row) for row in written)
         if self.purse is not None:
             self.purse.recorded(sum(row.get("cost_usd") or 0.0 for row in attempts))
             self.purse.report()
 
     def _verdicts(self, judge: JudgeConfig, places: Sequence[int]) -> dict[int, Verdict]:
-        samples = range(judge.samples)
-        return {
-            i: aggregate([self.rows[i, judge.name, sample] for sample in samples], judge)
-            for i in places
-        }
+        return verdicts_on(self.rows, judge, places)
 
 
 def _resolver(manifest: Manifest, plan: Plan, purse: Any) -> Resolver:
@@ -275,22 +281,3 @@ def _ask(jobs: Sequence[Job], resolver: Resolver, progress: _Progress) -> dict[P
         for key, sharers in sharing.items()
         for i, job in enumerate(sharers)
     }
-
-
-def _place(row: JudgementRow | StoredJudgement) -> Place:
-    return row["rollout_index"], row["judge"], row["sample"]
-
-
-def _part(chunk: int, verdicts: Mapping[str, Mapping[int, Verdict]]) -> JudgePart:
-    """Put the verdicts in order for `combine`."""
-    ordered = {name: [found[i] for i in sorted(found)] for name, found in verdicts.items()}
-    errors: dict[str, str] = {}
-    for verdict in (verdict for found in ordered.values() for verdict in found):
-        if verdict.error is not None:
-            errors.setdefault(verdict.status, verdict.error)
-    return JudgePart(
-        chunk=chunk,
-        scores={name: [verdict.score for verdict in found] for name, found in ordered.items()},
-        statuses={name: [verdict.status for verdict in found] for name, found in ordered.items()},
-        errors=errors,
-    )

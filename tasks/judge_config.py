@@ -1,7 +1,9 @@
 """The parts of a configuration that say who judges: endpoints, judges, fall-backs."""
 
+import json
 import math
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -14,6 +16,18 @@ from pydantic import (
 )
 
 from oyer.tasks.judging import rubrics
+
+MAX_TIME_S = 30 * 86_400.0
+"""Longest time that a key may ask for, in seconds; Python's locks cannot wait for ever longer."""
+
+MAX_USD = 1e6
+"""Highest price or budget; it is counted in whole nano-dollars, which must stay exact."""
+
+MAX_DEPTH = 64
+"""Levels of nested lists and mappings in a request's body."""
+
+MAX_EXPECTED = 1000
+"""Widest scale over which an expected score is taken: each score is looked for in the logprobs."""
 
 
 class Section(BaseModel):
@@ -30,10 +44,54 @@ def no_key_value(name: str | None) -> str | None:
     return name
 
 
+def _depth(value: Any, seen: int = 0) -> int:
+    """Count the levels of a value, and no further than is too deep."""
+    inner = value.values() if isinstance(value, dict) else value
+    if seen > MAX_DEPTH or not isinstance(value, (dict, list, tuple)):
+        return seen
+    return max((_depth(item, seen + 1) for item in inner), default=seen + 1)
+
+
+def names_host(url: str) -> bool:
+    """Whether a URL names a host and port that one can connect to."""
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return named and url.isprintable() and " " not in url
+
+
+def _with_host(url: str) -> str:
+    if not names_host(url):
+        raise ValueError("names no host and port that can be called, as in http://host:8000/v1")
+    return url
+
+
+HttpUrl = Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_with_host)]
+"""Where requests go, up to and without `/chat/completions`."""
+
+
+def _plain_json(body: dict[str, Any]) -> dict[str, Any]:
+    """Take a body apart as JSON would, so that it is the same wherever it is read."""
+    if _depth(body) > MAX_DEPTH:
+        raise ValueError(f"nests deeper than {MAX_DEPTH} levels; flatten it")
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(body, allow_nan=False))
+        json.dumps(plain, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError("holds what JSON cannot say; use text, finite numbers, lists") from error
+    return plain
+
+
+Body = Annotated[dict[str, Any], AfterValidator(_plain_json)]
+"""Fields of a request's body."""
+
+
 class BaseUrl(Section):
     """One of several servers behind an endpoint."""
 
-    url: str = Field(pattern=r"^https?://")
+    url: HttpUrl
     """Up to and without `/chat/completions`."""
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Share of the calls, relative to the others."""
@@ -42,16 +100,16 @@ class BaseUrl(Section):
 class Price(Section):
     """What a model costs, in US dollars per million tokens."""
 
-    prompt_usd: float = Field(ge=0, allow_inf_nan=False)
+    prompt_usd: float = Field(ge=0, le=MAX_USD)
     """Per million prompt tokens."""
-    completion_usd: float = Field(ge=0, allow_inf_nan=False)
+    completion_usd: float = Field(ge=0, le=MAX_USD)
     """Per million completion tokens."""
 
 
 class EndpointConfig(Section):
     """An OpenAI-compatible server, as the workers reach it."""
 
-    base_url: str | None = Field(default=None, pattern=r"^https?://")
+    base_url: HttpUrl | None = None
     """Up to and without `/chat/completions`, e.g. `https://api.deepseek.com/v1`."""
     base_urls: tuple[BaseUrl, ...] = ()
     """Several servers in place of `base_url`; one that fails is left alone for a while."""
@@ -59,19 +117,19 @@ class EndpointConfig(Section):
     """Name of the workers' environment variable that holds the key; none for open servers."""
     max_in_flight: int = Field(default=64, ge=1, le=100_000)
     """Calls under way at once, over all workers and hosts together."""
-    timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    timeout_s: float = Field(default=60.0, gt=0, le=MAX_TIME_S)
     """Longest time that one attempt may take, in seconds."""
     max_attempts: int = Field(default=4, ge=1, le=20)
     """HTTP requests made for one judgement before it is given up."""
-    requests_per_minute: int | None = Field(default=None, ge=1)
+    requests_per_minute: int | None = Field(default=None, ge=1, le=10**9)
     """Requests begun in any minute, over all workers and hosts together."""
-    tokens_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1, le=10**12)
     """Prompt and completion tokens in any minute, over all workers and hosts together."""
     adaptive: bool = False
     """Find how many calls in flight the endpoint bears, up to `max_in_flight`, from its 429s."""
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
     """Further HTTP headers of every request; secrets belong into the environment."""
-    extra_body: dict[str, Any] = Field(default_factory=dict)
+    extra_body: Body = Field(default_factory=dict)
     """Further fields of every request's body."""
     prices: dict[str, Price] = Field(default_factory=dict)
     """By model name; a model without a price costs 0 on record."""
@@ -116,7 +174,7 @@ class JudgeConfig(Section):
     """What one point of the judge's score adds to the reward."""
     temperature: float | None = Field(default=0.0, ge=0, le=2)
     """Sampling temperature; null leaves it to the endpoint."""
-    max_tokens: int | None = Field(default=1024, ge=1)
+    max_tokens: int | None = Field(default=1024, ge=1, le=10**7)
     """Longest reply, in tokens; null leaves it to the endpoint."""
 
     samples: int = Field(default=1, ge=1, le=64)
@@ -133,7 +191,7 @@ class JudgeConfig(Section):
     """Score by the mean over the scores that the judge might have written, from its logprobs."""
     fallback: Fallback | None = None
     """Judges a whole group anew if the judge fails on a part of it."""
-    extra_body: dict[str, Any] = Field(default_factory=dict)
+    extra_body: Body = Field(default_factory=dict)
     """Further fields of the request's body, e.g. `{top_p: 0.9}`."""
     empty_score: float | None = Field(default=None, allow_inf_nan=False)
     """Score of a response that holds nothing to judge; null means the lowest of the scale."""
@@ -154,8 +212,14 @@ class JudgeConfig(Section):
 
     @model_validator(mode="after")
     def _whole_scores(self) -> Self:
-        if self.expected_score and not all(bound.is_integer() for bound in self.scale):
-            raise ValueError("`expected_score` needs a `scale` between whole numbers")
+        low, high = self.scale
+        if self.expected_score and not (
+            low.is_integer() and high.is_integer() and high - low <= MAX_EXPECTED
+        ):
+            raise ValueError(
+                f"`expected_score` needs a `scale` between whole numbers, {MAX_EXPECTED} apart at"
+                " most"
+            )
         return self
 
     @property

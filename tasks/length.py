@@ -7,7 +7,7 @@ from oyer.tasks import process
 from oyer.tasks.compose import verdicts_of
 from oyer.tasks.length_inputs import LengthInputs
 from oyer.tasks.lengths.device import device
-from oyer.tasks.parts import check_chunks, read_parts
+from oyer.tasks.parts import check_parts, read_parts
 from oyer.tasks.payloads import Manifest
 from oyer.tasks.plan import read_plan
 
@@ -36,9 +36,9 @@ def length_batch(batch_id: str, parts: Sequence[Mapping[str, Any]] | None) -> An
     exchange = process.exchange()
     manifest = exchange.manifest(batch_id)
     plan = read_plan(manifest)
-    judge_parts, _ = read_parts(parts or ())
+    judge_parts = read_parts(parts or ()).judges
     if parts is not None:
-        check_chunks(manifest, judge_parts)
+        check_parts(manifest, judge_parts)
     judges = plan.judges if parts is not None else ()
     inputs = LengthInputs(
         columns=exchange.columns(batch_id),

@@ -25,7 +25,10 @@ QUEUE_OF_TASK = {
 }
 
 BACKLOG_KEY = "oyer:backlog"
-"""Redis key of the batches under way: bytes and expiry of their payloads, by batch id."""
+"""Redis key of the batches under way: bytes of their payloads, by batch id."""
+
+BACKLOG_ENDS_KEY = "oyer:backlog:ends"
+"""Redis key of when the payloads of each batch under way expire."""
 
 LEASE_KEY = "oyer:lease"
 """Redis key under which living workers agree on how long a message is leased, in seconds."""
@@ -34,6 +37,16 @@ LEASE_KEY = "oyer:lease"
 def batch_key(batch_id: str, part: str) -> str:
     """Redis key of a part of a batch in transit."""
     return f"oyer:batch:{batch_id}:{part}"
+
+
+def group_key(group: str) -> str:
+    """Redis key of a group that processes assemble together."""
+    return f"oyer:group:{group}"
+
+
+def mailbox_key(process: str) -> str:
+    """Redis key under which a process is told what became of its groups."""
+    return f"oyer:mailbox:{process}"
 
 
 def worker_key(queue: str, worker: str) -> str:

@@ -4,6 +4,7 @@ Arrays travel as base64 of little-endian float32: exact, compact, and NaN surviv
 """
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,9 @@ from oyer.tasks.errors import MessageRefused
 from oyer.tasks.payloads import WIRE_VERSION
 
 Float32s = NDArray[np.float32]
+
+USAGE = ("calls", "prompt_tokens", "completion_tokens", "cost_usd")
+"""What a batch used, by name."""
 
 _ADVANTAGE = "advantage:"
 _HISTORY = "history:"
@@ -74,30 +78,35 @@ class Outcome:
         Raises:
             MessageRefused: it was written by another version, or is altered.
         """
-        if wire.get("v") != WIRE_VERSION:
-            raise MessageRefused(
-                f"result of version {wire.get('v')}; this trainer reads version {WIRE_VERSION}:"
-                " run the same release of Oyer on the trainer and the workers"
-            )
         try:
-            return cls._read(wire)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise MessageRefused(f"result cannot be read: {error!r}; submit again") from error
+            version = wire.get("v")
+            if version == WIRE_VERSION:
+                return cls._read(wire)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise MessageRefused(
+                f"result cannot be read: {repr(error)[:200]}; submit again"
+            ) from error
+        raise MessageRefused(
+            f"result of version {version!r:.40}; this trainer reads version {WIRE_VERSION}:"
+            " run the same release of Oyer on the trainer and the workers"
+        )
 
     @classmethod
     def _read(cls, wire: Mapping[str, Any]) -> "Outcome":
+        statuses = [str(status) for status in wire["statuses"]]
+        n = len(statuses)
         return cls(
-            batch_id=wire["batch_id"],
-            rewards=_unpacked(wire["rewards"]),
-            unshaped_rewards=_unpacked(wire["unshaped_rewards"]),
-            judge_scores=_unpacked(wire["judge_scores"]),
-            mask=_unpacked(wire["mask"]) > 0,
-            statuses=list(wire["statuses"]),
-            terms={name: _unpacked(term) for name, term in wire["terms"].items()},
-            usage=dict(wire["usage"]),
-            first_errors=dict(wire["first_errors"]),
-            advantages={name: _unpacked(text) for name, text in wire["advantages"].items()},
-            history={name: _unpacked(text) for name, text in wire["history"].items()},
+            batch_id=str(wire["batch_id"]),
+            rewards=_unpacked(wire["rewards"], n),
+            unshaped_rewards=_unpacked(wire["unshaped_rewards"], n),
+            judge_scores=_unpacked(wire["judge_scores"], n),
+            mask=_unpacked(wire["mask"], n) > 0,
+            statuses=statuses,
+            terms=_unpacked_all(wire["terms"], n),
+            usage={name: _amount(wire["usage"][name]) for name in USAGE},
+            first_errors={str(s): str(error) for s, error in wire["first_errors"].items()},
+            advantages=_unpacked_all(wire["advantages"], n),
+            history=_unpacked_all(wire["history"], n),
         )
 
 
@@ -120,8 +129,21 @@ def _packed(values: NDArray[Any] | Sequence[float]) -> str:
     return base64.b64encode(np.asarray(values, dtype="<f4").tobytes()).decode()
 
 
-def _unpacked(text: str) -> Float32s:
-    return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float32)
+def _unpacked(text: str, n: int) -> Float32s:
+    values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").astype(np.float32)
+    if len(values) != n:
+        raise ValueError(f"{len(values)} values for {n} rollouts")
+    return values
+
+
+def _unpacked_all(texts: Mapping[str, str], n: int) -> dict[str, Float32s]:
+    return {str(name): _unpacked(text, n) for name, text in texts.items()}
+
+
+def _amount(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError("usage is a finite number")
+    return value
 
 
 def packed64(values: NDArray[np.float64]) -> str:
@@ -131,4 +153,4 @@ def packed64(values: NDArray[np.float64]) -> str:
 
 def unpacked64(text: str) -> NDArray[np.float64]:
     """Read what `packed64` wrote."""
-    return np.frombuffer(base64.b64decode(text), dtype="<f8").astype(np.float64)
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8").astype(np.float64)

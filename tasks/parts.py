@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter
 
 from oyer.tasks.errors import BatchFailed, MessageRefused
 from oyer.tasks.outcome import packed64, unpacked64
@@ -17,6 +18,8 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True, kw_only=True)
 class JudgePart:
     """The verdicts on one chunk, in order."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     chunk: int
     scores: dict[str, list[float | None]]
@@ -56,6 +59,12 @@ class LengthPart:
     kept: NDArray[np.bool_] | None = None
     """False where a row is left out of training; None leaves none out."""
 
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """All that has one value for each row."""
+        named = [array for kind in _ARRAYS for array in getattr(self, kind).values()]
+        return named if self.kept is None else [*named, self.kept]
+
     def to_wire(self) -> dict[str, Any]:
         """Give the JSON form."""
         arrays = {kind: getattr(self, kind) for kind in _ARRAYS}
@@ -75,12 +84,23 @@ class LengthPart:
         )
 
 
+_JUDGE_PART = TypeAdapter(JudgePart)
+
 _ARRAYS = ("added", "multiplied", "changed", "advantages", "history")
 
 
-def read_parts(
-    parts: Iterable[Mapping[str, Any]],
-) -> tuple[dict[int, JudgePart], LengthPart | None]:
+@dataclass(frozen=True)
+class Arrived:
+    """What arrived of a batch, sorted out."""
+
+    judges: dict[int, JudgePart]
+    """By chunk, in the order of the chunks."""
+    length: LengthPart | None
+    remarks: list[str]
+    """What had to be sorted out, for the log."""
+
+
+def read_parts(parts: Iterable[Mapping[str, Any]]) -> Arrived:
     """Sort out what arrived; of duplicates, the first counts.
 
     Raises:
@@ -90,33 +110,67 @@ def read_parts(
         return _sorted_out(parts)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise MessageRefused(
-            f"a part is of another version ({type(error).__name__}: {error});"
+            f"a part is of another version ({type(error).__name__}: {str(error)[:200]});"
             " run the same release of Oyer on all workers"
         ) from error
 
 
-def check_chunks(manifest: Manifest, parts: Mapping[int, JudgePart]) -> None:
-    """Make sure that every chunk of a batch was judged.
+def missing_chunks(manifest: Manifest, parts: Mapping[int, JudgePart]) -> list[int]:
+    """Name the chunks of a batch whose verdicts did not arrive."""
+    return [k for k in range(len(manifest.chunks)) if k not in parts]
+
+
+def check_parts(
+    manifest: Manifest, parts: Mapping[int, JudgePart], length: LengthPart | None = None
+) -> None:
+    """Make sure that every chunk of a batch was judged, and every row of it.
 
     Raises:
         BatchFailed: a chunk's verdicts are missing; the batch is to be submitted again.
+        MessageRefused: a part holds more or less than its rows.
     """
-    late = [k for k in range(len(manifest.chunks)) if k not in parts]
+    late = missing_chunks(manifest, parts)
     if late:
         raise BatchFailed(f"batch {manifest.batch_id}: chunks {late[:10]} did not arrive")
+    judges = [judge["name"] for judge in manifest.plan["judges"]]
+    for k, (_, count) in enumerate(manifest.chunks):
+        scores, statuses = parts[k].scores, parts[k].statuses
+        if any(
+            len(scores.get(name, ())) != count or len(statuses.get(name, ())) != count
+            for name in judges
+        ):
+            raise MessageRefused(
+                f"chunk {k} of batch {manifest.batch_id} has not one verdict of each judge for"
+                " each rollout; run the same release of Oyer on all workers"
+            )
+    if length is not None and any(len(array) != manifest.size for array in length.arrays):
+        raise MessageRefused(
+            f"length terms of batch {manifest.batch_id} are not one for each of its"
+            f" {manifest.size} rollouts; run the same release of Oyer on all workers"
+        )
 
 
-def _sorted_out(
-    parts: Iterable[Mapping[str, Any]],
-) -> tuple[dict[int, JudgePart], LengthPart | None]:
-    judge_parts: dict[int, JudgePart] = {}
-    length_part: LengthPart | None = None
+def _sorted_out(parts: Iterable[Mapping[str, Any]]) -> Arrived:
+    judges: dict[int, JudgePart] = {}
+    length: LengthPart | None = None
+    repeated: list[str] = []
     for part in parts:
         if part.get("part") == "judge":
             fields = {name: value for name, value in part.items() if name != "part"}
-            judge_parts.setdefault(part["chunk"], JudgePart(**fields))
+            read = _JUDGE_PART.validate_python(fields)
+            if judges.setdefault(read.chunk, read) is not read:
+                repeated.append(f"chunk {read.chunk}")
         elif part.get("part") == "length":
-            length_part = length_part or LengthPart.from_wire(part)
+            if length is None:
+                length = LengthPart.from_wire(part)
+            else:
+                repeated.append("length terms")
         else:
             raise ValueError(f"kind {part.get('part')!r}")
-    return judge_parts, length_part
+    ordered = dict(sorted(judges.items()))
+    remarks = []
+    if repeated:
+        remarks.append(f"{', '.join(repeated)} arrived again: the first counts")
+    if list(ordered) != list(judges):
+        remarks.append(f"chunks arrived as {list(judges)}: put in order")
+    return Arrived(ordered, length, remarks)

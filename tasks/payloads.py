@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from oyer.tasks.errors import MessageRefused
+from oyer.tasks.errors import InvalidInput, MessageRefused
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -25,6 +25,10 @@ T = TypeVar("T")
 
 WIRE_VERSION = 1
 """Raised whenever an older worker could misread a payload."""
+
+MAX_PAYLOAD_BYTES = 2**28
+"""Largest payload, unpacked: a batch's numbers reach it at some ten million rollouts, its texts
+never, since a chunk is bounded. What unpacks to more is no payload, and is not unpacked further."""
 
 Message = dict[str, Any]
 """One chat message: `{"role": …, "content": …}`."""
@@ -87,7 +91,16 @@ def _decode(adapter: TypeAdapter[T], blob: bytes, what: str) -> T:
 
 
 def pack(body: bytes) -> bytes:
-    """Compress a payload and stamp its version; level 1, for speed on the trainer's side."""
+    """Compress a payload and stamp its version; level 1, for speed on the trainer's side.
+
+    Raises:
+        InvalidInput: it is larger than a worker would unpack.
+    """
+    if len(body) > MAX_PAYLOAD_BYTES:
+        raise InvalidInput(
+            f"rollouts: a part of the batch is {len(body)} bytes, more than {MAX_PAYLOAD_BYTES};"
+            " submit it in several batches"
+        )
     return b"oyer%d\n" % WIRE_VERSION + zstd.compress(body, 1)
 
 
@@ -103,10 +116,17 @@ def unpack(blob: bytes) -> bytes:
             f"payload stamped {stamp[:12]!r}; this worker reads version {WIRE_VERSION}:"
             " upgrade the older side"
         )
+    unpacker = zstd.ZstdDecompressor()
     try:
-        return zstd.decompress(body)
+        unpacked = unpacker.decompress(body, max_length=MAX_PAYLOAD_BYTES)
     except zstd.ZstdError as error:
         raise MessageRefused(f"payload cannot be decompressed: {error}") from error
+    if not unpacker.eof or unpacker.unused_data:
+        raise MessageRefused(
+            f"payload cannot be decompressed: it is cut, followed by something, or larger than"
+            f" {MAX_PAYLOAD_BYTES} bytes"
+        )
+    return unpacked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,6 +21,12 @@ CONFIG_VARIABLE = "OYER_CONFIG"
 
 _PREFIX = "OYER_"
 
+_MAX_PROBLEMS = 20
+"""Problems that one message names; the first few show what the others are."""
+
+_MAX_PART_CHARS = 500
+"""How much a message shows of one key or one explanation, in characters."""
+
 
 def load_config(
     path: str | Path | None = None, environ: Mapping[str, str] = os.environ
@@ -61,16 +67,23 @@ def validate(raw: object, *, source: str = "configuration", folder: Path = Path(
 
 def explain(error: ValidationError) -> str:
     """Write a validation error as `key.path: what is wrong`, joined by semicolons."""
+    items = error.errors(include_url=False, include_input=False)
     lines = []
-    for item in error.errors(include_url=False, include_input=False):
+    for item in items[:_MAX_PROBLEMS]:
         where = "".join(
-            f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]
+            f"[{part}]" if isinstance(part, int) else f".{_cut(str(part))}" for part in item["loc"]
         ).lstrip(".")
-        what = item["msg"].removeprefix("Value error, ")
+        what = _cut(item["msg"].removeprefix("Value error, "))
         if item["type"] == "extra_forbidden":
             what = "unknown key; check the spelling"
         lines.append(f"{where}: {what}" if where else what)
+    if len(items) > len(lines):
+        lines.append(f"and {len(items) - len(lines)} more")
     return "; ".join(lines)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_PART_CHARS else f"{text[:_MAX_PART_CHARS]}…"
 
 
 def overridden(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
@@ -99,11 +112,26 @@ def overridden(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any
 
 def _value(variable: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return _parsed(text)
+    except ValueError as error:
         raise InvalidConfig(
             f"{variable}: its value is not YAML; put quotes around a text with special characters"
         ) from error
+
+
+def _parsed(text: str, *, toml: bool = False) -> Any:
+    """Read YAML or TOML.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        return tomllib.loads(text) if toml else yaml.safe_load(text)
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
+    except (yaml.YAMLError, LookupError, AttributeError, TypeError) as error:
+        # PyYAML raises the others for a tag that its value does not fit, e.g. `!!bool maybe`.
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def _spelling(place: dict[str, Any], key: str) -> str:
@@ -114,10 +142,10 @@ def _spelling(place: dict[str, Any], key: str) -> str:
 def _read(path: Path, source: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        raw = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+        raw = _parsed(text, toml=path.suffix == ".toml")
     except OSError as error:
         raise InvalidConfig(f"{source}: {error.strerror}; give a file that exists") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except ValueError as error:
         raise InvalidConfig(f"{source}: is not readable: {error}") from error
     if raw is None:
         return {}

@@ -102,8 +102,8 @@ def decode(blobs: Sequence[bytes]) -> TokenIds:
             raise MessageRefused("token ids cannot be read: bytes are missing; submit again")
         words = planes.reshape(4, -1).T.copy().view("<i4").ravel().astype(np.int32)
         count = int(words[0])
-        ends = np.cumsum(words[1 : 1 + count])
-        if not 0 <= count < len(words) or 1 + count + words[1 : 1 + count].sum() != len(words):
+        lengths = words[1 : 1 + count] if 0 <= count < len(words) else None
+        if lengths is None or (lengths < 0).any() or 1 + count + lengths.sum() != len(words):
             raise MessageRefused("token ids cannot be read: their counts differ; submit again")
-        rows += np.split(words[1 + count :], ends[:-1]) if count else []
+        rows += np.split(words[1 + count :], np.cumsum(lengths)[:-1]) if count else []
     return TokenIds.of(rows)

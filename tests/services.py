@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psycopg
@@ -70,8 +70,14 @@ def running(
     not_yet: type[Exception],
     user: str | None = None,
     stop_signal: signal.Signals = signal.SIGTERM,
+    *,
+    environ: Mapping[str, str] | None = None,
+    start_timeout_s: float = START_TIMEOUT_S,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server until the block ends, once `ping` no longer raises `not_yet`.
+
+    Args:
+        environ: The server's environment; this process's when left out.
 
     Raises:
         RuntimeError: the server ended, or did not answer in time; the message holds its output.
@@ -83,11 +89,12 @@ def running(
             stdout=log,
             stderr=log,
             user=user,
+            env=environ,
             start_new_session=True,
             preexec_fn=lambda: die_with_parent(stop_signal),  # noqa: PLW1509 - one libc call, no lock
         )
         try:
-            deadline = time.monotonic() + START_TIMEOUT_S
+            deadline = time.monotonic() + start_timeout_s
             while True:
                 with contextlib.suppress(not_yet):
                     ping()

@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import inspect
 import json
 import re
 import shlex
@@ -100,10 +99,6 @@ def test_openrlhf_s_file_exports_its_function(config_file: Path) -> None:
     assert callable(module.reward_func)
     assert module.base_score("6+1?", "It is 7", "7") == 1.0
     assert module.base_score("6+1?", "It is 8", "7") == 0.0
-
-
-def test_areal_s_snippet_is_a_coroutine_function(config_file: Path) -> None:
-    assert inspect.iscoroutinefunction(load("areal").judged)
 
 
 def test_every_name_of_ours_in_the_texts_is_there() -> None:

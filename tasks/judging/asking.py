@@ -37,8 +37,12 @@ class Asker:
     purse: Purse | None = None
     """What the run may still spend; None where it has no budget."""
 
-    def ask(self, job: Job) -> Answer:
-        """Reach an answer to a job's request."""
+    def ask(self, job: Job, ours: Callable[[], bool] = lambda: True) -> Answer:
+        """Reach an answer to a job's request.
+
+        Args:
+            ours: looked at before each call; once false, the error is `gate.TAKEN_OVER`.
+        """
         assert job.request is not None
         judge = job.judge
         endpoint = self.endpoints.get(judge.endpoint)
@@ -50,37 +54,44 @@ class Asker:
                 f"endpoint {judge.endpoint!r} has no price for {judge.model!r} on this worker, so"
                 " that its calls cannot be kept within the budget; add it under `prices`",
             )
-        answer = self._attempt(endpoint, job, job.request)
+        answer = self._attempt(endpoint, job, job.request, ours)
         for _ in range(judge.reasks):
             if answer.reading is None or answer.reading.status is not Status.UNPARSEABLE:
                 break
-            again = self._attempt(endpoint, job, reask(job.request, answer.text or "", judge))
+            again = self._attempt(endpoint, job, reask(job.request, answer.text or "", judge), ours)
             # A re-ask that failed leaves the reply that was there, unread as it is.
             answer = replace(
                 again if again.reading is not None else answer,
-                attempts=_joined(answer.attempts, again.attempts),
+                attempts=joined_attempts(answer.attempts, again.attempts),
                 started_at=answer.started_at,
                 finished_at=again.finished_at,
             )
         return answer
 
-    def _attempt(self, endpoint: Endpoint, job: Job, request: ChatRequest) -> Answer:
+    def _attempt(
+        self, endpoint: Endpoint, job: Job, request: ChatRequest, ours: Callable[[], bool]
+    ) -> Answer:
         """Call once as configured, and once more in words where JSON is refused."""
         if request.model in endpoint.unstructured:
             request = replace(request, response_format=None)
-        outcome = self._call(endpoint, job, request)
+        outcome = self._call(endpoint, job, request, ours)
         if outcome.failure is not None and outcome.failure.structured_refused:
             endpoint.unstructured.add(request.model)
-            in_words = self._call(endpoint, job, replace(request, response_format=None))
-            outcome = replace(in_words, attempts=_joined(outcome.attempts, in_words.attempts))
+            in_words = self._call(endpoint, job, replace(request, response_format=None), ours)
+            outcome = replace(
+                in_words, attempts=joined_attempts(outcome.attempts, in_words.attempts)
+            )
         return _read(outcome, job.judge)
 
-    def _call(self, endpoint: Endpoint, job: Job, request: ChatRequest) -> Outcome:
+    def _call(
+        self, endpoint: Endpoint, job: Job, request: ChatRequest, ours: Callable[[], bool]
+    ) -> Outcome:
         gate = Gate(
             endpoint=endpoint,
             request=request,
             first=job.sample == 0,
             cancelled=self.cancelled,
+            ours=ours,
             purse=self.purse,
             price=endpoint.config.prices.get(request.model),
         )
@@ -106,7 +117,7 @@ def no_answer(status: Status, error: str) -> Answer:
     return Answer(source="none", status=status, error=error)
 
 
-def _joined(
+def joined_attempts(
     before: Sequence[AttemptRecord], after: Sequence[AttemptRecord]
 ) -> tuple[AttemptRecord, ...]:
     """Number the attempts of two calls through."""

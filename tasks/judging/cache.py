@@ -6,12 +6,14 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from redis import Redis, RedisError
+from redis.client import Pipeline
 
 from oyer.tasks.errors import InvalidInput, MessageRefused
 from oyer.tasks.judging.shared import Outage
@@ -19,6 +21,10 @@ from oyer.tasks.payloads import pack, unpack
 
 KEY_VERSION = 1
 """Raised whenever the same fields come to mean another request."""
+
+
+FADE_MS = 60_000
+"""How long a reply on record stays in Redis, for those who wait for it now, in milliseconds."""
 
 
 def request_key(
@@ -106,6 +112,7 @@ class ReplyCache:
         self._redis = redis
         self._ttl_ms = int(ttl_s * 1000)
         self._unsent: dict[str, bytes] = {}
+        self._sending = threading.Lock()
         self._outage = Outage("replies are read from and kept in the SQL record only")
 
     def get_many(self, keys: Sequence[str]) -> dict[str, CachedReply]:
@@ -137,13 +144,29 @@ class ReplyCache:
 
     def flush(self) -> None:
         """Send what was put, in one round trip; a reply that cannot be sent is not kept."""
-        unsent, self._unsent = self._unsent, {}
-        if not unsent:
-            return
-        try:
+        with self._sending:
+            unsent, self._unsent = self._unsent, {}
+            if not unsent:
+                return
             pipe = self._redis.pipeline(transaction=False)
             for name, blob in unsent.items():
                 pipe.set(name, blob, px=self._ttl_ms)
+            self._send(pipe)
+
+    def fade(self, keys: Sequence[str]) -> None:
+        """Let replies go soon: they are on record now, and read from there."""
+        if not keys:
+            return
+        # One that was put a moment ago is to be there first, or it would stay.
+        self.flush()
+        with self._sending:
+            pipe = self._redis.pipeline(transaction=False)
+            for key in keys:
+                pipe.pexpire(reply_key(key), min(FADE_MS, self._ttl_ms))
+            self._send(pipe)
+
+    def _send(self, pipe: Pipeline) -> None:
+        try:
             pipe.execute()
         except RedisError as error:
             self._outage.begin(error)

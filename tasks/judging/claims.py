@@ -7,6 +7,8 @@ from enum import IntEnum
 class Rank(IntEnum):
     """Weight of a claim by its form; a higher one beats a lower one wherever it stands."""
 
+    LOOSE = -1
+    """A score in a sentence about something else: no verdict, but doubt about a weak one."""
     PART = 0
     """About one aspect: `Accuracy score: 6`."""
     PROSE = 1

@@ -6,7 +6,6 @@ wrote them; the client redacts them.
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -18,6 +17,10 @@ from oyer.tasks.statuses import Status
 
 MESSAGE_CHARS = 4_000
 """How much of an endpoint's message is looked at, in characters."""
+
+MAX_COUNT = 10**8
+"""Largest number of tokens that is believed: more than any model takes, and attempts of it add up
+within the record's columns."""
 
 # Wordings of OpenAI, Azure, Anthropic, Gemini, Mistral, vLLM, SGLang, TGI, llama.cpp, DashScope.
 _CONTEXT = re.compile(
@@ -217,12 +220,12 @@ def _usage(data: Any) -> dict[str, Any]:
 
 
 def _count(value: Any) -> int | None:
-    """A whole number that is not negative, however JSON wrote it."""
+    """A whole number that is not negative, however JSON wrote it; None where it is no count."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return int(number) if math.isfinite(number) and number >= 0 else None
+    return int(number) if 0 <= number <= MAX_COUNT else None
 
 
 def _content(content: Any) -> str:
@@ -243,7 +246,7 @@ def _token_logprobs(logprobs: Any) -> tuple[TokenLogprob, ...] | None:
             )
             for entry in logprobs["content"]
         )
-    except (LookupError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError, OverflowError):
         return None
 
 

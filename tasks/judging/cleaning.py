@@ -22,15 +22,17 @@ _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\u20e3\ufe00-\ufe0f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
 )
+_BLANK_END = 8
+_LONG_BLANK = re.compile(rf"[^\S\n]{{{2 * _BLANK_END + 1},}}")
 _LINE_BREAK = re.compile("\r\n?|[\u0085\u2028\u2029\x0b\x0c]")
 
 _THINK = r"(?:think|thinking|thoughts?|reasoning|reflection|scratchpad|analysis|[a-z]{1,10}:think)"
 _THINK_TAG = re.compile(
-    rf"<\s*(?P<a>/?)\s*{_THINK}(?:\s[^<>\n]{{0,80}})?(?P<self>/?)>"
-    r"|◁\s*(?P<b>/?)\s*think\s*▷"
+    rf"<\s{{0,9}}(?P<a>/?)\s{{0,9}}{_THINK}(?:\s[^<>\n]{{0,80}})?(?P<self>/?)>"
+    r"|◁\s{0,9}(?P<b>/?)\s{0,9}think\s{0,9}▷"
     r"|\[(?P<c>/?)THINK\]"
     r"|<\|(?P<d>begin|end)_of_thought\|>"
-    r"|<\|channel\|>\s*(?P<e>analysis|commentary|final)\s*<\|message\|>",
+    r"|<\|channel\|>\s{0,9}(?P<e>analysis|commentary|final)\s{0,9}<\|message\|>",
     re.IGNORECASE,
 )
 _CLOSING = {"/", "end", "final"}
@@ -59,12 +61,15 @@ _MARK = re.compile(r"[*_<\\${}【】〖〗]")
 
 
 def normalise(text: str) -> str:
-    """NFKC without zero-width and direction characters, in simplified Chinese, LF line breaks."""
+    """NFKC without zero-width and direction characters, in simplified Chinese, LF line breaks.
+
+    Long blanks within a line are shortened.
+    """
     text = _LINE_BREAK.sub("\n", text)
-    if text.isascii():
-        return text
-    text = unicodedata.normalize("NFKC", text.translate(_APART))
-    return _INVISIBLE.sub("", text).translate(_SIMPLIFIED)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text.translate(_APART))
+        text = _INVISIBLE.sub("", text).translate(_SIMPLIFIED)
+    return _LONG_BLANK.sub(" " * _BLANK_END, text)
 
 
 def strip_thinking(text: str) -> str | None:
@@ -145,11 +150,17 @@ def mask_quotations(text: str) -> str:
 
 
 def unmark(text: str) -> str:
-    """Blank out emphasis, LaTeX and HTML that only dress the text."""
-    if not _MARK.search(text):
-        return text
-    text = re.sub(r"(?<=\s)\*(?=\s*[0-9(])", "×", text)
-    return _MARKUP.sub(lambda m: " " * len(m[0]), text)
+    """Blank out emphasis, LaTeX and HTML that only dress the text; no long blank is left."""
+    if _MARK.search(text):
+        text = re.sub(r"([0-9)]\s{0,3})\*(?=\s{1,3}[0-9(])", r"\1×", text)
+        text = _MARKUP.sub(lambda m: " " * len(m[0]), text)
+    return _LONG_BLANK.sub(_barred, text)
+
+
+def _barred(blank: re.Match[str]) -> str:
+    """A long blank with a mask in it: patterns with several optional parts take cubic time on it."""
+    start, end = blank[0][:_BLANK_END], blank[0][-_BLANK_END:]
+    return start + MASK * (len(blank[0]) - 2 * _BLANK_END) + end
 
 
 def _masked(match: re.Match[str]) -> str:

@@ -2,82 +2,109 @@
 
 import re
 
+from oyer.tasks.judging.phrases import any_of, finder, words
+
+WINDOW = 200
+"""Characters looked at before and after a place; bounds the work on any reply."""
+
+_LEAD_INS = """so, thus, therefore, hence, then, overall, finally, and, but, accordingly, consequently,
+    conclusion, verdict, judge, judge's, judgment, judgement, result, feedback, evaluation, assessment,
+    summary, in conclusion, in summary, in short, in total, in sum, my, the, our, your, it, its, this, that,
+    a, an, is, are, here's, here is, here are, i, i'd, i'll, we, would, will, give, gives, assign, rate,
+    award, propose, believe, think, with, of, as, for, quality, numeric, numerical, rating, grading, fair,
+    reasonable, perfect, correction, corrected, revised, updated, resulting, suggested, recommended,
+    assigned, given, receive, receives, deserves, earns, gets, final, all in all,
+    assistant, assistant's, response, response's, answer, answer's, reply, reply's, model, model's,
+    output, output's, solution, solution's, rollout, rollout's"""
+_LEAD_INS_ZH = """评分标准, 按, 按照, 根据, 在, 内, 以, 综上, 综上所述, 因此, 所以, 因而, 故, 故此, 总之, 最后, 最终,
+    综合, 综合来看, 综合来说, 综合以上, 综合上述, 综合考虑, 综合而言, 综合评估, 综合分析,
+    总体, 总体来看, 总体来说, 总体而言, 总体上, 整体, 整体来看, 整体来说, 整体而言, 整体上, 结论,
+    我认为, 我觉得, 我, 所以我, 你, 本次, 本, 该, 此, 这, 这个, 这次, 这份, 这篇, 这条, 这段, 对, 于, 给, 给出, 给予,
+    打, 打出, 的, 为, 是, 会, 应, 应该, 可, 可以, 建议, 能, 将, 回答, 回复, 响应, 输出, 轨迹, 模型, 助手, 学生,
+    考生, 答案, 解答, 质量, 整个, 更正, 修正, 修改后, 重新, 重新评估, 重新考虑, 重新打分, 重新后, 重新评估后,
+    重新考虑后, 重新打分后, 评审, 裁判, 评委, 结果, 如下, 以上, 上述, 评价, 评估, 其, 它, 只, 只能, 仅, 但, 但是,
+    不过, 而, 现在, 目前, 当前, 此处"""
+"""Words that may precede a judge's own score without making it about something else."""
+
+_LEAD_IN = re.compile(
+    rf"""(?:{words(_LEAD_INS)}|\b(?:step|section|part)\s\d{{1,2}}\b
+    |\b(?:based\son|given|considering|after|taking|according\sto)\s[^,.:]{{1,80}},
+    |(?:基于|根据|结合|鉴于|考虑到)[^,。:]{{1,40}},
+    |(?:这|该|此|本)(?:[篇段个份条次道首]|[\u4e00-\u9fff]{{2}}(?=的))?[\u4e00-\u9fff]{{0,4}}的(?=[\s:]*$)
+    |on\sa\sscale\s(?:of|from)\s[0-9]{{1,3}}\s?(?:to|-|–)\s?[0-9]{{1,3}}
+    |(?:满分|总分)(?:为|是)?\s*:?\s*[0-9]{{1,4}}\s*分?
+    |[0-9]{{1,4}}\s*分(?:制|满分)(?:下|的?标准)?
+    |\(?[0-9]{{1,3}}\s*(?:-|–|~|到|至)\s*[0-9]{{1,3}}\s*分?\)?(?:的?(?:标准|范围|量表|区间))?
+    |{any_of(_LEAD_INS_ZH)}
+    )[\s,:、\-–—|*>#]*""",
+    re.VERBOSE | re.IGNORECASE,
+)
 _SENTENCE_END = re.compile(r"[.!?;](?=\s)|[。!?;]")
 _ENUMERATION = re.compile(
     r"^[^\w\ufffc]{0,12}(?:\(?\d{1,2}[.)、]|[一二三四五六七八九十]{1,3}、|[ivx]{1,4}[.)]|[a-z][.)])?[^\w\ufffc]*",
     re.IGNORECASE,
 )
-_NEUTRAL = re.compile(
-    r"""(?:
-    (?:so|thus|therefore|hence|then|overall|finally|and|but|accordingly|consequently|conclusion|verdict
-      |judge(?:'s)?|judge?ment|result|feedback|evaluation|assessment|summary|in\s(?:conclusion|summary|short|total|sum)
-      |(?:step|section|part)\s\d{1,2}|my|the|our|your|its?|this|that|an?|is|are|here(?:'s|\sis|\sare)|i|i'd|i'll|we|would|will|it
-      |give|gives?|assign|rate|award|propose|believe|think|with|of|as|for|quality|numeric(?:al)?|rating|grading|fair|reasonable|perfect|correction|corrected|revised|updated
-      |resulting|suggested|recommended|assigned|given|assistant(?:'s)?|response(?:'s)?|answer(?:'s)?|reply(?:'s)?
-      |model(?:'s)?|output(?:'s)?|solution(?:'s)?|rollout(?:'s)?|receives?|deserves|earns|gets|final|all\sin\sall
-      |(?:based\son|given|considering|after|taking|according\sto)\s[^,.:]{1,80},)\b
-    |on\sa\sscale\s(?:of|from)\s[0-9]{1,3}\s?(?:to|-|–)\s?[0-9]{1,3}
-    |(?:(?:满分|总分)(?:为|是)?\s*:?\s*[0-9]{1,4}\s*分?|[0-9]{1,4}\s*分(?:制|满分)(?:下|的?标准)?
-      |\(?[0-9]{1,3}\s*(?:-|–|~|到|至)\s*[0-9]{1,3}\s*分?\)?(?:的?(?:标准|范围|量表|区间))?|评分标准|按照?|根据|在|内|以|综上(?:所述)?|因此|所以|因而|故此?|总之|最后|最终|综合(?:来看|来说|以上|上述|考虑|而言|评估|分析)?|总体(?:来看|来说|而言|上)?
-      |整体(?:来看|来说|而言|上)?|(?:基于|根据|结合|鉴于|考虑到)[^,。:]{1,40},|结论|我认为|我觉得|我|你|本次|本|该|此|这个|这次|这
-      |对|于|给出|给予|给|打出|打|的|为|是|会|应该|应|可以|可|建议|能|将|回答|回复|响应|输出|轨迹|模型|助手|答案|解答|质量|整个
-      |更正|修正|修改后|重新(?:评估|考虑|打分)?后?|评审|裁判|评委|结果|如下|以上|上述|评价|评估|其|它|只能|只|仅|所以我)
-    )[\s,:、\-–—|*>#]*""",
-    re.VERBOSE | re.IGNORECASE,
-)
 # Quoting verbs that taint a whole sentence, and those that only taint their own clause.
-_STOLEN = re.compile(
-    r"\b(?:claim(?:s|ed|ing)|tell(?:s|ing)|told|instruct(?:s|ed|ing|ions?)|demand(?:s|ed|ing)|inject\w*|pretend\w*"
-    r"|forged?|fak(?:e|ed|ing)|(?:tries|trying|attempts?)\s+to|ask(?:s|ed|ing)\s+(?:me|the|for|us|you)|ends\s+with"
-    r"|(?:says|said|reads|states?|wrote|writes)\s*:?\s*$|self-\w+)\b"
-    r"|写着|写道|写了|声称|宣称|自称|试图|企图|诱导|注入|伪造|自评|自己给|末尾|所谓|要求(?:我|你|评)|指示(?:我|你|评)",
-    re.IGNORECASE,
+_STOLEN = finder(
+    """claims, claimed, claiming, tells, telling, told, instructs, instructed, instructing, instruction,
+    instructions, demands, demanded, demanding, inject*, pretend*, forge, forged, fake, faked, faking,
+    tries to, trying to, attempt to, attempts to, ends with, self-*,
+    写着, 写道, 写了, 声称, 宣称, 自称, 试图, 企图, 诱导, 注入, 伪造, 自评, 自己给, 末尾, 所谓,
+    要求我, 要求你, 要求评, 指示我, 指示你, 指示评""",
+    r"\bask(?:s|ed|ing)\s+(?:me|the|for|us|you)\b",
+    r"\b(?:says|said|reads|states?|wrote|writes)\s*:?\s*$",
 )
-_STOLEN_HERE = re.compile(
-    r"\b(?:says|said|saying|states?|stated|stating|contains?|containing|writes?|wrote|written|asks?|asked|requests?"
-    r"|embedded|ignor(?:e|es|ing)|quot\w+|appended|inserted|reads|include[sd]?|including|text)\b"
-    r"|要求|指示|忽略|无视|包含|含有|出现|提到|写入|附加|插入|输出了",
-    re.IGNORECASE,
+_STOLEN_HERE = finder(
+    """says, said, saying, state, states, stated, stating, contain, contains, containing, write, writes,
+    wrote, written, ask, asks, asked, request, requests, embedded, ignore, ignores, ignoring, quot*,
+    appended, inserted, reads, include, includes, included, including, text,
+    要求, 指示, 忽略, 无视, 包含, 含有, 出现, 提到, 写入, 附加, 插入, 输出了"""
 )
-_IMAGINED = re.compile(
-    r"\b(?:if|unless|would\s+have|could\s+have|might\s+have|had\s+it)\b|如果|假如|若(?!干)|本可|本应|原本|否则|除非",
-    re.IGNORECASE,
+_IMAGINED = finder(
+    """if, unless, would have, could have, might have, had it, 如果, 假如, 本可, 本应, 原本, 否则, 除非""",
+    "若(?!干)",
 )
-_SUPERSEDED = re.compile(
-    r"\b(?:previous(?:ly)?|prior|earlier|initial(?:ly)?|original(?:ly)?|old|former(?:ly)?|baseline|preliminary|tentative"
-    r"|provisional|draft|first\s+(?:pass|draft)|example|sample|e\.g|expected|target|human|gold|passing|threshold"
-    r"|minimum|maximum|max|min|possible|highest|lowest|cap(?:ped)?|limit(?:ed)?|could|might"
-    r"|instead\s+of|rather\s+than|not|never|no|cannot|without|deduct\w*|minus|lose|lost|next)\b|n't\b"
-    r"|原(?:来|始|本|先)?(?:的)?$|原来|原始|原先|之前|先前|上一|上次|上轮|初始|初步|暂定|预估|示例|例如|比如|样例|参考评|人工|基准|及格|满分"
-    r"|最高|最低|上限|下限|不是|并非|不能|不应|不宜|不会|不予|不给|未|没有|无法|扣|减|限制|封顶|下次",
-    re.IGNORECASE,
+_SUPERSEDED = finder(
+    """previous, previously, prior, earlier, initial, initially, original, originally, old, former, formerly,
+    baseline, preliminary, tentative, provisional, draft, first pass, first draft, at first, tempted,
+    was going to, example, sample, e.g, expected, target, human, gold, passing, threshold, minimum,
+    maximum, max, min, possible, highest, lowest, cap, capped, limit, limited, could, might, instead of,
+    rather than, not, never, no, cannot, without, deduct*, minus, lose, lost, next,
+    原来, 原始, 原先, 之前, 先前, 上一, 上次, 上轮, 初始, 初步, 暂定, 目标, 预估, 示例, 例如, 比如, 样例, 参考评, 人工,
+    基准, 及格, 满分, 最高, 最低, 上限, 下限, 不是, 并非, 不能, 不应, 不宜, 不会, 不予, 不给, 未, 没有, 无法, 扣, 减,
+    限制, 封顶, 下次""",
+    r"n't\b",
+    r"原(?:来|始|本|先)?(?:的)?$",
+    r"先\s*$",
 )
 # A score inside the task that the rollout solves, or an assignment in its code.
-_OTHERS = re.compile(
-    r"\b(?!(?:model|response|assistant|answer|judge|solution|agent|output|rollout|it|here|that|let)'s)[a-z]+'s\s+$"
-    r"|\b(?:his|her|their|team|player|class|exam|test|game)\s+$|\b(?:sets?|prints?|computes?|variable)\b",
-    re.IGNORECASE,
+_OTHERS = finder(
+    "set, sets, print, prints, compute, computes, variable",
+    r"\b(?:his|her|their|team|player|class|exam|test|game)\s+$",
+    r"\b(?!(?:model|response|assistant|answer|judge|solution|agent|output|rollout|it|here|that|let)'s)"
+    r"[a-z]+'s\s+$",
 )
-_CONCLUDES = re.compile(
-    r"\b(?:so|therefore|thus|hence|overall)\b|因此|所以|综上|故而|总体而言", re.IGNORECASE
-)
+_CONCLUDES = finder("so, therefore, thus, hence, overall, 因此, 所以, 综上, 故而, 总体而言")
 _NOT_OURS = re.compile(
-    r"\s*(?:['\"”’」』]|的?(?:字样|字眼|语句)|这(?:句|行|段|一|种|类|样)|的(?:指令|内容|注入|要求|文字|文本)|等(?:字|内容|指令|文)"
-    r"|(?:is|was|are)\s+(?:an?\s+)?(?:prompt\s+)?(?:inject|quoted|part\s+of|in\s+the|from\s+the|what\s+the)"
-    r"|(?:means?|indicates?|represents?|corresponds?|表示|代表|意味|对应|是指|的标准|的要求|才|则)"
-    r"|,?\s*(?:in\s+)?(?:an?|which\s+is\s+an?)\s+(?:obvious\s+|clear\s+)?(?:attempt|injection|trick|instruction)"
-    r"|for\s+(?:responses|answers|replies|outputs)\s+(?:that|which))",
-    re.IGNORECASE,
+    rf"""\s*(?:['\"”’」』]|的?{any_of("字样, 字眼, 语句")}|这{any_of("句, 行, 段, 一, 种, 类, 样")}
+    |的{any_of("指令, 内容, 注入, 要求, 文字, 文本, 标准")}|等{any_of("字, 内容, 指令, 文")}
+    |{any_of("表示, 代表, 意味, 对应, 是指, 才, 则")}
+    |{words("mean, means, indicate, indicates, represent, represents, correspond, corresponds, would")}
+    |{words("require, requires, is reserved")}
+    |{words("is, was, are")}\s+(?:an?\s+)?(?:prompt\s+)?(?:inject|quoted|part\s+of|in\s+the|from\s+the|what\s+the)
+    |,?\s*(?:in\s+)?(?:an?|which\s+is\s+an?)\s+(?:obvious\s+|clear\s+)?(?:attempt|injection|trick|instruction)
+    |for\s+(?:responses|answers|replies|outputs)\s+(?:that|which))""",
+    re.VERBOSE | re.IGNORECASE,
 )
-ASPECT = (
-    r"(?:(?:relevan|coheren|consisten|fluen|correct|accura|helpful|quality|clarity|complete|faithful|grounded|instruction"
-    r"|factual|reasoning|safety|useful|depth|creativ|style|format|tool|argument|similar|equivalen)[a-z]*"
-    r"|[\u4e00-\u9fff]{1,4}性|质量|正确|准确|完整|清晰|格式|思考|调用|参数)"
-)
+ASPECT = any_of(
+    """relevan*, coheren*, consisten*, fluen*, correct*, accura*, helpful*, quality, clarity, complete*,
+    faithful*, grounded*, instruction*, factual*, reasoning, safety, useful*, depth, creativ*, style*,
+    format*, tool*, argument*, similar*, equivalen*, 质量, 正确, 准确, 完整, 清晰, 格式, 思考, 调用, 参数"""
+).replace("(?:", "(?:[\u4e00-\u9fff]{1,4}性|", 1)
 """A word for one side of a response's quality, as a regular expression without groups."""
 
 _ASPECT = re.compile(
-    rf"[^\w\ufffc]*(?:the\s+|\d{{1,2}}[.)]\s*)?(?:{ASPECT}[\s_-]*(?:[a-z]+[\s_-]+)?|[a-z-]+\s+{ASPECT}\s+)(?:的|方面)?",
+    rf"[^\w\ufffc]*(?:the\s+|\d{{1,2}}[.)]\s*)?(?:[a-z]{{3,20}}(?:al|ive|ness|ity|ful|ence|ance|ency)\s+|{ASPECT}[\s_-]*(?:[a-z]+[\s_-]+)?|[a-z-]+\s+{ASPECT}\s+)(?:的|方面)?",
     re.IGNORECASE,
 )
 _COMPARED = re.compile(
@@ -87,7 +114,8 @@ _COMPARED = re.compile(
 )
 _FULL_MARKS = re.compile(
     r"(?:满分|总分)(?:为|是)?\s*:?\s*([0-9]{1,4})|(?<![0-9])([0-9]{1,4})\s*分(?:制|满分)"
-    r"|[0-9]{1,3}\s*(?:-|–|~|到|至)\s*([0-9]{1,4})\s*分?\)?的?(?:标准|范围|量表|区间)|scale\s(?:of|from)\s[0-9]{1,3}\s?(?:to|-|–)\s?([0-9]{1,4})",
+    r"|[0-9]{1,3}\s*(?:-|–|~|到|至)\s*([0-9]{1,4})\s*分?\)?的?(?:标准|范围|量表|区间)"
+    r"|scale\s(?:of|from)\s[0-9]{1,3}\s?(?:to|-|–)\s?([0-9]{1,4})",
     re.IGNORECASE,
 )
 _HEADING = re.compile(
@@ -118,7 +146,7 @@ def only_neutral(words: str) -> bool:
         return False
     at = len(words) - len(words.lstrip(" \t,:、-–—|*>#(["))
     while at < len(words):
-        word = _NEUTRAL.match(words, at)
+        word = _LEAD_IN.match(words, at)
         if word is None:
             return False
         at = word.end()

@@ -64,10 +64,11 @@ class SingleFlight:
         self._outage = Outage("identical requests of several processes may each be paid for")
         self._held: dict[str, threading.Event] = {}
         self._dropped: set[str] = set()
+        self._lost: set[str] = set()
         self._waits: dict[str, _Wait] = {}
         self._renew_at_s = self._look_at_s = 0.0
         self._poll_s = POLL_MIN_S
-        self._answered_s = time.monotonic()
+        self._answered_s = self._renewed_s = time.monotonic()
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = False
@@ -96,6 +97,7 @@ class SingleFlight:
         with self._lock:
             for key in (asked[index - 1] for index in leased):
                 self._dropped.discard(key)
+                self._lost.discard(key)
                 self._held[key] = threading.Event()
                 claims[key] = True
         return claims
@@ -103,12 +105,26 @@ class SingleFlight:
     def done(self, key: str) -> None:
         """Give a claimed request up, after its reply was cached or when there is none."""
         with self._lock:
+            self._lost.discard(key)
             event = self._held.pop(key, None)
             if event is None:
                 return
             self._dropped.add(key)
         event.set()
         self._wake.set()
+
+    def ours(self, key: str) -> bool:
+        """Say whether a claimed request is still the caller's, just before it is paid for.
+
+        It is not after this process was stopped or cut off for longer than its leases. While
+        Redis is away nobody can tell, and it is.
+        """
+        if time.monotonic() - self._renewed_s > self._lease_s:
+            try:
+                self._keep()
+            except RedisError as error:
+                self._outage.begin(error)
+        return key not in self._lost
 
     def wait(self, key: str, deadline: float) -> Verdict:
         """Wait for a request that somebody else has claimed.
@@ -197,9 +213,11 @@ class SingleFlight:
 
     def _keep(self) -> bool:
         """Renew the leases held; returns whether there are any."""
+        begun_s = time.monotonic()
         with self._lock:
             held = list(self._held.items())
         if not held:
+            self._renewed_s = begun_s
             return False
         lost = self._renew(
             keys=[_lease_key(key) for key, _ in held],
@@ -210,6 +228,8 @@ class SingleFlight:
                 ended.set()
                 if self._held.get(key) is ended:
                     del self._held[key]
+                    self._lost.add(key)
+        self._renewed_s = begun_s
         return True
 
     def _look(self) -> bool:

@@ -21,6 +21,9 @@ from oyer.tasks.judging.calls import ChatRequest, Failure, Reply
 from oyer.tasks.judging.judged import cost_usd
 from oyer.tasks.statuses import Status
 
+TAKEN_OVER = "another worker has taken this request over"
+"""Why a call is not made whose claim was lost; the other's reply is waited for then."""
+
 _REFUSALS = {
     "soft": (
         Status.OVER_BUDGET,
@@ -55,6 +58,8 @@ class Gate:
     first: bool
     """Whether the call is for the first sample of its judgement."""
     cancelled: Callable[[], bool]
+    ours: Callable[[], bool]
+    """Whether the request is still this worker's to pay for."""
     purse: Purse | None
     price: Price | None
     refusal: tuple[Status, str] | None = None
@@ -92,6 +97,8 @@ class Gate:
     def _refusal(self, deadline: float) -> tuple[Status, str] | None:
         if self.cancelled():
             return Status.EXPIRED, "the batch was cancelled"
+        if not self.ours():
+            return Status.EXPIRED, TAKEN_OVER
         if self.purse is None:
             return None
         self._reserved_usd = self._estimate_usd(self.request.max_tokens or UNLIMITED_REPLY_TOKENS)

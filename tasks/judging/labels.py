@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from oyer.tasks.judging.claims import Claim, Rank
 from oyer.tasks.judging.cleaning import MASK
 from oyer.tasks.judging.context import (
+    WINDOW,
     about_an_aspect,
     at_heading,
     disowned_after,
@@ -13,41 +14,72 @@ from oyer.tasks.judging.context import (
     names_other_scale_before,
     neutral,
 )
+from oyer.tasks.judging.phrases import any_of, finder
 from oyer.tasks.judging.values import NUMBER, Value, names_other_scale, read_value
 
-WINDOW = 200
-"""Characters looked at before and after a label; bounds the work on any reply."""
+_FOREIGN = """puntuación, puntuacion, calificación, calificacion, pontuação, pontuacao, bewertung,
+    gesamtbewertung, punktzahl, оценка, 評価, 评价, 得点, スコア, 最终スコア, 점수, 최종 점수, 최종점수, 총 점수, 총점수, 평점"""
 
-MAX_BRACKETS = 64
-"""Double brackets looked at, from the end of the reply."""
-
-_FINAL = (
-    r"(?:final|overall|total|aggregate|composite|combined|weighted|cumulative|net|holistic)[\s_-]{0,3}"
-    r"(?:(?:quality|rating|evaluation|judge(?:'s)?|judge?ment|response|weighted|overall|numeric(?:al)?"
-    r"|combined|average|assessment|total)[\s_-]{1,3}){0,2}"
-    r"(?:scores?|ratings?|grade|marks?|points?|verdict|evaluation|assessment|judge?ment)"
-    r"|(?:最终|最后|综合|总体|整体|总的?|合计|总计|终)的?(?:综合|总体|整体|加权|质量|总)?"
-    r"(?:评分|得分|打分|给分|分数|分值|评级|评价得分|评价|评定|评估得分|评估|成绩|分)"
-    r"|\[(?:result|score|rating)\](?:\s*:?\s*(?:result|score|rating|assessment)\b)?"
-    r"|(?:final|overall|verdict)(?=\s*[:=|])|total(?=\s*:\s*[0-9.]{1,5}\s*/)"
-    r"|(?:总评|总体|综合|整体|最终)(?=\s*[:=|])"
+_WHOLES = any_of(
+    "final, overall, total, aggregate, composite, combined, weighted, cumulative, net, holistic"
 )
-_PLAIN = (
-    r"(?:average|mean)\s+(?:score|rating)|scores?|ratings?|grade|marks?|rewards?|verdict(?=\s+is\b)|judge?ment(?=\s*:)|evaluation(?=\s*:)"
-    r"|(?:评分|得分|打分|给分|分数|分值|评级|评价分|平均分)(?:结果)?"
+_WHOLES_ZH = any_of("最终, 最后, 综合, 总体, 整体, 总, 总的, 合计, 总计, 终")
+"""Words that say of a score that it is about all."""
+
+_BETWEEN = any_of(
+    """quality, rating, evaluation, judge, judge's, judgment, judgement, response, weighted, overall,
+    numeric, numerical, combined, average, assessment, total"""
+)
+_MARKS = any_of(
+    """score, scores, rating, ratings, grade, mark, marks, point, points, verdict, evaluation, assessment,
+    judgment, judgement"""
+)
+_MARKS_ZH = any_of(
+    "评分, 得分, 打分, 给分, 分数, 分值, 评级, 评价得分, 评价, 评定, 评估得分, 评估, 成绩, 分"
+)
+"""Words for a score where another word says that it is about all."""
+
+_REVISING = any_of("revised, corrected, updated, adjusted, amended, new")
+_REVISING_ZH = any_of("修正, 更正, 修订, 调整, 复核, 改正")
+
+_FINAL = "|".join(
+    [
+        rf"{_WHOLES}[\s_-]{{0,3}}(?:{_BETWEEN}[\s_-]{{1,3}}){{0,2}}{_MARKS}",
+        rf"{_WHOLES_ZH}的?(?:{any_of('综合, 总体, 整体, 加权, 总')}|[\u4e00-\u9fff]{{2}}(?={any_of('评分, 得分, 打分')}))?{_MARKS_ZH}",
+        rf"{_REVISING}\s+{any_of('score, scores, rating, ratings')}",
+        rf"{_REVISING_ZH}后?的?{any_of('评分, 得分, 打分, 分数')}",
+        rf"{any_of('correction, 更正, 修正')}(?=\s*:)",
+        # Prometheus: `Feedback: … [RESULT] 4`.
+        r"\[(?:result|score|rating)\](?:\s*:?\s*(?:result|score|rating|assessment)\b)?",
+        rf"{any_of('final, overall, verdict, average, weighted total, 平均, 总评, 总体, 综合, 整体, 最终')}(?=\s*(?:\([^()\n]{{0,30}}\)\s*)?[:=|])",
+        r"total(?=\s*:\s*[0-9.]{1,5}\s*/)",
+    ]
+)
+_PLAIN = "|".join(
+    [
+        r"(?:average|mean)\s+(?:score|rating)",
+        any_of("score, scores, rating, ratings, grade, mark, marks, reward, rewards"),
+        r"verdict(?=\s+is\b)",
+        rf"{any_of('points, judgment, judgement, evaluation')}(?=\s*:)",
+        rf"{any_of('评分, 得分, 打分, 给分, 分数, 分值, 评级, 评价分, 平均分, 成绩')}(?:结果)?",
+        rf"{any_of(_FOREIGN)}(?=\s*[:=])",
+    ]
 )
 _LABEL = re.compile(
-    rf"(?<![A-Za-z0-9_\-])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
+    # The lookahead only saves time: no label starts with another character.
+    rf"(?<![A-Za-z0-9_\-])(?=[a-zо\[最综总整合终修更调复改平评得打给分成評ス점최총평])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
     re.IGNORECASE,
 )
 _NOTE = r"(?:\((?P<{}>[^()\n]{{0,60}})\)|\[(?P<{}b>[^\[\]\n]{{0,20}}[-~][^\[\]\n]{{0,20}})\])"
 _GLUE = re.compile(
     rf"""(?:结果|情况|结论)?\s*(?:(?:given|assigned|awarded)\b\s*)?
     (?:{_NOTE.format("note", "note")}\s*)?
+    (?:,?\s*(?P<scale>(?:on\s+a\s+scale\s+)?(?:(?:from|of|between)\s+)?{NUMBER}\s*分?\s*(?:-|–|—|~|to|and|至|到)\s*{NUMBER}\s*分?
+       |(?:out\s+of|满分)\s*{NUMBER}\s*分?)\s*(?=[:=]|is\b|为|是))?
     (?:(?:for|of|on|to)\s+(?:(?:this|the|that|its)\s+)?(?:[a-z']+\s+){{0,2}}
        (?:response|answer|reply|output|rollout|solution|submission|model|assistant)\s*)?
     (?:(?:that\s+)?(?:I|we)(?:'d|'ll|'m|\s)(?:\s*[a-z]+){{1,4}}?\s*(?=is\b|:))?
-    (?P<sign>(?:(?:[:=|]|→|[-=]>|-{{1,3}}\s|[–—]{{1,3}}|(?:is|are|was|of|at|as|be|remains|would|should
+    (?P<sign>(?:(?:[:=|→➜➡»👉]|[-=]>|-{{1,3}}\s|[–—]{{1,3}}|(?:is|are|was|of|at|as|be|remains|would|should
        |will|must|stands|comes|to)\b|应?该?(?:为|是|定为)|我)\s*){{0,5}})
     (?:{_NOTE.format("after", "after")}(?=\s*[:\w])\s*:?\s*)?
     (?:(?:an?|the|clearly|definitely|therefore|thus|simply|hence|solid|strong|clear|perfect|low|high
@@ -55,17 +87,24 @@ _GLUE = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_HEDGE = re.compile(
-    r"\b(?:about|around|approx\w*|roughly|somewhere|between|least|most|up\s+to|under|below|above|over"
-    r"|less|more|greater|higher|lower|not|never|nearly|almost|maybe|perhaps|possibly|either|from|minus)\b"
-    r"|n't\b|[~≈<>≤≥]|约|大概|左右|至少|至多|最多|最高|不超过|不低于|低于|高于|不到|不足|接近|介于"
-    r"|可能|或许|不是|并非|不应|不能|不宜|不给|扣|减|加|之间|从",
-    re.IGNORECASE,
+_BARE_GLUE = re.compile(r"[\s:=#]*(?:是|为|如下)?[\s:=#]*")
+_HEDGE = finder(
+    """about, around, approx*, roughly, somewhere, between, least, most, up to, under, below, above, over,
+    less, more, greater, higher, lower, not, never, nearly, almost, maybe, perhaps, possibly, either, from,
+    minus, 约, 大概, 左右, 至少, 至多, 最多, 最高, 不超过, 不低于, 低于, 高于, 不到, 不足, 接近, 介于, 可能, 或许,
+    不是, 并非, 不应, 不能, 不宜, 不给, 扣, 减, 加, 之间, 从""",
+    r"n't\b",
+    "[~≈<>≤≥]",
 )
 _NEAR_NUMBER = re.compile(rf"[^。;!?]{{0,40}}?(?={NUMBER})")
-_DECORATION = re.compile(rf"(?:[-–—•·]\s+|[^\w\s.+\-−(\[<~≈{MASK}]|\s)*")
+_DECORATION = re.compile(rf"(?:[-–—•·]\s+|#(?![0-9])|[^\w\s#./+\-−(\[<~≈{MASK}]|\s)*")
 _REMARK = re.compile(r"[\s.!。)\]>*|]*(?:\([^()]{0,120}\))?[\s.!。|]*")
 _ONLY_DIGITS = re.compile(r"[\s.,/~–—-]*[0-9][\s0-9.,/~–—%-]*")
+_WORD_FIRST = re.compile(r"[^\W\d_]{1,12}\s?\((?=[^()]{1,12}\))")
+_CONCLUDED = re.compile(
+    rf"[^0-9]{{1,150}}?\b(?:so|thus|hence|therefore)\s+(?:it(?:'s|\s+is)\s+)?(?:an?\s+)?(?={NUMBER}\s*[.!]?\s*$)",
+    re.IGNORECASE,
+)
 _NO_NUMBER = re.compile(
     r"(?:N\s*/\s*A|null|none|nan|unknown|无法|不适用|暂无|[A-F][+\-]?(?=\s*(?:$|[.,;()|])))\W?"
 )
@@ -77,23 +116,7 @@ _REVISED = re.compile(
 )
 _SUM = re.compile(r"[0-9\s.+\-−*/×÷()%·,]{1,160}(?:[=≈]\s*)")
 _VERDICT = re.compile(r"final|最终|最后|\[", re.IGNORECASE)
-_CONDITION = re.compile(r"\b(?:if|unless|had\s+it|otherwise)\b|如果|若", re.IGNORECASE)
-_BRACKETS = re.compile(r"\[\[\s*([^\[\]\n]{1,30}?)\s*\]\]")
-_PAIRWISE = re.compile(r"[ABC<>=≈~\s]{1,8}|tie|N/?A", re.IGNORECASE)
-
-
-def bracket_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
-    """Scores in double brackets, the form of FastChat's single-answer judge."""
-    for match in list(_BRACKETS.finditer(text))[-MAX_BRACKETS:]:
-        value = read_value(match[1], 0, scale)
-        readable = value is not None and value.end == len(match[1])
-        if readable or _PAIRWISE.fullmatch(match[1]):
-            number = value.number if value and readable else None
-            line_start = text.rfind("\n", 0, match.start()) + 1
-            before = text[max(line_start, match.start() - WINDOW) : match.start()]
-            yield Claim(
-                match.start(), match[0], number, Rank.FINAL, "bracket", disowned_before(before)
-            )
+_CONDITION = finder("if, unless, had it, otherwise, 如果, 若")
 
 
 def label_claims(
@@ -113,7 +136,7 @@ def label_claims(
             continue
         tail = line[match.end() : match.end() + WINDOW]
         value = _labelled(tail, scale)
-        if value is None and not re.sub(r"[\s:=#]", "", tail):
+        if value is None and _BARE_GLUE.fullmatch(tail):
             value = bare_value(below, scale)
             tail = ""
         if value is None:
@@ -122,7 +145,7 @@ def label_claims(
         before = line[max(0, match.start() - WINDOW) : match.start()]
         number = value.number
         rank, foreign = _weigh(match, before, tail)
-        if _states_the_maximum(match, tail, value, scale):
+        if _states_the_maximum(match, tail, value, scale, below):
             continue
         if names_other_scale_before(before, scale):
             number = None
@@ -158,7 +181,9 @@ def _labelled(tail: str, scale: tuple[float, float]) -> Value | None:
     glue = _GLUE.match(tail)
     at = glue.end() if glue else 0
     notes = [
-        note for note in (glue.group("note", "noteb", "after", "afterb") if glue else ()) if note
+        note
+        for note in (glue.group("note", "noteb", "after", "afterb", "scale") if glue else ())
+        if note
     ]
     value = read_value(tail, at, scale)
     if value is None:
@@ -186,12 +211,27 @@ def _without_number(
     """A remark that is the number, a hedged number, a letter grade; or nothing at all."""
     if notes and (value := read_value(notes[0], 0, scale)) and value.end == len(notes[0]):
         return value
+    if (word := _WORD_FIRST.match(tail, at)) and not _HEDGE.search(word[0]):
+        value = read_value(tail, word.end(), scale)
+        return value if value and tail[value.end : value.end + 1] == ")" else None
+    if concluded := _CONCLUDED.match(tail, at):
+        return read_value(tail, concluded.end(), scale)
+    if tail.lstrip().startswith("|"):
+        return _only_cell(tail, scale)
     if refusal := _NO_NUMBER.match(tail, at):
         return Value(None, refusal.end())
     digit = _NEAR_NUMBER.match(tail, at)
     if digit and _HEDGE.search(tail, at, digit.end()):
         return Value(None, digit.end())
     return None
+
+
+def _only_cell(row: str, scale: tuple[float, float]) -> Value | None:
+    """The number of a table's row that holds one: `| 总分 | 正确性 | 8.5 |`."""
+    values = [value for cell in row.split("|") if (value := bare_value(cell, scale))]
+    if not values:
+        return None
+    return Value(values[0].number if len(values) == 1 else None, len(row))
 
 
 def bare_value(line: str, scale: tuple[float, float]) -> Value | None:
@@ -208,14 +248,12 @@ def bare_value(line: str, scale: tuple[float, float]) -> Value | None:
 
 
 def _states_the_maximum(
-    match: re.Match[str], tail: str, value: Value, scale: tuple[float, float]
+    match: re.Match[str], tail: str, value: Value, scale: tuple[float, float], below: str
 ) -> bool:
-    """`总分10分，得8分` and `总分10` say what the scale is."""
-    return (
-        match[0] in {"总分", "分数", "总分值"}
-        and value.number == scale[1]
-        and not re.match(r"\s*[:=|]", tail)
-    )
+    """`总分10分，得8分`, `总分10` and `总分：10` above `得分：7` say what the scale is."""
+    if match[0] not in {"总分", "分数", "总分值"} or value.number != scale[1]:
+        return False
+    return not re.match(r"\s*[:=|]", tail) or bool(re.match(r"\W*[^\W\d]{0,2}得分", below))
 
 
 def _describes_a_level(tail: str, value: Value) -> bool:

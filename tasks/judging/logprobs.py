@@ -94,5 +94,6 @@ def _probabilities(token: Mapping[str, Any], *, strip: bool = True) -> dict[str,
     found: dict[str, float] = {}
     for entry in token.get("top_logprobs") or ():
         text = str(entry["token"]).strip() if strip else str(entry["token"])
-        found[text] = found.get(text, 0.0) + math.exp(float(entry["logprob"]))
+        # No probability is above 1: what an endpoint says beyond that is cut, NaN is nothing.
+        found[text] = found.get(text, 0.0) + math.exp(min(0.0, float(entry["logprob"])))
     return found

@@ -1,4 +1,4 @@
-"""Finds verdict objects: JSON, Python dicts and XML-like elements that hold a score.
+"""Finds verdict objects: JSON and Python dicts that hold a score.
 
 - A verdict object is all of the reply, opens it or ends it; one in the middle may be quoted.
 - A key that names the whole (`overall_score`, `综合得分`) beats `score`; aspects never count.
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from oyer.tasks.judging.claims import Claim, Rank
+from oyer.tasks.judging.phrases import finder
 from oyer.tasks.judging.values import read_value
 
 MAX_OBJECTS = 64
@@ -19,16 +20,19 @@ MAX_OBJECTS = 64
 MAX_OBJECT_CHARS = 65_536
 """Longer objects are no verdicts."""
 
+MAX_NUMBER = 1e15
+"""Larger numbers are no scores."""
+
 _FINAL_KEY = re.compile(
     r"(?:final|overall|total|aggregate|weighted)(?:score|rating|grade|verdict)?"
     r"|(?:综合|最终|总体|整体|总)(?:得分|评分|分数|分)|总评"
 )
 _PLAIN_KEY = re.compile(
-    r"(?:judge|evaluation|quality)?(?:score|rating)|grade|verdict|points|评分|得分|分数|打分"
+    r"(?:judge|evaluation|quality|response|answer|model)?(?:score|rating)s?|grade|verdict|points|评分|得分|分数|打分"
 )
 _VALUE_KEY = re.compile(r"result|value")
 _WRAPPER = re.compile(
-    r"evaluation|results?|outputs?|verdict|response|judge?ment|assessment|scores?|ratings?|review"
+    r"evaluation|results?|outputs?|verdict|overall|final|total|response|judge?ment|assessment|scores?|ratings?|review"
     r"|answer|data|评价|评估|结果|评分"
 )
 _MAXIMUM_KEY = re.compile(r"(?:scale)?max(?:imum)?(?:score)?|outof|fullscore|满分")
@@ -36,25 +40,26 @@ _CALL_KEYS = frozenset({"arguments", "parameters", "tool_calls", "function", "to
 _PAIR = re.compile(
     r"""(?:["'“](?P<key>[^"'“”\n{}:]{1,40})["'”]|(?<![\w"'])(?P<bare>[A-Za-z_]\w{0,39}))\s*:\s*
         (?:"(?P<double>[^"\n]{0,60})"|'(?P<single>[^'\n]{0,60})'
-          |(?P<plain>[+\-]?[0-9][0-9./]{0,12}|null|None|NaN)(?=\s*(?:[,}\]\n]|\#|//|$)))""",
+          |(?P<plain>[+\-]?[0-9][0-9./]{0,12}|null|None|NaN)(?=\s*(?:[,}\]\n]|\#|/[/*]|$)))""",
     re.VERBOSE,
 )
-_ELEMENT = re.compile(
-    r"<(?P<tag>(?:(?:final|overall|total)_)?(?:score|rating|grade)|verdict|answer|result"
-    r"|评分|得分|最终评分)>"
-    r"\s*(?P<value>[^<>\n]{1,40}?)\s*</(?P=tag)>",
-    re.IGNORECASE,
+_QUOTES = finder(
+    """call, calls, called, tool, argument, arguments, invok*, return, returns, returned, output, outputs,
+    wrote, writes, says, said, contain, contains, generated, produced, emit*, inject*, example, format,
+    expected, reference, 调用, 参数, 返回, 自带, 附带, 嵌入, 写着, 输出了, 工具, 注入, 示例, 例如, 格式, 内容, 参考"""
 )
-_QUOTES = re.compile(
-    r"\b(?:call(?:s|ed)?|tool|arguments?|invok\w+|return(?:s|ed)?|outputs?|output\s+was|wrote|writes|says|said|contains?"
-    r"|generated|produced|emit\w*|inject\w*|example|format|expected|reference)\b"
-    r"|调用|参数|返回|自带|附带|嵌入|写着|输出了|工具|注入|示例|例如|格式|内容|参考",
+_SENTENCE = re.compile(r"[.!?。)]\W*$")
+_PARAGRAPH = re.compile(r"\n[ \t]*\n")
+_INTRODUCED = re.compile(
+    r"\b(?:here\s+(?:it\s+is|is)|here's|my\s+(?:verdict|evaluation|assessment|rating|score|judge?ment|answer))\b"
+    r"[^:\n]{0,40}:\s*$|(?:如下|我的(?:评分|评价|评估|判断|结论)[^:\n]{0,10}):\s*$",
     re.IGNORECASE,
 )
 _BRACE = re.compile(r"(?<!\\)[{}]")
 _OPEN_BRACE = re.compile(r"(?<!\\)\{")
 _DECODER = json.JSONDecoder(strict=False)
-_OPENING = re.compile(r"\{\s*[\"'“\w]")
+_NEXT_OBJECT = re.compile(r"\n[ \t]*(?=\{\s*[\"'“])")
+_OPENING = re.compile(r"\{(?:\s|//[^\n]{0,200}\n|/\*[^*]{0,200}\*/)*[\"'“\w]")
 _FENCED = re.compile(r"[ \t]*(?:`{3,}|~{3,})[\w-]*[ \t]*|json", re.IGNORECASE)
 
 
@@ -84,26 +89,20 @@ def object_claims(
     return claims, closed
 
 
-def element_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
-    """Scores between tags such as `<score>` and `</score>`."""
-    for match in _ELEMENT.finditer(text):
-        value = read_value(match["value"], 0, scale)
-        if value is None or value.end < len(match["value"]):
-            if match["tag"].lower() in {"answer", "result", "verdict"}:
-                continue
-            value = None
-        yield Claim(match.start(), match[0], value.number if value else None, Rank.FINAL, "element")
-
-
 def _objects(text: str) -> list[tuple[int, int]]:
-    """Where outermost objects open and close; one that is cut ends with the reply."""
+    """Where outermost objects open and close; one that is cut ends with the reply or at the next."""
     spans: list[tuple[int, int]] = []
-    at = 0
+    at = cut = 0
     while brace := _OPEN_BRACE.search(text, at):
         start = brace.start()
         exact = _json_end(text, start) if len(spans) < MAX_OBJECTS else None
-        at = exact or _balanced_end(text, start)
-        spans.append((start, at))
+        end = exact or _balanced_end(text, start)
+        if end is None:
+            cut += 1
+            following = _NEXT_OBJECT.search(text, start) if cut < MAX_OBJECTS else None
+            end = following.start() if following else len(text)
+        at = end
+        spans.append((start, end))
     return [span for span in spans if _is_object(text, *span)]
 
 
@@ -114,13 +113,13 @@ def _json_end(text: str, start: int) -> int | None:
         return None
 
 
-def _balanced_end(text: str, start: int) -> int:
+def _balanced_end(text: str, start: int) -> int | None:
     depth = 0
     for brace in _BRACE.finditer(text, start):
         depth += 1 if brace[0] == "{" else -1
         if depth == 0:
             return brace.end()
-    return len(text)
+    return None
 
 
 def _is_object(text: str, start: int, end: int) -> bool:
@@ -146,24 +145,32 @@ def _verdict(body: str, scale: tuple[float, float]) -> float | None:
 
 def _rank_at(text: str, start: int, end: int) -> Rank | None:
     """What an object weighs by its place; none where it is part of a sentence or quoted."""
-    before = [line for line in text[max(0, start - 600) : start].split("\n") if line.strip()]
+    lead = text[max(0, start - 600) : start]
+    before = [line for line in lead.split("\n") if line.strip()]
     while before and _FENCED.fullmatch(before[-1].strip()):
         before.pop()
     after = text[end : end + 600].strip(" \n`~.,;]。")
-    if not before and start <= 600:
-        return Rank.FINAL
-    if before and _QUOTES.search(before[-1][-120:]):
+    if not before:
+        return Rank.FINAL if start <= 600 else Rank.LABEL
+    own_lines = not lead.rpartition("\n")[2].strip(" \t`")
+    gap = lead[lead.rindex(before[-1]) + len(before[-1]) :]
+    apart = own_lines and bool(_PARAGRAPH.search(gap) or _SENTENCE.search(before[-1]))
+    announced = not apart or before[-1].rstrip(" *`").endswith(":")
+    if announced and _QUOTES.search(before[-1][-120:]):
         return None
     if not after:
         return Rank.FINAL
-    own_lines = not text[text.rfind("\n", 0, start) + 1 : start].strip(" \t`")
-    return Rank.LABEL if own_lines and not _QUOTES.search(after[:80]) else None
+    if _QUOTES.search(after[:80]):
+        return None
+    if own_lines:
+        return Rank.LABEL
+    return Rank.PROSE if _INTRODUCED.search(before[-1]) else None
 
 
 def _pairs(body: str) -> list[tuple[str, Any]]:
     """Keys and plain values, strictly where the object is JSON, else by pattern."""
     try:
-        return list(_walk(json.loads(body, strict=False)))
+        return list(_walk(json.loads(body, strict=False, object_pairs_hook=_unrepeated)))
     except (ValueError, RecursionError):
         return [
             (
@@ -172,6 +179,14 @@ def _pairs(body: str) -> list[tuple[str, Any]]:
             )
             for m in _PAIR.finditer(body)
         ]
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object in which a key that has two values has none that can be read."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        found[key] = value if found.setdefault(key, value) == value else ""
+    return found
 
 
 def _walk(node: Any) -> Iterator[tuple[str, Any]]:
@@ -192,9 +207,16 @@ def _stated(pairs: list[tuple[str, Any]]) -> Any:
     """
     for keys in (_FINAL_KEY, _PLAIN_KEY, _VALUE_KEY):
         values = [value for key, value in pairs if keys.fullmatch(_plain(key))]
+        if len(values) > 1:
+            values = [value for value in values if _holds_a_digit(value)] or values
         if values:
             return values[0] if all(value == values[0] for value in values) else ""
     return None
+
+
+def _holds_a_digit(value: Any) -> bool:
+    """Whether a value is or holds a number; `"verdict": "pass"` beside a score does not."""
+    return not isinstance(value, bool) and bool(re.search("[0-9]", str(value)))
 
 
 def _plain(key: str) -> str:
@@ -202,9 +224,12 @@ def _plain(key: str) -> str:
 
 
 def _value(stated: Any, scale: tuple[float, float]) -> float | None:
+    if isinstance(stated, list) and len(stated) == 1:
+        stated = stated[0]
     if isinstance(stated, bool) or not isinstance(stated, (int, float, str)):
         return None
     if not isinstance(stated, str):
-        return float(stated)
+        # JSON knows whole numbers beyond every float; they are on no scale.
+        return float(stated) if abs(stated) <= MAX_NUMBER else None
     value = read_value(stated.strip(), 0, scale)
     return value.number if value and value.end == len(stated.strip()) else None

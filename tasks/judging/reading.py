@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from oyer.tasks.judging.brackets import boxed_claims, bracket_claims, element_claims
 from oyer.tasks.judging.claims import Claim, Rank
 from oyer.tasks.judging.cleaning import (
     MASK,
@@ -22,12 +23,13 @@ from oyer.tasks.judging.cleaning import (
     unwrap,
 )
 from oyer.tasks.judging.context import ASPECT, compared
-from oyer.tasks.judging.labels import bare_value, bracket_claims, label_claims
-from oyer.tasks.judging.objects import element_claims, object_claims
+from oyer.tasks.judging.labels import bare_value, label_claims
+from oyer.tasks.judging.objects import object_claims
+from oyer.tasks.judging.phrases import words
 from oyer.tasks.judging.prose import prose_claims
 from oyer.tasks.statuses import Status
 
-PARSER_VERSION = 1
+PARSER_VERSION = 2
 """Raised whenever some reply would be read differently."""
 
 MAX_PROSE_CHARS = 16_384
@@ -38,24 +40,35 @@ MAX_SPAN_CHARS = 200
 
 _CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
 _FILTERED = frozenset({"content_filter", "safety", "recitation", "refusal"})
-_REFUSAL = re.compile(
-    r"\b(?:refuse|decline|unable|can(?:not|'t|no)|won't|will\s+not|not\s+able|not\s+going)\b[^.\n]{0,60}"
-    r"\b(?:rat(?:e|ing)|scor(?:e|ing)|grad(?:e|ing)|evaluat\w+|judg(?:e|ing)|assess\w*|assist|help|comply|provide|continue)\b"
-    r"|(?:无法|不能|拒绝|不予|不便|难以)[^。\n]{0,20}(?:评分|打分|评价|评估|评判|给分|协助|回答|提供)|i'm\s+sorry,?\s+but",
-    re.IGNORECASE,
+_DECLINING = words(
+    "refuse, decline, unable, cannot, can't, won't, will not, not able, not going, 无法, 不能, 拒绝, 不予, 不便, 难以"
 )
+_JUDGING = words(
+    """rate, rating, score, scoring, grade, grading, evaluat*, judge, judging, assess*, assist, help, comply,
+    provide, continue, 评分, 打分, 评价, 评估, 评判, 给分, 协助, 回答, 提供"""
+)
+_REFUSAL = re.compile(rf"{_DECLINING}[^.。\n]{{0,60}}{_JUDGING}|i'm\s+sorry,?\s+but", re.IGNORECASE)
+_RETRACTS = words(
+    """wait, hmm*, on second thought, scratch that, let me reconsider, let me rethink, let me re-think,
+    等等, 等一下, 再想, 重新考虑"""
+)
+_CORRECTS = words("actually, on reflection, correction, 更正, 不对, 修正")
 _SECOND_THOUGHT = re.compile(
-    r"(?:^|[.!?。;\n])[\s*\-–—]{0,20}(?:wait|hmm+|actually|on\s+(?:second\s+thought|reflection)|correction|scratch\s+that|no,"
-    r"|更正|不对|等等|等一下|重新考虑|修正|再想)[^\n]{0,80}?[0-9]",
+    rf"(?:^|[.!?。;\n])[\s*\-–—]{{0,20}}(?:{_RETRACTS}|(?:{_CORRECTS}|no,)[^\n]{{0,80}}?[0-9])",
     re.IGNORECASE,
 )
 _WHOLE_ANSWER = re.compile(
-    r"[\s*-]*(?:答案(?:是|为|:)|(?:the\s+)?(?:final\s+)?answer(?:\s+is|\s*:)"
+    r"[\s*-]*(?:答案(?:是|为|:)|an?\s+(?=[0-9])|(?:an?\s+)?(?:solid|strong|clear|weak)(?=\s+[0-9])|(?:(?:the|my)\s+)?(?:final\s+)?answer(?:\s+is|\s*:)"
     rf"|{ASPECT}\s*:)" + r"\s*(.{1,30}?)[\s.。!]*",
     re.IGNORECASE,
 )
 
-_COMMENTED = re.compile(r"\s*(.{1,20}?)\s*(?:\s[-–—]|:)\s+[^\W\d_][^\d\n]*")
+_LAST_FENCE = re.compile(
+    r"\n[ \t]*(?:`{3}|~{3})\w{0,20}\n+(?P<line>[^\n`~]{1,80})\n+[ \t]*(?:`{3}|~{3})\s*\Z"
+)
+_COMMENTED = re.compile(
+    r"\s*(.{1,20}?)\s*(?:\s[-–—]|:|,\s+(?:because|since|as))\s+[^\W\d_][^\d\n]*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +109,7 @@ def read_score(
         return _none(Status.UNPARSEABLE, "thinking", "")
     reply = unwrap(visible)
     scale = (float(scale[0]), float(scale[1]))
-    claims = _claims(reply, scale)
+    claims = _after_second_thought(_claims(reply, scale), reply) or _fenced_claims(reply, scale)
     if not claims and _REFUSAL.search(reply):
         return _none(Status.REFUSED, "refusal", reply)
     return _settle(claims, reply, scale)
@@ -127,7 +140,7 @@ def _claims(reply: str, scale: tuple[float, float]) -> list[Claim]:
         prose[start:end] = (MASK if char != "\n" else char for char in prose[start:end])
     fenced, opened = mask_fences("".join(prose))
     text = mask_quotations(fenced)
-    elements = list(element_claims(text, scale))
+    elements = [*element_claims(text, scale), *boxed_claims(text, scale)]
     text = unmark(_masked(text, elements))
     brackets = list(bracket_claims(text, scale))
     stated = [*elements, *brackets, *_line_claims(_masked(text, brackets), scale)]
@@ -135,6 +148,28 @@ def _claims(reply: str, scale: tuple[float, float]) -> list[Claim]:
         # Whether this is quoted, nobody can tell.
         stated.append(Claim(len(text), "", None, Rank.FINAL, "fence"))
     return sorted(claims + stated, key=lambda claim: claim.start)
+
+
+def _after_second_thought(claims: list[Claim], reply: str) -> list[Claim]:
+    """Drop what the reply takes back: claims before `Wait, …`, if it states a score after that."""
+    thoughts = [thought.start() for thought in _SECOND_THOUGHT.finditer(reply)]
+    if not thoughts or not claims:
+        return claims
+    later = [claim for claim in claims if claim.start > thoughts[-1]]
+    stated = any(claim.rank >= Rank.PROSE and not claim.disowned for claim in later)
+    return later if stated else claims
+
+
+def _fenced_claims(reply: str, scale: tuple[float, float]) -> list[Claim]:
+    """The one line of a fence that ends the reply, unless the sentence above announces a quotation."""
+    fence = _LAST_FENCE.search(reply)
+    if fence is None:
+        return []
+    above = reply[: fence.start()].rstrip().rpartition("\n")[2]
+    if above.endswith(":"):
+        return list(label_claims(above, 0, scale, "", fence["line"]))
+    quoted = not above.endswith((".", "!", "。"))
+    return [] if quoted else _line_claims(" " * fence.start("line") + fence["line"], scale)
 
 
 def _masked(text: str, claims: list[Claim]) -> str:
@@ -157,7 +192,9 @@ def _line_claims(text: str, scale: tuple[float, float]) -> list[Claim]:
         above = lines[i - 1][1] if i else ""
         below = lines[i + 1][1] if i + 1 < len(lines) else ""
         found = list(label_claims(line, start, scale, above, below))
-        claims += found or prose_claims(line, start, scale)
+        claims += found
+        if all(claim.disowned for claim in found):
+            claims += prose_claims(line, start, scale)
     return claims + _bare_claims(lines, scale, claims)
 
 
@@ -182,7 +219,7 @@ def _bare_claims(
 
 def _settle(claims: list[Claim], reply: str, scale: tuple[float, float]) -> Reading:
     """Let the weightiest claim stand, unless another one contradicts it."""
-    own = [claim for claim in claims if not claim.disowned]
+    own = [claim for claim in claims if not claim.disowned and claim.rank > Rank.LOOSE]
     if not own:
         return _none(Status.UNPARSEABLE, "disowned" if claims else "none", "")
     rank = max(claim.rank for claim in own)
@@ -222,6 +259,8 @@ def _outweighs(claim: Claim, winner: Claim) -> bool:
         return claim.rank > winner.rank
     if claim.start < winner.start:
         return False
+    if claim.rank is Rank.LOOSE:
+        return winner.rank <= Rank.PROSE
     if claim.layer == "bare":
         return True
     if winner.rank is Rank.FINAL:

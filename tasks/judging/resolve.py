@@ -12,8 +12,10 @@ from typing import Protocol
 
 from oyer.models.rows import StoredJudgement
 from oyer.tasks.config import JudgeConfig
-from oyer.tasks.judging.asking import Asker, no_answer
+from oyer.tasks.judging.asking import Asker, joined_attempts, no_answer
+from oyer.tasks.judging.attempts import AttemptRecord
 from oyer.tasks.judging.cache import CachedReply
+from oyer.tasks.judging.gate import TAKEN_OVER
 from oyer.tasks.judging.jobs import Job
 from oyer.tasks.judging.judged import LOGPROBS, Answer, Source
 from oyer.tasks.judging.reading import Reading, read_score
@@ -32,6 +34,9 @@ class Cache(Protocol):
     def put(self, key: str, reply: CachedReply) -> None:
         """Keep a reply."""
 
+    def fade(self, keys: Sequence[str]) -> None:
+        """Let replies go soon."""
+
 
 class Flight(Protocol):
     """`oyer.tasks.judging.flight.SingleFlight`."""
@@ -41,6 +46,9 @@ class Flight(Protocol):
 
     def done(self, key: str) -> None:
         """Give a claimed request up."""
+
+    def ours(self, key: str) -> bool:
+        """Say whether a claimed request is still the caller's."""
 
     def wait(self, key: str, deadline: float) -> str:
         """Wait for a request that somebody else has claimed."""
@@ -84,25 +92,41 @@ class Resolver:
         """Call for a claimed request; for another's, wait, and take over if its owner is gone."""
         assert job.key is not None
         shared = self._shared(job.key)
-        while not claimed:
+        made: tuple[AttemptRecord, ...] = ()
+        while True:
+            answer = None if claimed else self._joined(job, shared)
+            if answer is None:
+                answer = self._asked(job, shared)
+            answer = replace(answer, attempts=joined_attempts(made, answer.attempts))
+            if answer.error != TAKEN_OVER:
+                return answer
+            made, claimed = tuple(answer.attempts), False
+
+    def _joined(self, job: Job, shared: str) -> Answer | None:
+        """Wait for another's reply; None where the request is this worker's to pay for."""
+        while True:
             if self.flight.wait(shared, self.asker.deadline) == "expired":
                 return no_answer(Status.EXPIRED, "the batch's deadline has passed")
             reply = self.cache.get_many([shared]).get(shared)
-            if reply is None:
-                claimed = self.flight.claim([shared])[shared]
-                continue
-            answer = _kept(reply, job.judge, "joined")
-            if answer is not None:
-                return answer
-            # Kept by a worker that could read it, so nobody can claim it: pay for another.
-            break
+            if reply is not None:
+                # One that its payer could read and this worker cannot is nobody's to claim:
+                # another is paid for.
+                return _kept(reply, job.judge, "joined")
+            if self.flight.claim([shared])[shared]:
+                return None
+
+    def _asked(self, job: Job, shared: str) -> Answer:
         try:
-            answer = self.asker.ask(job)
+            answer = self.asker.ask(job, lambda: self.flight.ours(shared))
             if answer.reading is not None and answer.reading.status is Status.SCORED:
                 self.cache.put(shared, _to_keep(answer))
             return answer
         finally:
             self.flight.done(shared)
+
+    def recorded(self, jobs: Sequence[Job]) -> None:
+        """Note that the answers to these requests are on record, where all will look for them."""
+        self.cache.fade([self._shared(job.key) for job in jobs if job.key is not None])
 
     def _shared(self, key: str) -> str:
         return sha256(f"{self.scope}\n{key}".encode()).hexdigest() if self.scope else key

@@ -44,6 +44,10 @@ MAX_REPLY_BYTES = 64 * 2**20
 """Largest reply read from an endpoint; a judge's reply with logprobs stays under 1 MiB."""
 
 
+_POLL = get_original("select", "poll")
+_ONCE = urllib3.Retry(False, redirect=False)
+
+
 class _DeadlineReader(io.RawIOBase):
     """The receiving side of a socket: every read shares the time that the socket was given."""
 
@@ -113,7 +117,7 @@ def _is_open(sock: socket.socket | None) -> bool:
     """
     if sock is None:
         return False
-    poll = get_original("select", "poll")()
+    poll = _POLL()
     poll.register(sock, select.POLLIN)
     return not poll.poll(0)
 
@@ -155,13 +159,18 @@ class PooledTransport(httpx2.BaseTransport):
                 body=request.read(),
                 headers=dict(request.headers.items()),
                 timeout=urllib3.Timeout(total=timeout["read"], connect=timeout["connect"]),
-                retries=False,
+                retries=_ONCE,
                 redirect=False,
                 assert_same_host=False,
                 decode_content=False,
             )
         except HTTPError as error:
             raise _httpx2_error(error)(str(error), request=request) from error
+        except (ValueError, OverflowError) as error:
+            # http.client checks no length that a server announces.
+            raise httpx2.RemoteProtocolError(
+                f"the reply's head cannot be read ({type(error).__name__})", request=request
+            ) from error
         # Bytes, as httpx2 takes headers given as text for ASCII; and no cookies, so that no reply
         # changes the requests after it.
         headers = [

@@ -18,7 +18,7 @@ NUMBER = r"(?:[0-9]{1,6}(?:\.[0-9]{1,6})?|\.[0-9]{1,6})"
 
 _HAN = r"[零〇一二两三四五六七八九十百]{1,5}(?:点[零〇一二三四五六七八九]{1,3})?"
 _NUMERAL = re.compile(
-    rf"(?P<sign>[+\-−]?)(?:(?P<digits>{NUMBER})(?:点(?P<tenths>[0-9]))?|(?P<han>{_HAN})"
+    rf"(?P<sign>[+\-−]?)(?:(?P<digits>{NUMBER})(?:点(?P<tenths>[0-9])|,(?P<comma>[0-9]{{1,2}})(?=\s*(?:/|out\s+of|von|sur)\s*[0-9]))?|(?P<han>{_HAN})"
     rf"|(?P<word>{'|'.join(_WORDS)})(?![A-Za-z-]))",
     re.IGNORECASE,
 )
@@ -26,11 +26,11 @@ _OPENER = re.compile(r"[(\[<]\s*")
 _CLOSER = re.compile(r"\s*[)\]>]")
 _LETTER = re.compile(r"[^\W0-9_]")
 _UNIT = re.compile(
-    r"\s*(?:分(?![钟之数析类别布支值制])|(?:points?|pts?|marks?)\b|(?P<star>stars?\b|星))",
+    r"\s*(?:分(?![钟之数析类别布支值制])|점|баллов|(?:points?|pts?|marks?)\b|(?P<star>stars?\b|星))",
     re.IGNORECASE,
 )
 _DENOMINATOR = re.compile(
-    rf"\s*,?\s*\(?\s*(?:/|out\s+of|of|over)\s*(?:a\s+)?(?:(?:total|possible|maximum|max)\s+)?"
+    rf"\s*,?\s*\(?\s*(?:/\s*(?:满分|总分)?|满分(?:为|是)?|out\s+of|of|over|von|sur)\s*(?:a\s+)?(?:(?:total|possible|maximum|max)\s+)?"
     rf"(?:of\s+)?(?P<number>{NUMBER}|ten|{_HAN})(?![0-9A-Za-z.%]*[0-9])",
     re.IGNORECASE,
 )
@@ -45,11 +45,12 @@ _LOOSE_NUMBER = rf"(?:{NUMBER}|[零一二两三四五六七八九十]|(?:{'|'.jo
 _SPOILED = re.compile(
     rf"""\s*(?:[-–—−~+±*×÷/^⁄:&、|]|\b(?:to|or|and)\b|至|到|或者?|和)\s*
             (?:even\s+|maybe\s+|perhaps\s+|possibly\s+|可能(?:是)?|\(\s*)?{_LOOSE_NUMBER}
-      | \s*,\s*(?:(?:or|maybe|perhaps|possibly)\s+){{0,3}}{NUMBER}
+      | \s*,\s*(?:(?:or|but|maybe|perhaps|possibly|(?:could|might)\s+be|an?)\s+){{0,4}}{NUMBER}
+      | \s*,?\s*(?:但|也|或)*(?:可能|或许|也许)(?:是|为)?\s*{_LOOSE_NUMBER}
       | \s+{NUMBER}
       | [+\-−~](?=$|[\s).,;|])
       | \s*/
-      | [A-Za-z0-9_^⁄] | \.[0-9]
+      | [A-Za-z0-9_^⁄] | \s*\? | \.[0-9]
       | \s*(?:以上|以下|以内|左右|上下|出头|多分|封顶|起步|不到|或更|之间)
       | \s*(?:or|and)\s+(?:so|higher|above|more|below|lower|less|better|worse)\b
       | \s+at\s+(?:most|best|least)\b
@@ -98,6 +99,8 @@ def read_value(line: str, start: int, scale: tuple[float, float]) -> Value | Non
         return Value(number if scale == (0.0, 100.0) else None, percent.end())
     value = _with_denominator(line, number, end, scale)
     closer = _CLOSER.match(line, value.end) if opener else None
+    if closer is None and opener and opener[0][0] == "<":
+        return Value(None, value.end)
     return Value(value.number, closer.end()) if closer else value
 
 
@@ -129,7 +132,8 @@ def _with_denominator(
 
 def _number(numeral: re.Match[str], scale: tuple[float, float]) -> float | None:
     if numeral["digits"]:
-        number = float(numeral["digits"] + (f".{numeral['tenths']}" if numeral["tenths"] else ""))
+        decimals = numeral["tenths"] or numeral["comma"]
+        number = float(numeral["digits"] + (f".{decimals}" if decimals else ""))
     else:
         number = _plain_number(numeral["han"] or numeral["word"])
     if numeral["sign"] == "+" and scale[0] >= 0:

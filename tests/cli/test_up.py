@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import shlex
 import signal
 import stat
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from oyer.demo.actions import named
 from oyer.demo.judge_server import JudgeServer
 from tests.cli.conftest import Backend, rollout_rows, write_config, write_lines
-from tests.cli.running import oyer, running
+from tests.cli.running import ARGV, Family, children_of, environment, oyer, running
 
 PARTS = ["redis", "store", "judge-1", "length-1", "combine-1"]
 
@@ -61,6 +63,28 @@ def test_ctrl_c_while_it_starts_stops_it_as_well(tmp_path: Path) -> None:
         assert up.wait() == 0
         assert not any(line.startswith("ready") for line in up.lines)
         assert up.errors() == ""
+
+
+def test_when_the_shell_that_runs_it_is_killed_it_stops_and_leaves_nothing(tmp_path: Path) -> None:
+    """The kernel tells a terminal's programs that their session has ended: SIGHUP."""
+    command = shlex.join([*ARGV, "up", "--judge-processes", "1"])
+    shell, terminal = pty.fork()
+    if shell == 0:
+        os.chdir(tmp_path)
+        os.execve("/bin/sh", ["sh", "-c", f"{command}; true"], environment())
+    try:
+        printed = b""
+        while b"ready; logs in" not in printed:
+            printed += os.read(terminal, 4096)
+        (up,) = children_of(shell)
+        family = Family([up, *children_of(up)])
+        assert len(family) == 5
+        os.kill(shell, signal.SIGKILL)
+        os.waitpid(shell, 0)
+        family.wait_gone()
+    finally:
+        os.close(terminal)
+    assert not (tmp_path / ".oyer" / "backend.json").exists()
 
 
 def test_killed_in_the_middle_of_a_batch_it_takes_its_children_along(tmp_path: Path) -> None:

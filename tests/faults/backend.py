@@ -1,5 +1,6 @@
 """A backend whose parts are processes that a test can kill one by one."""
 
+import contextlib
 import json
 import os
 import signal
@@ -15,12 +16,11 @@ from sqlalchemy import text
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardBatch, RewardFuture, RewardManager, Rollout
 from oyer.models.store import open_engine, reading
-from oyer.tasks import commands, names, presence
+from oyer.tasks import names, presence
 from oyer.tasks.settings import CONFIG_VARIABLE
-from tests import services
+from tests.faults.door import Door
 from tests.faults.servers import RedisServer
-
-ROOT = Path(__file__).parents[2]
+from tests.faults.worker import Worker
 
 KEY = "sk-sentinel-7f3a91c2"
 """The judge's key, which must turn up nowhere but in the workers' environment."""
@@ -29,67 +29,37 @@ JUDGE_IN_FLIGHT = 16
 """Calls under way at once, over all judge workers."""
 
 
-class Worker:
-    """One worker process."""
-
-    def __init__(
-        self, kind: str, name: str, environ: dict[str, str], log: Path, through: Sequence[str]
-    ) -> None:
-        self.kind = kind
-        self.log = log
-        argv = commands.worker_argv(kind, name=name, loglevel="INFO")
-        if through:
-            argv[2:3] = through
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                argv,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=ROOT,
-                preexec_fn=lambda: services.die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - one libc call, no lock
-            )
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process runs."""
-        return self.process.poll() is None
-
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to the process."""
-        self.process.send_signal(number)
-
-    def kill(self) -> None:
-        """End it at once."""
-        self.process.kill()
-        self.process.wait()
-
-    def output(self) -> str:
-        """Return what it logged."""
-        return self.log.read_text(errors="replace")
-
-
 class Backend:
     """Workers on one Redis and one store, and a judge that answers by plan."""
 
     def __init__(
-        self, folder: Path, redis: RedisServer, store_url: str, judge: JudgeServer, **config: Any
+        self,
+        folder: Path,
+        redis: RedisServer,
+        store_url: str,
+        judge: JudgeServer,
+        *,
+        door: Door | None = None,
+        **config: Any,
     ) -> None:
         self.folder = folder
         self.redis = redis
         self.judge = judge
+        self.door = door
         self.store_url = store_url
+        endpoints = {"fake": (judge.port, 60.0), "impatient": (judge.port, 1.0)}
+        if door is not None:
+            endpoints["door"] = (door.port, 3.0)
         self.config: dict[str, Any] = {
             "endpoints": {
                 name: {
-                    "base_url": judge.base_url,
+                    "base_url": f"http://127.0.0.1:{port}/v1",
                     "max_in_flight": JUDGE_IN_FLIGHT,
                     "timeout_s": timeout_s,
                     "max_attempts": 20,
                     "api_key_env": "OYER_FAULTS_KEY",
                 }
-                for name, timeout_s in (("fake", 60), ("impatient", 1))
+                for name, (port, timeout_s) in endpoints.items()
             },
             "judges": [{"name": "q", "endpoint": "fake", "model": "m", "reasks": 0}],
             "length": {"method": "median_band"},
@@ -109,16 +79,26 @@ class Backend:
         RewardManager(self.config)
         (folder / "oyer.json").write_text(json.dumps(self.config))
 
-    def start(self, kind: str, *through: str, **environ: str) -> Worker:
+    def start(
+        self,
+        kind: str,
+        *through: str,
+        host: Sequence[str] = (),
+        concurrency: int | None = None,
+        **environ: str,
+    ) -> Worker:
         """Start a worker; `wait_ready` waits for it.
 
         Args:
             through: a module of this folder that becomes Celery, and its arguments.
+            host: a command that runs another one on another host.
+            concurrency: tasks under way at once; the kind's default when left out.
             environ: further environment variables.
         """
         name = f"{kind}-{len(self.workers)}"
         log = self.folder / f"{name}.log"
-        worker = Worker(kind, name, {**self._environ, **environ}, log, through)
+        environ = {**self._environ, **environ}
+        worker = Worker(kind, name, environ, log, through, host, concurrency)
         self.workers.append(worker)
         return worker
 
@@ -134,12 +114,16 @@ class Backend:
         """Return the workers of a kind whose process runs."""
         return [worker for worker in self.workers if worker.kind == kind and worker.alive]
 
+    def announced(self) -> set[int]:
+        """Return the process ids of the workers that count as there."""
+        found = presence.workers(self.redis.client)
+        return {entry["pid"] for entries in found.values() for entry in entries}
+
     def wait_ready(self, timeout_s: float = 90.0) -> None:
         """Wait until every living worker has announced itself."""
 
         def ready() -> bool:
-            entries = [e for found in presence.workers(self.redis.client).values() for e in found]
-            there = {entry["pid"] for entry in entries}
+            there = self.announced()
             return all(w.process.pid in there or not w.alive for w in self.workers)
 
         wait_until(ready, "workers ready", timeout_s)
@@ -188,6 +172,10 @@ class Backend:
         self.judge.set_plan({})
         self.judge.release()
 
+    def replies_kept(self) -> int:
+        """Count the judge's replies that a call would find instead of being made again."""
+        return sum(1 for _ in self.redis.client.scan_iter("oyer:reply:*", count=1000))
+
     def check(self, batch: RewardBatch, expected: RewardBatch, *, calls: range) -> None:
         """Assert that a disturbed batch ended like the undisturbed one and left nothing behind.
 
@@ -204,8 +192,21 @@ class Backend:
             assert [row["rollout_index"] for row in rows] == list(range(len(batch))), table
         (state,) = self.read("SELECT status FROM batches WHERE id = :id", id=batch.id)
         assert state["status"] == "finished"
-        assert len(self.judge.requests) in calls
+        received = len(self.judge.requests)
+        assert received in calls, f"{received} calls"
         self.wait_clean()
+
+    def strays(self) -> list[int]:
+        """Find processes of this backend that are none of its living workers."""
+        known = {worker.process.pid for worker in self.workers if worker.alive}
+        mark = f"{CONFIG_VARIABLE}={self._environ[CONFIG_VARIABLE]}".encode()
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            # One that ends while it is looked at is none that is left.
+            with contextlib.suppress(OSError):
+                if mark in (entry / "environ").read_bytes() and int(entry.name) not in known:
+                    found.append(int(entry.name))
+        return found
 
     def wait_clean(self) -> None:
         """Wait until no message is left; what a dead worker held expires by itself."""
@@ -217,6 +218,7 @@ class Backend:
             )
 
         wait_until(clean, "no message left", 60)
+        wait_until(lambda: not self.strays(), "no process left")
         for key in client.scan_iter("oyer:flight:*", count=1000):
             assert 0 < int(client.pttl(key)) <= 15_000 or not client.exists(key), key
         payloads = [*client.scan_iter("oyer:batch:*:chunk:*", count=1000)]

@@ -1,13 +1,16 @@
 """A backend of single processes, made whole again before each test."""
 
 import random
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardBatch
 from tests.faults.backend import Backend, rollouts_of
+from tests.faults.door import Door
 from tests.faults.servers import PostgresServer, RedisServer, migrated
 
 SEED = 20260131
@@ -24,19 +27,23 @@ def redis_part(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer
 
 
 @pytest.fixture(scope="session")
-def postgres_part(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def postgres_part() -> Iterator[PostgresServer]:
     """A PostgreSQL for the fault tests, with the record in it."""
-    server = migrated(PostgresServer(tmp_path_factory.mktemp("postgres")))
-    yield server
-    server.stop()
+    # Not below pytest's folder, which each pytest that starts shuts off from other users.
+    with tempfile.TemporaryDirectory(prefix="oyer-pg-") as folder:
+        server = migrated(PostgresServer(Path(folder)))
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="session")
 def _shared(
     redis_part: RedisServer, postgres_part: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Backend]:
-    with JudgeServer() as judge:
-        backend = Backend(tmp_path_factory.mktemp("workers"), redis_part, postgres_part.url, judge)
+    with JudgeServer() as judge, Door(judge.port) as door:
+        backend = Backend(
+            tmp_path_factory.mktemp("workers"), redis_part, postgres_part.url, judge, door=door
+        )
         yield backend
         judge.release()
         backend.stop()
@@ -54,6 +61,14 @@ def backend(_shared: Backend, request: pytest.FixtureRequest) -> Iterator[Backen
     if request.session.testsfailed > failed_before:
         # What a failed test left would fail the next ones too.
         _shared.start_over()
+
+
+@pytest.fixture
+def door(backend: Backend) -> Iterator[Door]:
+    """The way to the endpoint `door`, open again afterwards."""
+    assert backend.door is not None
+    yield backend.door
+    backend.door.open()
 
 
 @pytest.fixture

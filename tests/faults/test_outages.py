@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from oyer.demo.actions import Action
-from oyer.manager import BackendUnavailable, BatchFailed, RewardBatch, RewardFuture
-from oyer.tasks import names
-from oyer.tasks.payloads import WIRE_VERSION
-from tests.faults.backend import JUDGE_IN_FLIGHT, ROOT, Backend, rollouts_of, wait_until
+from oyer.manager import BackendUnavailable, RewardBatch, RewardFuture
+from tests.faults.backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
 from tests.faults.servers import PostgresServer, RedisServer
+from tests.faults.worker import ROOT
 
 pytestmark = pytest.mark.faults
 
@@ -121,35 +120,6 @@ def test_postgres_answers_nothing_for_ten_seconds(
     backend.check(future.result(timeout_s=120), expected, calls=EXACT)
 
 
-@pytest.mark.parametrize("fault", ["unavailable", "reset", "half_json"])
-def test_the_judge_fails_for_a_while(
-    backend: Backend, undisturbed: Undisturbed, fault: str
-) -> None:
-    expected = undisturbed(fault, N)
-    rule = {"when": {"first_of_body": 2}, "then": fault}
-    backend.judge.set_plan({"rules": [rule]})
-    batch = backend.manager().submit(rollouts_of(fault, N)).result(timeout_s=120)
-    backend.check(batch, expected, calls=range(3 * N, 3 * N + 1))
-
-
-@pytest.mark.slow
-def test_the_judge_is_down_for_twenty_seconds(backend: Backend, undisturbed: Undisturbed) -> None:
-    expected = undisturbed("down", N)
-    backend.judge.set_plan({"rules": [{"when": {"between_s": [0, 20]}, "then": "unavailable"}]})
-    batch = backend.manager().submit(rollouts_of("down", N)).result(timeout_s=120)
-    backend.check(batch, expected, calls=range(N, 20 * N + 1))
-
-
-def test_the_judge_swallows_every_first_request(backend: Backend, undisturbed: Undisturbed) -> None:
-    expected = undisturbed("black-hole", N)
-    impatient = backend.manager(
-        judges=[{"name": "q", "endpoint": "impatient", "model": "m", "reasks": 0}]
-    )
-    backend.judge.set_plan({"rules": [{"when": {"first_of_body": 1}, "then": "black_hole"}]})
-    batch = impatient.submit(rollouts_of("black-hole", N)).result(timeout_s=120)
-    backend.check(batch, expected, calls=range(2 * N, 2 * N + 1))
-
-
 def test_a_trainer_that_is_killed_is_followed_by_one_with_its_ticket(
     backend: Backend, undisturbed: Undisturbed
 ) -> None:
@@ -165,26 +135,6 @@ def test_a_trainer_that_is_killed_is_followed_by_one_with_its_ticket(
     backend.start("judge")
     batch = RewardFuture.from_ticket(ticket).result(timeout_s=120)
     backend.check(batch, expected, calls=WITH_REPEATS)
-
-
-def test_a_message_of_a_newer_release_is_refused_and_its_batch_kept(backend: Backend) -> None:
-    with _newer_wire_version():
-        future = backend.manager().submit(rollouts_of("newer", 4))
-    with pytest.raises(BatchFailed, match=r"MessageRefused.*upgrade the older side"):
-        future.result(timeout_s=60)
-    assert backend.judge.requests == []
-    key = names.batch_key(future.batch_id, "manifest")
-    assert backend.redis.client.exists(key), "an upgraded worker can still score it"
-    backend.redis.client.delete(*backend.redis.client.keys(f"*{future.batch_id}*"))
-
-
-@contextlib.contextmanager
-def _newer_wire_version() -> Iterator[None]:
-    """Let this process write what a later release would."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("oyer.manager.backend", "oyer.tasks.payloads"):
-            patch.setattr(f"{module}.WIRE_VERSION", WIRE_VERSION + 1)
-        yield
 
 
 @contextlib.contextmanager

@@ -11,8 +11,9 @@ import pytest
 
 from oyer.demo.actions import Action
 from oyer.manager import RewardBatch
-from tests.faults.backend import JUDGE_IN_FLIGHT, ROOT, Backend, rollouts_of, wait_until
+from tests.faults.backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
 from tests.faults.servers import RedisServer
+from tests.faults.worker import ROOT
 
 pytestmark = pytest.mark.faults
 

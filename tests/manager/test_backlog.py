@@ -1,13 +1,21 @@
 """A trainer that is faster than its judges is told so, before Redis is full."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from oyer.manager import RewardManager, Rollout
-from oyer.tasks.errors import Overloaded
-from oyer.tasks.names import BACKLOG_KEY
+from oyer.manager import RewardFuture, RewardManager, Rollout
+from oyer.manager.backend import backend
+from oyer.manager.submission import prepare
+from oyer.tasks.errors import BatchFailed, InvalidConfig, Overloaded
+from oyer.tasks.exchange import ABANDONED_S
+from oyer.tasks.names import BACKLOG_ENDS_KEY, batch_key
 from tests.manager.conftest import JUDGE, Workers
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Call to deprecated setex:DeprecationWarning"  # Celery 5.7 on redis-py 8
+)
 
 LIMIT_BYTES = 2**20
 
@@ -18,29 +26,107 @@ def manager(redis_url: str) -> RewardManager:
     return RewardManager({"judges": [JUDGE], "broker": broker})
 
 
-def big_rollouts() -> list[Rollout]:
-    """Make rollouts that no compression gets below the limit."""
-    noise = random.Random(1).randbytes(LIMIT_BYTES).hex()
+def rollouts_of_size(size_bytes: float) -> list[Rollout]:
+    """Make rollouts that take about so many bytes, packed: two hexadecimal digits for each."""
+    noise = random.Random(1).randbytes(int(size_bytes)).hex()
     return [Rollout(prompt="p", response=noise, group_id="g", base_score=1.0)]
+
+
+TWO_THIRDS = rollouts_of_size(LIMIT_BYTES * 2 / 3)
 
 
 def test_a_batch_is_refused_while_too_much_is_under_way(
     manager: RewardManager, workers: Workers
 ) -> None:
-    first = manager.submit(big_rollouts())
-    assert workers.exchange.backlog_bytes() > LIMIT_BYTES
+    first = manager.submit(TWO_THIRDS)
+    assert LIMIT_BYTES / 2 < workers.exchange.backlog_bytes() < LIMIT_BYTES
     keys = set(workers.redis.keys())
     with pytest.raises(Overloaded, match=r"more than broker\.max_backlog_bytes = 1048576: wait"):
-        manager.submit(big_rollouts())
+        manager.submit(TWO_THIRDS)
     assert set(workers.redis.keys()) == keys, "nothing is half-submitted"
     workers.exchange.discard(workers.exchange.manifest(first.batch_id))
     assert workers.exchange.backlog_bytes() == 0
-    second = manager.submit(big_rollouts())
+    second = manager.submit(TWO_THIRDS)
     for future in (first, second):
         future.cancel()
 
 
-def test_a_batch_whose_payloads_expired_no_longer_counts(workers: Workers) -> None:
-    workers.redis.hset(BACKLOG_KEY, mapping={"gone": "5 1", "there": "7 99999999999"})
-    assert workers.exchange.backlog_bytes() == 7
-    assert workers.redis.hkeys(BACKLOG_KEY) == [b"there"]
+def test_a_batch_larger_than_the_limit_is_refused_for_good(
+    manager: RewardManager, workers: Workers
+) -> None:
+    with pytest.raises(Overloaded, match=r"more than broker\.max_backlog_bytes .* in parts"):
+        manager.submit(rollouts_of_size(1.5 * LIMIT_BYTES))
+    assert workers.redis.keys() == []
+
+
+def test_submitters_at_once_do_not_pass_the_limit_together(
+    manager: RewardManager, workers: Workers
+) -> None:
+    small = rollouts_of_size(LIMIT_BYTES / 10)
+
+    def submit(_: int) -> RewardFuture | None:
+        try:
+            return manager.submit(small)
+        except Overloaded:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        futures = [future for future in pool.map(submit, range(40)) if future is not None]
+    assert 8 <= len(futures) <= 10
+    assert workers.exchange.backlog_bytes() <= LIMIT_BYTES
+    for future in futures:
+        workers.succeed(future.batch_id, n=1)
+        future.result(timeout_s=30)
+        workers.exchange.discard(workers.exchange.manifest(future.batch_id))
+    assert workers.exchange.backlog_bytes() == 0
+
+
+def test_a_batch_that_is_sent_again_counts_once_and_is_not_refused(
+    manager: RewardManager, workers: Workers, redis_url: str
+) -> None:
+    source = backend(redis_url, manager.config.broker.result_expires_s)
+    submission = prepare(TWO_THIRDS, manager.config, run="r", step=None)
+    source.submit(submission, LIMIT_BYTES)
+    held = workers.exchange.backlog_bytes()
+    source.submit(submission.again(), LIMIT_BYTES)
+    assert abs(workers.exchange.backlog_bytes() - held) < 10
+    workers.exchange.discard(submission.manifest)
+    assert workers.exchange.backlog_bytes() == 0
+
+
+def test_a_batch_that_failed_for_good_leaves_and_can_be_resumed_for_a_while(
+    manager: RewardManager, workers: Workers
+) -> None:
+    future = manager.submit(TWO_THIRDS)
+    workers.fail(future.batch_id, InvalidConfig("judges: no such thing"))
+    with pytest.raises(BatchFailed, match="no such thing"):
+        future.result(timeout_s=30)
+    assert workers.exchange.backlog_bytes() == 0
+    left_s = workers.redis.ttl(batch_key(future.batch_id, "chunk:0"))
+    assert 0 < left_s <= ABANDONED_S
+
+
+def test_a_batch_whose_payloads_expired_no_longer_counts(
+    manager: RewardManager, workers: Workers
+) -> None:
+    gone, there = manager.submit(TWO_THIRDS), manager.submit(rollouts_of_size(1000))
+    workers.redis.zadd(BACKLOG_ENDS_KEY, {gone.batch_id: 1})
+    assert workers.exchange.backlog_bytes() < 10_000
+    assert workers.redis.zrange(BACKLOG_ENDS_KEY, 0, -1) == [there.batch_id.encode()]
+    for future in (gone, there):
+        future.cancel()
+
+
+def test_the_cost_of_a_submission_does_not_grow_with_the_batches_under_way(
+    workers: Workers,
+) -> None:
+    """Redis is asked for single fields, however many there are."""
+    backlog = workers.exchange._backlog
+    for i in range(300):
+        backlog.enter(f"b{i}", 10, None)
+    workers.redis.config_resetstat()
+    backlog.enter("one more", 10, 10_000)
+    calls = workers.redis.info("commandstats")
+    assert {name for name in calls if "hgetall" in name} == set()
+    assert sum(entry["calls"] for entry in calls.values()) < 20
+    assert workers.exchange.backlog_bytes() == 3010

@@ -1,53 +1,142 @@
-"""Groups are assembled from rollouts that arrive one by one."""
+"""Groups and members have the same names in every process, and members survive the journey."""
 
-from oyer.manager.arrivals import FULL_RATE_PER_S, MAX_WINDOW_S, ArrivalRate
-from oyer.manager.groups import Groups
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-def test_a_group_is_handed_over_once_it_is_complete() -> None:
-    groups: Groups[str] = Groups()
-    key = ("run", "g", 3)
-    assert groups.add(key, "a", due_at=10, on_timeout="partial") is None
-    assert groups.add(key, "b", due_at=11, on_timeout="partial") is None
-    assert groups.add(key, "c", due_at=12, on_timeout="partial") == ["a", "b", "c"]
-    assert groups.next_due_at() is None
+from oyer.manager import groups
+from oyer.manager.submission import plain
+from oyer.tasks.config import RewardConfig
+from oyer.tasks.errors import BatchFailed
+from oyer.tasks.payloads import Rollout
 
+CONFIG: dict[str, Any] = {
+    "judges": [{"name": "q", "endpoint": "e", "model": "m"}],
+    "length": {"method": "median_band"},
+}
 
-def test_groups_of_another_run_or_size_are_other_groups() -> None:
-    groups: Groups[str] = Groups()
-    for key in [("run", "g", 2), ("other", "g", 2), ("run", "g", 3), ("run", "h", 2)]:
-        assert groups.add(key, "a", due_at=10, on_timeout="partial") is None
-    assert groups.add(("run", "g", 2), "b", due_at=10, on_timeout="partial") == ["a", "b"]
-
-
-def test_a_late_group_is_given_up_at_the_time_that_its_first_rollout_set() -> None:
-    groups: Groups[str] = Groups()
-    groups.add(("run", "g", 3), "a", due_at=10, on_timeout="neutral")
-    groups.add(("run", "g", 3), "b", due_at=99, on_timeout="error")
-    assert groups.next_due_at() == 10
-    assert groups.take_late(9.9) == []
-    (late,) = groups.take_late(10)
-    assert (late.members, late.on_timeout) == (["a", "b"], "neutral")
-    assert groups.take_late(99) == []
-
-
-def test_a_rollout_alone_is_hardly_held_back() -> None:
-    rate = ArrivalRate()
-    rate.seen(1, now=100.0)
-    assert rate.window_s(100.0) <= MAX_WINDOW_S / 20
-
-
-def test_the_window_grows_with_the_rate_of_arrivals_up_to_its_limit() -> None:
-    slow, fast = ArrivalRate(), ArrivalRate()
-    for i in range(400):
-        slow.seen(1, now=i * 4 / FULL_RATE_PER_S)
-        fast.seen(1, now=i / FULL_RATE_PER_S)
-    assert slow.window_s(399 * 4 / FULL_RATE_PER_S) < fast.window_s(399 / FULL_RATE_PER_S)
-    assert fast.window_s(399 / FULL_RATE_PER_S) == MAX_WINDOW_S
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+rollouts = st.builds(
+    Rollout,
+    prompt=texts | st.just([{"role": "user", "content": "é?"}]),
+    response=texts,
+    group_id=st.just("g"),
+    base_score=st.none() | st.floats(-1e6, 1e6),
+    response_tokens=st.none() | st.integers(0, 2**31 - 1),
+    correct=st.none() | st.booleans(),
+    truncated=st.booleans(),
+    reference=st.none() | texts,
+    metadata=st.dictionaries(texts, st.integers() | texts, max_size=2),
+    token_ids=st.lists(st.integers(0, 2**31 - 1), max_size=5),
+)
 
 
-def test_the_window_shrinks_again_when_nothing_arrives() -> None:
-    rate = ArrivalRate()
-    rate.seen(1000, now=0.0)
-    assert rate.window_s(0.0) == MAX_WINDOW_S
-    assert rate.window_s(5.0) < MAX_WINDOW_S / 100
+@given(st.lists(rollouts, min_size=1, max_size=8), st.data())
+def test_members_come_out_as_they_went_in_however_they_were_divided(
+    rows: list[Rollout], data: st.DataObject
+) -> None:
+    members = {f"id{i}": row for i, row in enumerate(rows)}
+    # Some are sent twice, by two processes, and the parts come in any order.
+    parts = [
+        groups.pack({name: members[name] for name in names}, with_token_ids=True)
+        for names in data.draw(
+            st.lists(st.lists(st.sampled_from(list(members)), min_size=1, unique=True), max_size=4)
+        )
+    ]
+    parts += [groups.pack({name: row}, with_token_ids=True) for name, row in members.items()]
+    parts = data.draw(st.permutations(parts))
+    order = data.draw(st.permutations(list(members)))
+    known = data.draw(st.sets(st.sampled_from(order)))
+    found = groups.unpack(order, parts, {name: members[name] for name in known})
+    assert found == [members[name] for name in order]
+
+
+@given(rollouts)
+def test_token_ids_stay_behind_where_nobody_looks_at_them(row: Rollout) -> None:
+    parts = groups.pack({"a": row}, with_token_ids=False)
+    assert groups.unpack(["a"], [parts], {}) == [replace(row, token_ids=None)]
+
+
+def test_a_group_whose_rollouts_are_gone_cannot_be_made() -> None:
+    row = Rollout(prompt="p", response="r")
+    parts = groups.pack({"a": row}, with_token_ids=False)
+    with pytest.raises(BatchFailed, match="1 of a group's 2 rollouts are no longer in Redis"):
+        groups.unpack(["a", "b"], [parts], {})
+
+
+def test_numpy_scalars_and_what_is_left_out_name_the_same_rollout() -> None:
+    given = Rollout(
+        prompt="p",
+        response="r",
+        group_id=7,
+        correct=np.bool_(True),  # type: ignore[arg-type]
+        response_tokens=np.int64(3),  # type: ignore[arg-type]
+    )
+    said = Rollout(
+        prompt="p", response="r", group_id="7", correct=True, base_score=1.0, response_tokens=3
+    )
+    names = {groups.identity_of(plain(row), "run", 4, 8, None) for row in (given, said)}
+    assert len(names) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"response": "other"},
+        {"prompt": "other"},
+        {"group_id": "h"},
+        {"base_score": 0.5},
+        {"reference": "42"},
+        {"response_tokens": 4},
+        {"truncated": True},
+    ],
+)
+def test_what_scores_a_rollout_tells_it_apart(change: dict[str, Any]) -> None:
+    row = Rollout(prompt="p", response="r", group_id="g", base_score=1.0, response_tokens=3)
+    names = {groups.identity_of(one, "run", 4, 8, None) for one in (row, replace(row, **change))}
+    assert len(names) == 2
+
+
+def test_where_a_rollout_belongs_tells_it_apart() -> None:
+    row = Rollout(prompt="p", response="r", group_id="g")
+    places: list[tuple[str, int | None, Any, Any]] = [
+        ("run", 4, 8, None),
+        ("other", 4, 8, None),
+        ("run", 5, 8, None),
+        ("run", None, 8, None),
+        ("run", 4, 4, None),
+        ("run", 4, 8, "sample"),
+    ]
+    assert len({groups.identity_of(row, *place) for place in places}) == len(places)
+
+
+def test_a_group_is_named_by_run_id_size_and_what_scores_it() -> None:
+    plans = [
+        groups.plan_name(RewardConfig.model_validate({**CONFIG, **change}))
+        for change in ({}, {"reward": {"gate": "none"}}, {"broker": {"url": "redis://elsewhere"}})
+    ]
+    # How a process reaches the broker is its own affair.
+    assert plans[0] == plans[2] != plans[1]
+    keys = [(plans[0], "r", "g", 4), (plans[1], "r", "g", 4), (plans[0], "s", "g", 4)]
+    keys += [(plans[0], "r", "h", 4), (plans[0], "r", "g", 5)]
+    assert len({groups.group_name(*key) for key in keys}) == len(keys)
+
+
+def test_names_are_the_same_in_another_process() -> None:
+    code = (
+        "from oyer.manager import Rollout, groups\n"
+        "row = Rollout(prompt='é', response='r', group_id='g', base_score=0.1)\n"
+        "print(groups.identity_of(row, 'run', 4, 8, None), groups.group_name('p', 'r', 'g', 4))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    row = Rollout(prompt="é", response="r", group_id="g", base_score=0.1)
+    here = [groups.identity_of(row, "run", 4, 8, None), groups.group_name("p", "r", "g", 4)]
+    assert said == here

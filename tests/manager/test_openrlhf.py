@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager import InvalidInput, RewardManager, openrlhf
+from oyer.manager import InvalidConfig, InvalidInput, RewardManager, openrlhf
 from oyer.manager.openrlhf import missing_reward, response_of, reward_function, rollouts_of
 from oyer.manager.score import Score
 from tests.scripted import DEAD_JUDGE, by_response, scripted_backend, sibling, user_text
@@ -71,6 +72,57 @@ def test_base_scores_gate_and_groups_are_assembled_by_prompt(
     queries = [f"{PROMPT}{'x' * n}" for n in (10, 11, 30)]
     shaped = reward_function(compared, group_size=3)(queries, [PROMPT] * 3, None)
     assert shaped["extra_logs"]["oyer_length_term"] == pytest.approx([0, 0, -1])
+
+
+def test_scores_lie_in_0_to_1_whatever_the_scale(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    """Dynamic filtering compares them with bounds from 0 to 1."""
+    judge.set_plan(by_response({"best.": 10, "worst.": 1}))
+    queries = [f"{PROMPT}best.", f"{PROMPT}worst."]
+    one = backend.config.judges[0].model_dump(mode="json")
+    normalized = {**one, "normalize": True}
+    pair = [{**normalized, "name": "a"}, {**one, "name": "b", "weight": 0.3}]
+    for judges in ([normalized], pair):
+        function = reward_function(sibling(backend, judges=judges))
+        assert function(queries, [PROMPT] * 2, None)["scores"] == pytest.approx([1.0, 0.0])
+
+
+def test_a_rollout_that_is_not_judged_scores_0(backend: RewardManager, judge: JudgeServer) -> None:
+    method = {"method": "target_range", "low": 0, "high": 1, "slope_high": 0.1, "unit": "chars"}
+    penalised = sibling(backend, length=method)
+    wrong = reward_function(penalised, base_score=lambda *_: 0.0)
+    answer = wrong([f"{PROMPT}wrong answer"], [PROMPT], None)
+    assert answer["rewards"][0] < 0
+    assert answer["scores"] == [0.0]
+
+
+def test_two_samples_with_one_text_are_two_of_their_group(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    """OpenRLHF calls on a thread of its own for each sample."""
+    compared = sibling(backend, length={"method": "median_band", "unit": "chars"})
+    function = reward_function(compared, group_size=3)
+    texts = ["twin" * 5, "twin" * 5, "single" * 5]
+    with ThreadPoolExecutor(3) as threads:
+        calls = [threads.submit(function, [PROMPT + text], [PROMPT], None) for text in texts]
+        rewards = [call.result(90)["rewards"][0] for call in calls]
+    # Of 20, 20 and 30 the median is 20; were the twins one, it would be 25.
+    assert rewards == pytest.approx([1.0, 1.0, 0.0])
+    assert len(judge.requests) == 2
+
+
+def test_a_configuration_that_fits_no_rollout_is_refused_at_once(backend: RewardManager) -> None:
+    counted = sibling(backend, length={"method": "median_band"})
+    with pytest.raises(InvalidConfig, match=r"text only.*response_tokens.*tokenizer"):
+        reward_function(counted, group_size=4)
+    compared = sibling(backend, length={"method": "median_band", "unit": "chars"})
+    with pytest.raises(InvalidConfig, match="group_size"):
+        reward_function(compared)
+    by_correct = sibling(backend, reward={"zero_unless": "correct"})
+    with pytest.raises(InvalidConfig, match="correct"):
+        reward_function(by_correct)
+    reward_function(by_correct, base_score=lambda *_: 1.0)
 
 
 @pytest.mark.parametrize("failure", ["rate_limited", "dead", "late", "surrogate"])

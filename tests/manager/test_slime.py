@@ -35,6 +35,7 @@ class Sample:
     prompt: Any = "What?"
     response: str = ""
     response_length: int = 10
+    tokens: list[int] = field(default_factory=list)
     label: str | None = "42"
     reward: Any = None
     status: Status = Status.COMPLETED
@@ -113,6 +114,33 @@ def test_a_group_in_one_call_is_compared(judge: JudgeServer, configure: Any) -> 
     for function, tag in ((group_rm, "group"), (custom_rm, "list")):
         rewards = asyncio.run(function(args(), samples(tag)))
         assert rewards == pytest.approx([0.5, 0.5, 0.5, -0.5])
+
+
+def test_samples_of_an_evaluation_are_groups_of_their_own(
+    judge: JudgeServer, configure: Any
+) -> None:
+    """slime gives them no group."""
+    configure(length={"method": "median_band"})
+    evaluated = samples("evaluated", (10, 100))
+    for sample in evaluated:
+        sample.group_index = None
+    assert asyncio.run(one_by_one(args(), evaluated)) == pytest.approx([0.5, 0.5])
+    assert not any(sample.remove_sample for sample in evaluated)
+
+
+def test_token_ids_and_metadata_reach_the_length_methods(
+    judge: JudgeServer, configure: Any
+) -> None:
+    repetition = {"method": "repetition", "ngram_size": 2, "max_penalty": -1.0}
+    configure(length=[repetition, {"method": "lcpo_exact", "alpha": 0.01}])
+    loops, varied = samples("wanted", (30, 30))
+    loops.tokens, varied.tokens = [1, 2] + [7] * 30, [1, 2, *range(30)]
+    for sample in (loops, varied):
+        sample.metadata = {"target_lengths": 30, "of no use": object()}
+    rewards = asyncio.run(one_by_one(args(), [loops, varied]))
+    assert rewards[1] == pytest.approx(0.5)
+    assert rewards[0] < 0
+    assert not loops.remove_sample
 
 
 def test_under_a_reward_key_the_answer_is_a_dict_with_it(

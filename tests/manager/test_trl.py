@@ -9,6 +9,7 @@ import math
 import pickle
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,8 +17,9 @@ import pytest
 
 from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager import InvalidInput, InvalidRollout, MissingScores, RewardManager
-from oyer.manager.trl import TICKETS, RewardFunction, group_ids, reward_function
+from oyer.manager import InvalidConfig, InvalidInput, InvalidRollout, MissingScores, RewardManager
+from oyer.manager.trl import TICKETS, RewardFunction, reward_function
+from oyer.manager.trl_data import group_ids
 from tests.scripted import DEAD_JUDGE, by_response, scripted_backend, sibling, user_text
 
 
@@ -73,6 +75,10 @@ def test_it_is_a_real_coroutine_function(backend: RewardManager) -> None:
     function = reward_function(backend)
     assert inspect.iscoroutinefunction(function)
     assert function.__name__ == "oyer"
+    assert [*inspect.signature(function).parameters] == [
+        "prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric",
+        "columns",
+    ]  # fmt: skip
 
 
 def test_judge_and_length_are_one_reward(backend: RewardManager, judge: JudgeServer) -> None:
@@ -152,6 +158,38 @@ def test_a_wrong_row_is_an_error_and_no_hole(backend: RewardManager) -> None:
         Trainer().rewards(reward_function(backend), "uncounted", [1] * 2, completion_ids=None)
 
 
+def test_one_row_that_cannot_be_scored_is_one_hole(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    """Half a surrogate pair is no text; the other rows keep their rewards."""
+    completions = ["torn 0.", "torn \ud83d", "torn 2.", "torn 3."]
+    trainer = Trainer()
+    function: Any = reward_function(backend, num_generations=4)
+    rewards = trainer.rewards(function, "torn", [10, 10, 10, 16], completions=completions)
+    assert rewards == [pytest.approx(0.5), None, pytest.approx(0.5), pytest.approx(-0.5)]
+    assert trainer.extra["oyer/judge_status"] == ["scored", "rejected", "scored", "scored"]
+    columns = {"prompts": ["torn?"] * 4, "completion_ids": [[0] * n for n in (10, 10, 10, 16)]}
+    tickets = asyncio.run(function.submit(completions=completions, **columns))
+    again = trainer.rewards(
+        function, "torn", [10, 10, 10, 16], completions=completions, **{TICKETS: tickets}
+    )
+    assert again == rewards
+    strict = sibling(backend, reward={"on_missing": "raise"})
+    with pytest.raises(InvalidRollout, match="surrogate"):
+        trainer.rewards(reward_function(strict), "torn", [10] * 4, completions=completions)
+
+
+def test_the_callable_works_where_a_loop_runs_already(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    """A notebook's main thread trains under a running loop."""
+
+    async def cell() -> list[float | None]:
+        return Trainer().rewards(RewardFunction(backend), "cell", [10] * 2)
+
+    assert asyncio.run(cell()) == pytest.approx([0.5] * 2)
+
+
 def test_base_scores_come_from_another_reward_function(
     backend: RewardManager, judge: JudgeServer
 ) -> None:
@@ -213,6 +251,50 @@ def test_rows_submitted_early_are_collected_by_ticket(
     assert len(judge.requests) == 4
     with pytest.raises(InvalidInput, match=TICKETS):
         Trainer().rewards(function, "early", [10] * 4, **{TICKETS: ["x"] * 4})
+
+
+def test_a_group_that_is_spread_over_ranks_is_compared_as_a_whole(
+    backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL cuts a generation batch into ranks wherever it happens to."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InvalidConfig, match="num_generations"):
+        reward_function(backend)
+    # A manager of its own is what another rank's process has.
+    functions: list[Any] = [
+        reward_function(sibling(backend), num_generations=4, timeout_s=30) for _ in range(2)
+    ]
+    lengths = [[10, 10], [10, 16]]
+    completions = [["spread.", "spread."], ["spread.", "other."]]
+    with ThreadPoolExecutor(2) as threads:
+        calls = [
+            threads.submit(
+                Trainer().rewards, functions[i], "spread", lengths[i], completions=completions[i]
+            )
+            for i in range(2)
+        ]
+        rewards = [call.result(60) for call in calls]
+    assert rewards == [pytest.approx([0.5, 0.5]), pytest.approx([0.5, -0.5])]
+    assert len(judge.requests) == 2
+    with pytest.raises(InvalidInput, match="multiple of num_generations"):
+        asyncio.run(functions[0].submit(prompts=["p"] * 2, completions=["a", "b"]))
+
+
+def test_whole_groups_of_a_rank_are_its_own(
+    backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    function = reward_function(backend, num_generations=4)
+    assert Trainer().rewards(function, "whole", [10, 10, 10, 16]) == pytest.approx(
+        [0.5] * 3 + [-0.5]
+    )
+
+
+def test_columns_reach_the_length_methods(backend: RewardManager, judge: JudgeServer) -> None:
+    target = {"columns": {"target_lengths": "metadata.wanted"}, "alpha": 0.01}
+    manager = sibling(backend, length={"method": "lcpo_exact", **target})
+    rewards = Trainer().rewards(reward_function(manager), "wanted", [10, 30], wanted=[10, 10])
+    assert rewards == pytest.approx([0.5, 0.3])
 
 
 def test_groups_are_neighbouring_rows_of_one_prompt() -> None:

@@ -14,8 +14,9 @@ import torch
 from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import BackendUnavailable, InvalidConfig, MissingScores, RewardManager
-from oyer.manager.verl import LengthPenaltyConfig, LengthPenaltyRewardManager
+from oyer.manager.verl import LengthPenaltyRewardManager
 from tests.scripted import by_response, scripted_backend
+from tests.verl_batch import manager_of, place_of, rows
 from tests.verl_data import FakeDataProto, Tokens, base_from_extra_info, data_proto
 
 VECTORS = json.loads((Path(__file__).parents[1] / "data" / "median_band_vectors.json").read_text())
@@ -48,30 +49,7 @@ def place(
     request: pytest.FixtureRequest, running: tuple[RewardManager, JudgeServer]
 ) -> dict[str, Any]:
     """Settings that say where is judged."""
-    backend, judge = running
-    if request.param == "workers":
-        return {"use_async_io": True, "broker_url": backend.config.broker.url, "endpoint": "fake"}
-    return {"api_endpoint": f"{judge.base_url}/chat/completions", "api_key": "sk-in-the-process"}
-
-
-def manager_of(tokens: Tokens, **settings: Any) -> LengthPenaltyRewardManager:
-    return LengthPenaltyRewardManager(
-        tokens,
-        num_examine=0,
-        compute_score=base_from_extra_info,
-        length_penalty_config=LengthPenaltyConfig(rubric="reasoning_en", **settings),
-    )
-
-
-def rows(tokens: Tokens, tag: str, n: int = 4, base: float = 1.0) -> FakeDataProto:
-    return data_proto(
-        tokens,
-        [f"{tag}?"] * n,
-        [f"{tag} answer {i}." for i in range(n)],
-        [10 + i for i in range(n)],
-        uid=["g"] * n,
-        extra_info=[{"base": base}] * n,
-    )
+    return place_of(request.param, *running)
 
 
 @pytest.mark.parametrize("number", range(len(VECTORS)))

@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import json
-import math
 import pickle
 import subprocess
 import sys
@@ -16,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from oyer.demo.actions import Action, named
+from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager import InvalidConfig, MissingScores
+from oyer.manager import InvalidConfig
 from oyer.manager import RewardManager as Client
-from oyer.manager.verl import RewardManager, missing_reward
-from tests.scripted import DEAD_JUDGE, by_response, scripted_backend
+from oyer.manager.verl import RewardManager
+from tests.scripted import by_response, scripted_backend
 from tests.verl_data import FakeDataProto, Tokens, base_from_extra_info, data_proto
+from tests.verl_loop import manager_of, scored, trajectories
 
 
 @pytest.fixture(scope="module")
@@ -42,44 +42,6 @@ def judge(running: tuple[Client, JudgeServer]) -> JudgeServer:
 def oyer(running: tuple[Client, JudgeServer]) -> dict[str, Any]:
     """The reward configuration, as verl's own configuration holds it in place."""
     return running[0].config.model_dump(mode="json")
-
-
-def manager_of(
-    tokens: Tokens,
-    oyer: dict[str, Any],
-    *,
-    compute_score: Any = base_from_extra_info,
-    n: int | None = None,
-    **options: Any,
-) -> RewardManager:
-    """Instantiate as `verl.trainer.ppo.reward.load_reward_manager` does."""
-    config = {
-        "reward": {"reward_kwargs": {"oyer": {"config": oyer, **options}}},
-        "actor_rollout_ref": {"rollout": {"n": n}},
-    }
-    return RewardManager(
-        config=config,
-        tokenizer=tokens,
-        compute_score=compute_score,
-        reward_router_address=None,
-        reward_model_tokenizer=None,
-    )
-
-
-def trajectories(tokens: Tokens, tag: str, lengths: list[int], **columns: Any) -> FakeDataProto:
-    n = len(lengths)
-    given = {"uid": [tag] * n, "extra_info": [{"base": 1.0}] * n, **columns}
-    return data_proto(tokens, [f"{tag}?"] * n, [f"{tag} {i}." for i in range(n)], lengths, **given)
-
-
-def scored(manager: RewardManager, data: FakeDataProto) -> list[dict[str, Any]]:
-    """Call once per row, all at once, as an agent loop does."""
-
-    async def main() -> list[dict[str, Any]]:
-        calls = (manager.run_single(data[i : i + 1]) for i in range(len(data)))
-        return await asyncio.gather(*calls)
-
-    return asyncio.run(main())
 
 
 def test_each_trajectory_has_its_reward_and_its_terms(
@@ -127,75 +89,6 @@ def test_two_samples_with_one_text_are_two_of_their_group(
     )
     assert [r["reward_score"] for r in scored(manager, data)] == pytest.approx([1.5, 1.5])
     assert len(judge.requests) == 1
-
-
-@pytest.mark.parametrize("failure", ["rate_limited", "dead", "late", "compute_score", "surrogate"])
-def test_whatever_fails_the_keys_are_the_same(
-    judge: JudgeServer, oyer: dict[str, Any], failure: str
-) -> None:
-    tokens = Tokens()
-    well = scored(manager_of(tokens, oyer), trajectories(tokens, f"well {failure}", [10]))[0]
-    options: dict[str, Any] = {}
-    compute_score: Any = base_from_extra_info
-    tag = failure
-    if failure == "rate_limited":
-        judge.set_plan(named("rate_limited", retry_after_s=0))
-    elif failure == "dead":
-        oyer = {**oyer, "judges": [DEAD_JUDGE]}
-    elif failure == "late":
-        judge.set_plan(Action(hold=True))
-        options = {"timeout_s": 0.5}
-    elif failure == "compute_score":
-        compute_score = _raising
-    else:
-        tag = "half a pair \ud83d"
-    (result,) = scored(
-        manager_of(tokens, oyer, compute_score=compute_score, **options),
-        trajectories(tokens, tag, [10]),
-    )
-    judge.release()
-    info = result["reward_extra_info"]
-    assert info.keys() == well["reward_extra_info"].keys()
-    status = {
-        "rate_limited": "rate_limited",
-        "dead": "unavailable",
-        "late": "expired",
-        "compute_score": "rejected",
-        "surrogate": "rejected",
-    }[failure]
-    assert info["judge_status"] == status
-    assert math.isnan(info["judge_score"])
-    assert not info["has_reward"]
-    assert result["reward_score"] == (0.0 if failure == "compute_score" else 1.0)
-    # What verl makes of the infos of one step (`RewardLoopManager.compute_rm_score`).
-    for key in well["reward_extra_info"]:
-        assert np.array([well["reward_extra_info"][key], info[key]]).shape == (2,)
-
-
-def _raising(**_: Any) -> float:
-    raise KeyError("score")
-
-
-def test_a_missing_reward_can_be_a_number_or_an_error(
-    judge: JudgeServer, oyer: dict[str, Any]
-) -> None:
-    dead = {**oyer, "judges": [DEAD_JUDGE]}
-    tokens = Tokens()
-    (result,) = scored(manager_of(tokens, dead, on_missing=-0.5), trajectories(tokens, "no", [3]))
-    assert result["reward_score"] == -0.5
-    with pytest.raises(MissingScores):
-        scored(manager_of(tokens, dead, on_missing="raise"), trajectories(tokens, "none", [3]))
-    by_rule = manager_of(tokens, {**dead, "reward": {"on_missing": "raise"}})
-    with pytest.raises(MissingScores):
-        scored(by_rule, trajectories(tokens, "never", [3]))
-
-
-def test_a_missing_reward_is_the_base_score_or_zero_without_one() -> None:
-    assert missing_reward(0.7, "base_score") == 0.7
-    assert missing_reward(math.nan, "base_score") == 0.0
-    assert missing_reward(0.7, 0.1) == 0.1
-    with pytest.raises(MissingScores):
-        missing_reward(0.7, "raise")
 
 
 def test_scorers_of_every_kind_are_called_off_the_loop(

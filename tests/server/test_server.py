@@ -107,26 +107,6 @@ def test_a_batch_comes_back_as_columns(backend: RewardManager, judge: JudgeServe
     assert len(set(result["batch_ids"])) == 1
 
 
-def test_a_group_in_several_requests_is_assembled(
-    backend: RewardManager, judge: JudgeServer
-) -> None:
-    banded = sibling(backend, length={"method": "median_band"})
-    answers: list[Any] = [None] * 4
-    with served(banded) as server:
-        members = rollouts("parts", [10, 10, 10, 16])
-
-        def post(i: int) -> None:
-            request = {"rollouts": [members[i]], "group_size": 4}
-            answers[i] = server.post("/v1/score", request).json()["rewards"][0]
-
-        threads = [threading.Thread(target=post, args=(i,)) for i in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert answers == pytest.approx([2.0, 2.0, 2.0, 1.0])
-
-
 def test_a_request_sent_again_joins_the_one_under_way_and_then_reads_it(
     server: Served, judge: JudgeServer
 ) -> None:
@@ -155,6 +135,21 @@ def test_an_incomplete_answer_is_not_given_again(server: Served, judge: JudgeSer
     judge.set_plan(Action(text="Final score: 10"))
     again = server.post("/get_reward", body("repaired")).json()
     assert again["rewards"] == pytest.approx([1.0])
+
+
+def test_a_text_that_cannot_be_scored_is_answered_like_a_missing_score(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    """An error would make OpenRLHF ask five times, and then train without a reward."""
+    sample = {"prompt": "p", "response": "long" * 1000, "label": None}
+    with served(sibling(backend, max_rollout_bytes=1024)) as server:
+        answer = server.post("/get_reward", body("long" * 1000))
+        one = server.post("/rm?key=r", sample)
+        batch = server.post("/v1/score", {"rollouts": [{"prompt": "p", "response": "r" * 2000}]})
+    assert answer.status == 200
+    assert answer.json()["extra_logs"]["oyer_missing"] == [1.0]
+    assert one.json()["judge_status"] == "rejected"
+    assert batch.status == 422
 
 
 @pytest.mark.parametrize("failure", ["rate_limited", "dead"])

@@ -83,7 +83,7 @@ def test_everything_expires(exchange: Exchange, client: redis.Redis) -> None:
     exchange.end("b", "cancelled", "by the trainer")
     keys = client.keys("*")
     assert isinstance(keys, list)
-    assert len(keys) == 7
+    assert len(keys) == 8
     for key in keys:
         left_s = client.ttl(key)
         assert isinstance(left_s, int)

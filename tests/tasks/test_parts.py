@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from oyer.tasks.errors import MessageRefused
-from oyer.tasks.parts import JudgePart, LengthPart, read_parts
+from oyer.tasks.parts import Arrived, JudgePart, LengthPart, read_parts
 
 
 def judge_part(chunk: int, score: float | None = 8.0) -> JudgePart:
@@ -32,32 +32,38 @@ def wire(part: JudgePart | LengthPart) -> dict[str, Any]:
 
 
 def test_parts_come_back_as_they_went() -> None:
-    judges, length = read_parts([wire(judge_part(0)), wire(LENGTH), wire(judge_part(1, None))])
-    assert judges == {0: judge_part(0), 1: judge_part(1, None)}
+    arrived = read_parts([wire(judge_part(0)), wire(LENGTH), wire(judge_part(1, None))])
+    assert arrived.judges == {0: judge_part(0), 1: judge_part(1, None)}
+    length = arrived.length
     assert length is not None
     np.testing.assert_array_equal(length.added["length_penalty"], LENGTH.added["length_penalty"])
     np.testing.assert_array_equal(length.multiplied["gr3"], LENGTH.multiplied["gr3"])
+    assert arrived.remarks == []
 
 
 def test_the_order_of_arrival_makes_no_difference() -> None:
     parts = [wire(judge_part(0)), wire(judge_part(1)), wire(LENGTH)]
     for arrival in itertools.permutations(parts):
-        judges, length = read_parts(arrival)
-        assert judges == {0: judge_part(0), 1: judge_part(1)}
-        assert length is not None
+        arrived = read_parts(arrival)
+        assert list(arrived.judges.items()) == [(0, judge_part(0)), (1, judge_part(1))]
+        assert arrived.length is not None
+        chunks = [part["chunk"] for part in arrival if "chunk" in part]
+        late = [] if chunks == [0, 1] else ["chunks arrived as [1, 0]: put in order"]
+        assert arrived.remarks == late
 
 
 def test_of_duplicates_the_first_counts() -> None:
     second = LengthPart(added={}, multiplied={})
     parts = [wire(judge_part(0, 8.0)), wire(judge_part(0, 3.0)), wire(LENGTH), wire(second)]
-    judges, length = read_parts(parts)
-    assert judges == {0: judge_part(0, 8.0)}
-    assert length is not None
-    assert list(length.added) == ["length_penalty"]
+    arrived = read_parts(parts)
+    assert arrived.judges == {0: judge_part(0, 8.0)}
+    assert arrived.length is not None
+    assert list(arrived.length.added) == ["length_penalty"]
+    assert arrived.remarks == ["chunk 0, length terms arrived again: the first counts"]
 
 
 def test_without_parts_there_is_nothing() -> None:
-    assert read_parts([]) == ({}, None)
+    assert read_parts([]) == Arrived({}, None, [])
 
 
 @pytest.mark.parametrize(

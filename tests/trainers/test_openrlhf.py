@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,15 @@ from trainer_backend import ROOT, WORKERS_PYTHON, Backend, score_of
 
 from oyer.demo.actions import named
 
+FILE = ROOT / "examples" / "openrlhf_reward.py"
+
+
+def openrlhf_file(name: str) -> Path:
+    """Find a file of the installed package."""
+    files = importlib.metadata.files("openrlhf") or []
+    (path,) = [Path(str(file.locate())) for file in files if str(file) == name]
+    return path
+
 
 @pytest.fixture(scope="module")
 def agent() -> ModuleType:
@@ -25,9 +35,8 @@ def agent() -> ModuleType:
     logs.init_logger = logging.getLogger  # type: ignore[attr-defined]  # all that it imports
     names = {"openrlhf": ModuleType("openrlhf"), "openrlhf.utils": ModuleType("openrlhf.utils")}
     sys.modules.update({**names, "openrlhf.utils.logging_utils": logs})
-    files = importlib.metadata.files("openrlhf") or []
-    (path,) = [file.locate() for file in files if str(file) == "openrlhf/utils/agent.py"]
-    spec = importlib.util.spec_from_file_location("openrlhf.utils.agent", str(path))
+    path = openrlhf_file("openrlhf/utils/agent.py")
+    spec = importlib.util.spec_from_file_location("openrlhf.utils.agent", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -109,11 +118,29 @@ def test_a_failing_judge_is_a_number_and_never_none(
     assert all(output["extra_logs"]["oyer_missing"] == [1.0] for output in outputs)
 
 
+@pytest.mark.parametrize("failure", ["rate_limited", "dead"])
+def test_with_the_file_a_failing_judge_is_a_number_too(
+    agent: ModuleType, backend: Backend, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    backend.judge.set_plan(named("rate_limited", retry_after_s=0))
+    monkeypatch.setenv("OYER_CONFIG", str(backend.file("file.yaml", **backend.changes(failure))))
+    (output,) = executed(agent, str(FILE), [f"{failure}: 42"])
+    assert output["reward"] == [0.0]
+    assert output["extra_logs"]["oyer_missing"] == [1.0]
+
+
+def test_the_option_of_the_example_is_its_own() -> None:
+    """The package itself wants GPU builds, so its command line is read and not run."""
+    options = openrlhf_file("openrlhf/cli/train_ppo_ray.py").read_text()
+    words = shlex.split((ROOT / "examples" / "openrlhf.sh").read_text(), comments=True)
+    (option,) = [word for word in words if word.startswith("--reward")]
+    assert f'parser.add_argument("{option}"' in options
+
+
 def test_its_file_loader_takes_the_example(
     agent: ModuleType, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OYER_CONFIG", str(backend.file("file.yaml")))
-    file: Path = ROOT / "examples" / "openrlhf_reward.py"
-    (right, wrong) = executed(agent, str(file), ["It is 42", "It is 41"])
+    (right, wrong) = executed(agent, str(FILE), ["It is 42", "It is 41"])
     assert right["reward"] == [pytest.approx(1 + 0.1 * score_of("It is 42"))]
     assert wrong["reward"] == [0.0]

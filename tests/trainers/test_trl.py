@@ -2,8 +2,10 @@
 
 import asyncio
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,10 +107,8 @@ def test_a_failing_judge_ends_no_training(
     backend: Backend, train: Callable[..., Watched], failure: str
 ) -> None:
     backend.judge.set_plan(named("rate_limited", retry_after_s=0))
-    changes: dict[str, Any] = {}
-    if failure == "dead":
-        changes["judges"] = [{"name": "q", "endpoint": "dead", "model": "m"}]
-    function = reward_function(backend.file(**changes), num_generations=4, run=failure)
+    file = backend.file(**backend.changes(failure))
+    function = reward_function(file, num_generations=4, run=failure)
     trainer = train(function, seed=2)
     assert trainer.state.global_step == STEPS
     assert all(math.isnan(reward) for reward in trainer.seen.values())
@@ -144,3 +144,39 @@ def test_rewards_submitted_by_a_rollout_func_are_collected_after_it(
     assert sum(calls) >= STEPS * 4
     assert trainer.seen.keys() == backend.recorded("trl-early").keys()
     assert len(backend.judge.requests) == len(trainer.seen)
+
+
+def test_the_callable_scores_a_group_of_async_grpo(backend: Backend) -> None:
+    """Its scorer is another process, and hands over neither trainer state nor logging."""
+    from trl.experimental.async_grpo import async_rollout_worker as worker
+
+    function = RewardFunction(backend.file(), num_generations=2, run="async-grpo")
+    scorer = SimpleNamespace(
+        reward_funcs=[pickle.loads(pickle.dumps(function))],
+        reward_func_names=["oyer"],
+        _env_reward_types=[],
+        _provides_rollout_reward=False,
+    )
+    texts = ["async one", "async other"]
+    sequence = SimpleNamespace(input_ids=[1], completion_mask=[1], old_log_probs=[0.0])
+    group = worker.RolloutGroup(
+        prompts=[[{"role": "user", "content": "What?"}]] * 2,
+        reward_kwargs={"answer": ["42"] * 2},
+        completions=[[{"role": "assistant", "content": text}] for text in texts],
+        completions_ids=[[1] * 8] * 2,
+        completions_sequences=[[sequence]] * 2,
+        tool_call_counts=[0, 0],
+        tool_failure_counts=[0, 0],
+        model_version=0,
+        group_id=0,
+        env_rewards=[None, None],
+        rollout_rewards=[None, None],
+    )
+    samples = asyncio.run(worker._AsyncRolloutLoop._score_group(scorer, group))
+    rewards = [sample.metrics["rewards/oyer"] for sample in samples]
+    assert rewards == pytest.approx([0.1 * score_of(text) for text in texts])
+    backend.judge.set_plan(named("rate_limited", retry_after_s=0))
+    group.completions[1][0]["content"] = "async limited"
+    samples = asyncio.run(worker._AsyncRolloutLoop._score_group(scorer, group))
+    assert math.isnan(samples[1].metrics["reward"])
+    assert samples[1].advantage == 0

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,18 @@ import numpy as np
 import pytest
 import ray
 import torch
+from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from tensordict import TensorDict
-from trainer_backend import Backend, judged, score_of
+from trainer_backend import ROOT, Backend, judged, score_of
 from transformers import AutoTokenizer
 from verl import DataProto
 from verl.experimental.reward_loop.reward_loop import RewardLoopManager
+from verl.trainer.ppo.metric_utils import process_validation_metrics
+from verl.trainer.ppo.reward import load_reward_manager
 
 from oyer.demo.actions import Action, named
-from oyer.manager.verl import LengthPenaltyConfig, LengthPenaltyRewardManager
+from oyer.manager.verl import LengthPenaltyRewardManager, RewardManager
 
 VECTORS = json.loads((Path(__file__).parents[1] / "data" / "median_band_vectors.json").read_text())
 PROMPT_WIDTH = 16
@@ -34,10 +38,10 @@ def _ray() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture
-def score_file(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def score_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A custom reward function, as verl loads it from a file."""
-    file = tmp_path / "score.py"
+    file = tmp_path_factory.mktemp("score") / "score.py"
     file.write_text(
         "def compute_score(data_source, solution_str, ground_truth, extra_info, **_):\n"
         "    return float(extra_info['base'])\n"
@@ -65,6 +69,34 @@ def config_of(tokenizer: Path, score_file: Path, oyer: dict[str, Any], workers: 
             },
         }
     )
+
+
+LOOPS: dict[str, dict[str, Any]] = {
+    "compared": {"length": {"method": "median_band"}},
+    "dead": {"judges": [{"name": "q", "endpoint": "dead", "model": "m"}]},
+    "impatient": {},
+}
+"""What the configurations of the loops change; a loop's actors take seconds to start."""
+
+
+@pytest.fixture(scope="module")
+def loop(
+    request: pytest.FixtureRequest, up: Backend, tokenizer_folder: Path, score_file: Path
+) -> Iterator[RewardLoopManager]:
+    """verl's manager with two Ray actors, by the name of what its configuration changes."""
+    name: str = request.param
+    oyer: dict[str, Any] = {"config": str(up.file(f"{name}.yaml", **LOOPS[name])), "run": name}
+    if name == "impatient":
+        oyer["timeout_s"] = 1.0
+    manager = RewardLoopManager(config_of(tokenizer_folder, score_file, oyer))
+    yield manager
+    for worker in manager.reward_loop_workers:
+        ray.kill(worker)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tokenizer_folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tokenizer_folder)
 
 
 def batch_of(
@@ -98,38 +130,56 @@ def batch_of(
     )
 
 
+@pytest.mark.parametrize("loop", ["compared"], indirect=True)
 def test_ray_actors_stream_to_one_backend(
-    backend: Backend, tokenizer_folder: Path, score_file: Path
+    backend: Backend, loop: RewardLoopManager, tokenizer: Any
 ) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    responses = [f"answer {i}" for i in range(16)]
-    data = batch_of(tokenizer, responses)
-    oyer = {"config": str(backend.file()), "run": "verl-loop"}
-    scored = RewardLoopManager(config_of(tokenizer_folder, score_file, oyer)).compute_rm_score(data)
+    responses = [f"answer {i:02}" for i in range(16)]
+    scored = loop.compute_rm_score(batch_of(tokenizer, responses))
     at = [len(text) - 1 for text in responses]
     expected = torch.tensor([1 + 0.1 * score_of(text) for text in responses])
     torch.testing.assert_close(scored.batch["rm_scores"][range(16), at], expected)
     assert scored.batch["rm_scores"].count_nonzero() == 16
     assert scored.non_tensor_batch["judge_status"].tolist() == ["scored"] * 16
-    recorded = backend.recorded("verl-loop")
+    recorded = backend.recorded("compared")
     assert recorded == {
         t: pytest.approx(float(e)) for t, e in zip(responses, expected, strict=True)
     }
     assert len(backend.judge.requests) == 16
 
 
-@pytest.mark.parametrize("failure", ["rate_limited", "dead", "one of all", "late"])
-def test_a_failing_judge_ends_no_step(
-    backend: Backend, tokenizer_folder: Path, score_file: Path, failure: str
+@pytest.mark.parametrize("loop", ["compared"], indirect=True)
+def test_a_group_whose_rollouts_are_spread_over_actors_is_compared_as_a_whole(
+    backend: Backend, loop: RewardLoopManager, tokenizer: Any
 ) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    backend.judge.set_plan(Action(text="Final score: 5"))
+    responses = [f"spread {i}" for i in range(8)]
+    # verl gives an actor consecutive rows: the long ones are in another than most of the others.
+    lengths = [10] * 6 + [16, 13]
+    data = batch_of(tokenizer, responses, lengths, uid=["even", "odd"] * 4)
+    scored = loop.compute_rm_score(data)
+    expected = torch.tensor([1.5] * 6 + [0.5, 1.5])
+    torch.testing.assert_close(scored.batch["rm_scores"].sum(-1), expected)
+    assert scored.non_tensor_batch["length_term"].tolist() == pytest.approx([0] * 6 + [-1, 0])
+    assert len(backend.judge.requests) == 8
+
+
+@pytest.mark.parametrize(
+    ("loop", "failure"),
+    [
+        ("compared", "rate_limited"),
+        ("compared", "one of all"),
+        ("dead", "dead"),
+        ("impatient", "late"),
+    ],
+    indirect=["loop"],
+)
+def test_a_failing_judge_ends_no_step(
+    backend: Backend, loop: RewardLoopManager, tokenizer: Any, failure: str
+) -> None:
     responses = [f"{failure} {i}" for i in range(8)]
-    oyer: dict[str, Any] = {"config": str(backend.file()), "run": failure}
     if failure == "rate_limited":
         backend.judge.set_plan(named("rate_limited", retry_after_s=0))
-    elif failure == "dead":
-        judges = [{"name": "q", "endpoint": "dead", "model": "m"}]
-        oyer["config"] = str(backend.file("dead.yaml", judges=judges))
     elif failure == "one of all":
         backend.judge.set_plan(
             {
@@ -137,11 +187,9 @@ def test_a_failing_judge_ends_no_step(
                 "default": {"text": "Final score: 5"},
             }
         )
-    else:
+    elif failure == "late":
         backend.judge.set_plan(Action(hold=True))
-        oyer["timeout_s"] = 1.0
-    manager = RewardLoopManager(config_of(tokenizer_folder, score_file, oyer))
-    scored = manager.compute_rm_score(batch_of(tokenizer, responses))
+    scored = loop.compute_rm_score(batch_of(tokenizer, responses))
     backend.judge.release()
     rewards = scored.batch["rm_scores"].sum(-1)
     missing = [not there for there in scored.non_tensor_batch["has_reward"]]
@@ -150,10 +198,44 @@ def test_a_failing_judge_ends_no_step(
     torch.testing.assert_close(rewards, expected)
     judged = scored.non_tensor_batch["judge_score"]
     assert [math.isnan(score) for score in judged] == missing
+    # What verl's validation makes of them.
+    infos = {key: column.tolist() for key, column in scored.non_tensor_batch.items()}
+    metrics = process_validation_metrics(["toolcall"] * 8, [f"g{i}" for i in range(8)], infos)
+    assert metrics["toolcall"]["acc"]["mean@1"] == 1.0
 
 
-def test_the_replaced_class_reads_verl_s_own_data(backend: Backend, tokenizer_folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+def test_the_example_s_lines_are_verl_s_own(backend: Backend, tokenizer: Any) -> None:
+    """Hydra takes them over verl's whole configuration, and verl makes the manager of them."""
+    words = shlex.split((ROOT / "examples" / "verl" / "reward_loop.sh").read_text(), comments=True)
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    given["+reward.reward_kwargs.oyer.config"] = str(backend.file("hydra.yaml"))
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides=[f"{k}={v}" for k, v in given.items()])
+    made = load_reward_manager(config, tokenizer)
+    assert isinstance(made, RewardManager)
+    assert made.options.run == given["+reward.reward_kwargs.oyer.run"]
+
+
+def legacy_manager(tokenizer: Any, backend: Backend, **settings: Any) -> LengthPenaltyRewardManager:
+    return LengthPenaltyRewardManager(
+        tokenizer=tokenizer,
+        num_examine=0,
+        compute_score=lambda extra_info, **_: extra_info["base"],
+        reward_fn_key="data_source",
+        # As verl up to 0.7.0 hands over what `reward_model.reward_kwargs` holds.
+        length_penalty_config=OmegaConf.create(
+            {
+                "use_async_io": True,
+                "broker_url": backend.config["broker"]["url"],
+                "endpoint": "fake",
+                "rubric": "reasoning_en",
+                **settings,
+            }
+        ),
+    )
+
+
+def test_the_replaced_class_reads_verl_s_own_data(backend: Backend, tokenizer: Any) -> None:
     for number, vector in enumerate(VECTORS):
         names = [f"<{number}.{i}>" for i in range(len(vector["lengths"]))]
         scores = dict(zip(names, vector["judge_scores"], strict=True))
@@ -168,22 +250,42 @@ def test_the_replaced_class_reads_verl_s_own_data(backend: Backend, tokenizer_fo
             uid=vector["group_ids"],
             extra_info=[{"base": base} for base in vector["base_scores"]],
         )
-        manager = LengthPenaltyRewardManager(
-            tokenizer,
-            num_examine=0,
-            compute_score=lambda extra_info, **_: extra_info["base"],
-            length_penalty_config=LengthPenaltyConfig(
-                use_async_io=True,
-                broker_url=backend.config["broker"]["url"],
-                endpoint="fake",
-                rubric="reasoning_en",
-                reward_coefficient=vector["reward_coefficient"],
-                **vector["params"],
-            ),
+        coefficient = vector["reward_coefficient"]
+        manager = legacy_manager(
+            tokenizer, backend, reward_coefficient=coefficient, **vector["params"]
         )
-        rewards = manager(data)[range(len(names)), [n - 1 for n in lengths]]
+        result = manager(data, return_dict=True)
+        rewards = result["reward_tensor"][range(len(names)), [n - 1 for n in lengths]]
         expected = torch.tensor(vector["expected_rewards"])
         torch.testing.assert_close(rewards, expected, atol=1e-5, rtol=0)
+        assert {len(column) for column in result["reward_extra_info"].values()} == {len(names)}
+
+
+def test_the_replaced_class_passes_scores_through_that_came_along(
+    backend: Backend, tokenizer: Any
+) -> None:
+    data = batch_of(tokenizer, ["a", "b"], acc=[1, 0])
+    data.batch["rm_scores"] = torch.ones_like(data.batch["responses"], dtype=torch.float32)
+    data.meta_info["reward_extra_keys"] = ["acc"]
+    manager = legacy_manager(tokenizer, backend)
+    assert torch.equal(manager(data), data.batch["rm_scores"])
+    result = manager(data, return_dict=True)
+    assert torch.equal(result["reward_tensor"], data.batch["rm_scores"])
+    assert result["reward_extra_info"]["acc"].tolist() == [1, 0]
+    assert backend.judge.requests == []
+
+
+def test_the_replaced_class_works_in_a_ray_task(backend: Backend, tokenizer: Any) -> None:
+    """verl 0.5 and 0.6 pickle the manager into one in every step."""
+    backend.judge.set_plan(Action(text="Final score: 5"))
+    data = batch_of(tokenizer, ["in a task 1", "in a task 2"])
+    manager = legacy_manager(tokenizer, backend, reward_coefficient=0.1)
+    task = ray.remote(lambda batch, reward_fn: reward_fn(batch, return_dict=True))
+    result = ray.get(task.remote(data, manager))
+    assert result["reward_tensor"].sum(-1).tolist() == pytest.approx([1.5, 1.5])
+    # Again in the trainer's own process, as verl does after an exception: nothing is paid twice.
+    torch.testing.assert_close(manager(data), result["reward_tensor"])
+    assert len(backend.judge.requests) == 2
 
 
 def _by_name(scores: dict[str, int]) -> Any:

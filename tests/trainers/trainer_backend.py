@@ -1,10 +1,12 @@
 """Where Oyer's workers run, what is on their record, and how the scripted judge scores."""
 
+import importlib.util
 import json
 import os
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from oyer.demo.judge_server import JudgeServer
@@ -28,11 +30,26 @@ class Backend:
         path.write_text(json.dumps({**self.config, **changes}))
         return path
 
+    def changes(self, failure: str) -> dict[str, Any]:
+        """Give the changes to the configuration that bring a failure about: `dead`, or none."""
+        dead = {"name": "q", "endpoint": "dead", "model": "m"}
+        return {"judges": [dead]} if failure == "dead" else {}
+
     def recorded(self, run: str) -> dict[str, float | None]:
         """Read the rewards on record, by response."""
         query = "SELECT response, reward FROM judge_history WHERE run = ?"
         with sqlite3.connect(self.folder / "record.db") as connection:
             return dict(connection.execute(query, (run,)).fetchall())
+
+
+def load_example(name: str) -> ModuleType:
+    """Run an example's module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def judged(arrival: Any) -> str:

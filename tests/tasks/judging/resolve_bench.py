@@ -87,13 +87,18 @@ class MemoryFlight:
     held: set[str] = field(default_factory=set)
     ends: list[str | CachedReply] = field(default_factory=list)
     given_up: list[str] = field(default_factory=list)
+    taken_over: set[str] = field(default_factory=set)
 
     def claim(self, keys: Sequence[str]) -> dict[str, bool]:
         free = {key: key not in self.held and key not in self.cache.replies for key in keys}
         self.held |= {key for key in keys if free[key]}
         return free
 
+    def ours(self, key: str) -> bool:
+        return key not in self.taken_over
+
     def done(self, key: str) -> None:
+        self.taken_over.discard(key)
         self.held.discard(key)
         self.given_up.append(key)
 

@@ -224,3 +224,26 @@ def test_without_redis_everybody_pays_and_it_is_logged_once(
         flight.done("a")
         flight.close()
     assert caplog.text.count("Redis cannot be reached") == 1
+
+
+def test_a_request_whose_lease_ran_out_is_no_longer_ours(client: Redis) -> None:
+    stopped = SingleFlight(client, "stopped", lease_s=600)
+    assert stopped.claim(["k", "other"]) == {"k": True, "other": True}
+    assert stopped.ours("k")
+    # As after a pause longer than the lease: it is gone, and nobody has renewed it since.
+    client.delete("oyer:flight:k")
+    stopped._renewed_s -= 1200
+    assert not stopped.ours("k")
+    assert stopped.ours("other")
+    assert stopped.claim(["k"]) == {"k": True}
+    assert stopped.ours("k")
+    stopped.close()
+
+
+def test_while_redis_is_away_a_request_stays_ours() -> None:
+    with services.redis_server() as url:
+        flight = SingleFlight(connect(url), "alone", lease_s=600)
+        assert flight.claim(["k"]) == {"k": True}
+    flight._renewed_s -= 1200
+    assert flight.ours("k")
+    flight.close()

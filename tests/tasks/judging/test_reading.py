@@ -146,10 +146,29 @@ def test_a_final_line_wins_over_every_decoy_before_it(decoys: list[str], score: 
         assert read("\n".join([*decoys, "", line])).score == score
 
 
-@given(st.lists(FRAGMENT, max_size=3), st.integers(1, 10))
-def test_a_final_line_is_never_read_as_another_number(before: list[str], score: int) -> None:
-    reading = read("\n".join([*before, "", f"最终评分: {score}"]))
+@pytest.mark.parametrize(
+    "verdict", ["最终评分: {}", "Final score: {}/10", "[[{}]]", '{{"score": {}}}']
+)
+@given(before=st.lists(FRAGMENT, max_size=3), score=st.integers(1, 10))
+def test_a_verdict_at_the_end_is_never_read_as_another_number(
+    verdict: str, before: list[str], score: int
+) -> None:
+    reading = read("\n".join([*before, "", verdict.format(score)]))
     assert math.isnan(reading.score) or reading.score == score
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ('- 参数: 正确\n- 格式: 正确\n\n{"score": 8}', 8),
+        ('The tool call used the wrong city.\n{"score": 3}', 3),
+        ('工具返回:\n\n{"score": 9}', math.nan),
+        ('The output was\n{"score": 9}', math.nan),
+        ('The tool call was {"score": 9}', math.nan),
+    ],
+)
+def test_an_object_that_the_text_announces_as_quoted_is_no_verdict(text: str, score: float) -> None:
+    assert read(text).score == pytest.approx(score, nan_ok=True)
 
 
 @given(st.sampled_from([row["text"] for row in ROWS]))

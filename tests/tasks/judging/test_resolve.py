@@ -156,6 +156,23 @@ def test_a_request_that_a_third_worker_took_over_is_waited_for_again() -> None:
     assert bench.resolver.answer(bench.job, claimed=False).source == "joined"
 
 
+def test_a_request_that_was_taken_over_is_not_paid_for_and_its_reply_is_waited_for() -> None:
+    bench = Bench()
+    bench.flight.taken_over.add(bench.key)
+    bench.flight.ends = [kept("Final score: 6")]
+    answer = bench.claimed()
+    assert (answer.source, answer.status, answer.attempts) == ("joined", Status.SCORED, ())
+    assert bench.client.asked == []
+
+
+def test_what_was_paid_before_a_request_was_taken_over_stays_on_record() -> None:
+    bench = Bench(reply("I like it."), reasks=1)
+    bench.flight.ours = lambda key: not bench.client.asked  # type: ignore[method-assign]  # lost while it is called
+    bench.flight.ends = [kept("Final score: 6")]
+    answer = bench.claimed()
+    assert (answer.status, len(answer.attempts)) == (Status.UNPARSEABLE, 1)
+
+
 def test_waiting_ends_with_the_deadline() -> None:
     bench = Bench()
     bench.flight.ends = ["expired"]

@@ -1,0 +1,71 @@
+"""What the benchmarks share: rollouts that differ, a judge that waits, and Oyer's backend for it."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import openai
+
+from oyer.demo.judge_server import judge_process
+from oyer.manager import RewardManager, Rollout
+
+REPLY = "The answer is right and short.\n\nFinal score: 8"
+RESPONSE_BYTES = 4096
+
+
+def rollouts_of(count: int, tag: str) -> list[Rollout]:
+    """Make rollouts that differ, so that none is read from the cache; groups of 8."""
+    filler = "the sum of two numbers is checked step by step; "
+    body = (filler * (RESPONSE_BYTES // len(filler) + 1))[: RESPONSE_BYTES - 40]
+    return [
+        Rollout(
+            prompt=f"Question {i // 8} of {tag}",
+            response=f"{tag} {i}: {body}",
+            group_id=f"{tag}-{i // 8}",
+            base_score=1.0,
+            response_tokens=900 + i % 200,
+        )
+        for i in range(count)
+    ]
+
+
+def judge(latency_s: float) -> AbstractContextManager[str]:
+    """Run a judge server that answers every call after `latency_s`; yields its base URL."""
+    return judge_process("--latency-s", str(latency_s), "--text", REPLY, "--body-limit-bytes", "0")
+
+
+@contextmanager
+def backend(base_url: str, in_flight: int, folder: str) -> Iterator[RewardManager]:
+    """Start Oyer's embedded backend for one setting."""
+    config = {
+        "endpoints": {"bench": {"base_url": base_url, "max_in_flight": in_flight}},
+        "judges": [{"name": "q", "endpoint": "bench", "model": "bench"}],
+        "length": {"method": "median_band"},
+        "store": {"url": f"sqlite:///{folder}/bench.db"},
+    }
+    with RewardManager.local(config) as manager:
+        yield manager
+
+
+async def call(client: openai.AsyncOpenAI, rollout: Rollout) -> str | None:
+    """Ask the judge as a program without Oyer does."""
+    answer = await client.chat.completions.create(
+        model="bench",
+        messages=[
+            {"role": "system", "content": "Score the response from 1 to 10."},
+            {"role": "user", "content": f"{rollout.prompt}\n\n{rollout.response}"},
+        ],
+    )
+    return answer.choices[0].message.content
+
+
+async def gather(base_url: str, rollouts: list[Rollout], in_flight: int) -> None:
+    """Make all calls by `asyncio.gather` over AsyncOpenAI with a semaphore."""
+    gate = asyncio.Semaphore(in_flight)
+    async with openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+
+        async def gated(rollout: Rollout) -> str | None:
+            async with gate:
+                return await call(client, rollout)
+
+        await asyncio.gather(*map(gated, rollouts))

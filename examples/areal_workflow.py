@@ -1,0 +1,43 @@
+"""AReaL 1.0: a workflow that awaits Oyer.
+
+`RLVRWorkflow` runs a reward function in a pool of few processes, one call in each, and turns one
+that takes longer than 15 s into 0. A coroutine takes its place here. A rollout without a reward
+raises, and AReaL rejects it: it is not trained on. `OYER_CONFIG` names the configuration.
+"""
+
+from typing import Any
+
+from areal.workflow.rlvr import RLVRWorkflow
+
+from oyer.manager import MissingScores, RewardManager, Rollout
+from oyer.tasks.settings import load_config
+
+manager = RewardManager(load_config())
+
+
+async def judged(
+    prompt: str, completions: str, prompt_ids: list[int], completion_ids: list[int], **data: Any
+) -> float:
+    """Score one completion; `data` are the columns of its row.
+
+    Raises:
+        MissingScores: there is no reward.
+    """
+    rollout = Rollout(
+        prompt=data.get("messages", prompt),
+        response=completions,
+        response_tokens=len(completion_ids),
+        reference=data.get("answer"),
+    )
+    score = await manager.score(rollout, run="areal")
+    if not score.trainable:
+        raise MissingScores(f"no reward ({score.status}): {score.error}")
+    return score.reward
+
+
+class JudgedWorkflow(RLVRWorkflow):
+    """Single turns that Oyer's judges score."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(reward_fn=judged, **options)
+        self.async_reward_fn = judged

@@ -1,0 +1,93 @@
+"""Reads what TRL hands a reward function, and tells TRL what the rewards are made of."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from oyer.manager.score import Score
+from oyer.tasks.payloads import Message
+from oyer.tasks.statuses import Status
+
+Texts = Sequence[str | list[Message]]
+
+UNREADABLE = Score(status=Status.REJECTED, error="the row cannot be scored; see the log")
+
+
+def group_ids(prompts: Texts, num_generations: int | None) -> list[str]:
+    """Name the group of each row: neighbouring rows of one prompt, `num_generations` at most."""
+    named: list[str] = []
+    for run, (_, rows) in enumerate(groupby(prompts)):
+        count = len(list(rows))
+        named += [f"{run}.{i // (num_generations or count)}" for i in range(count)]
+    return named
+
+
+def are_spread(prompts: Texts, num_generations: int) -> bool:
+    """Whether groups are spread over ranks: some lack rows here that another rank has."""
+    return any(len(list(rows)) % num_generations for _, rows in groupby(prompts))
+
+
+def shared_group_ids(prompts: Texts, step: int | None) -> list[str]:
+    """Name the group of each row alike on every rank: by its prompt and the step."""
+    return [
+        f"{step}.{sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()[:32]}"
+        for prompt in prompts
+    ]
+
+
+def tell(scores: Sequence[Score], columns: Mapping[str, Any]) -> None:
+    """Log the terms: the same names on every rank and in every step."""
+    parts = {
+        "oyer/judge_score": [score.judge_score for score in scores],
+        "oyer/judge_term": [score.judge_term for score in scores],
+        "oyer/length_term": [score.length_term for score in scores],
+    }
+    log_metric, log_extra = columns.get("log_metric"), columns.get("log_extra")
+    if log_metric is not None:
+        for name, values in parts.items():
+            known = [value for value in values if math.isfinite(value)]
+            log_metric(name, float(np.mean(known)) if known else math.nan)
+        log_metric("oyer/missing", sum(not score.trainable for score in scores) / len(scores))
+    if log_extra is not None:
+        for name, values in parts.items():
+            log_extra(name, values)
+        log_extra("oyer/judge_status", [score.status for score in scores])
+
+
+def text_of(completion: str | list[Message]) -> str:
+    """The policy's words: a text, or the contents and tool calls of its messages."""
+    if isinstance(completion, str):
+        return completion
+    parts = []
+    for message in completion:
+        content = message.get("content")
+        if content:
+            parts.append(content if isinstance(content, str) else json.dumps(content))
+        if message.get("tool_calls"):
+            parts.append(json.dumps(message["tool_calls"], ensure_ascii=False))
+    return "\n".join(parts)
+
+
+def step_of(columns: Mapping[str, Any]) -> int | None:
+    """Read the training step; None for a scorer that is not told."""
+    state = columns.get("trainer_state")
+    return None if state is None else int(state.global_step)
+
+
+def ranks() -> int:
+    """How many processes train, as torchrun and accelerate tell each of them."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def in_place(scores: Sequence[Score], rows: Sequence[int], size: int) -> list[Score]:
+    """Put scores back to their rows, those between them being unreadable."""
+    placed = [UNREADABLE] * size
+    for row, score in zip(rows, scores, strict=True):
+        placed[row] = score
+    return placed

@@ -1,0 +1,184 @@
+"""A batch that makes no progress is submitted again under its id, whatever it was that was lost."""
+
+import base64
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from oyer.demo.actions import Action
+from oyer.manager import BatchFailed, RewardBatch, RewardFuture
+from oyer.manager.backend import backend as manager_side
+from oyer.tasks import names
+from oyer.tasks.exchange import Exchange
+from oyer.tasks.payloads import WIRE_VERSION
+from tests.faults.backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
+from tests.faults.worker import ROOT
+
+pytestmark = pytest.mark.faults
+
+Undisturbed = Callable[[str, int], RewardBatch]
+N = 48
+EXACT = range(N, N + 1)
+SOON_S = 1.0
+"""A stall timeout shorter than the calls of these tests."""
+
+
+def test_a_batch_sent_again_joins_the_calls_that_are_in_flight(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("join", N)
+    future = backend.half_way("join", N, stall_timeout_s=SOON_S)
+    exchange = Exchange(backend.redis.client, expires_s=600)
+    wait_until(lambda: exchange.manifest(future.batch_id).submission > 1, "submitted again")
+    wait_until(lambda: not backend.redis.client.llen("judge"), "handed out again")
+    backend.go_on()
+    backend.check(future.result(timeout_s=60), expected, calls=EXACT)
+    (state,) = backend.read("SELECT submissions FROM batches WHERE id = :id", id=future.batch_id)
+    assert state["submissions"] > 1
+
+
+def test_the_late_original_changes_nothing(backend: Backend, undisturbed: Undisturbed) -> None:
+    """A worker that was stopped ends its chunks after others have: with other scores, in vain."""
+    expected = undisturbed("late", N)
+    first, second = backend.living("judge")
+    second.kill()
+    backend.judge.set_plan(Action(hold=True, text="Final score: 2"))
+    future = backend.manager().submit(rollouts_of("late", N))
+    backend.judge.wait_until(lambda log: len(log) == JUDGE_IN_FLIGHT)
+    first.send(signal.SIGSTOP)
+    backend.judge.set_plan({})
+    backend.start("judge")
+    batch = future.result(timeout_s=90)
+    rows = "SELECT * FROM {} WHERE batch_id = :id ORDER BY rollout_index"
+    written = [rows.format(table) for table in ("judgements", "rewards")]
+    before = [backend.read(query, id=batch.id) for query in written]
+    backend.judge.release()
+    first.send(signal.SIGCONT)
+    attempts = "SELECT count(*) AS n FROM attempts WHERE batch_id = :id"
+    wait_until(
+        lambda: backend.read(attempts, id=batch.id)[0]["n"] >= N + JUDGE_IN_FLIGHT,
+        "the late calls are on record",
+    )
+    assert [backend.read(query, id=batch.id) for query in written] == before
+    backend.check(batch, expected, calls=range(N, N + JUDGE_IN_FLIGHT + 1))
+
+
+def test_a_callback_that_was_lost_is_sent_again(backend: Backend, undisturbed: Undisturbed) -> None:
+    expected = undisturbed("lost-callback", N)
+    for worker in backend.living("combine"):
+        worker.kill()
+    future = backend.manager(stall_timeout_s=SOON_S).submit(rollouts_of("lost-callback", N))
+    client = backend.redis.client
+    wait_until(lambda: client.llen("combine") == 1, "the callback was sent")
+    client.delete("combine")
+    backend.start("combine")
+    backend.check(future.result(timeout_s=60), expected, calls=EXACT)
+
+
+def test_combine_takes_parts_twice_and_in_any_order_reads_those_that_are_missing_and_says_so(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("parts", N)
+    for worker in backend.living("combine"):
+        worker.kill()
+    future = backend.manager(stall_timeout_s=600).submit(rollouts_of("parts", N))
+    client = backend.redis.client
+    wait_until(lambda: client.llen("combine") == 1, "the callback was sent")
+    message = json.loads(client.lpop("combine"))
+    (parts,), *rest = json.loads(base64.b64decode(message["body"]))
+    assert [part.get("chunk") for part in parts[:3]] == [0, 1, 2]
+    doctored = [*parts[:0:-1], parts[1]]
+    message["body"] = base64.b64encode(json.dumps([[doctored], *rest]).encode()).decode()
+    client.lpush("combine", json.dumps(message))
+    worker = backend.start("combine")
+    backend.check(future.result(timeout_s=60), expected, calls=EXACT)
+    for words in (
+        "chunk 1 arrived again: the first counts",
+        "2, 1]: put in order",
+        "chunks [0] did not arrive; all read from the record",
+    ):
+        assert words in worker.output()
+
+
+def test_a_chord_that_was_never_counted_to_its_end_is_sent_again(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("lost-count", N)
+    future = backend.half_way("lost-count", N, stall_timeout_s=SOON_S)
+    counted = [*backend.redis.client.scan_iter("celery-taskset-meta-*", count=1000)]
+    assert counted
+    backend.redis.client.delete(*counted)
+    backend.go_on()
+    backend.check(future.result(timeout_s=60), expected, calls=EXACT)
+
+
+def test_a_result_that_expired_is_read_from_the_record(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("expired", N)
+    future = backend.manager().submit(rollouts_of("expired", N))
+    future.result(timeout_s=60)
+    client = backend.redis.client
+    held = [*client.scan_iter(f"*{future.batch_id}*", count=1000)]
+    assert held
+    for key in held:
+        client.pexpire(key, 1)
+    wait_until(lambda: not client.exists(*held), "expired")
+    reopened = RewardFuture.from_ticket(future.ticket)
+    backend.check(reopened.result(timeout_s=60), expected, calls=EXACT)
+
+
+def test_an_operator_resumes_a_batch_whose_trainer_and_messages_are_gone(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("resume", N)
+    for worker in backend.living("judge"):
+        worker.kill()
+    manager = backend.manager(stall_timeout_s=600)
+    future = manager.submit(rollouts_of("resume", N))
+    backend.redis.client.delete(names.JUDGE_QUEUE)
+    backend.start("judge")
+    backend.wait_ready()
+    resume = [sys.executable, "-m", "oyer.cli", "batches", "resume", future.batch_id]
+    resume += ["--config", str(backend.folder / "oyer.json"), "--timeout-s", "60"]
+    done = subprocess.run(
+        resume, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"batch {future.batch_id}: {N} of {N} rollouts have a reward" in done.stdout
+    backend.check(future.result(timeout_s=60), expected, calls=EXACT)
+
+
+def test_a_newer_message_is_refused_by_older_workers_and_kept_for_newer_ones(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("newer", N)
+    with _newer_release():
+        refused = backend.manager().submit(rollouts_of("newer", N))
+        with pytest.raises(BatchFailed, match=r"MessageRefused.*upgrade the older side"):
+            refused.result(timeout_s=60)
+        assert backend.judge.requests == []
+        for worker in backend.workers:
+            worker.kill()
+        for kind in names.QUEUES:
+            backend.start(kind, "tests.faults.newer")
+        backend.wait_ready()
+        manager_side(backend.redis.url, 86_400).send_again(refused.batch_id, "again")
+        batch = RewardFuture.from_ticket(refused.ticket).result(timeout_s=60)
+    backend.check(batch, expected, calls=EXACT)
+    for worker in backend.workers:
+        worker.kill()
+
+
+@contextlib.contextmanager
+def _newer_release() -> Iterator[None]:
+    """Let this process write what a later release would."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("oyer.manager.backend", "oyer.tasks.outcome", "oyer.tasks.payloads"):
+            patch.setattr(f"{module}.WIRE_VERSION", WIRE_VERSION + 1)
+        yield

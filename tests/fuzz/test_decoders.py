@@ -1,0 +1,141 @@
+"""Whatever lies in Redis is read as what it is, or refused as `MessageRefused`."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oyer.manager import InvalidInput, Rollout
+from oyer.manager.backend import read_result
+from oyer.manager.batch import RewardBatch
+from oyer.manager.submission import prepare
+from oyer.tasks import payloads, token_ids
+from oyer.tasks.compose import verdicts_of
+from oyer.tasks.errors import BatchFailed, MessageRefused
+from oyer.tasks.outcome import Outcome
+from oyer.tasks.parts import JudgePart, LengthPart, check_parts, read_parts
+from oyer.tasks.payloads import Manifest, pack, zstd
+from oyer.tasks.plan import read_plan
+from oyer.tasks.settings import validate
+from tests.fuzz.conftest import fuzz
+from tests.fuzz.values import damaged, json_like, mutated
+from tests.manager.conftest import outcome_of
+
+CONFIG = validate(
+    {
+        "judges": [{"name": "q", "endpoint": "e", "model": "m"}],
+        "length": {"method": "repetition"},
+    }
+)
+ROWS = [
+    Rollout(prompt=[{"role": "user", "content": "p"}], response=f"r{i}", token_ids=[i, 2])
+    for i in range(3)
+]
+SUBMITTED = prepare(ROWS, CONFIG, run="r", step=1)
+MANIFEST = payloads.encode_manifest(SUBMITTED.manifest)
+COLUMNS = payloads.encode_columns(SUBMITTED.columns)
+(CHUNK,) = SUBMITTED.chunks
+(IDS,) = SUBMITTED.token_ids
+
+JUDGED = JudgePart(chunk=0, scores={"q": [8.0, None, 1.0]}, statuses={"q": ["scored"] * 3})
+SHAPED = LengthPart(added={"repetition": np.zeros(3)}, kept=np.ones(3, dtype=bool))
+
+
+def repacked(blob: bytes) -> st.SearchStrategy[bytes]:
+    """A payload whose JSON says something else, well packed."""
+    value = json.loads(payloads.unpack(blob))
+    return mutated(value).map(lambda other: pack(json.dumps(other).encode()))
+
+
+def blobs(*good: bytes) -> st.SearchStrategy[bytes]:
+    """Payloads cut, damaged, of other content, or no payloads at all."""
+    return st.one_of(
+        damaged(st.sampled_from(good)),
+        st.binary(max_size=60),
+        st.binary(max_size=60).map(pack),
+        json_like.map(lambda value: pack(json.dumps(value).encode())),
+        st.sampled_from(good).flatmap(
+            lambda blob: damaged(st.just(payloads.unpack(blob))).map(pack)
+        ),
+    )
+
+
+def refused(read: Callable[[], Any], *also: type[Exception]) -> Any:
+    """Read, or be refused."""
+    try:
+        return read()
+    except (MessageRefused, *also):
+        return None
+
+
+@fuzz
+@given(
+    blobs(MANIFEST, COLUMNS, CHUNK) | st.sampled_from([MANIFEST, COLUMNS, CHUNK]).flatmap(repacked)
+)
+def test_a_payload_is_read_or_refused(blob: bytes) -> None:
+    refused(lambda: payloads.decode_rollouts(blob))
+    refused(lambda: payloads.decode_columns(blob))
+    manifest = refused(lambda: payloads.decode_manifest(blob))
+    if manifest is not None:
+        assert isinstance(manifest, Manifest)
+        refused(lambda: read_plan(manifest))
+
+
+@fuzz
+@given(st.lists(blobs(IDS) | st.just(IDS), max_size=3))
+def test_token_ids_are_read_or_refused(packed: list[bytes]) -> None:
+    ids = refused(lambda: token_ids.decode(packed))
+    assert ids is None or ids.offsets[-1] == len(ids.ids)
+
+
+_PARTS = [json.loads(json.dumps(part.to_wire())) for part in (JUDGED, SHAPED)]
+
+
+@fuzz
+@given(st.lists(st.sampled_from(_PARTS) | mutated(_PARTS[0]) | mutated(_PARTS[1]), max_size=4))
+def test_parts_are_composed_or_refused(parts: list[Any]) -> None:
+    manifest = SUBMITTED.manifest
+
+    def read() -> None:
+        judges, length = read_parts(parts)
+        check_parts(manifest, judges, length)
+        verdicts = verdicts_of(judges, read_plan(manifest).judges)
+        assert len(verdicts["q"].scores) == len(verdicts["q"].statuses) == 3
+
+    refused(read, BatchFailed)
+
+
+_OUTCOME = json.loads(json.dumps(outcome_of("b", 3).to_wire()))
+
+
+@fuzz
+@given(mutated(_OUTCOME) | json_like)
+def test_an_outcome_is_read_or_refused(wire: Any) -> None:
+    batch = refused(lambda: RewardBatch.of(Outcome.from_wire(wire)))
+    assert batch is None or len(batch.rewards) == len(batch.statuses) == len(batch.mask)
+
+
+_RESULT = json.dumps({"status": "SUCCESS", "result": _OUTCOME, "task_id": "b"}).encode()
+
+
+@fuzz
+@given(st.just(_RESULT) | damaged(st.just(_RESULT)) | st.binary() | json_like.map(json.dumps))
+def test_a_result_is_read_or_a_failure(blob: Any) -> None:
+    meta = read_result(blob)
+    assert isinstance(meta["status"], str)
+    assert "result" in meta
+
+
+def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 2**16
+    monkeypatch.setattr(payloads, "MAX_PAYLOAD_BYTES", limit)
+    assert payloads.unpack(pack(b" " * limit)) == b" " * limit
+    bomb = b"oyer1\n" + zstd.compress(b" " * (limit + 1), 1)
+    with pytest.raises(MessageRefused, match=f"larger than {limit} bytes"):
+        payloads.unpack(bomb)
+    with pytest.raises(InvalidInput, match=f"{limit + 1} bytes, more than {limit}; submit it in"):
+        pack(b" " * (limit + 1))

@@ -1,0 +1,86 @@
+"""Submit early, gather late: the ticket of a process that is gone is redeemed in another."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oyer.demo.actions import Action
+from oyer.demo.judge_server import JudgeServer
+from oyer.manager import RewardFuture, RewardManager
+from tests.integration.conftest import rollouts_of
+
+ROOT = Path(__file__).parents[2]
+
+SUBMIT = """
+import json, sys, time
+from oyer.manager import RewardManager
+from tests.integration.conftest import rollouts_of
+config, tag = json.loads(sys.stdin.readline())
+print(RewardManager(config).submit(rollouts_of(tag, 8)).ticket, flush=True)
+time.sleep(600)
+"""
+
+GATHER = """
+import json, sys
+from oyer.manager import RewardFuture
+future = RewardFuture.from_ticket(sys.stdin.readline().strip())
+print("open", flush=True)
+batch = future.result(timeout_s=60)
+print(json.dumps([batch.rewards.tolist(), batch.statuses, future.ticket]), flush=True)
+"""
+
+
+def started(code: str, said: str) -> subprocess.Popen[str]:
+    """Run code in a process of its own and say a line to it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdin is not None
+    process.stdin.write(said + "\n")
+    process.stdin.flush()
+    return process
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    """Read what a process prints next."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_ticket_outlives_the_process_that_submitted(
+    backend: RewardManager, judge: JudgeServer, ended: bool
+) -> None:
+    tag = f"ticket of the dead {ended}"
+    judge.set_plan(Action(text="Final score: 5", hold=True))
+    config = backend.config.model_dump(mode="json")
+    with started(SUBMIT, json.dumps([config, tag])) as submitter:
+        ticket = line_of(submitter)
+        judge.wait_until(lambda log: len(log) == 8)
+        submitter.kill()
+        assert submitter.wait(60) == -signal.SIGKILL
+    # Plain enough for a log line, a column of a data set, or an environment variable.
+    assert ticket.isascii()
+    assert ticket.isprintable()
+    assert " " not in ticket
+    if ended:
+        judge.release()
+        RewardFuture.from_ticket(ticket).result(timeout_s=60)
+    with started(GATHER, ticket) as gatherer:
+        assert line_of(gatherer) == "open"
+        judge.release()
+        rewards, statuses, same = json.loads(line_of(gatherer))
+    assert same == ticket
+    assert statuses == ["scored"] * 8
+    judged = len(judge.requests)
+    expected = backend.submit(rollouts_of(tag, 8)).result(timeout_s=60)
+    assert rewards == expected.rewards.tolist()
+    assert judged == len(judge.requests) == 8

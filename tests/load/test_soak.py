@@ -1,0 +1,131 @@
+"""Two hundred batches leave nothing behind: no memory, connection, thread, descriptor or key."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from oyer.manager import BatchCancelled, RewardFuture, RewardManager
+from oyer.tasks import names
+from oyer.tasks.exchange import ENDED_S, Exchange
+from tests.load.processes import MIB, Held, held_by, immortal_keys, processes_of
+from tests.scripted import DEAD_JUDGE, rollout, scripted_backend, sibling
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+WARM_UP, BATCHES = 60, 200
+ROLLOUTS = 32
+
+SPARE = 6
+"""Threads, descriptors or connections more than after the warm-up that a pool may still open."""
+
+SPARE_BYTES = 16 * MIB
+"""Memory more than after the warm-up that an allocator may still take: 80 KiB a batch, where each
+batch carries 32 rollouts through every process."""
+
+CHORD_MARK = b"celery-taskset-meta-"
+"""Celery's mark that a chord has fired: some bytes for each batch, for `result_expires_s`."""
+
+
+@pytest.fixture(scope="module")
+def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RewardManager]:
+    folder = tmp_path_factory.mktemp("soak")
+    with scripted_backend(folder, length={"method": "median_band"}) as (manager, _):
+        yield manager
+
+
+class Soak:
+    """Scores batch after batch in every way there is."""
+
+    def __init__(self, manager: RewardManager) -> None:
+        self.managers = [
+            manager,
+            sibling(manager, length={"method": "gr3", "quality": "judge"}),
+            sibling(manager, judges=[DEAD_JUDGE]),
+            sibling(manager, reuse="run"),
+        ]
+        self.done = 0
+
+    def run(self, batches: int) -> None:
+        """Score some batches, three under way at a time."""
+        under_way: list[tuple[int, RewardFuture]] = []
+        for number in range(self.done, self.done + batches):
+            rollouts = [rollout(f"soak {number}", i) for i in range(ROLLOUTS)]
+            manager = self.managers[number % len(self.managers)]
+            if number % 9 == 5:
+                scores = self.managers[0].score_many(rollouts, run="soak")
+                assert len(scores.result(timeout_s=120)) == ROLLOUTS
+                continue
+            under_way.append((number, manager.submit(rollouts, run="soak")))
+            if number % 13 == 7:
+                under_way[-1][1].cancel()
+            if len(under_way) > 3:
+                self._end(*under_way.pop(0))
+        for one in under_way:
+            self._end(*one)
+        self.done += batches
+
+    def _end(self, number: int, future: RewardFuture) -> None:
+        if number % 10 == 3:
+            future = RewardFuture.from_ticket(future.ticket)
+        try:
+            assert len(future.result(timeout_s=120)) == ROLLOUTS
+        except BatchCancelled:
+            assert number % 13 == 7
+
+
+def settle(client: redis.Redis) -> None:
+    """Wait until the workers have nothing left to do, a cancelled batch's tasks included."""
+    exchange = Exchange(client, expires_s=600)
+    deadline = time.monotonic() + 60
+    while (
+        any(client.llen(queue) for queue in names.QUEUES)
+        or client.hlen("unacked")
+        or exchange.backlog_bytes()
+    ):
+        assert time.monotonic() < deadline, "work is left"
+        time.sleep(0.05)
+
+
+def test_two_hundred_batches_leave_nothing_behind(manager: RewardManager) -> None:
+    soak, pids = Soak(manager), processes_of(manager)
+    with redis.Redis.from_url(str(manager.config.broker.url)) as client:
+        soak.run(WARM_UP)
+        settle(client)
+        first, first_redis = _look(pids), client.info()
+        soak.run(BATCHES)
+        settle(client)
+        last, last_redis = _look(pids), client.info()
+        print("\n" + _table(first, last))
+        for key in ("used_memory", "connected_clients"):
+            print(f"redis {key}: {first_redis[key]} -> {last_redis[key]}")
+        assert processes_of(manager) == pids
+        for name, then in first.items():
+            now = last[name]
+            assert now.threads <= then.threads + SPARE, name
+            assert now.descriptors <= then.descriptors + SPARE, name
+            assert now.rss_bytes <= then.rss_bytes + SPARE_BYTES, name
+        assert last_redis["connected_clients"] <= first_redis["connected_clients"] + SPARE
+        assert immortal_keys(client) == []
+        lasting = {
+            key: client.ttl(key)
+            for key in client.scan_iter(count=1000)
+            if client.ttl(key) > ENDED_S and not key.startswith(CHORD_MARK)
+        }
+        assert lasting == {}
+
+
+def _look(pids: dict[str, int]) -> dict[str, Held]:
+    return {name: held_by(pid) for name, pid in pids.items()}
+
+
+def _table(first: dict[str, Held], last: dict[str, Held]) -> str:
+    def line(name: str) -> str:
+        then, now = first[name], last[name]
+        memory = f"{then.rss_bytes / MIB:.1f} -> {now.rss_bytes / MIB:.1f} MiB"
+        others: Any = f"{then.threads} -> {now.threads}, {then.descriptors} -> {now.descriptors}"
+        return f"{name}: {memory}; threads, descriptors {others}"
+
+    return "\n".join(line(name) for name in first)

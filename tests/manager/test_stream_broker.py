@@ -1,0 +1,178 @@
+"""What single rollouts cost the broker, and what becomes of them while it is away or full."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oyer.manager import BackendUnavailable, RewardManager, Rollout, assembly
+from oyer.manager.pending import Pending
+from oyer.manager.score import Score
+from oyer.tasks.errors import Overloaded
+from oyer.tasks.names import BACKLOG_KEY
+from tests.faults.servers import RedisServer
+from tests.manager.conftest import JUDGE, Workers
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Call to deprecated setex:DeprecationWarning"  # Celery 5.7 on redis-py 8
+)
+
+BAND = {"method": "median_band"}
+WAIT_S = 30.0
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    yield server
+    server.stop()
+
+
+def manager_on(url: str, **keys: Any) -> RewardManager:
+    return RewardManager({"judges": [JUDGE], "broker": {"url": url}, **keys})
+
+
+def members_of(group: str, n: int) -> list[Rollout]:
+    return [
+        Rollout(
+            prompt="p",
+            response=f"{group} {i}",
+            group_id=group,
+            base_score=1.0,
+            response_tokens=9,
+        )
+        for i in range(n)
+    ]
+
+
+def batch_ids(workers: Workers) -> list[str]:
+    """The batches whose payloads are in Redis."""
+    keys = workers.redis.keys("oyer:batch:*:manifest")
+    assert isinstance(keys, list)
+    return [key.decode().split(":")[2] for key in keys]
+
+
+def end_all(workers: Workers, *pending: Pending[Score]) -> None:
+    """End whatever batches there are until all that is pending has."""
+    deadline = time.monotonic() + WAIT_S
+    while not all(one.done() for one in pending):
+        assert time.monotonic() < deadline
+        # Each of them again and again: sending a batch drops a result that is there before.
+        time.sleep(0.005)
+        for batch_id in batch_ids(workers):
+            manifest = workers.exchange.manifest(batch_id)
+            n, shaped = manifest.size, bool(manifest.plan["length"])
+            terms = {"base_score": np.ones(n, np.float32)}
+            if shaped:
+                terms["length_penalty"] = -np.arange(n, dtype=np.float32)
+            rewards = np.ones(n, np.float32) + terms.get("length_penalty", 0)
+            unshaped = np.ones(n, np.float32)
+            workers.succeed(batch_id, n=n, rewards=rewards, unshaped_rewards=unshaped, terms=terms)
+
+
+def judge_tasks(workers: Workers) -> int:
+    """The messages that wait for judges."""
+    return workers.sent("judge")
+
+
+@pytest.mark.parametrize("compares", [False, True])
+def test_a_thousand_single_rollouts_cost_about_the_tasks_of_a_batch(
+    redis_url: str, workers: Workers, compares: bool
+) -> None:
+    manager = manager_on(redis_url, length=BAND if compares else [])
+    rollouts = [one for k in range(125) for one in members_of(f"g{k}", 8)]
+    manager.submit(rollouts).cancel()
+    of_a_batch = judge_tasks(workers)
+    workers.redis.flushall()
+    pending = [manager.score(one, group_size=8) for one in rollouts]
+    end_all(workers, *pending)
+    # Handing over a thousand takes a few windows of 20 ms, more on a busy machine.
+    assert len(batch_ids(workers)) <= 40
+    assert judge_tasks(workers) <= 6 * of_a_batch
+    sizes = [workers.exchange.manifest(batch_id).size for batch_id in batch_ids(workers)]
+    assert sum(sizes) >= len(rollouts)
+
+
+def test_with_the_broker_away_a_rollout_says_so_and_can_be_handed_over_again(
+    server: RedisServer,
+) -> None:
+    manager = manager_on(server.url, length=BAND)
+    members = members_of("away", 2)
+    server.kill()
+    for pending in [manager.score(one, group_size=2) for one in members]:
+        with pytest.raises(BackendUnavailable, match="start it with `oyer up`"):
+            pending.result(WAIT_S)
+    server.start()
+    again = [manager.score(one, group_size=2) for one in members]
+    end_all(Workers(server.url), *again)
+    assert [one.result(0).length_term for one in again] == [0, -1]
+
+
+def test_a_group_outlives_an_outage_of_the_broker(server: RedisServer) -> None:
+    manager = manager_on(server.url, length=BAND)
+    members = members_of("outage", 3)
+    workers = Workers(server.url)
+    pending = manager.score_many(members[:2], group_size=3).scores
+    workers.wait_for_sent(1)
+    server.kill()
+    server.start()
+    pending.append(manager.score(members[2], group_size=3))
+    end_all(workers, *pending)
+    assert [one.result(0).length_term for one in pending] == [0, -1, -2]
+
+
+def test_a_group_outlives_a_broker_that_comes_back_empty(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "LOOK_PAUSE_S", 0.05)
+    manager = manager_on(server.url, length=BAND)
+    members = members_of("empty", 3)
+    workers = Workers(server.url)
+    pending = manager.score_many(members[:2], group_size=3).scores
+    workers.wait_for_sent(1)
+    server.kill()
+    server.forget()
+    server.start()
+    workers.wait_for_sent(1)
+    pending.append(manager.score(members[2], group_size=3))
+    end_all(workers, *pending)
+    assert sorted(one.result(0).length_term for one in pending) == [-2, -1, 0]
+
+
+def test_a_group_that_may_not_be_submitted_says_so_and_can_be_later(
+    redis_url: str, workers: Workers
+) -> None:
+    broker = {"url": redis_url, "max_backlog_bytes": 2**20}
+    manager = manager_on(redis_url, length=BAND, broker=broker)
+    workers.redis.hset(BACKLOG_KEY, "much", f"{2**21} 99999999999")
+    members = members_of("full", 2)
+    for pending in [manager.score(one, group_size=2) for one in members]:
+        with pytest.raises(Overloaded, match="wait for earlier batches"):
+            pending.result(WAIT_S)
+    workers.redis.delete(BACKLOG_KEY)
+    again = [manager.score(one, group_size=2) for one in members]
+    end_all(workers, *again)
+    assert [one.result(0).length_term for one in again] == [0, -1]
+
+
+@pytest.mark.parametrize("timeout_s", [-1, float("nan"), float("inf"), "60"])
+def test_a_timeout_that_is_none_is_refused(redis_url: str, timeout_s: Any) -> None:
+    manager = manager_on(redis_url, length=BAND)
+    with pytest.raises(ValueError, match=r"^group_timeout_s: "):
+        manager.score(members_of("t", 1)[0], group_size=2, group_timeout_s=timeout_s)
+
+
+def test_the_rollouts_of_a_made_group_lie_in_redis_once(redis_url: str, workers: Workers) -> None:
+    manager = manager_on(redis_url, length=BAND)
+    pending = [manager.score(one, group_size=2) for one in members_of("once", 2)]
+    end_all(workers, *pending)
+    keys = workers.redis.keys("oyer:group:*")
+    assert isinstance(keys, list)
+    assert {workers.redis.type(key) for key in keys} == {b"string", b"hash"}
+    said = [workers.redis.hgetall(key) for key in keys if workers.redis.type(key) == b"hash"]
+    assert "once 0" not in json.dumps(str(said))

@@ -1,0 +1,159 @@
+"""Groups whose rollouts arrive in requests of their own, as OpenRLHF's and slime's do."""
+
+import http.client
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from oyer.cli.serve import only_batches
+from oyer.demo.actions import Action
+from oyer.demo.judge_server import JudgeServer
+from oyer.manager import RewardManager
+from tests.scripted import scripted_backend, sibling
+from tests.server.serving import Answer, served
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[RewardManager, JudgeServer]]:
+    with scripted_backend(tmp_path_factory.mktemp("server")) as both:
+        yield both
+
+
+@pytest.fixture
+def judge(running: tuple[RewardManager, JudgeServer]) -> JudgeServer:
+    running[1].set_plan(Action(text="Final score: 10"))
+    running[1].reset()
+    return running[1]
+
+
+@pytest.fixture(scope="module")
+def banded(running: tuple[RewardManager, JudgeServer]) -> RewardManager:
+    """A manager that compares the characters of a prompt's responses."""
+    return sibling(running[0], length={"method": "median_band", "unit": "chars"})
+
+
+def body(prompt: str, response: str) -> dict[str, Any]:
+    """What OpenRLHF posts."""
+    return {"query": [f"{prompt}{response}</s>"], "prompts": [prompt], "labels": ["42"]}
+
+
+def together(*posts: Callable[[], Answer]) -> list[Any]:
+    """Make requests at once, each on a thread."""
+    answers: list[Any] = [None] * len(posts)
+
+    def post(i: int) -> None:
+        answers[i] = posts[i]().json()
+
+    threads = [threading.Thread(target=post, args=(i,)) for i in range(len(posts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def test_a_group_in_several_requests_is_assembled(
+    banded: RewardManager, judge: JudgeServer
+) -> None:
+    with served(banded) as server:
+
+        def post(i: int, length: int) -> Answer:
+            rollout = {
+                "prompt": "parts?", "response": f"{i}" * length, "group_id": "parts",
+                "base_score": 1.0,
+            }  # fmt: skip
+            return server.post("/v1/score", {"rollouts": [rollout], "group_size": 4})
+
+        answers = together(*(lambda i=i, n=n: post(i, n) for i, n in enumerate([10, 10, 10, 16])))
+    assert [answer["rewards"][0] for answer in answers] == pytest.approx([2.0, 2.0, 2.0, 1.0])
+
+
+def test_single_samples_of_a_prompt_are_its_group(
+    banded: RewardManager, judge: JudgeServer
+) -> None:
+    with served(banded, group_size=3) as server:
+        texts = ["a" * 10, "b" * 10, "c" * 16]
+        answers = together(
+            *(lambda text=text: server.post("/get_reward", body("single?", text)) for text in texts)
+        )
+    assert [answer["rewards"] for answer in answers] == [
+        [pytest.approx(1.0)], [pytest.approx(1.0)], [pytest.approx(0.0)],
+    ]  # fmt: skip
+
+
+def test_two_samples_with_one_text_are_two_of_their_group(
+    banded: RewardManager, judge: JudgeServer
+) -> None:
+    """Both clients wait, so neither is a retry of the other; one call is paid for."""
+    texts = ["twin" * 5, "twin" * 5, "single" * 5]
+    with served(banded, group_size=3, timeout_s=20) as server:
+        answers = together(
+            *(lambda text=text: server.post("/get_reward", body("twin?", text)) for text in texts)
+        )
+        samples = [{"prompt": "twins?", "response": text, "label": "42"} for text in texts]
+        numbers = together(*(lambda s=sample: server.post("/rm", s) for sample in samples))
+    # Of 20, 20 and 30 the median is 20; were the twins one, it would be 25.
+    assert [answer["rewards"][0] for answer in answers] == pytest.approx([1.0, 1.0, 0.0])
+    assert numbers == pytest.approx([1.0, 1.0, 0.0])
+    assert len(judge.requests) == 4
+
+
+def test_a_client_that_hung_up_and_asks_again_is_the_same_sample(
+    banded: RewardManager, judge: JudgeServer
+) -> None:
+    long, texts = "c" * 16, ["a" * 10, "b" * 10]
+    judge.set_plan(Action(text="Final score: 10", hold=True))
+    with served(banded, group_size=3, timeout_s=20) as server:
+        impatient = http.client.HTTPConnection("127.0.0.1", server.port)
+        impatient.request("POST", "/get_reward", json.dumps(body("again?", long)))
+        judge.wait_until(lambda log: len(log) == 1)
+        impatient.close()
+        judge.set_plan(Action(text="Final score: 10"))
+        judge.release()
+        # Clients wait a second; by this answer the server has seen the other go.
+        assert server.get("/healthz").status == 200
+        answers = together(
+            *(
+                lambda text=text: server.post("/get_reward", body("again?", text))
+                for text in (long, *texts)
+            )
+        )
+    # Were it two samples, the median would be its own length.
+    assert [answer["rewards"][0] for answer in answers] == pytest.approx([0.0, 1.0, 1.0])
+    assert len(judge.requests) == 3
+
+
+def test_a_late_group_is_answered_in_time_with_those_that_came(
+    banded: RewardManager, judge: JudgeServer
+) -> None:
+    with served(banded, group_size=4, timeout_s=5) as server:
+        answer = server.post("/get_reward", body("late?", "alone")).json()
+    assert answer["rewards"] == pytest.approx([1.0])
+    assert answer["extra_logs"]["oyer_missing"] == [0.0]
+
+
+def test_without_a_group_size_what_compares_is_refused_and_batches_are_served(
+    banded: RewardManager, judge: JudgeServer
+) -> None:
+    with served(banded) as server:
+        refused: list[Answer] = [
+            server.post("/get_reward", body("unsized?", "x")),
+            server.post("/rm", {"prompt": "unsized?", "response": "x", "label": None}),
+        ]
+        rollout = {"prompt": "unsized?", "response": "x", "group_id": "g"}
+        batch = server.post("/v1/score", {"rollouts": [rollout]})
+    assert [answer.status for answer in refused] == [422, 422]
+    assert all("--group-size" in answer.json()["error"] for answer in refused)
+    assert batch.json()["rewards"] == pytest.approx([1.0])
+
+
+def test_the_server_says_so_when_it_starts(banded: RewardManager) -> None:
+    assert "--group-size" in str(only_batches(banded, None))
+    assert only_batches(banded, 8) is None
+    counted = sibling(banded, length={"method": "soft_overlong", "max_len": 10, "cache_len": 5})
+    assert "tokenizer" in str(only_batches(counted, None))
