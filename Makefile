@@ -10,7 +10,7 @@ SERVERS := .venv-servers
 .DEFAULT_GOAL := help
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,10 +45,13 @@ test-real-servers: $(READY) $(SERVERS)/.ready ## Judge through a litellm proxy a
 	$(BIN)/python -m pytest -m real_servers tests/real_servers
 
 test-slow: $(READY) ## Run the tests that take long: minutes of rate limits and the like
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not faults"
 
-test-faults: $(READY) ## Kill, stop and restart real workers, Redis and PostgreSQL
+test-faults: $(READY) ## Kill, stop and cut off real workers, Redis, PostgreSQL and hosts; half an hour
 	$(BIN)/python -m pytest -m faults tests/faults
+
+test-faults-quick: $(READY) ## The same without what takes long; three minutes
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "faults and not slow" tests/faults
 
 test-fuzz: $(READY) ## Try 10,000 wrong inputs on each surface, new ones each time
 	OYER_FUZZ_INPUTS=10000 $(BIN)/python -m pytest --timeout 3600 tests/fuzz
@@ -77,6 +80,9 @@ docs: $(READY) ## Write what README.md and oyer.example.yaml generate from the c
 bench: $(READY) ## Measure throughput against a named peer and the bound
 	$(BIN)/python benchmarks/throughput.py
 
+bench-overlap: $(READY) ## Measure how long a training step waits for its rewards, against peers and the bound
+	$(BIN)/python benchmarks/overlap.py
+
 migration: $(READY) ## Write the next migration from the models: make migration m="add a column"
 	$(BIN)/python -m oyer.migrations upgrade --url sqlite:///.migration.db
 	OYER_STORE__URL=sqlite:///.migration.db $(BIN)/alembic revision --autogenerate -m "$(m)"
@@ -85,4 +91,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-slow test-fuzz test-soak test-faults test-trainers test-real-servers check audit fix docs bench migration up
+.PHONY: help setup demo test test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-real-servers check audit fix docs bench bench-overlap migration up

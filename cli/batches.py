@@ -93,9 +93,10 @@ def resume(
 ) -> None:
     """Submit a batch again under its id, and wait for its rewards; what is on record is not repeated.
 
-    It needs the batch's payloads in Redis, where they stay for `broker.result_expires_s`, and gets
-    as long to its deadline as it had at first. Of a batch that has finished, it reads the rewards.
-    Exit 1 if the batch is unknown, was cancelled, is lost, or has no rewards in time.
+    It needs the batch's payloads in Redis, where they stay for `broker.result_expires_s`, or for an
+    hour once its trainer has given it up. It gets as long to its deadline as it had at first. Of a
+    batch that has finished, it reads the rewards. Exit 1 if the batch is unknown, was cancelled, is
+    lost, or has no rewards in time.
 
     Example: `oyer batches resume 6f1c… --timeout-s 600`
     """

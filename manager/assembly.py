@@ -36,6 +36,8 @@ class Member:
     key: tuple[str, ...] = ()
     """What it is found by when it is handed over again: the ids of all that must share its batch."""
     future: "Future[Score]" = field(default_factory=Future)
+    grouped: bool = False
+    """Its group needs no waiting for any more, and it no judging ahead of it."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,8 @@ class Assembly:
     def _close(self, view: Seen, waiting: _Waiting, found: Found) -> None:
         """Say what is to be done about a group that needs no waiting for any more."""
         candidates = waiting.members.values()
+        for one in candidates:
+            one.member.grouped = view.state != "gone"
         if view.state == "gone":
             found.lost += candidates
         elif view.state == "failed":

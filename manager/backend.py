@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -72,6 +73,7 @@ class Backend:
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_keepalive=True,
         )
+        self._name = uuid.uuid4().hex
         self._exchange = Exchange(self._redis, expires_s=expires_s)
 
     def submit(
@@ -120,9 +122,12 @@ class Backend:
     def send_again(self, batch_id: str, why: str) -> None:
         """Send the chord of a batch whose payloads are in Redis; else ask for what is on record.
 
-        A batch that the record cannot finish either fails with `BatchLost`.
+        A batch that the record cannot finish either fails with `BatchLost`. Several processes may
+        watch a batch and find it standing still at one time: one of them sends it.
         """
         with self._reached():
+            if not self._exchange.may_send_again(batch_id, self._name):
+                return
             if self._exchange.holds(batch_id):
                 again = self._exchange.manifest(batch_id).again(why)
                 self._exchange.replace_manifest(again)

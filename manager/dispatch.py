@@ -9,6 +9,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import InvalidStateError
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -145,10 +146,12 @@ class Dispatch:
         """Give members what they came to."""
         self._on_end([member for member, _ in outcomes])
         for member, outcome in outcomes:
-            if isinstance(outcome, Score):
-                member.future.set_result(outcome)
-            else:
-                member.future.set_exception(outcome)
+            # One that has ended with an error may still be in a group that others complete.
+            with contextlib.suppress(InvalidStateError):
+                if isinstance(outcome, Score):
+                    member.future.set_result(outcome)
+                else:
+                    member.future.set_exception(outcome)
 
     def report_finished(self, meeting: Meeting) -> None:
         """Say which groups' batches have ended; unsaid, their keys stay until they expire."""

@@ -35,6 +35,11 @@ MAX_BATCH_ROLLOUTS = 1024
 GROUP_TIMEOUT_S = 60.0
 """How long a group waits for its last rollout unless told otherwise, in seconds."""
 
+AHEAD_WINDOW_S = 0.25
+"""How long a rollout whose group is incomplete waits for others to be judged ahead with, in seconds.
+It costs no reward any time: a group that is complete before is judged at once, and one that is
+complete after has its last rollout's judgement to wait for."""
+
 _IDLE_S = 5.0
 """The sending thread ends after this long without work."""
 
@@ -66,6 +71,8 @@ class _Gathered:
     members: list[Member] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     """Brought to their groups first."""
+    ahead: list[Member] = field(default_factory=list)
+    """Judged ahead of their groups."""
 
 
 class Stream:
@@ -193,8 +200,10 @@ class Stream:
         return min(due, key=lambda lane: self._lanes[lane].since, default=None)
 
     def _due_at(self, gathered: _Gathered, now: float) -> float:
-        full = len(gathered.members) + len(gathered.candidates) >= MAX_BATCH_ROLLOUTS
-        return now if full else gathered.since + self._rate.window_s(now)
+        waiting = len(gathered.members) + len(gathered.candidates)
+        if waiting + len(gathered.ahead) >= MAX_BATCH_ROLLOUTS:
+            return now
+        return gathered.since + (self._rate.window_s(now) if waiting else AHEAD_WINDOW_S)
 
     def _bring(self, lane: Lane, gathered: _Gathered) -> None:
         """Bring members to their groups, and send what need not wait."""
@@ -204,7 +213,8 @@ class Stream:
                 found = self._assembly.bring(gathered.candidates)
             except Exception as error:  # noqa: BLE001 - a dead thread would leave all others waiting
                 self._dispatch.end([(one.member, error) for one in gathered.candidates])
-        self._act(found, {lane: Load(members=gathered.members)})
+        ahead = [member for member in gathered.ahead if not member.grouped]
+        self._act(found, {lane: Load(members=gathered.members, ahead=ahead)})
 
     def _look(self) -> None:
         """See what became of the groups that this process waits for."""
@@ -229,15 +239,14 @@ class Stream:
             load(claim.run, claim.step, claim.shaped).claims.append(claim)
         for one, shaped in found.strays:
             load(one.run, one.step, shaped).members.append(one.member)
-        if self._judges_ahead:
-            for one in found.ahead:
-                load(one.run, one.step, False).ahead.append(one.member)
         for lane, loaded in loads.items():
             self._assembly.wait_again(self._dispatch.send(lane, loaded, self._assembly.meeting))
         with self._changed:
             now = time.monotonic()
             for one in found.lost:
                 self._gathered(Lane(one.run, one.step, True), now).candidates.append(one)
+            for one in found.ahead if self._judges_ahead else ():
+                self._gathered(Lane(one.run, one.step, False), now).ahead.append(one.member)
         for place, batch_id in found.unsent:
             self._dispatch.send_again(place, batch_id, self._assembly.meeting)
 

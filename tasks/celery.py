@@ -4,17 +4,20 @@ Each task is a thin wrapper: the body's module loads on the workers of its queue
 that a judge worker holds no torch and a length worker no HTTP client.
 """
 
+import contextlib
 from importlib import import_module
 from typing import Any
 
 from celery import Celery
 from celery.exceptions import Reject, WorkerShutdown
-from celery.signals import setup_logging, worker_ready, worker_shutdown
+from celery.signals import setup_logging, task_postrun, worker_ready, worker_shutdown
 from celery.utils.log import get_logger
+from redis import RedisError
 
-from oyer.tasks import names, presence, shutdown
+from oyer.tasks import names, presence, process, shutdown
 from oyer.tasks.app import make_app
 from oyer.tasks.errors import InvalidConfig, MessageRefused
+from oyer.tasks.exchange import ENDED_S
 from oyer.tasks.logs import configure_logging
 from oyer.tasks.payloads import WIRE_VERSION
 from oyer.tasks.settings import load_config
@@ -118,6 +121,18 @@ def _read(message: dict[str, Any], further: tuple[Any, ...], *counts: str) -> li
             f"message does not hold {', '.join(fields)} and nothing else: it is not of Oyer"
         )
     return values
+
+
+@task_postrun.connect
+def _let_go(task: Any = None, task_id: str = "", **_: Any) -> None:
+    """Let a cancelled batch's result go soon: nobody waits for it, as for the others a trainer does."""
+    if task is None or task.name != names.COMBINE_TASK:
+        return
+    # With Redis away, the result expires later.
+    with contextlib.suppress(RedisError):
+        if process.exchange().ending(task_id) is not None:
+            backend: Any = app.backend
+            process.redis_client().expire(backend.get_key_for_task(task_id), ENDED_S)
 
 
 @setup_logging.connect

@@ -55,7 +55,8 @@ class DirectScorer:
     def score(self, columns: Columns, rollouts: Sequence[Rollout]) -> Outcome:
         """Judge, compute length terms and compose, as the workers would."""
         judges, rules = self._config.judges, self._config.reward
-        jobs = list(jobs_of(dict(enumerate(rollouts)), judges, rules))
+        bodies = {name: end.config.extra_body for name, end in self._endpoints.items()}
+        jobs = list(jobs_of(dict(enumerate(rollouts)), judges, rules, bodies))
         asked = self._ask({job.key: job for job in jobs if job.key is not None})
         rows = {job.place: _row(job, asked) for job in jobs}
         verdicts: dict[str, Verdicts] = {}

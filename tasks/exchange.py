@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 ENDS = ("cancelled", "failed")
 """How a batch ends before its time: by somebody's wish, or given up by its trainer."""
 
+_SENT_AGAIN_S = 10
+"""For so long after one process sent a batch again, no other does, in seconds."""
+
 
 ABANDONED_S = 3600
 """How long an operator can resume a batch that was given up, in seconds."""
@@ -155,6 +158,17 @@ class Exchange:
     def reopen(self, batch_id: str) -> None:
         """Let the workers begin calls again for a batch that was ended before its time."""
         self._redis.delete(batch_key(batch_id, "ended"))
+
+    def may_send_again(self, batch_id: str, who: str) -> bool:
+        """Whether nobody else has sent this batch again just now; then `who` has."""
+        key = batch_key(batch_id, "sent_again")
+        if self._redis.set(key, who, nx=True, ex=_SENT_AGAIN_S):
+            return True
+        return bool(self._redis.get(key) in (None, who.encode()))
+
+    def cancelled(self, batch_id: str) -> bool:
+        """Whether a batch was cancelled."""
+        return bool(self._redis.exists(batch_key(batch_id, "cancelled")))
 
     def discard(self, manifest: Manifest) -> None:
         """Drop the payloads of a batch that has ended; its progress stays readable for a while."""

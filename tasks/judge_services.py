@@ -2,6 +2,7 @@
 
 import os
 from functools import cache as once
+from typing import Any
 
 import redis
 
@@ -77,6 +78,11 @@ def purse(run: str, budget: Budget) -> Purse:
         call_s=max(endpoint.timeout_s for endpoint in config.endpoints.values()),
         keep_s=config.broker.result_expires_s,
     )
+
+
+def bodies() -> dict[str, dict[str, Any]]:
+    """Return what this worker adds to the body of every request, by endpoint."""
+    return {name: config.extra_body for name, config in process.config().endpoints.items()}
 
 
 def price(judge: JudgeConfig) -> Price | None:

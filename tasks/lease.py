@@ -52,6 +52,18 @@ class LeasedQoS(redis.QoS):
             pipe.execute()
         virtual.QoS.append(self, message, delivery_tag)
 
+    def ack(self, delivery_tag: str) -> None:
+        """Give a message up, also to a full Redis, which refuses every command of a transaction.
+
+        Died between the two, it leaves a lease of nothing, which the next sweep removes.
+        """
+        with self.channel.conn_or_acquire() as client:
+            pipe = client.pipeline(transaction=False)
+            pipe.hdel(self.unacked_key, delivery_tag)
+            pipe.zrem(self.unacked_index_key, delivery_tag)
+            pipe.execute()
+        virtual.QoS.ack(self, delivery_tag)
+
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: kombu's sweep goes by the host's clock, `sweep` by that of Redis."""
 

@@ -1,6 +1,7 @@
 """The attempts of one judgement: permit, deadline, call, decide, wait, again.
 
-- The deadline is looked at before every attempt: expired work is never paid for.
+- The deadline is looked at before every attempt, before its permit and after: expired work is
+  never paid for.
 - A permit is held during an attempt and never while waiting for the next.
 """
 
@@ -111,6 +112,10 @@ def call(
     records: list[AttemptRecord] = []
     while True:
         permit = permits.acquire(estimated_tokens, deadline) if clock() < deadline else None
+        if permit is not None and clock() >= deadline:
+            # Permits are handed out in the background: one may come with the last moment gone.
+            permits.release(permit, used_tokens=0, clean=False)
+            permit = None
         if permit is None:
             return _ended(failures, records, "the batch's deadline has passed")
         started_at = datetime.fromtimestamp(clock(), UTC)

@@ -134,7 +134,7 @@ def http_failure(
         error_class=error_class,
         message=f"HTTP {http_status or status}: {message}",
         http_status=http_status or status,
-        retry_after_s=retry_after_s(headers, now),
+        retry_after_s=retry_after_s(headers, now, rate_limited=retry is RetryClass.RATE_LIMIT),
         structured_refused=(
             structured
             and meaning is Status.REJECTED

@@ -12,7 +12,8 @@ _LONGEST = 400
 """Characters; openers alone are never longer."""
 
 _MARKS = re.compile(
-    r"<\|[^|<>]{0,40}\|>|</?(?:think|thinking|answer|reasoning|tool_call|s|bos|eos|pad)\s*/?>|\\boxed\{\s*\}",
+    r"<\|[^|<>]{0,40}\|>|</?(?:think|thinking|answer|reasoning|tool_call|s|bos|eos|pad)\s*/?>|\\boxed\{\s*\}"
+    r"|```\w*[ \t]*\n\s*```",
     re.IGNORECASE,
 )
 _EDGES = re.compile(r"^[\W_]+|[\W_]+$")
@@ -27,15 +28,22 @@ _STEP_BY_STEP_ZH = (
     r"(?:好的?,?)?(?:首先,?)?(?:让我们|我们|让我|我来|下面|接下来|我将)?来?(?:一步一步|一步步|逐步|分步)地?来?"
     r"(?:思考|解决|分析|推理|解答|求解|计算)?(?:一下)?(?:这个|这道|该|此|本)?(?:问题|题目?|任务)?"
 )
+_NOUN_ZH = r"(?:解|解答|解析|解法|解题|求解|思路|思考|分析|推理|证明|详解|答|答案|回答|回复|结果|结论|输出|过程|步骤)"
 _OPENERS = (
-    r"(?:my |the |here is (?:my |the )?)?(?:thought|thinking|reasoning|thought and reasoning) process"
+    r"(?:my |the |here(?: is|'s) (?:my |the )?)?(?:thought|thinking|reasoning|thought and reasoning) process"
     r"|thoughts?|thinking|reasoning|explanation|analysis|proof|output|response|result|step 1|step one"
-    r"|(?:the |my |here is the )?(?:final |detailed |full )?(?:solutions?|answers?)(?: is)?"
-    r"|解|解答|解析|解法|解题|解题过程|解题思路|思路|思考|思考过程|思路分析|分析|分析过程|推理|推理过程|过程|证明|详解"
-    r"|答|答案|答案是|答案为|最终答案|最终答案是|回答|回复|第一步|步骤一|首先"
+    r"|(?:(?:sure|certainly|okay|ok),? )?(?:(?:the|my) |here(?: is|'s) (?:the|my) )?(?:final |detailed |full )?(?:solutions?|answers?)(?: is)?"
+    r"|let(?: me|'s) (?:think|see)|(?:to solve|solving) (?:this|the) (?:problem|question)(?:,? we (?:need|have) to)?"
+    rf"|(?:首先,?)?(?:(?:以下|下面|这|接下来)是)?(?:我的?)?(?:详细|完整|具体|最终|最后)?的?{_NOUN_ZH}{{1,2}}(?:如下|是|为|中)?"
+    r"|首先,?让?(?:我们|我)(?:来)?(?:分析|看看?|理解|读)(?:一下)?(?:这个|这道|该|本)?(?:题目|题|问题|题意)?|首先|第一步"
     r"|かいせつ|解説|解き方|回答過程|respuesta|solución|lösung|réponse|risposta"
 )
 _OPENER = re.compile(rf"(?:{_STEP_BY_STEP_EN}|{_STEP_BY_STEP_ZH}|{_OPENERS})")
+
+
+_SIMPLIFIED = str.maketrans(
+    "過題為結論輸讓們這問後終詳細證驟個來驗", "过题为结论输让们这问后终详细证骤个来验"
+)
 
 
 def has_content(response: str) -> bool:
@@ -45,14 +53,14 @@ def has_content(response: str) -> bool:
     them (`Thought process:`, `Solution`, `解：`, `Let's solve this problem step by step.`).
     """
     text = unicodedata.normalize("NFKC", response)
-    if "<" in text or "\\" in text:
+    if "<" in text or "\\" in text or "```" in text:
         text = _MARKS.sub(" ", text)
     if not any(_shows(char) for char in text):
         return False
     if len(text) > _LONGEST:
         return True
     pieces = (_EDGES.sub("", piece) for piece in re.split(r"[\n.。:!?]", text.replace("’", "'")))
-    spoken = [" ".join(piece.lower().split()) for piece in pieces if piece]
+    spoken = [" ".join(piece.lower().translate(_SIMPLIFIED).split()) for piece in pieces if piece]
     return not all(_OPENER.fullmatch(piece) for piece in spoken) or not spoken
 
 

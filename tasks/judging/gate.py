@@ -69,6 +69,7 @@ class Gate:
 
     def acquire(self, estimated_tokens: int, deadline: float) -> Any | None:
         """Wait for a permit and for the money; `attempts.Permits`."""
+        self._result = None
         permit = self.endpoint.permits.acquire(estimated_tokens, deadline)
         if permit is None:
             return None
@@ -84,7 +85,6 @@ class Gate:
 
     def complete(self, request: ChatRequest, *, timeout_s: float) -> Reply | Failure:
         """Make one request; `attempts.Client`."""
-        self._result = None
         self._result = self.endpoint.client.complete(request, timeout_s=timeout_s)
         return self._result
 

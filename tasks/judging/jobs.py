@@ -41,12 +41,17 @@ class Job:
 
 
 def jobs_of(
-    rollouts: Mapping[int, Rollout], judges: Sequence[JudgeConfig], rules: RewardRules
+    rollouts: Mapping[int, Rollout],
+    judges: Sequence[JudgeConfig],
+    rules: RewardRules,
+    bodies: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[Job]:
     """List the judgements of a chunk, rollout by rollout.
 
     Args:
         rollouts: by their places in the batch.
+        bodies: what this worker adds to the body of every request, by endpoint: another body
+            may bring another reply, so it is part of the key.
     """
     parsed = {judge.name: rubrics.parse(judge.rubric) for judge in judges}
     hashes = {judge.name: rubrics.rubric_hash(judge.rubric) for judge in judges}
@@ -62,7 +67,7 @@ def jobs_of(
                     endpoint=judge.endpoint,
                     model=judge.model,
                     messages=request.messages,
-                    sampling=_sampling(request),
+                    sampling=_sampling(request, bodies.get(judge.endpoint, {})),
                     rubric_hash=hashes[judge.name],
                     sample=sample,
                 )
@@ -105,11 +110,11 @@ def _request(rollout: Rollout, judge: JudgeConfig, rubric: rubrics.Rubric) -> Ch
     )
 
 
-def _sampling(request: ChatRequest) -> dict[str, Any]:
+def _sampling(request: ChatRequest, body: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "temperature": request.temperature,
         "max_tokens": request.max_tokens,
         "response_format": request.response_format,
         "logprobs": request.logprobs,
-        "extra_body": request.extra_body,
+        "extra_body": {**body, **request.extra_body},
     }

@@ -15,14 +15,17 @@ EPOCH_FROM_MS = 1e11
 """A bare number from here on is a time since 1970 in milliseconds."""
 
 
-def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
+def retry_after_s(
+    headers: Mapping[str, str], now: datetime, *, rate_limited: bool = True
+) -> float | None:
     """Seconds from `now` (aware) to wait before the next request; None where nothing is asked.
 
     `Retry-After` and `retry-after-ms` are what the server wants of this client: the longer of
     them counts. The reset headers (`x-ratelimit-reset-requests`, `anthropic-ratelimit-…-reset`)
     only stand in for them, first those whose allowance is spent: they tell when *all* of an
-    allowance is back, and come with every reply. A time that has passed is 0; what cannot be
-    read is nothing.
+    allowance is back, and come with every reply, so that on a reply that is not `rate_limited`
+    only a spent allowance is waited for. A time that has passed is 0; what cannot be read is
+    nothing.
     """
     lower = {name.lower(): value.strip() for name, value in headers.items()}
     resets = [name for name in lower if "ratelimit" in name and "reset" in name]
@@ -32,7 +35,7 @@ def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
     for candidates in (
         [asked_s, _wait_s(lower.get("retry-after", ""), now)],
         [_wait_s(lower[name], now) for name in spent],
-        [_wait_s(lower[name], now) for name in resets],
+        [_wait_s(lower[name], now) for name in resets if rate_limited],
     ):
         waits = [wait for wait in candidates if wait is not None]
         if waits:

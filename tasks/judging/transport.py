@@ -152,13 +152,14 @@ class PooledTransport(httpx2.BaseTransport):
             raise httpx2.UnsupportedProtocol("not an address of this endpoint", request=request)
         # A proxy is told the whole URL, unless it only opens a tunnel for TLS.
         forwarded = pool.proxy is not None and url.scheme == "http"
+        limits = urllib3.Timeout(total=timeout["read"], connect=timeout["connect"])
         try:
             reply = pool.urlopen(
                 request.method,
                 str(url) if forwarded else url.raw_path.decode("ascii"),
                 body=request.read(),
                 headers=dict(request.headers.items()),
-                timeout=urllib3.Timeout(total=timeout["read"], connect=timeout["connect"]),
+                timeout=limits,
                 retries=_ONCE,
                 redirect=False,
                 assert_same_host=False,

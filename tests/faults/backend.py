@@ -119,7 +119,7 @@ class Backend:
         found = presence.workers(self.redis.client)
         return {entry["pid"] for entries in found.values() for entry in entries}
 
-    def wait_ready(self, timeout_s: float = 90.0) -> None:
+    def wait_ready(self, timeout_s: float = 180.0) -> None:
         """Wait until every living worker has announced itself."""
 
         def ready() -> bool:

@@ -58,6 +58,7 @@ def test_a_call_that_does_not_end_is_left_after_the_grace_period(backend: Backen
     for worker in backend.living("judge"):
         worker.kill()
     worker = backend.start("judge", OYER_GRACE_S="0.5")
+    backend.wait_ready()
     backend.judge.set_plan(Action(hold=True))
     future = backend.manager().submit(rollouts_of("grace", 4))
     backend.judge.wait_until(lambda log: len(log) == 4)

@@ -104,6 +104,7 @@ def test_trap_07_the_next_message_is_at_hand_before_a_task_ends(backend: Backend
     for worker in backend.living("judge"):
         worker.kill()
     lonely = backend.start("judge", concurrency=2)
+    backend.wait_ready()
     backend.judge.set_plan(Action(hold=True))
     future = backend.manager(stall_timeout_s=NEVER_S).submit(rollouts_of("trap-7", N))
     backend.judge.wait_until(lambda log: len(log) == 2 * 4)

@@ -1,6 +1,7 @@
 """What a judge endpoint may do, and what becomes of it: calls, retries, limits, reuse, the record."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -220,6 +221,44 @@ def flush_replies(manager: RewardManager) -> None:
     assert manager.config.broker.url is not None
     with redis.Redis.from_url(manager.config.broker.url) as client:
         client.flushall()
+
+
+def test_a_judgement_outlives_workers_redis_and_trainer(judge: JudgeServer, tmp_path: Path) -> None:
+    judge.set_plan(Action(text="Final score: 6"))
+    config = {
+        "endpoints": {"fake": {"base_url": judge.base_url}},
+        "judges": [{"name": "q", "endpoint": "fake", "model": "m"}],
+        "store": {"url": f"sqlite:///{tmp_path / 'oyer.db'}"},
+    }
+    calls = []
+    for run in ("before", "after"):
+        with RewardManager.local(config, judge_processes=1) as manager:
+            batch = scored(manager, "restart", 4, run)
+            assert batch.judge_scores.tolist() == [6.0] * 4
+            calls.append(batch.usage.calls)
+    assert calls == [4, 0]
+    assert len(judge.requests) == 4
+
+
+@pytest.mark.parametrize(("configured", "score"), [({}, 1.0), ({"empty_score": -2.0}, -2.0)])
+def test_what_holds_nothing_to_judge_never_reaches_a_judge(
+    before: Before, judge: JudgeServer, configured: dict[str, float], score: float
+) -> None:
+    openers = [
+        "",
+        "Thought process:",
+        "**Solution**",
+        "…",
+        "解：",
+        "Ｓｏｌｕｔｉｏｎ：",
+        "思考过程：",
+    ]
+    rollouts = [rollouts_of("empty", 1, response=opener)[0] for opener in openers]
+    manager = before(**configured)
+    batch = manager.submit(rollouts).result(timeout_s=60)
+    assert batch.statuses == ["empty"] * len(openers)
+    assert batch.judge_scores.tolist() == [score] * len(openers)
+    assert judge.requests == []
 
 
 def test_a_call_is_not_begun_after_the_deadline(before: Before, judge: JudgeServer) -> None:

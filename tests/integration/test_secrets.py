@@ -47,10 +47,15 @@ def test_the_key_reaches_the_endpoint_and_nothing_that_is_kept(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    judge.set_plan(lambda arrival: ECHOES[arrival.sequence % len(ECHOES)])
     manager = before({"reward": {"on_missing": "raise"}}, endpoint="signed", reasks=1)
+    judge.set_plan(Action(text=ECHO, hold=True))
+    future = manager.submit(rollouts_of("secret", 160), run="secret")
+    judge.wait_until(lambda log: len(log) >= 32)
+    in_flight = list(in_redis(str(court.config.broker.url)))
+    judge.set_plan(lambda arrival: ECHOES[arrival.sequence % len(ECHOES)])
+    judge.release()
     with pytest.raises(MissingScores) as raised:
-        manager.submit(rollouts_of("secret", 160), run="secret").result(timeout_s=90)
+        future.result(timeout_s=90)
     sent = sha256(f"Bearer {KEY}".encode()).hexdigest()
     assert sent in {arrival.authorization_sha256 for arrival in judge.requests}
     assert {arrival.path for arrival in judge.requests} >= {
@@ -58,6 +63,7 @@ def test_the_key_reaches_the_endpoint_and_nothing_that_is_kept(
     }
     places = {
         "exception": ["".join(traceback.format_exception(raised.value)), raised.value.batch],
+        "redis, with calls in flight": in_flight,
         "redis": in_redis(str(court.config.broker.url)),
         "record": in_record(court),
         "worker logs": in_logs(court),

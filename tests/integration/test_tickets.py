@@ -27,6 +27,7 @@ time.sleep(600)
 GATHER = """
 import json, sys
 from oyer.manager import RewardFuture
+print("ready", flush=True)
 future = RewardFuture.from_ticket(sys.stdin.readline().strip())
 print("open", flush=True)
 batch = future.result(timeout_s=60)
@@ -34,19 +35,22 @@ print(json.dumps([batch.rewards.tolist(), batch.statuses, future.ticket]), flush
 """
 
 
-def started(code: str, said: str) -> subprocess.Popen[str]:
-    """Run code in a process of its own and say a line to it."""
-    process = subprocess.Popen(
+def started(code: str) -> subprocess.Popen[str]:
+    """Run code in a process of its own."""
+    return subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
     )
+
+
+def say(process: subprocess.Popen[str], line: str) -> None:
+    """Let a process read a line."""
     assert process.stdin is not None
-    process.stdin.write(said + "\n")
+    process.stdin.write(line + "\n")
     process.stdin.flush()
-    return process
 
 
 def line_of(process: subprocess.Popen[str]) -> str:
@@ -62,25 +66,27 @@ def test_a_ticket_outlives_the_process_that_submitted(
     tag = f"ticket of the dead {ended}"
     judge.set_plan(Action(text="Final score: 5", hold=True))
     config = backend.config.model_dump(mode="json")
-    with started(SUBMIT, json.dumps([config, tag])) as submitter:
+    with started(GATHER) as gatherer, started(SUBMIT) as submitter:
+        assert line_of(gatherer) == "ready"
+        say(submitter, json.dumps([config, tag]))
         ticket = line_of(submitter)
         judge.wait_until(lambda log: len(log) == 8)
         submitter.kill()
         assert submitter.wait(60) == -signal.SIGKILL
+        if ended:
+            judge.release()
+            RewardFuture.from_ticket(ticket).result(timeout_s=60)
+        say(gatherer, ticket)
+        assert line_of(gatherer) == "open"
+        judge.release()
+        rewards, statuses, same = json.loads(line_of(gatherer))
     # Plain enough for a log line, a column of a data set, or an environment variable.
     assert ticket.isascii()
     assert ticket.isprintable()
     assert " " not in ticket
-    if ended:
-        judge.release()
-        RewardFuture.from_ticket(ticket).result(timeout_s=60)
-    with started(GATHER, ticket) as gatherer:
-        assert line_of(gatherer) == "open"
-        judge.release()
-        rewards, statuses, same = json.loads(line_of(gatherer))
     assert same == ticket
     assert statuses == ["scored"] * 8
-    judged = len(judge.requests)
+    asked = len(judge.requests)
     expected = backend.submit(rollouts_of(tag, 8)).result(timeout_s=60)
     assert rewards == expected.rewards.tolist()
-    assert judged == len(judge.requests) == 8
+    assert len(judge.requests) == asked

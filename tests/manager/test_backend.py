@@ -124,6 +124,20 @@ def test_sending_again_takes_an_earlier_result_away(source: Backend, workers: Wo
     assert workers.exchange.manifest(batch_id).submission == 3
 
 
+def test_of_several_processes_that_find_a_batch_still_one_sends_it_again(
+    source: Backend, workers: Workers, redis_url: str
+) -> None:
+    submission = prepared()
+    source.submit(submission)
+    batch_id = submission.manifest.batch_id
+    once = workers.sent()
+    for process in (source, Backend(redis_url, 600), Backend(redis_url, 600)):
+        process.send_again(batch_id, "gone")
+    assert workers.sent() == 2 * once
+    source.send_again(batch_id, "gone")
+    assert workers.sent() == 3 * once
+
+
 def test_a_batch_whose_payloads_are_gone_is_asked_of_the_record(
     source: Backend, workers: Workers
 ) -> None:

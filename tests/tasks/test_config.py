@@ -222,3 +222,20 @@ def test_every_key_is_documented(section: type[BaseModel]) -> None:
 
 def test_the_parts_of_a_configuration_are_found() -> None:
     assert {EndpointConfig, JudgeConfig, RewardRules} < _sections()
+
+
+@pytest.mark.parametrize(
+    ("timeouts_s", "stall_timeout_s", "stall_s"),
+    [
+        ({"e": 90, "unused": 500}, None, 270),
+        ({"e": 2}, None, 30),
+        ({}, None, 180),
+        ({"e": 90}, 7, 7),
+    ],
+)
+def test_a_batch_stands_still_after_a_few_of_the_judges_timeouts(
+    timeouts_s: dict[str, float], stall_timeout_s: float | None, stall_s: float
+) -> None:
+    endpoints = {name: {**ENDPOINT, "timeout_s": value} for name, value in timeouts_s.items()}
+    keys = {"judges": [JUDGE], "endpoints": endpoints, "stall_timeout_s": stall_timeout_s}
+    assert validate(keys).stall_s == stall_s

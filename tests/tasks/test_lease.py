@@ -75,6 +75,25 @@ def test_an_acknowledged_message_is_not_leased_again(channel: Any, client: redis
     assert client.zcard(INDEX) == client.hlen(UNACKED) == 0
 
 
+def test_a_message_is_acknowledged_while_redis_is_full(channel: Any, client: redis.Redis) -> None:
+    message = channel.basic_get("judge")
+    client.config_set("maxmemory", 1)
+    try:
+        message.ack()
+    finally:
+        client.config_set("maxmemory", 0)
+    assert client.zcard(INDEX) == client.hlen(UNACKED) == 0
+    channel.qos.renew()
+    assert client.zcard(INDEX) == 0
+
+
+def test_a_lease_of_nothing_is_swept_away(channel: Any, client: redis.Redis) -> None:
+    client.zadd(INDEX, {"of nothing": 1.0})
+    channel.qos.sweep()
+    assert client.zcard(INDEX) == 0
+    assert client.llen("judge") == 1
+
+
 def test_an_expired_message_goes_back_to_its_queue(
     app: Celery, channel: Any, client: redis.Redis
 ) -> None:

@@ -144,7 +144,7 @@ class Bench:
     def jobs(self, *responses: str, **judge: Any) -> list[Job]:
         rollouts = {i: Rollout(prompt="p", response=text) for i, text in enumerate(responses)}
         changed = JudgeConfig.model_validate({**self.judge.model_dump(), **judge})
-        return list(jobs_of(rollouts, [changed], RewardRules()))
+        return list(jobs_of(rollouts, [changed], RewardRules(), {}))
 
     @property
     def job(self) -> Job:

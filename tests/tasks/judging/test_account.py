@@ -267,6 +267,25 @@ def test_the_429_of_a_worker_counts_though_another_changed_the_adaptive_state_fi
     assert adaptive_limit(office) == START_LIMIT * CUT
 
 
+@pytest.mark.parametrize(("by_each", "limit"), [(10, 2 * START_LIMIT), (7, START_LIMIT)])
+def test_the_adaptive_limit_grows_where_all_workers_together_use_it(
+    office: Office, by_each: int, limit: int
+) -> None:
+    pair = [office.worker(adaptive=True, max_in_flight=100) for _ in range(2)]
+    for _ in range(4):
+        for worker in pair:
+            worker.waiting = [0] * by_each
+            worker.exchange()
+            worker.begin()
+        for worker in pair:
+            while worker.calls:
+                worker.end(evidence=Evidence(clean=1))
+            worker.waiting = []
+    pair[0].exchange()
+    grown = adaptive_limit(office)
+    assert grown == limit
+
+
 def test_the_adaptive_limit_survives_a_redis_that_lost_its_state_and_bounds_the_share(
     office: Office,
 ) -> None:

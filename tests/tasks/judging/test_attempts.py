@@ -47,6 +47,7 @@ class Bench:
     results: list[Reply | Failure | BaseException]
     attempt_s: float = 1.0
     permits_left: int = 99
+    permit_s: float = 0.0
     now_s: float = START_S
     events: list[str] = field(default_factory=list)
     released: list[dict[str, Any]] = field(default_factory=list)
@@ -62,6 +63,7 @@ class Bench:
     def acquire(self, estimated_tokens: int, deadline: float) -> str | None:
         self.events.append(f"acquire {estimated_tokens}")
         self.permits_left -= 1
+        self.now_s += self.permit_s
         return "permit" if self.permits_left >= 0 else None
 
     def release(self, permit: str, **how: Any) -> None:
@@ -123,6 +125,13 @@ def test_no_permit_before_the_deadline_is_expired() -> None:
     bench = Bench([], permits_left=0)
     assert bench.run().status is Status.EXPIRED
     assert bench.events == ["acquire 110"]
+
+
+def test_a_permit_that_comes_too_late_is_given_back_unused() -> None:
+    bench = Bench([], permit_s=5.0)
+    assert bench.run(deadline_s=5.0).status is Status.EXPIRED
+    assert bench.events == ["acquire 110", "release"]
+    assert bench.released == [{"used_tokens": 0, "clean": False}]
 
 
 def test_a_deadline_that_passes_between_attempts_keeps_the_failure() -> None:

@@ -116,6 +116,14 @@ def test_a_failure_carries_what_the_endpoint_asks_to_wait() -> None:
     assert failed(503, b"", {"Retry-After": "4"}).retry_after_s == 4.0
 
 
+def test_an_allowance_that_is_not_spent_delays_no_retry_of_another_failure() -> None:
+    full = {"x-ratelimit-remaining-requests": "9000", "x-ratelimit-reset-requests": "8m38s"}
+    assert failed(500, b"", full).retry_after_s is None
+    assert failed(429, b"", full).retry_after_s == 518.0
+    spent = {**full, "x-ratelimit-remaining-requests": "0"}
+    assert failed(500, b"", spent).retry_after_s == 518.0
+
+
 @pytest.mark.parametrize(
     ("status", "message", "structured", "refused"),
     [

@@ -23,7 +23,7 @@ def rollout(**fields: Any) -> Rollout:
 
 
 def jobs(*rollouts: Rollout, judges: tuple[JudgeConfig, ...] = (judge(),)) -> list[Job]:
-    return list(jobs_of(dict(enumerate(rollouts)), judges, RULES))
+    return list(jobs_of(dict(enumerate(rollouts)), judges, RULES, {}))
 
 
 def key(one: Rollout | None = None, **keys: Any) -> str | None:
@@ -33,7 +33,7 @@ def key(one: Rollout | None = None, **keys: Any) -> str | None:
 def test_every_rollout_judge_and_sample_is_one_judgement_in_order() -> None:
     judges = (judge(name="a", samples=2), judge(name="b"))
     chunk = {7: rollout(), 9: rollout(response="41")}
-    places = [job.place for job in jobs_of(chunk, judges, RULES)]
+    places = [job.place for job in jobs_of(chunk, judges, RULES, {})]
     assert places == [(i, *sample) for i in (7, 9) for sample in (("a", 0), ("a", 1), ("b", 0))]
 
 
@@ -80,6 +80,23 @@ def test_whatever_the_reply_depends_on_changes_the_key(changed: dict[str, Any]) 
     assert key(**changed) != key()
 
 
+def test_what_the_workers_add_to_every_request_changes_the_key() -> None:
+    bodies: list[dict[str, dict[str, Any]]] = [
+        {},
+        {"e": {"top_p": 0.9}},
+        {"e": {"top_p": 0.5}},
+        {"other": {"top_p": 0.5}},
+    ]
+    keys = [next(iter(jobs_of({0: rollout()}, [judge()], RULES, body))).key for body in bodies]
+    assert keys[0] == keys[3]
+    assert len(set(keys)) == 3
+    # What a judge sets itself wins, in the body and so in the key.
+    own = judge(extra_body={"top_p": 0.9})
+    assert {next(iter(jobs_of({0: rollout()}, [own], RULES, body))).key for body in bodies} == {
+        keys[1]
+    }
+
+
 @pytest.mark.parametrize("changed", [{"weight": 3}, {"name": "r"}, {"reasks": 0}], ids=str)
 def test_what_the_reply_does_not_depend_on_leaves_the_key(changed: dict[str, Any]) -> None:
     assert key(**changed) == key()
@@ -124,7 +141,7 @@ def test_some_judgements_are_decided_without_a_call(
 ) -> None:
     one = rollout(**fields)
     assert decided_without_call(one, rules) == decided
-    [job] = jobs_of({0: one}, [judge()], rules)
+    [job] = jobs_of({0: one}, [judge()], rules, {})
     assert job.decided == decided
     assert (job.request is None) == (job.key is None) == (decided is not None)
 

@@ -21,7 +21,7 @@ JUDGE = JudgeConfig.model_validate({"name": "q", "endpoint": "e", "model": "m", 
 
 def job() -> Job:
     rollout = Rollout(prompt="p", response="r")
-    return list(jobs_of({5: rollout}, [JUDGE], RewardRules()))[1]
+    return list(jobs_of({5: rollout}, [JUDGE], RewardRules(), {}))[1]
 
 
 def attempt(number: int, **fields: Any) -> AttemptRecord:
