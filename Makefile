@@ -65,6 +65,11 @@ check: $(READY) ## Format, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+audit: ## Ask the advisory database about the pinned packages; needs the network
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
 fix: $(READY) ## Format, and repair what the linter can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
@@ -86,4 +91,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-real-servers check fix docs bench bench-overlap migration up
+.PHONY: help setup demo test test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-real-servers check audit fix docs bench bench-overlap migration up

@@ -1,23 +1,25 @@
 """`oyer batches list|show|resume|cancel`: what was submitted, what became of it, and what to do."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from oyer.cli import options
+from oyer.cli.ledger import QUEUED, UNDER_WAY, Ledger
 from oyer.cli.output import console, print_json
-from oyer.tasks.errors import BatchCancelled, InvalidInput
+from oyer.tasks.errors import BatchCancelled, BatchFailed, BatchLost
 
 if TYPE_CHECKING:
     from oyer.models.rows import BatchState
-    from oyer.tasks.config import RewardConfig
 
-app = typer.Typer(no_args_is_help=True, help="The batches on record: look, resume, cancel.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="The ledger of batches: look, resume, cancel.\n\n"
+    "A batch is on record once a worker has begun on it; until then it is `queued`, and only the"
+    " broker knows it.",
+)
 
 BatchId = Annotated[str, typer.Argument(help="As `oyer batches list` prints it.")]
-
-_UNDER_WAY = "submitted"
-"""The status on record of a batch that has not ended."""
 
 
 @app.command("list")
@@ -25,69 +27,59 @@ def list_(
     config: options.Config = None,
     run: Annotated[str | None, typer.Option("--run", help="Of this run only.")] = None,
     status: Annotated[
-        str | None, typer.Option("--status", help="submitted, finished, cancelled or failed.")
+        Literal["queued", "submitted", "finished", "cancelled", "failed"] | None,
+        typer.Option("--status", help="With this status only."),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="The latest so many.")] = 50,
     as_json: options.AsJson = False,
 ) -> None:
-    """List the latest batches, newest first.
+    """List the latest batches, newest first; `--json` prints one object per batch.
 
     Example: `oyer batches list --run exp-7 --status submitted`
     """
-    from rich.markup import escape
-    from rich.table import Table
-
+    from oyer.cli import batch_views
     from oyer.models import history
 
-    found = _read(
-        _settings(config),
-        lambda conn: history.list_batches(conn, run=run, status=status, limit=limit),
-    )
-    if as_json:
-        for state in found:
-            print_json(_plain(state))
-        return
-    table = Table("batch", "run", "step", "status", "rollouts", "judgements", "sent", "submitted")
-    for state in found:
-        table.add_row(
-            state["id"],
-            escape(state["run"]),
-            "" if state["step"] is None else str(state["step"]),
-            state["status"],
-            str(state["size"]),
-            _counted(state),
-            str(state["submissions"]),
-            f"{state['submitted_at']:%Y-%m-%d %H:%M:%S}",
+    ledger = _ledger(config)
+    found: list[BatchState] = []
+    if status in (None, QUEUED):
+        found += [state for state in ledger.queued(limit) if run in (None, state["run"])]
+    if status != QUEUED:
+        found += ledger.read(
+            lambda conn: history.list_batches(conn, run=run, status=status, limit=limit)
         )
-    console.print(table, highlight=False)
+    found.sort(key=lambda state: state["submitted_at"], reverse=True)
+    if as_json:
+        for state in found[:limit]:
+            print_json(batch_views.plain(state))
+    else:
+        console.print(batch_views.overview(found[:limit]), highlight=False)
 
 
 @app.command("show")
 def show(batch_id: BatchId, config: options.Config = None, as_json: options.AsJson = False) -> None:
-    """Print what is on record of one batch: its judgements by status, workers, calls and cost.
+    """Print what is known of one batch: when and from where it was sent, who judged it, what it cost.
+
+    Exit 1 if neither the record nor the broker knows it.
 
     Example: `oyer batches show 6f1c… --json`
     """
-    from rich.markup import escape
-
+    from oyer.cli import batch_views
     from oyer.models import history
 
-    settings = _settings(config)
-    state = _state(settings, batch_id)
-    judgements = _read(settings, lambda conn: history.judgements_of(conn, batch_id))
-    usage = state["usage"] or _read(settings, lambda conn: dict(history.usage_of(conn, batch_id)))
-    errors: dict[str, str] = {}
-    for row in judgements:
-        if row.get("error"):
-            errors.setdefault(row["status"], str(row.get("error")))
-    workers = sorted({str(row.get("worker")) for row in judgements})
-    shown = {**_plain(state), "usage": usage, "workers": workers, "first_errors": errors}
+    ledger = _ledger(config)
+    shown = {
+        **ledger.batch(batch_id),
+        "sent": ledger.submissions(batch_id),
+        "work": ledger.read(lambda conn: history.work_of(conn, batch_id)),
+        "first_errors": ledger.read(lambda conn: history.first_errors_of(conn, batch_id)),
+    }
+    if shown["usage"] is None:
+        shown["usage"] = ledger.read(lambda conn: history.usage_of(conn, batch_id))
     if as_json:
-        print_json(shown)
-        return
-    for name, value in shown.items():
-        if name != "plan":
-            console.print(f"[bold]{name:<13}[/] {escape(str(value))}", highlight=False)
+        print_json(batch_views.plain(shown))
+    else:
+        batch_views.show(shown)
 
 
 @app.command("resume")
@@ -97,115 +89,100 @@ def resume(
     timeout_s: Annotated[
         float | None, typer.Option("--timeout-s", min=0, help="Longest wait for the rewards.")
     ] = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Submit a batch again under its id, and wait for its rewards; what is on record is not repeated.
 
     It needs the batch's payloads in Redis, where they stay for `broker.result_expires_s`, or for an
-    hour once its trainer has given it up; or all of its rewards on record.
+    hour once its trainer has given it up. It gets as long to its deadline as it had at first. Of a
+    batch that has finished, it reads the rewards. Exit 1 if the batch is unknown, was cancelled, is
+    lost, or has no rewards in time.
 
-    Example: `oyer batches resume 6f1c…`
+    Example: `oyer batches resume 6f1c… --timeout-s 600`
     """
-    from oyer.manager import RewardFuture
-    from oyer.manager.backend import backend
-    from oyer.tasks.config import RewardRules
+    from oyer.models import history
 
-    settings = _settings(config)
-    broker = (_broker(settings), settings.broker.result_expires_s)
-    source = backend(*broker)
-    # Before its first chunk was judged, Redis alone knows a batch.
-    verdicts = source.verdicts(batch_id)
-    if verdicts is None:
-        state = _state(settings, batch_id)
-        verdicts = state["size"] * len(state["plan"]["judges"])
-    source.send_again(batch_id)
-    batch = RewardFuture(
-        batch_id=batch_id,
-        verdicts=verdicts,
-        # Whatever is missing is for the trainer to judge, whose failure policy it is.
-        rules=RewardRules(),
-        broker=broker,
-        stall_timeout_s=settings.stall_s,
-    ).result(timeout_s)
+    ledger = _ledger(config)
+    state = ledger.batch(batch_id)
+    if state["status"] == "cancelled":
+        raise BatchCancelled(
+            f"{_ended(state)}; submit its rollouts anew: what is on record is not paid for again"
+        )
+    rewards = ledger.read(lambda conn: history.rewards_of(conn, batch_id))
+    finished = len(rewards) == state["size"]
+    if finished:
+        mask = [row["trainable"] for row in rewards]
+    else:
+        mask = _sent_again(ledger, state, timeout_s)
+    if as_json:
+        counts = {"rollouts": len(mask), "rewards": sum(mask)}
+        print_json({"id": batch_id, "sent": not finished, **counts})
+        return
     console.print(
-        f"batch {batch_id}: {int(batch.mask.sum())} of {len(batch)} rollouts have a reward",
+        f"batch {batch_id}: {sum(mask)} of {len(mask)} rollouts have a reward"
+        + ("; it has finished already, and nothing was sent" if finished else ""),
         highlight=False,
+        soft_wrap=True,
     )
 
 
 @app.command("cancel")
-def cancel(batch_id: BatchId, config: options.Config = None) -> None:
+def cancel(
+    batch_id: BatchId, config: options.Config = None, as_json: options.AsJson = False
+) -> None:
     """Begin no further call for a batch, and put its end on record.
+
+    Exit 1 if the batch is unknown or has ended.
 
     Example: `oyer batches cancel 6f1c…`
     """
-    from datetime import UTC, datetime
-
-    from oyer.cli.store import explained
-    from oyer.manager.backend import backend
-    from oyer.models import history, record
-    from oyer.models.store import open_engine
-
-    settings = _settings(config)
-    state = _state(settings, batch_id)
-    if state["status"] != _UNDER_WAY:
-        raise BatchCancelled(f"batch {batch_id} has ended already: {state['status']}")
-    backend(_broker(settings), settings.broker.result_expires_s).cancel(batch_id)
-    with explained(settings.store.url):
-        engine = open_engine(settings.store.url)
-        with engine.begin() as conn:
-            record.finish_batch(
-                conn,
-                batch_id,
-                status="cancelled",
-                finished_at=datetime.now(UTC),
-                counts=state["counts"],
-                usage=history.usage_of(conn, batch_id),
-            )
-        engine.dispose()
-    console.print(f"batch {batch_id}: cancelled", highlight=False)
+    ledger = _ledger(config)
+    state = ledger.batch(batch_id)
+    if state["status"] not in UNDER_WAY:
+        raise BatchCancelled(_ended(state))
+    ledger.cancel(batch_id)
+    if as_json:
+        print_json({"id": batch_id, "status": "cancelled"})
+    else:
+        console.print(f"batch {batch_id}: cancelled", highlight=False)
 
 
-def _settings(config: options.Config) -> "RewardConfig":
+def _sent_again(ledger: Ledger, state: "BatchState", timeout_s: float | None) -> list[bool]:
+    """Send a batch again and wait for it; returns which rollouts have a reward."""
+    from oyer.manager import RewardFuture
+    from oyer.tasks.config import RewardRules
+
+    batch_id = state["id"]
+    if not ledger.broker.resume(batch_id, "oyer batches resume"):
+        raise BatchLost(
+            f"batch {batch_id}: its payloads are no longer in Redis, and it has not ended;"
+            f" {sum(state['counts'].values())} judgements are on record: submit its rollouts anew,"
+            " and these are not paid for again"
+        )
+    if state["status"] == "failed":
+        ledger.reopen(batch_id)
+    future = RewardFuture(
+        batch_id=batch_id,
+        verdicts=state["size"] * len(state["plan"]["judges"]),
+        # Whatever is missing is for the trainer to judge, whose failure policy it is.
+        rules=RewardRules(),
+        broker=ledger.broker_key,
+        stall_timeout_s=ledger.stall_s,
+    )
+    try:
+        return [bool(trainable) for trainable in future.result(timeout_s).mask]
+    except TimeoutError as error:
+        raise BatchFailed(f"{error}; it goes on: `oyer batches show {batch_id}`") from None
+
+
+def _ended(state: "BatchState") -> str:
+    """Say how and when a batch ended."""
+    why = f": {state['ending']}" if state["ending"] else ""
+    when = f" at {state['finished_at']:%Y-%m-%d %H:%M:%S} UTC" if state["finished_at"] else ""
+    return f"batch {state['id']}: has ended already, {state['status']}{when}{why}"
+
+
+def _ledger(config: options.Config) -> Ledger:
     from oyer.tasks.settings import load_config
 
-    return load_config(config)
-
-
-def _broker(settings: "RewardConfig") -> str:
-    from oyer.manager.local import running_broker
-
-    return settings.broker.url or running_broker()
-
-
-def _state(settings: "RewardConfig", batch_id: str) -> "BatchState":
-    from oyer.models import history
-
-    state: BatchState | None = _read(settings, lambda conn: history.batch(conn, batch_id))
-    if state is None:
-        raise InvalidInput(
-            f"batch {batch_id}: is not on record in store.url; `oyer batches list` has those that are"
-        )
-    return state
-
-
-def _read(settings: "RewardConfig", query: Any) -> Any:
-    """Run a query on the record."""
-    from oyer.cli.store import explained
-    from oyer.models.store import open_engine, reading
-
-    with explained(settings.store.url):
-        engine = open_engine(settings.store.url)
-        try:
-            with reading(engine) as conn:
-                return query(conn)
-        finally:
-            engine.dispose()
-
-
-def _counted(state: "BatchState") -> str:
-    return ", ".join(f"{n} {status}" for status, n in sorted(state["counts"].items()))
-
-
-def _plain(state: "BatchState") -> dict[str, Any]:
-    times = {name: state[name] for name in ("submitted_at", "finished_at")}
-    return {**state, **{name: at and at.isoformat() for name, at in times.items()}}
+    return Ledger(load_config(config))

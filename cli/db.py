@@ -1,11 +1,15 @@
-"""`oyer db upgrade|current|sql`: the record's schema, and what it holds."""
+"""`oyer db upgrade|current|sql|roles`: the record's schema, what it holds, and who may do what."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from oyer.cli import options
 from oyer.cli.output import console, print_json
+from oyer.tasks.errors import InvalidConfig, InvalidInput
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 app = typer.Typer(no_args_is_help=True, help="Create, upgrade and read the record.")
 
@@ -84,6 +88,45 @@ def sql(
     console.print(table, highlight=False)
 
 
+@app.command("roles")
+def roles(
+    worker: Annotated[
+        list[str] | None, typer.Option("--worker", help="A role for workers; may be repeated.")
+    ] = None,
+    analyst: Annotated[
+        list[str] | None, typer.Option("--analyst", help="A role that only reads.")
+    ] = None,
+    config: options.Config = None,
+    url: Url = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the SQL, and connect to nothing.")
+    ] = False,
+) -> None:
+    """Grant roles of PostgreSQL no more than they need, as the owner of the record.
+
+    A worker adds to the record and reads it; an analyst reads it. Neither can delete, nor change
+    the schema: `oyer db upgrade` stays the owner's. Run it again after an upgrade. The roles must
+    exist: `CREATE ROLE oyer_worker LOGIN PASSWORD '…'`.
+
+    Example: `oyer db roles --worker oyer_worker --analyst oyer_analyst --url postgresql://owner@db/oyer`
+    """
+    from oyer.cli.store import explained
+    from oyer.migrations import roles as granted
+
+    if not worker and not analyst:
+        raise InvalidInput("name the roles: --worker NAME, --analyst NAME, or both")
+    if dry_run:
+        for statement in granted.statements(worker or [], analyst or []):
+            typer.echo(f"{statement};")
+        return
+    url = url or _configured(config)
+    with explained(url):
+        granted.apply(url, worker or [], analyst or [])
+    names = [f"{name} (worker)" for name in worker or []]
+    names += [f"{name} (analyst)" for name in analyst or []]
+    console.print(f"granted: {', '.join(names)}", highlight=False, markup=False, soft_wrap=True)
+
+
 _CELL_CHARACTERS = 200
 """Longest text in a table's cell; `--json` prints all of it."""
 
@@ -99,12 +142,30 @@ def _read(url: str, query: str) -> tuple[list[str], list[tuple[object, ...]]]:
             with reading(engine) as conn:
                 # Without parameters, so that % and : mean what they mean to the database.
                 conn = conn.execution_options(postgresql_readonly=True, no_parameters=True)
-                if engine.dialect.name == "sqlite":
-                    conn.exec_driver_sql("PRAGMA query_only = ON")
+                if engine.dialect.name == "postgresql":
+                    return _read_prepared(conn, query)
+                conn.exec_driver_sql("PRAGMA query_only = ON")
                 result = conn.exec_driver_sql(query)
                 return list(result.keys()), [tuple(row) for row in result]
         finally:
             engine.dispose()
+
+
+def _read_prepared(conn: "Connection", query: str) -> tuple[list[str], list[tuple[object, ...]]]:
+    """Run a query in such a way that PostgreSQL takes no second one behind a semicolon.
+
+    `COMMIT; DELETE …` would leave the transaction that only reads.
+    """
+    import psycopg
+
+    driver = conn.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    try:
+        cursor = driver.execute(query.encode(), prepare=True)
+        columns = [column.name for column in cursor.description or ()]
+        return columns, cursor.fetchall() if columns else []
+    except psycopg.Error as error:
+        raise InvalidConfig(f"the query is refused: {' '.join(str(error).split())}") from error
 
 
 def _configured(config: options.Config) -> str:

@@ -7,17 +7,20 @@
 import contextlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oyer.manager.meeting import Meeting
 from oyer.manager.submission import Submission
 from oyer.tasks import names
+from oyer.tasks.config import BrokerConfig, SigningConfig
 from oyer.tasks.errors import BackendUnavailable, MessageRefused
 from oyer.tasks.exchange import ENDED_S, Exchange
-from oyer.tasks.payloads import WIRE_VERSION, Manifest
+from oyer.tasks.payloads import WIRE_VERSION, Manifest, Sending
 
 if TYPE_CHECKING:
     from celery.canvas import Signature
@@ -25,6 +28,20 @@ if TYPE_CHECKING:
 
 SOCKET_TIMEOUT_S = 5.0
 """Longest wait for one answer of Redis, in seconds: a trainer must not hang with its broker."""
+
+
+class Broker(NamedTuple):
+    """What reaches a broker, from any process."""
+
+    url: str
+    expires_s: int
+    """How long payloads and results stay there, in seconds."""
+    signing: SigningConfig | None = None
+
+    @classmethod
+    def of(cls, url: str, config: BrokerConfig) -> "Broker":
+        """Name the broker of a configuration, which may have found its URL elsewhere."""
+        return cls(url, config.result_expires_s, config.signing)
 
 
 class Withdrawn(Exception):
@@ -41,14 +58,15 @@ class Backend:
     Every method raises `BackendUnavailable` when the broker cannot be reached.
     """
 
-    def __init__(self, url: str, expires_s: int) -> None:
+    def __init__(self, url: str, expires_s: int, signing: SigningConfig | None = None) -> None:
         import redis
 
         from oyer.tasks.app import make_app
 
         self.url = url
         self._expires_s = expires_s
-        self._app = make_app(url, result_expires_s=expires_s)
+        self._app = make_app(url, result_expires_s=expires_s, signing=signing)
+        self._signed = signing is not None
         self._redis = redis.Redis.from_url(
             url,
             socket_connect_timeout=SOCKET_TIMEOUT_S,
@@ -101,7 +119,7 @@ class Backend:
         """Return a part of its own in the groups of this broker."""
         return Meeting(self._redis, self._reached, self._expires_s)
 
-    def send_again(self, batch_id: str) -> None:
+    def send_again(self, batch_id: str, why: str) -> None:
         """Send the chord of a batch whose payloads are in Redis; else ask for what is on record.
 
         A batch that the record cannot finish either fails with `BatchLost`. Several processes may
@@ -111,16 +129,55 @@ class Backend:
             if not self._exchange.may_send_again(batch_id, self._name):
                 return
             if self._exchange.holds(batch_id):
-                self._send(self._exchange.manifest(batch_id))
+                again = self._exchange.manifest(batch_id).again(why)
+                self._exchange.replace_manifest(again)
+                self._send(again)
             else:
                 self._redis.delete(self._result_key(batch_id))
                 recall = self._task(names.RECALL_TASK, {"v": WIRE_VERSION, "batch_id": batch_id})
                 recall.apply_async(task_id=batch_id)
 
-    def cancel(self, batch_id: str) -> None:
-        """Ask the workers to begin no further call for a batch."""
+    def resume(self, batch_id: str, why: str) -> bool:
+        """Send a batch again for an operator, with as long to its deadline as it had at first.
+
+        Returns:
+            Whether Redis still held its payloads; if not, nothing was sent.
+        """
         with self._reached():
-            self._exchange.cancel(batch_id)
+            if not self._exchange.holds(batch_id):
+                return False
+            again = self._exchange.manifest(batch_id).again(why)
+            again = replace(again, deadline=time.time() + again.deadline - again.submitted_at)
+            self._exchange.replace_manifest(again)
+            self._exchange.reopen(batch_id)
+            self._send(again)
+            return True
+
+    def end(self, batch_id: str, status: str, why: str) -> str:
+        """Ask the workers to begin no further call for a batch, and to put its end on record.
+
+        Args:
+            status: `cancelled` or `failed`.
+            why: for the record.
+
+        Returns:
+            What goes on record: why, and which process ended it.
+        """
+        why = f"{why} ({Sending.now(why).host})"
+        with self._reached():
+            self._exchange.end(batch_id, status, why)
+            self._task(names.END_TASK, {"v": WIRE_VERSION, "batch_id": batch_id}).apply_async()
+        return why
+
+    def waiting(self, limit: int) -> list[Manifest]:
+        """Read the manifests of the latest batches under way, newest first."""
+        with self._reached():
+            return self._exchange.under_way(limit)
+
+    def manifest(self, batch_id: str) -> Manifest | None:
+        """Read a batch's manifest; None where Redis does not hold it."""
+        with self._reached():
+            return self._exchange.manifest(batch_id) if self._exchange.holds(batch_id) else None
 
     def abandon(self, batch_id: str) -> None:
         """Count out a batch that has failed for good."""
@@ -154,7 +211,18 @@ class Backend:
         """Read the Celery result of each batch; None where it has not ended."""
         with self._reached():
             blobs = self._redis.mget([self._result_key(batch_id) for batch_id in batch_ids])
-        return [None if blob is None else read_result(blob) for blob in blobs]
+        return [None if blob is None else self._read(blob) for blob in blobs]
+
+    def _read(self, blob: bytes | str) -> dict[str, Any]:
+        """Read what Celery stored for a batch; under signing, what a stranger did is a failure."""
+        from kombu.exceptions import DecodeError
+
+        if not self._signed:
+            return read_result(blob)
+        try:
+            return dict(self._app.backend.decode(blob))  # type: ignore[arg-type]  # bytes, as asked for
+        except DecodeError as error:
+            return _failure(f"its result is not signed by a key of broker.signing: {error}"[:500])
 
     def _send(self, manifest: Manifest) -> None:
         from celery import chain, chord, group
@@ -186,7 +254,7 @@ class Backend:
             options={
                 "queue": names.QUEUE_OF_TASK[name],
                 # A chord counts its tasks; only its callback has a result that anybody reads.
-                "ignore_result": name in names.HEADER_TASKS,
+                "ignore_result": name in (*names.HEADER_TASKS, names.END_TASK),
                 # What a message says of itself goes into logs: say which, not what.
                 "argsrepr": "",
                 "kwargsrepr": "",
@@ -220,7 +288,10 @@ def read_result(blob: bytes | str) -> dict[str, Any]:
             return dict(meta)
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
-    refused = "what lies under the key of its result was not written by Celery; submit again"
+    return _failure("what lies under the key of its result was not written by Celery; submit again")
+
+
+def _failure(refused: str) -> dict[str, Any]:
     return {
         "status": "FAILURE",
         "result": {"exc_type": MessageRefused.__name__, "exc_message": [refused]},
@@ -233,10 +304,10 @@ def _host(url: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _backend_of(pid: int, url: str, expires_s: int) -> Backend:
-    return Backend(url, expires_s)
+def _backend_of(pid: int, broker: Broker) -> Backend:
+    return Backend(*broker)
 
 
-def backend(url: str, expires_s: int) -> Backend:
+def backend(url: str, expires_s: int, signing: SigningConfig | None = None) -> Backend:
     """Return this process's connection to a broker."""
-    return _backend_of(os.getpid(), url, expires_s)
+    return _backend_of(os.getpid(), Broker(url, expires_s, signing))

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from oyer.manager import local, validation
-from oyer.manager.backend import BeforeSending, backend
+from oyer.manager.backend import BeforeSending, Broker, backend
 from oyer.manager.future import RewardFuture
 from oyer.manager.pending import Pending, PendingScores
 from oyer.manager.score import Score
@@ -37,12 +37,11 @@ class RewardManager:
         if not self.config.judges and not self.config.length:
             raise InvalidConfig("judges: and `length` are both empty; name at least one of them")
         self._embedded: local.EmbeddedBackend | None = None
-        self._broker_url = self.config.broker.url or local.running_broker()
+        url = self.config.broker.url or local.running_broker()
+        self._broker = Broker.of(url, self.config.broker)
         # Loads what talks to the broker now, so that the first `submit` does not wait for it.
-        backend(self._broker_url, self.config.broker.result_expires_s)
-        self._stream = Stream(
-            self._send, self.config, (self._broker_url, self.config.broker.result_expires_s)
-        )
+        backend(*self._broker)
+        self._stream = Stream(self._send, self.config, self._broker)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "RewardManager":
@@ -124,13 +123,12 @@ class RewardManager:
         before_sending: BeforeSending | None = None,
     ) -> RewardFuture:
         submission = prepare(rollouts, config, run=run, step=step)
-        broker = (self._broker_url, config.broker.result_expires_s)
-        backend(*broker).submit(submission, config.broker.max_backlog_bytes, before_sending)
+        backend(*self._broker).submit(submission, config.broker.max_backlog_bytes, before_sending)
         return RewardFuture(
             batch_id=submission.manifest.batch_id,
             verdicts=submission.verdicts,
             rules=config.reward,
-            broker=broker,
+            broker=self._broker,
             stall_timeout_s=config.stall_s,
             submission=submission,
         )
@@ -154,7 +152,7 @@ class RewardManager:
 
     def __reduce__(self) -> tuple[Any, ...]:
         config = self.config.model_dump(mode="json")
-        config["broker"]["url"] = self._broker_url
+        config["broker"]["url"] = self._broker.url
         return (RewardManager, (config,))
 
 

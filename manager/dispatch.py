@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from oyer.manager.assembly import Bound, Claim, Member
-from oyer.manager.backend import BeforeSending, Withdrawn, backend
+from oyer.manager.backend import BeforeSending, Broker, Withdrawn, backend
 from oyer.manager.future import RewardFuture
 from oyer.manager.meeting import Meeting, Place
 from oyer.manager.score import Score, scores_of
@@ -72,7 +72,7 @@ class Dispatch:
         self,
         submit: Submit,
         config: RewardConfig,
-        broker: tuple[str, int],
+        broker: Broker,
         on_end: Callable[[Sequence[Member]], None],
     ) -> None:
         self._submit = submit
@@ -130,7 +130,7 @@ class Dispatch:
         """
         with contextlib.suppress(BackendUnavailable):
             try:
-                backend(*self._broker).send_again(batch_id)
+                backend(*self._broker).send_again(batch_id, "its group's leader fell silent")
             except OyerError as error:
                 if isinstance(error, BackendUnavailable):
                     raise

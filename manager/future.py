@@ -14,11 +14,11 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
-from oyer.manager.backend import backend
+from oyer.manager.backend import Broker, backend
 from oyer.manager.batch import RewardBatch, failure_of
 from oyer.manager.poller import poller
 from oyer.manager.submission import Submission
-from oyer.tasks.config import RewardRules
+from oyer.tasks.config import RewardRules, SigningConfig
 from oyer.tasks.errors import (
     BackendUnavailable,
     BatchCancelled,
@@ -60,7 +60,7 @@ class RewardFuture:
         batch_id: str,
         verdicts: int,
         rules: RewardRules,
-        broker: tuple[str, int],
+        broker: Broker,
         stall_timeout_s: float,
         submission: Submission | None = None,
     ) -> None:
@@ -119,7 +119,7 @@ class RewardFuture:
         """
         if self._watch().done():
             return False
-        backend(*self._broker).cancel(self.batch_id)
+        backend(*self._broker).end(self.batch_id, "cancelled", "by the trainer")
         poller(*self._broker).forget(self)
         self.fail(BatchCancelled(f"batch {self.batch_id} was cancelled"))
         return True
@@ -135,7 +135,7 @@ class RewardFuture:
             self.batch_id,
             self._verdicts,
             self._rules.model_dump(),
-            self._broker,
+            [*self._broker[:2], self._broker.signing and self._broker.signing.model_dump()],
             self.stall_timeout_s,
         ]
         return _TICKET_PREFIX + base64.urlsafe_b64encode(json.dumps(state).encode()).decode()
@@ -151,15 +151,16 @@ class RewardFuture:
             raise InvalidInput("ticket: is not one that `RewardFuture.ticket` of this version gave")
         try:
             state = json.loads(base64.urlsafe_b64decode(ticket.removeprefix(_TICKET_PREFIX)))
-            batch_id, verdicts, rules, (url, expires_s), stall_timeout_s = state
+            batch_id, verdicts, rules, (url, expires_s, signing), stall_timeout_s = state
             rules = RewardRules.model_validate(rules)
+            signing = None if signing is None else SigningConfig.model_validate(signing)
         except (TypeError, ValueError) as error:
             raise InvalidInput("ticket: is cut or altered; pass it on as it was given") from error
         return cls(
             batch_id=batch_id,
             verdicts=verdicts,
             rules=rules,
-            broker=(url, expires_s),
+            broker=Broker(url, expires_s, signing),
             stall_timeout_s=stall_timeout_s,
         )
 
@@ -199,24 +200,27 @@ class RewardFuture:
             self._inner.set_result(batch)
         return None
 
-    def send_again(self) -> None:
+    def send_again(self, why: str) -> None:
         """Send the batch again: from memory, or what Redis or the record still hold of it.
+
+        Args:
+            why: goes on record.
 
         Raises:
             BackendUnavailable: the broker cannot be reached; nothing has changed.
         """
         source = backend(*self._broker)
         if self._submission is None:
-            source.send_again(self.batch_id)
+            source.send_again(self.batch_id, why)
             return
-        again = self._submission.again()
+        again = self._submission.again(why)
         source.submit(again)
         self._submission = again
 
     def give_up(self, why: str) -> None:
         """End with an error, and let the workers begin no further call for the batch."""
         with contextlib.suppress(BackendUnavailable):
-            backend(*self._broker).cancel(self.batch_id)
+            backend(*self._broker).end(self.batch_id, "failed", why)
         self._abandon()
         self.fail(BatchFailed(f"batch {self.batch_id} {why}"))
 

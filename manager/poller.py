@@ -11,8 +11,9 @@ import time
 from functools import lru_cache
 from typing import Any, Protocol
 
-from oyer.manager.backend import Backend, backend
+from oyer.manager.backend import Backend, Broker, backend
 from oyer.manager.recovery import MAX_SUBMISSIONS, Recovery
+from oyer.tasks.config import SigningConfig
 from oyer.tasks.errors import BackendUnavailable
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Watched(Protocol):
     def settle(self, meta: dict[str, Any]) -> str | None:
         """Take a Celery result; returns the cause where the batch is to be sent again."""
 
-    def send_again(self) -> None:
+    def send_again(self, why: str) -> None:
         """Send the batch again."""
 
     def give_up(self, why: str) -> None:
@@ -150,7 +151,7 @@ class _Watch:
         if self.recovery.exhausted:
             self.future.give_up(f"{why}; given up after {self.recovery.submissions} submissions")
             return True
-        self.future.send_again()
+        self.future.send_again(why)
         self.recovery.sent(time.monotonic())
         log.warning(
             "batch %s %s; submitted again (%d of %d)",
@@ -163,10 +164,10 @@ class _Watch:
 
 
 @lru_cache(maxsize=64)
-def _poller_of(pid: int, url: str, expires_s: int) -> Poller:
-    return Poller(backend(url, expires_s))
+def _poller_of(pid: int, broker: Broker) -> Poller:
+    return Poller(backend(*broker))
 
 
-def poller(url: str, expires_s: int) -> Poller:
+def poller(url: str, expires_s: int, signing: SigningConfig | None = None) -> Poller:
     """Return this process's poller for a broker."""
-    return _poller_of(os.getpid(), url, expires_s)
+    return _poller_of(os.getpid(), Broker(url, expires_s, signing))

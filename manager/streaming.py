@@ -19,7 +19,7 @@ from typing import TypedDict, Unpack
 from oyer.manager import groups, validation
 from oyer.manager.arrivals import ArrivalRate
 from oyer.manager.assembly import Assembly, Candidate, Found, Member
-from oyer.manager.backend import backend
+from oyer.manager.backend import Broker, backend
 from oyer.manager.dispatch import Dispatch, Lane, Load, Submit
 from oyer.manager.groups import TimeoutPolicy
 from oyer.manager.pending import Pending, PendingScores
@@ -78,7 +78,7 @@ class _Gathered:
 class Stream:
     """The rollouts of one manager that arrive one by one. Thread-safe; a fork begins anew."""
 
-    def __init__(self, submit: Submit, config: RewardConfig, broker: tuple[str, int]) -> None:
+    def __init__(self, submit: Submit, config: RewardConfig, broker: Broker) -> None:
         self._submit = submit
         self._config = config
         self._broker = broker

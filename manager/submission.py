@@ -9,7 +9,7 @@ from itertools import accumulate
 from oyer.manager.chunks import bytes_of, chunk_sizes, split_groups
 from oyer.tasks import payloads, token_ids
 from oyer.tasks.config import RewardConfig, plan_of
-from oyer.tasks.payloads import Columns, Manifest, Rollout
+from oyer.tasks.payloads import Columns, Manifest, Rollout, Sending
 
 _DEFAULT_IN_FLIGHT = 64
 """Calls in flight assumed where the endpoints live on the workers only."""
@@ -30,10 +30,9 @@ class Submission:
         """Verdicts that the batch will end with."""
         return self.manifest.size * len(self.manifest.plan["judges"])
 
-    def again(self) -> "Submission":
+    def again(self, why: str) -> "Submission":
         """Return the same batch as its next submission."""
-        manifest = replace(self.manifest, submission=self.manifest.submission + 1)
-        return replace(self, manifest=manifest)
+        return replace(self, manifest=self.manifest.again(why))
 
 
 def prepare(
@@ -62,6 +61,7 @@ def prepare(
         run=run,
         step=None if step is None else int(step),
         submitted_at=now,
+        sendings=[Sending.now("submit")],
         deadline=now + config.deadline_s,
         plan=plan_of(config),
         chunks=spans,

@@ -8,6 +8,18 @@ from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout
 from oyer.models.rubric import Rubric
 from oyer.models.run import Run
+from oyer.models.submission import Submission
 from oyer.models.text import Text
 
-__all__ = ["Attempt", "Base", "Batch", "Judgement", "Reward", "Rollout", "Rubric", "Run", "Text"]
+__all__ = [
+    "Attempt",
+    "Base",
+    "Batch",
+    "Judgement",
+    "Reward",
+    "Rollout",
+    "Rubric",
+    "Run",
+    "Submission",
+    "Text",
+]

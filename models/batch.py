@@ -23,12 +23,14 @@ class Batch(Base):
     plan: Mapped[dict[str, Any]]
     """Judges, length methods and rules, as they travelled with the batch."""
     status: Mapped[str] = mapped_column(String(20))
-    """`submitted` until it ends as `finished`, `cancelled` or `failed`."""
+    """`submitted` until it ends: `finished`, `cancelled`, or `failed` when its trainer gave it up."""
     submissions: Mapped[int]
-    """How often the batch was handed to the workers."""
+    """How often the batch was handed to the workers; `submissions` has when and from where."""
     oyer_version: Mapped[str]
     submitted_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
+    ending: Mapped[str | None]
+    """Who cancelled the batch or gave it up, and why."""
     counts: Mapped[dict[str, Any] | None]
     """Judgements per status, once the batch has ended."""
     usage: Mapped[dict[str, Any] | None]

@@ -11,8 +11,16 @@ from oyer.models.base import BatchPart
 from oyer.models.batch import Batch
 from oyer.models.judgement import Judgement
 from oyer.models.reward import Reward
-from oyer.models.rows import BatchState, StoredJudgement, StoredReward, Usage
+from oyer.models.rows import (
+    BatchState,
+    StoredJudgement,
+    StoredReward,
+    SubmissionRow,
+    Usage,
+    WorkRow,
+)
 from oyer.models.run import Run
+from oyer.models.submission import Submission
 
 IN_LIST = 1000
 """Most values in one IN list; SQLite takes 32,766."""
@@ -112,6 +120,44 @@ def list_batches(
     return _states(conn, query)
 
 
+def missing_from_record(conn: Connection, batch_ids: Sequence[str]) -> set[str]:
+    """Tell which of these batches are not on record."""
+    missing = set(batch_ids)
+    for start in range(0, len(batch_ids), IN_LIST):
+        some = batch_ids[start : start + IN_LIST]
+        missing -= set(conn.scalars(select(Batch.id).where(Batch.id.in_(some))))
+    return missing
+
+
+def submissions_of(conn: Connection, batch_id: str) -> list[SubmissionRow]:
+    """Return the times that a batch was handed to the workers, in order."""
+    query = select(Submission.__table__).where(Submission.batch_id == batch_id)
+    return cast(list[SubmissionRow], _rows(conn, query.order_by(Submission.sent_at)))
+
+
+def work_of(conn: Connection, batch_id: str) -> list[WorkRow]:
+    """Return which worker processes judged a batch, and when, the first to begin first."""
+    first = func.min(Judgement.started_at).label("first_at")
+    last = func.max(Judgement.finished_at).label("last_at")
+    query = select(Judgement.worker, func.count().label("judgements"), first, last)
+    query = query.where(_of(Judgement, batch_id)).group_by(Judgement.worker)
+    return cast(list[WorkRow], _rows(conn, query.order_by(first, Judgement.worker)))
+
+
+def first_errors_of(conn: Connection, batch_id: str) -> dict[str, str]:
+    """Return an error of each status that a batch's judgements failed with."""
+    query = select(Judgement.status, func.min(Judgement.error))
+    query = query.where(_of(Judgement, batch_id), Judgement.error.is_not(None))
+    found = conn.execute(query.group_by(Judgement.status))
+    return {status: error for status, error in found if error is not None}
+
+
+def counts_of(conn: Connection, batch_id: str) -> dict[str, int]:
+    """Return how many judgements of a batch have each status."""
+    query = select(Judgement.status, func.count()).where(_of(Judgement, batch_id))
+    return dict(conn.execute(query.group_by(Judgement.status)).all())
+
+
 def _batches() -> Select[Any]:
     columns = [column for column in Batch.__table__.c if column.name != "run_id"]
     return select(*columns, Run.name.label("run")).join_from(Batch, Run)
@@ -122,9 +168,7 @@ def _states(conn: Connection, query: Executable) -> list[BatchState]:
     rows = _rows(conn, query)
     for row in rows:
         if row["counts"] is None:
-            per_status = select(Judgement.status, func.count()).group_by(Judgement.status)
-            counted = conn.execute(per_status.where(_of(Judgement, row["id"])))
-            row["counts"] = dict(counted.all())
+            row["counts"] = counts_of(conn, row["id"])
     return cast(list[BatchState], rows)
 
 

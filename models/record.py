@@ -15,7 +15,7 @@ from hashlib import sha256
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Table, select, update
+from sqlalchemy import Connection, Table, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from oyer.models.attempt import Attempt
@@ -34,9 +34,11 @@ from oyer.models.rows import (
     RolloutRow,
     RubricRow,
     StoredJudgement,
+    SubmissionRow,
 )
 from oyer.models.rubric import Rubric
 from oyer.models.run import Run
+from oyer.models.submission import Submission
 from oyer.models.text import Text
 
 SCORED = "scored"
@@ -45,6 +47,9 @@ SCORED = "scored"
 SUBMITTED = "submitted"
 """The status of a batch that has not ended."""
 
+FAILED = "failed"
+"""The status of a batch that its trainer gave up."""
+
 
 def ensure_run_and_batch(conn: Connection, batch: BatchRow) -> BatchKey:
     """Put the batch and its run on record, unless they are there.
@@ -52,20 +57,26 @@ def ensure_run_and_batch(conn: Connection, batch: BatchRow) -> BatchKey:
     Returns:
         The key that the batch's rows carry: the submission time first recorded for its id.
     """
-    known = select(Batch.submitted_at, Batch.submissions).where(Batch.id == batch["id"])
-    row = conn.execute(known).first()
-    if row is None:
+    known = select(Batch.submitted_at).where(Batch.id == batch["id"])
+    submitted_at = conn.scalar(known)
+    if submitted_at is None:
         _write(conn, Run, [{"name": batch["run"], "created_at": batch["submitted_at"]}])
         run_id = conn.scalar(select(Run.id).where(Run.name == clean_text(batch["run"])))
-        columns = {key: value for key, value in batch.items() if key not in {"run", "submission"}}
-        columns |= {"run_id": run_id, "submissions": batch["submission"], "status": SUBMITTED}
+        columns = {key: value for key, value in batch.items() if key != "run"}
+        columns |= {"run_id": run_id, "submissions": 1, "status": SUBMITTED}
         _write(conn, Batch, [columns])
-        row = conn.execute(known).one()
-    if row.submissions < batch["submission"]:
-        older = update(Batch).where(Batch.id == batch["id"])
-        older = older.where(Batch.submissions < batch["submission"])
-        conn.execute(older.values(submissions=batch["submission"]))
-    return BatchKey(row.submitted_at, batch["id"])
+        submitted_at = conn.execute(known).scalar_one()
+    return BatchKey(submitted_at, batch["id"])
+
+
+def record_submissions(
+    conn: Connection, batch_id: str, submissions: Sequence[SubmissionRow]
+) -> None:
+    """Record the times that a batch, which is on record, was handed to the workers."""
+    if not _write(conn, Submission, submissions):
+        return
+    counted = select(func.count()).where(Submission.batch_id == batch_id).scalar_subquery()
+    conn.execute(update(Batch).where(Batch.id == batch_id).values(submissions=counted))
 
 
 def record_chunk(
@@ -119,19 +130,28 @@ def finish_batch(
     finished_at: datetime,
     counts: Mapping[str, int],
     usage: Mapping[str, Any],
+    ending: str | None = None,
 ) -> bool:
     """End a batch as `finished`, `cancelled` or `failed`; the first end stays.
 
     Args:
         counts: judgements per status.
         usage: what `usage_of` returns, and whatever else the batch used.
+        ending: who cancelled it or gave it up, and why.
 
     Returns:
         Whether this call ended it.
     """
     ended = update(Batch).where(Batch.id == batch_id, Batch.status == SUBMITTED)
     values = {"status": status, "finished_at": finished_at, "counts": counts, "usage": usage}
-    return conn.execute(ended.values(values)).rowcount == 1
+    return conn.execute(ended.values(values | {"ending": ending})).rowcount == 1
+
+
+def reopen_batch(conn: Connection, batch_id: str) -> None:
+    """Let a batch that was given up go on; how it ends then is its end."""
+    given_up = update(Batch).where(Batch.id == batch_id, Batch.status == FAILED)
+    nothing = {"finished_at": None, "counts": None, "usage": None, "ending": None}
+    conn.execute(given_up.values({"status": SUBMITTED, **nothing}))
 
 
 def _by_hash(row: RolloutRow, texts: dict[str, str]) -> dict[str, Any]:

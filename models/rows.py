@@ -15,16 +15,26 @@ class BatchKey(NamedTuple):
 
 
 class BatchRow(TypedDict):
-    """A batch as it was submitted; `submission` is 1 at first, and counts resubmissions."""
+    """A batch as it was submitted."""
 
     id: str
     run: str
     step: int | None
     size: int
     plan: dict[str, Any]
-    submission: int
     oyer_version: str
     submitted_at: datetime
+
+
+class SubmissionRow(TypedDict):
+    """One time that a batch was handed to the workers; columns as in `models/submission.py`."""
+
+    batch_id: str
+    sent_at: datetime
+    why: str
+    host: NotRequired[str | None]
+    seen_at: NotRequired[datetime | None]
+    worker: NotRequired[str | None]
 
 
 class RolloutRow(TypedDict):
@@ -146,5 +156,15 @@ class BatchState(TypedDict):
     oyer_version: str
     submitted_at: datetime
     finished_at: datetime | None
+    ending: str | None
     counts: dict[str, int]
     usage: dict[str, Any] | None
+
+
+class WorkRow(TypedDict):
+    """What one worker process judged of a batch."""
+
+    worker: str | None
+    judgements: int
+    first_at: datetime | None
+    last_at: datetime | None

@@ -8,7 +8,9 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from oyer.tasks import names
+from oyer.tasks.config import SigningConfig
 from oyer.tasks.lease import CONNECTION_TIMEOUT_S, RedisLease
+from oyer.tasks.signing import register
 
 VISIBILITY_TIMEOUT_S = 10
 """An unacknowledged message is handed out again after this long without a lease refresh.
@@ -24,13 +26,20 @@ _SILENCE_S = 20.0
 """A connection to Redis on which an answer is overdue for this long counts as lost."""
 
 
-def make_app(broker_url: str, *, result_expires_s: int = 86_400) -> Celery:
+def make_app(
+    broker_url: str, *, result_expires_s: int = 86_400, signing: SigningConfig | None = None
+) -> Celery:
     """Build the app for one broker.
 
     Args:
         broker_url: `redis://…` or `rediss://…`.
         result_expires_s: how long results and chord state stay in Redis, in seconds.
+        signing: sign what is sent, and take only what is signed.
+
+    Raises:
+        InvalidConfig: there is no signing in that way.
     """
+    serializer = "json" if signing is None else register(signing)
     app = Celery("oyer", set_as_current=False, include=[])
     app.conf.update(
         broker_url=broker_url,
@@ -78,10 +87,10 @@ def make_app(broker_url: str, *, result_expires_s: int = 86_400) -> Celery:
         result_backend_max_retries=30,
         result_expires=result_expires_s,
         result_chord_expires=result_expires_s,
-        task_serializer="json",
-        result_serializer="json",
-        accept_content=["json"],
-        result_accept_content=["json"],
+        task_serializer=serializer,
+        result_serializer=serializer,
+        accept_content=[serializer],
+        result_accept_content=[serializer],
         result_extended=False,
         task_store_errors_even_if_ignored=True,
         worker_send_task_events=False,

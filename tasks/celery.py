@@ -39,7 +39,11 @@ def _worker_app() -> Celery:
             " OYER_BROKER__URL=redis://localhost:6379/0, or run `oyer up`"
         )
     shutdown.install(config.grace_s)
-    return make_app(config.broker.url, result_expires_s=config.broker.result_expires_s)
+    return make_app(
+        config.broker.url,
+        result_expires_s=config.broker.result_expires_s,
+        signing=config.broker.signing,
+    )
 
 
 app = _worker_app()
@@ -84,6 +88,15 @@ def recall_batch(*none: Any, **message: Any) -> dict[str, Any]:
     return body(batch_id)
 
 
+@app.task(name=names.END_TASK, shared=False, ignore_result=True)
+def end_batch(*none: Any, **message: Any) -> None:
+    """Put on record that a batch was cancelled or given up."""
+    (batch_id,) = _read(message, none)
+    from oyer.tasks.ending import end_batch as body
+
+    body(batch_id)
+
+
 def _read(message: dict[str, Any], further: tuple[Any, ...], *counts: str) -> list[Any]:
     """Read what a message says: the batch's id, and the numbers named.
 
@@ -117,7 +130,7 @@ def _let_go(task: Any = None, task_id: str = "", **_: Any) -> None:
         return
     # With Redis away, the result expires later.
     with contextlib.suppress(RedisError):
-        if process.exchange().cancelled(task_id):
+        if process.exchange().ending(task_id) is not None:
             backend: Any = app.backend
             process.redis_client().expire(backend.get_key_for_task(task_id), ENDED_S)
 

@@ -58,7 +58,7 @@ def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
         raise BatchFailed(f"batch {batch_id}: its length terms did not arrive")
     composed = _compose(plan, columns, judge_parts, arrived.length)
     outcome = _outcome(batch_id, composed, judge_parts, arrived.length or LengthPart())
-    recorded = _record(manifest, outcome)
+    recorded = _record(manifest, outcome, exchange.ending(batch_id))
     exchange.discard(manifest)
     return recorded.to_wire()
 
@@ -143,8 +143,9 @@ def _float32s(arrays: Mapping[str, Floats]) -> dict[str, Float32s]:
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
-def _record(manifest: Manifest, outcome: Outcome) -> Outcome:
+def _record(manifest: Manifest, outcome: Outcome, ending: tuple[str, str] | None) -> Outcome:
     """Put rewards on record; where an earlier run of this task did, its rewards stand."""
+    status, why = ending or ("finished", None)
     now = datetime.now(UTC)
     columns = outcome.recorded
     rows = [_reward_row(outcome, columns, i, now) for i in range(len(outcome.rewards))]
@@ -159,10 +160,11 @@ def _record(manifest: Manifest, outcome: Outcome) -> Outcome:
             record.finish_batch(
                 conn,
                 manifest.batch_id,
-                status="finished",
+                status=status,
                 finished_at=now,
                 counts=counts,
                 usage=usage,
+                ending=why,
             )
             return usage, []
 

@@ -3,9 +3,17 @@
 The trainer and the workers read the same file; `endpoints` serve the workers only.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from oyer.tasks.conditions import Condition
 from oyer.tasks.judge_config import (
@@ -18,6 +26,7 @@ from oyer.tasks.judge_config import (
     Price,
     Section,
     names_host,
+    no_key_value,
 )
 from oyer.tasks.length_config import LengthConfig, check_lengths, check_source, follows_judges
 
@@ -32,6 +41,7 @@ __all__ = [
     "Price",
     "RewardConfig",
     "RewardRules",
+    "SigningConfig",
     "StoreConfig",
     "plan_of",
 ]
@@ -99,15 +109,37 @@ class Budget(Section):
     """From this part of `usd` on, each judge is asked for one sample only."""
 
 
+class SigningConfig(Section):
+    """Messages and results are signed, and what is not signed by a trusted key is refused."""
+
+    key: str
+    """PEM file of this host's RSA private key."""
+    cert: str
+    """PEM file of its certificate."""
+    cert_store: str
+    """Folder of the certificates to trust: the trainers' and the workers', this one among them."""
+    key_password_env: Annotated[str | None, AfterValidator(no_key_value)] = None
+    """Name of the environment variable that holds the key's passphrase; none for a bare key."""
+    digest: Literal["sha256", "sha384", "sha512"] = "sha256"
+    """What is signed of a message."""
+
+    @field_validator("key", "cert", "cert_store")
+    @classmethod
+    def _from_file(cls, path: str, info: ValidationInfo) -> str:
+        return str((info.context or {}).get("folder", Path()) / path)
+
+
 class BrokerConfig(Section):
     """Redis: messages, results and payloads in transit."""
 
-    url: str | None = Field(default=None, pattern=r"^rediss?://")
+    url: str | None = Field(default=None, pattern=r"^rediss?://", repr=False)
     """`redis://host:6379/0`; none starts an embedded server in `oyer up` and local mode."""
     result_expires_s: int = Field(default=86_400, ge=600, le=int(MAX_TIME_S))
     """How long payloads and results stay in Redis, in seconds."""
     max_backlog_bytes: int = Field(default=2**30, ge=2**20, le=2**50)
     """Payloads of batches under way, packed, beyond which `submit` refuses, in bytes."""
+    signing: SigningConfig | None = None
+    """Sign messages and results; null trusts whoever reaches Redis (docs/security.md)."""
 
     @field_validator("url")
     @classmethod
@@ -124,7 +156,7 @@ class BrokerConfig(Section):
 class StoreConfig(Section):
     """The SQL record, as the workers reach it."""
 
-    url: str = Field(default="sqlite:///oyer.db", pattern=r"^(sqlite|postgresql)")
+    url: str = Field(default="sqlite:///oyer.db", pattern=r"^(sqlite|postgresql)", repr=False)
     """`sqlite:///file.db` or `postgresql://user@host/db`."""
 
 

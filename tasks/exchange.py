@@ -3,18 +3,22 @@
 Everything expires; what is gone is sent again by the trainer, which holds the rollouts.
 """
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from oyer.tasks import payloads, token_ids
 from oyer.tasks.backlog import Backlog
 from oyer.tasks.errors import BatchFailed, MessageRefused
-from oyer.tasks.names import batch_key
+from oyer.tasks.names import BACKLOG_KEY, batch_key
 from oyer.tasks.payloads import Columns, Manifest, Rollout
 from oyer.tasks.token_ids import TokenIds
 
 if TYPE_CHECKING:
     from redis import Redis
+
+ENDS = ("cancelled", "failed")
+"""How a batch ends before its time: by somebody's wish, or given up by its trainer."""
 
 _SENT_AGAIN_S = 10
 """For so long after one process sent a batch again, no other does, in seconds."""
@@ -120,9 +124,40 @@ class Exchange:
         """Count the verdicts reached so far."""
         return sum(int(n) for n in self._redis.hvals(batch_key(batch_id, "progress")))
 
-    def cancel(self, batch_id: str) -> None:
-        """Ask the workers to begin no further call for a batch."""
-        self._redis.set(batch_key(batch_id, "cancelled"), b"1", ex=self._expires_s)
+    def replace_manifest(self, manifest: Manifest) -> None:
+        """Store a batch's next manifest for as long as its payloads stay; if they left, do nothing."""
+        key = batch_key(manifest.batch_id, "manifest")
+        self._redis.set(key, payloads.encode_manifest(manifest), xx=True, keepttl=True)
+
+    def under_way(self, limit: int) -> list[Manifest]:
+        """Read the manifests of the latest batches whose payloads are here, newest first."""
+        batch_ids = [
+            key.decode() for key in self._redis.hkeys(BACKLOG_KEY) if isinstance(key, bytes)
+        ]
+        if not batch_ids:
+            return []
+        blobs = self._redis.mget([batch_key(batch_id, "manifest") for batch_id in batch_ids])
+        found = [payloads.decode_manifest(blob) for blob in blobs if isinstance(blob, bytes)]
+        return sorted(found, key=lambda manifest: -manifest.submitted_at)[:limit]
+
+    def end(self, batch_id: str, status: str, why: str) -> None:
+        """Ask the workers to begin no further call for a batch, which was `cancelled` or `failed`."""
+        key = batch_key(batch_id, "ended")
+        self._redis.set(key, json.dumps([status, why]), ex=self._expires_s)
+
+    def ending(self, batch_id: str) -> tuple[str, str] | None:
+        """Say how and why a batch was ended before its time; None where it was not."""
+        text = self._redis.get(batch_key(batch_id, "ended"))
+        if not isinstance(text, bytes):
+            return None
+        status, why = json.loads(text)
+        if status not in ENDS:
+            raise MessageRefused(f"batch {batch_id}: cannot have ended as {status!r:.40}")
+        return status, str(why)
+
+    def reopen(self, batch_id: str) -> None:
+        """Let the workers begin calls again for a batch that was ended before its time."""
+        self._redis.delete(batch_key(batch_id, "ended"))
 
     def may_send_again(self, batch_id: str, who: str) -> bool:
         """Whether nobody else has sent this batch again just now; then `who` has."""

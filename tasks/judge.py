@@ -26,7 +26,7 @@ from oyer.tasks.judging.aggregate import Verdict
 from oyer.tasks.judging.asking import Asker
 from oyer.tasks.judging.jobs import Job, Place, decided_score, jobs_of
 from oyer.tasks.judging.judged import Answer, attempt_rows, judgement_row
-from oyer.tasks.judging.recording import record_chunk
+from oyer.tasks.judging.recording import note_submission, record_chunk
 from oyer.tasks.judging.resolve import Resolver
 from oyer.tasks.judging.verdicts import FINE, fine_rows, part_of, place_of, verdicts_on
 from oyer.tasks.parts import JudgePart
@@ -90,6 +90,9 @@ class _Chunk:
 
     def judge(self) -> JudgePart:
         """Reach a verdict for every rollout and judge."""
+        if self.number == 0:
+            # Before the first call, so that a batch is on record while it is judged.
+            note_submission(self.manifest)
         self.rows.update(self._on_record())
         progress = _Progress(self.manifest.batch_id, self.number, self.plan, len(self.rows))
         self._reach(self.plan.judges, list(self.indices), progress)
@@ -227,7 +230,7 @@ def _cancel_look(batch_id: str) -> Callable[[], bool]:
             looked_at = now
             # With Redis away nobody knows, and a call that was owed is not to be given up.
             with contextlib.suppress(RedisError):
-                answer = process.exchange().cancelled(batch_id)
+                answer = process.exchange().ending(batch_id) is not None
         return answer or shutdown.asked()
 
     return look

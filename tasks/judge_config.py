@@ -33,10 +33,12 @@ MAX_EXPECTED = 1000
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # What is wrong may be a password: an error names the key, and never shows its value.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-def _no_key_value(name: str | None) -> str | None:
+def no_key_value(name: str | None) -> str | None:
+    """Refuse what is no name of an environment variable, but perhaps a key."""
     if name is not None and not name.replace("_", "").isalnum():
         raise ValueError("is the *name* of an environment variable of the workers, never a key")
     return name
@@ -111,7 +113,7 @@ class EndpointConfig(Section):
     """Up to and without `/chat/completions`, e.g. `https://api.deepseek.com/v1`."""
     base_urls: tuple[BaseUrl, ...] = ()
     """Several servers in place of `base_url`; one that fails is left alone for a while."""
-    api_key_env: Annotated[str | None, AfterValidator(_no_key_value)] = None
+    api_key_env: Annotated[str | None, AfterValidator(no_key_value)] = None
     """Name of the workers' environment variable that holds the key; none for open servers."""
     max_in_flight: int = Field(default=64, ge=1, le=100_000)
     """Calls under way at once, over all workers and hosts together."""
@@ -125,7 +127,7 @@ class EndpointConfig(Section):
     """Prompt and completion tokens in any minute, over all workers and hosts together."""
     adaptive: bool = False
     """Find how many calls in flight the endpoint bears, up to `max_in_flight`, from its 429s."""
-    headers: dict[str, str] = Field(default_factory=dict)
+    headers: dict[str, str] = Field(default_factory=dict, repr=False)
     """Further HTTP headers of every request; secrets belong into the environment."""
     extra_body: Body = Field(default_factory=dict)
     """Further fields of every request's body."""

@@ -4,6 +4,7 @@ JUDGE_TASK = "oyer.judge.chunk"
 LENGTH_TASK = "oyer.length.batch"
 COMBINE_TASK = "oyer.combine.batch"
 RECALL_TASK = "oyer.combine.recall"
+END_TASK = "oyer.combine.end"
 
 HEADER_TASKS = (JUDGE_TASK, LENGTH_TASK)
 """Tasks that a chord counts, and whose results nobody reads."""
@@ -20,6 +21,7 @@ QUEUE_OF_TASK = {
     LENGTH_TASK: LENGTH_QUEUE,
     COMBINE_TASK: COMBINE_QUEUE,
     RECALL_TASK: COMBINE_QUEUE,
+    END_TASK: COMBINE_QUEUE,
 }
 
 BACKLOG_KEY = "oyer:backlog"

@@ -4,9 +4,12 @@ A payload is JSON, compressed with zstd. A worker refuses a version it does not 
 that a rolling upgrade meets a clear error and never a misread field.
 """
 
+import os
+import socket
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -127,6 +130,23 @@ def unpack(blob: bytes) -> bytes:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Sending:
+    """One time that a batch was handed to the workers."""
+
+    at: float
+    """Epoch seconds, by the sender's clock."""
+    host: str
+    """Machine and process that sent it."""
+    why: str
+    """`submit` at first; then what it was sent again for."""
+
+    @classmethod
+    def now(cls, why: str) -> "Sending":
+        """Name this process and this moment."""
+        return cls(at=time.time(), host=f"{socket.gethostname()}:{os.getpid()}", why=why)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """What every task of a batch needs to know about it; everything but its rows."""
 
@@ -137,8 +157,8 @@ class Manifest:
     """Epoch seconds; the same over resubmissions, since it is part of the record's keys."""
     deadline: float
     """Epoch seconds after which no call is begun."""
-    submission: int = 1
-    """1 at first; counts resubmissions."""
+    sendings: list[Sending] = field(default_factory=list)
+    """Every time that the batch was handed to the workers, in order; this time is the last."""
     plan: dict[str, Any]
     """Judges, length methods and reward rules, as `oyer.tasks.config.plan_of` gives them."""
     chunks: list[tuple[int, int]]
@@ -155,6 +175,15 @@ class Manifest:
     def size(self) -> int:
         """Number of rollouts."""
         return sum(count for _, count in self.chunks)
+
+    @property
+    def submission(self) -> int:
+        """1 at first; counts resubmissions."""
+        return max(1, len(self.sendings))
+
+    def again(self, why: str) -> "Manifest":
+        """Return the same batch as its next submission."""
+        return replace(self, sendings=[*self.sendings, Sending.now(why)])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

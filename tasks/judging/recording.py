@@ -6,12 +6,42 @@ from functools import cache
 from importlib.metadata import version
 
 from oyer.models import record
-from oyer.models.rows import AttemptRow, BatchRow, JudgementRow, RolloutRow, RubricRow
+from oyer.models.rows import (
+    AttemptRow,
+    BatchRow,
+    JudgementRow,
+    RolloutRow,
+    RubricRow,
+    SubmissionRow,
+)
 from oyer.tasks import process
 from oyer.tasks.config import JudgeConfig
 from oyer.tasks.judging import rubrics
 from oyer.tasks.patience import patiently
 from oyer.tasks.payloads import Manifest, Rollout
+
+
+def note_submission(manifest: Manifest) -> None:
+    """Put a batch on record as submitted, with every time that it was handed to the workers."""
+    now = datetime.now(UTC)
+    rows: list[SubmissionRow] = [
+        {
+            "batch_id": manifest.batch_id,
+            "sent_at": datetime.fromtimestamp(sending.at, UTC),
+            "host": sending.host,
+            "why": sending.why,
+        }
+        for sending in manifest.sendings
+    ]
+    # Earlier ones may never have reached a worker; one that did is on record by now.
+    rows[-1:] = [{**row, "seen_at": now, "worker": process.worker_name()} for row in rows[-1:]]
+
+    def write() -> None:
+        with process.engine().begin() as conn:
+            record.ensure_run_and_batch(conn, _batch_row(manifest))
+            record.record_submissions(conn, manifest.batch_id, rows)
+
+    patiently(write)
 
 
 def record_chunk(
@@ -47,7 +77,6 @@ def _batch_row(manifest: Manifest) -> BatchRow:
         "step": manifest.step,
         "size": manifest.size,
         "plan": manifest.plan,
-        "submission": manifest.submission,
         "oyer_version": _version(),
         "submitted_at": datetime.fromtimestamp(manifest.submitted_at, UTC),
     }

@@ -4,10 +4,14 @@ import json
 import re
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from oyer import migrations
+from oyer.models.record import ensure_run_and_batch
+from oyer.models.store import open_engine
 from tests.cli.running import oyer
+from tests.models.factories import make_batch
 
 
 def test_a_record_is_made_once_and_known_afterwards(sqlite_url: str, tmp_path: Path) -> None:
@@ -33,6 +37,41 @@ def test_a_query_cannot_write(store_url: str, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert re.search("read-?only", done.stderr)
     assert done.stderr.count("\n") == 1
+
+
+def test_a_second_statement_behind_the_first_is_refused(store_url: str, tmp_path: Path) -> None:
+    engine = open_engine(store_url)
+    with engine.begin() as conn:
+        ensure_run_and_batch(conn, make_batch())
+    query = "COMMIT; UPDATE batches SET size = 99"
+    done = oyer("db", "sql", query, "--url", store_url, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    with engine.begin() as conn:
+        assert conn.exec_driver_sql("SELECT size FROM batches").scalar() == 4
+    engine.dispose()
+
+
+def test_roles_are_granted_by_the_command_or_printed_by_it(
+    postgres_url: str, sqlite_url: str, tmp_path: Path
+) -> None:
+    migrations.upgrade(postgres_url)
+    wanted = ("db", "roles", "--worker", "oyer_w", "--analyst", "oyer_a")
+    printed = oyer(*wanted, "--dry-run", cwd=tmp_path)
+    assert 'GRANT SELECT ON "public"."attempts"' in printed.stdout
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        missing = oyer(*wanted, "--url", postgres_url, cwd=tmp_path)
+        assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
+        assert "CREATE ROLE" in missing.stderr
+        admin.execute("CREATE ROLE oyer_w LOGIN; CREATE ROLE oyer_a LOGIN")
+        done = oyer(*wanted, "--url", postgres_url, cwd=tmp_path)
+        assert done.stdout == "granted: oyer_w (worker), oyer_a (analyst)\n"
+        for privilege, held in (("SELECT", True), ("INSERT", False)):
+            query = "SELECT has_table_privilege('oyer_a', 'rewards', %s)"
+            assert admin.execute(query, [privilege]).fetchone() == (held,)
+        admin.execute("DROP OWNED BY oyer_w, oyer_a; DROP ROLE oyer_w, oyer_a")
+    refused = oyer(*wanted, "--url", sqlite_url, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "SQLite knows no roles" in refused.stderr
 
 
 def test_a_table_shows_markup_as_it_is(sqlite_url: str, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from oyer.manager import (
     MissingScores,
     RewardFuture,
 )
-from oyer.manager.backend import backend
+from oyer.manager.backend import Broker, backend
 from oyer.manager.poller import poller
 from oyer.manager.recovery import MAX_SUBMISSIONS
 from oyer.tasks.config import RewardRules
@@ -155,7 +155,7 @@ def test_cancelling_tells_the_workers_and_ends_the_future(submit: Submit, worker
     assert future.cancel()
     with pytest.raises(BatchCancelled, match=future.batch_id):
         future.result(timeout_s=10)
-    assert workers.exchange.cancelled(future.batch_id)
+    assert workers.exchange.ending(future.batch_id) is not None
     assert not future.cancel()
     workers.succeed(future.batch_id)
     assert isinstance(_error(future), BatchCancelled)
@@ -166,7 +166,7 @@ def test_a_batch_that_has_ended_is_not_cancelled(submit: Submit, workers: Worker
     workers.succeed(future.batch_id)
     future.result(timeout_s=10)
     assert not future.cancel()
-    assert not workers.exchange.cancelled(future.batch_id)
+    assert workers.exchange.ending(future.batch_id) is None
 
 
 def test_ending_twice_keeps_the_first_end(submit: Submit, workers: Workers) -> None:
@@ -237,7 +237,7 @@ def test_a_batch_that_never_moves_is_given_up(submit: Submit, workers: Workers) 
     with pytest.raises(BatchFailed, match=r"no progress for 0.32 s; given up after 5 submissions"):
         future.result(timeout_s=30)
     assert workers.sent() == MAX_SUBMISSIONS
-    assert workers.exchange.cancelled(future.batch_id)
+    assert workers.exchange.ending(future.batch_id) is not None
 
 
 @pytest.mark.parametrize("result", [{"v": 99}, {"v": WIRE_VERSION}, "text"])
@@ -258,7 +258,7 @@ def test_a_broker_that_went_away_is_named_and_the_future_stays_usable() -> None:
             batch_id="b",
             verdicts=4,
             rules=RewardRules(),
-            broker=(url, 600),
+            broker=Broker(url, 600),
             stall_timeout_s=60,
         )
         assert future.progress() == (0, 4)
@@ -288,7 +288,11 @@ def test_a_result_is_found_after_an_outage_of_the_broker() -> None:
     port = services.free_port()
     with _redis_on(port) as url:
         future = RewardFuture(
-            batch_id="b", verdicts=4, rules=RewardRules(), broker=(url, 600), stall_timeout_s=60
+            batch_id="b",
+            verdicts=4,
+            rules=RewardRules(),
+            broker=Broker(url, 600),
+            stall_timeout_s=60,
         )
         assert future.progress() == (0, 4)
     with pytest.raises(BackendUnavailable):

@@ -39,8 +39,8 @@ class Future:
         self.ended.set()
         return None
 
-    def send_again(self) -> None:
-        self.told.append("sent again")
+    def send_again(self, why: str) -> None:
+        self.told.append(f"sent again: {why}")
 
     def give_up(self, why: str) -> None:
         self.told.append(why)
@@ -142,8 +142,9 @@ def test_a_batch_that_is_lost_again_and_again_is_given_up(
     future = Future("b", stall_timeout_s=0.01)
     watcher.watch(future)
     assert future.ended.wait(30)
-    lost = "is no longer in Redis; given up after 5 submissions"
-    assert future.told == ["sent again"] * 4 + [lost]
+    lost = "is no longer in Redis"
+    given_up = f"{lost}; given up after 5 submissions"
+    assert future.told == [f"sent again: {lost}"] * 4 + [given_up]
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from sqlalchemy import CheckConstraint, inspect, text
 from oyer import migrations
 from oyer.migrations.__main__ import main
 from oyer.models import Base
+from oyer.models.history import submissions_of
 from oyer.models.store import open_engine
 
 TABLES = set(Base.metadata.tables) | {"alembic_version"}
@@ -153,3 +154,29 @@ def test_a_new_migration_gets_the_next_number(sqlite_url: str, tmp_path: Path) -
     )
     number = f"{int(migrations.head()) + 1:04d}"
     assert (copy / "versions" / f"{number}_add_a_thing.py").exists()
+
+
+def test_a_record_of_the_release_before_keeps_its_batches(empty_url: str) -> None:
+    migrations.upgrade(empty_url, "0001")
+    engine = open_engine(empty_url)
+    sent_at = "2026-03-01T10:00:00.000000Z"
+    with engine.begin() as conn:
+        conn.execute(
+            text("INSERT INTO runs (id, name, created_at) VALUES (1, 'r', :at)"), {"at": sent_at}
+        )
+        conn.execute(
+            text(
+                "INSERT INTO batches (id, run_id, size, plan, status, submissions, oyer_version,"
+                " submitted_at) VALUES ('b', 1, 4, '{}', 'submitted', 2, '0.1', :at)"
+            ),
+            {"at": sent_at},
+        )
+    migrations.upgrade(empty_url)
+    with engine.begin() as conn:
+        (submission,) = submissions_of(conn, "b")
+        assert submission["sent_at"].isoformat() == "2026-03-01T10:00:00+00:00"
+        assert (submission["why"], submission.get("host")) == ("submit", None)
+    migrations.downgrade(empty_url, "0001")
+    with engine.begin() as conn:
+        assert conn.scalar(text("SELECT submissions FROM batches")) == 2
+    engine.dispose()

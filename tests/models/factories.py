@@ -4,7 +4,14 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from oyer.models.rows import AttemptRow, BatchRow, JudgementRow, RewardRow, RolloutRow
+from oyer.models.rows import (
+    AttemptRow,
+    BatchRow,
+    JudgementRow,
+    RewardRow,
+    RolloutRow,
+    SubmissionRow,
+)
 
 START = datetime(2026, 3, 31, 23, 59, 58, 123456, tzinfo=UTC)
 """When the first batch of a test is submitted."""
@@ -17,11 +24,22 @@ def make_batch(**changed: Any) -> BatchRow:
         "step": 12,
         "size": 4,
         "plan": {"judges": [{"name": "quality"}], "length": [], "reward": {"gate": "none"}},
-        "submission": 1,
         "oyer_version": "0.1.0",
         "submitted_at": START,
     }
     return cast(BatchRow, row | changed)
+
+
+def make_submission(batch_id: str, number: int = 0, why: str = "submit") -> SubmissionRow:
+    sent_at = START + timedelta(seconds=number)
+    return {
+        "batch_id": batch_id,
+        "sent_at": sent_at,
+        "host": "trainer:7",
+        "why": why,
+        "seen_at": sent_at + timedelta(milliseconds=5),
+        "worker": "judge@host",
+    }
 
 
 def make_rollout(index: int = 0, **changed: Any) -> RolloutRow:

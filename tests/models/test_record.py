@@ -15,15 +15,17 @@ from sqlalchemy import Engine, func, select, text
 
 from oyer.models import Attempt, Batch, Judgement, Rollout, Rubric, Run, Text
 from oyer.models.history import batch as batch_state
-from oyer.models.history import judgements_of, rewards_of
+from oyer.models.history import judgements_of, rewards_of, submissions_of
 from oyer.models.record import (
     ensure_run_and_batch,
     finish_batch,
     record_chunk,
     record_rewards,
     record_rubrics,
+    record_submissions,
+    reopen_batch,
 )
-from oyer.models.rows import BatchKey, BatchRow, Usage
+from oyer.models.rows import BatchKey, BatchRow, SubmissionRow, Usage
 from oyer.models.store import open_engine
 from tests.models.factories import (
     START,
@@ -32,6 +34,7 @@ from tests.models.factories import (
     make_judgement,
     make_reward,
     make_rollout,
+    make_submission,
 )
 
 NO_USAGE: Usage = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
@@ -56,13 +59,43 @@ def test_a_batch_keeps_the_submission_time_it_was_first_recorded_with(engine: En
 
 
 def test_a_resubmission_is_counted_once_and_an_older_one_changes_nothing(engine: Engine) -> None:
-    row = make_batch()
+    key = new_batch(engine)
+    first, lost, third = (
+        make_submission(key.batch_id, number, why)
+        for number, why in enumerate(["submit", "is no longer in Redis", "oyer batches resume"])
+    )
+    unseen: SubmissionRow = {**lost, "seen_at": None, "worker": None}
     with engine.begin() as conn:
-        for submission in (1, 3, 2, 3):
-            ensure_run_and_batch(conn, BatchRow(**{**row, "submission": submission}))
-        state = batch_state(conn, row["id"])
+        for rows in ([first], [first, unseen, third], [first, lost], [third]):
+            record_submissions(conn, key.batch_id, rows)
+        state = batch_state(conn, key.batch_id)
+        recorded = submissions_of(conn, key.batch_id)
+    assert recorded == [first, unseen, third]
     assert state is not None
     assert state["submissions"] == 3
+
+
+def test_a_batch_that_was_given_up_can_be_reopened_and_a_cancelled_one_not(engine: Engine) -> None:
+    for status, after in (("failed", "submitted"), ("cancelled", "cancelled")):
+        key = new_batch(engine)
+        with engine.begin() as conn:
+            assert finish_batch(
+                conn,
+                key.batch_id,
+                status=status,
+                finished_at=START,
+                counts={},
+                usage={},
+                ending="stood still",
+            )
+            state = batch_state(conn, key.batch_id)
+            assert state is not None
+            assert (state["status"], state["ending"]) == (status, "stood still")
+            reopen_batch(conn, key.batch_id)
+            state = batch_state(conn, key.batch_id)
+            assert state is not None
+            assert state["status"] == after
+            assert (state["finished_at"] is None) == (after == "submitted")
 
 
 def test_batches_of_one_run_share_its_row(engine: Engine) -> None:

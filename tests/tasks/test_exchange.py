@@ -1,6 +1,7 @@
 """A batch's payloads in a real Redis."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -8,7 +9,7 @@ import redis
 from oyer.tasks.errors import BatchFailed, MessageRefused
 from oyer.tasks.exchange import Exchange
 from oyer.tasks.names import batch_key
-from oyer.tasks.payloads import Columns, Manifest, Rollout, encode_rollouts
+from oyer.tasks.payloads import Columns, Manifest, Rollout, Sending, encode_rollouts
 
 EXPIRES_S = 900
 
@@ -24,14 +25,14 @@ def exchange(client: redis.Redis) -> Exchange:
     return Exchange(client, expires_s=EXPIRES_S)
 
 
-def manifest_of(batch_id: str = "b", submission: int = 1) -> Manifest:
+def manifest_of(batch_id: str = "b", submission: int = 1, submitted_at: float = 1.0) -> Manifest:
     return Manifest(
         batch_id=batch_id,
         run="r",
         step=None,
-        submitted_at=1.0,
+        submitted_at=submitted_at,
         deadline=2.0,
-        submission=submission,
+        sendings=[Sending(at=float(n), host="h:1", why="submit") for n in range(submission)],
         plan={},
         chunks=[(0, 2), (2, 1)],
     )
@@ -47,9 +48,9 @@ COLUMNS = Columns(
 CHUNKS = [[Rollout(prompt="p", response=f"r{i}") for i in rows] for rows in ((0, 1), (2,))]
 
 
-def post(exchange: Exchange, batch_id: str = "b", submission: int = 1) -> None:
+def post(exchange: Exchange, batch_id: str = "b", **fields: Any) -> None:
     blobs = [encode_rollouts(chunk) for chunk in CHUNKS]
-    exchange.post(manifest_of(batch_id, submission), COLUMNS, blobs)
+    exchange.post(manifest_of(batch_id, **fields), COLUMNS, blobs)
 
 
 def test_what_was_posted_is_read(exchange: Exchange) -> None:
@@ -63,11 +64,11 @@ def test_batches_do_not_touch_each_other(exchange: Exchange) -> None:
     post(exchange, "b")
     post(exchange, "c")
     exchange.report("b", 0, 2)
-    exchange.cancel("b")
+    exchange.end("b", "cancelled", "by the trainer")
     exchange.discard(manifest_of("b"))
     assert exchange.manifest("c").batch_id == "c"
     assert exchange.judged("c") == 0
-    assert not exchange.cancelled("c")
+    assert exchange.ending("c") is None
 
 
 def test_posting_again_replaces(exchange: Exchange) -> None:
@@ -79,7 +80,7 @@ def test_posting_again_replaces(exchange: Exchange) -> None:
 def test_everything_expires(exchange: Exchange, client: redis.Redis) -> None:
     post(exchange)
     exchange.report("b", 0, 1)
-    exchange.cancel("b")
+    exchange.end("b", "cancelled", "by the trainer")
     keys = client.keys("*")
     assert isinstance(keys, list)
     assert len(keys) == 8
@@ -114,11 +115,34 @@ def test_a_chunk_that_reports_twice_counts_once(exchange: Exchange) -> None:
     assert exchange.judged("b") == 3
 
 
-def test_a_batch_is_cancelled_from_then_on(exchange: Exchange) -> None:
-    assert not exchange.cancelled("b")
-    exchange.cancel("b")
-    exchange.cancel("b")
-    assert exchange.cancelled("b")
+def test_a_batch_is_ended_until_it_is_reopened(exchange: Exchange) -> None:
+    assert exchange.ending("b") is None
+    exchange.end("b", "cancelled", "by the trainer")
+    exchange.end("b", "failed", "stood still")
+    assert exchange.ending("b") == ("failed", "stood still")
+    exchange.reopen("b")
+    assert exchange.ending("b") is None
+
+
+def test_what_is_under_way_is_listed_newest_first(exchange: Exchange) -> None:
+    assert exchange.under_way(5) == []
+    for number in range(3):
+        post(exchange, f"b{number}", submitted_at=float(number))
+    exchange.discard(manifest_of("b1"))
+    assert [manifest.batch_id for manifest in exchange.under_way(5)] == ["b2", "b0"]
+    assert [manifest.batch_id for manifest in exchange.under_way(1)] == ["b2"]
+
+
+def test_a_manifest_is_replaced_only_where_its_batch_still_is(
+    exchange: Exchange, client: redis.Redis
+) -> None:
+    exchange.replace_manifest(manifest_of("b", submission=2))
+    assert not exchange.holds("b")
+    post(exchange)
+    client.expire(batch_key("b", "manifest"), 100)
+    exchange.replace_manifest(manifest_of("b", submission=2))
+    assert exchange.manifest("b").submission == 2
+    assert client.ttl(batch_key("b", "manifest")) in range(1, 101)
 
 
 def test_an_ended_batch_leaves_its_progress_only(exchange: Exchange, client: redis.Redis) -> None:

@@ -1,6 +1,8 @@
 """Payloads come back as they went, or are refused; never misread."""
 
 import math
+import os
+import socket
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from oyer.tasks.payloads import (
     Columns,
     Manifest,
     Rollout,
+    Sending,
     decode_columns,
     decode_manifest,
     decode_rollouts,
@@ -49,7 +52,10 @@ MANIFEST = Manifest(
     step=3,
     submitted_at=1_760_000_000.123456,
     deadline=1_760_003_600.123456,
-    submission=2,
+    sendings=[
+        Sending(at=1_760_000_000.123456, host="trainer:7", why="submit"),
+        Sending(at=1_760_000_090.5, host="trainer:7", why="made no progress for 90 s"),
+    ],
     plan={"judges": [{"name": "q"}], "tokenizer": None},
     chunks=[(0, 4), (4, 2)],
 )
@@ -72,6 +78,15 @@ def test_manifest_and_columns_come_back_as_they_went() -> None:
     assert decode_manifest(encode_manifest(MANIFEST)) == MANIFEST
     assert decode_columns(encode_columns(COLUMNS)) == COLUMNS
     assert MANIFEST.size == 6
+    assert MANIFEST.submission == 2
+
+
+def test_the_next_submission_says_who_sent_it_and_why() -> None:
+    again = MANIFEST.again("is no longer in Redis")
+    assert again.submission == 3
+    assert again.sendings[:2] == MANIFEST.sendings
+    assert again.sendings[2].why == "is no longer in Redis"
+    assert again.sendings[2].host == f"{socket.gethostname()}:{os.getpid()}"
 
 
 @given(st.binary())

@@ -1,0 +1,104 @@
+"""How the ledger of batches is shown: tables on a terminal, plain values for JSON."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from oyer.cli.output import console
+
+if TYPE_CHECKING:
+    from oyer.models.rows import BatchState
+
+
+_SENT = {
+    "sent": "sent_at",
+    "from": "host",
+    "why": "why",
+    "begun": "seen_at",
+    "by worker": "worker",
+}
+_WORK = {
+    "judged by": "worker",
+    "judgements": "judgements",
+    "first began": "first_at",
+    "last ended": "last_at",
+}
+
+
+def plain(value: Any) -> Any:
+    """Turn times into text, so that JSON can hold the value."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+def overview(states: "Sequence[BatchState]") -> Table:
+    """Draw a line for each batch."""
+    return _table(
+        ("batch", "run", "step", "status", "rollouts", "judgements", "sent", "submitted"),
+        [
+            (
+                state["id"],
+                state["run"],
+                state["step"],
+                state["status"],
+                state["size"],
+                _counted(state["counts"]),
+                state["submissions"],
+                state["submitted_at"],
+            )
+            for state in states
+        ],
+    )
+
+
+def show(shown: Mapping[str, Any]) -> None:
+    """Print one batch: what it is, when and from where it was sent, who judged it and when."""
+    usage = shown["usage"] or {}
+    lines = {
+        "batch": shown["id"],
+        "run": shown["run"] if shown["step"] is None else f"{shown['run']}, step {shown['step']}",
+        "status": shown["status"] + (f": {shown['ending']}" if shown["ending"] else ""),
+        "rollouts": shown["size"],
+        "submitted": _cell(shown["submitted_at"]),
+        "ended": _cell(shown["finished_at"]),
+        "judgements": _counted(shown["counts"]),
+        "used": ", ".join(f"{_amount(value)} {name}" for name, value in usage.items()),
+    }
+    for name, value in lines.items():
+        console.print(f"[bold]{name:<11}[/] {escape(str(value))}", highlight=False, soft_wrap=True)
+    for rows, titles in ((shown["sent"], _SENT), (shown["work"], _WORK)):
+        if rows:
+            cells = [[row[column] for column in titles.values()] for row in rows]
+            console.print(_table(list(titles), cells))
+    for status, error in shown["first_errors"].items():
+        console.print(f"[bold]{escape(status)}[/] e.g. {escape(error)}", highlight=False)
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    table = Table()
+    for title in titles:
+        # Names and ids are to be read and copied whole.
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_cell(value)) for value in row))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return "" if value is None else str(value)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+
+
+def _amount(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

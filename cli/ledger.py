@@ -1,0 +1,187 @@
+"""The ledger of batches: the record, and the broker for what no worker has begun on."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+from oyer.cli.output import notes
+from oyer.tasks.errors import BackendUnavailable, InvalidInput
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from oyer.manager.backend import Backend, Broker
+    from oyer.models.rows import BatchState, SubmissionRow
+    from oyer.tasks.config import RewardConfig
+    from oyer.tasks.payloads import Manifest
+
+T = TypeVar("T")
+
+QUEUED = "queued"
+"""The status of a batch that no worker has begun on, and that is not on record therefore."""
+
+UNDER_WAY = (QUEUED, "submitted")
+"""The statuses of a batch that has not ended."""
+
+
+class Ledger:
+    """Reads and writes about batches, under one configuration."""
+
+    def __init__(self, settings: "RewardConfig") -> None:
+        self._settings = settings
+
+        self.stall_s = settings.stall_s
+
+    @property
+    def broker_key(self) -> "Broker":
+        """What reaches the configured broker, or that of an `oyer up` in this folder.
+
+        Raises:
+            InvalidConfig: there is neither.
+        """
+        from oyer.manager.backend import Broker
+        from oyer.manager.local import running_broker
+
+        broker = self._settings.broker
+        return Broker.of(broker.url or running_broker(), broker)
+
+    @property
+    def broker(self) -> "Backend":
+        """The broker, as a trainer reaches it."""
+        from oyer.manager.backend import backend
+
+        return backend(*self.broker_key)
+
+    def batch(self, batch_id: str) -> "BatchState":
+        """Find a batch on record or on the broker.
+
+        Raises:
+            InvalidInput: neither has it.
+        """
+        from oyer.models import history
+
+        state = self.read(lambda conn: history.batch(conn, batch_id))
+        if state is not None:
+            return state
+        try:
+            manifest = self.broker.manifest(batch_id)
+            elsewhere = "nor queued on the broker"
+        except (BackendUnavailable, InvalidInput) as error:
+            manifest, elsewhere = None, f"and the broker cannot be asked: {error}"
+        if manifest is None:
+            raise InvalidInput(
+                f"batch {batch_id}: is not on record in store.url, {elsewhere};"
+                " `oyer batches list` has those that are"
+            )
+        return _queued(manifest)
+
+    def submissions(self, batch_id: str) -> "list[SubmissionRow]":
+        """Return the times that a batch was handed to the workers, in order."""
+        from oyer.models import history
+
+        recorded = self.read(lambda conn: history.submissions_of(conn, batch_id))
+        if recorded:
+            return recorded
+        manifest = self.broker.manifest(batch_id)
+        return [] if manifest is None else _sent(manifest)
+
+    def queued(self, limit: int) -> "list[BatchState]":
+        """Return the latest batches that no worker has begun on."""
+        from oyer.models import history
+
+        try:
+            manifests = self.broker.waiting(limit)
+        except (BackendUnavailable, InvalidInput) as error:
+            # The record is what was asked for: only what is not on it yet is missing.
+            notes.print(f"queued batches are not listed: {error}", markup=False, soft_wrap=True)
+            return []
+        ids = [manifest.batch_id for manifest in manifests]
+        missing = self.read(lambda conn: history.missing_from_record(conn, ids))
+        return [_queued(manifest) for manifest in manifests if manifest.batch_id in missing]
+
+    def cancel(self, batch_id: str) -> None:
+        """End a batch on the broker, and on record where it is there: no worker need be."""
+        from datetime import UTC, datetime
+
+        from oyer.models import history, record
+
+        why = self.broker.end(batch_id, "cancelled", "oyer batches cancel")
+        with self._writing() as conn:
+            record.finish_batch(
+                conn,
+                batch_id,
+                status="cancelled",
+                finished_at=datetime.now(UTC),
+                counts=history.counts_of(conn, batch_id),
+                usage=history.usage_of(conn, batch_id),
+                ending=why,
+            )
+
+    def reopen(self, batch_id: str) -> None:
+        """Let a batch that its trainer gave up go on."""
+        from oyer.models import record
+
+        with self._writing() as conn:
+            record.reopen_batch(conn, batch_id)
+
+    def read(self, query: "Callable[[Connection], T]") -> T:
+        """Run a query on the record."""
+        from oyer.cli.store import explained
+        from oyer.models.store import open_engine, reading
+
+        with explained(self._settings.store.url):
+            engine = open_engine(self._settings.store.url)
+            try:
+                with reading(engine) as conn:
+                    return query(conn)
+            finally:
+                engine.dispose()
+
+    @contextlib.contextmanager
+    def _writing(self) -> "Iterator[Connection]":
+        from oyer.cli.store import explained
+        from oyer.models.store import open_engine
+
+        with explained(self._settings.store.url):
+            engine = open_engine(self._settings.store.url)
+            try:
+                with engine.begin() as conn:
+                    yield conn
+            finally:
+                engine.dispose()
+
+
+def _queued(manifest: "Manifest") -> "BatchState":
+    from datetime import UTC, datetime
+
+    return {
+        "id": manifest.batch_id,
+        "run": manifest.run,
+        "step": manifest.step,
+        "size": manifest.size,
+        "plan": manifest.plan,
+        "status": QUEUED,
+        "submissions": manifest.submission,
+        "oyer_version": "",
+        "submitted_at": datetime.fromtimestamp(manifest.submitted_at, UTC),
+        "finished_at": None,
+        "ending": None,
+        "counts": {},
+        "usage": None,
+    }
+
+
+def _sent(manifest: "Manifest") -> "list[SubmissionRow]":
+    from datetime import UTC, datetime
+
+    return [
+        {
+            "batch_id": manifest.batch_id,
+            "sent_at": datetime.fromtimestamp(sending.at, UTC),
+            "host": sending.host,
+            "why": sending.why,
+            "seen_at": None,
+            "worker": None,
+        }
+        for sending in manifest.sendings
+    ]

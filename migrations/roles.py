@@ -1,0 +1,114 @@
+"""Least-privilege roles of PostgreSQL: workers that add to the record, analysts that read it.
+
+- A worker inserts, and updates what `models/record.py` does: judgements without a score and the
+  state of batches. It deletes nothing and changes no schema: migrations run as the owner.
+- Grants are taken back first, so that running this again leaves exactly these.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, text
+from sqlalchemy.dialects import postgresql
+
+from oyer.models.base import Base
+from oyer.models.store import open_engine
+
+_UPDATED = ("batches", "judgements")
+"""Tables of which workers change rows."""
+
+VIEWS = ("judge_history",)
+
+
+def _quoted(name: str) -> str:
+    return postgresql.dialect().identifier_preparer.quote_identifier(name)  # type: ignore[no-untyped-call]
+
+
+def statements(
+    workers: Sequence[str], analysts: Sequence[str], schema: str = "public"
+) -> list[str]:
+    """Write what grants these roles what they need, in the schema that holds the record."""
+    found = [f"REVOKE CREATE ON SCHEMA {_quoted(schema)} FROM PUBLIC"]
+    tables = sorted(Base.metadata.tables)
+    for role in [*workers, *analysts]:
+        found += _none(role, schema)
+    for role in workers:
+        found += [
+            _grant("SELECT", [*tables, *VIEWS, "alembic_version"], schema, role),
+            _grant("INSERT", tables, schema, role),
+            _grant("UPDATE", _UPDATED, schema, role),
+            f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {_quoted(schema)} TO {_quoted(role)}",
+            # What later migrations add; a role is made exact again by running this after them.
+            _later("SELECT, INSERT, UPDATE ON TABLES", schema, role),
+            _later("USAGE ON SEQUENCES", schema, role),
+        ]
+    for role in analysts:
+        found += [
+            _grant("SELECT", [*tables, *VIEWS], schema, role),
+            _later("SELECT ON TABLES", schema, role),
+        ]
+    return found
+
+
+def apply(url: str, workers: Sequence[str], analysts: Sequence[str]) -> list[str]:
+    """Grant these roles what they need; returns the statements.
+
+    Raises:
+        ValueError: the record is no PostgreSQL, or there is no such role.
+    """
+    engine = open_engine(url)
+    try:
+        if engine.dialect.name != "postgresql":
+            raise ValueError(
+                "store.url: SQLite knows no roles, whoever may write the file may change the record;"
+                " set the file's permissions, or use PostgreSQL"
+            )
+        with engine.begin() as conn:
+            for role in [*workers, *analysts]:
+                _check(conn, role)
+            schema = conn.scalar(text("SELECT current_schema()"))
+            found = statements(workers, analysts, str(schema))
+            for statement in found:
+                conn.exec_driver_sql(statement)
+            return found
+    finally:
+        engine.dispose()
+
+
+def _check(conn: Connection, role: str) -> None:
+    found = conn.execute(
+        text(
+            "SELECT rolsuper OR pg_has_role(rolname, (SELECT nspowner FROM pg_namespace"
+            " WHERE nspname = current_schema()), 'MEMBER') FROM pg_roles WHERE rolname = :role"
+        ),
+        {"role": role},
+    ).first()
+    if found is None:
+        raise ValueError(
+            f"role {role!r}: does not exist; CREATE ROLE {_quoted(role)} LOGIN PASSWORD '…' first"
+        )
+    if found[0]:
+        raise ValueError(
+            f"role {role!r}: owns the record or may do everything already, and no grant limits it;"
+            " name a role of its own"
+        )
+
+
+def _none(role: str, schema: str) -> list[str]:
+    named, place = _quoted(role), _quoted(schema)
+    return [
+        f"REVOKE ALL ON ALL TABLES IN SCHEMA {place} FROM {named}",
+        f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA {place} FROM {named}",
+        f"ALTER DEFAULT PRIVILEGES IN SCHEMA {place} REVOKE ALL ON TABLES FROM {named}",
+        f"ALTER DEFAULT PRIVILEGES IN SCHEMA {place} REVOKE ALL ON SEQUENCES FROM {named}",
+        f"REVOKE ALL ON SCHEMA {place} FROM {named}",
+        f"GRANT USAGE ON SCHEMA {place} TO {named}",
+    ]
+
+
+def _grant(what: str, names: Sequence[str], schema: str, role: str) -> str:
+    places = ", ".join(f"{_quoted(schema)}.{_quoted(name)}" for name in names)
+    return f"GRANT {what} ON {places} TO {_quoted(role)}"
+
+
+def _later(what: str, schema: str, role: str) -> str:
+    return f"ALTER DEFAULT PRIVILEGES IN SCHEMA {_quoted(schema)} GRANT {what} TO {_quoted(role)}"

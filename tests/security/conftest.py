@@ -1,0 +1,79 @@
+"""Backends with signatures, certificates and passwords, and what all of these tests plant."""
+
+import base64
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oyer.demo.actions import Action
+from oyer.demo.judge_server import JudgeServer
+from oyer.manager import Rollout
+
+
+@pytest.fixture(scope="session")
+def session_judge() -> Iterator[JudgeServer]:
+    """A judge endpoint, shared by a session."""
+    with JudgeServer(Action(text="Final score: 8")) as server:
+        yield server
+
+
+@pytest.fixture
+def judge(session_judge: JudgeServer) -> JudgeServer:
+    """The judge, with an empty log, giving 8."""
+    session_judge.set_plan(Action(text="Final score: 8"))
+    session_judge.reset()
+    return session_judge
+
+
+def rollouts_of(tag: str, n: int = 16) -> list[Rollout]:
+    """Make distinct rollouts in groups of four."""
+    return [
+        Rollout(
+            prompt=f"{tag} question {i // 4}",
+            response=f"{tag} answer {i}",
+            group_id=f"{tag}-{i // 4}",
+            base_score=1.0,
+            response_tokens=100 + i,
+        )
+        for i in range(n)
+    ]
+
+
+def logs_in(folder: Path) -> str:
+    """Everything that a backend's processes wrote."""
+    logs = sorted(folder.glob("*.log"))
+    assert logs
+    return "\n".join(log.read_text(errors="replace") for log in logs)
+
+
+class Marker:
+    """Leaves a folder behind where somebody unpickles it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self._path),))
+
+
+def raw_message(queue: str, task: str, body: bytes, content_type: str) -> str:
+    """Write a message as Celery does, whatever is in it."""
+    tag = str(uuid.uuid4())
+    headers = {"lang": "py", "task": task, "id": tag, "root_id": tag, "retries": 0}
+    headers |= {"timelimit": [None, None], "argsrepr": "", "kwargsrepr": ""}
+    place = {"exchange": queue, "routing_key": queue}
+    properties = {"correlation_id": tag, "delivery_tag": tag, "delivery_mode": 2, "priority": 0}
+    return json.dumps(
+        {
+            "body": base64.b64encode(body).decode(),
+            "content-encoding": "binary",
+            "content-type": content_type,
+            "headers": headers,
+            "properties": {**properties, "delivery_info": place, "body_encoding": "base64"},
+        }
+    )
