@@ -37,6 +37,8 @@ Refusal = Literal["soft", "hard", "expired"]
 @dataclass(eq=False, slots=True)
 class _Waiter:
     amount: int
+    first: bool
+    """Whether it asks for the first sample of a judgement, which the soft mark lets through."""
     granted: bool = False
     answered: bool = False
     """Whether an exchange that spoke of it has ended since it looked."""
@@ -108,22 +110,22 @@ class Purse:
             first: Whether it is the first sample of its judgement.
             deadline: Epoch seconds.
         """
-        waiter = _Waiter(_nano(usd))
+        waiter = _Waiter(_nano(usd), first)
         with self._lock:
-            if not first and self._spent >= self._soft:
+            if self._past_soft_mark(waiter):
                 return "soft"
             if self._take_spare(waiter.amount):
                 return None
             self._books.waiting.append(waiter)
         try:
-            refusal = self._wait(waiter, first, deadline)
+            refusal = self._wait(waiter, deadline)
         finally:
             with self._lock:
                 if not waiter.granted:
                     self._books.waiting.remove(waiter)
         return None if waiter.granted else refusal
 
-    def _wait(self, waiter: _Waiter, first: bool, deadline: float) -> Refusal | None:
+    def _wait(self, waiter: _Waiter, deadline: float) -> Refusal | None:
         while not waiter.granted:
             # One at a time: those that come meanwhile share the next exchange.
             with self._exchanging:
@@ -133,7 +135,7 @@ class Purse:
                 break
             if waiter.answered and self._spent + waiter.amount > self._limit:
                 return "hard"
-            if waiter.answered and not first and self._spent >= self._soft:
+            if waiter.answered and self._past_soft_mark(waiter):
                 return "soft"
             if time.time() + POLL_S >= deadline:
                 return "expired"
@@ -164,6 +166,9 @@ class Purse:
         """Note that what was spent is on record now."""
         with self._lock:
             self._books.unrecorded -= _nano(usd)
+
+    def _past_soft_mark(self, waiter: _Waiter) -> bool:
+        return not waiter.first and self._spent >= self._soft
 
     def _take_spare(self, amount: int) -> bool:
         books = self._books
@@ -216,7 +221,7 @@ class Purse:
         books.spare += reply["spare"] + sum(waiter.amount for waiter in asked[: reply["granted"]])
         for waiter in list(books.waiting):
             waiter.answered = waiter.answered or waiter in asked
-            if self._take_spare(waiter.amount):
+            if not self._past_soft_mark(waiter) and self._take_spare(waiter.amount):
                 waiter.granted = True
                 books.waiting.remove(waiter)
 

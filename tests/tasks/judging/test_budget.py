@@ -64,6 +64,16 @@ def test_past_the_soft_mark_only_first_samples_are_begun(redis_url: str) -> None
     assert reserve(mine, 0.1) is None
 
 
+def test_a_process_new_to_the_run_keeps_to_the_soft_mark_that_others_have_passed(
+    redis_url: str,
+) -> None:
+    other = purse(redis_url, soft_fraction=0.5)
+    assert reserve(other, 0.6) is None
+    other.settle(0.6, 0.6)
+    assert reserve(purse(redis_url, "b", soft_fraction=0.5), 0.1, first=False) == "soft"
+    assert reserve(purse(redis_url, "c", soft_fraction=0.5), 0.1) is None
+
+
 def test_far_from_the_limit_calls_share_one_round_trip(redis_url: str) -> None:
     mine = purse(redis_url)
     with redis.Redis.from_url(redis_url) as client:
