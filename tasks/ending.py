@@ -14,6 +14,7 @@ def end_batch(batch_id: str) -> None:
     if ending is None:
         return
     status, why = ending
+    now = datetime.now(UTC)
 
     def write() -> None:
         with process.engine().begin() as conn:
@@ -21,7 +22,7 @@ def end_batch(batch_id: str) -> None:
                 conn,
                 batch_id,
                 status=status,
-                finished_at=datetime.now(UTC),
+                finished_at=now,
                 counts=history.counts_of(conn, batch_id),
                 usage=history.usage_of(conn, batch_id),
                 ending=why,
