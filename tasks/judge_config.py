@@ -1,7 +1,9 @@
 """The parts of a configuration that say who judges: endpoints, judges, fall-backs."""
 
+import ipaddress
 import json
 import math
+import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -53,10 +55,13 @@ def _depth(value: Any, seen: int = 0) -> int:
 
 
 def names_host(url: str) -> bool:
-    """Whether a URL names a host and port that one can connect to."""
+    """Whether a URL names a host, in ASCII as DNS knows it, and a port that one can connect to."""
     try:
         parts = urlsplit(url)
-        named = bool(parts.hostname) and parts.port != 0
+        host = parts.hostname or ""
+        if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", host):
+            ipaddress.IPv4Address(host)
+        named = bool(host) and host.isascii() and parts.port != 0
     except ValueError:
         return False
     return named and url.isprintable() and " " not in url
@@ -64,7 +69,10 @@ def names_host(url: str) -> bool:
 
 def _with_host(url: str) -> str:
     if not names_host(url):
-        raise ValueError("names no host and port that can be called, as in http://host:8000/v1")
+        raise ValueError(
+            "names no host and port that can be called, as in http://host:8000/v1; letters beyond"
+            " ASCII are written as xn--…"
+        )
     return url
 
 

@@ -78,6 +78,8 @@ class LengthPart:
     def from_wire(cls, wire: Mapping[str, Any]) -> "LengthPart":
         """Read what `to_wire` gave."""
         kept = wire["kept"]
+        if kept is not None and not isinstance(kept, list):
+            raise TypeError("kept is no list")
         return cls(
             kept=None if kept is None else np.array(kept, dtype=bool),
             **{kind: {n: unpacked64(a) for n, a in wire[kind].items()} for kind in _ARRAYS},

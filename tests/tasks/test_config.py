@@ -60,6 +60,11 @@ def with_endpoint(**keys: Any) -> dict[str, Any]:
             with_judge(rubric="Rate it.\nNow."),
             "judges[0].rubric: rubric: has no place for the resp",
         ),
+        (with_endpoint(base_url="http://¡/v1"), "endpoints.e.base_url: names no host and port"),
+        (
+            with_endpoint(base_url="http://999.1.1.1"),
+            "endpoints.e.base_url: names no host and port",
+        ),
         (with_judge(rubric="/no/such.md"), "judges[0].rubric: rubric: there is no file"),
         ({**with_judge(), "endpoints": {"x": ENDPOINT}}, "judges[0].endpoint: 'e' is not in"),
         (with_endpoint(api_key_env="sk-123"), "endpoints.e.api_key_env: is the *name*"),

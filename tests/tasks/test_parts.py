@@ -76,6 +76,7 @@ def test_without_parts_there_is_nothing() -> None:
         {**judge_part(0).to_wire(), "confidence": 1},
         {"part": "length", "added": {}},
         {"part": "length", "added": {"x": "AAA"}, "multiplied": {}},
+        {**LENGTH.to_wire(), "kept": False},
         "text",
     ],
     ids=str,
