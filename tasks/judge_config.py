@@ -54,14 +54,18 @@ def _depth(value: Any, seen: int = 0) -> int:
     return max((_depth(item, seen + 1) for item in inner), default=seen + 1)
 
 
+_NAME = re.compile(r"(?![0-9]+(\.[0-9]+){3}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
+"""A host name as DNS knows it; four numbers are an address, or nothing."""
+
+
 def names_host(url: str) -> bool:
     """Whether a URL names a host, in ASCII as DNS knows it, and a port that one can connect to."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
-        if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", host):
-            ipaddress.IPv4Address(host)
-        named = bool(host) and host.isascii() and parts.port != 0
+        if not _NAME.fullmatch(host):
+            ipaddress.ip_address(host)
+        named = parts.port != 0
     except ValueError:
         return False
     return named and url.isprintable() and " " not in url

@@ -60,6 +60,7 @@ def with_endpoint(**keys: Any) -> dict[str, Any]:
             with_judge(rubric="Rate it.\nNow."),
             "judges[0].rubric: rubric: has no place for the resp",
         ),
+        (with_endpoint(base_url="http://%"), "endpoints.e.base_url: names no host and port"),
         (with_endpoint(base_url="http://¡/v1"), "endpoints.e.base_url: names no host and port"),
         (
             with_endpoint(base_url="http://999.1.1.1"),

@@ -6,6 +6,7 @@ import pytest
 
 from oyer.tasks.config import plan_of
 from oyer.tasks.errors import InvalidConfig
+from oyer.tasks.judge_config import names_host
 from oyer.tasks.settings import validate
 
 ENDPOINTS = {
@@ -67,3 +68,10 @@ def test_a_normalized_judge_counts_from_zero_to_one() -> None:
     judge = validate(config({"scale": (2, 12), "normalize": True})).judges[0]
     assert judge.counted_scale == (0, 1)
     assert [judge.counted(score) for score in (2, 7, 12)] == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    "host", ["judge", "a_b.example.com.", "10.0.0.7:8000", "[::1]:80", "u:p@h"]
+)
+def test_hosts_are_names_or_addresses(host: str) -> None:
+    assert names_host(f"https://{host}/v1")
