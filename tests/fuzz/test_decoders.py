@@ -101,9 +101,9 @@ def test_parts_are_composed_or_refused(parts: list[Any]) -> None:
     manifest = SUBMITTED.manifest
 
     def read() -> None:
-        judges, length = read_parts(parts)
-        check_parts(manifest, judges, length)
-        verdicts = verdicts_of(judges, read_plan(manifest).judges)
+        arrived = read_parts(parts)
+        check_parts(manifest, arrived.judges, arrived.length)
+        verdicts = verdicts_of(arrived.judges, read_plan(manifest).judges)
         assert len(verdicts["q"].scores) == len(verdicts["q"].statuses) == 3
 
     refused(read, BatchFailed)
