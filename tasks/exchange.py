@@ -171,10 +171,11 @@ class Exchange:
         return bool(self._redis.exists(batch_key(batch_id, "cancelled")))
 
     def discard(self, manifest: Manifest) -> None:
-        """Drop the payloads of a batch that has ended; its progress stays readable for a while."""
+        """Drop the payloads of a batch that has ended; how it went stays readable for a while."""
         pipe = self._redis.pipeline(transaction=False)
         pipe.unlink(*_keys(manifest))
-        pipe.expire(batch_key(manifest.batch_id, "progress"), min(ENDED_S, self._expires_s))
+        for part in ("progress", "ended"):
+            pipe.expire(batch_key(manifest.batch_id, part), min(ENDED_S, self._expires_s))
         self._backlog.leave(manifest.batch_id, pipe)
         pipe.execute()
 

@@ -134,6 +134,11 @@ def check_parts(
     late = missing_chunks(manifest, parts)
     if late:
         raise BatchFailed(f"batch {manifest.batch_id}: chunks {late[:10]} did not arrive")
+    if len(parts) > len(manifest.chunks):
+        raise MessageRefused(
+            f"batch {manifest.batch_id} has {len(manifest.chunks)} chunks, and verdicts of others"
+            f" came as well: {sorted(parts)[:10]}; run the same release of Oyer on all workers"
+        )
     judges = [judge["name"] for judge in manifest.plan["judges"]]
     for k, (_, count) in enumerate(manifest.chunks):
         scores, statuses = parts[k].scores, parts[k].statuses

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from oyer.tasks.errors import MessageRefused
-from oyer.tasks.parts import Arrived, JudgePart, LengthPart, read_parts
+from oyer.tasks.parts import Arrived, JudgePart, LengthPart, check_parts, read_parts
+from oyer.tasks.payloads import Manifest
 
 
 def judge_part(chunk: int, score: float | None = 8.0) -> JudgePart:
@@ -84,3 +85,18 @@ def test_without_parts_there_is_nothing() -> None:
 def test_a_part_of_another_version_is_refused_with_the_fix(part: Any) -> None:
     with pytest.raises(MessageRefused, match=r"run the same release of Oyer on all workers"):
         read_parts([part])
+
+
+def test_verdicts_of_a_chunk_that_the_batch_has_not_are_refused() -> None:
+    manifest = Manifest(
+        batch_id="b",
+        run="r",
+        step=None,
+        submitted_at=1.0,
+        deadline=2.0,
+        plan={"judges": [{"name": "q"}]},
+        chunks=[(0, 1)],
+    )
+    check_parts(manifest, {0: judge_part(0)})
+    with pytest.raises(MessageRefused, match=r"has 1 chunks, and verdicts of others .* \[0, 1\]"):
+        check_parts(manifest, {0: judge_part(0), 1: judge_part(1)})
