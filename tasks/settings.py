@@ -6,12 +6,12 @@ overrides a key, e.g. `OYER_BROKER__URL` or `OYER_ENDPOINTS__DEEPSEEK__TIMEOUT_S
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidConfig
@@ -59,10 +59,30 @@ def validate(raw: object, *, source: str = "configuration", folder: Path = Path(
     Raises:
         InvalidConfig: names every wrong key with what is expected there.
     """
+    _refuse_streams(raw, source)
     try:
         return RewardConfig.model_validate(raw, context={"folder": folder})
     except ValidationError as error:
         raise InvalidConfig(f"{source}: {explain(error)}") from error
+
+
+def _refuse_streams(raw: object, source: str) -> None:
+    """Refuse what is no list but can be gone through: pydantic would, for as long as it lasts."""
+    left, seen = [("", raw)], set()
+    while left:
+        where, value = left.pop()
+        if id(value) in seen or isinstance(value, (str, bytes, set, frozenset, BaseModel)):
+            continue
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            left += [
+                (f"{where}.{key}" if isinstance(key, str) else where, value[key]) for key in value
+            ]
+        elif isinstance(value, (list, tuple)):
+            left += [(f"{where}[{i}]", item) for i, item in enumerate(value)]
+        elif isinstance(value, Iterable):
+            place = where.lstrip(".")[:200] or "configuration"
+            raise InvalidConfig(f"{source}: {place}: is a {type(value).__name__}; give a list")
 
 
 def explain(error: ValidationError) -> str:

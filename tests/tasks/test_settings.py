@@ -1,5 +1,6 @@
 """One file, then the environment over it; every refusal names the file, the key and the fix."""
 
+import itertools
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidConfig
-from oyer.tasks.settings import CONFIG_VARIABLE, load_config, overridden
+from oyer.tasks.settings import CONFIG_VARIABLE, load_config, overridden, validate
 
 YAML = """
 endpoints:
@@ -190,3 +191,9 @@ def test_a_wrong_variable_is_refused_by_name(
 @pytest.mark.parametrize("variable", ["OYER_HOME", "OYER_CONFIGURATION__X", "BROKER__URL"])
 def test_a_variable_of_somebody_else_is_left_alone(tmp_path: Path, variable: str) -> None:
     assert loaded(tmp_path, YAML, **{variable: "[1"}) == loaded(tmp_path)
+
+
+@pytest.mark.parametrize("endless", [range(2**40), itertools.count()], ids=["range", "count"])
+def test_what_is_gone_through_without_end_is_refused_by_key(endless: Any) -> None:
+    with pytest.raises(InvalidConfig, match=r"judges\[0\]\.scale: is a (range|count); give a list"):
+        validate({"judges": [{"name": "q", "scale": endless}]})
