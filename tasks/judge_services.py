@@ -57,7 +57,7 @@ def cache() -> ReplyCache:
 @once
 def flight() -> SingleFlight:
     """Return the claims on requests that are being paid for."""
-    return SingleFlight(_redis(), process.worker_name(), before_giving_up=cache().flush)
+    return SingleFlight(_redis(), process.worker_name())
 
 
 @once

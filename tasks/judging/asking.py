@@ -1,6 +1,8 @@
 """Asks a judge for one verdict: in JSON or in words, once more where the verdict line is missing.
 
-Nothing here raises for what an endpoint does; each way to end is an `Answer`.
+- Nothing here raises for what an endpoint does; each way to end is an `Answer`.
+- A reply is kept before its permit is given back, so that a worker's death costs no more calls than
+  may be in flight.
 """
 
 import random
@@ -23,6 +25,9 @@ from oyer.tasks.statuses import Status
 
 _RANDOM = random.Random()
 
+Keep = Callable[[Reply, Reading], None]
+"""Takes a reply in that holds a score."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asker:
@@ -37,11 +42,17 @@ class Asker:
     purse: Purse | None = None
     """What the run may still spend; None where it has no budget."""
 
-    def ask(self, job: Job, ours: Callable[[], bool] = lambda: True) -> Answer:
+    def ask(
+        self,
+        job: Job,
+        ours: Callable[[], bool] = lambda: True,
+        keep: Keep = lambda reply, reading: None,
+    ) -> Answer:
         """Reach an answer to a job's request.
 
         Args:
             ours: looked at before each call; once false, the error is `gate.TAKEN_OVER`.
+            keep: called with the reply that holds the score, while it still counts as in flight.
         """
         assert job.request is not None
         judge = job.judge
@@ -54,11 +65,12 @@ class Asker:
                 f"endpoint {judge.endpoint!r} has no price for {judge.model!r} on this worker, so"
                 " that its calls cannot be kept within the budget; add it under `prices`",
             )
-        answer = self._attempt(endpoint, job, job.request, ours)
+        call = _Call(self, endpoint, job, ours, keep)
+        answer = call.make(job.request)
         for _ in range(judge.reasks):
             if answer.reading is None or answer.reading.status is not Status.UNPARSEABLE:
                 break
-            again = self._attempt(endpoint, job, reask(job.request, answer.text or "", judge), ours)
+            again = call.make(reask(job.request, answer.text or "", judge))
             # A re-ask that failed leaves the reply that was there, unread as it is.
             answer = replace(
                 again if again.reading is not None else answer,
@@ -68,40 +80,52 @@ class Asker:
             )
         return answer
 
-    def _attempt(
-        self, endpoint: Endpoint, job: Job, request: ChatRequest, ours: Callable[[], bool]
-    ) -> Answer:
+
+@dataclass
+class _Call:
+    """The requests that one job may take."""
+
+    asker: Asker
+    endpoint: Endpoint
+    job: Job
+    ours: Callable[[], bool]
+    keep: Keep
+    reading: Reading | None = None
+    """Of the last reply."""
+
+    def make(self, request: ChatRequest) -> Answer:
         """Call once as configured, and once more in words where JSON is refused."""
-        if request.model in endpoint.unstructured:
+        if request.model in self.endpoint.unstructured:
             request = replace(request, response_format=None)
-        outcome = self._call(endpoint, job, request, ours)
+        outcome = self._call(request)
         if outcome.failure is not None and outcome.failure.structured_refused:
-            endpoint.unstructured.add(request.model)
-            in_words = self._call(endpoint, job, replace(request, response_format=None), ours)
+            self.endpoint.unstructured.add(request.model)
+            in_words = self._call(replace(request, response_format=None))
             outcome = replace(
                 in_words, attempts=joined_attempts(outcome.attempts, in_words.attempts)
             )
-        return _read(outcome, job.judge)
+        return _answer(outcome, self.reading, self.job.judge)
 
-    def _call(
-        self, endpoint: Endpoint, job: Job, request: ChatRequest, ours: Callable[[], bool]
-    ) -> Outcome:
+    def _call(self, request: ChatRequest) -> Outcome:
+        self.reading = None
+        config = self.endpoint.config
         gate = Gate(
-            endpoint=endpoint,
+            endpoint=self.endpoint,
             request=request,
-            first=job.sample == 0,
-            cancelled=self.cancelled,
-            ours=ours,
-            purse=self.purse,
-            price=endpoint.config.prices.get(request.model),
+            first=self.job.sample == 0,
+            cancelled=self.asker.cancelled,
+            ours=self.ours,
+            arrived=self._arrived,
+            purse=self.asker.purse,
+            price=config.prices.get(request.model),
         )
         outcome = call(
             gate,
             request,
             permits=gate,
-            deadline=self.deadline,
-            timeout_s=endpoint.config.timeout_s,
-            max_attempts=endpoint.config.max_attempts,
+            deadline=self.asker.deadline,
+            timeout_s=config.timeout_s,
+            max_attempts=config.max_attempts,
             clock=time.time,
             sleep=time.sleep,
             rng=_RANDOM,
@@ -110,6 +134,11 @@ class Asker:
             return outcome
         status, reason = gate.refusal
         return replace(outcome, status=status, failure=None, stop_reason=reason)
+
+    def _arrived(self, reply: Reply) -> None:
+        self.reading = _reading(reply, self.job.judge)
+        if self.reading.status is Status.SCORED:
+            self.keep(reply, self.reading)
 
 
 def no_answer(status: Status, error: str) -> Answer:
@@ -127,11 +156,11 @@ def joined_attempts(
     )
 
 
-def _read(outcome: Outcome, judge: JudgeConfig) -> Answer:
+def _answer(outcome: Outcome, reading: Reading | None, judge: JudgeConfig) -> Answer:
     attempts = outcome.attempts
     started_at = attempts[0].started_at if attempts else None
     now = datetime.now(UTC)
-    if outcome.reply is None:
+    if outcome.reply is None or reading is None:
         return Answer(
             source="called" if attempts else "none",
             status=outcome.status,
@@ -140,7 +169,6 @@ def _read(outcome: Outcome, judge: JudgeConfig) -> Answer:
             started_at=started_at,
             finished_at=now,
         )
-    reading = _reading(outcome.reply, judge)
     return Answer(
         source="called",
         status=reading.status,

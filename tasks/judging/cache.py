@@ -138,12 +138,12 @@ class ReplyCache:
             self._outage.end()
         return found
 
-    def put(self, key: str, reply: CachedReply) -> None:
-        """Keep a reply, from the next `flush` on."""
-        self._unsent[reply_key(key)] = pack(_REPLY.dump_json(reply))
+    def keep(self, key: str, reply: CachedReply) -> None:
+        """Keep a reply; one that cannot be sent is not kept.
 
-    def flush(self) -> None:
-        """Send what was put, in one round trip; a reply that cannot be sent is not kept."""
+        Replies that come while others are being sent share the next round trip.
+        """
+        self._unsent[reply_key(key)] = pack(_REPLY.dump_json(reply))
         with self._sending:
             unsent, self._unsent = self._unsent, {}
             if not unsent:
@@ -157,13 +157,10 @@ class ReplyCache:
         """Let replies go soon: they are on record now, and read from there."""
         if not keys:
             return
-        # One that was put a moment ago is to be there first, or it would stay.
-        self.flush()
-        with self._sending:
-            pipe = self._redis.pipeline(transaction=False)
-            for key in keys:
-                pipe.pexpire(reply_key(key), min(FADE_MS, self._ttl_ms))
-            self._send(pipe)
+        pipe = self._redis.pipeline(transaction=False)
+        for key in keys:
+            pipe.pexpire(reply_key(key), min(FADE_MS, self._ttl_ms))
+        self._send(pipe)
 
     def _send(self, pipe: Pipeline) -> None:
         try:

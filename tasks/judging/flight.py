@@ -11,7 +11,7 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -44,20 +44,12 @@ class SingleFlight:
         redis: Client made by `shared.connect`.
         owner: Unique among all processes of all hosts.
         lease_s: A dead owner's requests are free after this long.
-        before_giving_up: Sends the replies of the requests that are given up next.
     """
 
-    def __init__(
-        self,
-        redis: Redis,
-        owner: str,
-        lease_s: float = 15.0,
-        before_giving_up: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, redis: Redis, owner: str, lease_s: float = 15.0) -> None:
         self._redis = redis
         self._owner = owner
         self._lease_s = lease_s
-        self._before_giving_up = before_giving_up
         self._claim = load_script(redis, "claim")
         self._renew = load_script(redis, "renew")
         self._drop = load_script(redis, "drop")
@@ -205,7 +197,6 @@ class SingleFlight:
         with self._lock:
             dropped = list(self._dropped)
         if dropped:
-            self._before_giving_up()
             self._drop(keys=[_lease_key(key) for key in dropped], args=[self._owner])
             with self._lock:
                 self._dropped.difference_update(dropped)

@@ -60,6 +60,8 @@ class Gate:
     cancelled: Callable[[], bool]
     ours: Callable[[], bool]
     """Whether the request is still this worker's to pay for."""
+    arrived: Callable[[Reply], None]
+    """Takes a reply in before its permit is given back."""
     purse: Purse | None
     price: Price | None
     refusal: tuple[Status, str] | None = None
@@ -85,8 +87,10 @@ class Gate:
 
     def complete(self, request: ChatRequest, *, timeout_s: float) -> Reply | Failure:
         """Make one request; `attempts.Client`."""
-        self._result = self.endpoint.client.complete(request, timeout_s=timeout_s)
-        return self._result
+        result = self._result = self.endpoint.client.complete(request, timeout_s=timeout_s)
+        if isinstance(result, Reply):
+            self.arrived(result)
+        return result
 
     def release(self, permit: object, **report: Any) -> None:
         """Give the permit back, and settle what the attempt cost."""

@@ -15,6 +15,7 @@ from oyer.tasks.config import JudgeConfig
 from oyer.tasks.judging.asking import Asker, joined_attempts, no_answer
 from oyer.tasks.judging.attempts import AttemptRecord
 from oyer.tasks.judging.cache import CachedReply
+from oyer.tasks.judging.calls import Reply
 from oyer.tasks.judging.gate import TAKEN_OVER
 from oyer.tasks.judging.jobs import Job
 from oyer.tasks.judging.judged import LOGPROBS, Answer, Source
@@ -31,8 +32,8 @@ class Cache(Protocol):
     def get_many(self, keys: Sequence[str]) -> dict[str, CachedReply]:
         """Return the replies there are."""
 
-    def put(self, key: str, reply: CachedReply) -> None:
-        """Keep a reply."""
+    def keep(self, key: str, reply: CachedReply) -> None:
+        """Keep a reply; it is there when this returns."""
 
     def fade(self, keys: Sequence[str]) -> None:
         """Let replies go soon."""
@@ -117,10 +118,11 @@ class Resolver:
 
     def _asked(self, job: Job, shared: str) -> Answer:
         try:
-            answer = self.asker.ask(job, lambda: self.flight.ours(shared))
-            if answer.reading is not None and answer.reading.status is Status.SCORED:
-                self.cache.put(shared, _to_keep(answer))
-            return answer
+            return self.asker.ask(
+                job,
+                ours=lambda: self.flight.ours(shared),
+                keep=lambda reply, reading: self.cache.keep(shared, _to_keep(reply, reading, job)),
+            )
         finally:
             self.flight.done(shared)
 
@@ -162,17 +164,15 @@ def _read_again(text: str, judge: JudgeConfig, expected: float | None) -> Readin
     return replace(reading, score=expected, layer=LOGPROBS)
 
 
-def _to_keep(answer: Answer) -> CachedReply:
-    reading = answer.reading
-    expected = reading.score if reading is not None and reading.layer == LOGPROBS else None
+def _to_keep(reply: Reply, reading: Reading, job: Job) -> CachedReply:
     return CachedReply(
-        text=answer.text or "",
+        text=reply.text,
         finish_reason="stop",
-        model=answer.model or "",
+        model=reply.model or job.judge.model,
         usage={
-            "prompt_tokens": answer.prompt_tokens,
-            "completion_tokens": answer.completion_tokens,
+            "prompt_tokens": reply.prompt_tokens,
+            "completion_tokens": reply.completion_tokens,
         },
         at_s=time.time(),
-        expected_score=expected,
+        expected_score=reading.score if reading.layer == LOGPROBS else None,
     )

@@ -172,10 +172,6 @@ class Backend:
         self.judge.set_plan({})
         self.judge.release()
 
-    def replies_kept(self) -> int:
-        """Count the judge's replies that a call would find instead of being made again."""
-        return sum(1 for _ in self.redis.client.scan_iter("oyer:reply:*", count=1000))
-
     def check(self, batch: RewardBatch, expected: RewardBatch, *, calls: range) -> None:
         """Assert that a disturbed batch ended like the undisturbed one and left nothing behind.
 

@@ -56,14 +56,19 @@ class ScriptedClient:
         return self.results.pop(0)
 
 
+@dataclass
 class Unlimited:
-    """Permits for everybody."""
+    """Permits for everybody; notes which replies were kept when one came back."""
+
+    cache: "MemoryCache"
+    kept_at_release: list[list[str]] = field(default_factory=list)
 
     def acquire(self, estimated_tokens: int, deadline: float) -> str:
         return "permit"
 
     def release(self, permit: object, **report: Any) -> None:
         """Take it back."""
+        self.kept_at_release.append([reply.text for reply in self.cache.replies.values()])
 
 
 @dataclass
@@ -75,7 +80,7 @@ class MemoryCache:
     def get_many(self, keys: Sequence[str]) -> dict[str, CachedReply]:
         return {key: self.replies[key] for key in keys if key in self.replies}
 
-    def put(self, key: str, reply: CachedReply) -> None:
+    def keep(self, key: str, reply: CachedReply) -> None:
         self.replies[key] = reply
 
 
@@ -105,7 +110,7 @@ class MemoryFlight:
     def wait(self, key: str, deadline: float) -> str:
         end = self.ends.pop(0)
         if isinstance(end, CachedReply):
-            self.cache.put(key, end)
+            self.cache.keep(key, end)
             return "done"
         self.held.discard(key)
         return end
@@ -117,6 +122,7 @@ class Bench:
     def __init__(self, *results: Reply | Failure, scope: str = "", **judge: Any) -> None:
         self.client = ScriptedClient(list(results))
         self.cache = MemoryCache()
+        self.permits = Unlimited(self.cache)
         self.flight = MemoryFlight(self.cache)
         self.recorded: dict[str, StoredJudgement] = {}
         self.looked_up: list[Sequence[str]] = []
@@ -128,7 +134,7 @@ class Bench:
 
     def resolver_with(self, cache: Cache, flight: Flight, scope: str = "") -> Resolver:
         config = EndpointConfig.model_validate({"base_url": "http://h/v1", "max_attempts": 1})
-        endpoint = Endpoint(config=config, client=self.client, permits=Unlimited())
+        endpoint = Endpoint(config=config, client=self.client, permits=self.permits)
         asker = Asker(
             endpoints={"e": endpoint},
             problems={"gone": "endpoint 'gone' is not in the configuration of this worker"},

@@ -114,8 +114,7 @@ def test_what_is_no_json_has_no_key(value: Any) -> None:
 
 def test_a_reply_comes_back_as_it_was_kept(client: Redis) -> None:
     cache, reply = ReplyCache(client, ttl_s=60), CachedReply(**REPLY)
-    cache.put("k", reply)
-    cache.flush()
+    cache.keep("k", reply)
     assert cache.get_many(["none", "k"]) == {"k": reply}
     assert 0 < client.pttl(reply_key("k")) <= 60_000
     assert cache.get_many([]) == {}
@@ -143,8 +142,7 @@ def test_an_incomplete_reply_cannot_be_kept(changed: dict[str, Any]) -> None:
 )
 def test_what_cannot_be_read_is_a_miss_and_is_deleted(client: Redis, blob: bytes) -> None:
     cache = ReplyCache(client, ttl_s=60)
-    cache.put("good", CachedReply(**REPLY))
-    cache.flush()
+    cache.keep("good", CachedReply(**REPLY))
     client.set(reply_key("bad"), blob)
     assert cache.get_many(["bad", "good"]).keys() == {"good"}
     assert not client.exists(reply_key("bad"))
@@ -156,7 +154,6 @@ def test_without_redis_everything_is_a_miss_and_logged_once(
     with connect(f"redis://127.0.0.1:{services.free_port()}/0") as nowhere:
         cache = ReplyCache(nowhere, ttl_s=60)
         for _ in range(3):
-            cache.put("k", CachedReply(**REPLY))
-            cache.flush()
+            cache.keep("k", CachedReply(**REPLY))
             assert cache.get_many(["k"]) == {}
     assert caplog.text.count("Redis cannot be reached") == 1

@@ -43,9 +43,8 @@ def judge(key):
         if flight.claim([key])[key]:
             redis.incr("paid:" + key)
             time.sleep(0.2)
-            cache.put(key, CachedReply(text=owner, finish_reason="stop", model="m", usage={},
+            cache.keep(key, CachedReply(text=owner, finish_reason="stop", model="m", usage={},
                                        at_s=0.0))
-            cache.flush()
             flight.done(key)
         elif flight.wait(key, time.time() + 30) == "expired":
             return None
@@ -62,8 +61,7 @@ with ThreadPoolExecutor(40) as pool:
 def keep(client: Redis, key: str) -> None:
     """Cache a reply at once."""
     cache = ReplyCache(client, 60)
-    cache.put(key, REPLY)
-    cache.flush()
+    cache.keep(key, REPLY)
 
 
 @pytest.fixture

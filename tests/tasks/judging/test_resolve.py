@@ -16,7 +16,7 @@ from tests.tasks.judging.resolve_bench import FAILURE, NO_JSON, REPLY, Bench, ke
 
 def test_a_cached_reply_is_read_anew_and_nothing_is_called() -> None:
     bench = Bench()
-    bench.cache.put(bench.key, kept("Final score: 6"))
+    bench.cache.keep(bench.key, kept("Final score: 6"))
     [answer] = bench.resolver.known([bench.job]).values()
     assert (answer.source, answer.status, answer.model) == ("cache", Status.SCORED, "m-kept")
     assert answer.reading is not None
@@ -30,7 +30,7 @@ def test_what_the_cache_lacks_is_looked_up_on_record_in_one_go() -> None:
     first, second, third = bench.jobs("1", "2", "3")
     assert first.key is not None
     assert second.key is not None
-    bench.cache.put(first.key, kept())
+    bench.cache.keep(first.key, kept())
     bench.recorded[second.key] = stored()
     known = bench.resolver.known([first, second, third])
     assert {key: answer.source for key, answer in known.items()} == {
@@ -46,7 +46,7 @@ def test_what_todays_parser_cannot_read_is_no_answer(text: str | None) -> None:
     bench = Bench()
     bench.recorded[bench.key] = stored(reply=text)
     if text:
-        bench.cache.put(bench.key, kept(text))
+        bench.cache.keep(bench.key, kept(text))
     assert bench.resolver.known([bench.job]) == {}
 
 
@@ -54,6 +54,13 @@ def test_a_chunk_without_requests_looks_nothing_up() -> None:
     bench = Bench()
     assert bench.resolver.known(bench.jobs("", " ")) == {}
     assert bench.looked_up == []
+
+
+def test_a_reply_is_kept_before_its_permit_is_given_back() -> None:
+    """Else a worker that is killed in between costs more calls than may be in flight."""
+    bench = Bench(reply("I like it."), REPLY, reasks=1)
+    bench.claimed()
+    assert bench.permits.kept_at_release == [[], [REPLY.text]]
 
 
 def test_a_claimed_request_is_called_for_kept_and_given_up() -> None:
@@ -195,14 +202,12 @@ def test_a_kept_reply_that_cannot_be_read_is_no_trap_in_redis_either(redis_url: 
     bench = Bench(REPLY)
     client: redis.Redis = connect(redis_url)
     cache, flight = ReplyCache(client, 60), SingleFlight(client, "owner")
-    cache.put(bench.key, kept("Final score: 42"))
-    cache.flush()
+    cache.keep(bench.key, kept("Final score: 42"))
     resolver = bench.resolver_with(cache, flight)
     assert resolver.known([bench.job]) == {}
     assert resolver.claim([bench.key]) == {bench.key: False}
     answer = resolver.answer(bench.job, claimed=False)
     assert (answer.source, answer.status) == ("called", Status.SCORED)
-    cache.flush()
     assert cache.get_many([bench.key])[bench.key].text == REPLY.text
     flight.close()
     client.close()
