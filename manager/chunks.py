@@ -13,6 +13,9 @@ MAX_CHUNK_ROLLOUTS = 64
 MAX_CHUNK_BYTES = 512 * 1024
 """Text of one judge task at most, unless a single rollout is larger."""
 
+MAX_GROUP_ROLLOUTS, MAX_GROUP_BYTES = 8 * MAX_CHUNK_ROLLOUTS, 32 * MAX_CHUNK_BYTES
+"""Largest group that is still one judge task where a fall-back needs it whole: 512 rollouts, 16 MiB."""
+
 _MIN_CHUNK_ROLLOUTS = 4
 
 _CHUNKS_IN_FLIGHT = 16
@@ -34,8 +37,8 @@ def chunk_sizes(
 
     Args:
         sizes_bytes: `[N]` bytes of text per rollout.
-        group_ids: `[N]`; consecutive rollouts of a group stay together where a chunk can hold
-            them. None cuts anywhere.
+        group_ids: `[N]`; consecutive rollouts of a group stay together, unless they are more than
+            a judge task can be. None cuts anywhere.
         in_flight: calls that the endpoints allow at once.
         calls: made for one rollout, over all judges and samples.
 
@@ -61,11 +64,11 @@ def chunk_sizes(
 def _units(
     sizes_bytes: Sequence[int], group_ids: Sequence[str | int | None] | None
 ) -> Iterator[list[int]]:
-    """Yield the sizes of what is not to be cut: groups that fit into a chunk, else rollouts."""
+    """Yield the sizes of what is not to be cut: groups that one task can judge, else rollouts."""
     rows = zip(group_ids or range(len(sizes_bytes)), sizes_bytes, strict=True)
     for group_id, members in groupby(rows, key=itemgetter(0)):
         unit = [size for _, size in members]
-        if group_id is None or len(unit) > MAX_CHUNK_ROLLOUTS or sum(unit) > MAX_CHUNK_BYTES:
+        if group_id is None or len(unit) > MAX_GROUP_ROLLOUTS or sum(unit) > MAX_GROUP_BYTES:
             yield from ([size] for size in unit)
         else:
             yield unit

@@ -202,7 +202,7 @@ class JudgeConfig(Section):
     expected_score: bool = False
     """Score by the mean over the scores that the judge might have written, from its logprobs."""
     fallback: Fallback | None = None
-    """Judges a whole group anew if the judge fails on a part of it."""
+    """Judges a whole group anew if the judge fails on a part of it; submit groups in one piece."""
     extra_body: Body = Field(default_factory=dict)
     """Further fields of the request's body, e.g. `{top_p: 0.9}`."""
     empty_score: float | None = Field(default=None, allow_inf_nan=False)

@@ -1,6 +1,7 @@
 """Panels, fall-backs and budgets, in whole batches and on record."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,28 @@ def test_a_group_over_several_chunks_has_no_fall_back_and_its_row_says_so(
 ) -> None:
     judge.set_plan(lambda arrival: named("not_found") if arrival.model == "m" else Action(text=SIX))
     manager = before(fallback={"endpoint": "other", "model": "spare"})
-    rollouts = rollouts_of("split", 72, group_id="one large group")
-    batch = manager.submit(rollouts).result(timeout_s=60)
+    rollouts = rollouts_of("split", 72)
+    scattered = [replace(rollout, group_id=i % 2) for i, rollout in enumerate(rollouts)]
+    batch = manager.submit(scattered).result(timeout_s=60)
     assert batch.statuses == ["rejected"] * 72
     rows = read(manager, "SELECT error FROM judgements WHERE batch_id = :id", id=batch.id)
     assert len(rows) == 72
     assert all("no fall-back" in row["error"] for row in rows)
+
+
+def test_a_group_larger_than_a_chunk_falls_back_as_a_whole(
+    before: Before, judge: JudgeServer
+) -> None:
+    def plan(arrival: Arrival) -> Action:
+        if arrival.model == "spare":
+            return Action(text="Final score: 9")
+        return named("not_found") if number_in(arrival) == 5 else Action(text=SIX)
+
+    judge.set_plan(plan)
+    manager = before(fallback={"endpoint": "other", "model": "spare"})
+    rollouts = rollouts_of("large", 100, group_id="one large group")
+    batch = manager.submit(rollouts).result(timeout_s=60)
+    assert batch.judge_scores.tolist() == [9.0] * 100
 
 
 def test_a_run_stops_at_its_budget_over_batches_and_workers(

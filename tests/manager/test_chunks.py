@@ -3,12 +3,15 @@
 import json
 from itertools import accumulate
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from oyer.manager.chunks import (
     MAX_CHUNK_BYTES,
     MAX_CHUNK_ROLLOUTS,
+    MAX_GROUP_BYTES,
+    MAX_GROUP_ROLLOUTS,
     bytes_of,
     chunk_sizes,
     split_groups,
@@ -80,9 +83,24 @@ def test_a_group_stays_in_one_chunk_where_it_fits() -> None:
     assert split_groups(group_ids, spans) == []
 
 
-def test_a_group_larger_than_a_chunk_is_split_and_named() -> None:
-    group_ids = ["small", *["large"] * (MAX_CHUNK_ROLLOUTS + 1), None, None]
-    counts = chunk_sizes([10] * len(group_ids), in_flight=64, calls=1, group_ids=group_ids)
+@pytest.mark.parametrize(
+    ("size", "bytes_each"),
+    [(MAX_GROUP_ROLLOUTS, 10), (16, MAX_GROUP_BYTES // 16), (1, 2 * MAX_GROUP_BYTES)],
+)
+def test_a_group_larger_than_a_chunk_is_a_chunk_of_its_own(size: int, bytes_each: int) -> None:
+    group_ids = ["small", *["large"] * size, None, None]
+    sizes = [10, *[bytes_each] * size, 10, 10]
+    counts = chunk_sizes(sizes, in_flight=64, calls=1, group_ids=group_ids)
+    assert counts == [1, size, 2]
+
+
+@pytest.mark.parametrize(
+    ("size", "bytes_each"), [(MAX_GROUP_ROLLOUTS + 1, 10), (16, MAX_GROUP_BYTES // 15)]
+)
+def test_a_group_that_no_task_can_judge_is_split_and_named(size: int, bytes_each: int) -> None:
+    group_ids = ["small", *["large"] * size, None, None]
+    sizes = [10, *[bytes_each] * size, 10, 10]
+    counts = chunk_sizes(sizes, in_flight=64, calls=1, group_ids=group_ids)
     assert max(counts) <= MAX_CHUNK_ROLLOUTS
     spans = list(zip(accumulate(counts, initial=0), counts, strict=False))
     assert split_groups(group_ids, spans) == ["large"]
