@@ -65,12 +65,12 @@ class Asker:
                 f"endpoint {judge.endpoint!r} has no price for {judge.model!r} on this worker, so"
                 " that its calls cannot be kept within the budget; add it under `prices`",
             )
-        call = _Call(self, endpoint, job, ours, keep)
-        answer = call.make(job.request)
+        calls = _Calls(self, endpoint, job, ours, keep)
+        answer = calls.make(job.request)
         for _ in range(judge.reasks):
             if answer.reading is None or answer.reading.status is not Status.UNPARSEABLE:
                 break
-            again = call.make(reask(job.request, answer.text or "", judge))
+            again = calls.make(reask(job.request, answer.text or "", judge))
             # A re-ask that failed leaves the reply that was there, unread as it is.
             answer = replace(
                 again if again.reading is not None else answer,
@@ -82,8 +82,8 @@ class Asker:
 
 
 @dataclass
-class _Call:
-    """The requests that one job may take."""
+class _Calls:
+    """The calls that one job may take."""
 
     asker: Asker
     endpoint: Endpoint
