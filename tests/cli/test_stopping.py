@@ -1,0 +1,30 @@
+"""Stopping by a signal, at whichever moment it comes."""
+
+import subprocess
+import sys
+
+WAITING = """
+import os, signal
+from oyer.cli.stopping import stop_event
+
+stop = stop_event()
+with stop._cond:  # held for a moment at the beginning and the end of `stop.wait`
+    os.kill(os.getpid(), signal.{signal})
+assert stop.wait(20)
+"""
+
+
+def run(signal: str) -> int:
+    argv = [sys.executable, "-c", WAITING.format(signal=signal)]
+    return subprocess.run(argv, timeout=60, check=False).returncode
+
+
+def test_a_signal_just_as_the_event_is_waited_for_sets_it() -> None:
+    assert run("SIGINT") == 0
+    assert run("SIGTERM") == 0
+    assert run("SIGHUP") == 0
+
+
+def test_a_second_signal_ends_the_process() -> None:
+    code = WAITING.format(signal="SIGINT").replace("assert", "os.kill(os.getpid(), signal.SIGINT)#")
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == -2
