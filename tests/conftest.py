@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import signal
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,9 @@ from oyer import migrations
 from tests import services
 
 _numbers = count()
+
+# A shell has what it runs in the background ignore Ctrl-C, and all that a test starts would as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ WAITING = """
 import os, signal
 from oyer.cli.stopping import stop_event
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 stop = stop_event()
 with stop._cond:  # held for a moment at the beginning and the end of `stop.wait`
     os.kill(os.getpid(), signal.{signal})

@@ -70,6 +70,7 @@ def test_when_the_shell_that_runs_it_is_killed_it_stops_and_leaves_nothing(tmp_p
     command = shlex.join([*ARGV, "up", "--judge-processes", "1"])
     shell, terminal = pty.fork()
     if shell == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         os.chdir(tmp_path)
         os.execve("/bin/sh", ["sh", "-c", f"{command}; true"], environment())
     try:

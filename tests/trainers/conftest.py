@@ -39,7 +39,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
                 config["broker"] = {"url": state["broker_url"]}
                 yield backend
             finally:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)
 
 
 @pytest.fixture
