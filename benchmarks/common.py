@@ -1,10 +1,13 @@
 """What the benchmarks share: rollouts that differ, a judge that waits, and Oyer's backend for it."""
 
 import asyncio
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import openai
+from rich.console import Console
+from rich.table import Table
 
 from oyer.demo.judge_server import judge_process
 from oyer.manager import RewardManager, Rollout
@@ -12,20 +15,28 @@ from oyer.manager import RewardManager, Rollout
 REPLY = "The answer is right and short.\n\nFinal score: 8"
 RESPONSE_BYTES = 4096
 
+_FILE_COLUMNS = 200
+"""Width of a table that goes into a file or a pipe, where nobody can widen the terminal."""
 
-def rollouts_of(count: int, tag: str) -> list[Rollout]:
-    """Make rollouts that differ, so that none is read from the cache; groups of 8."""
+
+def texts(count: int, tag: str) -> list[str]:
+    """Make responses that differ, so that none is read from the cache."""
     filler = "the sum of two numbers is checked step by step; "
     body = (filler * (RESPONSE_BYTES // len(filler) + 1))[: RESPONSE_BYTES - 40]
+    return [f"{tag} {i}: {body}" for i in range(count)]
+
+
+def rollouts_of(count: int, tag: str) -> list[Rollout]:
+    """Make rollouts that differ, in groups of 8."""
     return [
         Rollout(
             prompt=f"Question {i // 8} of {tag}",
-            response=f"{tag} {i}: {body}",
+            response=response,
             group_id=f"{tag}-{i // 8}",
             base_score=1.0,
             response_tokens=900 + i % 200,
         )
-        for i in range(count)
+        for i, response in enumerate(texts(count, tag))
     ]
 
 
@@ -69,3 +80,15 @@ async def gather(base_url: str, rollouts: list[Rollout], in_flight: int) -> None
                 return await call(client, rollout)
 
         await asyncio.gather(*map(gated, rollouts))
+
+
+def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print figures right-aligned; headings are broken between words, and never cut."""
+    table = Table(title=title)
+    for heading in headings:
+        # A column narrower than a word of its heading would cut the word.
+        width = max(map(len, heading.split()))
+        table.add_column(heading, justify="right", min_width=width, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS).print(table)

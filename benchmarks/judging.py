@@ -1,6 +1,6 @@
 """Measures the CPU that a judged call costs a worker, against bare clients over the same server.
 
-    python benchmarks/judging.py                          # the table of the README
+    python benchmarks/judging.py                          # 2,048 calls, 128 and 512 in flight
     python benchmarks/judging.py --calls 4096 --in-flight 512 --rounds 5
 
 - Oyer's figure is the CPU time of all judge worker processes, from `/proc`, over a batch whose
@@ -22,22 +22,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from oyer.manager import RewardManager
+from common import backend, judge, print_table, rollouts_of, texts
 
-ROOT = Path(__file__).parents[1]
-REPLY = "The answer is right and short.\n\nFinal score: 8"
-RESPONSE_BYTES = 4096
+from oyer.manager import RewardManager
+
+FOLDER = Path(__file__).parent
 LATENCY_S = 0.2
-
-
-def texts(count: int, tag: str) -> list[str]:
-    """Responses that differ, so that none is read from the cache."""
-    filler = "the sum of two numbers is checked step by step; "
-    body = (filler * (RESPONSE_BYTES // len(filler) + 1))[: RESPONSE_BYTES - 40]
-    return [f"{tag} {i}: {body}" for i in range(count)]
 
 
 def peer(kind: str, base_url: str, calls: int, in_flight: int) -> float:
@@ -94,11 +85,13 @@ def peer_process(kind: str, base_url: str, calls: int, in_flight: int) -> float:
     argv = [sys.executable, "-W", "ignore", "-m", "gevent.monkey", __file__]
     argv += ["--peer", kind, "--base-url", base_url]
     argv += ["--calls", str(calls), "--in-flight", str(in_flight)]
-    done = subprocess.run(argv, stdout=subprocess.PIPE, check=True, cwd=ROOT)
+    # Run as gevent's module, the script's folder is not where Python looks for `common`.
+    environ = {**os.environ, "PYTHONPATH": str(FOLDER)}
+    done = subprocess.run(argv, stdout=subprocess.PIPE, check=True, env=environ)
     return float(done.stdout)
 
 
-def judge_pids(manager: "RewardManager") -> list[int]:
+def judge_pids(manager: RewardManager) -> list[int]:
     """Process ids of a backend's judge workers."""
     from redis import Redis
 
@@ -119,37 +112,25 @@ def cpu_s_of(pids: list[int]) -> float:
 
 def measure(calls: int, in_flight: int, rounds: int) -> dict[str, list[float]]:
     """Alternate Oyer and its peers; returns CPU seconds per call, by round."""
-    sys.path.insert(0, str(ROOT))
-    from benchmarks.throughput import backend
-    from oyer.demo.judge_server import judge_process
-    from oyer.manager import Rollout
-
     figures: dict[str, list[float]] = {"oyer": [], "openai": [], "urllib3": []}
-    server = judge_process(
-        "--latency-s", str(LATENCY_S), "--text", REPLY, "--body-limit-bytes", "0"
-    )
     with (
         tempfile.TemporaryDirectory() as folder,
-        server as url,
+        judge(LATENCY_S) as url,
         backend(url, in_flight, folder) as manager,
     ):
         pids = judge_pids(manager)
 
-        def judge(tag: str) -> float:
-            rollouts = [
-                Rollout(prompt=f"{tag} {i // 8}", response=text, base_score=1.0,
-                        group_id=f"{tag} {i // 8}", response_tokens=900)
-                for i, text in enumerate(texts(calls, tag))
-            ]  # fmt: skip
+        def judged(tag: str) -> float:
+            rollouts = rollouts_of(calls, tag)
             cpu_s = cpu_s_of(pids)
             batch = manager.submit(rollouts, run="bench").result(timeout_s=600)
             if batch.usage.calls != calls or not batch.mask.all():
                 raise SystemExit(f"not every rollout was judged once: {batch.usage}")
             return (cpu_s_of(pids) - cpu_s) / calls
 
-        judge("warm")
+        judged("warm")
         for number in range(rounds):
-            figures["oyer"].append(judge(f"round {number}"))
+            figures["oyer"].append(judged(f"round {number}"))
             for kind in ("openai", "urllib3"):
                 figures[kind].append(peer_process(kind, url, calls, in_flight))
     return figures
@@ -167,17 +148,16 @@ def main() -> None:
     if options.peer:
         print(peer(options.peer, options.base_url, options.calls, options.in_flight))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"CPU per call in ms, {options.calls} calls, {options.rounds} rounds")
-    for name in ("in flight", "Oyer, all of it", "openai-python alone", "urllib3 alone"):
-        table.add_column(name, justify="right")
+    rows = []
     for in_flight in [options.in_flight] if options.in_flight else [128, 512]:
         figures = measure(options.calls, in_flight, options.rounds)
         medians = [f"{statistics.median(figures[kind]) * 1000:.2f}" for kind in figures]
-        table.add_row(str(in_flight), *medians)
-    Console().print(table)
+        rows.append((str(in_flight), *medians))
+    print_table(
+        f"CPU per call in ms, {options.calls} calls, {options.rounds} rounds",
+        ("in flight", "Oyer, all of it", "openai-python alone", "urllib3 alone"),
+        rows,
+    )
 
 
 if __name__ == "__main__":

@@ -34,10 +34,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import openai
-from common import backend, call, gather, judge, rollouts_of
+from common import backend, call, gather, judge, print_table, rollouts_of
 from rate_limited import rate_limited
-from rich.console import Console
-from rich.table import Table
 
 from oyer.manager import RewardManager, Rollout
 from oyer.manager.score import Score
@@ -229,26 +227,27 @@ def main() -> None:
     options = parser.parse_args()
     step = step_of(options)
     bound_s = step.bound_s()
-    table = Table(
-        title=f"N = {options.rollouts}, C = {options.in_flight}, generation"
-        f" {options.generation_s:g} s, log-probs {options.log_probs_s:g} s, judge"
-        f" {options.latency_s:g} s; medians of {options.rounds} rounds"
-    )
-    table.add_column("rewards by")
-    for name in ("waiting s", "bound s", "beyond it ms", "least … most ms"):
-        table.add_column(name, justify="right")
+    rows = []
     for way, waited in measure(step, options.rounds).items():
         # Waiting ends with the last reward, which may be there before the log-probs are.
         waits = [max(0.0, one) for one in waited]
         beyond = sorted((one - bound_s) * 1000 for one in waits)
-        table.add_row(
-            way,
-            f"{statistics.median(waits):.2f}",
-            f"{bound_s:.2f}",
-            f"{statistics.median(beyond):.0f}",
-            f"{beyond[0]:.0f} … {beyond[-1]:.0f}",
+        rows.append(
+            (
+                way,
+                f"{statistics.median(waits):.2f}",
+                f"{bound_s:.2f}",
+                f"{statistics.median(beyond):.0f}",
+                f"{beyond[0]:.0f} … {beyond[-1]:.0f}",
+            )
         )
-    Console().print(table)
+    print_table(
+        f"N = {options.rollouts}, C = {options.in_flight}, generation"
+        f" {options.generation_s:g} s, log-probs {options.log_probs_s:g} s, judge"
+        f" {options.latency_s:g} s; medians of {options.rounds} rounds",
+        ("rewards by", "waiting s", "bound s", "beyond it ms", "least … most ms"),
+        rows,
+    )
 
 
 if __name__ == "__main__":

@@ -20,9 +20,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import backend, gather, judge, rollouts_of
-from rich.console import Console
-from rich.table import Table
+from common import backend, gather, judge, print_table, rollouts_of
 
 from oyer.manager import RewardManager, Rollout
 
@@ -100,29 +98,30 @@ def main() -> None:
     settings = [(1024, 128), (2048, 512)]
     if options.rollouts:
         settings = [(options.rollouts, options.in_flight)]
-    table = Table(title=f"L = {options.latency_s} s, medians of {options.rounds} rounds")
-    for name in (
+    headings = (
         "N", "C", "bound s", "Oyer s", "× bound", "gather s", "gather / Oyer", "judgements/s",
         "submit ms", "worker CPU ms/judgement",
-    ):  # fmt: skip
-        table.add_column(name, justify="right")
+    )  # fmt: skip
+    rows = []
     for count, in_flight in settings:
         figures = measure(count, in_flight, options.latency_s, options.rounds)
         bound_s = math.ceil(count / in_flight) * options.latency_s
         oyer_s, peer_s = statistics.median(figures.oyer_s), statistics.median(figures.peer_s)
-        table.add_row(
-            str(count),
-            str(in_flight),
-            f"{bound_s:.2f}",
-            f"{oyer_s:.2f}",
-            f"{oyer_s / bound_s:.2f}",
-            f"{peer_s:.2f}",
-            f"{peer_s / oyer_s:.2f}",
-            f"{count / oyer_s:.0f}",
-            f"{statistics.median(figures.submit_s) * 1000:.0f}",
-            f"{statistics.median(figures.cpu_s) * 1000:.2f}",
+        rows.append(
+            (
+                str(count),
+                str(in_flight),
+                f"{bound_s:.2f}",
+                f"{oyer_s:.2f}",
+                f"{oyer_s / bound_s:.2f}",
+                f"{peer_s:.2f}",
+                f"{peer_s / oyer_s:.2f}",
+                f"{count / oyer_s:.0f}",
+                f"{statistics.median(figures.submit_s) * 1000:.0f}",
+                f"{statistics.median(figures.cpu_s) * 1000:.2f}",
+            )
         )
-    Console().print(table)
+    print_table(f"L = {options.latency_s} s, medians of {options.rounds} rounds", headings, rows)
 
 
 if __name__ == "__main__":
