@@ -73,14 +73,14 @@ def plot(
 
 def _param(text: str) -> tuple[str, Any]:
     """Read `key=value`, the value as YAML."""
-    import yaml
+    from oyer.tasks.yaml_text import read_yaml
 
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise InvalidInput(f"--param {text!r}: is key=value, e.g. max_len=4096")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        return key, read_yaml(value)
+    except ValueError as error:
         raise InvalidInput(f"--param {text!r}: its value is not YAML; put it in quotes") from error
 
 

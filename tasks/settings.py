@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidConfig
+from oyer.tasks.yaml_text import read_yaml
 
 CONFIG_VARIABLE = "OYER_CONFIG"
 """Environment variable that names the configuration file."""
@@ -132,26 +132,11 @@ def overridden(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any
 
 def _value(variable: str, text: str) -> Any:
     try:
-        return _parsed(text)
+        return read_yaml(text)
     except ValueError as error:
         raise InvalidConfig(
             f"{variable}: its value is not YAML; put quotes around a text with special characters"
         ) from error
-
-
-def _parsed(text: str, *, toml: bool = False) -> Any:
-    """Read YAML or TOML.
-
-    Raises:
-        ValueError: it is not.
-    """
-    try:
-        return tomllib.loads(text) if toml else yaml.safe_load(text)
-    except RecursionError as error:
-        raise ValueError("it nests too deep") from error
-    except (yaml.YAMLError, LookupError, AttributeError, TypeError) as error:
-        # PyYAML raises the others for a tag that its value does not fit, e.g. `!!bool maybe`.
-        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def _spelling(place: dict[str, Any], key: str) -> str:
@@ -162,9 +147,11 @@ def _spelling(place: dict[str, Any], key: str) -> str:
 def _read(path: Path, source: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        raw = _parsed(text, toml=path.suffix == ".toml")
+        raw = tomllib.loads(text) if path.suffix == ".toml" else read_yaml(text)
     except OSError as error:
         raise InvalidConfig(f"{source}: {error.strerror}; give a file that exists") from error
+    except RecursionError as error:
+        raise InvalidConfig(f"{source}: is not readable: it nests too deep") from error
     except ValueError as error:
         raise InvalidConfig(f"{source}: is not readable: {error}") from error
     if raw is None:

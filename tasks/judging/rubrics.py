@@ -28,11 +28,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from oyer.tasks.errors import InvalidConfig
 from oyer.tasks.judging.rendering import PLACEHOLDER, ROLLOUT_PARTS, Criterion, Rubric, render
+from oyer.tasks.yaml_text import read_yaml
 
 __all__ = ["BUILT_IN", "Criterion", "Rubric", "parse", "render", "resolve", "rubric_hash"]
 
@@ -157,10 +157,11 @@ def _file_text(path: Path) -> str:
 
 def _front_fields(block: str) -> _FrontMatter:
     try:
-        raw = yaml.safe_load(block)
-        return _FrontMatter.model_validate({} if raw is None else raw)
-    except yaml.YAMLError as error:
+        raw = read_yaml(block)
+    except ValueError as error:
         raise InvalidConfig(f"rubric: the front matter is not YAML: {error}") from error
+    try:
+        return _FrontMatter.model_validate({} if raw is None else raw)
     except ValidationError as error:
         raise InvalidConfig(f"rubric: the front matter cannot be used: {error}") from error
 

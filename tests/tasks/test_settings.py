@@ -114,6 +114,7 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path, text: str) -> None:
         ("a: [1", "is not readable"),
         ("a: \t b: c", "is not readable"),
         (b"\xff\xfe\x00", "is not readable"),
+        ("a: &a [*a]", "is not readable: an alias (`*name`) stands inside"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str | bytes, message: str) -> None:

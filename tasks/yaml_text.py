@@ -1,0 +1,77 @@
+"""Reads YAML of which no alias makes more than its text could say: configuration, rubrics, options."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+MAX_CHARACTERS = 1_000_000
+"""What a text may come to with its aliases written out, each value counted as one more.
+
+Many times a large configuration with its rubrics; a few lines of aliases of aliases come to
+billions, which whatever goes through the values one by one never ends with.
+"""
+
+
+def read_yaml(text: str) -> Any:
+    """Read one YAML document.
+
+    Raises:
+        ValueError: it is not YAML, or its aliases come to more than `MAX_CHARACTERS`.
+    """
+    try:
+        return _read(text)
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
+    except (yaml.YAMLError, LookupError, AttributeError, TypeError) as error:
+        # PyYAML raises the others for a tag that its value does not fit, e.g. `!!bool maybe`.
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _read(text: str) -> Any:
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_size(node, max(MAX_CHARACTERS, 2 * len(text)))
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_size(root: yaml.Node, most: int) -> None:
+    """Count with aliases written out; each node is gone through once, however often it is named.
+
+    It comes before the values are made: merge keys (`<<`) are written out while they are.
+    """
+    sizes: dict[yaml.Node, int] = {}
+    under_way: list[tuple[yaml.Node, Iterator[yaml.Node]]] = [(root, _inside(root))]
+    above = {root}
+    while under_way:
+        node, left = under_way[-1]
+        inner = next(left, None)
+        if inner is None:
+            under_way.pop()
+            above.remove(node)
+            own = len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+            sizes[node] = 1 + own + sum(sizes[each] for each in _inside(node))
+            if sizes[node] > most:
+                raise ValueError(
+                    f"its aliases (`*name`) come to more than {most:,} characters; write out what"
+                    " is meant"
+                )
+        elif inner in above:
+            raise ValueError("an alias (`*name`) stands inside of what it names; write out a value")
+        elif inner not in sizes:
+            under_way.append((inner, _inside(inner)))
+            above.add(inner)
+
+
+def _inside(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield key
+            yield value
+    elif isinstance(node, yaml.SequenceNode):
+        yield from node.value
