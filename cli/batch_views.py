@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from oyer.cli.output import console
+from oyer.cli.output import console, print_table
 
 if TYPE_CHECKING:
     from oyer.models.rows import BatchState
@@ -75,7 +75,7 @@ def show(shown: Mapping[str, Any]) -> None:
     for rows, titles in ((shown["sent"], _SENT), (shown["work"], _WORK)):
         if rows:
             cells = [[row[column] for column in titles.values()] for row in rows]
-            console.print(_table(list(titles), cells))
+            print_table(_table(list(titles), cells))
     for status, error in shown["first_errors"].items():
         console.print(f"[bold]{escape(status)}[/] e.g. {escape(error)}", highlight=False)
 
@@ -83,8 +83,8 @@ def show(shown: Mapping[str, Any]) -> None:
 def _table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     table = Table()
     for title in titles:
-        # Names and ids are to be read and copied whole.
-        table.add_column(title, overflow="fold")
+        # Names are to be read whole; an id is copied, and a double click takes one line of it.
+        table.add_column(title, overflow="fold", no_wrap=title == "batch")
     for row in rows:
         table.add_row(*(escape(_cell(value)) for value in row))
     return table

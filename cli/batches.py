@@ -6,7 +6,7 @@ import typer
 
 from oyer.cli import options
 from oyer.cli.ledger import QUEUED, UNDER_WAY, Ledger
-from oyer.cli.output import console, print_json
+from oyer.cli.output import console, notes, print_json, print_table
 from oyer.tasks.errors import BatchCancelled, BatchFailed, BatchLost
 
 if TYPE_CHECKING:
@@ -52,8 +52,10 @@ def list_(
     if as_json:
         for state in found[:limit]:
             print_json(batch_views.plain(state))
+    elif not found:
+        notes.print("no such batch is queued or on record", highlight=False)
     else:
-        console.print(batch_views.overview(found[:limit]), highlight=False)
+        print_table(batch_views.overview(found[:limit]))
 
 
 @app.command("show")

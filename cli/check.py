@@ -90,14 +90,14 @@ def _guarded(what: str, look: Callable[[], str]) -> Finding:
 
 def _store(url: str) -> str:
     from oyer import migrations
-    from oyer.cli.store import explained
+    from oyer.cli.store import NO_RECORD, explained
 
     with explained(url):
         now, head = migrations.current(url), migrations.head()
+    if now is None:
+        raise InvalidConfig(NO_RECORD)
     if now != head:
-        raise InvalidConfig(
-            f"is at {now or 'no revision'}, this release needs {head}; run `oyer db upgrade`"
-        )
+        raise InvalidConfig(f"is at {now}, this release needs {head}; run `oyer db upgrade`")
     return f"at revision {now}"
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oyer.cli import options
-from oyer.cli.output import console, print_json
+from oyer.cli.output import console, print_json, print_table
 from oyer.tasks.errors import InvalidConfig, InvalidInput
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def sql(
     table = Table(*columns)
     for row in rows:
         table.add_row(*(escape(str(value)[:_CELL_CHARACTERS]) for value in row))
-    console.print(table, highlight=False)
+    print_table(table)
 
 
 @app.command("roles")
@@ -133,22 +133,17 @@ _CELL_CHARACTERS = 200
 
 def _read(url: str, query: str) -> tuple[list[str], list[tuple[object, ...]]]:
     """Run one statement in a transaction that the database itself keeps from writing."""
-    from oyer.cli.store import explained
-    from oyer.models.store import open_engine, reading
+    from oyer.cli.store import existing
+    from oyer.models.store import reading
 
-    with explained(url):
-        engine = open_engine(url)
-        try:
-            with reading(engine) as conn:
-                # Without parameters, so that % and : mean what they mean to the database.
-                conn = conn.execution_options(postgresql_readonly=True, no_parameters=True)
-                if engine.dialect.name == "postgresql":
-                    return _read_prepared(conn, query)
-                conn.exec_driver_sql("PRAGMA query_only = ON")
-                result = conn.exec_driver_sql(query)
-                return list(result.keys()), [tuple(row) for row in result]
-        finally:
-            engine.dispose()
+    with existing(url) as engine, reading(engine) as conn:
+        # Without parameters, so that % and : mean what they mean to the database.
+        conn = conn.execution_options(postgresql_readonly=True, no_parameters=True)
+        if engine.dialect.name == "postgresql":
+            return _read_prepared(conn, query)
+        conn.exec_driver_sql("PRAGMA query_only = ON")
+        result = conn.exec_driver_sql(query)
+        return list(result.keys()), [tuple(row) for row in result]
 
 
 def _read_prepared(conn: "Connection", query: str) -> tuple[list[str], list[tuple[object, ...]]]:

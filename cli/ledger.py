@@ -126,29 +126,18 @@ class Ledger:
 
     def read(self, query: "Callable[[Connection], T]") -> T:
         """Run a query on the record."""
-        from oyer.cli.store import explained
-        from oyer.models.store import open_engine, reading
+        from oyer.cli.store import existing
+        from oyer.models.store import reading
 
-        with explained(self._settings.store.url):
-            engine = open_engine(self._settings.store.url)
-            try:
-                with reading(engine) as conn:
-                    return query(conn)
-            finally:
-                engine.dispose()
+        with existing(self._settings.store.url) as engine, reading(engine) as conn:
+            return query(conn)
 
     @contextlib.contextmanager
     def _writing(self) -> "Iterator[Connection]":
-        from oyer.cli.store import explained
-        from oyer.models.store import open_engine
+        from oyer.cli.store import existing
 
-        with explained(self._settings.store.url):
-            engine = open_engine(self._settings.store.url)
-            try:
-                with engine.begin() as conn:
-                    yield conn
-            finally:
-                engine.dispose()
+        with existing(self._settings.store.url) as engine, engine.begin() as conn:
+            yield conn
 
 
 def _queued(manifest: "Manifest") -> "BatchState":

@@ -50,9 +50,18 @@ def score(
     settings = load_config(config)
     rows = read_rollouts(rollouts, settings)
     start = RewardManager.local if local else RewardManager
-    with _whole(out) as target, start(settings) as manager:
-        lines, summary = score_all(manager, rows, run=run, batch_size=batch_size, quiet=as_json)
-        target.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    try:
+        with _whole(out) as target, start(settings) as manager:
+            lines, summary = score_all(manager, rows, run=run, batch_size=batch_size, quiet=as_json)
+            target.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    except KeyboardInterrupt:
+        notes.print(
+            "interrupted: what was under way is cancelled, and nothing is written; what is judged"
+            " already is not paid for again",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise
     _print(summary, out, as_json=as_json)
 
 

@@ -78,8 +78,14 @@ def _teller(as_json: bool) -> Callable[..., None]:
 @contextlib.contextmanager
 def _only_one(path: Path) -> Iterator[None]:
     """Hold the folder's lock, which the kernel releases however this process ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise BackendUnavailable(
+            f"{path.parent}: {error.strerror}; start `oyer up` in a folder that you can write to"
+        ) from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

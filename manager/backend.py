@@ -89,7 +89,7 @@ class Backend:
             Withdrawn: by `before_sending`; the payloads are gone again.
         """
         # Nothing is half-submitted, unless it was submitted or told to others before.
-        withdraws = submission.manifest.submission == 1
+        withdraws, sending = submission.manifest.submission == 1, False
         with self._reached():
             try:
                 self._exchange.post(
@@ -102,18 +102,25 @@ class Backend:
                 if before_sending is not None:
                     withdraws = False
                     before_sending(submission.manifest)
+                sending = True
                 self._send(submission.manifest)
-            except Exception as error:
+            except BaseException as error:
+                # Ctrl-C as well: nobody would have the future of what is half sent.
                 if withdraws or isinstance(error, Withdrawn):
-                    self._withdraw(submission.manifest)
+                    self._withdraw(submission.manifest, half_sent=sending)
                 raise
 
-    def _withdraw(self, manifest: Manifest) -> None:
+    def _withdraw(self, manifest: Manifest, *, half_sent: bool) -> None:
         import redis
 
         # With Redis away, what it has of the batch expires.
-        with contextlib.suppress(redis.RedisError):
+        with contextlib.suppress(redis.RedisError, BackendUnavailable):
+            if half_sent:
+                why = f"submit was interrupted ({Sending.now('').host})"
+                self._exchange.end(manifest.batch_id, "cancelled", why)
             self._exchange.discard(manifest)
+            if half_sent:
+                self._put_end_on_record(manifest.batch_id)
 
     def meeting(self) -> Meeting:
         """Return a part of its own in the groups of this broker."""
@@ -166,8 +173,12 @@ class Backend:
         why = f"{why} ({Sending.now(why).host})"
         with self._reached():
             self._exchange.end(batch_id, status, why)
-            self._task(names.END_TASK, {"v": WIRE_VERSION, "batch_id": batch_id}).apply_async()
+        self._put_end_on_record(batch_id)
         return why
+
+    def _put_end_on_record(self, batch_id: str) -> None:
+        with self._reached():
+            self._task(names.END_TASK, {"v": WIRE_VERSION, "batch_id": batch_id}).apply_async()
 
     def waiting(self, limit: int) -> list[Manifest]:
         """Read the manifests of the latest batches under way, newest first."""

@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from oyer.models.store import open_engine, reading
+from oyer.models.store import has_database, open_engine, reading
 
 
 def upgrade(url: str, revision: str = "head") -> None:
@@ -40,6 +40,8 @@ def check(url: str) -> None:
 
 def current(url: str) -> str | None:
     """Return the revision of the record at `url`, or none where there is no record yet."""
+    if not has_database(url):
+        return None
     engine = open_engine(url)
     try:
         with reading(engine) as connection:

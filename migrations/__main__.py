@@ -5,7 +5,7 @@ import os
 import sys
 
 from alembic.util import CommandError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from oyer import migrations
 from oyer.models.store import redacted_url
@@ -30,9 +30,16 @@ def main(argv: list[str] | None = None) -> int:
         revision = migrations.current(args.url) or "empty"
         print(f"{redacted_url(args.url)}: {revision} (newest is {migrations.head()})")
     except (CommandError, SQLAlchemyError, ValueError, OSError) as error:
-        print(f"{args.command} failed: {error}", file=sys.stderr)
+        print(f"{args.command} failed: {_reason(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _reason(error: Exception) -> str:
+    """Say what the driver said where no statement of ours is to blame, e.g. when it cannot connect."""
+    if isinstance(error, DBAPIError) and error.statement is None:
+        return str(error.orig).strip()
+    return str(error)
 
 
 def _parser() -> argparse.ArgumentParser:

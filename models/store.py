@@ -61,6 +61,16 @@ def open_engine(url: str) -> Engine:
     return engine
 
 
+def has_database(url: str) -> bool:
+    """Whether there is something to open: a SQLite file that is not there is made by opening it.
+
+    Raises:
+        ValueError: the URL cannot be used as a record.
+    """
+    parsed = _parsed(url)
+    return parsed.get_backend_name() != "sqlite" or Path(str(parsed.database)).exists()
+
+
 @contextlib.contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Connect for reads only: on SQLite, beside whoever writes."""

@@ -166,10 +166,6 @@ class Exchange:
             return True
         return bool(self._redis.get(key) in (None, who.encode()))
 
-    def cancelled(self, batch_id: str) -> bool:
-        """Whether a batch was cancelled."""
-        return bool(self._redis.exists(batch_key(batch_id, "cancelled")))
-
     def discard(self, manifest: Manifest) -> None:
         """Drop the payloads of a batch that has ended; how it went stays readable for a while."""
         pipe = self._redis.pipeline(transaction=False)

@@ -137,7 +137,10 @@ class Supervisor:
         environ = {**self._environ, "OYER_STORE__URL": self.config.store.url}
         returncode, output = run_to_end(argv, environ)
         if returncode:
-            raise BackendUnavailable(f"store.url: the store cannot be migrated: {output}")
+            raise BackendUnavailable(
+                f"store.url: the store cannot be migrated: {output}; name a database that is there,"
+                " or a file that you can write"
+            )
         self.report("store", "migrated")
 
     def _start_workers(self) -> None:

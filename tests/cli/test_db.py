@@ -51,6 +51,25 @@ def test_a_second_statement_behind_the_first_is_refused(store_url: str, tmp_path
     engine.dispose()
 
 
+@pytest.mark.parametrize(
+    "arguments", [("sql", "SELECT 1"), ("current",)], ids=lambda arguments: arguments[0]
+)
+def test_looking_at_a_record_that_is_not_there_makes_none(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    done = oyer("db", *arguments, "--url", f"sqlite:///{tmp_path}/typo.db", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "no record yet" in done.stderr or done.stdout.startswith("empty")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_in_a_file_has_its_lines_whole(store_url: str, tmp_path: Path) -> None:
+    words = " ".join(["word"] * 30)
+    query = f"SELECT '{words}' AS said"
+    done = oyer("db", "sql", query, "--url", store_url, cwd=tmp_path, COLUMNS="")
+    assert words in done.stdout
+
+
 def test_roles_are_granted_by_the_command_or_printed_by_it(
     postgres_url: str, sqlite_url: str, tmp_path: Path
 ) -> None:
@@ -74,8 +93,8 @@ def test_roles_are_granted_by_the_command_or_printed_by_it(
     assert "SQLite knows no roles" in refused.stderr
 
 
-def test_a_table_shows_markup_as_it_is(sqlite_url: str, tmp_path: Path) -> None:
-    done = oyer("db", "sql", "SELECT '[red]x[/red]' AS said", "--url", sqlite_url, cwd=tmp_path)
+def test_a_table_shows_markup_as_it_is(store_url: str, tmp_path: Path) -> None:
+    done = oyer("db", "sql", "SELECT '[red]x[/red]' AS said", "--url", store_url, cwd=tmp_path)
     assert "[red]x[/red]" in done.stdout
 
 

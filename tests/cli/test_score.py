@@ -1,6 +1,7 @@
 """`oyer score`: a file goes in, one line for each rollout comes out."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from oyer.demo.actions import Action, named
 from oyer.demo.arrivals import Arrival
 from tests.cli.conftest import Backend, rollout_rows, write_config, write_lines
-from tests.cli.running import oyer
+from tests.cli.running import oyer, running
 
 
 def rewards(path: Path) -> list[dict[str, Any]]:
@@ -111,6 +112,21 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_paid(
     assert done.returncode == 1
     assert done.stderr.startswith("error --out no/such/folder.jsonl: No such file or directory")
     assert backend.judge.requests == []
+
+
+def test_ctrl_c_cancels_what_is_under_way_and_says_so(backend: Backend, tmp_path: Path) -> None:
+    backend.judge.set_plan(Action(hold=True))
+    write_lines(tmp_path / "stopped.jsonl", rollout_rows("stopped", 4))
+    state = json.loads((backend.folder / ".oyer" / "backend.json").read_text())
+    arguments = ["--config", str(backend.folder / "oyer.yaml"), "--out", "stopped.out"]
+    score = ("score", "stopped.jsonl", *arguments)
+    with running(*score, cwd=tmp_path, OYER_BROKER__URL=state["broker_url"]) as command:
+        backend.judge.wait_until(lambda log: len(log) == 4)
+        command.process.send_signal(signal.SIGINT)
+        assert command.wait() == 130
+        assert "what was under way is cancelled, and nothing is written" in command.errors()
+    backend.judge.release()
+    assert not (tmp_path / "stopped.out").exists()
 
 
 def test_without_a_backend_the_error_says_how_to_start_one(tmp_path: Path) -> None:

@@ -115,6 +115,13 @@ def test_a_key_that_is_not_exported_is_named(tmp_path: Path) -> None:
     assert done.stderr.startswith("error endpoints.e.api_key_env: NO_SUCH_KEY is not set")
 
 
+def test_a_folder_that_cannot_be_written_is_named() -> None:
+    done = oyer("up", cwd=Path("/proc"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error /proc/.oyer: ")
+    assert "a folder that you can write to" in done.stderr
+
+
 @pytest.mark.parametrize("section", ["broker", "store"])
 def test_a_server_that_does_not_answer_is_named(section: str, tmp_path: Path) -> None:
     url = {"broker": "redis://127.0.0.1:9/0", "store": "postgresql://oyer@127.0.0.1:9/oyer"}

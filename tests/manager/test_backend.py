@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kombu import Producer
 
 from oyer.manager.backend import Backend, backend
 from oyer.manager.submission import Submission, prepare
@@ -90,6 +91,32 @@ def test_a_message_names_the_batch_and_holds_no_text_of_it(
         for message in messages(workers, queue):
             assert "secret prompt" not in json.dumps(message)
             assert message["headers"]["argsrepr"] == message["headers"]["kwargsrepr"] == ""
+
+
+def test_a_submit_that_is_interrupted_leaves_no_half_of_a_batch(
+    source: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submission = prepared()
+    batch_id = submission.manifest.batch_id
+    sent = Producer.publish
+
+    def publish(self: Producer, *arguments: Any, **options: Any) -> Any:
+        if workers.sent(names.JUDGE_QUEUE) == 2:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        return sent(self, *arguments, **options)
+
+    monkeypatch.setattr(Producer, "publish", publish)
+    with pytest.raises(KeyboardInterrupt):
+        source.submit(submission)
+    assert not workers.exchange.holds(batch_id)
+    assert workers.exchange.backlog_bytes() == 0
+    ending = workers.exchange.ending(batch_id)
+    assert ending is not None
+    assert ending[0] == "cancelled"
+    # Should a worker have begun meanwhile, its record gets an end.
+    [message] = messages(workers, names.COMBINE_QUEUE)
+    assert message["headers"]["task"] == names.END_TASK
 
 
 def test_only_the_callbacks_result_is_stored(source: Backend, workers: Workers) -> None:
