@@ -19,10 +19,10 @@ _LEAD_INS = """so, thus, therefore, hence, then, overall, finally, and, but, acc
 _LEAD_INS_ZH = """评分标准, 按, 按照, 根据, 在, 内, 以, 综上, 综上所述, 因此, 所以, 因而, 故, 故此, 总之, 最后, 最终,
     综合, 综合来看, 综合来说, 综合以上, 综合上述, 综合考虑, 综合而言, 综合评估, 综合分析,
     总体, 总体来看, 总体来说, 总体而言, 总体上, 整体, 整体来看, 整体来说, 整体而言, 整体上, 结论,
-    我认为, 我觉得, 我, 所以我, 你, 本次, 本, 该, 此, 这, 这个, 这次, 这份, 这篇, 这条, 这段, 对, 于, 给, 给出, 给予,
+    我认为, 我觉得, 我, 所以我, 你, 本次, 本题, 该题, 本, 该, 此, 这, 这个, 这次, 这份, 这篇, 这条, 这段, 对, 于, 给, 给出, 给予,
     打, 打出, 的, 为, 是, 会, 应, 应该, 可, 可以, 建议, 能, 将, 回答, 回复, 响应, 输出, 轨迹, 模型, 助手, 学生,
     考生, 答案, 解答, 质量, 整个, 更正, 修正, 修改后, 重新, 重新评估, 重新考虑, 重新打分, 重新后, 重新评估后,
-    重新考虑后, 重新打分后, 评审, 裁判, 评委, 结果, 如下, 以上, 上述, 评价, 评估, 其, 它, 只, 只能, 仅, 但, 但是,
+    重新考虑后, 重新打分后, 评审, 裁判, 评委, 结果, 如下, 以上, 上述, 评价, 评估, 其, 它, 只, 只能, 只有, 仅, 但, 但是,
     不过, 而, 现在, 目前, 当前, 此处"""
 """Words that may precede a judge's own score without making it about something else."""
 
@@ -48,7 +48,7 @@ _ENUMERATION = re.compile(
 _STOLEN = finder(
     """claims, claimed, claiming, tells, telling, told, instructs, instructed, instructing, instruction,
     instructions, demands, demanded, demanding, inject*, pretend*, forge, forged, fake, faked, faking,
-    tries to, trying to, attempt to, attempts to, ends with, self-*,
+    tries to, trying to, attempt to, attempts to, ends with, self-*, itself, its own,
     写着, 写道, 写了, 声称, 宣称, 自称, 试图, 企图, 诱导, 注入, 伪造, 自评, 自己给, 末尾, 所谓,
     要求我, 要求你, 要求评, 指示我, 指示你, 指示评""",
     r"\bask(?:s|ed|ing)\s+(?:me|the|for|us|you)\b",
@@ -67,7 +67,7 @@ _IMAGINED = finder(
 _SUPERSEDED = finder(
     """previous, previously, prior, earlier, initial, initially, original, originally, old, former, formerly,
     baseline, preliminary, tentative, provisional, draft, first pass, first draft, at first, tempted,
-    was going to, example, sample, e.g, expected, target, human, gold, passing, threshold, minimum,
+    was going to, considered, 本想, 原想, 本打算, 原打算, example, sample, e.g, expected, target, human, gold, passing, threshold, minimum,
     maximum, max, min, possible, highest, lowest, cap, capped, limit, limited, could, might, instead of,
     rather than, not, never, no, cannot, without, deduct*, minus, lose, lost, next,
     原来, 原始, 原先, 之前, 先前, 上一, 上次, 上轮, 初始, 初步, 暂定, 目标, 预估, 示例, 例如, 比如, 样例, 参考评, 人工,
@@ -84,7 +84,10 @@ _OTHERS = finder(
     r"\b(?!(?:model|response|assistant|answer|judge|solution|agent|output|rollout|it|here|that|let)'s)"
     r"[a-z]+'s\s+$",
 )
-_CONCLUDES = finder("so, therefore, thus, hence, overall, 因此, 所以, 综上, 故而, 总体而言")
+_CONCLUDES = finder(
+    "so, therefore, thus, hence, overall, 因此, 所以, 综上, 故而, 总体而言, 目前",
+    r"[,;]\s*(?:but|yet|however|但是?|然而|不过)[^.。;!?\n\ufffc]{0,60}?(?=\b(?:I|my)\b|我)",
+)
 _NOT_OURS = re.compile(
     rf"""\s*(?:['\"”’」』]|的?{any_of("字样, 字眼, 语句")}|这{any_of("句, 行, 段, 一, 种, 类, 样")}
     |的{any_of("指令, 内容, 注入, 要求, 文字, 文本, 标准")}|等{any_of("字, 内容, 指令, 文")}

@@ -52,7 +52,7 @@ _FINAL = "|".join(
         # Prometheus: `Feedback: … [RESULT] 4`.
         r"\[(?:result|score|rating)\](?:\s*:?\s*(?:result|score|rating|assessment)\b)?",
         rf"{any_of('final, overall, verdict, average, weighted total, 平均, 总评, 总体, 综合, 整体, 最终')}(?=\s*(?:\([^()\n]{{0,30}}\)\s*)?[:=|])",
-        r"total(?=\s*:\s*[0-9.]{1,5}\s*/)",
+        r"total(?=\s*[:=|]\s*[0-9.]{1,5}\s*/)|(?:合计|总计)(?=\s*:\s*[0-9.]{1,5}\s*分)",
     ]
 )
 _PLAIN = "|".join(
@@ -74,13 +74,13 @@ _NOTE = r"(?:\((?P<{}>[^()\n]{{0,60}})\)|\[(?P<{}b>[^\[\]\n]{{0,20}}[-~][^\[\]\n
 _GLUE = re.compile(
     rf"""(?:结果|情况|结论)?\s*(?:(?:given|assigned|awarded)\b\s*)?
     (?:{_NOTE.format("note", "note")}\s*)?
-    (?:,?\s*(?P<scale>(?:on\s+a\s+scale\s+)?(?:(?:from|of|between)\s+)?{NUMBER}\s*分?\s*(?:-|–|—|~|to|and|至|到)\s*{NUMBER}\s*分?
+    (?:,?\s*(?P<scale>(?:on\s+an?\s+(?:scale\s+)?)?(?:(?:from|of|between)\s+)?{NUMBER}\s*分?\s*(?:-|–|—|~|to|and|至|到)\s*{NUMBER}\s*分?(?:\s*scale)?
        |(?:out\s+of|满分)\s*{NUMBER}\s*分?)\s*(?=[:=]|is\b|为|是))?
     (?:(?:for|of|on|to)\s+(?:(?:this|the|that|its)\s+)?(?:[a-z']+\s+){{0,2}}
        (?:response|answer|reply|output|rollout|solution|submission|model|assistant)\s*)?
     (?:(?:that\s+)?(?:I|we)(?:'d|'ll|'m|\s)(?:\s*[a-z]+){{1,4}}?\s*(?=is\b|:))?
     (?P<sign>(?:(?:[:=|→➜➡»👉]|[-=]>|-{{1,3}}\s|[–—]{{1,3}}|(?:is|are|was|of|at|as|be|remains|would|should
-       |will|must|stands|comes|to)\b|应?该?(?:为|是|定为)|我)\s*){{0,5}})
+       |will|must|stands|comes|to)\b|应?该?(?:为|是|定为|确定为|[调修更][整正改新]为|[下上]调[为至到])|我)\s*){{0,5}})
     (?:{_NOTE.format("after", "after")}(?=\s*[:\w])\s*:?\s*)?
     (?:(?:an?|the|clearly|definitely|therefore|thus|simply|hence|solid|strong|clear|perfect|low|high
        |\w+ly)\s+|(?:给出?|打出?|得到?|评为|判为|定为|记为?|为|是|我|会|可以)\s*){{0,4}}

@@ -51,7 +51,7 @@ _QUOTES = finder(
 _SENTENCE = re.compile(r"[.!?。)]\W*$")
 _PARAGRAPH = re.compile(r"\n[ \t]*\n")
 _INTRODUCED = re.compile(
-    r"\b(?:here\s+(?:it\s+is|is)|here's|my\s+(?:verdict|evaluation|assessment|rating|score|judge?ment|answer))\b"
+    r"\b(?:here\s+(?:it\s+is|is)|here's|my\s+(?:final\s+|overall\s+|own\s+|revised\s+)?(?:verdict|evaluation|assessment|rating|score|judge?ment|answer))\b"
     r"[^:\n]{0,40}:\s*$|(?:如下|我的(?:评分|评价|评估|判断|结论)[^:\n]{0,10}):\s*$",
     re.IGNORECASE,
 )
@@ -60,6 +60,7 @@ _OPEN_BRACE = re.compile(r"(?<!\\)\{")
 _DECODER = json.JSONDecoder(strict=False)
 _NEXT_OBJECT = re.compile(r"\n[ \t]*(?=\{\s*[\"'“])")
 _OPENING = re.compile(r"\{(?:\s|//[^\n]{0,200}\n|/\*[^*]{0,200}\*/)*[\"'“\w]")
+_FENCE_MARK = re.compile(r"(?:`{3}|~{3})[\w-]*")
 _FENCED = re.compile(r"[ \t]*(?:`{3,}|~{3,})[\w-]*[ \t]*|json", re.IGNORECASE)
 
 
@@ -80,7 +81,8 @@ def object_claims(
     claims = []
     for i, ((start, end), value) in enumerate(found):
         rank = _rank_at(text, start, end)
-        if i and value != found[i - 1][1] and not text[found[i - 1][0][1] : start].strip(" \n,;"):
+        between = _FENCE_MARK.sub("", text[found[i - 1][0][1] : start]) if i else ""
+        if i and value != found[i - 1][1] and not between.strip(" \n,;"):
             rank, value = Rank.FINAL, math.nan
         if rank is not None:
             number = None if math.isnan(value) else value
@@ -156,7 +158,8 @@ def _rank_at(text: str, start: int, end: int) -> Rank | None:
     gap = lead[lead.rindex(before[-1]) + len(before[-1]) :]
     apart = own_lines and bool(_PARAGRAPH.search(gap) or _SENTENCE.search(before[-1]))
     announced = not apart or before[-1].rstrip(" *`").endswith(":")
-    if announced and _QUOTES.search(before[-1][-120:]):
+    introduced = _INTRODUCED.search(before[-1])
+    if announced and not introduced and _QUOTES.search(before[-1][-120:]):
         return None
     if not after:
         return Rank.FINAL
@@ -164,7 +167,7 @@ def _rank_at(text: str, start: int, end: int) -> Rank | None:
         return None
     if own_lines:
         return Rank.LABEL
-    return Rank.PROSE if _INTRODUCED.search(before[-1]) else None
+    return Rank.PROSE if introduced else None
 
 
 def _pairs(body: str) -> list[tuple[str, Any]]:

@@ -49,13 +49,13 @@ _COPULA = (
     rf"(?:worth\s+(?:an?\s+)?|an?\s+)(?:{_STRENGTH}\s+)?"
 )
 _REVISES = (
-    rf"{any_of('raised, lowered, changed, moved, dropped, bumped, revised, adjusted')}\s+"
+    rf"{any_of('raised, lowered, changed, moved, dropped, bumped, revised, adjusted, reduced, brought, raise, lower, drop, reduce, brings, drops')}\s+"
     r"(?:(?:it|this|that|the\s+score)\s+)?(?:up\s+|down\s+)?to\s+(?:an?\s+)?"
 )
 _FITTING = rf"an?\s+(?={NUMBER}(?:\s*/\s*{NUMBER})?\s+{_FITS})"
 _EARLIER = finder("initially, originally, previously, first")
 _GIVES_ZH = any_of(
-    """给, 给出, 给予, 给到, 打, 打出, 打到, 打个, 评, 评为, 评出, 评定, 得, 得到, 判, 判为, 判定, 定为, 记, 记为, 赋, 赋予,
+    """给, 给出, 给予, 给到, 打, 打出, 打到, 打个, 评, 评为, 评出, 评定, 得, 实得, 得到, 判, 判为, 判定, 定为, 记, 记为, 赋, 赋予,
     值, 取, 降为, 降到, 降至, 升为, 升到, 升至, 调为, 调到, 调至, 调整为, 调整到, 调整至, 改为, 改成, 改到, 修正为"""
 )
 _JUDGED_ZH = any_of(
@@ -72,7 +72,7 @@ _GIVEN = re.compile(
     re.IGNORECASE,
 )
 _HAN_GIVEN = re.compile(
-    rf"(?=[给打评得判定记赋值取降升调改修])(?:{_HAN_VERB})(?={_NUMERAL}[^,。;]{{0,6}}分)"
+    rf"(?=[给打评得实判定记赋值取降升调改修])(?:{_HAN_VERB})(?={_NUMERAL}[^,。;]{{0,6}}分)"
 )
 _POINTS = re.compile(rf"(?<![0-9.第/\-–—~至到十点])(?={_NUMERAL}\s*分(?![制满钟之数析类别布支]))")
 _OPENS = re.compile(rf"\s*{_NUMERAL}\s*分\s*[,.。]")
@@ -99,7 +99,7 @@ _CLAIMING = re.compile(
     re.IGNORECASE,
 )
 _CONCLUDING = re.compile(
-    r"\s*(?:但|而|那么)?(?:我|因此|所以|故|综合|综上|总体|整体|最终|总分|目前)"
+    r"\s*(?:但|而|那么)?(?:我|因此|所以|故|综合|综上|总体|整体|最终|总分|目前|只能|实得|[该本此]回[答复])"
 )
 _SO = re.compile(
     r"[,;:]\s*(?:so|thus|hence|therefore|overall|making\s+it|leaving\s+it\s+at)\s*,?\s*(?:an?\s*)?$",

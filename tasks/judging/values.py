@@ -57,6 +57,8 @@ _SPOILED = re.compile(
       | \s*(?:minus|plus|[×÷*]|\+\s)
       | [个次处年月日点步条倍成折名位项页行轮种类章节题道句字人元块号级档层段回遍]
       | 分[钟之数析类别布支]
+      | \s+(?:[a-z]{1,15}\s+)?(?:issues?|errors?|mistakes?|problems?|flaws?|bugs?|tests?|cases?|checks?|items?|steps?
+        |questions?|criteria|calls?|arguments?|parameters?|words?|tokens?|times|minutes?|seconds?|hours?|days?|years?)\b
       | \s+(?:points?|marks?)\s+(?:off|deducted|lost|short|deduction|below|above|penalty)\b
     """,
     re.VERBOSE | re.IGNORECASE,
