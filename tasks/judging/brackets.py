@@ -27,6 +27,10 @@ _ELEMENT = re.compile(
     r"\s{0,40}(?P<value>[^<>\s][^<>\n]{0,40}?)\s{0,40}</(?P=tag)>",
     re.IGNORECASE,
 )
+_CITING = re.compile(
+    r"(?:\b(?:see|cf\.?|source|cit\w{1,6}|references?|document|passage)|参见|见|引用|文献)\s*:?\s*$",
+    re.IGNORECASE,
+)
 _PAIRWISE = re.compile(r"[ABC<>=≈~\s]{1,8}|tie|N/?A", re.IGNORECASE)
 
 
@@ -42,6 +46,7 @@ def bracket_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
             end = match.end()
             disowned = disowned_before(_on_line(text, match.start()))
             disowned = disowned or disowned_after(text[match.end() :][:60])
+            disowned = disowned or bool(_CITING.search(_on_line(text, match.start())))
             yield Claim(match.start(), match[0], number, Rank.FINAL, "bracket", disowned)
     single = _SINGLE.search(text, max(0, len(text) - WINDOW))
     if single and text.count("[") == 1:

@@ -23,7 +23,10 @@ _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\u20e3\ufe00-\ufe0f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
 )
-_ROLE_LABEL = re.compile(r"\A(?:output|json)\s*:\s*(?=[{`<])|</?json>", re.IGNORECASE)
+_ROLE_LABEL = re.compile(r"\A(?:output|json)\s*:\s*(?=[{`<])", re.IGNORECASE)
+_WRAPPING = "(?:json|verdict|evaluation|judge?ment|result|answer|output)"
+_OBJECT_TAG = re.compile(rf"<{_WRAPPING}>\s*(?=\{{)|(?<=\}})\s*</{_WRAPPING}>", re.IGNORECASE)
+_PREFILLED = re.compile(r"\A\"\w{1,40}\"\s*:")
 _BLANK_END = 8
 _LONG_BLANK = re.compile(rf"[^\S\n]{{{2 * _BLANK_END + 1},}}")
 _LINE_BREAK = re.compile("\r\n?|[\u0085\u2028\u2029\x0b\x0c]")
@@ -52,7 +55,10 @@ _QUOTES = re.compile(
 _QUOTE_MARK = re.compile("[“「『‘«`\"'~]")
 _QUOTED_BLOCK = re.compile(
     r"<(?P<tag>(?:assistant_|model_)?(?:response|output|completion|rollout)|tool_call|tool_response|transcript)>"
-    r"(?P<body>(?:(?!</?(?P=tag)>)[\s\S]){0,20000})</(?P=tag)>",
+    r"(?P<body>(?:(?!</?(?P=tag)>)[\s\S]){0,20000})</(?P=tag)>"
+    # FastChat's prompt sets the answer between `[The Start of …]` and `[The End of …]`.
+    r"|\[(?:(?:the\s+)?(?:start|begin)\b[^\[\]\n]{0,40}|response|answer|output)\]"
+    r"(?P<between>(?:(?!\[(?:the\s)?(?:start|begin|end))[\s\S]){0,20000})\[(?:the\s+)?end\b[^\[\]\n]{0,40}\]",
     re.IGNORECASE,
 )
 _BLOCKQUOTE = re.compile(r"^[ \t]*>(?!=)[^\n]*$", re.MULTILINE)
@@ -115,9 +121,11 @@ def unwrap(text: str) -> str:
     lines = text.split("\n")
     if [i for i, line in enumerate(lines) if _FENCE_LINE.fullmatch(line)] == [0, len(lines) - 1]:
         text = "\n".join(lines[1:-1]).strip()
-    text = _ROLE_LABEL.sub("", text)
+    text = _OBJECT_TAG.sub("", _ROLE_LABEL.sub("", text))
+    if "{" not in text and _PREFILLED.match(text):
+        text = "{" + text
     block = _QUOTED_BLOCK.fullmatch(text)
-    text = block["body"].strip() if block else text
+    text = (block["body"] or block["between"] or "").strip() if block else text
     if text[:1] + text[-1:] in {'""', "“”", "「」", "``", "''"}:
         inner = text[1:-1]
         if not set(inner) & {text[0], text[-1]}:
@@ -156,7 +164,7 @@ def mask_quotations(text: str) -> str:
     """
     if ">" in text:
         text = _BLOCKQUOTE.sub(_masked, text)
-    if "</" in text:
+    if "</" in text or "[" in text:
         text = _QUOTED_BLOCK.sub(_masked, text)
     return _QUOTES.sub(_masked_unless_value, text) if _QUOTE_MARK.search(text) else text
 

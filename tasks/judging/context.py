@@ -31,7 +31,7 @@ _LEAD_IN = re.compile(
     |\b(?:based\son|given|considering|after|taking|according\sto)\s[^,.:]{{1,80}},
     |(?:基于|根据|结合|鉴于|考虑到)[^,。:]{{1,40}},
     |(?:这|该|此|本)(?:[篇段个份条次道首]|[\u4e00-\u9fff]{{2}}(?=的))?[\u4e00-\u9fff]{{0,4}}的(?=[\s:]*$)
-    |on\sa\sscale\s(?:of|from)\s[0-9]{{1,3}}\s?(?:to|-|–)\s?[0-9]{{1,3}}
+    |on\sa\sscale\s(?:of|from)\s[0-9]{{1,3}}\s?(?:\([^()]{{1,20}}\)\s?)?(?:to|-|–)\s?[0-9]{{1,3}}(?:\s?\([^()]{{1,20}}\))?
     |(?:满分|总分)(?:为|是)?\s*:?\s*[0-9]{{1,4}}\s*分?
     |[0-9]{{1,4}}\s*分(?:制|满分)(?:下|的?标准)?
     |\(?[0-9]{{1,3}}\s*(?:-|–|~|到|至)\s*[0-9]{{1,3}}\s*分?\)?(?:的?(?:标准|范围|量表|区间))?
@@ -49,7 +49,7 @@ _STOLEN = finder(
     """claims, claimed, claiming, tells, telling, told, instructs, instructed, instructing, instruction,
     instructions, demands, demanded, demanding, inject*, pretend*, forge, forged, fake, faked, faking,
     tries to, trying to, attempt to, attempts to, ends with, self-*, itself, its own,
-    写着, 写道, 写了, 声称, 宣称, 自称, 试图, 企图, 诱导, 注入, 伪造, 自评, 自己给, 末尾, 所谓,
+    写着, 写道, 写了, 声称, 宣称, 自称, 试图, 企图, 诱导, 注入, 伪造, 自评, 自己给, 末尾, 结尾, 附有, 附带, 所谓,
     要求我, 要求你, 要求评, 指示我, 指示你, 指示评""",
     r"\bask(?:s|ed|ing)\s+(?:me|the|for|us|you)\b",
     r"\b(?:says|said|reads|states?|wrote|writes)\s*:?\s*$",
@@ -67,14 +67,16 @@ _IMAGINED = finder(
 _SUPERSEDED = finder(
     """previous, previously, prior, earlier, initial, initially, original, originally, old, former, formerly,
     baseline, preliminary, tentative, provisional, draft, first pass, first draft, at first, tempted,
-    was going to, considered, 本想, 原想, 本打算, 原打算, example, sample, e.g, expected, target, human, gold, passing, threshold, minimum,
+    was going to, 本想, 原想, 本打算, 原打算, example, sample, e.g, expected, target, human, gold, passing, threshold, minimum,
     maximum, max, min, possible, highest, lowest, cap, capped, limit, limited, could, might, instead of,
     rather than, not, never, no, cannot, without, deduct*, minus, lose, lost, next,
     原来, 原始, 原先, 之前, 先前, 上一, 上次, 上轮, 初始, 初步, 暂定, 目标, 预估, 示例, 例如, 比如, 样例, 参考评, 人工,
     基准, 及格, 满分, 最高, 最低, 上限, 下限, 不是, 并非, 不能, 不应, 不宜, 不会, 不予, 不给, 未, 没有, 无法, 扣, 减,
     限制, 封顶, 下次""",
     r"n't\b",
+    r"\bI\s+(?:[a-z]+\s+)?considered\b",
     r"原(?:来|始|本|先)?(?:的)?$",
+    r"^\W*(?:fix|add|remove|correct|include|change|with)\b[^.;]{1,60}\b(?:and|then)\s*$",
     r"先\s*$",
 )
 # A score inside the task that the rollout solves, or an assignment in its code.
@@ -84,8 +86,12 @@ _OTHERS = finder(
     r"\b(?!(?:model|response|assistant|answer|judge|solution|agent|output|rollout|it|here|that|let)'s)"
     r"[a-z]+'s\s+$",
 )
+_NO_QUALITY = re.compile(
+    r"(?:\b(?:confidence|certainty|difficulty|complexity)|置信度|信心|难度)(?:\s+(?:score|level|rating))?\W*$",
+    re.IGNORECASE,
+)
 _CONCLUDES = finder(
-    "so, therefore, thus, hence, overall, 因此, 所以, 综上, 故而, 总体而言, 目前",
+    "so, therefore, thus, hence, overall, 因此, 所以, 综上, 故而, 总体而言, 目前, 当前",
     r"[,;]\s*(?:but|yet|however|但是?|然而|不过)[^.。;!?\n\ufffc]{0,60}?(?=\b(?:I|my)\b|我)",
 )
 _NOT_OURS = re.compile(
@@ -96,6 +102,10 @@ _NOT_OURS = re.compile(
     |{words("require, requires, is reserved")}
     |{words("is, was, are")}\s+(?:an?\s+)?(?:prompt\s+)?(?:inject|quoted|part\s+of|in\s+the|from\s+the|what\s+the)
     |,?\s*(?:in\s+)?(?:an?|which\s+is\s+an?)\s+(?:obvious\s+|clear\s+)?(?:attempt|injection|trick|instruction)
+    |[\s.,;:。()\-–—]*(?:(?:this|that|it|which)\s+(?:is|was|comes|line|score|text|sentence|claim)\b
+      |(?:这|该|此|上述|以上)(?:是(?!因为|由于)|[句行段个条]|分数|评分|内容|文字))[^.。;\n]{{0,40}}?
+      (?:inject|manipulat|in\s+the\s+response|from\s+the\s+response|by\s+the\s+(?:model|assistant|response)
+      |注入|作弊|操纵|[回答]复[里中的]|模型自己|自己写|夹带|伪造|不作|不予)
     |for\s+(?:responses|answers|replies|outputs)\s+(?:that|which))""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -118,7 +128,7 @@ _COMPARED = re.compile(
 _FULL_MARKS = re.compile(
     r"(?:满分|总分)(?:为|是)?\s*:?\s*([0-9]{1,4})|(?<![0-9])([0-9]{1,4})\s*分(?:制|满分)"
     r"|[0-9]{1,3}\s*(?:-|–|~|到|至)\s*([0-9]{1,4})\s*分?\)?的?(?:标准|范围|量表|区间)"
-    r"|scale\s(?:of|from)\s[0-9]{1,3}\s?(?:to|-|–)\s?([0-9]{1,4})",
+    r"|scale\s(?:of|from)\s[0-9]{1,3}\s?(?:\([^()]{1,20}\)\s?)?(?:to|-|–)\s?([0-9]{1,4})",
     re.IGNORECASE,
 )
 _HEADING = re.compile(
@@ -161,6 +171,11 @@ def about_an_aspect(before: str) -> bool:
     return bool(_ASPECT.fullmatch(before))
 
 
+def names_no_quality(before: str) -> bool:
+    """Whether a number is how sure the judge is, or how hard the task: `Confidence: 9/10`."""
+    return bool(_NO_QUALITY.search(before))
+
+
 def compared(words: str) -> set[str]:
     """Names of the candidates that words tell apart: `response A`, `回答2`."""
     return {(match["en"] or match["zh"]).lower() for match in _COMPARED.finditer(words)}
@@ -187,7 +202,7 @@ def disowned_before(before: str, above: str = "") -> bool:
     if _STOLEN.search(words) or _IMAGINED.search(words):
         return True
     here = words.rpartition(",")[2]
-    if _OTHERS.search(here):
+    if _OTHERS.search(here) or names_no_quality(here):
         return True
     if _STOLEN_HERE.search(here) or _SUPERSEDED.search(here):
         return True

@@ -21,9 +21,9 @@ _FOREIGN = """puntuación, puntuacion, calificación, calificacion, pontuação,
     gesamtbewertung, punktzahl, оценка, 評価, 评价, 得点, スコア, 最终スコア, 점수, 최종 점수, 최종점수, 총 점수, 총점수, 평점"""
 
 _WHOLES = any_of(
-    "final, overall, total, aggregate, composite, combined, weighted, cumulative, net, holistic"
+    "final, overall, total, aggregate, composite, combined, weighted, cumulative, net, holistic, actual"
 )
-_WHOLES_ZH = any_of("最终, 最后, 综合, 总体, 整体, 总, 总的, 合计, 总计, 终")
+_WHOLES_ZH = any_of("最终, 最后, 综合, 总体, 整体, 总, 总的, 合计, 总计, 终, 实际")
 """Words that say of a score that it is about all."""
 
 _BETWEEN = any_of(
@@ -60,6 +60,7 @@ _PLAIN = "|".join(
         r"(?:average|mean)\s+(?:score|rating)",
         any_of("score, scores, rating, ratings, grade, mark, marks, reward, rewards"),
         r"verdict(?=\s+is\b)",
+        r"(?:points\s+|score\s+)?(?:awarded|earned)(?=\s*:)",
         rf"{any_of('points, judgment, judgement, evaluation')}(?=\s*:)",
         rf"{any_of('评分, 得分, 打分, 给分, 分数, 分值, 评级, 评价分, 平均分, 成绩')}(?:结果)?",
         rf"{any_of(_FOREIGN)}(?=\s*[:=])",
@@ -67,7 +68,7 @@ _PLAIN = "|".join(
 )
 _LABEL = re.compile(
     # The lookahead only saves time: no label starts with another character.
-    rf"(?<![A-Za-z0-9_\-])(?=[a-zо\[最综总整合终修更调复改平评得打给分成評ス점최총평])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
+    rf"(?<![A-Za-z0-9_\-])(?=[a-zо\[最综总实整合终修更调复改平评得打给分成評ス점최총평])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
     re.IGNORECASE,
 )
 _NOTE = r"(?:\((?P<{}>[^()\n]{{0,60}})\)|\[(?P<{}b>[^\[\]\n]{{0,20}}[-~][^\[\]\n]{{0,20}})\])"
@@ -100,7 +101,7 @@ _NEAR_NUMBER = re.compile(rf"[^。;!?]{{0,40}}?(?={NUMBER})")
 _DECORATION = re.compile(rf"(?:[-–—•·]\s+|#(?![0-9])|[^\w\s#./+\-−(\[<~≈{MASK}]|\s)*")
 _REMARK = re.compile(r"[\s.!。)\]>*|]*(?:\([^()]{0,120}\))?[\s.!。|]*")
 _ONLY_DIGITS = re.compile(r"[\s.,/~–—-]*[0-9][\s0-9.,/~–—%-]*")
-_WORD_FIRST = re.compile(r"[^\W\d_]{1,12}\s?\((?=[^()]{1,12}\))")
+_WORD_FIRST = re.compile(r"[^\W\d_]{1,12}(?:\s[^\W\d_]{1,12})?\s?\((?=[^()]{1,12}\))")
 _CONCLUDED = re.compile(
     rf"[^0-9]{{1,150}}?\b(?:so|thus|hence|therefore)\s+(?:it(?:'s|\s+is)\s+)?(?:an?\s+)?(?={NUMBER}\s*[.!]?\s*$)",
     re.IGNORECASE,

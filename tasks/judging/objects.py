@@ -60,6 +60,7 @@ _OPEN_BRACE = re.compile(r"(?<!\\)\{")
 _DECODER = json.JSONDecoder(strict=False)
 _NEXT_OBJECT = re.compile(r"\n[ \t]*(?=\{\s*[\"'“])")
 _OPENING = re.compile(r"\{(?:\s|//[^\n]{0,200}\n|/\*[^*]{0,200}\*/)*[\"'“\w]")
+_COMMENT = re.compile(r"(?:\s*[-–—,:;(][^0-9]*)?")
 _FENCE_MARK = re.compile(r"(?:`{3}|~{3})[\w-]*")
 _FENCED = re.compile(r"[ \t]*(?:`{3,}|~{3,})[\w-]*[ \t]*|json", re.IGNORECASE)
 
@@ -235,4 +236,4 @@ def _value(stated: Any, scale: tuple[float, float]) -> float | None:
         # JSON knows whole numbers beyond every float; they are on no scale.
         return float(stated) if abs(stated) <= MAX_NUMBER else None
     value = read_value(stated.strip(), 0, scale)
-    return value.number if value and value.end == len(stated.strip()) else None
+    return value.number if value and _COMMENT.fullmatch(stated.strip(), value.end) else None

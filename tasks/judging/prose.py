@@ -8,6 +8,7 @@ from oyer.tasks.judging.context import (
     WINDOW,
     disowned_after,
     disowned_before,
+    names_no_quality,
     names_other_scale_before,
     only_neutral,
 )
@@ -18,6 +19,7 @@ SHORT = 25
 """Characters before a fraction that still leave it the point of its line: `Verdict: correct (8/10)`."""
 
 _NAMED = re.compile(r"[^\W0-9][\s*]*:\s*$")
+_PREDICATE = re.compile(r"\b(?:is|was|are|were|of|on|in|by|to|from)\s+$", re.IGNORECASE)
 _ADVERB = (
     rf"(?:\s+(?:\w+ly|{any_of('also, just, still, would, will, can, could, have to, must')}))?"
 )
@@ -134,7 +136,10 @@ def prose_claims(line: str, offset: int, scale: tuple[float, float]) -> Iterator
             continue
         read_to = value.end
         before = line[max(0, start - WINDOW) : start]
-        own = rank <= Rank.PART or not (disowned_before(before) or _EARLIER.search(line, start, at))
+        if rank <= Rank.PART:
+            own = not names_no_quality(before)
+        else:
+            own = not (disowned_before(before) or _EARLIER.search(line, start, at))
         spoiled = names_other_scale_before(before, scale) or _ALTERNATIVE.search(
             line[max(0, at - 40) : at]
         )
@@ -166,7 +171,8 @@ def _places(line: str, opens_reply: bool) -> Iterator[tuple[int, int, Rank]]:
             yield match.start(), match.end(), Rank.PROSE
     for match in _FRACTION.finditer(line):
         before = line[max(0, match.start() - WINDOW) : match.start()]
-        if (names := _NAMED.search(before)) or len(before) <= SHORT:
+        names = _NAMED.search(before)
+        if names or (len(before) <= SHORT and not _PREDICATE.search(before)):
             whole = only_neutral(before) or (not names and bool(_CLAIMING.search(before)))
             yield match.start(), match.end(), Rank.PROSE if whole else Rank.PART
         elif _CLAIMING.search(before) or only_neutral(re.split(r"[.。;!?]\s*", before)[-1]):

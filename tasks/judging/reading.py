@@ -27,6 +27,7 @@ from oyer.tasks.judging.labels import bare_value, label_claims
 from oyer.tasks.judging.objects import object_claims
 from oyer.tasks.judging.phrases import words
 from oyer.tasks.judging.prose import prose_claims
+from oyer.tasks.judging.tables import table_claims
 from oyer.tasks.statuses import Status
 
 PARSER_VERSION = 2
@@ -54,7 +55,7 @@ _RETRACTS = words(
 )
 _CORRECTS = words("actually, on reflection, correction, 更正, 不对, 修正")
 _SECOND_THOUGHT = re.compile(
-    rf"(?:^|[.!?。;\n])[\s*\-–—]{{0,20}}(?:{_RETRACTS}|(?:{_CORRECTS}|no,)[^\n]{{0,80}}?[0-9])",
+    rf"(?:^|[.!?。;\n])[\s*\-–—]{{0,20}}(?:{_RETRACTS}|(?:{_CORRECTS}|(?:edit|update):|no,)[^\n]{{0,80}}?[0-9])",
     re.IGNORECASE,
 )
 _WHOLE_ANSWER = re.compile(
@@ -188,7 +189,11 @@ def _line_claims(text: str, scale: tuple[float, float]) -> list[Claim]:
             lines.append((at, line))
         at += len(line) + 1
     claims: list[Claim] = []
+    tables = {claim.start: claim for claim in table_claims(lines, scale)}
     for i, (start, line) in enumerate(lines):
+        if start in tables:
+            claims.append(tables[start])
+            continue
         above = lines[i - 1][1] if i else ""
         below = lines[i + 1][1] if i + 1 < len(lines) else ""
         found = list(label_claims(line, start, scale, above, below))

@@ -50,14 +50,14 @@ _SPOILED = re.compile(
       | \s+{NUMBER}
       | [+\-−~](?=$|[\s).,;|])
       | \s*/
-      | [A-Za-z0-9_^⁄] | \s*\? | \.[0-9]
+      | [A-Za-z0-9_^⁄] | \s*\? | \.[0-9] | 。[0-9]{{1,2}}\s*分?\s*$
       | \s*(?:以上|以下|以内|左右|上下|出头|多分|封顶|起步|不到|或更|之间)
       | \s*(?:or|and)\s+(?:so|higher|above|more|below|lower|less|better|worse)\b
       | \s+at\s+(?:most|best|least)\b
       | \s*(?:minus|plus|[×÷*]|\+\s)
       | [个次处年月日点步条倍成折名位项页行轮种类章节题道句字人元块号级档层段回遍]
       | 分[钟之数析类别布支]
-      | \s+(?:[a-z]{1,15}\s+)?(?:issues?|errors?|mistakes?|problems?|flaws?|bugs?|tests?|cases?|checks?|items?|steps?
+      | \s+(?:[a-z]{1, 15}\s+)?(?:issues?|errors?|mistakes?|problems?|flaws?|bugs?|tests?|cases?|checks?|items?|steps?
         |questions?|criteria|calls?|arguments?|parameters?|words?|tokens?|times|minutes?|seconds?|hours?|days?|years?)\b
       | \s+(?:points?|marks?)\s+(?:off|deducted|lost|short|deduction|below|above|penalty)\b
     """,
