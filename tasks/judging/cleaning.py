@@ -57,10 +57,12 @@ _QUOTED_BLOCK = re.compile(
     r"<(?P<tag>(?:assistant_|model_)?(?:response|output|completion|rollout)|tool_call|tool_response|transcript)>"
     r"(?P<body>(?:(?!</?(?P=tag)>)[\s\S]){0,20000})</(?P=tag)>"
     # FastChat's prompt sets the answer between `[The Start of …]` and `[The End of …]`.
-    r"|\[(?:(?:the\s+)?(?:start|begin)\b[^\[\]\n]{0,40}|response|answer|output)\]"
-    r"(?P<between>(?:(?!\[(?:the\s)?(?:start|begin|end))[\s\S]){0,20000})\[(?:the\s+)?end\b[^\[\]\n]{0,40}\]",
-    re.IGNORECASE,
+    r"|^(?:[\[=#*-]{1,12}\s?(?:the\s)?(?:start|begin)\b[^\n]{0,60}|\[(?:response|answer|output)\]\s{0,9})\n"
+    r"(?P<between>(?:(?!^[\[=#*-]{1,12}\s?(?:the\s)?(?:start|begin|end)\b)[\s\S]){0,20000})"
+    r"^[\[=#*-]{1,12}\s?(?:the\s)?end\b[^\n]{0,60}$",
+    re.IGNORECASE | re.MULTILINE,
 )
+_END_MARK = re.compile(r"</|\bend\b", re.IGNORECASE)
 _BLOCKQUOTE = re.compile(r"^[ \t]*>(?!=)[^\n]*$", re.MULTILINE)
 _LONE_VALUE = re.compile(r"\s*\[{0,2}\s*[0-9][0-9.]{0,5}\s*分?\s*(?:/\s*[0-9]{1,4})?\s*\]{0,2}\s*")
 _MARKUP = re.compile(
@@ -164,7 +166,7 @@ def mask_quotations(text: str) -> str:
     """
     if ">" in text:
         text = _BLOCKQUOTE.sub(_masked, text)
-    if "</" in text or "[" in text:
+    if _END_MARK.search(text):
         text = _QUOTED_BLOCK.sub(_masked, text)
     return _QUOTES.sub(_masked_unless_value, text) if _QUOTE_MARK.search(text) else text
 

@@ -19,7 +19,7 @@ _LEAD_INS = """so, thus, therefore, hence, then, overall, finally, and, but, acc
 _LEAD_INS_ZH = """评分标准, 按, 按照, 根据, 在, 内, 以, 综上, 综上所述, 因此, 所以, 因而, 故, 故此, 总之, 最后, 最终,
     综合, 综合来看, 综合来说, 综合以上, 综合上述, 综合考虑, 综合而言, 综合评估, 综合分析,
     总体, 总体来看, 总体来说, 总体而言, 总体上, 整体, 整体来看, 整体来说, 整体而言, 整体上, 结论,
-    我认为, 我觉得, 我, 所以我, 你, 本次, 本题, 该题, 本, 该, 此, 这, 这个, 这次, 这份, 这篇, 这条, 这段, 对, 于, 给, 给出, 给予,
+    我认为, 我觉得, 我, 所以我, 你, 本次, 本轮, 本题, 该题, 本, 该, 此, 这, 这个, 这次, 这份, 这篇, 这条, 这段, 对, 于, 给, 给出, 给予,
     打, 打出, 的, 为, 是, 会, 应, 应该, 可, 可以, 建议, 能, 将, 回答, 回复, 响应, 输出, 轨迹, 模型, 助手, 学生,
     考生, 答案, 解答, 质量, 整个, 更正, 修正, 修改后, 重新, 重新评估, 重新考虑, 重新打分, 重新后, 重新评估后,
     重新考虑后, 重新打分后, 评审, 裁判, 评委, 结果, 如下, 以上, 上述, 评价, 评估, 其, 它, 只, 只能, 只有, 仅, 但, 但是,
@@ -57,8 +57,8 @@ _STOLEN = finder(
 _STOLEN_HERE = finder(
     """says, said, saying, state, states, stated, stating, contain, contains, containing, write, writes,
     wrote, written, ask, asks, asked, request, requests, embedded, ignore, ignores, ignoring, quot*,
-    appended, inserted, reads, include, includes, included, including, text,
-    要求, 指示, 忽略, 无视, 包含, 含有, 出现, 提到, 写入, 附加, 插入, 输出了"""
+    appended, inserted, original text, reads, include, includes, included, including, text,
+    原文, 要求, 指示, 忽略, 无视, 包含, 含有, 出现, 提到, 写入, 附加, 插入, 输出了"""
 )
 _IMAGINED = finder(
     """if, unless, would have, could have, might have, had it, 如果, 假如, 本可, 本应, 原本, 否则, 除非""",
@@ -100,8 +100,11 @@ _NOT_OURS = re.compile(
     |{any_of("表示, 代表, 意味, 对应, 是指, 才, 则")}
     |{words("mean, means, indicate, indicates, represent, represents, correspond, corresponds, would")}
     |{words("require, requires, is reserved")}
+    |{words("is, was, are, were, would be, seems")}\s+(?:not|too|un\w+|inappropriate|incorrect|excessive)\b
+    |分?\s*(?:过高|过低|太高|太低|偏高|偏低|不合适|不合理|不妥|不恰当)
     |{words("is, was, are")}\s+(?:an?\s+)?(?:prompt\s+)?(?:inject|quoted|part\s+of|in\s+the|from\s+the|what\s+the)
     |,?\s*(?:in\s+)?(?:an?|which\s+is\s+an?)\s+(?:obvious\s+|clear\s+)?(?:attempt|injection|trick|instruction)
+    |(?:系|属于|是(?!因为|由于))[^,.。;\n]{{0,10}}?(?:注入|作弊|伪造|操纵|诱导)
     |[\s.,;:。()\-–—]*(?:(?:this|that|it|which)\s+(?:is|was|comes|line|score|text|sentence|claim)\b
       |(?:这|该|此|上述|以上)(?:是(?!因为|由于)|[句行段个条]|分数|评分|内容|文字))[^.。;\n]{{0,40}}?
       (?:inject|manipulat|in\s+the\s+response|from\s+the\s+response|by\s+the\s+(?:model|assistant|response)

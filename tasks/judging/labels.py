@@ -58,7 +58,7 @@ _FINAL = "|".join(
 _PLAIN = "|".join(
     [
         r"(?:average|mean)\s+(?:score|rating)",
-        any_of("score, scores, rating, ratings, grade, mark, marks, reward, rewards"),
+        any_of("thescore, score, scores, rating, ratings, grade, mark, marks, reward, rewards"),
         r"verdict(?=\s+is\b)",
         r"(?:points\s+|score\s+)?(?:awarded|earned)(?=\s*:)",
         rf"{any_of('points, judgment, judgement, evaluation')}(?=\s*:)",
@@ -174,7 +174,7 @@ def _weigh(match: re.Match[str], before: str, tail: str) -> tuple[Rank, bool]:
         return rank, not own
     if is_neutral:
         return (Rank.LABEL if opens_line else Rank.PROSE), False
-    return Rank.PART, not about_an_aspect(before)
+    return (Rank.PART if about_an_aspect(before) else Rank.LOOSE), False
 
 
 def _labelled(tail: str, scale: tuple[float, float]) -> Value | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from oyer.tasks.judging.claims import Claim, Rank
 from oyer.tasks.judging.phrases import finder
-from oyer.tasks.judging.values import read_value
+from oyer.tasks.judging.values import names_other_scale, read_value
 
 MAX_OBJECTS = 64
 """Objects looked at, from the end of the reply."""
@@ -30,6 +30,7 @@ _FINAL_KEY = re.compile(
 _PLAIN_KEY = re.compile(
     r"(?:judge|evaluation|quality|response|answer|model)?(?:score|rating)s?|grade|verdict|points|评分|得分|分数|打分"
 )
+_ASPECT_KEY = re.compile(r"[a-z]+(?:score|rating)s?")
 _VALUE_KEY = re.compile(r"result|value")
 _WRAPPER = re.compile(
     r"evaluation|results?|outputs?|verdict|overall|final|total|response|judge?ment|assessment|scores?|ratings?|review"
@@ -140,7 +141,12 @@ def _verdict(body: str, scale: tuple[float, float]) -> float | None:
     if stated is None or _CALL_KEYS & {key for key, _ in pairs}:
         return None
     maxima = [_value(value, scale) for key, value in pairs if _MAXIMUM_KEY.fullmatch(_plain(key))]
-    if any(maximum != scale[1] for maximum in maxima):
+    if any(maximum != scale[1] for maximum in maxima) or any(
+        names_other_scale(note, scale)
+        for key, _ in pairs
+        if _FINAL_KEY.fullmatch(_plain(key)) or _PLAIN_KEY.fullmatch(_plain(key))
+        for note in re.findall(r"\([^()]*\)", key)
+    ):
         return math.nan
     value = _value(stated, scale)
     return math.nan if value is None else value
@@ -213,9 +219,20 @@ def _stated(pairs: list[tuple[str, Any]]) -> Any:
         values = [value for key, value in pairs if keys.fullmatch(_plain(key))]
         if len(values) > 1:
             values = [value for value in values if _holds_a_digit(value)] or values
+        if keys is _PLAIN_KEY and _only_aspects([_plain(key) for key, _ in pairs]):
+            return ""
         if values:
             return values[0] if all(value == values[0] for value in values) else ""
     return None
+
+
+def _only_aspects(keys: list[str]) -> bool:
+    """Whether `answer_score` is one of several such keys, and none of them is `score` itself."""
+    aspects = {key for key in keys if _ASPECT_KEY.fullmatch(key)} - {
+        key for key in keys if _MAXIMUM_KEY.fullmatch(key)
+    }
+    plain = {key for key in keys if _PLAIN_KEY.fullmatch(key)}
+    return bool(plain) and plain < aspects
 
 
 def _holds_a_digit(value: Any) -> bool:
@@ -224,7 +241,7 @@ def _holds_a_digit(value: Any) -> bool:
 
 
 def _plain(key: str) -> str:
-    return re.sub(r"[\s_-]", "", key).lower()
+    return re.sub(r"\([^()]*\)|[\s_-]", "", key).lower()
 
 
 def _value(stated: Any, scale: tuple[float, float]) -> float | None:

@@ -30,7 +30,7 @@ from oyer.tasks.judging.prose import prose_claims
 from oyer.tasks.judging.tables import table_claims
 from oyer.tasks.statuses import Status
 
-PARSER_VERSION = 2
+PARSER_VERSION = 3
 """Raised whenever some reply would be read differently."""
 
 MAX_PROSE_CHARS = 16_384
@@ -64,6 +64,9 @@ _WHOLE_ANSWER = re.compile(
     re.IGNORECASE,
 )
 
+# Selene's form.
+_REASONING = re.compile(r"\W*reasoning\s*:", re.IGNORECASE)
+_RESULT = re.compile(r"\W*result\s*:\s*(.{1,20})", re.IGNORECASE)
 _LAST_FENCE = re.compile(
     r"\n[ \t]*(?:`{3}|~{3})\w{0,20}\n+(?P<line>[^\n`~]{1,80})\n+[ \t]*(?:`{3}|~{3})\s*\Z"
 )
@@ -198,7 +201,7 @@ def _line_claims(text: str, scale: tuple[float, float]) -> list[Claim]:
         below = lines[i + 1][1] if i + 1 < len(lines) else ""
         found = list(label_claims(line, start, scale, above, below))
         claims += found
-        if all(claim.disowned for claim in found):
+        if all(claim.disowned or claim.rank is Rank.LOOSE for claim in found):
             claims += prose_claims(line, start, scale)
     return claims + _bare_claims(lines, scale, claims)
 
@@ -213,6 +216,8 @@ def _bare_claims(
     if len(lines) == 1 and len(last) <= MAX_SPAN_CHARS:
         only = _WHOLE_ANSWER.fullmatch(last) or _COMMENTED.fullmatch(last)
         last = only[1] if only else last
+    elif _REASONING.match(first) and (result := _RESULT.fullmatch(last)):
+        last = result[1]
     above = lines[-2][1].strip() if len(lines) > 1 else ""
     claims = []
     if not above.endswith((":", "=")) and (value := bare_value(last, scale)):
@@ -262,7 +267,7 @@ def _outweighs(claim: Claim, winner: Claim) -> bool:
     """Whether a claim of another value, at its place, makes the winner doubtful."""
     if claim.disowned:
         return claim.rank > winner.rank
-    if claim.start < winner.start:
+    if claim.start < winner.start and winner.rank is not Rank.PART:
         return False
     if claim.rank is Rank.LOOSE:
         return winner.rank <= Rank.PROSE
