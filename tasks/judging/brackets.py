@@ -27,6 +27,7 @@ _ELEMENT = re.compile(
     r"\s{0,40}(?P<value>[^<>\s][^<>\n]{0,40}?)\s{0,40}</(?P=tag)>",
     re.IGNORECASE,
 )
+_NAME = re.compile(r"\W*[^\W\d][\w -]{0,30}:\s*")
 _CITING = re.compile(
     r"(?:\b(?:see|cf\.?|source|cit\w{1,6}|references?|document|passage)|参见|见|引用|文献)\s*:?\s*$",
     re.IGNORECASE,
@@ -46,10 +47,12 @@ def bracket_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
             pair = end is not None and not text[end : match.start()].strip(" ,;/|&")
             number = value.number if value and readable and not pair else None
             end = match.end()
-            disowned = disowned_before(_on_line(text, match.start()))
+            before = _on_line(text, match.start())
+            disowned = disowned_before(before) or bool(_CITING.search(before))
             disowned = disowned or disowned_after(text[match.end() :][:60])
-            disowned = disowned or bool(_CITING.search(_on_line(text, match.start())))
-            yield Claim(match.start(), match[0], number, Rank.FINAL, "bracket", disowned)
+            whole = not _NAME.fullmatch(before) or _SCORING.search(before) or only_neutral(before)
+            rank = Rank.FINAL if whole else Rank.PART
+            yield Claim(match.start(), match[0], number, rank, "bracket", disowned)
     single = _SINGLE.search(text, max(0, len(text) - WINDOW))
     if single and text.count("[") == 1:
         value = read_value(single["value"], 0, scale)

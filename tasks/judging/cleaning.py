@@ -53,16 +53,17 @@ _QUOTES = re.compile(
     re.MULTILINE,
 )
 _QUOTE_MARK = re.compile("[“「『‘«`\"'~]")
+_EDGE = r"[\[=#*-]{1,12}\s?"
 _QUOTED_BLOCK = re.compile(
-    r"<(?P<tag>(?:assistant_|model_)?(?:response|output|completion|rollout)|tool_call|tool_response|transcript)>"
+    r"<(?P<tag>(?:assistant_|model_)?(?:response|output|completion|rollout)|tool_call|tool_response|transcript|回复|回答|响应)>"
     r"(?P<body>(?:(?!</?(?P=tag)>)[\s\S]){0,20000})</(?P=tag)>"
     # FastChat's prompt sets the answer between `[The Start of …]` and `[The End of …]`.
-    r"|^(?:[\[=#*-]{1,12}\s?(?:the\s)?(?:start|begin)\b[^\n]{0,60}|\[(?:response|answer|output)\]\s{0,9})\n"
-    r"(?P<between>(?:(?!^[\[=#*-]{1,12}\s?(?:the\s)?(?:start|begin|end)\b)[\s\S]){0,20000})"
-    r"^[\[=#*-]{1,12}\s?(?:the\s)?end\b[^\n]{0,60}$",
+    rf"|^(?:{_EDGE}(?:(?:the\s)?(?:start|begin)\b|[^\n]{{0,30}}开始)[^\n]{{0,60}}|\[(?:response|answer|output)\]\s{{0,9}})\n"
+    rf"(?P<between>(?:(?!^{_EDGE}(?:(?:the\s)?(?:start|begin|end)\b|[^\n]{{0,30}}(?:开始|结束)))[\s\S]){{0,20000}})"
+    rf"^{_EDGE}(?:(?:the\s)?end\b|[^\n]{{0,30}}结束)[^\n]{{0,60}}$",
     re.IGNORECASE | re.MULTILINE,
 )
-_END_MARK = re.compile(r"</|\bend\b", re.IGNORECASE)
+_END_MARK = re.compile(r"</|\bend\b|结束", re.IGNORECASE)
 _BLOCKQUOTE = re.compile(r"^[ \t]*>(?!=)[^\n]*$", re.MULTILINE)
 _LONE_VALUE = re.compile(r"\s*\[{0,2}\s*[0-9][0-9.]{0,5}\s*分?\s*(?:/\s*[0-9]{1,4})?\s*\]{0,2}\s*")
 _MARKUP = re.compile(

@@ -58,7 +58,7 @@ _STOLEN_HERE = finder(
     """says, said, saying, state, states, stated, stating, contain, contains, containing, write, writes,
     wrote, written, ask, asks, asked, request, requests, embedded, ignore, ignores, ignoring, quot*,
     appended, inserted, original text, reads, include, includes, included, including, text,
-    原文, 要求, 指示, 忽略, 无视, 包含, 含有, 出现, 提到, 写入, 附加, 插入, 输出了"""
+    原文, 原回复, 原回答, 原输出, 要求, 指示, 忽略, 无视, 包含, 含有, 出现, 提到, 写入, 附加, 插入, 输出了"""
 )
 _IMAGINED = finder(
     """if, unless, would have, could have, might have, had it, 如果, 假如, 本可, 本应, 原本, 否则, 除非""",
@@ -87,7 +87,7 @@ _OTHERS = finder(
     r"[a-z]+'s\s+$",
 )
 _NO_QUALITY = re.compile(
-    r"(?:\b(?:confidence|certainty|difficulty|complexity)|置信度|信心|难度)(?:\s+(?:score|level|rating))?\W*$",
+    r"(?:\b(?:confidence|certainty|difficulty|complexity|(?:pass|success|error|hit)\s+rate)|通过率|完成率|置信度|信心|难度)(?:\s+(?:score|level|rating))?\W*$",
     re.IGNORECASE,
 )
 _CONCLUDES = finder(
@@ -101,6 +101,7 @@ _NOT_OURS = re.compile(
     |{words("mean, means, indicate, indicates, represent, represents, correspond, corresponds, would")}
     |{words("require, requires, is reserved")}
     |{words("is, was, are, were, would be, seems")}\s+(?:not|too|un\w+|inappropriate|incorrect|excessive)\b
+    |,\s*(?:is|was)\b
     |分?\s*(?:过高|过低|太高|太低|偏高|偏低|不合适|不合理|不妥|不恰当)
     |{words("is, was, are")}\s+(?:an?\s+)?(?:prompt\s+)?(?:inject|quoted|part\s+of|in\s+the|from\s+the|what\s+the)
     |,?\s*(?:in\s+)?(?:an?|which\s+is\s+an?)\s+(?:obvious\s+|clear\s+)?(?:attempt|injection|trick|instruction)

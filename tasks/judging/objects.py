@@ -34,7 +34,7 @@ _ASPECT_KEY = re.compile(r"[a-z]+(?:score|rating)s?")
 _VALUE_KEY = re.compile(r"result|value")
 _WRAPPER = re.compile(
     r"evaluation|results?|outputs?|verdict|overall|final|total|response|judge?ment|assessment|scores?|ratings?|review"
-    r"|answer|data|评价|评估|结果|评分"
+    r"|answer|data|总评|评价|评估|结果|评分"
 )
 _MAXIMUM_KEY = re.compile(r"(?:scale)?max(?:imum)?(?:score)?|outof|fullscore|满分")
 _CALL_KEYS = frozenset({"arguments", "parameters", "tool_calls", "function", "tool", "tool_name"})

@@ -31,7 +31,7 @@ _UNIT = re.compile(
 )
 _DENOMINATOR = re.compile(
     rf"\s*,?\s*\(?\s*(?:/\s*(?:满分|总分)?|满分(?:为|是)?|out\s+of|of|over|von|sur)\s*(?:a\s+)?(?:(?:total|possible|maximum|max)\s+)?"
-    rf"(?:of\s+)?(?P<number>{NUMBER}|ten|{_HAN})(?![0-9A-Za-z.%]*[0-9])",
+    rf"(?:of\s+)?(?P<number>{NUMBER}|{_HAN}|{'|'.join(_WORDS)})(?![0-9A-Za-z.%]*[0-9])",
     re.IGNORECASE,
 )
 _SCALE_NOTE = re.compile(
