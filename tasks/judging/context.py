@@ -71,7 +71,7 @@ _SUPERSEDED = finder(
     maximum, max, min, possible, highest, lowest, cap, capped, limit, limited, could, might, instead of,
     rather than, not, never, no, cannot, without, deduct*, minus, lose, lost, next,
     原来, 原始, 原先, 之前, 先前, 上一, 上次, 上轮, 初始, 初步, 暂定, 目标, 预估, 示例, 例如, 比如, 样例, 参考评, 人工,
-    基准, 及格, 满分, 最高, 最低, 上限, 下限, 不是, 并非, 不能, 不应, 不宜, 不会, 不予, 不给, 未, 没有, 无法, 扣, 减,
+    基准, 及格, 满分, 最高, 最低, 上限, 下限, 不是, 并非, 不能, 不应, 不宜, 不会, 不予, 不给, 不值, 未, 没有, 无法, 扣, 减,
     限制, 封顶, 下次""",
     r"n't\b",
     r"\bI\s+(?:[a-z]+\s+)?considered\b",

@@ -38,6 +38,7 @@ _WRAPPER = re.compile(
 )
 _MAXIMUM_KEY = re.compile(r"(?:scale)?max(?:imum)?(?:score)?|outof|fullscore|满分")
 _CALL_KEYS = frozenset({"arguments", "parameters", "tool_calls", "function", "tool", "tool_name"})
+_SCALE_KEY = re.compile(r"(?:score|rating)?(?:scale|range)|评分范围|分制")
 _PAIR = re.compile(
     r"""(?:["'“](?P<key>[^"'“”\n{}:]{1,40})["'”]|(?<![\w"'])(?P<bare>[A-Za-z_]\w{0,39}))\s*:\s*
         (?:"(?P<double>[^"\n]{0,60})"|'(?P<single>[^'\n]{0,60})'
@@ -147,6 +148,9 @@ def _verdict(body: str, scale: tuple[float, float]) -> float | None:
         if _FINAL_KEY.fullmatch(_plain(key)) or _PLAIN_KEY.fullmatch(_plain(key))
         for note in re.findall(r"\([^()]*\)", key)
     ):
+        return math.nan
+    scales = [value for key, value in pairs if _SCALE_KEY.fullmatch(_plain(key))]
+    if any(isinstance(value, str) and names_other_scale(value, scale) for value in scales):
         return math.nan
     value = _value(stated, scale)
     return math.nan if value is None else value

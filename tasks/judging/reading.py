@@ -221,7 +221,9 @@ def _bare_claims(
     above = lines[-2][1].strip() if len(lines) > 1 else ""
     claims = []
     if not above.endswith((":", "=")) and (value := bare_value(last, scale)):
-        claims.append(Claim(last_at, last.strip(), value.number, Rank.LABEL, "bare"))
+        other = bare_value(above, scale)
+        number = value.number if other is None or other.number == value.number else None
+        claims.append(Claim(last_at, last.strip(), number, Rank.LABEL, "bare"))
     elif not others and (value := bare_value(first, scale)):
         claims.append(Claim(first_at, first.strip(), value.number, Rank.PROSE, "bare"))
     return claims

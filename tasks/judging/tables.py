@@ -21,7 +21,6 @@ _WHOLE = re.compile(
     rf"(?:\s*{any_of('score, rating, grade, 评分, 得分, 评价')})?[\s*_:)]*",
     re.IGNORECASE,
 )
-_RULE = re.compile(r"[\s|:\-]*-[\s|:\-]*")
 
 
 def table_claims(lines: list[tuple[int, str]], scale: tuple[float, float]) -> Iterator[Claim]:
@@ -36,8 +35,8 @@ def table_claims(lines: list[tuple[int, str]], scale: tuple[float, float]) -> It
         if not line.lstrip().startswith("|"):
             header = []
         elif not header:
-            ruled = i + 1 < len(lines) and _RULE.fullmatch(lines[i + 1][1])
-            header = _cells(line) if ruled else []
+            below = lines[i + 1][1] if i + 1 < len(lines) else ""
+            header = _cells(line) if "-" in below and not below.strip(" \t|:-") else []
         elif _WHOLE.fullmatch((cells := _cells(line))[0]):
             value = _total(header, cells, scale)
             if value is not None:

@@ -54,6 +54,7 @@ _SPOILED = re.compile(
       | [A-Za-z0-9_^⁄] | \s*\? | \.[0-9] | 。[0-9]{{1,2}}\s*分?\s*$
       | \s*(?:以上|以下|以内|左右|上下|出头|多分|封顶|起步|不到|或更|之间)
       | \s*(?:or|and)\s+(?:so|higher|above|more|below|lower|less|better|worse)\b
+      | \s+for\s+[a-z-]{{1,20}}\s*(?:[,;]|and)\s*{NUMBER}
       | \s+at\s+(?:most|best|least)\b
       | \s*(?:minus|plus|[×÷*]|\+\s)
       | [个次处年月日点步条倍成折名位项页行轮种类章节题道句字人元块号级档层段回遍]
