@@ -29,11 +29,12 @@ test: $(READY) ## Run the tests; they start the servers they need
 $(TRAINERS)/.ready: tests/trainers/requirements.txt tests/trainers/constraints.txt
 	$(PYTHON) -m venv $(TRAINERS)
 	$(TRAINERS)/bin/python -m pip install --quiet -c tests/trainers/constraints.txt -r tests/trainers/requirements.txt
-	# Without what they ask for: OpenRLHF and AReaL ask for GPU builds, Oyer for the workers' libraries.
-	$(TRAINERS)/bin/python -m pip install --quiet --no-deps areal==1.0.4 openrlhf==0.11.2 -e .
+	# Without what they ask for: OpenRLHF and AReaL ask for GPU builds, ms-swift for an older TRL, Oyer
+	# for the workers' libraries.
+	$(TRAINERS)/bin/python -m pip install --quiet --no-deps areal==1.0.4 ms-swift==4.6.0 openrlhf==0.11.2 -e .
 	@touch $@
 
-test-trainers: $(READY) $(TRAINERS)/.ready ## Run the adapters in TRL, verl, OpenRLHF, AReaL and verifiers (2 GB)
+test-trainers: $(READY) $(TRAINERS)/.ready ## Run the adapters in TRL, verl, OpenRLHF, ms-swift and others (2 GB)
 	$(TRAINERS)/bin/python -m pytest -c tests/trainers/pytest.ini tests/trainers
 
 $(SERVERS)/.ready: tests/real_servers/requirements.txt tests/real_servers/constraints.txt

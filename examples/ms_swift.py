@@ -19,15 +19,19 @@ class Oyer(AsyncORM):
     def __init__(self, args: Any = None, **kwargs: Any) -> None:
         super().__init__(args, **kwargs)
         n = getattr(args, "num_generations", None)
-        self._function = RewardFunction(load_config(), num_generations=n, run="ms-swift")
+        # After several turns the prompts of a group differ; ms-swift numbers what they began with.
+        self._function = RewardFunction(
+            load_config(), num_generations=n, group="prompt_id", run="ms-swift"
+        )
 
     async def __call__(self, completions: list[str], **kwargs: Any) -> list[float | None]:
         """Score the completions of one step."""
         messages = kwargs.pop("messages", None)
         # The last message is the completion itself.
         prompts = [m[:-1] for m in messages] if messages else [""] * len(completions)
-        if "response_token_ids" in kwargs:
-            rows = kwargs.pop("response_token_ids")
+        rows = kwargs.pop("response_token_ids", None)
+        # A multi-turn scheduler may leave them out, which is no length of 0.
+        if rows and all(rows):
             # Of several turns, ms-swift gives a list of lists.
             kwargs["completion_ids"] = [
                 list(chain(*row)) if row and isinstance(row[0], list) else row for row in rows

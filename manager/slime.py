@@ -12,7 +12,7 @@ import os
 import statistics
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -33,9 +33,10 @@ TIMEOUT_S = 600.0
 _STD_FLOOR = 1e-6
 """Added to a group's standard deviation, as slime does."""
 
-_CENTRED = ("grpo", "gspo", "reinforce_plus_plus_baseline")
-_SCALED = ("grpo", "gspo")
-"""Advantage estimators for which slime subtracts the group's mean, and divides by its deviation."""
+_SCALED = ("grpo", "gspo", "cispo", "sapo")
+_CENTRED = (*_SCALED, "reinforce_plus_plus_baseline")
+"""Advantage estimators for which slime subtracts the group's mean, and divides by its deviation;
+`sapo` is Relax's."""
 
 
 async def custom_rm(args: Any, sample: Any, **_: Any) -> Any:
@@ -54,6 +55,8 @@ async def group_rm(args: Any, samples: Sequence[Any], **_: Any) -> list[Any]:
 def post_process(args: Any, samples: Sequence[Any]) -> tuple[list[float], list[float]]:
     """Normalise rewards in their groups as slime does, with samples without a reward left out.
 
+    Samples of one attempt, which share a `rollout_id`, count once in their group.
+
     Returns:
         Raw and normalised rewards; a sample without a reward has the normalised reward 0.
     """
@@ -62,18 +65,32 @@ def post_process(args: Any, samples: Sequence[Any]) -> tuple[list[float], list[f
     if estimator not in _CENTRED or not getattr(args, "rewards_normalization", True):
         return raw, list(raw)
     groups: dict[Any, list[int]] = defaultdict(list)
+    size = getattr(args, "n_samples_per_prompt", None) or len(samples)
     for i, sample in enumerate(samples):
         if not sample.remove_sample:
-            groups[sample.group_index].append(i)
+            # Rollouts of a custom function may be numbered by their places only.
+            place = ("place", i // size)
+            groups[place if sample.group_index is None else sample.group_index].append(i)
     normalised = [0.0] * len(raw)
     scaled = estimator in _SCALED and getattr(args, "grpo_std_normalization", True)
     for rows in groups.values():
-        rewards = [raw[i] for i in rows]
-        mean = statistics.fmean(rewards)
-        deviation = statistics.stdev(rewards) if scaled and len(rewards) > 1 else 0.0
+        attempts = _attempts({i: (samples[i], raw[i]) for i in rows})
+        mean = statistics.fmean(attempts)
+        compared = scaled and len(attempts) > 1
+        divisor = statistics.stdev(attempts) + _STD_FLOOR if compared else 1.0
         for i in rows:
-            normalised[i] = (raw[i] - mean) / (deviation + _STD_FLOOR if scaled else 1.0)
+            normalised[i] = (raw[i] - mean) / divisor
     return raw, normalised
+
+
+def _attempts(rows: Mapping[int, tuple[Any, float]]) -> list[float]:
+    """Rewards by attempt: the best of the samples into which one was split, as slime takes it."""
+    rewards: dict[Any, float] = {}
+    for i, (sample, reward) in rows.items():
+        rollout_id = getattr(sample, "rollout_id", None)
+        key = ("row", i) if rollout_id is None else ("rollout", rollout_id)
+        rewards[key] = max(rewards.get(key, reward), reward)
+    return list(rewards.values())
 
 
 def missing_reward(sample: Any, score: Score, stand_in: float) -> float:
@@ -86,6 +103,9 @@ def missing_reward(sample: Any, score: Score, stand_in: float) -> float:
 
 
 async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> list[Any]:
+    if not samples:
+        # slime also asks where a custom generate function has filled every reward in.
+        return []
     manager, outages = _manager(os.getpid(), os.environ.get(CONFIG_VARIABLE))
     rules = manager.config.reward
     timeout_s = float(getattr(args, "oyer_timeout_s", TIMEOUT_S))

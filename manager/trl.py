@@ -25,12 +25,14 @@ from oyer.manager.client import RewardManager
 from oyer.manager.future import RewardFuture
 from oyer.manager.score import Score, scores_of, without_reward
 from oyer.manager.trl_data import (
-    UNREADABLE,
+    NOWHERE,
+    TICKETS,
     Texts,
     are_spread,
     group_ids,
     in_place,
     ranks,
+    redeemed,
     shared_group_ids,
     step_of,
     tell,
@@ -43,12 +45,6 @@ from oyer.tasks.payloads import Rollout
 log = get_logger(__name__)
 
 Rewards = list[float | None]
-
-TICKETS = "oyer_ticket"
-"""The column in which a `rollout_func` hands over what `submit` gave it."""
-
-_NOWHERE = "-"
-"""Stands in a ticket for the place of a row that stayed behind."""
 
 
 def missing_reward(score: Score) -> float | None:
@@ -66,6 +62,7 @@ class RewardFunction:
         num_generations: int | None = None,
         base_score: Callable[..., Any] | None = None,
         reference: str | None = None,
+        group: str | None = None,
         run: str = "trl",
         timeout_s: float | None = None,
     ) -> None:
@@ -78,6 +75,8 @@ class RewardFunction:
             base_score: a reward function as TRL takes it, sync or async; its rewards are the base
                 scores, None for a row that has none.
             reference: the dataset column that holds the reference answer for the judge.
+            group: the column whose values the rows of a group share, where their prompts differ,
+                as after several turns; the prompt when left out.
             run: the training run that the record files batches under.
             timeout_s: longest wait for a batch, in seconds; the deadline of the configuration
                 bounds it when left out.
@@ -101,6 +100,7 @@ class RewardFunction:
             )
         self._base_score = base_score
         self._reference = reference
+        self._group = group
         self._run = run
         self._timeout_s = timeout_s
 
@@ -123,12 +123,12 @@ class RewardFunction:
         scores: list[Score] = []
         try:
             if None not in tickets:
-                scores = await asyncio.wait_for(_redeemed(tickets), self._timeout_s)
+                scores = await asyncio.wait_for(redeemed(tickets), self._timeout_s)
             else:
                 rollouts = await self._read(prompts, completions, columns)
                 step = step_of(columns)
-                if self._spread(prompts):
-                    scores = await self._with_otherranks(rollouts, step)
+                if self._spread(self._shared(prompts, columns)):
+                    scores = await self._with_other_ranks(rollouts, step)
                 else:
                     future, rows = await self._submitted(rollouts, step)
                     found = scores_of(await asyncio.wait_for(future, self._timeout_s))
@@ -151,7 +151,7 @@ class RewardFunction:
         Raises:
             InvalidInput: groups are spread over ranks; only the reward function gathers those.
         """
-        if self._spread(prompts):
+        if self._spread(self._shared(prompts, columns)):
             raise InvalidInput(
                 "prompts: a group is spread over ranks; let per_device_train_batch_size ·"
                 " steps_per_generation be a multiple of num_generations to submit early"
@@ -159,7 +159,7 @@ class RewardFunction:
         rollouts = await self._read(prompts, completions, columns)
         future, rows = await self._submitted(rollouts, step_of(columns))
         places = {row: place for place, row in enumerate(rows)}
-        return [f"{future.ticket}#{places.get(i, _NOWHERE)}" for i in range(len(prompts))]
+        return [f"{future.ticket}#{places.get(i, NOWHERE)}" for i in range(len(prompts))]
 
     async def _read(
         self, prompts: Texts, completions: Texts, columns: Mapping[str, Any]
@@ -181,7 +181,7 @@ class RewardFunction:
             rows = self._readable(rollouts, error)
             return await asyncio.to_thread(submit, [rollouts[row] for row in rows]), rows
 
-    async def _with_otherranks(self, rollouts: Sequence[Rollout], step: int | None) -> list[Score]:
+    async def _with_other_ranks(self, rollouts: Sequence[Rollout], step: int | None) -> list[Score]:
         """Let the backend gather groups of which other ranks have the rest."""
         rows: Sequence[int] = range(len(rollouts))
         gather = partial(
@@ -203,9 +203,14 @@ class RewardFunction:
         Outages(self._manager.config.reward.max_failed_fraction, len(found)).count(found)
         return in_place(found, rows, len(rollouts))
 
-    def _spread(self, prompts: Texts) -> bool:
+    def _shared(self, prompts: Texts, columns: Mapping[str, Any]) -> Texts:
+        """What the rows of one group have in common."""
+        values: Texts = columns.get(self._group or "") or ()
+        return values if values and all(values) else prompts
+
+    def _spread(self, shared: Texts) -> bool:
         n = self._num_generations
-        return ranks() > 1 and n is not None and self._compares and are_spread(prompts, n)
+        return ranks() > 1 and n is not None and self._compares and are_spread(shared, n)
 
     def _readable(self, rollouts: Sequence[Rollout], first: InvalidRollout) -> list[int]:
         """Name the rows that can be scored.
@@ -234,10 +239,11 @@ class RewardFunction:
     ) -> list[Rollout]:
         ids = columns.get("completion_ids")
         references = columns.get(self._reference) if self._reference else None
-        if self._spread(prompts):
-            groups = shared_group_ids(prompts, step_of(columns))
+        shared = self._shared(prompts, columns)
+        if self._spread(shared):
+            groups = shared_group_ids(shared, step_of(columns))
         else:
-            groups = group_ids(prompts, self._num_generations)
+            groups = group_ids(shared, self._num_generations)
         return [
             Rollout(
                 prompt=prompts[i],
@@ -288,17 +294,3 @@ def reward_function(
 
     oyer.submit = scorer.submit  # type: ignore[attr-defined]  # a function may carry attributes
     return oyer
-
-
-async def _redeemed(tickets: Sequence[str]) -> list[Score]:
-    """Collect what was submitted early, row by row."""
-    places = [ticket.rpartition("#") for ticket in tickets]
-    if not all(ticket and (row == _NOWHERE or row.isdecimal()) for ticket, _, row in places):
-        raise InvalidInput(f"{TICKETS}: holds what `submit` did not give; pass it on unchanged")
-    batches = {
-        ticket: scores_of(await RewardFuture.from_ticket(ticket))
-        for ticket in dict.fromkeys(ticket for ticket, _, _ in places)
-    }
-    return [
-        UNREADABLE if row == _NOWHERE else batches[ticket][int(row)] for ticket, _, row in places
-    ]

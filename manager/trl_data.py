@@ -10,11 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from oyer.manager.score import Score
+from oyer.manager.future import RewardFuture
+from oyer.manager.score import Score, scores_of
+from oyer.tasks.errors import InvalidInput
 from oyer.tasks.payloads import Message
 from oyer.tasks.statuses import Status
 
 Texts = Sequence[str | list[Message]]
+
+TICKETS = "oyer_ticket"
+"""The column in which a `rollout_func` hands over what `submit` gave it."""
+
+NOWHERE = "-"
+"""Stands in a ticket for the place of a row that stayed behind."""
 
 UNREADABLE = Score(status=Status.REJECTED, error="the row cannot be scored; see the log")
 
@@ -91,3 +99,17 @@ def in_place(scores: Sequence[Score], rows: Sequence[int], size: int) -> list[Sc
     for row, score in zip(rows, scores, strict=True):
         placed[row] = score
     return placed
+
+
+async def redeemed(tickets: Sequence[str]) -> list[Score]:
+    """Collect what was submitted early, row by row."""
+    places = [ticket.rpartition("#") for ticket in tickets]
+    if not all(ticket and (row == NOWHERE or row.isdecimal()) for ticket, _, row in places):
+        raise InvalidInput(f"{TICKETS}: holds what `submit` did not give; pass it on unchanged")
+    batches = {
+        ticket: scores_of(await RewardFuture.from_ticket(ticket))
+        for ticket in dict.fromkeys(ticket for ticket, _, _ in places)
+    }
+    return [
+        UNREADABLE if row == NOWHERE else batches[ticket][int(row)] for ticket, _, row in places
+    ]

@@ -27,6 +27,13 @@ _ELEMENT = re.compile(
     r"\s{0,40}(?P<value>[^<>\s][^<>\n]{0,40}?)\s{0,40}</(?P=tag)>",
     re.IGNORECASE,
 )
+_NAME = re.compile(r"\W*[^\W\d][\w -]{0,30}:\s*")
+_CITING = re.compile(
+    r"(?:\b(?:see|cf\.?|source|cit\w{1,6}|references?|document|passage)|参见|见|引用|文献)\s*:?\s*$",
+    re.IGNORECASE,
+)
+_CLOSING_TAG = re.compile(r"\s{0,40}</")
+_PLAIN_TAG = re.compile("score|rating|grade|评分|得分", re.IGNORECASE)
 _PAIRWISE = re.compile(r"[ABC<>=≈~\s]{1,8}|tie|N/?A", re.IGNORECASE)
 
 
@@ -40,9 +47,12 @@ def bracket_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
             pair = end is not None and not text[end : match.start()].strip(" ,;/|&")
             number = value.number if value and readable and not pair else None
             end = match.end()
-            disowned = disowned_before(_on_line(text, match.start()))
+            before = _on_line(text, match.start())
+            disowned = disowned_before(before) or bool(_CITING.search(before))
             disowned = disowned or disowned_after(text[match.end() :][:60])
-            yield Claim(match.start(), match[0], number, Rank.FINAL, "bracket", disowned)
+            whole = not _NAME.fullmatch(before) or _SCORING.search(before) or only_neutral(before)
+            rank = Rank.FINAL if whole else Rank.PART
+            yield Claim(match.start(), match[0], number, rank, "bracket", disowned)
     single = _SINGLE.search(text, max(0, len(text) - WINDOW))
     if single and text.count("[") == 1:
         value = read_value(single["value"], 0, scale)
@@ -70,13 +80,22 @@ def boxed_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
 
 def element_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
     """Scores between tags such as `<score>` and `</score>`."""
-    for match in _ELEMENT.finditer(text):
+    matches = list(_ELEMENT.finditer(text))
+    # Several `<score>` within further elements are those of criteria.
+    inner = {
+        match.start(): match["value"]
+        for match in matches
+        if _PLAIN_TAG.fullmatch(match["tag"]) and _CLOSING_TAG.match(text, match.end())
+    }
+    several = len(set(inner.values())) > 1
+    for match in matches:
         value = read_value(match["value"], 0, scale)
         if value is None or value.end < len(match["value"]):
             if match["tag"].lower() in {"answer", "result", "verdict"}:
                 continue
             value = None
-        yield Claim(match.start(), match[0], value.number if value else None, Rank.FINAL, "element")
+        rank = Rank.PART if several and match.start() in inner else Rank.FINAL
+        yield Claim(match.start(), match[0], value.number if value else None, rank, "element")
 
 
 def _on_line(text: str, at: int) -> str:

@@ -14,6 +14,7 @@ _APART = {
     ord(c): "⁄" + unicodedata.normalize("NFKC", c)
     for c in "⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⅟↉"
 }
+_COLONS = dict.fromkeys(map(ord, "︰∶꞉ː"), ":")
 _SIMPLIFIED = str.maketrans(
     "評總體終綜給數滿為結論無寫應該個這對點兩級質認從後標準達絕據於響復輸軌議價獲間減號請嚴聲稱內資試圖誘導偽",
     "评总体终综给数满为结论无写应该个这对点两级质认从后标准达绝据于响复输轨议价获间减号请严声称内资试图诱导伪",
@@ -22,6 +23,10 @@ _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\u20e3\ufe00-\ufe0f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
 )
+_ROLE_LABEL = re.compile(r"\A(?:output|json)\s*:\s*(?=[{`<])", re.IGNORECASE)
+_WRAPPING = "(?:json|verdict|evaluation|judge?ment|result|answer|output)"
+_OBJECT_TAG = re.compile(rf"<{_WRAPPING}>\s*(?=\{{)|(?<=\}})\s*</{_WRAPPING}>", re.IGNORECASE)
+_PREFILLED = re.compile(r"\A\"\w{1,40}\"\s*:")
 _BLANK_END = 8
 _LONG_BLANK = re.compile(rf"[^\S\n]{{{2 * _BLANK_END + 1},}}")
 _LINE_BREAK = re.compile("\r\n?|[\u0085\u2028\u2029\x0b\x0c]")
@@ -48,6 +53,17 @@ _QUOTES = re.compile(
     re.MULTILINE,
 )
 _QUOTE_MARK = re.compile("[“「『‘«`\"'~]")
+_EDGE = r"[\[=#*-]{1,12}\s?"
+_QUOTED_BLOCK = re.compile(
+    r"<(?P<tag>(?:assistant_|model_)?(?:response|output|completion|rollout)|tool_call|tool_response|transcript|回复|回答|响应)>"
+    r"(?P<body>(?:(?!</?(?P=tag)>)[\s\S]){0,20000})</(?P=tag)>"
+    # FastChat's prompt sets the answer between `[The Start of …]` and `[The End of …]`.
+    rf"|^(?:{_EDGE}(?:(?:the\s)?(?:start|begin)\b|[^\n]{{0,30}}开始)[^\n]{{0,60}}|\[(?:response|answer|output)\]\s{{0,9}})\n"
+    rf"(?P<between>(?:(?!^{_EDGE}(?:(?:the\s)?(?:start|begin|end)\b|[^\n]{{0,30}}(?:开始|结束)))[\s\S]){{0,20000}})"
+    rf"^{_EDGE}(?:(?:the\s)?end\b|[^\n]{{0,30}}结束)[^\n]{{0,60}}$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_END_MARK = re.compile(r"</|\bend\b|结束", re.IGNORECASE)
 _BLOCKQUOTE = re.compile(r"^[ \t]*>(?!=)[^\n]*$", re.MULTILINE)
 _LONE_VALUE = re.compile(r"\s*\[{0,2}\s*[0-9][0-9.]{0,5}\s*分?\s*(?:/\s*[0-9]{1,4})?\s*\]{0,2}\s*")
 _MARKUP = re.compile(
@@ -67,7 +83,7 @@ def normalise(text: str) -> str:
     """
     text = _LINE_BREAK.sub("\n", text)
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text.translate(_APART))
+        text = unicodedata.normalize("NFKC", text.translate(_APART | _COLONS))
         text = _INVISIBLE.sub("", text).translate(_SIMPLIFIED)
     return _LONG_BLANK.sub(" " * _BLANK_END, text)
 
@@ -103,11 +119,16 @@ def _is_named(text: str, tag: re.Match[str]) -> bool:
 
 
 def unwrap(text: str) -> str:
-    """Take the reply out of one fence or one pair of quotes that holds all of it."""
+    """Take the reply out of one fence, quotation or element that holds all of it."""
     text = _SPECIAL_TOKEN.sub("", text).strip()
     lines = text.split("\n")
     if [i for i, line in enumerate(lines) if _FENCE_LINE.fullmatch(line)] == [0, len(lines) - 1]:
         text = "\n".join(lines[1:-1]).strip()
+    text = _OBJECT_TAG.sub("", _ROLE_LABEL.sub("", text))
+    if "{" not in text and _PREFILLED.match(text):
+        text = "{" + text
+    block = _QUOTED_BLOCK.fullmatch(text)
+    text = (block["body"] or block["between"] or "").strip() if block else text
     if text[:1] + text[-1:] in {'""', "“”", "「」", "``", "''"}:
         inner = text[1:-1]
         if not set(inner) & {text[0], text[-1]}:
@@ -140,12 +161,14 @@ def mask_fences(text: str) -> tuple[str, int | None]:
 
 
 def mask_quotations(text: str) -> str:
-    """Mask block quotes, quoted strings, inline code and struck-out text.
+    """Mask block quotes, elements such as `<response>`, quoted strings, inline code, struck-out text.
 
     Quotation marks around a lone number go, the number stays: `Score: "8"`.
     """
     if ">" in text:
         text = _BLOCKQUOTE.sub(_masked, text)
+    if _END_MARK.search(text):
+        text = _QUOTED_BLOCK.sub(_masked, text)
     return _QUOTES.sub(_masked_unless_value, text) if _QUOTE_MARK.search(text) else text
 
 

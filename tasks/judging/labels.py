@@ -21,9 +21,9 @@ _FOREIGN = """puntuación, puntuacion, calificación, calificacion, pontuação,
     gesamtbewertung, punktzahl, оценка, 評価, 评价, 得点, スコア, 最终スコア, 점수, 최종 점수, 최종점수, 총 점수, 총점수, 평점"""
 
 _WHOLES = any_of(
-    "final, overall, total, aggregate, composite, combined, weighted, cumulative, net, holistic"
+    "final, overall, total, aggregate, composite, combined, weighted, cumulative, net, holistic, actual"
 )
-_WHOLES_ZH = any_of("最终, 最后, 综合, 总体, 整体, 总, 总的, 合计, 总计, 终")
+_WHOLES_ZH = any_of("最终, 最后, 综合, 总体, 整体, 总, 总的, 合计, 总计, 终, 实际")
 """Words that say of a score that it is about all."""
 
 _BETWEEN = any_of(
@@ -52,14 +52,15 @@ _FINAL = "|".join(
         # Prometheus: `Feedback: … [RESULT] 4`.
         r"\[(?:result|score|rating)\](?:\s*:?\s*(?:result|score|rating|assessment)\b)?",
         rf"{any_of('final, overall, verdict, average, weighted total, 平均, 总评, 总体, 综合, 整体, 最终')}(?=\s*(?:\([^()\n]{{0,30}}\)\s*)?[:=|])",
-        r"total(?=\s*:\s*[0-9.]{1,5}\s*/)",
+        r"total(?=\s*[:=|]\s*[0-9.]{1,5}\s*/)|(?:合计|总计)(?=\s*:\s*[0-9.]{1,5}\s*分)",
     ]
 )
 _PLAIN = "|".join(
     [
         r"(?:average|mean)\s+(?:score|rating)",
-        any_of("score, scores, rating, ratings, grade, mark, marks, reward, rewards"),
+        any_of("thescore, score, scores, rating, ratings, grade, mark, marks, reward, rewards"),
         r"verdict(?=\s+is\b)",
+        r"(?:points\s+|score\s+)?(?:awarded|earned)(?=\s*:)",
         rf"{any_of('points, judgment, judgement, evaluation')}(?=\s*:)",
         rf"{any_of('评分, 得分, 打分, 给分, 分数, 分值, 评级, 评价分, 平均分, 成绩')}(?:结果)?",
         rf"{any_of(_FOREIGN)}(?=\s*[:=])",
@@ -67,20 +68,20 @@ _PLAIN = "|".join(
 )
 _LABEL = re.compile(
     # The lookahead only saves time: no label starts with another character.
-    rf"(?<![A-Za-z0-9_\-])(?=[a-zо\[最综总整合终修更调复改平评得打给分成評ス점최총평])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
+    rf"(?<![A-Za-z0-9_\-])(?=[a-zо\[最综总实整合终修更调复改平评得打给分成評ス점최총평])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
     re.IGNORECASE,
 )
 _NOTE = r"(?:\((?P<{}>[^()\n]{{0,60}})\)|\[(?P<{}b>[^\[\]\n]{{0,20}}[-~][^\[\]\n]{{0,20}})\])"
 _GLUE = re.compile(
     rf"""(?:结果|情况|结论)?\s*(?:(?:given|assigned|awarded)\b\s*)?
     (?:{_NOTE.format("note", "note")}\s*)?
-    (?:,?\s*(?P<scale>(?:on\s+a\s+scale\s+)?(?:(?:from|of|between)\s+)?{NUMBER}\s*分?\s*(?:-|–|—|~|to|and|至|到)\s*{NUMBER}\s*分?
+    (?:,?\s*(?P<scale>(?:on\s+an?\s+(?:scale\s+)?)?(?:(?:from|of|between)\s+)?{NUMBER}\s*分?\s*(?:-|–|—|~|to|and|至|到)\s*{NUMBER}\s*分?(?:\s*scale)?
        |(?:out\s+of|满分)\s*{NUMBER}\s*分?)\s*(?=[:=]|is\b|为|是))?
     (?:(?:for|of|on|to)\s+(?:(?:this|the|that|its)\s+)?(?:[a-z']+\s+){{0,2}}
        (?:response|answer|reply|output|rollout|solution|submission|model|assistant)\s*)?
     (?:(?:that\s+)?(?:I|we)(?:'d|'ll|'m|\s)(?:\s*[a-z]+){{1,4}}?\s*(?=is\b|:))?
     (?P<sign>(?:(?:[:=|→➜➡»👉]|[-=]>|-{{1,3}}\s|[–—]{{1,3}}|(?:is|are|was|of|at|as|be|remains|would|should
-       |will|must|stands|comes|to)\b|应?该?(?:为|是|定为)|我)\s*){{0,5}})
+       |will|must|stands|comes|to)\b|应?该?(?:为|是|定为|确定为|[调修更][整正改新]为|[下上]调[为至到])|我)\s*){{0,5}})
     (?:{_NOTE.format("after", "after")}(?=\s*[:\w])\s*:?\s*)?
     (?:(?:an?|the|clearly|definitely|therefore|thus|simply|hence|solid|strong|clear|perfect|low|high
        |\w+ly)\s+|(?:给出?|打出?|得到?|评为|判为|定为|记为?|为|是|我|会|可以)\s*){{0,4}}
@@ -100,7 +101,7 @@ _NEAR_NUMBER = re.compile(rf"[^。;!?]{{0,40}}?(?={NUMBER})")
 _DECORATION = re.compile(rf"(?:[-–—•·]\s+|#(?![0-9])|[^\w\s#./+\-−(\[<~≈{MASK}]|\s)*")
 _REMARK = re.compile(r"[\s.!。)\]>*|]*(?:\([^()]{0,120}\))?[\s.!。|]*")
 _ONLY_DIGITS = re.compile(r"[\s.,/~–—-]*[0-9][\s0-9.,/~–—%-]*")
-_WORD_FIRST = re.compile(r"[^\W\d_]{1,12}\s?\((?=[^()]{1,12}\))")
+_WORD_FIRST = re.compile(r"[^\W\d_]{1,12}(?:\s[^\W\d_]{1,12})?\s?\((?=[^()]{1,12}\))")
 _CONCLUDED = re.compile(
     rf"[^0-9]{{1,150}}?\b(?:so|thus|hence|therefore)\s+(?:it(?:'s|\s+is)\s+)?(?:an?\s+)?(?={NUMBER}\s*[.!]?\s*$)",
     re.IGNORECASE,
@@ -173,7 +174,7 @@ def _weigh(match: re.Match[str], before: str, tail: str) -> tuple[Rank, bool]:
         return rank, not own
     if is_neutral:
         return (Rank.LABEL if opens_line else Rank.PROSE), False
-    return Rank.PART, not about_an_aspect(before)
+    return (Rank.PART if about_an_aspect(before) else Rank.LOOSE), False
 
 
 def _labelled(tail: str, scale: tuple[float, float]) -> Value | None:

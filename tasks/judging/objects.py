@@ -12,7 +12,7 @@ from typing import Any
 
 from oyer.tasks.judging.claims import Claim, Rank
 from oyer.tasks.judging.phrases import finder
-from oyer.tasks.judging.values import read_value
+from oyer.tasks.judging.values import names_other_scale, read_value
 
 MAX_OBJECTS = 64
 """Objects looked at, from the end of the reply."""
@@ -30,13 +30,15 @@ _FINAL_KEY = re.compile(
 _PLAIN_KEY = re.compile(
     r"(?:judge|evaluation|quality|response|answer|model)?(?:score|rating)s?|grade|verdict|points|评分|得分|分数|打分"
 )
+_ASPECT_KEY = re.compile(r"[a-z]+(?:score|rating)s?")
 _VALUE_KEY = re.compile(r"result|value")
 _WRAPPER = re.compile(
     r"evaluation|results?|outputs?|verdict|overall|final|total|response|judge?ment|assessment|scores?|ratings?|review"
-    r"|answer|data|评价|评估|结果|评分"
+    r"|answer|data|总评|评价|评估|结果|评分"
 )
 _MAXIMUM_KEY = re.compile(r"(?:scale)?max(?:imum)?(?:score)?|outof|fullscore|满分")
 _CALL_KEYS = frozenset({"arguments", "parameters", "tool_calls", "function", "tool", "tool_name"})
+_SCALE_KEY = re.compile(r"(?:score|rating)?(?:scale|range)|评分范围|分制")
 _PAIR = re.compile(
     r"""(?:["'“](?P<key>[^"'“”\n{}:]{1,40})["'”]|(?<![\w"'])(?P<bare>[A-Za-z_]\w{0,39}))\s*:\s*
         (?:"(?P<double>[^"\n]{0,60})"|'(?P<single>[^'\n]{0,60})'
@@ -51,7 +53,7 @@ _QUOTES = finder(
 _SENTENCE = re.compile(r"[.!?。)]\W*$")
 _PARAGRAPH = re.compile(r"\n[ \t]*\n")
 _INTRODUCED = re.compile(
-    r"\b(?:here\s+(?:it\s+is|is)|here's|my\s+(?:verdict|evaluation|assessment|rating|score|judge?ment|answer))\b"
+    r"\b(?:here\s+(?:it\s+is|is)|here's|my\s+(?:final\s+|overall\s+|own\s+|revised\s+)?(?:verdict|evaluation|assessment|rating|score|judge?ment|answer))\b"
     r"[^:\n]{0,40}:\s*$|(?:如下|我的(?:评分|评价|评估|判断|结论)[^:\n]{0,10}):\s*$",
     re.IGNORECASE,
 )
@@ -60,6 +62,8 @@ _OPEN_BRACE = re.compile(r"(?<!\\)\{")
 _DECODER = json.JSONDecoder(strict=False)
 _NEXT_OBJECT = re.compile(r"\n[ \t]*(?=\{\s*[\"'“])")
 _OPENING = re.compile(r"\{(?:\s|//[^\n]{0,200}\n|/\*[^*]{0,200}\*/)*[\"'“\w]")
+_COMMENT = re.compile(r"(?:\s*[-–—,:;(][^0-9]*)?")
+_FENCE_MARK = re.compile(r"(?:`{3}|~{3})[\w-]*")
 _FENCED = re.compile(r"[ \t]*(?:`{3,}|~{3,})[\w-]*[ \t]*|json", re.IGNORECASE)
 
 
@@ -80,7 +84,8 @@ def object_claims(
     claims = []
     for i, ((start, end), value) in enumerate(found):
         rank = _rank_at(text, start, end)
-        if i and value != found[i - 1][1] and not text[found[i - 1][0][1] : start].strip(" \n,;"):
+        between = _FENCE_MARK.sub("", text[found[i - 1][0][1] : start]) if i else ""
+        if i and value != found[i - 1][1] and not between.strip(" \n,;"):
             rank, value = Rank.FINAL, math.nan
         if rank is not None:
             number = None if math.isnan(value) else value
@@ -137,7 +142,15 @@ def _verdict(body: str, scale: tuple[float, float]) -> float | None:
     if stated is None or _CALL_KEYS & {key for key, _ in pairs}:
         return None
     maxima = [_value(value, scale) for key, value in pairs if _MAXIMUM_KEY.fullmatch(_plain(key))]
-    if any(maximum != scale[1] for maximum in maxima):
+    if any(maximum != scale[1] for maximum in maxima) or any(
+        names_other_scale(note, scale)
+        for key, _ in pairs
+        if _FINAL_KEY.fullmatch(_plain(key)) or _PLAIN_KEY.fullmatch(_plain(key))
+        for note in re.findall(r"\([^()]*\)", key)
+    ):
+        return math.nan
+    scales = [value for key, value in pairs if _SCALE_KEY.fullmatch(_plain(key))]
+    if any(isinstance(value, str) and names_other_scale(value, scale) for value in scales):
         return math.nan
     value = _value(stated, scale)
     return math.nan if value is None else value
@@ -156,7 +169,8 @@ def _rank_at(text: str, start: int, end: int) -> Rank | None:
     gap = lead[lead.rindex(before[-1]) + len(before[-1]) :]
     apart = own_lines and bool(_PARAGRAPH.search(gap) or _SENTENCE.search(before[-1]))
     announced = not apart or before[-1].rstrip(" *`").endswith(":")
-    if announced and _QUOTES.search(before[-1][-120:]):
+    introduced = _INTRODUCED.search(before[-1])
+    if announced and not introduced and _QUOTES.search(before[-1][-120:]):
         return None
     if not after:
         return Rank.FINAL
@@ -164,7 +178,7 @@ def _rank_at(text: str, start: int, end: int) -> Rank | None:
         return None
     if own_lines:
         return Rank.LABEL
-    return Rank.PROSE if _INTRODUCED.search(before[-1]) else None
+    return Rank.PROSE if introduced else None
 
 
 def _pairs(body: str) -> list[tuple[str, Any]]:
@@ -209,9 +223,20 @@ def _stated(pairs: list[tuple[str, Any]]) -> Any:
         values = [value for key, value in pairs if keys.fullmatch(_plain(key))]
         if len(values) > 1:
             values = [value for value in values if _holds_a_digit(value)] or values
+        if keys is _PLAIN_KEY and _only_aspects([_plain(key) for key, _ in pairs]):
+            return ""
         if values:
             return values[0] if all(value == values[0] for value in values) else ""
     return None
+
+
+def _only_aspects(keys: list[str]) -> bool:
+    """Whether `answer_score` is one of several such keys, and none of them is `score` itself."""
+    aspects = {key for key in keys if _ASPECT_KEY.fullmatch(key)} - {
+        key for key in keys if _MAXIMUM_KEY.fullmatch(key)
+    }
+    plain = {key for key in keys if _PLAIN_KEY.fullmatch(key)}
+    return bool(plain) and plain < aspects
 
 
 def _holds_a_digit(value: Any) -> bool:
@@ -220,7 +245,7 @@ def _holds_a_digit(value: Any) -> bool:
 
 
 def _plain(key: str) -> str:
-    return re.sub(r"[\s_-]", "", key).lower()
+    return re.sub(r"\([^()]*\)|[\s_-]", "", key).lower()
 
 
 def _value(stated: Any, scale: tuple[float, float]) -> float | None:
@@ -232,4 +257,4 @@ def _value(stated: Any, scale: tuple[float, float]) -> float | None:
         # JSON knows whole numbers beyond every float; they are on no scale.
         return float(stated) if abs(stated) <= MAX_NUMBER else None
     value = read_value(stated.strip(), 0, scale)
-    return value.number if value and value.end == len(stated.strip()) else None
+    return value.number if value and _COMMENT.fullmatch(stated.strip(), value.end) else None

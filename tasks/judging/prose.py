@@ -8,6 +8,7 @@ from oyer.tasks.judging.context import (
     WINDOW,
     disowned_after,
     disowned_before,
+    names_no_quality,
     names_other_scale_before,
     only_neutral,
 )
@@ -18,6 +19,7 @@ SHORT = 25
 """Characters before a fraction that still leave it the point of its line: `Verdict: correct (8/10)`."""
 
 _NAMED = re.compile(r"[^\W0-9][\s*]*:\s*$")
+_PREDICATE = re.compile(r"\b(?:is|was|are|were|of|on|in|by|to|from)\s+$", re.IGNORECASE)
 _ADVERB = (
     rf"(?:\s+(?:\w+ly|{any_of('also, just, still, would, will, can, could, have to, must')}))?"
 )
@@ -49,17 +51,17 @@ _COPULA = (
     rf"(?:worth\s+(?:an?\s+)?|an?\s+)(?:{_STRENGTH}\s+)?"
 )
 _REVISES = (
-    rf"{any_of('raised, lowered, changed, moved, dropped, bumped, revised, adjusted')}\s+"
+    rf"{any_of('raised, lowered, changed, moved, dropped, bumped, revised, adjusted, reduced, brought, raise, lower, drop, reduce, brings, drops')}\s+"
     r"(?:(?:it|this|that|the\s+score)\s+)?(?:up\s+|down\s+)?to\s+(?:an?\s+)?"
 )
 _FITTING = rf"an?\s+(?={NUMBER}(?:\s*/\s*{NUMBER})?\s+{_FITS})"
 _EARLIER = finder("initially, originally, previously, first")
 _GIVES_ZH = any_of(
-    """给, 给出, 给予, 给到, 打, 打出, 打到, 打个, 评, 评为, 评出, 评定, 得, 得到, 判, 判为, 判定, 定为, 记, 记为, 赋, 赋予,
-    值, 取, 降为, 降到, 降至, 升为, 升到, 升至, 调为, 调到, 调至, 调整为, 调整到, 调整至, 改为, 改成, 改到, 修正为"""
+    """给, 给出, 给予, 给到, 打, 打出, 打到, 打个, 评, 评为, 评出, 评定, 得, 实得, 得到, 判, 判为, 判定, 定为, 记, 记为, 赋, 赋予,
+    值, 值得, 取, 降为, 降到, 降至, 升为, 升到, 升至, 调为, 调到, 调至, 调整为, 调整到, 调整至, 改为, 改成, 改到, 修正为"""
 )
 _JUDGED_ZH = any_of(
-    "这个, 该, 此, 本, 它, 其, 模型, 助手, 回答, 回复, 响应, 输出, 解答, 的, 一个, 评分, 分数, 总分, 最终, 综合"
+    "这个, 该, 此, 本, 它, 其, 模型, 助手, 回答, 回复, 响应, 输出, 解答, 的, 一个, 评分, 分数, 总分, 满分, 最终, 综合"
 )
 _HAN_VERB = rf"{_GIVES_ZH}了?(?:\s*{_JUDGED_ZH}){{0,12}}\s*"
 _NUMERAL = rf"(?:{NUMBER}|[零一二两三四五六七八九十](?![^\W0-9点分半十]))"
@@ -72,7 +74,7 @@ _GIVEN = re.compile(
     re.IGNORECASE,
 )
 _HAN_GIVEN = re.compile(
-    rf"(?=[给打评得判定记赋值取降升调改修])(?:{_HAN_VERB})(?={_NUMERAL}[^,。;]{{0,6}}分)"
+    rf"(?=[给打评得实判定记赋值取降升调改修])(?:{_HAN_VERB})(?={_NUMERAL}[^,。;]{{0,6}}分)"
 )
 _POINTS = re.compile(rf"(?<![0-9.第/\-–—~至到十点])(?={_NUMERAL}\s*分(?![制满钟之数析类别布支]))")
 _OPENS = re.compile(rf"\s*{_NUMERAL}\s*分\s*[,.。]")
@@ -99,7 +101,7 @@ _CLAIMING = re.compile(
     re.IGNORECASE,
 )
 _CONCLUDING = re.compile(
-    r"\s*(?:但|而|那么)?(?:我|因此|所以|故|综合|综上|总体|整体|最终|总分|目前)"
+    r"\s*(?:但|而|那么)?(?:我|因此|所以|故|综合|综上|总体|整体|最终|总分|目前|只能|实得|[该本此]回[答复])"
 )
 _SO = re.compile(
     r"[,;:]\s*(?:so|thus|hence|therefore|overall|making\s+it|leaving\s+it\s+at)\s*,?\s*(?:an?\s*)?$",
@@ -134,7 +136,10 @@ def prose_claims(line: str, offset: int, scale: tuple[float, float]) -> Iterator
             continue
         read_to = value.end
         before = line[max(0, start - WINDOW) : start]
-        own = rank <= Rank.PART or not (disowned_before(before) or _EARLIER.search(line, start, at))
+        if rank <= Rank.PART:
+            own = not names_no_quality(before)
+        else:
+            own = not (disowned_before(before) or _EARLIER.search(line, start, at))
         spoiled = names_other_scale_before(before, scale) or _ALTERNATIVE.search(
             line[max(0, at - 40) : at]
         )
@@ -166,7 +171,8 @@ def _places(line: str, opens_reply: bool) -> Iterator[tuple[int, int, Rank]]:
             yield match.start(), match.end(), Rank.PROSE
     for match in _FRACTION.finditer(line):
         before = line[max(0, match.start() - WINDOW) : match.start()]
-        if (names := _NAMED.search(before)) or len(before) <= SHORT:
+        names = _NAMED.search(before)
+        if names or (len(before) <= SHORT and not _PREDICATE.search(before)):
             whole = only_neutral(before) or (not names and bool(_CLAIMING.search(before)))
             yield match.start(), match.end(), Rank.PROSE if whole else Rank.PART
         elif _CLAIMING.search(before) or only_neutral(re.split(r"[.。;!?]\s*", before)[-1]):

@@ -27,9 +27,10 @@ from oyer.tasks.judging.labels import bare_value, label_claims
 from oyer.tasks.judging.objects import object_claims
 from oyer.tasks.judging.phrases import words
 from oyer.tasks.judging.prose import prose_claims
+from oyer.tasks.judging.tables import table_claims
 from oyer.tasks.statuses import Status
 
-PARSER_VERSION = 2
+PARSER_VERSION = 3
 """Raised whenever some reply would be read differently."""
 
 MAX_PROSE_CHARS = 16_384
@@ -54,7 +55,7 @@ _RETRACTS = words(
 )
 _CORRECTS = words("actually, on reflection, correction, 更正, 不对, 修正")
 _SECOND_THOUGHT = re.compile(
-    rf"(?:^|[.!?。;\n])[\s*\-–—]{{0,20}}(?:{_RETRACTS}|(?:{_CORRECTS}|no,)[^\n]{{0,80}}?[0-9])",
+    rf"(?:^|[.!?。;\n])[\s*\-–—]{{0,20}}(?:{_RETRACTS}|(?:{_CORRECTS}|(?:edit|update):|no,)[^\n]{{0,80}}?[0-9])",
     re.IGNORECASE,
 )
 _WHOLE_ANSWER = re.compile(
@@ -63,6 +64,9 @@ _WHOLE_ANSWER = re.compile(
     re.IGNORECASE,
 )
 
+# Selene's form.
+_REASONING = re.compile(r"\W*reasoning\s*:", re.IGNORECASE)
+_RESULT = re.compile(r"\W*result\s*:\s*(.{1,20})", re.IGNORECASE)
 _LAST_FENCE = re.compile(
     r"\n[ \t]*(?:`{3}|~{3})\w{0,20}\n+(?P<line>[^\n`~]{1,80})\n+[ \t]*(?:`{3}|~{3})\s*\Z"
 )
@@ -188,12 +192,16 @@ def _line_claims(text: str, scale: tuple[float, float]) -> list[Claim]:
             lines.append((at, line))
         at += len(line) + 1
     claims: list[Claim] = []
+    tables = {claim.start: claim for claim in table_claims(lines, scale)}
     for i, (start, line) in enumerate(lines):
+        if start in tables:
+            claims.append(tables[start])
+            continue
         above = lines[i - 1][1] if i else ""
         below = lines[i + 1][1] if i + 1 < len(lines) else ""
         found = list(label_claims(line, start, scale, above, below))
         claims += found
-        if all(claim.disowned for claim in found):
+        if all(claim.disowned or claim.rank is Rank.LOOSE for claim in found):
             claims += prose_claims(line, start, scale)
     return claims + _bare_claims(lines, scale, claims)
 
@@ -208,10 +216,14 @@ def _bare_claims(
     if len(lines) == 1 and len(last) <= MAX_SPAN_CHARS:
         only = _WHOLE_ANSWER.fullmatch(last) or _COMMENTED.fullmatch(last)
         last = only[1] if only else last
+    elif _REASONING.match(first) and (result := _RESULT.fullmatch(last)):
+        last = result[1]
     above = lines[-2][1].strip() if len(lines) > 1 else ""
     claims = []
     if not above.endswith((":", "=")) and (value := bare_value(last, scale)):
-        claims.append(Claim(last_at, last.strip(), value.number, Rank.LABEL, "bare"))
+        other = bare_value(above, scale)
+        number = value.number if other is None or other.number == value.number else None
+        claims.append(Claim(last_at, last.strip(), number, Rank.LABEL, "bare"))
     elif not others and (value := bare_value(first, scale)):
         claims.append(Claim(first_at, first.strip(), value.number, Rank.PROSE, "bare"))
     return claims
@@ -257,7 +269,7 @@ def _outweighs(claim: Claim, winner: Claim) -> bool:
     """Whether a claim of another value, at its place, makes the winner doubtful."""
     if claim.disowned:
         return claim.rank > winner.rank
-    if claim.start < winner.start:
+    if claim.start < winner.start and winner.rank is not Rank.PART:
         return False
     if claim.rank is Rank.LOOSE:
         return winner.rank <= Rank.PROSE

@@ -18,7 +18,7 @@ NUMBER = r"(?:[0-9]{1,6}(?:\.[0-9]{1,6})?|\.[0-9]{1,6})"
 
 _HAN = r"[零〇一二两三四五六七八九十百]{1,5}(?:点[零〇一二三四五六七八九]{1,3})?"
 _NUMERAL = re.compile(
-    rf"(?P<sign>[+\-−]?)(?:(?P<digits>{NUMBER})(?:点(?P<tenths>[0-9])|,(?P<comma>[0-9]{{1,2}})(?=\s*(?:/|out\s+of|von|sur)\s*[0-9]))?|(?P<han>{_HAN})"
+    rf"(?P<sign>[+\-−]?)(?:(?P<digits>{NUMBER})(?:点(?P<tenths>[0-9])|,(?P<comma>[0-9]{{1,2}})(?=\s*(?:/|out\s+of|von|sur)\s*[0-9]+(?!\.?[0-9])))?|(?P<han>{_HAN})"
     rf"|(?P<word>{'|'.join(_WORDS)})(?![A-Za-z-]))",
     re.IGNORECASE,
 )
@@ -31,7 +31,7 @@ _UNIT = re.compile(
 )
 _DENOMINATOR = re.compile(
     rf"\s*,?\s*\(?\s*(?:/\s*(?:满分|总分)?|满分(?:为|是)?|out\s+of|of|over|von|sur)\s*(?:a\s+)?(?:(?:total|possible|maximum|max)\s+)?"
-    rf"(?:of\s+)?(?P<number>{NUMBER}|ten|{_HAN})(?![0-9A-Za-z.%]*[0-9])",
+    rf"(?:of\s+)?(?P<number>{NUMBER}|{_HAN}|{'|'.join(_WORDS)})(?![0-9A-Za-z.%]*[0-9])",
     re.IGNORECASE,
 )
 _SCALE_NOTE = re.compile(
@@ -50,13 +50,17 @@ _SPOILED = re.compile(
       | \s+{NUMBER}
       | [+\-−~](?=$|[\s).,;|])
       | \s*/
-      | [A-Za-z0-9_^⁄] | \s*\? | \.[0-9]
+      | \s*(?:[.'’+]|e)\s*{NUMBER}\s*/
+      | [A-Za-z0-9_^⁄] | \s*\? | \.[0-9] | 。[0-9]{{1,2}}\s*分?\s*$
       | \s*(?:以上|以下|以内|左右|上下|出头|多分|封顶|起步|不到|或更|之间)
       | \s*(?:or|and)\s+(?:so|higher|above|more|below|lower|less|better|worse)\b
+      | \s+for\s+[a-z-]{{1,20}}\s*(?:[,;]|and)\s*{NUMBER}
       | \s+at\s+(?:most|best|least)\b
       | \s*(?:minus|plus|[×÷*]|\+\s)
       | [个次处年月日点步条倍成折名位项页行轮种类章节题道句字人元块号级档层段回遍]
       | 分[钟之数析类别布支]
+      | \s+(?:(?!(?:the|its|this|all|both)\b)[a-z]{{1,15}}\s+)?(?:issues?|errors?|mistakes?|problems?|flaws?|bugs?|tests?|cases?|checks?|items?|steps?
+        |questions?|criteria|calls?|arguments?|parameters?|words?|tokens?|times|minutes?|seconds?|hours?|days?|years?)\b
       | \s+(?:points?|marks?)\s+(?:off|deducted|lost|short|deduction|below|above|penalty)\b
     """,
     re.VERBOSE | re.IGNORECASE,

@@ -1,4 +1,7 @@
-"""The example for ms-swift, on stand-ins of the two names that it takes from `swift.rewards`."""
+"""The example for ms-swift, on stand-ins of the two names that it takes from `swift.rewards`.
+
+ms-swift itself runs it in `tests/trainers`.
+"""
 
 import asyncio
 import importlib.util
@@ -13,7 +16,7 @@ import pytest
 
 from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager import RewardManager
+from oyer.manager import InvalidRollout, RewardManager
 from tests.scripted import scripted_backend, user_text
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ms_swift.py"
@@ -86,3 +89,9 @@ def test_a_completion_without_a_score_is_none(
 ) -> None:
     running[1].set_plan(named("rate_limited", retry_after_s=0))
     assert step(reward, "storm", [10, 10]) == [None, None]
+
+
+def test_token_ids_that_a_scheduler_left_out_are_no_length_of_0(reward: Any) -> None:
+    messages = [[{"role": "user", "content": "?"}, {"role": "assistant", "content": "a."}]] * 2
+    with pytest.raises(InvalidRollout, match="response_tokens"):
+        asyncio.run(reward(["a."] * 2, messages=messages, response_token_ids=[[], []]))

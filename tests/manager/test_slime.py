@@ -1,6 +1,10 @@
-"""slime's reward functions on a stand-in of its `Sample`, and its reward post-process."""
+"""slime's reward functions on a stand-in of its `Sample`, and its reward post-process.
+
+The stand-in has the fields, and the calls the forms, of slime's sources of August 2026.
+"""
 
 import asyncio
+import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,25 +26,29 @@ from tests.scripted import DEAD_JUDGE, by_response, scripted_backend
 class Status(Enum):
     """slime's `Sample.Status`."""
 
+    PENDING = "pending"
     COMPLETED = "completed"
     TRUNCATED = "truncated"
+    ABORTED = "aborted"
+    FAILED = "failed"
 
 
 @dataclass
 class Sample:
     """The fields of slime's `Sample` that the adapter reads or writes."""
 
-    group_index: int | None
-    index: int
+    group_index: int | None = None
+    index: int | None = None
+    rollout_id: int | str | None = None
     prompt: Any = "What?"
+    tokens: list[int] = field(default_factory=list)
     response: str = ""
     response_length: int = 10
-    tokens: list[int] = field(default_factory=list)
     label: str | None = "42"
     reward: Any = None
+    remove_sample: bool = False
     status: Status = Status.COMPLETED
     metadata: dict[str, Any] | None = field(default_factory=dict)
-    remove_sample: bool = False
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +95,27 @@ def samples(tag: str, lengths: tuple[int, ...] = (10, 10, 10, 16), group: int = 
 
 async def one_by_one(given: SimpleNamespace, of: list[Sample]) -> list[Any]:
     return await asyncio.gather(*(custom_rm(given, sample, evaluation=False) for sample in of))
+
+
+def test_the_functions_have_the_parameters_that_slime_checks() -> None:
+    """Its contract tests compare the first names, and all of the post-process's."""
+    parameters = [[*inspect.signature(f).parameters] for f in (custom_rm, group_rm, post_process)]
+    assert [names[:2] for names in parameters[:2]] == [["args", "sample"], ["args", "samples"]]
+    assert parameters[2] == ["args", "samples"]
+    assert inspect.iscoroutinefunction(custom_rm)
+    assert inspect.iscoroutinefunction(group_rm)
+    raw, rewards = post_process(
+        SimpleNamespace(), [Sample(index=0, reward=0.5), Sample(index=1, reward=1.5)]
+    )
+    assert raw == [0.5, 1.5]
+    assert sum(rewards) == pytest.approx(0)
+
+
+def test_without_samples_there_are_no_rewards(judge: JudgeServer, configure: Any) -> None:
+    """slime asks all the same where a custom generate function has filled in every reward."""
+    configure(reward={"on_missing": "raise"})
+    assert asyncio.run(custom_rm(args(), [])) == []
+    assert asyncio.run(group_rm(args(), [])) == []
 
 
 def test_samples_are_scored_one_by_one(judge: JudgeServer, configure: Any) -> None:
@@ -211,6 +240,33 @@ def test_rewards_are_normalised_without_the_samples_that_have_none() -> None:
     assert rewards[3] == 0
     second = np.array([4.0, 5.0, 6.0, 7.0])
     np.testing.assert_allclose(rewards[4:], (second - 5.5) / (second.std(ddof=1) + 1e-6))
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "gspo", "cispo", "sapo"])
+def test_estimators_that_compare_groups_get_scaled_rewards(estimator: str) -> None:
+    group = samples("scaled", (1, 1))
+    group[0].reward, group[1].reward = 0.0, 2.0
+    _, rewards = post_process(args(advantage_estimator=estimator), group)
+    assert rewards == pytest.approx([-1 / 2**0.5, 1 / 2**0.5], rel=1e-5)
+
+
+def test_samples_without_a_group_belong_together_by_their_places() -> None:
+    unnumbered = [Sample(index=i, reward=r) for i, r in enumerate([1.0, 3.0, 10.0, 10.0])]
+    given = args(n_samples_per_prompt=2, grpo_std_normalization=False)
+    assert post_process(given, unnumbered)[1] == pytest.approx([-1, 1, 0, 0])
+
+
+def test_the_samples_of_one_attempt_count_once() -> None:
+    """A custom generate function may split one attempt into several samples."""
+    rewards = [1.0, 1.0, 1.0, 0.0]
+    group = [Sample(7, i, ("a", "a", "a", "b")[i], reward=r) for i, r in enumerate(rewards)]
+    given = args(grpo_std_normalization=False)
+    assert post_process(given, group)[1] == pytest.approx([0.5, 0.5, 0.5, -0.5])
+    for sample in group[:3]:
+        sample.remove_sample = True
+    assert post_process(args(), group)[1] == [0, 0, 0, 0]
+    alone = [Sample(7, 0, "a", reward=1.0), Sample(7, 1, "a", reward=0.0)]
+    assert post_process(args(), alone)[1] == pytest.approx([0, -1])
 
 
 def test_other_estimators_get_centred_or_raw_rewards() -> None:

@@ -310,6 +310,19 @@ def test_whole_groups_of_a_rank_are_its_own(
     )
 
 
+def test_a_column_can_say_what_the_rows_of_a_group_share(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    """After several turns, the prompts of a group differ."""
+    function = reward_function(backend, num_generations=4, group="prompt_id")
+    prompts = [f"turns? {i}" for i in range(4)]
+    lengths = [10, 10, 10, 16]
+    rewards = Trainer().rewards(function, "turns", lengths, prompts=prompts, prompt_id=["p"] * 4)
+    assert rewards == pytest.approx([0.5] * 3 + [-0.5])
+    alone = Trainer().rewards(function, "alone", lengths, prompts=prompts)
+    assert alone == pytest.approx([0.5] * 4)
+
+
 def test_columns_reach_the_length_methods(backend: RewardManager, judge: JudgeServer) -> None:
     target = {"columns": {"target_lengths": "metadata.wanted"}, "alpha": 0.01}
     manager = sibling(backend, length={"method": "lcpo_exact", **target})

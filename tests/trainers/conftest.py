@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trainer_backend import WORKERS_PYTHON, Backend, judged, score_of
+from trainer_backend import WORKERS_PYTHON, Backend, judged, random_llama, score_of
 
 from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
@@ -73,16 +73,4 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model(tokenizer_folder: Path) -> Callable[[], Any]:
     """Make a random Llama of some thousand weights."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    return lambda: LlamaForCausalLM(config)
+    return lambda: random_llama(tokenizer_folder)

@@ -41,6 +41,18 @@ class Backend:
         with sqlite3.connect(self.folder / "record.db") as connection:
             return dict(connection.execute(query, (run,)).fetchall())
 
+    def shaped_rewards(self, run: str) -> dict[str, list[float | None]]:
+        """Read the rewards with a length term, by response: a group's first judgements have none."""
+        query = (
+            "SELECT response, reward FROM judge_history"
+            " WHERE run = ? AND json_extract(terms, '$.length_penalty') IS NOT NULL"
+        )
+        found: dict[str, list[float | None]] = {}
+        with sqlite3.connect(self.folder / "record.db") as connection:
+            for response, reward in connection.execute(query, (run,)):
+                found.setdefault(response, []).append(reward)
+        return found
+
 
 def load_example(name: str) -> ModuleType:
     """Run an example's module."""
@@ -63,3 +75,20 @@ def judged(arrival: Any) -> str:
 def score_of(response: str) -> int:
     """A score from 1 to 10 that the response alone decides."""
     return sum(response.encode()) % 10 + 1
+
+
+def random_llama(tokenizer_folder: Path) -> Any:
+    """Make a model of some thousand weights."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM(config)

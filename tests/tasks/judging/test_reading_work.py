@@ -20,7 +20,8 @@ PIECES = (
 ).split(" ") + [
     " ", "\\t", "\\n", "x\\n", "\\u3000", "score ", "final ", "overall ", "I ", "I give ", "I give 9", "this is a ", "it's ",
     "a ", "so ", "to ", "8 or ", "not ", "wait ", "no, ", "8/10", "7.5", "9 (", "Score: ", "out of ", "response A ",
-    "based on x", " = ", "[RESULT]", "> ", "|a",
+    "based on x", " = ", "[RESULT]", "> ", "|a", "<response>", "</response>", "\\n[begin", "\\n[end", "\\n[开始",
+    "| score |\\n|-|\\n", "| total | 8 |\\n", "|-", "<score>8</score></a>",
 ]
 draw = random.Random(int(sys.argv[1]))
 for _ in range(int(sys.argv[2])):

@@ -1,0 +1,132 @@
+"""TRL's GRPOTrainer on two ranks, two processes with gloo between them: groups span the ranks."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from trainer_backend import Backend, judged, score_of
+
+from oyer.demo.actions import Action, named
+
+RANK = Path(__file__).with_name("trl_rank.py")
+HANG_S = 300
+"""A training that takes this long hangs, in seconds."""
+
+MODELS = {"well": "m", "holes": "holes", "storm": "storm", "dead": "m"}
+"""The runs, and the judge's model in each: by it the scripted judge knows how to behave."""
+
+METRICS = ("judge_score", "judge_term", "length_term", "missing")
+COLUMNS = ("judge_score", "judge_status", "judge_term", "length_term")
+
+Seen = dict[str, list[dict[str, Any]]]
+
+
+def plan(arrival: Any) -> Action:
+    """Score well, not the odd ones, or limit every request."""
+    if arrival.model == "storm":
+        return named("rate_limited", retry_after_s=0)
+    score = score_of(judged(arrival))
+    if arrival.model == "holes" and score % 2:
+        return named("not_found")
+    return Action(text=f"Final score: {score}")
+
+
+@pytest.fixture(scope="module")
+def seen(up: Backend, tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """Train each run on both ranks, one after the other; what each rank saw, by run."""
+    up.judge.set_plan(plan)
+    up.judge.reset()
+    folder = tmp_path_factory.mktemp("ranks")
+    runs = {}
+    for run, model in MODELS.items():
+        endpoint = "dead" if run == "dead" else "fake"
+        judge = {"name": "q", "endpoint": endpoint, "model": model, "reasks": 0}
+        length = {"method": "median_band"}
+        runs[f"ranks-{run}"] = str(up.file(f"{run}.yaml", judges=[judge], length=length))
+    job = {"folder": str(folder), "tokenizer": str(tokenizer_folder), "runs": runs}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([*torchrun, str(RANK), json.dumps(job)], env=environment) as process:
+        try:
+            assert process.wait(HANG_S) == 0
+        finally:
+            # torchrun ends its ranks on SIGTERM.
+            process.terminate()
+    ranks = [json.loads((folder / f"rank{i}.json").read_text()) for i in range(2)]
+    return {run: [rank[f"ranks-{run}"] for rank in ranks] for run in MODELS}
+
+
+def groups_of(ranks: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The rows of both ranks, by step and prompt."""
+    groups = defaultdict(list)
+    for rank, one in enumerate(ranks):
+        for row in one["rows"]:
+            groups[row["step"], row["prompt"]].append({**row, "rank": rank})
+    return list(groups.values())
+
+
+def judge_score(completion: str) -> int:
+    """The judge's score; a completion that is empty has the lowest without being judged."""
+    return score_of(completion) if completion else 1
+
+
+def expected_rewards(group: list[dict[str, Any]]) -> list[float]:
+    """Judge and median band of a whole group, by the formula of the replaced system."""
+    lengths = np.array([row["tokens"] for row in group])
+    off = np.abs(lengths / np.median(lengths) - 1)
+    penalties = np.clip((off - 0.3) / (0.5 - 0.3), 0, 1)
+    return list(0.1 * np.array([judge_score(row["completion"]) for row in group]) - penalties)
+
+
+def test_rewards_are_those_on_record_and_compare_the_whole_group(up: Backend, seen: Seen) -> None:
+    groups = groups_of(seen["well"])
+    assert [len(group) for group in groups] == [4] * 6
+    spans = [len({row["rank"] for row in group}) for group in groups]
+    assert sorted(spans) == [1, 1, 1, 1, 2, 2]
+    recorded = up.shaped_rewards("ranks-well")
+    penalised_across = 0
+    for group, span in zip(groups, spans, strict=True):
+        expected = expected_rewards(group)
+        assert [row["reward"] for row in group] == pytest.approx(expected, abs=1e-6)
+        for row in group:
+            assert pytest.approx(row["reward"], abs=1e-6) in recorded[row["completion"]]
+            penalised_across += span == 2 and row["reward"] < 0
+    # Half a group has another median: that two ranks' halves were compared shows in these.
+    assert penalised_across
+
+
+@pytest.mark.parametrize("run", MODELS)
+def test_both_ranks_log_the_same_and_stay_in_step(seen: Seen, run: str) -> None:
+    first, second = seen[run]
+    for one in (first, second):
+        assert one["steps"] == 2
+        assert one["finite"]
+    assert first["metrics"] == second["metrics"]
+    assert first["columns"] == second["columns"] == [*map("oyer/{}".format, COLUMNS)]
+    for entry in first["metrics"][:2]:
+        assert {*map("oyer/{}".format, METRICS)} <= {*entry}
+    assert first["weights"] == second["weights"]
+
+
+def test_of_the_holes_only_the_rows_are_masked(seen: Seen) -> None:
+    rows = [row for one in seen["holes"] for row in one["rows"]]
+    missing = [math.isnan(row["reward"]) for row in rows]
+    assert missing == [
+        judge_score(r["completion"]) % 2 == 1 and r["completion"] != "" for r in rows
+    ]
+    assert 0 < sum(missing) < len(missing)
+
+
+@pytest.mark.parametrize("run", ["storm", "dead"])
+def test_without_a_judge_every_judged_row_is_masked(seen: Seen, run: str) -> None:
+    rows = [row for one in seen[run] for row in one["rows"]]
+    assert len(rows) == 2 * 12
+    assert all(math.isnan(row["reward"]) for row in rows if row["completion"])
