@@ -1,9 +1,14 @@
-"""A whole embedded backend with a scripted judge behind it, and rollouts for it."""
+"""A whole embedded backend with a scripted judge behind it, and rollouts for it.
+
+The fixtures are there for the folders whose `conftest.py` names them.
+"""
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from oyer.demo.actions import Action
 from oyer.demo.arrivals import Arrival
@@ -31,6 +36,43 @@ def scripted_backend(folder: Path, **changes: Any) -> Iterator[tuple[RewardManag
         }
         with RewardManager.local(config, folder=folder, judge_processes=1) as manager:
             yield manager, judge
+
+
+Running = tuple[RewardManager, JudgeServer]
+
+
+@pytest.fixture(scope="module")
+def backend_changes() -> dict[str, Any]:
+    """Change the backend's configuration: for a module to override."""
+    return {}
+
+
+@pytest.fixture
+def judge_says() -> str:
+    """Say what the judge replies unless a test plans otherwise: for a module to override."""
+    return "Final score: 5"
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory, backend_changes: dict[str, Any]
+) -> Iterator[Running]:
+    """Share one backend and its judge among a module's tests."""
+    with scripted_backend(tmp_path_factory.mktemp("backend"), **backend_changes) as both:
+        yield both
+
+
+@pytest.fixture
+def backend(running: Running) -> RewardManager:
+    return running[0]
+
+
+@pytest.fixture
+def judge(running: Running, judge_says: str) -> JudgeServer:
+    """The judge with an empty log."""
+    running[1].set_plan(Action(text=judge_says))
+    running[1].reset()
+    return running[1]
 
 
 def sibling(manager: RewardManager, **changes: Any) -> RewardManager:

@@ -12,6 +12,10 @@ from oyer.manager import RewardFuture, RewardManager, Rollout, recovery
 from oyer.tasks.app import make_app
 from oyer.tasks.exchange import Exchange
 from oyer.tasks.outcome import Outcome
+from tests.scripted import backend, backend_changes, judge, judge_says, running
+
+__all__ = ["backend", "backend_changes", "judge", "judge_says", "running"]
+"""Fixtures for this folder's tests."""
 
 JUDGE = {"name": "q", "endpoint": "e", "model": "m"}
 

@@ -10,42 +10,29 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardManager, Rollout, assembly
 from oyer.manager.score import Score
 from oyer.models.store import open_engine, reading
 from tests.manager.other_process import OtherProcess, Point, other_process
-from tests.scripted import by_response, rollout, scripted_backend, sibling
+from tests.scripted import Running, by_response, rollout, sibling
 
-FIVE = Action(text="Final score: 5")
 PROCESSES, GROUPS, SIZE = 8, 64, 8
 WAIT_S = 60.0
 
 
 @pytest.fixture(scope="module")
-def running(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[RewardManager, JudgeServer]]:
-    folder = tmp_path_factory.mktemp("across")
-    with scripted_backend(folder, length={"method": "median_band"}) as both:
-        yield both
+def backend_changes() -> dict[str, Any]:
+    return {"length": {"method": "median_band"}}
 
 
 @pytest.fixture
-def manager(running: tuple[RewardManager, JudgeServer]) -> RewardManager:
+def manager(running: Running) -> RewardManager:
     return running[0]
 
 
-@pytest.fixture
-def judge(running: tuple[RewardManager, JudgeServer]) -> JudgeServer:
-    running[1].set_plan(FIVE)
-    running[1].reset()
-    return running[1]
-
-
 @pytest.fixture(scope="module")
-def other(running: tuple[RewardManager, JudgeServer]) -> Iterator[OtherProcess]:
+def other(running: Running) -> Iterator[OtherProcess]:
     with other_process(running[0]) as process:
         yield process
 

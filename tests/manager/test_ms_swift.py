@@ -7,17 +7,16 @@ import asyncio
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from oyer.demo.actions import Action, named
+from oyer.demo.actions import named
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import InvalidRollout, RewardManager
-from tests.scripted import scripted_backend, user_text
+from tests.scripted import Running, user_text
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ms_swift.py"
 
@@ -30,23 +29,17 @@ class AsyncORM:
 
 
 @pytest.fixture(scope="module")
-def running(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[RewardManager, JudgeServer]]:
-    folder = tmp_path_factory.mktemp("swift")
-    with scripted_backend(folder, length={"method": "median_band"}) as both:
-        yield both
+def backend_changes() -> dict[str, Any]:
+    return {"length": {"method": "median_band"}}
 
 
 @pytest.fixture
 def reward(
-    running: tuple[RewardManager, JudgeServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: RewardManager, judge: JudgeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Any:
     """Load the plugin as `--external_plugins` does, and make what `--reward_funcs oyer` names."""
-    running[1].set_plan(Action(text="Final score: 5"))
-    running[1].reset()
     file = tmp_path / "oyer.yaml"
-    file.write_text(json.dumps(running[0].config.model_dump(mode="json")))
+    file.write_text(json.dumps(backend.config.model_dump(mode="json")))
     monkeypatch.setenv("OYER_CONFIG", str(file))
     rewards = ModuleType("swift.rewards")
     rewards.AsyncORM, rewards.orms = AsyncORM, {}  # type: ignore[attr-defined]  # a stand-in
@@ -72,9 +65,7 @@ def step(reward: Any, tag: str, lengths: list[int]) -> list[float | None]:
     return result
 
 
-def test_every_step_has_an_event_loop_of_its_own(
-    reward: Any, running: tuple[RewardManager, JudgeServer]
-) -> None:
+def test_every_step_has_an_event_loop_of_its_own(reward: Any, running: Running) -> None:
     for number in range(3):
         rewards = step(reward, f"step {number}", [10, 10, 10, 16])
         assert rewards == pytest.approx([0.5, 0.5, 0.5, -0.5])
@@ -84,9 +75,7 @@ def test_every_step_has_an_event_loop_of_its_own(
     assert sum(text.count(f"step 0 {i}.") for i in range(4)) == 1
 
 
-def test_a_completion_without_a_score_is_none(
-    reward: Any, running: tuple[RewardManager, JudgeServer]
-) -> None:
+def test_a_completion_without_a_score_is_none(reward: Any, running: Running) -> None:
     running[1].set_plan(named("rate_limited", retry_after_s=0))
     assert step(reward, "storm", [10, 10]) == [None, None]
 

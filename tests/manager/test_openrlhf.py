@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,27 +12,12 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.manager import InvalidConfig, InvalidInput, RewardManager, openrlhf
 from oyer.manager.openrlhf import missing_reward, response_of, reward_function, rollouts_of
 from oyer.manager.score import Score
-from tests.scripted import DEAD_JUDGE, by_response, scripted_backend, sibling, user_text
-
-
-@pytest.fixture(scope="module")
-def running(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[RewardManager, JudgeServer]]:
-    with scripted_backend(tmp_path_factory.mktemp("openrlhf")) as both:
-        yield both
+from tests.scripted import DEAD_JUDGE, by_response, sibling, user_text
 
 
 @pytest.fixture
-def backend(running: tuple[RewardManager, JudgeServer]) -> RewardManager:
-    return running[0]
-
-
-@pytest.fixture
-def judge(running: tuple[RewardManager, JudgeServer]) -> JudgeServer:
-    running[1].set_plan(Action(text="Final score: 10"))
-    running[1].reset()
-    return running[1]
+def judge_says() -> str:
+    return "Final score: 10"
 
 
 PROMPT = "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n"

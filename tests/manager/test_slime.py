@@ -6,7 +6,6 @@ The stand-in has the fields, and the calls the forms, of slime's sources of Augu
 import asyncio
 import inspect
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -18,9 +17,9 @@ import pytest
 
 from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager import MissingScores, RewardManager
+from oyer.manager import MissingScores
 from oyer.manager.slime import custom_rm, group_rm, post_process
-from tests.scripted import DEAD_JUDGE, by_response, scripted_backend
+from tests.scripted import DEAD_JUDGE, Running, by_response
 
 
 class Status(Enum):
@@ -51,25 +50,8 @@ class Sample:
     metadata: dict[str, Any] | None = field(default_factory=dict)
 
 
-@pytest.fixture(scope="module")
-def running(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[RewardManager, JudgeServer]]:
-    with scripted_backend(tmp_path_factory.mktemp("slime")) as both:
-        yield both
-
-
 @pytest.fixture
-def judge(running: tuple[RewardManager, JudgeServer]) -> JudgeServer:
-    running[1].set_plan(Action(text="Final score: 5"))
-    running[1].reset()
-    return running[1]
-
-
-@pytest.fixture
-def configure(
-    running: tuple[RewardManager, JudgeServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Any:
+def configure(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Write the file that `OYER_CONFIG` names."""
 
     def write(**changes: Any) -> None:

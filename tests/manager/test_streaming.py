@@ -3,7 +3,6 @@
 import asyncio
 import multiprocessing
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,29 +12,12 @@ from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import InvalidInput, InvalidRollout, MissingScores, RewardManager
 from oyer.manager.score import Score
-from tests.scripted import DEAD_JUDGE, by_response, rollout, scripted_backend, sibling
-
-FIVE = Action(text="Final score: 5")
-
-
-@pytest.fixture(scope="module")
-def running(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[RewardManager, JudgeServer]]:
-    with scripted_backend(tmp_path_factory.mktemp("streaming")) as both:
-        yield both
+from tests.scripted import DEAD_JUDGE, Running, by_response, rollout, sibling
 
 
 @pytest.fixture
-def plain(running: tuple[RewardManager, JudgeServer]) -> RewardManager:
+def plain(running: Running) -> RewardManager:
     return running[0]
-
-
-@pytest.fixture
-def judge(running: tuple[RewardManager, JudgeServer]) -> JudgeServer:
-    running[1].set_plan(FIVE)
-    running[1].reset()
-    return running[1]
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import inspect
 import math
 import pickle
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -27,28 +26,12 @@ from oyer.manager import (
 )
 from oyer.manager.trl import TICKETS, RewardFunction, reward_function
 from oyer.manager.trl_data import group_ids
-from tests.scripted import DEAD_JUDGE, by_response, scripted_backend, sibling, user_text
+from tests.scripted import DEAD_JUDGE, by_response, sibling, user_text
 
 
 @pytest.fixture(scope="module")
-def running(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[RewardManager, JudgeServer]]:
-    folder = tmp_path_factory.mktemp("trl")
-    with scripted_backend(folder, length={"method": "median_band"}) as both:
-        yield both
-
-
-@pytest.fixture
-def backend(running: tuple[RewardManager, JudgeServer]) -> RewardManager:
-    return running[0]
-
-
-@pytest.fixture
-def judge(running: tuple[RewardManager, JudgeServer]) -> JudgeServer:
-    running[1].set_plan(Action(text="Final score: 5"))
-    running[1].reset()
-    return running[1]
+def backend_changes() -> dict[str, Any]:
+    return {"length": {"method": "median_band"}}
 
 
 class Trainer:

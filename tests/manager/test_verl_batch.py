@@ -3,7 +3,6 @@
 import hashlib
 import json
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ import torch
 
 from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager import BackendUnavailable, InvalidConfig, MissingScores, RewardManager
+from oyer.manager import BackendUnavailable, InvalidConfig, MissingScores
 from oyer.manager.verl import LengthPenaltyRewardManager
-from tests.scripted import by_response, scripted_backend
+from tests.scripted import Running, by_response
 from tests.verl_batch import manager_of, place_of, rows
 from tests.verl_data import FakeDataProto, Tokens, base_from_extra_info, data_proto
 
@@ -29,25 +28,13 @@ KEYS = {
 }
 
 
-@pytest.fixture(scope="module")
-def running(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[RewardManager, JudgeServer]]:
-    with scripted_backend(tmp_path_factory.mktemp("verl")) as both:
-        yield both
-
-
 @pytest.fixture
-def judge(running: tuple[RewardManager, JudgeServer]) -> JudgeServer:
-    running[1].set_plan(Action(text="最终评分: 5"))
-    running[1].reset()
-    return running[1]
+def judge_says() -> str:
+    return "最终评分: 5"
 
 
 @pytest.fixture(params=["workers", "in the process"])
-def place(
-    request: pytest.FixtureRequest, running: tuple[RewardManager, JudgeServer]
-) -> dict[str, Any]:
+def place(request: pytest.FixtureRequest, running: Running) -> dict[str, Any]:
     """Settings that say where is judged."""
     return place_of(request.param, *running)
 
@@ -140,9 +127,7 @@ def test_a_batch_handed_over_again_is_paid_for_once(
     assert len(judge.requests) == 4
 
 
-def test_a_batch_can_be_collected_later(
-    running: tuple[RewardManager, JudgeServer], judge: JudgeServer
-) -> None:
+def test_a_batch_can_be_collected_later(running: Running, judge: JudgeServer) -> None:
     tokens = Tokens()
     judge.set_plan(Action(text="最终评分: 7", hold=True))
     manager = manager_of(
@@ -192,9 +177,7 @@ def test_a_broker_that_is_away_is_an_error_that_names_it(judge: JudgeServer) -> 
         manager(rows(tokens, "away"))
 
 
-def test_a_key_by_value_is_refused_with_remote_workers(
-    running: tuple[RewardManager, JudgeServer], tmp_path: Path
-) -> None:
+def test_a_key_by_value_is_refused_with_remote_workers(running: Running, tmp_path: Path) -> None:
     file = tmp_path / "oyer.json.yaml"
     endpoints = {"deepseek": {"base_url": "http://127.0.0.1:9/v1", "api_key_env": "DEEPSEEK_KEY"}}
     broker = {"url": running[0].config.broker.url}

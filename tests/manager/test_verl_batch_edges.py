@@ -3,7 +3,6 @@
 import inspect
 import json
 import pickle
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import torch
 
 from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager import InvalidConfig, InvalidRollout, RewardManager
+from oyer.manager import InvalidConfig, InvalidRollout
 from oyer.manager.verl import LengthPenaltyConfig, LengthPenaltyRewardManager
-from tests.scripted import scripted_backend
+from tests.scripted import Running
 from tests.verl_batch import manager_of, place_of, rows
 from tests.verl_data import Tokens, base_from_extra_info, data_proto
 
@@ -35,25 +34,13 @@ SURFACE = {
 """The replaced system's settings with the defaults that it read them with."""
 
 
-@pytest.fixture(scope="module")
-def running(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[RewardManager, JudgeServer]]:
-    with scripted_backend(tmp_path_factory.mktemp("verl")) as both:
-        yield both
-
-
 @pytest.fixture
-def judge(running: tuple[RewardManager, JudgeServer]) -> JudgeServer:
-    running[1].set_plan(Action(text="最终评分: 5"))
-    running[1].reset()
-    return running[1]
+def judge_says() -> str:
+    return "最终评分: 5"
 
 
 @pytest.fixture(params=["workers", "in the process"])
-def place(
-    request: pytest.FixtureRequest, running: tuple[RewardManager, JudgeServer]
-) -> dict[str, Any]:
+def place(request: pytest.FixtureRequest, running: Running) -> dict[str, Any]:
     """Settings that say where is judged."""
     return place_of(request.param, *running)
 
@@ -125,7 +112,7 @@ def test_a_future_travels_with_its_batch(place: dict[str, Any], judge: JudgeServ
 
 @pytest.mark.parametrize("suffix", ["", "/", "/chat/completions", "/chat/completions/"])
 def test_an_endpoint_is_a_base_or_a_full_url(
-    running: tuple[RewardManager, JudgeServer], judge: JudgeServer, suffix: str
+    running: Running, judge: JudgeServer, suffix: str
 ) -> None:
     tokens = Tokens()
     manager = manager_of(tokens, api_endpoint=judge.base_url + suffix)
@@ -142,7 +129,7 @@ def test_no_more_calls_are_under_way_than_allowed(judge: JudgeServer) -> None:
 
 
 def test_a_key_by_value_names_the_variable_also_where_nothing_is_known_of_the_workers(
-    running: tuple[RewardManager, JudgeServer],
+    running: Running,
 ) -> None:
     with pytest.raises(InvalidConfig, match="set OYER_JUDGE_API_KEY there"):
         manager_of(
@@ -154,9 +141,7 @@ def test_a_key_by_value_names_the_variable_also_where_nothing_is_known_of_the_wo
         )
 
 
-def test_another_url_than_the_workers_have_is_refused(
-    running: tuple[RewardManager, JudgeServer], tmp_path: Path
-) -> None:
+def test_another_url_than_the_workers_have_is_refused(running: Running, tmp_path: Path) -> None:
     file = tmp_path / "oyer.yaml"
     broker = {"url": running[0].config.broker.url}
     endpoints = {"own": {"base_url": "http://127.0.0.1:9/v1"}}

@@ -7,7 +7,6 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,28 +17,14 @@ import torch
 from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import InvalidConfig
-from oyer.manager import RewardManager as Client
 from oyer.manager.verl import RewardManager
-from tests.scripted import by_response, scripted_backend
+from tests.scripted import Running, by_response
 from tests.verl_data import FakeDataProto, Tokens, base_from_extra_info, data_proto
 from tests.verl_loop import manager_of, scored, trajectories
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, JudgeServer]]:
-    with scripted_backend(tmp_path_factory.mktemp("verl")) as both:
-        yield both
-
-
 @pytest.fixture
-def judge(running: tuple[Client, JudgeServer]) -> JudgeServer:
-    running[1].set_plan(Action(text="Final score: 5"))
-    running[1].reset()
-    return running[1]
-
-
-@pytest.fixture
-def oyer(running: tuple[Client, JudgeServer]) -> dict[str, Any]:
+def oyer(running: Running) -> dict[str, Any]:
     """The reward configuration, as verl's own configuration holds it in place."""
     return running[0].config.model_dump(mode="json")
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,35 +10,21 @@ import pytest
 from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import JudgeOutage, MissingScores
-from oyer.manager import RewardManager as Client
 from oyer.manager.score import Score
 from oyer.manager.verl import missing_reward
-from tests.scripted import DEAD_JUDGE, scripted_backend
+from tests.scripted import DEAD_JUDGE, Running
 from tests.verl_data import Tokens
 from tests.verl_loop import manager_of, scored, trajectories
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, JudgeServer]]:
-    with scripted_backend(tmp_path_factory.mktemp("verl")) as both:
-        yield both
-
-
 @pytest.fixture
-def judge(running: tuple[Client, JudgeServer]) -> JudgeServer:
-    running[1].set_plan(Action(text="Final score: 5"))
-    running[1].reset()
-    return running[1]
-
-
-@pytest.fixture
-def oyer(running: tuple[Client, JudgeServer]) -> dict[str, Any]:
+def oyer(running: Running) -> dict[str, Any]:
     """The reward configuration, as verl's own configuration holds it in place."""
     return running[0].config.model_dump(mode="json")
 
 
 @pytest.fixture(scope="module")
-def well(running: tuple[Client, JudgeServer]) -> dict[str, Any]:
+def well(running: Running) -> dict[str, Any]:
     """What a rollout that went well comes back as."""
     tokens = Tokens()
     oyer = running[0].config.model_dump(mode="json")

@@ -3,7 +3,7 @@
 import http.client
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,27 +12,17 @@ from oyer.cli.serve import only_batches
 from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardManager
-from tests.scripted import scripted_backend, sibling
+from tests.scripted import Running, sibling
 from tests.server.serving import Answer, served
 
 
-@pytest.fixture(scope="module")
-def running(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[RewardManager, JudgeServer]]:
-    with scripted_backend(tmp_path_factory.mktemp("server")) as both:
-        yield both
-
-
 @pytest.fixture
-def judge(running: tuple[RewardManager, JudgeServer]) -> JudgeServer:
-    running[1].set_plan(Action(text="Final score: 10"))
-    running[1].reset()
-    return running[1]
+def judge_says() -> str:
+    return "Final score: 10"
 
 
 @pytest.fixture(scope="module")
-def banded(running: tuple[RewardManager, JudgeServer]) -> RewardManager:
+def banded(running: Running) -> RewardManager:
     """A manager that compares the characters of a prompt's responses."""
     return sibling(running[0], length={"method": "median_band", "unit": "chars"})
 

@@ -11,32 +11,17 @@ from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import InvalidInput, RewardManager
 from oyer.server.settings import check_bind
-from tests.scripted import DEAD_JUDGE, by_response, scripted_backend, sibling
+from tests.scripted import DEAD_JUDGE, Running, by_response, sibling
 from tests.server.serving import Answer, Served, served
 
 
-@pytest.fixture(scope="module")
-def running(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[RewardManager, JudgeServer]]:
-    with scripted_backend(tmp_path_factory.mktemp("server")) as both:
-        yield both
-
-
 @pytest.fixture
-def backend(running: tuple[RewardManager, JudgeServer]) -> RewardManager:
-    return running[0]
-
-
-@pytest.fixture
-def judge(running: tuple[RewardManager, JudgeServer]) -> JudgeServer:
-    running[1].set_plan(Action(text="Final score: 10"))
-    running[1].reset()
-    return running[1]
+def judge_says() -> str:
+    return "Final score: 10"
 
 
 @pytest.fixture(scope="module")
-def server(running: tuple[RewardManager, JudgeServer]) -> Iterator[Served]:
+def server(running: Running) -> Iterator[Served]:
     with served(running[0]) as one:
         yield one
 
