@@ -89,4 +89,5 @@ def reward_lines(rollouts: list[Rollout], batch: RewardBatch) -> Iterator[Reward
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    """Write what NumPy holds in 32 bits as shortly as it can be read back; 0 has no sign."""
+    return float(str(value)) + 0.0 if math.isfinite(value) else None
