@@ -147,7 +147,7 @@ class Meeting:
         answers = self._run(calls)
         brought = [
             Brought(
-                [(name.decode(), row, bool(fresh)) for name, row, fresh in answer[0]],
+                [(name, row, bool(fresh)) for name, row, fresh in json.loads(answer[0])],
                 [_seen(b.group, *view) for view in answer[1]],
             )
             for b, answer in zip(bringings, answers, strict=False)
@@ -165,25 +165,20 @@ class Meeting:
             Those whose claim another process holds by now; then none is published.
         """
         places = list(starts)
-        args = {
-            "batch": batch_id,
-            "verdicts": verdicts,
-            "starts": [[generation, start] for (_, generation), start in starts.items()],
-        }
-        (gone,) = self._run([_Call([group for group, _ in places], "publish", args)])
-        return [places[i - 1] for i in gone]
+        said = {"batch": batch_id, "verdicts": verdicts, "starts": list(starts.values())}
+        return [places[i - 1] for i in self._together("publish", places, **said)]
 
     def announce(self, places: Sequence[Place]) -> None:
         """Say that the tasks of published groups are sent."""
-        self._each("announce", places)
+        self._together("announce", places)
 
     def release(self, places: Sequence[Place]) -> None:
         """Leave claimed groups to the next process that looks."""
-        self._each("release", places)
+        self._together("release", places)
 
     def finish(self, places: Sequence[Place]) -> None:
         """Say that the batches of groups have ended: they are remembered for `MEMORY_S` more."""
-        self._each("finish", places)
+        self._together("finish", places)
 
     def told(self) -> set[str]:
         """Empty the mailbox: the groups to look at."""
@@ -194,8 +189,13 @@ class Meeting:
             keys = pipe.execute()[0]
         return {key.decode().removeprefix(group_key("")) for key in keys}
 
-    def _each(self, operation: str, places: Sequence[Place]) -> None:
-        self._run([_Call([group], operation, {"generation": n}) for group, n in places])
+    def _together(self, operation: str, places: Sequence[Place], **said: Any) -> Any:
+        """Do the same to several groups in one run of the script."""
+        if not places:
+            return []
+        args = {"generations": [generation for _, generation in places], **said}
+        (answer,) = self._run([_Call([group for group, _ in places], operation, args)])
+        return answer
 
     def _run(self, calls: Sequence[_Call]) -> list[Any]:
         """Run the script for each call, in one round trip; twice where Redis does not know it yet."""

@@ -4,7 +4,7 @@ Time is Redis' own, so lateness and the end of a lease are made by timeouts of n
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import redis
@@ -115,6 +115,27 @@ def test_who_completes_a_group_leads_it_and_gets_all_of_it(here: Meeting, there:
     assert there.told() == set()
     found = look(here, place)
     assert (found.state, found.batch, found.start, found.verdicts) == ("sent", "batch", 16, 64)
+
+
+@pytest.mark.usefixtures("leases_end")
+def test_who_brings_all_of_a_group_does_not_get_it_back_but_its_heir_does(
+    here: Meeting, there: Meeting
+) -> None:
+    brought = bring(here, "a", "b", "c")
+    (seen,) = brought.seen
+    assert (seen.state, list(seen.ids), list(seen.parts)) == ("claimed", ["a", "b", "c"], [])
+    heir = look(there, place_of(brought))
+    assert (heir.state, [part[0] for part in heir.parts]) == ("claimed", [b"a,b,c"])
+
+
+def test_what_is_told_of_several_groups_is_told_of_each(here: Meeting, there: Meeting) -> None:
+    for group in "gh":
+        bring(there, f"{group}1", group=group)
+    places = [place_of(bring(here, f"{g}2", f"{g}3", group=g), group=g) for g in "gh"]
+    assert here.publish({places[0]: 0, places[1]: 3}, "batch", 6) == []
+    here.announce(places)
+    assert there.told() == {"g", "h"}
+    assert [look(there, place).start for place in places] == [0, 3]
 
 
 def test_a_member_handed_over_again_joins_and_counts_once(
@@ -284,7 +305,7 @@ class Model(RuleBasedStateMachine):
                 assert fresh
                 self.row[name] = (generation, row)
         for seen in brought.seen:
-            self.note(process, seen)
+            self.note(process, seen, ids)
 
     @rule(process=st.integers(0, PROCESSES - 1), which=st.integers(0, 4))
     def look(self, process: int, which: int) -> None:
@@ -318,8 +339,8 @@ class Model(RuleBasedStateMachine):
         """One of the groups begun so far."""
         return "g", self.generations[which % len(self.generations)]
 
-    def note(self, process: int, seen: Seen) -> None:
-        """Check what a process is told of a group."""
+    def note(self, process: int, seen: Seen, brought: Sequence[str] = ()) -> None:
+        """Check what a process is told of a group, which may be all that it has just brought."""
         generation = seen.generation
         if generation not in self.generations:
             self.generations.append(generation)
@@ -332,7 +353,7 @@ class Model(RuleBasedStateMachine):
             assert set(seen.ids) == members
             assert [self.row[name][1] for name in seen.ids] == list(range(len(seen.ids)))
             packed = b",".join(part[0] for part in seen.parts).decode().split(",")
-            assert set(packed) >= members, "every member's payload is there"
+            assert {*packed, *brought} >= members, "every member's payload is there"
             assert seen.late or len(seen.ids) == self.size
 
     @invariant()
