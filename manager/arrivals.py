@@ -3,18 +3,17 @@
 import math
 
 MAX_WINDOW_S = 0.02
-"""Longest wait for company, in seconds: little beside the 0.5 to 30 s of a judge."""
+"""Longest wait of who comes last, in seconds: little beside the 0.5 to 30 s of a judge."""
 
 FULL_RATE_PER_S = 100.0
 """From this many rollouts per second on the whole window is waited for; below, a part of it,
 since waiting for company that does not come gains nothing."""
 
 _QUIET = 0.25
-"""A window is over once nothing has come for this part of it."""
+"""A burst is not cut in two: a window goes on until nothing has come for this part of it."""
 
 _MOST = 5
-"""However much comes, a batch is sent after so many windows. Who came last of all, for whom a step
-waits, never waits for more than one."""
+"""However much comes, a batch is sent after so many windows."""
 
 _MEMORY_S = 0.25
 """How long an arrival counts towards the rate, in seconds."""

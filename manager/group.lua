@@ -47,16 +47,22 @@ local function forget_soon(generation)
   end
 end
 
+-- What an incomplete group holds is in the backlog; from here on, its batch is, or nobody waits.
+local function close(at, state)
+  redis.call('HSET', at, 'state', state)
+  strike(args.backlog[1], args.backlog[2], at)
+end
+
 local function give_up(generation)
   local at = key(generation)
   redis.call('HSET', at, 'late', 1)
   if redis.call('HGET', at, 'policy') == 'error' then
-    redis.call('HSET', at, 'state', 'failed')
+    close(at, 'failed')
     redis.call('UNLINK', at .. ':rows')
     forget_soon(generation)
     tell(at)
   else
-    redis.call('HSET', at, 'state', 'claimed')
+    close(at, 'claimed')
     lease(at)
   end
 end
@@ -144,7 +150,7 @@ local function enter(id)
   local n = redis.call('HINCRBY', at, 'n', 1)
   redis.call('HSET', at, 'm:' .. id, n - 1)
   if n == args.size then
-    redis.call('HSET', at, 'state', 'claimed')
+    close(at, 'claimed')
     lease(at)
   end
   return generation, n - 1
@@ -165,6 +171,10 @@ if operation == 'look' then
     redis.call('RPUSH', at .. ':rows', ARGV[3], ARGV[4], ARGV[5])
     for _, it in ipairs({at, at .. ':rows', base}) do
       redis.call('PEXPIRE', it, args.expires_ms)
+    end
+    if redis.call('HGET', at, 'state') == 'open' then
+      local bytes = #ARGV[3] + #ARGV[4] + #ARGV[5]
+      count(args.backlog[1], args.backlog[2], at, bytes, time[1], args.expires_ms / 1000)
     end
   end
   if args.generation then generations[args.generation] = true end

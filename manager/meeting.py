@@ -16,7 +16,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
 from oyer.manager.groups import Parts, TimeoutPolicy
-from oyer.tasks.names import group_key, mailbox_key
+from oyer.tasks.backlog import COUNTING
+from oyer.tasks.names import BACKLOG_ENDS_KEY, BACKLOG_KEY, group_key, mailbox_key
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -28,7 +29,7 @@ MEMORY_S = 120.0
 """How long a group's outcome is kept for a rollout handed over again, in seconds: trainers retry
 within a few; a prompt may come back after that with the same response."""
 
-_SCRIPT = resources.files(__package__).joinpath("group.lua").read_text()
+_SCRIPT = COUNTING + resources.files(__package__).joinpath("group.lua").read_text()
 _SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # the name that Redis gives it
 
 
@@ -119,6 +120,7 @@ class Meeting:
             "lease_ms": int(LEASE_S * 1000),
             "expires_ms": expires_s * 1000,
             "memory_ms": int(MEMORY_S * 1000),
+            "backlog": [BACKLOG_KEY, BACKLOG_ENDS_KEY],
         }
 
     def look(

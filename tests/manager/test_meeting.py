@@ -21,7 +21,8 @@ from hypothesis.stateful import (
 from oyer.manager import meeting
 from oyer.manager.groups import TimeoutPolicy
 from oyer.manager.meeting import Bringing, Brought, Meeting, Place, Seen
-from oyer.tasks.names import group_key
+from oyer.tasks.backlog import Backlog
+from oyer.tasks.names import BACKLOG_ENDS_KEY, BACKLOG_KEY, group_key
 
 PROCESSES = 3
 HOURS_S = 36000.0
@@ -248,6 +249,8 @@ def test_everything_expires_and_a_made_group_soon(here: Meeting, client: redis.R
     other = meeting_on(client)
     place = place_of(bring(other, "a"))
     generation = group_key(":".join(place))
+    assert {BACKLOG_KEY, BACKLOG_ENDS_KEY} < set(times_left())
+    assert all(0 < left <= 600 for left in times_left().values())
     bring(here, "b", "c")
     assert set(times_left()) == {group_key("g"), generation, f"{generation}:rows"}
     assert all(0 < left <= 600 for left in times_left().values())
@@ -259,6 +262,37 @@ def test_everything_expires_and_a_made_group_soon(here: Meeting, client: redis.R
     here.finish([place])
     assert all(0 < left <= meeting.MEMORY_S for left in times_left().values())
     assert set(times_left()) == {group_key("g"), generation}
+
+
+def test_what_an_incomplete_group_holds_is_in_the_backlog_until_it_is_closed(
+    here: Meeting, there: Meeting, client: redis.Redis
+) -> None:
+    backlog = Backlog(client, expires_s=600)
+
+    def size_of(*ids: str) -> int:
+        return 2 * len(",".join(ids)) + len("rows of ")
+
+    bring(here, "a")
+    assert backlog.held_bytes() == size_of("a")
+    bring(there, "a")
+    assert backlog.held_bytes() == size_of("a"), "one that is brought again is held once"
+    bring(there, "b")
+    bring(here, "d", group="h", on_timeout="error", timeout_s=0.001)
+    place = place_of(bring(here, "e", group="i", timeout_s=0.001), group="i")
+    assert backlog.held_bytes() == sum(map(size_of, "abde"))
+    bring(here, "c")
+    while look(here, place).state == "open":
+        pass
+    assert backlog.held_bytes() == size_of("d")
+    while bring(there, "d", group="h").seen[0].state == "open":
+        pass
+    assert backlog.held_bytes() == 0
+    bring(here, "f", "g", "h", group="whole")
+    assert backlog.held_bytes() == 0
+    bring(here, "x", group="forgotten")
+    client.zadd(BACKLOG_ENDS_KEY, {client.zrange(BACKLOG_ENDS_KEY, 0, -1)[0]: 1})
+    assert backlog.held_bytes() == 0
+    assert not client.exists(BACKLOG_KEY, BACKLOG_ENDS_KEY)
 
 
 def test_a_group_that_redis_has_forgotten_is_gone_and_the_next_is_no_namesake(
