@@ -6,12 +6,13 @@ Used by one thread; what it finds is for its caller to act upon.
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 from oyer.manager import groups
 from oyer.manager.groups import TimeoutPolicy
 from oyer.manager.meeting import Bringing, Meeting, Place, Seen
+from oyer.manager.pending import Pending
 from oyer.manager.score import Score
 from oyer.tasks.errors import BackendUnavailable
 from oyer.tasks.payloads import Rollout
@@ -35,7 +36,7 @@ class Member:
     """The same in every process."""
     key: tuple[str, ...] = ()
     """What it is found by when it is handed over again: the ids of all that must share its batch."""
-    future: "Future[Score]" = field(default_factory=Future)
+    pending: Pending[Score] = field(default_factory=Pending)
     grouped: bool = False
     """Its group needs no waiting for any more, and it no judging ahead of it."""
 
@@ -134,13 +135,13 @@ class Assembly:
             BackendUnavailable: the broker is away; nobody knows whether they were brought.
         """
         now = time.monotonic()
-        by_group: dict[tuple[str, int | None], dict[str, Candidate]] = defaultdict(dict)
-        for candidate in candidates:
-            group_id = str(candidate.member.rollout.group_id)
-            name = groups.group_name(self._plan, candidate.run, group_id, candidate.size)
-            by_group[name, candidate.step][candidate.member.id] = candidate
+        by_group: dict[tuple[Any, ...], dict[str, Candidate]] = defaultdict(dict)
+        for one in candidates:
+            group_id = str(one.member.rollout.group_id)
+            by_group[one.run, group_id, one.size, one.step][one.member.id] = one
         bringings = [
-            self._bringing(name, step, members, now) for (name, step), members in by_group.items()
+            self._bringing(groups.group_name(self._plan, run, group_id, size), step, members, now)
+            for (run, group_id, size, step), members in by_group.items()
         ]
         brought, _ = self.meeting.look(bringings)
         found = Found()
