@@ -9,7 +9,7 @@ import numpy as np
 
 from oyer.manager import validation
 from oyer.manager.score import Score
-from oyer.tasks.config import RewardConfig
+from oyer.tasks.config import EndpointConfig, RewardConfig
 from oyer.tasks.errors import InvalidConfig, InvalidRollout, JudgeOutage
 from oyer.tasks.payloads import Rollout
 from oyer.tasks.statuses import NOT_CALLED, Status
@@ -74,6 +74,18 @@ def one_by_one(config: RewardConfig) -> tuple[RewardConfig, Outages]:
     rules = config.reward.model_copy(update={"max_failed_fraction": 1.0})
     outages = Outages(config.reward.max_failed_fraction)
     return config.model_copy(update={"reward": rules}), outages
+
+
+def within(config: RewardConfig, timeout_s: float) -> RewardConfig:
+    """Let no call begin so late that a batch's other scores would be lost with it.
+
+    A trainer that waits `timeout_s` for a batch then gets what is there. The calls under way have
+    their endpoint's `timeout_s`, which is kept free for them, half of the time at most.
+    """
+    default_s: float = EndpointConfig.model_fields["timeout_s"].default
+    last_s = max((one.timeout_s for one in config.endpoints.values()), default=default_s)
+    deadline_s = min(config.deadline_s, max(timeout_s - last_s, timeout_s / 2))
+    return config.model_copy(update={"deadline_s": deadline_s})
 
 
 def compares(config: RewardConfig) -> bool:

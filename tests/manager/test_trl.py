@@ -186,6 +186,29 @@ def test_one_row_that_cannot_be_scored_is_one_hole(
         trainer.rewards(reward_function(strict), "torn", [10] * 4, completions=completions)
 
 
+def test_rows_of_which_none_can_be_scored_are_holes_once_others_could(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    """A rank may have one row only; the next step's are fine again."""
+    function = reward_function(backend)
+    torn = {"completions": ["alone \ud83d"]}
+    with pytest.raises(InvalidRollout, match="surrogate"):
+        Trainer().rewards(function, "alone", [10], **torn)
+    assert Trainer().rewards(function, "alone", [10]) == pytest.approx([0.5])
+    assert Trainer().rewards(function, "alone", [10], **torn) == [None]
+
+
+def test_what_is_judged_in_time_is_not_lost_with_what_is_late(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    """All calls, 32 at a time, take longer than the trainer waits."""
+    judge.set_plan(Action(text="Final score: 5", latency_s=2.0))
+    endpoint = {"base_url": judge.base_url, "timeout_s": 4}
+    manager = sibling(backend, endpoints={"fake": endpoint}, length=[])
+    rewards = Trainer().rewards(reward_function(manager, timeout_s=8), "in time", [10] * 160)
+    assert {reward and round(reward, 5) for reward in rewards} == {0.5, None}
+
+
 def test_the_callable_works_where_a_loop_runs_already(
     backend: RewardManager, judge: JudgeServer
 ) -> None:
@@ -287,6 +310,35 @@ def test_a_group_that_is_spread_over_ranks_is_compared_as_a_whole(
     strict = sibling(backend, reward={"max_failed_fraction": 0.5})
     with pytest.raises(JudgeOutage):
         on_two_ranks(strict, "gone", [["a.", "b."], ["c.", "d."]])
+
+
+def test_ranks_do_not_wait_for_a_judge_until_their_collective_fails(
+    backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("oyer.manager.trl.RANKS_TIMEOUT_S", 0.3)
+    judge.set_plan(Action(hold=True))
+    function = reward_function(backend, num_generations=2)
+    assert Trainer().rewards(function, "held", [10, 10]) == [None, None]
+    judge.release()
+
+
+def test_an_evaluation_may_have_groups_of_another_size(
+    backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has the rest of a group of four: waiting for it would end without a reward."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    class Evaluating:
+        num_generations_eval = 1
+        model = SimpleNamespace(training=False)
+
+        def log_metric(self, name: str, value: float) -> None:
+            pass
+
+    function = reward_function(backend, num_generations=4, timeout_s=20)
+    rewards = Trainer().rewards(function, "eval", [10], log_metric=Evaluating().log_metric)
+    assert rewards == pytest.approx([0.5])
 
 
 def test_with_several_ranks_the_size_of_a_group_is_needed(
