@@ -69,11 +69,18 @@ class Outages:
                 )
 
 
-def one_by_one(config: RewardConfig) -> tuple[RewardConfig, Outages]:
-    """Move the outage breaker from batches to an adapter whose rollouts come one by one."""
+def one_by_one(
+    config: RewardConfig, timeout_s: float | None = None
+) -> tuple[RewardConfig, Outages]:
+    """Move the outage breaker from batches to an adapter whose rollouts come one by one.
+
+    Args:
+        timeout_s: how long it waits for each, where it does not come again for one that is late.
+    """
     rules = config.reward.model_copy(update={"max_failed_fraction": 1.0})
     outages = Outages(config.reward.max_failed_fraction)
-    return config.model_copy(update={"reward": rules}), outages
+    config = config.model_copy(update={"reward": rules})
+    return config if timeout_s is None else within(config, timeout_s), outages
 
 
 def within(config: RewardConfig, timeout_s: float) -> RewardConfig:

@@ -106,9 +106,9 @@ async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> 
     if not samples:
         # slime also asks where a custom generate function has filled every reward in.
         return []
-    manager, outages = _manager(os.getpid(), os.environ.get(CONFIG_VARIABLE))
-    rules = manager.config.reward
     timeout_s = float(getattr(args, "oyer_timeout_s", TIMEOUT_S))
+    manager, outages = _manager(os.getpid(), os.environ.get(CONFIG_VARIABLE), timeout_s)
+    rules = manager.config.reward
     stand_in = float(getattr(args, "oyer_missing_reward", 0.0))
     run = str(getattr(args, "oyer_run", "slime"))
     wanted = Wanted.by(manager.config)
@@ -162,6 +162,6 @@ def _value(args: Any, reward: Any) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _manager(pid: int, path: str | None) -> tuple[RewardManager, Outages]:
-    streamed, outages = one_by_one(load_config(path))
+def _manager(pid: int, path: str | None, timeout_s: float) -> tuple[RewardManager, Outages]:
+    streamed, outages = one_by_one(load_config(path), timeout_s)
     return RewardManager(streamed), outages

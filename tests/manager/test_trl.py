@@ -202,10 +202,9 @@ def test_what_is_judged_in_time_is_not_lost_with_what_is_late(
     backend: RewardManager, judge: JudgeServer
 ) -> None:
     """All calls, 32 at a time, take longer than the trainer waits."""
-    judge.set_plan(Action(text="Final score: 5", latency_s=2.0))
-    endpoint = {"base_url": judge.base_url, "timeout_s": 4}
-    manager = sibling(backend, endpoints={"fake": endpoint}, length=[])
-    rewards = Trainer().rewards(reward_function(manager, timeout_s=8), "in time", [10] * 160)
+    judge.set_plan(Action(text="Final score: 5", latency_s=1.0))
+    function = reward_function(sibling(backend, length=[]), timeout_s=10)
+    rewards = Trainer().rewards(function, "in time", [10] * 400)
     assert {reward and round(reward, 5) for reward in rewards} == {0.5, None}
 
 
