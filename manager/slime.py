@@ -127,7 +127,7 @@ async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> 
     for sample, score in zip(samples, scores, strict=True):
         if not score.trainable:
             log.warning("a sample has no reward (%s): %s", score.status, score.error)
-        rewards.append(_worded(args, missing_reward(sample, score, stand_in), score))
+        rewards.append(_worded(args, sample, missing_reward(sample, score, stand_in), score))
     return rewards
 
 
@@ -148,12 +148,15 @@ def _rollout(sample: Any, wanted: Wanted, unnumbered: str) -> Rollout:
     )
 
 
-def _worded(args: Any, reward: float, score: Score) -> Any:
+def _worded(args: Any, sample: Any, reward: float, score: Score) -> Any:
     """A number, or under `--reward-key` a dict that has it."""
-    key = getattr(args, "reward_key", None)
-    if not key:
+    keys = {getattr(args, "reward_key", None)}
+    if sample.group_index is None:
+        keys.add(getattr(args, "eval_reward_key", None))
+    named = dict.fromkeys(keys - {None, ""}, reward)
+    if not named:
         return reward
-    return {"judge_score": score.judge_score, "judge_status": score.status, key: reward}
+    return {"judge_score": score.judge_score, "judge_status": score.status, **named}
 
 
 def _value(args: Any, reward: Any) -> Any:

@@ -182,6 +182,20 @@ def test_under_a_reward_key_the_answer_is_a_dict_with_it(
     }  # fmt: skip
 
 
+def test_an_evaluation_may_read_the_reward_under_a_key_of_its_own(
+    judge: JudgeServer, configure: Any
+) -> None:
+    given = args(eval_reward_key="checked")
+    trained, evaluated = samples("own key", (10, 10))
+    evaluated.group_index = None
+    one, other = asyncio.run(one_by_one(given, [trained, evaluated]))
+    assert one == pytest.approx(0.5)
+    assert other["checked"] == pytest.approx(0.5)
+    given.reward_key = "score"
+    both = asyncio.run(custom_rm(given, evaluated))
+    assert both["checked"] == both["score"] == pytest.approx(0.5)
+
+
 def test_base_score_label_and_truncation_are_read_from_the_sample(
     judge: JudgeServer, configure: Any
 ) -> None:
