@@ -83,6 +83,14 @@ def one_by_one(
     return config if timeout_s is None else within(config, timeout_s), outages
 
 
+def number_of(score: Any) -> Any:
+    """Give a verifier's score as a number, where it is one by another type: a bool, a tensor."""
+    try:
+        return None if score is None else float(score)
+    except (TypeError, ValueError):
+        return score  # and be told by the validation what it is
+
+
 def within(config: RewardConfig, timeout_s: float) -> RewardConfig:
     """Let no call begin so late that a batch's other scores would be lost with it.
 

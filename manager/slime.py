@@ -18,7 +18,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from oyer.manager.adapting import Outages, Wanted, one_by_one
+from oyer.manager.adapting import Outages, Wanted, number_of, one_by_one
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score, without_reward
 from oyer.tasks.errors import InvalidRollout
@@ -139,7 +139,7 @@ def _rollout(sample: Any, wanted: Wanted, unnumbered: str) -> Rollout:
         prompt=sample.prompt,
         response=sample.response,
         group_id=unnumbered if sample.group_index is None else str(sample.group_index),
-        base_score=metadata.get("base_score"),
+        base_score=number_of(metadata.get("base_score")),
         response_tokens=length,
         token_ids=list(sample.tokens[len(sample.tokens) - length :]) if wanted.token_ids else None,
         truncated=status == "truncated",

@@ -20,7 +20,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from oyer.manager import validation
-from oyer.manager.adapting import Outages, Wanted, compares, one_by_one, within
+from oyer.manager.adapting import Outages, Wanted, compares, number_of, one_by_one, within
 from oyer.manager.client import RewardManager
 from oyer.manager.future import RewardFuture
 from oyer.manager.score import Score, scores_of, without_reward
@@ -267,7 +267,7 @@ class RewardFunction:
                 prompt=prompts[i],
                 response=text_of(completions[i]),
                 group_id=groups[i],
-                base_score=bases[i],
+                base_score=number_of(bases[i]),
                 response_tokens=None if ids is None else len(ids[i]),
                 token_ids=None if ids is None else list(ids[i]),
                 reference=None if references is None else str(references[i]),

@@ -200,10 +200,10 @@ def test_base_score_label_and_truncation_are_read_from_the_sample(
     judge: JudgeServer, configure: Any
 ) -> None:
     right, wrong = samples("based", (10, 10))
-    right.metadata, wrong.metadata = {"base_score": 1.0}, {"base_score": 0.0}
+    right.metadata, wrong.metadata = {"base_score": True}, {"base_score": 0.0}
     right.status = Status.TRUNCATED
     assert asyncio.run(one_by_one(args(), [right, wrong])) == pytest.approx([1.5, 0.0])
-    assert (right.metadata or {})["base_score"] == 1.0
+    assert (right.metadata or {})["base_score"] is True
     assert len(judge.requests) == 1
 
 

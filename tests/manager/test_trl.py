@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from oyer.demo.actions import Action, named
@@ -225,8 +226,8 @@ def test_base_scores_come_from_another_reward_function(
     async def exact(completions: list[str], answer: list[str], **_: Any) -> list[float | None]:
         return [float(a == "right") for a in answer]
 
-    def sync(**columns: Any) -> list[float]:
-        return [0.5] * len(columns["completions"])
+    def sync(**columns: Any) -> list[Any]:
+        return [np.float32(0.5)] * (len(columns["completions"]) - 1) + [True]
 
     trainer = Trainer()
     function = reward_function(backend, base_score=exact, reference="answer")
@@ -236,7 +237,7 @@ def test_base_scores_come_from_another_reward_function(
     assert len(judge.requests) == 2
     assert "right" in user_text(judge.requests[0])
     again = trainer.rewards(reward_function(backend, base_score=sync), "synced", [10] * 4)
-    assert again == pytest.approx([1.0] * 4)
+    assert again == pytest.approx([1.0] * 3 + [1.5])
 
 
 def test_messages_are_judged_by_what_the_policy_wrote(
