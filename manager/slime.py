@@ -21,6 +21,7 @@ from celery.utils.log import get_logger
 from oyer.manager.adapting import Outages, Wanted, number_of, one_by_one
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score, without_reward
+from oyer.manager.streaming import GROUP_TIMEOUT_S
 from oyer.tasks.errors import InvalidRollout
 from oyer.tasks.payloads import Rollout
 from oyer.tasks.settings import CONFIG_VARIABLE, load_config
@@ -118,7 +119,13 @@ async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> 
     try:
         # A sample's index tells it from another of its group with the same text.
         identity = str(samples[0].index) if len(samples) == 1 else None
-        pending = manager.score_many(rollouts, run=run, group_size=group_size, sample_id=identity)
+        pending = manager.score_many(
+            rollouts,
+            run=run,
+            group_size=group_size,
+            sample_id=identity,
+            group_timeout_s=float(getattr(args, "oyer_group_timeout_s", GROUP_TIMEOUT_S)),
+        )
         scores = await pending.gather(timeout_s, rules)
     except InvalidRollout as error:
         scores = [without_reward(error, rules)] * len(samples)

@@ -138,6 +138,16 @@ def test_a_group_is_assembled_from_single_samples_even_with_equal_texts(
     assert len(judge.requests) == 3
 
 
+def test_how_long_a_group_waits_can_be_said(
+    judge: JudgeServer, configure: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure(length={"method": "median_band"})
+    given = args(oyer_group_timeout_s=1)
+    rewards = asyncio.run(one_by_one(given, samples("waited", (10, 10, 16))))
+    assert rewards == pytest.approx([0.5, 0.5, -0.5])
+    assert "3 of 4 rollouts came in time" in caplog.text
+
+
 def test_a_group_in_one_call_is_compared(judge: JudgeServer, configure: Any) -> None:
     configure(length={"method": "median_band"})
     for function, tag in ((group_rm, "group"), (custom_rm, "list")):
