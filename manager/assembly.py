@@ -3,6 +3,7 @@
 Used by one thread; what it finds is for its caller to act upon.
 """
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,8 @@ from oyer.manager.pending import Pending
 from oyer.manager.score import Score
 from oyer.tasks.errors import BackendUnavailable
 from oyer.tasks.payloads import Rollout
+
+log = logging.getLogger(__name__)
 
 MAIL_PAUSE_S = 0.02
 """Pause between two looks into the mailbox, in seconds; also how late a group may be noticed."""
@@ -95,6 +98,18 @@ class Found:
     """Members that came after their group was closed late, and whether they get length terms."""
     lost: list[Candidate] = field(default_factory=list)
     """Members that Redis has forgotten: to be brought again."""
+    late: list[str] = field(default_factory=list)
+    """What there is to say of groups that were closed before all had come."""
+
+    def warn(self) -> None:
+        """Log that groups are compared as far as they are there: their length terms are others."""
+        if self.late:
+            log.warning(
+                "groups that group_timeout_s closed before all their rollouts had come: %d; the first:"
+                " %s",
+                len(self.late),
+                self.late[0],
+            )
 
 
 @dataclass
@@ -155,6 +170,7 @@ class Assembly:
                 if fresh and row >= 0 and view.state == "open":
                     found.ahead.append(candidate)
             self._sort(answer.seen, found)
+        found.warn()
         return found
 
     def look(self) -> Found:
@@ -180,6 +196,7 @@ class Assembly:
                 waiting.look_at = now
             raise
         self._sort(seen, found)
+        found.warn()
         return found
 
     def wait_again(self, claims: Iterable[Claim]) -> None:
@@ -253,6 +270,8 @@ class Assembly:
             except Exception as error:  # noqa: BLE001 - the group's members are told; others go on
                 found.ended += [(one.member, error) for one in candidates]
                 return
+            if view.late:
+                found.late.append(str(_too_late(next(iter(candidates)), view)))
             found.claims.append(
                 Claim(
                     place=view.place,
