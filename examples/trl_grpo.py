@@ -9,6 +9,7 @@ A line of the data is `{"prompt": …, "answer": …}`.
 import argparse
 from typing import Any
 
+import torch
 from datasets import load_dataset
 from trl import GRPOConfig, GRPOTrainer
 
@@ -39,6 +40,7 @@ def main() -> None:
         max_steps=options.steps,
         logging_steps=1,
         report_to="none",
+        use_cpu=not torch.cuda.is_available(),
     )
     reward = reward_function(
         options.config,

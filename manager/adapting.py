@@ -9,7 +9,7 @@ import numpy as np
 
 from oyer.manager import validation
 from oyer.manager.score import Score
-from oyer.tasks.config import RewardConfig
+from oyer.tasks.config import EndpointConfig, RewardConfig
 from oyer.tasks.errors import InvalidConfig, InvalidRollout, JudgeOutage
 from oyer.tasks.payloads import Rollout
 from oyer.tasks.statuses import NOT_CALLED, Status
@@ -69,11 +69,38 @@ class Outages:
                 )
 
 
-def one_by_one(config: RewardConfig) -> tuple[RewardConfig, Outages]:
-    """Move the outage breaker from batches to an adapter whose rollouts come one by one."""
+def one_by_one(
+    config: RewardConfig, timeout_s: float | None = None
+) -> tuple[RewardConfig, Outages]:
+    """Move the outage breaker from batches to an adapter whose rollouts come one by one.
+
+    Args:
+        timeout_s: how long it waits for each, where it does not come again for one that is late.
+    """
     rules = config.reward.model_copy(update={"max_failed_fraction": 1.0})
     outages = Outages(config.reward.max_failed_fraction)
-    return config.model_copy(update={"reward": rules}), outages
+    config = config.model_copy(update={"reward": rules})
+    return config if timeout_s is None else within(config, timeout_s), outages
+
+
+def number_of(score: Any) -> Any:
+    """Give a verifier's score as a number, where it is one by another type: a bool, a tensor."""
+    try:
+        return None if score is None else float(score)
+    except (TypeError, ValueError):
+        return score  # and be told by the validation what it is
+
+
+def within(config: RewardConfig, timeout_s: float) -> RewardConfig:
+    """Let no call begin so late that a batch's other scores would be lost with it.
+
+    A trainer that waits `timeout_s` for a batch then gets what is there. The calls under way have
+    their endpoint's `timeout_s`, which is kept free for them, half of the time at most.
+    """
+    default_s: float = EndpointConfig.model_fields["timeout_s"].default
+    last_s = max((one.timeout_s for one in config.endpoints.values()), default=default_s)
+    deadline_s = min(config.deadline_s, max(timeout_s - last_s, timeout_s / 2))
+    return config.model_copy(update={"deadline_s": deadline_s})
 
 
 def compares(config: RewardConfig) -> bool:

@@ -3,11 +3,17 @@
 import math
 
 MAX_WINDOW_S = 0.02
-"""Longest wait for company, in seconds: little beside the 0.5 to 30 s of a judge."""
+"""Longest wait of who comes last, in seconds: little beside the 0.5 to 30 s of a judge."""
 
 FULL_RATE_PER_S = 100.0
 """From this many rollouts per second on the whole window is waited for; below, a part of it,
 since waiting for company that does not come gains nothing."""
+
+_QUIET = 0.25
+"""A burst is not cut in two: a window goes on until nothing has come for this part of it."""
+
+_MOST = 5
+"""However much comes, a batch is sent after so many windows."""
 
 _MEMORY_S = 0.25
 """How long an arrival counts towards the rate, in seconds."""
@@ -29,6 +35,12 @@ class ArrivalRate:
         """How long a rollout may be held back for others to come."""
         rate_per_s = self._faded(now) / _MEMORY_S
         return MAX_WINDOW_S * min(1.0, rate_per_s / FULL_RATE_PER_S)
+
+    def due_at(self, since: float, now: float) -> float:
+        """Say until when a batch that began to gather at `since` waits for more to come."""
+        window_s = self.window_s(now)
+        quiet_at = self._at + _QUIET * window_s
+        return min(max(since + window_s, quiet_at), since + _MOST * window_s)
 
     def _faded(self, now: float) -> float:
         return self._level * math.exp(min(0.0, (self._at - now) / _MEMORY_S))

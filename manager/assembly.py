@@ -3,18 +3,22 @@
 Used by one thread; what it finds is for its caller to act upon.
 """
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 from oyer.manager import groups
 from oyer.manager.groups import TimeoutPolicy
 from oyer.manager.meeting import Bringing, Meeting, Place, Seen
+from oyer.manager.pending import Pending
 from oyer.manager.score import Score
 from oyer.tasks.errors import BackendUnavailable
 from oyer.tasks.payloads import Rollout
+
+log = logging.getLogger(__name__)
 
 MAIL_PAUSE_S = 0.02
 """Pause between two looks into the mailbox, in seconds; also how late a group may be noticed."""
@@ -35,7 +39,7 @@ class Member:
     """The same in every process."""
     key: tuple[str, ...] = ()
     """What it is found by when it is handed over again: the ids of all that must share its batch."""
-    future: "Future[Score]" = field(default_factory=Future)
+    pending: Pending[Score] = field(default_factory=Pending)
     grouped: bool = False
     """Its group needs no waiting for any more, and it no judging ahead of it."""
 
@@ -94,6 +98,18 @@ class Found:
     """Members that came after their group was closed late, and whether they get length terms."""
     lost: list[Candidate] = field(default_factory=list)
     """Members that Redis has forgotten: to be brought again."""
+    late: list[str] = field(default_factory=list)
+    """What there is to say of groups that were closed before all had come."""
+
+    def warn(self) -> None:
+        """Log that groups are compared as far as they are there: their length terms are others."""
+        if self.late:
+            log.warning(
+                "groups that group_timeout_s closed before all their rollouts had come: %d; the first:"
+                " %s",
+                len(self.late),
+                self.late[0],
+            )
 
 
 @dataclass
@@ -134,13 +150,13 @@ class Assembly:
             BackendUnavailable: the broker is away; nobody knows whether they were brought.
         """
         now = time.monotonic()
-        by_group: dict[tuple[str, int | None], dict[str, Candidate]] = defaultdict(dict)
-        for candidate in candidates:
-            group_id = str(candidate.member.rollout.group_id)
-            name = groups.group_name(self._plan, candidate.run, group_id, candidate.size)
-            by_group[name, candidate.step][candidate.member.id] = candidate
+        by_group: dict[tuple[Any, ...], dict[str, Candidate]] = defaultdict(dict)
+        for one in candidates:
+            group_id = str(one.member.rollout.group_id)
+            by_group[one.run, group_id, one.size, one.step][one.member.id] = one
         bringings = [
-            self._bringing(name, step, members, now) for (name, step), members in by_group.items()
+            self._bringing(groups.group_name(self._plan, run, group_id, size), step, members, now)
+            for (run, group_id, size, step), members in by_group.items()
         ]
         brought, _ = self.meeting.look(bringings)
         found = Found()
@@ -154,6 +170,7 @@ class Assembly:
                 if fresh and row >= 0 and view.state == "open":
                     found.ahead.append(candidate)
             self._sort(answer.seen, found)
+        found.warn()
         return found
 
     def look(self) -> Found:
@@ -179,6 +196,7 @@ class Assembly:
                 waiting.look_at = now
             raise
         self._sort(seen, found)
+        found.warn()
         return found
 
     def wait_again(self, claims: Iterable[Claim]) -> None:
@@ -252,6 +270,8 @@ class Assembly:
             except Exception as error:  # noqa: BLE001 - the group's members are told; others go on
                 found.ended += [(one.member, error) for one in candidates]
                 return
+            if view.late:
+                found.late.append(str(_too_late(next(iter(candidates)), view)))
             found.claims.append(
                 Claim(
                     place=view.place,

@@ -9,9 +9,10 @@ from typing import Any, Self, Unpack
 from oyer.manager import local, validation
 from oyer.manager.backend import BeforeSending, Broker, backend
 from oyer.manager.future import RewardFuture
+from oyer.manager.intake import Where
 from oyer.manager.pending import Pending, PendingScores
 from oyer.manager.score import Score
-from oyer.manager.streaming import Stream, Where
+from oyer.manager.streaming import Stream
 from oyer.manager.submission import prepare
 from oyer.manager.wording import is_text, shown
 from oyer.tasks.config import RewardConfig

@@ -9,14 +9,14 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import InvalidStateError
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from oyer.manager.assembly import Bound, Claim, Member
 from oyer.manager.backend import BeforeSending, Broker, Withdrawn, backend
 from oyer.manager.future import RewardFuture
 from oyer.manager.meeting import Meeting, Place
+from oyer.manager.pending import ending_together
 from oyer.manager.score import Score, scores_of
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import BackendUnavailable, MissingScores, OyerError
@@ -38,8 +38,7 @@ class Submit(Protocol):
     ) -> RewardFuture: ...
 
 
-@dataclass(frozen=True)
-class Lane:
+class Lane(NamedTuple):
     """What may share a batch: a run, a step, and with or without length terms."""
 
     run: str
@@ -145,13 +144,10 @@ class Dispatch:
     def end(self, outcomes: Sequence[tuple[Member, Score | Exception]]) -> None:
         """Give members what they came to."""
         self._on_end([member for member, _ in outcomes])
-        for member, outcome in outcomes:
+        with ending_together():
             # One that has ended with an error may still be in a group that others complete.
-            with contextlib.suppress(InvalidStateError):
-                if isinstance(outcome, Score):
-                    member.future.set_result(outcome)
-                else:
-                    member.future.set_exception(outcome)
+            for member, outcome in outcomes:
+                member.pending.end(outcome)
 
     def report_finished(self, meeting: Meeting) -> None:
         """Say which groups' batches have ended; unsaid, their keys stay until they expire."""

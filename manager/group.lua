@@ -3,7 +3,7 @@
 -- that has lost its data. A generation is a hash KEYS[1]:<name> and, while it lacks a batch, a list
 -- KEYS[1]:<name>:rows of what its members' processes sent: ids, rollouts, token ids.
 -- ARGV: operation, its arguments as JSON, for `look` the three parts of what is brought.
--- `publish` takes all groups of a batch.
+-- Every operation but `look` takes several groups: KEYS, and args.generations beside them.
 --
 -- States of a generation, in order:
 --   open       members come in
@@ -47,22 +47,29 @@ local function forget_soon(generation)
   end
 end
 
+-- What an incomplete group holds is in the backlog; from here on, its batch is, or nobody waits.
+local function close(at, state)
+  redis.call('HSET', at, 'state', state)
+  strike(args.backlog[1], args.backlog[2], at)
+end
+
 local function give_up(generation)
   local at = key(generation)
   redis.call('HSET', at, 'late', 1)
   if redis.call('HGET', at, 'policy') == 'error' then
-    redis.call('HSET', at, 'state', 'failed')
+    close(at, 'failed')
     redis.call('UNLINK', at .. ':rows')
     forget_soon(generation)
     tell(at)
   else
-    redis.call('HSET', at, 'state', 'claimed')
+    close(at, 'claimed')
     lease(at)
   end
 end
 
 -- What a process is to do about a generation: close it when it is late, lead it when nobody does.
-local function view(generation)
+-- Who has just brought all that there is of it does not get it back.
+local function view(generation, brought)
   local at = key(generation)
   local field = {}
   local names = {'state', 'n', 'policy', 'step', 'due', 'lease', 'token', 'batch', 'start', 'verdicts', 'late'}
@@ -73,7 +80,7 @@ local function view(generation)
   end
   if field.state == 'open' and now >= tonumber(field.due) then
     give_up(generation)
-    return view(generation)
+    return view(generation, brought)
   end
   local seen = {
     generation = generation, state = field.state, n = tonumber(field.n), policy = field.policy,
@@ -103,7 +110,9 @@ local function view(generation)
         local id = string.match(members[i], '^m:(.+)$')
         if id then seen.ids[tonumber(members[i + 1]) + 1] = id end
       end
-      rows = redis.call('LRANGE', at .. ':rows', 0, -1)
+      if not brought or redis.call('LLEN', at .. ':rows') > 3 then
+        rows = redis.call('LRANGE', at .. ':rows', 0, -1)
+      end
     end
   end
   return {cjson.encode(seen), rows}
@@ -141,7 +150,7 @@ local function enter(id)
   local n = redis.call('HINCRBY', at, 'n', 1)
   redis.call('HSET', at, 'm:' .. id, n - 1)
   if n == args.size then
-    redis.call('HSET', at, 'state', 'claimed')
+    close(at, 'claimed')
     lease(at)
   end
   return generation, n - 1
@@ -158,51 +167,57 @@ if operation == 'look' then
     places[i] = {generation, row, fresh and 1 or 0}
   end
   for generation in pairs(brought) do
-    redis.call('RPUSH', key(generation) .. ':rows', ARGV[3], ARGV[4], ARGV[5])
-    redis.call('PEXPIRE', key(generation), args.expires_ms)
-    redis.call('PEXPIRE', key(generation) .. ':rows', args.expires_ms)
-    redis.call('PEXPIRE', base, args.expires_ms)
+    local at = key(generation)
+    redis.call('RPUSH', at .. ':rows', ARGV[3], ARGV[4], ARGV[5])
+    for _, it in ipairs({at, at .. ':rows', base}) do
+      redis.call('PEXPIRE', it, args.expires_ms)
+    end
+    if redis.call('HGET', at, 'state') == 'open' then
+      local bytes = #ARGV[3] + #ARGV[4] + #ARGV[5]
+      count(args.backlog[1], args.backlog[2], at, bytes, time[1], args.expires_ms / 1000)
+    end
   end
   if args.generation then generations[args.generation] = true end
   for generation in pairs(generations) do
     local at = key(generation)
     if redis.call('EXISTS', at) == 1 then redis.call('HSET', at, 'w:' .. args.mailbox, 1) end
-    views[#views + 1] = view(generation)
+    views[#views + 1] = view(generation, brought[generation])
   end
-  return {places, views}
+  return {cjson.encode(places), views}
 end
 
+local answer = {}
 if operation == 'publish' then
-  -- All of a batch's groups or none: KEYS are the groups, args.starts their generations and rows.
-  local gone = {}
+  -- All of a batch's groups or none: those whose claim another process holds are the answer.
   for i, group in ipairs(KEYS) do
-    local at = group .. ':' .. args.starts[i][1]
-    local state, token = unpack(redis.call('HMGET', at, 'state', 'token'))
-    if state ~= 'claimed' or token ~= args.token then gone[#gone + 1] = i end
+    base = group
+    local state, token = unpack(redis.call('HMGET', key(args.generations[i]), 'state', 'token'))
+    if state ~= 'claimed' or token ~= args.token then answer[#answer + 1] = i end
   end
-  if #gone > 0 then return gone end
-  for i, group in ipairs(KEYS) do
-    local at = group .. ':' .. args.starts[i][1]
-    redis.call('HSET', at, 'state', 'published', 'batch', args.batch, 'start', args.starts[i][2],
+  if #answer > 0 then return answer end
+end
+
+for i, group in ipairs(KEYS) do
+  base = group
+  local generation = args.generations[i]
+  local at = key(generation)
+  local state, token = unpack(redis.call('HMGET', at, 'state', 'token'))
+  if operation == 'publish' then
+    redis.call('HSET', at, 'state', 'published', 'batch', args.batch, 'start', args.starts[i],
       'verdicts', args.verdicts, 'lease', now + args.lease_ms)
     redis.call('UNLINK', at .. ':rows')
+  elseif operation == 'announce' then
+    if state == 'published' then
+      redis.call('HSET', at, 'state', 'sent')
+      tell(at)
+    end
+  elseif operation == 'release' then
+    if state == 'claimed' and token == args.token then
+      redis.call('HSET', at, 'lease', now)
+      tell(at)
+    end
+  elseif operation == 'finish' then
+    if state == 'sent' then forget_soon(generation) end
   end
-  return gone
 end
-
-local at = key(args.generation)
-local state, token = unpack(redis.call('HMGET', at, 'state', 'token'))
-if operation == 'announce' then
-  if state == 'published' then
-    redis.call('HSET', at, 'state', 'sent')
-    tell(at)
-  end
-elseif operation == 'release' then
-  if state == 'claimed' and token == args.token then
-    redis.call('HSET', at, 'lease', now)
-    tell(at)
-  end
-elseif operation == 'finish' then
-  if state == 'sent' then forget_soon(args.generation) end
-end
-return 1
+return answer

@@ -39,14 +39,16 @@ def identity_of(rollout: Rollout, run: str, step: int | None, *told_apart_by: An
         told_apart_by: whatever else makes two rollouts two.
     """
     place = [run, None if step is None else int(step), rollout.group_id, *told_apart_by]
-    said = [rollout.prompt, rollout.response, rollout.reference]
     numbers = [rollout.base_score, rollout.correct, rollout.truncated, rollout.response_tokens]
-    return _digest([place, said, numbers])
+    said = (rollout.prompt, rollout.response, rollout.reference)
+    # Texts are long, and JSON would cost more than the hash; with their lengths, they follow bare.
+    shape = [len(one) if isinstance(one, str) else one for one in said]
+    return _digest([place, numbers, shape], *(one for one in said if isinstance(one, str)))
 
 
 def pack(members: Mapping[str, Rollout], *, with_token_ids: bool) -> Parts:
     """Pack members, by id, for whichever process will submit their group."""
-    rollouts = [replace(rollout, token_ids=None) for rollout in members.values()]
+    rollouts = [r if r.token_ids is None else replace(r, token_ids=None) for r in members.values()]
     packed_ids = b""
     if with_token_ids and all(rollout.token_ids is not None for rollout in members.values()):
         packed_ids = token_ids.encode([token_ids.checked(r.token_ids) for r in members.values()])
@@ -92,5 +94,11 @@ def unpack(
     return [found[name] for name in ids]
 
 
-def _digest(value: Any) -> str:
-    return sha256(json.dumps(value, default=float).encode("utf-8", "replace")).hexdigest()[:32]
+_JSON = json.JSONEncoder(default=float)
+
+
+def _digest(value: Any, *texts: str) -> str:
+    digest = sha256(_JSON.encode(value).encode())
+    for text in texts:
+        digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:32]

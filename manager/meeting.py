@@ -16,7 +16,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
 from oyer.manager.groups import Parts, TimeoutPolicy
-from oyer.tasks.names import group_key, mailbox_key
+from oyer.tasks.backlog import COUNTING
+from oyer.tasks.names import BACKLOG_ENDS_KEY, BACKLOG_KEY, group_key, mailbox_key
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -28,7 +29,7 @@ MEMORY_S = 120.0
 """How long a group's outcome is kept for a rollout handed over again, in seconds: trainers retry
 within a few; a prompt may come back after that with the same response."""
 
-_SCRIPT = resources.files(__package__).joinpath("group.lua").read_text()
+_SCRIPT = COUNTING + resources.files(__package__).joinpath("group.lua").read_text()
 _SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # the name that Redis gives it
 
 
@@ -119,6 +120,7 @@ class Meeting:
             "lease_ms": int(LEASE_S * 1000),
             "expires_ms": expires_s * 1000,
             "memory_ms": int(MEMORY_S * 1000),
+            "backlog": [BACKLOG_KEY, BACKLOG_ENDS_KEY],
         }
 
     def look(
@@ -147,7 +149,7 @@ class Meeting:
         answers = self._run(calls)
         brought = [
             Brought(
-                [(name.decode(), row, bool(fresh)) for name, row, fresh in answer[0]],
+                [(name, row, bool(fresh)) for name, row, fresh in json.loads(answer[0])],
                 [_seen(b.group, *view) for view in answer[1]],
             )
             for b, answer in zip(bringings, answers, strict=False)
@@ -165,25 +167,20 @@ class Meeting:
             Those whose claim another process holds by now; then none is published.
         """
         places = list(starts)
-        args = {
-            "batch": batch_id,
-            "verdicts": verdicts,
-            "starts": [[generation, start] for (_, generation), start in starts.items()],
-        }
-        (gone,) = self._run([_Call([group for group, _ in places], "publish", args)])
-        return [places[i - 1] for i in gone]
+        said = {"batch": batch_id, "verdicts": verdicts, "starts": list(starts.values())}
+        return [places[i - 1] for i in self._together("publish", places, **said)]
 
     def announce(self, places: Sequence[Place]) -> None:
         """Say that the tasks of published groups are sent."""
-        self._each("announce", places)
+        self._together("announce", places)
 
     def release(self, places: Sequence[Place]) -> None:
         """Leave claimed groups to the next process that looks."""
-        self._each("release", places)
+        self._together("release", places)
 
     def finish(self, places: Sequence[Place]) -> None:
         """Say that the batches of groups have ended: they are remembered for `MEMORY_S` more."""
-        self._each("finish", places)
+        self._together("finish", places)
 
     def told(self) -> set[str]:
         """Empty the mailbox: the groups to look at."""
@@ -194,8 +191,13 @@ class Meeting:
             keys = pipe.execute()[0]
         return {key.decode().removeprefix(group_key("")) for key in keys}
 
-    def _each(self, operation: str, places: Sequence[Place]) -> None:
-        self._run([_Call([group], operation, {"generation": n}) for group, n in places])
+    def _together(self, operation: str, places: Sequence[Place], **said: Any) -> Any:
+        """Do the same to several groups in one run of the script."""
+        if not places:
+            return []
+        args = {"generations": [generation for _, generation in places], **said}
+        (answer,) = self._run([_Call([group for group, _ in places], operation, args)])
+        return answer
 
     def _run(self, calls: Sequence[_Call]) -> list[Any]:
         """Run the script for each call, in one round trip; twice where Redis does not know it yet."""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from celery.utils.log import get_logger
 
-from oyer.manager.adapting import check_fits, one_by_one
+from oyer.manager.adapting import check_fits, number_of, one_by_one
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score, without_reward
 from oyer.tasks.config import RewardConfig
@@ -166,17 +166,12 @@ def reward_function(
         **_: Any,
     ) -> Answer:
         rollouts = rollouts_of(queries, prompts, labels)
-        if base_score is not None:
-            rollouts = [
-                replace(
-                    rollout, base_score=base_score(str(rollout.prompt), rollout.response, label)
-                )
-                for rollout, label in zip(rollouts, labels or [None] * len(rollouts), strict=True)
-            ]
         rules = manager.config.reward
         # OpenRLHF calls once for each sample, also for two of a group with one text.
         sample_id = uuid.uuid4().hex if group_size else None
         try:
+            if base_score is not None:
+                rollouts = _with_base_scores(rollouts, labels, base_score)
             pending = manager.score_many(
                 rollouts, run=run, group_size=group_size, sample_id=sample_id
             )
@@ -190,6 +185,28 @@ def reward_function(
         return answer(scores, manager.config, stand_in)
 
     return reward_func
+
+
+def _with_base_scores(
+    rollouts: Sequence[Rollout],
+    labels: Sequence[Any] | None,
+    base_score: Callable[[str, str, Any], float],
+) -> list[Rollout]:
+    """Compute the base scores.
+
+    Raises:
+        InvalidRollout: `base_score` raised. OpenRLHF would swallow that, and end far from it.
+    """
+    try:
+        bases = [
+            base_score(str(rollout.prompt), rollout.response, label)
+            for rollout, label in zip(rollouts, labels or [None] * len(rollouts), strict=True)
+        ]
+    except Exception as error:
+        raise InvalidRollout(f"base_score raised {error!r}; repair it") from error
+    return [
+        replace(one, base_score=number_of(base)) for one, base in zip(rollouts, bases, strict=True)
+    ]
 
 
 @cache

@@ -18,9 +18,10 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from oyer.manager.adapting import Outages, Wanted, one_by_one
+from oyer.manager.adapting import Outages, Wanted, number_of, one_by_one
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score, without_reward
+from oyer.manager.streaming import GROUP_TIMEOUT_S
 from oyer.tasks.errors import InvalidRollout
 from oyer.tasks.payloads import Rollout
 from oyer.tasks.settings import CONFIG_VARIABLE, load_config
@@ -106,9 +107,9 @@ async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> 
     if not samples:
         # slime also asks where a custom generate function has filled every reward in.
         return []
-    manager, outages = _manager(os.getpid(), os.environ.get(CONFIG_VARIABLE))
-    rules = manager.config.reward
     timeout_s = float(getattr(args, "oyer_timeout_s", TIMEOUT_S))
+    manager, outages = _manager(os.getpid(), os.environ.get(CONFIG_VARIABLE), timeout_s)
+    rules = manager.config.reward
     stand_in = float(getattr(args, "oyer_missing_reward", 0.0))
     run = str(getattr(args, "oyer_run", "slime"))
     wanted = Wanted.by(manager.config)
@@ -118,7 +119,13 @@ async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> 
     try:
         # A sample's index tells it from another of its group with the same text.
         identity = str(samples[0].index) if len(samples) == 1 else None
-        pending = manager.score_many(rollouts, run=run, group_size=group_size, sample_id=identity)
+        pending = manager.score_many(
+            rollouts,
+            run=run,
+            group_size=group_size,
+            sample_id=identity,
+            group_timeout_s=float(getattr(args, "oyer_group_timeout_s", GROUP_TIMEOUT_S)),
+        )
         scores = await pending.gather(timeout_s, rules)
     except InvalidRollout as error:
         scores = [without_reward(error, rules)] * len(samples)
@@ -127,7 +134,7 @@ async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> 
     for sample, score in zip(samples, scores, strict=True):
         if not score.trainable:
             log.warning("a sample has no reward (%s): %s", score.status, score.error)
-        rewards.append(_worded(args, missing_reward(sample, score, stand_in), score))
+        rewards.append(_worded(args, sample, missing_reward(sample, score, stand_in), score))
     return rewards
 
 
@@ -139,7 +146,7 @@ def _rollout(sample: Any, wanted: Wanted, unnumbered: str) -> Rollout:
         prompt=sample.prompt,
         response=sample.response,
         group_id=unnumbered if sample.group_index is None else str(sample.group_index),
-        base_score=metadata.get("base_score"),
+        base_score=number_of(metadata.get("base_score")),
         response_tokens=length,
         token_ids=list(sample.tokens[len(sample.tokens) - length :]) if wanted.token_ids else None,
         truncated=status == "truncated",
@@ -148,12 +155,15 @@ def _rollout(sample: Any, wanted: Wanted, unnumbered: str) -> Rollout:
     )
 
 
-def _worded(args: Any, reward: float, score: Score) -> Any:
+def _worded(args: Any, sample: Any, reward: float, score: Score) -> Any:
     """A number, or under `--reward-key` a dict that has it."""
-    key = getattr(args, "reward_key", None)
-    if not key:
+    keys = {getattr(args, "reward_key", None)}
+    if sample.group_index is None:
+        keys.add(getattr(args, "eval_reward_key", None))
+    named = dict.fromkeys(keys - {None, ""}, reward)
+    if not named:
         return reward
-    return {"judge_score": score.judge_score, "judge_status": score.status, key: reward}
+    return {"judge_score": score.judge_score, "judge_status": score.status, **named}
 
 
 def _value(args: Any, reward: Any) -> Any:
@@ -162,6 +172,6 @@ def _value(args: Any, reward: Any) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _manager(pid: int, path: str | None) -> tuple[RewardManager, Outages]:
-    streamed, outages = one_by_one(load_config(path))
+def _manager(pid: int, path: str | None, timeout_s: float) -> tuple[RewardManager, Outages]:
+    streamed, outages = one_by_one(load_config(path), timeout_s)
     return RewardManager(streamed), outages

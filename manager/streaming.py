@@ -7,33 +7,30 @@
 """
 
 import logging
+import math
 import os
 import threading
 import time
 import weakref
-from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypedDict, Unpack
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Unpack
 
 from oyer.manager import groups, validation
 from oyer.manager.arrivals import ArrivalRate
 from oyer.manager.assembly import Assembly, Candidate, Found, Member
 from oyer.manager.backend import Broker, backend
 from oyer.manager.dispatch import Dispatch, Lane, Load, Submit
-from oyer.manager.groups import TimeoutPolicy
+from oyer.manager.intake import Where, candidates_of, members_of
+from oyer.manager.needs import needs_of
 from oyer.manager.pending import Pending, PendingScores
 from oyer.manager.score import Score
-from oyer.manager.submission import plain
 from oyer.tasks.config import RewardConfig
-from oyer.tasks.errors import BackendUnavailable, InvalidInput, InvalidRollout
+from oyer.tasks.errors import BackendUnavailable, InvalidRollout
 from oyer.tasks.payloads import Rollout
 
 MAX_BATCH_ROLLOUTS = 1024
 """A batch is sent without further waiting once it has this many rollouts."""
-
-GROUP_TIMEOUT_S = 60.0
-"""How long a group waits for its last rollout unless told otherwise, in seconds."""
 
 AHEAD_WINDOW_S = 0.25
 """How long a rollout whose group is incomplete waits for others to be judged ahead with, in seconds.
@@ -44,23 +41,6 @@ _IDLE_S = 5.0
 """The sending thread ends after this long without work."""
 
 log = logging.getLogger(__name__)
-
-
-class Where(TypedDict, total=False):
-    """What a rollout handed over alone belongs to."""
-
-    run: str
-    """The training run; `default` when left out."""
-    step: int | None
-    """The training step, for the record."""
-    group_size: int | None
-    """Rollouts of its group, in whichever process; left out, a group is handed over in one call."""
-    sample_id: str | None
-    """Tells two samples with the same text in one group from one sample handed over twice."""
-    group_timeout_s: float
-    """How long its group waits for the last rollout; the group's first rollout decides."""
-    on_group_timeout: TimeoutPolicy
-    """`partial` (default), `neutral` or `error`; the group's first rollout decides."""
 
 
 @dataclass
@@ -82,6 +62,7 @@ class Stream:
         self._submit = submit
         self._config = config
         self._broker = broker
+        self._needs = needs_of(config)
         self._plan = groups.plan_name(config)
         self._needs_groups = any("group_ids" in item.needs for item in config.length)
         self._compares = self._needs_groups or config.reward.on_missing == "group_mean"
@@ -94,6 +75,9 @@ class Stream:
         """Begin without anything under way, as a forked child must."""
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        # When the thread looks by itself. It is woken only for what is due before: each waking takes
+        # the interpreter from the caller.
+        self._wakes_at = math.inf
         self._rate = ArrivalRate()
         self._under_way: dict[tuple[str, ...], list[Member]] = {}
         self._lanes: dict[Lane, _Gathered] = {}
@@ -107,19 +91,19 @@ class Stream:
 
     def score(self, rollout: Rollout, **where: Unpack[Where]) -> Pending[Score]:
         """Take one rollout; see `RewardManager.score`."""
-        validation.check([rollout], self._config)
+        validation.check([rollout], self._config, self._needs)
         if self._needs_groups and where.get("group_size") is None:
             raise InvalidRollout(
                 "rollouts[0].group_size: is missing; the length method compares the rollouts of one"
                 " prompt: say how many they are, or hand over whole groups with `score_many`"
             )
-        return self._take([_members([rollout], where)], where)[0]
+        return self._take([members_of([rollout], where)], where)[0]
 
     def score_many(self, rollouts: Sequence[Rollout], **where: Unpack[Where]) -> PendingScores:
         """Take several rollouts; see `RewardManager.score_many`."""
         rollouts = list(rollouts)
-        validation.check(rollouts, self._config)
-        members = _members(rollouts, where)
+        validation.check(rollouts, self._config, self._needs)
+        members = members_of(rollouts, where)
         if where.get("group_size") is not None or not self._compares:
             return PendingScores(self._take([[one] for one in members], where))
         units: dict[Hashable, list[int]] = {}
@@ -134,35 +118,41 @@ class Stream:
     def _take(self, units: Sequence[list[Member]], where: Where) -> list[Pending[Score]]:
         """Queue units that are not under way yet; a unit is never spread over two batches."""
         lane = Lane(where.get("run", "default"), where.get("step"), True)
-        make = _candidates(where, self._config.broker.result_expires_s)
+        make = candidates_of(where, self._config.broker.result_expires_s)
         if not self._compares:
             make = None
         taken: list[Pending[Score]] = []
         with self._changed:
             now = time.monotonic()
-            self._rate.seen(sum(len(unit) for unit in units), now)
+            self._rate.seen(sum(map(len, units)), now)
+            gathered = None
             for unit in units:
-                key = tuple(member.id for member in unit)
+                key = tuple([member.id for member in unit])
                 members = self._under_way.setdefault(key, unit)
                 if members is unit:
                     for member in unit:
                         member.key = key
-                    gathered = self._gathered(lane, now)
+                    gathered = gathered or self._gathered(lane, now)
                     if make is None or unit[0].rollout.group_id is None:
                         gathered.members += unit
                     else:
                         gathered.candidates += [make(member, now) for member in unit]
-                taken += [Pending(member.future) for member in members]
-            self._wake()
+                taken += [member.pending for member in members]
+            if gathered is not None and self._due_at(gathered, now) < self._wakes_at:
+                self._wake()
         return taken
 
     def _gathered(self, lane: Lane, now: float) -> _Gathered:
-        return self._lanes.setdefault(lane, _Gathered(now))
+        gathered = self._lanes.get(lane)
+        if gathered is None:
+            gathered = self._lanes[lane] = _Gathered(now)
+        return gathered
 
     def _wake(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="oyer-stream", daemon=True)
             self._thread.start()
+        self._wakes_at = -math.inf
         self._changed.notify()
 
     def _run(self) -> None:
@@ -174,7 +164,7 @@ class Stream:
                 looks = look_at is not None and look_at <= now
                 if lane is None and not looks and not self._dispatch.has_finished:
                     if not self._wait(now, look_at):
-                        self._thread = None
+                        self._thread, self._wakes_at = None, math.inf
                         return
                     continue
                 gathered = None if lane is None else self._lanes.pop(lane)
@@ -188,12 +178,12 @@ class Stream:
     def _wait(self, now: float, look_at: float | None) -> bool:
         """Wait for the next lane or look to be due; false after a long time with neither."""
         dues = [self._due_at(gathered, now) for gathered in self._lanes.values()]
-        due_at = min(dues if look_at is None else [*dues, look_at], default=None)
-        if due_at is not None:
-            self._changed.wait(due_at - now)
-            return True
+        self._wakes_at = min(dues if look_at is None else [*dues, look_at], default=math.inf)
+        idle = math.isinf(self._wakes_at)
+        self._changed.wait(_IDLE_S if idle else self._wakes_at - now)
+        self._wakes_at = -math.inf
         # A rollout may come in just as the wait ends.
-        return self._changed.wait(_IDLE_S) or bool(self._lanes) or self._dispatch.has_finished
+        return not idle or bool(self._lanes) or self._dispatch.has_finished
 
     def _due_lane(self, now: float) -> Lane | None:
         due = [lane for lane, gathered in self._lanes.items() if self._due_at(gathered, now) <= now]
@@ -203,7 +193,9 @@ class Stream:
         waiting = len(gathered.members) + len(gathered.candidates)
         if waiting + len(gathered.ahead) >= MAX_BATCH_ROLLOUTS:
             return now
-        return gathered.since + (self._rate.window_s(now) if waiting else AHEAD_WINDOW_S)
+        return (
+            self._rate.due_at(gathered.since, now) if waiting else gathered.since + AHEAD_WINDOW_S
+        )
 
     def _bring(self, lane: Lane, gathered: _Gathered) -> None:
         """Bring members to their groups, and send what need not wait."""
@@ -268,39 +260,3 @@ def _renew_all() -> None:
 
 # A child has none of its parent's threads, and a lock held at the fork stays held.
 os.register_at_fork(after_in_child=_renew_all)
-
-
-def _members(rollouts: Sequence[Rollout], where: Where) -> list[Member]:
-    """Name rollouts; the same once more in one call is another sample."""
-    run, step = where.get("run", "default"), where.get("step")
-    seen: Counter[str] = Counter()
-    members = []
-    for rollout in rollouts:
-        row = replace(plain(rollout), token_ids=rollout.token_ids)
-        name = groups.identity_of(row, run, step, where.get("group_size"), where.get("sample_id"))
-        seen[name] += 1
-        members.append(Member(rollout=row, id=f"{name}-{seen[name]}"))
-    return members
-
-
-def _candidates(where: Where, max_timeout_s: float) -> Callable[[Member, float], Candidate] | None:
-    """Return what makes members candidates for their groups; None where whole groups come.
-
-    Raises:
-        InvalidInput: names what is wrong.
-    """
-    size = where.get("group_size")
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise InvalidInput(f"group_size: is {size!r}; give the number of rollouts of one prompt")
-    policy = where.get("on_group_timeout", "partial")
-    if policy not in ("partial", "neutral", "error"):
-        raise InvalidInput(f"on_group_timeout: is {policy!r}; give partial, neutral or error")
-    timeout_s = where.get("group_timeout_s", GROUP_TIMEOUT_S)
-    if not isinstance(timeout_s, (int, float)) or not 0 <= timeout_s <= max_timeout_s:
-        raise InvalidInput(
-            f"group_timeout_s: is {timeout_s!r}; give seconds, `broker.result_expires_s` at most"
-        )
-    if size is None:
-        return None
-    run, step = where.get("run", "default"), where.get("step")
-    return lambda member, now: Candidate(member, run, step, size, now + timeout_s, policy)

@@ -93,10 +93,11 @@ def _token_ids(
     return [token_ids.encode(rows[start : start + count]) for start, count in spans]
 
 
-def plain(rollout: Rollout) -> Rollout:
+def plain(rollout: Rollout, token_ids: Sequence[int] | None = None) -> Rollout:
     """Drop numpy scalars, and take what is left out from what says it: `correct`, `token_ids`.
 
-    The token ids themselves are left out: they travel on their own.
+    Args:
+        token_ids: what it has for token ids; none when left out, since they travel on their own.
     """
     correct = None if rollout.correct is None else bool(rollout.correct)
     base = rollout.base_score
@@ -111,6 +112,7 @@ def plain(rollout: Rollout) -> Rollout:
         group_id=None if rollout.group_id is None else str(rollout.group_id),
         base_score=None if base is None else float(base),
         response_tokens=None if tokens is None else int(tokens),
+        token_ids=token_ids,
         correct=correct,
         truncated=bool(rollout.truncated),
         reference=rollout.reference,

@@ -20,7 +20,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from oyer.manager import validation
-from oyer.manager.adapting import Outages, Wanted, compares, one_by_one
+from oyer.manager.adapting import Outages, Wanted, compares, number_of, one_by_one, within
 from oyer.manager.client import RewardManager
 from oyer.manager.future import RewardFuture
 from oyer.manager.score import Score, scores_of, without_reward
@@ -30,6 +30,7 @@ from oyer.manager.trl_data import (
     Texts,
     are_spread,
     group_ids,
+    group_size,
     in_place,
     ranks,
     redeemed,
@@ -41,10 +42,16 @@ from oyer.manager.trl_data import (
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidConfig, InvalidInput, InvalidRollout
 from oyer.tasks.payloads import Rollout
+from oyer.tasks.settings import load_config, validate
 
 log = get_logger(__name__)
 
 Rewards = list[float | None]
+
+
+RANKS_TIMEOUT_S = 1500.0
+"""Longest wait unless told otherwise where several ranks train, in seconds: the others wait in a
+collective, which ends the training after the trainer's `ddp_timeout`, 1800 s by default."""
 
 
 def missing_reward(score: Score) -> float | None:
@@ -79,16 +86,21 @@ class RewardFunction:
                 as after several turns; the prompt when left out.
             run: the training run that the record files batches under.
             timeout_s: longest wait for a batch, in seconds; the deadline of the configuration
-                bounds it when left out.
+                bounds it when left out, and with several ranks `RANKS_TIMEOUT_S`.
 
         Raises:
             InvalidConfig: a key of the configuration is wrong, or no broker is named.
         """
         self.__name__ = "oyer"
         if isinstance(config, (str, Path)):
-            self._manager = RewardManager.from_file(config)
-        else:
-            self._manager = config if isinstance(config, RewardManager) else RewardManager(config)
+            config = load_config(config)
+        elif isinstance(config, RewardManager):
+            config = config.config
+        elif not isinstance(config, RewardConfig):
+            config = validate(dict(config))
+        if timeout_s is None and ranks() > 1:
+            timeout_s = RANKS_TIMEOUT_S
+        self._manager = RewardManager(config if timeout_s is None else within(config, timeout_s))
         self._streamed = RewardManager(one_by_one(self._manager.config)[0])
         self._num_generations = num_generations
         self._wanted = Wanted.by(self._manager.config)
@@ -103,6 +115,7 @@ class RewardFunction:
         self._group = group
         self._run = run
         self._timeout_s = timeout_s
+        self._has_read = False
 
     def __call__(self, prompts: Texts, completions: Texts, **columns: Any) -> Rewards:
         """Score the rows of one call, as TRL hands them over."""
@@ -127,15 +140,16 @@ class RewardFunction:
             else:
                 rollouts = await self._read(prompts, completions, columns)
                 step = step_of(columns)
-                if self._spread(self._shared(prompts, columns)):
-                    scores = await self._with_other_ranks(rollouts, step)
+                if self._spread(prompts, columns):
+                    scores = await self._with_other_ranks(rollouts, step, columns)
                 else:
                     future, rows = await self._submitted(rollouts, step)
                     found = scores_of(await asyncio.wait_for(future, self._timeout_s))
                     scores = in_place(found, rows, len(rollouts))
-        except InvalidRollout:
-            raise  # a column or a setting is wrong, and would be in every step
-        except Exception as error:  # noqa: BLE001 - sorted out by `without_reward`, or raised
+            self._has_read = True
+        except Exception as error:
+            if isinstance(error, InvalidRollout) and not self._has_read:
+                raise  # a column or a setting is wrong, and would be in every step
             score = without_reward(error, self._manager.config.reward)
             log.warning("a batch has no rewards (%s): %s", score.status, score.error)
             scores = [score] * len(prompts)
@@ -151,7 +165,7 @@ class RewardFunction:
         Raises:
             InvalidInput: groups are spread over ranks; only the reward function gathers those.
         """
-        if self._spread(self._shared(prompts, columns)):
+        if self._spread(prompts, columns):
             raise InvalidInput(
                 "prompts: a group is spread over ranks; let per_device_train_batch_size ·"
                 " steps_per_generation be a multiple of num_generations to submit early"
@@ -181,14 +195,16 @@ class RewardFunction:
             rows = self._readable(rollouts, error)
             return await asyncio.to_thread(submit, [rollouts[row] for row in rows]), rows
 
-    async def _with_other_ranks(self, rollouts: Sequence[Rollout], step: int | None) -> list[Score]:
+    async def _with_other_ranks(
+        self, rollouts: Sequence[Rollout], step: int | None, columns: Mapping[str, Any]
+    ) -> list[Score]:
         """Let the backend gather groups of which other ranks have the rest."""
         rows: Sequence[int] = range(len(rollouts))
         gather = partial(
             self._streamed.score_many,
             run=self._run,
             step=step,
-            group_size=self._num_generations,
+            group_size=group_size(columns, self._num_generations),
             # Two ranks' samples with one text are two.
             sample_id=uuid.uuid4().hex,
         )
@@ -208,9 +224,11 @@ class RewardFunction:
         values: Texts = columns.get(self._group or "") or ()
         return values if values and all(values) else prompts
 
-    def _spread(self, shared: Texts) -> bool:
-        n = self._num_generations
-        return ranks() > 1 and n is not None and self._compares and are_spread(shared, n)
+    def _spread(self, prompts: Texts, columns: Mapping[str, Any]) -> bool:
+        n = group_size(columns, self._num_generations)
+        if ranks() == 1 or n is None or not self._compares:
+            return False
+        return are_spread(self._shared(prompts, columns), n)
 
     def _readable(self, rollouts: Sequence[Rollout], first: InvalidRollout) -> list[int]:
         """Name the rows that can be scored.
@@ -240,16 +258,16 @@ class RewardFunction:
         ids = columns.get("completion_ids")
         references = columns.get(self._reference) if self._reference else None
         shared = self._shared(prompts, columns)
-        if self._spread(shared):
+        if self._spread(prompts, columns):
             groups = shared_group_ids(shared, step_of(columns))
         else:
-            groups = group_ids(shared, self._num_generations)
+            groups = group_ids(shared, group_size(columns, self._num_generations))
         return [
             Rollout(
                 prompt=prompts[i],
                 response=text_of(completions[i]),
                 group_id=groups[i],
-                base_score=bases[i],
+                base_score=number_of(bases[i]),
                 response_tokens=None if ids is None else len(ids[i]),
                 token_ids=None if ids is None else list(ids[i]),
                 reference=None if references is None else str(references[i]),

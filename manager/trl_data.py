@@ -36,6 +36,19 @@ def group_ids(prompts: Texts, num_generations: int | None) -> list[str]:
     return named
 
 
+def group_size(columns: Mapping[str, Any], num_generations: int | None) -> int | None:
+    """How many rows of one prompt there are: in an evaluation, maybe another number.
+
+    TRL tells no reward function whether it evaluates. Its trainer knows, whose method `log_metric`
+    is.
+    """
+    trainer = getattr(columns.get("log_metric"), "__self__", None)
+    model = getattr(trainer, "model", None)
+    if num_generations is None or model is None or model.training:
+        return num_generations
+    return getattr(trainer, "num_generations_eval", num_generations)
+
+
 def are_spread(prompts: Texts, num_generations: int) -> bool:
     """Whether groups are spread over ranks: some lack rows here that another rank has."""
     return any(len(list(rows)) % num_generations for _, rows in groupby(prompts))

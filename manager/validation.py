@@ -27,8 +27,13 @@ _LARGEST_SCORE = float(np.finfo(np.float32).max)
 """Rewards are float32."""
 
 
-def check(rollouts: Sequence[Rollout], config: RewardConfig) -> None:
+def check(
+    rollouts: Sequence[Rollout], config: RewardConfig, needs: Sequence[Need] | None = None
+) -> None:
     """Check a batch before anything of it is sent.
+
+    Args:
+        needs: the configuration's, where they are known; listing them takes longer than one rollout.
 
     Raises:
         InvalidRollout: names the first row and field that is wrong, and the fix.
@@ -37,7 +42,7 @@ def check(rollouts: Sequence[Rollout], config: RewardConfig) -> None:
         raise InvalidRollout("rollouts: is a list of Rollout")
     if not rollouts:
         raise InvalidRollout("rollouts: the batch is empty; hand over at least one rollout")
-    needs = needs_of(config)
+    needs = needs_of(config) if needs is None else needs
     for row, rollout in enumerate(rollouts):
         problem = _problem(rollout, config, needs)
         if problem:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from oyer.manager.adapting import within
 from oyer.tasks.config import EndpointConfig, RewardConfig
 from oyer.tasks.errors import InvalidConfig
 from oyer.tasks.settings import load_config, validate
@@ -124,7 +125,7 @@ def resolve(settings: LengthPenaltyConfig) -> Resolved:
     if not config.judges and not config.length:
         mode = "direct"
     key = {KEY_VARIABLE: settings.api_key} if settings.api_key else {}
-    return Resolved(mode=mode, config=config, environ=key)
+    return Resolved(mode=mode, config=within(config, settings.timeout_s), environ=key)
 
 
 _ON_MISSING = {"unjudged": "skip", "group_mean": "group_mean", "raise": "raise"}

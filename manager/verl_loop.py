@@ -111,7 +111,7 @@ class RewardManager:
         )
         inline = self.options.config
         loaded = validate(inline) if isinstance(inline, dict) else load_config(inline)
-        streamed, self._outages = one_by_one(loaded)
+        streamed, self._outages = one_by_one(loaded, self.options.timeout_s)
         self.manager = client.RewardManager(streamed)
         self._wanted = Wanted.by(self.manager.config)
 

@@ -100,7 +100,10 @@ class ScoreAnswer(_Body):
 class GetRewardRequest(BaseModel):
     """`POST /get_reward`, as OpenRLHF sends it: one entry per rollout."""
 
-    query: list[str] = Field(min_length=1)
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    query: list[str]
+    """Empty where OpenRLHF 0.11.0 has several servers and asks another one."""
     prompts: list[str] | None = None
     labels: list[Any] | None = None
 

@@ -44,6 +44,8 @@ class Scoring:
         request = GetRewardRequest.model_validate_json(body)
         rollouts = openrlhf.rollouts_of(request.query, request.prompts, request.labels)
         config, stand_in = self._manager.config, self._settings.stand_in
+        if not rollouts:
+            return Reply(content=openrlhf.answer([], config), rollouts=0)
         return await self._reply_alone(
             rollouts, copy, lambda scores: openrlhf.answer(scores, config, stand_in)
         )

@@ -10,14 +10,21 @@ if TYPE_CHECKING:
     from redis import Redis
 
 
+COUNTING = resources.files("oyer.tasks").joinpath("counting.lua").read_text()
+"""What a script that counts begins with."""
+
+
 class Backlog:
-    """Counts batches in and out; what a submission costs here does not grow with them."""
+    """Counts batches in and out; what a submission costs here does not grow with them.
+
+    The rollouts of incomplete groups are counted too, by the script that puts them into Redis.
+    """
 
     def __init__(self, redis: "Redis", *, expires_s: int) -> None:
         self._redis = redis
         self._expires_s = expires_s
         text = resources.files("oyer.tasks").joinpath("backlog.lua").read_text()
-        self._script = redis.register_script(text)
+        self._script = redis.register_script(COUNTING + text)
 
     def enter(self, batch_id: str, size_bytes: int, max_bytes: int | None) -> None:
         """Count a batch in, or anew where it is submitted again.
@@ -50,7 +57,7 @@ class Backlog:
         self._call(batch_id, "", 0, "", client=client)
 
     def held_bytes(self) -> int:
-        """Add up the payloads of all batches under way."""
+        """Add up the payloads of all batches under way, and of groups that are incomplete."""
         held: int = self._call("", "", 0, "")[1]
         return held
 

@@ -137,7 +137,8 @@ class BrokerConfig(Section):
     result_expires_s: int = Field(default=86_400, ge=600, le=int(MAX_TIME_S))
     """How long payloads and results stay in Redis, in seconds."""
     max_backlog_bytes: int = Field(default=2**30, ge=2**20, le=2**50)
-    """Payloads of batches under way, packed, beyond which `submit` refuses, in bytes."""
+    """Payloads under way, packed, beyond which `submit` refuses, in bytes: of batches, and of rollouts
+    that wait for their group."""
     signing: SigningConfig | None = None
     """Sign messages and results; null trusts whoever reaches Redis (docs/security.md)."""
 

@@ -73,7 +73,7 @@ class Exchange:
         pipe.execute()
 
     def backlog_bytes(self) -> int:
-        """Add up the payloads of all batches under way."""
+        """Add up the payloads of all batches under way, and of groups that are incomplete."""
         return self._backlog.held_bytes()
 
     def abandon(self, batch_id: str) -> None:

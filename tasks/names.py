@@ -25,10 +25,10 @@ QUEUE_OF_TASK = {
 }
 
 BACKLOG_KEY = "oyer:backlog"
-"""Redis key of the batches under way: bytes of their payloads, by batch id."""
+"""Redis key of what is under way: bytes of payloads, by batch id or by the key of an open group."""
 
 BACKLOG_ENDS_KEY = "oyer:backlog:ends"
-"""Redis key of when the payloads of each batch under way expire."""
+"""Redis key of when the payloads of each batch or open group under way expire."""
 
 LEASE_KEY = "oyer:lease"
 """Redis key under which living workers agree on how long a message is leased, in seconds."""

@@ -2,6 +2,7 @@
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -116,6 +117,31 @@ def test_a_batch_whose_payloads_expired_no_longer_counts(
     assert workers.redis.zrange(BACKLOG_ENDS_KEY, 0, -1) == [there.batch_id.encode()]
     for future in (gone, there):
         future.cancel()
+
+
+def test_rollouts_that_wait_for_their_group_count_and_leave_with_it(
+    redis_url: str, workers: Workers
+) -> None:
+    broker = {"url": redis_url, "max_backlog_bytes": LIMIT_BYTES}
+    # Nothing is judged ahead: all that there is are the rollouts that wait.
+    manager = RewardManager(
+        {"judges": [JUDGE], "broker": broker, "length": {"method": "median_band"}, "reuse": "off"}
+    )
+    large = replace(TWO_THIRDS[0], response_tokens=9)
+    pending = manager.score(large, group_size=2)
+    while not workers.exchange.backlog_bytes():
+        assert not pending.done()
+    assert workers.exchange.backlog_bytes() > LIMIT_BYTES / 2
+    with pytest.raises(Overloaded, match="wait for earlier batches"):
+        manager.submit([large])
+    assert workers.exchange.under_way(10) == []
+    other = replace(large, response="short")
+    manager.score(other, group_size=2)
+    workers.wait_for_sent(1)
+    # The group's batch is counted in its place.
+    (manifest,) = workers.exchange.under_way(10)
+    workers.exchange.discard(manifest)
+    assert workers.exchange.backlog_bytes() == 0
 
 
 def test_the_cost_of_a_submission_does_not_grow_with_the_batches_under_way(

@@ -4,7 +4,7 @@ Time is Redis' own, so lateness and the end of a lease are made by timeouts of n
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import redis
@@ -21,7 +21,8 @@ from hypothesis.stateful import (
 from oyer.manager import meeting
 from oyer.manager.groups import TimeoutPolicy
 from oyer.manager.meeting import Bringing, Brought, Meeting, Place, Seen
-from oyer.tasks.names import group_key
+from oyer.tasks.backlog import Backlog
+from oyer.tasks.names import BACKLOG_ENDS_KEY, BACKLOG_KEY, group_key
 
 PROCESSES = 3
 HOURS_S = 36000.0
@@ -115,6 +116,27 @@ def test_who_completes_a_group_leads_it_and_gets_all_of_it(here: Meeting, there:
     assert there.told() == set()
     found = look(here, place)
     assert (found.state, found.batch, found.start, found.verdicts) == ("sent", "batch", 16, 64)
+
+
+@pytest.mark.usefixtures("leases_end")
+def test_who_brings_all_of_a_group_does_not_get_it_back_but_its_heir_does(
+    here: Meeting, there: Meeting
+) -> None:
+    brought = bring(here, "a", "b", "c")
+    (seen,) = brought.seen
+    assert (seen.state, list(seen.ids), list(seen.parts)) == ("claimed", ["a", "b", "c"], [])
+    heir = look(there, place_of(brought))
+    assert (heir.state, [part[0] for part in heir.parts]) == ("claimed", [b"a,b,c"])
+
+
+def test_what_is_told_of_several_groups_is_told_of_each(here: Meeting, there: Meeting) -> None:
+    for group in "gh":
+        bring(there, f"{group}1", group=group)
+    places = [place_of(bring(here, f"{g}2", f"{g}3", group=g), group=g) for g in "gh"]
+    assert here.publish({places[0]: 0, places[1]: 3}, "batch", 6) == []
+    here.announce(places)
+    assert there.told() == {"g", "h"}
+    assert [look(there, place).start for place in places] == [0, 3]
 
 
 def test_a_member_handed_over_again_joins_and_counts_once(
@@ -227,6 +249,8 @@ def test_everything_expires_and_a_made_group_soon(here: Meeting, client: redis.R
     other = meeting_on(client)
     place = place_of(bring(other, "a"))
     generation = group_key(":".join(place))
+    assert {BACKLOG_KEY, BACKLOG_ENDS_KEY} < set(times_left())
+    assert all(0 < left <= 600 for left in times_left().values())
     bring(here, "b", "c")
     assert set(times_left()) == {group_key("g"), generation, f"{generation}:rows"}
     assert all(0 < left <= 600 for left in times_left().values())
@@ -238,6 +262,37 @@ def test_everything_expires_and_a_made_group_soon(here: Meeting, client: redis.R
     here.finish([place])
     assert all(0 < left <= meeting.MEMORY_S for left in times_left().values())
     assert set(times_left()) == {group_key("g"), generation}
+
+
+def test_what_an_incomplete_group_holds_is_in_the_backlog_until_it_is_closed(
+    here: Meeting, there: Meeting, client: redis.Redis
+) -> None:
+    backlog = Backlog(client, expires_s=600)
+
+    def size_of(*ids: str) -> int:
+        return 2 * len(",".join(ids)) + len("rows of ")
+
+    bring(here, "a")
+    assert backlog.held_bytes() == size_of("a")
+    bring(there, "a")
+    assert backlog.held_bytes() == size_of("a"), "one that is brought again is held once"
+    bring(there, "b")
+    bring(here, "d", group="h", on_timeout="error", timeout_s=0.001)
+    place = place_of(bring(here, "e", group="i", timeout_s=0.001), group="i")
+    assert backlog.held_bytes() == sum(map(size_of, "abde"))
+    bring(here, "c")
+    while look(here, place).state == "open":
+        pass
+    assert backlog.held_bytes() == size_of("d")
+    while bring(there, "d", group="h").seen[0].state == "open":
+        pass
+    assert backlog.held_bytes() == 0
+    bring(here, "f", "g", "h", group="whole")
+    assert backlog.held_bytes() == 0
+    bring(here, "x", group="forgotten")
+    client.zadd(BACKLOG_ENDS_KEY, {client.zrange(BACKLOG_ENDS_KEY, 0, -1)[0]: 1})
+    assert backlog.held_bytes() == 0
+    assert not client.exists(BACKLOG_KEY, BACKLOG_ENDS_KEY)
 
 
 def test_a_group_that_redis_has_forgotten_is_gone_and_the_next_is_no_namesake(
@@ -284,7 +339,7 @@ class Model(RuleBasedStateMachine):
                 assert fresh
                 self.row[name] = (generation, row)
         for seen in brought.seen:
-            self.note(process, seen)
+            self.note(process, seen, ids)
 
     @rule(process=st.integers(0, PROCESSES - 1), which=st.integers(0, 4))
     def look(self, process: int, which: int) -> None:
@@ -318,8 +373,8 @@ class Model(RuleBasedStateMachine):
         """One of the groups begun so far."""
         return "g", self.generations[which % len(self.generations)]
 
-    def note(self, process: int, seen: Seen) -> None:
-        """Check what a process is told of a group."""
+    def note(self, process: int, seen: Seen, brought: Sequence[str] = ()) -> None:
+        """Check what a process is told of a group, which may be all that it has just brought."""
         generation = seen.generation
         if generation not in self.generations:
             self.generations.append(generation)
@@ -332,7 +387,7 @@ class Model(RuleBasedStateMachine):
             assert set(seen.ids) == members
             assert [self.row[name][1] for name in seen.ids] == list(range(len(seen.ids)))
             packed = b",".join(part[0] for part in seen.parts).decode().split(",")
-            assert set(packed) >= members, "every member's payload is there"
+            assert {*packed, *brought} >= members, "every member's payload is there"
             assert seen.late or len(seen.ids) == self.size
 
     @invariant()

@@ -58,6 +58,22 @@ def test_base_scores_gate_and_groups_are_assembled_by_prompt(
     assert shaped["extra_logs"]["oyer_length_term"] == pytest.approx([0, 0, -1])
 
 
+def test_a_base_score_that_fails_is_a_stand_in_and_no_exception(
+    backend: RewardManager, judge: JudgeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """OpenRLHF would swallow one, and end later for want of a reward."""
+
+    def failing(prompt: str, response: str, label: Any) -> float:
+        raise ZeroDivisionError
+
+    answer = reward_function(backend, base_score=failing, stand_in=-1.0)(["fails"], ["?"], [None])
+    assert answer["rewards"] == [-1.0]
+    assert answer["extra_logs"]["oyer_missing"] == [1.0]
+    assert "ZeroDivisionError" in caplog.text
+    right = reward_function(backend, base_score=lambda *_: True)
+    assert right([f"{PROMPT}true"], [PROMPT], ["x"])["rewards"] == pytest.approx([2.0])
+
+
 def test_scores_lie_in_0_to_1_whatever_the_scale(
     backend: RewardManager, judge: JudgeServer
 ) -> None:

@@ -120,6 +120,16 @@ def test_a_group_is_assembled_from_single_samples_even_with_equal_texts(
     assert len(judge.requests) == 3
 
 
+def test_how_long_a_group_waits_can_be_said(
+    judge: JudgeServer, configure: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure(length={"method": "median_band"})
+    given = args(oyer_group_timeout_s=1)
+    rewards = asyncio.run(one_by_one(given, samples("waited", (10, 10, 16))))
+    assert rewards == pytest.approx([0.5, 0.5, -0.5])
+    assert "3 of 4 rollouts came in time" in caplog.text
+
+
 def test_a_group_in_one_call_is_compared(judge: JudgeServer, configure: Any) -> None:
     configure(length={"method": "median_band"})
     for function, tag in ((group_rm, "group"), (custom_rm, "list")):
@@ -164,14 +174,28 @@ def test_under_a_reward_key_the_answer_is_a_dict_with_it(
     }  # fmt: skip
 
 
+def test_an_evaluation_may_read_the_reward_under_a_key_of_its_own(
+    judge: JudgeServer, configure: Any
+) -> None:
+    given = args(eval_reward_key="checked")
+    trained, evaluated = samples("own key", (10, 10))
+    evaluated.group_index = None
+    one, other = asyncio.run(one_by_one(given, [trained, evaluated]))
+    assert one == pytest.approx(0.5)
+    assert other["checked"] == pytest.approx(0.5)
+    given.reward_key = "score"
+    both = asyncio.run(custom_rm(given, evaluated))
+    assert both["checked"] == both["score"] == pytest.approx(0.5)
+
+
 def test_base_score_label_and_truncation_are_read_from_the_sample(
     judge: JudgeServer, configure: Any
 ) -> None:
     right, wrong = samples("based", (10, 10))
-    right.metadata, wrong.metadata = {"base_score": 1.0}, {"base_score": 0.0}
+    right.metadata, wrong.metadata = {"base_score": True}, {"base_score": 0.0}
     right.status = Status.TRUNCATED
     assert asyncio.run(one_by_one(args(), [right, wrong])) == pytest.approx([1.5, 0.0])
-    assert (right.metadata or {})["base_score"] == 1.0
+    assert (right.metadata or {})["base_score"] is True
     assert len(judge.requests) == 1
 
 

@@ -90,9 +90,9 @@ def test_a_thousand_single_rollouts_cost_about_the_tasks_of_a_batch(
     workers.redis.flushall()
     pending = [manager.score(one, group_size=8) for one in rollouts]
     end_all(workers, *pending)
-    # Handing over a thousand takes a few windows of 20 ms, more on a busy machine.
-    assert len(batch_ids(workers)) <= 40
-    assert judge_tasks(workers) <= 6 * of_a_batch
+    # One batch, unless a busy machine interrupts the burst.
+    assert len(batch_ids(workers)) <= 10
+    assert judge_tasks(workers) <= 2 * of_a_batch
     sizes = [workers.exchange.manifest(batch_id).size for batch_id in batch_ids(workers)]
     assert sum(sizes) >= len(rollouts)
 

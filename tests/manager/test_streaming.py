@@ -167,14 +167,16 @@ def test_whole_groups_in_one_call_need_no_size(banded: RewardManager, judge: Jud
     np.testing.assert_allclose([s.reward for s in scores], batch.rewards[order])
 
 
-def test_a_late_group_is_scored_as_far_as_it_is_there(
-    banded: RewardManager, judge: JudgeServer
+def test_a_late_group_is_scored_as_far_as_it_is_there_and_logged(
+    banded: RewardManager, judge: JudgeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     late = {"group_size": 4, "group_timeout_s": 0.05}
     lengths = [100, 100, 160]
     members = [rollout("partial", i, response_tokens=n) for i, n in enumerate(lengths)]
     scores = banded.score_many(members, **late).result(60)  # type: ignore[arg-type]
     assert [score.length_term for score in scores] == pytest.approx([0, 0, -1])
+    assert "before all their rollouts had come: 1;" in caplog.text
+    assert "3 of 4 rollouts came in time" in caplog.text
 
 
 def test_a_late_group_can_be_scored_without_length_terms(

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from oyer.demo.actions import Action, named
@@ -169,6 +170,28 @@ def test_one_row_that_cannot_be_scored_is_one_hole(
         trainer.rewards(reward_function(strict), "torn", [10] * 4, completions=completions)
 
 
+def test_rows_of_which_none_can_be_scored_are_holes_once_others_could(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    """A rank may have one row only; the next step's are fine again."""
+    function = reward_function(backend)
+    torn = {"completions": ["alone \ud83d"]}
+    with pytest.raises(InvalidRollout, match="surrogate"):
+        Trainer().rewards(function, "alone", [10], **torn)
+    assert Trainer().rewards(function, "alone", [10]) == pytest.approx([0.5])
+    assert Trainer().rewards(function, "alone", [10], **torn) == [None]
+
+
+def test_what_is_judged_in_time_is_not_lost_with_what_is_late(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    """All calls, 32 at a time, take longer than the trainer waits."""
+    judge.set_plan(Action(text="Final score: 5", latency_s=1.0))
+    function = reward_function(sibling(backend, length=[]), timeout_s=10)
+    rewards = Trainer().rewards(function, "in time", [10] * 400)
+    assert {reward and round(reward, 5) for reward in rewards} == {0.5, None}
+
+
 def test_the_callable_works_where_a_loop_runs_already(
     backend: RewardManager, judge: JudgeServer
 ) -> None:
@@ -186,8 +209,8 @@ def test_base_scores_come_from_another_reward_function(
     async def exact(completions: list[str], answer: list[str], **_: Any) -> list[float | None]:
         return [float(a == "right") for a in answer]
 
-    def sync(**columns: Any) -> list[float]:
-        return [0.5] * len(columns["completions"])
+    def sync(**columns: Any) -> list[Any]:
+        return [np.float32(0.5)] * (len(columns["completions"]) - 1) + [True]
 
     trainer = Trainer()
     function = reward_function(backend, base_score=exact, reference="answer")
@@ -197,7 +220,7 @@ def test_base_scores_come_from_another_reward_function(
     assert len(judge.requests) == 2
     assert "right" in user_text(judge.requests[0])
     again = trainer.rewards(reward_function(backend, base_score=sync), "synced", [10] * 4)
-    assert again == pytest.approx([1.0] * 4)
+    assert again == pytest.approx([1.0] * 3 + [1.5])
 
 
 def test_messages_are_judged_by_what_the_policy_wrote(
@@ -270,6 +293,35 @@ def test_a_group_that_is_spread_over_ranks_is_compared_as_a_whole(
     strict = sibling(backend, reward={"max_failed_fraction": 0.5})
     with pytest.raises(JudgeOutage):
         on_two_ranks(strict, "gone", [["a.", "b."], ["c.", "d."]])
+
+
+def test_ranks_do_not_wait_for_a_judge_until_their_collective_fails(
+    backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("oyer.manager.trl.RANKS_TIMEOUT_S", 0.3)
+    judge.set_plan(Action(hold=True))
+    function = reward_function(backend, num_generations=2)
+    assert Trainer().rewards(function, "held", [10, 10]) == [None, None]
+    judge.release()
+
+
+def test_an_evaluation_may_have_groups_of_another_size(
+    backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has the rest of a group of four: waiting for it would end without a reward."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    class Evaluating:
+        num_generations_eval = 1
+        model = SimpleNamespace(training=False)
+
+        def log_metric(self, name: str, value: float) -> None:
+            pass
+
+    function = reward_function(backend, num_generations=4, timeout_s=20)
+    rewards = Trainer().rewards(function, "eval", [10], log_metric=Evaluating().log_metric)
+    assert rewards == pytest.approx([0.5])
 
 
 def test_with_several_ranks_the_size_of_a_group_is_needed(

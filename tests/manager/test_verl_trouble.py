@@ -158,6 +158,17 @@ def test_a_slow_rollout_delays_none_that_comes_later(
     assert rewards[:3] == pytest.approx([1.5] * 3)
 
 
+def test_rollouts_judged_in_time_are_not_lost_with_those_of_their_batch_that_are_late(
+    judge: JudgeServer, oyer: dict[str, Any]
+) -> None:
+    """All calls, 32 at a time, take longer than verl waits."""
+    judge.set_plan(Action(text="Final score: 5", latency_s=1.0))
+    manager = manager_of(Tokens(), oyer, timeout_s=10)
+    results = scored(manager, trajectories(manager.tokenizer, "in time", [10] * 400))
+    statuses = {result["reward_extra_info"]["judge_status"] for result in results}
+    assert statuses == {"scored", "expired"}
+
+
 def test_a_late_group_says_that_it_was_the_group(
     judge: JudgeServer, oyer: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:

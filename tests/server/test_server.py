@@ -59,6 +59,14 @@ def test_openrlhf_gets_lists_of_one_length(server: Served, judge: JudgeServer) -
     assert {len(values) for values in result["extra_logs"].values()} == {2}
 
 
+def test_openrlhf_gets_nothing_for_nothing(server: Served, judge: JudgeServer) -> None:
+    """0.11.0 asks the first of several servers, and sends the others empty lists."""
+    answer = server.post("/get_reward", {"query": [], "prompts": [], "labels": []})
+    assert answer.status == 200
+    assert answer.json()["rewards"] == answer.json()["scores"] == []
+    assert set(map(tuple, answer.json()["extra_logs"].values())) == {()}
+
+
 def test_slime_gets_a_number_or_a_dict(server: Served, judge: JudgeServer) -> None:
     sample = {"prompt": "slime?", "response": "slime.", "label": "42"}
     assert server.post("/rm", sample).json() == pytest.approx(1.0)
@@ -210,7 +218,7 @@ def test_an_outage_is_answered_503_and_a_single_failure_is_not(
     ("path", "sent", "message"),
     [
         ("/get_reward", b"{", "Invalid JSON"),
-        ("/get_reward", {"query": []}, "query"),
+        ("/get_reward", {"prompts": []}, "query"),
         ("/get_reward", {"query": ["a"], "prompts": ["p", "p"]}, "1, 2 and 1 entries"),
         ("/v1/score", {"rollouts": [{"prompt": "p", "response": "r", "scores": 1}]}, "scores"),
         ("/v1/score", {"rollouts": [{"prompt": "p"}]}, "response"),

@@ -1,8 +1,11 @@
 """TRL's own GRPOTrainer, some steps on the CPU."""
 
 import asyncio
+import json
 import math
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from trainer_backend import Backend, judged, score_of
+from trainer_backend import ROOT, Backend, judged, score_of
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
@@ -84,6 +87,23 @@ def test_the_rewards_that_the_trainer_sees_are_those_on_record(
     logged = [entry for entry in trainer.state.log_history if "oyer/judge_score" in entry]
     assert len(logged) == STEPS
     assert all(entry["oyer/missing"] == 0 for entry in logged)
+
+
+def test_the_example_trains(
+    backend: Backend, model: Callable[[], Any], tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    model().save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(tmp_path / "model")
+    data = tmp_path / "train.jsonl"
+    # Every completion ends with the empty answer, so that each is judged.
+    data.write_text(json.dumps({"prompt": "What is 6*7?", "answer": ""}) + "\n")
+    command = [sys.executable, str(ROOT / "examples" / "trl_grpo.py"), "--steps", "1"]
+    command += ["--config", str(backend.file(length={"method": "median_band"}))]
+    command += ["--model", str(tmp_path / "model"), "--data", str(data), "--out", str(tmp_path)]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    recorded = backend.recorded("trl-grpo")
+    assert len(recorded) == 8
+    assert all(reward is not None for reward in recorded.values())
 
 
 def test_a_row_without_a_score_has_no_advantage(

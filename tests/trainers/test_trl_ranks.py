@@ -19,8 +19,10 @@ RANK = Path(__file__).with_name("trl_rank.py")
 HANG_S = 300
 """A training that takes this long hangs, in seconds."""
 
-MODELS = {"well": "m", "holes": "holes", "storm": "storm", "dead": "m"}
-"""The runs, and the judge's model in each: by it the scripted judge knows how to behave."""
+RUNS = ("well", "holes", "storm", "dead")
+"""By the judge's model, which is named like the run, the scripted judge knows how to behave."""
+BREAKER = "breaker"
+"""A run whose rules are that an outage ends it."""
 
 METRICS = ("judge_score", "judge_term", "length_term", "missing")
 COLUMNS = ("judge_score", "judge_status", "judge_term", "length_term")
@@ -45,11 +47,14 @@ def seen(up: Backend, tokenizer_folder: Path, tmp_path_factory: pytest.TempPathF
     up.judge.reset()
     folder = tmp_path_factory.mktemp("ranks")
     runs = {}
-    for run, model in MODELS.items():
-        endpoint = "dead" if run == "dead" else "fake"
-        judge = {"name": "q", "endpoint": endpoint, "model": model, "reasks": 0}
-        length = {"method": "median_band"}
-        runs[f"ranks-{run}"] = str(up.file(f"{run}.yaml", judges=[judge], length=length))
+    for run in (*RUNS, BREAKER):
+        endpoint = "dead" if run in ("dead", BREAKER) else "fake"
+        changes = {
+            "judges": [{"name": "q", "endpoint": endpoint, "model": run, "reasks": 0}],
+            "length": {"method": "median_band"},
+            "reward": {"max_failed_fraction": 0.5 if run == BREAKER else 1.0},
+        }
+        runs[f"ranks-{run}"] = str(up.file(f"{run}.yaml", **changes))
     job = {"folder": str(folder), "tokenizer": str(tokenizer_folder), "runs": runs}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     torchrun += ["--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
@@ -61,7 +66,7 @@ def seen(up: Backend, tokenizer_folder: Path, tmp_path_factory: pytest.TempPathF
             # torchrun ends its ranks on SIGTERM.
             process.terminate()
     ranks = [json.loads((folder / f"rank{i}.json").read_text()) for i in range(2)]
-    return {run: [rank[f"ranks-{run}"] for rank in ranks] for run in MODELS}
+    return {run: [rank[f"ranks-{run}"] for rank in ranks] for run in (*RUNS, BREAKER)}
 
 
 def groups_of(ranks: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -103,10 +108,11 @@ def test_rewards_are_those_on_record_and_compare_the_whole_group(up: Backend, se
     assert penalised_across
 
 
-@pytest.mark.parametrize("run", MODELS)
+@pytest.mark.parametrize("run", RUNS)
 def test_both_ranks_log_the_same_and_stay_in_step(seen: Seen, run: str) -> None:
     first, second = seen[run]
     for one in (first, second):
+        assert one["error"] is None
         assert one["steps"] == 2
         assert one["finite"]
     assert first["metrics"] == second["metrics"]
@@ -130,3 +136,14 @@ def test_without_a_judge_every_judged_row_is_masked(seen: Seen, run: str) -> Non
     rows = [row for one in seen[run] for row in one["rows"]]
     assert len(rows) == 2 * 12
     assert all(math.isnan(row["reward"]) for row in rows if row["completion"])
+
+
+def test_rollouts_to_evaluate_are_groups_of_one(seen: Seen) -> None:
+    for one in seen["well"]:
+        (reward,) = one["evaluated"]
+        assert reward > 0
+
+
+def test_where_the_rules_say_so_an_outage_ends_every_rank(seen: Seen) -> None:
+    assert [one["error"] for one in seen[BREAKER]] == ["JudgeOutage"] * 2
+    assert [one["steps"] for one in seen[BREAKER]] == [0, 0]

@@ -15,6 +15,7 @@ from trainer_backend import random_llama
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
+from oyer.manager import OyerError
 from oyer.manager.trl import reward_function
 
 GROUP = 4
@@ -28,6 +29,7 @@ class Watched(GRPOTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.evaluated: list[float] = []
         super().__init__(*args, **kwargs)
 
     def _calculate_rewards(
@@ -35,7 +37,11 @@ class Watched(GRPOTrainer):
     ) -> Any:
         gathered = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         first = self.accelerator.process_index * len(prompts)
-        for i, reward in enumerate(gathered[first : first + len(prompts), 0].tolist()):
+        rewards = gathered[first : first + len(prompts), 0].tolist()
+        if not self.model.training:
+            self.evaluated += rewards
+            return gathered
+        for i, reward in enumerate(rewards):
             self.rows.append(
                 {
                     "step": self.state.global_step,
@@ -56,13 +62,17 @@ def train(run: str, config: str, folder: str, tokenizer: str) -> dict[str, Any]:
     names = AutoTokenizer.from_pretrained(tokenizer).get_vocab()
     trainer = Watched(
         random_llama(Path(tokenizer)),
-        reward_funcs=reward_function(config, num_generations=GROUP, run=run),
+        # Nobody waits for the rest of a group that has no rest.
+        reward_funcs=reward_function(config, num_generations=GROUP, run=run, timeout_s=30),
         processing_class=AutoTokenizer.from_pretrained(tokenizer),
         train_dataset=Dataset.from_dict({"prompt": [f"What is {i}+1?" for i in range(6)]}),
+        eval_dataset=Dataset.from_dict({"prompt": ["What is 8+1?", "What is 9+1?"]}),
         args=GRPOConfig(
             output_dir=folder,
             num_generations=GROUP,
             per_device_train_batch_size=ROWS_PER_RANK,
+            num_generations_eval=1,
+            per_device_eval_batch_size=1,
             max_completion_length=24,
             # Of few tokens one is often the end: the completions differ in length.
             generation_kwargs={
@@ -77,10 +87,17 @@ def train(run: str, config: str, folder: str, tokenizer: str) -> dict[str, Any]:
             seed=seed,
         ),
     )
-    trainer.train()
+    error = None
+    try:
+        trainer.train()
+        trainer.evaluate()
+    except OyerError as raised:
+        error = type(raised).__name__
     model = trainer.accelerator.unwrap_model(trainer.model)
     return {
         "rows": trainer.rows,
+        "evaluated": trainer.evaluated,
+        "error": error,
         "metrics": [sorted(entry) for entry in trainer.state.log_history],
         "columns": sorted(trainer._logs["extra"]),
         "steps": trainer.state.global_step,

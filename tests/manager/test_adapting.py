@@ -1,0 +1,34 @@
+"""What the trainers' adapters make of a configuration."""
+
+from typing import Any
+
+import pytest
+
+from oyer.manager.adapting import within
+from oyer.manager.verl_legacy import LengthPenaltyConfig, resolve
+from oyer.tasks.settings import validate
+
+ENDPOINT = {"fake": {"base_url": "http://127.0.0.1:9/v1", "timeout_s": 20}}
+
+
+@pytest.mark.parametrize(
+    ("given", "timeout_s", "deadline_s"),
+    [
+        ({"endpoints": ENDPOINT}, 100, 80),
+        ({"endpoints": ENDPOINT}, 30, 15),
+        ({"endpoints": ENDPOINT, "deadline_s": 10}, 100, 10),
+        # The endpoints are the workers' alone: theirs are taken to be default, 60 s a call.
+        ({}, 300, 240),
+    ],
+)
+def test_a_deadline_keeps_time_for_the_calls_under_way(
+    given: dict[str, Any], timeout_s: float, deadline_s: float
+) -> None:
+    assert within(validate(given), timeout_s).deadline_s == deadline_s
+
+
+def test_the_replaced_class_gets_what_is_judged_in_its_time() -> None:
+    settings = LengthPenaltyConfig(
+        use_async_io=True, broker_url="redis://127.0.0.1:9/0", endpoint="fake", timeout_s=300
+    )
+    assert resolve(settings).config.deadline_s == 240
