@@ -81,6 +81,7 @@ def demo(
         return
     console.print(_groups_table(rows, lines))
     console.print(_summary_table(summary, total_s), highlight=False)
+    summary.print_errors()
     _print_sql(store, lines[0]["batch_id"])
 
 
@@ -106,7 +107,7 @@ def _config(endpoint: dict[str, Any], model: str, store: Path) -> dict[str, Any]
 
 
 def _groups_table(rows: "list[Rollout]", lines: "list[RewardLine]") -> "Table":
-    """Show the first groups of which a rollout was judged."""
+    """Show the first groups of which a rollout has a score, or the first where none has."""
     from rich.table import Table
 
     title = "A few groups: base + judge + length = reward"
@@ -118,7 +119,7 @@ def _groups_table(rows: "list[Rollout]", lines: "list[RewardLine]") -> "Table":
         table.add_column(name, justify="right", no_wrap=True)
     groups = [list(pairs) for _, pairs in groupby(zip(rows, lines, strict=True), _group_of)]
     judged = [group for group in groups if any(line["judge_score"] for _, line in group)]
-    for group in judged[:_GROUPS_SHOWN]:
+    for group in (judged or groups)[:_GROUPS_SHOWN]:
         for row, line in group:
             terms = line["terms"]
             numbers = [line["judge_score"], terms["base_score"], terms["judge"]]

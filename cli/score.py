@@ -97,3 +97,4 @@ def _print(summary: "Summary", out: Path | None, *, as_json: bool) -> None:
         soft_wrap=True,
         markup=False,
     )
+    summary.print_errors()

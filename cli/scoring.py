@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redis import RedisError
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -35,6 +36,8 @@ class Summary:
     rollouts: int = 0
     seconds: float = 0.0
     statuses: Counter[str] = field(default_factory=Counter)
+    first_errors: dict[str, str] = field(default_factory=dict)
+    """An error for each status that has one."""
     calls: int = 0
     tokens: int = 0
     cost_usd: float = 0.0
@@ -43,9 +46,16 @@ class Summary:
         """Count a batch in."""
         self.rollouts += len(batch)
         self.statuses.update(batch.statuses)
+        self.first_errors = {**batch.first_errors, **self.first_errors}
         self.calls += batch.usage.calls
         self.tokens += batch.usage.tokens
         self.cost_usd += batch.usage.cost_usd
+
+    def print_errors(self) -> None:
+        """Print why scores are missing, an example for each status."""
+        for status, error in sorted(self.first_errors.items()):
+            line = f"[bold]{escape(status)}[/] e.g. {escape(error)}"
+            notes.print(line, highlight=False, soft_wrap=True)
 
     def report(self) -> dict[str, Any]:
         """Give it as JSON values."""

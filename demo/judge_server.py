@@ -188,7 +188,11 @@ def main() -> None:
     parser.add_argument(
         "--exit-with-parent", action="store_true", help="exit when standard input ends"
     )
-    asyncio.run(_serve_process(parser.parse_args()))
+    try:
+        asyncio.run(_serve_process(parser.parse_args()))
+    except (OSError, ValueError) as error:
+        # A port in use, a file that is not there, a plan that is none.
+        parser.error(str(error))
 
 
 async def _serve_process(options: argparse.Namespace) -> None:

@@ -50,6 +50,14 @@ def test_again_on_the_same_record_nothing_is_paid_and_the_query_shown_works(fold
     assert stored[0].keys() == {"group_id", "base_score", "judge", "score", "reward", "reply"}
 
 
+def test_a_judge_that_does_not_answer_is_said_with_its_error(tmp_path: Path) -> None:
+    dead = ("--base-url", "http://127.0.0.1:9/v1", "--model", "m")
+    done = oyer("demo", "--rollouts", "4", *dead, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "unavailable e.g. " in done.stderr
+    assert re.search(r"│ .+ │ unavailable │ +– │", done.stdout)
+
+
 @pytest.mark.parametrize("arguments", [["--model", "m"], ["--api-key-env", "KEY"]], ids=" ".join)
 def test_half_of_a_real_judge_is_refused(arguments: list[str], tmp_path: Path) -> None:
     done = oyer("demo", *arguments, cwd=tmp_path)

@@ -86,6 +86,7 @@ def test_rewards_are_all_that_standard_output_holds_and_a_missing_one_says_why(
     assert done.returncode == 0
     assert "2 rollouts in" in done.stderr
     assert "2 rejected" in done.stderr
+    assert "rejected e.g. HTTP 401" in done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(line["status"], line["reward"], line["trainable"]) for line in lines] == [
         ("rejected", None, False)
