@@ -20,8 +20,8 @@ from celery.utils.log import get_logger
 
 from oyer.manager.adapting import Outages, Wanted, number_of, one_by_one
 from oyer.manager.client import RewardManager
+from oyer.manager.intake import GROUP_TIMEOUT_S
 from oyer.manager.score import Score, without_reward
-from oyer.manager.streaming import GROUP_TIMEOUT_S
 from oyer.tasks.errors import InvalidRollout
 from oyer.tasks.payloads import Rollout
 from oyer.tasks.settings import CONFIG_VARIABLE, load_config
