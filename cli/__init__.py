@@ -1,4 +1,4 @@
-"""The `oyer` command line: demo, up, worker, score, check, db.
+"""The `oyer` command line: a module for each command.
 
 A command imports what it runs on when it runs, so that `oyer --help` answers at once.
 """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from oyer.cli.output import console, print_table
+from oyer.cli.output import console, fits, print_table
 
 if TYPE_CHECKING:
     from oyer.models.rows import BatchState
@@ -37,9 +37,9 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list) else value
 
 
-def overview(states: "Sequence[BatchState]") -> Table:
-    """Draw a line for each batch."""
-    return _table(
+def print_overview(states: "Sequence[BatchState]") -> None:
+    """Print a line for each batch, or two where the terminal is too narrow for all that it says."""
+    table = _table(
         ("batch", "run", "step", "status", "rollouts", "judgements", "sent", "submitted"),
         [
             (
@@ -55,6 +55,19 @@ def overview(states: "Sequence[BatchState]") -> Table:
             for state in states
         ],
     )
+    if fits(table):
+        print_table(table)
+        return
+    for state in states:
+        step = "" if state["step"] is None else f", step {state['step']}"
+        console.print(f"{state['id']}  {state['status']}", highlight=False, soft_wrap=True)
+        console.print(
+            f"    {state['run']}{step}; {state['size']} rollouts: {_counted(state['counts']) or '–'};"
+            f" sent {state['submissions']}x, at first {_cell(state['submitted_at'])}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def show(shown: Mapping[str, Any]) -> None:
@@ -83,8 +96,8 @@ def show(shown: Mapping[str, Any]) -> None:
 def _table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     table = Table()
     for title in titles:
-        # Names are to be read whole; an id is copied, and a double click takes one line of it.
-        table.add_column(title, overflow="fold", no_wrap=title == "batch")
+        # Names and ids are to be read and copied whole.
+        table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*(escape(_cell(value)) for value in row))
     return table

@@ -6,7 +6,7 @@ import typer
 
 from oyer.cli import options
 from oyer.cli.ledger import QUEUED, UNDER_WAY, Ledger
-from oyer.cli.output import console, notes, print_json, print_table
+from oyer.cli.output import console, notes, print_json
 from oyer.tasks.errors import BatchCancelled, BatchFailed, BatchLost
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def list_(
     elif not found:
         notes.print("no such batch is queued or on record", highlight=False)
     else:
-        print_table(batch_views.overview(found[:limit]))
+        batch_views.print_overview(found[:limit])
 
 
 @app.command("show")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,8 +26,19 @@ _FILE_COLUMNS = 10_000
 
 def print_table(table: "Table") -> None:
     """Print a table as wide as its cells, or as the terminal where that is narrower."""
-    fits = console.is_terminal or os.environ.get("COLUMNS")
-    (console if fits else Console(width=_FILE_COLUMNS)).print(table, highlight=False)
+    _output().print(table, highlight=False)
+
+
+def fits(table: "Table") -> bool:
+    """Whether a table is printed without a line of it broken."""
+    output = _output()
+    unbound = output.options.update(width=_FILE_COLUMNS)
+    return Measurement.get(output, unbound, table).maximum <= output.width
+
+
+def _output() -> Console:
+    known = console.is_terminal or os.environ.get("COLUMNS")
+    return console if known else Console(width=_FILE_COLUMNS)
 
 
 def print_json(value: Any, *, err: bool = False) -> None:

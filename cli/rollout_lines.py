@@ -56,14 +56,14 @@ def _rollout(line: bytes) -> Rollout:
     try:
         raw = json.loads(line)
     except ValueError as error:
-        raise InvalidRollout(f"is no JSON ({error})") from error
+        raise InvalidRollout(f"is no JSON ({error}); give one object per line") from error
     if not isinstance(raw, dict):
         raise InvalidRollout('is no JSON object; give {"prompt": …, "response": …}')
     # A null says what leaving the key out says.
     given = {name: value for name, value in raw.items() if value is not None}
     for name in ("prompt", "response"):
         if name not in given:
-            raise InvalidRollout(f"{name}: is missing")
+            raise InvalidRollout(f"{name}: is missing; give its text")
     known = {name: value for name, value in given.items() if name in _FIELDS}
     # Further columns of a data set are kept on record rather than refused.
     extra = {name: value for name, value in given.items() if name not in _FIELDS}
@@ -89,4 +89,5 @@ def reward_lines(rollouts: list[Rollout], batch: RewardBatch) -> Iterator[Reward
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    """Write what NumPy holds in 32 bits as shortly as it can be read back; 0 has no sign."""
+    return float(str(value)) + 0.0 if math.isfinite(value) else None

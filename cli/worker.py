@@ -103,7 +103,9 @@ def alive(
         try:
             entries = presence.workers(client)[kind]
         except redis.RedisError as error:
-            raise BackendUnavailable(f"broker.url: Redis does not answer ({error})") from error
+            raise BackendUnavailable(
+                f"broker.url: Redis does not answer ({error}); start it, or name the one that is there"
+            ) from error
     here = [entry["pid"] for entry in entries if entry["host"] == socket.gethostname()]
     console.print(f"{len(here)} {kind} worker(s) on this host")
     if not here:

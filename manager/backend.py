@@ -5,7 +5,6 @@
 """
 
 import contextlib
-import json
 import os
 import time
 import uuid
@@ -14,11 +13,12 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from oyer.manager import stored
 from oyer.manager.meeting import Meeting
 from oyer.manager.submission import Submission
 from oyer.tasks import names
 from oyer.tasks.config import BrokerConfig, SigningConfig
-from oyer.tasks.errors import BackendUnavailable, MessageRefused
+from oyer.tasks.errors import BackendUnavailable
 from oyer.tasks.exchange import ENDED_S, Exchange
 from oyer.tasks.payloads import WIRE_VERSION, Manifest, Sending
 
@@ -229,11 +229,13 @@ class Backend:
         from kombu.exceptions import DecodeError
 
         if not self._signed:
-            return read_result(blob)
+            return stored.read_result(blob)
         try:
             return dict(self._app.backend.decode(blob))  # type: ignore[arg-type]  # bytes, as asked for
         except DecodeError as error:
-            return _failure(f"its result is not signed by a key of broker.signing: {error}"[:500])
+            return stored.failure(
+                f"its result is not signed by a key of broker.signing: {error}"[:500]
+            )
 
     def _send(self, manifest: Manifest) -> None:
         from celery import chain, chord, group
@@ -289,24 +291,6 @@ class Backend:
                 f"broker {_host(self.url)} cannot be reached ({error}); start it with `oyer up`,"
                 " or set broker.url to the one that the workers use"
             ) from error
-
-
-def read_result(blob: bytes | str) -> dict[str, Any]:
-    """Read what Celery stored for a batch; what Celery did not write is a failure."""
-    try:
-        meta = json.loads(blob)
-        if isinstance(meta["status"], str) and "result" in meta:
-            return dict(meta)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    return _failure("what lies under the key of its result was not written by Celery; submit again")
-
-
-def _failure(refused: str) -> dict[str, Any]:
-    return {
-        "status": "FAILURE",
-        "result": {"exc_type": MessageRefused.__name__, "exc_message": [refused]},
-    }
 
 
 def _host(url: str) -> str:

@@ -102,7 +102,13 @@ def failure_of(batch: RewardBatch, rules: RewardRules) -> MissingScores | None:
     what += f"; first errors: {causes}" if causes else ""
     if failed > rules.max_failed_fraction * len(batch):
         limit = rules.max_failed_fraction
-        return JudgeOutage(f"{what}; more than reward.max_failed_fraction = {limit}", batch)
+        return JudgeOutage(
+            f"{what}; more than reward.max_failed_fraction = {limit}: `oyer check` asks each judge once",
+            batch,
+        )
     if rules.on_missing == "raise":
-        return MissingScores(f"{what}; reward.on_missing is `raise`", batch)
+        return MissingScores(
+            f"{what}; reward.on_missing is `raise`: the error's `batch` has the other rewards",
+            batch,
+        )
     return None

@@ -148,7 +148,10 @@ class RewardFuture:
             InvalidInput: the text is no ticket of this version.
         """
         if not isinstance(ticket, str) or not ticket.startswith(_TICKET_PREFIX):
-            raise InvalidInput("ticket: is not one that `RewardFuture.ticket` of this version gave")
+            raise InvalidInput(
+                "ticket: is not one that `RewardFuture.ticket` of this version gave; pass it on as it"
+                " was given, between processes of one release"
+            )
         try:
             state = json.loads(base64.urlsafe_b64decode(ticket.removeprefix(_TICKET_PREFIX)))
             batch_id, verdicts, rules, (url, expires_s, signing), stall_timeout_s = state
@@ -182,7 +185,12 @@ class RewardFuture:
             if not _is_final(meta, cause):
                 return cause
             self._abandon()
-            self.fail(BatchFailed(f"batch {self.batch_id} failed: {cause}"))
+            self.fail(
+                BatchFailed(
+                    f"batch {self.batch_id} failed: {cause}; its workers' logs say more, and"
+                    " submitted anew it pays for nothing that is on record"
+                )
+            )
             return None
         try:
             batch = RewardBatch.of(Outcome.from_wire(meta["result"]))
@@ -222,7 +230,12 @@ class RewardFuture:
         with contextlib.suppress(BackendUnavailable):
             backend(*self._broker).end(self.batch_id, "failed", why)
         self._abandon()
-        self.fail(BatchFailed(f"batch {self.batch_id} {why}"))
+        self.fail(
+            BatchFailed(
+                f"batch {self.batch_id} {why}; `oyer check` says what is missing, and"
+                f" `oyer batches resume {self.batch_id}` finishes it"
+            )
+        )
 
     def _abandon(self) -> None:
         """Take the batch out of the backlog; with the broker away, it leaves when it expires."""

@@ -16,11 +16,10 @@ from redis import RedisError
 
 from oyer.tasks import names, presence, process, shutdown
 from oyer.tasks.app import make_app
-from oyer.tasks.errors import InvalidConfig, MessageRefused
+from oyer.tasks.errors import MessageRefused
 from oyer.tasks.exchange import ENDED_S
 from oyer.tasks.logs import configure_logging
 from oyer.tasks.payloads import WIRE_VERSION
-from oyer.tasks.settings import load_config
 
 log = get_logger(__name__)
 
@@ -32,15 +31,10 @@ _BODIES = {
 
 
 def _worker_app() -> Celery:
-    config = load_config()
-    if config.broker.url is None:
-        raise InvalidConfig(
-            "broker.url: is not set; give the workers the broker of the trainers, e.g."
-            " OYER_BROKER__URL=redis://localhost:6379/0, or run `oyer up`"
-        )
+    config, url = process.config(), process.broker_url()
     shutdown.install(config.grace_s)
     return make_app(
-        config.broker.url,
+        url,
         result_expires_s=config.broker.result_expires_s,
         signing=config.broker.signing,
     )

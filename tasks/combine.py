@@ -55,7 +55,7 @@ def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
     judge_parts = {**arrived.judges, **_recorded_parts(manifest, plan, arrived.judges)}
     check_parts(manifest, judge_parts, arrived.length)
     if plan.length and arrived.length is None:
-        raise BatchFailed(f"batch {batch_id}: its length terms did not arrive")
+        raise BatchFailed(f"batch {batch_id}: its length terms did not arrive; submit it again")
     composed = _compose(plan, columns, judge_parts, arrived.length)
     outcome = _outcome(batch_id, composed, judge_parts, arrived.length or LengthPart())
     recorded = _record(manifest, outcome, exchange.ending(batch_id))

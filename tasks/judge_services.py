@@ -93,7 +93,4 @@ def price(judge: JudgeConfig) -> Price | None:
 
 @once
 def _redis() -> redis.Redis:
-    url = process.config().broker.url
-    if url is None:
-        raise InvalidConfig("broker.url: is not set on this worker")
-    return connect(url)
+    return connect(process.broker_url())

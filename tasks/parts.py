@@ -133,7 +133,9 @@ def check_parts(
     """
     late = missing_chunks(manifest, parts)
     if late:
-        raise BatchFailed(f"batch {manifest.batch_id}: chunks {late[:10]} did not arrive")
+        raise BatchFailed(
+            f"batch {manifest.batch_id}: chunks {late[:10]} did not arrive; submit it again"
+        )
     if len(parts) > len(manifest.chunks):
         raise MessageRefused(
             f"batch {manifest.batch_id} has {len(manifest.chunks)} chunks, and verdicts of others"

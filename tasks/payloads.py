@@ -87,7 +87,10 @@ def _decode(adapter: TypeAdapter[T], blob: bytes, what: str) -> T:
         # Without the input, which is the user's text and would end up in logs.
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise MessageRefused(f"{what} payload cannot be read: {where} {first['msg']}") from None
+        raise MessageRefused(
+            f"{what} payload cannot be read: {where} {first['msg']}; run the same release of Oyer on"
+            " the trainer and the workers"
+        ) from None
 
 
 def pack(body: bytes) -> bytes:
@@ -120,11 +123,11 @@ def unpack(blob: bytes) -> bytes:
     try:
         unpacked = unpacker.decompress(body, max_length=MAX_PAYLOAD_BYTES)
     except zstd.ZstdError as error:
-        raise MessageRefused(f"payload cannot be decompressed: {error}") from error
+        raise MessageRefused(f"payload cannot be decompressed: {error}; submit again") from error
     if not unpacker.eof or unpacker.unused_data:
         raise MessageRefused(
             f"payload cannot be decompressed: it is cut, followed by something, or larger than"
-            f" {MAX_PAYLOAD_BYTES} bytes"
+            f" {MAX_PAYLOAD_BYTES} bytes; submit again"
         )
     return unpacked
 

@@ -24,13 +24,25 @@ def config() -> RewardConfig:
     return load_config()
 
 
+def broker_url() -> str:
+    """Return the URL of this worker's broker.
+
+    Raises:
+        InvalidConfig: it is not set.
+    """
+    url = config().broker.url
+    if url is None:
+        raise InvalidConfig(
+            "broker.url: is not set; give the workers the broker of the trainers, e.g."
+            " OYER_BROKER__URL=redis://localhost:6379/0, or run `oyer up`"
+        )
+    return url
+
+
 @cache
 def redis_client() -> redis.Redis:
     """Return this process's Redis connections, a pool shared by its greenlets or threads."""
-    url = config().broker.url
-    if url is None:
-        raise InvalidConfig("broker.url: is not set on this worker")
-    return redis.Redis.from_url(url, max_connections=300, health_check_interval=10)
+    return redis.Redis.from_url(broker_url(), max_connections=300, health_check_interval=10)
 
 
 @cache

@@ -123,7 +123,9 @@ def overridden(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any
         for key in [section, *keys][:-1]:
             inner = place.get(_spelling(place, key)) or {}
             if not isinstance(inner, dict):
-                raise InvalidConfig(f"{variable}: {key!r} holds no keys that it could override")
+                raise InvalidConfig(
+                    f"{variable}: {key!r} holds no keys that it could override; set all of it, as YAML"
+                )
             place[_spelling(place, key)] = inner = dict(inner)
             place = inner
         place[_spelling(place, [section, *keys][-1])] = _value(variable, environ[variable])

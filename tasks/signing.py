@@ -91,6 +91,7 @@ def _serializer(signing: "SigningConfig") -> Any:
         serializer.deserialize(serializer.serialize([]))
     except SecurityError as error:
         raise InvalidConfig(
-            f"broker.signing: `cert_store` does not hold the certificate of `key` ({error})"
+            f"broker.signing: `cert_store` does not hold the certificate of `key` ({error});"
+            " copy `cert` into it"
         ) from None
     return serializer

@@ -175,7 +175,9 @@ class Supervisor:
                         raise BackendUnavailable(f"{child.name} did not start: {child.tail()}")
                 if waiting and time.monotonic() > deadline:
                     late = "; ".join(f"{c.name}: {c.tail()}" for c in waiting.values())
-                    raise BackendUnavailable(f"not ready after {START_TIMEOUT_S:g} s: {late}")
+                    raise BackendUnavailable(
+                        f"not ready after {START_TIMEOUT_S:g} s, see {self.folder}: {late}"
+                    )
 
     def _add(
         self, name: str, argv: list[str], environ: dict[str, str], stdin: str | None = None

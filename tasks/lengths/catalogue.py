@@ -81,8 +81,8 @@ def resolve(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
     found = find(method)
     if found.kind == "measure":
         raise InvalidConfig(
-            f"length.method: {method!r} measures and shapes no reward; it can be computed, "
-            "not configured"
+            f"length.method: {method!r} measures and shapes no reward; "
+            "`oyer length list` has those that do"
         )
     return validate(found, params).model_dump(mode="json")
 

@@ -86,7 +86,9 @@ def _check_rows(method: Method, columns: Mapping[str, Any]) -> None:
     counts = {name: count for name, count in rows.items() if count is not None}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-        raise InvalidLengthCall(f"{method.name}: columns differ in rows: {listed}")
+        raise InvalidLengthCall(
+            f"{method.name}: columns differ in rows: {listed}; give a value per row"
+        )
 
 
 def _rows(column: Any) -> int | None:

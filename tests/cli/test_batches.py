@@ -109,6 +109,15 @@ def test_a_batch_is_listed_and_shown_with_what_became_of_it(backend: Backend) ->
         assert text in oyer("batches", "show", batch_id, *_CONFIG, cwd=backend.folder).stdout
 
 
+@pytest.mark.parametrize("columns", ["", "160", "80"])
+def test_a_list_shows_ids_whole_however_narrow_the_terminal(backend: Backend, columns: str) -> None:
+    batch_id = _score(backend, f"narrow {columns}")
+    arguments = ("--run", f"narrow {columns}", *_CONFIG)
+    done = oyer("batches", "list", *arguments, cwd=backend.folder, COLUMNS=columns)
+    assert batch_id in done.stdout
+    assert "4 scored" in done.stdout
+
+
 def test_what_failed_is_shown_with_its_errors(backend: Backend) -> None:
     backend.judge.set_plan({"default": {"status": 400, "body": "no such model"}})
     backend.write_rollouts("failing.jsonl", rollout_rows("failing", 4))

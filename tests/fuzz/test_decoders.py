@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oyer.manager import InvalidInput, Rollout
-from oyer.manager.backend import read_result
 from oyer.manager.batch import RewardBatch
+from oyer.manager.stored import read_result
 from oyer.manager.submission import prepare
 from oyer.tasks import payloads, token_ids
 from oyer.tasks.compose import verdicts_of

@@ -62,15 +62,17 @@ def test_samples_are_asked_one_by_one_and_aggregated(before: Before, judge: Judg
     assert sorted(row["sample"] for row in rows) == [0, 1, 2]
 
 
+def fails_on_five(arrival: Arrival) -> Action:
+    """Let the judge fail on one rollout, and its fall-back on none."""
+    if arrival.model == "spare":
+        return Action(text="Final score: 9")
+    return named("not_found") if number_in(arrival) == 5 else Action(text=SIX)
+
+
 def test_a_fall_back_judges_the_whole_group_of_a_failure_and_no_other(
     before: Before, judge: JudgeServer
 ) -> None:
-    def plan(arrival: Arrival) -> Action:
-        if arrival.model == "spare":
-            return Action(text="Final score: 9")
-        return named("not_found") if number_in(arrival) == 5 else Action(text=SIX)
-
-    judge.set_plan(plan)
+    judge.set_plan(fails_on_five)
     manager = before(fallback={"endpoint": "other", "model": "spare"})
     batch = manager.submit(rollouts_of("fall back", 12)).result(timeout_s=60)
     assert batch.judge_scores.tolist() == [6.0] * 4 + [9.0] * 4 + [6.0] * 4
@@ -110,12 +112,7 @@ def test_a_group_over_several_chunks_has_no_fall_back_and_its_row_says_so(
 def test_a_group_larger_than_a_chunk_falls_back_as_a_whole(
     before: Before, judge: JudgeServer
 ) -> None:
-    def plan(arrival: Arrival) -> Action:
-        if arrival.model == "spare":
-            return Action(text="Final score: 9")
-        return named("not_found") if number_in(arrival) == 5 else Action(text=SIX)
-
-    judge.set_plan(plan)
+    judge.set_plan(fails_on_five)
     manager = before(fallback={"endpoint": "other", "model": "spare"})
     rollouts = rollouts_of("large", 100, group_id="one large group")
     batch = manager.submit(rollouts).result(timeout_s=60)

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import redis
 
@@ -69,16 +69,6 @@ def immortal_keys(client: redis.Redis) -> list[str]:
         and key.decode() not in mine
         and not key.startswith(b"_kombu.binding")
     ]
-
-
-def redis_figures(client: redis.Redis) -> dict[str, Any]:
-    """Memory, keys and connections of a Redis."""
-    info = client.info()
-    return {
-        "used_bytes": int(info["used_memory"]),
-        "keys": client.dbsize(),
-        "connections": int(info["connected_clients"]),
-    }
 
 
 class Sampler:

@@ -52,7 +52,8 @@ def test_under_raise_one_failure_is_an_error_that_holds_the_batch() -> None:
     assert failure.batch is batch
     assert str(failure) == (
         "batch b: 1 of 2 rollouts have no score (1 timeout);"
-        " first errors: no answer within 60 s; reward.on_missing is `raise`"
+        " first errors: no answer within 60 s; reward.on_missing is `raise`: the error's `batch`"
+        " has the other rewards"
     )
 
 

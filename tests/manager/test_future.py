@@ -252,15 +252,20 @@ def test_a_result_that_cannot_be_read_fails_the_future_and_no_other(
     assert len(sound.result(timeout_s=10)) == 4
 
 
+def future_on(url: str) -> RewardFuture:
+    """Make the future of a batch that no one has submitted."""
+    return RewardFuture(
+        batch_id="b",
+        verdicts=4,
+        rules=RewardRules(),
+        broker=Broker(url, 600),
+        stall_timeout_s=60,
+    )
+
+
 def test_a_broker_that_went_away_is_named_and_the_future_stays_usable() -> None:
     with services.redis_server() as url:
-        future = RewardFuture(
-            batch_id="b",
-            verdicts=4,
-            rules=RewardRules(),
-            broker=Broker(url, 600),
-            stall_timeout_s=60,
-        )
+        future = future_on(url)
         assert future.progress() == (0, 4)
     with pytest.raises(TimeoutError, match=r"did not end within 0 s: broker \S+ cannot be reached"):
         future.result(timeout_s=0)
@@ -287,13 +292,7 @@ def _redis_on(port: int) -> Iterator[str]:
 def test_a_result_is_found_after_an_outage_of_the_broker() -> None:
     port = services.free_port()
     with _redis_on(port) as url:
-        future = RewardFuture(
-            batch_id="b",
-            verdicts=4,
-            rules=RewardRules(),
-            broker=Broker(url, 600),
-            stall_timeout_s=60,
-        )
+        future = future_on(url)
         assert future.progress() == (0, 4)
     with pytest.raises(BackendUnavailable):
         future.progress()

@@ -88,7 +88,7 @@ def with_endpoint(**keys: Any) -> dict[str, Any]:
         ({"length": {"method": "median_band", "peak_ratio": "x"}}, "peak_ratio: "),
         ({"length": {"method": "median_band", "weight": float("inf")}}, "length[0].weight: "),
         ({"length": {"peak_ratio": 0.1}}, "length[0].method: "),
-        ({"length": {"method": "brpo"}}, "it can be computed, not configured"),
+        ({"length": {"method": "brpo"}}, "`oyer length list` has those that do"),
         ({"reward": {"gate": "correct"}}, "reward.gate: "),
         ({"reward": {"on_missing": "zero"}}, "reward.on_missing: "),
         ({"reward": {"on_missing": "value"}}, "reward: `on_missing: value` and `value: <score>`"),
