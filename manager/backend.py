@@ -11,20 +11,16 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from oyer.manager import stored
+from oyer.manager import layout, stored
 from oyer.manager.meeting import Meeting
 from oyer.manager.submission import Submission
 from oyer.tasks import names
 from oyer.tasks.config import BrokerConfig, SigningConfig
 from oyer.tasks.errors import BackendUnavailable
 from oyer.tasks.exchange import ENDED_S, Exchange
-from oyer.tasks.payloads import WIRE_VERSION, Manifest, Sending
-
-if TYPE_CHECKING:
-    from celery.canvas import Signature
-
+from oyer.tasks.payloads import Manifest, Sending
 
 SOCKET_TIMEOUT_S = 5.0
 """Longest wait for one answer of Redis, in seconds: a trainer must not hang with its broker."""
@@ -141,7 +137,7 @@ class Backend:
                 self._send(again)
             else:
                 self._redis.delete(self._result_key(batch_id))
-                recall = self._task(names.RECALL_TASK, {"v": WIRE_VERSION, "batch_id": batch_id})
+                recall = layout.task(self._app, names.RECALL_TASK, batch_id)
                 recall.apply_async(task_id=batch_id)
 
     def resume(self, batch_id: str, why: str) -> bool:
@@ -178,7 +174,7 @@ class Backend:
 
     def _put_end_on_record(self, batch_id: str) -> None:
         with self._reached():
-            self._task(names.END_TASK, {"v": WIRE_VERSION, "batch_id": batch_id}).apply_async()
+            layout.task(self._app, names.END_TASK, batch_id).apply_async()
 
     def waiting(self, limit: int) -> list[Manifest]:
         """Read the manifests of the latest batches under way, newest first."""
@@ -238,41 +234,15 @@ class Backend:
             )
 
     def _send(self, manifest: Manifest) -> None:
-        from celery import chain, chord, group
+        from celery import chord, group
 
-        args = {"v": WIRE_VERSION, "batch_id": manifest.batch_id}
-        chunks = range(len(manifest.chunks))
-        judges = [self._task(names.JUDGE_TASK, {**args, "chunk": k}) for k in chunks]
-        combine = self._task(names.COMBINE_TASK, args, takes_parts=True)
-        header, body = judges, combine
-        if manifest.length_follows_judges:
-            length = self._task(names.LENGTH_TASK, args, takes_parts=True)
-            body = chain(length, combine, app=self._app)
-        elif manifest.plan["length"]:
-            header = [*judges, self._task(names.LENGTH_TASK, args)]
+        header, callback = layout.header_and_callback(self._app, manifest)
         # A result left by an earlier submission of this batch would end it before its time.
         self._redis.delete(self._result_key(manifest.batch_id))
         with self._app.producer_or_acquire() as producer, producer.batch():
             chord(group(header, app=self._app), app=self._app)(
-                body, task_id=manifest.batch_id, producer=producer
+                callback, task_id=manifest.batch_id, producer=producer
             )
-
-    def _task(
-        self, name: str, kwargs: dict[str, Any], *, takes_parts: bool = False
-    ) -> "Signature[Any]":
-        return self._app.signature(
-            name,
-            kwargs=kwargs,
-            immutable=not takes_parts,
-            options={
-                "queue": names.QUEUE_OF_TASK[name],
-                # A chord counts its tasks; only its callback has a result that anybody reads.
-                "ignore_result": name in (*names.HEADER_TASKS, names.END_TASK),
-                # What a message says of itself goes into logs: say which, not what.
-                "argsrepr": "",
-                "kwargsrepr": "",
-            },
-        )
 
     def _result_key(self, batch_id: str) -> bytes:
         key: bytes = self._app.backend.get_key_for_task(batch_id)  # type: ignore[attr-defined]  # not in the stubs
