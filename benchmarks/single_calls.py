@@ -33,10 +33,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from celery import signals
-from common import backend, judge, rollouts_of
+from common import backend, judge, print_table, rollouts_of
 from judging import cpu_s_of
-from rich.console import Console
-from rich.table import Table
 
 from oyer.manager import RewardManager, Rollout
 from oyer.manager.score import Score
@@ -146,14 +144,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     figures = measure(options.rollouts, options.spread_s, options.rounds)
-    table = Table(title=f"{options.rollouts} rollouts; medians of {options.rounds} rounds")
-    table.add_column("", no_wrap=True)
-    for name in next(iter(figures.values()))[0]:
-        table.add_column(name, justify="right")
+    names = list(next(iter(figures.values()))[0])
+    rows = []
     for way, rounds in figures.items():
-        medians = [statistics.median(one[name] for one in rounds) for name in rounds[0]]
-        table.add_row(way, *(f"{median:.0f}" for median in medians))
-    Console(width=120).print(table)
+        medians = [statistics.median(one[name] for one in rounds) for name in names]
+        rows.append((way, *(f"{median:.0f}" for median in medians)))
+    title = f"{options.rollouts} rollouts; medians of {options.rounds} rounds"
+    print_table(title, ("handed over by", *names), rows)
 
 
 if __name__ == "__main__":
