@@ -179,6 +179,6 @@ def test_a_newer_message_is_refused_by_older_workers_and_kept_for_newer_ones(
 def _newer_release() -> Iterator[None]:
     """Let this process write what a later release would."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("oyer.manager.backend", "oyer.tasks.outcome", "oyer.tasks.payloads"):
+        for module in ("oyer.manager.layout", "oyer.tasks.outcome", "oyer.tasks.payloads"):
             patch.setattr(f"{module}.WIRE_VERSION", WIRE_VERSION + 1)
         yield
