@@ -1,15 +1,9 @@
-"""TRL's reward function: judge and length in one, None for the whole row where there is no score.
-
-The stand-in calls it as `GRPOTrainer._calculate_rewards` of TRL 1.16 does.
-"""
+"""TRL's reward function: judge and length in one, None for the whole row where there is no score."""
 
 import asyncio
 import inspect
 import math
 import pickle
-from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,47 +12,19 @@ import pytest
 from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import (
-    InvalidConfig,
     InvalidInput,
     InvalidRollout,
-    JudgeOutage,
     MissingScores,
     RewardManager,
 )
 from oyer.manager.trl import TICKETS, RewardFunction, reward_function
-from oyer.manager.trl_data import group_ids
+from tests.manager.trl_trainer import Trainer
 from tests.scripted import DEAD_JUDGE, by_response, sibling, user_text
 
 
 @pytest.fixture(scope="module")
 def backend_changes() -> dict[str, Any]:
     return {"length": {"method": "median_band"}}
-
-
-class Trainer:
-    """What a reward function sees of the trainer."""
-
-    def __init__(self) -> None:
-        self.metrics: dict[str, list[float]] = defaultdict(list)
-        self.extra: dict[str, list[Any]] = defaultdict(list)
-        self.state = SimpleNamespace(global_step=7)
-
-    def rewards(
-        self, function: Any, tag: str, lengths: list[int], **columns: Any
-    ) -> list[float | None]:
-        """Call it with one group of completions of some lengths."""
-        n = len(lengths)
-        given = {
-            "prompts": [f"{tag}?"] * n,
-            "completions": [f"{tag} {i}." for i in range(n)],
-            "completion_ids": [[0] * length for length in lengths],
-            "trainer_state": self.state,
-            "log_extra": lambda column, values: self.extra[column].extend(values),
-            "log_metric": lambda name, value: self.metrics[name].append(value),
-            **columns,
-        }
-        rewards = function(**given)
-        return asyncio.run(rewards) if inspect.iscoroutine(rewards) else rewards  # type: ignore[no-any-return]
 
 
 def test_it_is_a_real_coroutine_function(backend: RewardManager) -> None:
@@ -266,110 +232,11 @@ def test_rows_submitted_early_are_collected_by_ticket(
         Trainer().rewards(function, "early", [10] * 4, **{TICKETS: ["x"] * 4})
 
 
-def on_two_ranks(manager: RewardManager, tag: str, texts: list[list[str]]) -> list[Any]:
-    """Score a group of four of which two ranks have two each; the last is long."""
-    # A manager of its own is what another rank's process has.
-    functions: list[Any] = [
-        reward_function(sibling(manager), num_generations=4, timeout_s=30) for _ in range(2)
-    ]
-    lengths = [[10, 10], [10, 16]]
-    with ThreadPoolExecutor(2) as threads:
-        calls = [
-            threads.submit(Trainer().rewards, functions[i], tag, lengths[i], completions=texts[i])
-            for i in range(2)
-        ]
-        return [call.result(60) for call in calls]
-
-
-def test_a_group_that_is_spread_over_ranks_is_compared_as_a_whole(
-    backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """TRL cuts a generation batch into ranks wherever it happens to."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    rewards = on_two_ranks(backend, "spread", [["spread.", "spread."], ["spread.", "other."]])
-    assert rewards == [pytest.approx([0.5, 0.5]), pytest.approx([0.5, -0.5])]
-    assert len(judge.requests) == 2
-    judge.set_plan(named("not_found"))
-    strict = sibling(backend, reward={"max_failed_fraction": 0.5})
-    with pytest.raises(JudgeOutage):
-        on_two_ranks(strict, "gone", [["a.", "b."], ["c.", "d."]])
-
-
-def test_ranks_do_not_wait_for_a_judge_until_their_collective_fails(
-    backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("oyer.manager.trl.RANKS_TIMEOUT_S", 0.3)
-    judge.set_plan(Action(hold=True))
-    function = reward_function(backend, num_generations=2)
-    assert Trainer().rewards(function, "held", [10, 10]) == [None, None]
-    judge.release()
-
-
-def test_an_evaluation_may_have_groups_of_another_size(
-    backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nobody has the rest of a group of four: waiting for it would end without a reward."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-
-    class Evaluating:
-        num_generations_eval = 1
-        model = SimpleNamespace(training=False)
-
-        def log_metric(self, name: str, value: float) -> None:
-            pass
-
-    function = reward_function(backend, num_generations=4, timeout_s=20)
-    rewards = Trainer().rewards(function, "eval", [10], log_metric=Evaluating().log_metric)
-    assert rewards == pytest.approx([0.5])
-
-
-def test_with_several_ranks_the_size_of_a_group_is_needed(
-    backend: RewardManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InvalidConfig, match="num_generations"):
-        reward_function(backend)
-    function: Any = reward_function(backend, num_generations=4)
-    with pytest.raises(InvalidInput, match="multiple of num_generations"):
-        asyncio.run(function.submit(prompts=["p"] * 2, completions=["a", "b"]))
-
-
-def test_whole_groups_of_a_rank_are_its_own(
-    backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    function = reward_function(backend, num_generations=4)
-    assert Trainer().rewards(function, "whole", [10, 10, 10, 16]) == pytest.approx(
-        [0.5] * 3 + [-0.5]
-    )
-
-
-def test_a_column_can_say_what_the_rows_of_a_group_share(
-    backend: RewardManager, judge: JudgeServer
-) -> None:
-    """After several turns, the prompts of a group differ."""
-    function = reward_function(backend, num_generations=4, group="prompt_id")
-    prompts = [f"turns? {i}" for i in range(4)]
-    lengths = [10, 10, 10, 16]
-    rewards = Trainer().rewards(function, "turns", lengths, prompts=prompts, prompt_id=["p"] * 4)
-    assert rewards == pytest.approx([0.5] * 3 + [-0.5])
-    alone = Trainer().rewards(function, "alone", lengths, prompts=prompts)
-    assert alone == pytest.approx([0.5] * 4)
-
-
 def test_columns_reach_the_length_methods(backend: RewardManager, judge: JudgeServer) -> None:
     target = {"columns": {"target_lengths": "metadata.wanted"}, "alpha": 0.01}
     manager = sibling(backend, length={"method": "lcpo_exact", **target})
     rewards = Trainer().rewards(reward_function(manager), "wanted", [10, 30], wanted=[10, 10])
     assert rewards == pytest.approx([0.5, 0.3])
-
-
-def test_groups_are_neighbouring_rows_of_one_prompt() -> None:
-    assert group_ids(["a", "a", "b", "b", "b"], None) == ["0.0", "0.0", "1.0", "1.0", "1.0"]
-    assert group_ids(["a"] * 4, 2) == ["0.0", "0.0", "0.1", "0.1"]
-    chat = [[{"role": "user", "content": "a"}], [{"role": "user", "content": "a"}]]
-    assert group_ids(chat, 8) == ["0.0", "0.0"]  # type: ignore[arg-type]
 
 
 def test_each_step_may_have_an_event_loop_of_its_own(

@@ -1,0 +1,33 @@
+"""What a reward function sees of TRL: called as `GRPOTrainer._calculate_rewards` of 1.16 does."""
+
+import asyncio
+import inspect
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import Any
+
+
+class Trainer:
+    """What a reward function sees of the trainer."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, list[float]] = defaultdict(list)
+        self.extra: dict[str, list[Any]] = defaultdict(list)
+        self.state = SimpleNamespace(global_step=7)
+
+    def rewards(
+        self, function: Any, tag: str, lengths: list[int], **columns: Any
+    ) -> list[float | None]:
+        """Call it with one group of completions of some lengths."""
+        n = len(lengths)
+        given = {
+            "prompts": [f"{tag}?"] * n,
+            "completions": [f"{tag} {i}." for i in range(n)],
+            "completion_ids": [[0] * length for length in lengths],
+            "trainer_state": self.state,
+            "log_extra": lambda column, values: self.extra[column].extend(values),
+            "log_metric": lambda name, value: self.metrics[name].append(value),
+            **columns,
+        }
+        rewards = function(**given)
+        return asyncio.run(rewards) if inspect.iscoroutine(rewards) else rewards  # type: ignore[no-any-return]
