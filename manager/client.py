@@ -38,6 +38,7 @@ class RewardManager:
         if not self.config.judges and not self.config.length:
             raise InvalidConfig("judges: and `length` are both empty; name at least one of them")
         self._embedded: local.EmbeddedBackend | None = None
+        self._origin: RewardManager | None = None
         url = self.config.broker.url or local.running_broker()
         self._broker = Broker.of(url, self.config.broker)
         # Loads what talks to the broker now, so that the first `submit` does not wait for it.
@@ -71,6 +72,23 @@ class RewardManager:
             embedded.close()
             raise
         manager._embedded = embedded
+        return manager
+
+    @classmethod
+    def of(
+        cls, given: "RewardManager | RewardConfig | Mapping[str, Any] | str | Path"
+    ) -> "RewardManager":
+        """Take a manager as it is, or use a running backend by a configuration or the path of one."""
+        if isinstance(given, RewardManager):
+            return given
+        return cls.from_file(given) if isinstance(given, (str, Path)) else cls(given)
+
+    def under(self, config: RewardConfig) -> "RewardManager":
+        """Use the same backend by other rules."""
+        broker = config.broker.model_copy(update={"url": self._broker.url})
+        manager = RewardManager(config.model_copy(update={"broker": broker}))
+        # A backend that `local` started ends with its manager, of which nobody else may know.
+        manager._origin = self
         return manager
 
     def submit(

@@ -25,7 +25,7 @@ from oyer.manager.score import Score, without_reward
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidInput, InvalidRollout
 from oyer.tasks.payloads import Rollout
-from oyer.tasks.settings import load_config, validate
+from oyer.tasks.settings import load_config
 from oyer.tasks.statuses import Status
 
 log = get_logger(__name__)
@@ -143,14 +143,9 @@ def reward_function(
         InvalidConfig: a key of the configuration is wrong, no broker is named, or a length method
             needs what OpenRLHF does not hand over.
     """
-    if isinstance(config, (str, Path)):
-        config = load_config(config)
-    elif isinstance(config, RewardManager):
-        config = config.config
-    streamed, outages = one_by_one(
-        config if isinstance(config, RewardConfig) else validate(dict(config))
-    )
-    manager = RewardManager(streamed)
+    given = RewardManager.of(config)
+    streamed, outages = one_by_one(given.config)
+    manager = given.under(streamed)
     check_fits(
         manager.config,
         who="OpenRLHF",

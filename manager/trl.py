@@ -42,7 +42,6 @@ from oyer.manager.trl_data import (
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidConfig, InvalidInput, InvalidRollout
 from oyer.tasks.payloads import Rollout
-from oyer.tasks.settings import load_config, validate
 
 log = get_logger(__name__)
 
@@ -92,16 +91,11 @@ class RewardFunction:
             InvalidConfig: a key of the configuration is wrong, or no broker is named.
         """
         self.__name__ = "oyer"
-        if isinstance(config, (str, Path)):
-            config = load_config(config)
-        elif isinstance(config, RewardManager):
-            config = config.config
-        elif not isinstance(config, RewardConfig):
-            config = validate(dict(config))
+        given = RewardManager.of(config)
         if timeout_s is None and ranks() > 1:
             timeout_s = RANKS_TIMEOUT_S
-        self._manager = RewardManager(config if timeout_s is None else within(config, timeout_s))
-        self._streamed = RewardManager(one_by_one(self._manager.config)[0])
+        self._manager = given if timeout_s is None else given.under(within(given.config, timeout_s))
+        self._streamed = self._manager.under(one_by_one(self._manager.config)[0])
         self._num_generations = num_generations
         self._wanted = Wanted.by(self._manager.config)
         self._compares = compares(self._manager.config)

@@ -1,9 +1,13 @@
 """What the trainers' adapters make of a configuration."""
 
+import gc
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from oyer.manager import RewardManager, openrlhf, trl
 from oyer.manager.adapting import within
 from oyer.manager.verl_legacy import LengthPenaltyConfig, resolve
 from oyer.tasks.settings import validate
@@ -32,3 +36,17 @@ def test_the_replaced_class_gets_what_is_judged_in_its_time() -> None:
         use_async_io=True, broker_url="redis://127.0.0.1:9/0", endpoint="fake", timeout_s=300
     )
     assert resolve(settings).config.deadline_s == 240
+
+
+@pytest.mark.parametrize("adapter", [trl.reward_function, openrlhf.reward_function])
+def test_a_manager_that_only_its_adapter_knows_lives_on(adapter: Callable[..., Any]) -> None:
+    """One that `RewardManager.local` gave takes its backend with it."""
+    judges = [{"name": "q", "endpoint": "fake", "model": "m"}]
+    broker = {"url": "redis://127.0.0.1:9/0"}
+    given = RewardManager({"endpoints": ENDPOINT, "judges": judges, "broker": broker})
+    alive = weakref.ref(given)
+    function = adapter(given, timeout_s=30)
+    del given
+    gc.collect()
+    assert alive() is not None
+    del function
