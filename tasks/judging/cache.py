@@ -7,6 +7,7 @@
 import hashlib
 import json
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -111,7 +112,7 @@ class ReplyCache:
     def __init__(self, redis: Redis, ttl_s: float) -> None:
         self._redis = redis
         self._ttl_ms = int(ttl_s * 1000)
-        self._unsent: dict[str, bytes] = {}
+        self._unsent: deque[tuple[str, bytes]] = deque()
         self._sending = threading.Lock()
         self._outage = Outage("replies are read from and kept in the SQL record only")
 
@@ -143,13 +144,13 @@ class ReplyCache:
 
         Replies that come while others are being sent share the next round trip.
         """
-        self._unsent[reply_key(key)] = pack(_REPLY.dump_json(reply))
+        self._unsent.append((reply_key(key), pack(_REPLY.dump_json(reply))))
         with self._sending:
-            unsent, self._unsent = self._unsent, {}
-            if not unsent:
+            if not self._unsent:
                 return
             pipe = self._redis.pipeline(transaction=False)
-            for name, blob in unsent.items():
+            while self._unsent:
+                name, blob = self._unsent.popleft()
                 pipe.set(name, blob, px=self._ttl_ms)
             self._send(pipe)
 
