@@ -188,27 +188,28 @@ def main() -> None:
     parser.add_argument(
         "--exit-with-parent", action="store_true", help="exit when standard input ends"
     )
-    try:
-        asyncio.run(_serve_process(parser.parse_args()))
-    except (OSError, ValueError) as error:
-        # A port in use, a file that is not there, a plan that is none.
-        parser.error(str(error))
+    asyncio.run(_serve_process(parser))
 
 
-async def _serve_process(options: argparse.Namespace) -> None:
+async def _serve_process(parser: argparse.ArgumentParser) -> None:
+    options = parser.parse_args()
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if options.exit_with_parent:
         threading.Thread(target=_await_stdin_end, args=(loop, stop), daemon=True).start()
-    log_file = options.log and options.log.open("a", encoding="utf-8", buffering=1)
-    endpoint = Endpoint(
-        json.loads(options.plan.read_text(encoding="utf-8")) if options.plan else {},
-        default=Action(latency_s=options.latency_s, text=options.text),
-        body_limit_bytes=options.body_limit_bytes,
-        log_file=log_file,
-    )
-    server = await listen(endpoint, HOST, options.port)
+    try:
+        log_file = options.log and options.log.open("a", encoding="utf-8", buffering=1)
+        endpoint = Endpoint(
+            json.loads(options.plan.read_text(encoding="utf-8")) if options.plan else {},
+            default=Action(latency_s=options.latency_s, text=options.text),
+            body_limit_bytes=options.body_limit_bytes,
+            log_file=log_file,
+        )
+        server = await listen(endpoint, HOST, options.port)
+    except (OSError, ValueError) as error:
+        # A port in use, a file that is not there, a plan that is none.
+        parser.error(str(error))
     port = server.sockets[0].getsockname()[1]
     ready = {"base_url": f"http://{HOST}:{port}/v1", "pid": os.getpid()}
     print(json.dumps(ready), flush=True)
