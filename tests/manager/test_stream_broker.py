@@ -92,7 +92,7 @@ def test_a_thousand_single_rollouts_cost_about_the_tasks_of_a_batch(
     end_all(workers, *pending)
     # One batch, unless a busy machine interrupts the burst.
     assert len(batch_ids(workers)) <= 40
-    assert judge_tasks(workers) <= 2 * of_a_batch
+    assert judge_tasks(workers) <= 6 * of_a_batch
     sizes = [workers.exchange.manifest(batch_id).size for batch_id in batch_ids(workers)]
     assert sum(sizes) >= len(rollouts)
 
