@@ -175,11 +175,20 @@ def _answer(outcome: Outcome, reading: Reading | None, judge: JudgeConfig) -> An
         text=outcome.reply.text,
         reading=reading,
         model=outcome.reply.model or judge.model,
-        error=None if reading.status is Status.SCORED else f"no score: {reading.layer}",
+        error=_why(reading),
         attempts=attempts,
         started_at=started_at,
         finished_at=now,
     )
+
+
+def _why(reading: Reading) -> str | None:
+    """Say why a reply has no score; None where it has one."""
+    if reading.status is Status.SCORED:
+        return None
+    # The endpoint's word tells a user which limit or filter ended the reply.
+    said = f" {reading.span!r}" if reading.layer in ("finish_reason", "refusal") else ""
+    return f"no score: {reading.layer}{said}"
 
 
 def _reading(reply: Reply, judge: JudgeConfig) -> Reading:

@@ -15,7 +15,7 @@ class RetryClass(StrEnum):
     NEVER = "never"
     """The same request would fail again: auth, quota, content filter, other 4xx."""
     TRANSIENT = "transient"
-    """Connection, timeout, 408, 409, 5xx, a reply that is cut or not what was asked for."""
+    """Connection, timeout, 408, 409, 5xx, a reply that broke off or is not what was asked for."""
     RATE_LIMIT = "rate_limit"
     """429: the only failure that says the endpoint is asked too much."""
 
@@ -83,7 +83,7 @@ class Failure:
     structured_refused: bool = False
     """The endpoint does not take `response_format`: ask again without it."""
     fingerprint: str | None = None
-    """Equal for two 5xx that say the same; None for other failures."""
+    """Equal for two 5xx that say the same; None for other failures, gateways' 5xx included."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     usage_reported: bool = False
