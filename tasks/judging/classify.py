@@ -18,9 +18,9 @@ from oyer.tasks.judging.error_body import (
     clean,
     decoded,
     described,
-    error_body,
     error_in,
     named_status,
+    parsed,
 )
 from oyer.tasks.judging.retry_after import retry_after_s
 from oyer.tasks.judging.usage import token_usage
@@ -138,7 +138,9 @@ def http_failure(
         error: The part of the body that reports the error, where it is known.
         usage: Token counts, where the error was billed.
     """
-    error = error or error_body(body)
+    data = parsed(body)
+    rest = {**data, "choices": None} if isinstance(data, dict) else data or decoded(body)
+    error = error or error_in(data) or (data if isinstance(data, dict) else {})
     code, message = described(error, body)
     meaning, retry = _meaning(status, code, message)
     lower = {name.lower(): value.strip() for name, value in headers.items()}
@@ -158,7 +160,7 @@ def http_failure(
             headers,
             now,
             rate_limited=retry is RetryClass.RATE_LIMIT,
-            error=error or decoded(body),
+            error=[error, rest],
         ),
         structured_refused=(
             structured

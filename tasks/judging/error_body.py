@@ -13,13 +13,12 @@ MESSAGE_CHARS = 4_000
 _LIMITED = re.compile(r"rate_?limit|too_many_requests|resource_exhausted", re.IGNORECASE)
 
 
-def error_body(body: bytes) -> dict[str, Any]:
-    """Find the object that reports the error in a body; empty where there is none."""
+def parsed(body: bytes) -> Any:
+    """Read a body as JSON; None where it is none."""
     try:
-        data = json.loads(body)
+        return json.loads(body)
     except (ValueError, RecursionError):
-        return {}
-    return error_in(data) or (data if isinstance(data, dict) else {})
+        return None
 
 
 def error_in(data: Any) -> dict[str, Any] | None:

@@ -38,10 +38,12 @@ def token_usage(data: Any) -> dict[str, Any]:
     if total is not None and prompt is None and completion is not None:
         prompt = max(0, total - completion)
     prompt = prompt or 0
+    completion = max(completion or 0, (total or 0) - prompt)
     return {
         "prompt_tokens": min(prompt, MAX_COUNT),
-        "completion_tokens": min(max(completion or 0, (total or 0) - prompt), MAX_COUNT),
-        "usage_reported": reported,
+        "completion_tokens": min(completion, MAX_COUNT),
+        # Some gateways send zeros where they know nothing; no call takes no tokens.
+        "usage_reported": reported and prompt + completion > 0,
     }
 
 

@@ -1,6 +1,5 @@
 """What a judge endpoint may do, and what becomes of it: calls, retries, limits, reuse, the record."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,66 +45,6 @@ def test_a_call_waits_as_long_as_the_endpoint_asks(
     # A date counts from the whole second, so a part of one may be gone on arrival.
     asked_s = 0.5 if form == "date" else 1.4
     assert all(row["retry_wait_s"] >= asked_s for row in rows[::2])
-
-
-SAID = "Rate limit reached for requests. Please try again in 1.5s."
-RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1.5s"}
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"error": {"message": SAID}},
-        [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "details": [RETRY_INFO]}}],
-        {"error": {"code": 429, "metadata": {"headers": {"Retry-After": "1.5"}}}},
-    ],
-    ids=["in words", "RetryInfo", "quoted headers"],
-)
-@pytest.mark.parametrize("status", [429, 200])
-def test_a_call_waits_as_long_as_the_body_asks(
-    court: RewardManager, judge: JudgeServer, body: Any, status: int
-) -> None:
-    if status == 200 and isinstance(body, dict):
-        body["error"]["code"] = 429
-    refusal = {"status": status, "body": json.dumps(body)}
-    judge.set_plan({"rules": [{"when": {"first_of_body": 1}, "then": refusal}], "default": SIX})
-    batch = scored(court, f"wait-{status}-{body}", 2)
-    assert batch.judge_scores.tolist() == [6.0, 6.0]
-    rows = attempts_of(court, batch)
-    assert [row["http_status"] for row in rows] == [status, 200] * 2
-    assert all(row["retry_wait_s"] >= 1.5 for row in rows[::2])
-
-
-@pytest.mark.parametrize("status", [498, 520, 529])
-def test_equal_outages_of_a_gateway_are_waited_out(
-    court: RewardManager, judge: JudgeServer, status: int
-) -> None:
-    outage = {"when": {"first_of_body": 3}, "then": {"status": status, "body": "error code"}}
-    judge.set_plan({"rules": [outage], "default": SIX})
-    batch = scored(court, f"outage-{status}", 1)
-    assert batch.statuses == ["scored"]
-    assert batch.usage.calls == 4
-
-
-@pytest.mark.parametrize(
-    ("choice", "status", "calls"),
-    [
-        ({"finish_reason": "insufficient_system_resource"}, "unavailable", 4),
-        ({"finish_reason": "error", "error": {"code": 502, "message": "died"}}, "unavailable", 4),
-        ({"finish_reason": "content_filter: RECITATION"}, "refused", 1),
-        ({"finish_reason": "content_filter", "message": None}, "refused", 1),
-        ({"finish_reason": "MAX_TOKENS"}, "truncated", 1),
-        ({"finish_reason": "odd"}, "truncated", 1),
-    ],
-)
-def test_a_reply_that_did_not_end_by_itself_has_no_score(
-    court: RewardManager, judge: JudgeServer, choice: dict[str, Any], status: str, calls: int
-) -> None:
-    text = "The arguments look fine so far. Score: 8\nStill open: the second call, which"
-    judge.set_plan(Action(text=text, choice=choice))
-    batch = scored(court, f"broken off {choice}", 1)
-    assert batch.statuses == [status]
-    assert len(judge.requests) == calls
 
 
 def test_a_burst_of_500s_costs_retries_and_no_scores(
@@ -227,19 +166,6 @@ def test_an_unparseable_reply_is_asked_for_its_score_once(
     batch = scored(before(reasks=1), "reask in vain", 2)
     assert batch.statuses == ["unparseable"] * 2
     assert batch.usage.calls == 4
-
-
-@pytest.mark.parametrize("message", [{"content": ""}, {"content": " \n"}, {"content": None}])
-def test_after_an_empty_reply_the_same_request_is_made_again(
-    before: Before, judge: JudgeServer, message: dict[str, Any]
-) -> None:
-    thought = {**message, "reasoning_content": "Is it 3 or 4? Score: 3"}
-    empty = Action(message=thought)
-    judge.set_plan(lambda arrival: empty if arrival.sequence == 0 else Action(text=SIX["text"]))
-    batch = scored(before(reasks=1), f"empty {message}", 1)
-    assert batch.judge_scores.tolist() == [6.0]
-    first, second = judge.requests
-    assert first.body == second.body
 
 
 def test_an_expected_score_outlives_the_reply_it_was_made_of(

@@ -133,8 +133,12 @@ def test_the_longer_of_header_and_error_counts_and_both_outrank_a_reset() -> Non
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
-    lambda inner: st.lists(inner)
-    | st.dictionaries(st.sampled_from(["retryDelay", "seconds", "headers", "retry_after"]), inner),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(
+            st.sampled_from(["retryDelay", "seconds", "headers", "retry_after"]), inner
+        )
+    ),
 )
 
 

@@ -100,6 +100,7 @@ def test_the_counts_are_found_where_providers_put_them(data: Any, completion: in
         {"usage": {}},
         {"usage": {"prompt_tokens": 12}},
         {"usage": {"completion_tokens": 12}},
+        {"usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}},
         {"usage": {"prompt_tokens": "x", "completion_tokens": -1, "total_tokens": "nan"}},
         {"usage": {"total_tokens": 10 * MAX_COUNT}},
     ],
