@@ -22,6 +22,10 @@ _SAID = re.compile(
     rf"|\bwait\s(?:for\s)?(?:about\s|approximately\s|at\sleast\s|~)?({_SPOKEN})",
     re.IGNORECASE,
 )
+_SAID_TIME = re.compile(
+    r"(?:\b(?:try|available)\sagain|\bretry|\bresets?)\s(?:at|after):?\s(\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)?)",
+    re.IGNORECASE,
+)
 _SAID_ZH = re.compile(
     rf"({_AMOUNT})\s?(毫秒|秒|分|小时)钟?(?:之|以)?后[^。\n]{{0,6}}(?:试|请求|调用)"
     rf"|请\s?等待\s?({_AMOUNT})\s?(毫秒|秒|分|小时)"
@@ -114,7 +118,7 @@ def _stated_s(parts: list[Mapping[str, Any] | str], now: datetime) -> Iterator[f
     """The waits in an error, in seconds: fields that hold one, and sentences that ask for one."""
     for part in parts:
         if isinstance(part, str):
-            yield from _said_s(part)
+            yield from _said_s(part, now)
             continue
         for name, value in part.items():
             plain = re.sub(r"[^a-z]", "", name.lower())
@@ -132,10 +136,12 @@ def _field_s(value: Any, now: datetime) -> float | None:
     return None if isinstance(value, bool) else _wait_s(str(value).strip(), now)
 
 
-def _said_s(text: str) -> Iterator[float]:
+def _said_s(text: str, now: datetime) -> Iterator[float | None]:
     for said in _SAID.finditer(text, 0, MAX_TEXT_CHARS):
         parts = _SPOKEN_PART.findall((said[1] or said[2]).lower())
         yield sum(float(amount) * _UNIT_S[_short_unit(unit)] for amount, unit in parts)
+    for said in _SAID_TIME.finditer(text, 0, MAX_TEXT_CHARS):
+        yield _wait_s(said[1].rstrip("."), now)
     for said in _SAID_ZH.finditer(text, 0, MAX_TEXT_CHARS):
         yield float(said[1] or said[3]) * _UNIT_ZH_S[said[2] or said[4]]
 

@@ -84,6 +84,8 @@ def test_only_the_spent_allowance_is_waited_for() -> None:
         ("No deployments available, Try again in 60 seconds. Passed model=m", 60.0),
         ("Too many requests, please wait 2 mins before trying again", 120.0),
         ("Rate limit resets in 250 milliseconds", 0.25),
+        ("The limit resets at 2026-03-01T12:00:45Z. Upgrade", 45.0),
+        ("Try again at 2026-03-01T12:00:45.", 45.0),
         ("请求过于频繁，请在 6 秒后重试", 6.0),
         ("请2分钟后再试", 120.0),
         ("请等待5秒", 5.0),
