@@ -78,13 +78,34 @@ class JudgementRow(TypedDict):
     error: NotRequired[str | None]
     started_at: NotRequired[datetime | None]
     finished_at: NotRequired[datetime | None]
+    reasoning: NotRequired[str | None]
+    parameters: NotRequired[str | None]
+    """The text that `parameters_hash` is to name."""
+    messages: NotRequired[str | None]
+    """The text that `messages_hash` is to name."""
 
 
 class StoredJudgement(JudgementRow):
-    """A judgement as it is on record; every key is there."""
+    """A judgement as it is on record; every key is there, and texts of its request by hash."""
 
     submitted_at: datetime
     batch_id: str
+    parameters_hash: NotRequired[str | None]
+    messages_hash: NotRequired[str | None]
+
+
+class Turn(TypedDict):
+    """A message that a re-ask adds to the first request's."""
+
+    role: str
+    content: str
+
+
+class Turns(TypedDict):
+    """The messages of a re-ask: the first `kept` of the first request's, then `added`."""
+
+    kept: int
+    added: list[Turn]
 
 
 class AttemptRow(TypedDict):
@@ -104,6 +125,13 @@ class AttemptRow(TypedDict):
     completion_tokens: NotRequired[int | None]
     cost_usd: NotRequired[float | None]
     retry_wait_s: NotRequired[float | None]
+    seed: NotRequired[int | None]
+    error: NotRequired[str | None]
+    turns: NotRequired[Turns | None]
+    parameters: NotRequired[str | None]
+    """The text that `parameters_hash` is to name; so for `reply` and `reasoning`."""
+    reply: NotRequired[str | None]
+    reasoning: NotRequired[str | None]
 
 
 class RewardRow(TypedDict):

@@ -7,7 +7,7 @@ from oyer.models.base import Base
 
 
 class Text(Base):
-    """A prompt, response or reference, stored once however many rollouts hold it."""
+    """A text of a rollout, a request or a reply, stored once however many rows name it."""
 
     __tablename__ = "texts"
 
