@@ -134,6 +134,33 @@ class AttemptRow(TypedDict):
     reasoning: NotRequired[str | None]
 
 
+class StoredAttempt(TypedDict):
+    """An attempt as it is on record; columns as in `models/attempt.py`."""
+
+    submitted_at: datetime
+    batch_id: str
+    rollout_index: int
+    judge: str
+    sample: int
+    id: str
+    number: int
+    started_at: datetime
+    url_index: int | None
+    http_status: int | None
+    error_class: str | None
+    latency_ms: float | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cost_usd: float | None
+    retry_wait_s: float | None
+    parameters_hash: str | None
+    seed: int | None
+    turns: dict[str, Any] | None
+    reply_hash: str | None
+    reasoning_hash: str | None
+    error: str | None
+
+
 class RewardRow(TypedDict):
     """What the trainer is given for one rollout; NaN becomes NULL."""
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from oyer.tasks.judging.calls import Failure, Reply, RetryClass, TokenLogprob
+from oyer.tasks.judging.reasoning import is_reasoning, reasoning_of
 from oyer.tasks.judging.retry_after import retry_after_s
 from oyer.tasks.statuses import Status
 
@@ -88,6 +89,7 @@ def read_response(
         choice = data["choices"][0]
         return Reply(
             text=_content(choice["message"].get("content")),
+            reasoning=_clean(reasoning_of(choice["message"])) or None,
             finish_reason=_text(choice.get("finish_reason")) or None,
             refusal=_text(choice["message"].get("refusal")) or None,
             model=_text(data.get("model")),
@@ -231,7 +233,8 @@ def _count(value: Any) -> int | None:
 def _content(content: Any) -> str:
     """A message's text: a string, or a list of parts of which the text parts count."""
     if isinstance(content, list):
-        return "".join(_text(part.get("text")) for part in content if isinstance(part, dict))
+        parts = [part for part in content if isinstance(part, dict) and not is_reasoning(part)]
+        return "".join(_text(part.get("text")) for part in parts)
     return _text(content)
 
 
