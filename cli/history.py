@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from oyer.models.rows import StoredJudgement
 
 app = typer.Typer(
-    no_args_is_help=True, help="What the judges were asked, and what they answered, from the record."
+    no_args_is_help=True,
+    help="What the judges were asked, and what they answered, from the record.",
 )
 
 _MOST = 1000

@@ -14,10 +14,14 @@ __all__ = ["plain", "show"]
 
 def show(row: Mapping[str, Any]) -> None:
     """Print a judgement, its request and every attempt."""
-    place = f"{row['batch_id']}/{row['rollout_index']}, judge {row['judge']}, sample {row['sample']}"
+    place = (
+        f"{row['batch_id']}/{row['rollout_index']}, judge {row['judge']}, sample {row['sample']}"
+    )
     score = "" if row["score"] is None else f" {row['score']:g}"
     _line("judgement", place)
-    _line("status", f"{row['status']}{score} ({row['source']}; {row['model']} at {row['endpoint']})")
+    _line(
+        "status", f"{row['status']}{score} ({row['source']}; {row['model']} at {row['endpoint']})"
+    )
     _line("request", str(row["request_hash"] or "none"))
     if row["messages"] is not None:
         _line("", "made again from the record; its hash is the same")

@@ -137,9 +137,7 @@ def _turns(attempt: "StoredAttempt", texts: "Mapping[str | None, str]") -> Any:
     return {"kept": turns["kept"], "added": added}
 
 
-def _hashes(
-    judgement: "StoredJudgement", attempts: "list[StoredAttempt]"
-) -> "list[str | None]":
+def _hashes(judgement: "StoredJudgement", attempts: "list[StoredAttempt]") -> "list[str | None]":
     hashes = [judgement.get("parameters_hash"), judgement.get("messages_hash")]
     for attempt in attempts:
         hashes += [attempt["parameters_hash"], attempt["reply_hash"], attempt["reasoning_hash"]]

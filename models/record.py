@@ -166,9 +166,7 @@ def reopen_batch(conn: Connection, batch_id: str) -> None:
     conn.execute(given_up.values({"status": SUBMITTED, **nothing}))
 
 
-def _by_hash(
-    row: Mapping[str, Any], names: Iterable[str], texts: dict[str, str]
-) -> dict[str, Any]:
+def _by_hash(row: Mapping[str, Any], names: Iterable[str], texts: dict[str, str]) -> dict[str, Any]:
     """Put these texts of a row into `texts` by hash, and the hashes in their place."""
     columns: dict[str, Any] = dict(row)
     for name in names:
@@ -182,7 +180,8 @@ def _by_hash(
 
 def _kept(body: Any, texts: dict[str, str]) -> str:
     """Put a text into `texts`; returns its hash."""
-    body = clean_text(body) if isinstance(body, str) else dump_json(body)
+    # A judge is shown chat messages with their keys in the trainer's order.
+    body = clean_text(body) if isinstance(body, str) else dump_json(body, sort_keys=False)
     digest = sha256(body.encode()).hexdigest()
     texts[digest] = body
     return digest

@@ -65,7 +65,7 @@ def texts_of(conn: Connection, hashes: Iterable[str | None]) -> dict[str | None,
     found: dict[str | None, str] = {}
     for start in range(0, len(wanted), IN_LIST):
         query = select(Text.hash, Text.body).where(Text.hash.in_(wanted[start : start + IN_LIST]))
-        found |= {digest: body for digest, body in conn.execute(query)}
+        found |= {row.hash: row.body for row in conn.execute(query)}
     return found
 
 

@@ -14,4 +14,4 @@ class Text(Base):
     hash: Mapped[str] = mapped_column(String(64), primary_key=True)
     """SHA-256 of the body's UTF-8, in hex."""
     body: Mapped[str]
-    """The text; chat messages as canonical JSON."""
+    """The text; chat messages as JSON, their keys in the order given."""

@@ -65,8 +65,6 @@ class Reply:
     http_status: int = 200
     latency_ms: float = 0.0
     url_index: int = 0
-    sent: Mapping[str, Any] = field(default_factory=dict)
-    """As of `Reply`."""
     """Which of the endpoint's base URLs was called."""
     sent: Mapping[str, Any] = field(default_factory=dict)
     """The body that was sent, without its messages."""

@@ -65,7 +65,7 @@ def jobs_of(
                     yield Job(index, judge, sample, hashes[judge.name], decided)
                     continue
                 request = _request(rollout, judge, parsed[judge.name])
-                keyed = {
+                keyed: dict[str, Any] = {
                     "endpoint": judge.endpoint,
                     "model": judge.model,
                     "sampling": _sampling(request, bodies.get(judge.endpoint, {})),

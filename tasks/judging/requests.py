@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oyer.models.base import clean_text, dump_json
-from oyer.models.rows import Turns
+from oyer.models.rows import Turn, Turns
 from oyer.tasks.judging import rubrics
 from oyer.tasks.judging.cache import request_key
 from oyer.tasks.judging.jobs import Job
@@ -52,8 +52,11 @@ def turns_of(first: Sequence[Message], messages: Sequence[Message]) -> Turns | N
         kept += 1
     if kept == len(first) == len(messages):
         return None
-    added = [{"role": str(m["role"]), "content": str(m["content"])} for m in messages[kept:]]
-    return {"kept": kept, "added": added}  # type: ignore[typeddict-item]
+    added: list[Turn] = [
+        {"role": str(message["role"]), "content": str(message["content"])}
+        for message in messages[kept:]
+    ]
+    return {"kept": kept, "added": added}
 
 
 def messages_text(messages: Sequence[Message]) -> str:
@@ -64,12 +67,12 @@ def messages_text(messages: Sequence[Message]) -> str:
 def changed_on_record(rollout: Rollout) -> bool:
     """Whether the rollout's texts on record make other messages than the rollout itself.
 
-    The record replaces characters that no database stores, and sorts the keys of chat messages.
+    The record replaces characters that no database stores.
     """
     texts = [rollout.response, rollout.reference or ""]
     if isinstance(rollout.prompt, str):
         texts.append(rollout.prompt)
-    elif flatten(json.loads(dump_json(rollout.prompt))) != flatten(rollout.prompt):
+    elif flatten(json.loads(dump_json(rollout.prompt, sort_keys=False))) != flatten(rollout.prompt):
         return True
     return any(clean_text(text) != text for text in texts)
 

@@ -35,12 +35,12 @@ def _sent(backend: Backend, words: str) -> dict[str, Any]:
 
 def test_a_request_is_found_by_its_place_and_by_its_hash(backend: Backend) -> None:
     batch_id = _scored(backend, "asked")
-    for place in (f"{batch_id}/2", f"{batch_id[:8]}/2"):
+    for place in (f"{batch_id}/3", f"{batch_id[:8]}/3"):
         done = _request(backend, place, "--judge", "quality", "--sample", "0", "--json")
         assert (done.returncode, done.stderr) == (0, "")
         shown = json.loads(done.stdout)
         (attempt,) = shown["attempts"]
-        assert attempt["request"] == _sent(backend, "asked answer 2")
+        assert attempt["request"] == _sent(backend, "asked answer 3")
         assert (attempt["reply"], attempt["http_status"]) == ("Final score: 8", 200)
     by_hash = _request(backend, shown["request_hash"][:16], "--json")
     assert json.loads(by_hash.stdout) == shown
@@ -48,9 +48,9 @@ def test_a_request_is_found_by_its_place_and_by_its_hash(backend: Backend) -> No
 
 def test_a_request_is_printed_with_its_messages_and_reply(backend: Backend) -> None:
     batch_id = _scored(backend, "printed")
-    done = _request(backend, f"{batch_id}/1")
+    done = _request(backend, f"{batch_id}/3")
     assert (done.returncode, done.stderr) == (0, "")
-    for message in _sent(backend, "printed answer 1")["messages"]:
+    for message in _sent(backend, "printed answer 3")["messages"]:
         assert message["content"] in done.stdout
     assert "its hash is the same" in done.stdout
     assert done.stdout.endswith("--- reply\nFinal score: 8\n")

@@ -137,7 +137,10 @@ def test_a_reply_that_was_not_called_for_says_who_called(
         {"reasoning_details": [{"type": "reasoning.text", "text": "Maybe. Final score: 2"}]},
         {
             "content": [
-                {"type": "thinking", "thinking": [{"type": "text", "text": "Maybe. Final score: 2"}]},
+                {
+                    "type": "thinking",
+                    "thinking": [{"type": "text", "text": "Maybe. Final score: 2"}],
+                },
                 {"type": "text", "text": "Final score: 6"},
             ]
         },
@@ -149,7 +152,9 @@ def test_reasoning_is_on_record_and_never_the_verdict(
     backend: RewardManager, judge: JudgeServer, message: dict[str, Any]
 ) -> None:
     judge.set_plan({"default": {**SIX, "message": message}})
-    batch = backend.submit(rollouts_of(f"thinks-{sorted(message)}{message}", 1)).result(timeout_s=90)
+    batch = backend.submit(rollouts_of(f"thinks-{sorted(message)}{message}", 1)).result(
+        timeout_s=90
+    )
     assert batch.judge_scores.tolist() == [6.0]
     (row,) = requests_of(backend, batch)
     assert row["reasoning"] == row["attempts"][0]["reasoning"] == "Maybe. Final score: 2"
