@@ -9,12 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from oyer.models.base import clean_text, dump_json
+from oyer.models.base import clean_text
 from oyer.models.rows import Turn, Turns
 from oyer.tasks.judging import rubrics
 from oyer.tasks.judging.cache import request_key
 from oyer.tasks.judging.jobs import Job
-from oyer.tasks.judging.rendering import flatten
 from oyer.tasks.payloads import Message, Rollout
 
 _SEEDS = range(-(2**63), 2**63)
@@ -72,8 +71,12 @@ def changed_on_record(rollout: Rollout) -> bool:
     texts = [rollout.response, rollout.reference or ""]
     if isinstance(rollout.prompt, str):
         texts.append(rollout.prompt)
-    elif flatten(json.loads(dump_json(rollout.prompt, sort_keys=False))) != flatten(rollout.prompt):
-        return True
+    else:
+        try:
+            prompt = json.dumps(rollout.prompt, ensure_ascii=False, allow_nan=False)
+        except ValueError:
+            return True  # a number that is not finite is null on record
+        texts.append(prompt.replace("\\u0000", "\0"))
     return any(clean_text(text) != text for text in texts)
 
 

@@ -1,6 +1,7 @@
 """A request is made again of what the record keeps of it, and nothing else passes for it."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,7 +62,9 @@ ROLLOUTS = {
     "looks like messages": Rollout(prompt='[{"content":"p","role":"user"}]', response="r"),
     "a list that is no messages": Rollout(prompt="[1, 2]", response="r"),
     "NUL": Rollout(prompt="p\0", response="\0 r"),
+    "emoji": Rollout(prompt=[{"role": "user", "content": "\U0001f600"}], response="\U0001f600"),
     "NUL in messages": Rollout(prompt=[{"role": "user", "content": "p\0"}], response="r"),
+    "no number": Rollout(prompt=[{"role": "user", "content": "p", "x": math.nan}], response="r"),
 }
 
 
@@ -74,7 +77,7 @@ def test_messages_on_record_are_those_of_the_request(rollout: Rollout) -> None:
 
 def test_the_messages_are_stored_only_where_the_texts_do_not_make_them() -> None:
     stored = [name for name, rollout in ROLLOUTS.items() if changed_on_record(rollout)]
-    assert stored == ["NUL", "NUL in messages"]
+    assert stored == ["NUL", "NUL in messages", "no number"]
 
 
 @pytest.mark.parametrize(
