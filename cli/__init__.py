@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from oyer.cli import batches, check, config, db, demo, length, score, serve, up, worker
+from oyer.cli import batches, check, config, db, demo, history, length, score, serve, up, worker
 from oyer.cli.output import fail, print_version
 from oyer.tasks.errors import OyerError
 
@@ -31,6 +31,7 @@ app.command("config")(config.config)
 app.add_typer(worker.app, name="worker")
 app.add_typer(db.app, name="db")
 app.add_typer(batches.app, name="batches")
+app.add_typer(history.app, name="history")
 app.add_typer(length.app, name="length")
 
 

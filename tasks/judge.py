@@ -27,6 +27,7 @@ from oyer.tasks.judging.asking import Asker
 from oyer.tasks.judging.jobs import Job, Place, decided_score, jobs_of
 from oyer.tasks.judging.judged import Answer, attempt_rows, judgement_row
 from oyer.tasks.judging.recording import note_submission, record_chunk
+from oyer.tasks.judging.requests import changed_on_record, messages_text
 from oyer.tasks.judging.resolve import Resolver
 from oyer.tasks.judging.verdicts import FINE, fine_rows, part_of, place_of, verdicts_on
 from oyer.tasks.parts import JudgePart
@@ -153,11 +154,18 @@ class _Chunk:
         self, judges: Sequence[JudgeConfig], answered: Sequence[tuple[Job, Answer]]
     ) -> None:
         judgements, attempts = [], []
+        changed = {
+            place
+            for place, rollout in zip(self.indices, self.rollouts, strict=True)
+            if changed_on_record(rollout)
+        }
         for job, answer in answered:
             price = judge_services.price(job.judge)
             row = judgement_row(job, answer, worker=process.worker_name(), price=price)
             if job.decided is not None:
                 row["score"] = decided_score(job)
+            elif job.request is not None and job.index in changed:
+                row["messages"] = messages_text(job.request.messages)
             if job.judge.fallback and row["status"] not in FINE and job.index in self.groups.split:
                 row["error"] = (row.get("error") or "") + fallback.NOT_APPLIED
             judgements.append(row)

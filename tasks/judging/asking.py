@@ -173,6 +173,7 @@ def _answer(outcome: Outcome, reading: Reading | None, judge: JudgeConfig) -> An
         source="called",
         status=reading.status,
         text=outcome.reply.text,
+        reasoning=outcome.reply.reasoning,
         reading=reading,
         model=outcome.reply.model or judge.model,
         error=_why(reading),

@@ -101,6 +101,8 @@ class CachedReply:
     """When it came, epoch seconds."""
     expected_score: float | None = None
     """From the reply's log-probabilities, which are not kept."""
+    reasoning: str | None = None
+    """What the judge's model thought before the reply."""
 
 
 _REPLY = TypeAdapter(CachedReply)

@@ -1,6 +1,6 @@
 """What one call to a judge is: the request, the reply, and the failure that replaces it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -51,6 +51,8 @@ class Reply:
 
     text: str
     """Empty where the endpoint sent null."""
+    reasoning: str | None = None
+    """What the model thought before it, where the endpoint shows it; no score is read from it."""
     finish_reason: str | None
     refusal: str | None
     prompt_tokens: int
@@ -64,6 +66,8 @@ class Reply:
     latency_ms: float = 0.0
     url_index: int = 0
     """Which of the endpoint's base URLs was called."""
+    sent: Mapping[str, Any] = field(default_factory=dict)
+    """The body that was sent, without its messages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,3 +94,5 @@ class Failure:
     """True where the failed call was billed and the endpoint said for how much."""
     latency_ms: float = 0.0
     url_index: int = 0
+    sent: Mapping[str, Any] = field(default_factory=dict)
+    """As of `Reply`."""

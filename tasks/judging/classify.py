@@ -22,6 +22,7 @@ from oyer.tasks.judging.error_body import (
     named_status,
     parsed,
 )
+from oyer.tasks.judging.reasoning import is_reasoning, reasoning_of
 from oyer.tasks.judging.retry_after import retry_after_s
 from oyer.tasks.judging.usage import token_usage
 from oyer.tasks.statuses import Status
@@ -199,9 +200,11 @@ def _reply(
     reason: str | None,
     usage: Mapping[str, Any],
 ) -> Reply:
-    message = choice.get("message") or {}
+    message = choice.get("message")
+    message = message if isinstance(message, dict) else {}
     return Reply(
         text=_content(message.get("content")),
+        reasoning=clean(reasoning_of(message)) or None,
         finish_reason=reason and clean(reason),
         refusal=_text(message.get("refusal")) or None,
         model=_text(data.get("model")),
@@ -259,7 +262,8 @@ def _fingerprint(status: int, code: str, message: str) -> str:
 def _content(content: Any) -> str:
     """A message's text: a string, or a list of parts of which the text parts count."""
     if isinstance(content, list):
-        return "".join(_text(part.get("text")) for part in content if isinstance(part, dict))
+        parts = [part for part in content if isinstance(part, dict) and not is_reasoning(part)]
+        return "".join(_text(part.get("text")) for part in parts)
     return _text(content)
 
 

@@ -104,11 +104,17 @@ class EndpointClient:
         Args:
             timeout_s: Limit of the whole exchange, in seconds.
         """
+        body = self._body(request)
         url_index = self._choice.pick()
         started_s = time.perf_counter()
         answered = False
         try:
-            outcome = self._post(self._options[url_index], request, timeout_s)
+            outcome = self._post(
+                self._options[url_index],
+                body,
+                timeout_s,
+                structured=request.response_format is not None,
+            )
             answered = isinstance(outcome, Reply) or outcome.retry is not RetryClass.TRANSIENT
         finally:
             self._choice.report(url_index, answered=answered)
@@ -120,25 +126,31 @@ class EndpointClient:
             outcome = replace(
                 outcome,
                 text=mask(outcome.text, self._secrets),
+                reasoning=outcome.reasoning and mask(outcome.reasoning, self._secrets),
                 refusal=outcome.refusal and mask(outcome.refusal, self._secrets),
                 model=mask(outcome.model, self._secrets),
             )
-        return replace(outcome, latency_ms=latency_ms, url_index=url_index)
+        sent = {name: value for name, value in body.items() if name != "messages"}
+        return replace(outcome, latency_ms=latency_ms, url_index=url_index, sent=sent)
 
     def close(self) -> None:
         """Close the kept connections."""
         self._client.close()
 
     def _post(
-        self, options: FinalRequestOptions, request: ChatRequest, timeout_s: float
+        self,
+        options: FinalRequestOptions,
+        body: Mapping[str, Any],
+        timeout_s: float,
+        *,
+        structured: bool,
     ) -> Reply | Failure:
         # Encoded here: a lone surrogate in a rollout must not fail the call.
-        body = json.dumps(self._body(request), ensure_ascii=False).encode("utf-8", "replace")
-        structured = request.response_format is not None
+        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         try:
             response = self._client.request(
-                httpx2.Response, options.model_copy(update={"content": body, "timeout": timeout})
+                httpx2.Response, options.model_copy(update={"content": content, "timeout": timeout})
             )
         except APIStatusError as error:
             return http_failure(

@@ -1,7 +1,7 @@
 """Turns the rollouts of a chunk into what there is to ask, and what needs no asking; pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from oyer.tasks.config import JudgeConfig, RewardRules
@@ -33,6 +33,8 @@ class Job:
     request: ChatRequest | None = None
     key: str | None = None
     """Equal for requests that would be answered alike."""
+    keyed: Mapping[str, Any] = field(default_factory=dict)
+    """What `request_key` made `key` of, besides the messages and the sample."""
 
     @property
     def place(self) -> Place:
@@ -63,15 +65,14 @@ def jobs_of(
                     yield Job(index, judge, sample, hashes[judge.name], decided)
                     continue
                 request = _request(rollout, judge, parsed[judge.name])
-                key = request_key(
-                    endpoint=judge.endpoint,
-                    model=judge.model,
-                    messages=request.messages,
-                    sampling=_sampling(request, bodies.get(judge.endpoint, {})),
-                    rubric_hash=hashes[judge.name],
-                    sample=sample,
-                )
-                yield Job(index, judge, sample, hashes[judge.name], None, request, key)
+                keyed: dict[str, Any] = {
+                    "endpoint": judge.endpoint,
+                    "model": judge.model,
+                    "sampling": _sampling(request, bodies.get(judge.endpoint, {})),
+                    "rubric_hash": hashes[judge.name],
+                }
+                key = request_key(**keyed, messages=request.messages, sample=sample)
+                yield Job(index, judge, sample, hashes[judge.name], None, request, key, keyed)
 
 
 def decided_without_call(rollout: Rollout, rules: RewardRules) -> Status | None:

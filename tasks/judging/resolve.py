@@ -140,7 +140,12 @@ def _kept(reply: CachedReply, judge: JudgeConfig, source: Source) -> Answer | No
     if reading is None:
         return None
     return Answer(
-        source=source, status=Status.SCORED, text=reply.text, reading=reading, model=reply.model
+        source=source,
+        status=Status.SCORED,
+        text=reply.text,
+        reasoning=reply.reasoning,
+        reading=reading,
+        model=reply.model,
     )
 
 
@@ -151,7 +156,12 @@ def _recorded(row: StoredJudgement, judge: JudgeConfig) -> Answer | None:
     if reading is None:
         return None
     return Answer(
-        source="record", status=Status.SCORED, text=text, reading=reading, model=row.get("model")
+        source="record",
+        status=Status.SCORED,
+        text=text,
+        reasoning=row.get("reasoning"),
+        reading=reading,
+        model=row.get("model"),
     )
 
 
@@ -175,4 +185,5 @@ def _to_keep(reply: Reply, reading: Reading, job: Job) -> CachedReply:
         },
         at_s=time.time(),
         expected_score=reading.score if reading.layer == LOGPROBS else None,
+        reasoning=reply.reasoning,
     )
