@@ -7,11 +7,12 @@ wrote them; the client redacts them.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
 from oyer.tasks.judging.calls import Failure, Reply, RetryClass, TokenLogprob
+from oyer.tasks.judging.parameters import refused_fields, refuses_structure
 from oyer.tasks.judging.retry_after import retry_after_s
 from oyer.tasks.statuses import Status
 
@@ -41,9 +42,8 @@ _FILTER = re.compile(
     r"|data_?inspection_?failed|inappropriate content|content exists risk",
     re.IGNORECASE,
 )
-_STRUCTURED = re.compile(
-    r"response_format|json_(schema|object)|structured[ _-]?output|guided[_ ]|grammar", re.IGNORECASE
-)
+# OpenAI's reasoning models answer so, with 400, where thinking took up all of `max_tokens`.
+_SPENT = re.compile(r"max_tokens or model output limit was reached", re.IGNORECASE)
 _VARIABLE = re.compile(r"[0-9a-f-]{8,}|\d+", re.IGNORECASE)
 """Request ids, times and counters: what differs between two errors that say the same."""
 
@@ -53,6 +53,10 @@ _BY_STATUS = {
     429: (Status.RATE_LIMITED, RetryClass.RATE_LIMIT),
 }
 
+_MAY_REFUSE = frozenset({Status.REJECTED, Status.UNAVAILABLE})
+_NO_REFUSAL = frozenset({401, 402, 502, 503, 504})
+"""Errors of the key, of money and of gateways: no field of the request has caused them."""
+
 
 def read_response(
     http_status: int,
@@ -60,7 +64,7 @@ def read_response(
     body: bytes,
     *,
     now: datetime,
-    structured: bool = False,
+    sent: Collection[str] = (),
 ) -> Reply | Failure:
     """Read a 2xx response; arguments as `http_failure`.
 
@@ -80,7 +84,7 @@ def read_response(
             body,
             error_class="ErrorBody",
             now=now,
-            structured=structured,
+            sent=sent,
             http_status=http_status,
             **usage,
         )
@@ -92,6 +96,7 @@ def read_response(
             refusal=_text(choice["message"].get("refusal")) or None,
             model=_text(data.get("model")),
             token_logprobs=_token_logprobs(choice.get("logprobs")),
+            thought=_thought(choice["message"], data.get("usage")),
             http_status=http_status,
             **usage,
         )
@@ -106,7 +111,7 @@ def http_failure(
     *,
     error_class: str,
     now: datetime,
-    structured: bool = False,
+    sent: Collection[str] = (),
     http_status: int | None = None,
     **usage: Any,
 ) -> Failure:
@@ -115,12 +120,15 @@ def http_failure(
     Args:
         status: What the error is judged by.
         error_class: Its name on record.
-        structured: Whether the request asked for a `response_format`.
+        sent: The names of the fields of the request's body.
         http_status: The status line, where it differs from `status`.
         usage: Token counts, where the error was billed.
     """
     code, message = _described(body)
     meaning, retry = _meaning(status, code, message)
+    refused = _refused(status, body, sent) if meaning in _MAY_REFUSE else {}
+    if refused:
+        meaning, retry = Status.REJECTED, RetryClass.NEVER
     lower = {name.lower(): value.strip() for name, value in headers.items()}
     if lower.get("x-should-retry") == "false":
         retry = RetryClass.NEVER
@@ -135,14 +143,21 @@ def http_failure(
         message=f"HTTP {http_status or status}: {message}",
         http_status=http_status or status,
         retry_after_s=retry_after_s(headers, now, rate_limited=retry is RetryClass.RATE_LIMIT),
-        structured_refused=(
-            structured
-            and meaning is Status.REJECTED
-            and bool(_STRUCTURED.search(f"{code} {message}"))
-        ),
+        refused=refused,
         fingerprint=_fingerprint(status, code, message) if status >= 500 else None,
         **usage,
     )
+
+
+def _refused(status: int, body: bytes, sent: Collection[str]) -> dict[str, str | None]:
+    """The fields of the request that an error refuses, with their new names."""
+    if status in _NO_REFUSAL or not sent:
+        return {}
+    code, message = _described(body)
+    found = refused_fields(_error_object(body), code, message, sent)
+    if not found and "response_format" in sent and status < 500:
+        found = {"response_format": None} if refuses_structure(code, message) else {}
+    return found
 
 
 def _meaning(status: int, code: str, message: str) -> tuple[Status, RetryClass]:
@@ -155,6 +170,8 @@ def _meaning(status: int, code: str, message: str) -> tuple[Status, RetryClass]:
         return Status.CONTEXT_OVERFLOW, RetryClass.NEVER
     if status != 401 and _FILTER.search(said):
         return Status.REFUSED, RetryClass.NEVER
+    if _SPENT.search(said):
+        return Status.TRUNCATED, RetryClass.NEVER
     if 300 <= status < 500:
         return Status.REJECTED, RetryClass.NEVER
     return Status.UNAVAILABLE, RetryClass.TRANSIENT
@@ -175,16 +192,20 @@ def _not_a_reply(
 
 def _described(body: bytes) -> tuple[str, str]:
     """The codes and the message of an error body, whatever its shape."""
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):
-        data = None
-    error = _error_in(data) or (data if isinstance(data, dict) else {})
+    error = _error_object(body)
     codes = (error.get(key) for key in ("code", "type", "param", "status", "error_code"))
     messages = (error.get(key) for key in ("message", "msg", "error_msg", "detail"))
     code = " ".join(str(found) for found in codes if found)
     message = next((str(found) for found in messages if found), _decoded(body))
     return _clean(code[:MESSAGE_CHARS]), _clean(message[:MESSAGE_CHARS])
+
+
+def _error_object(body: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return _error_in(data) or (data if isinstance(data, dict) else {})
 
 
 def _error_in(data: Any) -> dict[str, Any] | None:
@@ -233,6 +254,17 @@ def _content(content: Any) -> str:
     if isinstance(content, list):
         return "".join(_text(part.get("text")) for part in content if isinstance(part, dict))
     return _text(content)
+
+
+def _thought(message: Mapping[str, Any], usage: Any) -> bool:
+    """Whether the reply reports thinking, as text beside the content or as tokens."""
+    names = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
+    if any(message.get(name) for name in names):
+        return True
+    usage = usage if isinstance(usage, dict) else {}
+    details = usage.get("completion_tokens_details")
+    counts = [usage, details if isinstance(details, dict) else {}]
+    return any(_count(found.get("reasoning_tokens")) for found in counts)
 
 
 def _token_logprobs(logprobs: Any) -> tuple[TokenLogprob, ...] | None:

@@ -25,12 +25,16 @@ from oyer.tasks.errors import InvalidConfig
 from oyer.tasks.judging.calls import ChatRequest, Failure, Reply, RetryClass
 from oyer.tasks.judging.classify import http_failure, read_response
 from oyer.tasks.judging.endpoints import UrlChoice
+from oyer.tasks.judging.parameters import with_lessons
 from oyer.tasks.judging.redaction import mask, redact
 from oyer.tasks.judging.transport import CONNECT_TIMEOUT_S, PooledTransport
 from oyer.tasks.statuses import Status
 
 MESSAGE_CHARS = 500
 """Longest message of a failure, in characters."""
+
+_WRONG_PLACE = frozenset({404, 405})
+"""Statuses that a wrong `base_url` brings: their messages name the URL."""
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
 
@@ -133,22 +137,23 @@ class EndpointClient:
         self, options: FinalRequestOptions, request: ChatRequest, timeout_s: float
     ) -> Reply | Failure:
         # Encoded here: a lone surrogate in a rollout must not fail the call.
-        body = json.dumps(self._body(request), ensure_ascii=False).encode("utf-8", "replace")
-        structured = request.response_format is not None
+        fields = self._body(request)
+        body = json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")
         timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         try:
             response = self._client.request(
                 httpx2.Response, options.model_copy(update={"content": body, "timeout": timeout})
             )
         except APIStatusError as error:
-            return http_failure(
+            failure = http_failure(
                 error.status_code,
                 error.response.headers,
                 error.response.content,
                 error_class=type(error).__name__,
                 now=datetime.now(UTC),
-                structured=structured,
+                sent=fields,
             )
+            return _at(options.url, failure) if error.status_code in _WRONG_PLACE else failure
         except APIConnectionError as error:
             return _network_failure(error)
         return read_response(
@@ -156,7 +161,7 @@ class EndpointClient:
             response.headers,
             response.content,
             now=datetime.now(UTC),
-            structured=structured,
+            sent=fields,
         )
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
@@ -170,9 +175,22 @@ class EndpointClient:
             "seed": request.seed,
             "logprobs": None if top_logprobs is None else True,
             "top_logprobs": top_logprobs,
+            "reasoning_effort": request.reasoning_effort,
         }
         given = {name: value for name, value in fields.items() if value is not None}
-        return {**given, **self._extra_body, **request.extra_body}
+        extra = {**self._extra_body, **request.extra_body}
+        if "max_completion_tokens" in extra:
+            # Two names of one thing; endpoints refuse both together.
+            given.pop("max_tokens", None)
+        return with_lessons({**given, **extra}, request.refused)
+
+
+def _at(url: str, failure: Failure) -> Failure:
+    """Name the URL that was called, without login and query."""
+    called = httpx2.URL(url).copy_with(username=None, password=None, query=None, fragment=None)
+    said = failure.message.removeprefix(f"HTTP {failure.http_status}: ")
+    message = f"HTTP {failure.http_status} from {called}: {said}"
+    return replace(failure, message=message)
 
 
 def _network_failure(error: APIConnectionError) -> Failure:

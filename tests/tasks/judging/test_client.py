@@ -214,7 +214,7 @@ def test_a_refused_response_format_is_flagged(server: JudgeServer) -> None:
     )
     refused = complete(server, named("response_format_unsupported"), structured)
     assert isinstance(refused, Failure)
-    assert refused.structured_refused
+    assert refused.refused == {"response_format": None}
 
 
 def test_calls_move_to_the_base_url_that_answers(server: JudgeServer) -> None:

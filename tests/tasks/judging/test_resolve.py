@@ -227,10 +227,10 @@ def test_an_endpoint_that_refuses_json_is_asked_in_words_from_then_on() -> None:
     answer = bench.claimed()
     assert answer.status is Status.SCORED
     assert [attempt.number for attempt in answer.attempts] == [1, 2]
-    assert [one.response_format is None for one in bench.client.asked] == [False, True]
+    assert [dict(one.refused) for one in bench.client.asked] == [{}, {"response_format": None}]
     other = bench.jobs("43")[0]
     assert bench.resolver.answer(other, claimed=True).status is Status.SCORED
-    assert bench.client.asked[2].response_format is None
+    assert bench.client.asked[2].refused == {"response_format": None}
 
 
 def test_a_reply_without_a_verdict_is_asked_for_it_once_more() -> None:
