@@ -67,6 +67,7 @@ def _look(settings: "RewardConfig") -> Iterator[Finding]:
     from oyer.manager.local import running_broker
 
     yield _guarded("store", partial(_store, settings.store.url))
+    broker_url = None
     try:
         url = settings.broker.url or running_broker()
     except InvalidConfig as error:
@@ -75,10 +76,11 @@ def _look(settings: "RewardConfig") -> Iterator[Finding]:
         with redis.Redis.from_url(url, socket_connect_timeout=5) as client:
             broker = _guarded("broker", partial(_broker, client))
             yield broker
+            broker_url = url if broker.ok else None
             for queue in names.QUEUES if broker.ok else ():
                 yield _guarded(f"workers on {queue}", partial(_workers, client, queue))
     for judge in settings.judges:
-        yield _guarded(f"judge {judge.name}", partial(_judge, judge, settings))
+        yield _guarded(f"judge {judge.name}", partial(_judge, judge, settings, broker_url))
 
 
 def _guarded(what: str, look: Callable[[], str]) -> Finding:
@@ -124,11 +126,15 @@ def _workers(client: "Redis", queue: str) -> str:
     return f"{len(found)} ({', '.join(lines)}){where}"
 
 
-def _judge(judge: "JudgeConfig", settings: "RewardConfig") -> str:
-    from oyer.tasks.judging import rubrics
-    from oyer.tasks.judging.calls import ChatRequest, Failure
+def _judge(judge: "JudgeConfig", settings: "RewardConfig", broker_url: str | None) -> str:
+    from oyer.tasks.judging.calls import Failure
     from oyer.tasks.judging.client import EndpointClient
+    from oyer.tasks.judging.jobs import jobs_of
+    from oyer.tasks.judging.lessons import Lessons, complete
+    from oyer.tasks.judging.parameters import described
     from oyer.tasks.judging.reading import read_score
+    from oyer.tasks.judging.shared import connect
+    from oyer.tasks.payloads import Rollout
     from oyer.tasks.statuses import Status
 
     endpoint = settings.endpoints.get(judge.endpoint)
@@ -138,17 +144,16 @@ def _judge(judge: "JudgeConfig", settings: "RewardConfig") -> str:
             " the judge workers run"
         )
     client = EndpointClient(judge.endpoint, endpoint, os.environ)
-    messages = rubrics.render(rubrics.parse(judge.rubric), scale=judge.scale, **_PROBE)
-    request = ChatRequest(
-        model=judge.model,
-        messages=messages,
-        temperature=judge.temperature,
-        max_tokens=judge.max_tokens,
-        extra_body=judge.extra_body,
-    )
+    redis = connect(broker_url) if broker_url else None
+    lessons = Lessons(judge.endpoint, endpoint, redis)
+    job = next(jobs_of({0: Rollout(**_PROBE)}, [judge], settings.reward, {}))
+    assert job.request is not None
     try:
-        reply = client.complete(request, timeout_s=endpoint.timeout_s)
+        reply = complete(client, job.request, lessons, timeout_s=endpoint.timeout_s)
+        learnt = described(lessons.refused(judge.model))
     finally:
+        if redis is not None:
+            redis.close()
         client.close()
     if isinstance(reply, Failure):
         raise InvalidConfig(f"{reply.status}: {reply.message}")
@@ -160,4 +165,6 @@ def _judge(judge: "JudgeConfig", settings: "RewardConfig") -> str:
             f"answers, but its reply is {reading.status}: {reply.text[:200]!r}; look at the rubric"
             " and at max_tokens"
         )
-    return f"{judge.model} at {judge.endpoint} gives {reading.score:g} in {reply.latency_ms:.0f} ms"
+    sent = f"; the endpoint refuses some fields, so requests are sent {learnt}" if learnt else ""
+    took_ms = f"{reply.latency_ms:.0f} ms"
+    return f"{judge.model} at {judge.endpoint} gives {reading.score:g} in {took_ms}{sent}"

@@ -21,8 +21,8 @@ from oyer.tasks.judging.asking import Asker
 from oyer.tasks.judging.client import EndpointClient
 from oyer.tasks.judging.gate import Endpoint
 from oyer.tasks.judging.jobs import Job, decided_score, jobs_of
-from oyer.tasks.judging.lessons import Lessons, server_identity
 from oyer.tasks.judging.judged import Answer, judgement_row
+from oyer.tasks.judging.lessons import Lessons, server_identity
 from oyer.tasks.length_inputs import LengthInputs
 from oyer.tasks.length_terms import length_part
 from oyer.tasks.outcome import Outcome

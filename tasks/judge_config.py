@@ -177,8 +177,9 @@ class JudgeConfig(Section):
     model: str = Field(min_length=1, max_length=200)
     """The model name that the endpoint expects."""
     version: str | None = Field(default=None, max_length=200, coerce_numbers_to_str=True)
-    """Names the model's state, e.g. a checkpoint: judgements under another are not reused. Null
-    means the endpoint's base URLs and the model that it reports; `""`, neither."""
+    """Names the model's state, e.g. a checkpoint; judgements under another version are not reused.
+    Null: those of other base URLs, or of another model than the endpoint now reports in its
+    replies, are not reused. `""`: any are, also those of releases without versions."""
     rubric: str = Field(default="reasoning_en", validate_default=True)
     """A built-in rubric's name, a path from this file's folder, or the text (with `{response}`)."""
     scale: tuple[float, float] = (1.0, 10.0)

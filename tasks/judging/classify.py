@@ -14,6 +14,7 @@ from typing import Any
 from oyer.tasks.judging.calls import Failure, Reply, RetryClass, TokenLogprob
 from oyer.tasks.judging.parameters import refused_fields, refuses_structure
 from oyer.tasks.judging.retry_after import retry_after_s
+from oyer.tasks.judging.thinking import is_thinking, reports_thinking
 from oyer.tasks.statuses import Status
 
 MESSAGE_CHARS = 4_000
@@ -96,7 +97,7 @@ def read_response(
             refusal=_text(choice["message"].get("refusal")) or None,
             model=_text(data.get("model")),
             token_logprobs=_token_logprobs(choice.get("logprobs")),
-            thought=_thought(choice["message"], data.get("usage")),
+            thought=reports_thinking(choice["message"], data.get("usage")),
             http_status=http_status,
             **usage,
         )
@@ -252,19 +253,9 @@ def _count(value: Any) -> int | None:
 def _content(content: Any) -> str:
     """A message's text: a string, or a list of parts of which the text parts count."""
     if isinstance(content, list):
-        return "".join(_text(part.get("text")) for part in content if isinstance(part, dict))
+        parts = [part for part in content if isinstance(part, dict)]
+        return "".join(_text(part.get("text")) for part in parts if not is_thinking(part))
     return _text(content)
-
-
-def _thought(message: Mapping[str, Any], usage: Any) -> bool:
-    """Whether the reply reports thinking, as text beside the content or as tokens."""
-    names = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
-    if any(message.get(name) for name in names):
-        return True
-    usage = usage if isinstance(usage, dict) else {}
-    details = usage.get("completion_tokens_details")
-    counts = [usage, details if isinstance(details, dict) else {}]
-    return any(_count(found.get("reasoning_tokens")) for found in counts)
 
 
 def _token_logprobs(logprobs: Any) -> tuple[TokenLogprob, ...] | None:

@@ -8,12 +8,15 @@ import json
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import sha256
 from urllib.parse import urlsplit
 
 from redis import Redis, RedisError
 
 from oyer.tasks.judge_config import EndpointConfig
+from oyer.tasks.judging.attempts import Client
+from oyer.tasks.judging.calls import ChatRequest, Failure, Reply
 from oyer.tasks.judging.parameters import Refused, described
 from oyer.tasks.judging.shared import Outage, log
 
@@ -138,3 +141,15 @@ class Lessons:
             self._outage.begin(error)
         else:
             self._outage.end()
+
+
+def complete(
+    client: Client, request: ChatRequest, lessons: Lessons, *, timeout_s: float
+) -> Reply | Failure:
+    """Make a request, and again without the fields that the endpoint refuses."""
+    while True:
+        request = replace(request, refused=lessons.refused(request.model))
+        result = client.complete(request, timeout_s=timeout_s)
+        refused = result.refused if isinstance(result, Failure) else {}
+        if not refused or lessons.learn(request.model, refused) == request.refused:
+            return result

@@ -35,6 +35,9 @@ class Cache(Protocol):
     def keep(self, key: str, reply: CachedReply) -> None:
         """Keep a reply; it is there when this returns."""
 
+    def drop(self, keys: Sequence[str]) -> None:
+        """Delete replies."""
+
     def fade(self, keys: Sequence[str]) -> None:
         """Let replies go soon."""
 
@@ -72,11 +75,17 @@ class Resolver:
         shared = {self._shared(key): key for key in judges}
         cached = self.cache.get_many(list(shared))
         answers: dict[str, Answer] = {}
+        replaced = []
         for name, reply in cached.items():
             key = shared[name]
             answer = _kept(reply, judges[key], "cache")
-            if answer is not None and self._is_current(answer.model, judges[key]):
+            if not self._is_current(reply.model, judges[key]):
+                replaced.append(name)
+            elif answer is not None:
                 answers[key] = answer
+        if replaced:
+            # A kept reply would be taken for that of whoever pays for the request now.
+            self.cache.drop(replaced)
         rest = [key for key in judges if key not in answers]
         for key, row in self.record(rest).items() if rest else ():
             answer = _recorded(row, judges[key])

@@ -86,6 +86,10 @@ class MemoryCache:
     def keep(self, key: str, reply: CachedReply) -> None:
         self.replies[key] = reply
 
+    def drop(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            del self.replies[key]
+
 
 @dataclass
 class MemoryFlight:

@@ -191,12 +191,14 @@ LENGTH = (
             OWN,
             {"temperature": None},
         ),
-        (501, openai("Unsupported param: logprobs"), OWN[:2] + ["logprobs"], {"logprobs": None}),
+        (501, openai("Unsupported param: logprobs"), [*OWN[:2], "logprobs"], {"logprobs": None}),
         # other libraries
         (
             422,
-            "Failed to deserialize: unknown field `seed`, expected one of `model`, `max_tokens`,"
-            " `temperature`, `top_p`",
+            (
+                "Failed to deserialize: unknown field `seed`, expected one of `model`, `max_tokens`,"
+                " `temperature`, `top_p`"
+            ),
             MORE,
             {"seed": None},
         ),
