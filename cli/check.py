@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
@@ -17,9 +17,10 @@ from oyer.tasks.errors import InvalidConfig, OyerError
 if TYPE_CHECKING:
     from redis import Redis
 
-    from oyer.tasks.config import JudgeConfig, RewardConfig
+    from oyer.tasks.config import EndpointConfig, JudgeConfig, RewardConfig
+    from oyer.tasks.judging.calls import Failure, Reply
 
-_PROBE = {
+_PROBE: dict[str, Any] = {
     "prompt": "What is 2 + 3?",
     "response": "2 + 3 = 5, so the answer is 5.",
     "reference": "5",
@@ -128,13 +129,7 @@ def _workers(client: "Redis", queue: str) -> str:
 
 def _judge(judge: "JudgeConfig", settings: "RewardConfig", broker_url: str | None) -> str:
     from oyer.tasks.judging.calls import Failure
-    from oyer.tasks.judging.client import EndpointClient
-    from oyer.tasks.judging.jobs import jobs_of
-    from oyer.tasks.judging.lessons import Lessons, complete
-    from oyer.tasks.judging.parameters import described
     from oyer.tasks.judging.reading import read_score
-    from oyer.tasks.judging.shared import connect
-    from oyer.tasks.payloads import Rollout
     from oyer.tasks.statuses import Status
 
     endpoint = settings.endpoints.get(judge.endpoint)
@@ -143,18 +138,7 @@ def _judge(judge: "JudgeConfig", settings: "RewardConfig", broker_url: str | Non
             f"endpoint {judge.endpoint!r} is not in this host's configuration; run the check where"
             " the judge workers run"
         )
-    client = EndpointClient(judge.endpoint, endpoint, os.environ)
-    redis = connect(broker_url) if broker_url else None
-    lessons = Lessons(judge.endpoint, endpoint, redis)
-    job = next(jobs_of({0: Rollout(**_PROBE)}, [judge], settings.reward, {}))
-    assert job.request is not None
-    try:
-        reply = complete(client, job.request, lessons, timeout_s=endpoint.timeout_s)
-        learnt = described(lessons.refused(judge.model))
-    finally:
-        if redis is not None:
-            redis.close()
-        client.close()
+    reply, learnt = _asked(judge, endpoint, settings, broker_url)
     if isinstance(reply, Failure):
         raise InvalidConfig(f"{reply.status}: {reply.message}")
     reading = read_score(
@@ -168,3 +152,31 @@ def _judge(judge: "JudgeConfig", settings: "RewardConfig", broker_url: str | Non
     sent = f"; the endpoint refuses some fields, so requests are sent {learnt}" if learnt else ""
     took_ms = f"{reply.latency_ms:.0f} ms"
     return f"{judge.model} at {judge.endpoint} gives {reading.score:g} in {took_ms}{sent}"
+
+
+def _asked(
+    judge: "JudgeConfig",
+    endpoint: "EndpointConfig",
+    settings: "RewardConfig",
+    broker_url: str | None,
+) -> "tuple[Reply | Failure, str]":
+    """Ask a judge once as the workers do; says how requests differ from the configured ones."""
+    from oyer.tasks.judging.client import EndpointClient
+    from oyer.tasks.judging.jobs import jobs_of
+    from oyer.tasks.judging.lessons import Lessons, complete
+    from oyer.tasks.judging.parameters import described
+    from oyer.tasks.judging.shared import connect
+    from oyer.tasks.payloads import Rollout
+
+    client = EndpointClient(judge.endpoint, endpoint, os.environ)
+    redis = connect(broker_url) if broker_url else None
+    lessons = Lessons(judge.endpoint, endpoint, redis)
+    job = next(jobs_of({0: Rollout(**_PROBE)}, [judge], settings.reward, {}))
+    assert job.request is not None
+    try:
+        reply = complete(client, job.request, lessons, timeout_s=endpoint.timeout_s)
+        return reply, described(lessons.refused(judge.model))
+    finally:
+        if redis is not None:
+            redis.close()
+        client.close()

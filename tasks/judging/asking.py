@@ -95,7 +95,8 @@ class _Calls:
 
     def make(self, request: ChatRequest) -> Answer:
         """Call as configured, and again without the fields that the endpoint refuses."""
-        lessons, made = self.endpoint.lessons, ()
+        lessons = self.endpoint.lessons
+        made: tuple[AttemptRecord, ...] = ()
         while True:
             request = replace(request, refused=lessons.refused(request.model))
             outcome = self._call(request)

@@ -116,7 +116,7 @@ class Lessons:
             self._outage.begin(error)
             return
         self._outage.end()
-        texts = {key.decode(): value.decode() for key, value in found.items()}
+        texts = {_text(key): _text(value) for key, value in found.items()}
         if _REPORTED in texts:
             self._reported[model] = texts[_REPORTED]
         shared = {
@@ -133,7 +133,8 @@ class Lessons:
         if self._redis is None:
             return
         pipe = self._redis.pipeline(transaction=False)
-        pipe.hset(self._prefix + model, mapping=dict(fields))
+        for name, value in fields.items():
+            pipe.hset(self._prefix + model, name, value)
         pipe.expire(self._prefix + model, KEEP_S)
         try:
             pipe.execute()
@@ -141,6 +142,10 @@ class Lessons:
             self._outage.begin(error)
         else:
             self._outage.end()
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def complete(
