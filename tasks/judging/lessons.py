@@ -26,6 +26,9 @@ KEEP_S = 86_400
 LOOK_S = 1.0
 """How old the knowledge of what other workers have learnt may be, in seconds."""
 
+AWAY_S = 10.0
+"""Pause before the next look after Redis did not answer, in seconds."""
+
 _REPORTED = "reported"
 _REFUSED = "refused:"
 
@@ -54,20 +57,18 @@ class Lessons:
         self._lock = threading.Lock()
         self._refused: dict[str, Refused] = {}
         self._reported: dict[str, str] = {}
-        self._looked_at: dict[str, float] = {}
+        self._look_at_s: dict[str, float] = {}
         self._outage = Outage(f"what endpoint {endpoint!r} refuses is learnt by each process")
 
     def refused(self, model: str) -> Refused:
         """Return the fields that a model refuses, each with its new name or None."""
-        with self._lock:
-            self._look(model)
-            return self._refused.get(model, {})
+        self._look(model)
+        return self._refused.get(model, {})
 
     def reported(self, model: str) -> str | None:
         """Return what the endpoint last called a model in its replies; None if not known."""
-        with self._lock:
-            self._look(model)
-            return self._reported.get(model)
+        self._look(model)
+        return self._reported.get(model)
 
     def learn(self, model: str, refused: Refused) -> Refused:
         """Take in what a request was refused for; returns all that is known of the model.
@@ -75,53 +76,68 @@ class Lessons:
         A field that is refused under its new name too is left out from then on.
         """
         with self._lock:
-            known = dict(self._refused.get(model, {}))
+            before = self._refused.get(model, {})
+            known = dict(before)
             for name, new in refused.items():
                 first = next((old for old, now in known.items() if now == name), name)
                 if first not in known:
                     known[first] = new
                 elif known[first] == name:
                     known[first] = None
-            fresh = {name: new for name, new in known.items() if self._is_news(model, name, new)}
             self._refused[model] = known
-            if fresh:
-                log.warning(
-                    "endpoint %r refuses fields of requests to %r: they are sent %s from now on",
-                    self._endpoint,
-                    model,
-                    described(fresh),
-                )
-                self._share(model, {_REFUSED + name: new or "" for name, new in fresh.items()})
-            return known
+        fresh = {name: new for name, new in known.items() if before.get(name, name) != new}
+        if fresh:
+            log.warning(
+                "endpoint %r refuses fields of requests to %r: they are sent %s from now on",
+                self._endpoint,
+                model,
+                described(fresh),
+            )
+            self._share(model, {_REFUSED + name: new or "" for name, new in fresh.items()})
+        return known
 
     def report(self, model: str, name: str) -> None:
         """Note what the endpoint calls a model in a reply."""
-        with self._lock:
-            if name and self._reported.get(model) != name:
-                self._reported[model] = name
-                self._share(model, {_REPORTED: name})
-
-    def _is_news(self, model: str, name: str, new: str | None) -> bool:
-        known = self._refused.get(model, {})
-        return name not in known or known[name] != new
+        if name and self._reported.get(model) != name:
+            self._reported[model] = name
+            self._share(model, {_REPORTED: name})
 
     def _look(self, model: str) -> None:
-        now_s = time.monotonic()
-        if self._redis is None or now_s - self._looked_at.get(model, -LOOK_S) < LOOK_S:
+        """Take in what others have learnt, now and then; the first look is waited for by all."""
+        if self._redis is None:
             return
-        self._looked_at[model] = now_s
+        with self._lock:
+            first = model not in self._look_at_s
+            if time.monotonic() < self._look_at_s.get(model, 0.0):
+                return
+            # Nobody else looks meanwhile: calls must not queue up behind a Redis that is away.
+            self._look_at_s[model] = time.monotonic() + AWAY_S
+            if first:
+                self._take_in(model, self._read(model))
+                return
+        found = self._read(model)
+        with self._lock:
+            self._take_in(model, found)
+
+    def _read(self, model: str) -> dict[str, str] | None:
+        assert self._redis is not None
         try:
             found = self._redis.hgetall(self._prefix + model)
         except RedisError as error:
             self._outage.begin(error)
-            return
+            return None
         self._outage.end()
-        texts = {_text(key): _text(value) for key, value in found.items()}
-        if _REPORTED in texts:
-            self._reported[model] = texts[_REPORTED]
+        return {_text(key): _text(value) for key, value in found.items()}
+
+    def _take_in(self, model: str, found: Mapping[str, str] | None) -> None:
+        self._look_at_s[model] = time.monotonic() + (AWAY_S if found is None else LOOK_S)
+        if not found:
+            return
+        if _REPORTED in found:
+            self._reported[model] = found[_REPORTED]
         shared = {
             name.removeprefix(_REFUSED): new or None
-            for name, new in texts.items()
+            for name, new in found.items()
             if name.startswith(_REFUSED)
         }
         own = self._refused.get(model, {})

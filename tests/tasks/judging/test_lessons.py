@@ -1,6 +1,8 @@
 """What is learnt of an endpoint, in one process and over several."""
 
+import contextlib
 import logging
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -78,6 +80,23 @@ def test_without_redis_a_process_knows_what_it_has_learnt_itself() -> None:
             one.report("m", "m-1")
             assert one.refused("m") == RENAMED
             assert one.reported("m") == "m-1"
+
+
+def test_calls_do_not_wait_again_for_a_redis_that_does_not_answer() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        connect(f"redis://127.0.0.1:{silent.getsockname()[1]}/0") as stuck,
+    ):
+        one = Lessons("e", A, stuck)
+        assert one.refused("m") == {}
+        silent.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                silent.accept()[0].close()
+        for _ in range(100):
+            assert one.refused("m") == {}
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_the_name_that_was_reported_last_is_known_to_all(client: Redis) -> None:
