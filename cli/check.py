@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
@@ -17,9 +17,10 @@ from oyer.tasks.errors import InvalidConfig, OyerError
 if TYPE_CHECKING:
     from redis import Redis
 
-    from oyer.tasks.config import JudgeConfig, RewardConfig
+    from oyer.tasks.config import EndpointConfig, JudgeConfig, RewardConfig
+    from oyer.tasks.judging.calls import Failure, Reply
 
-_PROBE = {
+_PROBE: dict[str, Any] = {
     "prompt": "What is 2 + 3?",
     "response": "2 + 3 = 5, so the answer is 5.",
     "reference": "5",
@@ -67,6 +68,7 @@ def _look(settings: "RewardConfig") -> Iterator[Finding]:
     from oyer.manager.local import running_broker
 
     yield _guarded("store", partial(_store, settings.store.url))
+    broker_url = None
     try:
         url = settings.broker.url or running_broker()
     except InvalidConfig as error:
@@ -75,10 +77,11 @@ def _look(settings: "RewardConfig") -> Iterator[Finding]:
         with redis.Redis.from_url(url, socket_connect_timeout=5) as client:
             broker = _guarded("broker", partial(_broker, client))
             yield broker
+            broker_url = url if broker.ok else None
             for queue in names.QUEUES if broker.ok else ():
                 yield _guarded(f"workers on {queue}", partial(_workers, client, queue))
     for judge in settings.judges:
-        yield _guarded(f"judge {judge.name}", partial(_judge, judge, settings))
+        yield _guarded(f"judge {judge.name}", partial(_judge, judge, settings, broker_url))
 
 
 def _guarded(what: str, look: Callable[[], str]) -> Finding:
@@ -124,10 +127,8 @@ def _workers(client: "Redis", queue: str) -> str:
     return f"{len(found)} ({', '.join(lines)}){where}"
 
 
-def _judge(judge: "JudgeConfig", settings: "RewardConfig") -> str:
-    from oyer.tasks.judging import rubrics
-    from oyer.tasks.judging.calls import ChatRequest, Failure
-    from oyer.tasks.judging.client import EndpointClient
+def _judge(judge: "JudgeConfig", settings: "RewardConfig", broker_url: str | None) -> str:
+    from oyer.tasks.judging.calls import Failure
     from oyer.tasks.judging.reading import read_score
     from oyer.tasks.statuses import Status
 
@@ -137,19 +138,7 @@ def _judge(judge: "JudgeConfig", settings: "RewardConfig") -> str:
             f"endpoint {judge.endpoint!r} is not in this host's configuration; run the check where"
             " the judge workers run"
         )
-    client = EndpointClient(judge.endpoint, endpoint, os.environ)
-    messages = rubrics.render(rubrics.parse(judge.rubric), scale=judge.scale, **_PROBE)
-    request = ChatRequest(
-        model=judge.model,
-        messages=messages,
-        temperature=judge.temperature,
-        max_tokens=judge.max_tokens,
-        extra_body=judge.extra_body,
-    )
-    try:
-        reply = client.complete(request, timeout_s=endpoint.timeout_s)
-    finally:
-        client.close()
+    reply, learnt = _asked(judge, endpoint, settings, broker_url)
     if isinstance(reply, Failure):
         raise InvalidConfig(f"{reply.status}: {reply.message}")
     reading = read_score(
@@ -160,4 +149,34 @@ def _judge(judge: "JudgeConfig", settings: "RewardConfig") -> str:
             f"answers, but its reply is {reading.status}: {reply.text[:200]!r}; look at the rubric"
             " and at max_tokens"
         )
-    return f"{judge.model} at {judge.endpoint} gives {reading.score:g} in {reply.latency_ms:.0f} ms"
+    sent = f"; the endpoint refuses some fields, so requests are sent {learnt}" if learnt else ""
+    took_ms = f"{reply.latency_ms:.0f} ms"
+    return f"{judge.model} at {judge.endpoint} gives {reading.score:g} in {took_ms}{sent}"
+
+
+def _asked(
+    judge: "JudgeConfig",
+    endpoint: "EndpointConfig",
+    settings: "RewardConfig",
+    broker_url: str | None,
+) -> "tuple[Reply | Failure, str]":
+    """Ask a judge once as the workers do; says how requests differ from the configured ones."""
+    from oyer.tasks.judging.client import EndpointClient
+    from oyer.tasks.judging.jobs import jobs_of
+    from oyer.tasks.judging.lessons import Lessons, complete
+    from oyer.tasks.judging.parameters import described
+    from oyer.tasks.judging.shared import connect
+    from oyer.tasks.payloads import Rollout
+
+    client = EndpointClient(judge.endpoint, endpoint, os.environ)
+    redis = connect(broker_url) if broker_url else None
+    lessons = Lessons(judge.endpoint, endpoint, redis)
+    job = next(jobs_of({0: Rollout(**_PROBE)}, [judge], settings.reward, {}))
+    assert job.request is not None
+    try:
+        reply = complete(client, job.request, lessons, timeout_s=endpoint.timeout_s)
+        return reply, described(lessons.refused(judge.model))
+    finally:
+        if redis is not None:
+            redis.close()
+        client.close()

@@ -66,7 +66,7 @@ def demo(
     rows = [Rollout(**row) for row in sample_rollouts()[:rollouts]]
     started = time.monotonic()
     with _endpoint(base_url, api_key_env) as endpoint:
-        config = _config(endpoint, model or "demo-judge", store)
+        config = _config(endpoint, model, store)
         if not as_json:
             notes.print("starting Redis, the record and the workers …")
         with RewardManager.local(config) as manager:
@@ -96,8 +96,11 @@ def _endpoint(base_url: str | None, api_key_env: str | None) -> Iterator[dict[st
         yield {"base_url": url}
 
 
-def _config(endpoint: dict[str, Any], model: str, store: Path) -> dict[str, Any]:
+def _config(endpoint: dict[str, Any], model: str | None, store: Path) -> dict[str, Any]:
     judge = {"name": "quality", "endpoint": "demo", "model": model, "rubric": "reasoning_en"}
+    if model is None:
+        # The built-in judge has another port at each start; its scores can be used again.
+        judge |= {"model": "demo-judge", "version": "demo"}
     return {
         "endpoints": {"demo": {**endpoint, "max_in_flight": 64}},
         "judges": [{**judge, "weight": 0.1}],

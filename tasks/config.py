@@ -179,7 +179,9 @@ class RewardConfig(Section):
     store: StoreConfig = StoreConfig()
     """Where the record is kept."""
     reuse: Annotated[Literal["run", "store", "off"], BeforeValidator(_off)] = "store"
-    """Where a judgement already paid for is looked up: this run, the whole record, nowhere."""
+    """Where a judgement already paid for is looked up: `run` (this run), `store` (the whole record)
+    or `off`. It is used for requests with equal messages, rubric, endpoint name, model, sampling
+    settings, `extra_body` and sample, to the same state of the model (see a judge's `version`)."""
     tokenizer: str | None = None
     """Hugging Face name or folder; counts tokens where `response_tokens` is left out."""
     deadline_s: float = Field(default=3600.0, gt=0, le=MAX_TIME_S)

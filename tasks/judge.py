@@ -129,7 +129,8 @@ class _Chunk:
     ) -> None:
         """Judge what is not judged yet, and put it on record."""
         rollouts = {place: self.rollouts[place - self.start] for place in places}
-        listed = jobs_of(rollouts, judges, self.plan.reward, judge_services.bodies())
+        bodies, servers = judge_services.bodies(), judge_services.servers()
+        listed = jobs_of(rollouts, judges, self.plan.reward, bodies, servers)
         jobs = [job for job in listed if job.place not in self.rows]
         # Without judges there is still a batch and its rollouts to put on record.
         if not jobs and judges:

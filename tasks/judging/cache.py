@@ -156,6 +156,12 @@ class ReplyCache:
                 pipe.set(name, blob, px=self._ttl_ms)
             self._send(pipe)
 
+    def drop(self, keys: Sequence[str]) -> None:
+        """Delete replies, so that those who wait for one of these requests pay for it anew."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.delete(*(reply_key(key) for key in keys))
+        self._send(pipe)
+
     def fade(self, keys: Sequence[str]) -> None:
         """Let replies go soon: they are on record now, and read from there."""
         if not keys:

@@ -32,8 +32,11 @@ class ChatRequest:
     logprobs: int | None = None
     """Alternatives wanted for each token of the reply."""
     seed: int | None = None
+    reasoning_effort: str | None = None
     extra_body: dict[str, Any] = field(default_factory=dict)
     """Further fields of the body; they win over the endpoint's own."""
+    refused: Mapping[str, str | None] = field(default_factory=dict)
+    """Fields of the body that the endpoint refuses: their new names, or None to leave them out."""
 
 
 class TokenLogprob(NamedTuple):
@@ -62,6 +65,8 @@ class Reply:
     model: str
     """The model that the endpoint says has answered."""
     token_logprobs: tuple[TokenLogprob, ...] | None = None
+    thought: bool = False
+    """Whether the endpoint reports thinking, as text of its own or as tokens."""
     http_status: int = 200
     latency_ms: float = 0.0
     url_index: int = 0
@@ -84,8 +89,8 @@ class Failure:
     """None where no status line arrived."""
     retry_after_s: float | None = None
     """How long the endpoint asks to wait, in seconds."""
-    structured_refused: bool = False
-    """The endpoint does not take `response_format`: ask again without it."""
+    refused: Mapping[str, str | None] = field(default_factory=dict)
+    """Fields of the body that caused the failure, as in `ChatRequest`: ask again without them."""
     fingerprint: str | None = None
     """Equal for two 5xx that say the same; None for other failures, gateways' 5xx included."""
     prompt_tokens: int = 0

@@ -7,7 +7,7 @@ wrote them; the client redacts them.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -22,7 +22,8 @@ from oyer.tasks.judging.error_body import (
     named_status,
     parsed,
 )
-from oyer.tasks.judging.reasoning import is_reasoning, reasoning_of
+from oyer.tasks.judging.parameters import refused_fields, refuses_structure
+from oyer.tasks.judging.reasoning import is_reasoning, reasoning_of, reports_reasoning
 from oyer.tasks.judging.retry_after import retry_after_s
 from oyer.tasks.judging.usage import token_usage
 from oyer.tasks.statuses import Status
@@ -47,10 +48,9 @@ _FILTER = re.compile(
     r"|guardrail|(prompt|input|request) (was|is|has been) (blocked|flagged)|block_?reason",
     re.IGNORECASE,
 )
-_STRUCTURED = re.compile(
-    r"response_format|json_(schema|object)|structured[ _-]?output|guided[_ ]|grammar", re.IGNORECASE
-)
 _STREAM = re.compile(rb"(?:\s|:[^\n]*\n)*(?:data|event|id|retry):|.*\"chat\.completion\.chunk\"")
+# OpenAI's reasoning models answer so, with 400, where thinking took up all of `max_tokens`.
+_SPENT = re.compile(r"max_tokens or model output limit was reached", re.IGNORECASE)
 _VARIABLE = re.compile(r"[0-9a-f-]{8,}|\d+", re.IGNORECASE)
 """Request ids, times and counters: what differs between two errors that say the same."""
 
@@ -68,6 +68,10 @@ _PASSING_5XX = frozenset({502, 503, 504, *range(520, 531), 598, 599})
 """Errors of gateways (520 to 527 and 530: Cloudflare's) and of overload (529): equal bodies are
 usual there and say nothing."""
 
+_MAY_REFUSE = frozenset({Status.REJECTED, Status.UNAVAILABLE})
+_NO_REFUSAL = frozenset({401, 402}) | _PASSING_5XX
+"""Errors of the key, of money and of gateways: no field of the request has caused them."""
+
 
 def read_response(
     http_status: int,
@@ -75,7 +79,7 @@ def read_response(
     body: bytes,
     *,
     now: datetime,
-    structured: bool = False,
+    sent: Collection[str] = (),
 ) -> Reply | Failure:
     """Read a 2xx response; arguments as `http_failure`.
 
@@ -102,7 +106,7 @@ def read_response(
             body,
             error_class="ErrorBody",
             now=now,
-            structured=structured,
+            sent=sent,
             http_status=http_status,
             error=reported,
             **usage,
@@ -124,7 +128,7 @@ def http_failure(
     *,
     error_class: str,
     now: datetime,
-    structured: bool = False,
+    sent: Collection[str] = (),
     http_status: int | None = None,
     error: dict[str, Any] | None = None,
     **usage: Any,
@@ -134,7 +138,7 @@ def http_failure(
     Args:
         status: What the error is judged by.
         error_class: Its name on record.
-        structured: Whether the request asked for a `response_format`.
+        sent: The names of the fields of the request's body.
         http_status: The status line, where it differs from `status`.
         error: The part of the body that reports the error, where it is known.
         usage: Token counts, where the error was billed.
@@ -144,6 +148,9 @@ def http_failure(
     error = error or error_in(data) or (data if isinstance(data, dict) else {})
     code, message = described(error, body)
     meaning, retry = _meaning(status, code, message)
+    refused = _refused(status, error, code, message, sent) if meaning in _MAY_REFUSE else {}
+    if refused:
+        meaning, retry = Status.REJECTED, RetryClass.NEVER
     lower = {name.lower(): value.strip() for name, value in headers.items()}
     if lower.get("x-should-retry") == "false":
         retry = RetryClass.NEVER
@@ -163,14 +170,22 @@ def http_failure(
             rate_limited=retry is RetryClass.RATE_LIMIT,
             error=[error, rest],
         ),
-        structured_refused=(
-            structured
-            and meaning is Status.REJECTED
-            and bool(_STRUCTURED.search(f"{code} {message}"))
-        ),
+        refused=refused,
         fingerprint=_fingerprint(status, code, message) if _may_be_final(status) else None,
         **usage,
     )
+
+
+def _refused(
+    status: int, error: Mapping[str, Any], code: str, message: str, sent: Collection[str]
+) -> dict[str, str | None]:
+    """The fields of the request that an error refuses, with their new names."""
+    if status in _NO_REFUSAL or not sent:
+        return {}
+    found = refused_fields(error, code, message, sent)
+    if not found and "response_format" in sent and status < 500:
+        found = {"response_format": None} if refuses_structure(code, message) else {}
+    return found
 
 
 def _meaning(status: int, code: str, message: str) -> tuple[Status, RetryClass]:
@@ -183,6 +198,8 @@ def _meaning(status: int, code: str, message: str) -> tuple[Status, RetryClass]:
         return Status.CONTEXT_OVERFLOW, RetryClass.NEVER
     if status != 401 and _FILTER.search(said):
         return Status.REFUSED, RetryClass.NEVER
+    if _SPENT.search(said):
+        return Status.TRUNCATED, RetryClass.NEVER
     if 300 <= status < 500:
         return Status.REJECTED, RetryClass.NEVER
     return Status.UNAVAILABLE, RetryClass.TRANSIENT
@@ -209,6 +226,7 @@ def _reply(
         refusal=_text(message.get("refusal")) or None,
         model=_text(data.get("model")),
         token_logprobs=_token_logprobs(choice.get("logprobs")),
+        thought=reports_reasoning(message, data.get("usage")),
         http_status=http_status,
         **usage,
     )

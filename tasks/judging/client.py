@@ -25,12 +25,16 @@ from oyer.tasks.errors import InvalidConfig
 from oyer.tasks.judging.calls import ChatRequest, Failure, Reply, RetryClass
 from oyer.tasks.judging.classify import http_failure, read_response
 from oyer.tasks.judging.endpoints import UrlChoice
+from oyer.tasks.judging.parameters import with_lessons
 from oyer.tasks.judging.redaction import mask, redact
 from oyer.tasks.judging.transport import CONNECT_TIMEOUT_S, PooledTransport
 from oyer.tasks.statuses import Status
 
 MESSAGE_CHARS = 500
 """Longest message of a failure, in characters."""
+
+_WRONG_PLACE = frozenset({404, 405})
+"""Statuses that a wrong `base_url` brings: their messages name the URL."""
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
 
@@ -109,12 +113,7 @@ class EndpointClient:
         started_s = time.perf_counter()
         answered = False
         try:
-            outcome = self._post(
-                self._options[url_index],
-                body,
-                timeout_s,
-                structured=request.response_format is not None,
-            )
+            outcome = self._post(self._options[url_index], body, timeout_s)
             answered = isinstance(outcome, Reply) or outcome.retry is not RetryClass.TRANSIENT
         finally:
             self._choice.report(url_index, answered=answered)
@@ -138,12 +137,7 @@ class EndpointClient:
         self._client.close()
 
     def _post(
-        self,
-        options: FinalRequestOptions,
-        body: Mapping[str, Any],
-        timeout_s: float,
-        *,
-        structured: bool,
+        self, options: FinalRequestOptions, body: Mapping[str, Any], timeout_s: float
     ) -> Reply | Failure:
         # Encoded here: a lone surrogate in a rollout must not fail the call.
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
@@ -153,14 +147,15 @@ class EndpointClient:
                 httpx2.Response, options.model_copy(update={"content": content, "timeout": timeout})
             )
         except APIStatusError as error:
-            return http_failure(
+            failure = http_failure(
                 error.status_code,
                 error.response.headers,
                 error.response.content,
                 error_class=type(error).__name__,
                 now=datetime.now(UTC),
-                structured=structured,
+                sent=body,
             )
+            return _at(options.url, failure) if error.status_code in _WRONG_PLACE else failure
         except APIConnectionError as error:
             return _network_failure(error)
         return read_response(
@@ -168,7 +163,7 @@ class EndpointClient:
             response.headers,
             response.content,
             now=datetime.now(UTC),
-            structured=structured,
+            sent=body,
         )
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
@@ -182,9 +177,22 @@ class EndpointClient:
             "seed": request.seed,
             "logprobs": None if top_logprobs is None else True,
             "top_logprobs": top_logprobs,
+            "reasoning_effort": request.reasoning_effort,
         }
         given = {name: value for name, value in fields.items() if value is not None}
-        return {**given, **self._extra_body, **request.extra_body}
+        extra = {**self._extra_body, **request.extra_body}
+        if "max_completion_tokens" in extra:
+            # Two names of one thing; endpoints refuse both together.
+            given.pop("max_tokens", None)
+        return with_lessons({**given, **extra}, request.refused)
+
+
+def _at(url: str, failure: Failure) -> Failure:
+    """Name the URL that was called, without login and query."""
+    called = httpx2.URL(url).copy_with(username=None, password=None, query=None, fragment=None)
+    said = failure.message.removeprefix(f"HTTP {failure.http_status}: ")
+    message = f"HTTP {failure.http_status} from {called}: {said}"
+    return replace(failure, message=message)
 
 
 def _network_failure(error: APIConnectionError) -> Failure:

@@ -31,6 +31,21 @@ def reasoning_of(message: Mapping[str, Any]) -> str:
     return thinking_in(content) if isinstance(content, str) else ""
 
 
+def reports_reasoning(message: Mapping[str, Any], usage: Any) -> bool:
+    """Whether a reply reports reasoning: as a text of its own, or as tokens of its usage."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    if any(message.get(name) for name in _FIELDS) or any(map(is_reasoning, parts)):
+        return True
+    usage = usage if isinstance(usage, dict) else {}
+    details = usage.get("completion_tokens_details")
+    for counts in (usage, details if isinstance(details, dict) else {}):
+        tokens = counts.get("reasoning_tokens")
+        if isinstance(tokens, (int, float)) and tokens > 0:
+            return True
+    return False
+
+
 def is_reasoning(part: Any) -> bool:
     """Whether a part of a message's content is reasoning, and none of the reply."""
     kind = part.get("type") if isinstance(part, dict) else None

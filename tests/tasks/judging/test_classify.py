@@ -1,6 +1,7 @@
 """What each HTTP response means."""
 
 import json
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,12 +18,10 @@ NEVER, TRANSIENT, RATE_LIMIT = RetryClass.NEVER, RetryClass.TRANSIENT, RetryClas
 
 
 def failed(
-    status: int, body: Any, headers: dict[str, str] | None = None, *, structured: bool = False
+    status: int, body: Any, headers: dict[str, str] | None = None, *, sent: Collection[str] = ()
 ) -> Failure:
     encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return http_failure(
-        status, headers or {}, encoded, error_class="E", now=NOW, structured=structured
-    )
+    return http_failure(status, headers or {}, encoded, error_class="E", now=NOW, sent=sent)
 
 
 def answered(body: Any) -> Reply | Failure:
@@ -142,8 +141,9 @@ def test_an_allowance_that_is_not_spent_delays_no_retry_of_another_failure() -> 
 def test_a_refused_response_format_is_flagged(
     status: int, message: str, structured: bool, refused: bool
 ) -> None:
-    failure = failed(status, openai_error(message), structured=structured)
-    assert failure.structured_refused is refused
+    sent = ["model", "temperature", "response_format"] if structured else ["model", "temperature"]
+    failure = failed(status, openai_error(message), sent=sent)
+    assert ("response_format" in failure.refused) is refused
 
 
 def test_a_redirect_says_where_it_leads() -> None:
