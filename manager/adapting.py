@@ -8,6 +8,9 @@ from typing import Any, Self
 import numpy as np
 
 from oyer.manager import validation
+from oyer.manager.client import RewardManager
+from oyer.manager.intake import Where
+from oyer.manager.needs import compares
 from oyer.manager.score import Score
 from oyer.tasks.config import EndpointConfig, RewardConfig
 from oyer.tasks.errors import InvalidConfig, InvalidRollout, JudgeOutage
@@ -83,6 +86,17 @@ def one_by_one(
     return config if timeout_s is None else within(config, timeout_s), outages
 
 
+def filed_under(run: str | None, default: str, manager: RewardManager) -> Where:
+    """Say where a trainer's rollouts belong.
+
+    Args:
+        run: what the user named; two trainings that share groups would have to name the same.
+        default: what the record files the rollouts under without a name. It does not name one
+            training, so the manager's training keeps their groups apart.
+    """
+    return {"run": default, "training": manager.training} if run is None else {"run": run}
+
+
 def number_of(score: Any) -> Any:
     """Give a verifier's score as a number, where it is one by another type: a bool, a tensor."""
     try:
@@ -101,12 +115,6 @@ def within(config: RewardConfig, timeout_s: float) -> RewardConfig:
     last_s = max((one.timeout_s for one in config.endpoints.values()), default=default_s)
     deadline_s = min(config.deadline_s, max(timeout_s - last_s, timeout_s / 2))
     return config.model_copy(update={"deadline_s": deadline_s})
-
-
-def compares(config: RewardConfig) -> bool:
-    """Whether the rollouts of one prompt are compared: by a length method, or by `group_mean`."""
-    needed = any("group_ids" in item.needs for item in config.length)
-    return needed or config.reward.on_missing == "group_mean"
 
 
 def check_fits(

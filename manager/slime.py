@@ -18,7 +18,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from oyer.manager.adapting import Outages, Wanted, number_of, one_by_one
+from oyer.manager.adapting import Outages, Wanted, filed_under, number_of, one_by_one
 from oyer.manager.client import RewardManager
 from oyer.manager.intake import GROUP_TIMEOUT_S
 from oyer.manager.score import Score, without_reward
@@ -111,7 +111,8 @@ async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> 
     manager, outages = _manager(os.getpid(), os.environ.get(CONFIG_VARIABLE), timeout_s)
     rules = manager.config.reward
     stand_in = float(getattr(args, "oyer_missing_reward", 0.0))
-    run = str(getattr(args, "oyer_run", "slime"))
+    run = getattr(args, "oyer_run", None)
+    where = filed_under(None if run is None else str(run), "slime", manager)
     wanted = Wanted.by(manager.config)
     # slime numbers no groups in evaluation; what comes in one call belongs together.
     unnumbered = uuid.uuid4().hex
@@ -121,7 +122,9 @@ async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> 
         identity = str(samples[0].index) if len(samples) == 1 else None
         pending = manager.score_many(
             rollouts,
-            run=run,
+            **where,
+            # Two trainings that name the same run both number their groups from 0.
+            one_prompt=True,
             group_size=group_size,
             sample_id=identity,
             group_timeout_s=float(getattr(args, "oyer_group_timeout_s", GROUP_TIMEOUT_S)),

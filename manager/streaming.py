@@ -22,7 +22,7 @@ from oyer.manager.assembly import Assembly, Candidate, Found, Member
 from oyer.manager.backend import Broker, backend
 from oyer.manager.dispatch import Dispatch, Lane, Load, Submit
 from oyer.manager.intake import Where, candidates_of, members_of
-from oyer.manager.needs import needs_of
+from oyer.manager.needs import compares, needs_of
 from oyer.manager.pending import Pending, PendingScores
 from oyer.manager.score import Score
 from oyer.tasks.config import RewardConfig
@@ -58,14 +58,17 @@ class _Gathered:
 class Stream:
     """The rollouts of one manager that arrive one by one. Thread-safe; a fork begins anew."""
 
-    def __init__(self, submit: Submit, config: RewardConfig, broker: Broker) -> None:
+    def __init__(
+        self, submit: Submit, config: RewardConfig, broker: Broker, training: str
+    ) -> None:
+        self._training = training
         self._submit = submit
         self._config = config
         self._broker = broker
         self._needs = needs_of(config)
         self._plan = groups.plan_name(config)
         self._needs_groups = any("group_ids" in item.needs for item in config.length)
-        self._compares = self._needs_groups or config.reward.on_missing == "group_mean"
+        self._compares = compares(config)
         # Under `reuse: off` nothing is read from the record: judging ahead would be paid twice.
         self._judges_ahead = bool(config.judges) and config.reuse != "off"
         self.renew()
@@ -118,7 +121,7 @@ class Stream:
     def _take(self, units: Sequence[list[Member]], where: Where) -> list[Pending[Score]]:
         """Queue units that are not under way yet; a unit is never spread over two batches."""
         lane = Lane(where.get("run", "default"), where.get("step"), True)
-        make = candidates_of(where, self._config.broker.result_expires_s)
+        make = candidates_of(where, self._config.broker.result_expires_s, self._training)
         if not self._compares:
             make = None
         taken: list[Pending[Score]] = []

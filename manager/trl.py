@@ -20,9 +20,17 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from oyer.manager import validation
-from oyer.manager.adapting import Outages, Wanted, compares, number_of, one_by_one, within
+from oyer.manager.adapting import (
+    Outages,
+    Wanted,
+    filed_under,
+    number_of,
+    one_by_one,
+    within,
+)
 from oyer.manager.client import RewardManager
 from oyer.manager.future import RewardFuture
+from oyer.manager.needs import compares
 from oyer.manager.score import Score, scores_of, without_reward
 from oyer.manager.trl_data import (
     NOWHERE,
@@ -69,7 +77,7 @@ class RewardFunction:
         base_score: Callable[..., Any] | None = None,
         reference: str | None = None,
         group: str | None = None,
-        run: str = "trl",
+        run: str | None = None,
         timeout_s: float | None = None,
     ) -> None:
         """Connect to a running backend.
@@ -83,7 +91,8 @@ class RewardFunction:
             reference: the dataset column that holds the reference answer for the judge.
             group: the column whose values the rows of a group share, where their prompts differ,
                 as after several turns; the prompt when left out.
-            run: the training run that the record files batches under.
+            run: the training run that the record files batches under, `trl` when left out. Ranks
+                gather groups with those of their own launcher, or with all that name the same run.
             timeout_s: longest wait for a batch, in seconds; the deadline of the configuration
                 bounds it when left out, and with several ranks `RANKS_TIMEOUT_S`.
 
@@ -107,7 +116,7 @@ class RewardFunction:
         self._base_score = base_score
         self._reference = reference
         self._group = group
-        self._run = run
+        self._where = filed_under(run, "trl", self._manager)
         self._timeout_s = timeout_s
         self._has_read = False
 
@@ -182,7 +191,7 @@ class RewardFunction:
         self, rollouts: Sequence[Rollout], step: int | None
     ) -> tuple[RewardFuture, Sequence[int]]:
         """Submit the rows; also say which, since one that cannot be scored stays behind."""
-        submit = partial(self._manager.submit, run=self._run, step=step)
+        submit = partial(self._manager.submit, run=self._where["run"], step=step)
         try:
             return await asyncio.to_thread(submit, rollouts), range(len(rollouts))
         except InvalidRollout as error:
@@ -196,7 +205,7 @@ class RewardFunction:
         rows: Sequence[int] = range(len(rollouts))
         gather = partial(
             self._streamed.score_many,
-            run=self._run,
+            **self._where,
             step=step,
             group_size=group_size(columns, self._num_generations),
             # Two ranks' samples with one text are two.

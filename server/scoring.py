@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 from oyer.manager import InvalidRollout, OyerError, RewardManager, Rollout, openrlhf
-from oyer.manager.adapting import check_fits, one_by_one
+from oyer.manager.adapting import check_fits, filed_under, one_by_one
 from oyer.manager.score import Score, without_reward
 from oyer.server.replies import Reply
 from oyer.server.schemas import GetRewardRequest, RemoteRequest, ScoreAnswer, ScoreRequest
@@ -23,18 +23,15 @@ class Scoring:
 
     def __init__(self, manager: RewardManager, settings: ServerSettings) -> None:
         streamed, self._outages = one_by_one(manager.config)
-        self._manager = RewardManager(streamed)
+        self._manager = manager.under(streamed)
         self._settings = settings
 
     async def score(self, body: bytes, query: Mapping[str, str], copy: int) -> Reply:
         """`POST /v1/score`: a batch, in whole groups or, with `group_size`, in parts."""
         request = ScoreRequest.model_validate_json(body)
         rollouts = [item.rollout() for item in request.rollouts]
-        where = {
-            **self._where(request.group_size, copy),
-            "run": request.run or self._settings.run,
-            "step": request.step,
-        }
+        run = request.run or query.get("run")
+        where = {**self._where(request.group_size, copy, run), "step": request.step}
         return await self._reply(
             rollouts, where, lambda scores: ScoreAnswer.of(scores).model_dump(mode="json")
         )
@@ -47,7 +44,7 @@ class Scoring:
         if not rollouts:
             return Reply(content=openrlhf.answer([], config), rollouts=0)
         return await self._reply_alone(
-            rollouts, copy, lambda scores: openrlhf.answer(scores, config, stand_in)
+            rollouts, copy, query, lambda scores: openrlhf.answer(scores, config, stand_in)
         )
 
     async def remote_rm(self, body: bytes, query: Mapping[str, str], copy: int) -> Reply:
@@ -60,7 +57,7 @@ class Scoring:
             group_id=sha256(prompt.encode("utf-8", "replace")).hexdigest()[:32],
             reference=openrlhf.reference_of(request.label),
         )
-        return await self._reply_alone([rollout], copy, lambda s: self._rm(s[0], query))
+        return await self._reply_alone([rollout], copy, query, lambda s: self._rm(s[0], query))
 
     def _rm(self, score: Score, query: Mapping[str, str]) -> Any:
         reward = openrlhf.missing_reward(score, self._settings.stand_in)
@@ -74,7 +71,9 @@ class Scoring:
             query["key"]: reward,
         }
 
-    async def _reply_alone(self, rollouts: Sequence[Rollout], copy: int, worded: Worded) -> Reply:
+    async def _reply_alone(
+        self, rollouts: Sequence[Rollout], copy: int, query: Mapping[str, str], worded: Worded
+    ) -> Reply:
         """Score rollouts whose protocol says nothing but their texts.
 
         A text that cannot be scored is answered like a missing score: the clients would only ask
@@ -87,15 +86,19 @@ class Scoring:
         config = self._manager.config
         check_fits(config, who="the client", base_score=False, group_size=size, how="--group-size")
         try:
-            return await self._reply(rollouts, self._where(size, copy), worded)
+            return await self._reply(rollouts, self._where(size, copy, query.get("run")), worded)
         except InvalidRollout as error:
             scores = [without_reward(error, config.reward)] * len(rollouts)
             return Reply(content=worded(scores), complete=False, rollouts=len(rollouts))
 
-    def _where(self, group_size: int | None, copy: int) -> dict[str, Any]:
-        """Where rollouts belong that are part of a group, if they are."""
+    def _where(self, group_size: int | None, copy: int, run: str | None) -> dict[str, Any]:
+        """Where rollouts belong that are part of a group, if they are; `run` as the request says."""
         settings = self._settings
-        where: dict[str, Any] = {"run": settings.run, "group_size": group_size}
+        named = settings.run if run is None else run
+        where: dict[str, Any] = {**filed_under(named, "http", self._manager)}
+        where["group_size"] = group_size
+        # Several trainings may ask one server, and each numbers its groups from 0.
+        where["one_prompt"] = run is None
         if group_size is not None:
             # In time for an answer with the length terms of those that are there.
             limit_s = GROUP_SHARE * settings.timeout_s
