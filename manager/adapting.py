@@ -44,12 +44,12 @@ class Wanted:
 
 
 OUTAGE_WINDOW = 64
-"""The rollouts among which `max_failed_fraction` is counted where they come one by one: a batch
-may then hold a single one."""
+"""The rollouts to be judged among which `max_failed_fraction` is counted where they come one by one:
+a batch may then hold a single one."""
 
 
 class Outages:
-    """The outage breaker over the latest rollouts of a process."""
+    """The outage breaker over the latest rollouts of a process that were to be judged."""
 
     def __init__(self, max_failed_fraction: float, window: int = OUTAGE_WINDOW) -> None:
         self._limit = max_failed_fraction * window
@@ -61,14 +61,15 @@ class Outages:
         Raises:
             JudgeOutage: too many of the latest have failed.
         """
-        fine = {Status.SCORED, *NOT_CALLED}
         for score in scores:
-            self._failed.append(score.status not in fine)
+            if score.status in NOT_CALLED:
+                continue
+            self._failed.append(score.status != Status.SCORED)
             failed = sum(list(self._failed))
             if self._failed[-1] and failed > self._limit:
                 raise JudgeOutage(
-                    f"{failed} of the latest {self._failed.maxlen} rollouts have no score (the last:"
-                    f" {score.status}: {score.error}); more than reward.max_failed_fraction allows"
+                    f"{failed} of the latest {self._failed.maxlen} rollouts to be judged have no score"
+                    f" (the last: {score.status}: {score.error}); more than reward.max_failed_fraction allows"
                 )
 
 

@@ -108,7 +108,8 @@ class Found:
         if self.late:
             log.warning(
                 "groups that group_timeout_s closed before all their rollouts had come: %d; the first:"
-                " %s",
+                " %s. Processes gather groups together if they name the same `run`, or have the same"
+                " launcher",
                 len(self.late),
                 self.late[0],
             )

@@ -96,11 +96,13 @@ def failure_of(batch: RewardBatch, rules: RewardRules) -> MissingScores | None:
     failed = sum(counts.values())
     if not failed:
         return None
+    judged = sum(status not in NOT_CALLED for status in batch.statuses)
     by_status = ", ".join(f"{n} {status}" for status, n in counts.items())
     causes = "; ".join(batch.first_errors[s] for s in counts if s in batch.first_errors)
-    what = f"batch {batch.id}: {failed} of {len(batch)} rollouts have no score ({by_status})"
+    what = f"batch {batch.id}: {failed} of {judged} rollouts to be judged have no score"
+    what += f" ({by_status})"
     what += f"; first errors: {causes}" if causes else ""
-    if failed > rules.max_failed_fraction * len(batch):
+    if failed > rules.max_failed_fraction * judged:
         limit = rules.max_failed_fraction
         return JudgeOutage(
             f"{what}; more than reward.max_failed_fraction = {limit}: `oyer check` asks each judge once",

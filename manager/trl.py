@@ -50,6 +50,7 @@ from oyer.manager.trl_data import (
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidConfig, InvalidInput, InvalidRollout
 from oyer.tasks.payloads import Rollout
+from oyer.tasks.statuses import NOT_CALLED
 
 log = get_logger(__name__)
 
@@ -219,7 +220,8 @@ class RewardFunction:
         config = self._streamed.config
         found = await pending.gather(self._timeout_s or config.deadline_s, config.reward)
         # A rank's rollouts are one batch to the trainer, in however many they were judged.
-        Outages(self._manager.config.reward.max_failed_fraction, len(found)).count(found)
+        judged = sum(score.status not in NOT_CALLED for score in found)
+        Outages(self._manager.config.reward.max_failed_fraction, judged).count(found)
         return in_place(found, rows, len(rollouts))
 
     def _shared(self, prompts: Texts, columns: Mapping[str, Any]) -> Texts:
