@@ -7,18 +7,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from oyer.manager import local, validation
+from oyer.manager import local, streaming, validation
 from oyer.manager.backend import BeforeSending, Broker, backend
 from oyer.manager.future import RewardFuture
 from oyer.manager.intake import Where
 from oyer.manager.pending import Pending, PendingScores
+from oyer.manager.poller import poller
 from oyer.manager.score import Score
-from oyer.manager.streaming import Stream
 from oyer.manager.submission import prepare
 from oyer.manager.training import launched
 from oyer.manager.wording import is_text, shown
 from oyer.tasks.config import RewardConfig
-from oyer.tasks.errors import InvalidConfig, InvalidInput
+from oyer.tasks.errors import BatchCancelled, InvalidConfig, InvalidInput
 from oyer.tasks.payloads import Rollout
 from oyer.tasks.settings import load_config, validate
 
@@ -50,7 +50,7 @@ class RewardManager:
     def _use(self, training: str) -> None:
         """Gather groups with the managers of one training, in whichever process."""
         self.training = training
-        self._stream = Stream(self._send, self.config, self._broker, training)
+        self._stream = streaming.Stream(self._send, self.config, self._broker, training)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "RewardManager":
@@ -163,10 +163,21 @@ class RewardManager:
         )
 
     def close(self) -> None:
-        """Stop the embedded backend, if this manager started one."""
-        if self._embedded is not None:
-            self._embedded.close()
-            self._embedded = None
+        """Stop the embedded backend, if this manager started one.
+
+        What is under way ends with `BatchCancelled`, and on record as cancelled: calls in flight are
+        finished first, and what they cost is counted.
+        """
+        embedded, self._embedded = self._embedded, None
+        if embedded is None:
+            return
+        try:
+            if embedded.owns_broker:
+                error = BatchCancelled("the embedded backend was closed before the batch ended")
+                streaming.drop_all(self._broker, error)
+                poller(*self._broker).drop_all(error)
+        finally:
+            embedded.close()
 
     def __enter__(self) -> Self:
         return self

@@ -100,6 +100,7 @@ class RewardFuture:
             TimeoutError: not there in time; says what is missing, and the future stays usable.
             MissingScores: rollouts without a score, under `on_missing: raise`.
             JudgeOutage: more rollouts without a score than `max_failed_fraction`.
+            BatchCancelled: it was cancelled, here, by another process or by `oyer batches cancel`.
             BatchFailed: the backend gave the batch up.
         """
         try:
@@ -193,12 +194,16 @@ class RewardFuture:
             )
             return None
         try:
-            batch = RewardBatch.of(Outcome.from_wire(meta["result"]))
+            outcome = Outcome.from_wire(meta["result"])
+            batch = RewardBatch.of(outcome)
         except MessageRefused as error:
             self.fail(error)
             return None
         with contextlib.suppress(BackendUnavailable):
             backend(*self._broker).settled(self.batch_id)
+        if outcome.cancelled is not None:
+            self.fail(BatchCancelled(f"batch {self.batch_id} was cancelled: {outcome.cancelled}"))
+            return None
         failure = failure_of(batch, self._rules)
         if failure is not None:
             self.fail(failure)
