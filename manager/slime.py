@@ -22,6 +22,7 @@ from oyer.manager.adapting import Outages, Wanted, filed_under, number_of, one_b
 from oyer.manager.client import RewardManager
 from oyer.manager.intake import GROUP_TIMEOUT_S
 from oyer.manager.score import Score, without_reward
+from oyer.tasks.content import plain_messages
 from oyer.tasks.errors import InvalidRollout
 from oyer.tasks.payloads import Rollout
 from oyer.tasks.settings import CONFIG_VARIABLE, load_config
@@ -143,19 +144,34 @@ async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> 
 
 def _rollout(sample: Any, wanted: Wanted, unnumbered: str) -> Rollout:
     metadata = sample.metadata or {}
-    length = sample.response_length
     status = str(getattr(sample.status, "value", sample.status))
     return Rollout(
-        prompt=sample.prompt,
+        prompt=plain_messages(sample.prompt),
         response=sample.response,
         group_id=unnumbered if sample.group_index is None else str(sample.group_index),
         base_score=number_of(metadata.get("base_score")),
-        response_tokens=length,
-        token_ids=list(sample.tokens[len(sample.tokens) - length :]) if wanted.token_ids else None,
+        response_tokens=_own_length(sample),
+        token_ids=_own_ids(sample) if wanted.token_ids else None,
         truncated=status == "truncated",
         reference=None if sample.label is None else str(sample.label),
         metadata=wanted.metadata_of(metadata),
     )
+
+
+def _own_length(sample: Any) -> int:
+    """Count the policy's own tokens: those that `loss_mask` keeps, as slime's own metrics do."""
+    mask = getattr(sample, "loss_mask", None)
+    return int(sample.response_length if mask is None else sum(map(bool, mask)))
+
+
+def _own_ids(sample: Any) -> list[int]:
+    """Return the response's token ids, without those that `loss_mask` leaves out: a tool's."""
+    length = sample.response_length
+    ids = list(sample.tokens[len(sample.tokens) - length :])
+    mask = getattr(sample, "loss_mask", None)
+    if mask is None or len(mask) != len(ids):
+        return ids
+    return [token for token, own in zip(ids, mask, strict=True) if own]
 
 
 def _worded(args: Any, sample: Any, reward: float, score: Score) -> Any:

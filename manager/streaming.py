@@ -58,9 +58,7 @@ class _Gathered:
 class Stream:
     """The rollouts of one manager that arrive one by one. Thread-safe; a fork begins anew."""
 
-    def __init__(
-        self, submit: Submit, config: RewardConfig, broker: Broker, training: str
-    ) -> None:
+    def __init__(self, submit: Submit, config: RewardConfig, broker: Broker, training: str) -> None:
         self._training = training
         self._submit = submit
         self._config = config
@@ -174,7 +172,12 @@ class Stream:
                 lane = self._due_lane(now)
                 look_at = self._assembly.next_at()
                 looks = look_at is not None and look_at <= now
-                if dropped is None and lane is None and not looks and not self._dispatch.has_finished:
+                if (
+                    dropped is None
+                    and lane is None
+                    and not looks
+                    and not self._dispatch.has_finished
+                ):
                     if not self._wait(now, look_at):
                         self._thread, self._wakes_at = None, math.inf
                         return

@@ -40,6 +40,7 @@ from oyer.manager.trl_data import (
     group_ids,
     group_size,
     in_place,
+    own_ids,
     ranks,
     redeemed,
     shared_group_ids,
@@ -48,6 +49,7 @@ from oyer.manager.trl_data import (
     text_of,
 )
 from oyer.tasks.config import RewardConfig
+from oyer.tasks.content import plain_messages
 from oyer.tasks.errors import InvalidConfig, InvalidInput, InvalidRollout
 from oyer.tasks.payloads import Rollout
 from oyer.tasks.statuses import NOT_CALLED
@@ -260,7 +262,7 @@ class RewardFunction:
         bases: Sequence[float | None],
         columns: Mapping[str, Any],
     ) -> list[Rollout]:
-        ids = columns.get("completion_ids")
+        ids = [own_ids(columns, i) for i in range(len(prompts))]
         references = columns.get(self._reference) if self._reference else None
         shared = self._shared(prompts, columns)
         if self._spread(prompts, columns):
@@ -269,12 +271,12 @@ class RewardFunction:
             groups = group_ids(shared, group_size(columns, self._num_generations))
         return [
             Rollout(
-                prompt=prompts[i],
+                prompt=plain_messages(prompts[i]),
                 response=text_of(completions[i]),
                 group_id=groups[i],
                 base_score=number_of(bases[i]),
-                response_tokens=None if ids is None else len(ids[i]),
-                token_ids=None if ids is None else list(ids[i]),
+                response_tokens=None if (own := ids[i]) is None else len(own),
+                token_ids=ids[i],
                 reference=None if references is None else str(references[i]),
                 metadata=self._wanted.metadata_of(
                     {key: columns[key][i] for key in self._wanted.metadata if key in columns}

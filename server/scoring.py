@@ -2,15 +2,31 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from oyer.manager import InvalidRollout, OyerError, RewardManager, Rollout, openrlhf
+from oyer.manager import (
+    InvalidRollout,
+    OyerError,
+    RewardConfig,
+    RewardManager,
+    Rollout,
+    openrlhf,
+    validation,
+)
 from oyer.manager.adapting import check_fits, filed_under, one_by_one
 from oyer.manager.score import Score, without_reward
 from oyer.server.replies import Reply
-from oyer.server.schemas import GetRewardRequest, RemoteRequest, ScoreAnswer, ScoreRequest
+from oyer.server.schemas import (
+    GetRewardRequest,
+    RemoteRequest,
+    ScoreAnswer,
+    ScoreRequest,
+    read_json,
+)
 from oyer.server.settings import ServerSettings
+from oyer.tasks.content import plain_messages
 
 GROUP_SHARE = 0.6
 """Part of the time for an answer that a group may wait for its last rollout."""
@@ -28,17 +44,24 @@ class Scoring:
 
     async def score(self, body: bytes, query: Mapping[str, str], copy: int) -> Reply:
         """`POST /v1/score`: a batch, in whole groups or, with `group_size`, in parts."""
-        request = ScoreRequest.model_validate_json(body)
+        request = ScoreRequest.model_validate(read_json(body))
         rollouts = [item.rollout() for item in request.rollouts]
         run = request.run or query.get("run")
         where = {**self._where(request.group_size, copy, run), "step": request.step}
-        return await self._reply(
-            rollouts, where, lambda scores: ScoreAnswer.of(scores).model_dump(mode="json")
+        refused = {
+            row: InvalidRollout(
+                f"rollouts[{row}]: a text holds a lone surrogate; send valid Unicode"
+            )
+            for row, rollout in enumerate(rollouts)
+            if validation.has_broken_text(rollout)
+        }
+        return await self._reply_but(
+            refused, rollouts, where, lambda scores: ScoreAnswer.of(scores).model_dump(mode="json")
         )
 
     async def get_reward(self, body: bytes, query: Mapping[str, str], copy: int) -> Reply:
         """`POST /get_reward`: OpenRLHF's remote reward model."""
-        request = GetRewardRequest.model_validate_json(body)
+        request = GetRewardRequest.model_validate(read_json(body))
         rollouts = openrlhf.rollouts_of(request.query, request.prompts, request.labels)
         config, stand_in = self._manager.config, self._settings.stand_in
         if not rollouts:
@@ -49,10 +72,10 @@ class Scoring:
 
     async def remote_rm(self, body: bytes, query: Mapping[str, str], copy: int) -> Reply:
         """`POST /rm`: slime's `remote_rm`; `?key=NAME` asks for a dict with the reward under it."""
-        request = RemoteRequest.model_validate_json(body)
+        request = RemoteRequest.model_validate(read_json(body))
         prompt = request.prompt if isinstance(request.prompt, str) else json.dumps(request.prompt)
         rollout = Rollout(
-            prompt=request.prompt,
+            prompt=plain_messages(request.prompt),
             response=request.response,
             group_id=sha256(prompt.encode("utf-8", "replace")).hexdigest()[:32],
             reference=openrlhf.reference_of(request.label),
@@ -85,11 +108,13 @@ class Scoring:
         size = self._settings.group_size
         config = self._manager.config
         check_fits(config, who="the client", base_score=False, group_size=size, how="--group-size")
-        try:
-            return await self._reply(rollouts, self._where(size, copy, query.get("run")), worded)
-        except InvalidRollout as error:
-            scores = [without_reward(error, config.reward)] * len(rollouts)
-            return Reply(content=worded(scores), complete=False, rollouts=len(rollouts))
+        refused = {
+            row: error
+            for row, rollout in enumerate(rollouts)
+            if (error := _refusal(rollout, config)) is not None
+        }
+        where = self._where(size, copy, query.get("run"))
+        return await self._reply_but(refused, rollouts, where, worded)
 
     def _where(self, group_size: int | None, copy: int, run: str | None) -> dict[str, Any]:
         """Where rollouts belong that are part of a group, if they are; `run` as the request says."""
@@ -106,6 +131,37 @@ class Scoring:
             where["sample_id"] = str(copy)
         return where
 
+    async def _reply_but(
+        self,
+        refused: Mapping[int, InvalidRollout],
+        rollouts: Sequence[Rollout],
+        where: Mapping[str, Any],
+        worded: Worded,
+    ) -> Reply:
+        """Score the rollouts but those refused, which are answered like missing scores.
+
+        Raises:
+            InvalidRollout: names the row of another rollout that is wrong.
+        """
+        if not refused:
+            return await self._reply(rollouts, where, worded)
+        config = self._manager.config
+        rows = [row for row in range(len(rollouts)) if row not in refused]
+        for row in rows:
+            error = _refusal(rollouts[row], config)
+            if error is not None:
+                raise InvalidRollout(str(error).replace("rollouts[0]", f"rollouts[{row}]", 1))
+        missing = {row: without_reward(error, config.reward) for row, error in refused.items()}
+
+        def whole(found: list[Score]) -> Any:
+            scores = missing | dict(zip(rows, found, strict=True))
+            return worded([scores[row] for row in range(len(rollouts))])
+
+        if not rows:
+            return Reply(content=whole([]), complete=False, rollouts=len(rollouts))
+        reply = await self._reply([rollouts[row] for row in rows], where, whole)
+        return replace(reply, complete=False)
+
     async def _reply(
         self, rollouts: Sequence[Rollout], where: Mapping[str, Any], worded: Worded
     ) -> Reply:
@@ -121,3 +177,11 @@ class Scoring:
             return Reply(content={"error": late}, status_code=503, complete=False)
         complete = all(score.trainable for score in scores)
         return Reply(content=worded(scores), complete=complete, rollouts=len(scores))
+
+
+def _refusal(rollout: Rollout, config: RewardConfig) -> InvalidRollout | None:
+    try:
+        validation.check([rollout], config)
+    except InvalidRollout as error:
+        return error
+    return None

@@ -11,6 +11,7 @@ from oyer.models.store import open_engine
 from oyer.tasks import process
 from oyer.tasks.patience import patiently
 
+
 def end_left(endings: Mapping[str, tuple[str, str]], store_url: str) -> str:
     """End batches whose broker and workers have stopped.
 

@@ -28,7 +28,9 @@ class OtherProcess:
         """Start it with a copy of a manager, which makes both processes one training."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_main, args=(theirs, manager, dies_when), daemon=True)
+        self._process = context.Process(
+            target=_main, args=(theirs, manager, dies_when), daemon=True
+        )
         self._process.start()
         theirs.close()
 
