@@ -29,7 +29,6 @@ from oyer.tasks.errors import (
     InvalidLengthCall,
     MessageRefused,
 )
-from oyer.tasks.outcome import Outcome
 
 _FINAL = tuple(
     kind.__name__ for kind in (BatchLost, InvalidConfig, InvalidLengthCall, MessageRefused)
@@ -194,16 +193,12 @@ class RewardFuture:
             )
             return None
         try:
-            outcome = Outcome.from_wire(meta["result"])
-            batch = RewardBatch.of(outcome)
-        except MessageRefused as error:
+            batch = RewardBatch.from_celery(meta["result"])
+        except (MessageRefused, BatchCancelled) as error:
             self.fail(error)
             return None
         with contextlib.suppress(BackendUnavailable):
             backend(*self._broker).settled(self.batch_id)
-        if outcome.cancelled is not None:
-            self.fail(BatchCancelled(f"batch {self.batch_id} was cancelled: {outcome.cancelled}"))
-            return None
         failure = failure_of(batch, self._rules)
         if failure is not None:
             self.fail(failure)

@@ -17,6 +17,9 @@ _TEXTS = ("text", "refusal", "thinking", "reasoning")
 _MEDIA = ("image", "video", "audio", "file", "document")
 """Kinds of parts without words, as their types and keys begin: `image_url`, `input_audio`, …"""
 
+PLACEHOLDERS = (*_MEDIA, "array", "bytes")
+"""What may stand in brackets in place of a part."""
+
 _DATA_URL = re.compile(r"\s*data:(\w+)/[^,;]*[^,]*;base64,", re.IGNORECASE)
 
 

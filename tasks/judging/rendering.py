@@ -13,13 +13,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from oyer.tasks.content import content_text, plain_json
+from oyer.tasks.content import PLACEHOLDERS, content_text, plain_json
 
 ROLLOUT_PARTS = ("prompt", "reference", "response")
 """Placeholders that stand for one part of the rollout, fenced."""
 
 PLACEHOLDER = re.compile(r"\\[A-Za-z]+\{\w*\}|(\{*)\{([A-Za-z_]\w*)\}")
 """A name in braces (group 2; group 1: doubled braces), or a LaTeX argument, which is none."""
+
+_ROLE_LINE = re.compile(rf"(?m)^(?=\s*\[(?!(?:{'|'.join(PLACEHOLDERS)})\])\w+\]\s*$)")
+"""Where a line of content begins that could pass for a role line; a placeholder is none."""
 
 _WORDS: Mapping[str, Mapping[str, str]] = {
     "en": {
@@ -140,7 +143,7 @@ def flatten(messages: Sequence[Mapping[str, Any]]) -> str:
         lines = [f"[{role}]"]
         if message.get("content"):
             lines.append(
-                re.sub(r"(?m)^(?=\s*\[\w+\]\s*$)", r"\\", content_text(message["content"]))
+                _ROLE_LINE.sub(r"\\", content_text(message["content"]))
             )
         extra = {k: v for k, v in message.items() if k not in {"role", "content"} and v}
         lines += [f"{k}: {plain_json(v)}" for k, v in extra.items()]
