@@ -142,9 +142,7 @@ def flatten(messages: Sequence[Mapping[str, Any]]) -> str:
         role = str(message.get("role", "user"))
         lines = [f"[{role}]"]
         if message.get("content"):
-            lines.append(
-                _ROLE_LINE.sub(r"\\", content_text(message["content"]))
-            )
+            lines.append(_ROLE_LINE.sub(r"\\", content_text(message["content"])))
         extra = {k: v for k, v in message.items() if k not in {"role", "content"} and v}
         lines += [f"{k}: {plain_json(v)}" for k, v in extra.items()]
         blocks.append("\n".join(lines))
