@@ -9,7 +9,7 @@ import numpy as np
 
 from oyer.manager import validation
 from oyer.manager.client import RewardManager
-from oyer.manager.intake import Where
+from oyer.manager.intake import Owner
 from oyer.manager.needs import compares
 from oyer.manager.score import Score
 from oyer.tasks.config import EndpointConfig, RewardConfig
@@ -87,7 +87,7 @@ def one_by_one(
     return config if timeout_s is None else within(config, timeout_s), outages
 
 
-def filed_under(run: str | None, default: str, manager: RewardManager) -> Where:
+def filed_under(run: str | None, default: str, manager: RewardManager) -> Owner:
     """Say where a trainer's rollouts belong.
 
     Args:

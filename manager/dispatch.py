@@ -208,9 +208,9 @@ def _apart(load: Load) -> list[Load]:
 
     Two calls may bring whole groups with one id, as two trainings that share a server do.
     """
-    parts: list[tuple[Load, dict[str, Hashable]]] = [(Load(ahead=load.ahead), {})]
+    parts: list[tuple[Load, dict[str | int, Hashable]]] = [(Load(ahead=load.ahead), {})]
 
-    def part_for(group_id: str | None, unit: Hashable) -> Load:
+    def part_for(group_id: str | int | None, unit: Hashable) -> Load:
         if group_id is None:
             return parts[0][0]
         for part, units in parts:

@@ -14,14 +14,19 @@ GROUP_TIMEOUT_S = 60.0
 """How long a group waits for its last rollout unless told otherwise, in seconds."""
 
 
-class Where(TypedDict, total=False):
-    """What a rollout handed over alone belongs to."""
+class Owner(TypedDict, total=False):
+    """Whose rollouts they are."""
 
     run: str
     """The training run, `default` when left out; processes that name the same run share its groups."""
     training: str | None
     """Which training's processes share the groups, where `run` was not named for this training alone:
     `RewardManager.training`, which also stands where both are left out."""
+
+
+class Where(Owner, total=False):
+    """What a rollout handed over alone belongs to."""
+
     one_prompt: bool
     """True where a group's rollouts all have one prompt: those of another never enter it."""
     step: int | None
