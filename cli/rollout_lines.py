@@ -55,6 +55,8 @@ def _listed(path: Path, problems: list[str]) -> str:
 def _rollout(line: bytes) -> Rollout:
     try:
         raw = json.loads(line)
+    except RecursionError as error:
+        raise InvalidRollout("nests too deep; flatten its metadata or messages") from error
     except ValueError as error:
         raise InvalidRollout(f"is no JSON ({error}); give one object per line") from error
     if not isinstance(raw, dict):

@@ -46,7 +46,14 @@ def serve(
         int | None,
         typer.Option("--group-size", min=1, help="Samples per prompt that arrive one by one."),
     ] = None,
-    run: Annotated[str, typer.Option("--run", help="Run to file rollouts under.")] = "http",
+    run: Annotated[
+        str | None,
+        typer.Option(
+            "--run",
+            help="Run to file rollouts under, unless a request names one (`?run=NAME`); `http` when"
+            " left out. Servers with the same name gather groups together.",
+        ),
+    ] = None,
     max_body_mib: Annotated[
         int, typer.Option("--max-body-mib", min=1, help="Largest request body, in MiB.")
     ] = 64,
@@ -59,7 +66,8 @@ def serve(
 
     `POST /get_reward` is OpenRLHF's remote reward model, `POST /rm` slime's, and `POST /v1/score`
     takes a batch with groups. `GET /docs` describes them; `GET /healthz` says whether a batch
-    could be scored. A request that is sent again joins the one under way.
+    could be scored. A request that is sent again joins the one under way. Trainings that share a
+    server with `--group-size` each add `?run=NAME` to their URL, which keeps their groups apart.
 
     Example: `oyer serve --config oyer.yaml --port 8780`
     """

@@ -206,6 +206,12 @@ class Backend:
         with self._reached():
             return self._exchange.judged(batch_id) if self._exchange.holds(batch_id) else None
 
+    def cancelled(self, batch_id: str) -> str | None:
+        """Say why a batch was cancelled, and by which process; None where it was not."""
+        with self._reached():
+            status, why = self._exchange.ending(batch_id) or ("", None)
+        return why if status == "cancelled" else None
+
     def verdicts(self, batch_id: str) -> int | None:
         """Count the verdicts that a batch is to end with; None where Redis no longer holds it."""
         with self._reached():

@@ -29,7 +29,6 @@ from oyer.tasks.errors import (
     InvalidLengthCall,
     MessageRefused,
 )
-from oyer.tasks.outcome import Outcome
 
 _FINAL = tuple(
     kind.__name__ for kind in (BatchLost, InvalidConfig, InvalidLengthCall, MessageRefused)
@@ -100,6 +99,7 @@ class RewardFuture:
             TimeoutError: not there in time; says what is missing, and the future stays usable.
             MissingScores: rollouts without a score, under `on_missing: raise`.
             JudgeOutage: more rollouts without a score than `max_failed_fraction`.
+            BatchCancelled: it was cancelled, here, by another process or by `oyer batches cancel`.
             BatchFailed: the backend gave the batch up.
         """
         try:
@@ -193,8 +193,8 @@ class RewardFuture:
             )
             return None
         try:
-            batch = RewardBatch.of(Outcome.from_wire(meta["result"]))
-        except MessageRefused as error:
+            batch = RewardBatch.from_celery(meta["result"])
+        except (MessageRefused, BatchCancelled) as error:
             self.fail(error)
             return None
         with contextlib.suppress(BackendUnavailable):

@@ -71,6 +71,7 @@ class EmbeddedBackend:
             BackendUnavailable: a part did not start; the message holds the end of its output.
         """
         options = {"judge_processes": judge_processes, "judge_concurrency": judge_concurrency}
+        self.owns_broker = config.broker.url is None
         self._temporary = folder is None
         self.folder = Path(folder or tempfile.mkdtemp(prefix="oyer-"))
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -140,15 +140,16 @@ def finish_batch(
     *,
     status: str,
     finished_at: datetime,
-    counts: Mapping[str, int],
-    usage: Mapping[str, Any],
+    counts: Mapping[str, int] | None = None,
+    usage: Mapping[str, Any] | None = None,
     ending: str | None = None,
 ) -> bool:
     """End a batch as `finished`, `cancelled` or `failed`; the first end stays.
 
     Args:
-        counts: judgements per status.
-        usage: what `usage_of` returns, and whatever else the batch used.
+        counts: rollouts or judgements per status; left out while calls of the batch may be under way.
+            A later call then adds them, and readers count the judgements until it does.
+        usage: what `usage_of` returns, and whatever else the batch used; left out with `counts`.
         ending: who cancelled it or gave it up, and why.
 
     Returns:
@@ -156,7 +157,14 @@ def finish_batch(
     """
     ended = update(Batch).where(Batch.id == batch_id, Batch.status == SUBMITTED)
     values = {"status": status, "finished_at": finished_at, "counts": counts, "usage": usage}
-    return conn.execute(ended.values(values | {"ending": ending})).rowcount == 1
+    if conn.execute(ended.values(values | {"ending": ending})).rowcount == 1:
+        return True
+    if counts is not None:
+        uncounted = update(Batch).where(
+            Batch.id == batch_id, Batch.status != SUBMITTED, Batch.counts.is_(None)
+        )
+        conn.execute(uncounted.values(counts=counts, usage=usage))
+    return False
 
 
 def reopen_batch(conn: Connection, batch_id: str) -> None:

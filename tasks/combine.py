@@ -5,6 +5,7 @@ and logs each of these. What is nowhere fails the batch, which is then submitted
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,8 +58,10 @@ def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
     if plan.length and arrived.length is None:
         raise BatchFailed(f"batch {batch_id}: its length terms did not arrive; submit it again")
     composed = _compose(plan, columns, judge_parts, arrived.length)
+    status, why = exchange.ending(batch_id) or ("finished", None)
     outcome = _outcome(batch_id, composed, judge_parts, arrived.length or LengthPart())
-    recorded = _record(manifest, outcome, exchange.ending(batch_id))
+    outcome = replace(outcome, cancelled=why if status == "cancelled" else None)
+    recorded = _record(manifest, outcome, status, why)
     exchange.discard(manifest)
     return recorded.to_wire()
 
@@ -143,9 +146,8 @@ def _float32s(arrays: Mapping[str, Floats]) -> dict[str, Float32s]:
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
-def _record(manifest: Manifest, outcome: Outcome, ending: tuple[str, str] | None) -> Outcome:
+def _record(manifest: Manifest, outcome: Outcome, status: str, why: str | None) -> Outcome:
     """Put rewards on record; where an earlier run of this task did, its rewards stand."""
-    status, why = ending or ("finished", None)
     now = datetime.now(UTC)
     columns = outcome.recorded
     rows = [_reward_row(outcome, columns, i, now) for i in range(len(outcome.rewards))]
@@ -181,7 +183,8 @@ def _record(manifest: Manifest, outcome: Outcome, ending: tuple[str, str] | None
     if not stored:
         return outcome
     log.warning("batch %s: has rewards on record already, which stand", manifest.batch_id)
-    return recorded_outcome(outcome.batch_id, stored, outcome.usage, outcome.first_errors)
+    again = recorded_outcome(outcome.batch_id, stored, outcome.usage, outcome.first_errors)
+    return replace(again, cancelled=outcome.cancelled)
 
 
 def _reward_row(

@@ -71,7 +71,8 @@ class RewardRules(Section):
     value: float | None = Field(default=None, allow_inf_nan=False)
     """The judge score used under `on_missing: value`, on the scale that counts."""
     max_failed_fraction: float = Field(default=1.0, ge=0, le=1)
-    """More of a batch without a score than this raises `JudgeOutage`; 1 never does."""
+    """A larger fraction without a score, of the rollouts that were to be judged (gated and empty ones
+    are not), raises `JudgeOutage`; 1 never does."""
     min_valid_judges: int | None = Field(default=None, ge=1)
     """Judges that must have a score, or the rollout has none; null means all. A missing judge then
     counts as if its score stood where the others' mean stands on their scales."""

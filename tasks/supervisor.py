@@ -21,7 +21,8 @@ from oyer.tasks import commands, names, presence
 from oyer.tasks.children import Child, Report, keep_alive, run_to_end, stop_all
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.embedded_redis import embedded_redis_argv
-from oyer.tasks.errors import BackendUnavailable, InvalidConfig, OyerError
+from oyer.tasks.errors import BackendUnavailable, InvalidConfig, MessageRefused, OyerError
+from oyer.tasks.exchange import Exchange
 from oyer.tasks.settings import CONFIG_VARIABLE, validate
 
 START_TIMEOUT_S = 120.0
@@ -81,8 +82,29 @@ class Supervisor:
     def stop(self) -> None:
         """Stop workers first and Redis last, so that calls in flight can be recorded."""
         stop_all([child for child in self._children if child.name != _REDIS], self.report)
+        if any(child.name == _REDIS and not child.ended() for child in self._children):
+            self._end_batches()
         stop_all([child for child in self._children if child.name == _REDIS], self.report)
         self._children.clear()
+
+    def _end_batches(self) -> None:
+        """Put the end of what is still under way on record: its broker goes for good."""
+        why = f"its backend was stopped ({socket.gethostname()}:{os.getpid()})"
+        try:
+            with redis.Redis.from_url(str(self.config.broker.url), socket_timeout=5) as client:
+                exchange = Exchange(client, expires_s=self.config.broker.result_expires_s)
+                endings = {
+                    batch_id: exchange.ending(batch_id) or ("cancelled", why)
+                    for batch_id in exchange.unfinished()
+                }
+        except (redis.RedisError, MessageRefused) as error:
+            self.report("store", f"batches that were under way stay `submitted`: {error}")
+            return
+        if endings:
+            # Loads SQLAlchemy, which the supervisor does not need otherwise.
+            from oyer.tasks.ending import end_left
+
+            self.report("store", end_left(endings, self.config.store.url))
 
     def _check_keys(self) -> None:
         for name, endpoint in self.config.endpoints.items():

@@ -138,7 +138,9 @@ def test_a_cancelled_await_leaves_the_future_usable(submit: Submit, workers: Wor
 def test_missing_scores_are_raised_with_the_partial_batch(submit: Submit, workers: Workers) -> None:
     future = submit(reward={"on_missing": "raise"})
     workers.succeed(future.batch_id, statuses=["scored", "scored", "timeout", "scored"])
-    with pytest.raises(MissingScores, match=r"1 of 4 rollouts have no score") as caught:
+    with pytest.raises(
+        MissingScores, match=r"1 of 4 rollouts to be judged have no score"
+    ) as caught:
         future.result(timeout_s=10)
     assert caught.value.batch.statuses[2] == "timeout"
 
