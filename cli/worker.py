@@ -1,7 +1,6 @@
 """`oyer worker judge|length|combine`: what production runs on each host."""
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -119,7 +118,7 @@ def _run(
     loglevel: str,
     concurrency: int | None = None,
 ) -> None:
-    """Become the worker, or keep one for each device running."""
+    """Keep a worker for each device running until this process is asked to stop."""
     from oyer.tasks import commands
     from oyer.tasks.children import Child, keep_alive, stop_all
 
@@ -130,15 +129,15 @@ def _run(
             kind, name=f"{kind}-{os.getpid()}-{i}", concurrency=concurrency, loglevel=loglevel
         )
         child_environ = commands.device_environment(device, environ)
-        if len(devices) == 1:
-            os.execve(sys.executable, argv, child_environ)
         # No limit to a stop from here: a worker ends by itself within `grace_s`.
         children.append(Child(f"{kind}-{i}", argv, child_environ))
     stop = stop_event()
     for child in children:
         child.start()
-    keep_alive(children, stop, _report)
+    returncode = keep_alive(children, stop, _report)
     stop_all(children, _report)
+    if returncode:
+        raise typer.Exit(returncode)
 
 
 def _environment(config: options.Config) -> dict[str, str]:
@@ -148,9 +147,10 @@ def _environment(config: options.Config) -> dict[str, str]:
         InvalidConfig: no broker is set, and no `oyer up` runs in this folder.
     """
     from oyer.manager.local import running_broker
+    from oyer.tasks.commands import worker_environment
     from oyer.tasks.settings import CONFIG_VARIABLE, load_config
 
-    environ = dict(os.environ)
+    environ = worker_environment(os.environ)
     if config is not None:
         environ[CONFIG_VARIABLE] = str(config)
     broker = load_config(config, environ).broker.url

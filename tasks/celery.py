@@ -5,6 +5,7 @@ that a judge worker holds no torch and a length worker no HTTP client.
 """
 
 import contextlib
+import os
 from importlib import import_module
 from typing import Any
 
@@ -16,7 +17,7 @@ from redis import RedisError
 
 from oyer.tasks import names, presence, process, shutdown
 from oyer.tasks.app import make_app
-from oyer.tasks.errors import MessageRefused
+from oyer.tasks.errors import MessageRefused, OyerError
 from oyer.tasks.exchange import ENDED_S
 from oyer.tasks.logs import configure_logging
 from oyer.tasks.payloads import WIRE_VERSION
@@ -71,6 +72,15 @@ def combine_batch(parts: Any = None, *none: Any, **message: Any) -> dict[str, An
     from oyer.tasks.combine import combine_batch as body
 
     return body(batch_id, parts)
+
+
+@app.task(name=names.RECORD_TASK, shared=False, ignore_result=True)
+def record_chunk(*none: Any, **message: Any) -> dict[str, Any]:
+    """Put one chunk of a batch without judges on record."""
+    batch_id, chunk = _read(message, none, "chunk")
+    from oyer.tasks.chunk_record import record_unjudged as body
+
+    return body(batch_id, chunk)
 
 
 @app.task(name=names.RECALL_TASK, shared=False)
@@ -142,8 +152,11 @@ def _announce(sender: Any, **_: Any) -> None:
         for queue in queues:
             import_module(_BODIES[queue]).warm_up()
         presence.announce(queues)
-    except Exception as error:
+    except OyerError as error:
         # Celery would log it and go on, and a worker that cannot work would take messages.
+        log.critical("this worker cannot work and ends: %s", error)
+        raise WorkerShutdown(os.EX_CONFIG) from error
+    except Exception as error:
         log.critical("this worker cannot work and ends", exc_info=True)
         raise WorkerShutdown(1) from error
 

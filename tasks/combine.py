@@ -31,12 +31,14 @@ from oyer.tasks.patience import patiently
 from oyer.tasks.payloads import Columns, Manifest
 from oyer.tasks.plan import Plan, read_plan
 from oyer.tasks.recall import recorded_outcome
+from oyer.tasks.record_state import check_record
 
 log = get_logger(__name__)
 
 
 def warm_up() -> None:
-    """Open the record, so that the first batch does not wait for it."""
+    """Check and open the record, so that the first batch does not wait for it."""
+    check_record()
     process.engine()
 
 
@@ -47,7 +49,8 @@ def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
         BatchFailed: parts of the batch are missing; it is to be submitted again.
     """
     exchange = process.exchange()
-    manifest, columns = exchange.manifest(batch_id), exchange.columns(batch_id)
+    manifest = patiently(lambda: exchange.manifest(batch_id))
+    columns = patiently(lambda: exchange.columns(batch_id))
     plan = read_plan(manifest)
     arrived = read_parts(parts)
     for remark in arrived.remarks:
@@ -58,8 +61,8 @@ def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
         raise BatchFailed(f"batch {batch_id}: its length terms did not arrive; submit it again")
     composed = _compose(plan, columns, judge_parts, arrived.length)
     outcome = _outcome(batch_id, composed, judge_parts, arrived.length or LengthPart())
-    recorded = _record(manifest, outcome, exchange.ending(batch_id))
-    exchange.discard(manifest)
+    recorded = _record(manifest, outcome, patiently(lambda: exchange.ending(batch_id)))
+    patiently(lambda: exchange.discard(manifest))
     return recorded.to_wire()
 
 

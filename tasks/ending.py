@@ -9,7 +9,7 @@ from oyer.tasks.patience import patiently
 
 def end_batch(batch_id: str) -> None:
     """End a batch that is on record; `combine` ends one that gets there later."""
-    ending = process.exchange().ending(batch_id)
+    ending = patiently(lambda: process.exchange().ending(batch_id))
     # It was resumed meanwhile.
     if ending is None:
         return

@@ -54,7 +54,7 @@ class Supervisor:
     def __post_init__(self) -> None:
         self._children: list[Child] = []
         self._workers: dict[str, int] = {}
-        self._environ = dict(os.environ)
+        self._environ = commands.worker_environment(os.environ)
 
     def start(self) -> None:
         """Start every part and wait until all workers take work, or it is to stop.
@@ -144,7 +144,9 @@ class Supervisor:
         self.report("store", "migrated")
 
     def _start_workers(self) -> None:
-        plan: list[tuple[str, str | None]] = [(names.JUDGE_QUEUE, None)] * self.judge_processes
+        # A batch without judges needs no judge worker; a trainer's judges need an endpoint here.
+        judges = self.judge_processes if self.config.endpoints or self.config.judges else 0
+        plan: list[tuple[str, str | None]] = [(names.JUDGE_QUEUE, None)] * judges
         plan += [(names.LENGTH_QUEUE, device) for device in commands.devices()]
         plan += [(names.COMBINE_QUEUE, None)] * self.combine_processes
         for kind, device in plan:
