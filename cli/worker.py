@@ -22,6 +22,9 @@ app = typer.Typer(
 _BROKER = "OYER_BROKER__URL"
 """Tells worker processes which broker was found for them."""
 
+FORMAT_VARIABLE = "OYER_LOG_FORMAT"
+"""Tells worker processes the format of their log lines; `oyer.tasks.logs` reads it."""
+
 Processes = Annotated[
     int,
     typer.Option(
@@ -31,6 +34,10 @@ Processes = Annotated[
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
     typer.Option("--loglevel", case_sensitive=False, help="Least level that is logged."),
+]
+LogFormat = Annotated[
+    Literal["text", "json"],
+    typer.Option("--log-format", envvar=FORMAT_VARIABLE, help="Form of each line of the log."),
 ]
 Kind = Literal["judge", "length", "combine"]
 
@@ -44,12 +51,13 @@ def judge(
     ] = None,
     processes: Processes = 1,
     loglevel: LogLevel = "INFO",
+    log_format: LogFormat = "text",
 ) -> None:
     """Call the judges: greenlets on queue `judge`; one process per core is plenty.
 
     Example: `oyer worker judge --config oyer.yaml --processes 4`
     """
-    _run(names.JUDGE_QUEUE, config, [None] * processes, loglevel, concurrency)
+    _run(names.JUDGE_QUEUE, config, [None] * processes, loglevel, log_format, concurrency)
 
 
 @app.command("length")
@@ -61,6 +69,7 @@ def length(
     ] = None,
     processes: Processes = 1,
     loglevel: LogLevel = "INFO",
+    log_format: LogFormat = "text",
 ) -> None:
     """Compute length terms on queue `length`, each process on one device.
 
@@ -69,18 +78,21 @@ def length(
     from oyer.tasks import commands
 
     devices = commands.devices() if device is None else [device]
-    _run(names.LENGTH_QUEUE, config, devices * processes, loglevel)
+    _run(names.LENGTH_QUEUE, config, devices * processes, loglevel, log_format)
 
 
 @app.command("combine")
 def combine(
-    config: options.Config = None, processes: Processes = 1, loglevel: LogLevel = "INFO"
+    config: options.Config = None,
+    processes: Processes = 1,
+    loglevel: LogLevel = "INFO",
+    log_format: LogFormat = "text",
 ) -> None:
     """Combine verdicts and length terms into rewards, on queue `combine`.
 
     Example: `oyer worker combine --config oyer.yaml`
     """
-    _run(names.COMBINE_QUEUE, config, [None] * processes, loglevel)
+    _run(names.COMBINE_QUEUE, config, [None] * processes, loglevel, log_format)
 
 
 @app.command("alive")
@@ -116,13 +128,14 @@ def _run(
     config: options.Config,
     devices: Sequence[str | None],
     loglevel: str,
+    log_format: str,
     concurrency: int | None = None,
 ) -> None:
     """Keep a worker for each device running until this process is asked to stop."""
     from oyer.tasks import commands
     from oyer.tasks.children import Child, keep_alive, stop_all
 
-    environ = _environment(config)
+    environ = {**_environment(config), FORMAT_VARIABLE: log_format}
     children = []
     for i, device in enumerate(devices):
         argv = commands.worker_argv(

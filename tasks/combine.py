@@ -4,6 +4,7 @@ It takes parts in any order and more than once, reads verdicts that did not arri
 and logs each of these. What is nowhere fails the batch, which is then submitted again.
 """
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -63,6 +64,7 @@ def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
     outcome = _outcome(batch_id, composed, judge_parts, arrived.length or LengthPart())
     recorded = _record(manifest, outcome, patiently(lambda: exchange.ending(batch_id)))
     patiently(lambda: exchange.discard(manifest))
+    _tell(manifest, recorded)
     return recorded.to_wire()
 
 
@@ -185,6 +187,29 @@ def _record(manifest: Manifest, outcome: Outcome, ending: tuple[str, str] | None
         return outcome
     log.warning("batch %s: has rewards on record already, which stand", manifest.batch_id)
     return recorded_outcome(outcome.batch_id, stored, outcome.usage, outcome.first_errors)
+
+
+def _tell(manifest: Manifest, outcome: Outcome) -> None:
+    """Log one line for a batch that has ended."""
+    statuses = {s: outcome.statuses.count(s) for s in sorted(set(outcome.statuses))}
+    fields = {
+        "batch_id": manifest.batch_id,
+        "run": manifest.run,
+        "step": manifest.step,
+        "rollouts": len(outcome.rewards),
+        "statuses": statuses,
+        "calls": int(outcome.usage["calls"]),
+        "cost_usd": round(outcome.usage["cost_usd"], 6),
+        "seconds": round(time.time() - manifest.submitted_at, 3),
+    }
+    counts = ", ".join(f"{count} {status}" for status, count in statuses.items())
+    log.info(
+        "batch %s of run %s, step %s, has ended: %d rollouts (%s), %d calls, $%.4f, %.1f s",
+        *(fields[name] for name in ("batch_id", "run", "step", "rollouts")),
+        counts,
+        *(fields[name] for name in ("calls", "cost_usd", "seconds")),
+        extra={"fields": fields},
+    )
 
 
 def _reward_row(

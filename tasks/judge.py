@@ -29,6 +29,7 @@ from oyer.tasks.judging.judged import Answer, attempt_rows, judgement_row
 from oyer.tasks.judging.recording import note_submission, record_chunk
 from oyer.tasks.judging.resolve import Resolver
 from oyer.tasks.judging.verdicts import FINE, fine_rows, part_of, place_of, verdicts_on
+from oyer.tasks.open_files import check_calls_fit, raise_limit
 from oyer.tasks.parts import JudgePart
 from oyer.tasks.patience import patiently
 from oyer.tasks.payloads import Manifest
@@ -54,6 +55,7 @@ def warm_up() -> None:
         )
     # Who spawned which greenlet is for debuggers; noting it costs a twentieth of a call.
     gevent.config.track_greenlet_tree = False
+    check_calls_fit(process.config().endpoints, raise_limit())
     check_record()
     process.engine()
     judge_services.endpoints()

@@ -94,7 +94,9 @@ def _translated() -> Iterator[None]:
 
 
 def _raise_refusal(reply: object) -> None:
-    code = passing_code(reply) if isinstance(reply, redis.ResponseError) else None
+    if not isinstance(reply, redis.ResponseError):
+        return
+    code = passing_code(reply)
     if code is not None:
         raise RedisRefuses(f"{PASSING[code]} ({code}: {reply})") from reply
 
