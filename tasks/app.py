@@ -108,6 +108,8 @@ def make_app(
         task_create_missing_queues=False,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
+        # Celery's default of 0 counts as chosen; `oyer.tasks.celery` sets it by the pool.
+        worker_concurrency=None,
         # 1 makes the Redis poll sleep 2 s whenever the window is full.
         worker_prefetch_multiplier=2,
         # Deduplication by task id leaves a chord hanging when its worker died between

@@ -21,11 +21,13 @@ _QUIET = (
     "httpx2",
     "urllib3",
     "alembic",
-    # Two lines for each task, of which one holds the task's whole result.
+    # Its line for each task holds the task's whole result.
     "celery.app.trace",
-    "celery.worker.strategy",
 )
 """Libraries whose informational lines would repeat for every call or task."""
+
+_OF_EACH_TASK = "celery.worker.strategy"
+"""Logs each task that arrives: for `DEBUG` only."""
 
 
 def log_format() -> LogFormat:
@@ -48,6 +50,9 @@ def configure_logging(level: int) -> None:
     logging.basicConfig(level=level or logging.WARNING, handlers=[handler], force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger(_OF_EACH_TASK).setLevel(
+        logging.NOTSET if 0 < level <= logging.DEBUG else logging.WARNING
+    )
 
 
 def _is_no_hand_back(record: logging.LogRecord) -> bool:
