@@ -49,7 +49,7 @@ class Supervisor:
     judge_processes: int = field(default_factory=commands.cores)
     judge_concurrency: int | None = None
     combine_processes: int = 1
-    loglevel: str = "WARNING"
+    loglevel: str = "INFO"
 
     def __post_init__(self) -> None:
         self._children: list[Child] = []
