@@ -156,7 +156,8 @@ def _set_up_worker(conf: Any = None, options: Any = None, **_: Any) -> None:
     """Give a worker of Celery's own command line what `oyer worker` gives to its kind."""
     # Its advice is about pickle, which `make_app` refuses: root in a container is usual.
     warnings.simplefilter("ignore", SecurityWarning)
-    if not options.get("concurrency") and getattr(options.get("pool_cls"), "is_green", False):
+    pool = options.get("pool") or options.get("pool_cls")
+    if not options.get("concurrency") and getattr(pool, "is_green", False):
         conf.worker_concurrency = DEFAULT_CONCURRENCY[names.JUDGE_QUEUE]
 
 
