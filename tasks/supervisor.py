@@ -144,9 +144,7 @@ class Supervisor:
         self.report("store", "migrated")
 
     def _start_workers(self) -> None:
-        # A batch without judges needs no judge worker; a trainer's judges need an endpoint here.
-        judges = self.judge_processes if self.config.endpoints or self.config.judges else 0
-        plan: list[tuple[str, str | None]] = [(names.JUDGE_QUEUE, None)] * judges
+        plan: list[tuple[str, str | None]] = [(names.JUDGE_QUEUE, None)] * self.judge_processes
         plan += [(names.LENGTH_QUEUE, device) for device in commands.devices()]
         plan += [(names.COMBINE_QUEUE, None)] * self.combine_processes
         for kind, device in plan:

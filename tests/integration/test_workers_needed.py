@@ -13,7 +13,7 @@ def test_without_judges_no_judge_worker_is_needed(tmp_path: Path) -> None:
         "length": {"method": "median_band"},
         "store": {"url": f"sqlite:///{tmp_path / 'oyer.db'}"},
     }
-    with RewardManager.local(config, folder=tmp_path) as manager:
+    with RewardManager.local(config, folder=tmp_path, judge_processes=0) as manager:
         batch = manager.submit(rollouts_of("plain"), run="plain", step=3).result(timeout_s=60)
     assert np.isfinite(batch.rewards).all()
     logs = {path.stem: path.read_text() for path in tmp_path.rglob("*.log")}
