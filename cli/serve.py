@@ -80,6 +80,10 @@ def serve(
         raise InvalidConfig(
             f"`oyer serve` needs {error.name}: pip install 'oyer[server]'"
         ) from error
+    from oyer.tasks.open_files import raise_limit
+
+    # Each request under way holds a connection.
+    raise_limit()
     token = _token(token_env)
     check_bind(host, token)
     settings = ServerSettings(

@@ -30,6 +30,7 @@ from oyer.demo.actions import Action
 from oyer.demo.arrivals import Arrival
 from oyer.demo.endpoint import Endpoint, PlanSource, listen, shut_down
 from oyer.tasks.errors import BackendUnavailable, InvalidInput
+from oyer.tasks.open_files import raise_limit
 
 HOST = "127.0.0.1"
 """Loopback only: nothing here asks for a key."""
@@ -188,6 +189,7 @@ def main() -> None:
     parser.add_argument(
         "--exit-with-parent", action="store_true", help="exit when standard input ends"
     )
+    raise_limit()
     asyncio.run(_serve_process(parser))
 
 

@@ -49,6 +49,11 @@ def worker_argv(
     return [*argv, "--without-gossip", "--without-mingle", "--without-heartbeat"]
 
 
+def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Leave out Celery's variables: `CELERY_…` configures another Celery program on this host."""
+    return {name: value for name, value in environ.items() if not name.startswith("CELERY_")}
+
+
 def device_environment(device: str | None, environ: Mapping[str, str]) -> dict[str, str]:
     """Say what a length worker sees of the GPUs, before torch loads.
 

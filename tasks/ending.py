@@ -50,7 +50,7 @@ def end_batch(batch_id: str) -> None:
 
     Calls of the batch may be under way, so that `combine` counts what became of it.
     """
-    ending = process.exchange().ending(batch_id)
+    ending = patiently(lambda: process.exchange().ending(batch_id))
     # It was resumed meanwhile.
     if ending is None:
         return

@@ -30,10 +30,12 @@ from oyer.tasks.judging.recording import note_submission, record_chunk
 from oyer.tasks.judging.requests import changed_on_record, messages_text
 from oyer.tasks.judging.resolve import Resolver
 from oyer.tasks.judging.verdicts import FINE, fine_rows, part_of, place_of, verdicts_on
+from oyer.tasks.open_files import check_calls_fit, raise_limit
 from oyer.tasks.parts import JudgePart
 from oyer.tasks.patience import patiently
 from oyer.tasks.payloads import Manifest
 from oyer.tasks.plan import Plan, read_plan
+from oyer.tasks.record_state import check_record
 
 _REPORT_S = 0.5
 """Pause between two reports of a chunk's progress."""
@@ -54,6 +56,8 @@ def warm_up() -> None:
         )
     # Who spawned which greenlet is for debuggers; noting it costs a twentieth of a call.
     gevent.config.track_greenlet_tree = False
+    check_calls_fit(process.config().endpoints, raise_limit())
+    check_record()
     process.engine()
     judge_services.endpoints()
     # What is loaded by now stays for good: going through it for garbage again and again adds a
@@ -73,11 +77,11 @@ class _Chunk:
 
     def __init__(self, batch_id: str, chunk: int) -> None:
         exchange = process.exchange()
-        self.manifest = exchange.manifest(batch_id)
+        self.manifest = patiently(lambda: exchange.manifest(batch_id))
         self.plan = read_plan(self.manifest)
         self.number = chunk
         self.start, _ = self.manifest.chunks[chunk]
-        self.rollouts = exchange.rollouts(batch_id, chunk)
+        self.rollouts = patiently(lambda: exchange.rollouts(batch_id, chunk))
         self.indices = range(self.start, self.start + len(self.rollouts))
         self.groups = fallback.groups_in(
             [None if row.group_id is None else str(row.group_id) for row in self.rollouts],

@@ -6,7 +6,6 @@ import socket
 import threading
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
 
 import redis
 from celery.utils.log import get_logger
@@ -14,6 +13,10 @@ from celery.utils.log import get_logger
 from oyer.tasks import names, process
 from oyer.tasks.app import VISIBILITY_TIMEOUT_S
 from oyer.tasks.errors import InvalidConfig
+from oyer.tasks.living import workers
+from oyer.tasks.patience import patiently
+
+__all__ = ["announce", "withdraw", "workers"]
 
 log = get_logger(__name__)
 
@@ -30,7 +33,7 @@ def announce(queues: Sequence[str]) -> None:
     Raises:
         InvalidConfig: the workers that are there lease their messages for another time.
     """
-    _agree()
+    patiently(_agree)
     worker = process.worker_name()
     _announced[:] = [names.worker_key(queue, worker) for queue in queues]
     entry = json.dumps(
@@ -41,7 +44,7 @@ def announce(queues: Sequence[str]) -> None:
             "device": _device() if names.LENGTH_QUEUE in queues else None,
         }
     )
-    _write(entry)
+    patiently(lambda: _write(entry))
     threading.Thread(target=_keep, args=(entry,), name="oyer-presence", daemon=True).start()
 
 
@@ -54,17 +57,6 @@ def withdraw() -> None:
         process.redis_client().delete(*_announced)
     except redis.RedisError as error:
         log.info("announcement left to expire: %s", error)
-
-
-def workers(client: redis.Redis) -> dict[str, list[dict[str, Any]]]:
-    """Read who is there, by queue."""
-    found: dict[str, list[dict[str, Any]]] = {queue: [] for queue in names.QUEUES}
-    for queue in names.QUEUES:
-        for key in client.scan_iter(match=names.worker_key(queue, "*"), count=1000):
-            entry = client.get(key)
-            if entry is not None:
-                found[queue].append(json.loads(entry))
-    return found
 
 
 def _agree() -> None:

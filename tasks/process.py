@@ -15,6 +15,7 @@ from oyer.models.store import open_engine
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidConfig
 from oyer.tasks.exchange import Exchange
+from oyer.tasks.redis_client import Client
 from oyer.tasks.settings import load_config
 
 
@@ -42,7 +43,7 @@ def broker_url() -> str:
 @cache
 def redis_client() -> redis.Redis:
     """Return this process's Redis connections, a pool shared by its greenlets or threads."""
-    return redis.Redis.from_url(broker_url(), max_connections=300, health_check_interval=10)
+    return Client.from_url(broker_url(), max_connections=300, health_check_interval=10)
 
 
 @cache

@@ -50,12 +50,12 @@ class Supervisor:
     judge_processes: int = field(default_factory=commands.cores)
     judge_concurrency: int | None = None
     combine_processes: int = 1
-    loglevel: str = "WARNING"
+    loglevel: str = "INFO"
 
     def __post_init__(self) -> None:
         self._children: list[Child] = []
         self._workers: dict[str, int] = {}
-        self._environ = dict(os.environ)
+        self._environ = commands.worker_environment(os.environ)
 
     def start(self) -> None:
         """Start every part and wait until all workers take work, or it is to stop.
