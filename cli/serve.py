@@ -120,10 +120,11 @@ def only_batches(manager: "RewardManager", group_size: int | None) -> str | None
 def _token(variable: str | None) -> str | None:
     if variable is None:
         return None
-    token = os.environ.get(variable, "").strip()
-    if not token:
-        raise InvalidInput(f"--token-env {variable}: is not set; export the token under that name")
-    return token
+    from oyer.tasks.variables import secret_of
+
+    return secret_of(
+        variable, os.environ, where="--token-env", fix="export the token under that name"
+    ).strip()
 
 
 def _listen(host: str, port: int) -> socket.socket:

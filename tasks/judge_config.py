@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from oyer.tasks.judging import rubrics
+from oyer.tasks.variables import VariableName
 
 MAX_TIME_S = 30 * 86_400.0
 """Longest time that a key may ask for, in seconds; Python's locks cannot wait for ever longer."""
@@ -37,13 +38,6 @@ class Section(BaseModel):
 
     # What is wrong may be a password: an error names the key, and never shows its value.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-def no_key_value(name: str | None) -> str | None:
-    """Refuse what is no name of an environment variable, but perhaps a key."""
-    if name is not None and not name.replace("_", "").isalnum():
-        raise ValueError("is the *name* of an environment variable of the workers, never a key")
-    return name
 
 
 def _depth(value: Any, seen: int = 0) -> int:
@@ -71,16 +65,27 @@ def names_host(url: str) -> bool:
     return named and url.isprintable() and " " not in url
 
 
+_CALLED = re.compile(r"/(chat/completions|completions|responses|embeddings|models)/*$")
+"""Ends of a path that belong to one call, and not to a `base_url`."""
+
+
 def _with_host(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://, as in https://api.deepseek.com/v1")
     if not names_host(url):
         raise ValueError(
             "names no host and port that can be called, as in http://host:8000/v1; letters beyond"
             " ASCII are written as xn--…"
         )
+    if called := _CALLED.search(urlsplit(url).path):
+        raise ValueError(
+            f"ends in `/{called[1]}`; leave that off, as in https://api.deepseek.com/v1: the path"
+            " of a call is added to it"
+        )
     return url
 
 
-HttpUrl = Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_with_host)]
+HttpUrl = Annotated[str, AfterValidator(_with_host)]
 """Where requests go, up to and without `/chat/completions`."""
 
 
@@ -125,7 +130,7 @@ class EndpointConfig(Section):
     """Up to and without `/chat/completions`, e.g. `https://api.deepseek.com/v1`."""
     base_urls: tuple[BaseUrl, ...] = ()
     """Several servers in place of `base_url`; one that fails is left alone for a while."""
-    api_key_env: Annotated[str | None, AfterValidator(no_key_value)] = None
+    api_key_env: VariableName | None = None
     """Name of the workers' environment variable that holds the key; none for open servers."""
     max_in_flight: int = Field(default=64, ge=1, le=100_000)
     """Calls under way at once, over all workers and hosts together."""

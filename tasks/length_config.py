@@ -1,14 +1,16 @@
 """The part of a configuration that shapes rewards by length: methods, their inputs, their names."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from oyer.tasks.conditions import SOURCE, Condition, needs_judge
+from oyer.tasks.explaining import did_you_mean, suggestion_or_known
 from oyer.tasks.judge_config import JudgeConfig, Section
 from oyer.tasks.lengths import catalogue
-from oyer.tasks.lengths.method import Kind
+from oyer.tasks.lengths.method import Kind, Method
 
 COUNTS = frozenset({"target_lengths", "total_tokens", "turns"})
 """Metadata columns of whole numbers from 0."""
@@ -75,7 +77,7 @@ class LengthConfig(Section):
     correct: Annotated[str | None, AfterValidator(lambda text: text and _checked(text))] = None
     """What counts as correct, e.g. `judge >= 6`; left out, `correct` of the rollout, or a positive
     base score. A rollout that is not judged for its base score is wrong."""
-    quality: str = Field(default="base_score", pattern=rf"^({SOURCE})$")
+    quality: Annotated[str, AfterValidator(lambda text: _source(text))] = "base_score"
     """The score that the method judges by: `base_score`, `judge`, `judge:<name>`, or
     `unshaped_reward`, which is base score and weighted judges. A rollout that is not judged for
     its base score has the lowest of the judge's scale; one whose score is missing under the
@@ -96,9 +98,22 @@ class LengthConfig(Section):
         fields = dict(raw)
         method = catalogue.find(fields["method"])
         if "params" not in fields:
+            cls._refuse_unknown(fields, method)
             own = method.params.model_fields.keys() | (fields.keys() - cls.model_fields.keys())
             fields["params"] = {name: fields.pop(name) for name in own & fields.keys()}
         return {**fields, "params": catalogue.resolve(method.name, fields["params"])}
+
+    @classmethod
+    def _refuse_unknown(cls, fields: Iterable[str], method: Method) -> None:
+        """Refuse what is neither a key of every method nor a parameter of this one."""
+        for name in fields:
+            if name not in cls.model_fields and name not in method.params.model_fields:
+                own = ", ".join(method.params.model_fields) or "none"
+                hint = did_you_mean(str(name), [*cls.model_fields, *method.params.model_fields])
+                raise ValueError(
+                    f"{name}: unknown key; {hint or 'check the spelling'}"
+                    f" (parameters of {method.name}: {own})"
+                )
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
@@ -202,6 +217,17 @@ def _checked(text: str) -> str:
     return text
 
 
+def _source(text: str) -> str:
+    if not re.fullmatch(SOURCE, text):
+        hint = did_you_mean(text, ("base_score", "judge", "unshaped_reward"))
+        raise ValueError(
+            f"must be `base_score`, `judge`, `judge:<name>` or `unshaped_reward`; {hint}".rstrip(
+                "; "
+            )
+        )
+    return text
+
+
 def term_names(items: Iterable[LengthConfig]) -> list[str]:
     """Name each method's term; the second of one method is `…_2`."""
     names: list[str] = []
@@ -246,7 +272,7 @@ def check_source(key: str, source: str, judges: Mapping[str, JudgeConfig]) -> No
     if kind == "judge" and not judges:
         raise ValueError(f"{key}: {source!r} needs a judge; add one under `judges`")
     if name and name not in judges:
-        raise ValueError(f"{key}: no judge is called {name!r}; known: {', '.join(judges)}")
+        raise ValueError(f"{key}: no judge is called {name!r}; {suggestion_or_known(name, judges)}")
 
 
 def _check_positive(i: int, item: LengthConfig, judges: Mapping[str, JudgeConfig]) -> None:

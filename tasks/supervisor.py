@@ -21,14 +21,18 @@ from oyer.tasks import commands, names, presence
 from oyer.tasks.children import Child, Report, keep_alive, run_to_end, stop_all
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.embedded_redis import embedded_redis_argv
-from oyer.tasks.errors import BackendUnavailable, InvalidConfig, OyerError
+from oyer.tasks.errors import BackendUnavailable, OyerError
 from oyer.tasks.settings import CONFIG_VARIABLE, validate
+from oyer.tasks.variables import secret_of
 
 START_TIMEOUT_S = 120.0
 """Longest wait for all workers to announce themselves; loading torch can take a while."""
 
 KILL_MARGIN_S = 5.0
 """A worker ends by itself within `grace_s`; one that is later than this is killed."""
+
+CONFIG_FILE = "oyer.json"
+"""Configuration of the workers, in the backend's folder for as long as it runs."""
 
 _POLL_S = 0.05
 
@@ -83,14 +87,19 @@ class Supervisor:
         stop_all([child for child in self._children if child.name != _REDIS], self.report)
         stop_all([child for child in self._children if child.name == _REDIS], self.report)
         self._children.clear()
+        # It holds the passwords of broker and record.
+        (self.folder / CONFIG_FILE).unlink(missing_ok=True)
 
     def _check_keys(self) -> None:
         for name, endpoint in self.config.endpoints.items():
             variable = endpoint.api_key_env
-            if variable and not os.environ.get(variable):
-                raise InvalidConfig(
-                    f"endpoints.{name}.api_key_env: {variable} is not set; export it before"
-                    " starting the workers, or leave the key out for an open server"
+            if variable:
+                secret_of(
+                    variable,
+                    os.environ,
+                    where=f"endpoints.{name}.api_key_env",
+                    fix="export it before starting the workers, or leave the key out for an open"
+                    " server",
                 )
 
     def _start_redis(self) -> None:
@@ -122,7 +131,7 @@ class Supervisor:
             ) from error
 
     def _write_config(self) -> None:
-        path = self.folder / "oyer.json"
+        path = self.folder / CONFIG_FILE
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(self.config.model_dump(mode="json"), file)
         self._environ[CONFIG_VARIABLE] = str(path)

@@ -12,11 +12,19 @@ Many times a large configuration with its rubrics; a few lines of aliases of ali
 billions, which whatever goes through the values one by one never ends with.
 """
 
+_MAX_KEY_CHARS = 100
+"""How much a message shows of a key, in characters."""
+
+
+class KeyTwice(ValueError):
+    """A mapping holds a key twice; the message names the key and its lines, and shows no value."""
+
 
 def read_yaml(text: str) -> Any:
     """Read one YAML document.
 
     Raises:
+        KeyTwice: a key stands twice in one mapping.
         ValueError: it is not YAML, or its aliases come to more than `MAX_CHARACTERS`.
     """
     try:
@@ -35,6 +43,7 @@ def _read(text: str) -> Any:
         if node is None:
             return None
         _check_size(node, max(MAX_CHARACTERS, 2 * len(text)))
+        _refuse_key_twice(node)
         return loader.construct_document(node)
     finally:
         loader.dispose()
@@ -66,6 +75,29 @@ def _check_size(root: yaml.Node, most: int) -> None:
         elif inner not in sizes:
             under_way.append((inner, _inside(inner)))
             above.add(inner)
+
+
+def _refuse_key_twice(root: yaml.Node) -> None:
+    """PyYAML takes the last of two equal keys; a merge key (`<<`) may still be overridden."""
+    left, seen = [root], {root}
+    while left:
+        node = left.pop()
+        if isinstance(node, yaml.MappingNode):
+            keys: dict[tuple[str, str], yaml.Node] = {}
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
+                first = keys.get((key.tag, key.value))
+                if first is not None:
+                    raise KeyTwice(
+                        f"line {key.start_mark.line + 1}: the key {key.value[:_MAX_KEY_CHARS]!r}"
+                        f" stands in line {first.start_mark.line + 1} already; keep one of them"
+                    )
+                keys[key.tag, key.value] = key
+        for inner in _inside(node):
+            if inner not in seen:
+                seen.add(inner)
+                left.append(inner)
 
 
 def _inside(node: yaml.Node) -> Iterator[yaml.Node]:

@@ -28,6 +28,7 @@ from oyer.tasks.judging.endpoints import UrlChoice
 from oyer.tasks.judging.redaction import mask, redact
 from oyer.tasks.judging.transport import CONNECT_TIMEOUT_S, PooledTransport
 from oyer.tasks.statuses import Status
+from oyer.tasks.variables import secret_of, shown
 
 MESSAGE_CHARS = 500
 """Longest message of a failure, in characters."""
@@ -189,16 +190,17 @@ def _network_failure(error: APIConnectionError) -> Failure:
 def _key(name: str, variable: str | None, environ: Mapping[str, str]) -> str | None:
     if variable is None:
         return None
-    key = environ.get(variable, "").strip()
     where = f"endpoints.{name}.api_key_env"
-    if not key:
-        raise InvalidConfig(
-            f"{where}: the environment variable {variable} is not set on this worker: set it to the"
-            " endpoint's key before starting the worker, or leave api_key_env out for an open server"
-        )
+    key = secret_of(
+        variable,
+        environ,
+        where=where,
+        fix="set it to the endpoint's key before starting the worker, or leave api_key_env out for"
+        " an open server",
+    ).strip()
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise InvalidConfig(
-            f"{where}: the environment variable {variable} holds characters that no key has"
+            f"{where}: {shown(variable)} holds characters that no key has"
             " (spaces, line breaks or non-ASCII): set it to the bare key"
         )
     return key

@@ -37,7 +37,7 @@ def test_the_list_and_one_method_explain_themselves(tmp_path: Path) -> None:
 
 def test_an_unknown_method_or_parameter_is_answered_with_the_fix(tmp_path: Path) -> None:
     for arguments, hint in (
-        (("list", "median_bend"), "did you mean median_band"),
+        (("list", "median_bend"), "did you mean `median_band`"),
         (("plot", "gr3", "--param", "alhpa=1"), "its parameters: alpha"),
         (("plot", "gr3", "--param", "alpha"), "is key=value"),
         (("plot", "repetition_dense"), "no curve over length"),

@@ -44,7 +44,7 @@ def test_a_configuration_is_read_from_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("config", ["oyer.yaml", None, 3, []])
 def test_what_is_no_configuration_is_refused(config: Any) -> None:
-    with pytest.raises(InvalidConfig, match=r"configuration: Input should be a valid dictionary"):
+    with pytest.raises(InvalidConfig, match=r"configuration: must be a section of keys"):
         RewardManager(config)
 
 
