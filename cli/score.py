@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from oyer.cli import options
-from oyer.cli.output import notes, print_json
+from oyer.cli.output import counted, notes, print_json
 from oyer.tasks.errors import InvalidInput
 
 if TYPE_CHECKING:
     from oyer.cli.scoring import Summary
+
+
+JUDGING_FAILED = 3
+"""Exit code where rewards are written, but a rollout that was to be judged has no score."""
 
 
 def score(
@@ -40,6 +44,10 @@ def score(
     "response_tokens": …, "reference": …}`; further keys are kept as metadata. The whole file is
     checked first: a bad line is reported with its number, and nothing is submitted.
 
+    Exit code 0: every rollout that was to be judged has a score. 3: rewards are written, but
+    judging failed for a rollout or more, and its status says why. 1: an error, and nothing is
+    written. 2: a wrong option.
+
     Example: `oyer score rollouts.jsonl --config oyer.yaml --out rewards.jsonl`
     """
     from oyer.cli.rollout_lines import read_rollouts
@@ -63,6 +71,8 @@ def score(
         )
         raise
     _print(summary, out, as_json=as_json)
+    if summary.failed:
+        raise typer.Exit(JUDGING_FAILED)
 
 
 @contextlib.contextmanager
@@ -91,8 +101,8 @@ def _print(summary: "Summary", out: Path | None, *, as_json: bool) -> None:
         return
     statuses = ", ".join(f"{n} {status}" for status, n in sorted(summary.statuses.items()))
     notes.print(
-        f"{summary.rollouts} rollouts in {summary.seconds:.1f} s: {statuses}; {summary.calls} calls,"
-        f" {summary.tokens} tokens, ${summary.cost_usd:.4f}" + (f"; {out}" if out else ""),
+        f"{counted(summary.rollouts, 'rollout')} in {summary.seconds:.1f} s: {statuses};"
+        f" {summary.used}" + (f"; {out}" if out else ""),
         highlight=False,
         soft_wrap=True,
         markup=False,

@@ -31,7 +31,7 @@ Processes = Annotated[
 ]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
-    typer.Option("--loglevel", case_sensitive=False, help="Least level that is logged."),
+    typer.Option("--loglevel", case_sensitive=False, help="Minimum log level."),
 ]
 Kind = Literal["judge", "length", "combine"]
 
@@ -98,16 +98,18 @@ def alive(
     import redis
 
     from oyer.tasks import presence
+    from oyer.tasks.broker_errors import unreachable
 
     with redis.Redis.from_url(_environment(config)[_BROKER], socket_connect_timeout=5) as client:
         try:
             entries = presence.workers(client)[kind]
         except redis.RedisError as error:
             raise BackendUnavailable(
-                f"broker.url: Redis does not answer ({error}); start it, or name the one that is there"
+                "broker.url: " + unreachable(error, "start it, or name the one that is there")
             ) from error
     here = [entry["pid"] for entry in entries if entry["host"] == socket.gethostname()]
-    console.print(f"{len(here)} {kind} worker(s) on this host")
+    workers = "worker" if len(here) == 1 else "workers"
+    console.print(f"{len(here)} {kind} {workers} on this host")
     if not here:
         raise typer.Exit(1)
 

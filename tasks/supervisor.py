@@ -18,6 +18,7 @@ from typing import Any
 import redis
 
 from oyer.tasks import commands, names, presence
+from oyer.tasks.broker_errors import unreachable
 from oyer.tasks.children import Child, Report, keep_alive, run_to_end, stop_all
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.embedded_redis import embedded_redis_argv
@@ -126,8 +127,8 @@ class Supervisor:
                 client.ping()
         except redis.RedisError as error:
             raise BackendUnavailable(
-                f"broker.url: Redis does not answer ({error}); start it, or leave the URL out"
-                " for an embedded one"
+                "broker.url: "
+                + unreachable(error, "start it, or leave the URL out for an embedded one")
             ) from error
 
     def _write_config(self) -> None:

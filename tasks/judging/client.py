@@ -33,6 +33,9 @@ from oyer.tasks.variables import secret_of, shown
 MESSAGE_CHARS = 500
 """Longest message of a failure, in characters."""
 
+_VERSION = re.compile(r"/(v\d|openai/)")
+"""What the paths of most endpoints hold; Azure's begin with `/openai/`."""
+
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
 
 
@@ -115,6 +118,8 @@ class EndpointClient:
             self._choice.report(url_index, answered=answered)
         latency_ms = (time.perf_counter() - started_s) * 1000
         if isinstance(outcome, Failure):
+            if outcome.http_status in (404, 405):
+                outcome = replace(outcome, message=_with_address(outcome, self._urls[url_index]))
             message = redact(outcome.message, self._secrets, limit_chars=MESSAGE_CHARS)
             outcome = replace(outcome, message=message)
         elif self._secrets:
@@ -174,6 +179,15 @@ class EndpointClient:
         }
         given = {name: value for name, value in fields.items() if value is not None}
         return {**given, **self._extra_body, **request.extra_body}
+
+
+def _with_address(failure: Failure, url: str) -> str:
+    """Say where a call went that found nothing there: it is mostly a wrong `base_url`."""
+    address = httpx2.URL(url)
+    called = f"{address.scheme}://{address.netloc.decode()}{address.path}"
+    hint = "" if _VERSION.search(address.path) else " (is `/v1` missing at the end of base_url?)"
+    status = f"HTTP {failure.http_status}"
+    return failure.message.replace(status, f"{status} from {called}{hint}", 1)
 
 
 def _network_failure(error: APIConnectionError) -> Failure:

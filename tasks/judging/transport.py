@@ -36,6 +36,7 @@ from urllib3.exceptions import (
 from urllib3.util import make_headers
 
 from oyer.tasks.errors import InvalidConfig
+from oyer.tasks.judging.network_errors import plainly
 
 CONNECT_TIMEOUT_S = 10.0
 """Longest wait for a connection, in seconds: an unreachable host costs no whole attempt."""
@@ -166,7 +167,8 @@ class PooledTransport(httpx2.BaseTransport):
                 decode_content=False,
             )
         except HTTPError as error:
-            raise _httpx2_error(error)(str(error), request=request) from error
+            said = plainly(error, _address(url), timeout)
+            raise _httpx2_error(error)(said, request=request) from error
         except (ValueError, OverflowError) as error:
             # http.client checks no length that a server announces.
             raise httpx2.RemoteProtocolError(
@@ -223,6 +225,10 @@ def ssl_context(environ: Mapping[str, str]) -> ssl.SSLContext:
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
+
+
+def _address(url: httpx2.URL) -> str:
+    return f"{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}"
 
 
 def _pool(url: httpx2.URL, environ: Mapping[str, str], pool_size: int) -> HTTPConnectionPool:
