@@ -14,23 +14,25 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="The ledger of batches: look, resume, cancel.\n\n"
+    help="List, inspect, resume and cancel batches.\n\n"
     "A batch is on record once a worker has begun on it; until then it is `queued`, and only the"
     " broker knows it.",
 )
 
-BatchId = Annotated[str, typer.Argument(help="As `oyer batches list` prints it.")]
+BatchId = Annotated[
+    str, typer.Argument(help="Its id as `oyer batches list` prints it, or the beginning of it.")
+]
 
 
 @app.command("list")
 def list_(
     config: options.Config = None,
-    run: Annotated[str | None, typer.Option("--run", help="Of this run only.")] = None,
+    run: Annotated[str | None, typer.Option("--run", help="Only batches of this run.")] = None,
     status: Annotated[
         Literal["queued", "submitted", "finished", "cancelled", "failed"] | None,
-        typer.Option("--status", help="With this status only."),
+        typer.Option("--status", help="Only batches with this status."),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="The latest so many.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Number of batches to list.")] = 50,
     as_json: options.AsJson = False,
 ) -> None:
     """List the latest batches, newest first; `--json` prints one object per batch.
@@ -64,12 +66,13 @@ def show(batch_id: BatchId, config: options.Config = None, as_json: options.AsJs
 
     Exit 1 if neither the record nor the broker knows it.
 
-    Example: `oyer batches show 6f1c… --json`
+    Example: `oyer batches show 6f1c2a7e --json`
     """
     from oyer.cli import batch_views
     from oyer.models import history
 
     ledger = _ledger(config)
+    batch_id = ledger.whole_id(batch_id)
     shown = {
         **ledger.batch(batch_id),
         "sent": ledger.submissions(batch_id),
@@ -100,11 +103,12 @@ def resume(
     batch that has finished, it reads the rewards. Exit 1 if the batch is unknown, was cancelled, is
     lost, or has no rewards in time.
 
-    Example: `oyer batches resume 6f1c… --timeout-s 600`
+    Example: `oyer batches resume 6f1c2a7e --timeout-s 600`
     """
     from oyer.models import history
 
     ledger = _ledger(config)
+    batch_id = ledger.whole_id(batch_id)
     state = ledger.batch(batch_id)
     if state["status"] == "cancelled":
         raise BatchCancelled(
@@ -136,9 +140,10 @@ def cancel(
 
     Exit 1 if the batch is unknown or has ended.
 
-    Example: `oyer batches cancel 6f1c…`
+    Example: `oyer batches cancel 6f1c2a7e`
     """
     ledger = _ledger(config)
+    batch_id = ledger.whole_id(batch_id)
     state = ledger.batch(batch_id)
     if state["status"] not in UNDER_WAY:
         raise BatchCancelled(_ended(state))

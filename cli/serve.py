@@ -30,7 +30,8 @@ def serve(
         ),
     ] = None,
     timeout_s: Annotated[
-        float, typer.Option("--timeout-s", min=0.1, help="Every answer is there by then.")
+        float,
+        typer.Option("--timeout-s", min=0.1, help="Longest time until an answer, in seconds."),
     ] = 100.0,
     late_retry: Annotated[
         bool,
@@ -40,7 +41,10 @@ def serve(
     ] = False,
     stand_in: Annotated[
         float,
-        typer.Option("--stand-in", help="For a missing reward, where only numbers are known."),
+        typer.Option(
+            "--stand-in",
+            help="Number that is sent in place of a missing reward, where only numbers can be.",
+        ),
     ] = 0.0,
     group_size: Annotated[
         int | None,
@@ -91,9 +95,9 @@ def serve(
         if as_json:
             print_json({"event": "ready", "url": url, "note": note})
         else:
-            console.print(f"serving on {url}; Ctrl-C stops it", highlight=False)
+            console.print(f"serving on {url}; Ctrl-C stops it", highlight=False, soft_wrap=True)
             if note is not None:
-                console.print(note, style="yellow", highlight=False)
+                console.print(note, style="yellow", highlight=False, soft_wrap=True)
         server = uvicorn.Server(
             uvicorn.Config(create_app(manager, settings), log_level="warning", access_log=False)
         )
@@ -113,7 +117,10 @@ def only_batches(manager: "RewardManager", group_size: int | None) -> str | None
             how="--group-size",
         )
     except InvalidConfig as error:
-        return f"only /v1/score can answer, /get_reward and /rm refuse: {error}"
+        return (
+            "Only /v1/score can answer: /get_reward and /rm will refuse every request, because the"
+            f" configuration needs more than they are sent. {error}."
+        )
     return None
 
 

@@ -11,7 +11,8 @@ def unreachable(error: redis.RedisError, fix: str) -> str:
     """
     said = str(error)
     if isinstance(error, redis.AuthenticationError) or said.startswith(("WRONGPASS", "NOAUTH")):
-        if "required" in said.lower() or said.startswith("NOAUTH"):
+        # Without a password, redis-py's first command is a HELLO, which Redis then refuses.
+        if "required" in said.lower() or said.startswith(("NOAUTH", "HELLO")):
             return "Redis asks for a password; write it into broker.url, as redis://:password@host:6379/0"
         return "Redis answers, but refuses the user or password of broker.url; correct them"
     if isinstance(error, redis.exceptions.NoPermissionError):

@@ -65,11 +65,12 @@ class RewardRules(Section):
     """How a reward is composed, and what a missing score becomes (DESIGN section 3)."""
 
     gate: Literal["base_score", "none"] = "base_score"
-    """`base_score`: a rollout whose base score is not positive is not judged."""
+    """`base_score`: a rollout whose base score is not positive is not judged; `none`: all are judged."""
     zero_unless: str | None = None
     """Base score and judges count as 0 unless this holds: `correct`, or e.g. `judge >= 6`."""
     on_missing: Literal["skip", "value", "group_mean", "raise"] = "skip"
-    """For a failed judgement: leave the row out, use `value`, use the group's mean, or raise."""
+    """For a failed judgement: `skip`, leave the row out; `value`, use the key `value`; `group_mean`, use
+    the group's mean; `raise`, raise `MissingScores`."""
     value: float | None = Field(default=None, allow_inf_nan=False)
     """The judge score used under `on_missing: value`, on the scale that counts."""
     max_failed_fraction: float = Field(default=1.0, ge=0, le=1)
@@ -123,7 +124,7 @@ class SigningConfig(Section):
     key_password_env: VariableName | None = None
     """Name of the environment variable that holds the key's passphrase; none for a bare key."""
     digest: Literal["sha256", "sha384", "sha512"] = "sha256"
-    """What is signed of a message."""
+    """Hash that is signed of a message: `sha256`, `sha384` or `sha512`."""
 
     @field_validator("key", "cert", "cert_store")
     @classmethod
@@ -170,7 +171,8 @@ class RewardConfig(Section):
     store: StoreConfig = StoreConfig()
     """Where the record is kept."""
     reuse: Annotated[Literal["run", "store", "off"], BeforeValidator(_off)] = "store"
-    """Where a judgement already paid for is looked up: this run, the whole record, nowhere."""
+    """Where a judgement already paid for is looked up: `run`, in this run; `store`, in the whole record;
+    `off`, nowhere."""
     tokenizer: str | None = None
     """Hugging Face name or folder; counts tokens where `response_tokens` is left out."""
     deadline_s: float = Field(default=3600.0, gt=0, le=MAX_TIME_S)

@@ -129,7 +129,7 @@ class EndpointConfig(Section):
     base_url: HttpUrl | None = None
     """Up to and without `/chat/completions`, e.g. `https://api.deepseek.com/v1`."""
     base_urls: tuple[BaseUrl, ...] = ()
-    """Several servers in place of `base_url`; one that fails is left alone for a while."""
+    """Several servers in place of `base_url`; one that fails is skipped for some seconds."""
     api_key_env: VariableName | None = None
     """Name of the workers' environment variable that holds the key; none for open servers."""
     max_in_flight: int = Field(default=64, ge=1, le=100_000)
@@ -137,15 +137,15 @@ class EndpointConfig(Section):
     timeout_s: float = Field(default=60.0, gt=0, le=MAX_TIME_S)
     """Longest time that one attempt may take, in seconds."""
     max_attempts: int = Field(default=4, ge=1, le=20)
-    """HTTP requests made for one judgement before it is given up."""
+    """HTTP requests for one judgement, retries included, before it fails."""
     requests_per_minute: int | None = Field(default=None, ge=1, le=10**9)
     """Requests begun in any minute, over all workers and hosts together."""
     tokens_per_minute: int | None = Field(default=None, ge=1, le=10**12)
     """Prompt and completion tokens in any minute, over all workers and hosts together."""
     adaptive: bool = False
-    """Find how many calls in flight the endpoint bears, up to `max_in_flight`, from its 429s."""
+    """Learn how many concurrent calls the endpoint tolerates, up to `max_in_flight`, from its 429s."""
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
-    """Further HTTP headers of every request; secrets belong into the environment."""
+    """Further HTTP headers of every request; put secrets into the environment."""
     extra_body: Body = Field(default_factory=dict)
     """Further fields of every request's body."""
     prices: dict[str, Price] = Field(default_factory=dict)
@@ -184,7 +184,7 @@ class JudgeConfig(Section):
     rubric: str = Field(default="reasoning_en", validate_default=True)
     """A built-in rubric's name, a path from this file's folder, or the text (with `{response}`)."""
     scale: tuple[float, float] = (1.0, 10.0)
-    """Lowest and highest score; a score outside is no score."""
+    """Lowest and highest score; a reply with a score outside counts as `unparseable`."""
     normalize: bool = False
     """Count scores from 0 to 1 in place of `scale`, in rewards and wherever they are returned."""
     weight: float = Field(default=0.1, allow_inf_nan=False)
@@ -197,7 +197,7 @@ class JudgeConfig(Section):
     samples: int = Field(default=1, ge=1, le=64)
     """Times that each rollout is judged; the samples' scores are aggregated."""
     aggregate: Literal["mean", "median"] = "mean"
-    """How the samples of one rollout become one score."""
+    """How the samples of one rollout become one score: `mean` or `median`."""
     min_valid: int = Field(default=1, ge=1)
     """Samples that must have a score, or the rollout has none."""
     structured: bool = False
@@ -207,7 +207,7 @@ class JudgeConfig(Section):
     expected_score: bool = False
     """Score by the mean over the scores that the judge might have written, from its logprobs."""
     fallback: Fallback | None = None
-    """Judges a whole group anew if the judge fails on a part of it; submit groups in one piece."""
+    """Re-judges the whole group if the judge fails on any of it; submit the rollouts of a group together."""
     extra_body: Body = Field(default_factory=dict)
     """Further fields of the request's body, e.g. `{top_p: 0.9}`."""
     empty_score: float | None = Field(default=None, allow_inf_nan=False)

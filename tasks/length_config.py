@@ -51,7 +51,8 @@ class ThinkConfig(Section):
     close_ids: tuple[int, ...] = ()
     """Token ids of the closing marker; with them, token ids are split without a tokenizer."""
     missing_close: Literal["think", "answer", "invalid"] = "think"
-    """A response without closing marker: all thinking, all answer, or a row without a reward."""
+    """A response without closing marker: `think`, all of it is thinking; `answer`, all of it is answer;
+    `invalid`, the row has no reward."""
 
 
 class LengthConfig(Section):
@@ -65,13 +66,13 @@ class LengthConfig(Section):
     params: dict[str, Any] = Field(default_factory=dict)
     """The method's parameters with defaults filled in; they may stand beside `method` as well."""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,80}$")
-    """Names the term; the method's name when left out."""
+    """Names the term; left out, the method's name, and `length_penalty` for `median_band`."""
     weight: float = Field(default=1.0, allow_inf_nan=False)
     """Multiplies what the method adds; methods that multiply, select or give advantages take none."""
     unit: Literal["tokens", "chars", "bytes"] = "tokens"
-    """What lengths are counted in: the policy's tokens, characters, or bytes of UTF-8."""
+    """What lengths are counted in: `tokens` of the policy, `chars`, or `bytes` of UTF-8."""
     part: Literal["response", "think", "answer"] = "response"
-    """Which part of the response counts as its length."""
+    """Which part counts as the length: `response`, all of it; `think` or `answer`, see `think`."""
     think: ThinkConfig = ThinkConfig()
     """How thinking and answer are told apart."""
     correct: Annotated[str | None, AfterValidator(lambda text: text and _checked(text))] = None
@@ -83,8 +84,9 @@ class LengthConfig(Section):
     its base score has the lowest of the judge's scale; one whose score is missing under the
     failure policy takes no part."""
     truncated: Literal["as_is", "mask", "wrong"] = "as_is"
-    """A truncated rollout: like any other; left out of training and statistics; or wrong, and out
-    of length statistics where the method does not ask who is correct."""
+    """A truncated rollout: `as_is`, like any other; `mask`, left out of training and statistics;
+    `wrong`, counted as wrong, and left out of length statistics where the method does not ask who
+    is correct."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Inputs by metadata key, e.g. `{target_lengths: metadata.target_tokens}`; what the method
     needs is else looked for under the input's own name."""

@@ -67,12 +67,6 @@ def test_a_broken_connection_is_told() -> None:
     assert said.startswith(f"the connection to 127.0.0.1:{server.port} broke: ")
 
 
-def test_tls_with_a_plain_server_is_told() -> None:
-    with RawServer(lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n", close=True) as server:
-        said = failure(f"https://127.0.0.1:{server.port}/v1", timeout_s=2.0).message
-    assert said.startswith("TLS with 127.0.0.1:")
-
-
 def test_a_proxy_that_is_away_is_told(closed: int) -> None:
     proxy = {"HTTP_PROXY": f"http://127.0.0.1:{closed}"}
     said = failure("http://judge.example/v1", environ=proxy).message
