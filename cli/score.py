@@ -11,7 +11,7 @@ import typer
 
 from oyer.cli import options
 from oyer.cli.output import counted, notes, print_json
-from oyer.tasks.errors import InvalidInput
+from oyer.tasks.errors import InvalidInput, MissingScores
 
 if TYPE_CHECKING:
     from oyer.cli.scoring import Summary
@@ -25,14 +25,18 @@ def score(
     rollouts: Annotated[Path, typer.Argument(help="JSON lines, one rollout each.")],
     config: options.Config = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Where rewards go; standard output otherwise.")
+        Path | None,
+        typer.Option("--out", help="File for the rewards; standard output if left out."),
     ] = None,
-    run: Annotated[str, typer.Option("--run", help="Run to file the batches under.")] = "score",
+    run: Annotated[
+        str, typer.Option("--run", help="Name of the run that the record files the batches under.")
+    ] = "score",
     local: Annotated[
         bool, typer.Option("--local", help="Start an embedded backend for this file only.")
     ] = False,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="Rollouts per batch; groups stay whole.")
+        int,
+        typer.Option("--batch-size", min=1, help="Rollouts per batch; a group is never divided."),
     ] = 1024,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON, and no progress.")
@@ -53,6 +57,7 @@ def score(
     from oyer.cli.rollout_lines import read_rollouts
     from oyer.cli.scoring import score_all
     from oyer.manager import RewardManager
+    from oyer.manager.batch import OTHER_REWARDS
     from oyer.tasks.settings import load_config
 
     settings = load_config(config)
@@ -62,10 +67,13 @@ def score(
         with _whole(out) as target, start(settings) as manager:
             lines, summary = score_all(manager, rows, run=run, batch_size=batch_size, quiet=as_json)
             target.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    except MissingScores as error:
+        said = str(error).removesuffix(OTHER_REWARDS)
+        raise MissingScores(f"{said}; nothing was written", error.batch) from error
     except KeyboardInterrupt:
         notes.print(
-            "interrupted: what was under way is cancelled, and nothing is written; what is judged"
-            " already is not paid for again",
+            "interrupted: running batches are cancelled, and nothing is written; judgements on record"
+            " are not paid for again",
             highlight=False,
             soft_wrap=True,
         )

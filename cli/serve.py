@@ -26,7 +26,7 @@ def serve(
         str | None,
         typer.Option(
             "--token-env",
-            help="Environment variable that holds the bearer token; needed off loopback.",
+            help="Environment variable that holds the bearer token; needed unless --host is loopback.",
         ),
     ] = None,
     timeout_s: Annotated[
@@ -50,7 +50,9 @@ def serve(
         int | None,
         typer.Option("--group-size", min=1, help="Samples per prompt that arrive one by one."),
     ] = None,
-    run: Annotated[str, typer.Option("--run", help="Run to file rollouts under.")] = "http",
+    run: Annotated[
+        str, typer.Option("--run", help="Name of the run that the record files rollouts under.")
+    ] = "http",
     max_body_mib: Annotated[
         int, typer.Option("--max-body-mib", min=1, help="Largest request body, in MiB.")
     ] = 64,
@@ -63,7 +65,7 @@ def serve(
 
     `POST /get_reward` is OpenRLHF's remote reward model, `POST /rm` slime's, and `POST /v1/score`
     takes a batch with groups. `GET /docs` describes them; `GET /healthz` says whether a batch
-    could be scored. A request that is sent again joins the one under way.
+    could be scored. A request that repeats one still running gets the same answer and costs nothing.
 
     Example: `oyer serve --config oyer.yaml --port 8780`
     """

@@ -19,7 +19,10 @@ from oyer.tasks.errors import BackendUnavailable
 def up(
     config: options.Config = None,
     judge_processes: Annotated[
-        int | None, typer.Option("--judge-processes", min=1, help="One per core by default.")
+        int | None,
+        typer.Option(
+            "--judge-processes", min=1, help="Number of judge workers; one per core by default."
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per event.")

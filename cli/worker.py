@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Run workers of one kind on this host, against the configured broker and store.\n\n"
     "Endpoints and keys are read here, from the workers' own configuration and environment."
-    " SIGTERM lets calls under way end; what is not done by then, another worker does.",
+    " SIGTERM lets running calls finish; other workers take over what is left.",
 )
 
 _BROKER = "OYER_BROKER__URL"
@@ -41,12 +41,12 @@ def judge(
     config: options.Config = None,
     concurrency: Annotated[
         int | None,
-        typer.Option("--concurrency", min=1, help="Chunks under way at once in each process."),
+        typer.Option("--concurrency", min=1, help="Chunks that each process works on at once."),
     ] = None,
     processes: Processes = 1,
     loglevel: LogLevel = "INFO",
 ) -> None:
-    """Call the judges: greenlets on queue `judge`; one process per core is plenty.
+    """Call the judges, from greenlets, for queue `judge`; one process per core is enough.
 
     Example: `oyer worker judge --config oyer.yaml --processes 4`
     """

@@ -1,4 +1,4 @@
-"""Composes rewards from their terms (DESIGN section 3); pure, over numpy arrays.
+"""Composes rewards from their terms; pure, over numpy arrays.
 
 `reward = gate · Π multipliers · (base_score + Σ weight_j · judge_j) + Σ weight_k · length_term_k`
 

@@ -62,7 +62,7 @@ def _off(value: Any) -> Any:
 
 
 class RewardRules(Section):
-    """How a reward is composed, and what a missing score becomes (DESIGN section 3)."""
+    """How a reward is composed, and what a missing score becomes."""
 
     gate: Literal["base_score", "none"] = "base_score"
     """`base_score`: a rollout whose base score is not positive is not judged; `none`: all are judged."""

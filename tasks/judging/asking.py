@@ -28,6 +28,9 @@ _RANDOM = random.Random()
 Keep = Callable[[Reply, Reading], None]
 """Takes a reply in that holds a score."""
 
+_QUOTED_CHARS = 120
+"""How much of the end of a reply without a score an error quotes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asker:
@@ -175,11 +178,19 @@ def _answer(outcome: Outcome, reading: Reading | None, judge: JudgeConfig) -> An
         text=outcome.reply.text,
         reading=reading,
         model=outcome.reply.model or judge.model,
-        error=None if reading.status is Status.SCORED else f"no score: {reading.layer}",
+        error=None if reading.status is Status.SCORED else _unread(reading, outcome.reply.text),
         attempts=attempts,
         started_at=started_at,
         finished_at=now,
     )
+
+
+def _unread(reading: Reading, text: str) -> str:
+    """Say that a reply holds no score, and quote its end, where the verdict should be."""
+    end = " ".join(text.split())
+    end = end if len(end) <= _QUOTED_CHARS else f"…{end[-_QUOTED_CHARS:]}"
+    why = "" if reading.layer == "none" else f" ({reading.layer})"
+    return f"no score{why} in the reply {end!r}"
 
 
 def _reading(reply: Reply, judge: JudgeConfig) -> Reading:

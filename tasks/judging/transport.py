@@ -1,7 +1,7 @@
 """HTTP for the judge client: an `httpx2` transport over urllib3's connection pool.
 
 - A connection is taken from a stack, so that a call costs the same with 10 or 1,000 of them
-  open; httpcore's pool scans all of them for every call (DESIGN section 6).
+  open; httpcore's pool scans all of them for every call.
 - Nothing is retried and no redirect is followed here: a key never reaches another host.
 - The `read` timeout bounds the whole exchange, however slowly the reply drips.
 - Plain blocking sockets, so it is cooperative wherever gevent has patched them.

@@ -330,3 +330,29 @@ def test_without_its_broker_the_record_is_still_listed(
     assert done.returncode == 1
     assert "the broker cannot be asked" in done.stderr
     assert "hunter2" not in done.stderr
+
+
+def test_the_beginning_of_an_id_will_do(backend: Backend) -> None:
+    batch_id = _score(backend, "short id")
+    assert _shown(backend.folder, batch_id[:13])["id"] == batch_id
+    resumed = oyer("batches", "resume", batch_id[:13], "--json", *_CONFIG, cwd=backend.folder)
+    assert json.loads(resumed.stdout)["id"] == batch_id
+    assert "is not on record" in _refused(backend.folder, "show", "%")
+    shown = oyer("batches", "show", batch_id[:13], *_CONFIG, cwd=backend.folder).stdout
+    assert "4 calls, " in shown
+    assert " completion tokens, $" in shown
+    assert " UTC\n" in shown
+
+
+def test_an_ambiguous_beginning_names_some_ids(tmp_path: Path, sqlite_url: str) -> None:
+    migrations.upgrade(sqlite_url)
+    engine = open_engine(sqlite_url)
+    ids = ["aaaa0000-0000-4000-8000-000000000001", "aaaa0000-0000-4000-8000-000000000002"]
+    with engine.begin() as conn:
+        for batch_id in ids:
+            ensure_run_and_batch(conn, make_batch(id=batch_id))
+    engine.dispose()
+    done = oyer("batches", "show", "aaaa", cwd=tmp_path, OYER_STORE__URL=sqlite_url)
+    assert done.returncode == 1
+    assert "several ids begin so" in done.stderr
+    assert all(batch_id in done.stderr for batch_id in ids)

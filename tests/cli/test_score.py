@@ -69,7 +69,7 @@ def test_bad_lines_are_numbered_and_nothing_is_submitted(backend: Backend) -> No
     ]
     for problem, named_there in zip(
         problems,
-        ["is no JSON", "base_score", "is no JSON object", "response", "group_id"],
+        ["is not valid JSON", "base_score", "is not a JSON object", "response", "group_id"],
         strict=True,
     ):
         assert named_there in problem
@@ -100,6 +100,7 @@ def test_a_policy_that_raises_is_an_error_and_leaves_no_output(backend: Backend)
     done = oyer("score", str(path), *arguments, cwd=backend.folder, OYER_REWARD__ON_MISSING="raise")
     assert done.returncode == 1
     assert "2 of 2 rollouts have no score (2 rejected)" in done.stderr
+    assert "is `raise`; nothing was written" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(backend.folder.glob("raise.out*")) == []
 
@@ -125,7 +126,7 @@ def test_ctrl_c_cancels_what_is_under_way_and_says_so(backend: Backend, tmp_path
         backend.judge.wait_until(lambda log: len(log) == 4)
         command.process.send_signal(signal.SIGINT)
         assert command.wait() == 130
-        assert "what was under way is cancelled, and nothing is written" in command.errors()
+        assert "running batches are cancelled, and nothing is written" in command.errors()
     backend.judge.release()
     assert not (tmp_path / "stopped.out").exists()
 

@@ -49,7 +49,9 @@ def test_what_is_no_configuration_is_refused(config: Any) -> None:
 
 
 def test_nothing_to_compute_is_refused(redis_url: str) -> None:
-    with pytest.raises(InvalidConfig, match=r"judges: and `length` are both empty; name at least"):
+    with pytest.raises(
+        InvalidConfig, match=r"`judges` and `length` are both empty; configure at least"
+    ):
         RewardManager({"broker": {"url": redis_url}})
 
 
