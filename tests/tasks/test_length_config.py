@@ -87,7 +87,7 @@ def test_what_travels_is_read_back_the_same() -> None:
         ),
         (
             {"method": "lcpo_max", "columns": {"target_lengths": "t"}},
-            "columns.target_lengths: is `metadata.<key>`",
+            "columns.target_lengths: must be `metadata.<key>`",
         ),
     ],
 )
