@@ -295,7 +295,7 @@ def test_a_batch_whose_payloads_have_expired_is_lost_and_can_be_cancelled(
     engine.dispose()
     said = _refused(tmp_path, "resume", lost)
     assert "no longer in Redis" in said
-    assert "submit its rollouts anew" in said
+    assert "submit its rollouts again" in said
     assert oyer("batches", "cancel", lost, *_CONFIG, cwd=tmp_path).returncode == 0
     assert _shown(tmp_path, lost)["status"] == "cancelled"
 
