@@ -18,6 +18,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="A reward backend for RL post-training: LLM judges and length penalties score rollouts"
     " off the trainer's critical path, and every score is on record.\n\n"
     "Start with `oyer demo`; then `oyer up` beside your trainer, or `oyer worker` on many hosts.",

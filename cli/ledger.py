@@ -20,6 +20,15 @@ T = TypeVar("T")
 QUEUED = "queued"
 """The status of a batch that no worker has begun on, and that is not on record therefore."""
 
+_ID_CHARS = 36
+"""Length of a whole id, a UUID."""
+
+_SHOWN = 3
+"""Ids that an error shows."""
+
+_QUEUE_LOOKED_AT = 1000
+"""Queued batches among which the beginning of an id is looked for."""
+
 UNDER_WAY = (QUEUED, "submitted")
 """The statuses of a batch that has not ended."""
 
@@ -74,6 +83,27 @@ class Ledger:
                 " `oyer batches list` has those that are"
             )
         return _queued(manifest)
+
+    def whole_id(self, prefix: str) -> str:
+        """Complete the beginning of a batch's id; what begins no id is returned as it is.
+
+        Raises:
+            InvalidInput: several batches begin so; names some.
+        """
+        from oyer.models import history
+
+        if not prefix or len(prefix) >= _ID_CHARS:
+            return prefix
+        found = self.read(lambda conn: history.ids_starting(conn, prefix, _SHOWN))
+        # The broker is asked only for what the record does not have.
+        if not found:
+            found = [state["id"] for state in self.queued(_QUEUE_LOOKED_AT)]
+            found = [batch_id for batch_id in found if batch_id.startswith(prefix)]
+        if len(found) > 1:
+            raise InvalidInput(
+                f"batch {prefix}: several ids begin so ({', '.join(found[:_SHOWN])}, …); give more of it"
+            )
+        return found[0] if found else prefix
 
     def submissions(self, batch_id: str) -> "list[SubmissionRow]":
         """Return the times that a batch was handed to the workers, in order."""

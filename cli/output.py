@@ -46,6 +46,11 @@ def print_json(value: Any, *, err: bool = False) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False), err=err)
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun, e.g. "1 rollout" or "2 rollouts"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def fail(message: str) -> None:
     """Print an error."""
     notes.print(f"[bold red]error[/] {escape(message)}", highlight=False, soft_wrap=True)

@@ -16,7 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Run workers of one kind on this host, against the configured broker and store.\n\n"
     "Endpoints and keys are read here, from the workers' own configuration and environment."
-    " SIGTERM lets calls under way end; what is not done by then, another worker does.",
+    " SIGTERM lets running calls finish; other workers take over what is left.",
 )
 
 _BROKER = "OYER_BROKER__URL"
@@ -33,7 +33,7 @@ Processes = Annotated[
 ]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
-    typer.Option("--loglevel", case_sensitive=False, help="Least level that is logged."),
+    typer.Option("--loglevel", case_sensitive=False, help="Minimum log level."),
 ]
 LogFormat = Annotated[
     Literal["text", "json"],
@@ -47,13 +47,13 @@ def judge(
     config: options.Config = None,
     concurrency: Annotated[
         int | None,
-        typer.Option("--concurrency", min=1, help="Chunks under way at once in each process."),
+        typer.Option("--concurrency", min=1, help="Chunks that each process works on at once."),
     ] = None,
     processes: Processes = 1,
     loglevel: LogLevel = "INFO",
     log_format: LogFormat = "text",
 ) -> None:
-    """Call the judges: greenlets on queue `judge`; one process per core is plenty.
+    """Call the judges, from greenlets, for queue `judge`; one process per core is enough.
 
     Example: `oyer worker judge --config oyer.yaml --processes 4`
     """
@@ -109,16 +109,18 @@ def alive(
     import redis
 
     from oyer.tasks import presence
+    from oyer.tasks.broker_errors import unreachable
 
     with redis.Redis.from_url(_environment(config)[_BROKER], socket_connect_timeout=5) as client:
         try:
             entries = presence.workers(client)[kind]
         except redis.RedisError as error:
             raise BackendUnavailable(
-                f"broker.url: Redis does not answer ({error}); start it, or name the one that is there"
+                "broker.url: " + unreachable(error, "start it, or name the one that is there")
             ) from error
     here = [entry["pid"] for entry in entries if entry["host"] == socket.gethostname()]
-    console.print(f"{len(here)} {kind} worker(s) on this host")
+    workers = "worker" if len(here) == 1 else "workers"
+    console.print(f"{len(here)} {kind} {workers} on this host")
     if not here:
         raise typer.Exit(1)
 

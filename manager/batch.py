@@ -113,6 +113,10 @@ def _checked(outcome: Outcome) -> Outcome:
     return outcome
 
 
+OTHER_REWARDS = ": the error's `batch` has the other rewards"
+"""End of the message of `MissingScores`, for programs that can read the attribute."""
+
+
 def failure_of(batch: RewardBatch, rules: RewardRules) -> MissingScores | None:
     """Say whether a batch's missing scores are more than the failure policy lets pass."""
     fine = {Status.SCORED, *NOT_CALLED}
@@ -134,7 +138,7 @@ def failure_of(batch: RewardBatch, rules: RewardRules) -> MissingScores | None:
         )
     if rules.on_missing == "raise":
         return MissingScores(
-            f"{what}; reward.on_missing is `raise`: the error's `batch` has the other rewards",
+            f"{what}; reward.on_missing is `raise`{OTHER_REWARDS}",
             batch,
         )
     return None

@@ -38,7 +38,9 @@ class RewardManager:
         """
         self.config = _checked(config)
         if not self.config.judges and not self.config.length:
-            raise InvalidConfig("judges: and `length` are both empty; name at least one of them")
+            raise InvalidConfig(
+                "`judges` and `length` are both empty; configure at least one of them"
+            )
         self._embedded: local.EmbeddedBackend | None = None
         self._origin: RewardManager | None = None
         url = self.config.broker.url or local.running_broker()

@@ -29,8 +29,9 @@ from oyer.manager.verl_data import (
     read_row,
 )
 from oyer.tasks.errors import InvalidConfig, InvalidRollout, MissingScores, OyerError
+from oyer.tasks.explaining import explain
 from oyer.tasks.payloads import Rollout
-from oyer.tasks.settings import explain, load_config, validate
+from oyer.tasks.settings import load_config, validate
 
 log = get_logger(__name__)
 

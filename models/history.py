@@ -110,6 +110,12 @@ def batch(conn: Connection, batch_id: str) -> BatchState | None:
     return found[0] if found else None
 
 
+def ids_starting(conn: Connection, prefix: str, limit: int) -> list[str]:
+    """Return the ids of batches on record that begin with `prefix`, the latest first."""
+    query = select(Batch.id).where(Batch.id.startswith(prefix, autoescape=True))
+    return list(conn.scalars(query.order_by(Batch.submitted_at.desc()).limit(limit)))
+
+
 def list_batches(
     conn: Connection, *, run: str | None = None, status: str | None = None, limit: int = 50
 ) -> list[BatchState]:

@@ -21,7 +21,7 @@ from oyer.server.replies import Replies, Reply
 from oyer.server.scoring import Scoring
 from oyer.server.settings import ServerSettings
 from oyer.tasks import names, presence
-from oyer.tasks.settings import explain
+from oyer.tasks.explaining import explain
 
 CLIENT_CLOSED_REQUEST = 499
 """What servers log in place of an answer that nobody waits for."""

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """Why a judgement has a score or has none (DESIGN section 4)."""
+    """Why a judgement has a score or has none."""
 
     SCORED = "scored"
     """The reply was read and its score lies on the judge's scale."""

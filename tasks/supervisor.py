@@ -18,18 +18,23 @@ from typing import Any
 import redis
 
 from oyer.tasks import commands, names, presence
+from oyer.tasks.broker_errors import unreachable
 from oyer.tasks.children import Child, Report, keep_alive, run_to_end, stop_all
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.embedded_redis import embedded_redis_argv
-from oyer.tasks.errors import BackendUnavailable, InvalidConfig, MessageRefused, OyerError
+from oyer.tasks.errors import BackendUnavailable, MessageRefused, OyerError
 from oyer.tasks.exchange import Exchange
 from oyer.tasks.settings import CONFIG_VARIABLE, validate
+from oyer.tasks.variables import secret_of
 
 START_TIMEOUT_S = 120.0
 """Longest wait for all workers to announce themselves; loading torch can take a while."""
 
 KILL_MARGIN_S = 5.0
 """A worker ends by itself within `grace_s`; one that is later than this is killed."""
+
+CONFIG_FILE = "oyer.json"
+"""Configuration of the workers, in the backend's folder for as long as it runs."""
 
 _POLL_S = 0.05
 
@@ -86,6 +91,8 @@ class Supervisor:
             self._end_batches()
         stop_all([child for child in self._children if child.name == _REDIS], self.report)
         self._children.clear()
+        # It holds the passwords of broker and record.
+        (self.folder / CONFIG_FILE).unlink(missing_ok=True)
 
     def _end_batches(self) -> None:
         """Put the end of what is still under way on record: its broker goes for good."""
@@ -109,10 +116,13 @@ class Supervisor:
     def _check_keys(self) -> None:
         for name, endpoint in self.config.endpoints.items():
             variable = endpoint.api_key_env
-            if variable and not os.environ.get(variable):
-                raise InvalidConfig(
-                    f"endpoints.{name}.api_key_env: {variable} is not set; export it before"
-                    " starting the workers, or leave the key out for an open server"
+            if variable:
+                secret_of(
+                    variable,
+                    os.environ,
+                    where=f"endpoints.{name}.api_key_env",
+                    fix="export it before starting the workers, or leave the key out for an open"
+                    " server",
                 )
 
     def _start_redis(self) -> None:
@@ -139,12 +149,12 @@ class Supervisor:
                 client.ping()
         except redis.RedisError as error:
             raise BackendUnavailable(
-                f"broker.url: Redis does not answer ({error}); start it, or leave the URL out"
-                " for an embedded one"
+                "broker.url: "
+                + unreachable(error, "start it, or leave the URL out for an embedded one")
             ) from error
 
     def _write_config(self) -> None:
-        path = self.folder / "oyer.json"
+        path = self.folder / CONFIG_FILE
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(self.config.model_dump(mode="json"), file)
         self._environ[CONFIG_VARIABLE] = str(path)

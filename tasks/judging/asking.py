@@ -28,6 +28,9 @@ _RANDOM = random.Random()
 Keep = Callable[[Reply, Reading], None]
 """Takes a reply in that holds a score."""
 
+_QUOTED_CHARS = 120
+"""How much of the end of a reply without a score an error quotes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asker:
@@ -196,9 +199,14 @@ def _why_no_score(reply: Reply, reading: Reading, judge: JudgeConfig) -> str | N
             f"no score: the judge spent all of max_tokens{limit} on thinking; raise the judge's"
             " max_tokens, or lower its reasoning_effort"
         )
-    # The endpoint's word tells a user which limit or filter ended the reply.
-    said = f" {reading.span!r}" if reading.layer in ("finish_reason", "refusal") else ""
-    return f"no score: {reading.layer}{said}"
+    if reading.layer in ("finish_reason", "refusal"):
+        # The endpoint's word tells a user which limit or filter ended the reply.
+        return f"no score: {reading.layer} {reading.span!r}"
+    # The verdict should be at the end.
+    end = " ".join(reply.text.split())
+    end = end if len(end) <= _QUOTED_CHARS else f"…{end[-_QUOTED_CHARS:]}"
+    why = "" if reading.layer == "none" else f" ({reading.layer})"
+    return f"no score{why} in the reply {end!r}"
 
 
 def _reading(reply: Reply, judge: JudgeConfig) -> Reading:

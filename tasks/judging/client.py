@@ -29,12 +29,15 @@ from oyer.tasks.judging.parameters import with_lessons
 from oyer.tasks.judging.redaction import mask, redact
 from oyer.tasks.judging.transport import CONNECT_TIMEOUT_S, PooledTransport
 from oyer.tasks.statuses import Status
+from oyer.tasks.variables import secret_of, shown
 
 MESSAGE_CHARS = 500
 """Longest message of a failure, in characters."""
 
 _WRONG_PLACE = frozenset({404, 405})
 """Statuses that a wrong `base_url` brings: their messages name the URL."""
+_VERSION = re.compile(r"/(v\d|openai/)")
+"""What the paths of most endpoints hold; Azure's begin with `/openai/`."""
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
 
@@ -119,6 +122,8 @@ class EndpointClient:
             self._choice.report(url_index, answered=answered)
         latency_ms = (time.perf_counter() - started_s) * 1000
         if isinstance(outcome, Failure):
+            if outcome.http_status in _WRONG_PLACE:
+                outcome = replace(outcome, message=_with_address(outcome, self._urls[url_index]))
             message = redact(outcome.message, self._secrets, limit_chars=MESSAGE_CHARS)
             outcome = replace(outcome, message=message)
         elif self._secrets:
@@ -147,7 +152,7 @@ class EndpointClient:
                 httpx2.Response, options.model_copy(update={"content": content, "timeout": timeout})
             )
         except APIStatusError as error:
-            failure = http_failure(
+            return http_failure(
                 error.status_code,
                 error.response.headers,
                 error.response.content,
@@ -155,7 +160,6 @@ class EndpointClient:
                 now=datetime.now(UTC),
                 sent=body,
             )
-            return _at(options.url, failure) if error.status_code in _WRONG_PLACE else failure
         except APIConnectionError as error:
             return _network_failure(error)
         return read_response(
@@ -187,12 +191,13 @@ class EndpointClient:
         return with_lessons({**given, **extra}, request.refused)
 
 
-def _at(url: str, failure: Failure) -> Failure:
-    """Name the URL that was called, without login and query."""
-    called = httpx2.URL(url).copy_with(username=None, password=None, query=None, fragment=None)
-    said = failure.message.removeprefix(f"HTTP {failure.http_status}: ")
-    message = f"HTTP {failure.http_status} from {called}: {said}"
-    return replace(failure, message=message)
+def _with_address(failure: Failure, url: str) -> str:
+    """Say where a call went that found nothing there: it is mostly a wrong `base_url`."""
+    address = httpx2.URL(url)
+    called = f"{address.scheme}://{address.netloc.decode()}{address.path}"
+    hint = "" if _VERSION.search(address.path) else " (is `/v1` missing at the end of base_url?)"
+    status = f"HTTP {failure.http_status}"
+    return failure.message.replace(status, f"{status} from {called}{hint}", 1)
 
 
 def _network_failure(error: APIConnectionError) -> Failure:
@@ -209,16 +214,17 @@ def _network_failure(error: APIConnectionError) -> Failure:
 def _key(name: str, variable: str | None, environ: Mapping[str, str]) -> str | None:
     if variable is None:
         return None
-    key = environ.get(variable, "").strip()
     where = f"endpoints.{name}.api_key_env"
-    if not key:
-        raise InvalidConfig(
-            f"{where}: the environment variable {variable} is not set on this worker: set it to the"
-            " endpoint's key before starting the worker, or leave api_key_env out for an open server"
-        )
+    key = secret_of(
+        variable,
+        environ,
+        where=where,
+        fix="set it to the endpoint's key before starting the worker, or leave api_key_env out for"
+        " an open server",
+    ).strip()
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise InvalidConfig(
-            f"{where}: the environment variable {variable} holds characters that no key has"
+            f"{where}: {shown(variable)} holds characters that no key has"
             " (spaces, line breaks or non-ASCII): set it to the bare key"
         )
     return key

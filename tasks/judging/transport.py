@@ -1,7 +1,7 @@
 """HTTP for the judge client: an `httpx2` transport over urllib3's connection pool.
 
 - A connection is taken from a stack, so that a call costs the same with 10 or 1,000 of them
-  open; httpcore's pool scans all of them for every call (DESIGN section 6).
+  open; httpcore's pool scans all of them for every call.
 - Nothing is retried and no redirect is followed here: a key never reaches another host.
 - The `read` timeout bounds the whole exchange, however slowly the reply drips.
 - Plain blocking sockets, so it is cooperative wherever gevent has patched them.
@@ -36,6 +36,7 @@ from urllib3.exceptions import (
 from urllib3.util import make_headers
 
 from oyer.tasks.errors import InvalidConfig
+from oyer.tasks.judging.network_errors import plainly
 from oyer.tasks.judging.proxies import proxy_for
 
 CONNECT_TIMEOUT_S = 10.0
@@ -172,7 +173,8 @@ class PooledTransport(httpx2.BaseTransport):
             )
             content = _unpacked(reply)
         except HTTPError as error:
-            raise _httpx2_error(error)(str(error), request=request) from error
+            said = plainly(error, _address(url), timeout)
+            raise _httpx2_error(error)(said, request=request) from error
         except (ValueError, OverflowError) as error:
             # http.client checks no length that a server announces.
             raise httpx2.RemoteProtocolError(
@@ -227,6 +229,10 @@ def ssl_context(environ: Mapping[str, str]) -> ssl.SSLContext:
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
+
+
+def _address(url: httpx2.URL) -> str:
+    return f"{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}"
 
 
 def _pool(url: httpx2.URL, environ: Mapping[str, str], pool_size: int) -> HTTPConnectionPool:

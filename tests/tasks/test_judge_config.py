@@ -32,7 +32,10 @@ def config(judge: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]
         ),
         (config(budget={"usd": 0}), "budget.usd"),
         (config(budget={"usd": 1, "soft_fraction": 1.5}), "budget.soft_fraction"),
-        (config(reward={"min_valid_judges": 2}), "reward.min_valid_judges: 2 is more than the 1"),
+        (
+            config(reward={"min_valid_judges": 2}),
+            "reward.min_valid_judges: 2 is more than `judges` has",
+        ),
         (config({"expected_score": True, "scale": (0, 0.5)}), "expected_score"),
         (config({"samples": 2, "min_valid": 3}), "min_valid"),
     ],
