@@ -64,7 +64,8 @@ check: $(READY) ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	@rm -rf build/imports && mkdir -p build && cp -rL typings build/imports
+	cd build/imports && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml
 
 audit: ## Ask the advisory database about the pinned packages; needs the network
 	$(PYTHON) -m venv .venv-audit

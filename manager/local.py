@@ -75,7 +75,7 @@ class EmbeddedBackend:
         self.folder = Path(folder or tempfile.mkdtemp(prefix="oyer-"))
         self.folder.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "oyer.tasks.supervisor"],
+            [sys.executable, "-P", "-m", "oyer.tasks.supervisor"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -40,7 +40,8 @@ def worker_argv(
         raise InvalidInput(f"worker kind {kind!r}: is one of {', '.join(names.QUEUES)}")
     if concurrency is not None and concurrency < 1:
         raise InvalidInput(f"--concurrency {concurrency}: is at least 1")
-    argv = [sys.executable, "-m", "celery", "--quiet", "-A", "oyer.tasks", "worker", "-Q", kind]
+    argv = [sys.executable, "-P", "-m", "oyer.tasks", "--quiet", "-A", "oyer.tasks"]
+    argv += ["worker", "-Q", kind]
     argv += ["-P", POOLS[kind], "-c", str(concurrency or DEFAULT_CONCURRENCY[kind])]
     argv += ["-n", f"{name}@%h", "--loglevel", loglevel]
     # A solo worker's second message would wait behind the first while a neighbour idles.

@@ -133,7 +133,7 @@ class Supervisor:
                 del self._environ[variable]
 
     def _migrate(self) -> None:
-        argv = [sys.executable, "-m", "oyer.migrations", "upgrade"]
+        argv = [sys.executable, "-P", "-m", "oyer.migrations", "upgrade"]
         environ = {**self._environ, "OYER_STORE__URL": self.config.store.url}
         returncode, output = run_to_end(argv, environ)
         if returncode:
