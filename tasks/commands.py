@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 from oyer.tasks import names
 from oyer.tasks.errors import InvalidInput
@@ -76,7 +77,12 @@ def device_environment(device: str | None, environ: Mapping[str, str]) -> dict[s
 
 
 def devices() -> list[str | None]:
-    """Name a device for each length worker of this host: one per GPU; without one, torch's choice."""
+    """Name a device for each length worker of this host: one per GPU, or its own choice for one.
+
+    Without torch, which computes on GPUs, one worker is enough.
+    """
+    if find_spec("torch") is None:
+        return [None]
     return [f"cuda:{i}" for i in range(visible_gpus())] or [None]
 
 

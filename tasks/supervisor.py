@@ -25,7 +25,7 @@ from oyer.tasks.errors import BackendUnavailable, InvalidConfig, OyerError
 from oyer.tasks.settings import CONFIG_VARIABLE, validate
 
 START_TIMEOUT_S = 120.0
-"""Longest wait for all workers to announce themselves; loading torch can take a while."""
+"""Longest wait for all workers to announce themselves; the machine may be busy."""
 
 KILL_MARGIN_S = 5.0
 """A worker ends by itself within `grace_s`; one that is later than this is killed."""
@@ -49,6 +49,8 @@ class Supervisor:
     judge_processes: int = field(default_factory=commands.cores)
     judge_concurrency: int | None = None
     combine_processes: int = 1
+    length_workers: bool = True
+    """Whether trainers may ask for length terms; without, no worker of them is started."""
     loglevel: str = "WARNING"
 
     def __post_init__(self) -> None:
@@ -145,7 +147,8 @@ class Supervisor:
 
     def _start_workers(self) -> None:
         plan: list[tuple[str, str | None]] = [(names.JUDGE_QUEUE, None)] * self.judge_processes
-        plan += [(names.LENGTH_QUEUE, device) for device in commands.devices()]
+        if self.length_workers:
+            plan += [(names.LENGTH_QUEUE, device) for device in commands.devices()]
         plan += [(names.COMBINE_QUEUE, None)] * self.combine_processes
         for kind, device in plan:
             self._workers[kind] = self._workers.get(kind, 0) + 1
@@ -204,11 +207,13 @@ def main() -> int:
 
     stopping = threading.Event()
     request = json.loads(sys.stdin.readline())
+    config = validate(request["config"])
     supervisor = Supervisor(
-        config=validate(request["config"]),
+        config=config,
         folder=Path(request["folder"]),
         report=lambda part, state: tell(event="part", part=part, state=state),
         stopping=stopping,
+        length_workers=bool(config.length),
         **request["options"],
     )
 
