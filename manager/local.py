@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,6 +49,10 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
+Report = Callable[[str, str], None]
+"""Told about each part: its name and its state."""
+
+
 class EmbeddedBackend:
     """Redis, store and workers in processes of their own, for as long as this object lives."""
 
@@ -58,6 +63,7 @@ class EmbeddedBackend:
         judge_processes: int | None = None,
         judge_concurrency: int | None = None,
         folder: str | Path | None = None,
+        report: Report | None = None,
     ) -> None:
         """Start the backend and wait until it takes work.
 
@@ -66,11 +72,13 @@ class EmbeddedBackend:
             judge_processes: one per core when left out.
             judge_concurrency: chunks under way at once in a judge process.
             folder: where logs go; a temporary folder, removed on `close`, when left out.
+            report: called with each part's name and state while the backend starts.
 
         Raises:
             BackendUnavailable: a part did not start; the message holds the end of its output.
         """
         options = {"judge_processes": judge_processes, "judge_concurrency": judge_concurrency}
+        self._report = report
         self._temporary = folder is None
         self.folder = Path(folder or tempfile.mkdtemp(prefix="oyer-"))
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -113,6 +121,8 @@ class EmbeddedBackend:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             event = json.loads(line)
+            if event["event"] == "part" and self._report is not None:
+                self._report(event["part"], event["state"])
             if event["event"] == "ready":
                 return dict(event["config"])
             if event["event"] == "failed":

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,13 +67,17 @@ class Supervisor:
             InvalidConfig: the configuration misses what a part needs.
         """
         self._check_keys()
-        if self.config.broker.url is None:
-            self._start_redis()
-        else:
-            self._ping(self.config.broker.url)
-            self.report(_REDIS, "configured broker answers")
-        self._write_config()
-        self._migrate()
+        # Both take a second of loading and do not need each other.
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            migrated = beside.submit(self._migrate, dict(self._environ))
+            if self.config.broker.url is None:
+                self._start_redis()
+            else:
+                self._ping(self.config.broker.url)
+                self.report(_REDIS, "configured broker answers")
+            self._write_config()
+            migrated.result()
+        self.report("store", "migrated")
         self._start_workers()
         self._wait_for_workers()
 
@@ -134,16 +139,15 @@ class Supervisor:
             if variable.startswith("OYER_") and section in RewardConfig.model_fields:
                 del self._environ[variable]
 
-    def _migrate(self) -> None:
+    def _migrate(self, environ: dict[str, str]) -> None:
         argv = [sys.executable, "-P", "-m", "oyer.migrations", "upgrade"]
-        environ = {**self._environ, "OYER_STORE__URL": self.config.store.url}
+        environ["OYER_STORE__URL"] = self.config.store.url
         returncode, output = run_to_end(argv, environ)
         if returncode:
             raise BackendUnavailable(
                 f"store.url: the store cannot be migrated: {output}; name a database that is there,"
                 " or a file that you can write"
             )
-        self.report("store", "migrated")
 
     def _start_workers(self) -> None:
         plan: list[tuple[str, str | None]] = [(names.JUDGE_QUEUE, None)] * self.judge_processes

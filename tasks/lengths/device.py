@@ -1,16 +1,15 @@
 """The device of a length worker: what is there, which one is used, what it is called."""
 
+import logging
 import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celery.utils.log import get_logger
-
 if TYPE_CHECKING:
     import torch
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 
