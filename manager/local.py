@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from oyer.tasks import errors
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import BackendUnavailable, InvalidConfig
 from oyer.tasks.settings import validate
+
+log = logging.getLogger(__name__)
 
 STATE_FILE = Path(".oyer") / "backend.json"
 """Where `oyer up` leaves the URL of its embedded broker, for managers started beside it."""
@@ -53,6 +56,10 @@ Report = Callable[[str, str], None]
 """Told about each part: its name and its state."""
 
 
+def _log_part(part: str, state: str) -> None:
+    log.info("embedded backend: %s %s", part, state)
+
+
 class EmbeddedBackend:
     """Redis, store and workers in processes of their own, for as long as this object lives."""
 
@@ -72,13 +79,14 @@ class EmbeddedBackend:
             judge_processes: one per core when left out.
             judge_concurrency: chunks under way at once in a judge process.
             folder: where logs go; a temporary folder, removed on `close`, when left out.
-            report: called with each part's name and state while the backend starts.
+            report: called with each part's name and state while the backend starts; logged as
+                information when left out.
 
         Raises:
             BackendUnavailable: a part did not start; the message holds the end of its output.
         """
         options = {"judge_processes": judge_processes, "judge_concurrency": judge_concurrency}
-        self._report = report
+        self._report = report or _log_part
         self._temporary = folder is None
         self.folder = Path(folder or tempfile.mkdtemp(prefix="oyer-"))
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +129,7 @@ class EmbeddedBackend:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             event = json.loads(line)
-            if event["event"] == "part" and self._report is not None:
+            if event["event"] == "part":
                 self._report(event["part"], event["state"])
             if event["event"] == "ready":
                 return dict(event["config"])
