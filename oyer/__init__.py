@@ -4,21 +4,23 @@
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from pkgutil import extend_path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from oyer.manager import *
 
+    __version__: str
+
 # In a clone, this folder holds none of the subpackages: they are found where they are installed.
 __path__ = extend_path(__path__, __name__)
 
-__version__ = version("oyer")
-
 
 def __getattr__(name: str) -> object:
-    """Load a public name of `oyer.manager`."""
+    """Load a public name of `oyer.manager`, or the version of the distribution."""
+    if name == "__version__":
+        # A worker loads as little as possible before gevent patches the standard library.
+        return import_module("importlib.metadata").version("oyer")
     if not name.startswith("_"):
         manager = import_module("oyer.manager")
         if name in manager.__all__:
@@ -28,4 +30,4 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     """List the public names as well."""
-    return sorted([*globals(), *import_module("oyer.manager").__all__])
+    return sorted([*globals(), "__version__", *import_module("oyer.manager").__all__])
