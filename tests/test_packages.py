@@ -15,3 +15,10 @@ def test_the_list_of_packages_is_the_folders_with_an_init() -> None:
     found = {"oyer" if f == Path("oyer") else ".".join(("oyer", *f.parts)) for f in folders}
     assert found == set(listed)
     assert len(listed) == len(set(listed))
+
+
+def test_the_readme_names_every_extra() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = settings["project"]["optional-dependencies"].keys() - {"dev"}
+    readme = (ROOT / "README.md").read_text()
+    assert {extra for extra in extras if f"\n| `{extra}` |" not in readme} == set()
