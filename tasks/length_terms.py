@@ -104,6 +104,8 @@ def _shaped(item: LengthConfig, inputs: LengthInputs, device: "torch.device | No
         values[others] = to_numpy(_computed(item, columns, others, device).values)
     if kind == "total":
         values -= inputs.replaced(item)
+    # Makes one zero of two: no penalty is not shown as -0.
+    values += 0.0
     values[masked] = 1.0 if kind == "multiply" else 0.0
     kept = ~(unknown | masked)
     return _Shaped(kind, values, history, kept & (values > 0) if kind == "mask" else kept)
