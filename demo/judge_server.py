@@ -158,7 +158,14 @@ def judge_process(*arguments: str) -> Iterator[str]:
     Raises:
         BackendUnavailable: the server did not start.
     """
-    command = [sys.executable, "-m", "oyer.demo.judge_server", "--exit-with-parent", *arguments]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "oyer.demo.judge_server",
+        "--exit-with-parent",
+        *arguments,
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 from oyer.tasks import names
 from oyer.tasks.errors import InvalidInput
@@ -40,7 +41,8 @@ def worker_argv(
         raise InvalidInput(f"worker kind {kind!r}: is one of {', '.join(names.QUEUES)}")
     if concurrency is not None and concurrency < 1:
         raise InvalidInput(f"--concurrency {concurrency}: is at least 1")
-    argv = [sys.executable, "-m", "celery", "--quiet", "-A", "oyer.tasks", "worker", "-Q", kind]
+    argv = [sys.executable, "-P", "-m", "oyer.tasks", "--quiet", "-A", "oyer.tasks"]
+    argv += ["worker", "-Q", kind]
     argv += ["-P", POOLS[kind], "-c", str(concurrency or DEFAULT_CONCURRENCY[kind])]
     argv += ["-n", f"{name}@%h", "--loglevel", loglevel]
     # A solo worker's second message would wait behind the first while a neighbour idles.
@@ -80,7 +82,12 @@ def device_environment(device: str | None, environ: Mapping[str, str]) -> dict[s
 
 
 def devices() -> list[str | None]:
-    """Name a device for each length worker of this host: one per GPU; without one, torch's choice."""
+    """Name a device for each length worker of this host: one per GPU, or its own choice for one.
+
+    Without torch, which computes on GPUs, one worker is enough.
+    """
+    if find_spec("torch") is None:
+        return [None]
     return [f"cuda:{i}" for i in range(visible_gpus())] or [None]
 
 

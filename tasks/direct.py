@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from oyer.models.rows import JudgementRow
 from oyer.tasks.compose import compose
@@ -80,7 +79,6 @@ class DirectScorer:
                 verdicts=verdicts,
                 rules=rules,
             ),
-            torch.device("cpu"),
         )
         composed = compose(
             base_score=np.array(columns.base_score, dtype=float),

@@ -1,6 +1,7 @@
 """The length task: a batch's columns in, its length terms out."""
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 from oyer.tasks import process
@@ -14,7 +15,8 @@ from oyer.tasks.plan import read_plan
 
 
 def warm_up() -> None:
-    """Load torch and choose the device before the first batch arrives."""
+    """Load the formulas and choose the device before the first batch arrives."""
+    import_module("oyer.tasks.length_terms")
     device()
 
 

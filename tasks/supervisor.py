@@ -11,13 +11,14 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import redis
 
-from oyer.tasks import commands, names, presence
+from oyer.tasks import commands, living, names
 from oyer.tasks.broker_errors import unreachable
 from oyer.tasks.children import Child, Report, keep_alive, run_to_end, stop_all
 from oyer.tasks.config import RewardConfig
@@ -28,7 +29,7 @@ from oyer.tasks.settings import CONFIG_VARIABLE, validate
 from oyer.tasks.variables import secret_of
 
 START_TIMEOUT_S = 120.0
-"""Longest wait for all workers to announce themselves; loading torch can take a while."""
+"""Longest wait for all workers to announce themselves; the machine may be busy."""
 
 KILL_MARGIN_S = 5.0
 """A worker ends by itself within `grace_s`; one that is later than this is killed."""
@@ -56,6 +57,8 @@ class Supervisor:
     judge_concurrency: int | None = None
     combine_processes: int = 1
     loglevel: str = "INFO"
+    length_workers: bool = True
+    """Whether trainers may ask for length terms; without, no worker of them is started."""
 
     def __post_init__(self) -> None:
         self._children: list[Child] = []
@@ -70,13 +73,17 @@ class Supervisor:
             InvalidConfig: the configuration misses what a part needs.
         """
         self._check_keys()
-        if self.config.broker.url is None:
-            self._start_redis()
-        else:
-            self._ping(self.config.broker.url)
-            self.report(_REDIS, "configured broker answers")
-        self._write_config()
-        self._migrate()
+        # Both take a second of loading and do not need each other.
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            migrated = beside.submit(self._migrate, dict(self._environ))
+            if self.config.broker.url is None:
+                self._start_redis()
+            else:
+                self._ping(self.config.broker.url)
+                self.report(_REDIS, "configured broker answers")
+            self._write_config()
+            migrated.result()
+        self.report("store", "migrated")
         self._start_workers()
         self._wait_for_workers()
 
@@ -164,20 +171,20 @@ class Supervisor:
             if variable.startswith("OYER_") and section in RewardConfig.model_fields:
                 del self._environ[variable]
 
-    def _migrate(self) -> None:
-        argv = [sys.executable, "-m", "oyer.migrations", "upgrade"]
-        environ = {**self._environ, "OYER_STORE__URL": self.config.store.url}
+    def _migrate(self, environ: dict[str, str]) -> None:
+        argv = [sys.executable, "-P", "-m", "oyer.migrations", "upgrade"]
+        environ["OYER_STORE__URL"] = self.config.store.url
         returncode, output = run_to_end(argv, environ)
         if returncode:
             raise BackendUnavailable(
                 f"store.url: the store cannot be migrated: {output}; name a database that is there,"
                 " or a file that you can write"
             )
-        self.report("store", "migrated")
 
     def _start_workers(self) -> None:
         plan: list[tuple[str, str | None]] = [(names.JUDGE_QUEUE, None)] * self.judge_processes
-        plan += [(names.LENGTH_QUEUE, device) for device in commands.devices()]
+        if self.length_workers:
+            plan += [(names.LENGTH_QUEUE, device) for device in commands.devices()]
         plan += [(names.COMBINE_QUEUE, None)] * self.combine_processes
         for kind, device in plan:
             self._workers[kind] = self._workers.get(kind, 0) + 1
@@ -197,7 +204,7 @@ class Supervisor:
         waiting = {(host, child.pid): child for child in self._children if child.name != _REDIS}
         with redis.Redis.from_url(self.config.broker.url) as client:
             while waiting and not self.stopping.wait(_POLL_S):
-                for entries in presence.workers(client).values():
+                for entries in living.workers(client).values():
                     for entry in entries:
                         child = waiting.pop((entry["host"], entry["pid"]), None)
                         if child is not None:
@@ -236,11 +243,13 @@ def main() -> int:
 
     stopping = threading.Event()
     request = json.loads(sys.stdin.readline())
+    config = validate(request["config"])
     supervisor = Supervisor(
-        config=validate(request["config"]),
+        config=config,
         folder=Path(request["folder"]),
         report=lambda part, state: tell(event="part", part=part, state=state),
         stopping=stopping,
+        length_workers=bool(config.length),
         **request["options"],
     )
 
