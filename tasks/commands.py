@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
 from oyer.tasks import names
@@ -25,13 +25,19 @@ processes, 64 rollouts/s at 1 s a call waited for 0.9 s beyond the call, and for
 
 
 def worker_argv(
-    kind: str, *, name: str, concurrency: int | None = None, loglevel: str = "WARNING"
+    kind: str,
+    *,
+    name: str,
+    queues: Sequence[str] = (),
+    concurrency: int | None = None,
+    loglevel: str = "WARNING",
 ) -> list[str]:
     """Build the command line of one worker process.
 
     Args:
         kind: `judge`, `length` or `combine`.
         name: tells this process from its neighbours on the host, e.g. `judge-1`.
+        queues: queues to listen on; the kind's own when left out.
         concurrency: tasks under way at once; the kind's default when left out.
 
     Raises:
@@ -42,7 +48,7 @@ def worker_argv(
     if concurrency is not None and concurrency < 1:
         raise InvalidInput(f"--concurrency {concurrency}: is at least 1")
     argv = [sys.executable, "-P", "-m", "oyer.tasks", "--quiet", "-A", "oyer.tasks"]
-    argv += ["worker", "-Q", kind]
+    argv += ["worker", "-Q", ",".join(queues or (kind,))]
     argv += ["-P", POOLS[kind], "-c", str(concurrency or DEFAULT_CONCURRENCY[kind])]
     argv += ["-n", f"{name}@%h", "--loglevel", loglevel]
     # A solo worker's second message would wait behind the first while a neighbour idles.

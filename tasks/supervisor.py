@@ -58,7 +58,7 @@ class Supervisor:
     combine_processes: int = 1
     loglevel: str = "INFO"
     length_workers: bool = True
-    """Whether trainers may ask for length terms; without, no worker of them is started."""
+    """Whether length terms have workers of their own; without, the combine workers compute them."""
 
     def __post_init__(self) -> None:
         self._children: list[Child] = []
@@ -190,8 +190,14 @@ class Supervisor:
             self._workers[kind] = self._workers.get(kind, 0) + 1
             name = f"{kind}-{self._workers[kind]}"
             concurrency = self.judge_concurrency if kind == names.JUDGE_QUEUE else None
+            # A manager with another configuration may ask for length terms all the same.
+            shared = kind == names.COMBINE_QUEUE and not self.length_workers
             argv = commands.worker_argv(
-                kind, name=name, concurrency=concurrency, loglevel=self.loglevel
+                kind,
+                name=name,
+                queues=(kind, names.LENGTH_QUEUE) if shared else (),
+                concurrency=concurrency,
+                loglevel=self.loglevel,
             )
             environ = commands.device_environment(device, self._environ)
             self._add(name, argv, environ).start()
