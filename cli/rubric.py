@@ -97,8 +97,8 @@ def render(
 ) -> None:
     """Print the messages that a judge is sent for one rollout; nothing is sent.
 
-    `--json` prints the whole request, and its key: judgements with one key count as the same
-    request, and are paid for once. Without judges in the configuration, `--rubric` is enough.
+    `--json` prints the whole request and its hash, `request_hash` on record: equal requests are
+    paid for once. Where the configuration has no judges, `--rubric` is enough.
 
     Example: `oyer rubric render rollouts.jsonl --line 3 --rubric mine.md`
     """

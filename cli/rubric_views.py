@@ -84,7 +84,7 @@ def request(job: "Job", settings: "RewardConfig") -> dict[str, Any]:
         "judge": job.judge.name,
         "endpoint": job.judge.endpoint,
         "rubric_hash": job.rubric_hash,
-        "request_key": job.key,
+        "request_hash": job.key,
         "request": {**sent, **shared, **own},
     }
 

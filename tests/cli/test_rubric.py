@@ -141,7 +141,7 @@ def test_what_is_rendered_is_what_a_worker_sends_and_records(backend: Backend) -
     backend.write_rollouts("rubric.jsonl", rows)
     done = oyer("score", "rubric.jsonl", "--run", "rubric", cwd=backend.folder)
     assert done.returncode == 0, done.stderr
-    sent = {json.dumps(request.body["messages"]) for request in backend.judge.requests}
+    sent = {json.dumps(json.loads(request.body)["messages"]) for request in backend.judge.requests}
     rendered = [
         json.loads(
             oyer("rubric", "render", "rubric.jsonl", *line, "--json", cwd=backend.folder).stdout
@@ -149,9 +149,9 @@ def test_what_is_rendered_is_what_a_worker_sends_and_records(backend: Backend) -
         for line in ((), ("--line", "2"))
     ]
     assert {json.dumps(one["request"]["messages"]) for one in rendered} == sent
-    query = "SELECT DISTINCT request_key FROM judgements"
+    query = "SELECT DISTINCT request_hash FROM judgements"
     recorded = oyer("db", "sql", query, "--json", cwd=backend.folder).stdout
-    assert all(one["request_key"] in recorded for one in rendered)
+    assert all(one["request_hash"] in recorded for one in rendered)
 
 
 def test_a_trial_prints_the_reply_and_what_is_read_from_it(folder: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_trial_prints_the_reply_and_what_is_read_from_it(folder: Path) -> None
         report = json.loads(
             oyer("rubric", "try", "r.jsonl", "--rubric", "mine.md", "--json", cwd=folder).stdout
         )
-        assert judge.requests[-1].body["messages"] == report["request"]["messages"]
+        assert json.loads(judge.requests[-1].body)["messages"] == report["request"]["messages"]
     assert (report["status"], report["score"]) == ("scored", 7)
     assert "7" in report["span"]
 
