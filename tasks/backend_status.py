@@ -39,7 +39,7 @@ class BatchStatus:
     run: str
     step: int | None
     state: str
-    """`waiting`: no verdict yet; `judging`; `judged`: all verdicts are there, and the length terms
+    """`no verdict yet`; `judging`; `judged`: all verdicts are there, and the length terms
     or the rewards are not; `cancelled` or `failed`: ended before its time."""
     rollouts: int
     judged: int
@@ -135,7 +135,7 @@ def batch_status(manifest: Manifest, judged: int, ended: bytes | None, now_s: fl
     elif judged >= verdicts:
         state = "judged"
     else:
-        state = "judging" if judged else "waiting"
+        state = "judging" if judged else "no verdict yet"
     return BatchStatus(
         id=manifest.batch_id,
         run=manifest.run,

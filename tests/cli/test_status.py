@@ -95,7 +95,7 @@ def test_a_batch_is_seen_with_its_calls_its_money_and_who_waits(
     status = seen(whole[0], tmp_path)
     [batch] = status["batches"]
     assert (batch["id"], batch["run"], batch["step"]) == (held.batch_id, "held", 4)
-    assert (batch["state"], batch["rollouts"]) == ("waiting", 8)
+    assert (batch["state"], batch["rollouts"]) == ("no verdict yet", 8)
     assert (batch["judged"], batch["verdicts"]) == (0, 8)
     assert batch["age_s"] >= 0
     assert batch["left_s"] > 0

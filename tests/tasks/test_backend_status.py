@@ -142,7 +142,7 @@ def test_batches_are_told_apart_by_how_far_they_are(redis_url: str, client: redi
     status = read_status(client)
     assert [batch.id for batch in status.batches] == ids
     assert [batch.state for batch in status.batches] == [
-        "waiting",
+        "no verdict yet",
         "judging",
         "judged",
         "cancelled",
