@@ -163,8 +163,8 @@ def _sent_again(ledger: Ledger, state: "BatchState", timeout_s: float | None) ->
     if not ledger.broker.resume(batch_id, "oyer batches resume"):
         raise BatchLost(
             f"batch {batch_id}: its payloads are no longer in Redis, and it has not ended;"
-            f" {counted(sum(state['counts'].values()), 'judgement')} of it on record are not paid for"
-            " again: submit its rollouts again"
+            f" submit its rollouts again; {counted(sum(state['counts'].values()), 'judgement')} on record"
+            " will not be paid for again"
         )
     if state["status"] == "failed":
         ledger.reopen(batch_id)

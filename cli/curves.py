@@ -59,7 +59,7 @@ def curves(name: str, params: Mapping[str, Any], max_length: int | None = None) 
     method = find(name)
     if method.kind not in _DRAWN:
         raise InvalidLengthCall(
-            f"{name}: has values of kind {method.kind!r}, which are no curve over length; see"
+            f"{name}: has values of kind {method.kind!r}, which cannot be drawn over length; see"
             " `oyer length list`"
         )
     checked = validate(method, params)

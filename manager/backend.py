@@ -254,8 +254,14 @@ class Backend:
         import redis
         from kombu.exceptions import KombuError
 
+        from oyer.tasks.broker_errors import unreachable
+
         try:
             yield
+        except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+            raise BackendUnavailable(
+                f"broker {_host(self.url)}: {unreachable(error, '')}"
+            ) from error
         except (redis.RedisError, KombuError) as error:
             raise BackendUnavailable(
                 f"broker {_host(self.url)} cannot be reached ({error}); start it with `oyer up`,"

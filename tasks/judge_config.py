@@ -74,7 +74,7 @@ def _with_host(url: str) -> str:
         raise ValueError("must begin with http:// or https://, as in https://api.deepseek.com/v1")
     if not names_host(url):
         raise ValueError(
-            "names no host and port that can be called, as in http://host:8000/v1; letters beyond"
+            "must name a host and a port that can be called, as in http://host:8000/v1; letters beyond"
             " ASCII are written as xn--…"
         )
     if called := _CALLED.search(urlsplit(url).path):
@@ -218,7 +218,7 @@ class JudgeConfig(Section):
     def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
         low, high = scale
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError("is [lowest, highest] with lowest < highest, e.g. [1, 10]")
+            raise ValueError("must be [lowest, highest] with lowest < highest, e.g. [1, 10]")
         return scale
 
     @model_validator(mode="after")

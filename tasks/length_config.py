@@ -146,12 +146,12 @@ class LengthConfig(Section):
             if name not in METADATA & taken:
                 fitting = ", ".join(sorted(METADATA & taken)) or "none"
                 raise ValueError(
-                    f"columns.{name}: is no input of {self.method} that metadata can give"
+                    f"columns.{name}: is not an input of {self.method} that metadata can give"
                     f" (inputs: {fitting})"
                 )
             if not place.removeprefix(_PREFIX) or not place.startswith(_PREFIX):
                 raise ValueError(
-                    f"columns.{name}: is `metadata.<key>`, e.g. metadata.target_tokens"
+                    f"columns.{name}: must be `metadata.<key>`, e.g. metadata.target_tokens"
                 )
 
     @property

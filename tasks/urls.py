@@ -40,7 +40,7 @@ def broker_url(url: str | None) -> str | None:
     if url.startswith("rediss:") and "ssl_cert_reqs=" not in url:
         raise ValueError("append `?ssl_cert_reqs=required` to a rediss:// URL; Celery asks")
     if not names_host(url):
-        raise ValueError("names no host and port, as in redis://host:6379/0")
+        raise ValueError("must name a host and a port, as in redis://host:6379/0")
     return url
 
 

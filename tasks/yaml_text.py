@@ -31,9 +31,13 @@ def read_yaml(text: str) -> Any:
         return _read(text)
     except RecursionError as error:
         raise ValueError("it nests too deep") from error
-    except (yaml.YAMLError, LookupError, AttributeError, TypeError) as error:
-        # PyYAML raises the others for a tag that its value does not fit, e.g. `!!bool maybe`.
-        raise ValueError(str(error) or type(error).__name__) from error
+    except yaml.MarkedYAMLError as error:
+        # PyYAML's own text quotes the line, which may hold a password.
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ValueError(f"{where}{error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def _read(text: str) -> Any:
@@ -44,9 +48,19 @@ def _read(text: str) -> Any:
             return None
         _check_size(node, max(MAX_CHARACTERS, 2 * len(text)))
         _refuse_key_twice(node)
-        return loader.construct_document(node)
+        return _constructed(loader, node)
     finally:
         loader.dispose()
+
+
+def _constructed(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    try:
+        return loader.construct_document(node)
+    except (ValueError, LookupError, AttributeError, TypeError):
+        # What Python raises for a value that does not fit its tag shows the value.
+        raise ValueError(
+            "a value does not fit its tag or form, e.g. `!!bool maybe` or the date 2026-13-01"
+        ) from None
 
 
 def _check_size(root: yaml.Node, most: int) -> None:

@@ -149,8 +149,8 @@ def _text_of(rubric: str, folder: Path | None) -> str:
     if re.search(r"\s", rubric.strip()):
         return rubric
     raise InvalidConfig(
-        f"rubric: {rubric!r} is no built-in rubric ({', '.join(BUILT_IN)}), no .md or .txt file"
-        f" and no text with a place for the {{response}}; {did_you_mean(rubric, BUILT_IN)}".rstrip(
+        f"rubric: {rubric!r} is neither a built-in rubric ({', '.join(BUILT_IN)}), nor a .md or .txt file,"
+        f" nor a text with a place for the {{response}}; {did_you_mean(rubric, BUILT_IN)}".rstrip(
             "; "
         )
     )

@@ -136,7 +136,7 @@ def test_a_finished_batch_is_read_from_the_record_when_it_is_resumed(backend: Ba
     done = oyer("batches", "resume", batch_id, "--timeout-s", "60", *_CONFIG, cwd=backend.folder)
     assert done.returncode == 0, done.stderr
     assert f"batch {batch_id}: 4 of 4 rollouts have a reward" in done.stdout
-    assert "finished already" in done.stdout
+    assert "it had finished, and nothing was sent" in done.stdout
     assert backend.judge.requests == []
     assert _recorded(backend, batch_id)["submissions"] == 1
 
@@ -295,7 +295,7 @@ def test_a_batch_whose_payloads_have_expired_is_lost_and_can_be_cancelled(
     engine.dispose()
     said = _refused(tmp_path, "resume", lost)
     assert "no longer in Redis" in said
-    assert "submit its rollouts anew" in said
+    assert "submit its rollouts again" in said
     assert oyer("batches", "cancel", lost, *_CONFIG, cwd=tmp_path).returncode == 0
     assert _shown(tmp_path, lost)["status"] == "cancelled"
 

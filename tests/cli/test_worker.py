@@ -64,12 +64,12 @@ def test_several_processes_log_to_the_operator_and_stop_together(
 def test_a_worker_is_alive_on_the_host_that_it_runs_on(backend: Backend, tmp_path: Path) -> None:
     for kind in ("judge", "length", "combine"):
         done = oyer("worker", "alive", kind, cwd=backend.folder)
-        assert (done.returncode, done.stdout) == (0, f"1 {kind} worker(s) on this host\n")
+        assert (done.returncode, done.stdout) == (0, f"1 {kind} worker on this host\n")
 
 
 def test_no_worker_is_alive_on_an_empty_broker(environ: dict[str, str], tmp_path: Path) -> None:
     done = oyer("worker", "alive", "judge", cwd=tmp_path, **environ)
-    assert (done.returncode, done.stdout) == (1, "0 judge worker(s) on this host\n")
+    assert (done.returncode, done.stdout) == (1, "0 judge workers on this host\n")
 
 
 def test_a_worker_without_a_broker_says_which_key_to_set(tmp_path: Path) -> None:

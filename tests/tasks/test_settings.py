@@ -220,3 +220,21 @@ def test_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "mine.yaml").write_text("reuse: run\n")
     assert load_config("~/mine.yaml", {}).reuse == "run"
     assert load_config(None, {CONFIG_VARIABLE: "~/mine.yaml"}).reuse == "run"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "e:\n  api_key_env: 'hunter2\n",
+        "e: {api_key_env: hunter2, : }}\n",
+        "e:\n  api_key_env: !!int hunter2\n",
+        "e:\n  api_key_env: !!bool hunter2\n",
+        "e:\n  url: redis://:hunter2@h/0\n bad: 1\n",
+    ],
+)
+def test_a_file_that_is_no_yaml_is_told_by_line_and_not_quoted(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "oyer.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidConfig, match=r"is not readable: (line|a value)") as raised:
+        load_config(path, {})
+    assert "hunter2" not in str(raised.value)
