@@ -14,6 +14,7 @@ from oyer.cli import (
     config,
     db,
     demo,
+    history,
     length,
     rubric,
     score,
@@ -47,6 +48,7 @@ app.add_typer(worker.app, name="worker")
 app.add_typer(db.app, name="db")
 app.add_typer(batches.app, name="batches")
 app.add_typer(rubric.app, name="rubric")
+app.add_typer(history.app, name="history")
 app.add_typer(length.app, name="length")
 
 

@@ -68,7 +68,7 @@ def _look(settings: "RewardConfig") -> Iterator[Finding]:
     from oyer.manager.local import running_broker
 
     yield _guarded("store", partial(_store, settings))
-    there = False
+    there, broker_url = False, None
     try:
         url = settings.broker.url or running_broker()
     except InvalidConfig as error:
@@ -86,10 +86,11 @@ def _look(settings: "RewardConfig") -> Iterator[Finding]:
                 ]
                 yield from found
             there = bool(found) and all(finding.ok for finding in found)
-    yield from _judges(settings, there=there)
+            broker_url = url if broker.ok else None
+    yield from _judges(settings, there=there, broker_url=broker_url)
 
 
-def _judges(settings: "RewardConfig", *, there: bool) -> Iterator[Finding]:
+def _judges(settings: "RewardConfig", *, there: bool, broker_url: str | None) -> Iterator[Finding]:
     """Look at the judges through the workers, or from here where the workers are not there."""
     from oyer.cli import probing
 
@@ -98,9 +99,9 @@ def _judges(settings: "RewardConfig", *, there: bool) -> Iterator[Finding]:
     for judge in probing.judges_of(settings):
         look: Callable[[], str]
         if there:
-            look = partial(probing.through_workers, settings, judge)
+            look = partial(probing.through_workers, settings, judge, broker_url)
         elif judge.endpoint in settings.endpoints:
-            look = partial(probing.directly, settings, judge)
+            look = partial(probing.directly, settings, judge, broker_url)
         else:
             look = partial(_elsewhere, judge.endpoint)
         yield _guarded(f"judge {judge.name}", look)
@@ -178,6 +179,8 @@ def _workers(client: "Redis", queue: str, settings: "RewardConfig") -> str:
     if not found:
         if queue == names.LENGTH_QUEUE and not settings.length:
             raise NotHere("none, and no length method is configured")
+        if queue == names.JUDGE_QUEUE and not settings.judges:
+            raise NotHere("none, and no judge is configured")
         raise InvalidConfig(f"none; start one with `oyer worker {queue}` or `oyer up`")
     lines = [f"{entry['host']}:{entry['pid']}" for entry in found]
     devices = {entry["device"] for entry in found if entry.get("device")}

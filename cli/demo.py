@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from oyer.cli import options
-from oyer.cli.output import console, notes, print_json
+from oyer.cli.output import console, notes, print_json, print_part, print_stopping
 from oyer.tasks.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -73,17 +73,19 @@ def demo(
         config = _config(endpoint, model or "demo-judge", file)
         if not as_json:
             notes.print("starting Redis, the record and the workers …")
-        with RewardManager.local(config) as manager:
+        with RewardManager.local(config, report=None if as_json else print_part) as manager:
             lines, summary = score_all(
                 manager, rows, run="demo", batch_size=_BATCH_SIZE, quiet=as_json
             )
+            if not as_json:
+                console.print(_groups_table(rows, lines))
+                print_stopping()
     total_s = time.monotonic() - started
     if as_json:
         batches = list(dict.fromkeys(line["batch_id"] for line in lines))
         more = {"total_seconds": round(total_s, 3), "store": str(file), "batches": batches}
         print_json({**summary.report(), **more})
         return
-    console.print(_groups_table(rows, lines))
     console.print(_summary_table(summary, total_s), highlight=False)
     summary.print_errors()
     _print_sql(file, lines[0]["batch_id"])
@@ -117,6 +119,9 @@ def _sqlite_file(store: str) -> Path:
 
 def _config(endpoint: dict[str, Any], model: str, store: Path) -> dict[str, Any]:
     judge = {"name": "quality", "endpoint": "demo", "model": model, "rubric": "reasoning_en"}
+    if model is None:
+        # The built-in judge has another port at each start; its scores can be used again.
+        judge |= {"model": "demo-judge", "version": "demo"}
     return {
         "endpoints": {"demo": {**endpoint, "max_in_flight": 64}},
         "judges": [{**judge, "weight": 0.1}],

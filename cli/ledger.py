@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from oyer.cli.output import notes
-from oyer.tasks.errors import BackendUnavailable, InvalidInput
+from oyer.tasks.errors import BackendUnavailable, InvalidConfig, InvalidInput
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -112,7 +112,11 @@ class Ledger:
         recorded = self.read(lambda conn: history.submissions_of(conn, batch_id))
         if recorded:
             return recorded
-        manifest = self.broker.manifest(batch_id)
+        try:
+            manifest = self.broker.manifest(batch_id)
+        except (BackendUnavailable, InvalidInput):
+            # Without its broker, a batch is still shown as far as the record has it.
+            manifest = None
         return [] if manifest is None else _sent(manifest)
 
     def queued(self, limit: int) -> "list[BatchState]":
@@ -130,20 +134,27 @@ class Ledger:
         return [_queued(manifest) for manifest in manifests if manifest.batch_id in missing]
 
     def cancel(self, batch_id: str) -> None:
-        """End a batch on the broker, and on record where it is there: no worker need be."""
+        """End a batch on the broker, and on record where it is there: no worker need be.
+
+        Where no broker is configured and none runs here, the batch's embedded broker has ended with
+        its trainer: nothing of the batch is under way, and its end is only put on record.
+        """
         from datetime import UTC, datetime
 
-        from oyer.models import history, record
+        from oyer.models import record
+        from oyer.tasks.payloads import Sending
 
-        why = self.broker.end(batch_id, "cancelled", "oyer batches cancel")
+        why = "oyer batches cancel"
+        try:
+            why = self.broker.end(batch_id, "cancelled", why)
+        except InvalidConfig:
+            why = f"{why}, after its broker had ended ({Sending.now(why).host})"
         with self._writing() as conn:
             record.finish_batch(
                 conn,
                 batch_id,
                 status="cancelled",
                 finished_at=datetime.now(UTC),
-                counts=history.counts_of(conn, batch_id),
-                usage=history.usage_of(conn, batch_id),
                 ending=why,
             )
 

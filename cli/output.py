@@ -56,6 +56,16 @@ def fail(message: str) -> None:
     notes.print(f"[bold red]error[/] {escape(message)}", highlight=False, soft_wrap=True)
 
 
+def print_part(part: str, state: str) -> None:
+    """Print what became of a part of an embedded backend."""
+    notes.print(f"{part:<12} {state}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_stopping() -> None:
+    """Say what the seconds after the last result are for."""
+    notes.print("stopping the embedded backend", highlight=False)
+
+
 def print_version(wanted: bool) -> None:
     """Print the version and end."""
     if wanted:

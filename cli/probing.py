@@ -1,13 +1,16 @@
 """One rollout through the workers: whether a judge can be paid for is theirs to say, not this host's."""
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from oyer.tasks.errors import InvalidConfig, InvalidRollout
 
 if TYPE_CHECKING:
     from oyer.tasks.config import JudgeConfig, RewardConfig
+    from oyer.tasks.judging.lessons import Lessons
 
 RUN = "oyer-check"
 """The run that the record files a check's rollouts under."""
@@ -32,7 +35,9 @@ def judges_of(settings: "RewardConfig") -> "list[JudgeConfig]":
     return asked
 
 
-def through_workers(settings: "RewardConfig", judge: "JudgeConfig | None") -> str:
+def through_workers(
+    settings: "RewardConfig", judge: "JudgeConfig | None", broker_url: str | None = None
+) -> str:
     """Send one rollout through broker, workers and record, to one judge or to none.
 
     Raises:
@@ -66,9 +71,11 @@ def through_workers(settings: "RewardConfig", judge: "JudgeConfig | None") -> st
         why = batch.first_errors.get(status, "the workers' logs say why")
         raise InvalidConfig(f"{status}: {why}")
     score = batch.judge_scores[0]
-    return (
-        f"{judge.model} at {judge.endpoint} gives {score:g} through the workers in {took_ms:.0f} ms"
-    )
+    with _lessons(settings, judge, broker_url) as lessons:
+        return (
+            f"{judge.model} at {judge.endpoint} gives {score:g} through the workers in"
+            f" {took_ms:.0f} ms{_told(lessons, judge)}"
+        )
 
 
 def _config(settings: "RewardConfig", judge: "JudgeConfig | None") -> "RewardConfig":
@@ -87,30 +94,58 @@ def _config(settings: "RewardConfig", judge: "JudgeConfig | None") -> "RewardCon
         return validate({**raw, "length": []})
 
 
-def directly(settings: "RewardConfig", judge: "JudgeConfig") -> str:
-    """Call a judge from this host, with this host's key.
+@contextlib.contextmanager
+def _lessons(
+    settings: "RewardConfig", judge: "JudgeConfig", broker_url: str | None
+) -> "Iterator[Lessons | None]":
+    """Open what the workers know of a judge's endpoint; None where this host does not know it."""
+    from oyer.tasks.judging.lessons import Lessons
+    from oyer.tasks.judging.shared import connect
+
+    endpoint = settings.endpoints.get(judge.endpoint)
+    if endpoint is None:
+        yield None
+        return
+    redis = connect(broker_url) if broker_url else None
+    try:
+        yield Lessons(judge.endpoint, endpoint, redis)
+    finally:
+        if redis is not None:
+            redis.close()
+
+
+def _told(lessons: "Lessons | None", judge: "JudgeConfig") -> str:
+    from oyer.tasks.judging.parameters import described
+
+    refused = lessons.refused(judge.model) if lessons else {}
+    if not refused:
+        return ""
+    return f"; the endpoint refuses some fields, so requests are sent {described(refused)}"
+
+
+def directly(settings: "RewardConfig", judge: "JudgeConfig", broker_url: str | None = None) -> str:
+    """Call a judge from this host, with this host's key, by the request that workers send.
 
     Raises:
         OyerError: it gives no score; the message says why.
     """
-    from oyer.tasks.judging import rubrics
-    from oyer.tasks.judging.calls import ChatRequest, Failure
+    from oyer.tasks.judging.calls import Failure
     from oyer.tasks.judging.client import EndpointClient
+    from oyer.tasks.judging.jobs import jobs_of
+    from oyer.tasks.judging.lessons import Lessons, complete
     from oyer.tasks.judging.reading import read_score
+    from oyer.tasks.payloads import Rollout
     from oyer.tasks.statuses import Status
 
     endpoint = settings.endpoints[judge.endpoint]
     client = EndpointClient(judge.endpoint, endpoint, os.environ)
-    messages = rubrics.render(rubrics.parse(judge.rubric), scale=judge.scale, **PROBE)
-    request = ChatRequest(
-        model=judge.model,
-        messages=messages,
-        temperature=judge.temperature,
-        max_tokens=judge.max_tokens,
-        extra_body=judge.extra_body,
-    )
+    job = next(jobs_of({0: Rollout(**PROBE)}, [judge], settings.reward, {}))
+    assert job.request is not None
     try:
-        reply = client.complete(request, timeout_s=endpoint.timeout_s)
+        with _lessons(settings, judge, broker_url) as lessons:
+            known = lessons or Lessons(judge.endpoint, endpoint)
+            reply = complete(client, job.request, known, timeout_s=endpoint.timeout_s)
+            told = _told(known, judge)
     finally:
         client.close()
     if isinstance(reply, Failure):
@@ -123,4 +158,5 @@ def directly(settings: "RewardConfig", judge: "JudgeConfig") -> str:
             f"answers, but its reply is {reading.status}: {reply.text[:200]!r}; look at the rubric"
             " and at max_tokens"
         )
-    return f"{judge.model} at {judge.endpoint} gives {reading.score:g} in {reply.latency_ms:.0f} ms"
+    took_ms = f"{reply.latency_ms:.0f} ms"
+    return f"{judge.model} at {judge.endpoint} gives {reading.score:g} in {took_ms}{told}"

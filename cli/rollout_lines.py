@@ -89,6 +89,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _rollout(line: bytes) -> Rollout:
     try:
         raw = json.loads(line, object_pairs_hook=_once)
+    except RecursionError as error:
+        raise InvalidRollout("nests too deep; flatten its metadata or messages") from error
     except InvalidRollout:
         raise
     except ValueError as error:

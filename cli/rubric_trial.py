@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def send(job: "Job", settings: "RewardConfig") -> dict[str, Any]:
-    """Send a job's request once, without retries.
+    """Send a job's request, and again without the fields that the endpoint refuses; no retries.
 
     Returns:
         The reply with its tokens and latency, the status, the score (None without one), the text
@@ -21,12 +21,14 @@ def send(job: "Job", settings: "RewardConfig") -> dict[str, Any]:
     from oyer.tasks.judging.asking import read_reply
     from oyer.tasks.judging.calls import Failure
     from oyer.tasks.judging.client import EndpointClient
+    from oyer.tasks.judging.lessons import Lessons, complete
 
     assert job.request is not None
     endpoint = settings.endpoints[job.judge.endpoint]
     client = EndpointClient(job.judge.endpoint, endpoint, os.environ)
     try:
-        reply = client.complete(job.request, timeout_s=endpoint.timeout_s)
+        lessons = Lessons(job.judge.endpoint, endpoint)
+        reply = complete(client, job.request, lessons, timeout_s=endpoint.timeout_s)
     finally:
         client.close()
     if isinstance(reply, Failure):

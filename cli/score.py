@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from oyer.cli import options
-from oyer.cli.output import counted, notes, print_json
+from oyer.cli.output import counted, notes, print_json, print_part, print_stopping
 from oyer.tasks.errors import InvalidInput, MissingScores
 
 if TYPE_CHECKING:
@@ -62,11 +62,22 @@ def score(
 
     settings = load_config(config)
     rows = read_rollouts(rollouts, settings)
-    start = RewardManager.local if local else RewardManager
+    report = None if as_json else print_part
+
+    def start() -> RewardManager:
+        return RewardManager.local(settings, report=report) if local else RewardManager(settings)
+
     try:
-        with _whole(out) as target, start(settings) as manager:
-            lines, summary = score_all(manager, rows, run=run, batch_size=batch_size, quiet=as_json)
-            target.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        with contextlib.ExitStack() as backend:
+            with _whole(out) as target:
+                manager = backend.enter_context(start())
+                lines, summary = score_all(
+                    manager, rows, run=run, batch_size=batch_size, quiet=as_json
+                )
+                target.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            _print(summary, out, as_json=as_json)
+            if local and not as_json:
+                print_stopping()
     except MissingScores as error:
         said = str(error).removesuffix(OTHER_REWARDS)
         raise MissingScores(f"{said}; nothing was written", error.batch) from error
@@ -78,7 +89,6 @@ def score(
             soft_wrap=True,
         )
         raise
-    _print(summary, out, as_json=as_json)
     if summary.failed:
         raise typer.Exit(JUDGING_FAILED)
 

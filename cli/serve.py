@@ -51,8 +51,13 @@ def serve(
         typer.Option("--group-size", min=1, help="Samples per prompt that arrive one by one."),
     ] = None,
     run: Annotated[
-        str, typer.Option("--run", help="Name of the run that the record files rollouts under.")
-    ] = "http",
+        str | None,
+        typer.Option(
+            "--run",
+            help="Run to file rollouts under, unless a request names one (`?run=NAME`); `http` when"
+            " left out. Servers with the same name gather groups together.",
+        ),
+    ] = None,
     max_body_mib: Annotated[
         int, typer.Option("--max-body-mib", min=1, help="Largest request body, in MiB.")
     ] = 64,
@@ -65,6 +70,8 @@ def serve(
 
     `POST /get_reward` is OpenRLHF's remote reward model, `POST /rm` slime's, and `POST /v1/score`
     takes a batch with groups. `GET /docs` describes them; `GET /healthz` says whether a batch
+    could be scored. A request that is sent again joins the one under way. Trainings that share a
+    server with `--group-size` each add `?run=NAME` to their URL, which keeps their groups apart.
     could be scored. A request that repeats one still running gets the same answer and costs nothing.
 
     Example: `oyer serve --config oyer.yaml --port 8780`
@@ -78,6 +85,10 @@ def serve(
         raise InvalidConfig(
             f"`oyer serve` needs {error.name}: pip install 'oyer[server]'"
         ) from error
+    from oyer.tasks.open_files import raise_limit
+
+    # Each request under way holds a connection.
+    raise_limit()
     token = _token(token_env)
     check_bind(host, token)
     settings = ServerSettings(

@@ -1,7 +1,6 @@
 """`oyer worker judge|length|combine`: what production runs on each host."""
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -23,6 +22,9 @@ app = typer.Typer(
 _BROKER = "OYER_BROKER__URL"
 """Tells worker processes which broker was found for them."""
 
+FORMAT_VARIABLE = "OYER_LOG_FORMAT"
+"""Tells worker processes the format of their log lines; `oyer.tasks.logs` reads it."""
+
 Processes = Annotated[
     int,
     typer.Option(
@@ -32,6 +34,10 @@ Processes = Annotated[
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
     typer.Option("--loglevel", case_sensitive=False, help="Minimum log level."),
+]
+LogFormat = Annotated[
+    Literal["text", "json"],
+    typer.Option("--log-format", envvar=FORMAT_VARIABLE, help="Form of each line of the log."),
 ]
 Kind = Literal["judge", "length", "combine"]
 
@@ -45,12 +51,13 @@ def judge(
     ] = None,
     processes: Processes = 1,
     loglevel: LogLevel = "INFO",
+    log_format: LogFormat = "text",
 ) -> None:
     """Call the judges, from greenlets, for queue `judge`; one process per core is enough.
 
     Example: `oyer worker judge --config oyer.yaml --processes 4`
     """
-    _run(names.JUDGE_QUEUE, config, [None] * processes, loglevel, concurrency)
+    _run(names.JUDGE_QUEUE, config, [None] * processes, loglevel, log_format, concurrency)
 
 
 @app.command("length")
@@ -62,6 +69,7 @@ def length(
     ] = None,
     processes: Processes = 1,
     loglevel: LogLevel = "INFO",
+    log_format: LogFormat = "text",
 ) -> None:
     """Compute length terms on queue `length`, each process on one device.
 
@@ -70,18 +78,21 @@ def length(
     from oyer.tasks import commands
 
     devices = commands.devices() if device is None else [device]
-    _run(names.LENGTH_QUEUE, config, devices * processes, loglevel)
+    _run(names.LENGTH_QUEUE, config, devices * processes, loglevel, log_format)
 
 
 @app.command("combine")
 def combine(
-    config: options.Config = None, processes: Processes = 1, loglevel: LogLevel = "INFO"
+    config: options.Config = None,
+    processes: Processes = 1,
+    loglevel: LogLevel = "INFO",
+    log_format: LogFormat = "text",
 ) -> None:
     """Combine verdicts and length terms into rewards, on queue `combine`.
 
     Example: `oyer worker combine --config oyer.yaml`
     """
-    _run(names.COMBINE_QUEUE, config, [None] * processes, loglevel)
+    _run(names.COMBINE_QUEUE, config, [None] * processes, loglevel, log_format)
 
 
 @app.command("alive")
@@ -119,28 +130,29 @@ def _run(
     config: options.Config,
     devices: Sequence[str | None],
     loglevel: str,
+    log_format: str,
     concurrency: int | None = None,
 ) -> None:
-    """Become the worker, or keep one for each device running."""
+    """Keep a worker for each device running until this process is asked to stop."""
     from oyer.tasks import commands
     from oyer.tasks.children import Child, keep_alive, stop_all
 
-    environ = _environment(config)
+    environ = {**_environment(config), FORMAT_VARIABLE: log_format}
     children = []
     for i, device in enumerate(devices):
         argv = commands.worker_argv(
             kind, name=f"{kind}-{os.getpid()}-{i}", concurrency=concurrency, loglevel=loglevel
         )
         child_environ = commands.device_environment(device, environ)
-        if len(devices) == 1:
-            os.execve(sys.executable, argv, child_environ)
         # No limit to a stop from here: a worker ends by itself within `grace_s`.
         children.append(Child(f"{kind}-{i}", argv, child_environ))
     stop = stop_event()
     for child in children:
         child.start()
-    keep_alive(children, stop, _report)
+    returncode = keep_alive(children, stop, _report)
     stop_all(children, _report)
+    if returncode:
+        raise typer.Exit(returncode)
 
 
 def _environment(config: options.Config) -> dict[str, str]:
@@ -150,9 +162,10 @@ def _environment(config: options.Config) -> dict[str, str]:
         InvalidConfig: no broker is set, and no `oyer up` runs in this folder.
     """
     from oyer.manager.local import running_broker
+    from oyer.tasks.commands import worker_environment
     from oyer.tasks.settings import CONFIG_VARIABLE, load_config
 
-    environ = dict(os.environ)
+    environ = worker_environment(os.environ)
     if config is not None:
         environ[CONFIG_VARIABLE] = str(config)
     broker = load_config(config, environ).broker.url

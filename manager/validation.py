@@ -49,6 +49,19 @@ def check(
             raise InvalidRollout(f"rollouts[{row}].{problem}")
 
 
+def has_broken_text(rollout: Rollout) -> bool:
+    """Whether a text of a rollout, its group id or metadata holds a lone surrogate."""
+    if isinstance(rollout.group_id, str) and not is_text(rollout.group_id):
+        return True
+    try:
+        bytes_of(rollout)
+    except UnicodeEncodeError:
+        return True
+    except (TypeError, ValueError, RecursionError):
+        pass  # `check` names what is wrong
+    return False
+
+
 def _problem(rollout: Any, config: RewardConfig, needs: Sequence[Need]) -> str | None:
     """Name the first field that is wrong, or return None."""
     if not isinstance(rollout, Rollout):

@@ -188,6 +188,7 @@ class RewardManager:
         # The V1 trainer numbers the samples of a prompt; else two with one text are two.
         sample = columns["session_id"][0] if "session_id" in columns else uuid.uuid4().hex
         return {
+            # verl gives each prompt a random uid: no two trainings share a group.
             "run": self.options.run,
             "step": step if step is None or step >= 0 else None,
             "group_size": self._size_of_group(row),

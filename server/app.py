@@ -117,6 +117,8 @@ async def _hung_up(request: Request) -> None:
 
 
 def _error(status_code: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    # A message may quote what is no valid text.
+    message = message.encode("utf-8", "replace").decode()
     return JSONResponse({"error": message}, status_code=status_code, headers=headers)
 
 

@@ -74,7 +74,8 @@ class RewardRules(Section):
     value: float | None = Field(default=None, allow_inf_nan=False)
     """The judge score used under `on_missing: value`, on the scale that counts."""
     max_failed_fraction: float = Field(default=1.0, ge=0, le=1)
-    """More of a batch without a score than this raises `JudgeOutage`; 1 never does."""
+    """A larger fraction without a score, of the rollouts that were to be judged (gated and empty ones
+    are not), raises `JudgeOutage`; 1 never does."""
     min_valid_judges: int | None = Field(default=None, ge=1)
     """Judges that must have a score, or the rollout has none; null means all. A missing judge then
     counts as if its score stood where the others' mean stands on their scales."""
@@ -171,8 +172,9 @@ class RewardConfig(Section):
     store: StoreConfig = StoreConfig()
     """Where the record is kept."""
     reuse: Annotated[Literal["run", "store", "off"], BeforeValidator(_off)] = "store"
-    """Where a judgement already paid for is looked up: `run`, in this run; `store`, in the whole record;
-    `off`, nowhere."""
+    """Where a judgement already paid for is looked up: `run` (this run), `store` (the whole record)
+    or `off`. It is used for requests with equal messages, rubric, endpoint name, model, sampling
+    settings, `extra_body` and sample, to the same state of the model (see a judge's `version`)."""
     tokenizer: str | None = None
     """Hugging Face name or folder; counts tokens where `response_tokens` is left out."""
     deadline_s: float = Field(default=3600.0, gt=0, le=MAX_TIME_S)

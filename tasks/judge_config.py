@@ -181,6 +181,10 @@ class JudgeConfig(Section):
     """Name of an entry of the workers' `endpoints`."""
     model: str = Field(min_length=1, max_length=200)
     """The model name that the endpoint expects."""
+    version: str | None = Field(default=None, max_length=200, coerce_numbers_to_str=True)
+    """Names the model's state, e.g. a checkpoint; judgements under another version are not reused.
+    Null: those of other base URLs, or of another model than the endpoint now reports in its
+    replies, are not reused. `""`: any are, also those of releases without versions."""
     rubric: str = Field(default="reasoning_en", validate_default=True)
     """A built-in rubric's name, a path from this file's folder, or the text (with `{response}`)."""
     scale: tuple[float, float] = (1.0, 10.0)
@@ -194,8 +198,13 @@ class JudgeConfig(Section):
     max_tokens: int | None = Field(default=1024, ge=1, le=10**7)
     """Longest reply, in tokens; null leaves it to the endpoint."""
 
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
+        None
+    )
+    """How much a reasoning model thinks; null leaves it to the endpoint."""
+
     samples: int = Field(default=1, ge=1, le=64)
-    """Times that each rollout is judged; the samples' scores are aggregated."""
+    """Times that each rollout is judged, at temperature 0 with a `seed` each; then aggregated."""
     aggregate: Literal["mean", "median"] = "mean"
     """How the samples of one rollout become one score: `mean` or `median`."""
     min_valid: int = Field(default=1, ge=1)
@@ -251,11 +260,15 @@ class JudgeConfig(Section):
 
     @property
     def substitute(self) -> "JudgeConfig | None":
-        """The fall-back as a judge of its own; no configured name holds a slash."""
+        """The fall-back as a judge of its own; no configured name holds a slash.
+
+        The judge's `version` is of its own model, not of the fall-back's.
+        """
         if self.fallback is None:
             return None
         place = {"endpoint": self.fallback.endpoint, "model": self.fallback.model}
-        return self.model_copy(update={**place, "name": f"{self.name}/fallback", "fallback": None})
+        changed = {**place, "name": f"{self.name}/fallback", "fallback": None, "version": None}
+        return self.model_copy(update=changed)
 
     @field_validator("rubric")
     @classmethod

@@ -25,7 +25,7 @@ class Status(StrEnum):
     TIMEOUT = "timeout"
     """The endpoint did not answer in time."""
     UNAVAILABLE = "unavailable"
-    """Connection failure or 5xx."""
+    """Connection failure, 5xx, or a reply that the endpoint broke off."""
     REJECTED = "rejected"
     """The endpoint or this worker's configuration refused the request (4xx, auth)."""
     OVER_BUDGET = "over_budget"

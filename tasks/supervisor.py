@@ -11,23 +11,25 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import redis
 
-from oyer.tasks import commands, names, presence
+from oyer.tasks import commands, living, names
 from oyer.tasks.broker_errors import unreachable
 from oyer.tasks.children import Child, Report, keep_alive, run_to_end, stop_all
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.embedded_redis import embedded_redis_argv
-from oyer.tasks.errors import BackendUnavailable, OyerError
+from oyer.tasks.errors import BackendUnavailable, MessageRefused, OyerError
+from oyer.tasks.exchange import Exchange
 from oyer.tasks.settings import CONFIG_VARIABLE, validate
 from oyer.tasks.variables import secret_of
 
 START_TIMEOUT_S = 120.0
-"""Longest wait for all workers to announce themselves; loading torch can take a while."""
+"""Longest wait for all workers to announce themselves; the machine may be busy."""
 
 KILL_MARGIN_S = 5.0
 """A worker ends by itself within `grace_s`; one that is later than this is killed."""
@@ -54,12 +56,14 @@ class Supervisor:
     judge_processes: int = field(default_factory=commands.cores)
     judge_concurrency: int | None = None
     combine_processes: int = 1
-    loglevel: str = "WARNING"
+    loglevel: str = "INFO"
+    length_workers: bool = True
+    """Whether length terms have workers of their own; without, the combine workers compute them."""
 
     def __post_init__(self) -> None:
         self._children: list[Child] = []
         self._workers: dict[str, int] = {}
-        self._environ = dict(os.environ)
+        self._environ = commands.worker_environment(os.environ)
 
     def start(self) -> None:
         """Start every part and wait until all workers take work, or it is to stop.
@@ -69,13 +73,17 @@ class Supervisor:
             InvalidConfig: the configuration misses what a part needs.
         """
         self._check_keys()
-        if self.config.broker.url is None:
-            self._start_redis()
-        else:
-            self._ping(self.config.broker.url)
-            self.report(_REDIS, "configured broker answers")
-        self._write_config()
-        self._migrate()
+        # Both take a second of loading and do not need each other.
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            migrated = beside.submit(self._migrate, dict(self._environ))
+            if self.config.broker.url is None:
+                self._start_redis()
+            else:
+                self._ping(self.config.broker.url)
+                self.report(_REDIS, "configured broker answers")
+            self._write_config()
+            migrated.result()
+        self.report("store", "migrated")
         self._start_workers()
         self._wait_for_workers()
 
@@ -86,10 +94,31 @@ class Supervisor:
     def stop(self) -> None:
         """Stop workers first and Redis last, so that calls in flight can be recorded."""
         stop_all([child for child in self._children if child.name != _REDIS], self.report)
+        if any(child.name == _REDIS and not child.ended() for child in self._children):
+            self._end_batches()
         stop_all([child for child in self._children if child.name == _REDIS], self.report)
         self._children.clear()
         # It holds the passwords of broker and record.
         (self.folder / CONFIG_FILE).unlink(missing_ok=True)
+
+    def _end_batches(self) -> None:
+        """Put the end of what is still under way on record: its broker goes for good."""
+        why = f"its backend was stopped ({socket.gethostname()}:{os.getpid()})"
+        try:
+            with redis.Redis.from_url(str(self.config.broker.url), socket_timeout=5) as client:
+                exchange = Exchange(client, expires_s=self.config.broker.result_expires_s)
+                endings = {
+                    batch_id: exchange.ending(batch_id) or ("cancelled", why)
+                    for batch_id in exchange.unfinished()
+                }
+        except (redis.RedisError, MessageRefused) as error:
+            self.report("store", f"batches that were under way stay `submitted`: {error}")
+            return
+        if endings:
+            # Loads SQLAlchemy, which the supervisor does not need otherwise.
+            from oyer.tasks.ending import end_left
+
+            self.report("store", end_left(endings, self.config.store.url))
 
     def _check_keys(self) -> None:
         for name, endpoint in self.config.endpoints.items():
@@ -142,27 +171,33 @@ class Supervisor:
             if variable.startswith("OYER_") and section in RewardConfig.model_fields:
                 del self._environ[variable]
 
-    def _migrate(self) -> None:
-        argv = [sys.executable, "-m", "oyer.migrations", "upgrade"]
-        environ = {**self._environ, "OYER_STORE__URL": self.config.store.url}
+    def _migrate(self, environ: dict[str, str]) -> None:
+        argv = [sys.executable, "-P", "-m", "oyer.migrations", "upgrade"]
+        environ["OYER_STORE__URL"] = self.config.store.url
         returncode, output = run_to_end(argv, environ)
         if returncode:
             raise BackendUnavailable(
                 f"store.url: the store cannot be migrated: {output}; name a database that is there,"
                 " or a file that you can write"
             )
-        self.report("store", "migrated")
 
     def _start_workers(self) -> None:
         plan: list[tuple[str, str | None]] = [(names.JUDGE_QUEUE, None)] * self.judge_processes
-        plan += [(names.LENGTH_QUEUE, device) for device in commands.devices()]
+        if self.length_workers:
+            plan += [(names.LENGTH_QUEUE, device) for device in commands.devices()]
         plan += [(names.COMBINE_QUEUE, None)] * self.combine_processes
         for kind, device in plan:
             self._workers[kind] = self._workers.get(kind, 0) + 1
             name = f"{kind}-{self._workers[kind]}"
             concurrency = self.judge_concurrency if kind == names.JUDGE_QUEUE else None
+            # A manager with another configuration may ask for length terms all the same.
+            shared = kind == names.COMBINE_QUEUE and not self.length_workers
             argv = commands.worker_argv(
-                kind, name=name, concurrency=concurrency, loglevel=self.loglevel
+                kind,
+                name=name,
+                queues=(kind, names.LENGTH_QUEUE) if shared else (),
+                concurrency=concurrency,
+                loglevel=self.loglevel,
             )
             environ = commands.device_environment(device, self._environ)
             self._add(name, argv, environ).start()
@@ -175,7 +210,7 @@ class Supervisor:
         waiting = {(host, child.pid): child for child in self._children if child.name != _REDIS}
         with redis.Redis.from_url(self.config.broker.url) as client:
             while waiting and not self.stopping.wait(_POLL_S):
-                for entries in presence.workers(client).values():
+                for entries in living.workers(client).values():
                     for entry in entries:
                         child = waiting.pop((entry["host"], entry["pid"]), None)
                         if child is not None:
@@ -214,11 +249,13 @@ def main() -> int:
 
     stopping = threading.Event()
     request = json.loads(sys.stdin.readline())
+    config = validate(request["config"])
     supervisor = Supervisor(
-        config=validate(request["config"]),
+        config=config,
         folder=Path(request["folder"]),
         report=lambda part, state: tell(event="part", part=part, state=state),
         stopping=stopping,
+        length_workers=bool(config.length),
         **request["options"],
     )
 

@@ -15,7 +15,6 @@ import socket
 import ssl
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,6 +25,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
+    DecodeError,
     HTTPError,
     NewConnectionError,
     ProtocolError,
@@ -37,12 +37,17 @@ from urllib3.util import make_headers
 
 from oyer.tasks.errors import InvalidConfig
 from oyer.tasks.judging.network_errors import plainly
+from oyer.tasks.judging.proxies import proxy_for
 
 CONNECT_TIMEOUT_S = 10.0
 """Longest wait for a connection, in seconds: an unreachable host costs no whole attempt."""
 
 MAX_REPLY_BYTES = 64 * 2**20
-"""Largest reply read from an endpoint; a judge's reply with logprobs stays under 1 MiB."""
+"""Largest reply read from an endpoint, as sent and unpacked; a judge's reply with logprobs stays
+under 1 MiB."""
+
+_TOO_LONG = "the reply is longer than {} bytes"
+_NOT_PASSED_ON = frozenset({"set-cookie", "content-encoding", "content-length"})
 
 
 _POLL = get_original("select", "poll")
@@ -71,7 +76,7 @@ class _DeadlineReader(io.RawIOBase):
         received = self._raw.readinto(buffer)
         self._left_bytes -= received or 0
         if self._left_bytes < 0:
-            raise http.client.HTTPException(f"the reply is longer than {MAX_REPLY_BYTES} bytes")
+            raise http.client.HTTPException(_TOO_LONG.format(MAX_REPLY_BYTES))
         return received
 
     def close(self) -> None:
@@ -164,8 +169,9 @@ class PooledTransport(httpx2.BaseTransport):
                 retries=_ONCE,
                 redirect=False,
                 assert_same_host=False,
-                decode_content=False,
+                preload_content=False,
             )
+            content = _unpacked(reply)
         except HTTPError as error:
             said = plainly(error, _address(url), timeout)
             raise _httpx2_error(error)(said, request=request) from error
@@ -174,32 +180,30 @@ class PooledTransport(httpx2.BaseTransport):
             raise httpx2.RemoteProtocolError(
                 f"the reply's head cannot be read ({type(error).__name__})", request=request
             ) from error
-        # Bytes, as httpx2 takes headers given as text for ASCII; and no cookies, so that no reply
-        # changes the requests after it.
+        # Bytes, as httpx2 takes headers given as text for ASCII; no cookies, so that no reply
+        # changes the requests after it; and no encoding, since the content is unpacked already.
         headers = [
             (name.encode("latin-1"), value.encode("latin-1"))
             for name, value in reply.headers.items()
-            if name.lower() != "set-cookie"
+            if name.lower() not in _NOT_PASSED_ON
         ]
-        return httpx2.Response(reply.status, headers=headers, content=reply.data)
+        return httpx2.Response(reply.status, headers=headers, content=content)
 
     def close(self) -> None:
         for pool in self._pools.values():
             pool.close()
 
 
-def proxy_for(url: httpx2.URL, environ: Mapping[str, str]) -> str | None:
-    """The proxy that `environ` names for `url`; lower-case variables win, as with curl."""
-    proxies = {
-        name.lower().removesuffix("_proxy"): value
-        for name, value in sorted(environ.items())
-        if name.lower().endswith("_proxy")
-    }
-    host = url.netloc.decode("ascii")
-    # typeshed lacks it; requests reads NO_PROXY by it as well.
-    if urllib.request.proxy_bypass_environment(host, proxies):  # type: ignore[attr-defined]
-        return None
-    return proxies.get(url.scheme) or proxies.get("all") or None
+def _unpacked(reply: urllib3.BaseHTTPResponse) -> bytes:
+    """Read a reply's content, unpacked, and no more of it than `MAX_REPLY_BYTES`.
+
+    urllib3 unpacks no further than what is asked for, so that a small reply cannot fill the memory.
+    """
+    content = reply.read(MAX_REPLY_BYTES + 1, decode_content=True)
+    if len(content) > MAX_REPLY_BYTES:
+        reply.close()
+        raise ProtocolError(_TOO_LONG.format(MAX_REPLY_BYTES))
+    return content
 
 
 def ssl_context(environ: Mapping[str, str]) -> ssl.SSLContext:
@@ -253,7 +257,7 @@ def _pool(url: httpx2.URL, environ: Mapping[str, str], pool_size: int) -> HTTPCo
     return manager.connection_from_url(str(url))
 
 
-def _httpx2_error(error: HTTPError) -> type[httpx2.TransportError]:
+def _httpx2_error(error: HTTPError) -> type[httpx2.RequestError]:
     """The `httpx2` name of what urllib3 reports."""
     cause = error.args[-1] if isinstance(error, ProtocolError) else None
     if isinstance(cause, TimeoutError):
@@ -263,11 +267,12 @@ def _httpx2_error(error: HTTPError) -> type[httpx2.TransportError]:
     return next(ours for theirs, ours in _ERRORS if isinstance(error, theirs))
 
 
-_ERRORS: tuple[tuple[type[HTTPError], type[httpx2.TransportError]], ...] = (
+_ERRORS: tuple[tuple[type[HTTPError], type[httpx2.RequestError]], ...] = (
     (NewConnectionError, httpx2.ConnectError),
     (ConnectTimeoutError, httpx2.ConnectTimeout),
     (ReadTimeoutError, httpx2.ReadTimeout),
     (ProxyError, httpx2.ProxyError),
+    (DecodeError, httpx2.DecodingError),
     (SSLError, httpx2.ConnectError),
     (ProtocolError, httpx2.RemoteProtocolError),
     (HTTPError, httpx2.NetworkError),

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from oyer import migrations
-from oyer.manager import RewardFuture, RewardManager, Rollout
+from oyer.manager import BatchCancelled, RewardFuture, RewardManager, Rollout
 from oyer.models import history
 from oyer.models.record import ensure_run_and_batch, finish_batch
 from oyer.models.rows import BatchState
@@ -194,9 +194,40 @@ def test_a_cancelled_batch_is_on_record_with_who_cancelled_it(backend: Backend) 
             said = _refused(backend.folder, command, future.batch_id)
             assert "has ended already, cancelled at 20" in said
             assert f"oyer batches cancel ({socket.gethostname()}:" in said
-    # What was in flight is judged and recorded; the batch stays cancelled.
-    assert len(future.result(timeout_s=60)) == 8
-    assert _recorded(backend, future.batch_id)["status"] == "cancelled"
+    with pytest.raises(BatchCancelled, match="oyer batches cancel"):
+        future.result(timeout_s=60)
+    # What was in flight is judged and recorded, and counted at the end; the batch stays cancelled.
+    wait_until(lambda: _recorded(backend, future.batch_id)["usage"] is not None, "it is counted")
+    ended = _recorded(backend, future.batch_id)
+    assert (ended["status"], ended["counts"]) == ("cancelled", {"scored": 8})
+    assert ended["usage"] is not None
+    assert ended["usage"]["calls"] == 8
+
+
+def test_a_trainer_is_told_at_once_that_its_batch_was_cancelled_elsewhere(
+    tmp_path: Path, idle: RewardManager
+) -> None:
+    """No worker is there to end the batch."""
+    future = idle.submit([Rollout(**row) for row in rollout_rows("told", 4)], run="told")
+    done = oyer("batches", "cancel", future.batch_id, *_CONFIG, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(BatchCancelled, match="oyer batches cancel"):
+        future.result(timeout_s=60)
+
+
+def test_a_batch_whose_broker_has_ended_can_be_cancelled(
+    tmp_path: Path, idle: RewardManager, sqlite_url: str
+) -> None:
+    engine = open_engine(sqlite_url)
+    with engine.begin() as conn:
+        left = ensure_run_and_batch(conn, make_batch()).batch_id
+    engine.dispose()
+    (tmp_path / "oyer.yaml").write_text(yaml.safe_dump({"store": {"url": sqlite_url}}))
+    done = oyer("batches", "cancel", left, *_CONFIG, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = _shown(tmp_path, left)
+    assert shown["status"] == "cancelled"
+    assert "after its broker had ended" in shown["ending"]
 
 
 def test_a_batch_that_its_trainer_cancels_is_on_record_as_cancelled(backend: Backend) -> None:

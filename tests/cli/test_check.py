@@ -8,6 +8,7 @@ import redis
 
 from oyer import migrations
 from oyer.demo.actions import Action, named
+from oyer.demo.arrivals import Arrival
 from tests.cli.conftest import Backend, write_config
 from tests.cli.running import oyer
 
@@ -94,6 +95,27 @@ def test_a_broker_that_does_not_answer_is_said_once(tmp_path: Path) -> None:
     checks = json.loads(done.stdout)["checks"]
     assert [check["what"] for check in checks] == ["store", "broker"]
     assert "Redis does not answer" in checks[1]["detail"]
+
+
+def test_what_a_judge_refuses_is_left_out_shown_and_known_to_the_workers(backend: Backend) -> None:
+    def plan(arrival: Arrival) -> Action:
+        if "temperature" not in arrival.json():
+            return Action(text="Final score: 7")
+        message = "Unsupported value: 'temperature' does not support 0 with this model."
+        return Action(status=400, body=json.dumps({"error": {"message": message}}))
+
+    backend.judge.set_plan(plan)
+    (backend.folder / "refusing").mkdir()
+    path = write_config(
+        backend.folder / "refusing",
+        backend.judge.base_url,
+        judges=[{"name": "quality", "endpoint": "fake", "model": "o-check", "samples": 2}],
+    )
+    for calls in (2, 3):
+        done = oyer("check", "--config", str(path), cwd=backend.folder)
+        assert "o-check at fake gives 7 through the workers in" in done.stdout
+        assert "requests are sent without temperature" in done.stdout
+        assert len(backend.judge.requests) == calls
 
 
 def test_a_judge_that_the_workers_do_not_know_is_no_green_line(

@@ -36,6 +36,13 @@ def test_nulls_are_keys_left_out_and_further_keys_become_metadata(tmp_path: Path
         ('{"prompt": "p", "response": null}', "response: is missing"),
         ('{"prompt": "p", "response": "r", "base_score": NaN}', "base_score: "),
         ('{"prompt": "p", "response": "r", "metadata": [1], "more": 2}', "metadata: "),
+        (
+            b'{"prompt": "p", "response": "r", "metadata": '
+            + b"[" * 100_000
+            + b"]" * 100_000
+            + b"}",
+            "nests too deep",
+        ),
         (b"\xff\xfe", "is not valid JSON"),
     ],
 )

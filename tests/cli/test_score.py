@@ -99,7 +99,7 @@ def test_a_policy_that_raises_is_an_error_and_leaves_no_output(backend: Backend)
     arguments = ["--config", "oyer.yaml", "--out", "raise.out"]
     done = oyer("score", str(path), *arguments, cwd=backend.folder, OYER_REWARD__ON_MISSING="raise")
     assert done.returncode == 1
-    assert "2 of 2 rollouts have no score (2 rejected)" in done.stderr
+    assert "2 of 2 rollouts to be judged have no score (2 rejected)" in done.stderr
     assert "is `raise`; nothing was written" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(backend.folder.glob("raise.out*")) == []
