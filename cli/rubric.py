@@ -176,6 +176,7 @@ def _job(settings: "RewardConfig", judge: "JudgeConfig", path: Path, line: int) 
     """Make the first request of a judge about one line of a file, as a worker makes it."""
     from oyer.cli.rollout_lines import read_rollout
     from oyer.tasks.judging.jobs import decided_without_call, jobs_of
+    from oyer.tasks.judging.lessons import server_identity
     from oyer.tasks.statuses import Status
 
     rollout = read_rollout(path, line)
@@ -189,7 +190,8 @@ def _job(settings: "RewardConfig", judge: "JudgeConfig", path: Path, line: int) 
         )
     rules = settings.reward.model_copy(update={"gate": "none"})
     bodies = {name: endpoint.extra_body for name, endpoint in settings.endpoints.items()}
-    job = next(jobs_of({0: rollout}, [judge], rules, bodies))
+    servers = {name: server_identity(endpoint) for name, endpoint in settings.endpoints.items()}
+    job = next(jobs_of({0: rollout}, [judge], rules, bodies, servers))
     if job.request is None:
         raise InvalidRollout(
             f"{path}: line {line}: its response holds nothing to judge; it is `{job.decided}`, and"
