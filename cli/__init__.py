@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from oyer.cli import batches, check, config, db, demo, history, length, score, serve, up, worker
+from oyer.cli import (
+    batches,
+    check,
+    config,
+    db,
+    demo,
+    history,
+    length,
+    rubric,
+    score,
+    serve,
+    status,
+    up,
+    worker,
+)
 from oyer.cli.output import fail, print_version
 from oyer.tasks.errors import OyerError
 
@@ -28,10 +42,12 @@ app.command("up")(up.up)
 app.command("score")(score.score)
 app.command("serve")(serve.serve)
 app.command("check")(check.check)
+app.command("status")(status.status)
 app.command("config")(config.config)
 app.add_typer(worker.app, name="worker")
 app.add_typer(db.app, name="db")
 app.add_typer(batches.app, name="batches")
+app.add_typer(rubric.app, name="rubric")
 app.add_typer(history.app, name="history")
 app.add_typer(length.app, name="length")
 

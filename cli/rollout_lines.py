@@ -24,10 +24,7 @@ def read_rollouts(path: Path, config: RewardConfig) -> list[Rollout]:
     Raises:
         InvalidRollout: names the file, the lines that are wrong, and the fix for each.
     """
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise InvalidRollout(f"{path}: {error.strerror}; give a file of JSON lines") from error
+    lines = _lines(path)
     rollouts, problems = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -44,6 +41,33 @@ def read_rollouts(path: Path, config: RewardConfig) -> list[Rollout]:
     if not rollouts:
         raise InvalidRollout(f"{path}: holds no rollouts; give one JSON object per line")
     return rollouts
+
+
+def read_rollout(path: Path, number: int) -> Rollout:
+    """Read one line of a file, the first being 1, for a judge to see; other lines are not checked.
+
+    Raises:
+        InvalidRollout: names the file, the line, and the fix.
+    """
+    lines = _lines(path)
+    if number > len(lines):
+        raise InvalidRollout(f"{path}: has {len(lines)} lines; there is no line {number}")
+    try:
+        rollout = _rollout(lines[number - 1])
+        # A judge needs nothing that only a length method reads.
+        check([rollout], RewardConfig(length=()))
+    except InvalidRollout as error:
+        raise InvalidRollout(
+            f"{path}: line {number}: {str(error).removeprefix('rollouts[0].')}"
+        ) from error
+    return rollout
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines()
+    except OSError as error:
+        raise InvalidRollout(f"{path}: {error.strerror}; give a file of JSON lines") from error
 
 
 def _listed(path: Path, problems: list[str]) -> str:

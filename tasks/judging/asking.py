@@ -139,7 +139,7 @@ class _Calls:
         return replace(outcome, status=status, failure=None, stop_reason=reason)
 
     def _arrived(self, reply: Reply) -> None:
-        self.reading = _reading(reply, self.job.judge)
+        self.reading = read_reply(reply, self.job.judge)
         self.endpoint.lessons.report(self.job.judge.model, reply.model)
         if self.reading.status is Status.SCORED:
             self.keep(reply, self.reading)
@@ -209,7 +209,8 @@ def _why_no_score(reply: Reply, reading: Reading, judge: JudgeConfig) -> str | N
     return f"no score{why} in the reply {end!r}"
 
 
-def _reading(reply: Reply, judge: JudgeConfig) -> Reading:
+def read_reply(reply: Reply, judge: JudgeConfig) -> Reading:
+    """Read a reply as its judge is configured: the score that it states, or the expected one."""
     reading = read_score(
         reply.text, scale=judge.scale, finish_reason=reply.finish_reason, refusal=reply.refusal
     )

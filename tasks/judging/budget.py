@@ -34,6 +34,11 @@ Refusal = Literal["soft", "hard", "expired"]
 """Why a call may not begin: the soft mark is passed, its cost would pass the limit, no time."""
 
 
+def budget_key(run: str) -> str:
+    """Redis key of what a run has spent and reserved."""
+    return f"oyer:budget:1:{run}"
+
+
 @dataclass(eq=False, slots=True)
 class _Waiter:
     amount: int
@@ -82,7 +87,7 @@ class Purse:
         call_s: float,
         keep_s: float,
     ) -> None:
-        self._key = f"oyer:budget:1:{run}"
+        self._key = budget_key(run)
         self._limit = round(budget.usd * NANO)
         self._soft = round(budget.usd * budget.soft_fraction * NANO)
         self._constant = {

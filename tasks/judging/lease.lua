@@ -5,6 +5,7 @@
 -- KEYS[1], a hash:  born         time when this state began; another one tells that it was lost
 --                   cool         ms until which nobody may call (Retry-After)
 --                   control      JSON of adaptive.Control
+--                   limits       "max_in_flight requests tokens bucket_ms" as configured; for readers
 --                   w:<worker>   "held peak wanted expires_ms" of a worker
 --                   q:<bucket>, t:<bucket>   requests, tokens charged to a slice of time
 -- ARGV[1]: JSON, written by Account.ask. Returns JSON, read by Account.take.
@@ -29,6 +30,10 @@ if ask.born ~= '' and ask.born ~= born then
   -- The caller's books refer to a state that is gone: it charges all of them anew first.
   return cjson.encode({born = born, now = now, lost = true})
 end
+
+local configured = string.format(
+  '%d %d %d %d', ask.max_in_flight, ask.requests_limit, ask.tokens_limit, ask.bucket)
+if state.limits ~= configured then put('limits', configured) end
 
 -- Windows. A slice counts until its last moment has left the window.
 local oldest = math.floor((now - ask.window) / ask.bucket)

@@ -26,6 +26,11 @@ POLL_MIN_S, POLL_MAX_S = 0.05, 0.25
 """Pauses between exchanges while calls wait: the shorter after progress, in seconds."""
 
 
+def limits_key(endpoint: str) -> str:
+    """Redis key of an endpoint's shared limits."""
+    return f"oyer:limits:1:{{{endpoint}}}"
+
+
 @dataclass(eq=False, slots=True)
 class _Waiter:
     tokens: int
@@ -76,7 +81,7 @@ class Limiter:
             delay_s=window_s / 60 if delay_s is None else delay_s,
         )
         self._account = Account(limits, worker_id, clock_s=time.time() - time.monotonic())
-        self._key = f"oyer:limits:1:{{{endpoint}}}"
+        self._key = limits_key(endpoint)
         self._script = load_script(redis, "lease")
         self._outage = Outage(f"endpoint {endpoint!r} keeps to this worker's share of its limits")
         self._refresh_s = lease_s / 3

@@ -36,7 +36,16 @@ from oyer.tasks.explaining import did_you_mean, explain
 from oyer.tasks.judging.rendering import PLACEHOLDER, ROLLOUT_PARTS, Criterion, Rubric, render
 from oyer.tasks.yaml_text import KeyTwice, read_yaml
 
-__all__ = ["BUILT_IN", "Criterion", "Rubric", "parse", "render", "resolve", "rubric_hash"]
+__all__ = [
+    "BUILT_IN",
+    "Criterion",
+    "Rubric",
+    "asks_for_verdict",
+    "parse",
+    "render",
+    "resolve",
+    "rubric_hash",
+]
 
 BUILT_IN = ("tool_call_zh", "tool_call_en", "reasoning_zh", "reasoning_en")
 """Rubrics that ship with the package, named for the kind of rollout and the language."""
@@ -117,6 +126,11 @@ def parse(text: str) -> Rubric:
         levels=fields.levels,
         criteria=fields.criteria,
     )
+
+
+def asks_for_verdict(rubric: Rubric) -> bool:
+    """Whether a rubric places the verdict line; else its own words must ask for a score."""
+    return "verdict" in _names_in(rubric.system) | _names_in(rubric.user)
 
 
 @functools.lru_cache(maxsize=64)

@@ -86,9 +86,9 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rubric", "message"),
     [
-        ("tool_call_fr", "no built-in rubric .*tool_call_zh"),
+        ("tool_call_fr", "neither a built-in rubric .*tool_call_zh"),
         ("missing.md", "there is no file .*missing.md.*tool_call_zh"),
-        ("", "no built-in rubric"),
+        ("", "neither a built-in rubric"),
         ("Rate it from 1 to 10.", "no place for the response"),
         ("Rate {prompt}.", "no place for the response"),
         ("Rate {response} for {question}.", "unknown placeholder {question}.*{prompt}"),

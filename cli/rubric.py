@@ -1,0 +1,207 @@
+"""`oyer rubric list|show|render|try`: what a judge is sent, and what is read from its reply."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oyer.cli import options
+from oyer.cli.output import notes, print_json
+from oyer.tasks.errors import InvalidConfig, InvalidRollout
+
+if TYPE_CHECKING:
+    from oyer.tasks.config import JudgeConfig, RewardConfig
+    from oyer.tasks.judging.jobs import Job
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="List, print, fill and try rubrics: the texts that tell a judge what to score.\n\n"
+    "docs/rubrics.md says how to write one.",
+)
+
+UNREAD = 3
+"""Exit code where the judge was called, and no score was read from what came back."""
+
+Rollouts = Annotated[
+    Path, typer.Argument(help="JSON lines, one rollout each, as `oyer score` takes them.")
+]
+Line = Annotated[int, typer.Option("--line", min=1, help="Line of the file, the first being 1.")]
+JudgeName = Annotated[
+    str | None,
+    typer.Option("--judge", help="A judge of the configuration; left out, its only one."),
+]
+RubricName = Annotated[
+    str | None,
+    typer.Option(
+        "--rubric", help="A built-in name or a .md or .txt file, in place of the judge's rubric."
+    ),
+]
+
+
+@app.command("list")
+def list_(config: options.Config = None, as_json: options.AsJson = False) -> None:
+    """List the built-in rubrics and those of the configuration's judges.
+
+    Example: `oyer rubric list`
+    """
+    from oyer.cli import rubric_views
+    from oyer.tasks.judging import rubrics
+    from oyer.tasks.settings import load_config
+
+    judges = load_config(config).judges
+    texts = {name: rubrics.resolve(name) for name in rubrics.BUILT_IN}
+    listed = [rubric_views.facts(name, text) for name, text in texts.items()]
+    for judge in judges:
+        same = next((name for name, text in texts.items() if text == judge.rubric), None)
+        listed.append(rubric_views.facts(f"judge {judge.name}", judge.rubric, same_as=same))
+    if as_json:
+        print_json(listed)
+    else:
+        rubric_views.print_list(listed)
+
+
+@app.command("show")
+def show(
+    name: Annotated[
+        str, typer.Argument(help="A built-in name, a .md or .txt file, or a judge's name.")
+    ],
+    config: options.Config = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Print a rubric as it is written, with its front matter and its placeholders.
+
+    Example: `oyer rubric show reasoning_en > mine.md`
+    """
+    from oyer.cli import rubric_views
+    from oyer.tasks.judging import rubrics
+    from oyer.tasks.settings import load_config
+
+    judges = {judge.name: judge.rubric for judge in load_config(config).judges}
+    named = name not in rubrics.BUILT_IN and name in judges
+    text = judges[name] if named else rubrics.resolve(name)
+    if as_json:
+        print_json({**rubric_views.facts(name, text), "text": text})
+        return
+    typer.echo(text.rstrip("\n"))
+    rubric_views.note_verdict(text)
+
+
+@app.command("render")
+def render(
+    rollouts: Rollouts,
+    config: options.Config = None,
+    line: Line = 1,
+    judge: JudgeName = None,
+    rubric: RubricName = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Print the messages that a judge is sent for one rollout; nothing is sent.
+
+    `--json` prints the whole request and its hash, `request_hash` on record: equal requests are
+    paid for once. Where the configuration has no judges, `--rubric` is enough.
+
+    Example: `oyer rubric render rollouts.jsonl --line 3 --rubric mine.md`
+    """
+    from oyer.cli import rubric_views
+    from oyer.tasks.settings import load_config
+
+    settings = load_config(config)
+    job = _job(settings, _judge(settings, judge, rubric), rollouts, line)
+    if as_json:
+        print_json(rubric_views.request(job, settings))
+        return
+    rubric_views.print_request(job)
+    _note(job)
+
+
+@app.command("try")
+def try_(
+    rollouts: Rollouts,
+    config: options.Config = None,
+    line: Line = 1,
+    judge: JudgeName = None,
+    rubric: RubricName = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Send one rollout to a judge's endpoint; print the reply and what is read from it.
+
+    One request is sent from this host, with this host's key; nothing goes on record. Exit code 0: a
+    score was read. 3: the judge was called, and no score was read. 1: an error before the call.
+
+    Example: `oyer rubric try rollouts.jsonl --line 3 --judge quality --rubric mine.md`
+    """
+    from oyer.cli import rubric_trial, rubric_views
+    from oyer.tasks.settings import load_config
+
+    settings = load_config(config)
+    chosen = _judge(settings, judge, rubric)
+    if chosen.endpoint not in settings.endpoints:
+        raise InvalidConfig(
+            f"judges.{chosen.name}.endpoint: {chosen.endpoint!r} is not under `endpoints` of this"
+            " configuration; give the workers' configuration with --config"
+        )
+    job = _job(settings, chosen, rollouts, line)
+    trial = rubric_trial.send(job, settings)
+    if as_json:
+        print_json({**rubric_views.request(job, settings), **trial})
+    else:
+        rubric_views.print_request(job)
+        rubric_views.print_trial(trial)
+        _note(job)
+    if trial["status"] != "scored":
+        raise typer.Exit(UNREAD)
+
+
+def _judge(settings: "RewardConfig", name: str | None, rubric: str | None) -> "JudgeConfig":
+    """Choose a judge of the configuration, or make one that can only be shown."""
+    from oyer.tasks.config import JudgeConfig
+    from oyer.tasks.judging import rubrics
+
+    judges = {judge.name: judge for judge in settings.judges}
+    text = None if rubric is None else rubrics.resolve(rubric)
+    if not judges and name is None:
+        if text is None:
+            raise InvalidConfig("--rubric: name one, since the configuration has no judges")
+        return JudgeConfig(name="none", endpoint="none", model="none", rubric=text)
+    if name is None and len(judges) > 1:
+        raise InvalidConfig(f"--judge: the configuration has {', '.join(judges)}; name one")
+    if name is not None and name not in judges:
+        known = ", ".join(judges) or "none"
+        raise InvalidConfig(f"--judge: there is no judge {name!r}; the configuration has {known}")
+    judge = judges[name] if name is not None else settings.judges[0]
+    return judge if text is None else judge.model_copy(update={"rubric": text})
+
+
+def _job(settings: "RewardConfig", judge: "JudgeConfig", path: Path, line: int) -> "Job":
+    """Make the first request of a judge about one line of a file, as a worker makes it."""
+    from oyer.cli.rollout_lines import read_rollout
+    from oyer.tasks.judging.jobs import decided_without_call, jobs_of
+    from oyer.tasks.judging.lessons import server_identity
+    from oyer.tasks.statuses import Status
+
+    rollout = read_rollout(path, line)
+    if decided_without_call(rollout, settings.reward) is Status.GATED:
+        notes.print(
+            f"line {line}: its base score is not positive, so that under reward.gate: base_score it"
+            " is `gated`, and no judge is asked about it",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    rules = settings.reward.model_copy(update={"gate": "none"})
+    bodies = {name: endpoint.extra_body for name, endpoint in settings.endpoints.items()}
+    servers = {name: server_identity(endpoint) for name, endpoint in settings.endpoints.items()}
+    job = next(jobs_of({0: rollout}, [judge], rules, bodies, servers))
+    if job.request is None:
+        raise InvalidRollout(
+            f"{path}: line {line}: its response holds nothing to judge; it is `{job.decided}`, and"
+            " no request is made for it"
+        )
+    return job
+
+
+def _note(job: "Job") -> None:
+    from oyer.cli import rubric_views
+
+    if not job.judge.structured:
+        rubric_views.note_verdict(job.judge.rubric)

@@ -1,0 +1,155 @@
+"""`oyer status`: what the backend does now."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from oyer.cli import options
+from oyer.cli.output import console, fail, notes, print_json
+from oyer.tasks.errors import InvalidConfig, OyerError
+
+if TYPE_CHECKING:
+    from oyer.tasks.backend_status import BackendStatus
+    from oyer.tasks.config import RewardConfig
+
+EVERY_S = 2.0
+"""Pause between two looks under `--watch`, in seconds."""
+
+_SPEND_EVERY_S = 20.0
+"""Pause between two sums over the record, which take longer than a look at Redis, in seconds."""
+
+
+def status(
+    config: options.Config = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again every 2 s, until Ctrl-C.")
+    ] = False,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Number of batches to show, oldest first.")
+    ] = 20,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show what the backend does now: queues, workers, batches, calls against limits, spend.
+
+    All of it is read from the broker, so that it works on a trainer's host, where the configuration
+    holds `broker.url` only. What a run without a budget has spent is on record only: where this
+    host does not reach the record, a `?` stands in its place, and a note says so.
+
+    `--json` prints one object, and with `--watch` one object per line for each look.
+
+    Example: `oyer status --watch`
+    """
+    import redis
+
+    from oyer.manager.local import running_broker
+    from oyer.tasks.backend_reading import read_status
+    from oyer.tasks.settings import load_config
+
+    settings = load_config(config)
+    url = settings.broker.url or running_broker()
+    endpoints = {*settings.endpoints, *(judge.endpoint for judge in settings.judges)}
+    spend = _Spend(settings)
+    with redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5) as client:
+
+        def look() -> "BackendStatus":
+            return spend.added_to(read_status(client, endpoints))
+
+        if not watch:
+            _show(look(), limit, as_json=as_json)
+            if spend.problem and not as_json:
+                notes.print(spend.problem, highlight=False, markup=False, soft_wrap=True)
+        elif as_json or not console.is_terminal:
+            _repeat(look, lambda seen: _show(seen, limit, as_json=as_json))
+        else:
+            _watch(look, limit)
+
+
+def _show(seen: "BackendStatus", limit: int, *, as_json: bool) -> None:
+    from oyer.cli.output import print_table
+    from oyer.cli.status_views import plain, tables
+
+    if as_json:
+        print_json(plain(seen, limit))
+        return
+    for table in tables(seen, limit):
+        print_table(table)
+
+
+def _watch(look: "Callable[[], BackendStatus]", limit: int) -> None:
+    """Draw each look in the place of the one before."""
+    from rich.console import Group
+    from rich.live import Live
+
+    from oyer.cli.status_views import tables
+
+    with Live(console=console, auto_refresh=False) as live:
+        _repeat(look, lambda seen: live.update(Group(*tables(seen, limit)), refresh=True))
+
+
+def _repeat(look: "Callable[[], BackendStatus]", show: "Callable[[BackendStatus], Any]") -> None:
+    """Look and show until a signal; a broker that is away for a while does not end it."""
+    from oyer.cli.stopping import stop_event
+    from oyer.tasks.errors import BackendUnavailable
+
+    stop = stop_event()
+    show(look())
+    while not stop.wait(EVERY_S):
+        try:
+            seen = look()
+        except BackendUnavailable as error:
+            fail(f"{error}; looking again in {EVERY_S:g} s")
+        else:
+            show(seen)
+
+
+class _Spend:
+    """What the record says that runs have spent, where Redis does not count it."""
+
+    def __init__(self, settings: "RewardConfig") -> None:
+        self._settings = settings
+        self._known: dict[str, float] = {}
+        self._read_at_s: dict[str, float] = {}
+        self.problem = ""
+        """Why the record was not read."""
+
+    def added_to(self, seen: "BackendStatus") -> "BackendStatus":
+        """Fill in what Redis does not count."""
+        missing = [run.run for run in seen.runs if run.spent_usd is None]
+        due_s = time.monotonic() - _SPEND_EVERY_S
+        due = [run for run in missing if self._read_at_s.get(run, due_s) <= due_s]
+        if due:
+            self._read(due)
+        runs = tuple(
+            dataclasses.replace(run, spent_usd=self._known.get(run.run))
+            if run.spent_usd is None
+            else run
+            for run in seen.runs
+        )
+        return dataclasses.replace(seen, runs=runs)
+
+    def _read(self, runs: list[str]) -> None:
+        from oyer.cli.store import existing
+        from oyer.models import history
+        from oyer.models.store import reading
+
+        self._read_at_s |= dict.fromkeys(runs, time.monotonic())
+        try:
+            self._reachable()
+            with existing(self._settings.store.url) as engine, reading(engine) as conn:
+                self._known |= {run: history.cost_of_run(conn, run) for run in runs}
+        except OyerError as error:
+            self.problem = f"spent: what Redis does not count is on record only, and {error}"
+
+    def _reachable(self) -> None:
+        """Refuse the default store URL beside a remote broker: the record is the workers'."""
+        store = self._settings.store
+        if self._settings.broker.url and "url" not in store.model_fields_set:
+            from oyer.models.store import has_database
+
+            if not has_database(store.url):
+                raise InvalidConfig(
+                    "store.url is not set here; run this where the workers' configuration is"
+                )

@@ -1,0 +1,181 @@
+"""What the shared state in Redis says of a backend, as limiters and purses of ours leave it."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import redis
+
+from oyer.manager import RewardManager, Rollout
+from oyer.tasks.backend_reading import read_status
+from oyer.tasks.backend_status import EndpointStatus, endpoint_status, run_status
+from oyer.tasks.config import Budget
+from oyer.tasks.errors import MessageRefused
+from oyer.tasks.exchange import Exchange
+from oyer.tasks.judging.budget import Purse, budget_key
+from oyer.tasks.judging.limits import Limiter, limits_key
+from oyer.tasks.judging.shared import connect
+from oyer.tasks.names import batch_key
+from tests.manager.conftest import JUDGE
+
+FAR_S = 3600.0
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+def limiter(url: str, **changes: object) -> Limiter:
+    options: dict[str, object] = {
+        "max_in_flight": 8,
+        "requests_per_minute": 100,
+        "tokens_per_minute": 5000,
+        "adaptive": True,
+        "worker_id": "host:1",
+    }
+    return Limiter(connect(url), "e", **{**options, **changes})  # type: ignore[arg-type]  # varied on purpose
+
+
+def endpoint(client: redis.Redis) -> EndpointStatus:
+    """Read the endpoint that the limiters of a test share."""
+    [found] = read_status(client, ["e"]).endpoints
+    return found
+
+
+def until(client: redis.Redis, met: Callable[[EndpointStatus], bool]) -> EndpointStatus:
+    """Wait until a limiter's thread has reported what is looked for."""
+    end_s = time.monotonic() + 20
+    while not met(found := endpoint(client)):
+        assert time.monotonic() < end_s, found
+        time.sleep(0.02)
+    return found
+
+
+def test_a_call_counts_against_each_limit_and_leaves_with_its_worker(
+    redis_url: str, client: redis.Redis
+) -> None:
+    opened = limiter(redis_url)
+    permit = opened.acquire(70, time.time() + 60)
+    assert permit is not None
+    # Waits for the exchange that follows, since the one that granted the slot came before the call.
+    found = until(client, lambda found: found.in_flight > 0)
+    assert found.max_in_flight == 8
+    assert found.adaptive_limit is not None
+    assert found.adaptive_limit <= 8
+    assert [(one.worker, one.in_flight, one.waiting) for one in found.callers] == [("host:1", 1, 0)]
+    assert (found.requests_per_minute, found.tokens_per_minute) == (100, 5000)
+    opened.release(permit, used_tokens=50, rate_limited=True, retry_after_s=60.0)
+    assert 50 < until(client, lambda found: found.cool_s > 0).cool_s <= 60
+    opened.close()
+    left = endpoint(client)
+    assert (left.in_flight, left.waiting, left.callers) == (0, 0, ())
+    # What was granted and not begun is handed back: the call and what it used remain.
+    assert (left.requests, left.tokens) == (1, 50)
+
+
+def test_what_is_older_than_a_minute_or_a_lease_is_not_counted(
+    redis_url: str, client: redis.Redis
+) -> None:
+    opened = limiter(redis_url)
+    assert opened.acquire(70, time.time() + 60) is not None
+    state = client.hgetall(limits_key("e"))
+    now = endpoint_status("e", state, time.time())
+    assert now.requests
+    assert len(now.callers) == 1
+    later = endpoint_status("e", state, time.time() + 61)
+    assert (later.requests, later.tokens, later.callers) == (0, 0, ())
+
+
+def test_what_is_not_limited_is_not_counted(redis_url: str, client: redis.Redis) -> None:
+    opened = limiter(redis_url, requests_per_minute=None, tokens_per_minute=None, adaptive=False)
+    assert opened.acquire(70, time.time() + 60) is not None
+    found = endpoint(client)
+    assert (found.requests, found.requests_per_minute) == (None, None)
+    assert (found.tokens, found.tokens_per_minute, found.adaptive_limit) == (None, None, None)
+    assert found.max_in_flight == 8
+
+
+def test_an_endpoint_without_calls_has_no_limits_that_are_known(client: redis.Redis) -> None:
+    found = endpoint(client)
+    assert (found.in_flight, found.waiting, found.max_in_flight) == (0, 0, None)
+
+
+def test_money_is_spent_and_reserved_until_the_lease_ends(
+    redis_url: str, client: redis.Redis
+) -> None:
+    purse = Purse(
+        connect(redis_url),
+        "r",
+        # The soft mark is at what the call reserves: nothing is reserved ahead.
+        Budget(usd=2.0, soft_fraction=0.75),
+        holder="host:1",
+        recorded_usd=lambda: 0.5,
+        call_s=5,
+        keep_s=60,
+    )
+    assert purse.reserve(1.0, first=True, deadline=time.time() + FAR_S) is None
+    state = client.hgetall(budget_key("r"))
+    held = run_status("r", 2.0, state, time.time())
+    assert (held.spent_usd, held.reserved_usd, held.budget_usd) == (0.5, 1.0, 2.0)
+    assert run_status("r", 2.0, state, time.time() + FAR_S).reserved_usd == 0
+    purse.settle(1.0, 0.25)
+    purse.report()
+    spent = run_status("r", 2.0, client.hgetall(budget_key("r")), time.time())
+    assert (spent.spent_usd, spent.reserved_usd) == (0.75, 0)
+    assert run_status("r", None, {}, time.time()).spent_usd is None
+
+
+def test_batches_are_told_apart_by_how_far_they_are(redis_url: str, client: redis.Redis) -> None:
+    manager = RewardManager({"judges": [JUDGE], "length": [], "broker": {"url": redis_url}})
+    exchange = Exchange(client, expires_s=60)
+    rollouts = [
+        Rollout(prompt="p", response=f"r{i}", group_id="g", base_score=1.0) for i in range(2)
+    ]
+    futures = [manager.submit(rollouts, run="r", step=step) for step in range(4)]
+    ids = [future.batch_id for future in futures]
+    exchange.report(ids[1], 0, 1)
+    exchange.report(ids[2], 0, 2)
+    exchange.end(ids[3], "cancelled", "for a test")
+    status = read_status(client)
+    assert [batch.id for batch in status.batches] == ids
+    assert [batch.state for batch in status.batches] == [
+        "no verdict yet",
+        "judging",
+        "judged",
+        "cancelled",
+    ]
+    assert [batch.judged for batch in status.batches] == [0, 1, 2, 0]
+    assert {batch.verdicts for batch in status.batches} == {2}
+    assert status.backlog_bytes == exchange.backlog_bytes() > 0
+    queues = {queue.name: queue for queue in status.queues}
+    assert queues["judge"].waiting == 4
+    assert [one.name for one in status.endpoints] == [JUDGE["endpoint"]]
+    [run] = status.runs
+    assert (run.run, run.spent_usd, run.budget_usd) == ("r", None, None)
+    exchange.discard(exchange.manifest(ids[0]))
+    assert [batch.id for batch in read_status(client).batches] == ids[1:]
+    client.set(batch_key(ids[1], "ended"), '["eaten", ""]')
+    with pytest.raises(MessageRefused, match="cannot have ended as 'eaten'"):
+        read_status(client)
+
+
+def test_a_later_submission_is_counted(redis_url: str, client: redis.Redis) -> None:
+    manager = RewardManager({"judges": [JUDGE], "length": [], "broker": {"url": redis_url}})
+    exchange = Exchange(client, expires_s=60)
+    future = manager.submit([Rollout(prompt="p", response="r", group_id="g", base_score=1.0)])
+    manifest = exchange.manifest(future.batch_id).again("for a test")
+    exchange.replace_manifest(replace(manifest, deadline=time.time() - 10))
+    [batch] = read_status(client).batches
+    assert batch.submissions == 2
+    assert batch.left_s < 0
+
+
+def test_looking_writes_nothing(redis_url: str, client: redis.Redis) -> None:
+    manager = RewardManager({"judges": [JUDGE], "length": [], "broker": {"url": redis_url}})
+    manager.submit([Rollout(prompt="p", response="r", group_id="g", base_score=1.0)])
+    written = client.info("persistence")["rdb_changes_since_last_save"]
+    read_status(client, ["e"])
+    assert client.info("persistence")["rdb_changes_since_last_save"] == written
