@@ -70,7 +70,7 @@ def demo(
     rows = [Rollout(**row) for row in sample_rollouts()[:rollouts]]
     started = time.monotonic()
     with _endpoint(base_url, api_key_env) as endpoint:
-        config = _config(endpoint, model or "demo-judge", file)
+        config = _config(endpoint, model, file)
         if not as_json:
             notes.print("starting Redis, the record and the workers …")
         with RewardManager.local(config, report=None if as_json else print_part) as manager:
@@ -117,7 +117,7 @@ def _sqlite_file(store: str) -> Path:
     return file
 
 
-def _config(endpoint: dict[str, Any], model: str, store: Path) -> dict[str, Any]:
+def _config(endpoint: dict[str, Any], model: str | None, store: Path) -> dict[str, Any]:
     judge = {"name": "quality", "endpoint": "demo", "model": model, "rubric": "reasoning_en"}
     if model is None:
         # The built-in judge has another port at each start; its scores can be used again.

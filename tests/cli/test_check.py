@@ -83,11 +83,12 @@ def test_queues_without_workers_are_named(redis_url: str, sqlite_url: str, tmp_p
         "store",
         "broker",
         "broker memory",
+        "workers on judge",
         "workers on length",
     ]
-    assert checks["workers on length"]["skipped"]
-    for queue in ("judge", "combine"):
-        assert f"oyer worker {queue}" in checks[f"workers on {queue}"]["detail"]
+    for queue in ("judge", "length"):
+        assert checks[f"workers on {queue}"]["skipped"]
+    assert "oyer worker combine" in checks["workers on combine"]["detail"]
 
 
 def test_a_broker_that_does_not_answer_is_said_once(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_judge_that_does_not_answer_is_said_with_its_error(tmp_path: Path) -> 
 def test_half_of_a_real_judge_is_refused(arguments: list[str], tmp_path: Path) -> None:
     done = oyer("demo", *arguments, cwd=tmp_path)
     assert done.returncode == 1
-    assert "--base-url and --model go together" in done.stderr
+    assert "--base-url and --model must be given together" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 def test_the_program_prints_what_the_readme_shows(backend: Backend) -> None:
     text = README.read_text()
-    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    program = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
     (shown,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
     argv = [sys.executable, "-c", program]
     done = subprocess.run(

@@ -59,7 +59,7 @@ def test_it_refuses_other_machines_without_a_token() -> None:
 
 
 def test_it_refuses_a_token_that_is_not_set() -> None:
-    assert "NO_SUCH_TOKEN: is not set" in failing("--token-env", "NO_SUCH_TOKEN")
+    assert "NO_SUCH_TOKEN is not set" in failing("--token-env", "NO_SUCH_TOKEN")
 
 
 def test_a_port_that_is_taken_is_named() -> None:

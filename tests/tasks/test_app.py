@@ -124,9 +124,9 @@ def test_another_celery_programs_environment_changes_nothing(
 ) -> None:
     monkeypatch.setenv(variable, value)
     app = make_app(URL)
-    assert app.connection_for_read().as_uri() == "redis://127.0.0.1:6379/0"
-    assert app.connection_for_write().as_uri() == "redis://127.0.0.1:6379/0"
-    assert app.connection().as_uri() == "redis://127.0.0.1:6379/0"
+    assert app.connection_for_read().as_uri(include_password=True) == "redis://127.0.0.1:6379/0"
+    assert app.connection_for_write().as_uri(include_password=True) == "redis://127.0.0.1:6379/0"
+    assert app.connection().as_uri(include_password=True) == "redis://127.0.0.1:6379/0"
     assert app.conf.broker_url == URL
     assert type(app.backend) is PollRedis
     assert app.conf.task_acks_late

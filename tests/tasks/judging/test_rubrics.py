@@ -177,7 +177,7 @@ def test_chat_messages_are_flattened_with_roles_and_tool_calls() -> None:
         ]
     )
     assert text == (
-        '[system]\nBe brief.\n\n[user]\n北京?\n{"type": "image"}\n\n'
+        '[system]\nBe brief.\n\n[user]\n北京?\n[image]\n\n'
         '[assistant]\ntool_calls: [{"id": "a", "city": "北京"}]\n\n[tool]\n晴\ntool_call_id: "a"'
     )
 
