@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import String
+from sqlalchemy import Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from oyer.models.base import Base, BatchPart
@@ -16,6 +16,7 @@ class Attempt(BatchPart, Base):
     """
 
     __tablename__ = "attempts"
+    __table_args__ = (Index(None, "batch_id"),)
 
     judge: Mapped[str] = mapped_column(String(100), primary_key=True)
     sample: Mapped[int] = mapped_column(primary_key=True)

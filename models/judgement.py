@@ -14,6 +14,7 @@ class Judgement(BatchPart, Base):
     __tablename__ = "judgements"
     __table_args__ = (
         CheckConstraint("status <> 'scored' OR score IS NOT NULL", name="scored_has_score"),
+        Index(None, "batch_id", "rollout_index"),
         Index(None, "judge", "submitted_at"),
         Index(None, "status", "submitted_at"),
         Index(None, "request_hash"),

@@ -151,3 +151,4 @@ def _announce(sender: Any, **_: Any) -> None:
 @worker_shutdown.connect
 def _withdraw(**_: Any) -> None:
     presence.withdraw()
+    process.close_record()

@@ -4,7 +4,8 @@ It takes parts in any order and more than once, reads verdicts that did not arri
 and logs each of these. What is nowhere fails the batch, which is then submitted again.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,7 +59,8 @@ def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
         raise BatchFailed(f"batch {batch_id}: its length terms did not arrive; submit it again")
     composed = _compose(plan, columns, judge_parts, arrived.length)
     outcome = _outcome(batch_id, composed, judge_parts, arrived.length or LengthPart())
-    recorded = _record(manifest, outcome, exchange.ending(batch_id))
+    sizes = _group_sizes(columns.group_ids)
+    recorded = _record(manifest, outcome, sizes, exchange.ending(batch_id))
     exchange.discard(manifest)
     return recorded.to_wire()
 
@@ -143,12 +145,26 @@ def _float32s(arrays: Mapping[str, Floats]) -> dict[str, Float32s]:
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
-def _record(manifest: Manifest, outcome: Outcome, ending: tuple[str, str] | None) -> Outcome:
+def _group_sizes(group_ids: Sequence[str | None]) -> list[int | None]:
+    """Count the rollouts of each one's group in this batch; none where it has no group."""
+    counts = Counter(group_ids)
+    return [None if group is None else counts[group] for group in group_ids]
+
+
+def _record(
+    manifest: Manifest,
+    outcome: Outcome,
+    group_sizes: Sequence[int | None],
+    ending: tuple[str, str] | None,
+) -> Outcome:
     """Put rewards on record; where an earlier run of this task did, its rewards stand."""
     status, why = ending or ("finished", None)
     now = datetime.now(UTC)
     columns = outcome.recorded
-    rows = [_reward_row(outcome, columns, i, now) for i in range(len(outcome.rewards))]
+    rows = [
+        {**_reward_row(outcome, columns, i, now), "group_size": size}
+        for i, size in enumerate(group_sizes)
+    ]
     key = BatchKey(datetime.fromtimestamp(manifest.submitted_at, UTC), manifest.batch_id)
     counts = {s: outcome.statuses.count(s) for s in sorted(set(outcome.statuses))}
 

@@ -80,9 +80,14 @@ class Supervisor:
 
     def stop(self) -> None:
         """Stop workers first and Redis last, so that calls in flight can be recorded."""
-        stop_all([child for child in self._children if child.name != _REDIS], self.report)
+        workers = [child for child in self._children if child.name != _REDIS]
+        stop_all(workers, self.report)
         stop_all([child for child in self._children if child.name == _REDIS], self.report)
         self._children.clear()
+        if workers:  # a worker that was killed has not closed the record
+            from oyer.models.store import checkpoint
+
+            checkpoint(self.config.store.url)
 
     def _check_keys(self) -> None:
         for name, endpoint in self.config.endpoints.items():

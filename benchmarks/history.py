@@ -1,0 +1,197 @@
+"""Fills a record with judgements, and times every query that README, docs and help show on it.
+
+    python benchmarks/history.py --url sqlite:////tmp/history.db --fill 1000000
+    python benchmarks/history.py --url sqlite:////tmp/history.db        # time only
+    python benchmarks/history.py --url postgresql://postgres@/history --fill 1000000
+
+- The rows are written by the functions that the workers write with: 10 runs, batches of 1,000
+  rollouts in groups of 8, responses of about 1.4 kB, replies of about 0.4 kB.
+- The queries are those of the SQL blocks of README.md and docs/record.md. Their run, step, group
+  and batch are replaced by ones that are on record.
+- Each query runs four times; the table gives the median of the last three, in milliseconds, with
+  all rows fetched.
+"""
+
+import argparse
+import random
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Engine
+
+from oyer import migrations
+from oyer.models.record import (
+    ensure_run_and_batch,
+    finish_batch,
+    record_chunk,
+    record_rewards,
+    record_rubrics,
+)
+from oyer.models.rows import AttemptRow, BatchKey, JudgementRow, RewardRow, RolloutRow
+from oyer.models.store import open_engine
+
+RUNS = 10
+BATCH_SIZE = 1000
+GROUP_SIZE = 8
+RESPONSE_CHARACTERS = 1400
+REPLY_CHARACTERS = 400
+START = datetime(2026, 1, 1, tzinfo=UTC)
+RUBRIC_HASH = "ab" * 32
+
+_WORDS = "the sum of two numbers is checked step by step and then written down as it stands".split()
+
+
+def fill(engine: Engine, judgements: int) -> None:
+    """Record `judgements` rollouts with one judgement each, in batches of 1,000."""
+    rng = random.Random(0)
+    filler = " ".join(rng.choices(_WORDS, k=200_000))
+    steps = max(1, judgements // BATCH_SIZE // RUNS)
+    with engine.begin() as conn:
+        record_rubrics(conn, [{"hash": RUBRIC_HASH, "name": "reasoning_en", "text": "{response}"}])
+    began = time.perf_counter()
+    for number in range(steps * RUNS):
+        step, run = divmod(number, RUNS)
+        record_batch(engine, rng, filler, f"exp-{run:02}", step, number)
+        if (number + 1) % 50 == 0:
+            rate = (number + 1) * BATCH_SIZE / (time.perf_counter() - began)
+            print(f"{(number + 1) * BATCH_SIZE} judgements, {rate:.0f} a second", flush=True)
+
+
+def record_batch(
+    engine: Engine, rng: random.Random, filler: str, run: str, step: int, number: int
+) -> None:
+    """Record one finished batch in one transaction."""
+    sent_at = START + timedelta(minutes=5 * number)
+    batch_id = str(uuid.UUID(int=rng.getrandbits(128), version=4))
+    judged = [judgement_of(i, rng, filler, sent_at) for i in range(BATCH_SIZE)]
+    counts: dict[str, int] = {}
+    for row in judged:
+        counts[row["status"]] = counts.get(row["status"], 0) + 1
+    with engine.begin() as conn:
+        key: BatchKey = ensure_run_and_batch(
+            conn,
+            {
+                "id": batch_id,
+                "run": run,
+                "step": step,
+                "size": BATCH_SIZE,
+                "plan": {"judges": [{"name": "quality", "scale": [1, 10]}], "length": []},
+                "oyer_version": "0",
+                "submitted_at": sent_at,
+            },
+        )
+        rollouts = [rollout_of(i, rng, filler, run, step) for i in range(BATCH_SIZE)]
+        attempts = [attempt_of(row, rng, sent_at) for row in judged]
+        record_chunk(conn, key, rollouts=rollouts, judgements=judged, attempts=attempts)
+        rewards = [
+            reward_of(row, judgement, sent_at)
+            for row, judgement in zip(rollouts, judged, strict=True)
+        ]
+        record_rewards(conn, key, rewards)
+        finish_batch(
+            conn,
+            batch_id,
+            status="finished",
+            finished_at=sent_at + timedelta(seconds=40),
+            counts=counts,
+            usage={"calls": BATCH_SIZE, "cost_usd": 0.4},
+        )
+
+
+def rollout_of(i: int, rng: random.Random, filler: str, run: str, step: int) -> RolloutRow:
+    """Make a rollout whose group shares its prompt."""
+    start = rng.randrange(len(filler) - RESPONSE_CHARACTERS)
+    return {
+        "rollout_index": i,
+        "prompt": f"Question {i // GROUP_SIZE} of step {step}: how much is it?",
+        "response": f"{run} {step} {i} {filler[start : start + RESPONSE_CHARACTERS]}",
+        "reference": "42",
+        "group_id": f"q{step * BATCH_SIZE // GROUP_SIZE + i // GROUP_SIZE}",
+        "base_score": float(rng.random() < 0.5 and i % 64 >= GROUP_SIZE),
+        "truncated": rng.random() < 0.02,
+        "response_tokens": rng.randrange(50, 2000),
+        "metadata": {"source": "gsm8k"},
+    }
+
+
+def judgement_of(i: int, rng: random.Random, filler: str, sent_at: datetime) -> JudgementRow:
+    """Make a judgement; one in a hundred has no score."""
+    start = rng.randrange(len(filler) - REPLY_CHARACTERS)
+    failed = i % 100 == 99
+    return {
+        "rollout_index": i,
+        "judge": "quality",
+        "sample": 0,
+        "status": "unparseable" if failed else "scored",
+        "attempts": 1,
+        "source": "called",
+        "score": None if failed else float(rng.randrange(1, 11)),
+        "reply": filler[start : start + REPLY_CHARACTERS],
+        "parsed_layer": None if failed else "final_label",
+        "parsed_span": None if failed else "Final score: 7",
+        "parser_version": 1,
+        "model": "judge-7b",
+        "endpoint": "local",
+        "rubric_hash": RUBRIC_HASH,
+        "request_hash": f"{rng.getrandbits(256):064x}",
+        "prompt_tokens": 700,
+        "completion_tokens": 90,
+        "cost_usd": 0.0004,
+        "latency_ms": rng.uniform(300, 3000),
+        "worker": f"judge-{i % 4}@host",
+        "error": "no score" if failed else None,
+        "started_at": sent_at + timedelta(seconds=1),
+        "finished_at": sent_at + timedelta(seconds=2),
+    }
+
+
+def attempt_of(judged: JudgementRow, rng: random.Random, sent_at: datetime) -> AttemptRow:
+    """Make the one request of a judgement."""
+    return {
+        "rollout_index": judged["rollout_index"],
+        "judge": judged["judge"],
+        "sample": 0,
+        "id": str(uuid.UUID(int=rng.getrandbits(128), version=4)),
+        "number": 1,
+        "started_at": sent_at + timedelta(seconds=1),
+        "url_index": 0,
+        "http_status": 200,
+        "latency_ms": judged["latency_ms"],
+        "prompt_tokens": 700,
+        "completion_tokens": 90,
+        "cost_usd": 0.0004,
+    }
+
+
+def reward_of(row: RolloutRow, judged: JudgementRow, sent_at: datetime) -> RewardRow:
+    """Make the reward of a rollout."""
+    base, score = row["base_score"] or 0.0, judged["score"]
+    shaped = None if score is None else base + 0.1 * score
+    return {
+        "rollout_index": row["rollout_index"],
+        "status": judged["status"],
+        "trainable": shaped is not None,
+        "terms": {"base_score": base, "judge": score, "length_penalty": -0.1},
+        "created_at": sent_at + timedelta(seconds=3),
+        "reward": shaped,
+        "unshaped_reward": shaped,
+        "judge_score": score,
+    }
+
+
+def main() -> None:
+    """Fill where asked, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--url", required=True, help="the record, sqlite:///… or postgresql://…")
+    parser.add_argument("--fill", type=int, help="judgements to record first, e.g. 1000000")
+    options = parser.parse_args()
+    migrations.upgrade(options.url)
+    engine = open_engine(options.url)
+    if options.fill:
+        fill(engine, options.fill)
+    engine.dispose()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""Deletes of what the record need not keep, in short transactions beside the workers' writes.
+
+- Only batches that have ended are pruned; workers write to no other.
+- A transaction covers about `SLICE_ROLLOUTS` rollouts, so that writers wait for milliseconds. A
+  batch goes last, after its rows: a prune that was interrupted is finished by the next one.
+- On PostgreSQL, texts are deleted under a lock that no writer of texts holds at the same time. A
+  worker that finds its text on record, while it is deleted here, would refer to a row that is gone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    delete,
+    func,
+    or_,
+    select,
+    text,
+    union,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from oyer.models.attempt import Attempt
+from oyer.models.base import BatchPart
+from oyer.models.batch import Batch
+from oyer.models.history import IN_LIST
+from oyer.models.judgement import Judgement
+from oyer.models.record import SUBMITTED
+from oyer.models.reward import Reward
+from oyer.models.rollout import Rollout
+from oyer.models.run import Run
+from oyer.models.store import reading
+from oyer.models.submission import Submission
+from oyer.models.text import Text
+
+SLICE_ROLLOUTS = 2000
+"""Rollouts per transaction: 0.1 to 0.2 s of work, measured at 1,000,000 judgements."""
+
+PRUNED_TEXT = "[pruned]"
+"""The text that a rollout points to once its own were dropped."""
+
+_PRUNED_HASH = sha256(PRUNED_TEXT.encode()).hexdigest()
+
+_REFERENCES = (Rollout.prompt_hash, Rollout.response_hash, Rollout.reference_hash)
+
+_REPLY_COLUMNS = {Judgement: ("reply", "parsed_span"), Attempt: ()}
+"""Columns that hold words of the judge, by table; dropped with the texts."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which batches to prune; conditions that are set must all hold."""
+
+    before: datetime | None = None
+    """Submitted before this moment."""
+    runs: Sequence[str] = ()
+    """Of one of these runs; of any run if empty."""
+    keep_runs: Sequence[str] = ()
+    """Of none of these runs."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a selection holds, or a transaction deleted."""
+
+    batches: int
+    rollouts: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rollouts of one batch, from `start` up to before `end`; the last part ends the batch."""
+
+    submitted_at: datetime
+    batch_id: str
+    start: int
+    end: int
+    last: bool
+
+    def rows_of(self, model: type[BatchPart]) -> ColumnElement[bool]:
+        return (
+            (model.submitted_at == self.submitted_at)
+            & (model.batch_id == self.batch_id)
+            & (model.rollout_index >= self.start)
+            & (model.rollout_index < self.end)
+        )
+
+
+def unknown_runs(conn: Connection, names: Sequence[str]) -> list[str]:
+    """Tell which of these names no run on record has."""
+    known = set(conn.scalars(select(Run.name).where(Run.name.in_(names))))
+    return [name for name in names if name not in known]
+
+
+def selected(conn: Connection, selection: Selection) -> Pruned:
+    """Count the ended batches of a selection and their rollouts."""
+    ended = _batches(selection, func.count(), func.coalesce(func.sum(Batch.size), 0))
+    batches, rollouts = conn.execute(ended.where(Batch.status != SUBMITTED)).one()
+    return Pruned(batches, int(rollouts))
+
+
+def not_ended(conn: Connection, selection: Selection) -> int:
+    """Count the batches of a selection that have not ended, which are kept."""
+    open_ones = _batches(selection, func.count()).where(Batch.status == SUBMITTED)
+    return int(conn.scalar(open_ones) or 0)
+
+
+def prune(engine: Engine, selection: Selection, *, texts_only: bool) -> Iterator[Pruned]:
+    """Delete the ended batches of a selection; yields what each transaction deleted.
+
+    Args:
+        texts_only: keep the batches, and drop prompts, responses, references and replies.
+    """
+    keys = _batches(selection, Batch.submitted_at, Batch.id, Batch.size)
+    with reading(engine) as conn:
+        found = conn.execute(
+            keys.where(Batch.status != SUBMITTED).order_by(Batch.submitted_at, Batch.id)
+        ).all()
+    for parts in _slices([(row[0], row[1], row[2]) for row in found]):
+        with engine.begin() as conn:
+            if texts_only:
+                _drop_texts(conn, parts)
+            else:
+                _delete_parts(conn, parts)
+        rollouts = sum(part.end - part.start for part in parts)
+        yield Pruned(sum(part.last for part in parts), rollouts)
+
+
+def _batches(selection: Selection, *columns: Any) -> Select[Any]:
+    query = select(*columns).select_from(Batch).join(Run)
+    if selection.before is not None:
+        query = query.where(Batch.submitted_at < selection.before)
+    if selection.runs:
+        query = query.where(Run.name.in_(selection.runs))
+    if selection.keep_runs:
+        query = query.where(Run.name.not_in(selection.keep_runs))
+    return query
+
+
+def _slices(batches: Sequence[tuple[datetime, str, int]]) -> Iterator[list[_Part]]:
+    """Put small batches together, and cut large ones, into parts for one transaction each."""
+    parts: list[_Part] = []
+    filled = 0
+    for submitted_at, batch_id, size in batches:
+        for start in range(0, max(size, 1), SLICE_ROLLOUTS):
+            end = min(start + SLICE_ROLLOUTS, size)
+            if parts and filled + end - start > SLICE_ROLLOUTS:
+                yield parts
+                parts, filled = [], 0
+            parts.append(_Part(submitted_at, batch_id, start, end, last=end == size))
+            filled += end - start
+    if parts:
+        yield parts
+
+
+def _delete_parts(conn: Connection, parts: Sequence[_Part]) -> None:
+    """Delete rows in the order of their references, then the texts that nothing holds any more."""
+    # Before any row of theirs goes: a chunk that is judged twice waits here, or this for it.
+    ended = [part.batch_id for part in parts if part.last]
+    conn.execute(select(Batch.id).where(Batch.id.in_(ended)).with_for_update()).all()
+    hashes = _lock_and_read_hashes(conn, parts)
+    for part in parts:
+        for model in (Attempt, Judgement, Reward, Rollout):
+            conn.execute(delete(model).where(part.rows_of(model)))
+    conn.execute(delete(Submission).where(Submission.batch_id.in_(ended)))
+    conn.execute(delete(Batch).where(Batch.id.in_(ended)))
+    _delete_unused(conn, hashes)
+
+
+def _drop_texts(conn: Connection, parts: Sequence[_Part]) -> None:
+    """Point rollouts to `PRUNED_TEXT`, clear the replies, and delete the texts left over."""
+    hashes = _lock_and_read_hashes(conn, parts)
+    insert = sqlite.insert if conn.dialect.name == "sqlite" else postgresql.insert
+    pruned = {"hash": _PRUNED_HASH, "body": PRUNED_TEXT}
+    conn.execute(insert(Text).values(pruned).on_conflict_do_nothing())
+    for part in parts:
+        rollouts = update(Rollout).where(
+            part.rows_of(Rollout), Rollout.response_hash != _PRUNED_HASH
+        )
+        conn.execute(
+            rollouts.values(
+                prompt_hash=_PRUNED_HASH, response_hash=_PRUNED_HASH, reference_hash=None
+            )
+        )
+        for model, names in _REPLY_COLUMNS.items():
+            if names:
+                rows = update(model).where(part.rows_of(model))
+                filled = or_(*(getattr(model, name).is_not(None) for name in names))
+                conn.execute(rows.where(filled).values(dict.fromkeys(names)))
+    _delete_unused(conn, hashes - {_PRUNED_HASH})
+
+
+def _lock_and_read_hashes(conn: Connection, parts: Sequence[_Part]) -> set[str]:
+    """Read which texts the rollouts hold, with every writer of texts kept waiting."""
+    if conn.dialect.name == "postgresql":
+        conn.execute(text("LOCK TABLE texts IN SHARE ROW EXCLUSIVE MODE"))
+    hashes: set[str] = set()
+    for part in parts:
+        for row in conn.execute(select(*_REFERENCES).where(part.rows_of(Rollout))):
+            hashes.update(value for value in row if value is not None)
+    return hashes
+
+
+def _delete_unused(conn: Connection, hashes: set[str]) -> None:
+    """Delete those of these texts that no rollout holds."""
+    for some in _lists(sorted(hashes)):
+        held = union(*(select(column).where(column.in_(some)) for column in _REFERENCES))
+        unused = set(some) - set(conn.scalars(held))
+        conn.execute(delete(Text).where(Text.hash.in_(unused)))
+
+
+def _lists(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(values), IN_LIST):
+        yield values[start : start + IN_LIST]
