@@ -39,7 +39,7 @@ REPLY_CHARACTERS = 400
 START = datetime(2026, 1, 1, tzinfo=UTC)
 RUBRIC_HASH = "ab" * 32
 
-_WORDS = "the sum of two numbers is checked step by step and then written down as it stands".split()
+_WORDS = ("sum", "number", "checked", "step", "written", "stands", "answer", "equals", "therefore")
 
 
 def fill(engine: Engine, judgements: int) -> None:

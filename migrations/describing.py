@@ -39,7 +39,10 @@ def _comment(conn: Connection, kind: str, name: str, about: str, columns: dict[s
         {"name": name},
     )
     now = {str(column): comment for column, comment in found}
-    if conn.scalar(text("SELECT obj_description(CAST(:name AS regclass))"), {"name": name}) != about:
+    if (
+        conn.scalar(text("SELECT obj_description(CAST(:name AS regclass))"), {"name": name})
+        != about
+    ):
         _set(conn, f"{kind} {name}", about)
     for column, comment in columns.items():
         if column in now and now[column] != comment:

@@ -59,7 +59,10 @@ _PRUNED_HASH = sha256(PRUNED_TEXT.encode()).hexdigest()
 
 _REFERENCES = (Rollout.prompt_hash, Rollout.response_hash, Rollout.reference_hash)
 
-_REPLY_COLUMNS = {Judgement: ("reply", "parsed_span"), Attempt: ()}
+_REPLY_COLUMNS: dict[type[BatchPart], tuple[str, ...]] = {
+    Judgement: ("reply", "parsed_span"),
+    Attempt: (),
+}
 """Columns that hold words of the judge, by table; dropped with the texts."""
 
 

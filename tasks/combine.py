@@ -161,10 +161,9 @@ def _record(
     status, why = ending or ("finished", None)
     now = datetime.now(UTC)
     columns = outcome.recorded
-    rows = [
-        {**_reward_row(outcome, columns, i, now), "group_size": size}
-        for i, size in enumerate(group_sizes)
-    ]
+    rows = [_reward_row(outcome, columns, i, now) for i in range(len(outcome.rewards))]
+    for row, size in zip(rows, group_sizes, strict=True):
+        row["group_size"] = size
     key = BatchKey(datetime.fromtimestamp(manifest.submitted_at, UTC), manifest.batch_id)
     counts = {s: outcome.statuses.count(s) for s in sorted(set(outcome.statuses))}
 

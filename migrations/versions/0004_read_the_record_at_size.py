@@ -115,7 +115,8 @@ WHERE sizes.submitted_at = rewards.submitted_at AND sizes.batch_id = rewards.bat
     AND sizes.rollout_index = rewards.rollout_index
 """
 
-HISTORY_OF_0001 = """
+HISTORY_OF_0001 = (
+    """
 CREATE VIEW judge_history AS
 SELECT
     runs.name AS run, batches.step, j.batch_id, j.rollout_index, rollouts.group_id,
@@ -124,11 +125,14 @@ SELECT
     j.error, rewards.reward, rewards.unshaped_reward, rewards.trainable, rewards.terms,
     j.prompt_tokens, j.completion_tokens, j.cost_usd, j.latency_ms, j.attempts, j.source,
     j.worker, j.submitted_at, j.started_at, j.finished_at
-""" + SOURCES + """
+"""
+    + SOURCES
+    + """
 LEFT JOIN texts AS prompts ON prompts.hash = rollouts.prompt_hash
 LEFT JOIN texts AS responses ON responses.hash = rollouts.response_hash
 LEFT JOIN texts AS refs ON refs.hash = rollouts.reference_hash
 """
+)
 
 
 def upgrade() -> None:
@@ -144,8 +148,8 @@ def upgrade() -> None:
     replace = "CREATE OR REPLACE VIEW" if dialect == "postgresql" else "CREATE VIEW"
     if dialect != "postgresql":
         op.execute("DROP VIEW judge_history")
-    columns = HISTORY_COLUMNS.format(**FROM_JSON[dialect])
-    op.execute(sa.text(_escaped(f"{replace} judge_history AS SELECT {columns} {SOURCES}")))
+    history = HISTORY_COLUMNS.format(**FROM_JSON[dialect])
+    op.execute(sa.text(_escaped(f"{replace} judge_history AS SELECT {history} {SOURCES}")))
 
 
 def downgrade() -> None:

@@ -44,6 +44,8 @@ def _reads_all(node: dict[str, Any]) -> bool:
     if not node.get("Index Name", "").startswith("pk_"):
         return False
     # Such an index begins with the time of submission; a condition on the batch alone reads all of it.
-    return node["Index Name"] != "pk_texts" and node["Index Name"][3:] in LARGE and (
-        "submitted_at" not in node.get("Index Cond", "")
+    return (
+        node["Index Name"] != "pk_texts"
+        and node["Index Name"][3:] in LARGE
+        and ("submitted_at" not in node.get("Index Cond", ""))
     )

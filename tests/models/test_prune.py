@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import Engine, event, func, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from oyer.models import Attempt, Base, Batch, Judgement, Reward, Rollout, Submission, Text
 from oyer.models import prune as pruning
@@ -30,7 +31,9 @@ from tests.models.factories import (
 PARTS = (Attempt, Judgement, Reward, Rollout)
 
 
-def record(engine: Engine, batch_id: str, *, size: int = 4, ended: bool = True, **batch: object) -> None:
+def record(
+    engine: Engine, batch_id: str, *, size: int = 4, ended: bool = True, **batch: object
+) -> None:
     """Record a batch whose prompts other batches have as well, and whose responses are its own."""
     with engine.begin() as conn:
         key = ensure_run_and_batch(conn, make_batch(id=batch_id, size=size, **batch))
@@ -96,7 +99,9 @@ def test_an_interrupted_prune_is_finished_by_the_next(
     next(first)
     first.close()  # type: ignore[attr-defined]
     assert (batches(engine), rows(engine)["judgements"]) == (["a"], 4)
-    assert sum(done.batches for done in prune(engine, Selection(runs=["tool-n1"]), texts_only=False))
+    assert sum(
+        done.batches for done in prune(engine, Selection(runs=["tool-n1"]), texts_only=False)
+    )
     assert not any(count for name, count in rows(engine).items() if name != "runs")
 
 
@@ -148,7 +153,7 @@ def test_a_worker_that_writes_meanwhile_keeps_its_texts(engine: Engine) -> None:
         begun.wait(60)
         try:
             record(engine, "new", run="kept", ended=False)
-        except Exception as error:
+        except SQLAlchemyError as error:
             errors.append(error)
 
     writer = threading.Thread(target=write)
