@@ -16,8 +16,9 @@ from tests.cli.running import ARGV, environment, oyer, running
 from tests.models.factories import make_batch, make_judgement, make_reward, make_rollout
 
 ENDLESS = {
-    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
-    " SELECT * FROM (SELECT i FROM n LIMIT 5000) UNION ALL SELECT count(*) FROM n",
+    "sqlite": "WITH RECURSIVE few(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM few WHERE i < 5000),"
+    " endless(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM endless)"
+    " SELECT i FROM few UNION ALL SELECT count(*) FROM endless",
     "postgres": "SELECT i FROM generate_series(1, 5000) AS s(i)"
     " UNION ALL SELECT count(*) FROM generate_series(1, 1000000000000)",
 }
