@@ -145,7 +145,7 @@ def test_ctrl_c_stops_a_query_that_computes(filled_url: str, tmp_path: Path) -> 
     with running(*arguments, cwd=tmp_path, PYTHONUNBUFFERED="1") as command:
         command.read_until(": 3000}")
         command.process.send_signal(signal.SIGINT)
-        assert command.wait() == 130
+        assert command.wait() == 130, (command.errors(), command.lines[-3:])
     assert "Traceback" not in command.errors()
 
 
