@@ -6,17 +6,18 @@
 
 - The rows are written by the functions that the workers write with: 10 runs, batches of 1,000
   rollouts in groups of 8, responses of about 1.4 kB, replies of about 0.4 kB.
-- The queries are those of the SQL blocks of README.md and docs/record.md. Their run, step, group
-  and batch are replaced by ones that are on record.
-- Each query runs four times; the table gives the median of the last three, in milliseconds, with
-  all rows fetched.
+- The queries are the SQL blocks of README.md and docs/record.md, asked of one run, step and batch.
+- Each query runs four times, and the median of the last three is printed, with all rows fetched.
 """
 
 import argparse
 import random
+import re
+import statistics
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from sqlalchemy import Engine
 
@@ -29,7 +30,7 @@ from oyer.models.record import (
     record_rubrics,
 )
 from oyer.models.rows import AttemptRow, BatchKey, JudgementRow, RewardRow, RolloutRow
-from oyer.models.store import open_engine
+from oyer.models.store import open_engine, reading
 
 RUNS = 10
 BATCH_SIZE = 1000
@@ -190,7 +191,30 @@ def main() -> None:
     engine = open_engine(options.url)
     if options.fill:
         fill(engine, options.fill)
+    pages = [Path(__file__).parents[1] / name for name in ("README.md", "docs/record.md")]
+    for page in pages:
+        for query in re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL):
+            print(
+                f"{time_query(engine, query):9.1f} ms  {' '.join(query.split())[:100]}", flush=True
+            )
     engine.dispose()
+
+
+def time_query(engine: Engine, query: str) -> float:
+    """Return the median time of a query on one of the filled runs, in milliseconds."""
+    step = (
+        "SELECT batches.id, step FROM batches JOIN runs ON runs.id = run_id WHERE name = 'exp-04'"
+    )
+    times_ms = []
+    for _ in range(4):
+        with reading(engine) as conn:
+            batch_id, number = conn.exec_driver_sql(f"{step} ORDER BY step LIMIT 1").one()
+            asked = query.replace("'first'", "'exp-04'").replace("'BATCH'", f"'{batch_id}'")
+            asked = asked.replace("step = 0", f"step = {number}")
+            began = time.perf_counter()
+            conn.exec_driver_sql(asked).all()
+            times_ms.append((time.perf_counter() - began) * 1000)
+    return statistics.median(times_ms[1:])
 
 
 if __name__ == "__main__":
