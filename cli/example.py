@@ -2,7 +2,8 @@
 
 import textwrap
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -78,7 +79,7 @@ class _Writer:
                 yield from self.section(catalogue.find(given["method"]).params, {}, pad)
                 continue
             if first:
-                yield from _comment(docs.get(name, ""), pad)
+                yield from _comment(_with_choices(docs.get(name, ""), field), pad)
             if name in given:
                 yield from self._key(name, field, given[name], pad)
             elif first:
@@ -102,6 +103,36 @@ class _Writer:
                 yield from self.section(model, item, f"{pad}    ")
         else:
             yield from self.section(model, value, f"{pad}  ")
+
+
+MINIMAL = """\
+# The least that a judge needs. `oyer config` prints every key with its explanation.
+endpoints:
+  deepseek:
+    base_url: https://api.deepseek.com/v1   # up to and without /chat/completions
+    api_key_env: DEEPSEEK_API_KEY           # the name of the variable that holds the key
+judges:
+  - {name: quality, endpoint: deepseek, model: deepseek-chat, rubric: reasoning_en, weight: 0.1}
+# Length methods, e.g. [{method: median_band}], which needs group_id and response_tokens.
+length: []
+"""
+"""A short configuration to start from."""
+
+
+def _with_choices(doc: str, field: FieldInfo) -> str:
+    """Spell the values of an enumeration out, where the documentation does not."""
+    choices = [str(value) for value in _literals(field.annotation)]
+    if all(f"`{choice}`" in doc for choice in choices):
+        return doc
+    return f"{doc} One of {', '.join(f'`{choice}`' for choice in choices)}.".lstrip()
+
+
+def _literals(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    elif get_origin(annotation) in (Union, UnionType):
+        for inner in get_args(annotation):
+            yield from _literals(inner)
 
 
 def _comment(doc: str, pad: str) -> Iterator[str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from oyer.cli.output import notes
-from oyer.tasks.errors import BackendUnavailable, InvalidInput
+from oyer.tasks.errors import BackendUnavailable, InvalidConfig, InvalidInput
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -19,6 +19,15 @@ T = TypeVar("T")
 
 QUEUED = "queued"
 """The status of a batch that no worker has begun on, and that is not on record therefore."""
+
+_ID_CHARS = 36
+"""Length of a whole id, a UUID."""
+
+_SHOWN = 3
+"""Ids that an error shows."""
+
+_QUEUE_LOOKED_AT = 1000
+"""Queued batches among which the beginning of an id is looked for."""
 
 UNDER_WAY = (QUEUED, "submitted")
 """The statuses of a batch that has not ended."""
@@ -75,6 +84,27 @@ class Ledger:
             )
         return _queued(manifest)
 
+    def whole_id(self, prefix: str) -> str:
+        """Complete the beginning of a batch's id; what begins no id is returned as it is.
+
+        Raises:
+            InvalidInput: several batches begin so; names some.
+        """
+        from oyer.models import history
+
+        if not prefix or len(prefix) >= _ID_CHARS:
+            return prefix
+        found = self.read(lambda conn: history.ids_starting(conn, prefix, _SHOWN))
+        # The broker is asked only for what the record does not have.
+        if not found:
+            found = [state["id"] for state in self.queued(_QUEUE_LOOKED_AT)]
+            found = [batch_id for batch_id in found if batch_id.startswith(prefix)]
+        if len(found) > 1:
+            raise InvalidInput(
+                f"batch {prefix}: several ids begin so ({', '.join(found[:_SHOWN])}, …); give more of it"
+            )
+        return found[0] if found else prefix
+
     def submissions(self, batch_id: str) -> "list[SubmissionRow]":
         """Return the times that a batch was handed to the workers, in order."""
         from oyer.models import history
@@ -82,7 +112,11 @@ class Ledger:
         recorded = self.read(lambda conn: history.submissions_of(conn, batch_id))
         if recorded:
             return recorded
-        manifest = self.broker.manifest(batch_id)
+        try:
+            manifest = self.broker.manifest(batch_id)
+        except (BackendUnavailable, InvalidInput):
+            # Without its broker, a batch is still shown as far as the record has it.
+            manifest = None
         return [] if manifest is None else _sent(manifest)
 
     def queued(self, limit: int) -> "list[BatchState]":
@@ -100,20 +134,27 @@ class Ledger:
         return [_queued(manifest) for manifest in manifests if manifest.batch_id in missing]
 
     def cancel(self, batch_id: str) -> None:
-        """End a batch on the broker, and on record where it is there: no worker need be."""
+        """End a batch on the broker, and on record where it is there: no worker need be.
+
+        Where no broker is configured and none runs here, the batch's embedded broker has ended with
+        its trainer: nothing of the batch is under way, and its end is only put on record.
+        """
         from datetime import UTC, datetime
 
-        from oyer.models import history, record
+        from oyer.models import record
+        from oyer.tasks.payloads import Sending
 
-        why = self.broker.end(batch_id, "cancelled", "oyer batches cancel")
+        why = "oyer batches cancel"
+        try:
+            why = self.broker.end(batch_id, "cancelled", why)
+        except InvalidConfig:
+            why = f"{why}, after its broker had ended ({Sending.now(why).host})"
         with self._writing() as conn:
             record.finish_batch(
                 conn,
                 batch_id,
                 status="cancelled",
                 finished_at=datetime.now(UTC),
-                counts=history.counts_of(conn, batch_id),
-                usage=history.usage_of(conn, batch_id),
                 ending=why,
             )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oyer.cli import options
-from oyer.cli.output import console, print_json
+from oyer.cli.output import console, notes, print_json
 from oyer.tasks.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Length, verbosity and repetition methods: what there is, and what it looks like.",
+    help="List and plot length, verbosity and repetition methods.",
 )
 
 
@@ -51,10 +51,11 @@ def plot(
         int | None, typer.Option("--max-length", min=2, help="Longest length drawn.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write a PNG there; needs oyer[plot].")
+        Path | None,
+        typer.Option("--out", help="Write a .png, .svg or .pdf there; needs oyer[plot]."),
     ] = None,
 ) -> None:
-    """Draw what a method gives over length, in the terminal or as a PNG.
+    """Draw what a method gives over length, in the terminal or as a picture.
 
     One group holds a row of every length, once right and once wrong; targets, histories and
     references are half the longest length.
@@ -62,13 +63,14 @@ def plot(
     Example: `oyer length plot soft_overlong --param max_len=4096 --param cache_len=1024`
     """
     from oyer.cli.curves import curves
-    from oyer.cli.drawing import as_png, as_text
+    from oyer.cli.drawing import as_picture, as_text
 
     drawn = curves(method, dict(_param(text) for text in param or []), max_length)
     if out is None:
         typer.echo(as_text(drawn))
     else:
-        as_png(drawn, out)
+        as_picture(drawn, out)
+        notes.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _param(text: str) -> tuple[str, Any]:
@@ -77,7 +79,7 @@ def _param(text: str) -> tuple[str, Any]:
 
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise InvalidInput(f"--param {text!r}: is key=value, e.g. max_len=4096")
+        raise InvalidInput(f"--param {text!r}: must be key=value, e.g. max_len=4096")
     try:
         return key, read_yaml(value)
     except ValueError as error:

@@ -46,9 +46,24 @@ def print_json(value: Any, *, err: bool = False) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False), err=err)
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun, e.g. "1 rollout" or "2 rollouts"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def fail(message: str) -> None:
     """Print an error."""
     notes.print(f"[bold red]error[/] {escape(message)}", highlight=False, soft_wrap=True)
+
+
+def print_part(part: str, state: str) -> None:
+    """Print what became of a part of an embedded backend."""
+    notes.print(f"{part:<12} {state}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_stopping() -> None:
+    """Say what the seconds after the last result are for."""
+    notes.print("stopping the embedded backend", highlight=False)
 
 
 def print_version(wanted: bool) -> None:

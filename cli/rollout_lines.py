@@ -52,18 +52,32 @@ def _listed(path: Path, problems: list[str]) -> str:
     return "\n  ".join([f"{path}: nothing was submitted", *shown])
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Take an object's pairs; json alone keeps the last of two equal keys."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidRollout(f"{twice[:100]}: stands twice in one object; keep one of them")
+    return found
+
+
 def _rollout(line: bytes) -> Rollout:
     try:
-        raw = json.loads(line)
+        raw = json.loads(line, object_pairs_hook=_once)
+    except RecursionError as error:
+        raise InvalidRollout("nests too deep; flatten its metadata or messages") from error
+    except InvalidRollout:
+        raise
     except ValueError as error:
-        raise InvalidRollout(f"is no JSON ({error}); give one object per line") from error
+        raise InvalidRollout(f"is not valid JSON ({error}); give one object per line") from error
     if not isinstance(raw, dict):
-        raise InvalidRollout('is no JSON object; give {"prompt": …, "response": …}')
+        raise InvalidRollout('is not a JSON object; give {"prompt": …, "response": …}')
     # A null says what leaving the key out says.
     given = {name: value for name, value in raw.items() if value is not None}
     for name in ("prompt", "response"):
         if name not in given:
-            raise InvalidRollout(f"{name}: is missing; give its text")
+            raise InvalidRollout(f"{name}: is missing; give it as text")
     known = {name: value for name, value in given.items() if name in _FIELDS}
     # Further columns of a data set are kept on record rather than refused.
     extra = {name: value for name, value in given.items() if name not in _FIELDS}

@@ -1,6 +1,7 @@
 """Scores rollouts in batches with a progress bar; what `oyer score` and `oyer demo` share."""
 
 import contextlib
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -18,7 +19,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from oyer.cli.output import notes
+from oyer.cli.output import counted, notes
 from oyer.cli.rollout_lines import RewardLine, reward_lines
 from oyer.manager import RewardBatch, RewardFuture, RewardManager, Rollout
 
@@ -38,6 +39,8 @@ class Summary:
     statuses: Counter[str] = field(default_factory=Counter)
     first_errors: dict[str, str] = field(default_factory=dict)
     """An error for each status that has one."""
+    judged: int = 0
+    """Rollouts with a judge's score, new or from the record."""
     calls: int = 0
     tokens: int = 0
     cost_usd: float = 0.0
@@ -47,9 +50,26 @@ class Summary:
         self.rollouts += len(batch)
         self.statuses.update(batch.statuses)
         self.first_errors = {**batch.first_errors, **self.first_errors}
+        scores = zip(batch.statuses, batch.judge_scores, strict=True)
+        self.judged += sum(status == "scored" and math.isfinite(score) for status, score in scores)
         self.calls += batch.usage.calls
         self.tokens += batch.usage.tokens
         self.cost_usd += batch.usage.cost_usd
+
+    @property
+    def failed(self) -> int:
+        """Count the rollouts that were to be judged and have no score."""
+        from oyer.tasks.statuses import NOT_CALLED, Status
+
+        fine = {Status.SCORED, *NOT_CALLED}
+        return sum(count for status, count in self.statuses.items() if status not in fine)
+
+    @property
+    def used(self) -> str:
+        """Say what it cost, and where nothing was asked although there are scores."""
+        if self.judged and not self.calls:
+            return "no calls: every score was on record already (`reuse`)"
+        return f"{counted(self.calls, 'call')}, {self.tokens} tokens, ${self.cost_usd:.4f}"
 
     def print_errors(self) -> None:
         """Print why scores are missing, an example for each status."""
@@ -59,7 +79,8 @@ class Summary:
 
     def report(self) -> dict[str, Any]:
         """Give it as JSON values."""
-        return {**vars(self), "statuses": dict(self.statuses), "seconds": round(self.seconds, 3)}
+        more = {"statuses": dict(self.statuses), "seconds": round(self.seconds, 3)}
+        return {**vars(self), **more, "failed": self.failed}
 
 
 def score_all(

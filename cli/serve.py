@@ -26,11 +26,12 @@ def serve(
         str | None,
         typer.Option(
             "--token-env",
-            help="Environment variable that holds the bearer token; needed off loopback.",
+            help="Environment variable that holds the bearer token; needed unless --host is loopback.",
         ),
     ] = None,
     timeout_s: Annotated[
-        float, typer.Option("--timeout-s", min=0.1, help="Every answer is there by then.")
+        float,
+        typer.Option("--timeout-s", min=0.1, help="Longest time until an answer, in seconds."),
     ] = 100.0,
     late_retry: Annotated[
         bool,
@@ -40,13 +41,23 @@ def serve(
     ] = False,
     stand_in: Annotated[
         float,
-        typer.Option("--stand-in", help="For a missing reward, where only numbers are known."),
+        typer.Option(
+            "--stand-in",
+            help="Number that is sent in place of a missing reward, where only numbers can be.",
+        ),
     ] = 0.0,
     group_size: Annotated[
         int | None,
         typer.Option("--group-size", min=1, help="Samples per prompt that arrive one by one."),
     ] = None,
-    run: Annotated[str, typer.Option("--run", help="Run to file rollouts under.")] = "http",
+    run: Annotated[
+        str | None,
+        typer.Option(
+            "--run",
+            help="Run to file rollouts under, unless a request names one (`?run=NAME`); `http` when"
+            " left out. Servers with the same name gather groups together.",
+        ),
+    ] = None,
     max_body_mib: Annotated[
         int, typer.Option("--max-body-mib", min=1, help="Largest request body, in MiB.")
     ] = 64,
@@ -59,7 +70,9 @@ def serve(
 
     `POST /get_reward` is OpenRLHF's remote reward model, `POST /rm` slime's, and `POST /v1/score`
     takes a batch with groups. `GET /docs` describes them; `GET /healthz` says whether a batch
-    could be scored. A request that is sent again joins the one under way.
+    could be scored. A request that is sent again joins the one under way. Trainings that share a
+    server with `--group-size` each add `?run=NAME` to their URL, which keeps their groups apart.
+    could be scored. A request that repeats one still running gets the same answer and costs nothing.
 
     Example: `oyer serve --config oyer.yaml --port 8780`
     """
@@ -72,6 +85,10 @@ def serve(
         raise InvalidConfig(
             f"`oyer serve` needs {error.name}: pip install 'oyer[server]'"
         ) from error
+    from oyer.tasks.open_files import raise_limit
+
+    # Each request under way holds a connection.
+    raise_limit()
     token = _token(token_env)
     check_bind(host, token)
     settings = ServerSettings(
@@ -91,9 +108,9 @@ def serve(
         if as_json:
             print_json({"event": "ready", "url": url, "note": note})
         else:
-            console.print(f"serving on {url}; Ctrl-C stops it", highlight=False)
+            console.print(f"serving on {url}; Ctrl-C stops it", highlight=False, soft_wrap=True)
             if note is not None:
-                console.print(note, style="yellow", highlight=False)
+                console.print(note, style="yellow", highlight=False, soft_wrap=True)
         server = uvicorn.Server(
             uvicorn.Config(create_app(manager, settings), log_level="warning", access_log=False)
         )
@@ -113,17 +130,21 @@ def only_batches(manager: "RewardManager", group_size: int | None) -> str | None
             how="--group-size",
         )
     except InvalidConfig as error:
-        return f"only /v1/score can answer, /get_reward and /rm refuse: {error}"
+        return (
+            "Only /v1/score can answer: /get_reward and /rm will refuse every request, because the"
+            f" configuration needs more than they are sent. {error}."
+        )
     return None
 
 
 def _token(variable: str | None) -> str | None:
     if variable is None:
         return None
-    token = os.environ.get(variable, "").strip()
-    if not token:
-        raise InvalidInput(f"--token-env {variable}: is not set; export the token under that name")
-    return token
+    from oyer.tasks.variables import secret_of
+
+    return secret_of(
+        variable, os.environ, where="--token-env", fix="export the token under that name"
+    ).strip()
 
 
 def _listen(host: str, port: int) -> socket.socket:

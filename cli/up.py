@@ -19,7 +19,10 @@ from oyer.tasks.errors import BackendUnavailable
 def up(
     config: options.Config = None,
     judge_processes: Annotated[
-        int | None, typer.Option("--judge-processes", min=1, help="One per core by default.")
+        int | None,
+        typer.Option(
+            "--judge-processes", min=1, help="Number of judge workers; one per core by default."
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per event.")
@@ -28,7 +31,7 @@ def up(
     """Run a whole backend on this machine until Ctrl-C.
 
     Redis is embedded unless broker.url is set, and the record is SQLite unless store.url is.
-    What runs in this folder (`oyer score`, `oyer check`, a trainer) finds it by itself.
+    Anything started in the same folder (`oyer score`, `oyer check`, a trainer) finds its broker.
 
     Example: `oyer up --config oyer.yaml`
     """
@@ -56,8 +59,8 @@ def up(
                 where = str(STATE_FILE.absolute())
                 tell(f"ready; logs in {folder}; Ctrl-C stops it", "ready", state_file=where)
             supervisor.watch()
-            grace = f"calls under way have {settings.grace_s:g} s to end"
-            tell(f"stopping; {grace}, and Ctrl-C again ends them now", "stopping")
+            grace = f"running calls have {settings.grace_s:g} s to finish"
+            tell(f"stopping: {grace}; press Ctrl-C again to stop now", "stopping")
         finally:
             STATE_FILE.unlink(missing_ok=True)
             supervisor.stop()
@@ -90,7 +93,7 @@ def _only_one(path: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BackendUnavailable(
-                f"an `oyer up` runs in this folder already ({path.parent}); stop it, or use another"
+                f"an `oyer up` already runs in this folder ({path.parent}); stop it, or use another folder"
             ) from error
         yield
 

@@ -1,7 +1,6 @@
 """`oyer worker judge|length|combine`: what production runs on each host."""
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -17,11 +16,14 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Run workers of one kind on this host, against the configured broker and store.\n\n"
     "Endpoints and keys are read here, from the workers' own configuration and environment."
-    " SIGTERM lets calls under way end; what is not done by then, another worker does.",
+    " SIGTERM lets running calls finish; other workers take over what is left.",
 )
 
 _BROKER = "OYER_BROKER__URL"
 """Tells worker processes which broker was found for them."""
+
+FORMAT_VARIABLE = "OYER_LOG_FORMAT"
+"""Tells worker processes the format of their log lines; `oyer.tasks.logs` reads it."""
 
 Processes = Annotated[
     int,
@@ -31,7 +33,11 @@ Processes = Annotated[
 ]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
-    typer.Option("--loglevel", case_sensitive=False, help="Least level that is logged."),
+    typer.Option("--loglevel", case_sensitive=False, help="Minimum log level."),
+]
+LogFormat = Annotated[
+    Literal["text", "json"],
+    typer.Option("--log-format", envvar=FORMAT_VARIABLE, help="Form of each line of the log."),
 ]
 Kind = Literal["judge", "length", "combine"]
 
@@ -41,16 +47,17 @@ def judge(
     config: options.Config = None,
     concurrency: Annotated[
         int | None,
-        typer.Option("--concurrency", min=1, help="Chunks under way at once in each process."),
+        typer.Option("--concurrency", min=1, help="Chunks that each process works on at once."),
     ] = None,
     processes: Processes = 1,
     loglevel: LogLevel = "INFO",
+    log_format: LogFormat = "text",
 ) -> None:
-    """Call the judges: greenlets on queue `judge`; one process per core is plenty.
+    """Call the judges, from greenlets, for queue `judge`; one process per core is enough.
 
     Example: `oyer worker judge --config oyer.yaml --processes 4`
     """
-    _run(names.JUDGE_QUEUE, config, [None] * processes, loglevel, concurrency)
+    _run(names.JUDGE_QUEUE, config, [None] * processes, loglevel, log_format, concurrency)
 
 
 @app.command("length")
@@ -62,6 +69,7 @@ def length(
     ] = None,
     processes: Processes = 1,
     loglevel: LogLevel = "INFO",
+    log_format: LogFormat = "text",
 ) -> None:
     """Compute length terms on queue `length`, each process on one device.
 
@@ -70,18 +78,21 @@ def length(
     from oyer.tasks import commands
 
     devices = commands.devices() if device is None else [device]
-    _run(names.LENGTH_QUEUE, config, devices * processes, loglevel)
+    _run(names.LENGTH_QUEUE, config, devices * processes, loglevel, log_format)
 
 
 @app.command("combine")
 def combine(
-    config: options.Config = None, processes: Processes = 1, loglevel: LogLevel = "INFO"
+    config: options.Config = None,
+    processes: Processes = 1,
+    loglevel: LogLevel = "INFO",
+    log_format: LogFormat = "text",
 ) -> None:
     """Combine verdicts and length terms into rewards, on queue `combine`.
 
     Example: `oyer worker combine --config oyer.yaml`
     """
-    _run(names.COMBINE_QUEUE, config, [None] * processes, loglevel)
+    _run(names.COMBINE_QUEUE, config, [None] * processes, loglevel, log_format)
 
 
 @app.command("alive")
@@ -98,16 +109,18 @@ def alive(
     import redis
 
     from oyer.tasks import presence
+    from oyer.tasks.broker_errors import unreachable
 
     with redis.Redis.from_url(_environment(config)[_BROKER], socket_connect_timeout=5) as client:
         try:
             entries = presence.workers(client)[kind]
         except redis.RedisError as error:
             raise BackendUnavailable(
-                f"broker.url: Redis does not answer ({error}); start it, or name the one that is there"
+                "broker.url: " + unreachable(error, "start it, or name the one that is there")
             ) from error
     here = [entry["pid"] for entry in entries if entry["host"] == socket.gethostname()]
-    console.print(f"{len(here)} {kind} worker(s) on this host")
+    workers = "worker" if len(here) == 1 else "workers"
+    console.print(f"{len(here)} {kind} {workers} on this host")
     if not here:
         raise typer.Exit(1)
 
@@ -117,28 +130,29 @@ def _run(
     config: options.Config,
     devices: Sequence[str | None],
     loglevel: str,
+    log_format: str,
     concurrency: int | None = None,
 ) -> None:
-    """Become the worker, or keep one for each device running."""
+    """Keep a worker for each device running until this process is asked to stop."""
     from oyer.tasks import commands
     from oyer.tasks.children import Child, keep_alive, stop_all
 
-    environ = _environment(config)
+    environ = {**_environment(config), FORMAT_VARIABLE: log_format}
     children = []
     for i, device in enumerate(devices):
         argv = commands.worker_argv(
             kind, name=f"{kind}-{os.getpid()}-{i}", concurrency=concurrency, loglevel=loglevel
         )
         child_environ = commands.device_environment(device, environ)
-        if len(devices) == 1:
-            os.execve(sys.executable, argv, child_environ)
         # No limit to a stop from here: a worker ends by itself within `grace_s`.
         children.append(Child(f"{kind}-{i}", argv, child_environ))
     stop = stop_event()
     for child in children:
         child.start()
-    keep_alive(children, stop, _report)
+    returncode = keep_alive(children, stop, _report)
     stop_all(children, _report)
+    if returncode:
+        raise typer.Exit(returncode)
 
 
 def _environment(config: options.Config) -> dict[str, str]:
@@ -148,9 +162,10 @@ def _environment(config: options.Config) -> dict[str, str]:
         InvalidConfig: no broker is set, and no `oyer up` runs in this folder.
     """
     from oyer.manager.local import running_broker
+    from oyer.tasks.commands import worker_environment
     from oyer.tasks.settings import CONFIG_VARIABLE, load_config
 
-    environ = dict(os.environ)
+    environ = worker_environment(os.environ)
     if config is not None:
         environ[CONFIG_VARIABLE] = str(config)
     broker = load_config(config, environ).broker.url

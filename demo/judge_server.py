@@ -30,6 +30,7 @@ from oyer.demo.actions import Action
 from oyer.demo.arrivals import Arrival
 from oyer.demo.endpoint import Endpoint, PlanSource, listen, shut_down
 from oyer.tasks.errors import BackendUnavailable, InvalidInput
+from oyer.tasks.open_files import raise_limit
 
 HOST = "127.0.0.1"
 """Loopback only: nothing here asks for a key."""
@@ -157,7 +158,14 @@ def judge_process(*arguments: str) -> Iterator[str]:
     Raises:
         BackendUnavailable: the server did not start.
     """
-    command = [sys.executable, "-m", "oyer.demo.judge_server", "--exit-with-parent", *arguments]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "oyer.demo.judge_server",
+        "--exit-with-parent",
+        *arguments,
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -188,6 +196,7 @@ def main() -> None:
     parser.add_argument(
         "--exit-with-parent", action="store_true", help="exit when standard input ends"
     )
+    raise_limit()
     asyncio.run(_serve_process(parser))
 
 

@@ -20,9 +20,7 @@ class Oyer(AsyncORM):
         super().__init__(args, **kwargs)
         n = getattr(args, "num_generations", None)
         # After several turns the prompts of a group differ; ms-swift numbers what they began with.
-        self._function = RewardFunction(
-            load_config(), num_generations=n, group="prompt_id", run="ms-swift"
-        )
+        self._function = RewardFunction(load_config(), num_generations=n, group="prompt_id")
 
     async def __call__(self, completions: list[str], **kwargs: Any) -> list[float | None]:
         """Score the completions of one step."""

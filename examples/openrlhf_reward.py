@@ -9,4 +9,4 @@ def base_score(prompt: str, response: str, label: str) -> float:
     return float(response.strip().endswith(str(label)))
 
 
-reward_func = reward_function(load_config(), base_score=base_score, run="openrlhf")
+reward_func = reward_function(load_config(), base_score=base_score)

@@ -47,7 +47,6 @@ def main() -> None:
         num_generations=config.num_generations,
         base_score=exact,
         reference="answer",
-        run="trl-grpo",
     )
     data = load_dataset("json", data_files=options.data, split="train")
     trainer = GRPOTrainer(options.model, reward_funcs=reward, args=config, train_dataset=data)

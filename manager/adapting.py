@@ -8,6 +8,9 @@ from typing import Any, Self
 import numpy as np
 
 from oyer.manager import validation
+from oyer.manager.client import RewardManager
+from oyer.manager.intake import Owner
+from oyer.manager.needs import compares
 from oyer.manager.score import Score
 from oyer.tasks.config import EndpointConfig, RewardConfig
 from oyer.tasks.errors import InvalidConfig, InvalidRollout, JudgeOutage
@@ -41,12 +44,12 @@ class Wanted:
 
 
 OUTAGE_WINDOW = 64
-"""The rollouts among which `max_failed_fraction` is counted where they come one by one: a batch
-may then hold a single one."""
+"""The rollouts to be judged among which `max_failed_fraction` is counted where they come one by one:
+a batch may then hold a single one."""
 
 
 class Outages:
-    """The outage breaker over the latest rollouts of a process."""
+    """The outage breaker over the latest rollouts of a process that were to be judged."""
 
     def __init__(self, max_failed_fraction: float, window: int = OUTAGE_WINDOW) -> None:
         self._limit = max_failed_fraction * window
@@ -58,14 +61,15 @@ class Outages:
         Raises:
             JudgeOutage: too many of the latest have failed.
         """
-        fine = {Status.SCORED, *NOT_CALLED}
         for score in scores:
-            self._failed.append(score.status not in fine)
+            if score.status in NOT_CALLED:
+                continue
+            self._failed.append(score.status != Status.SCORED)
             failed = sum(list(self._failed))
             if self._failed[-1] and failed > self._limit:
                 raise JudgeOutage(
-                    f"{failed} of the latest {self._failed.maxlen} rollouts have no score (the last:"
-                    f" {score.status}: {score.error}); more than reward.max_failed_fraction allows"
+                    f"{failed} of the latest {self._failed.maxlen} rollouts to be judged have no score"
+                    f" (the last: {score.status}: {score.error}); more than reward.max_failed_fraction allows"
                 )
 
 
@@ -81,6 +85,17 @@ def one_by_one(
     outages = Outages(config.reward.max_failed_fraction)
     config = config.model_copy(update={"reward": rules})
     return config if timeout_s is None else within(config, timeout_s), outages
+
+
+def filed_under(run: str | None, default: str, manager: RewardManager) -> Owner:
+    """Say where a trainer's rollouts belong.
+
+    Args:
+        run: what the user named; two trainings that share groups would have to name the same.
+        default: what the record files the rollouts under without a name. It does not name one
+            training, so the manager's training keeps their groups apart.
+    """
+    return {"run": default, "training": manager.training} if run is None else {"run": run}
 
 
 def number_of(score: Any) -> Any:
@@ -101,12 +116,6 @@ def within(config: RewardConfig, timeout_s: float) -> RewardConfig:
     last_s = max((one.timeout_s for one in config.endpoints.values()), default=default_s)
     deadline_s = min(config.deadline_s, max(timeout_s - last_s, timeout_s / 2))
     return config.model_copy(update={"deadline_s": deadline_s})
-
-
-def compares(config: RewardConfig) -> bool:
-    """Whether the rollouts of one prompt are compared: by a length method, or by `group_mean`."""
-    needed = any("group_ids" in item.needs for item in config.length)
-    return needed or config.reward.on_missing == "group_mean"
 
 
 def check_fits(

@@ -50,6 +50,8 @@ class Candidate:
 
     member: Member
     run: str
+    scope: str
+    """What may share its group; see `groups.scope_of`."""
     step: int | None
     size: int
     due_at: float
@@ -106,7 +108,8 @@ class Found:
         if self.late:
             log.warning(
                 "groups that group_timeout_s closed before all their rollouts had come: %d; the first:"
-                " %s",
+                " %s. Processes gather groups together if they name the same `run`, or have the same"
+                " launcher",
                 len(self.late),
                 self.late[0],
             )
@@ -153,10 +156,12 @@ class Assembly:
         by_group: dict[tuple[Any, ...], dict[str, Candidate]] = defaultdict(dict)
         for one in candidates:
             group_id = str(one.member.rollout.group_id)
-            by_group[one.run, group_id, one.size, one.step][one.member.id] = one
+            by_group[one.run, one.scope, group_id, one.size, one.step][one.member.id] = one
         bringings = [
-            self._bringing(groups.group_name(self._plan, run, group_id, size), step, members, now)
-            for (run, group_id, size, step), members in by_group.items()
+            self._bringing(
+                groups.group_name(self._plan, run, scope, group_id, size), step, members, now
+            )
+            for (run, scope, group_id, size, step), members in by_group.items()
         ]
         brought, _ = self.meeting.look(bringings)
         found = Found()

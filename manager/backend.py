@@ -20,6 +20,7 @@ from oyer.tasks import names
 from oyer.tasks.config import BrokerConfig, SigningConfig
 from oyer.tasks.errors import BackendUnavailable
 from oyer.tasks.exchange import ENDED_S, Exchange
+from oyer.tasks.living import unserved
 from oyer.tasks.payloads import Manifest, Sending
 
 SOCKET_TIMEOUT_S = 5.0
@@ -55,20 +56,20 @@ class Backend:
     """
 
     def __init__(self, url: str, expires_s: int, signing: SigningConfig | None = None) -> None:
-        import redis
-
         from oyer.tasks.app import make_app
+        from oyer.tasks.redis_client import Client, while_refused
 
         self.url = url
         self._expires_s = expires_s
         self._app = make_app(url, result_expires_s=expires_s, signing=signing)
         self._signed = signing is not None
-        self._redis = redis.Redis.from_url(
+        self._redis = Client.from_url(
             url,
             socket_connect_timeout=SOCKET_TIMEOUT_S,
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_keepalive=True,
         )
+        self._while_refused = while_refused
         self._name = uuid.uuid4().hex
         self._exchange = Exchange(self._redis, expires_s=expires_s)
 
@@ -88,18 +89,21 @@ class Backend:
         withdraws, sending = submission.manifest.submission == 1, False
         with self._reached():
             try:
-                self._exchange.post(
-                    submission.manifest,
-                    submission.columns,
-                    submission.chunks,
-                    submission.token_ids,
-                    max_backlog_bytes,
+                self._while_refused(
+                    lambda: self._exchange.post(
+                        submission.manifest,
+                        submission.columns,
+                        submission.chunks,
+                        submission.token_ids,
+                        max_backlog_bytes,
+                    )
                 )
                 if before_sending is not None:
                     withdraws = False
                     before_sending(submission.manifest)
                 sending = True
-                self._send(submission.manifest)
+                # Sent twice, a batch has one result: what is on record is read, not repeated.
+                self._while_refused(lambda: self._send(submission.manifest))
             except BaseException as error:
                 # Ctrl-C as well: nobody would have the future of what is half sent.
                 if withdraws or isinstance(error, Withdrawn):
@@ -206,6 +210,12 @@ class Backend:
         with self._reached():
             return self._exchange.judged(batch_id) if self._exchange.holds(batch_id) else None
 
+    def cancelled(self, batch_id: str) -> str | None:
+        """Say why a batch was cancelled, and by which process; None where it was not."""
+        with self._reached():
+            status, why = self._exchange.ending(batch_id) or ("", None)
+        return why if status == "cancelled" else None
+
     def verdicts(self, batch_id: str) -> int | None:
         """Count the verdicts that a batch is to end with; None where Redis no longer holds it."""
         with self._reached():
@@ -213,6 +223,16 @@ class Backend:
                 return None
             manifest = self._exchange.manifest(batch_id)
         return manifest.size * len(manifest.plan["judges"])
+
+    def unserved(self, batch_id: str) -> list[str]:
+        """Return the queues that a batch needs and no worker listens on."""
+        with self._reached():
+            if not self._exchange.holds(batch_id):
+                return []
+            plan = self._exchange.manifest(batch_id).plan
+            needed = [names.JUDGE_QUEUE] if plan["judges"] else []
+            needed += [names.LENGTH_QUEUE] if plan["length"] else []
+            return unserved(self._redis, [*needed, names.COMBINE_QUEUE])
 
     def results(self, batch_ids: Sequence[str]) -> list[dict[str, Any] | None]:
         """Read the Celery result of each batch; None where it has not ended."""
@@ -254,8 +274,14 @@ class Backend:
         import redis
         from kombu.exceptions import KombuError
 
+        from oyer.tasks.broker_errors import unreachable
+
         try:
             yield
+        except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+            raise BackendUnavailable(
+                f"broker {_host(self.url)}: {unreachable(error, '')}"
+            ) from error
         except (redis.RedisError, KombuError) as error:
             raise BackendUnavailable(
                 f"broker {_host(self.url)} cannot be reached ({error}); start it with `oyer up`,"

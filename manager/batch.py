@@ -1,5 +1,6 @@
 """What a batch comes back as: rewards, what they are made of, and what they cost."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oyer.tasks.config import RewardRules
-from oyer.tasks.errors import JudgeOutage, MissingScores
+from oyer.tasks.errors import BatchCancelled, JudgeOutage, MissingScores
 from oyer.tasks.outcome import Outcome
 from oyer.tasks.statuses import NOT_CALLED, Status
 
@@ -66,6 +67,23 @@ class RewardBatch:
         return len(self.rewards)
 
     @classmethod
+    def from_celery(cls, result: Mapping[str, Any]) -> "RewardBatch":
+        """Read what `celery.result.AsyncResult(future.batch_id, app=app).get()` returned.
+
+        For a trainer that polls Celery itself. What a `RewardFuture` does besides is then left to the
+        trainer: the failure policy (`reward.on_missing: raise`, `max_failed_fraction`), and sending a
+        batch again that stands still.
+
+        Args:
+            result: the task's result, a dict.
+
+        Raises:
+            MessageRefused: it is no result of a batch, or of another release.
+            BatchCancelled: the batch was cancelled.
+        """
+        return cls.of(_checked(Outcome.from_wire(result)))
+
+    @classmethod
     def of(cls, outcome: Outcome) -> "RewardBatch":
         """Turn what `combine` returned into what a trainer uses."""
         usage = outcome.usage
@@ -89,6 +107,16 @@ class RewardBatch:
         )
 
 
+def _checked(outcome: Outcome) -> Outcome:
+    if outcome.cancelled is not None:
+        raise BatchCancelled(f"batch {outcome.batch_id} was cancelled: {outcome.cancelled}")
+    return outcome
+
+
+OTHER_REWARDS = ": the error's `batch` has the other rewards"
+"""End of the message of `MissingScores`, for programs that can read the attribute."""
+
+
 def failure_of(batch: RewardBatch, rules: RewardRules) -> MissingScores | None:
     """Say whether a batch's missing scores are more than the failure policy lets pass."""
     fine = {Status.SCORED, *NOT_CALLED}
@@ -96,11 +124,13 @@ def failure_of(batch: RewardBatch, rules: RewardRules) -> MissingScores | None:
     failed = sum(counts.values())
     if not failed:
         return None
+    judged = sum(status not in NOT_CALLED for status in batch.statuses)
     by_status = ", ".join(f"{n} {status}" for status, n in counts.items())
     causes = "; ".join(batch.first_errors[s] for s in counts if s in batch.first_errors)
-    what = f"batch {batch.id}: {failed} of {len(batch)} rollouts have no score ({by_status})"
+    what = f"batch {batch.id}: {failed} of {judged} rollouts to be judged have no score"
+    what += f" ({by_status})"
     what += f"; first errors: {causes}" if causes else ""
-    if failed > rules.max_failed_fraction * len(batch):
+    if failed > rules.max_failed_fraction * judged:
         limit = rules.max_failed_fraction
         return JudgeOutage(
             f"{what}; more than reward.max_failed_fraction = {limit}: `oyer check` asks each judge once",
@@ -108,7 +138,7 @@ def failure_of(batch: RewardBatch, rules: RewardRules) -> MissingScores | None:
         )
     if rules.on_missing == "raise":
         return MissingScores(
-            f"{what}; reward.on_missing is `raise`: the error's `batch` has the other rewards",
+            f"{what}; reward.on_missing is `raise`{OTHER_REWARDS}",
             batch,
         )
     return None

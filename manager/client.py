@@ -1,22 +1,24 @@
 """RewardManager: what a trainer holds to submit batches and collect rewards."""
 
+import uuid
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from oyer.manager import local, validation
+from oyer.manager import local, streaming, validation
 from oyer.manager.backend import BeforeSending, Broker, backend
 from oyer.manager.future import RewardFuture
 from oyer.manager.intake import Where
 from oyer.manager.pending import Pending, PendingScores
+from oyer.manager.poller import poller
 from oyer.manager.score import Score
-from oyer.manager.streaming import Stream
 from oyer.manager.submission import prepare
+from oyer.manager.training import launched
 from oyer.manager.wording import is_text, shown
 from oyer.tasks.config import RewardConfig
-from oyer.tasks.errors import InvalidConfig, InvalidInput
+from oyer.tasks.errors import BatchCancelled, InvalidConfig, InvalidInput
 from oyer.tasks.payloads import Rollout
 from oyer.tasks.settings import load_config, validate
 
@@ -36,14 +38,21 @@ class RewardManager:
         """
         self.config = _checked(config)
         if not self.config.judges and not self.config.length:
-            raise InvalidConfig("judges: and `length` are both empty; name at least one of them")
+            raise InvalidConfig(
+                "`judges` and `length` are both empty; configure at least one of them"
+            )
         self._embedded: local.EmbeddedBackend | None = None
         self._origin: RewardManager | None = None
         url = self.config.broker.url or local.running_broker()
         self._broker = Broker.of(url, self.config.broker)
         # Loads what talks to the broker now, so that the first `submit` does not wait for it.
         backend(*self._broker)
-        self._stream = Stream(self._send, self.config, self._broker)
+        self._use(launched() or uuid.uuid4().hex)
+
+    def _use(self, training: str) -> None:
+        """Gather groups with the managers of one training, in whichever process."""
+        self.training = training
+        self._stream = streaming.Stream(self._send, self.config, self._broker, training)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "RewardManager":
@@ -89,6 +98,7 @@ class RewardManager:
         manager = RewardManager(config.model_copy(update={"broker": broker}))
         # A backend that `local` started ends with its manager, of which nobody else may know.
         manager._origin = self
+        manager._use(self.training)
         return manager
 
     def submit(
@@ -113,8 +123,10 @@ class RewardManager:
         """Hand over one rollout as soon as it is there; await its score, or wait for it.
 
         Rollouts that arrive close together share a batch. With `group_size` the rollouts of a
-        group are gathered by (run, group_id, group_size) from all processes and hosts, each is
-        judged at once, and their length terms are computed when the group is complete or late.
+        group are gathered by (run, group_id, group_size) from all processes and hosts of the
+        training, each is judged at once, and their length terms are computed when the group is
+        complete or late. Processes belong to one training if they name the same `run`; without a
+        name, if they have the same launcher (`training.launched`) or copies of one manager.
 
         Raises:
             InvalidRollout: names the field that is wrong; nothing was submitted.
@@ -153,10 +165,21 @@ class RewardManager:
         )
 
     def close(self) -> None:
-        """Stop the embedded backend, if this manager started one."""
-        if self._embedded is not None:
-            self._embedded.close()
-            self._embedded = None
+        """Stop the embedded backend, if this manager started one.
+
+        What is under way ends with `BatchCancelled`, and on record as cancelled: calls in flight are
+        finished first, and what they cost is counted.
+        """
+        embedded, self._embedded = self._embedded, None
+        if embedded is None:
+            return
+        try:
+            if embedded.owns_broker:
+                error = BatchCancelled("the embedded backend was closed before the batch ended")
+                streaming.drop_all(self._broker, error)
+                poller(*self._broker).drop_all(error)
+        finally:
+            embedded.close()
 
     def __enter__(self) -> Self:
         return self
@@ -172,7 +195,14 @@ class RewardManager:
     def __reduce__(self) -> tuple[Any, ...]:
         config = self.config.model_dump(mode="json")
         config["broker"]["url"] = self._broker.url
-        return (RewardManager, (config,))
+        return (_reopened, (config, self.training))
+
+
+def _reopened(config: Mapping[str, Any], training: str) -> RewardManager:
+    """Open a pickled manager in another process, as one of the same training."""
+    manager = RewardManager(config)
+    manager._use(training)
+    return manager
 
 
 def _checked(config: RewardConfig | Mapping[str, Any]) -> RewardConfig:

@@ -8,7 +8,7 @@
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ from oyer.manager.assembly import Bound, Claim, Member
 from oyer.manager.backend import BeforeSending, Broker, Withdrawn, backend
 from oyer.manager.future import RewardFuture
 from oyer.manager.meeting import Meeting, Place
+from oyer.manager.needs import compares
 from oyer.manager.pending import ending_together
 from oyer.manager.score import Score, scores_of
 from oyer.tasks.config import RewardConfig
@@ -76,6 +77,7 @@ class Dispatch:
     ) -> None:
         self._submit = submit
         self._config = config
+        self._compares = compares(config)
         self._unshaped = config.model_copy(update={"length": ()})
         self._broker = broker
         self._on_end = on_end
@@ -94,6 +96,12 @@ class Dispatch:
         Returns:
             Claims that had gone to another process: they are to be waited for.
         """
+        lost: list[Claim] = []
+        for part in _apart(load) if self._compares and lane.shaped else [load]:
+            lost += self._send(lane, part, meeting)
+        return lost
+
+    def _send(self, lane: Lane, load: Load, meeting: Meeting) -> list[Claim]:
         lost: list[Claim] = []
         while load.members or load.claims or load.ahead:
             rollouts, starts = _laid_out(load)
@@ -193,6 +201,29 @@ class Dispatch:
         outcomes = _outcomes(future, [row for row, _ in awaited.rows])
         members = [member for _, member in awaited.rows]
         self.end(list(zip(members, outcomes, strict=True)))
+
+
+def _apart(load: Load) -> list[Load]:
+    """Split a load so that no batch holds two groups of one id: it would compare them as one.
+
+    Two calls may bring whole groups with one id, as two trainings that share a server do.
+    """
+    parts: list[tuple[Load, dict[str | int, Hashable]]] = [(Load(ahead=load.ahead), {})]
+
+    def part_for(group_id: str | int | None, unit: Hashable) -> Load:
+        if group_id is None:
+            return parts[0][0]
+        for part, units in parts:
+            if units.setdefault(group_id, unit) == unit:
+                return part
+        parts.append((Load(), {group_id: unit}))
+        return parts[-1][0]
+
+    for member in load.members:
+        part_for(member.rollout.group_id, member.key).members.append(member)
+    for claim in load.claims:
+        part_for(claim.rollouts[0].group_id, claim.place).claims.append(claim)
+    return [part for part, _ in parts]
 
 
 def _laid_out(load: Load) -> tuple[list[Rollout], dict[Place, int]]:

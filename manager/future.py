@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from oyer.manager.backend import Broker, backend
@@ -29,7 +29,6 @@ from oyer.tasks.errors import (
     InvalidLengthCall,
     MessageRefused,
 )
-from oyer.tasks.outcome import Outcome
 
 _FINAL = tuple(
     kind.__name__ for kind in (BatchLost, InvalidConfig, InvalidLengthCall, MessageRefused)
@@ -100,6 +99,7 @@ class RewardFuture:
             TimeoutError: not there in time; says what is missing, and the future stays usable.
             MissingScores: rollouts without a score, under `on_missing: raise`.
             JudgeOutage: more rollouts without a score than `max_failed_fraction`.
+            BatchCancelled: it was cancelled, here, by another process or by `oyer batches cancel`.
             BatchFailed: the backend gave the batch up.
         """
         try:
@@ -193,8 +193,8 @@ class RewardFuture:
             )
             return None
         try:
-            batch = RewardBatch.of(Outcome.from_wire(meta["result"]))
-        except MessageRefused as error:
+            batch = RewardBatch.from_celery(meta["result"])
+        except (MessageRefused, BatchCancelled) as error:
             self.fail(error)
             return None
         with contextlib.suppress(BackendUnavailable):
@@ -228,6 +228,8 @@ class RewardFuture:
     def give_up(self, why: str) -> None:
         """End with an error, and let the workers begin no further call for the batch."""
         with contextlib.suppress(BackendUnavailable):
+            unserved = backend(*self._broker).unserved(self.batch_id)
+            why += _no_worker_on(unserved)
             backend(*self._broker).end(self.batch_id, "failed", why)
         self._abandon()
         self.fail(
@@ -262,6 +264,7 @@ class RewardFuture:
     def _waiting_for(self, timeout_s: float | None) -> str:
         try:
             judged, total = self.progress()
+            unserved = backend(*self._broker).unserved(self.batch_id)
         except BackendUnavailable as error:
             missing = str(error)
         else:
@@ -269,8 +272,15 @@ class RewardFuture:
                 f"{total - judged} of {total} verdicts are missing"
                 if judged < total
                 else "every verdict is there; its length terms or its combination are missing"
-            )
+            ) + _no_worker_on(unserved)
         return f"batch {self.batch_id} did not end within {timeout_s} s: {missing}"
+
+
+def _no_worker_on(queues: Sequence[str]) -> str:
+    """Say which queues no worker listens on, and how to start one."""
+    named = " and ".join(f"`{queue}`" for queue in queues)
+    commands = " and ".join(f"`oyer worker {queue}`" for queue in queues)
+    return f"; no worker listens on queue {named}: start {commands}" if queues else ""
 
 
 def _is_final(meta: dict[str, Any], cause: str) -> bool:

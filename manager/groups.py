@@ -24,9 +24,14 @@ def plan_name(config: RewardConfig) -> str:
     return _digest([WIRE_VERSION, plan_of(config)])
 
 
-def group_name(plan: str, run: str, group_id: str, size: int) -> str:
-    """Name a group over all processes and hosts."""
-    return _digest([plan, run, group_id, size])
+def group_name(plan: str, run: str, scope: str, group_id: str, size: int) -> str:
+    """Name a group over all processes and hosts; `scope` is what `scope_of` gives its rollouts."""
+    return _digest([plan, run, scope, group_id, size])
+
+
+def scope_of(training: str, prompt: Any = None) -> str:
+    """Name what may share a group: the rollouts of a training and, where given, of a prompt."""
+    return _digest([training, prompt])
 
 
 def identity_of(rollout: Rollout, run: str, step: int | None, *told_apart_by: Any) -> str:

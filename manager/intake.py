@@ -14,11 +14,21 @@ GROUP_TIMEOUT_S = 60.0
 """How long a group waits for its last rollout unless told otherwise, in seconds."""
 
 
-class Where(TypedDict, total=False):
-    """What a rollout handed over alone belongs to."""
+class Owner(TypedDict, total=False):
+    """Whose rollouts they are."""
 
     run: str
-    """The training run; `default` when left out."""
+    """The training run, `default` when left out; processes that name the same run share its groups."""
+    training: str | None
+    """Which training's processes share the groups, where `run` was not named for this training alone:
+    `RewardManager.training`, which also stands where both are left out."""
+
+
+class Where(Owner, total=False):
+    """What a rollout handed over alone belongs to."""
+
+    one_prompt: bool
+    """True where a group's rollouts all have one prompt: those of another never enter it."""
     step: int | None
     """The training step, for the record."""
     group_size: int | None
@@ -45,9 +55,12 @@ def members_of(rollouts: Sequence[Rollout], where: Where) -> list[Member]:
 
 
 def candidates_of(
-    where: Where, max_timeout_s: float
+    where: Where, max_timeout_s: float, training: str
 ) -> Callable[[Member, float], Candidate] | None:
     """Return what makes members candidates for their groups; None where whole groups come.
+
+    Args:
+        training: the manager's, for rollouts that name neither run nor training.
 
     Raises:
         InvalidInput: names what is wrong.
@@ -66,4 +79,11 @@ def candidates_of(
     if size is None:
         return None
     run, step = where.get("run", "default"), where.get("step")
-    return lambda member, now: Candidate(member, run, step, size, now + timeout_s, policy)
+    shared = where.get("training") or ("" if "run" in where else training)
+    one_prompt = where.get("one_prompt", False)
+
+    def candidate(member: Member, now: float) -> Candidate:
+        scope = groups.scope_of(shared, member.rollout.prompt if one_prompt else None)
+        return Candidate(member, run, scope, step, size, now + timeout_s, policy)
+
+    return candidate

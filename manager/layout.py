@@ -13,14 +13,17 @@ if TYPE_CHECKING:
 def header_and_callback(
     app: "Celery", manifest: Manifest
 ) -> "tuple[list[Signature[Any]], Signature[Any]]":
-    """Return the tasks of a batch's chord: a judge task per chunk, lengths, and their combination.
+    """Return the tasks of a batch's chord: one per chunk, lengths, and their combination.
+
+    Without judges no judge worker is needed: a combine worker puts the chunks on record.
 
     A length method that needs the judges' scores follows them; else it runs beside them.
     """
     from celery import chain
 
     batch_id = manifest.batch_id
-    header = [task(app, names.JUDGE_TASK, batch_id, chunk=k) for k in range(len(manifest.chunks))]
+    of_chunk = names.JUDGE_TASK if manifest.plan["judges"] else names.RECORD_TASK
+    header = [task(app, of_chunk, batch_id, chunk=k) for k in range(len(manifest.chunks))]
     combine = task(app, names.COMBINE_TASK, batch_id, takes_parts=True)
     if manifest.length_follows_judges:
         length = task(app, names.LENGTH_TASK, batch_id, takes_parts=True)

@@ -3,10 +3,12 @@
 import contextlib
 import fcntl
 import json
+import logging
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +16,8 @@ from oyer.tasks import errors
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import BackendUnavailable, InvalidConfig
 from oyer.tasks.settings import validate
+
+log = logging.getLogger(__name__)
 
 STATE_FILE = Path(".oyer") / "backend.json"
 """Where `oyer up` leaves the URL of its embedded broker, for managers started beside it."""
@@ -48,6 +52,14 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
+Report = Callable[[str, str], None]
+"""Told about each part: its name and its state."""
+
+
+def _log_part(part: str, state: str) -> None:
+    log.info("embedded backend: %s %s", part, state)
+
+
 class EmbeddedBackend:
     """Redis, store and workers in processes of their own, for as long as this object lives."""
 
@@ -58,6 +70,7 @@ class EmbeddedBackend:
         judge_processes: int | None = None,
         judge_concurrency: int | None = None,
         folder: str | Path | None = None,
+        report: Report | None = None,
     ) -> None:
         """Start the backend and wait until it takes work.
 
@@ -66,16 +79,20 @@ class EmbeddedBackend:
             judge_processes: one per core when left out.
             judge_concurrency: chunks under way at once in a judge process.
             folder: where logs go; a temporary folder, removed on `close`, when left out.
+            report: called with each part's name and state while the backend starts; logged as
+                information when left out.
 
         Raises:
             BackendUnavailable: a part did not start; the message holds the end of its output.
         """
         options = {"judge_processes": judge_processes, "judge_concurrency": judge_concurrency}
+        self.owns_broker = config.broker.url is None
+        self._report = report or _log_part
         self._temporary = folder is None
         self.folder = Path(folder or tempfile.mkdtemp(prefix="oyer-"))
         self.folder.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "oyer.tasks.supervisor"],
+            [sys.executable, "-P", "-m", "oyer.tasks.supervisor"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -113,6 +130,8 @@ class EmbeddedBackend:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             event = json.loads(line)
+            if event["event"] == "part":
+                self._report(event["part"], event["state"])
             if event["event"] == "ready":
                 return dict(event["config"])
             if event["event"] == "failed":

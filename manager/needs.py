@@ -20,6 +20,12 @@ _MAX_NUMBER = 2**53
 """Up to here every whole number is a float64 as well."""
 
 
+def compares(config: RewardConfig) -> bool:
+    """Whether the rollouts of one prompt are compared: by a length method, or by `group_mean`."""
+    needed = any("group_ids" in item.needs for item in config.length)
+    return needed or config.reward.on_missing == "group_mean"
+
+
 def needs_of(config: RewardConfig) -> list[Need]:
     """List what every rollout must bring for the length methods and for `zero_unless`."""
     needs: list[Need] = []

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from celery.utils.log import get_logger
 
-from oyer.manager.adapting import check_fits, number_of, one_by_one
+from oyer.manager.adapting import check_fits, filed_under, number_of, one_by_one
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score, without_reward
 from oyer.tasks.config import RewardConfig
@@ -125,7 +125,7 @@ def reward_function(
     *,
     base_score: Callable[[str, str, Any], float] | None = None,
     group_size: int | None = None,
-    run: str = "openrlhf",
+    run: str | None = None,
     timeout_s: float = TIMEOUT_S,
     stand_in: float = 0.0,
 ) -> Callable[..., Answer]:
@@ -135,7 +135,8 @@ def reward_function(
         config: a manager, its configuration, or the path of one.
         base_score: (prompt, response, label) -> the verifier's score.
         group_size: samples of one prompt, where a length method compares them.
-        run: the training run that the record files the rollouts under.
+        run: the training run that the record files the rollouts under, `openrlhf` when left out.
+            Processes that name the same run share its groups; without a name, those of one Ray job.
         timeout_s: longest wait for a reward, in seconds.
         stand_in: the reward of a rollout without one.
 
@@ -154,6 +155,8 @@ def reward_function(
         how="group_size",
     )
 
+    where = filed_under(run, "openrlhf", manager)
+
     def reward_func(
         queries: Sequence[str],
         prompts: Sequence[str] | None = None,
@@ -168,7 +171,7 @@ def reward_function(
             if base_score is not None:
                 rollouts = _with_base_scores(rollouts, labels, base_score)
             pending = manager.score_many(
-                rollouts, run=run, group_size=group_size, sample_id=sample_id
+                rollouts, **where, group_size=group_size, sample_id=sample_id
             )
             scores = pending.collect(timeout_s, rules)
         except InvalidRollout as error:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from oyer.manager.backend import Backend, Broker, backend
 from oyer.manager.recovery import MAX_SUBMISSIONS, Recovery
 from oyer.tasks.config import SigningConfig
-from oyer.tasks.errors import BackendUnavailable
+from oyer.tasks.errors import BackendUnavailable, BatchCancelled
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,14 @@ class Poller:
             else:
                 self._watched.pop(future.batch_id, None)
 
+    def drop_all(self, error: Exception) -> None:
+        """End every watched future with an error: the broker goes for good."""
+        with self._changed:
+            watched, self._watched = self._watched, {}
+        for watches in watched.values():
+            for watch in watches:
+                watch.future.fail(error)
+
     def _run(self) -> None:
         while True:
             with self._changed:
@@ -82,12 +90,15 @@ class Poller:
                     self._thread = None
                     return
                 watches = [w for group in self._watched.values() for w in group]
+            if not watches:
+                continue
             try:
                 self._look(watches)
                 self._outage = False
                 pause_s = _POLL_S
             except BackendUnavailable as error:
-                if not self._outage:
+                # Those that `drop_all` took away wait no more.
+                if self._watched and not self._outage:
                     log.warning("%s; still trying", error)
                 self._outage = True
                 pause_s = _OUTAGE_S
@@ -126,7 +137,12 @@ class _Watch:
             BackendUnavailable: the broker went away; whatever was due stays due.
         """
         if meta is None:
-            self._look_for_progress(source)
+            why = self._look_for_progress(source)
+            if why is not None:
+                self.future.fail(
+                    BatchCancelled(f"batch {self.future.batch_id} was cancelled: {why}")
+                )
+                return True
         else:
             cause = self.future.settle(meta)
             if cause is None:
@@ -135,16 +151,18 @@ class _Watch:
         why = self.recovery.due(time.monotonic())
         return why is not None and self._recover(why)
 
-    def _look_for_progress(self, source: Backend) -> None:
+    def _look_for_progress(self, source: Backend) -> str | None:
+        """Look once in a while; returns why the batch was cancelled, if it was."""
         now = time.monotonic()
         if now - self._looked_at < min(_PROGRESS_S, self.future.stall_timeout_s / 4):
-            return
+            return None
         judged = source.progress(self.future.batch_id)
         self._looked_at = now
         if judged is None:
             self.recovery.gone(now)
         else:
             self.recovery.judged(judged, now)
+        return source.cancelled(self.future.batch_id)
 
     def _recover(self, why: str) -> bool:
         """Send the batch again, or give it up; true when there is no more to watch."""

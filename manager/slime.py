@@ -18,10 +18,11 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from oyer.manager.adapting import Outages, Wanted, number_of, one_by_one
+from oyer.manager.adapting import Outages, Wanted, filed_under, number_of, one_by_one
 from oyer.manager.client import RewardManager
 from oyer.manager.intake import GROUP_TIMEOUT_S
 from oyer.manager.score import Score, without_reward
+from oyer.tasks.content import plain_messages
 from oyer.tasks.errors import InvalidRollout
 from oyer.tasks.payloads import Rollout
 from oyer.tasks.settings import CONFIG_VARIABLE, load_config
@@ -111,7 +112,8 @@ async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> 
     manager, outages = _manager(os.getpid(), os.environ.get(CONFIG_VARIABLE), timeout_s)
     rules = manager.config.reward
     stand_in = float(getattr(args, "oyer_missing_reward", 0.0))
-    run = str(getattr(args, "oyer_run", "slime"))
+    run = getattr(args, "oyer_run", None)
+    where = filed_under(None if run is None else str(run), "slime", manager)
     wanted = Wanted.by(manager.config)
     # slime numbers no groups in evaluation; what comes in one call belongs together.
     unnumbered = uuid.uuid4().hex
@@ -121,7 +123,9 @@ async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> 
         identity = str(samples[0].index) if len(samples) == 1 else None
         pending = manager.score_many(
             rollouts,
-            run=run,
+            **where,
+            # Two trainings that name the same run both number their groups from 0.
+            one_prompt=True,
             group_size=group_size,
             sample_id=identity,
             group_timeout_s=float(getattr(args, "oyer_group_timeout_s", GROUP_TIMEOUT_S)),
@@ -140,19 +144,34 @@ async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> 
 
 def _rollout(sample: Any, wanted: Wanted, unnumbered: str) -> Rollout:
     metadata = sample.metadata or {}
-    length = sample.response_length
     status = str(getattr(sample.status, "value", sample.status))
     return Rollout(
-        prompt=sample.prompt,
+        prompt=plain_messages(sample.prompt),
         response=sample.response,
         group_id=unnumbered if sample.group_index is None else str(sample.group_index),
         base_score=number_of(metadata.get("base_score")),
-        response_tokens=length,
-        token_ids=list(sample.tokens[len(sample.tokens) - length :]) if wanted.token_ids else None,
+        response_tokens=_own_length(sample),
+        token_ids=_own_ids(sample) if wanted.token_ids else None,
         truncated=status == "truncated",
         reference=None if sample.label is None else str(sample.label),
         metadata=wanted.metadata_of(metadata),
     )
+
+
+def _own_length(sample: Any) -> int:
+    """Count the policy's own tokens: those that `loss_mask` keeps, as slime's own metrics do."""
+    mask = getattr(sample, "loss_mask", None)
+    return int(sample.response_length if mask is None else sum(map(bool, mask)))
+
+
+def _own_ids(sample: Any) -> list[int]:
+    """Return the response's token ids, without those that `loss_mask` leaves out: a tool's."""
+    length = sample.response_length
+    ids = list(sample.tokens[len(sample.tokens) - length :])
+    mask = getattr(sample, "loss_mask", None)
+    if mask is None or len(mask) != len(ids):
+        return ids
+    return [token for token, own in zip(ids, mask, strict=True) if own]
 
 
 def _worded(args: Any, sample: Any, reward: float, score: Score) -> Any:

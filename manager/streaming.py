@@ -22,7 +22,7 @@ from oyer.manager.assembly import Assembly, Candidate, Found, Member
 from oyer.manager.backend import Broker, backend
 from oyer.manager.dispatch import Dispatch, Lane, Load, Submit
 from oyer.manager.intake import Where, candidates_of, members_of
-from oyer.manager.needs import needs_of
+from oyer.manager.needs import compares, needs_of
 from oyer.manager.pending import Pending, PendingScores
 from oyer.manager.score import Score
 from oyer.tasks.config import RewardConfig
@@ -58,14 +58,15 @@ class _Gathered:
 class Stream:
     """The rollouts of one manager that arrive one by one. Thread-safe; a fork begins anew."""
 
-    def __init__(self, submit: Submit, config: RewardConfig, broker: Broker) -> None:
+    def __init__(self, submit: Submit, config: RewardConfig, broker: Broker, training: str) -> None:
+        self._training = training
         self._submit = submit
         self._config = config
         self._broker = broker
         self._needs = needs_of(config)
         self._plan = groups.plan_name(config)
         self._needs_groups = any("group_ids" in item.needs for item in config.length)
-        self._compares = self._needs_groups or config.reward.on_missing == "group_mean"
+        self._compares = compares(config)
         # Under `reuse: off` nothing is read from the record: judging ahead would be paid twice.
         self._judges_ahead = bool(config.judges) and config.reuse != "off"
         self.renew()
@@ -88,6 +89,7 @@ class Stream:
             with_token_ids=any(item.takes_token_ids for item in self._config.length),
         )
         self._outage = False
+        self._dropped: Exception | None = None
 
     def score(self, rollout: Rollout, **where: Unpack[Where]) -> Pending[Score]:
         """Take one rollout; see `RewardManager.score`."""
@@ -115,10 +117,17 @@ class Stream:
         places = dict(zip(order, taken, strict=True))
         return PendingScores([places[i] for i in range(len(rollouts))])
 
+    def drop_all(self, error: Exception) -> None:
+        """End every rollout under way with an error: the broker goes for good."""
+        with self._changed:
+            if self._thread is not None:
+                self._dropped = error
+                self._wake()
+
     def _take(self, units: Sequence[list[Member]], where: Where) -> list[Pending[Score]]:
         """Queue units that are not under way yet; a unit is never spread over two batches."""
         lane = Lane(where.get("run", "default"), where.get("step"), True)
-        make = candidates_of(where, self._config.broker.result_expires_s)
+        make = candidates_of(where, self._config.broker.result_expires_s, self._training)
         if not self._compares:
             make = None
         taken: list[Pending[Score]] = []
@@ -158,22 +167,41 @@ class Stream:
     def _run(self) -> None:
         while True:
             with self._changed:
+                dropped, self._dropped = self._dropped, None
                 now = time.monotonic()
                 lane = self._due_lane(now)
                 look_at = self._assembly.next_at()
                 looks = look_at is not None and look_at <= now
-                if lane is None and not looks and not self._dispatch.has_finished:
+                if (
+                    dropped is None
+                    and lane is None
+                    and not looks
+                    and not self._dispatch.has_finished
+                ):
                     if not self._wait(now, look_at):
                         self._thread, self._wakes_at = None, math.inf
                         return
                     continue
                 gathered = None if lane is None else self._lanes.pop(lane)
+            if dropped is not None:
+                self._drop(dropped, gathered)
+                continue
             if looks:
                 self._look()
             if lane is not None and gathered is not None:
                 self._bring(lane, gathered)
             if self._dispatch.has_finished:
                 self._dispatch.report_finished(self._assembly.meeting)
+
+    def _drop(self, error: Exception, due: _Gathered | None) -> None:
+        """End what waits in lanes and for groups; what is in batches ends with their futures."""
+        with self._changed:
+            held, self._lanes = [*self._lanes.values()], {}
+        waiting = [*self._assembly.abandon()]
+        for gathered in held if due is None else [due, *held]:
+            waiting += gathered.members
+            waiting += [one.member for one in gathered.candidates]
+        self._dispatch.end([(member, error) for member in waiting])
 
     def _wait(self, now: float, look_at: float | None) -> bool:
         """Wait for the next lane or look to be due; false after a long time with neither."""
@@ -248,6 +276,13 @@ class Stream:
                 self._under_way.pop(member.key, None)
             if self._dispatch.has_finished:
                 self._wake()
+
+
+def drop_all(broker: Broker, error: Exception) -> None:
+    """End every rollout under way on a broker that goes for good."""
+    for stream in list(_streams):
+        if stream._broker == broker:
+            stream.drop_all(error)
 
 
 _streams: "weakref.WeakSet[Stream]" = weakref.WeakSet()

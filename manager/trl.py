@@ -20,9 +20,17 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from oyer.manager import validation
-from oyer.manager.adapting import Outages, Wanted, compares, number_of, one_by_one, within
+from oyer.manager.adapting import (
+    Outages,
+    Wanted,
+    filed_under,
+    number_of,
+    one_by_one,
+    within,
+)
 from oyer.manager.client import RewardManager
 from oyer.manager.future import RewardFuture
+from oyer.manager.needs import compares
 from oyer.manager.score import Score, scores_of, without_reward
 from oyer.manager.trl_data import (
     NOWHERE,
@@ -32,6 +40,7 @@ from oyer.manager.trl_data import (
     group_ids,
     group_size,
     in_place,
+    own_ids,
     ranks,
     redeemed,
     shared_group_ids,
@@ -40,8 +49,10 @@ from oyer.manager.trl_data import (
     text_of,
 )
 from oyer.tasks.config import RewardConfig
+from oyer.tasks.content import plain_messages
 from oyer.tasks.errors import InvalidConfig, InvalidInput, InvalidRollout
 from oyer.tasks.payloads import Rollout
+from oyer.tasks.statuses import NOT_CALLED
 
 log = get_logger(__name__)
 
@@ -69,7 +80,7 @@ class RewardFunction:
         base_score: Callable[..., Any] | None = None,
         reference: str | None = None,
         group: str | None = None,
-        run: str = "trl",
+        run: str | None = None,
         timeout_s: float | None = None,
     ) -> None:
         """Connect to a running backend.
@@ -83,7 +94,8 @@ class RewardFunction:
             reference: the dataset column that holds the reference answer for the judge.
             group: the column whose values the rows of a group share, where their prompts differ,
                 as after several turns; the prompt when left out.
-            run: the training run that the record files batches under.
+            run: the training run that the record files batches under, `trl` when left out. Ranks
+                gather groups with those of their own launcher, or with all that name the same run.
             timeout_s: longest wait for a batch, in seconds; the deadline of the configuration
                 bounds it when left out, and with several ranks `RANKS_TIMEOUT_S`.
 
@@ -107,7 +119,7 @@ class RewardFunction:
         self._base_score = base_score
         self._reference = reference
         self._group = group
-        self._run = run
+        self._where = filed_under(run, "trl", self._manager)
         self._timeout_s = timeout_s
         self._has_read = False
 
@@ -182,7 +194,7 @@ class RewardFunction:
         self, rollouts: Sequence[Rollout], step: int | None
     ) -> tuple[RewardFuture, Sequence[int]]:
         """Submit the rows; also say which, since one that cannot be scored stays behind."""
-        submit = partial(self._manager.submit, run=self._run, step=step)
+        submit = partial(self._manager.submit, run=self._where["run"], step=step)
         try:
             return await asyncio.to_thread(submit, rollouts), range(len(rollouts))
         except InvalidRollout as error:
@@ -196,7 +208,7 @@ class RewardFunction:
         rows: Sequence[int] = range(len(rollouts))
         gather = partial(
             self._streamed.score_many,
-            run=self._run,
+            **self._where,
             step=step,
             group_size=group_size(columns, self._num_generations),
             # Two ranks' samples with one text are two.
@@ -210,7 +222,8 @@ class RewardFunction:
         config = self._streamed.config
         found = await pending.gather(self._timeout_s or config.deadline_s, config.reward)
         # A rank's rollouts are one batch to the trainer, in however many they were judged.
-        Outages(self._manager.config.reward.max_failed_fraction, len(found)).count(found)
+        judged = sum(score.status not in NOT_CALLED for score in found)
+        Outages(self._manager.config.reward.max_failed_fraction, judged).count(found)
         return in_place(found, rows, len(rollouts))
 
     def _shared(self, prompts: Texts, columns: Mapping[str, Any]) -> Texts:
@@ -249,7 +262,7 @@ class RewardFunction:
         bases: Sequence[float | None],
         columns: Mapping[str, Any],
     ) -> list[Rollout]:
-        ids = columns.get("completion_ids")
+        ids = [own_ids(columns, i) for i in range(len(prompts))]
         references = columns.get(self._reference) if self._reference else None
         shared = self._shared(prompts, columns)
         if self._spread(prompts, columns):
@@ -258,12 +271,12 @@ class RewardFunction:
             groups = group_ids(shared, group_size(columns, self._num_generations))
         return [
             Rollout(
-                prompt=prompts[i],
+                prompt=plain_messages(prompts[i]),
                 response=text_of(completions[i]),
                 group_id=groups[i],
                 base_score=number_of(bases[i]),
-                response_tokens=None if ids is None else len(ids[i]),
-                token_ids=None if ids is None else list(ids[i]),
+                response_tokens=None if (own := ids[i]) is None else len(own),
+                token_ids=ids[i],
                 reference=None if references is None else str(references[i]),
                 metadata=self._wanted.metadata_of(
                     {key: columns[key][i] for key in self._wanted.metadata if key in columns}

@@ -12,6 +12,7 @@ import numpy as np
 
 from oyer.manager.future import RewardFuture
 from oyer.manager.score import Score, scores_of
+from oyer.tasks.content import content_text, plain_json
 from oyer.tasks.errors import InvalidInput
 from oyer.tasks.payloads import Message
 from oyer.tasks.statuses import Status
@@ -20,6 +21,9 @@ Texts = Sequence[str | list[Message]]
 
 TICKETS = "oyer_ticket"
 """The column in which a `rollout_func` hands over what `submit` gave it."""
+
+_MASKS = ("tool_mask", "env_mask")
+"""Columns that say which of a completion's tokens the policy wrote: 1, or 0 for a tool's."""
 
 NOWHERE = "-"
 """Stands in a ticket for the place of a row that stayed behind."""
@@ -55,11 +59,15 @@ def are_spread(prompts: Texts, num_generations: int) -> bool:
 
 
 def shared_group_ids(prompts: Texts, step: int | None) -> list[str]:
-    """Name the group of each row alike on every rank: by its prompt and the step."""
-    return [
-        f"{step}.{sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()[:32]}"
-        for prompt in prompts
-    ]
+    """Name the group of each row alike on every rank: by its prompt, images too, and the step."""
+    written = [json.dumps(prompt, sort_keys=True, default=_fingerprint) for prompt in prompts]
+    return [f"{step}.{sha256(text.encode()).hexdigest()[:32]}" for text in written]
+
+
+def _fingerprint(value: Any) -> str:
+    """Tell images and arrays in prompts apart by what they hold."""
+    held = value.tobytes() if hasattr(value, "tobytes") else repr(value).encode()
+    return f"{type(value).__name__} {getattr(value, 'size', '')} {sha256(held).hexdigest()}"
 
 
 def tell(scores: Sequence[Score], columns: Mapping[str, Any]) -> None:
@@ -82,17 +90,36 @@ def tell(scores: Sequence[Score], columns: Mapping[str, Any]) -> None:
 
 
 def text_of(completion: str | list[Message]) -> str:
-    """The policy's words: a text, or the contents and tool calls of its messages."""
+    """The completion as text: contents and tool calls of its messages, others' under their role."""
     if isinstance(completion, str):
         return completion
-    parts = []
+    parts, before = [], "assistant"
     for message in completion:
-        content = message.get("content")
-        if content:
-            parts.append(content if isinstance(content, str) else json.dumps(content))
+        role = message.get("role") or "assistant"
+        if role != "assistant":
+            parts.append(f"[{role}]")
+        elif before != "assistant":
+            parts.append("[assistant]")
+        before = role
+        if message.get("content"):
+            parts.append(content_text(message["content"]))
         if message.get("tool_calls"):
-            parts.append(json.dumps(message["tool_calls"], ensure_ascii=False))
+            parts.append(plain_json(message["tool_calls"]))
     return "\n".join(parts)
+
+
+def own_ids(columns: Mapping[str, Any], i: int) -> list[int] | None:
+    """Return a row's token ids, without those of tools where a mask is handed over.
+
+    TRL hands reward functions no mask of its own; a `rollout_func` may give one as a column.
+    """
+    ids = columns.get("completion_ids")
+    if ids is None:
+        return None
+    masks = next((columns[name] for name in _MASKS if columns.get(name) is not None), None)
+    if masks is None or masks[i] is None or len(masks[i]) != len(ids[i]):
+        return list(ids[i])
+    return [token for token, own in zip(ids[i], masks[i], strict=True) if own]
 
 
 def step_of(columns: Mapping[str, Any]) -> int | None:

@@ -49,6 +49,19 @@ def check(
             raise InvalidRollout(f"rollouts[{row}].{problem}")
 
 
+def has_broken_text(rollout: Rollout) -> bool:
+    """Whether a text of a rollout, its group id or metadata holds a lone surrogate."""
+    if isinstance(rollout.group_id, str) and not is_text(rollout.group_id):
+        return True
+    try:
+        bytes_of(rollout)
+    except UnicodeEncodeError:
+        return True
+    except (TypeError, ValueError, RecursionError):
+        pass  # `check` names what is wrong
+    return False
+
+
 def _problem(rollout: Any, config: RewardConfig, needs: Sequence[Need]) -> str | None:
     """Name the first field that is wrong, or return None."""
     if not isinstance(rollout, Rollout):
@@ -63,7 +76,9 @@ def _problem(rollout: Any, config: RewardConfig, needs: Sequence[Need]) -> str |
 
 def _text_problem(rollout: Rollout, max_bytes: int) -> str | None:
     if not isinstance(rollout.response, str):
-        return "response: is missing; give the completion as text"
+        if rollout.response is None:
+            return "response: is missing; give the completion as text"
+        return f"response: must be text, and is {type(rollout.response).__name__}"
     if isinstance(rollout.prompt, list):
         for i, message in enumerate(rollout.prompt):
             if not (
@@ -71,17 +86,17 @@ def _text_problem(rollout: Rollout, max_bytes: int) -> str | None:
                 and isinstance(message.get("role"), str)
                 and _text_keys(message)
             ):
-                return f'prompt[{i}]: is no chat message; give {{"role": …, "content": …}}'
+                return f'prompt[{i}]: must be a chat message, as {{"role": …, "content": …}}'
     elif not isinstance(rollout.prompt, str):
-        return "prompt: is text or a list of chat messages"
+        return "prompt: must be text or a list of chat messages"
     if rollout.reference is not None and not isinstance(rollout.reference, str):
-        return "reference: is text, or None"
+        return "reference: must be text or None"
     if not isinstance(rollout.metadata, dict) or not _text_keys(rollout.metadata):
-        return "metadata: is a dict of JSON values with text as keys"
+        return "metadata: must be a dict of JSON values with text as keys"
     try:
         size = bytes_of(rollout)
     except UnicodeEncodeError:
-        return "response: or another text holds a lone surrogate; it is no valid text"
+        return "response: or another text holds a lone surrogate, which is not valid text"
     except (TypeError, ValueError, RecursionError):
         return "metadata: or prompt holds a value that JSON cannot; use strings and finite numbers"
     if _nests_deeper(rollout.metadata, _MAX_DEPTH) or _nests_deeper(rollout.prompt, _MAX_DEPTH):
@@ -157,7 +172,7 @@ def _group_problem(group_id: Any) -> str | None:
         return None
     if isinstance(group_id, str):
         if not is_text(group_id):
-            return "group_id: holds a lone surrogate; it is no valid text"
+            return "group_id: holds a lone surrogate, which is not valid text"
         fits = 0 < len(group_id) <= _MAX_GROUP_ID
     else:
         fits = isinstance(group_id, Integral) and abs(int(group_id)) < 2**63

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from oyer.tasks.content import plain_messages
 from oyer.tasks.errors import InvalidConfig, InvalidRollout
 from oyer.tasks.payloads import Message
 
@@ -22,6 +23,7 @@ class VerlRow:
     prompt: str | list[Message]
     response: str
     response_tokens: int
+    """The policy's own, without those that `response_mask` leaves out."""
     token_ids: list[int] | None = None
     """The response's, where they were asked for."""
     uid: str | None
@@ -50,6 +52,10 @@ def read_row(
     prompts, responses = data.batch["prompts"][i], data.batch["responses"][i]
     mask = data.batch["attention_mask"][i]
     response_tokens = int(mask[-responses.shape[-1] :].sum())
+    own = responses[:response_tokens]
+    if "response_mask" in data.batch.keys():  # noqa: SIM118 - a TensorDict has no `in`
+        # Without what tools and other turns' users said.
+        own = own[data.batch["response_mask"][i][:response_tokens].bool()]
     prompt_tokens = int(mask[: prompts.shape[-1]].sum())
     extras = {name: column[i] for name, column in data.non_tensor_batch.items()}
     response = tokenizer.decode(responses[:response_tokens], skip_special_tokens=True)
@@ -59,11 +65,11 @@ def read_row(
         prompt=(
             tokenizer.decode(prompts[len(prompts) - prompt_tokens :], skip_special_tokens=True)
             if messages is None or isinstance(messages, str)
-            else [dict(message) for message in messages]
+            else plain_messages(messages)
         ),
         response=response.removesuffix(getattr(tokenizer, "eos_token", None) or ""),
-        response_tokens=response_tokens,
-        token_ids=responses[:response_tokens].tolist() if token_ids else None,
+        response_tokens=len(own),
+        token_ids=own.tolist() if token_ids else None,
         uid=None if uid is None else str(uid),
         data_source=extras.get(reward_fn_key),
         ground_truth=(extras.get("reward_model") or {}).get("ground_truth"),

@@ -8,6 +8,7 @@ from oyer.manager.adapting import within
 from oyer.tasks.config import EndpointConfig, RewardConfig
 from oyer.tasks.errors import InvalidConfig
 from oyer.tasks.settings import load_config, validate
+from oyer.tasks.variables import shown
 
 JUDGE_NAME = "quality"
 """Names the judge in rows and terms."""
@@ -148,7 +149,7 @@ def _refuse_key(settings: LengthPenaltyConfig, base: RewardConfig, endpoint: str
     if settings.api_key is None:
         return
     known = base.endpoints.get(endpoint or "", EndpointConfig(base_url="http://unknown"))
-    variable = known.api_key_env or KEY_VARIABLE
+    variable = shown(known.api_key_env or KEY_VARIABLE)
     raise InvalidConfig(
         "length_penalty_config.api_key: is given by value, and the workers behind the broker read"
         f" keys from their own environment only: set {variable} there"

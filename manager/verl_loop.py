@@ -29,8 +29,9 @@ from oyer.manager.verl_data import (
     read_row,
 )
 from oyer.tasks.errors import InvalidConfig, InvalidRollout, MissingScores, OyerError
+from oyer.tasks.explaining import explain
 from oyer.tasks.payloads import Rollout
-from oyer.tasks.settings import explain, load_config, validate
+from oyer.tasks.settings import load_config, validate
 
 log = get_logger(__name__)
 
@@ -187,6 +188,7 @@ class RewardManager:
         # The V1 trainer numbers the samples of a prompt; else two with one text are two.
         sample = columns["session_id"][0] if "session_id" in columns else uuid.uuid4().hex
         return {
+            # verl gives each prompt a random uid: no two trainings share a group.
             "run": self.options.run,
             "step": step if step is None or step >= 0 else None,
             "group_size": self._size_of_group(row),

@@ -59,6 +59,11 @@ def head() -> str:
     return revision
 
 
+def known() -> set[str]:
+    """Return every revision that this installation knows."""
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
 def _config(connection: Connection | None = None) -> Config:
     config = Config(attributes={"connection": connection})
     # With the colon, Alembic finds the folder in an editable install and in a wheel alike.

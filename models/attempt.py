@@ -1,8 +1,9 @@
 """The `attempts` table."""
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Index, String
+from sqlalchemy import BigInteger, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from oyer.models.base import Base, BatchPart
@@ -12,7 +13,8 @@ class Attempt(BatchPart, Base):
     """One HTTP request made for a judgement, failed ones too.
 
     The judgement is known by the key's first five columns. It may be replaced by a later one;
-    the attempts stay, since each may have been charged.
+    the attempts stay, since each may have been charged. `parameters_hash`, `reply_hash` and
+    `reasoning_hash` are NULL where the judgement is scored and holds the same.
     """
 
     __tablename__ = "attempts"
@@ -34,3 +36,16 @@ class Attempt(BatchPart, Base):
     cost_usd: Mapped[float | None]
     retry_wait_s: Mapped[float | None]
     """Wait before the next request, in seconds; NULL when none followed."""
+    parameters_hash: Mapped[str | None] = mapped_column(String(64))
+    """The text in `texts` with the request's parameters, as of `Judgement.parameters_hash`."""
+    seed: Mapped[int | None] = mapped_column(BigInteger)
+    """The body's `seed`, which the parameters leave out since it differs by request."""
+    turns: Mapped[dict[str, Any] | None]
+    """The messages of a re-ask: of the first request's, `kept` many stay, and `added` follow, each
+    with the hash of its content."""
+    reply_hash: Mapped[str | None] = mapped_column(String(64))
+    """The text in `texts` that the judge replied."""
+    reasoning_hash: Mapped[str | None] = mapped_column(String(64))
+    """The text in `texts` that the judge's model thought before the reply."""
+    error: Mapped[str | None]
+    """What the endpoint or the network said where there is no reply; redacted."""

@@ -41,13 +41,17 @@ def clean_json(value: Any) -> Any:
     return value
 
 
-def dump_json(value: Any) -> str:
-    """Encode a JSON value that both databases can store, in one canonical form."""
+def dump_json(value: Any, *, sort_keys: bool = True) -> str:
+    """Encode a JSON value that both databases can store, in one canonical form.
+
+    Args:
+        sort_keys: False keeps the order of the keys, where a reader of the text may see it.
+    """
     return json.dumps(
         clean_json(value),
         ensure_ascii=False,
         allow_nan=False,
-        sort_keys=True,
+        sort_keys=sort_keys,
         separators=(",", ":"),
     )
 

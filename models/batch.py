@@ -34,6 +34,6 @@ class Batch(Base):
     ending: Mapped[str | None]
     """Who cancelled the batch or gave it up, and why."""
     counts: Mapped[dict[str, Any] | None]
-    """Judgements per status, once the batch has ended."""
+    """Rollouts per status once nothing of the batch is under way; null before."""
     usage: Mapped[dict[str, Any] | None]
-    """Calls, tokens and cost, once the batch has ended."""
+    """Calls, tokens and cost once nothing of the batch is under way; null before."""

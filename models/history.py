@@ -46,7 +46,9 @@ def judgements_of(
 def scored_by_request(
     conn: Connection, request_hashes: Iterable[str], run: str | None = None
 ) -> dict[str, StoredJudgement]:
-    """Return the first scored judgement of each request that has one.
+    """Return the last scored judgement of each request that has one.
+
+    The last, since an earlier one may be of a model that has been replaced under its name.
 
     Args:
         run: look among this run's batches only.
@@ -55,19 +57,19 @@ def scored_by_request(
     hashes = sorted(set(request_hashes))
     for start in range(0, len(hashes), IN_LIST):
         values = {"hashes": hashes[start : start + IN_LIST], "run": run}
-        for row in conn.execute(_first_scored(run is not None), values).mappings():
+        for row in conn.execute(_last_scored(run is not None), values).mappings():
             found[row["request_hash"]] = cast(StoredJudgement, dict(row))
     return found
 
 
 @cache
-def _first_scored(of_one_run: bool) -> Select[Any]:
+def _last_scored(of_one_run: bool) -> Select[Any]:
     """Build the query of `scored_by_request`, which takes longer than running it."""
     judgements = Judgement.__table__
     # Were the status a condition here, planners would go by its index and read nearly all.
     nth = func.row_number().over(
         partition_by=Judgement.request_hash,
-        order_by=[Judgement.status != "scored", *judgements.primary_key],
+        order_by=[Judgement.status != "scored", *(key.desc() for key in judgements.primary_key)],
     )
     ranked = select(judgements, nth.label("nth"))
     ranked = ranked.where(Judgement.request_hash.in_(bindparam("hashes", expanding=True)))
@@ -106,6 +108,12 @@ def batch(conn: Connection, batch_id: str) -> BatchState | None:
     """Return one batch as the ledger shows it, or none."""
     found = _states(conn, _batches().where(Batch.id == batch_id))
     return found[0] if found else None
+
+
+def ids_starting(conn: Connection, prefix: str, limit: int) -> list[str]:
+    """Return the ids of batches on record that begin with `prefix`, the latest first."""
+    query = select(Batch.id).where(Batch.id.startswith(prefix, autoescape=True))
+    return list(conn.scalars(query.order_by(Batch.submitted_at.desc()).limit(limit)))
 
 
 def list_batches(

@@ -28,6 +28,8 @@ class Judgement(BatchPart, Base):
     """On the judge's own scale; always there when `status` is `scored`."""
     reply: Mapped[str | None]
     """The judge's reply, as it came."""
+    reasoning: Mapped[str | None]
+    """What the judge's model thought before the reply; a score is never read from it."""
     parsed_layer: Mapped[str | None]
     """Which reading of the reply gave the score."""
     parsed_span: Mapped[str | None]
@@ -39,6 +41,12 @@ class Judgement(BatchPart, Base):
     rubric_hash: Mapped[str | None] = mapped_column(String(64))
     request_hash: Mapped[str | None] = mapped_column(String(64))
     """Equal for requests that would be answered alike; what reuse looks up."""
+    parameters_hash: Mapped[str | None] = mapped_column(String(64))
+    """The text in `texts`, JSON: `key` and `scale` of which the request and its hash are made with
+    the rubric and the rollout, and `body`, the request's fields as sent last, without messages."""
+    messages_hash: Mapped[str | None] = mapped_column(String(64))
+    """The text in `texts` with the messages, JSON; NULL where the rollout's texts on record make
+    them: those that no database can store are on record changed."""
     prompt_tokens: Mapped[int | None]
     completion_tokens: Mapped[int | None]
     cost_usd: Mapped[float | None]

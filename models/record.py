@@ -89,23 +89,35 @@ def record_chunk(
 ) -> list[StoredJudgement]:
     """Record a chunk of rollouts, what was judged of them, and every request made for it.
 
+    A text of an attempt that its judgement holds as well, which has a score and therefore stays,
+    is not stored twice.
+
     Returns:
         Nothing in an ordinary run. Where a judgement was on record with a score already, that
         one stays, and these are the rows on record for all judgements of the chunk: what a
         late duplicate returns in place of its own.
     """
     texts: dict[str, str] = {}
-    hashed = [_by_hash(row, texts) for row in rollouts]
-    _write(conn, Text, [{"hash": key, "body": body} for key, body in texts.items()])
+    made = list(attempts)
+    hashed = [_by_hash(row, ("prompt", "response", "reference"), texts) for row in rollouts]
+    judged = [_by_hash(row, ("parameters", "messages"), texts) for row in judgements]
+    tried = _attempts(made, judged, texts)
+    _write_texts(conn, texts)
     _write(conn, Rollout, hashed, batch)
-    written = _write(conn, Judgement, judgements, batch)
-    _write(conn, Attempt, attempts, batch)
-    if written == len(judgements):
-        return []
-    key = itemgetter("rollout_index", "judge", "sample")
-    wanted = {key(row) for row in judgements}
-    stored = judgements_of(conn, batch.batch_id, [row["rollout_index"] for row in judgements])
-    return [row for row in stored if key(row) in wanted]
+    written = _write(conn, Judgement, judged, batch)
+    stored: list[StoredJudgement] = []
+    if written != len(judgements):
+        wanted = {_PLACE(row) for row in judgements}
+        indices = [row["rollout_index"] for row in judgements]
+        stored = [
+            row for row in judgements_of(conn, batch.batch_id, indices) if _PLACE(row) in wanted
+        ]
+        # The judgement on record is another's: it does not hold what these attempts brought.
+        texts = {}
+        tried = _attempts(made, stored, texts)
+        _write_texts(conn, texts)
+    _write(conn, Attempt, tried, batch)
+    return stored
 
 
 def record_rewards(conn: Connection, batch: BatchKey, rewards: Sequence[RewardRow]) -> bool:
@@ -128,15 +140,16 @@ def finish_batch(
     *,
     status: str,
     finished_at: datetime,
-    counts: Mapping[str, int],
-    usage: Mapping[str, Any],
+    counts: Mapping[str, int] | None = None,
+    usage: Mapping[str, Any] | None = None,
     ending: str | None = None,
 ) -> bool:
     """End a batch as `finished`, `cancelled` or `failed`; the first end stays.
 
     Args:
-        counts: judgements per status.
-        usage: what `usage_of` returns, and whatever else the batch used.
+        counts: rollouts or judgements per status; left out while calls of the batch may be under way.
+            A later call then adds them, and readers count the judgements until it does.
+        usage: what `usage_of` returns, and whatever else the batch used; left out with `counts`.
         ending: who cancelled it or gave it up, and why.
 
     Returns:
@@ -144,7 +157,14 @@ def finish_batch(
     """
     ended = update(Batch).where(Batch.id == batch_id, Batch.status == SUBMITTED)
     values = {"status": status, "finished_at": finished_at, "counts": counts, "usage": usage}
-    return conn.execute(ended.values(values | {"ending": ending})).rowcount == 1
+    if conn.execute(ended.values(values | {"ending": ending})).rowcount == 1:
+        return True
+    if counts is not None:
+        uncounted = update(Batch).where(
+            Batch.id == batch_id, Batch.status != SUBMITTED, Batch.counts.is_(None)
+        )
+        conn.execute(uncounted.values(counts=counts, usage=usage))
+    return False
 
 
 def reopen_batch(conn: Connection, batch_id: str) -> None:
@@ -154,20 +174,65 @@ def reopen_batch(conn: Connection, batch_id: str) -> None:
     conn.execute(given_up.values({"status": SUBMITTED, **nothing}))
 
 
-def _by_hash(row: RolloutRow, texts: dict[str, str]) -> dict[str, Any]:
-    """Put a rollout's texts into `texts` by hash, and the hashes in their place."""
+def _by_hash(row: Mapping[str, Any], names: Iterable[str], texts: dict[str, str]) -> dict[str, Any]:
+    """Put these texts of a row into `texts` by hash, and the hashes in their place."""
     columns: dict[str, Any] = dict(row)
-    for name in ("prompt", "response", "reference"):
+    for name in names:
         body = columns.pop(name, None)
-        if body is None:
-            continue
-        body = clean_text(body) if isinstance(body, str) else dump_json(body)
-        digest = sha256(body.encode()).hexdigest()
-        texts[digest] = body
-        columns[f"{name}_hash"] = digest
+        if body is not None:
+            columns[f"{name}_hash"] = _kept(body, texts)
     if columns.get("group_id") is not None:
         columns["group_id"] = str(columns["group_id"])
     return columns
+
+
+def _kept(body: Any, texts: dict[str, str]) -> str:
+    """Put a text into `texts`; returns its hash."""
+    # A judge is shown chat messages with their keys in the trainer's order.
+    body = clean_text(body) if isinstance(body, str) else dump_json(body, sort_keys=False)
+    digest = sha256(body.encode()).hexdigest()
+    texts[digest] = body
+    return digest
+
+
+_PLACE = itemgetter("rollout_index", "judge", "sample")
+"""What tells a judgement from the others of its batch."""
+
+
+def _attempts(
+    attempts: Iterable[AttemptRow],
+    judgements: Iterable[Mapping[str, Any]],
+    texts: dict[str, str],
+) -> list[dict[str, Any]]:
+    """Hash the texts of attempts, except those that a judgement with a score holds.
+
+    Args:
+        judgements: as they are on record, their parameters by hash.
+    """
+    scored = {_PLACE(row): row for row in judgements if row["status"] == SCORED}
+    rows = []
+    for attempt in attempts:
+        row: dict[str, Any] = dict(attempt)
+        held = scored.get(_PLACE(row), {})
+        for name in ("reply", "reasoning"):
+            if row.get(name) == held.get(name):
+                row.pop(name, None)
+        row = _by_hash(row, ("reply", "reasoning"), texts)
+        if (parameters := row.pop("parameters", None)) is not None:
+            own: dict[str, str] = {}
+            digest = _kept(parameters, own)
+            if digest != held.get("parameters_hash"):
+                texts |= own
+                row["parameters_hash"] = digest
+        if row.get("turns") is not None:
+            added = [_by_hash(turn, ("content",), texts) for turn in row["turns"]["added"]]
+            row["turns"] = {**row["turns"], "added": added}
+        rows.append(row)
+    return rows
+
+
+def _write_texts(conn: Connection, texts: Mapping[str, str]) -> None:
+    _write(conn, Text, [{"hash": key, "body": body} for key, body in texts.items()])
 
 
 def _write(

@@ -79,13 +79,34 @@ class JudgementRow(TypedDict):
     error: NotRequired[str | None]
     started_at: NotRequired[datetime | None]
     finished_at: NotRequired[datetime | None]
+    reasoning: NotRequired[str | None]
+    parameters: NotRequired[str | None]
+    """The text that `parameters_hash` is to name."""
+    messages: NotRequired[str | None]
+    """The text that `messages_hash` is to name."""
 
 
 class StoredJudgement(JudgementRow):
-    """A judgement as it is on record; every key is there."""
+    """A judgement as it is on record; every key is there, and texts of its request by hash."""
 
     submitted_at: datetime
     batch_id: str
+    parameters_hash: NotRequired[str | None]
+    messages_hash: NotRequired[str | None]
+
+
+class Turn(TypedDict):
+    """A message that a re-ask adds to the first request's."""
+
+    role: str
+    content: str
+
+
+class Turns(TypedDict):
+    """The messages of a re-ask: the first `kept` of the first request's, then `added`."""
+
+    kept: int
+    added: list[Turn]
 
 
 class AttemptRow(TypedDict):
@@ -105,6 +126,40 @@ class AttemptRow(TypedDict):
     completion_tokens: NotRequired[int | None]
     cost_usd: NotRequired[float | None]
     retry_wait_s: NotRequired[float | None]
+    seed: NotRequired[int | None]
+    error: NotRequired[str | None]
+    turns: NotRequired[Turns | None]
+    parameters: NotRequired[str | None]
+    """The text that `parameters_hash` is to name; so for `reply` and `reasoning`."""
+    reply: NotRequired[str | None]
+    reasoning: NotRequired[str | None]
+
+
+class StoredAttempt(TypedDict):
+    """An attempt as it is on record; columns as in `models/attempt.py`."""
+
+    submitted_at: datetime
+    batch_id: str
+    rollout_index: int
+    judge: str
+    sample: int
+    id: str
+    number: int
+    started_at: datetime
+    url_index: int | None
+    http_status: int | None
+    error_class: str | None
+    latency_ms: float | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cost_usd: float | None
+    retry_wait_s: float | None
+    parameters_hash: str | None
+    seed: int | None
+    turns: dict[str, Any] | None
+    reply_hash: str | None
+    reasoning_hash: str | None
+    error: str | None
 
 
 class RewardRow(TypedDict):

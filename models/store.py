@@ -8,7 +8,9 @@
 """
 
 import contextlib
+import os
 import random
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -34,7 +36,8 @@ def open_engine(url: str) -> Engine:
     """Open the record; the folder of a SQLite file is created.
 
     Args:
-        url: `sqlite:///file.db` or `postgresql://user@host/db`.
+        url: `sqlite:///file.db` or `postgresql://user@host/db`; `~` is the home folder, and
+            `postgres:` is `postgresql:`.
 
     Raises:
         ValueError: the URL cannot be used as a record.
@@ -119,7 +122,7 @@ def redacted_url(url: str) -> str:
 
 def _parsed(url: str) -> URL:
     try:
-        parsed = make_url(url)
+        parsed = make_url(re.sub(r"^postgres:", "postgresql:", url))
     except ArgumentError:
         raise ValueError("store.url: not a database URL; write `sqlite:///file.db`") from None
     backend = parsed.get_backend_name()
@@ -131,7 +134,7 @@ def _parsed(url: str) -> URL:
         raise ValueError(
             "store.url: workers cannot share a SQLite in memory; name a file: `sqlite:///file.db`"
         )
-    return parsed.set(drivername="sqlite")
+    return parsed.set(drivername="sqlite", database=os.path.expanduser(str(parsed.database)))
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

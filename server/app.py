@@ -21,7 +21,7 @@ from oyer.server.replies import Replies, Reply
 from oyer.server.scoring import Scoring
 from oyer.server.settings import ServerSettings
 from oyer.tasks import names, presence
-from oyer.tasks.settings import explain
+from oyer.tasks.explaining import explain
 
 CLIENT_CLOSED_REQUEST = 499
 """What servers log in place of an answer that nobody waits for."""
@@ -117,6 +117,8 @@ async def _hung_up(request: Request) -> None:
 
 
 def _error(status_code: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    # A message may quote what is no valid text.
+    message = message.encode("utf-8", "replace").decode()
     return JSONResponse({"error": message}, status_code=status_code, headers=headers)
 
 

@@ -1,13 +1,30 @@
 """What requests and answers hold, for checking and for the OpenAPI page."""
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from oyer.manager import Rollout
+from oyer.manager import InvalidInput, Rollout
 from oyer.manager.score import Score
+
+
+def read_json(body: bytes) -> Any:
+    """Read a request's JSON, with or without a byte order mark.
+
+    A lone surrogate stays in its text: one of many rollouts is no reason to refuse the others.
+
+    Raises:
+        InvalidInput: it is no JSON, or nests too deep.
+    """
+    try:
+        return json.loads(body)
+    except RecursionError as error:
+        raise InvalidInput("body: nests too deep; flatten it") from error
+    except ValueError as error:
+        raise InvalidInput(f"body: Invalid JSON: {error}; send one JSON object") from error
 
 
 class _Body(BaseModel):

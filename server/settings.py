@@ -31,8 +31,9 @@ class ServerSettings:
     """Samples of one prompt; gathers the rollouts of a prompt that arrive in single requests."""
     group_timeout_s: float = 60.0
     """How long such a group waits for its last rollout, in seconds; a part of `timeout_s` at most."""
-    run: str = "http"
-    """The training run that the record files rollouts under, unless a request names one."""
+    run: str | None = None
+    """The training run that the record files rollouts under, unless a request names one; `http` when
+    left out. Servers that name the same run share its groups; without a name, each has its own."""
     max_body_bytes: int = MAX_BODY_BYTES
     """Largest request body."""
 

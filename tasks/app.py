@@ -4,13 +4,19 @@ Each setting that is not Celery's default says what went wrong without it, as me
 Celery 5.7 on Redis.
 """
 
+from typing import Any
+
 from celery import Celery
+from celery.app.amqp import AMQP
+from celery.app.utils import Settings
+from celery.loaders.app import AppLoader
 from kombu import Exchange, Queue
 
 from oyer.tasks import names
 from oyer.tasks.config import SigningConfig
 from oyer.tasks.lease import CONNECTION_TIMEOUT_S, RedisLease
 from oyer.tasks.signing import register
+from oyer.tasks.transport import Connection
 
 VISIBILITY_TIMEOUT_S = 10
 """An unacknowledged message is handed out again after this long without a lease refresh.
@@ -24,6 +30,58 @@ _CONNECTIONS_PER_PROCESS = 300
 
 _SILENCE_S = 20.0
 """A connection to Redis on which an answer is overdue for this long counts as lost."""
+
+
+class _Loader(AppLoader):
+    """Reads no configuration module: `CELERY_CONFIG_MODULE` names that of another program."""
+
+    def read_configuration(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return nothing; `make_app` sets everything."""
+        return {}
+
+
+class _Settings(Settings):
+    """Celery's settings without the environment variables that Celery puts over them.
+
+    `CELERY_BROKER_URL` and the like are meant for another Celery program on the same host.
+    """
+
+    @property
+    def broker_url(self) -> str:
+        """The broker of `make_app`."""
+        return str(self.get("broker_url"))
+
+    @property
+    def broker_read_url(self) -> str:
+        """The same."""
+        return self.broker_url
+
+    @property
+    def broker_write_url(self) -> str:
+        """The same."""
+        return self.broker_url
+
+    @property
+    def result_backend(self) -> str:
+        """The result backend of `make_app`."""
+        return str(self.get("result_backend"))
+
+
+class _AMQP(AMQP):
+    """Connects by Oyer's transport."""
+
+    Connection = Connection
+
+
+class _App(Celery):
+    """A Celery app that only `make_app` configures."""
+
+    amqp_cls = _AMQP  # type: ignore[assignment]  # the stubs know its name only
+
+    def __init__(self) -> None:
+        super().__init__("oyer", set_as_current=False, include=[], loader=_Loader, fixups=[])
+        read: Any = self._conf  # type: ignore[has-type]  # not in the stubs
+        self._conf = _Settings(read.changes, read.defaults, read._keys, prefix=read.prefix)
 
 
 def make_app(
@@ -40,7 +98,7 @@ def make_app(
         InvalidConfig: there is no signing in that way.
     """
     serializer = "json" if signing is None else register(signing)
-    app = Celery("oyer", set_as_current=False, include=[])
+    app = _App()
     app.conf.update(
         broker_url=broker_url,
         result_backend=f"oyer.tasks.results:PollRedis+{broker_url}",
@@ -50,6 +108,8 @@ def make_app(
         task_create_missing_queues=False,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
+        # Celery's default of 0 counts as chosen; `oyer.tasks.celery` sets it by the pool.
+        worker_concurrency=None,
         # 1 makes the Redis poll sleep 2 s whenever the window is full.
         worker_prefetch_multiplier=2,
         # Deduplication by task id leaves a chord hanging when its worker died between

@@ -5,20 +5,30 @@ that a judge worker holds no torch and a length worker no HTTP client.
 """
 
 import contextlib
+import os
+import warnings
 from importlib import import_module
 from typing import Any
 
 from celery import Celery
-from celery.exceptions import Reject, WorkerShutdown
-from celery.signals import setup_logging, task_postrun, worker_ready, worker_shutdown
+from celery.exceptions import Reject, SecurityWarning, WorkerShutdown
+from celery.signals import (
+    celeryd_init,
+    setup_logging,
+    task_postrun,
+    worker_ready,
+    worker_shutdown,
+)
 from celery.utils.log import get_logger
 from redis import RedisError
 
 from oyer.tasks import names, presence, process, shutdown
 from oyer.tasks.app import make_app
-from oyer.tasks.errors import MessageRefused
+from oyer.tasks.commands import DEFAULT_CONCURRENCY
+from oyer.tasks.errors import MessageRefused, OyerError
 from oyer.tasks.exchange import ENDED_S
-from oyer.tasks.logs import configure_logging
+from oyer.tasks.logs import configure_logging, log_format
+from oyer.tasks.open_files import raise_limit
 from oyer.tasks.payloads import WIRE_VERSION
 
 log = get_logger(__name__)
@@ -32,6 +42,8 @@ _BODIES = {
 
 def _worker_app() -> Celery:
     config, url = process.config(), process.broker_url()
+    log_format()
+    raise_limit()
     shutdown.install(config.grace_s)
     return make_app(
         url,
@@ -52,6 +64,7 @@ def judge_chunk(*none: Any, **message: Any) -> dict[str, Any]:
     try:
         return body(batch_id, chunk)
     except shutdown.HandedBack as stopping:
+        shutdown.note_hand_back()
         raise Reject(stopping, requeue=True) from stopping
 
 
@@ -71,6 +84,15 @@ def combine_batch(parts: Any = None, *none: Any, **message: Any) -> dict[str, An
     from oyer.tasks.combine import combine_batch as body
 
     return body(batch_id, parts)
+
+
+@app.task(name=names.RECORD_TASK, shared=False, ignore_result=True)
+def record_chunk(*none: Any, **message: Any) -> dict[str, Any]:
+    """Put one chunk of a batch without judges on record."""
+    batch_id, chunk = _read(message, none, "chunk")
+    from oyer.tasks.chunk_record import record_unjudged as body
+
+    return body(batch_id, chunk)
 
 
 @app.task(name=names.RECALL_TASK, shared=False)
@@ -129,6 +151,16 @@ def _let_go(task: Any = None, task_id: str = "", **_: Any) -> None:
             process.redis_client().expire(backend.get_key_for_task(task_id), ENDED_S)
 
 
+@celeryd_init.connect
+def _set_up_worker(conf: Any = None, options: Any = None, **_: Any) -> None:
+    """Give a worker of Celery's own command line what `oyer worker` gives to its kind."""
+    # Its advice is about pickle, which `make_app` refuses: root in a container is usual.
+    warnings.simplefilter("ignore", SecurityWarning)
+    pool = options.get("pool") or options.get("pool_cls")
+    if not options.get("concurrency") and getattr(pool, "is_green", False):
+        conf.worker_concurrency = DEFAULT_CONCURRENCY[names.JUDGE_QUEUE]
+
+
 @setup_logging.connect
 def _set_up_logging(loglevel: int = 0, **_: Any) -> None:
     configure_logging(loglevel)
@@ -142,8 +174,11 @@ def _announce(sender: Any, **_: Any) -> None:
         for queue in queues:
             import_module(_BODIES[queue]).warm_up()
         presence.announce(queues)
-    except Exception as error:
+    except OyerError as error:
         # Celery would log it and go on, and a worker that cannot work would take messages.
+        log.critical("this worker cannot work and ends: %s", error)
+        raise WorkerShutdown(os.EX_CONFIG) from error
+    except Exception as error:
         log.critical("this worker cannot work and ends", exc_info=True)
         raise WorkerShutdown(1) from error
 
@@ -152,3 +187,4 @@ def _announce(sender: Any, **_: Any) -> None:
 def _withdraw(**_: Any) -> None:
     presence.withdraw()
     process.close_record()
+    log.info("worker stopped; %d chunks handed back to other workers", shutdown.handed_back())

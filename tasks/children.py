@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -122,17 +123,24 @@ class Child:
         return self._log.read_text(errors="replace")[-_TAIL_BYTES:].strip() or "no output"
 
 
-def keep_alive(children: Sequence[Child], stop: threading.Event, report: Report) -> None:
+def keep_alive(children: Sequence[Child], stop: threading.Event, report: Report) -> int:
     """Start again whichever child ends, until `stop` is set.
 
     Runs on the main thread: Linux ends the children of the thread that started them.
+
+    Returns:
+        0, or `EX_CONFIG` once a child ends with it: a new start would end in the same way.
     """
     while not stop.wait(RESTART_PAUSE_S):
         for child in children:
             if child.ended():
                 returncode = child.returncode
+                if returncode == os.EX_CONFIG:
+                    report(child.name, "cannot work, see its log above")
+                    return os.EX_CONFIG
                 child.start()
                 report(child.name, f"ended with {returncode}; started again")
+    return 0
 
 
 def stop_all(children: Sequence[Child], report: Report) -> None:

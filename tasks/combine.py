@@ -4,8 +4,10 @@ It takes parts in any order and more than once, reads verdicts that did not arri
 and logs each of these. What is nowhere fails the batch, which is then submitted again.
 """
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,12 +34,14 @@ from oyer.tasks.patience import patiently
 from oyer.tasks.payloads import Columns, Manifest
 from oyer.tasks.plan import Plan, read_plan
 from oyer.tasks.recall import recorded_outcome
+from oyer.tasks.record_state import check_record
 
 log = get_logger(__name__)
 
 
 def warm_up() -> None:
-    """Open the record, so that the first batch does not wait for it."""
+    """Check and open the record, so that the first batch does not wait for it."""
+    check_record()
     process.engine()
 
 
@@ -48,7 +52,8 @@ def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
         BatchFailed: parts of the batch are missing; it is to be submitted again.
     """
     exchange = process.exchange()
-    manifest, columns = exchange.manifest(batch_id), exchange.columns(batch_id)
+    manifest = patiently(lambda: exchange.manifest(batch_id))
+    columns = patiently(lambda: exchange.columns(batch_id))
     plan = read_plan(manifest)
     arrived = read_parts(parts)
     for remark in arrived.remarks:
@@ -58,10 +63,13 @@ def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
     if plan.length and arrived.length is None:
         raise BatchFailed(f"batch {batch_id}: its length terms did not arrive; submit it again")
     composed = _compose(plan, columns, judge_parts, arrived.length)
+    status, why = patiently(lambda: exchange.ending(batch_id)) or ("finished", None)
     outcome = _outcome(batch_id, composed, judge_parts, arrived.length or LengthPart())
+    outcome = replace(outcome, cancelled=why if status == "cancelled" else None)
     sizes = _group_sizes(columns.group_ids)
-    recorded = _record(manifest, outcome, sizes, exchange.ending(batch_id))
-    exchange.discard(manifest)
+    recorded = _record(manifest, outcome, sizes, status, why)
+    patiently(lambda: exchange.discard(manifest))
+    _tell(manifest, recorded)
     return recorded.to_wire()
 
 
@@ -155,10 +163,10 @@ def _record(
     manifest: Manifest,
     outcome: Outcome,
     group_sizes: Sequence[int | None],
-    ending: tuple[str, str] | None,
+    status: str,
+    why: str | None,
 ) -> Outcome:
     """Put rewards on record; where an earlier run of this task did, its rewards stand."""
-    status, why = ending or ("finished", None)
     now = datetime.now(UTC)
     columns = outcome.recorded
     rows = [_reward_row(outcome, columns, i, now) for i in range(len(outcome.rewards))]
@@ -196,7 +204,31 @@ def _record(
     if not stored:
         return outcome
     log.warning("batch %s: has rewards on record already, which stand", manifest.batch_id)
-    return recorded_outcome(outcome.batch_id, stored, outcome.usage, outcome.first_errors)
+    again = recorded_outcome(outcome.batch_id, stored, outcome.usage, outcome.first_errors)
+    return replace(again, cancelled=outcome.cancelled)
+
+
+def _tell(manifest: Manifest, outcome: Outcome) -> None:
+    """Log one line for a batch that has ended."""
+    statuses = {s: outcome.statuses.count(s) for s in sorted(set(outcome.statuses))}
+    fields = {
+        "batch_id": manifest.batch_id,
+        "run": manifest.run,
+        "step": manifest.step,
+        "rollouts": len(outcome.rewards),
+        "statuses": statuses,
+        "calls": int(outcome.usage["calls"]),
+        "cost_usd": round(outcome.usage["cost_usd"], 6),
+        "seconds": round(time.time() - manifest.submitted_at, 3),
+    }
+    counts = ", ".join(f"{count} {status}" for status, count in statuses.items())
+    log.info(
+        "batch %s of run %s, step %s, has ended: %d rollouts (%s), %d calls, $%.4f, %.1f s",
+        *(fields[name] for name in ("batch_id", "run", "step", "rollouts")),
+        counts,
+        *(fields[name] for name in ("calls", "cost_usd", "seconds")),
+        extra={"fields": fields},
+    )
 
 
 def _reward_row(

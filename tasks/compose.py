@@ -1,4 +1,4 @@
-"""Composes rewards from their terms (DESIGN section 3); pure, over numpy arrays.
+"""Composes rewards from their terms; pure, over numpy arrays.
 
 `reward = gate · Π multipliers · (base_score + Σ weight_j · judge_j) + Σ weight_k · length_term_k`
 
@@ -108,10 +108,15 @@ def compose(
         judge_scores=_mean_score(judges, {j.name: verdicts[j.name].scores for j in judges}, n),
         mask=np.isfinite(rewards) if kept is None else np.isfinite(rewards) & kept,
         statuses=statuses,
-        terms={**inner, "judge": judged, **factors, **(added or {})},
-        summands=summands,
+        terms=_unsigned({**inner, "judge": judged, **factors, **(added or {})}),
+        summands=_unsigned(summands),
         scores=scores,
     )
+
+
+def _unsigned(terms: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Write "no penalty" as 0.0 and never as -0.0."""
+    return {name: values + 0.0 for name, values in terms.items()}
 
 
 def meets(condition: Condition, scores: Mapping[str, Floats], statuses: Sequence[str]) -> Floats:

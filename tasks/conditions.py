@@ -37,7 +37,7 @@ class Condition:
             threshold = np.nan
         if found is None or not np.isfinite(threshold):
             raise ValueError(
-                f"{text!r} is no condition; write e.g. `judge >= 6`, `judge:style > 3`,"
+                f"{text!r} is not a condition; write e.g. `judge >= 6`, `judge:style > 3`,"
                 " `base_score >= 0.5` or `unshaped_reward > 0`"
             )
         return cls(found[1], found[2] == ">", threshold)

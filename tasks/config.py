@@ -3,6 +3,7 @@
 The trainer and the workers read the same file; `endpoints` serve the workers only.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -16,6 +17,7 @@ from pydantic import (
 )
 
 from oyer.tasks.conditions import Condition
+from oyer.tasks.explaining import suggestion_or_known
 from oyer.tasks.judge_config import (
     MAX_TIME_S,
     MAX_USD,
@@ -25,10 +27,10 @@ from oyer.tasks.judge_config import (
     JudgeConfig,
     Price,
     Section,
-    names_host,
-    no_key_value,
 )
 from oyer.tasks.length_config import LengthConfig, check_lengths, check_source, follows_judges
+from oyer.tasks.urls import broker_url, store_url
+from oyer.tasks.variables import VariableName
 
 __all__ = [
     "BaseUrl",
@@ -60,18 +62,20 @@ def _off(value: Any) -> Any:
 
 
 class RewardRules(Section):
-    """How a reward is composed, and what a missing score becomes (DESIGN section 3)."""
+    """How a reward is composed, and what a missing score becomes."""
 
     gate: Literal["base_score", "none"] = "base_score"
-    """`base_score`: a rollout whose base score is not positive is not judged."""
+    """`base_score`: a rollout whose base score is not positive is not judged; `none`: all are judged."""
     zero_unless: str | None = None
     """Base score and judges count as 0 unless this holds: `correct`, or e.g. `judge >= 6`."""
     on_missing: Literal["skip", "value", "group_mean", "raise"] = "skip"
-    """For a failed judgement: leave the row out, use `value`, use the group's mean, or raise."""
+    """For a failed judgement: `skip`, leave the row out; `value`, use the key `value`; `group_mean`, use
+    the group's mean; `raise`, raise `MissingScores`."""
     value: float | None = Field(default=None, allow_inf_nan=False)
     """The judge score used under `on_missing: value`, on the scale that counts."""
     max_failed_fraction: float = Field(default=1.0, ge=0, le=1)
-    """More of a batch without a score than this raises `JudgeOutage`; 1 never does."""
+    """A larger fraction without a score, of the rollouts that were to be judged (gated and empty ones
+    are not), raises `JudgeOutage`; 1 never does."""
     min_valid_judges: int | None = Field(default=None, ge=1)
     """Judges that must have a score, or the rollout has none; null means all. A missing judge then
     counts as if its score stood where the others' mean stands on their scales."""
@@ -118,21 +122,21 @@ class SigningConfig(Section):
     """PEM file of its certificate."""
     cert_store: str
     """Folder of the certificates to trust: the trainers' and the workers', this one among them."""
-    key_password_env: Annotated[str | None, AfterValidator(no_key_value)] = None
+    key_password_env: VariableName | None = None
     """Name of the environment variable that holds the key's passphrase; none for a bare key."""
     digest: Literal["sha256", "sha384", "sha512"] = "sha256"
-    """What is signed of a message."""
+    """Hash that is signed of a message: `sha256`, `sha384` or `sha512`."""
 
     @field_validator("key", "cert", "cert_store")
     @classmethod
     def _from_file(cls, path: str, info: ValidationInfo) -> str:
-        return str((info.context or {}).get("folder", Path()) / path)
+        return str((info.context or {}).get("folder", Path()) / os.path.expanduser(path))
 
 
 class BrokerConfig(Section):
     """Redis: messages, results and payloads in transit."""
 
-    url: str | None = Field(default=None, pattern=r"^rediss?://", repr=False)
+    url: Annotated[str | None, AfterValidator(broker_url)] = Field(default=None, repr=False)
     """`redis://host:6379/0`; none starts an embedded server in `oyer up` and local mode."""
     result_expires_s: int = Field(default=86_400, ge=600, le=int(MAX_TIME_S))
     """How long payloads and results stay in Redis, in seconds."""
@@ -142,22 +146,11 @@ class BrokerConfig(Section):
     signing: SigningConfig | None = None
     """Sign messages and results; null trusts whoever reaches Redis (docs/security.md)."""
 
-    @field_validator("url")
-    @classmethod
-    def _can_be_reached(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        if url.startswith("rediss:") and "ssl_cert_reqs=" not in url:
-            raise ValueError("append `?ssl_cert_reqs=required` to a rediss:// URL; Celery asks")
-        if not names_host(url):
-            raise ValueError("names no host and port, as in redis://host:6379/0")
-        return url
-
 
 class StoreConfig(Section):
     """The SQL record, as the workers reach it."""
 
-    url: str = Field(default="sqlite:///oyer.db", pattern=r"^(sqlite|postgresql)", repr=False)
+    url: Annotated[str, AfterValidator(store_url)] = Field(default="sqlite:///oyer.db", repr=False)
     """`sqlite:///file.db` or `postgresql://user@host/db`."""
 
 
@@ -179,7 +172,9 @@ class RewardConfig(Section):
     store: StoreConfig = StoreConfig()
     """Where the record is kept."""
     reuse: Annotated[Literal["run", "store", "off"], BeforeValidator(_off)] = "store"
-    """Where a judgement already paid for is looked up: this run, the whole record, nowhere."""
+    """Where a judgement already paid for is looked up: `run` (this run), `store` (the whole record)
+    or `off`. It is used for requests with equal messages, rubric, endpoint name, model, sampling
+    settings, `extra_body` and sample, to the same state of the model (see a judge's `version`)."""
     tokenizer: str | None = None
     """Hugging Face name or folder; counts tokens where `response_tokens` is left out."""
     deadline_s: float = Field(default=3600.0, gt=0, le=MAX_TIME_S)
@@ -233,7 +228,7 @@ class RewardConfig(Section):
         needed = self.reward.min_valid_judges
         if needed is not None and needed > len(self.judges):
             raise ValueError(
-                f"reward.min_valid_judges: {needed} is more than the {len(self.judges)} judge(s)"
+                f"reward.min_valid_judges: {needed} is more than `judges` has ({len(self.judges)})"
             )
         return self
 
@@ -243,9 +238,9 @@ class RewardConfig(Section):
             if who is None or not self.endpoints:
                 continue
             if who.endpoint not in self.endpoints:
-                known = ", ".join(sorted(self.endpoints))
                 raise ValueError(
-                    f"judges[{i}]{where}.endpoint: {who.endpoint!r} is not in `endpoints` ({known})"
+                    f"judges[{i}]{where}.endpoint: {who.endpoint!r} is not in `endpoints`;"
+                    f" {suggestion_or_known(who.endpoint, self.endpoints)}"
                 )
             if self.budget and who.model not in self.endpoints[who.endpoint].prices:
                 raise ValueError(

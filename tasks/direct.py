@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from oyer.models.rows import JudgementRow
 from oyer.tasks.compose import compose
@@ -22,6 +21,7 @@ from oyer.tasks.judging.client import EndpointClient
 from oyer.tasks.judging.gate import Endpoint
 from oyer.tasks.judging.jobs import Job, decided_score, jobs_of
 from oyer.tasks.judging.judged import Answer, judgement_row
+from oyer.tasks.judging.lessons import Lessons, server_identity
 from oyer.tasks.length_inputs import LengthInputs
 from oyer.tasks.length_terms import length_part
 from oyer.tasks.outcome import Outcome
@@ -45,7 +45,10 @@ class DirectScorer:
         self._config = config
         self._endpoints = {
             name: Endpoint(
-                config=endpoint, client=EndpointClient(name, endpoint, environ), permits=_Free()
+                config=endpoint,
+                client=EndpointClient(name, endpoint, environ),
+                permits=_Free(),
+                lessons=Lessons(name, endpoint),
             )
             for name, endpoint in config.endpoints.items()
         }
@@ -56,7 +59,8 @@ class DirectScorer:
         """Judge, compute length terms and compose, as the workers would."""
         judges, rules = self._config.judges, self._config.reward
         bodies = {name: end.config.extra_body for name, end in self._endpoints.items()}
-        jobs = list(jobs_of(dict(enumerate(rollouts)), judges, rules, bodies))
+        servers = {name: server_identity(end.config) for name, end in self._endpoints.items()}
+        jobs = list(jobs_of(dict(enumerate(rollouts)), judges, rules, bodies, servers))
         asked = self._ask({job.key: job for job in jobs if job.key is not None})
         rows = {job.place: _row(job, asked) for job in jobs}
         verdicts: dict[str, Verdicts] = {}
@@ -75,7 +79,6 @@ class DirectScorer:
                 verdicts=verdicts,
                 rules=rules,
             ),
-            torch.device("cpu"),
         )
         composed = compose(
             base_score=np.array(columns.base_score, dtype=float),

@@ -140,6 +140,13 @@ class Exchange:
         found = [payloads.decode_manifest(blob) for blob in blobs if isinstance(blob, bytes)]
         return sorted(found, key=lambda manifest: -manifest.submitted_at)[:limit]
 
+    def unfinished(self) -> set[str]:
+        """List the batches under way, and those that were ended before their time."""
+        found = {key.decode() for key in self._redis.hkeys(BACKLOG_KEY) if isinstance(key, bytes)}
+        for key in self._redis.scan_iter(match=batch_key("*", "ended"), count=1000):
+            found.add(key.decode().removeprefix(batch_key("", "")[:-1]).removesuffix(":ended"))
+        return found
+
     def end(self, batch_id: str, status: str, why: str) -> None:
         """Ask the workers to begin no further call for a batch, which was `cancelled` or `failed`."""
         key = batch_key(batch_id, "ended")

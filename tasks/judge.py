@@ -27,12 +27,15 @@ from oyer.tasks.judging.asking import Asker
 from oyer.tasks.judging.jobs import Job, Place, decided_score, jobs_of
 from oyer.tasks.judging.judged import Answer, attempt_rows, judgement_row
 from oyer.tasks.judging.recording import note_submission, record_chunk
+from oyer.tasks.judging.requests import changed_on_record, messages_text
 from oyer.tasks.judging.resolve import Resolver
 from oyer.tasks.judging.verdicts import FINE, fine_rows, part_of, place_of, verdicts_on
+from oyer.tasks.open_files import check_calls_fit, raise_limit
 from oyer.tasks.parts import JudgePart
 from oyer.tasks.patience import patiently
 from oyer.tasks.payloads import Manifest
 from oyer.tasks.plan import Plan, read_plan
+from oyer.tasks.record_state import check_record
 
 _REPORT_S = 0.5
 """Pause between two reports of a chunk's progress."""
@@ -53,6 +56,8 @@ def warm_up() -> None:
         )
     # Who spawned which greenlet is for debuggers; noting it costs a twentieth of a call.
     gevent.config.track_greenlet_tree = False
+    check_calls_fit(process.config().endpoints, raise_limit())
+    check_record()
     process.engine()
     judge_services.endpoints()
     # What is loaded by now stays for good: going through it for garbage again and again adds a
@@ -72,11 +77,11 @@ class _Chunk:
 
     def __init__(self, batch_id: str, chunk: int) -> None:
         exchange = process.exchange()
-        self.manifest = exchange.manifest(batch_id)
+        self.manifest = patiently(lambda: exchange.manifest(batch_id))
         self.plan = read_plan(self.manifest)
         self.number = chunk
         self.start, _ = self.manifest.chunks[chunk]
-        self.rollouts = exchange.rollouts(batch_id, chunk)
+        self.rollouts = patiently(lambda: exchange.rollouts(batch_id, chunk))
         self.indices = range(self.start, self.start + len(self.rollouts))
         self.groups = fallback.groups_in(
             [None if row.group_id is None else str(row.group_id) for row in self.rollouts],
@@ -128,7 +133,8 @@ class _Chunk:
     ) -> None:
         """Judge what is not judged yet, and put it on record."""
         rollouts = {place: self.rollouts[place - self.start] for place in places}
-        listed = jobs_of(rollouts, judges, self.plan.reward, judge_services.bodies())
+        bodies, servers = judge_services.bodies(), judge_services.servers()
+        listed = jobs_of(rollouts, judges, self.plan.reward, bodies, servers)
         jobs = [job for job in listed if job.place not in self.rows]
         # Without judges there is still a batch and its rollouts to put on record.
         if not jobs and judges:
@@ -153,11 +159,18 @@ class _Chunk:
         self, judges: Sequence[JudgeConfig], answered: Sequence[tuple[Job, Answer]]
     ) -> None:
         judgements, attempts = [], []
+        changed = {
+            place
+            for place, rollout in zip(self.indices, self.rollouts, strict=True)
+            if changed_on_record(rollout)
+        }
         for job, answer in answered:
             price = judge_services.price(job.judge)
             row = judgement_row(job, answer, worker=process.worker_name(), price=price)
             if job.decided is not None:
                 row["score"] = decided_score(job)
+            elif job.request is not None and job.index in changed:
+                row["messages"] = messages_text(job.request.messages)
             if job.judge.fallback and row["status"] not in FINE and job.index in self.groups.split:
                 row["error"] = (row.get("error") or "") + fallback.NOT_APPLIED
             judgements.append(row)

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from oyer.tasks.judging import rubrics
+from oyer.tasks.variables import VariableName
 
 MAX_TIME_S = 30 * 86_400.0
 """Longest time that a key may ask for, in seconds; Python's locks cannot wait for ever longer."""
@@ -37,13 +38,6 @@ class Section(BaseModel):
 
     # What is wrong may be a password: an error names the key, and never shows its value.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-def no_key_value(name: str | None) -> str | None:
-    """Refuse what is no name of an environment variable, but perhaps a key."""
-    if name is not None and not name.replace("_", "").isalnum():
-        raise ValueError("is the *name* of an environment variable of the workers, never a key")
-    return name
 
 
 def _depth(value: Any, seen: int = 0) -> int:
@@ -71,16 +65,27 @@ def names_host(url: str) -> bool:
     return named and url.isprintable() and " " not in url
 
 
+_CALLED = re.compile(r"/(chat/completions|completions|responses|embeddings|models)/*$")
+"""Ends of a path that belong to one call, and not to a `base_url`."""
+
+
 def _with_host(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://, as in https://api.deepseek.com/v1")
     if not names_host(url):
         raise ValueError(
-            "names no host and port that can be called, as in http://host:8000/v1; letters beyond"
+            "must name a host and a port that can be called, as in http://host:8000/v1; letters beyond"
             " ASCII are written as xn--…"
+        )
+    if called := _CALLED.search(urlsplit(url).path):
+        raise ValueError(
+            f"ends in `/{called[1]}`; leave that off, as in https://api.deepseek.com/v1: the path"
+            " of a call is added to it"
         )
     return url
 
 
-HttpUrl = Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_with_host)]
+HttpUrl = Annotated[str, AfterValidator(_with_host)]
 """Where requests go, up to and without `/chat/completions`."""
 
 
@@ -124,23 +129,23 @@ class EndpointConfig(Section):
     base_url: HttpUrl | None = None
     """Up to and without `/chat/completions`, e.g. `https://api.deepseek.com/v1`."""
     base_urls: tuple[BaseUrl, ...] = ()
-    """Several servers in place of `base_url`; one that fails is left alone for a while."""
-    api_key_env: Annotated[str | None, AfterValidator(no_key_value)] = None
+    """Several servers in place of `base_url`; one that fails is skipped for some seconds."""
+    api_key_env: VariableName | None = None
     """Name of the workers' environment variable that holds the key; none for open servers."""
     max_in_flight: int = Field(default=64, ge=1, le=100_000)
     """Calls under way at once, over all workers and hosts together."""
     timeout_s: float = Field(default=60.0, gt=0, le=MAX_TIME_S)
     """Longest time that one attempt may take, in seconds."""
     max_attempts: int = Field(default=4, ge=1, le=20)
-    """HTTP requests made for one judgement before it is given up."""
+    """HTTP requests for one judgement, retries included, before it fails."""
     requests_per_minute: int | None = Field(default=None, ge=1, le=10**9)
     """Requests begun in any minute, over all workers and hosts together."""
     tokens_per_minute: int | None = Field(default=None, ge=1, le=10**12)
     """Prompt and completion tokens in any minute, over all workers and hosts together."""
     adaptive: bool = False
-    """Find how many calls in flight the endpoint bears, up to `max_in_flight`, from its 429s."""
+    """Learn how many concurrent calls the endpoint tolerates, up to `max_in_flight`, from its 429s."""
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
-    """Further HTTP headers of every request; secrets belong into the environment."""
+    """Further HTTP headers of every request; put secrets into the environment."""
     extra_body: Body = Field(default_factory=dict)
     """Further fields of every request's body."""
     prices: dict[str, Price] = Field(default_factory=dict)
@@ -176,10 +181,14 @@ class JudgeConfig(Section):
     """Name of an entry of the workers' `endpoints`."""
     model: str = Field(min_length=1, max_length=200)
     """The model name that the endpoint expects."""
+    version: str | None = Field(default=None, max_length=200, coerce_numbers_to_str=True)
+    """Names the model's state, e.g. a checkpoint; judgements under another version are not reused.
+    Null: those of other base URLs, or of another model than the endpoint now reports in its
+    replies, are not reused. `""`: any are, also those of releases without versions."""
     rubric: str = Field(default="reasoning_en", validate_default=True)
     """A built-in rubric's name, a path from this file's folder, or the text (with `{response}`)."""
     scale: tuple[float, float] = (1.0, 10.0)
-    """Lowest and highest score; a score outside is no score."""
+    """Lowest and highest score; a reply with a score outside counts as `unparseable`."""
     normalize: bool = False
     """Count scores from 0 to 1 in place of `scale`, in rewards and wherever they are returned."""
     weight: float = Field(default=0.1, allow_inf_nan=False)
@@ -189,10 +198,15 @@ class JudgeConfig(Section):
     max_tokens: int | None = Field(default=1024, ge=1, le=10**7)
     """Longest reply, in tokens; null leaves it to the endpoint."""
 
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
+        None
+    )
+    """How much a reasoning model thinks; null leaves it to the endpoint."""
+
     samples: int = Field(default=1, ge=1, le=64)
-    """Times that each rollout is judged; the samples' scores are aggregated."""
+    """Times that each rollout is judged, at temperature 0 with a `seed` each; then aggregated."""
     aggregate: Literal["mean", "median"] = "mean"
-    """How the samples of one rollout become one score."""
+    """How the samples of one rollout become one score: `mean` or `median`."""
     min_valid: int = Field(default=1, ge=1)
     """Samples that must have a score, or the rollout has none."""
     structured: bool = False
@@ -202,7 +216,7 @@ class JudgeConfig(Section):
     expected_score: bool = False
     """Score by the mean over the scores that the judge might have written, from its logprobs."""
     fallback: Fallback | None = None
-    """Judges a whole group anew if the judge fails on a part of it; submit groups in one piece."""
+    """Re-judges the whole group if the judge fails on any of it; submit the rollouts of a group together."""
     extra_body: Body = Field(default_factory=dict)
     """Further fields of the request's body, e.g. `{top_p: 0.9}`."""
     empty_score: float | None = Field(default=None, allow_inf_nan=False)
@@ -213,7 +227,7 @@ class JudgeConfig(Section):
     def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
         low, high = scale
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError("is [lowest, highest] with lowest < highest, e.g. [1, 10]")
+            raise ValueError("must be [lowest, highest] with lowest < highest, e.g. [1, 10]")
         return scale
 
     @model_validator(mode="after")
@@ -246,11 +260,15 @@ class JudgeConfig(Section):
 
     @property
     def substitute(self) -> "JudgeConfig | None":
-        """The fall-back as a judge of its own; no configured name holds a slash."""
+        """The fall-back as a judge of its own; no configured name holds a slash.
+
+        The judge's `version` is of its own model, not of the fall-back's.
+        """
         if self.fallback is None:
             return None
         place = {"endpoint": self.fallback.endpoint, "model": self.fallback.model}
-        return self.model_copy(update={**place, "name": f"{self.name}/fallback", "fallback": None})
+        changed = {**place, "name": f"{self.name}/fallback", "fallback": None, "version": None}
+        return self.model_copy(update=changed)
 
     @field_validator("rubric")
     @classmethod

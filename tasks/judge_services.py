@@ -16,6 +16,7 @@ from oyer.tasks.judging.cache import ReplyCache
 from oyer.tasks.judging.client import EndpointClient
 from oyer.tasks.judging.flight import SingleFlight
 from oyer.tasks.judging.gate import Endpoint
+from oyer.tasks.judging.lessons import Lessons, server_identity
 from oyer.tasks.judging.limits import Limiter
 from oyer.tasks.judging.shared import connect
 from oyer.tasks.patience import patiently
@@ -44,7 +45,8 @@ def endpoints() -> tuple[dict[str, Endpoint], dict[str, str]]:
             adaptive=config.adaptive,
             worker_id=process.worker_name(),
         )
-        usable[name] = Endpoint(config=config, client=client, permits=permits)
+        lessons = Lessons(name, config, _redis())
+        usable[name] = Endpoint(config=config, client=client, permits=permits, lessons=lessons)
     return usable, problems
 
 
@@ -83,6 +85,11 @@ def purse(run: str, budget: Budget) -> Purse:
 def bodies() -> dict[str, dict[str, Any]]:
     """Return what this worker adds to the body of every request, by endpoint."""
     return {name: config.extra_body for name, config in process.config().endpoints.items()}
+
+
+def servers() -> dict[str, str]:
+    """Return what tells the servers behind each endpoint from others."""
+    return {name: server_identity(config) for name, config in process.config().endpoints.items()}
 
 
 def price(judge: JudgeConfig) -> Price | None:

@@ -12,6 +12,7 @@ worker never gives a killed neighbour's messages back. This consumer step does, 
 
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from celery import bootsteps
@@ -19,6 +20,7 @@ from celery.utils.log import get_logger
 from celery.worker import state
 from kombu.transport import redis, virtual
 from kombu.utils.json import dumps
+from redis import RedisError
 
 log = get_logger(__name__)
 
@@ -39,30 +41,46 @@ class LeasedQoS(redis.QoS):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._ahead_s: float | None = None
+        self._unsent_acks: set[str] = set()
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Lease a message that was just taken from its queue."""
+        """Lease a message that was just taken from its queue.
+
+        It has left the queue, so it is worked on without a lease where Redis goes away meanwhile.
+        """
         place = message.delivery_info
         entry = dumps([message._raw, place["exchange"], place["routing_key"]])
-        with self.channel.conn_or_acquire() as client:
-            stamp_s = self._now_s(client)
-            pipe = client.pipeline()
-            pipe.zadd(self.unacked_index_key, {delivery_tag: stamp_s})
-            pipe.hset(self.unacked_key, delivery_tag, entry)
-            pipe.execute()
+        try:
+            with self.channel.conn_or_acquire() as client:
+                stamp_s = self._now_s(client)
+                pipe = client.pipeline()
+                pipe.zadd(self.unacked_index_key, {delivery_tag: stamp_s})
+                pipe.hset(self.unacked_key, delivery_tag, entry)
+                pipe.execute()
+        except RedisError as error:
+            log.warning("a message is worked on without a lease: %s", error)
         virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
         """Give a message up, also to a full Redis, which refuses every command of a transaction.
 
-        Died between the two, it leaves a lease of nothing, which the next sweep removes.
+        Died between the two, it leaves a lease of nothing, which the next sweep removes. What
+        cannot be sent now, `renew` sends: the task has ended either way.
         """
+        try:
+            self._give_up([delivery_tag])
+        except RedisError as error:
+            log.warning("an acknowledgement is sent later: %s", error)
+            self._unsent_acks.add(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def _give_up(self, tags: Iterable[str]) -> None:
         with self.channel.conn_or_acquire() as client:
             pipe = client.pipeline(transaction=False)
-            pipe.hdel(self.unacked_key, delivery_tag)
-            pipe.zrem(self.unacked_index_key, delivery_tag)
+            for tag in tags:
+                pipe.hdel(self.unacked_key, tag)
+                pipe.zrem(self.unacked_index_key, tag)
             pipe.execute()
-        virtual.QoS.ack(self, delivery_tag)
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: kombu's sweep goes by the host's clock, `sweep` by that of Redis."""
@@ -70,6 +88,10 @@ class LeasedQoS(redis.QoS):
     def renew(self) -> None:
         """Lease for another visibility timeout what this worker has not acknowledged."""
         self._ahead_s = None
+        unsent = list(self._unsent_acks)
+        if unsent:
+            self._give_up(unsent)
+            self._unsent_acks.difference_update(unsent)
         tags = set(self._delivered) - set(self._dirty)
         if tags:
             with self.channel.conn_or_acquire() as client:
@@ -100,8 +122,6 @@ class RedisLease(bootsteps.StartStopStep):
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
-        # The consumer's channel is made later, when the steps before this one start.
-        redis.Channel.QoS = LeasedQoS
         # Celery has just unset it under gevent, and in its absence doubles a worker's claim on a
         # chord's callback, which would then outlive the lease of the worker's messages.
         consumer.app.conf.broker_connection_timeout = CONNECTION_TIMEOUT_S

@@ -1,6 +1,7 @@
 """The length task: a batch's columns in, its length terms out."""
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 from oyer.tasks import process
@@ -8,12 +9,14 @@ from oyer.tasks.compose import verdicts_of
 from oyer.tasks.length_inputs import LengthInputs
 from oyer.tasks.lengths.device import device
 from oyer.tasks.parts import check_parts, read_parts
-from oyer.tasks.payloads import Manifest
+from oyer.tasks.patience import patiently
+from oyer.tasks.payloads import Manifest, Rollout
 from oyer.tasks.plan import read_plan
 
 
 def warm_up() -> None:
-    """Load torch and choose the device before the first batch arrives."""
+    """Load the formulas and choose the device before the first batch arrives."""
+    import_module("oyer.tasks.length_terms")
     device()
 
 
@@ -34,16 +37,16 @@ def length_batch(batch_id: str, parts: Sequence[Mapping[str, Any]] | None) -> An
     from oyer.tasks.length_terms import length_part
 
     exchange = process.exchange()
-    manifest = exchange.manifest(batch_id)
+    manifest = patiently(lambda: exchange.manifest(batch_id))
     plan = read_plan(manifest)
     judge_parts = read_parts(parts or ()).judges
     if parts is not None:
         check_parts(manifest, judge_parts)
     judges = plan.judges if parts is not None else ()
     inputs = LengthInputs(
-        columns=exchange.columns(batch_id),
+        columns=patiently(lambda: exchange.columns(batch_id)),
         read_responses=lambda: _responses(manifest),
-        read_token_ids=lambda: exchange.token_ids(manifest),
+        read_token_ids=lambda: patiently(lambda: exchange.token_ids(manifest)),
         tokenizer=plan.tokenizer,
         judges=judges,
         verdicts=verdicts_of(judge_parts, judges),
@@ -54,8 +57,11 @@ def length_batch(batch_id: str, parts: Sequence[Mapping[str, Any]] | None) -> An
 
 
 def _responses(manifest: Manifest) -> list[str]:
+    exchange = process.exchange()
+
+    def rollouts(chunk: int) -> list[Rollout]:
+        return patiently(lambda: exchange.rollouts(manifest.batch_id, chunk))
+
     return [
-        rollout.response
-        for chunk in range(len(manifest.chunks))
-        for rollout in process.exchange().rollouts(manifest.batch_id, chunk)
+        rollout.response for chunk in range(len(manifest.chunks)) for rollout in rollouts(chunk)
     ]

@@ -1,14 +1,16 @@
 """The part of a configuration that shapes rewards by length: methods, their inputs, their names."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from oyer.tasks.conditions import SOURCE, Condition, needs_judge
+from oyer.tasks.explaining import did_you_mean, suggestion_or_known
 from oyer.tasks.judge_config import JudgeConfig, Section
 from oyer.tasks.lengths import catalogue
-from oyer.tasks.lengths.method import Kind
+from oyer.tasks.lengths.method import Kind, Method
 
 COUNTS = frozenset({"target_lengths", "total_tokens", "turns"})
 """Metadata columns of whole numbers from 0."""
@@ -49,7 +51,8 @@ class ThinkConfig(Section):
     close_ids: tuple[int, ...] = ()
     """Token ids of the closing marker; with them, token ids are split without a tokenizer."""
     missing_close: Literal["think", "answer", "invalid"] = "think"
-    """A response without closing marker: all thinking, all answer, or a row without a reward."""
+    """A response without closing marker: `think`, all of it is thinking; `answer`, all of it is answer;
+    `invalid`, the row has no reward."""
 
 
 class LengthConfig(Section):
@@ -63,26 +66,27 @@ class LengthConfig(Section):
     params: dict[str, Any] = Field(default_factory=dict)
     """The method's parameters with defaults filled in; they may stand beside `method` as well."""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,80}$")
-    """Names the term; the method's name when left out."""
+    """Names the term; left out, the method's name, and `length_penalty` for `median_band`."""
     weight: float = Field(default=1.0, allow_inf_nan=False)
     """Multiplies what the method adds; methods that multiply, select or give advantages take none."""
     unit: Literal["tokens", "chars", "bytes"] = "tokens"
-    """What lengths are counted in: the policy's tokens, characters, or bytes of UTF-8."""
+    """What lengths are counted in: `tokens` of the policy, `chars`, or `bytes` of UTF-8."""
     part: Literal["response", "think", "answer"] = "response"
-    """Which part of the response counts as its length."""
+    """Which part counts as the length: `response`, all of it; `think` or `answer`, see `think`."""
     think: ThinkConfig = ThinkConfig()
     """How thinking and answer are told apart."""
     correct: Annotated[str | None, AfterValidator(lambda text: text and _checked(text))] = None
     """What counts as correct, e.g. `judge >= 6`; left out, `correct` of the rollout, or a positive
     base score. A rollout that is not judged for its base score is wrong."""
-    quality: str = Field(default="base_score", pattern=rf"^({SOURCE})$")
+    quality: Annotated[str, AfterValidator(lambda text: _source(text))] = "base_score"
     """The score that the method judges by: `base_score`, `judge`, `judge:<name>`, or
     `unshaped_reward`, which is base score and weighted judges. A rollout that is not judged for
     its base score has the lowest of the judge's scale; one whose score is missing under the
     failure policy takes no part."""
     truncated: Literal["as_is", "mask", "wrong"] = "as_is"
-    """A truncated rollout: like any other; left out of training and statistics; or wrong, and out
-    of length statistics where the method does not ask who is correct."""
+    """A truncated rollout: `as_is`, like any other; `mask`, left out of training and statistics;
+    `wrong`, counted as wrong, and left out of length statistics where the method does not ask who
+    is correct."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Inputs by metadata key, e.g. `{target_lengths: metadata.target_tokens}`; what the method
     needs is else looked for under the input's own name."""
@@ -96,9 +100,22 @@ class LengthConfig(Section):
         fields = dict(raw)
         method = catalogue.find(fields["method"])
         if "params" not in fields:
+            cls._refuse_unknown(fields, method)
             own = method.params.model_fields.keys() | (fields.keys() - cls.model_fields.keys())
             fields["params"] = {name: fields.pop(name) for name in own & fields.keys()}
         return {**fields, "params": catalogue.resolve(method.name, fields["params"])}
+
+    @classmethod
+    def _refuse_unknown(cls, fields: Iterable[str], method: Method) -> None:
+        """Refuse what is neither a key of every method nor a parameter of this one."""
+        for name in fields:
+            if name not in cls.model_fields and name not in method.params.model_fields:
+                own = ", ".join(method.params.model_fields) or "none"
+                hint = did_you_mean(str(name), [*cls.model_fields, *method.params.model_fields])
+                raise ValueError(
+                    f"{name}: unknown key; {hint or 'check the spelling'}"
+                    f" (parameters of {method.name}: {own})"
+                )
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
@@ -129,12 +146,12 @@ class LengthConfig(Section):
             if name not in METADATA & taken:
                 fitting = ", ".join(sorted(METADATA & taken)) or "none"
                 raise ValueError(
-                    f"columns.{name}: is no input of {self.method} that metadata can give"
+                    f"columns.{name}: is not an input of {self.method} that metadata can give"
                     f" (inputs: {fitting})"
                 )
             if not place.removeprefix(_PREFIX) or not place.startswith(_PREFIX):
                 raise ValueError(
-                    f"columns.{name}: is `metadata.<key>`, e.g. metadata.target_tokens"
+                    f"columns.{name}: must be `metadata.<key>`, e.g. metadata.target_tokens"
                 )
 
     @property
@@ -202,6 +219,17 @@ def _checked(text: str) -> str:
     return text
 
 
+def _source(text: str) -> str:
+    if not re.fullmatch(SOURCE, text):
+        hint = did_you_mean(text, ("base_score", "judge", "unshaped_reward"))
+        raise ValueError(
+            f"must be `base_score`, `judge`, `judge:<name>` or `unshaped_reward`; {hint}".rstrip(
+                "; "
+            )
+        )
+    return text
+
+
 def term_names(items: Iterable[LengthConfig]) -> list[str]:
     """Name each method's term; the second of one method is `…_2`."""
     names: list[str] = []
@@ -246,7 +274,7 @@ def check_source(key: str, source: str, judges: Mapping[str, JudgeConfig]) -> No
     if kind == "judge" and not judges:
         raise ValueError(f"{key}: {source!r} needs a judge; add one under `judges`")
     if name and name not in judges:
-        raise ValueError(f"{key}: no judge is called {name!r}; known: {', '.join(judges)}")
+        raise ValueError(f"{key}: no judge is called {name!r}; {suggestion_or_known(name, judges)}")
 
 
 def _check_positive(i: int, item: LengthConfig, judges: Mapping[str, JudgeConfig]) -> None:

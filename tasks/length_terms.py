@@ -9,18 +9,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from oyer.tasks.config import LengthConfig
 from oyer.tasks.length_config import term_names
 from oyer.tasks.length_inputs import Counts, Flags, LengthInputs
 from oyer.tasks.lengths import Inputs, PackedTokens, compute
+from oyer.tasks.lengths.arrays import Array, to_numpy
 from oyer.tasks.lengths.inputs import Term
 from oyer.tasks.parts import Floats, LengthPart
 from oyer.tasks.token_ids import TokenIds
+
+if TYPE_CHECKING:
+    import torch
 
 _WHOLE = frozenset(
     {
@@ -49,9 +53,9 @@ class _Shaped:
 
 
 def length_part(
-    items: Sequence[LengthConfig], inputs: LengthInputs, device: torch.device
+    items: Sequence[LengthConfig], inputs: LengthInputs, device: "torch.device | None" = None
 ) -> LengthPart:
-    """Compute every length term of a batch.
+    """Compute every length term of a batch, with torch on a device, else with NumPy.
 
     Raises:
         InvalidLengthCall: a need that only the batch's scores could show is not met.
@@ -83,7 +87,7 @@ def _put(part: LengthPart, name: str, weight: float, shaped: _Shaped) -> None:
         part.added[name] = weight * shaped.values
 
 
-def _shaped(item: LengthConfig, inputs: LengthInputs, device: torch.device) -> _Shaped:
+def _shaped(item: LengthConfig, inputs: LengthInputs, device: "torch.device | None") -> _Shaped:
     columns, unknown = inputs.of(item)
     masked = inputs.truncated & (item.truncated == "mask") & ~unknown
     rows = np.flatnonzero(~(unknown | masked))
@@ -92,14 +96,16 @@ def _shaped(item: LengthConfig, inputs: LengthInputs, device: torch.device) -> _
     history = columns["history_lengths"].copy() if "history_lengths" in columns else None
     if len(rows):
         term = _computed(item, columns, rows, device)
-        kind, values[rows] = term.kind, term.values.cpu().numpy()
+        kind, values[rows] = term.kind, to_numpy(term.values)
         if term.history is not None and history is not None:
-            history[rows] = term.history.cpu().numpy()
+            history[rows] = to_numpy(term.history)
     others = rows[~inputs.truncated[rows]]
     if _apart(item) and 0 < len(others) < len(rows):
-        values[others] = _computed(item, columns, others, device).values.cpu().numpy()
+        values[others] = to_numpy(_computed(item, columns, others, device).values)
     if kind == "total":
         values -= inputs.replaced(item)
+    # Makes one zero of two: no penalty is not shown as -0.
+    values += 0.0
     values[masked] = 1.0 if kind == "multiply" else 0.0
     kept = ~(unknown | masked)
     return _Shaped(kind, values, history, kept & (values > 0) if kind == "mask" else kept)
@@ -111,7 +117,7 @@ def _apart(item: LengthConfig) -> bool:
 
 
 def _aggregated(
-    item: LengthConfig, inputs: LengthInputs, part: LengthPart, device: torch.device
+    item: LengthConfig, inputs: LengthInputs, part: LengthPart, device: "torch.device | None"
 ) -> Floats:
     """The advantage of all terms together; NaN for a row without a reward."""
     composed = inputs.composed(
@@ -123,27 +129,31 @@ def _aggregated(
     if "lengths" in item.needs:
         columns["lengths"] = inputs.of(item)[0]["lengths"]
     term = _computed(item, columns, np.arange(len(inputs)), device)
-    return np.where(np.isnan(composed.rewards), np.nan, term.values.cpu().numpy())
+    return np.where(np.isnan(composed.rewards), np.nan, to_numpy(term.values))
 
 
 def _computed(
-    item: LengthConfig, columns: dict[str, Any], rows: Counts, device: torch.device
+    item: LengthConfig, columns: dict[str, Any], rows: Counts, device: "torch.device | None"
 ) -> Term:
     """Run the method on some rows of the batch."""
-    chosen = {name: _tensor(name, column, rows, device) for name, column in columns.items()}
+    chosen = {name: _array(name, column, rows, device) for name, column in columns.items()}
     return compute(item.method, item.params, Inputs(**chosen))
 
 
-def _tensor(name: str, column: Any, rows: Counts, device: torch.device) -> Any:
+def _array(name: str, column: Any, rows: Counts, device: "torch.device | None") -> Any:
     if name == "texts":
         return [column[i] for i in rows]
     if isinstance(column, TokenIds):
         some = column if len(rows) == len(column.lengths) else column.pick(rows)
-        ids, offsets = torch.from_numpy(some.ids), torch.from_numpy(some.offsets)
-        return PackedTokens(ids.to(device), offsets.to(device))
-    dtype = torch.float64
-    if name in _WHOLE:
-        dtype = torch.int64
-    elif name in _FLAGS:
-        dtype = torch.bool
-    return torch.as_tensor(column[rows]).to(device, dtype)
+        return PackedTokens(_placed(some.ids, device), _placed(some.offsets, device))
+    dtype = np.int64 if name in _WHOLE else np.bool_ if name in _FLAGS else np.float64
+    return _placed(column[rows].astype(dtype, copy=False), device)
+
+
+def _placed(values: NDArray[Any], device: "torch.device | None") -> Array:
+    """The values on the device; NumPy's own on the CPU."""
+    if device is None:
+        return values
+    import torch
+
+    return torch.from_numpy(values).to(device)

@@ -3,10 +3,11 @@
 JUDGE_TASK = "oyer.judge.chunk"
 LENGTH_TASK = "oyer.length.batch"
 COMBINE_TASK = "oyer.combine.batch"
+RECORD_TASK = "oyer.combine.chunk"
 RECALL_TASK = "oyer.combine.recall"
 END_TASK = "oyer.combine.end"
 
-HEADER_TASKS = (JUDGE_TASK, LENGTH_TASK)
+HEADER_TASKS = (JUDGE_TASK, LENGTH_TASK, RECORD_TASK)
 """Tasks that a chord counts, and whose results nobody reads."""
 
 JUDGE_QUEUE = "judge"
@@ -20,6 +21,7 @@ QUEUE_OF_TASK = {
     JUDGE_TASK: JUDGE_QUEUE,
     LENGTH_TASK: LENGTH_QUEUE,
     COMBINE_TASK: COMBINE_QUEUE,
+    RECORD_TASK: COMBINE_QUEUE,
     RECALL_TASK: COMBINE_QUEUE,
     END_TASK: COMBINE_QUEUE,
 }

@@ -44,6 +44,8 @@ class Outcome:
     """What length methods give in place of a reward's advantage, by name."""
     history: dict[str, Float32s] = field(default_factory=dict)
     """New histories of length methods with state, by name."""
+    cancelled: str | None = None
+    """Who cancelled the batch, and why; None where nobody did."""
 
     @property
     def recorded(self) -> dict[str, Float32s]:
@@ -69,6 +71,7 @@ class Outcome:
             "first_errors": self.first_errors,
             "advantages": {name: _packed(values) for name, values in self.advantages.items()},
             "history": {name: _packed(values) for name, values in self.history.items()},
+            "cancelled": self.cancelled,
         }
 
     @classmethod
@@ -107,6 +110,7 @@ class Outcome:
             first_errors={str(s): str(error) for s, error in wire["first_errors"].items()},
             advantages=_unpacked_all(wire["advantages"], n),
             history=_unpacked_all(wire["history"], n),
+            cancelled=_reason(wire.get("cancelled")),
         )
 
 
@@ -138,6 +142,12 @@ def _unpacked(text: str, n: int) -> Float32s:
 
 def _unpacked_all(texts: Mapping[str, str], n: int) -> dict[str, Float32s]:
     return {str(name): _unpacked(text, n) for name, text in texts.items()}
+
+
+def _reason(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError("cancelled is text or null")
+    return value
 
 
 def _amount(value: Any) -> float:

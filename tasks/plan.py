@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from oyer.tasks.config import Budget, JudgeConfig, LengthConfig, RewardConfig, RewardRules
 from oyer.tasks.errors import MessageRefused
+from oyer.tasks.explaining import explain
 from oyer.tasks.payloads import Manifest
-from oyer.tasks.settings import explain
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,25 @@
-"""Living workers announce themselves in Redis, so that a check can say which queue has none."""
+"""Living workers announce themselves in Redis, so that a check can say which queue has none.
+
+A supervisor, which only reads, loads neither Celery nor SQLAlchemy: the announcing functions import them.
+"""
 
 import json
+import logging
 import os
 import socket
 import threading
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
 
 import redis
-from celery.utils.log import get_logger
 
-from oyer.tasks import names, process
-from oyer.tasks.app import VISIBILITY_TIMEOUT_S
+from oyer.tasks import names
 from oyer.tasks.errors import InvalidConfig
+from oyer.tasks.living import workers
 
-log = get_logger(__name__)
+__all__ = ["announce", "withdraw", "workers"]
+
+log = logging.getLogger(__name__)
 
 _TTL_S = 15
 """A worker that has not announced itself for this long counts as gone."""
@@ -30,7 +34,10 @@ def announce(queues: Sequence[str]) -> None:
     Raises:
         InvalidConfig: the workers that are there lease their messages for another time.
     """
-    _agree()
+    from oyer.tasks import process
+    from oyer.tasks.patience import patiently
+
+    patiently(_agree)
     worker = process.worker_name()
     _announced[:] = [names.worker_key(queue, worker) for queue in queues]
     entry = json.dumps(
@@ -41,7 +48,7 @@ def announce(queues: Sequence[str]) -> None:
             "device": _device() if names.LENGTH_QUEUE in queues else None,
         }
     )
-    _write(entry)
+    patiently(lambda: _write(entry))
     threading.Thread(target=_keep, args=(entry,), name="oyer-presence", daemon=True).start()
 
 
@@ -51,20 +58,9 @@ def withdraw() -> None:
     if not _announced:
         return
     try:
-        process.redis_client().delete(*_announced)
+        _client().delete(*_announced)
     except redis.RedisError as error:
         log.info("announcement left to expire: %s", error)
-
-
-def workers(client: redis.Redis) -> dict[str, list[dict[str, Any]]]:
-    """Read who is there, by queue."""
-    found: dict[str, list[dict[str, Any]]] = {queue: [] for queue in names.QUEUES}
-    for queue in names.QUEUES:
-        for key in client.scan_iter(match=names.worker_key(queue, "*"), count=1000):
-            entry = client.get(key)
-            if entry is not None:
-                found[queue].append(json.loads(entry))
-    return found
 
 
 def _agree() -> None:
@@ -73,7 +69,9 @@ def _agree() -> None:
     Every worker sweeps every worker's messages, so the shortest lease of any of them would
     hand out again what the others are working on.
     """
-    client = process.redis_client()
+    from oyer.tasks.app import VISIBILITY_TIMEOUT_S
+
+    client = _client()
     client.set(names.LEASE_KEY, VISIBILITY_TIMEOUT_S, nx=True, ex=_TTL_S)
     agreed = client.get(names.LEASE_KEY)
     if agreed is not None and int(agreed) != VISIBILITY_TIMEOUT_S:
@@ -93,10 +91,18 @@ def _keep(entry: str) -> None:
 
 
 def _write(entry: str) -> None:
-    client = process.redis_client()
+    from oyer.tasks.app import VISIBILITY_TIMEOUT_S
+
+    client = _client()
     client.set(names.LEASE_KEY, VISIBILITY_TIMEOUT_S, ex=_TTL_S)
     for key in _announced:
         client.set(key, entry, ex=_TTL_S)
+
+
+def _client() -> redis.Redis:
+    from oyer.tasks import process
+
+    return process.redis_client()
 
 
 def _device() -> str:

@@ -7,15 +7,18 @@ import os
 import secrets
 import socket
 from functools import cache
+from typing import TYPE_CHECKING
 
 import redis
-from sqlalchemy import Engine
 
-from oyer.models.store import open_engine
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidConfig
 from oyer.tasks.exchange import Exchange
+from oyer.tasks.redis_client import Client
 from oyer.tasks.settings import load_config
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 
 @cache
@@ -42,7 +45,7 @@ def broker_url() -> str:
 @cache
 def redis_client() -> redis.Redis:
     """Return this process's Redis connections, a pool shared by its greenlets or threads."""
-    return redis.Redis.from_url(broker_url(), max_connections=300, health_check_interval=10)
+    return Client.from_url(broker_url(), max_connections=300, health_check_interval=10)
 
 
 @cache
@@ -52,8 +55,11 @@ def exchange() -> Exchange:
 
 
 @cache
-def engine() -> Engine:
+def engine() -> "Engine":
     """Return the engine of the record; one per process, since connections survive no fork."""
+    # A length worker keeps no record and loads no SQLAlchemy.
+    from oyer.models.store import open_engine
+
     return open_engine(config().store.url)
 
 

@@ -1,6 +1,7 @@
 """The recall task: what the record holds of a batch that Redis has forgotten."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ def _recalled(batch_id: str) -> Outcome:
         error = row.get("error")
         if error and row["status"] not in fine:
             first_errors.setdefault(row["status"], error)
-    return recorded_outcome(
+    outcome = recorded_outcome(
         batch_id,
         stored,
         {
@@ -86,3 +87,5 @@ def _recalled(batch_id: str) -> Outcome:
         },
         first_errors,
     )
+    cancelled = (state["ending"] or "") if state["status"] == "cancelled" else None
+    return replace(outcome, cancelled=cancelled)

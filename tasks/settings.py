@@ -14,18 +14,13 @@ from pydantic import BaseModel, ValidationError
 
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.errors import InvalidConfig
-from oyer.tasks.yaml_text import read_yaml
+from oyer.tasks.explaining import explain
+from oyer.tasks.yaml_text import KeyTwice, read_yaml
 
 CONFIG_VARIABLE = "OYER_CONFIG"
 """Environment variable that names the configuration file."""
 
 _PREFIX = "OYER_"
-
-_MAX_PROBLEMS = 20
-"""Problems that one message names; the first few show what the others are."""
-
-_MAX_PART_CHARS = 500
-"""How much a message shows of one key or one explanation, in characters."""
 
 
 def load_config(
@@ -43,6 +38,7 @@ def load_config(
             message names the file, the key and what is expected.
     """
     path = path or environ.get(CONFIG_VARIABLE) or None
+    path = path and os.path.expanduser(path)
     source = f"configuration file {path}" if path else "configuration"
     raw = _read(Path(path), source) if path else {}
     folder = Path(path).absolute().parent if path else Path()
@@ -63,7 +59,7 @@ def validate(raw: object, *, source: str = "configuration", folder: Path = Path(
     try:
         return RewardConfig.model_validate(raw, context={"folder": folder})
     except ValidationError as error:
-        raise InvalidConfig(f"{source}: {explain(error)}") from error
+        raise InvalidConfig(f"{source}: {explain(error, RewardConfig)}") from error
 
 
 def _refuse_streams(raw: object, source: str) -> None:
@@ -85,40 +81,23 @@ def _refuse_streams(raw: object, source: str) -> None:
             raise InvalidConfig(f"{source}: {place}: is a {type(value).__name__}; give a list")
 
 
-def explain(error: ValidationError) -> str:
-    """Write a validation error as `key.path: what is wrong`, joined by semicolons."""
-    items = error.errors(include_url=False, include_input=False)
-    lines = []
-    for item in items[:_MAX_PROBLEMS]:
-        where = "".join(
-            f"[{part}]" if isinstance(part, int) else f".{_cut(str(part))}" for part in item["loc"]
-        ).lstrip(".")
-        what = _cut(item["msg"].removeprefix("Value error, "))
-        if item["type"] == "extra_forbidden":
-            what = "unknown key; check the spelling"
-        lines.append(f"{where}: {what}" if where else what)
-    if len(items) > len(lines):
-        lines.append(f"and {len(items) - len(lines)} more")
-    return "; ".join(lines)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_PART_CHARS else f"{text[:_MAX_PART_CHARS]}…"
-
-
 def overridden(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """Lay `OYER_…` variables over a configuration; values are read as YAML scalars.
 
     A variable that names no section of the configuration is not ours and is left alone.
 
     Raises:
-        InvalidConfig: a variable is not YAML, or reaches into a value that holds no keys.
+        InvalidConfig: a variable is not YAML, reaches into a value that holds no keys, or sets
+            what another one sets.
     """
     merged = dict(raw)
+    seen: dict[str, str] = {}
     for variable in sorted(environ):
         section, *keys = variable.removeprefix(_PREFIX).lower().split("__")
         if not variable.startswith(_PREFIX) or section not in RewardConfig.model_fields:
             continue
+        if (twin := seen.setdefault(variable.lower(), variable)) != variable:
+            raise InvalidConfig(f"{variable}: sets the same key as {twin}; unset one of them")
         place = merged
         for key in [section, *keys][:-1]:
             inner = place.get(_spelling(place, key)) or {}
@@ -135,6 +114,8 @@ def overridden(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any
 def _value(variable: str, text: str) -> Any:
     try:
         return read_yaml(text)
+    except KeyTwice as error:
+        raise InvalidConfig(f"{variable}: {error}") from error
     except ValueError as error:
         raise InvalidConfig(
             f"{variable}: its value is not YAML; put quotes around a text with special characters"
@@ -154,6 +135,8 @@ def _read(path: Path, source: str) -> dict[str, Any]:
         raise InvalidConfig(f"{source}: {error.strerror}; give a file that exists") from error
     except RecursionError as error:
         raise InvalidConfig(f"{source}: is not readable: it nests too deep") from error
+    except KeyTwice as error:
+        raise InvalidConfig(f"{source}: {error}") from error
     except ValueError as error:
         raise InvalidConfig(f"{source}: is not readable: {error}") from error
     if raw is None:

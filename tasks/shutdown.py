@@ -19,6 +19,7 @@ from gevent.monkey import get_original
 from oyer.tasks.errors import InvalidConfig, OyerError
 
 _asked = False
+_handed_back = 0
 
 
 class HandedBack(OyerError):
@@ -28,6 +29,17 @@ class HandedBack(OyerError):
 def asked() -> bool:
     """Whether this worker was asked to stop, so that it begins nothing new."""
     return _asked
+
+
+def note_hand_back() -> None:
+    """Count a chunk that goes back to its queue."""
+    global _handed_back
+    _handed_back += 1
+
+
+def handed_back() -> int:
+    """Return how many chunks went back to their queue."""
+    return _handed_back
 
 
 def install(grace_s: float) -> None:

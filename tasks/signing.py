@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from oyer.tasks.errors import InvalidConfig
+from oyer.tasks.variables import secret_of
 
 if TYPE_CHECKING:
     from oyer.tasks.config import SigningConfig
@@ -67,12 +68,12 @@ def _serializer(signing: "SigningConfig") -> Any:
 
     password = None
     if signing.key_password_env is not None:
-        password = os.environ.get(signing.key_password_env)
-        if not password:
-            raise InvalidConfig(
-                f"broker.signing.key_password_env: {signing.key_password_env} is not set; export"
-                " the key's passphrase under that name"
-            )
+        password = secret_of(
+            signing.key_password_env,
+            os.environ,
+            where="broker.signing.key_password_env",
+            fix="export the key's passphrase under that name",
+        )
     try:
         with open(signing.key) as key, open(signing.cert) as cert:
             serializer = Serializer(

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """Why a judgement has a score or has none (DESIGN section 4)."""
+    """Why a judgement has a score or has none."""
 
     SCORED = "scored"
     """The reply was read and its score lies on the judge's scale."""
@@ -25,7 +25,7 @@ class Status(StrEnum):
     TIMEOUT = "timeout"
     """The endpoint did not answer in time."""
     UNAVAILABLE = "unavailable"
-    """Connection failure or 5xx."""
+    """Connection failure, 5xx, or a reply that the endpoint broke off."""
     REJECTED = "rejected"
     """The endpoint or this worker's configuration refused the request (4xx, auth)."""
     OVER_BUDGET = "over_budget"

@@ -1,23 +1,24 @@
 """Keeps messages that are not ours from ending a worker: each is thrown away, and logged once.
 
-- Celery and kombu take for granted that a queue holds what Celery wrote. What is no JSON, or lacks
-  a header, raises inside of their consumer and ends the worker; a body that cannot be read stays
-  unacknowledged for as long as its worker lives.
-- Overrides kombu's `_brpop_read` and Celery's `create_task_handler`, so their versions are pinned
-  and `tests/fuzz/test_messages.py` guards them.
+- Celery takes for granted that a queue holds what Celery wrote. What lacks a header raises inside of
+  its consumer and ends the worker; a body that cannot be read stays unacknowledged for as long as
+  its worker lives. What is no JSON, `oyer.tasks.transport` throws away.
+- Overrides Celery's `create_task_handler`, so its version is pinned and
+  `tests/fuzz/test_messages.py` guards it.
 - A log line names the message's digest and what is wrong with it, and nothing that it holds.
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Container
-from queue import Empty
 from typing import Any
 
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
-from kombu.transport import redis, virtual
 
 from oyer.tasks import names
+from oyer.tasks.redis_client import refusal_behind
+from oyer.tasks.transport import REFUSED_PAUSE_S, of_broker
 
 log = get_logger(__name__)
 
@@ -35,15 +36,16 @@ class ConsumerOfOurs(Consumer):
     connection_errors: tuple[type[Exception], ...]
     channel_errors: tuple[type[Exception], ...]
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # The consumer's channel is made later, by its first steps.
-        redis.Transport.Channel = TolerantChannel
-        super().__init__(*args, **kwargs)
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Wait before the next attempt where Redis can be connected to and refuses commands."""
+        super().on_connection_error_after_connected(exc)
+        if refusal_behind(exc) is not None:
+            time.sleep(REFUSED_PAUSE_S)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """Look at each message before Celery does."""
         handle = super().create_task_handler(*args, **kwargs)
-        passed_on = _of_broker(self.connection_errors, self.channel_errors)
+        passed_on = of_broker(self.connection_errors, self.channel_errors)
 
         def on_message(message: Any) -> None:
             problem = problem_of(message, self.app.amqp.queues.consume_from)
@@ -61,47 +63,6 @@ class ConsumerOfOurs(Consumer):
                 message.reject_log_error(log, self.connection_errors)
 
         return on_message
-
-
-class PlainMessage(virtual.Message):
-    """A message of which nothing is unpacked: ours are not compressed, a bomb is."""
-
-    def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
-        try:
-            properties = payload["properties"]
-            place = properties["delivery_info"]
-            named = (properties["delivery_tag"], place["exchange"], place["routing_key"])
-            compressed = (payload.get("headers") or {}).get("compression") is not None
-        except (LookupError, TypeError, AttributeError) as error:
-            raise ValueError("no message") from error
-        if compressed or not all(isinstance(name, str) for name in named):
-            raise ValueError("compressed, or without an address")
-        super().__init__(payload, channel=channel, **kwargs)
-
-
-class TolerantChannel(redis.Channel):
-    """Throws away what is no message at all."""
-
-    Message = PlainMessage
-
-    connection: Any
-
-    def _brpop_read(self, **options: Any) -> Any:
-        broker = self.connection
-        passed_on = _of_broker(broker.connection_errors, broker.channel_errors, (Empty,))
-        try:
-            return super()._brpop_read(**options)  # type: ignore[misc]  # not in the stubs  # type: ignore[misc]  # not in the stubs
-        except passed_on:
-            raise
-        except Exception as error:  # noqa: BLE001 - kombu checks nothing, so anything may be raised
-            # It has left its queue and was not noted as delivered, so there is nothing to reject.
-            log.error("a message was thrown away: it is not of Celery (%s)", type(error).__name__)
-            return True
-
-
-def _of_broker(*kinds: tuple[type[Exception], ...]) -> tuple[type[Exception], ...]:
-    """Errors of the connection; kombu counts KeyError among them, which a message raises as well."""
-    return tuple(kind for group in kinds for kind in group if kind is not KeyError)
 
 
 def problem_of(message: Any, queues: Container[str] = names.QUEUES) -> str | None:

@@ -11,24 +11,31 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import redis
 
-from oyer.tasks import commands, names, presence
+from oyer.tasks import commands, living, names
+from oyer.tasks.broker_errors import unreachable
 from oyer.tasks.children import Child, Report, keep_alive, run_to_end, stop_all
 from oyer.tasks.config import RewardConfig
 from oyer.tasks.embedded_redis import embedded_redis_argv
-from oyer.tasks.errors import BackendUnavailable, InvalidConfig, OyerError
+from oyer.tasks.errors import BackendUnavailable, MessageRefused, OyerError
+from oyer.tasks.exchange import Exchange
 from oyer.tasks.settings import CONFIG_VARIABLE, validate
+from oyer.tasks.variables import secret_of
 
 START_TIMEOUT_S = 120.0
-"""Longest wait for all workers to announce themselves; loading torch can take a while."""
+"""Longest wait for all workers to announce themselves; the machine may be busy."""
 
 KILL_MARGIN_S = 5.0
 """A worker ends by itself within `grace_s`; one that is later than this is killed."""
+
+CONFIG_FILE = "oyer.json"
+"""Configuration of the workers, in the backend's folder for as long as it runs."""
 
 _POLL_S = 0.05
 
@@ -49,12 +56,14 @@ class Supervisor:
     judge_processes: int = field(default_factory=commands.cores)
     judge_concurrency: int | None = None
     combine_processes: int = 1
-    loglevel: str = "WARNING"
+    loglevel: str = "INFO"
+    length_workers: bool = True
+    """Whether trainers may ask for length terms; without, no worker of them is started."""
 
     def __post_init__(self) -> None:
         self._children: list[Child] = []
         self._workers: dict[str, int] = {}
-        self._environ = dict(os.environ)
+        self._environ = commands.worker_environment(os.environ)
 
     def start(self) -> None:
         """Start every part and wait until all workers take work, or it is to stop.
@@ -64,13 +73,17 @@ class Supervisor:
             InvalidConfig: the configuration misses what a part needs.
         """
         self._check_keys()
-        if self.config.broker.url is None:
-            self._start_redis()
-        else:
-            self._ping(self.config.broker.url)
-            self.report(_REDIS, "configured broker answers")
-        self._write_config()
-        self._migrate()
+        # Both take a second of loading and do not need each other.
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            migrated = beside.submit(self._migrate, dict(self._environ))
+            if self.config.broker.url is None:
+                self._start_redis()
+            else:
+                self._ping(self.config.broker.url)
+                self.report(_REDIS, "configured broker answers")
+            self._write_config()
+            migrated.result()
+        self.report("store", "migrated")
         self._start_workers()
         self._wait_for_workers()
 
@@ -82,20 +95,46 @@ class Supervisor:
         """Stop workers first and Redis last, so that calls in flight can be recorded."""
         workers = [child for child in self._children if child.name != _REDIS]
         stop_all(workers, self.report)
+        if any(child.name == _REDIS and not child.ended() for child in self._children):
+            self._end_batches()
         stop_all([child for child in self._children if child.name == _REDIS], self.report)
         self._children.clear()
         if workers:  # a worker that was killed has not closed the record
             from oyer.models.store import checkpoint
 
             checkpoint(self.config.store.url)
+        # It holds the passwords of broker and record.
+        (self.folder / CONFIG_FILE).unlink(missing_ok=True)
+
+    def _end_batches(self) -> None:
+        """Put the end of what is still under way on record: its broker goes for good."""
+        why = f"its backend was stopped ({socket.gethostname()}:{os.getpid()})"
+        try:
+            with redis.Redis.from_url(str(self.config.broker.url), socket_timeout=5) as client:
+                exchange = Exchange(client, expires_s=self.config.broker.result_expires_s)
+                endings = {
+                    batch_id: exchange.ending(batch_id) or ("cancelled", why)
+                    for batch_id in exchange.unfinished()
+                }
+        except (redis.RedisError, MessageRefused) as error:
+            self.report("store", f"batches that were under way stay `submitted`: {error}")
+            return
+        if endings:
+            # Loads SQLAlchemy, which the supervisor does not need otherwise.
+            from oyer.tasks.ending import end_left
+
+            self.report("store", end_left(endings, self.config.store.url))
 
     def _check_keys(self) -> None:
         for name, endpoint in self.config.endpoints.items():
             variable = endpoint.api_key_env
-            if variable and not os.environ.get(variable):
-                raise InvalidConfig(
-                    f"endpoints.{name}.api_key_env: {variable} is not set; export it before"
-                    " starting the workers, or leave the key out for an open server"
+            if variable:
+                secret_of(
+                    variable,
+                    os.environ,
+                    where=f"endpoints.{name}.api_key_env",
+                    fix="export it before starting the workers, or leave the key out for an open"
+                    " server",
                 )
 
     def _start_redis(self) -> None:
@@ -122,12 +161,12 @@ class Supervisor:
                 client.ping()
         except redis.RedisError as error:
             raise BackendUnavailable(
-                f"broker.url: Redis does not answer ({error}); start it, or leave the URL out"
-                " for an embedded one"
+                "broker.url: "
+                + unreachable(error, "start it, or leave the URL out for an embedded one")
             ) from error
 
     def _write_config(self) -> None:
-        path = self.folder / "oyer.json"
+        path = self.folder / CONFIG_FILE
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(self.config.model_dump(mode="json"), file)
         self._environ[CONFIG_VARIABLE] = str(path)
@@ -137,20 +176,20 @@ class Supervisor:
             if variable.startswith("OYER_") and section in RewardConfig.model_fields:
                 del self._environ[variable]
 
-    def _migrate(self) -> None:
-        argv = [sys.executable, "-m", "oyer.migrations", "upgrade"]
-        environ = {**self._environ, "OYER_STORE__URL": self.config.store.url}
+    def _migrate(self, environ: dict[str, str]) -> None:
+        argv = [sys.executable, "-P", "-m", "oyer.migrations", "upgrade"]
+        environ["OYER_STORE__URL"] = self.config.store.url
         returncode, output = run_to_end(argv, environ)
         if returncode:
             raise BackendUnavailable(
                 f"store.url: the store cannot be migrated: {output}; name a database that is there,"
                 " or a file that you can write"
             )
-        self.report("store", "migrated")
 
     def _start_workers(self) -> None:
         plan: list[tuple[str, str | None]] = [(names.JUDGE_QUEUE, None)] * self.judge_processes
-        plan += [(names.LENGTH_QUEUE, device) for device in commands.devices()]
+        if self.length_workers:
+            plan += [(names.LENGTH_QUEUE, device) for device in commands.devices()]
         plan += [(names.COMBINE_QUEUE, None)] * self.combine_processes
         for kind, device in plan:
             self._workers[kind] = self._workers.get(kind, 0) + 1
@@ -170,7 +209,7 @@ class Supervisor:
         waiting = {(host, child.pid): child for child in self._children if child.name != _REDIS}
         with redis.Redis.from_url(self.config.broker.url) as client:
             while waiting and not self.stopping.wait(_POLL_S):
-                for entries in presence.workers(client).values():
+                for entries in living.workers(client).values():
                     for entry in entries:
                         child = waiting.pop((entry["host"], entry["pid"]), None)
                         if child is not None:
@@ -209,11 +248,13 @@ def main() -> int:
 
     stopping = threading.Event()
     request = json.loads(sys.stdin.readline())
+    config = validate(request["config"])
     supervisor = Supervisor(
-        config=validate(request["config"]),
+        config=config,
         folder=Path(request["folder"]),
         report=lambda part, state: tell(event="part", part=part, state=state),
         stopping=stopping,
+        length_workers=bool(config.length),
         **request["options"],
     )
 

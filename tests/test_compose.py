@@ -75,7 +75,9 @@ def test_each_image_is_built_by_a_stage_of_the_dockerfile() -> None:
 def test_an_image_holds_every_package_and_nothing_that_git_ignores() -> None:
     lines = (ROOT / ".dockerignore").read_text().split()
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = {name.split(".")[1] for name in settings["tool"]["setuptools"]["packages"]}
+    setuptools = settings["tool"]["setuptools"]
+    folders = {name: setuptools["package-dir"].get(name, name) for name in setuptools["packages"]}
+    packages = {folder for folder in folders.values() if "." not in folder}
     let_in = {line[1:] for line in lines if line.startswith("!")}
     assert "*" in lines
     assert let_in == packages | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"}

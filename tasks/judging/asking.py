@@ -28,6 +28,9 @@ _RANDOM = random.Random()
 Keep = Callable[[Reply, Reading], None]
 """Takes a reply in that holds a score."""
 
+_QUOTED_CHARS = 120
+"""How much of the end of a reply without a score an error quotes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asker:
@@ -94,17 +97,17 @@ class _Calls:
     """Of the last reply."""
 
     def make(self, request: ChatRequest) -> Answer:
-        """Call once as configured, and once more in words where JSON is refused."""
-        if request.model in self.endpoint.unstructured:
-            request = replace(request, response_format=None)
-        outcome = self._call(request)
-        if outcome.failure is not None and outcome.failure.structured_refused:
-            self.endpoint.unstructured.add(request.model)
-            in_words = self._call(replace(request, response_format=None))
-            outcome = replace(
-                in_words, attempts=joined_attempts(outcome.attempts, in_words.attempts)
-            )
-        return _answer(outcome, self.reading, self.job.judge)
+        """Call as configured, and again without the fields that the endpoint refuses."""
+        lessons = self.endpoint.lessons
+        made: tuple[AttemptRecord, ...] = ()
+        while True:
+            request = replace(request, refused=lessons.refused(request.model))
+            outcome = self._call(request)
+            made = joined_attempts(made, outcome.attempts)
+            refused = outcome.failure.refused if outcome.failure else {}
+            if not refused or lessons.learn(request.model, refused) == request.refused:
+                break
+        return _answer(replace(outcome, attempts=made), self.reading, self.job.judge)
 
     def _call(self, request: ChatRequest) -> Outcome:
         self.reading = None
@@ -137,6 +140,7 @@ class _Calls:
 
     def _arrived(self, reply: Reply) -> None:
         self.reading = _reading(reply, self.job.judge)
+        self.endpoint.lessons.report(self.job.judge.model, reply.model)
         if self.reading.status is Status.SCORED:
             self.keep(reply, self.reading)
 
@@ -173,13 +177,36 @@ def _answer(outcome: Outcome, reading: Reading | None, judge: JudgeConfig) -> An
         source="called",
         status=reading.status,
         text=outcome.reply.text,
+        reasoning=outcome.reply.reasoning,
         reading=reading,
         model=outcome.reply.model or judge.model,
-        error=None if reading.status is Status.SCORED else f"no score: {reading.layer}",
+        error=_why_no_score(outcome.reply, reading, judge),
         attempts=attempts,
         started_at=started_at,
         finished_at=now,
     )
+
+
+def _why_no_score(reply: Reply, reading: Reading, judge: JudgeConfig) -> str | None:
+    if reading.status is Status.SCORED:
+        return None
+    text = reply.text.rpartition("</think>")[2].strip()
+    if reading.status is Status.TRUNCATED and (
+        (reply.thought and not text) or text.startswith("<think>")
+    ):
+        limit = "" if judge.max_tokens is None else f" ({judge.max_tokens})"
+        return (
+            f"no score: the judge spent all of max_tokens{limit} on thinking; raise the judge's"
+            " max_tokens, or lower its reasoning_effort"
+        )
+    if reading.layer in ("finish_reason", "refusal"):
+        # The endpoint's word tells a user which limit or filter ended the reply.
+        return f"no score: {reading.layer} {reading.span!r}"
+    # The verdict should be at the end.
+    end = " ".join(reply.text.split())
+    end = end if len(end) <= _QUOTED_CHARS else f"…{end[-_QUOTED_CHARS:]}"
+    why = "" if reading.layer == "none" else f" ({reading.layer})"
+    return f"no score{why} in the reply {end!r}"
 
 
 def _reading(reply: Reply, judge: JudgeConfig) -> Reading:

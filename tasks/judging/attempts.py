@@ -6,13 +6,14 @@
 """
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from oyer.tasks.judging.calls import ChatRequest, Failure, Reply, RetryClass
 from oyer.tasks.judging.retry import decide
+from oyer.tasks.payloads import Message
 from oyer.tasks.statuses import Status
 
 BYTES_PER_TOKEN = 3.5
@@ -73,6 +74,15 @@ class AttemptRecord:
     completion_tokens: int
     retry_wait_s: float | None
     """How long was waited after it, in seconds; None after the last."""
+    messages: Sequence[Message] = ()
+    """As sent."""
+    sent: Mapping[str, Any] = field(default_factory=dict)
+    """The body that was sent, without its messages."""
+    text: str | None = None
+    """The reply's; None where there is none."""
+    reasoning: str | None = None
+    error: str | None = None
+    """What the endpoint or the network said where there is no reply."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +133,7 @@ def call(
             client, request, permits, permit, timeout_s=timeout_s, first=not failures
         )
         if isinstance(result, Reply):
-            records.append(_record(len(records) + 1, started_at, result, None))
+            records.append(_record(len(records) + 1, started_at, request, result, None))
             return Outcome(
                 reply=result,
                 failure=None,
@@ -135,7 +145,7 @@ def call(
         decision = decide(
             failures, max_attempts=max_attempts, remaining_s=deadline - clock(), rng=rng
         )
-        records.append(_record(len(records) + 1, started_at, result, decision.wait_s))
+        records.append(_record(len(records) + 1, started_at, request, result, decision.wait_s))
         if decision.wait_s is None:
             return _ended(failures, records, decision.reason)
         sleep(decision.wait_s)
@@ -183,18 +193,29 @@ def _used_tokens(result: Reply | Failure | None) -> int | None:
 
 
 def _record(
-    number: int, started_at: datetime, result: Reply | Failure, wait_s: float | None
+    number: int,
+    started_at: datetime,
+    request: ChatRequest,
+    result: Reply | Failure,
+    wait_s: float | None,
 ) -> AttemptRecord:
+    failure = result if isinstance(result, Failure) else None
+    reply = result if isinstance(result, Reply) else None
     return AttemptRecord(
         number=number,
         started_at=started_at,
         url_index=result.url_index,
         http_status=result.http_status,
-        error_class=result.error_class if isinstance(result, Failure) else None,
+        error_class=failure.error_class if failure else None,
         latency_ms=result.latency_ms,
         prompt_tokens=result.prompt_tokens,
         completion_tokens=result.completion_tokens,
         retry_wait_s=wait_s,
+        messages=request.messages,
+        sent=result.sent,
+        text=reply.text if reply else None,
+        reasoning=reply.reasoning if reply else None,
+        error=failure.message if failure else None,
     )
 
 

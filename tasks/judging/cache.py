@@ -101,6 +101,8 @@ class CachedReply:
     """When it came, epoch seconds."""
     expected_score: float | None = None
     """From the reply's log-probabilities, which are not kept."""
+    reasoning: str | None = None
+    """What the judge's model thought before the reply."""
 
 
 _REPLY = TypeAdapter(CachedReply)
@@ -153,6 +155,12 @@ class ReplyCache:
                 name, blob = self._unsent.popleft()
                 pipe.set(name, blob, px=self._ttl_ms)
             self._send(pipe)
+
+    def drop(self, keys: Sequence[str]) -> None:
+        """Delete replies, so that those who wait for one of these requests pay for it anew."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.delete(*(reply_key(key) for key in keys))
+        self._send(pipe)
 
     def fade(self, keys: Sequence[str]) -> None:
         """Let replies go soon: they are on record now, and read from there."""

@@ -1,6 +1,6 @@
 """What one call to a judge is: the request, the reply, and the failure that replaces it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ class RetryClass(StrEnum):
     NEVER = "never"
     """The same request would fail again: auth, quota, content filter, other 4xx."""
     TRANSIENT = "transient"
-    """Connection, timeout, 408, 409, 5xx, a reply that is cut or not what was asked for."""
+    """Connection, timeout, 408, 409, 5xx, a reply that broke off or is not what was asked for."""
     RATE_LIMIT = "rate_limit"
     """429: the only failure that says the endpoint is asked too much."""
 
@@ -32,8 +32,11 @@ class ChatRequest:
     logprobs: int | None = None
     """Alternatives wanted for each token of the reply."""
     seed: int | None = None
+    reasoning_effort: str | None = None
     extra_body: dict[str, Any] = field(default_factory=dict)
     """Further fields of the body; they win over the endpoint's own."""
+    refused: Mapping[str, str | None] = field(default_factory=dict)
+    """Fields of the body that the endpoint refuses: their new names, or None to leave them out."""
 
 
 class TokenLogprob(NamedTuple):
@@ -51,6 +54,8 @@ class Reply:
 
     text: str
     """Empty where the endpoint sent null."""
+    reasoning: str | None = None
+    """What the model thought before it, where the endpoint shows it; no score is read from it."""
     finish_reason: str | None
     refusal: str | None
     prompt_tokens: int
@@ -60,10 +65,14 @@ class Reply:
     model: str
     """The model that the endpoint says has answered."""
     token_logprobs: tuple[TokenLogprob, ...] | None = None
+    thought: bool = False
+    """Whether the endpoint reports thinking, as text of its own or as tokens."""
     http_status: int = 200
     latency_ms: float = 0.0
     url_index: int = 0
     """Which of the endpoint's base URLs was called."""
+    sent: Mapping[str, Any] = field(default_factory=dict)
+    """The body that was sent, without its messages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,13 +89,15 @@ class Failure:
     """None where no status line arrived."""
     retry_after_s: float | None = None
     """How long the endpoint asks to wait, in seconds."""
-    structured_refused: bool = False
-    """The endpoint does not take `response_format`: ask again without it."""
+    refused: Mapping[str, str | None] = field(default_factory=dict)
+    """Fields of the body that caused the failure, as in `ChatRequest`: ask again without them."""
     fingerprint: str | None = None
-    """Equal for two 5xx that say the same; None for other failures."""
+    """Equal for two 5xx that say the same; None for other failures, gateways' 5xx included."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     usage_reported: bool = False
     """True where the failed call was billed and the endpoint said for how much."""
     latency_ms: float = 0.0
     url_index: int = 0
+    sent: Mapping[str, Any] = field(default_factory=dict)
+    """As of `Reply`."""

@@ -7,20 +7,26 @@ wrote them; the client redacts them.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
 from oyer.tasks.judging.calls import Failure, Reply, RetryClass, TokenLogprob
+from oyer.tasks.judging.ends import End, end_of, finish_reason, first_choice
+from oyer.tasks.judging.error_body import (
+    MESSAGE_CHARS,
+    clean,
+    decoded,
+    described,
+    error_in,
+    named_status,
+    parsed,
+)
+from oyer.tasks.judging.parameters import refused_fields, refuses_structure
+from oyer.tasks.judging.reasoning import is_reasoning, reasoning_of, reports_reasoning
 from oyer.tasks.judging.retry_after import retry_after_s
+from oyer.tasks.judging.usage import token_usage
 from oyer.tasks.statuses import Status
-
-MESSAGE_CHARS = 4_000
-"""How much of an endpoint's message is looked at, in characters."""
-
-MAX_COUNT = 10**8
-"""Largest number of tokens that is believed: more than any model takes, and attempts of it add up
-within the record's columns."""
 
 # Wordings of OpenAI, Azure, Anthropic, Gemini, Mistral, vLLM, SGLang, TGI, llama.cpp, DashScope.
 _CONTEXT = re.compile(
@@ -38,20 +44,33 @@ _QUOTA = re.compile(
 )
 _FILTER = re.compile(
     r"content[_ ](filter|policy|management)|responsible ?ai|safety system|moderation"
-    r"|data_?inspection_?failed|inappropriate content|content exists risk",
+    r"|data_?inspection_?failed|inappropriate content|content exists risk|prohibited_content"
+    r"|guardrail|(prompt|input|request) (was|is|has been) (blocked|flagged)|block_?reason",
     re.IGNORECASE,
 )
-_STRUCTURED = re.compile(
-    r"response_format|json_(schema|object)|structured[ _-]?output|guided[_ ]|grammar", re.IGNORECASE
-)
+_STREAM = re.compile(rb"(?:\s|:[^\n]*\n)*(?:data|event|id|retry):|.*\"chat\.completion\.chunk\"")
+# OpenAI's reasoning models answer so, with 400, where thinking took up all of `max_tokens`.
+_SPENT = re.compile(r"max_tokens or model output limit was reached", re.IGNORECASE)
 _VARIABLE = re.compile(r"[0-9a-f-]{8,}|\d+", re.IGNORECASE)
 """Request ids, times and counters: what differs between two errors that say the same."""
 
 _BY_STATUS = {
     408: (Status.TIMEOUT, RetryClass.TRANSIENT),
     409: (Status.UNAVAILABLE, RetryClass.TRANSIENT),
+    425: (Status.UNAVAILABLE, RetryClass.TRANSIENT),
     429: (Status.RATE_LIMITED, RetryClass.RATE_LIMIT),
+    # AWS load balancers: the client closed the connection. Groq: no capacity. Gemini: cancelled.
+    460: (Status.UNAVAILABLE, RetryClass.TRANSIENT),
+    498: (Status.UNAVAILABLE, RetryClass.TRANSIENT),
+    499: (Status.UNAVAILABLE, RetryClass.TRANSIENT),
 }
+_PASSING_5XX = frozenset({502, 503, 504, *range(520, 531), 598, 599})
+"""Errors of gateways (520 to 527 and 530: Cloudflare's) and of overload (529): equal bodies are
+usual there and say nothing."""
+
+_MAY_REFUSE = frozenset({Status.REJECTED, Status.UNAVAILABLE})
+_NO_REFUSAL = frozenset({401, 402}) | _PASSING_5XX
+"""Errors of the key, of money and of gateways: no field of the request has caused them."""
 
 
 def read_response(
@@ -60,43 +79,46 @@ def read_response(
     body: bytes,
     *,
     now: datetime,
-    structured: bool = False,
+    sent: Collection[str] = (),
 ) -> Reply | Failure:
     """Read a 2xx response; arguments as `http_failure`.
 
     What is no chat completion (HTML, half a JSON, no choice) is transient: a proxy or a dying
-    server sent it. An error body is judged by the status that it names, if it names one.
+    server sent it. An error body is judged by the status that it names, if it names one. A reply
+    that the endpoint broke off is transient as well; one that was cut or filtered is a `Reply`,
+    with or without a message.
     """
     try:
         data = json.loads(body)
     except (ValueError, RecursionError) as error:
-        return _not_a_reply(http_status, "NotJson", f"{error}: {_decoded(body)[:200]!r}", {})
-    usage = _usage(data)
-    if error_body := _error_in(data):
-        named = _count(error_body.get("code")) or http_status
+        if _STREAM.match(body[:MESSAGE_CHARS]):
+            return _stream(http_status, body)
+        return _not_a_reply(http_status, "NotJson", f"{error}: {decoded(body)[:200]!r}", {})
+    usage = token_usage(data)
+    choice = first_choice(data)
+    reason = finish_reason(data, choice)
+    end = end_of(reason)
+    reported = error_in(data) or (None if end is End.FILTERED else error_in(choice))
+    if reported:
         return http_failure(
-            named if 400 <= named <= 599 else http_status,
+            named_status(reported) or http_status,
             headers,
             body,
             error_class="ErrorBody",
             now=now,
-            structured=structured,
+            sent=sent,
             http_status=http_status,
+            error=reported,
             **usage,
         )
-    try:
-        choice = data["choices"][0]
-        return Reply(
-            text=_content(choice["message"].get("content")),
-            finish_reason=_text(choice.get("finish_reason")) or None,
-            refusal=_text(choice["message"].get("refusal")) or None,
-            model=_text(data.get("model")),
-            token_logprobs=_token_logprobs(choice.get("logprobs")),
-            http_status=http_status,
-            **usage,
-        )
-    except (LookupError, TypeError, AttributeError):
-        return _not_a_reply(http_status, "NoChoice", _decoded(body)[:200], usage)
+    message = choice.get("message")
+    if end is End.BROKEN:
+        return _broken_off(http_status, f"{reason!r}", message, usage)
+    if isinstance(message, dict) or end in (End.CUT, End.FILTERED):
+        return _reply(http_status, data, choice, reason, usage)
+    if "delta" in choice:
+        return _stream(http_status, body, usage)
+    return _not_a_reply(http_status, "NoChoice", decoded(body)[:200], usage)
 
 
 def http_failure(
@@ -106,8 +128,9 @@ def http_failure(
     *,
     error_class: str,
     now: datetime,
-    structured: bool = False,
+    sent: Collection[str] = (),
     http_status: int | None = None,
+    error: dict[str, Any] | None = None,
     **usage: Any,
 ) -> Failure:
     """Read an error response.
@@ -115,12 +138,19 @@ def http_failure(
     Args:
         status: What the error is judged by.
         error_class: Its name on record.
-        structured: Whether the request asked for a `response_format`.
+        sent: The names of the fields of the request's body.
         http_status: The status line, where it differs from `status`.
+        error: The part of the body that reports the error, where it is known.
         usage: Token counts, where the error was billed.
     """
-    code, message = _described(body)
+    data = parsed(body)
+    rest = {**data, "choices": None} if isinstance(data, dict) else data or decoded(body)
+    error = error or error_in(data) or (data if isinstance(data, dict) else {})
+    code, message = described(error, body)
     meaning, retry = _meaning(status, code, message)
+    refused = _refused(status, error, code, message, sent) if meaning in _MAY_REFUSE else {}
+    if refused:
+        meaning, retry = Status.REJECTED, RetryClass.NEVER
     lower = {name.lower(): value.strip() for name, value in headers.items()}
     if lower.get("x-should-retry") == "false":
         retry = RetryClass.NEVER
@@ -134,15 +164,28 @@ def http_failure(
         error_class=error_class,
         message=f"HTTP {http_status or status}: {message}",
         http_status=http_status or status,
-        retry_after_s=retry_after_s(headers, now, rate_limited=retry is RetryClass.RATE_LIMIT),
-        structured_refused=(
-            structured
-            and meaning is Status.REJECTED
-            and bool(_STRUCTURED.search(f"{code} {message}"))
+        retry_after_s=retry_after_s(
+            headers,
+            now,
+            rate_limited=retry is RetryClass.RATE_LIMIT,
+            error=[error, rest],
         ),
-        fingerprint=_fingerprint(status, code, message) if status >= 500 else None,
+        refused=refused,
+        fingerprint=_fingerprint(status, code, message) if _may_be_final(status) else None,
         **usage,
     )
+
+
+def _refused(
+    status: int, error: Mapping[str, Any], code: str, message: str, sent: Collection[str]
+) -> dict[str, str | None]:
+    """The fields of the request that an error refuses, with their new names."""
+    if status in _NO_REFUSAL or not sent:
+        return {}
+    found = refused_fields(error, code, message, sent)
+    if not found and "response_format" in sent and status < 500:
+        found = {"response_format": None} if refuses_structure(code, message) else {}
+    return found
 
 
 def _meaning(status: int, code: str, message: str) -> tuple[Status, RetryClass]:
@@ -155,9 +198,65 @@ def _meaning(status: int, code: str, message: str) -> tuple[Status, RetryClass]:
         return Status.CONTEXT_OVERFLOW, RetryClass.NEVER
     if status != 401 and _FILTER.search(said):
         return Status.REFUSED, RetryClass.NEVER
+    if _SPENT.search(said):
+        return Status.TRUNCATED, RetryClass.NEVER
     if 300 <= status < 500:
         return Status.REJECTED, RetryClass.NEVER
     return Status.UNAVAILABLE, RetryClass.TRANSIENT
+
+
+def _may_be_final(status: int) -> bool:
+    """Whether equal errors of this status in a row are an answer."""
+    return status >= 500 and status not in _PASSING_5XX
+
+
+def _reply(
+    http_status: int,
+    data: Mapping[str, Any],
+    choice: Mapping[str, Any],
+    reason: str | None,
+    usage: Mapping[str, Any],
+) -> Reply:
+    message = choice.get("message")
+    message = message if isinstance(message, dict) else {}
+    return Reply(
+        text=_content(message.get("content")),
+        reasoning=clean(reasoning_of(message)) or None,
+        finish_reason=reason and clean(reason),
+        refusal=_text(message.get("refusal")) or None,
+        model=_text(data.get("model")),
+        token_logprobs=_token_logprobs(choice.get("logprobs")),
+        thought=reports_reasoning(message, data.get("usage")),
+        http_status=http_status,
+        **usage,
+    )
+
+
+def _broken_off(http_status: int, reason: str, message: Any, usage: Mapping[str, Any]) -> Failure:
+    text = _content(message.get("content")) if isinstance(message, dict) else ""
+    return Failure(
+        status=Status.UNAVAILABLE,
+        retry=RetryClass.TRANSIENT,
+        error_class="BrokenOff",
+        message=f"HTTP {http_status}: the endpoint broke the reply off, finish_reason {reason}:"
+        f" {text[:200]!r}",
+        http_status=http_status,
+        **usage,
+    )
+
+
+def _stream(http_status: int, body: bytes, usage: Mapping[str, Any] | None = None) -> Failure:
+    # Every reply would be a stream, and each is paid for.
+    return Failure(
+        status=Status.UNAVAILABLE,
+        retry=RetryClass.NEVER,
+        error_class="Streamed",
+        message=f"HTTP {http_status}: the endpoint streams its reply (server-sent events), although"
+        " the request does not ask for a stream; turn streaming off in the endpoint or in the proxy"
+        f" before it: {decoded(body)[:200]!r}",
+        http_status=http_status,
+        **(usage or {}),
+    )
 
 
 def _not_a_reply(
@@ -173,65 +272,16 @@ def _not_a_reply(
     )
 
 
-def _described(body: bytes) -> tuple[str, str]:
-    """The codes and the message of an error body, whatever its shape."""
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):
-        data = None
-    error = _error_in(data) or (data if isinstance(data, dict) else {})
-    codes = (error.get(key) for key in ("code", "type", "param", "status", "error_code"))
-    messages = (error.get(key) for key in ("message", "msg", "error_msg", "detail"))
-    code = " ".join(str(found) for found in codes if found)
-    message = next((str(found) for found in messages if found), _decoded(body))
-    return _clean(code[:MESSAGE_CHARS]), _clean(message[:MESSAGE_CHARS])
-
-
-def _error_in(data: Any) -> dict[str, Any] | None:
-    """The error that a JSON body reports, also under HTTP 200; None where it reports none."""
-    if not isinstance(data, dict):
-        return None
-    error = data.get("error")
-    if isinstance(error, dict) and error:
-        return error
-    if isinstance(error, str) and error:
-        return {**data, "message": error}
-    if data.get("object") == "error" or data.get("error_code") or data.get("error_msg"):
-        return data
-    return None
-
-
 def _fingerprint(status: int, code: str, message: str) -> str:
     same = _VARIABLE.sub("", f"{code} {message}")
     return hashlib.sha256(f"{status} {same}".encode()).hexdigest()
 
 
-def _usage(data: Any) -> dict[str, Any]:
-    usage = data.get("usage") if isinstance(data, dict) else None
-    if not isinstance(usage, dict):
-        usage = {}
-    prompt = _count(usage.get("prompt_tokens"))
-    completion = _count(usage.get("completion_tokens"))
-    return {
-        "prompt_tokens": prompt or 0,
-        "completion_tokens": completion or 0,
-        "usage_reported": prompt is not None and completion is not None,
-    }
-
-
-def _count(value: Any) -> int | None:
-    """A whole number that is not negative, however JSON wrote it; None where it is no count."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return int(number) if 0 <= number <= MAX_COUNT else None
-
-
 def _content(content: Any) -> str:
     """A message's text: a string, or a list of parts of which the text parts count."""
     if isinstance(content, list):
-        return "".join(_text(part.get("text")) for part in content if isinstance(part, dict))
+        parts = [part for part in content if isinstance(part, dict) and not is_reasoning(part)]
+        return "".join(_text(part.get("text")) for part in parts)
     return _text(content)
 
 
@@ -251,13 +301,4 @@ def _token_logprobs(logprobs: Any) -> tuple[TokenLogprob, ...] | None:
 
 
 def _text(value: Any) -> str:
-    return _clean(value) if isinstance(value, str) else ""
-
-
-def _clean(text: str) -> str:
-    """Drop what no database stores: NUL characters and lone surrogates."""
-    return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
-
-
-def _decoded(body: bytes) -> str:
-    return _clean(body[:MESSAGE_CHARS].decode("utf-8", "replace"))
+    return clean(value) if isinstance(value, str) else ""

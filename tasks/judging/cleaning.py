@@ -5,6 +5,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
 
 MASK = "\ufffc"
 """Stands for a character of quoted or structured text that prose is not read from."""
@@ -88,6 +89,29 @@ def normalise(text: str) -> str:
     return _LONG_BLANK.sub(" " * _BLANK_END, text)
 
 
+def thinking_in(text: str) -> str:
+    """Return what `strip_thinking` drops as thinking; the blocks one after the other."""
+    thoughts: list[str] = []
+    start, thinking = 0, False
+    for tag, closing in _thinking_tags(text):
+        if closing and not thinking:
+            thoughts, start = [], 0
+        if closing or thinking:
+            thoughts.append(text[start : tag.start()])
+        thinking, start = not closing, tag.end()
+    if thinking:
+        thoughts.append(text[start:])
+    return "\n".join(thought for thought in map(str.strip, thoughts) if thought)
+
+
+def _thinking_tags(text: str) -> Iterator[tuple[re.Match[str], bool]]:
+    """Find the tags around thinking, and whether each closes."""
+    for tag in _THINK_TAG.finditer(text):
+        if not tag["self"] and not _is_named(text, tag):
+            marks = {mark.lower() for mark in tag.group("a", "b", "c", "d", "e") if mark}
+            yield tag, bool(marks & _CLOSING)
+
+
 def strip_thinking(text: str) -> str | None:
     """Drop thinking blocks and what precedes a closing tag without an opening one.
 
@@ -98,11 +122,7 @@ def strip_thinking(text: str) -> str | None:
     """
     kept: list[str] = []
     start, thinking = 0, False
-    for tag in _THINK_TAG.finditer(text):
-        if tag["self"] or _is_named(text, tag):
-            continue
-        marks = {mark.lower() for mark in tag.group("a", "b", "c", "d", "e") if mark}
-        closing = bool(marks & _CLOSING)
+    for tag, closing in _thinking_tags(text):
         if closing and not thinking:
             kept.clear()
         elif not closing and not thinking:

@@ -25,12 +25,19 @@ from oyer.tasks.errors import InvalidConfig
 from oyer.tasks.judging.calls import ChatRequest, Failure, Reply, RetryClass
 from oyer.tasks.judging.classify import http_failure, read_response
 from oyer.tasks.judging.endpoints import UrlChoice
+from oyer.tasks.judging.parameters import with_lessons
 from oyer.tasks.judging.redaction import mask, redact
 from oyer.tasks.judging.transport import CONNECT_TIMEOUT_S, PooledTransport
 from oyer.tasks.statuses import Status
+from oyer.tasks.variables import secret_of, shown
 
 MESSAGE_CHARS = 500
 """Longest message of a failure, in characters."""
+
+_WRONG_PLACE = frozenset({404, 405})
+"""Statuses that a wrong `base_url` brings: their messages name the URL."""
+_VERSION = re.compile(r"/(v\d|openai/)")
+"""What the paths of most endpoints hold; Azure's begin with `/openai/`."""
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
 
@@ -104,41 +111,45 @@ class EndpointClient:
         Args:
             timeout_s: Limit of the whole exchange, in seconds.
         """
+        body = self._body(request)
         url_index = self._choice.pick()
         started_s = time.perf_counter()
         answered = False
         try:
-            outcome = self._post(self._options[url_index], request, timeout_s)
+            outcome = self._post(self._options[url_index], body, timeout_s)
             answered = isinstance(outcome, Reply) or outcome.retry is not RetryClass.TRANSIENT
         finally:
             self._choice.report(url_index, answered=answered)
         latency_ms = (time.perf_counter() - started_s) * 1000
         if isinstance(outcome, Failure):
+            if outcome.http_status in _WRONG_PLACE:
+                outcome = replace(outcome, message=_with_address(outcome, self._urls[url_index]))
             message = redact(outcome.message, self._secrets, limit_chars=MESSAGE_CHARS)
             outcome = replace(outcome, message=message)
         elif self._secrets:
             outcome = replace(
                 outcome,
                 text=mask(outcome.text, self._secrets),
+                reasoning=outcome.reasoning and mask(outcome.reasoning, self._secrets),
                 refusal=outcome.refusal and mask(outcome.refusal, self._secrets),
                 model=mask(outcome.model, self._secrets),
             )
-        return replace(outcome, latency_ms=latency_ms, url_index=url_index)
+        sent = {name: value for name, value in body.items() if name != "messages"}
+        return replace(outcome, latency_ms=latency_ms, url_index=url_index, sent=sent)
 
     def close(self) -> None:
         """Close the kept connections."""
         self._client.close()
 
     def _post(
-        self, options: FinalRequestOptions, request: ChatRequest, timeout_s: float
+        self, options: FinalRequestOptions, body: Mapping[str, Any], timeout_s: float
     ) -> Reply | Failure:
         # Encoded here: a lone surrogate in a rollout must not fail the call.
-        body = json.dumps(self._body(request), ensure_ascii=False).encode("utf-8", "replace")
-        structured = request.response_format is not None
+        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         try:
             response = self._client.request(
-                httpx2.Response, options.model_copy(update={"content": body, "timeout": timeout})
+                httpx2.Response, options.model_copy(update={"content": content, "timeout": timeout})
             )
         except APIStatusError as error:
             return http_failure(
@@ -147,7 +158,7 @@ class EndpointClient:
                 error.response.content,
                 error_class=type(error).__name__,
                 now=datetime.now(UTC),
-                structured=structured,
+                sent=body,
             )
         except APIConnectionError as error:
             return _network_failure(error)
@@ -156,7 +167,7 @@ class EndpointClient:
             response.headers,
             response.content,
             now=datetime.now(UTC),
-            structured=structured,
+            sent=body,
         )
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
@@ -170,9 +181,23 @@ class EndpointClient:
             "seed": request.seed,
             "logprobs": None if top_logprobs is None else True,
             "top_logprobs": top_logprobs,
+            "reasoning_effort": request.reasoning_effort,
         }
         given = {name: value for name, value in fields.items() if value is not None}
-        return {**given, **self._extra_body, **request.extra_body}
+        extra = {**self._extra_body, **request.extra_body}
+        if "max_completion_tokens" in extra:
+            # Two names of one thing; endpoints refuse both together.
+            given.pop("max_tokens", None)
+        return with_lessons({**given, **extra}, request.refused)
+
+
+def _with_address(failure: Failure, url: str) -> str:
+    """Say where a call went that found nothing there: it is mostly a wrong `base_url`."""
+    address = httpx2.URL(url)
+    called = f"{address.scheme}://{address.netloc.decode()}{address.path}"
+    hint = "" if _VERSION.search(address.path) else " (is `/v1` missing at the end of base_url?)"
+    status = f"HTTP {failure.http_status}"
+    return failure.message.replace(status, f"{status} from {called}{hint}", 1)
 
 
 def _network_failure(error: APIConnectionError) -> Failure:
@@ -189,16 +214,17 @@ def _network_failure(error: APIConnectionError) -> Failure:
 def _key(name: str, variable: str | None, environ: Mapping[str, str]) -> str | None:
     if variable is None:
         return None
-    key = environ.get(variable, "").strip()
     where = f"endpoints.{name}.api_key_env"
-    if not key:
-        raise InvalidConfig(
-            f"{where}: the environment variable {variable} is not set on this worker: set it to the"
-            " endpoint's key before starting the worker, or leave api_key_env out for an open server"
-        )
+    key = secret_of(
+        variable,
+        environ,
+        where=where,
+        fix="set it to the endpoint's key before starting the worker, or leave api_key_env out for"
+        " an open server",
+    ).strip()
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise InvalidConfig(
-            f"{where}: the environment variable {variable} holds characters that no key has"
+            f"{where}: {shown(variable)} holds characters that no key has"
             " (spaces, line breaks or non-ASCII): set it to the bare key"
         )
     return key

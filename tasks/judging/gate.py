@@ -5,7 +5,7 @@ before it is made and settled once it has ended.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from oyer.tasks.config import EndpointConfig, Price
@@ -19,6 +19,7 @@ from oyer.tasks.judging.attempts import (
 from oyer.tasks.judging.budget import Purse
 from oyer.tasks.judging.calls import ChatRequest, Failure, Reply
 from oyer.tasks.judging.judged import cost_usd
+from oyer.tasks.judging.lessons import Lessons
 from oyer.tasks.statuses import Status
 
 TAKEN_OVER = "another worker has taken this request over"
@@ -45,8 +46,8 @@ class Endpoint:
     config: EndpointConfig
     client: Client
     permits: Permits
-    unstructured: set[str] = field(default_factory=set)
-    """Models that have refused `response_format` here."""
+    lessons: Lessons
+    """What the endpoint's models refuse, and what they are called in replies."""
 
 
 @dataclass(kw_only=True)

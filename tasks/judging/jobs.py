@@ -1,7 +1,8 @@
 """Turns the rollouts of a chunk into what there is to ask, and what needs no asking; pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from oyer.tasks.config import JudgeConfig, RewardRules
@@ -33,6 +34,8 @@ class Job:
     request: ChatRequest | None = None
     key: str | None = None
     """Equal for requests that would be answered alike."""
+    keyed: Mapping[str, Any] = field(default_factory=dict)
+    """What `request_key` made `key` of, besides the messages and the sample."""
 
     @property
     def place(self) -> Place:
@@ -45,6 +48,7 @@ def jobs_of(
     judges: Sequence[JudgeConfig],
     rules: RewardRules,
     bodies: Mapping[str, Mapping[str, Any]],
+    servers: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Job]:
     """List the judgements of a chunk, rollout by rollout.
 
@@ -52,6 +56,8 @@ def jobs_of(
         rollouts: by their places in the batch.
         bodies: what this worker adds to the body of every request, by endpoint: another body
             may bring another reply, so it is part of the key.
+        servers: what tells the servers behind an endpoint from others, by endpoint
+            (`lessons.server_identity`); part of the key of judges without a `version`.
     """
     parsed = {judge.name: rubrics.parse(judge.rubric) for judge in judges}
     hashes = {judge.name: rubrics.rubric_hash(judge.rubric) for judge in judges}
@@ -63,15 +69,19 @@ def jobs_of(
                     yield Job(index, judge, sample, hashes[judge.name], decided)
                     continue
                 request = _request(rollout, judge, parsed[judge.name])
-                key = request_key(
-                    endpoint=judge.endpoint,
-                    model=judge.model,
-                    messages=request.messages,
-                    sampling=_sampling(request, bodies.get(judge.endpoint, {})),
-                    rubric_hash=hashes[judge.name],
-                    sample=sample,
-                )
-                yield Job(index, judge, sample, hashes[judge.name], None, request, key)
+                keyed: dict[str, Any] = {
+                    "endpoint": judge.endpoint,
+                    "model": judge.model,
+                    "sampling": {
+                        **_sampling(request, bodies.get(judge.endpoint, {})),
+                        **_served_by(judge, servers),
+                    },
+                    "rubric_hash": hashes[judge.name],
+                }
+                key = request_key(**keyed, messages=request.messages, sample=sample)
+                if judge.samples > 1 and judge.temperature == 0:
+                    request = replace(request, seed=_seed(key))
+                yield Job(index, judge, sample, hashes[judge.name], None, request, key, keyed)
 
 
 def decided_without_call(rollout: Rollout, rules: RewardRules) -> Status | None:
@@ -106,15 +116,35 @@ def _request(rollout: Rollout, judge: JudgeConfig, rubric: rubrics.Rubric) -> Ch
         max_tokens=judge.max_tokens,
         response_format=reading.response_format(judge.scale) if judge.structured else None,
         logprobs=TOP_LOGPROBS if judge.expected_score else None,
+        reasoning_effort=judge.reasoning_effort,
         extra_body=judge.extra_body,
     )
 
 
 def _sampling(request: ChatRequest, body: Mapping[str, Any]) -> dict[str, Any]:
+    # Left out where it is not set, so that earlier judgements keep their keys.
+    effort = {"reasoning_effort": request.reasoning_effort} if request.reasoning_effort else {}
     return {
+        **effort,
         "temperature": request.temperature,
         "max_tokens": request.max_tokens,
         "response_format": request.response_format,
         "logprobs": request.logprobs,
         "extra_body": {**body, **request.extra_body},
     }
+
+
+def _served_by(judge: JudgeConfig, servers: Mapping[str, str]) -> dict[str, str]:
+    """What tells one state of a model from another under the same name, for the key.
+
+    An empty version adds nothing, as before there were versions.
+    """
+    if judge.version is not None:
+        return {"version": judge.version} if judge.version else {}
+    server = servers.get(judge.endpoint)
+    return {} if server is None else {"server": server}
+
+
+def _seed(key: str) -> int:
+    """Return a seed that is a sample's own, from 0 to 2³¹ - 1: some endpoints take 32 bits."""
+    return int(key[:8], 16) & 0x7FFF_FFFF

@@ -11,6 +11,7 @@ from oyer.tasks.config import Price
 from oyer.tasks.judging.attempts import AttemptRecord
 from oyer.tasks.judging.jobs import Job
 from oyer.tasks.judging.reading import PARSER_VERSION, Reading
+from oyer.tasks.judging.requests import parameters_text, seed_of, turns_of
 from oyer.tasks.statuses import Status
 
 Source = Literal["called", "cache", "record", "joined", "none"]
@@ -28,6 +29,7 @@ class Answer:
     status: Status
     """`scored` with a reply (its text is still to be read), else why there is none."""
     text: str | None = None
+    reasoning: str | None = None
     reading: Reading | None = None
     model: str | None = None
     error: str | None = None
@@ -61,6 +63,7 @@ def cost_usd(price: Price | None, prompt_tokens: int, completion_tokens: int) ->
 def judgement_row(job: Job, answer: Answer, *, worker: str, price: Price | None) -> JudgementRow:
     """Write a judgement as the record keeps it."""
     reading = answer.reading
+    last = answer.attempts[-1] if answer.attempts else None
     latency_ms = None
     if answer.started_at and answer.finished_at:
         latency_ms = (answer.finished_at - answer.started_at).total_seconds() * 1000
@@ -71,6 +74,7 @@ def judgement_row(job: Job, answer: Answer, *, worker: str, price: Price | None)
         "status": reading.status if reading else answer.status,
         "score": reading.score if reading else None,
         "reply": answer.text,
+        "reasoning": answer.reasoning,
         "parsed_layer": reading.layer if reading else None,
         "parsed_span": reading.span if reading else None,
         "parser_version": PARSER_VERSION if reading else None,
@@ -78,6 +82,7 @@ def judgement_row(job: Job, answer: Answer, *, worker: str, price: Price | None)
         "endpoint": job.judge.endpoint,
         "rubric_hash": job.rubric_hash,
         "request_hash": job.key,
+        "parameters": parameters_text(job, last.sent if last else None) if job.key else None,
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.completion_tokens,
         "cost_usd": cost_usd(price, answer.prompt_tokens, answer.completion_tokens),
@@ -93,6 +98,7 @@ def judgement_row(job: Job, answer: Answer, *, worker: str, price: Price | None)
 
 def attempt_rows(job: Job, answer: Answer, *, price: Price | None) -> list[AttemptRow]:
     """Write every HTTP request made for a judgement."""
+    first = job.request.messages if job.request else ()
     return [
         {
             "rollout_index": job.index,
@@ -109,6 +115,12 @@ def attempt_rows(job: Job, answer: Answer, *, price: Price | None) -> list[Attem
             "completion_tokens": attempt.completion_tokens,
             "cost_usd": cost_usd(price, attempt.prompt_tokens, attempt.completion_tokens),
             "retry_wait_s": attempt.retry_wait_s,
+            "parameters": parameters_text(job, attempt.sent),
+            "seed": seed_of(attempt.sent),
+            "turns": turns_of(first, attempt.messages),
+            "reply": attempt.text,
+            "reasoning": attempt.reasoning,
+            "error": attempt.error,
         }
         for attempt in answer.attempts
     ]

@@ -94,6 +94,16 @@ def object_claims(
     return claims, closed
 
 
+def ends_with_verdict(text: str, scale: tuple[float, float]) -> bool:
+    """Whether a whole JSON object that states a score ends the reply."""
+    spans = _objects(text)
+    if not spans:
+        return False
+    start, end = spans[-1]
+    whole = _json_end(text, start) == end and not text[end:].strip(" \n`~")
+    return whole and _verdict(text[start:end], scale) is not None
+
+
 def _objects(text: str) -> list[tuple[int, int]]:
     """Where outermost objects open and close; one that is cut ends with the reply or at the next."""
     spans: list[tuple[int, int]] = []

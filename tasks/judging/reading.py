@@ -23,14 +23,15 @@ from oyer.tasks.judging.cleaning import (
     unwrap,
 )
 from oyer.tasks.judging.context import ASPECT, compared
+from oyer.tasks.judging.ends import End, end_of
 from oyer.tasks.judging.labels import bare_value, label_claims
-from oyer.tasks.judging.objects import object_claims
+from oyer.tasks.judging.objects import ends_with_verdict, object_claims
 from oyer.tasks.judging.phrases import words
 from oyer.tasks.judging.prose import prose_claims
 from oyer.tasks.judging.tables import table_claims
 from oyer.tasks.statuses import Status
 
-PARSER_VERSION = 3
+PARSER_VERSION = 4
 """Raised whenever some reply would be read differently."""
 
 MAX_PROSE_CHARS = 16_384
@@ -39,8 +40,6 @@ MAX_PROSE_CHARS = 16_384
 MAX_SPAN_CHARS = 200
 """Length to which the text that a score was read from is kept, in characters."""
 
-_CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
-_FILTERED = frozenset({"content_filter", "safety", "recitation", "refusal"})
 _DECLINING = words(
     "refuse, decline, unable, cannot, can't, won't, will not, not able, not going, 无法, 不能, 拒绝, 不予, 不便, 难以"
 )
@@ -100,19 +99,24 @@ def read_score(
     Args:
         text: the reply as received.
         scale: lowest and highest score; what lies outside is no score.
-        finish_reason: the endpoint's; a reply that was cut holds no verdict.
+        finish_reason: the endpoint's; a reply that was cut or broken off holds no verdict. After an
+            unknown one, a reply is read only if it ends with a whole JSON verdict.
         refusal: the endpoint's refusal message, if it sent one.
     """
-    reason = (finish_reason or "stop").lower()
-    if refusal or reason in _FILTERED:
+    end, reason = end_of(finish_reason), finish_reason or ""
+    if refusal or end is End.FILTERED:
         return _none(Status.REFUSED, "refusal", refusal or reason)
-    if reason in _CUT:
+    if end is End.BROKEN:
+        return _none(Status.UNAVAILABLE, "finish_reason", reason)
+    if end is End.CUT:
         return _none(Status.TRUNCATED, "finish_reason", reason)
     visible = strip_thinking(normalise(text))
     if visible is None:
         return _none(Status.UNPARSEABLE, "thinking", "")
     reply = unwrap(visible)
     scale = (float(scale[0]), float(scale[1]))
+    if end is End.UNKNOWN and not ends_with_verdict(reply, scale):
+        return _none(Status.TRUNCATED, "finish_reason", reason)
     claims = _after_second_thought(_claims(reply, scale), reply) or _fenced_claims(reply, scale)
     if not claims and _REFUSAL.search(reply):
         return _none(Status.REFUSED, "refusal", reply)

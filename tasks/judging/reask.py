@@ -5,6 +5,7 @@ from dataclasses import replace
 from oyer.tasks.config import JudgeConfig
 from oyer.tasks.judging import rubrics
 from oyer.tasks.judging.calls import ChatRequest
+from oyer.tasks.judging.cleaning import normalise, strip_thinking, unwrap
 
 _ASK = {
     "zh": "你的回复里没有可读的评分。请只输出一行，不写别的内容：\n最终评分: N\n"
@@ -15,7 +16,14 @@ _ASK = {
 
 
 def reask(request: ChatRequest, reply: str, judge: JudgeConfig) -> ChatRequest:
-    """Continue the conversation with the reply and a request for its last line."""
+    """Continue the conversation with the reply and a request for its last line.
+
+    A reply without visible text gives the request as it was: many endpoints refuse an empty
+    assistant message, and chat templates that drop thinking make one of thinking alone.
+    """
+    visible = strip_thinking(normalise(reply))
+    if visible is None or not unwrap(visible).strip():
+        return request
     low, high = judge.scale
     question = _ASK[rubrics.parse(judge.rubric).language].format(low=low, high=high)
     return replace(

@@ -6,7 +6,6 @@
 
 import functools
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from oyer.tasks.content import PLACEHOLDERS, content_text, plain_json
+
 ROLLOUT_PARTS = ("prompt", "reference", "response")
 """Placeholders that stand for one part of the rollout, fenced."""
 
 PLACEHOLDER = re.compile(r"\\[A-Za-z]+\{\w*\}|(\{*)\{([A-Za-z_]\w*)\}")
 """A name in braces (group 2; group 1: doubled braces), or a LaTeX argument, which is none."""
+
+_ROLE_LINE = re.compile(rf"(?m)^(?=\s*\[(?!(?:{'|'.join(PLACEHOLDERS)})\])\w+\]\s*$)")
+"""Where a line of content begins that could pass for a role line; a placeholder is none."""
 
 _WORDS: Mapping[str, Mapping[str, str]] = {
     "en": {
@@ -129,7 +133,7 @@ def fence(content: str) -> str:
 
 
 def flatten(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Chat messages as text: a `[role]` line, the content, tool calls as JSON.
+    """Chat messages as text: a `[role]` line, the content as text, tool calls as JSON.
 
     A line of content that looks like a role line is escaped, so that no message can open another.
     """
@@ -138,25 +142,11 @@ def flatten(messages: Sequence[Mapping[str, Any]]) -> str:
         role = str(message.get("role", "user"))
         lines = [f"[{role}]"]
         if message.get("content"):
-            lines.append(re.sub(r"(?m)^(?=\s*\[\w+\]\s*$)", r"\\", _plain(message["content"])))
+            lines.append(_ROLE_LINE.sub(r"\\", content_text(message["content"])))
         extra = {k: v for k, v in message.items() if k not in {"role", "content"} and v}
-        lines += [f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in extra.items()]
+        lines += [f"{k}: {plain_json(v)}" for k, v in extra.items()]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
-
-
-def _plain(content: Any) -> str:
-    """A message's content: text, or the texts of its parts with the other parts as JSON."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return json.dumps(content, ensure_ascii=False)
-    return "\n".join(
-        str(part["text"])
-        if isinstance(part, dict) and "text" in part
-        else json.dumps(part, ensure_ascii=False)
-        for part in content
-    )
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:

@@ -35,6 +35,9 @@ class Cache(Protocol):
     def keep(self, key: str, reply: CachedReply) -> None:
         """Keep a reply; it is there when this returns."""
 
+    def drop(self, keys: Sequence[str]) -> None:
+        """Delete replies."""
+
     def fade(self, keys: Sequence[str]) -> None:
         """Let replies go soon."""
 
@@ -72,15 +75,21 @@ class Resolver:
         shared = {self._shared(key): key for key in judges}
         cached = self.cache.get_many(list(shared))
         answers: dict[str, Answer] = {}
+        replaced = []
         for name, reply in cached.items():
             key = shared[name]
             answer = _kept(reply, judges[key], "cache")
-            if answer is not None:
+            if not self._is_current(reply.model, judges[key]):
+                replaced.append(name)
+            elif answer is not None:
                 answers[key] = answer
+        if replaced:
+            # A kept reply would be taken for that of whoever pays for the request now.
+            self.cache.drop(replaced)
         rest = [key for key in judges if key not in answers]
         for key, row in self.record(rest).items() if rest else ():
             answer = _recorded(row, judges[key])
-            if answer is not None:
+            if answer is not None and self._is_current(answer.model, judges[key]):
                 answers[key] = answer
         return answers
 
@@ -130,6 +139,14 @@ class Resolver:
         """Note that the answers to these requests are on record, where all will look for them."""
         self.cache.fade([self._shared(job.key) for job in jobs if job.key is not None])
 
+    def _is_current(self, model: str | None, judge: JudgeConfig) -> bool:
+        """Whether a reply is of the model that the endpoint now reports for the judge's model."""
+        endpoint = self.asker.endpoints.get(judge.endpoint)
+        if judge.version is not None or endpoint is None:
+            return True
+        now = endpoint.lessons.reported(judge.model)
+        return now is None or model is None or model == now
+
     def _shared(self, key: str) -> str:
         return sha256(f"{self.scope}\n{key}".encode()).hexdigest() if self.scope else key
 
@@ -140,7 +157,12 @@ def _kept(reply: CachedReply, judge: JudgeConfig, source: Source) -> Answer | No
     if reading is None:
         return None
     return Answer(
-        source=source, status=Status.SCORED, text=reply.text, reading=reading, model=reply.model
+        source=source,
+        status=Status.SCORED,
+        text=reply.text,
+        reasoning=reply.reasoning,
+        reading=reading,
+        model=reply.model,
     )
 
 
@@ -151,7 +173,12 @@ def _recorded(row: StoredJudgement, judge: JudgeConfig) -> Answer | None:
     if reading is None:
         return None
     return Answer(
-        source="record", status=Status.SCORED, text=text, reading=reading, model=row.get("model")
+        source="record",
+        status=Status.SCORED,
+        text=text,
+        reasoning=row.get("reasoning"),
+        reading=reading,
+        model=row.get("model"),
     )
 
 
@@ -175,4 +202,5 @@ def _to_keep(reply: Reply, reading: Reading, job: Job) -> CachedReply:
         },
         at_s=time.time(),
         expected_score=reading.score if reading.layer == LOGPROBS else None,
+        reasoning=reply.reasoning,
     )

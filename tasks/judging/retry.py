@@ -17,8 +17,6 @@ BACKOFF_CAP_S = 30.0
 IDENTICAL_5XX = 3
 """So many equal 5xx in a row are an answer, not an accident (one service retried a deterministic
 500 1,149 times over 24 days)."""
-PASSING_5XX = frozenset({502, 503, 504, 529})
-"""Gateway and overload errors: equal bodies are usual there and say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ def decide(
 
 def _is_deterministic(history: Sequence[Failure]) -> bool:
     last = history[-1]
-    if last.fingerprint is None or last.http_status in PASSING_5XX:
+    if last.fingerprint is None:
         return False
     same = takewhile(lambda failure: failure.fingerprint == last.fingerprint, reversed(history))
     return len(list(same)) >= IDENTICAL_5XX

@@ -23,6 +23,7 @@ A rubric is text. Everything but the place for the response may be left out:
 
 import functools
 import hashlib
+import os
 import re
 from importlib import resources
 from pathlib import Path
@@ -31,8 +32,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from oyer.tasks.errors import InvalidConfig
+from oyer.tasks.explaining import did_you_mean, explain
 from oyer.tasks.judging.rendering import PLACEHOLDER, ROLLOUT_PARTS, Criterion, Rubric, render
-from oyer.tasks.yaml_text import read_yaml
+from oyer.tasks.yaml_text import KeyTwice, read_yaml
 
 __all__ = ["BUILT_IN", "Criterion", "Rubric", "parse", "render", "resolve", "rubric_hash"]
 
@@ -129,12 +131,14 @@ def _text_of(rubric: str, folder: Path | None) -> str:
     if "{" in rubric or "\n" in rubric:
         return rubric
     if folder is not None and rubric.lower().endswith((".md", ".txt")):
-        return _file_text(folder / Path(rubric).expanduser())
+        return _file_text(folder / os.path.expanduser(rubric))
     if re.search(r"\s", rubric.strip()):
         return rubric
     raise InvalidConfig(
-        f"rubric: {rubric!r} is no built-in rubric ({', '.join(BUILT_IN)}), no .md or .txt file"
-        " and no text with a place for the {response}"
+        f"rubric: {rubric!r} is neither a built-in rubric ({', '.join(BUILT_IN)}), nor a .md or .txt file,"
+        f" nor a text with a place for the {{response}}; {did_you_mean(rubric, BUILT_IN)}".rstrip(
+            "; "
+        )
     )
 
 
@@ -157,13 +161,18 @@ def _file_text(path: Path) -> str:
 
 def _front_fields(block: str) -> _FrontMatter:
     try:
-        raw = read_yaml(block)
+        # The line above it is that of the `---`, so that an error counts lines of the rubric.
+        raw = read_yaml("\n" + block)
+    except KeyTwice as error:
+        raise InvalidConfig(f"rubric: front matter: {error}") from error
     except ValueError as error:
         raise InvalidConfig(f"rubric: the front matter is not YAML: {error}") from error
     try:
         return _FrontMatter.model_validate({} if raw is None else raw)
     except ValidationError as error:
-        raise InvalidConfig(f"rubric: the front matter cannot be used: {error}") from error
+        raise InvalidConfig(
+            f"rubric: the front matter cannot be used: {explain(error, _FrontMatter)}"
+        ) from error
 
 
 def _names_in(template: str) -> set[str]:

@@ -9,6 +9,8 @@ from redis.backoff import NoBackoff
 from redis.commands.core import Script
 from redis.retry import Retry
 
+from oyer.tasks.redis_client import Client
+
 log = logging.getLogger(__name__)
 
 SOCKET_TIMEOUT_S = 1.0
@@ -20,7 +22,7 @@ def connect(url: str, *, max_connections: int = 256) -> Redis:
 
     One silent retry replaces a connection that a restarted server has closed.
     """
-    return Redis.from_url(
+    return Client.from_url(
         url,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,

@@ -1,7 +1,7 @@
 """HTTP for the judge client: an `httpx2` transport over urllib3's connection pool.
 
 - A connection is taken from a stack, so that a call costs the same with 10 or 1,000 of them
-  open; httpcore's pool scans all of them for every call (DESIGN section 6).
+  open; httpcore's pool scans all of them for every call.
 - Nothing is retried and no redirect is followed here: a key never reaches another host.
 - The `read` timeout bounds the whole exchange, however slowly the reply drips.
 - Plain blocking sockets, so it is cooperative wherever gevent has patched them.
@@ -15,7 +15,6 @@ import socket
 import ssl
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,6 +25,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
+    DecodeError,
     HTTPError,
     NewConnectionError,
     ProtocolError,
@@ -36,12 +36,18 @@ from urllib3.exceptions import (
 from urllib3.util import make_headers
 
 from oyer.tasks.errors import InvalidConfig
+from oyer.tasks.judging.network_errors import plainly
+from oyer.tasks.judging.proxies import proxy_for
 
 CONNECT_TIMEOUT_S = 10.0
 """Longest wait for a connection, in seconds: an unreachable host costs no whole attempt."""
 
 MAX_REPLY_BYTES = 64 * 2**20
-"""Largest reply read from an endpoint; a judge's reply with logprobs stays under 1 MiB."""
+"""Largest reply read from an endpoint, as sent and unpacked; a judge's reply with logprobs stays
+under 1 MiB."""
+
+_TOO_LONG = "the reply is longer than {} bytes"
+_NOT_PASSED_ON = frozenset({"set-cookie", "content-encoding", "content-length"})
 
 
 _POLL = get_original("select", "poll")
@@ -70,7 +76,7 @@ class _DeadlineReader(io.RawIOBase):
         received = self._raw.readinto(buffer)
         self._left_bytes -= received or 0
         if self._left_bytes < 0:
-            raise http.client.HTTPException(f"the reply is longer than {MAX_REPLY_BYTES} bytes")
+            raise http.client.HTTPException(_TOO_LONG.format(MAX_REPLY_BYTES))
         return received
 
     def close(self) -> None:
@@ -163,41 +169,41 @@ class PooledTransport(httpx2.BaseTransport):
                 retries=_ONCE,
                 redirect=False,
                 assert_same_host=False,
-                decode_content=False,
+                preload_content=False,
             )
+            content = _unpacked(reply)
         except HTTPError as error:
-            raise _httpx2_error(error)(str(error), request=request) from error
+            said = plainly(error, _address(url), timeout)
+            raise _httpx2_error(error)(said, request=request) from error
         except (ValueError, OverflowError) as error:
             # http.client checks no length that a server announces.
             raise httpx2.RemoteProtocolError(
                 f"the reply's head cannot be read ({type(error).__name__})", request=request
             ) from error
-        # Bytes, as httpx2 takes headers given as text for ASCII; and no cookies, so that no reply
-        # changes the requests after it.
+        # Bytes, as httpx2 takes headers given as text for ASCII; no cookies, so that no reply
+        # changes the requests after it; and no encoding, since the content is unpacked already.
         headers = [
             (name.encode("latin-1"), value.encode("latin-1"))
             for name, value in reply.headers.items()
-            if name.lower() != "set-cookie"
+            if name.lower() not in _NOT_PASSED_ON
         ]
-        return httpx2.Response(reply.status, headers=headers, content=reply.data)
+        return httpx2.Response(reply.status, headers=headers, content=content)
 
     def close(self) -> None:
         for pool in self._pools.values():
             pool.close()
 
 
-def proxy_for(url: httpx2.URL, environ: Mapping[str, str]) -> str | None:
-    """The proxy that `environ` names for `url`; lower-case variables win, as with curl."""
-    proxies = {
-        name.lower().removesuffix("_proxy"): value
-        for name, value in sorted(environ.items())
-        if name.lower().endswith("_proxy")
-    }
-    host = url.netloc.decode("ascii")
-    # typeshed lacks it; requests reads NO_PROXY by it as well.
-    if urllib.request.proxy_bypass_environment(host, proxies):  # type: ignore[attr-defined]
-        return None
-    return proxies.get(url.scheme) or proxies.get("all") or None
+def _unpacked(reply: urllib3.BaseHTTPResponse) -> bytes:
+    """Read a reply's content, unpacked, and no more of it than `MAX_REPLY_BYTES`.
+
+    urllib3 unpacks no further than what is asked for, so that a small reply cannot fill the memory.
+    """
+    content = reply.read(MAX_REPLY_BYTES + 1, decode_content=True)
+    if len(content) > MAX_REPLY_BYTES:
+        reply.close()
+        raise ProtocolError(_TOO_LONG.format(MAX_REPLY_BYTES))
+    return content
 
 
 def ssl_context(environ: Mapping[str, str]) -> ssl.SSLContext:
@@ -225,6 +231,10 @@ def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
 
 
+def _address(url: httpx2.URL) -> str:
+    return f"{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}"
+
+
 def _pool(url: httpx2.URL, environ: Mapping[str, str], pool_size: int) -> HTTPConnectionPool:
     options: dict[str, Any] = {"maxsize": pool_size, "ssl_context": ssl_context(environ)}
     proxy_url = proxy_for(url, environ)
@@ -247,7 +257,7 @@ def _pool(url: httpx2.URL, environ: Mapping[str, str], pool_size: int) -> HTTPCo
     return manager.connection_from_url(str(url))
 
 
-def _httpx2_error(error: HTTPError) -> type[httpx2.TransportError]:
+def _httpx2_error(error: HTTPError) -> type[httpx2.RequestError]:
     """The `httpx2` name of what urllib3 reports."""
     cause = error.args[-1] if isinstance(error, ProtocolError) else None
     if isinstance(cause, TimeoutError):
@@ -257,11 +267,12 @@ def _httpx2_error(error: HTTPError) -> type[httpx2.TransportError]:
     return next(ours for theirs, ours in _ERRORS if isinstance(error, theirs))
 
 
-_ERRORS: tuple[tuple[type[HTTPError], type[httpx2.TransportError]], ...] = (
+_ERRORS: tuple[tuple[type[HTTPError], type[httpx2.RequestError]], ...] = (
     (NewConnectionError, httpx2.ConnectError),
     (ConnectTimeoutError, httpx2.ConnectTimeout),
     (ReadTimeoutError, httpx2.ReadTimeout),
     (ProxyError, httpx2.ProxyError),
+    (DecodeError, httpx2.DecodingError),
     (SSLError, httpx2.ConnectError),
     (ProtocolError, httpx2.RemoteProtocolError),
     (HTTPError, httpx2.NetworkError),

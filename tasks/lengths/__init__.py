@@ -1,6 +1,7 @@
 """Length, verbosity and repetition shaping: one pure function per method.
 
-Importing the package or its catalogue loads no torch; the names below load it on first use.
+The formulas run on NumPy arrays, or on torch tensors where they are given some. Importing the
+package or its catalogue loads neither.
 """
 
 from importlib import import_module

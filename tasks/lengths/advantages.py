@@ -4,35 +4,34 @@ Lengths are int64[N] in one unit, group_ids int64[N], flags bool[N], scores and 
 float64[N]; a NaN score leaves the statistics and has advantage 0.
 """
 
+import math
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from oyer.tasks.lengths.absolute import pass_rate
+from oyer.tasks.lengths.arrays import Array, bound, double, isnan, select, sigmoid, without_nan
 from oyer.tasks.lengths.group_relative import share_of_range
 from oyer.tasks.lengths.groups import Groups, ratio
 from oyer.tasks.lengths.inputs import given
 
 
-def centred(quality: Tensor, groups: Groups) -> Tensor:
+def centred(quality: Array, groups: Groups) -> Array:
     """Score minus the group's mean, exactly 0 for equal scores; 0 for a missing score."""
-    known = ~quality.isnan()
+    known = ~isnan(quality)
     height = quality - groups.spread(groups.min(quality, known))
-    return (height - groups.spread(groups.mean(height, known))).where(known, 0.0)
+    return select(known, height - groups.spread(groups.mean(height, known)), 0.0)
 
 
-def _advantages(advantages: Tensor | None, quality: Tensor | None, groups: Groups) -> Tensor:
+def _advantages(advantages: Array | None, quality: Array | None, groups: Groups) -> Array:
     """The advantages that were handed over, or the centred score; 0 for a missing one."""
     if advantages is None:
         return centred(given(quality, "advantages"), groups)
-    return advantages.nan_to_num(nan=0.0)
+    return without_nan(advantages)
 
 
 def qglas(
-    lengths: Tensor,
-    quality: Tensor,
-    group_ids: Tensor,
+    lengths: Array,
+    quality: Array,
+    group_ids: Array,
     *,
     beta_min: float,
     beta_max: float,
@@ -40,40 +39,40 @@ def qglas(
     eps: float,
     std_normalised: bool,
     ddof: int,
-) -> Tensor:
+) -> Array:
     """Centred score plus a bonus for short rows of positive advantage, QGLAS eqs. 1-8.
 
     The bonus is `beta * (Q100 - Q25) * clip((L_ref - L) / L_ref, 0, clip) / clip`, L_ref the
     positive rows' mean length, and beta falls as their scores spread over the group's range.
     """
     groups = Groups(group_ids)
-    known = ~quality.isnan()
+    known = ~isnan(quality)
     advantage = centred(quality, groups)
     positive = advantage > 0
     reference = groups.spread(groups.mean(lengths, positive))
-    divisor = reference + eps if eps else reference.clamp(min=1)
-    saving = ((reference - lengths) / divisor).clamp(min=0, max=clip) / clip
+    divisor = reference + eps if eps else bound(reference, min=1)
+    saving = bound((reference - lengths) / divisor, min=0, max=clip) / clip
     s_all = groups.max(quality, known) - groups.quantile(quality, 0.25, known)
     s_positive = groups.max(quality, positive) - groups.min(quality, positive)
-    share = ratio(s_positive, s_all + eps).clamp(min=0, max=1)
+    share = bound(ratio(s_positive, s_all + eps), min=0, max=1)
     weight = s_all * (beta_min + (beta_max - beta_min) * (1 - share))
-    total = advantage + (groups.spread(weight) * saving).where(positive, 0.0)
+    total = advantage + select(positive, groups.spread(weight) * saving, 0.0)
     if not std_normalised:
         return total
     return ratio(total, groups.spread(groups.moments(quality, ddof, known)[1] + eps))
 
 
 def advantage_reweight(
-    lengths: Tensor,
-    group_ids: Tensor,
-    advantages: Tensor | None = None,
-    quality: Tensor | None = None,
+    lengths: Array,
+    group_ids: Array,
+    advantages: Array | None = None,
+    quality: Array | None = None,
     *,
     alpha: float,
     gamma: float,
     tau: float,
     eps: float,
-) -> Tensor:
+) -> Array:
     """Weigh positive advantages by brevity and restore their sum, Intern-S2 eqs. 14-17.
 
     The weight is `alpha + (1 - alpha) (1 - share)^gamma` with the length's share of the
@@ -82,76 +81,76 @@ def advantage_reweight(
     groups = Groups(group_ids)
     advantages = _advantages(advantages, quality, groups)
     positive = advantages > 0
-    share = share_of_range(lengths, groups, positive, eps).clamp(min=0, max=1)
+    share = bound(share_of_range(lengths, groups, positive, eps), min=0, max=1)
     weighed = advantages * (alpha + (1 - alpha) * (1 - share) ** gamma)
     mass, after = groups.sum(advantages, positive), groups.sum(weighed, positive)
-    weighed = weighed * groups.spread(mass / (after.where(after > 0, 1.0) + eps))
+    weighed = weighed * groups.spread(mass / (select(after > 0, after, 1.0) + eps))
     enough = groups.count(positive) >= tau * groups.sizes
-    return weighed.where(positive & groups.spread(enough & (after > 0)), advantages)
+    return select(positive & groups.spread(enough & (after > 0)), weighed, advantages)
 
 
 def gfpo_mask(
-    lengths: Tensor,
-    group_ids: Tensor,
-    quality: Tensor | None = None,
+    lengths: Array,
+    group_ids: Array,
+    quality: Array | None = None,
     *,
     k: int,
     metric: Literal["short", "efficiency"],
-) -> Tensor:
+) -> Array:
     """1 for the `k` rows of each group that are shortest or have most reward per token.
 
     Ties go to the earlier row; a missing score is not kept while another row is left.
     """
     if metric == "short":
-        cost = lengths.double()
+        cost = double(lengths)
     else:
-        cost = -given(quality, "quality") / lengths.clamp(min=1)
+        cost = -given(quality, "quality") / bound(lengths, min=1)
     if quality is not None:
-        cost = cost.where(~quality.isnan(), torch.inf)
-    return Groups(group_ids).smallest(cost, k).double()
+        cost = select(~isnan(quality), cost, math.inf)
+    return double(Groups(group_ids).smallest(cost, k))
 
 
 def gfpo(
-    lengths: Tensor,
-    quality: Tensor,
-    group_ids: Tensor,
+    lengths: Array,
+    quality: Array,
+    group_ids: Array,
     *,
     k: int,
     metric: Literal["short", "efficiency"],
     ddof: int,
-) -> Tensor:
+) -> Array:
     """z-score among the rows that `gfpo_mask` keeps; 0 for the others, arXiv:2508.09726."""
     mask = gfpo_mask(lengths, group_ids, quality, k=k, metric=metric)
-    kept = (mask > 0) & ~quality.isnan()
-    return Groups(group_ids).z_score(quality, ddof, 0.0, kept).where(kept, 0.0)
+    kept = (mask > 0) & ~isnan(quality)
+    return select(kept, Groups(group_ids).z_score(quality, ddof, 0.0, kept), 0.0)
 
 
 def difficulty_weight(
-    correct_ratio: Tensor,
+    correct_ratio: Array,
     *,
     A: float,  # noqa: N803 - the paper's names
     B: float,  # noqa: N803 - the paper's names
     rho0: float,
     k: float,
-) -> Tensor:
+) -> Array:
     """`A + (B - A) / (1 + exp(k (rho - rho0)))`, arXiv:2504.09696."""
-    return A + (B - A) * torch.sigmoid(-k * (correct_ratio - rho0))
+    return A + (B - A) * sigmoid(-k * (correct_ratio - rho0))
 
 
 def grpo_lead_advantage(
-    correct: Tensor,
-    group_ids: Tensor,
-    advantages: Tensor | None = None,
-    quality: Tensor | None = None,
+    correct: Array,
+    group_ids: Array,
+    advantages: Array | None = None,
+    quality: Array | None = None,
     *,
     A: float,  # noqa: N803 - the paper's names
     B: float,  # noqa: N803 - the paper's names
     rho0: float,
     k: float,
-) -> Tensor:
+) -> Array:
     """Positive advantages times the weight of the pass rate, others times that of its rest."""
     groups = Groups(group_ids)
     advantages = _advantages(advantages, quality, groups)
     rate = pass_rate(correct, groups)
-    side = rate.where(advantages > 0, 1 - rate)
+    side = select(advantages > 0, rate, 1 - rate)
     return advantages * difficulty_weight(side, A=A, B=B, rho0=rho0, k=k)

@@ -1,19 +1,28 @@
 """Several rewards a row to one advantage."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
-import torch
-from torch import Tensor
-
+from oyer.tasks.lengths.arrays import (
+    Array,
+    bound,
+    device,
+    double,
+    filled,
+    isnan,
+    namespace,
+    select,
+    without_nan,
+)
 from oyer.tasks.lengths.groups import Groups, ratio
 from oyer.tasks.lengths.inputs import given
 
 
 def aggregate(
-    components: Tensor,
-    group_ids: Tensor,
-    lengths: Tensor | None = None,
+    components: Array,
+    group_ids: Array,
+    lengths: Array | None = None,
     *,
     mode: Literal["sum", "sum_then_normalize", "normalize_then_sum"],
     weights: tuple[float, ...] | None,
@@ -21,7 +30,7 @@ def aggregate(
     ddof: int,
     float32_bessel: bool,
     baseline: Literal["group_mean", "length_weighted", "none"],
-) -> Tensor:
+) -> Array:
     """Advantages float64[N] of the rewards `components` float64[N, R].
 
     sum: weighted sum less the baseline. sum_then_normalize: that over the group's standard
@@ -30,68 +39,75 @@ def aggregate(
     and leaves the statistics.
     """
     groups, single = Groups(group_ids), Groups.single(group_ids)
-    scale = components.new_tensor(weights or (1.0,) * components.shape[1])
-    known = ~components.isnan()
-    row, rewards = known.any(dim=1), components.nan_to_num()
+    xp = namespace(components)
+    scale = _row_of(components, weights or (1.0,) * components.shape[1])
+    known = ~isnan(components)
+    row, rewards = xp.any(known, axis=1), without_nan(components)
     z_score = partial(Groups.z_score, ddof=ddof, eps=eps, float32_bessel=float32_bessel)
     if mode == "normalize_then_sum":
         scores = [
-            z_score(groups, rewards[:, i], where=known[:, i]).where(known[:, i], 0.0)
+            select(known[:, i], z_score(groups, rewards[:, i], where=known[:, i]), 0.0)
             for i in range(components.shape[1])
         ]
-        total = (torch.stack(scores, dim=1) * scale).sum(dim=1)
-        return z_score(single, total, where=row).where(row, 0.0)
-    total = (rewards * scale).sum(dim=1)
+        total = xp.sum(xp.stack(scores, axis=1) * scale, axis=1)
+        return select(row, z_score(single, total, where=row), 0.0)
+    total = xp.sum(rewards * scale, axis=1)
     advantage = total - groups.spread(_baseline(total, groups, lengths, row, baseline))
     if mode == "sum_then_normalize":
         _, deviation = groups.moments(total, ddof, row, float32_bessel=float32_bessel)
         advantage = ratio(advantage, groups.spread(deviation + eps))
-    return advantage.where(row, 0.0)
+    return select(row, advantage, 0.0)
 
 
 def _baseline(
-    total: Tensor,
+    total: Array,
     groups: Groups,
-    lengths: Tensor | None,
-    row: Tensor,
+    lengths: Array | None,
+    row: Array,
     kind: Literal["group_mean", "length_weighted", "none"],
-) -> Tensor:
+) -> Array:
     if kind == "none":
-        return torch.zeros_like(groups.sizes, dtype=torch.float64)
+        return filled(groups.sizes, 0.0)
     if kind == "group_mean":
         return groups.mean(total, row)
     return length_weighted_mean(total, given(lengths, "lengths"), groups, row)
 
 
-def length_weighted_mean(total: Tensor, lengths: Tensor, groups: Groups, where: Tensor) -> Tensor:
+def length_weighted_mean(total: Array, lengths: Array, groups: Groups, where: Array) -> Array:
     """OPO's baseline `sum(L r) / sum(L)` of each group; lengths are at least one token."""
-    tokens = lengths.clamp(min=1).double()
-    return groups.sum(tokens * total, where) / groups.sum(tokens, where).clamp(min=1)
+    tokens = double(bound(lengths, min=1))
+    return groups.sum(tokens * total, where) / bound(groups.sum(tokens, where), min=1)
 
 
 def brpo(
-    budget_scores: Tensor,
-    group_ids: Tensor,
+    budget_scores: Array,
+    group_ids: Array,
     *,
     budget_probs: tuple[float, ...],
     discount: float,
-) -> Tensor:
+) -> Array:
     """Advantage of each of S thinking segments: float64[N, S], AnytimeReasoner's BRPO.
 
     With the expected score from segment s on, `R_s = sum_{t >= s} P_t score_t`, the baseline is
     `(s V1 + (S - s) V2) / S`: V1 the discounted mean of the scores before s times the
     probability that is left, V2 the group's mean of R_s.
     """
-    groups = Groups(group_ids)
-    probs = budget_scores.new_tensor(budget_probs)
+    xp, groups = namespace(budget_scores), Groups(group_ids)
+    probs = _row_of(budget_scores, budget_probs)
     count = len(budget_probs)
     weighted = probs * budget_scores
     columns = []
     for s in range(count):
-        rest = weighted[:, s:].sum(dim=1)
+        rest = xp.sum(weighted[:, s:], axis=1)
         peers = groups.spread(groups.mean(rest))
-        decay = discount ** torch.arange(s, dtype=torch.float64, device=probs.device)
-        past = ratio((budget_scores[:, :s] * decay).sum(dim=1), decay.sum())
-        own = past * probs[s:].sum()
+        decay = _row_of(probs, [discount**i for i in range(s)])
+        past = ratio(xp.sum(budget_scores[:, :s] * decay, axis=1), xp.sum(decay))
+        own = past * xp.sum(probs[s:])
         columns.append(rest - (s * own + (count - s) * peers) / count)
-    return torch.stack(columns, dim=1)
+    return xp.stack(columns, axis=1)
+
+
+def _row_of(like: Array, values: Sequence[float]) -> Array:
+    """float64[R] on the device of `like`."""
+    xp = namespace(like)
+    return xp.asarray(list(values), dtype=xp.float64, device=device(like))

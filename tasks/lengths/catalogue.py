@@ -1,6 +1,5 @@
 """The catalogue of length methods, for configuration, lists and checks; imports no torch."""
 
-import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from oyer.tasks.errors import InvalidConfig
+from oyer.tasks.explaining import explain, suggestion_or_known
 from oyer.tasks.lengths import (
     catalogue_absolute,
     catalogue_advantage,
@@ -47,8 +47,7 @@ def find(method: str) -> Method:
     """
     if method in METHODS:
         return METHODS[method]
-    near = difflib.get_close_matches(method, METHODS, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(METHODS))}"
+    hint = suggestion_or_known(method, METHODS)
     raise InvalidConfig(f"length.method: {method!r} is not a length method; {hint}")
 
 
@@ -62,12 +61,8 @@ def validate(method: Method, params: Mapping[str, Any]) -> Params:
         return method.params.model_validate(dict(params))
     except ValidationError as error:
         known = ", ".join(method.params.model_fields) or "none"
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'parameters'}: {fault['msg']}"
-            for fault in error.errors()
-        )
         raise InvalidConfig(
-            f"length method {method.name}: {faults} (its parameters: {known})"
+            f"length method {method.name}: {explain(error, method.params)} (its parameters: {known})"
         ) from error
 
 

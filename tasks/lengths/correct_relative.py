@@ -6,33 +6,31 @@ float64[N]. Equal lengths and single rows are neutral unless `eps` asks for a re
 
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from oyer.tasks.lengths.absolute import pass_rate
+from oyer.tasks.lengths.arrays import Array, bound, double, filled, namespace, select, sigmoid
 from oyer.tasks.lengths.groups import Groups, ratio
 
 
 def kimi_length_reward(
-    lengths: Tensor,
-    correct: Tensor,
-    group_ids: Tensor,
+    lengths: Array,
+    correct: Array,
+    group_ids: Array,
     *,
     weight: float,
     eps: float,
     singleton: Literal["neutral", "min0_max1"],
-) -> Tensor:
+) -> Array:
     """`0.5 - (L - min) / (max - min)`, at most 0 for a wrong row; min and max over all rows."""
     groups = Groups(group_ids)
     term = _kimi(lengths, groups, None, eps)
     if singleton == "min0_max1":
-        term = term.where(groups.spread(groups.sizes) > 1, 0.5 - lengths.double() / (1 + eps))
-    return weight * term.where(correct, term.clamp(max=0))
+        term = select(groups.spread(groups.sizes) > 1, term, 0.5 - double(lengths) / (1 + eps))
+    return weight * select(correct, term, bound(term, max=0))
 
 
 def _kimi(
-    lengths: Tensor, groups: Groups, where: Tensor | None, eps: float, tolerance: int = 0
-) -> Tensor:
+    lengths: Array, groups: Groups, where: Array | None, eps: float, tolerance: int = 0
+) -> Array:
     """Kimi's term over the lengths in the mask; 0 for a group without a range and eps.
 
     Rows up to `tolerance` above the shortest are given its 0.5.
@@ -41,30 +39,30 @@ def _kimi(
     span = groups.spread(groups.max(lengths, where)) - low + eps
     share = ratio(lengths - low, span)
     if tolerance:
-        share = share.where(lengths > low + tolerance, 0.0)
-    return (0.5 - share).where(span > 0, 0.0)
+        share = select(lengths > low + tolerance, share, 0.0)
+    return select(span > 0, 0.5 - share, 0.0)
 
 
 def short_rl(
-    lengths: Tensor,
-    correct: Tensor,
-    group_ids: Tensor,
+    lengths: Array,
+    correct: Array,
+    group_ids: Array,
     *,
     length_tolerance: int,
     acc_tolerance: float,
     max_acc_so_far: float,
     eps: float,
-) -> Tensor:
+) -> Array:
     """Kimi's term among correct rows, 0.5 near the shortest; all 0 at low batch accuracy."""
-    if correct.double().mean() < max_acc_so_far - acc_tolerance:
-        return torch.zeros_like(lengths, dtype=torch.float64)
+    if float(namespace(correct).mean(double(correct))) < max_acc_so_far - acc_tolerance:
+        return filled(lengths, 0.0)
     term = _kimi(lengths, Groups(group_ids), correct, eps, length_tolerance)
-    return term.where(correct, 0.0)
+    return select(correct, term, 0.0)
 
 
 def diet_token_score(
-    lengths: Tensor, correct: Tensor, group_ids: Tensor, *, weight: float, adaptive: bool
-) -> Tensor:
+    lengths: Array, correct: Array, group_ids: Array, *, weight: float, adaptive: bool
+) -> Array:
     """Kimi's term over the range of correct rows, on every row, times the pass rate."""
     groups = Groups(group_ids)
     term = weight * _kimi(lengths, groups, correct, 0.0)
@@ -72,27 +70,27 @@ def diet_token_score(
 
 
 def jet(
-    lengths: Tensor, correct: Tensor, group_ids: Tensor, *, alpha: float, delta: float, eps: float
-) -> Tensor:
+    lengths: Array, correct: Array, group_ids: Array, *, alpha: float, delta: float, eps: float
+) -> Array:
     """`alpha (1 - delta) (max - L) / (max - min) + delta` among correct rows."""
     groups = Groups(group_ids)
     low, high = groups.min(lengths, correct), groups.max(lengths, correct)
     brevity = ratio(groups.spread(high) - lengths, groups.spread(high - low + eps))
-    return (alpha * (1 - delta) * brevity + delta).where(correct, 0.0)
+    return select(correct, alpha * (1 - delta) * brevity + delta, 0.0)
 
 
 def sigmoid_length(
-    lengths: Tensor,
-    correct: Tensor,
-    group_ids: Tensor,
-    truncated: Tensor | None = None,
+    lengths: Array,
+    correct: Array,
+    group_ids: Array,
+    truncated: Array | None = None,
     *,
     alpha: float,
     ddof: int,
     eps: float,
     singleton: Literal["neutral", "mean0_std1"],
     check_eos: bool,
-) -> Tensor:
+) -> Array:
     """`1 - alpha * sigmoid(z)` for correct rows and 0 for wrong ones, arXiv:2502.04463."""
     if check_eos and truncated is not None:
         correct = correct & ~truncated
@@ -100,60 +98,60 @@ def sigmoid_length(
     z = groups.z_score(lengths, ddof, eps, correct)
     if singleton == "mean0_std1":
         alone = groups.spread(groups.count(correct)) == 1
-        z = z.where(~alone, lengths.double() / (1 + eps))
-    return (1 - alpha * torch.sigmoid(z)).where(correct, 0.0)
+        z = select(~alone, z, double(lengths) / (1 + eps))
+    return select(correct, 1 - alpha * sigmoid(z), 0.0)
 
 
 def grpo_lead_length(
-    lengths: Tensor,
-    correct: Tensor,
-    group_ids: Tensor,
+    lengths: Array,
+    correct: Array,
+    group_ids: Array,
     *,
     alpha: float,
     ddof: int,
     eps: float,
     skip_if_mean_of_3_shortest_le: float | None,
-) -> Tensor:
+) -> Array:
     """`exp(-alpha z)` for correct rows and 1 for wrong ones, arXiv:2504.09696."""
     groups = Groups(group_ids)
-    factor = torch.exp(-alpha * groups.z_score(lengths, ddof, eps, correct))
+    factor = namespace(lengths).exp(-alpha * groups.z_score(lengths, ddof, eps, correct))
     active = correct
     if skip_if_mean_of_3_shortest_le is not None:
         shortest = groups.mean(lengths, groups.smallest(lengths, 3))
         active = correct & groups.spread(shortest > skip_if_mean_of_3_shortest_le)
-    return factor.where(active, 1.0)
+    return select(active, factor, 1.0)
 
 
 def shorterbetter(
-    lengths: Tensor, correct: Tensor, group_ids: Tensor, *, alpha: float, beta: float
-) -> Tensor:
+    lengths: Array, correct: Array, group_ids: Array, *, alpha: float, beta: float
+) -> Array:
     """`alpha c - beta |L - S|`, S the shortest correct length, or the mean if nobody is."""
     groups = Groups(group_ids)
     solved = groups.count(correct) > 0
-    optimum = groups.min(lengths, correct).where(solved, groups.mean(lengths))
-    return alpha * correct.double() - beta * (lengths - groups.spread(optimum)).abs()
+    optimum = select(solved, groups.min(lengths, correct), groups.mean(lengths))
+    return alpha * double(correct) - beta * abs(lengths - groups.spread(optimum))
 
 
-def alp(lengths: Tensor, correct: Tensor, group_ids: Tensor, *, beta: float, norm: float) -> Tensor:
+def alp(lengths: Array, correct: Array, group_ids: Array, *, beta: float, norm: float) -> Array:
     """`-(beta / norm) max(pass rate, 1/K) L`, arXiv:2506.05256."""
     return -beta / norm * pass_rate(correct, Groups(group_ids), "1/K") * lengths
 
 
-def dast(lengths: Tensor, correct: Tensor, group_ids: Tensor, *, max_len: int) -> Tensor:
+def dast(lengths: Array, correct: Array, group_ids: Array, *, max_len: int) -> Array:
     """Distance to a budget between the correct rows' mean and `max_len`, arXiv:2503.04472."""
     groups = Groups(group_ids)
     rate = groups.mean(correct)
     budget = rate * groups.mean(lengths, correct) + (1 - rate) * max_len
-    over = lengths / groups.spread(budget.clamp(min=1)) - 1
-    right = (0.5 - 0.5 * over).clamp(min=0.1)
-    return right.where(correct, (0.9 * over - 0.1).clamp(max=-0.1))
+    over = lengths / groups.spread(bound(budget, min=1)) - 1
+    right = bound(0.5 - 0.5 * over, min=0.1)
+    return select(correct, right, bound(0.9 * over - 0.1, max=-0.1))
 
 
 def shortest_correct_bonus(
-    lengths: Tensor, correct: Tensor, group_ids: Tensor, *, bonus: float
-) -> Tensor:
+    lengths: Array, correct: Array, group_ids: Array, *, bonus: float
+) -> Array:
     """`bonus` for every shortest row of a group that is all correct (prime-rl)."""
     groups = Groups(group_ids)
     solved = groups.spread(groups.mean(correct)) == 1
     shortest = lengths == groups.spread(groups.min(lengths))
-    return bonus * (solved & shortest).double()
+    return bonus * double(solved & shortest)

@@ -1,18 +1,20 @@
 """The device of a length worker: what is there, which one is used, what it is called."""
 
+import logging
 import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celery.utils.log import get_logger
-
 if TYPE_CHECKING:
     import torch
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")
+
+_DRIVER_NODES = (_DRIVER, *map(Path, ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")))
+"""Of which one is there where torch may find a GPU: NVIDIA's, that of Windows' Linux, and AMD's."""
 
 
 def visible_gpus() -> int:
@@ -25,23 +27,38 @@ def visible_gpus() -> int:
 
 
 @cache
-def device() -> "torch.device":
-    """Return the device that lengths are computed on: the first visible GPU, else the CPU."""
-    import torch
+def device() -> "torch.device | None":
+    """Return the device that lengths are computed on: the first visible GPU.
 
-    if torch.cuda.is_available():
-        return torch.device("cuda:0")
-    log.warning("no CUDA device is visible: length terms are computed on the CPU")
-    return torch.device("cpu")
+    None stands for the CPU, where NumPy computes: torch is loaded only where there is a GPU.
+    """
+    if not _may_have_gpu():
+        return None
+    try:
+        import torch
+    except ImportError:
+        log.warning(
+            "torch is not installed, so length terms are computed on the CPU and not on the GPU:"
+            " pip install 'oyer[gpu]'"
+        )
+        return None
+    return torch.device("cuda:0") if torch.cuda.is_available() else None
+
+
+def _may_have_gpu() -> bool:
+    """Whether a GPU's driver is there and not hidden from this process."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and any(
+        node.exists() for node in _DRIVER_NODES
+    )
 
 
 def describe() -> str:
     """Name the device and its memory, for `oyer check`."""
+    chosen = device()
+    if chosen is None:
+        return "cpu"
     import torch
 
-    chosen = device()
-    if chosen.type != "cuda":
-        return "cpu"
     free, total = torch.cuda.mem_get_info(chosen)
     name = torch.cuda.get_device_name(chosen)
     return f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"

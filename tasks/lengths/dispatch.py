@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from oyer.tasks.errors import InvalidLengthCall
 from oyer.tasks.lengths import catalogue
+from oyer.tasks.lengths.arrays import Array, is_torch_array, to_kind_of
 from oyer.tasks.lengths.groups import Groups
 from oyer.tasks.lengths.inputs import Inputs, PackedTokens, Term
 from oyer.tasks.lengths.method import Method
@@ -31,7 +31,8 @@ def compute(method: str, params: Mapping[str, Any], inputs: Inputs) -> Term:
     Args:
         method: a name of the catalogue.
         params: the method's parameters; defaults are filled in.
-        inputs: the batch's columns, on one device; the values come back on it.
+        inputs: the batch's columns, NumPy arrays or torch tensors on one device; the values come
+            back as such.
 
     Raises:
         InvalidConfig: the method is unknown, or a parameter is wrong.
@@ -45,7 +46,6 @@ def compute(method: str, params: Mapping[str, Any], inputs: Inputs) -> Term:
     return apply(found, params, columns, size)
 
 
-@torch.inference_mode()
 def apply(
     method: Method, params: Mapping[str, Any], columns: Mapping[str, Any], size: int | None
 ) -> Term:
@@ -59,10 +59,19 @@ def apply(
     if "group_ids" in needs and size is not None:
         _check_group_size(method, present["group_ids"], size)
     taken = {name: present[name] for name in method.columns if name in present}
-    result = method.load()(**taken, **checked.model_dump())
+    tensor = next((column for column in present.values() if is_torch_array(column)), None)
+    if tensor is not None and "token_ids" in taken:
+        taken["token_ids"] = _on_device_of(taken["token_ids"], tensor)
+    # The logarithm of 0 and the like are part of the formulas, as in torch.
+    with np.errstate(all="ignore"):
+        result = method.load()(**taken, **checked.model_dump())
     term = result if isinstance(result, Term) else Term(method.kind, result)
-    devices = {column.device for column in present.values() if isinstance(column, Tensor)}
-    return replace(term, values=term.values.to(devices.pop())) if devices else term
+    return term if tensor is None else replace(term, values=to_kind_of(term.values, tensor))
+
+
+def _on_device_of(tokens: PackedTokens, tensor: Array) -> PackedTokens:
+    ids, cu_seqlens = (to_kind_of(part, tensor) for part in (tokens.ids, tokens.cu_seqlens))
+    return PackedTokens(ids, cu_seqlens)
 
 
 def _check_need(method: Method, need: str, columns: Mapping[str, Any]) -> None:
@@ -94,10 +103,11 @@ def _check_rows(method: Method, columns: Mapping[str, Any]) -> None:
 def _rows(column: Any) -> int | None:
     if isinstance(column, PackedTokens):
         return len(column.cu_seqlens) - 1
-    return len(column) if isinstance(column, (Tensor, list, tuple)) else None
+    is_column = hasattr(column, "shape") or isinstance(column, (list, tuple))
+    return len(column) if is_column else None
 
 
-def _check_group_size(method: Method, group_ids: Tensor, size: int) -> None:
+def _check_group_size(method: Method, group_ids: Array, size: int) -> None:
     groups = Groups(group_ids)
     wrong = groups.sizes[groups.sizes != size].tolist()
     if wrong:

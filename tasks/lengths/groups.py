@@ -5,12 +5,24 @@
 - A mask leaves rows out of a statistic; a group without rows gets the stated filler.
 """
 
+import math
 from typing import Literal, Self
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from oyer.tasks.lengths.arrays import (
+    Array,
+    bound,
+    device,
+    double,
+    is_torch_array,
+    namespace,
+    select,
+)
 
 Reduction = Literal["sum", "max", "min"]
+
+_UFUNCS = {"sum": np.add, "max": np.maximum, "min": np.minimum}
 
 
 class Groups:
@@ -24,146 +36,170 @@ class Groups:
         sizes: int64[G], rows in each group.
     """
 
-    def __init__(self, group_ids: Tensor) -> None:
-        ids, self._order = torch.sort(group_ids, stable=True)
-        first = torch.ones_like(ids, dtype=torch.bool)
-        first[1:] = ids[1:] != ids[:-1]
-        self.index = torch.empty_like(ids).scatter_(0, self._order, first.cumsum(0) - 1)
-        self._starts = first.nonzero().squeeze(1)
-        self.sizes = torch.diff(self._starts, append=self._starts.new_tensor([len(ids)]))
+    def __init__(self, group_ids: Array) -> None:
+        xp = self._xp = namespace(group_ids)
+        self._order = xp.argsort(group_ids, stable=True)
+        ids = xp.take(group_ids, self._order)
+        changes = ids[1:] != ids[:-1]
+        first = xp.concat([xp.ones_like(ids[:1], dtype=xp.bool), changes])
+        self.index = xp.empty_like(ids)
+        self.index[self._order] = xp.cumulative_sum(xp.astype(first, xp.int64)) - 1
+        self._starts = xp.nonzero(first)[0]
+        end = xp.full_like(self._starts[:1], len(ids))
+        self.sizes = xp.concat([self._starts[1:], end]) - self._starts
 
     @classmethod
-    def single(cls, like: Tensor) -> Self:
+    def single(cls, like: Array) -> Self:
         """All rows in one group."""
-        return cls(torch.zeros(like.shape[0], dtype=torch.int64, device=like.device))
+        xp = namespace(like)
+        return cls(xp.zeros(like.shape[0], dtype=xp.int64, device=device(like)))
 
     def __len__(self) -> int:
-        return self.sizes.shape[0]
+        return int(self.sizes.shape[0])
 
-    def spread(self, per_group: Tensor) -> Tensor:
+    def spread(self, per_group: Array) -> Array:
         """Give every row its group's value: [G] to [N]."""
-        return per_group.index_select(0, self.index)
+        return self._xp.take(per_group, self.index)
 
-    def _reduce(self, values: Tensor, how: Reduction) -> Tensor:
+    def _reduce(self, values: Array, how: Reduction) -> Array:
+        """Reduce each group; the array API has no function for it."""
         if not len(self):
-            return values.new_zeros(0)
-        return torch.segment_reduce(
-            values.index_select(0, self._order), how, lengths=self.sizes, unsafe=True
-        )
+            return values[:0]
+        ordered = self._xp.take(values, self._order)
+        if not is_torch_array(ordered):
+            return _UFUNCS[how].reduceat(ordered, self._starts)
+        import torch
 
-    def sum(self, values: Tensor, where: Tensor | None = None) -> Tensor:
+        return torch.segment_reduce(ordered, how, lengths=self.sizes, unsafe=True)
+
+    def sum(self, values: Array, where: Array | None = None) -> Array:
         """Sum of each group: [N] to [G]."""
-        kept = values.double() if where is None else values.double().where(where, 0.0)
+        kept = double(values) if where is None else select(where, double(values), 0.0)
         return self._reduce(kept, "sum")
 
-    def count(self, where: Tensor) -> Tensor:
+    def count(self, where: Array) -> Array:
         """Rows of each group in the mask, as float64[G]."""
-        return self._reduce(where.double(), "sum")
+        return self._reduce(double(where), "sum")
 
-    def mean(self, values: Tensor, where: Tensor | None = None, empty: float = 0.0) -> Tensor:
+    def mean(self, values: Array, where: Array | None = None, empty: float = 0.0) -> Array:
         """Mean of each group; `empty` for a group without rows."""
-        count = self.sizes.double() if where is None else self.count(where)
-        return (self.sum(values, where) / count.clamp(min=1)).where(count > 0, empty)
+        count = double(self.sizes) if where is None else self.count(where)
+        return select(count > 0, self.sum(values, where) / bound(count, min=1), empty)
 
-    def max(self, values: Tensor, where: Tensor | None = None, empty: float = 0.0) -> Tensor:
+    def max(self, values: Array, where: Array | None = None, empty: float = 0.0) -> Array:
         """Largest value of each group; `empty` for a group without rows."""
-        return self._extreme(values, where, empty, "max", -torch.inf)
+        return self._extreme(values, where, empty, "max", -math.inf)
 
-    def min(self, values: Tensor, where: Tensor | None = None, empty: float = 0.0) -> Tensor:
+    def min(self, values: Array, where: Array | None = None, empty: float = 0.0) -> Array:
         """Smallest value of each group; `empty` for a group without rows."""
-        return self._extreme(values, where, empty, "min", torch.inf)
+        return self._extreme(values, where, empty, "min", math.inf)
 
     def _extreme(
-        self, values: Tensor, where: Tensor | None, empty: float, how: Reduction, beyond: float
-    ) -> Tensor:
-        kept = values.double() if where is None else values.double().where(where, beyond)
+        self, values: Array, where: Array | None, empty: float, how: Reduction, beyond: float
+    ) -> Array:
+        kept = double(values) if where is None else select(where, double(values), beyond)
         found = self._reduce(kept, how)
-        return found.where(found != beyond, empty)
+        return select(found != beyond, found, empty)
 
     def moments(
         self,
-        values: Tensor,
+        values: Array,
         ddof: int,
-        where: Tensor | None = None,
+        where: Array | None = None,
         *,
         float32_bessel: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Array, Array]:
         """Mean and standard deviation of each group, 0 where rows are too few.
 
         Measured from the smallest value, so that the deviation of equal values is exactly 0.
         `float32_bessel` rounds n / (n - ddof) to single precision, as TRL does.
         """
-        count = self.sizes.double() if where is None else self.count(where)
+        count = double(self.sizes) if where is None else self.count(where)
         low = self.min(values, where)
         height = values - self.spread(low)
         mean = self.mean(height, where)
         gap = height - self.spread(mean)
-        bessel = count / (count - ddof).clamp(min=1)
+        bessel = count / bound(count - ddof, min=1)
         if float32_bessel:
-            bessel = bessel.float().double()
-        variance = self.sum(gap * gap, where) / count.clamp(min=1) * bessel
-        return low + mean, variance.sqrt().where(count > ddof, 0.0)
+            bessel = double(self._xp.astype(bessel, self._xp.float32))
+        variance = self.sum(gap * gap, where) / bound(count, min=1) * bessel
+        return low + mean, select(count > ddof, self._xp.sqrt(variance), 0.0)
 
     def z_score(
         self,
-        values: Tensor,
+        values: Array,
         ddof: int,
         eps: float,
-        where: Tensor | None = None,
+        where: Array | None = None,
         *,
         float32_bessel: bool = False,
-    ) -> Tensor:
+    ) -> Array:
         """Distance to the group's mean in standard deviations plus eps; 0 without any: [N]."""
         mean, deviation = self.moments(values, ddof, where, float32_bessel=float32_bessel)
         return ratio(values - self.spread(mean), self.spread(deviation + eps))
 
-    def _sorted_within(self, values: Tensor) -> Tensor:
+    def _sorted_within(self, values: Array) -> Array:
         """Rows by group, in it by value, and equal ones by input order: int64[N]."""
-        by_value = torch.sort(_sortable(values), stable=True).indices
-        by_group = torch.sort(self.index.index_select(0, by_value), stable=True).indices
-        return by_value.index_select(0, by_group)
+        xp = self._xp
+        order = xp.argsort(_sortable(values), stable=False)
+        ordered = xp.take(values, order)
+        change = xp.astype(ordered[1:] != ordered[:-1], xp.int64)
+        rank = xp.zeros_like(self.index)
+        rank[order[1:]] = xp.cumulative_sum(change)
+        # One sort by group and rank: NumPy's stable sort is slow, and fast on what is almost sorted.
+        return xp.argsort(self.index * len(order) + rank, stable=True)
 
-    def first_smallest(self, values: Tensor) -> Tensor:
+    def first_smallest(self, values: Array) -> Array:
         """bool[N]: the row is the first of its group's smallest."""
-        rows = torch.arange(len(values), device=values.device)
+        rows = self._xp.arange(len(values), device=device(values))
         lowest = values == self.spread(self.min(values))
         return rows == self.spread(self.min(rows, lowest))
 
-    def smallest(self, values: Tensor, k: int) -> Tensor:
+    def smallest(self, values: Array, k: int) -> Array:
         """bool[N]: the row is among the k smallest of its group; of equals, the earlier."""
         order = self._sorted_within(values)
-        starts = self._starts.repeat_interleave(self.sizes)
-        place = torch.arange(len(order), device=order.device) - starts
-        return torch.empty_like(order, dtype=torch.bool).scatter_(0, order, place < k)
+        starts = self._xp.take(self.spread(self._starts), order)
+        place = self._xp.arange(len(order), device=device(order)) - starts
+        chosen = self._xp.empty_like(order, dtype=self._xp.bool)
+        chosen[order] = place < k
+        return chosen
 
-    def quantile(self, values: Tensor, fraction: float, where: Tensor | None = None) -> Tensor:
+    def quantile(self, values: Array, fraction: float, where: Array | None = None) -> Array:
         """Quantile of each group, linear between neighbours (NumPy's default); NaN if empty.
 
         `fraction` 0.5 is the median, the mean of the two middle values.
         """
-        kept = values.double() if where is None else values.double().where(where, torch.inf)
-        ordered = kept.index_select(0, self._sorted_within(kept))
-        count = self.sizes if where is None else self.count(where).long()
-        position = (count - 1).clamp(min=0).double() * fraction
-        low = position.floor().long()
-        high = torch.minimum(low + 1, (count - 1).clamp(min=0))
-        below, above = ordered[self._starts + low], ordered[self._starts + high]
-        found = torch.lerp(below, above, position - low)
-        return found.where(count > 0, torch.nan)
+        kept = double(values) if where is None else select(where, double(values), math.inf)
+        ordered = self._xp.take(kept, self._sorted_within(kept))
+        count = self.sizes if where is None else self._whole(self.count(where))
+        last = bound(count - 1, min=0)
+        position = double(last) * fraction
+        low = self._whole(self._xp.floor(position))
+        high = self._xp.minimum(low + 1, last)
+        some = count > 0
+        below = select(some, ordered[self._starts + low], math.nan)
+        above = select(some, ordered[self._starts + high], math.nan)
+        share, gap = position - double(low), above - below
+        # From the nearer neighbour, so that each is met exactly.
+        return select(share < 0.5, below + share * gap, above - (1 - share) * gap)
+
+    def _whole(self, values: Array) -> Array:
+        return self._xp.astype(values, self._xp.int64)
 
 
-def ratio(part: Tensor, whole: Tensor) -> Tensor:
+def ratio(part: Array, whole: Array) -> Array:
     """`part / whole`, and 0 where the whole, which is not negative, is 0."""
-    return (part / whole.where(whole > 0, 1.0)).where(whole > 0, 0.0)
+    return select(whole > 0, part / select(whole > 0, whole, 1.0), 0.0)
 
 
-def _sortable(values: Tensor) -> Tensor:
+def _sortable(values: Array) -> Array:
     """int64 in the order of the values: torch sorts integers several times faster than floats.
 
     A float's bits, read as an integer, grow with it where it is positive; those of negative
     ones are turned round. Adding 0 makes one zero of two.
     """
-    if not values.is_floating_point():
+    xp = namespace(values)
+    if not xp.isdtype(values.dtype, "real floating"):
         return values
-    bits = (values.double() + 0.0).view(torch.int64)
-    return bits ^ ((bits >> 63) & torch.iinfo(torch.int64).max)
+    bits = (double(values) + 0.0).view(xp.int64)
+    return bits ^ ((bits >> 63) & (2**63 - 1))

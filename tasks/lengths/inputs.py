@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from oyer.tasks.errors import InvalidLengthCall
+from oyer.tasks.lengths.arrays import Array
 from oyer.tasks.lengths.method import Kind
 
 
@@ -13,51 +12,54 @@ from oyer.tasks.lengths.method import Kind
 class PackedTokens:
     """The token ids of many rows, one after the other."""
 
-    ids: Tensor
+    ids: Array
     """int32[T], not negative."""
-    cu_seqlens: Tensor
+    cu_seqlens: Array
     """int64[N + 1]: row i holds ids[cu_seqlens[i]:cu_seqlens[i + 1]]; begins with 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The columns of a batch of N rows, all on one device; a method takes what it needs."""
+    """The columns of a batch of N rows; a method takes what it needs.
 
-    lengths: Tensor | None = None
+    All are NumPy arrays, or all are torch tensors on one device.
+    """
+
+    lengths: Array | None = None
     """int64[N], in the unit that the caller states."""
-    group_ids: Tensor | None = None
+    group_ids: Array | None = None
     """int64[N], any values."""
-    correct: Tensor | None = None
+    correct: Array | None = None
     """bool[N]."""
-    quality: Tensor | None = None
+    quality: Array | None = None
     """float64[N], the score that a method judges by; NaN is missing. Default: base_reward."""
-    base_reward: Tensor | None = None
+    base_reward: Array | None = None
     """float64[N], the reward that a total is computed from; NaN is missing."""
-    truncated: Tensor | None = None
+    truncated: Array | None = None
     """bool[N], generation hit its limit."""
-    think_lengths: Tensor | None = None
+    think_lengths: Array | None = None
     """int64[N], length of the thinking."""
-    answer_lengths: Tensor | None = None
+    answer_lengths: Array | None = None
     """int64[N], length after the thinking."""
-    target_lengths: Tensor | None = None
+    target_lengths: Array | None = None
     """int64[N], the length that the prompt asks for."""
-    history_lengths: Tensor | None = None
+    history_lengths: Array | None = None
     """float64[N], shortest correct answer to the prompt so far; NaN is none."""
-    reference_lengths: Tensor | None = None
+    reference_lengths: Array | None = None
     """float64[N], mean length of the reference's answers to the prompt."""
-    reference_accuracy: Tensor | None = None
+    reference_accuracy: Array | None = None
     """float64[N], accuracy of the reference on the prompt."""
-    advantages: Tensor | None = None
+    advantages: Array | None = None
     """float64[N], to be reshaped. Default: quality minus the group's mean."""
-    total_tokens: Tensor | None = None
+    total_tokens: Array | None = None
     """int64[N], sampled and other tokens."""
-    turns: Tensor | None = None
+    turns: Array | None = None
     """int64[N], turns of the dialogue."""
-    no_think: Tensor | None = None
+    no_think: Array | None = None
     """bool[N], the row answers without thinking."""
-    repetitive: Tensor | None = None
+    repetitive: Array | None = None
     """bool[N], the row repeats itself."""
-    components: Tensor | None = None
+    components: Array | None = None
     """float64[N, R], several rewards a row; NaN is missing."""
     token_ids: PackedTokens | None = None
     """The responses' token ids."""
@@ -73,13 +75,13 @@ class Term:
 
     kind: Kind
     """What the values are; see `Kind`."""
-    values: Tensor
+    values: Array
     """float64[N], or one a token for `per_token`, in the order of the rows."""
-    history: Tensor | None = None
+    history: Array | None = None
     """float64[N], the new `history_lengths` of a method with state; NaN is none."""
 
 
-def given(column: Tensor | None, name: str) -> Tensor:
+def given(column: Array | None, name: str) -> Array:
     """A column that the chosen parameters need.
 
     Raises:

@@ -8,23 +8,21 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-import torch
-from torch import Tensor
-
+from oyer.tasks.lengths.arrays import Array, device, double, filled, namespace, select
 from oyer.tasks.lengths.catalogue_laser import LaserType
 from oyer.tasks.lengths.groups import Groups
 from oyer.tasks.lengths.inputs import given
 
 
 def laser(
-    lengths: Tensor,
-    correct: Tensor,
-    target_lengths: Tensor | None = None,
+    lengths: Array,
+    correct: Array,
+    target_lengths: Array | None = None,
     *,
     target_length: int | None,
     alpha: float,
     type: LaserType,
-) -> Tensor:
+) -> Array:
     """`alpha` for correct rows within the target, minus `alpha` beyond it, as `type` says."""
     if target_length is None:
         within = lengths <= given(target_lengths, "target_lengths")
@@ -33,75 +31,75 @@ def laser(
     return _step(within, correct, alpha, type)
 
 
-def _step(within: Tensor, correct: Tensor, alpha: float, type: LaserType) -> Tensor:
+def _step(within: Array, correct: Array, alpha: float, type: LaserType) -> Array:
     rewarded = correct & within & (type != "penalty")
     charged = correct & ~within & (type != "reward")
-    return alpha * (rewarded.double() - charged.double())
+    return alpha * (double(rewarded) - double(charged))
 
 
 def laser_d(
-    lengths: Tensor,
-    correct: Tensor,
-    group_ids: Tensor,
+    lengths: Array,
+    correct: Array,
+    group_ids: Array,
     *,
     target_lengths: Mapping[str, float | None],
     alpha: float,
     type: LaserType,
     bands: tuple[float, float],
-) -> Tensor:
+) -> Array:
     """LASER with the target of the group's band of difficulty."""
     target = _band_target(lengths, correct, group_ids, target_lengths, bands)
     return _step(lengths <= target, correct, alpha, type)
 
 
 def laser_de(
-    lengths: Tensor,
-    correct: Tensor,
-    group_ids: Tensor,
-    repetitive: Tensor | None = None,
+    lengths: Array,
+    correct: Array,
+    group_ids: Array,
+    repetitive: Array | None = None,
     *,
     target_lengths: Mapping[str, float | None],
     alpha: float,
     type: LaserType,
     bands: tuple[float, float],
-) -> Tensor:
+) -> Array:
     """LASER-D plus `alpha` for wrong rows beyond the target that do not repeat themselves."""
     target = _band_target(lengths, correct, group_ids, target_lengths, bands)
     exploring = ~correct & (lengths > target)
     if repetitive is not None:
         exploring = exploring & ~repetitive
-    return _step(lengths <= target, correct, alpha, type) + alpha * exploring.double()
+    return _step(lengths <= target, correct, alpha, type) + alpha * double(exploring)
 
 
 def _band_target(
-    lengths: Tensor,
-    correct: Tensor,
-    group_ids: Tensor,
+    lengths: Array,
+    correct: Array,
+    group_ids: Array,
     targets: Mapping[str, float | None],
     bands: tuple[float, float],
-) -> Tensor:
+) -> Array:
     """Each row's target; a band without one takes the longest row of the batch."""
     groups = Groups(group_ids)
     rate = groups.mean(correct)
-    longest = float(lengths.max()) if len(lengths) else 0.0
+    longest = float(namespace(lengths).max(lengths)) if len(lengths) else 0.0
     low, medium, high = (
         longest if (target := targets.get(band)) is None else target
         for band in ("low", "medium", "high")
     )
-    chosen = torch.full_like(rate, low)
-    chosen = chosen.where(rate < bands[0], medium).where(rate < bands[1], high)
+    chosen = filled(rate, low)
+    chosen = select(rate < bands[1], select(rate < bands[0], chosen, medium), high)
     return groups.spread(chosen)
 
 
 def laser_choose_target(
-    thresholds: Tensor,
-    coverage: Mapping[str, Tensor],
+    thresholds: Array,
+    coverage: Mapping[str, Array],
     max_response_length: float,
     *,
     n_rollout: int,
     expected_n_correct: float,
     round_method: Literal["floor", "ceil", "round", "none"],
-) -> Tensor:
+) -> Array:
     """Targets of the low, medium and high band: float64[3].
 
     Args:
@@ -111,28 +109,31 @@ def laser_choose_target(
 
     The bands expect 1, n/3 and 2n/3 correct answers of n, rounded down.
     """
-    rounding = {"floor": torch.floor, "ceil": torch.ceil, "round": torch.round}
+    xp = namespace(thresholds)
+    rounding = {"floor": xp.floor, "ceil": xp.ceil, "round": xp.round}
     expected = {"low": 1, "medium": int(n_rollout / 3), "high": int(n_rollout * 2 / 3)}
     targets = []
     for band, answers in expected.items():
         within = coverage[band] * answers
-        within = rounding.get(round_method, torch.clone)(within)
+        if round_method in rounding:
+            within = rounding[round_method](within)
         enough = within >= expected_n_correct
-        targets.append(float(thresholds[enough][0]) if enough.any() else max_response_length)
-    return torch.tensor(targets, dtype=torch.float64)
+        targets.append(float(thresholds[enough][0]) if xp.any(enough) else max_response_length)
+    return xp.asarray(targets, dtype=xp.float64, device=device(thresholds))
 
 
 def laser_clip_ratio_rebalance(
-    base_reward: Tensor, *, acc_weight: float, r_c: float, r_w: float
-) -> Tensor:
+    base_reward: Array, *, acc_weight: float, r_c: float, r_w: float
+) -> Array:
     """Scale scores so that accuracy weighs `acc_weight` against the share of clipped rows.
 
     A clipped row scores neither `r_c` nor `r_w`. The factor is
     `acc_weight / (1 - acc_weight) * clipped / sum of |score|`; 1 without clipped or scored rows.
     """
+    xp = namespace(base_reward)
     scored = (base_reward == r_c) | (base_reward == r_w)
-    total = float(base_reward.abs().where(scored, 0.0).sum())
-    clipped = int((~scored).sum())
+    total = float(xp.sum(select(scored, abs(base_reward), 0.0)))
+    clipped = int(xp.sum(xp.astype(~scored, xp.int64)))
     if not clipped or math.isclose(total, 0.0):
         return base_reward
     return base_reward * (acc_weight / (1 - acc_weight) * clipped / total)

@@ -68,7 +68,7 @@ class Method:
         return frozenset(name for either in taken for name in either) | self.uses
 
     def load(self) -> Callable[..., Any]:
-        """Import the function, and torch with it."""
+        """Import the function, and NumPy with it."""
         module, _, name = self.function.partition(":")
         function: Callable[..., Any] = getattr(import_module(module), name)
         return function

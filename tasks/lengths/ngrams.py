@@ -11,21 +11,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from oyer.tasks.errors import InvalidLengthCall
+from oyer.tasks.lengths.arrays import Array, bound, device, is_torch_array, namespace, select
 from oyer.tasks.lengths.catalogue_repetition import MAX_WINDOWS
 from oyer.tasks.lengths.inputs import PackedTokens
 
-Join = Callable[[Tensor, Tensor], Tensor]
+Join = Callable[[Array, Array], Array]
 """Codes of two neighbouring parts, int64[B, W] each, to codes of the whole; equal parts must
 give equal codes."""
 
 KEY_BITS = 62
 """Bits of an n-gram that is its own key; above it lies the filler."""
 
-FILLER = torch.iinfo(torch.int64).max
+FILLER = 2**63 - 1
 """Sorts after every key; stands where a row has no n-gram."""
 
 CPU_WINDOWS = 2**20
@@ -37,7 +37,7 @@ PADDING_SHARE = 0.8
 
 def count_distinct(
     tokens: PackedTokens, n: int, *, max_windows: int = MAX_WINDOWS, join: Join | None = None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Array, Array]:
     """Distinct and all n-grams of every row: two int64[N].
 
     Args:
@@ -47,12 +47,12 @@ def count_distinct(
 
     Raises:
         InvalidLengthCall: a token id is negative.
-        torch.OutOfMemoryError: a single row does not fit.
+        MemoryError: a single row does not fit; on a GPU, `torch.OutOfMemoryError`.
     """
     widths = _widths(tokens, n)
-    distinct = torch.zeros_like(widths)
+    distinct = namespace(widths).zeros_like(widths)
 
-    def count(rows: Tensor) -> None:
+    def count(rows: Array) -> None:
         distinct[rows] = _Chunk.of(tokens, rows, n, join or _hash_join).count()
 
     _each_chunk(widths, _limit(tokens, max_windows), count)
@@ -61,14 +61,15 @@ def count_distinct(
 
 def mark_repeats(
     tokens: PackedTokens, n: int, *, max_windows: int = MAX_WINDOWS, join: Join | None = None
-) -> Tensor:
+) -> Array:
     """Which n-grams were seen before in their row: bool[T], at each one's first token.
 
     Arguments and errors as for `count_distinct`.
     """
-    repeated = torch.zeros_like(tokens.ids, dtype=torch.bool)
+    xp = namespace(tokens.ids)
+    repeated = xp.zeros_like(tokens.ids, dtype=xp.bool)
 
-    def mark(rows: Tensor) -> None:
+    def mark(rows: Array) -> None:
         chunk = _Chunk.of(tokens, rows, n, join or _hash_join)
         where = (tokens.cu_seqlens[rows, None] + chunk.columns)[chunk.valid]
         repeated[where] = ~chunk.first_seen()[chunk.valid]
@@ -77,32 +78,48 @@ def mark_repeats(
     return repeated
 
 
-def _widths(tokens: PackedTokens, n: int) -> Tensor:
-    if tokens.ids.numel() and int(tokens.ids.min()) < 0:
+def _widths(tokens: PackedTokens, n: int) -> Array:
+    if len(tokens.ids) and int(namespace(tokens.ids).min(tokens.ids)) < 0:
         raise InvalidLengthCall("token_ids: an id is negative; leave padding out")
-    return (torch.diff(tokens.cu_seqlens) - n + 1).clamp(min=0)
+    return bound(tokens.cu_seqlens[1:] - tokens.cu_seqlens[:-1] - n + 1, min=0)
 
 
 def _limit(tokens: PackedTokens, max_windows: int) -> int:
-    return min(max_windows, CPU_WINDOWS) if tokens.ids.device.type == "cpu" else max_windows
+    return min(max_windows, CPU_WINDOWS) if _on_cpu(tokens.ids) else max_windows
 
 
-def _each_chunk(widths: Tensor, limit: int, work: Callable[[Tensor], None]) -> None:
+def _on_cpu(values: Array) -> bool:
+    return not is_torch_array(values) or values.device.type == "cpu"
+
+
+def _each_chunk(widths: Array, limit: int, work: Callable[[Array], None]) -> None:
     """Hand rows of like size to `work`; halve what runs out of memory."""
     pending = list(_chunks(widths, limit))
     while pending:
         rows = pending.pop()
         try:
             work(rows)
-        except torch.OutOfMemoryError:
+        except _out_of_memory(widths):
             if len(rows) == 1:
                 raise
-            pending.extend(rows.chunk(2))
+            half = len(rows) // 2
+            pending += [rows[:half], rows[half:]]
 
 
-def _chunks(widths: Tensor, limit: int) -> Iterator[Tensor]:
+def _out_of_memory(like: Array) -> type[Exception]:
+    """The error of an array that does not fit where `like` is."""
+    if not is_torch_array(like):
+        return MemoryError
+    import torch
+
+    return torch.OutOfMemoryError
+
+
+def _chunks(widths: Array, limit: int) -> Iterator[Array]:
     """Row numbers with at least one n-gram, by falling size, a limited padded area at a time."""
-    sizes, order = torch.sort(widths, descending=True)
+    xp = namespace(widths)
+    order = xp.argsort(-widths, stable=True)
+    sizes = xp.take(widths, order)
     order = order[sizes > 0]
     ordered = sizes[sizes > 0].tolist()
     start = 0
@@ -121,57 +138,61 @@ def _chunks(widths: Tensor, limit: int) -> Iterator[Tensor]:
 class _Chunk:
     """Some rows, padded to the longest."""
 
-    parts: Tensor
+    parts: Array
     """int64[B, T - k + 1]: the k-gram that begins at each token, as its own key."""
     k: int
     """Tokens in a part."""
     n: int
     """Tokens in an n-gram."""
-    widths: Tensor
+    widths: Array
     """int64[B], n-grams of each row."""
     join: Join
     """Makes hashes."""
 
     @classmethod
-    def of(cls, tokens: PackedTokens, rows: Tensor, n: int, join: Join) -> "_Chunk":
+    def of(cls, tokens: PackedTokens, rows: Array, n: int, join: Join) -> "_Chunk":
+        xp = namespace(tokens.ids)
         starts, ends = tokens.cu_seqlens[rows], tokens.cu_seqlens[rows + 1]
-        longest = int((ends - starts).max())
-        columns = torch.arange(longest, device=rows.device)
-        index = (starts[:, None] + columns).clamp_(max=tokens.ids.numel() - 1)
-        ids = tokens.ids[index].long()
-        bits = max(1, int(ids.max()).bit_length())
+        longest = int(xp.max(ends - starts))
+        index = starts[:, None] + xp.arange(longest, device=device(rows))
+        ids = xp.astype(tokens.ids[bound(index, max=len(tokens.ids) - 1)], xp.int64)
+        bits = max(1, int(xp.max(ids)).bit_length())
         k = min(n, max(1, KEY_BITS // bits))
-        parts = ids[:, : longest - k + 1].clone()
+        parts = xp.asarray(ids[:, : longest - k + 1], copy=True)
         for j in range(1, k):
-            parts.bitwise_left_shift_(bits).bitwise_or_(ids[:, j : longest - k + 1 + j])
+            parts <<= bits
+            parts |= ids[:, j : longest - k + 1 + j]
         return cls(parts, k, n, ends - starts - n + 1, join)
 
     @cached_property
-    def columns(self) -> Tensor:
+    def columns(self) -> Array:
         """int64[W], numbers of the n-grams."""
-        return torch.arange(self.parts.shape[1] - (self.n - self.k), device=self.parts.device)
+        width = self.parts.shape[1] - (self.n - self.k)
+        return namespace(self.parts).arange(width, device=device(self.parts))
 
     @cached_property
-    def valid(self) -> Tensor:
+    def valid(self) -> Array:
         """bool[B, W], where a row has an n-gram."""
         return self.columns < self.widths[:, None]
 
-    def count(self) -> Tensor:
+    def count(self) -> Array:
         """Distinct n-grams of each row: int64[B]."""
-        keys = self._codes(self.join).masked_fill(~self.valid, FILLER)
+        xp = namespace(self.parts)
+        keys = select(self.valid, self._codes(self.join), FILLER)
         ordered = _sorted_rows(keys)
         change = ordered[:, 1:] != ordered[:, :-1]
-        distinct = (change & self.valid[:, 1:]).sum(dim=1) + 1
+        distinct = xp.count_nonzero(change & self.valid[:, 1:], axis=1) + 1
         if self.k < self.n:
-            doubtful = (distinct < self.widths).nonzero().squeeze(1)
+            doubtful = xp.nonzero(distinct < self.widths)[0]
             if len(doubtful):
-                distinct[doubtful] = self._only(doubtful).first_seen().sum(dim=1)
+                first = self._only(doubtful).first_seen()
+                distinct[doubtful] = xp.count_nonzero(first, axis=1)
         return distinct
 
-    def _only(self, rows: Tensor) -> "_Chunk":
+    def _only(self, rows: Array) -> "_Chunk":
         return _Chunk(self.parts[rows], self.k, self.n, self.widths[rows], self.join)
 
-    def _codes(self, join: Join) -> Tensor:
+    def _codes(self, join: Join) -> Array:
         """Codes int64[B, W] of the n-grams, from those of overlapping or adjoining parts."""
         codes, size = self.parts, self.k
         while size < self.n:
@@ -180,7 +201,7 @@ class _Chunk:
             size += shift
         return codes
 
-    def first_seen(self) -> Tensor:
+    def first_seen(self) -> Array:
         """bool[B, W]: the n-gram is the first of its kind in the row."""
         codes = self._codes(self.join)
         scrambled = self.join(codes, codes) if self.k == self.n else codes
@@ -191,50 +212,52 @@ class _Chunk:
             first[collided], _ = exact._first_by_code(ranks, certain=True)
         return first
 
-    def _first_by_code(self, codes: Tensor, *, certain: bool) -> tuple[Tensor, Tensor]:
+    def _first_by_code(self, codes: Array, *, certain: bool) -> tuple[Array, Array]:
         """First of each code, and rows in which one code stands for different n-grams.
 
         Codes share an int64 with positions, so that sorting keys alone also orders positions.
         """
         position_bits = codes.shape[1].bit_length()
-        kept = codes.bitwise_and((1 << (63 - position_bits)) - 1)
+        xp = namespace(codes)
+        kept = codes & ((1 << (63 - position_bits)) - 1)
         keys = (kept << position_bits) | self.columns
-        ordered = _sorted_rows(keys.masked_fill(~self.valid, FILLER))
+        ordered = _sorted_rows(select(self.valid, keys, FILLER))
         position = ordered & ((1 << position_bits) - 1)
         ordered >>= position_bits
         same = (ordered[:, 1:] == ordered[:, :-1]) & self.valid[:, 1:]
-        first = self.valid.clone()
-        row, place = same.nonzero(as_tuple=True)
+        first = xp.asarray(self.valid, copy=True)
+        row, place = xp.nonzero(same)
         earlier, later = position[row, place], position[row, place + 1]
         first[row, later] = False
         if certain:
             return first, row[:0]
-        collided = torch.zeros_like(self.widths, dtype=torch.bool)
+        collided = xp.zeros_like(self.widths, dtype=xp.bool)
         collided[row[~self._equal(row, earlier, later)]] = True
-        return first, collided.nonzero().squeeze(1)
+        return first, xp.nonzero(collided)[0]
 
-    def _equal(self, row: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    def _equal(self, row: Array, a: Array, b: Array) -> Array:
         """Whether the n-grams at columns a and b of a row are the same, part by part."""
-        equal = torch.ones_like(row, dtype=torch.bool)
+        xp = namespace(row)
+        equal = xp.ones_like(row, dtype=xp.bool)
         offsets = [*range(0, self.n - self.k, self.k), self.n - self.k]
         for offset in offsets:
             equal &= self.parts[row, a + offset] == self.parts[row, b + offset]
         return equal
 
 
-def _sorted_rows(keys: Tensor) -> Tensor:
+def _sorted_rows(keys: Array) -> Array:
     """Sort every row of int64[B, W], in place on a CPU: NumPy's vectorised sort is faster."""
-    if keys.device.type == "cpu":
-        keys.numpy().sort(axis=1)
-        return keys
-    return torch.sort(keys, dim=1).values
+    if not _on_cpu(keys):
+        return namespace(keys).sort(keys, axis=1)
+    np.asarray(keys).sort(axis=1)
+    return keys
 
 
 _MIX = (-0x61C8864680B583EB, -0x40A7B892E31B1A47)
 """splitmix64's increment and first multiplier, as signed numbers."""
 
 
-def _hash_join(left: Tensor, right: Tensor) -> Tensor:
+def _hash_join(left: Array, right: Array) -> Array:
     """Hash of two parts, order-sensitive, modulo 2^64."""
     mixed = left * _MIX[0] + right
     mixed ^= mixed >> 32
@@ -243,14 +266,18 @@ def _hash_join(left: Tensor, right: Tensor) -> Tensor:
     return mixed
 
 
-def _rank_join(left: Tensor, right: Tensor) -> Tensor:
+def _rank_join(left: Array, right: Array) -> Array:
     """A code that only equal pairs of parts share: both ranks, side by side."""
     return _dense_rank(left) * left.shape[1] + _dense_rank(right)
 
 
-def _dense_rank(codes: Tensor) -> Tensor:
+def _dense_rank(codes: Array) -> Array:
     """Rank of each code among the distinct codes of its row, from 0: int64[B, W]."""
-    ordered, position = torch.sort(codes, dim=1)
-    rank = torch.zeros_like(codes)
-    rank[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(dim=1)
-    return torch.empty_like(codes).scatter_(1, position, rank)
+    xp = namespace(codes)
+    position = xp.argsort(codes, axis=1, stable=True)
+    row = xp.arange(len(codes), device=device(codes))[:, None]
+    ordered = codes[row, position]
+    rank = xp.empty_like(codes)
+    change = xp.astype(ordered[:, 1:] != ordered[:, :-1], xp.int64)
+    rank[row, position] = xp.cumulative_sum(change, axis=1, include_initial=True)
+    return rank

@@ -9,11 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from oyer.tasks.lengths import catalogue, dialect
 from oyer.tasks.lengths.aggregate import length_weighted_mean
+from oyer.tasks.lengths.arrays import Array, double, isnan, namespace, select, without_nan
 from oyer.tasks.lengths.dispatch import apply
 from oyer.tasks.lengths.groups import Groups
 from oyer.tasks.lengths.inputs import Term
@@ -67,12 +67,12 @@ def evaluate(method: str, params: Mapping[str, Any], inputs: Mapping[str, Any]) 
 
 
 def _columns(inputs: Mapping[str, Any], size: int | None) -> dict[str, Any]:
-    """Tensors by the catalogue's names; rows are grouped in order where only a size is given."""
+    """Arrays by the catalogue's names; rows are grouped in order where only a size is given."""
     ours = {dialect.INPUTS.get(name, name): values for name, values in inputs.items()}
     columns = {name: _column(name, values) for name, values in ours.items()}
     if size and "group_ids" not in columns:
         rows = max(len(column) for column in columns.values())
-        columns["group_ids"] = torch.arange(rows) // size
+        columns["group_ids"] = np.arange(rows) // size
     return columns
 
 
@@ -83,14 +83,14 @@ def _column(name: str, values: Any) -> Any:
         return pack(values)
     if name == "group_ids":
         numbers: dict[Any, int] = {}
-        return torch.tensor([numbers.setdefault(value, len(numbers)) for value in values])
+        return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=int)
     if isinstance(values, Mapping):
-        return {key: torch.tensor(column, dtype=torch.float64) for key, column in values.items()}
+        return {key: np.array(column, dtype=float) for key, column in values.items()}
     if name in _FLAGS:
-        return torch.tensor([bool(value) for value in values])
+        return np.array([bool(value) for value in values], dtype=bool)
     if name.endswith("lengths") and all(isinstance(value, int) for value in values):
-        return torch.tensor(values, dtype=torch.int64)
-    return torch.tensor(_with_nan(values), dtype=torch.float64)
+        return np.array(values, dtype=np.int64)
+    return np.array(_with_nan(values), dtype=float)
 
 
 def _with_nan(values: Any) -> Any:
@@ -115,41 +115,41 @@ def _present(method: str, term: Term, columns: Mapping[str, Any], shown: Mapping
         values = base + values if term.kind == "add" else _multiplied(method, values, base, columns)
         if method in _CENTRED:
             values = _centred(values, columns, bool(shown.get("length_weighted_baseline")))
-    return values.double().tolist()
+    return double(values).tolist()
 
 
-def _first(group_ids: Tensor, k: int) -> Tensor:
+def _first(group_ids: Array, k: int) -> Array:
     """bool[N]: the row is among the first k of its group."""
-    return Groups(group_ids).smallest(torch.zeros_like(group_ids), k)
+    return Groups(group_ids).smallest(namespace(group_ids).zeros_like(group_ids), k)
 
 
-def _base(method: str, columns: Mapping[str, Any], shown: Mapping[str, Any]) -> Tensor | None:
+def _base(method: str, columns: Mapping[str, Any], shown: Mapping[str, Any]) -> Array | None:
     """The reward that the term is shown with; none shows the term."""
     if "base_reward" in columns or method not in _ON_CORRECTNESS:
         return columns.get("base_reward")
-    correct: Tensor = columns["correct"].double()
+    correct: Array = double(columns["correct"])
     if method != "jet":
         return correct
     share = float(shown.get("format_weight", JET_FORMAT_WEIGHT))
     return (1 - share) * correct + share
 
 
-def _multiplied(method: str, factor: Tensor, base: Tensor, columns: Mapping[str, Any]) -> Tensor:
+def _multiplied(method: str, factor: Array, base: Array, columns: Mapping[str, Any]) -> Array:
     """LASER leaves the score of a wrong row, which is negative, as it is."""
     shaped = base * factor
-    return shaped.where(columns["correct"], base) if method == "sigmoid_length" else shaped
+    return select(columns["correct"], shaped, base) if method == "sigmoid_length" else shaped
 
 
-def _centred(values: Tensor, columns: Mapping[str, Any], length_weighted: bool) -> Tensor:
-    groups, known = Groups(columns["group_ids"]), ~values.isnan()
+def _centred(values: Array, columns: Mapping[str, Any], length_weighted: bool) -> Array:
+    groups, known = Groups(columns["group_ids"]), ~isnan(values)
     if length_weighted:
-        baseline = length_weighted_mean(values.nan_to_num(), columns["lengths"], groups, known)
+        baseline = length_weighted_mean(without_nan(values), columns["lengths"], groups, known)
     else:
         baseline = groups.mean(values, known)
-    return (values - groups.spread(baseline)).where(known, 0.0)
+    return select(known, values - groups.spread(baseline), 0.0)
 
 
-def _rows(values: Tensor, cu_seqlens: Tensor, width: int | None) -> list[list[float]]:
+def _rows(values: Array, cu_seqlens: Array, width: int | None) -> list[list[float]]:
     """Packed values by row, cut or filled with 0 to a stated width."""
     rows = []
     for start, stop in zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True):

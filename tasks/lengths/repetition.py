@@ -1,13 +1,13 @@
 """Penalties on repeated n-grams, and detectors of loops."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from oyer.tasks.errors import InvalidLengthCall
 from oyer.tasks.lengths import ngrams
+from oyer.tasks.lengths.arrays import Array, bound, double, namespace, select
 from oyer.tasks.lengths.catalogue_repetition import Unit
 from oyer.tasks.lengths.inputs import PackedTokens
 
@@ -21,7 +21,7 @@ def repetition(
     unit: Unit | None,
     dead_zone: float,
     max_windows: int,
-) -> Tensor:
+) -> Array:
     """`max_penalty * max(0, 1 - distinct / all - dead_zone)` of n-grams: float64[N].
 
     0 where there are fewer than `ngram_size` units, arXiv:2502.03373. Without a unit, token
@@ -29,8 +29,8 @@ def repetition(
     """
     tokens = _tokens(token_ids, texts, unit)
     distinct, windows = ngrams.count_distinct(tokens, ngram_size, max_windows=max_windows)
-    repeated = (windows - distinct).double() / windows.clamp(min=1)
-    return max_penalty * (repeated - dead_zone).clamp(min=0)
+    repeated = double(windows - distinct) / bound(windows, min=1)
+    return max_penalty * bound(repeated - dead_zone, min=0)
 
 
 def _tokens(
@@ -56,16 +56,24 @@ def _words(texts: Sequence[str]) -> list[Sequence[int]]:
     ]
 
 
-def pack(rows: Sequence[Sequence[int]], device: torch.device | None = None) -> PackedTokens:
-    """Put rows of token ids, below 2^31 and not negative, one after the other."""
-    counts = torch.tensor([0, *(len(row) for row in rows)], dtype=torch.int64)
-    flat = np.fromiter((token for row in rows for token in row), dtype=np.int32)
-    return PackedTokens(torch.from_numpy(flat).to(device), counts.cumsum(0).to(device))
+def pack(rows: Sequence[Sequence[int]], device: Any = None) -> PackedTokens:
+    """Put rows of token ids, below 2^31 and not negative, one after the other.
+
+    Args:
+        device: a torch device that the ids go to; NumPy arrays when left out.
+    """
+    counts = np.array([0, *(len(row) for row in rows)], dtype=np.int64).cumsum()
+    ids = np.fromiter((token for row in rows for token in row), dtype=np.int32)
+    if device is None:
+        return PackedTokens(ids, counts)
+    import torch
+
+    return PackedTokens(torch.from_numpy(ids).to(device), torch.from_numpy(counts).to(device))
 
 
 def repetition_dense(
     token_ids: PackedTokens, *, ngram_size: int, penalty: float, only_start: bool, max_windows: int
-) -> Tensor:
+) -> Array:
     """`penalty` on every token of an n-gram that was seen before: float64[T], packed.
 
     It is set and does not add up; `only_start` takes the first n-gram of each unbroken run.
@@ -73,19 +81,20 @@ def repetition_dense(
     repeated = ngrams.mark_repeats(token_ids, ngram_size, max_windows=max_windows)
     if only_start:
         repeated = repeated & ~_after(repeated)
-    edge = torch.zeros(len(repeated) + ngram_size, dtype=torch.int64, device=repeated.device)
-    edge[: len(repeated)] += repeated.long()
-    edge[ngram_size:] -= repeated.long()
-    covered = edge.cumsum(0)[: len(repeated)] > 0
-    return penalty * covered.double()
+    xp = namespace(repeated)
+    seen = xp.cumulative_sum(xp.astype(repeated, xp.int64), include_initial=True)
+    # A token is covered if an n-gram that begins at it or up to n - 1 tokens before is repeated.
+    before = xp.concat([xp.zeros_like(seen[: ngram_size - 1]), seen])[: len(repeated)]
+    return penalty * double(seen[1:] > before)
 
 
-def _after(flags: Tensor) -> Tensor:
+def _after(flags: Array) -> Array:
     """Flags of the place before."""
-    return torch.cat([torch.zeros_like(flags[:1]), flags[:-1]])
+    xp = namespace(flags)
+    return xp.concat([xp.zeros_like(flags[:1]), flags[:-1]])
 
 
-def repetition_onset(token_ids: PackedTokens, *, ngram_size: int) -> Tensor:
+def repetition_onset(token_ids: PackedTokens, *, ngram_size: int) -> Array:
     """Where LASER-DE's detector sees a row begin to repeat itself: int64[N].
 
     The row's length if no n-gram recurs. Otherwise the start of its last `2 n` tokens, though
@@ -93,18 +102,19 @@ def repetition_onset(token_ids: PackedTokens, *, ngram_size: int) -> Tensor:
     LASER-DE only asks whether `onset < length`.
     """
     distinct, windows = ngrams.count_distinct(token_ids, ngram_size)
-    lengths = token_ids.cu_seqlens.diff()
-    late = (lengths - 2 * ngram_size).clamp(min=2 * ngram_size - 1)
-    return torch.where(distinct < windows, torch.minimum(late, lengths), lengths)
+    lengths = token_ids.cu_seqlens[1:] - token_ids.cu_seqlens[:-1]
+    late = bound(lengths - 2 * ngram_size, min=2 * ngram_size - 1)
+    return select(distinct < windows, namespace(late).minimum(late, lengths), lengths)
 
 
-def consecutive_ngram_loop(texts: Sequence[str], *, max_ngram: int) -> Tensor:
+def consecutive_ngram_loop(texts: Sequence[str], *, max_ngram: int) -> Array:
     """The most often that one n-gram follows itself, and its n: int64[N, 2] (GRPO-LEAD).
 
     Every n up to `max_ngram` cuts the words into n-grams from the start, so a loop is found
     only if it begins at a multiple of n. Zeros where nothing follows itself.
     """
-    return torch.tensor([_longest_loop(text.split(), max_ngram) for text in texts]).reshape(-1, 2)
+    loops = [_longest_loop(text.split(), max_ngram) for text in texts]
+    return np.array(loops, dtype=np.int64).reshape(-1, 2)
 
 
 def _longest_loop(words: list[str], max_ngram: int) -> tuple[int, int]:

@@ -7,48 +7,44 @@ function returns float64[N], and one with state returns a `Term` that holds the 
 import math
 from typing import Literal
 
-import torch
-from torch import Tensor
-
+from oyer.tasks.lengths.arrays import Array, bound, double, isnan, namespace, select
 from oyer.tasks.lengths.groups import Groups
 from oyer.tasks.lengths.inputs import Term
 
 
-def lcpo_exact(
-    lengths: Tensor, target_lengths: Tensor, *, alpha: float, cap: float | None
-) -> Tensor:
+def lcpo_exact(lengths: Array, target_lengths: Array, *, alpha: float, cap: float | None) -> Array:
     """`-min(alpha |target - L|, cap)`, arXiv:2503.04697."""
-    penalty = alpha * (target_lengths - lengths).abs().double()
-    return -penalty.clamp(max=math.inf if cap is None else cap)
+    penalty = alpha * double(abs(target_lengths - lengths))
+    return -bound(penalty, max=math.inf if cap is None else cap)
 
 
 def lcpo_max(
-    lengths: Tensor, correct: Tensor, target_lengths: Tensor, *, alpha: float, delta: float
-) -> Tensor:
+    lengths: Array, correct: Array, target_lengths: Array, *, alpha: float, delta: float
+) -> Array:
     """`clip(alpha (target - L) + delta, 0, 1)` for correct rows, 0 for wrong ones."""
-    room = alpha * (target_lengths - lengths).double() + delta
-    return room.clamp(min=0, max=1).where(correct, 0.0)
+    room = alpha * double(target_lengths - lengths) + delta
+    return select(correct, bound(room, min=0, max=1), 0.0)
 
 
 def lcpo_max_code(
-    lengths: Tensor, correct: Tensor, target_lengths: Tensor, *, alpha: float, multiplier: bool
-) -> Tensor:
+    lengths: Array, correct: Array, target_lengths: Array, *, alpha: float, multiplier: bool
+) -> Array:
     """Correctness times, or plus, `(clip(alpha (target - L), -1, 1) + 1) / 2`."""
-    room = (alpha * (target_lengths - lengths).double()).clamp(min=-1, max=1)
+    room = bound(alpha * double(target_lengths - lengths), min=-1, max=1)
     share = (room + 1) / 2
     return correct * share if multiplier else correct + share
 
 
-def lcpo_clip(lengths: Tensor, correct: Tensor, target_lengths: Tensor) -> Tensor:
+def lcpo_clip(lengths: Array, correct: Array, target_lengths: Array) -> Array:
     """1 for correct rows within the target, 0 for all others (INTELLECT-2)."""
-    return (correct & (lengths <= target_lengths)).double()
+    return double(correct & (lengths <= target_lengths))
 
 
 def hapo(
-    lengths: Tensor,
-    correct: Tensor,
-    history_lengths: Tensor,
-    group_ids: Tensor | None = None,
+    lengths: Array,
+    correct: Array,
+    history_lengths: Array,
+    group_ids: Array | None = None,
     *,
     shape: Literal["cosine", "linear"],
     w: float,
@@ -63,29 +59,29 @@ def hapo(
     history is the minimum of the old one and the group's correct lengths; without group ids,
     of the row's own.
     """
-    ratio = lengths / history_lengths.clamp(min=1)
+    ratio = lengths / bound(history_lengths, min=1)
     if shape == "cosine":
-        f = torch.cos((math.pi / 2 * ratio).clamp(max=math.pi))
+        f = namespace(ratio).cos(bound(math.pi / 2 * ratio, max=math.pi))
     else:
-        f = (1 - ratio).clamp(min=0) + (1 + tolerance - ratio).clamp(max=0)
-    term = f.clamp(min=clip_correct).where(correct, f.clamp(min=clip_wrong, max=0))
-    term = (w * term).where(~history_lengths.isnan(), 0.0)
+        f = bound(1 - ratio, min=0) + bound(1 + tolerance - ratio, max=0)
+    term = select(correct, bound(f, min=clip_correct), bound(f, min=clip_wrong, max=0))
+    term = select(~isnan(history_lengths), w * term, 0.0)
     return Term("add", term, _shortest(lengths, correct, history_lengths, group_ids))
 
 
-def _shortest(
-    lengths: Tensor, correct: Tensor, history: Tensor, group_ids: Tensor | None
-) -> Tensor:
+def _shortest(lengths: Array, correct: Array, history: Array, group_ids: Array | None) -> Array:
     """The new history: float64[N], NaN where no row was ever correct."""
-    best = torch.fmin(lengths.double().where(correct, math.nan), history)
+    own = select(correct, double(lengths), math.inf)
+    best = namespace(own).minimum(own, select(isnan(history), math.inf, history))
+    best = select(best < math.inf, best, math.nan)
     if group_ids is None:
         return best
     groups = Groups(group_ids)
-    return groups.spread(groups.min(best, ~best.isnan(), empty=math.nan))
+    return groups.spread(groups.min(best, ~isnan(best), empty=math.nan))
 
 
 def adaptthink(
-    correct: Tensor, no_think: Tensor, reference_accuracy: Tensor, *, delta: float
-) -> Tensor:
+    correct: Array, no_think: Array, reference_accuracy: Array, *, delta: float
+) -> Array:
     """`c - reference accuracy + delta [no thinking]` (AdaptThink)."""
-    return correct.double() - reference_accuracy + delta * no_think.double()
+    return double(correct) - reference_accuracy + delta * double(no_think)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -25,7 +26,13 @@ def environment(**changes: str) -> dict[str, str]:
     return {**plain, "NO_COLOR": "1", "COLUMNS": "120", **changes}
 
 
-def oyer(*arguments: str, cwd: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+OpenFiles = tuple[int, int]
+"""Soft and hard limit of a process's open files."""
+
+
+def oyer(
+    *arguments: str, cwd: Path, open_files: OpenFiles | None = None, **changes: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         [*ARGV, *arguments],
@@ -36,15 +43,30 @@ def oyer(*arguments: str, cwd: Path, **changes: str) -> subprocess.CompletedProc
         text=True,
         timeout=TIMEOUT_S,
         check=False,
+        preexec_fn=lambda: _limit(open_files),
     )
+
+
+def _limit(open_files: OpenFiles | None) -> None:
+    if open_files is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
 
 
 class Running:
     """A command that runs on, with its output line by line."""
 
     def __init__(
-        self, *arguments: str, cwd: Path, environ: Mapping[str, str], merged: bool
+        self,
+        *arguments: str,
+        cwd: Path,
+        environ: Mapping[str, str],
+        merged: bool,
+        open_files: OpenFiles | None,
     ) -> None:
+        def prepare() -> None:
+            _limit(open_files)
+            services.die_with_parent(signal.SIGTERM)
+
         self.cwd = cwd
         self._errors = (cwd / "stderr.txt").open("w")
         self.process = subprocess.Popen(
@@ -55,7 +77,7 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if merged else self._errors,
             text=True,
-            preexec_fn=lambda: services.die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - one libc call, no lock
+            preexec_fn=prepare,  # noqa: PLW1509 - calls of libc, no lock
         )
         self.lines: list[str] = []
 
@@ -97,16 +119,24 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(*arguments: str, cwd: Path, merged: bool = False, **changes: str) -> Iterator[Running]:
+def running(
+    *arguments: str,
+    cwd: Path,
+    merged: bool = False,
+    open_files: OpenFiles | None = None,
+    **changes: str,
+) -> Iterator[Running]:
     """Run a command until the block ends.
 
     Args:
         arguments: of `oyer`.
         cwd: the folder that it runs in.
         merged: read standard error as part of the output.
+        open_files: limits of the process; its parent's where left out.
         changes: environment variables.
     """
-    command = Running(*arguments, cwd=cwd, environ=environment(**changes), merged=merged)
+    environ = environment(**changes)
+    command = Running(*arguments, cwd=cwd, environ=environ, merged=merged, open_files=open_files)
     try:
         yield command
     finally:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from oyer import migrations
-from oyer.manager import RewardFuture, RewardManager, Rollout
+from oyer.manager import BatchCancelled, RewardFuture, RewardManager, Rollout
 from oyer.models import history
 from oyer.models.record import ensure_run_and_batch, finish_batch
 from oyer.models.rows import BatchState
@@ -136,7 +136,7 @@ def test_a_finished_batch_is_read_from_the_record_when_it_is_resumed(backend: Ba
     done = oyer("batches", "resume", batch_id, "--timeout-s", "60", *_CONFIG, cwd=backend.folder)
     assert done.returncode == 0, done.stderr
     assert f"batch {batch_id}: 4 of 4 rollouts have a reward" in done.stdout
-    assert "finished already" in done.stdout
+    assert "it had finished, and nothing was sent" in done.stdout
     assert backend.judge.requests == []
     assert _recorded(backend, batch_id)["submissions"] == 1
 
@@ -194,9 +194,40 @@ def test_a_cancelled_batch_is_on_record_with_who_cancelled_it(backend: Backend) 
             said = _refused(backend.folder, command, future.batch_id)
             assert "has ended already, cancelled at 20" in said
             assert f"oyer batches cancel ({socket.gethostname()}:" in said
-    # What was in flight is judged and recorded; the batch stays cancelled.
-    assert len(future.result(timeout_s=60)) == 8
-    assert _recorded(backend, future.batch_id)["status"] == "cancelled"
+    with pytest.raises(BatchCancelled, match="oyer batches cancel"):
+        future.result(timeout_s=60)
+    # What was in flight is judged and recorded, and counted at the end; the batch stays cancelled.
+    wait_until(lambda: _recorded(backend, future.batch_id)["usage"] is not None, "it is counted")
+    ended = _recorded(backend, future.batch_id)
+    assert (ended["status"], ended["counts"]) == ("cancelled", {"scored": 8})
+    assert ended["usage"] is not None
+    assert ended["usage"]["calls"] == 8
+
+
+def test_a_trainer_is_told_at_once_that_its_batch_was_cancelled_elsewhere(
+    tmp_path: Path, idle: RewardManager
+) -> None:
+    """No worker is there to end the batch."""
+    future = idle.submit([Rollout(**row) for row in rollout_rows("told", 4)], run="told")
+    done = oyer("batches", "cancel", future.batch_id, *_CONFIG, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(BatchCancelled, match="oyer batches cancel"):
+        future.result(timeout_s=60)
+
+
+def test_a_batch_whose_broker_has_ended_can_be_cancelled(
+    tmp_path: Path, idle: RewardManager, sqlite_url: str
+) -> None:
+    engine = open_engine(sqlite_url)
+    with engine.begin() as conn:
+        left = ensure_run_and_batch(conn, make_batch()).batch_id
+    engine.dispose()
+    (tmp_path / "oyer.yaml").write_text(yaml.safe_dump({"store": {"url": sqlite_url}}))
+    done = oyer("batches", "cancel", left, *_CONFIG, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = _shown(tmp_path, left)
+    assert shown["status"] == "cancelled"
+    assert "after its broker had ended" in shown["ending"]
 
 
 def test_a_batch_that_its_trainer_cancels_is_on_record_as_cancelled(backend: Backend) -> None:
@@ -295,7 +326,7 @@ def test_a_batch_whose_payloads_have_expired_is_lost_and_can_be_cancelled(
     engine.dispose()
     said = _refused(tmp_path, "resume", lost)
     assert "no longer in Redis" in said
-    assert "submit its rollouts anew" in said
+    assert "submit its rollouts again" in said
     assert oyer("batches", "cancel", lost, *_CONFIG, cwd=tmp_path).returncode == 0
     assert _shown(tmp_path, lost)["status"] == "cancelled"
 
@@ -330,3 +361,29 @@ def test_without_its_broker_the_record_is_still_listed(
     assert done.returncode == 1
     assert "the broker cannot be asked" in done.stderr
     assert "hunter2" not in done.stderr
+
+
+def test_the_beginning_of_an_id_will_do(backend: Backend) -> None:
+    batch_id = _score(backend, "short id")
+    assert _shown(backend.folder, batch_id[:13])["id"] == batch_id
+    resumed = oyer("batches", "resume", batch_id[:13], "--json", *_CONFIG, cwd=backend.folder)
+    assert json.loads(resumed.stdout)["id"] == batch_id
+    assert "is not on record" in _refused(backend.folder, "show", "%")
+    shown = oyer("batches", "show", batch_id[:13], *_CONFIG, cwd=backend.folder).stdout
+    assert "4 calls, " in shown
+    assert " completion tokens, $" in shown
+    assert " UTC\n" in shown
+
+
+def test_an_ambiguous_beginning_names_some_ids(tmp_path: Path, sqlite_url: str) -> None:
+    migrations.upgrade(sqlite_url)
+    engine = open_engine(sqlite_url)
+    ids = ["aaaa0000-0000-4000-8000-000000000001", "aaaa0000-0000-4000-8000-000000000002"]
+    with engine.begin() as conn:
+        for batch_id in ids:
+            ensure_run_and_batch(conn, make_batch(id=batch_id))
+    engine.dispose()
+    done = oyer("batches", "show", "aaaa", cwd=tmp_path, OYER_STORE__URL=sqlite_url)
+    assert done.returncode == 1
+    assert "several ids begin so" in done.stderr
+    assert all(batch_id in done.stderr for batch_id in ids)

@@ -4,13 +4,22 @@ import json
 from pathlib import Path
 
 import pytest
+import redis
 
 from oyer import migrations
 from oyer.demo.actions import Action, named
+from oyer.demo.arrivals import Arrival
 from tests.cli.conftest import Backend, write_config
 from tests.cli.running import oyer
 
-ALL = ["store", "broker", "workers on judge", "workers on length", "workers on combine"]
+ALL = [
+    "store",
+    "broker",
+    "broker memory",
+    "workers on judge",
+    "workers on length",
+    "workers on combine",
+]
 
 
 def test_everything_is_there_with_a_backend_up(backend: Backend) -> None:
@@ -20,7 +29,7 @@ def test_everything_is_there_with_a_backend_up(backend: Backend) -> None:
     assert [line.split(":")[0] for line in lines] == [
         f"ok   {what}" for what in [*ALL, "judge quality"]
     ]
-    assert "m at fake gives 8 in" in lines[-1]
+    assert "m at fake gives 8 through the workers in" in lines[-1]
     assert len(backend.judge.requests) == 1
 
 
@@ -70,8 +79,14 @@ def test_queues_without_workers_are_named(redis_url: str, sqlite_url: str, tmp_p
     done = oyer("check", "--json", cwd=tmp_path, **environ)
     assert done.returncode == 1
     checks = {check["what"]: check for check in json.loads(done.stdout)["checks"]}
-    assert [what for what, check in checks.items() if check["ok"]] == ["store", "broker"]
-    for queue in ("judge", "length", "combine"):
+    assert [what for what, check in checks.items() if check["ok"]] == [
+        "store",
+        "broker",
+        "broker memory",
+        "workers on length",
+    ]
+    assert checks["workers on length"]["skipped"]
+    for queue in ("judge", "combine"):
         assert f"oyer worker {queue}" in checks[f"workers on {queue}"]["detail"]
 
 
@@ -80,3 +95,98 @@ def test_a_broker_that_does_not_answer_is_said_once(tmp_path: Path) -> None:
     checks = json.loads(done.stdout)["checks"]
     assert [check["what"] for check in checks] == ["store", "broker"]
     assert "Redis does not answer" in checks[1]["detail"]
+
+
+def test_what_a_judge_refuses_is_left_out_shown_and_known_to_the_workers(backend: Backend) -> None:
+    def plan(arrival: Arrival) -> Action:
+        if "temperature" not in arrival.json():
+            return Action(text="Final score: 7")
+        message = "Unsupported value: 'temperature' does not support 0 with this model."
+        return Action(status=400, body=json.dumps({"error": {"message": message}}))
+
+    backend.judge.set_plan(plan)
+    (backend.folder / "refusing").mkdir()
+    path = write_config(
+        backend.folder / "refusing",
+        backend.judge.base_url,
+        judges=[{"name": "quality", "endpoint": "fake", "model": "o-check", "samples": 2}],
+    )
+    for calls in (2, 3):
+        done = oyer("check", "--config", str(path), cwd=backend.folder)
+        assert "o-check at fake gives 7 through the workers in" in done.stdout
+        assert "requests are sent without temperature" in done.stdout
+        assert len(backend.judge.requests) == calls
+
+
+def test_a_judge_that_the_workers_do_not_know_is_no_green_line(
+    backend: Backend, tmp_path: Path
+) -> None:
+    write_config(tmp_path, backend.judge.base_url)
+    path = tmp_path / "oyer.yaml"
+    path.write_text(path.read_text().replace("fake", "mine"))
+    done = oyer("check", cwd=tmp_path, OYER_BROKER__URL=broker_of(backend))
+    assert done.returncode == 1
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAIL judge")]
+    assert len(failed) == 1
+    assert "'mine' is not in the configuration of this worker" in failed[0]
+
+
+def test_a_trainer_that_knows_the_broker_only_is_green(backend: Backend, tmp_path: Path) -> None:
+    config = {"judges": [{"name": "quality", "endpoint": "fake", "model": "m"}], "length": []}
+    (tmp_path / "oyer.yaml").write_text(json.dumps(config))
+    done = oyer("check", cwd=tmp_path, OYER_BROKER__URL=broker_of(backend))
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, lines
+    assert done.stderr == "using ./oyer.yaml\n"
+    assert lines[0].startswith("skip store: store.url is not set here")
+    assert lines[-1].startswith("ok   judge quality: m at fake gives 8 through the workers")
+
+
+def test_without_workers_an_endpoint_of_theirs_is_skipped(redis_url: str, tmp_path: Path) -> None:
+    config = {"judges": [{"name": "quality", "endpoint": "fake", "model": "m"}]}
+    (tmp_path / "oyer.yaml").write_text(json.dumps(config))
+    done = oyer("check", "--json", cwd=tmp_path, OYER_BROKER__URL=redis_url)
+    checks = {check["what"]: check for check in json.loads(done.stdout)["checks"]}
+    assert done.returncode == 1
+    assert checks["judge quality"]["skipped"]
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-lru"])
+def test_a_redis_that_evicts_fails_with_the_fix(
+    policy: str, redis_url: str, tmp_path: Path
+) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        before = client.config_get("maxmemory-policy")["maxmemory-policy"]
+        client.config_set("maxmemory-policy", policy)
+        try:
+            done = oyer("check", cwd=tmp_path, OYER_BROKER__URL=redis_url)
+        finally:
+            client.config_set("maxmemory-policy", before)
+    [line] = [line for line in done.stdout.splitlines() if "broker memory" in line]
+    assert line.startswith(f"FAIL broker memory: maxmemory-policy is {policy}")
+    assert "CONFIG SET maxmemory-policy noeviction" in line
+
+
+def test_a_wrong_password_is_told_from_a_server_that_is_away(
+    redis_url: str, tmp_path: Path
+) -> None:
+    place = redis_url.partition("://")[2]
+    with redis.Redis.from_url(redis_url, single_connection_client=True) as client:
+        client.config_set("requirepass", "right-pw")
+        try:
+            done = oyer("check", cwd=tmp_path, OYER_BROKER__URL=f"redis://:wrong-pw@{place}")
+            bare = oyer("check", cwd=tmp_path, OYER_BROKER__URL=redis_url)
+        finally:
+            client.config_set("requirepass", "")
+    [line] = [line for line in bare.stdout.splitlines() if "broker" in line]
+    assert "Redis asks for a password; write it into broker.url" in line
+    [line] = [line for line in done.stdout.splitlines() if "broker" in line]
+    assert "does not answer" not in line
+    assert "refuses the user or password of broker.url" in line
+    assert "wrong-pw" not in done.stdout + done.stderr
+
+
+def broker_of(backend: Backend) -> str:
+    """Give the address of the broker of an `oyer up`."""
+    state = json.loads((backend.folder / ".oyer" / "backend.json").read_text())
+    return str(state["broker_url"])

@@ -59,3 +59,37 @@ def test_a_missing_configuration_file_is_named(command: list[str], tmp_path: Pat
     assert done.stderr == (
         "error configuration file none.yaml: No such file or directory; give a file that exists\n"
     )
+
+
+def test_the_minimal_configuration_loads_and_judges(tmp_path: Path) -> None:
+    printed = oyer("config", "--minimal", cwd=tmp_path).stdout
+    config = validate(yaml.safe_load(printed))
+    assert [judge.endpoint for judge in config.judges] == list(config.endpoints)
+    assert config.length == ()
+    assert len(printed.splitlines()) < 15
+
+
+def test_every_value_of_an_enumeration_is_spelt_out() -> None:
+    text = " ".join((ROOT / "oyer.example.yaml").read_text().replace("#", " ").split())
+    for values in (
+        ("base_score", "none"),
+        ("skip", "value", "group_mean", "raise"),
+        ("mean", "median"),
+        ("tokens", "chars", "bytes"),
+        ("response", "think", "answer"),
+        ("as_is", "mask", "wrong"),
+        ("think", "answer", "invalid"),
+        ("run", "store", "off"),
+    ):
+        for value in values:
+            assert f"`{value}`" in text, value
+
+
+def test_a_folder_s_own_file_is_taken_and_said(tmp_path: Path) -> None:
+    (tmp_path / "oyer.yaml").write_text("jugdes: []")
+    done = oyer("up", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("using ./oyer.yaml\nerror configuration file oyer.yaml: jugdes")
+    (tmp_path / "other.yaml").write_text("endpionts: {}")
+    done = oyer("up", cwd=tmp_path, OYER_CONFIG="other.yaml")
+    assert done.stderr.startswith("error configuration file other.yaml: endpionts")

@@ -63,3 +63,26 @@ def test_half_of_a_real_judge_is_refused(arguments: list[str], tmp_path: Path) -
     done = oyer("demo", *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert "--base-url and --model go together" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        ("postgresql://h/d", "--store: must be a file"),
+        ("/no/such/folder/x.db", "there is no folder /no/such/folder"),
+    ],
+)
+def test_a_store_that_cannot_be_is_refused_before_anything_starts(
+    store: str, said: str, tmp_path: Path
+) -> None:
+    done = oyer("demo", "--store", store, cwd=tmp_path)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_may_be_a_url(tmp_path: Path) -> None:
+    done = oyer("demo", "--rollouts", "4", "--store", "sqlite:///mine.db", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mine.db").exists()
+    assert not list(tmp_path.glob("sqlite*"))

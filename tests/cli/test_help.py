@@ -56,3 +56,10 @@ def test_an_unknown_option_is_refused_with_a_hint(tmp_path: Path) -> None:
     done = oyer("up", "--judge-proceses", "2", cwd=tmp_path)
     assert done.returncode == 2
     assert "--judge-processes" in done.stderr
+
+
+@pytest.mark.parametrize("path", [(), ("db",), ("batches", "show")], ids=" ".join)
+def test_help_has_a_short_form(path: tuple[str, ...], tmp_path: Path) -> None:
+    done = oyer(*path, "-h", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"Usage: {' '.join(('oyer', *path))}" in done.stdout

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from oyer.cli.curves import curves
-from oyer.cli.drawing import HEIGHT, as_png, as_text
+from oyer.cli.drawing import HEIGHT, as_picture, as_text
 from oyer.tasks.errors import InvalidInput
 from oyer.tasks.lengths.catalogue import METHODS
 from tests.cli.running import oyer
@@ -37,10 +37,10 @@ def test_the_list_and_one_method_explain_themselves(tmp_path: Path) -> None:
 
 def test_an_unknown_method_or_parameter_is_answered_with_the_fix(tmp_path: Path) -> None:
     for arguments, hint in (
-        (("list", "median_bend"), "did you mean median_band"),
+        (("list", "median_bend"), "did you mean `median_band`"),
         (("plot", "gr3", "--param", "alhpa=1"), "its parameters: alpha"),
-        (("plot", "gr3", "--param", "alpha"), "is key=value"),
-        (("plot", "repetition_dense"), "no curve over length"),
+        (("plot", "gr3", "--param", "alpha"), "must be key=value"),
+        (("plot", "repetition_dense"), "cannot be drawn over length"),
     ):
         done = oyer("length", *arguments, cwd=tmp_path)
         assert done.returncode == 1
@@ -51,8 +51,13 @@ def test_a_plot_is_drawn_in_the_terminal_or_written_as_png(tmp_path: Path) -> No
     drawn = shown("plot", "soft_overlong", "--param", "max_len=1000", cwd=tmp_path)
     assert "soft_overlong (max_len 1000): added to the reward" in drawn
     assert "1250" in drawn
-    assert shown("plot", "gr3", "--out", "gr3.png", cwd=tmp_path) == ""
-    assert (tmp_path / "gr3.png").read_bytes().startswith(PNG)
+    for name, begin in (("gr3.png", PNG), ("gr3.svg", b"<?xml"), ("gr3.pdf", b"%PDF")):
+        done = oyer("length", "plot", "gr3", "--out", name, cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", f"wrote {name}\n")
+        assert (tmp_path / name).read_bytes().startswith(begin)
+    refused = oyer("length", "plot", "gr3", "--out", "gr3.bmp", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "--out gr3.bmp: must end in .png, .svg, .pdf" in refused.stderr
 
 
 def shown(*arguments: str, cwd: Path) -> str:
@@ -94,4 +99,4 @@ def test_every_method_with_a_value_a_row_can_be_drawn(name: str) -> None:
 
 def test_a_png_that_cannot_be_written_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"--out .*nowhere.*No such file"):
-        as_png(curves("gr3", {}, 100), tmp_path / "nowhere" / "x.png")
+        as_picture(curves("gr3", {}, 100), tmp_path / "nowhere" / "x.png")

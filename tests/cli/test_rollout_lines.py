@@ -27,13 +27,23 @@ def test_nulls_are_keys_left_out_and_further_keys_become_metadata(tmp_path: Path
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("{", "is no JSON"),
-        ("[1]", "is no JSON object"),
+        ("{", "is not valid JSON"),
+        ("[1]", "is not a JSON object"),
         ('{"response": "r"}', "prompt: is missing"),
+        ('{"prompt": "p", "response": 5}', "response: must be text, and is int"),
+        ('{"prompt": "p", "prompt": "q", "response": "r"}', "prompt: stands twice"),
+        ('{"prompt": "p", "response": "r", "metadata": {"a": 1, "a": 2}}', "a: stands twice"),
         ('{"prompt": "p", "response": null}', "response: is missing"),
         ('{"prompt": "p", "response": "r", "base_score": NaN}', "base_score: "),
         ('{"prompt": "p", "response": "r", "metadata": [1], "more": 2}', "metadata: "),
-        (b"\xff\xfe", "is no JSON"),
+        (
+            b'{"prompt": "p", "response": "r", "metadata": '
+            + b"[" * 100_000
+            + b"]" * 100_000
+            + b"}",
+            "nests too deep",
+        ),
+        (b"\xff\xfe", "is not valid JSON"),
     ],
 )
 def test_a_bad_line_is_refused_by_its_number(

@@ -69,7 +69,7 @@ def test_bad_lines_are_numbered_and_nothing_is_submitted(backend: Backend) -> No
     ]
     for problem, named_there in zip(
         problems,
-        ["is no JSON", "base_score", "is no JSON object", "response", "group_id"],
+        ["is not valid JSON", "base_score", "is not a JSON object", "response", "group_id"],
         strict=True,
     ):
         assert named_there in problem
@@ -83,7 +83,7 @@ def test_rewards_are_all_that_standard_output_holds_and_a_missing_one_says_why(
     backend.judge.set_plan(named("unauthorized"))
     path = backend.write_rollouts("failed.jsonl", rollout_rows("failed", 2))
     done = oyer("score", str(path), "--config", "oyer.yaml", cwd=backend.folder)
-    assert done.returncode == 0
+    assert done.returncode == 3
     assert "2 rollouts in" in done.stderr
     assert "2 rejected" in done.stderr
     assert "rejected e.g. HTTP 401" in done.stderr
@@ -99,7 +99,8 @@ def test_a_policy_that_raises_is_an_error_and_leaves_no_output(backend: Backend)
     arguments = ["--config", "oyer.yaml", "--out", "raise.out"]
     done = oyer("score", str(path), *arguments, cwd=backend.folder, OYER_REWARD__ON_MISSING="raise")
     assert done.returncode == 1
-    assert "2 of 2 rollouts have no score (2 rejected)" in done.stderr
+    assert "2 of 2 rollouts to be judged have no score (2 rejected)" in done.stderr
+    assert "is `raise`; nothing was written" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(backend.folder.glob("raise.out*")) == []
 
@@ -125,7 +126,7 @@ def test_ctrl_c_cancels_what_is_under_way_and_says_so(backend: Backend, tmp_path
         backend.judge.wait_until(lambda log: len(log) == 4)
         command.process.send_signal(signal.SIGINT)
         assert command.wait() == 130
-        assert "what was under way is cancelled, and nothing is written" in command.errors()
+        assert "running batches are cancelled, and nothing is written" in command.errors()
     backend.judge.release()
     assert not (tmp_path / "stopped.out").exists()
 
@@ -147,3 +148,26 @@ def test_local_brings_a_backend_of_its_own(backend: Backend, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert [json.loads(line)["judge_score"] for line in done.stdout.splitlines()] == [8.0] * 4
     assert json.loads(done.stderr)["statuses"] == {"scored": 4}
+
+
+def test_the_exit_code_tells_a_failed_judging_from_a_good_one(backend: Backend) -> None:
+    rows = [*rollout_rows("mixed", 2), {**rollout_rows("gated", 2)[0], "base_score": 0.0}]
+    path = backend.write_rollouts("mixed.jsonl", rows)
+    backend.judge.set_plan(named("unauthorized"))
+    done = oyer("score", str(path), "--out", "mixed.out", "--json", cwd=backend.folder)
+    assert done.returncode == 3, done.stderr
+    assert json.loads(done.stdout)["failed"] == 2
+    assert len(rewards(backend.folder / "mixed.out")) == 3
+    backend.judge.set_plan(Action(text="Final score: 8"))
+    done = oyer("score", str(path), "--out", "mixed.out", cwd=backend.folder)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (0, "using ./oyer.yaml")
+    again = oyer("score", str(path), "--out", "mixed.out", cwd=backend.folder)
+    assert again.returncode == 0
+    assert "no calls: every score was on record already" in again.stderr
+
+
+def test_one_rollout_is_one(backend: Backend) -> None:
+    path = backend.write_rollouts("one.jsonl", rollout_rows("single", 2)[:1])
+    done = oyer("score", str(path), "--out", "one.out", cwd=backend.folder)
+    assert "1 rollout in " in done.stderr
+    assert "; 1 call, " in done.stderr

@@ -7,6 +7,7 @@ import shlex
 import signal
 import stat
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_the_state_file_is_for_its_owner_only(backend: Backend) -> None:
 def test_a_second_one_in_the_same_folder_is_refused(backend: Backend) -> None:
     done = oyer("up", cwd=backend.folder)
     assert done.returncode == 1
-    assert "runs in this folder already" in done.stderr
+    assert "already runs in this folder" in done.stderr
 
 
 def test_a_part_that_dies_is_started_again_and_ctrl_c_stops_them_all(tmp_path: Path) -> None:
@@ -53,7 +54,22 @@ def test_a_part_that_dies_is_started_again_and_ctrl_c_stops_them_all(tmp_path: P
         for part in ("judge-1", "length-1", "combine-1", "redis"):
             assert f"{part:<12} stopped" in up.lines
         assert up.errors() == ""
-    assert not (tmp_path / ".oyer" / "backend.json").exists()
+    assert list((tmp_path / ".oyer").glob("*.json")) == []
+
+
+def test_no_password_is_left_in_the_folder(tmp_path: Path) -> None:
+    with running("up", "--judge-processes", "1", cwd=tmp_path) as up:
+        up.read_until("ready; logs in")
+        url = json.loads((tmp_path / ".oyer" / "backend.json").read_text())["broker_url"]
+        password = urlsplit(url).password
+        assert password
+        config = tmp_path / ".oyer" / "oyer.json"
+        assert password in config.read_text()
+        assert stat.S_IMODE(config.stat().st_mode) == 0o600
+        up.process.send_signal(signal.SIGTERM)
+        assert up.wait() == 0
+    for path in (tmp_path / ".oyer").iterdir():
+        assert password not in path.read_text(errors="replace"), path
 
 
 def test_ctrl_c_while_it_starts_stops_it_as_well(tmp_path: Path) -> None:

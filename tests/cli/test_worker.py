@@ -1,18 +1,27 @@
 """`oyer worker`: one kind of worker per command, with its device and its processes."""
 
+import json
 import os
+import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import redis
 
+from oyer import migrations
+from oyer.tasks import presence
+from oyer.tasks.commands import DEFAULT_CONCURRENCY
 from tests.cli.conftest import Backend
 from tests.cli.running import children_of, oyer, running
 
 
 @pytest.fixture
 def environ(redis_url: str, sqlite_url: str) -> dict[str, str]:
-    """Name a broker and a store, as production does."""
+    """Name a broker and a migrated store, as production does."""
+    migrations.upgrade(sqlite_url)
     return {"OYER_BROKER__URL": redis_url, "OYER_STORE__URL": sqlite_url}
 
 
@@ -39,7 +48,8 @@ def test_a_device_is_chosen_before_torch_loads(environ: dict[str, str], tmp_path
     arguments = ["worker", "length", "--device", "cuda:1"]
     with running(*arguments, cwd=tmp_path, merged=True, **environ) as worker:
         worker.read_until(" ready.")
-        assert environment_of(worker.process.pid)["CUDA_VISIBLE_DEVICES"] == "5"
+        [child] = children_of(worker.process.pid)
+        assert environment_of(child)["CUDA_VISIBLE_DEVICES"] == "5"
         worker.process.send_signal(signal.SIGTERM)
         assert worker.wait() == 0
 
@@ -61,15 +71,121 @@ def test_several_processes_log_to_the_operator_and_stop_together(
         family.wait_gone()
 
 
+def test_a_single_process_that_dies_is_started_again(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    with running("worker", "combine", cwd=tmp_path, merged=True, **environ) as worker:
+        worker.read_until(" ready.")
+        os.kill(children_of(worker.process.pid)[0], signal.SIGKILL)
+        assert worker.read_until("ended with") == "combine-0 ended with -9; started again"
+        worker.read_until(" ready.")
+
+
+@pytest.mark.parametrize("kind", ["judge", "combine"])
+@pytest.mark.parametrize("revision", [None, "0001"])
+def test_a_worker_on_a_record_without_this_releases_schema_ends_with_the_fix(
+    redis_url: str, sqlite_url: str, tmp_path: Path, kind: str, revision: str | None
+) -> None:
+    if revision is not None:
+        migrations.upgrade(sqlite_url, revision)
+    stated = f"is at revision {revision}, not" if revision else "has no schema"
+    environ = {"OYER_BROKER__URL": redis_url, "OYER_STORE__URL": sqlite_url}
+    done = oyer("worker", kind, cwd=tmp_path, **environ)
+    assert done.returncode == os.EX_CONFIG
+    assert f"the record {sqlite_url} {stated}" in done.stderr
+    assert "run `oyer db upgrade`" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert " ready." not in done.stderr
+
+
+def test_more_calls_than_open_files_are_refused_at_the_start(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "oyer.yaml").write_text(
+        "endpoints: {e: {base_url: 'http://127.0.0.1:9/v1', max_in_flight: 1200}}"
+    )
+    arguments = ["worker", "judge", "--config", "oyer.yaml"]
+    done = oyer(*arguments, cwd=tmp_path, open_files=(1024, 1024), **environ)
+    assert done.returncode == os.EX_CONFIG
+    assert "endpoints.e.max_in_flight: 1200 calls in flight" in done.stderr
+    assert "need 1456 open files in a judge worker, which may open 1024" in done.stderr
+    assert "let `max_in_flight` add up to 768 at most" in done.stderr
+
+
+def test_a_worker_opens_as_many_files_as_the_hard_limit_lets_it(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = ["worker", "combine"]
+    with running(
+        *arguments, cwd=tmp_path, merged=True, open_files=(256, 2048), **environ
+    ) as worker:
+        worker.read_until(" ready.")
+        [child] = children_of(worker.process.pid)
+        assert resource.prlimit(child, resource.RLIMIT_NOFILE) == (2048, 2048)
+
+
+def test_another_celery_programs_environment_configures_no_worker(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    environ |= {
+        "CELERY_BROKER_URL": "redis://127.0.0.1:9/0",
+        "CELERY_RESULT_BACKEND": "rpc://",
+        "CELERY_CONFIG_MODULE": "of_another_program",
+        "CELERY_LOADER": "default",
+        "CELERY_WORKER_QUEUES": "theirs",
+        "CELERY_WORKER_MAX_TASKS_PER_CHILD": "one",
+        "DJANGO_SETTINGS_MODULE": "of_another_program",
+    }
+    with running("worker", "combine", cwd=tmp_path, merged=True, **environ) as worker:
+        worker.read_until(" ready.")
+        with redis.Redis.from_url(environ["OYER_BROKER__URL"]) as client:
+            assert len(presence.workers(client)["combine"]) == 1
+
+
+def test_log_lines_are_json_by_option(environ: dict[str, str], tmp_path: Path) -> None:
+    arguments = ["worker", "combine", "--log-format", "json"]
+    with running(*arguments, cwd=tmp_path, merged=True, **environ) as worker:
+        entry = json.loads(worker.read_until(" ready."))
+    assert entry["level"] == "INFO"
+    assert entry["logger"] == "celery.apps.worker"
+
+
+def test_celerys_own_command_line_runs_as_many_chunks_at_once(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    argv = [sys.executable, "-m", "celery", "-A", "oyer.tasks", "worker", "-Q", "judge"]
+    argv += ["-P", "gevent", "-l", "INFO"]
+    done = subprocess.Popen(
+        argv,
+        cwd=tmp_path,
+        env={**os.environ, **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.stdout is not None
+    banner = []
+    try:
+        for line in done.stdout:
+            banner.append(line)
+            if " ready." in line:
+                break
+    finally:
+        done.terminate()
+        done.communicate(timeout=60)
+    assert f"concurrency: {DEFAULT_CONCURRENCY['judge']} (gevent)" in "".join(banner)
+    assert "superuser" not in "".join(banner)
+
+
 def test_a_worker_is_alive_on_the_host_that_it_runs_on(backend: Backend, tmp_path: Path) -> None:
     for kind in ("judge", "length", "combine"):
         done = oyer("worker", "alive", kind, cwd=backend.folder)
-        assert (done.returncode, done.stdout) == (0, f"1 {kind} worker(s) on this host\n")
+        assert (done.returncode, done.stdout) == (0, f"1 {kind} worker on this host\n")
 
 
 def test_no_worker_is_alive_on_an_empty_broker(environ: dict[str, str], tmp_path: Path) -> None:
     done = oyer("worker", "alive", "judge", cwd=tmp_path, **environ)
-    assert (done.returncode, done.stdout) == (1, "0 judge worker(s) on this host\n")
+    assert (done.returncode, done.stdout) == (1, "0 judge workers on this host\n")
 
 
 def test_a_worker_without_a_broker_says_which_key_to_set(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ class Backend:
         *through: str,
         host: Sequence[str] = (),
         concurrency: int | None = None,
+        loglevel: str = "INFO",
         **environ: str,
     ) -> Worker:
         """Start a worker; `wait_ready` waits for it.
@@ -93,12 +94,13 @@ class Backend:
             through: a module of this folder that becomes Celery, and its arguments.
             host: a command that runs another one on another host.
             concurrency: tasks under way at once; the kind's default when left out.
+            loglevel: least level that it logs; on DEBUG, each task that arrives.
             environ: further environment variables.
         """
         name = f"{kind}-{len(self.workers)}"
         log = self.folder / f"{name}.log"
         environ = {**self._environ, **environ}
-        worker = Worker(kind, name, environ, log, through, host, concurrency)
+        worker = Worker(kind, name, environ, log, through, host, concurrency, loglevel)
         self.workers.append(worker)
         return worker
 

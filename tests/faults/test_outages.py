@@ -10,6 +10,7 @@ import pytest
 
 from oyer.demo.actions import Action
 from oyer.manager import BackendUnavailable, RewardBatch, RewardFuture
+from oyer.tasks import redis_client
 from tests.faults.backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
 from tests.faults.servers import PostgresServer, RedisServer
 from tests.faults.worker import ROOT
@@ -64,9 +65,42 @@ def test_redis_answers_nothing_for_ten_seconds(
     backend.check(future.result(timeout_s=120), expected, calls=WITH_REPEATS)
 
 
-def test_a_full_redis_refuses_a_batch_and_finishes_those_it_has(
-    backend: Backend, undisturbed: Undisturbed
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+        (
+            ("CONFIG", "SET", "min-replicas-to-write", "1"),
+            ("CONFIG", "SET", "min-replicas-to-write", "0"),
+        ),
+    ],
+    ids=["replica", "too few replicas"],
+)
+def test_redis_refuses_writes_as_in_a_failover(
+    backend: Backend, undisturbed: Undisturbed, begin: tuple[str, ...], end: tuple[str, ...]
 ) -> None:
+    expected = undisturbed(begin[1], N)
+    future = backend.half_way(begin[1], N)
+    living = [worker for worker in backend.workers if worker.alive]
+    client = backend.redis.client
+    client.execute_command(*begin)
+    later = threading.Timer(1, client.execute_command, end)
+    try:
+        backend.go_on()
+        threading.Event().wait(6)  # the fault itself: a pause of stated length
+        later.start()
+        meanwhile = backend.manager().submit(rollouts_of(f"{begin[1]}, submitted meanwhile", 4))
+    finally:
+        client.execute_command(*end)
+    backend.check(future.result(timeout_s=120), expected, calls=range(N, N + JUDGE_IN_FLIGHT + 5))
+    assert meanwhile.result(timeout_s=120).statuses == ["scored"] * 4
+    assert all(worker.alive for worker in living)
+
+
+def test_a_full_redis_refuses_a_batch_and_finishes_those_it_has(
+    backend: Backend, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_client, "REFUSED_S", 0.0)
     expected = undisturbed("full", N)
     future = backend.half_way("full", N)
     client = backend.redis.client

@@ -1,6 +1,7 @@
 """A worker that is told to stop, and a backend whose owner is killed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,6 +37,10 @@ def test_sigterm_lets_calls_in_flight_end_and_hands_the_rest_back(
     backend.judge.release()
     assert first.process.wait(30) == 0
     assert len(backend.judge.requests) == JUDGE_IN_FLIGHT, "it began no further call"
+    stopped = re.findall(r"worker stopped; (\d+) chunks handed back", first.output())
+    assert len(stopped) == 1
+    assert int(stopped[0]) > 0
+    assert "Traceback" not in first.output().partition("Warm shutdown")[2]
     backend.judge.set_plan({})
     backend.start("judge")
     backend.check(future.result(timeout_s=60), expected, calls=EXACT)

@@ -24,10 +24,11 @@ class Worker:
         through: Sequence[str],
         host: Sequence[str],
         concurrency: int | None,
+        loglevel: str,
     ) -> None:
         self.kind = kind
         self.log = log
-        argv = commands.worker_argv(kind, name=name, concurrency=concurrency, loglevel="INFO")
+        argv = commands.worker_argv(kind, name=name, concurrency=concurrency, loglevel=loglevel)
         if through:
             argv[2:3] = through
         argv = [*host, *argv]

@@ -156,12 +156,11 @@ def check_result(result: Reply | Failure) -> None:
 def test_a_response_is_a_reply_or_a_failure(
     body: bytes, headers: dict[str, str], status: int, structured: bool
 ) -> None:
+    sent = ["temperature", "max_tokens", "seed", "response_format"] if structured else []
     if status < 300:
-        result = read_response(status, headers, body, now=NOW, structured=structured)
+        result = read_response(status, headers, body, now=NOW, sent=sent)
     else:
-        result = http_failure(
-            status, headers, body, error_class="E", now=NOW, structured=structured
-        )
+        result = http_failure(status, headers, body, error_class="E", now=NOW, sent=sent)
     event(result.status if isinstance(result, Failure) else "reply")
     check_result(result)
 

@@ -24,10 +24,13 @@ WAIT_S = 60.0
 class OtherProcess:
     """Hands over rollouts one by one, and keeps what comes of them."""
 
-    def __init__(self, config: dict[str, Any], dies_when: Point | None = None) -> None:
+    def __init__(self, manager: RewardManager, dies_when: Point | None = None) -> None:
+        """Start it with a copy of a manager, which makes both processes one training."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_main, args=(theirs, config, dies_when), daemon=True)
+        self._process = context.Process(
+            target=_main, args=(theirs, manager, dies_when), daemon=True
+        )
         self._process.start()
         theirs.close()
 
@@ -61,17 +64,16 @@ class OtherProcess:
 @contextlib.contextmanager
 def other_process(manager: RewardManager, dies_when: Point | None = None) -> Iterator[OtherProcess]:
     """Run a process with a manager like this one."""
-    other = OtherProcess(manager.config.model_dump(mode="json"), dies_when)
+    other = OtherProcess(manager, dies_when)
     try:
         yield other
     finally:
         other.kill()
 
 
-def _main(pipe: Connection, config: dict[str, Any], dies_when: Point | None) -> None:
+def _main(pipe: Connection, manager: RewardManager, dies_when: Point | None) -> None:
     if dies_when is not None:
         _make_deadly(dies_when)
-    manager = RewardManager(config)
     pending: list[Pending[Score]] = []
     with contextlib.suppress(EOFError):
         while True:

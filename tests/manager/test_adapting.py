@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from oyer.manager import RewardManager, openrlhf, trl
-from oyer.manager.adapting import within
+from oyer.manager import JudgeOutage, RewardManager, openrlhf, trl
+from oyer.manager.adapting import Outages, within
+from oyer.manager.score import Score
 from oyer.manager.verl_legacy import LengthPenaltyConfig, resolve
 from oyer.tasks.settings import validate
 
@@ -36,6 +37,15 @@ def test_the_replaced_class_gets_what_is_judged_in_its_time() -> None:
         use_async_io=True, broker_url="redis://127.0.0.1:9/0", endpoint="fake", timeout_s=300
     )
     assert resolve(settings).config.deadline_s == 240
+
+
+def test_one_by_one_an_outage_is_seen_among_what_was_to_be_judged() -> None:
+    gated, failed = Score(status="gated"), Score(status="unavailable", error="no answer")
+    outages = Outages(0.5, window=4)
+    for _ in range(2):
+        outages.count([*[gated] * 9, failed])
+    with pytest.raises(JudgeOutage, match="3 of the latest 4 rollouts to be judged"):
+        outages.count([*[gated] * 9, failed])
 
 
 @pytest.mark.parametrize("adapter", [trl.reward_function, openrlhf.reward_function])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 from kombu import Producer
 
 from oyer.manager.backend import Backend, backend
@@ -219,3 +220,15 @@ def test_a_forked_process_has_connections_of_its_own(redis_url: str) -> None:
     assert os.read(read, 10) == b"own"
     os.close(read)
     os.close(write)
+
+
+def test_a_refused_password_is_told_from_a_server_that_is_away(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url, single_connection_client=True) as client:
+        client.config_set("requirepass", "right-pw")
+        try:
+            with pytest.raises(BackendUnavailable) as raised:
+                backend(redis_url.replace("://", "://:wrong-pw@"), 600).waiting(1)
+        finally:
+            client.config_set("requirepass", "")
+    assert "refuses the user or password of broker.url" in str(raised.value)
+    assert "wrong-pw" not in str(raised.value)

@@ -51,10 +51,20 @@ def test_under_raise_one_failure_is_an_error_that_holds_the_batch() -> None:
     assert type(failure) is MissingScores
     assert failure.batch is batch
     assert str(failure) == (
-        "batch b: 1 of 2 rollouts have no score (1 timeout);"
+        "batch b: 1 of 2 rollouts to be judged have no score (1 timeout);"
         " first errors: no answer within 60 s; reward.on_missing is `raise`: the error's `batch`"
         " has the other rewards"
     )
+
+
+def test_rollouts_that_were_not_to_be_judged_do_not_hide_an_outage() -> None:
+    """At a low pass rate nearly all are gated: the two that were to be judged failed."""
+    batch = batch_of(*["gated"] * 30, *["empty"] * 8, "unavailable", "unavailable")
+    failure = failure_of(batch, rules(max_failed_fraction=0.1))
+    assert isinstance(failure, JudgeOutage)
+    assert "2 of 2 rollouts to be judged have no score (2 unavailable)" in str(failure)
+    half = batch_of(*["gated"] * 8, "scored", "timeout")
+    assert failure_of(half, rules(max_failed_fraction=0.5)) is None
 
 
 def test_an_outage_is_more_failures_than_the_fraction_and_says_why() -> None:
@@ -64,7 +74,7 @@ def test_an_outage_is_more_failures_than_the_fraction_and_says_why() -> None:
     failure = failure_of(batch, rules(max_failed_fraction=0.5))
     assert isinstance(failure, JudgeOutage)
     assert failure.batch is batch
-    assert "3 of 4 rollouts have no score (1 rejected, 2 timeout)" in str(failure)
+    assert "3 of 4 rollouts to be judged have no score (1 rejected, 2 timeout)" in str(failure)
     assert "first errors: no key; more than reward.max_failed_fraction = 0.5" in str(failure)
 
 
@@ -72,12 +82,6 @@ def test_as_many_failures_as_the_fraction_are_no_outage() -> None:
     assert failure_of(batch_of("timeout", "scored"), rules(max_failed_fraction=0.5)) is None
     assert failure_of(batch_of("timeout", "timeout"), rules(max_failed_fraction=1)) is None
     assert failure_of(batch_of("timeout", "scored"), rules(max_failed_fraction=0.49)) is not None
-
-
-def test_rollouts_that_were_not_to_be_judged_count_in_the_whole() -> None:
-    batch = batch_of("gated", "gated", "gated", "timeout")
-    assert failure_of(batch, rules(max_failed_fraction=0.25)) is None
-    assert failure_of(batch, rules(max_failed_fraction=0.2)) is not None
 
 
 def test_an_outage_under_raise_is_reported_as_the_outage() -> None:

@@ -44,12 +44,14 @@ def test_a_configuration_is_read_from_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("config", ["oyer.yaml", None, 3, []])
 def test_what_is_no_configuration_is_refused(config: Any) -> None:
-    with pytest.raises(InvalidConfig, match=r"configuration: Input should be a valid dictionary"):
+    with pytest.raises(InvalidConfig, match=r"configuration: must be a section of keys"):
         RewardManager(config)
 
 
 def test_nothing_to_compute_is_refused(redis_url: str) -> None:
-    with pytest.raises(InvalidConfig, match=r"judges: and `length` are both empty; name at least"):
+    with pytest.raises(
+        InvalidConfig, match=r"`judges` and `length` are both empty; configure at least"
+    ):
         RewardManager({"broker": {"url": redis_url}})
 
 

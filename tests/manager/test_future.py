@@ -24,6 +24,7 @@ from oyer.manager import (
 from oyer.manager.backend import Broker, backend
 from oyer.manager.poller import poller
 from oyer.manager.recovery import MAX_SUBMISSIONS
+from oyer.tasks import names
 from oyer.tasks.config import RewardRules
 from oyer.tasks.errors import BatchLost, InvalidConfig, MessageRefused
 from oyer.tasks.payloads import WIRE_VERSION
@@ -57,6 +58,19 @@ def test_a_timeout_names_what_is_missing_and_the_future_stays_usable(
         future.result(timeout_s=0)
     workers.report(future.batch_id, 4)
     with pytest.raises(TimeoutError, match=r"every verdict is there; its length terms"):
+        future.result(timeout_s=0)
+    with pytest.raises(
+        TimeoutError,
+        match=r"no worker listens on queue `judge` and `combine`:"
+        r" start `oyer worker judge` and `oyer worker combine`$",
+    ):
+        future.result(timeout_s=0)
+    for queue in ("combine", "length"):
+        workers.redis.set(names.worker_key(queue, "one"), '{"host": "h", "pid": 1}')
+    with pytest.raises(TimeoutError, match=r"queue `judge`: start `oyer worker judge`$"):
+        future.result(timeout_s=0)
+    workers.redis.set(names.worker_key("judge", "one"), '{"host": "h", "pid": 2}')
+    with pytest.raises(TimeoutError, match=r"its combination are missing$"):
         future.result(timeout_s=0)
     workers.succeed(future.batch_id)
     assert len(future.result(timeout_s=10)) == 4
@@ -138,7 +152,9 @@ def test_a_cancelled_await_leaves_the_future_usable(submit: Submit, workers: Wor
 def test_missing_scores_are_raised_with_the_partial_batch(submit: Submit, workers: Workers) -> None:
     future = submit(reward={"on_missing": "raise"})
     workers.succeed(future.batch_id, statuses=["scored", "scored", "timeout", "scored"])
-    with pytest.raises(MissingScores, match=r"1 of 4 rollouts have no score") as caught:
+    with pytest.raises(
+        MissingScores, match=r"1 of 4 rollouts to be judged have no score"
+    ) as caught:
         future.result(timeout_s=10)
     assert caught.value.batch.statuses[2] == "timeout"
 

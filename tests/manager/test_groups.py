@@ -123,8 +123,10 @@ def test_a_group_is_named_by_run_id_size_and_what_scores_it() -> None:
     ]
     # How a process reaches the broker is its own affair.
     assert plans[0] == plans[2] != plans[1]
-    keys = [(plans[0], "r", "g", 4), (plans[1], "r", "g", 4), (plans[0], "s", "g", 4)]
-    keys += [(plans[0], "r", "h", 4), (plans[0], "r", "g", 5)]
+    scopes = [groups.scope_of("a"), groups.scope_of("b"), groups.scope_of("a", "p")]
+    keys = [(plans[0], "r", scope, "g", 4) for scope in scopes]
+    keys += [(plans[1], "r", scopes[0], "g", 4), (plans[0], "s", scopes[0], "g", 4)]
+    keys += [(plans[0], "r", scopes[0], "h", 4), (plans[0], "r", scopes[0], "g", 5)]
     assert len({groups.group_name(*key) for key in keys}) == len(keys)
 
 
@@ -132,11 +134,11 @@ def test_names_are_the_same_in_another_process() -> None:
     code = (
         "from oyer.manager import Rollout, groups\n"
         "row = Rollout(prompt='é', response='r', group_id='g', base_score=0.1)\n"
-        "print(groups.identity_of(row, 'run', 4, 8, None), groups.group_name('p', 'r', 'g', 4))"
+        "print(groups.identity_of(row, 'run', 4, 8, None), groups.group_name('p', 'r', '', 'g', 4))"
     )
     said = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     row = Rollout(prompt="é", response="r", group_id="g", base_score=0.1)
-    here = [groups.identity_of(row, "run", 4, 8, None), groups.group_name("p", "r", "g", 4)]
+    here = [groups.identity_of(row, "run", 4, 8, None), groups.group_name("p", "r", "", "g", 4)]
     assert said == here

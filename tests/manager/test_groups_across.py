@@ -72,7 +72,7 @@ def test_eight_processes_get_what_one_batch_gives_and_every_rollout_is_paid_for_
     judge.set_plan(by_response({f"number {i} is": i % 10 + 1 for i in range(len(rollouts))}))
     shuffled = rng.sample(rollouts, len(rollouts))
     shares = [shuffled[k::PROCESSES] for k in range(PROCESSES)]
-    processes = [OtherProcess(manager.config.model_dump(mode="json")) for _ in shares]
+    processes = [OtherProcess(manager) for _ in shares]
     scores: dict[int, Score | Exception] = {}
     try:
         # A few at a time from each, so that groups grow and end over many windows.

@@ -164,7 +164,7 @@ def test_a_failing_judge_leaves_the_rest_of_the_reward(
     quality = result["reward_extra_info"]["openai_quality_reward"]
     np.testing.assert_array_equal(quality, [np.nan, np.nan, 0.0, np.nan])
     strict = manager_of(tokens, **settings, on_missing="raise")
-    with pytest.raises(MissingScores, match="3 of 4 rollouts"):
+    with pytest.raises(MissingScores, match="3 of 3 rollouts"):
         strict(data)
 
 

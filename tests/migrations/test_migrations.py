@@ -16,6 +16,7 @@ from oyer import migrations
 from oyer.migrations.__main__ import main
 from oyer.models import Base
 from oyer.models.history import submissions_of
+from oyer.models.requests import attempts_of, judgements_at
 from oyer.models.store import open_engine
 
 TABLES = set(Base.metadata.tables) | {"alembic_version"}
@@ -179,4 +180,39 @@ def test_a_record_of_the_release_before_keeps_its_batches(empty_url: str) -> Non
     migrations.downgrade(empty_url, "0001")
     with engine.begin() as conn:
         assert conn.scalar(text("SELECT submissions FROM batches")) == 2
+    engine.dispose()
+
+
+def test_a_judgement_from_before_requests_were_kept_is_read(empty_url: str) -> None:
+    migrations.upgrade(empty_url, "0002")
+    engine = open_engine(empty_url)
+    sent_at = "2026-03-01T10:00:00.000000Z"
+    place = "submitted_at, batch_id, rollout_index, judge, sample"
+    with engine.begin() as conn:
+        for table, columns, values in (
+            ("runs", "id, name, created_at", "1, 'r', :at"),
+            (
+                "batches",
+                "id, run_id, size, plan, status, submissions, oyer_version, submitted_at",
+                "'b', 1, 4, '{}', 'submitted', 1, '0.1', :at",
+            ),
+            (
+                "judgements",
+                f"{place}, status, score, reply, request_hash, attempts, source",
+                ":at, 'b', 0, 'q', 0, 'scored', 7, 'Final score: 7', 'ab', 1, 'called'",
+            ),
+            ("attempts", f"{place}, id, number, started_at", ":at, 'b', 0, 'q', 0, 'i', 1, :at"),
+        ):
+            statement = text(f"INSERT INTO {table} ({columns}) VALUES ({values})")
+            conn.execute(statement, {"at": sent_at})
+    migrations.upgrade(empty_url)
+    with engine.connect() as conn:
+        (judgement,) = judgements_at(conn, "b", 0)
+        (attempt,) = attempts_of(conn, judgement)
+    assert (judgement["score"], judgement.get("parameters_hash")) == (7.0, None)
+    assert (attempt["number"], attempt["parameters_hash"], attempt["error"]) == (1, None, None)
+    migrations.downgrade(empty_url, "0002")
+    with engine.connect() as conn:
+        assert conn.scalar(text("SELECT reply FROM judgements")) == "Final score: 7"
+        assert conn.scalar(text("SELECT number FROM attempts")) == 1
     engine.dispose()

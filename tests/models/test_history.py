@@ -49,21 +49,19 @@ def test_an_unknown_batch_has_nothing(engine: Engine) -> None:
         assert usage_of(conn, "no-such")["calls"] == 0
 
 
-def test_a_request_finds_its_first_scored_judgement(engine: Engine) -> None:
+def test_a_request_finds_its_last_scored_judgement(engine: Engine) -> None:
     with engine.begin() as conn:
-        later, first = record_batch(conn, 2, run="b"), record_batch(conn, 1, run="a")
-        failed = record_batch(conn, 0)
+        earlier, last = record_batch(conn, 1, run="b"), record_batch(conn, 2, run="a")
+        failed = record_batch(conn, 3)
         asked: Any = {"request_hash": "f" * 64}
-        record_chunk(conn, later, judgements=[make_judgement(score=2.0, **asked)])
-        record_chunk(
-            conn, first, judgements=[make_judgement(i, score=1.0, **asked) for i in (1, 0)]
-        )
+        record_chunk(conn, earlier, judgements=[make_judgement(score=2.0, **asked)])
+        record_chunk(conn, last, judgements=[make_judgement(i, score=1.0, **asked) for i in (1, 0)])
         record_chunk(
             conn, failed, judgements=[make_judgement(status="timeout", score=None, **asked)]
         )
         found = scored_by_request(conn, ["f" * 64, "0" * 63 + "e"])
         assert list(found) == ["f" * 64]
-        assert (found["f" * 64]["batch_id"], found["f" * 64]["score"]) == (first.batch_id, 1.0)
+        assert (found["f" * 64]["batch_id"], found["f" * 64]["score"]) == (last.batch_id, 1.0)
         assert scored_by_request(conn, ["f" * 64], run="b")["f" * 64]["score"] == 2.0
         assert scored_by_request(conn, ["f" * 64], run="c") == {}
 

@@ -128,7 +128,7 @@ def test_texts_are_found_by_the_hash_of_what_is_stored(engine: Engine) -> None:
         record_chunk(conn, key, rollouts=[make_rollout(prompt=messages, group_id=7)])
         prompt = select(Text.body).join(Rollout, Rollout.prompt_hash == Text.hash)
         assert conn.scalars(prompt).all() == [
-            '[{"content":"nul \ufffd and half \ufffd","role":"user"}]'
+            '[{"role":"user","content":"nul \ufffd and half \ufffd"}]'
         ]
         assert conn.scalars(select(Rollout.group_id)).one() == "7"
 
@@ -149,7 +149,8 @@ def test_a_judgement_without_a_score_is_replaced(engine: Engine) -> None:
         record_chunk(conn, key, judgements=[failed])
         assert record_chunk(conn, key, judgements=[make_judgement(worker="second")]) == []
         (stored,) = judgements_of(conn, key.batch_id)
-    assert stored == {**make_judgement(worker="second"), **key._asdict()}
+    unnamed = {"reasoning": None, "parameters_hash": None, "messages_hash": None}
+    assert stored == {**make_judgement(worker="second"), **key._asdict(), **unnamed}
 
 
 @pytest.mark.parametrize("late", [{"score": 1.0}, {"status": "timeout", "score": None}])

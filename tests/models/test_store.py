@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
 from oyer.models import store
-from oyer.models.store import open_engine, reading, redacted_url
+from oyer.models.store import has_database, open_engine, reading, redacted_url
 
 
 @pytest.mark.parametrize(
@@ -174,3 +174,21 @@ gevent.sleep(0.05)
 gevent.joinall([writer, gevent.spawn(tick)], raise_error=True, timeout=20)
 engine.dispose()
 """
+
+
+def test_the_home_folder_is_where_a_tilde_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    engine = open_engine("sqlite:///~/records/oyer.db")
+    with engine.begin():
+        pass
+    engine.dispose()
+    assert (tmp_path / "records" / "oyer.db").exists()
+    assert not (tmp_path / "~").exists()
+    assert has_database("sqlite:///~/records/oyer.db")
+
+
+def test_postgres_is_postgresql() -> None:
+    assert redacted_url("postgres://u:pw@h/d") == "postgresql+psycopg://u:***@h/d"

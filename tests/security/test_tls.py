@@ -262,7 +262,7 @@ FAULTS: list[tuple[str, Fault, str]] = [
     (
         "wrong password, Redis",
         lambda g: {"broker": {"url": g.url(**{"-redis": "-wrong"})}},
-        "invalid username-password pair",
+        "refuses the user or password of broker.url",
     ),
     (
         "no TLS, Redis",

@@ -46,7 +46,21 @@ def shaped(
     """Compute length terms, with the verdicts of one judge where there are scores."""
     judges = [JUDGE] if scores is not None else []
     config = validate({"judges": judges, "length": list(length), "reward": rules or {}})
-    return length_part(config.length, inputs(config, n, responses, ids, scores, **fields), CPU)
+    given = inputs(config, n, responses, ids, scores, **fields)
+    part = length_part(config.length, given)
+    # As on a GPU: the same on tensors of a device.
+    _assert_same(part, length_part(config.length, given, CPU))
+    return part
+
+
+def _assert_same(part: LengthPart, other: LengthPart) -> None:
+    for name, terms in vars(part).items():
+        one, two = terms, getattr(other, name)
+        if not isinstance(one, dict):
+            one, two = {name: one}, {name: two}
+        assert one.keys() == two.keys()
+        for key, column in one.items():
+            np.testing.assert_allclose(column, two[key], rtol=1e-12, atol=1e-12)
 
 
 def inputs(

@@ -1,5 +1,6 @@
 """The app's settings, each with the trap that it avoids, and what follows from them."""
 
+import os
 import threading
 from typing import Any
 
@@ -104,6 +105,32 @@ def test_a_trainer_holds_several_apps_and_none_becomes_its_own_celerys() -> None
     first, second = make_app(URL), make_app("redis://127.0.0.1:6380/0")
     assert first.conf.broker_url != second.conf.broker_url
     assert current_app.main not in (first.main, second.main)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("CELERY_BROKER_URL", "redis://127.0.0.1:9/0"),
+        ("CELERY_BROKER_READ_URL", "redis://127.0.0.1:9/0"),
+        ("CELERY_BROKER_WRITE_URL", "redis://127.0.0.1:9/0"),
+        ("CELERY_RESULT_BACKEND", "rpc://"),
+        ("CELERY_CONFIG_MODULE", "of_another_program"),
+        ("CELERY_LOADER", "of.another:Program"),
+        ("DJANGO_SETTINGS_MODULE", "of_another_program"),
+    ],
+)
+def test_another_celery_programs_environment_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    app = make_app(URL)
+    assert app.connection_for_read().as_uri() == "redis://127.0.0.1:6379/0"
+    assert app.connection_for_write().as_uri() == "redis://127.0.0.1:6379/0"
+    assert app.connection().as_uri() == "redis://127.0.0.1:6379/0"
+    assert app.conf.broker_url == URL
+    assert type(app.backend) is PollRedis
+    assert app.conf.task_acks_late
+    assert os.environ[variable] == value
 
 
 def test_all_threads_share_one_result_backend(app: Celery) -> None:

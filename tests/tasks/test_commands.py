@@ -16,10 +16,10 @@ def option(argv: list[str], name: str) -> str:
 @pytest.mark.parametrize("kind", names.QUEUES)
 def test_a_worker_serves_its_queue_with_its_pool(kind: str) -> None:
     argv = worker_argv(kind, name=f"{kind}-1")
-    assert argv[:3] == [sys.executable, "-m", "celery"]
+    assert argv[:4] == [sys.executable, "-P", "-m", "oyer.tasks"]
     assert option(argv, "-A") == "oyer.tasks"
     assert option(argv, "-Q") == kind
-    assert option(argv, "-P") == POOLS[kind]
+    assert option(argv[argv.index("worker") :], "-P") == POOLS[kind]
     assert option(argv, "-c") == str(DEFAULT_CONCURRENCY[kind])
     assert option(argv, "-n") == f"{kind}-1@%h"
 

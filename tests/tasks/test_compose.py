@@ -316,3 +316,9 @@ def test_a_judge_of_weight_zero_that_fails_makes_no_hole_in_the_reward() -> None
     assert result.mask.tolist() == [True]
     assert result.statuses == ["scored"]
     assert result.judge_scores.tolist() == [6.0]
+
+
+def test_no_penalty_has_no_sign() -> None:
+    out = composed(verdicts(8.0), base=[1.0], added={"length_penalty": np.array([-0.0])})
+    for values in (*out.terms.values(), *out.summands.values()):
+        assert not np.signbit(values[values == 0]).any()

@@ -26,7 +26,7 @@ def test_a_condition_is_read(text: str, expected: Condition) -> None:
     "text", ["", "judge", "judge < 6", "judge >= six", "judge >= nan", "judge >= inf", "reward > 1"]
 )
 def test_what_is_no_condition_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no condition; write e\.g\. `judge >= 6`"):
+    with pytest.raises(ValueError, match=r"is not a condition; write e\.g\. `judge >= 6`"):
         Condition.parse(text)
 
 

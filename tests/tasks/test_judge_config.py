@@ -32,7 +32,10 @@ def config(judge: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]
         ),
         (config(budget={"usd": 0}), "budget.usd"),
         (config(budget={"usd": 1, "soft_fraction": 1.5}), "budget.soft_fraction"),
-        (config(reward={"min_valid_judges": 2}), "reward.min_valid_judges: 2 is more than the 1"),
+        (
+            config(reward={"min_valid_judges": 2}),
+            "reward.min_valid_judges: 2 is more than `judges` has",
+        ),
         (config({"expected_score": True, "scale": (0, 0.5)}), "expected_score"),
         (config({"samples": 2, "min_valid": 3}), "min_valid"),
     ],
@@ -56,12 +59,16 @@ def test_budget_and_fall_back_travel_and_endpoints_do_not() -> None:
 
 
 def test_a_fall_back_is_the_judge_at_another_place() -> None:
-    judge = validate(config({"fallback": {"endpoint": "b", "model": "n"}, "samples": 3})).judges[0]
+    judge = validate(
+        config({"fallback": {"endpoint": "b", "model": "n"}, "samples": 3, "version": "7"})
+    ).judges[0]
     substitute = judge.substitute
     assert substitute is not None
     assert (substitute.name, substitute.endpoint, substitute.model) == ("q/fallback", "b", "n")
     assert (substitute.rubric, substitute.samples) == (judge.rubric, 3)
     assert substitute.substitute is None
+    # A version is of the judge's own model.
+    assert substitute.version is None
 
 
 def test_a_normalized_judge_counts_from_zero_to_one() -> None:

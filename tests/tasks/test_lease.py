@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
-from kombu.transport.redis import Channel
 
 from oyer.tasks import lease
 from oyer.tasks.app import VISIBILITY_TIMEOUT_S, make_app
-from oyer.tasks.lease import LeasedQoS, RedisLease
+from oyer.tasks.lease import RedisLease
 
 UNACKED, INDEX = "unacked", "unacked_index"
 
@@ -26,8 +25,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def app(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Celery:
-    monkeypatch.setattr(Channel, "QoS", LeasedQoS)
+def app(redis_url: str) -> Celery:
     return make_app(redis_url)
 
 
@@ -143,20 +141,15 @@ def test_a_channel_has_the_timeout_that_the_app_asks_for(channel: Any) -> None:
     assert (channel.unacked_key, channel.unacked_index_key) == (UNACKED, INDEX)
 
 
-def test_the_step_installs_the_leases_and_follows_the_consumers_tasks(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(Channel, "QoS", Channel.QoS)
+def test_the_step_follows_the_consumers_tasks() -> None:
     app = Celery()
     app.conf.broker_connection_timeout = None
     RedisLease(SimpleNamespace(app=app))
-    assert Channel.QoS is LeasedQoS
     assert app.conf.broker_connection_timeout == lease.CONNECTION_TIMEOUT_S
     assert RedisLease.requires == ("celery.worker.consumer.tasks:Tasks",)
 
 
 def test_on_another_broker_the_step_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Channel, "QoS", Channel.QoS)
     started: list[Any] = []
     monkeypatch.setattr(lease, "_keep", lambda *args: started.append(args))
     with Celery(broker="memory://").connection() as connection:

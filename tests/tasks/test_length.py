@@ -230,3 +230,9 @@ def test_a_length_part_comes_back_as_it_went() -> None:
     for field in dataclasses.fields(LengthPart):
         sent, got = getattr(part, field.name), getattr(read, field.name)
         np.testing.assert_equal(got, sent)
+
+
+def test_no_penalty_is_zero_without_a_sign() -> None:
+    values = shaped({"method": "median_band"}).added["length_penalty"]
+    assert values.tolist() == [0.0, 0.0, 0.0, -1.0]
+    assert np.signbit(values).tolist() == [False, False, False, True]

@@ -62,8 +62,8 @@ def test_what_travels_is_read_back_the_same() -> None:
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ({"method": "gr3", "alpah": 1}, "alpah: Extra inputs are not permitted"),
-        ({"method": "gr4"}, "'gr4' is not a length method; did you mean gr3"),
+        ({"method": "gr3", "alpah": 1}, "length[0].alpah: unknown key; did you mean `alpha`?"),
+        ({"method": "gr4"}, "'gr4' is not a length method; did you mean `gr3`"),
         ({"method": "gr3", "params": {}, "alpha": 1}, "length[0].alpha: unknown key"),
         ({"method": "gr3", "weight": 2}, "weight: gr3 has values of kind 'multiply'"),
         ({"method": "qglas", "weight": 2}, "weight: qglas has values of kind 'advantage'"),
@@ -72,19 +72,22 @@ def test_what_travels_is_read_back_the_same() -> None:
         ({"method": "gr3", "correct": "judge > 3"}, "correct: gr3 does not ask who is correct"),
         ({"method": "median_band", "quality": "judge"}, "quality: median_band does not look at"),
         ({"method": "effort_shaping", "quality": "judge"}, "`base_score` or `unshaped_reward`"),
-        ({"method": "jet", "correct": "judge"}, "length[0].correct: 'judge' is no condition"),
-        ({"method": "gr3", "quality": "judges"}, "length[0].quality: String should match"),
+        ({"method": "jet", "correct": "judge"}, "length[0].correct: 'judge' is not a condition"),
+        (
+            {"method": "gr3", "quality": "judges"},
+            "length[0].quality: must be `base_score`, `judge`, `judge:<name>` or `unshaped_reward`",
+        ),
         ({"method": "gr3", "quality": "judge:x"}, "length[0].quality: no judge is called 'x'"),
         ({"method": "jet", "correct": "judge:x > 1"}, "length[0].correct: no judge is called 'x'"),
-        ({"method": "gr3", "unit": "words"}, "length[0].unit: Input should be 'tokens'"),
+        ({"method": "gr3", "unit": "words"}, "length[0].unit: must be 'tokens'"),
         ({"method": "gr3", "name": "judge"}, "length[0].name: 'judge' is taken"),
         (
             {"method": "lcpo_max", "columns": {"turns": "metadata.t"}},
-            "columns.turns: is no input of lcpo_max that metadata can give (inputs: target_lengths)",
+            "columns.turns: is not an input of lcpo_max that metadata can give (inputs: target_lengths)",
         ),
         (
             {"method": "lcpo_max", "columns": {"target_lengths": "t"}},
-            "columns.target_lengths: is `metadata.<key>`",
+            "columns.target_lengths: must be `metadata.<key>`",
         ),
     ],
 )
@@ -148,7 +151,10 @@ def test_without_judges_there_is_nothing_to_wait_for() -> None:
 
 @pytest.mark.parametrize(
     ("unless", "message"),
-    [("better", "is no condition"), ("judge:x > 1", "reward.zero_unless: no judge is called 'x'")],
+    [
+        ("better", "is not a condition"),
+        ("judge:x > 1", "reward.zero_unless: no judge is called 'x'"),
+    ],
 )
 def test_a_gate_that_nobody_can_tell_is_refused(unless: str, message: str) -> None:
     with pytest.raises(InvalidConfig) as caught:

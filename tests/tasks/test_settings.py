@@ -104,11 +104,11 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("jugdes: []", "jugdes: unknown key; check the spelling"),
-        ("broker: {url: 3}", "broker.url: Input should be a valid string"),
-        ("deadline_s: soon", "deadline_s: Input should be a valid number"),
+        ("jugdes: []", "jugdes: unknown key; did you mean `judges`?"),
+        ("broker: {url: 3}", "broker.url: must be text; put quotes"),
+        ("deadline_s: soon", "deadline_s: must be a number"),
         ("judges: {name: q}", "judges: "),
-        ("judges: [{name: q}]", "judges[0].endpoint: Field required"),
+        ("judges: [{name: q}]", "judges[0].endpoint: is missing"),
         ("- a\n- b", "holds no keys; it starts with e.g. `judges:`"),
         ("judges", "holds no keys"),
         ("a: [1", "is not readable"),
@@ -176,7 +176,7 @@ def test_an_override_changes_nothing_that_was_handed_over() -> None:
     ("variable", "value", "message"),
     [
         ("OYER_BROKER__ULR", "redis://h", "broker.ulr: unknown key"),
-        ("OYER_DEADLINE_S", "soon", "deadline_s: Input should be a valid number"),
+        ("OYER_DEADLINE_S", "soon", "deadline_s: must be a number"),
         ("OYER_JUDGES__0__MODEL", "m", "OYER_JUDGES__0__MODEL: 'judges' holds no keys"),
         ("OYER_BROKER__URL__HOST", "h", "OYER_BROKER__URL__HOST: 'url' holds no keys"),
         ("OYER_TOKENIZER", "@me", "OYER_TOKENIZER: its value is not YAML; put quotes around"),
@@ -198,3 +198,43 @@ def test_a_variable_of_somebody_else_is_left_alone(tmp_path: Path, variable: str
 def test_what_is_gone_through_without_end_is_refused_by_key(endless: Any) -> None:
     with pytest.raises(InvalidConfig, match=r"judges\[0\]\.scale: is a (range|count); give a list"):
         validate({"judges": [{"name": "q", "scale": endless}]})
+
+
+def test_a_key_twice_is_refused_with_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "oyer.yaml"
+    path.write_text("deadline_s: 10\nreuse: run\ndeadline_s: 20\n")
+    with pytest.raises(InvalidConfig, match=r"oyer\.yaml: .*line 3: the key 'deadline_s' stands"):
+        load_config(path, {})
+
+
+def test_variables_may_not_set_a_key_twice() -> None:
+    with pytest.raises(InvalidConfig, match="OYER_REUSE: line 1: the key 'a' stands in line 1"):
+        load_config(None, {"OYER_REUSE": "{a: secret-1, a: secret-2}"})
+    both = {"OYER_REUSE": "run", "OYER_Reuse": "off"}
+    with pytest.raises(InvalidConfig, match="OYER_Reuse: sets the same key as OYER_REUSE"):
+        load_config(None, both)
+
+
+def test_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("reuse: run\n")
+    assert load_config("~/mine.yaml", {}).reuse == "run"
+    assert load_config(None, {CONFIG_VARIABLE: "~/mine.yaml"}).reuse == "run"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "e:\n  api_key_env: 'hunter2\n",
+        "e: {api_key_env: hunter2, : }}\n",
+        "e:\n  api_key_env: !!int hunter2\n",
+        "e:\n  api_key_env: !!bool hunter2\n",
+        "e:\n  url: redis://:hunter2@h/0\n bad: 1\n",
+    ],
+)
+def test_a_file_that_is_no_yaml_is_told_by_line_and_not_quoted(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "oyer.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidConfig, match=r"is not readable: (line|a value)") as raised:
+        load_config(path, {})
+    assert "hunter2" not in str(raised.value)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from oyer.tasks.yaml_text import MAX_CHARACTERS, read_yaml
+from oyer.tasks.yaml_text import MAX_CHARACTERS, KeyTwice, read_yaml
 
 
 def of_aliases(line: str, levels: int = 40) -> str:
@@ -58,3 +58,27 @@ def test_a_value_inside_of_itself_is_refused(text: str) -> None:
 def test_what_is_not_yaml_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"\S"):
         read_yaml(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("a: 1\nb: 2\na: 3\n", (3, 1)),
+        ("judges:\n  - {name: x}\nlength: []\njudges:\n  - {name: y}\n", (4, 1)),
+        ("e:\n  timeout_s: 1\n  timeout_s: 1\n", (3, 2)),
+        ("e: {a: 1, 'a': 2}\n", (1, 1)),
+        ("- {b: [{c: 1,\n c: 2}]}\n", (2, 1)),
+        ("&k a: 1\n*k : 2\n", (1, 1)),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_lines(
+    text: str, lines: tuple[int, int]
+) -> None:
+    with pytest.raises(KeyTwice, match=rf"line {lines[0]}: .* in line {lines[1]} already"):
+        read_yaml(text)
+
+
+def test_a_merged_key_may_be_overridden() -> None:
+    text = "base: &b {x: 1, y: 2}\nmine: {<<: *b, x: 3}\nyours: {x: 4, <<: *b}\n"
+    assert read_yaml(text)["mine"] == {"x": 3, "y": 2}
+    assert read_yaml(text)["yours"] == {"x": 4, "y": 2}

@@ -13,6 +13,7 @@ from oyer.tasks.judging.calls import ChatRequest, Failure, Reply, RetryClass
 from oyer.tasks.judging.gate import Endpoint
 from oyer.tasks.judging.jobs import Job, jobs_of
 from oyer.tasks.judging.judged import Answer
+from oyer.tasks.judging.lessons import Lessons
 from oyer.tasks.judging.resolve import Cache, Flight, Resolver
 from oyer.tasks.payloads import Rollout
 from oyer.tasks.statuses import Status
@@ -33,7 +34,9 @@ FAILURE = Failure(
     message="HTTP 500",
     http_status=500,
 )
-NO_JSON = replace(FAILURE, status=Status.REJECTED, http_status=400, structured_refused=True)
+NO_JSON = replace(
+    FAILURE, status=Status.REJECTED, http_status=400, refused={"response_format": None}
+)
 
 
 def reply(text: str, **fields: Any) -> Reply:
@@ -82,6 +85,10 @@ class MemoryCache:
 
     def keep(self, key: str, reply: CachedReply) -> None:
         self.replies[key] = reply
+
+    def drop(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            del self.replies[key]
 
 
 @dataclass
@@ -134,7 +141,10 @@ class Bench:
 
     def resolver_with(self, cache: Cache, flight: Flight, scope: str = "") -> Resolver:
         config = EndpointConfig.model_validate({"base_url": "http://h/v1", "max_attempts": 1})
-        endpoint = Endpoint(config=config, client=self.client, permits=self.permits)
+        self.lessons = Lessons("e", config)
+        endpoint = Endpoint(
+            config=config, client=self.client, permits=self.permits, lessons=self.lessons
+        )
         asker = Asker(
             endpoints={"e": endpoint},
             problems={"gone": "endpoint 'gone' is not in the configuration of this worker"},

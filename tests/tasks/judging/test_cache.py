@@ -120,6 +120,14 @@ def test_a_reply_comes_back_as_it_was_kept(client: Redis) -> None:
     assert cache.get_many([]) == {}
 
 
+def test_a_dropped_reply_is_a_miss(client: Redis) -> None:
+    cache = ReplyCache(client, ttl_s=60)
+    for key in ("a", "b", "c"):
+        cache.keep(key, CachedReply(**REPLY))
+    cache.drop(["a", "c"])
+    assert cache.get_many(["a", "b", "c"]).keys() == {"b"}
+
+
 @pytest.mark.parametrize(
     "changed", [{"finish_reason": "length"}, {"finish_reason": "content_filter"}, {"text": ""}]
 )

@@ -1,6 +1,7 @@
 """What each HTTP response means."""
 
 import json
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,12 +18,10 @@ NEVER, TRANSIENT, RATE_LIMIT = RetryClass.NEVER, RetryClass.TRANSIENT, RetryClas
 
 
 def failed(
-    status: int, body: Any, headers: dict[str, str] | None = None, *, structured: bool = False
+    status: int, body: Any, headers: dict[str, str] | None = None, *, sent: Collection[str] = ()
 ) -> Failure:
     encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return http_failure(
-        status, headers or {}, encoded, error_class="E", now=NOW, structured=structured
-    )
+    return http_failure(status, headers or {}, encoded, error_class="E", now=NOW, sent=sent)
 
 
 def answered(body: Any) -> Reply | Failure:
@@ -61,6 +60,11 @@ def completion(choice: dict[str, Any] | None = None, **fields: Any) -> dict[str,
         (503, openai_error("overloaded"), Status.UNAVAILABLE, TRANSIENT),
         (504, b"", Status.UNAVAILABLE, TRANSIENT),
         (529, b"", Status.UNAVAILABLE, TRANSIENT),
+        (520, b"error code: 520", Status.UNAVAILABLE, TRANSIENT),
+        # Groq: no capacity; Gemini: cancelled:
+        (498, openai_error("capacity exceeded"), Status.UNAVAILABLE, TRANSIENT),
+        (499, {"error": {"code": 499, "status": "CANCELLED"}}, Status.UNAVAILABLE, TRANSIENT),
+        (400, openai_error("The prompt was blocked: PROHIBITED_CONTENT"), Status.REFUSED, NEVER),
         (400, openai_error("", "content_filter"), Status.REFUSED, NEVER),
         (400, openai_error("Content Exists Risk"), Status.REFUSED, NEVER),
         (400, {"code": "DataInspectionFailed", "message": "…"}, Status.REFUSED, NEVER),
@@ -137,8 +141,9 @@ def test_an_allowance_that_is_not_spent_delays_no_retry_of_another_failure() -> 
 def test_a_refused_response_format_is_flagged(
     status: int, message: str, structured: bool, refused: bool
 ) -> None:
-    failure = failed(status, openai_error(message), structured=structured)
-    assert failure.structured_refused is refused
+    sent = ["model", "temperature", "response_format"] if structured else ["model", "temperature"]
+    failure = failed(status, openai_error(message), sent=sent)
+    assert ("response_format" in failure.refused) is refused
 
 
 def test_a_redirect_says_where_it_leads() -> None:
@@ -164,6 +169,7 @@ def test_two_5xx_that_say_the_same_have_one_fingerprint() -> None:
         ({"error_code": 336, "error_msg": "said"}, "HTTP 500: said"),
         (b"said", "HTTP 500: said"),
         (b"\xff\x00said", "HTTP 500: \ufffdsaid"),
+        ([{"error": {"message": "said"}}], "HTTP 500: said"),
         (b"[" * 100_000, "HTTP 500: " + "[" * 4000),
     ],
 )

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ def test_a_refused_response_format_is_flagged(server: JudgeServer) -> None:
     )
     refused = complete(server, named("response_format_unsupported"), structured)
     assert isinstance(refused, Failure)
-    assert refused.structured_refused
+    assert refused.refused == {"response_format": None}
 
 
 def test_calls_move_to_the_base_url_that_answers(server: JudgeServer) -> None:
@@ -273,3 +274,51 @@ def test_two_hundred_greenlets_call_at_once(server: JudgeServer) -> None:
         server.release()
         output, _ = process.communicate(timeout=60)
     assert json.loads(output) == {"Final score: 8": 200}
+
+
+def test_a_404_names_the_url_that_was_called(server: JudgeServer) -> None:
+    server.set_plan(lambda _: named("not_found"))
+    url = server.base_url.replace("://", "://user:pass@") + "?sig=abcdefghij"
+    failure = client_of(url).complete(REQUEST, timeout_s=20.0)
+    assert isinstance(failure, Failure)
+    called = f"{server.base_url}/chat/completions"
+    assert failure.message == f"HTTP 404 from {called}: The model does not exist."
+
+
+def test_a_body_follows_what_the_endpoint_refuses(server: JudgeServer) -> None:
+    refused = {"temperature": None, "max_tokens": "max_completion_tokens"}
+    request = replace(REQUEST, refused=refused, seed=7, reasoning_effort="low")
+    assert isinstance(complete(server, None, request), Reply)
+    body = server.requests[-1].json()
+    assert body.keys() == {"model", "messages", "max_completion_tokens", "seed", "reasoning_effort"}
+    assert body["max_completion_tokens"] == REQUEST.max_tokens
+
+
+def test_the_other_name_in_extra_body_replaces_max_tokens(server: JudgeServer) -> None:
+    complete(server, None, REQUEST, extra_body={"max_completion_tokens": 9})
+    body = server.requests[-1].json()
+    assert ("max_tokens" in body, body["max_completion_tokens"]) == (False, 9)
+
+
+def test_a_refused_field_is_flagged_with_its_new_name(server: JudgeServer) -> None:
+    message = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+    error = {"error": {"message": message, "param": "max_tokens", "code": "unsupported_parameter"}}
+    refused = complete(server, Action(status=400, body=json.dumps(error)))
+    assert isinstance(refused, Failure)
+    assert refused.refused == {"max_tokens": "max_completion_tokens"}
+
+
+@pytest.mark.parametrize(
+    "laid_over",
+    [
+        {"message": {"content": None, "reasoning_content": "Score 3?"}},
+        {"message": {"content": "", "reasoning": "Score 3?"}},
+        {"message": {"content": [{"type": "thinking", "thinking": [{"text": "Score: 3"}]}]}},
+        {"message": {"content": [{"type": "reasoning", "text": "Final score: 3"}]}},
+    ],
+    ids=str,
+)
+def test_thinking_is_noticed_and_is_no_text(server: JudgeServer, laid_over: dict[str, Any]) -> None:
+    reply = complete(server, Action(**laid_over))
+    assert isinstance(reply, Reply)
+    assert (reply.thought, reply.text) == (True, "")

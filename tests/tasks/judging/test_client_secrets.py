@@ -45,7 +45,7 @@ def test_only_our_headers_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
-        ({}, "endpoints.judge.api_key_env: the environment variable JUDGE_KEY is not set"),
+        ({}, "endpoints.judge.api_key_env: JUDGE_KEY is not set"),
         ({"JUDGE_KEY": "  "}, "JUDGE_KEY is not set"),
         ({"JUDGE_KEY": "planted\nkey"}, "set it to the bare key"),
         ({"JUDGE_KEY": "planted-钥"}, "set it to the bare key"),

@@ -73,6 +73,8 @@ def test_equal_requests_have_equal_keys_wherever_they_stand() -> None:
         {"structured": True},
         {"extra_body": {"top_p": 0.9}},
         {"rubric": "tool_call_zh"},
+        {"reasoning_effort": "low"},
+        {"version": "step-100"},
     ],
     ids=str,
 )
@@ -171,3 +173,30 @@ def test_a_judgement_names_the_text_of_its_rubric() -> None:
 
 def test_half_a_surrogate_pair_fails_no_key() -> None:
     assert key(rollout(response="half \ud83d pair")) is not None
+
+
+def test_another_server_or_version_under_the_same_name_changes_the_key() -> None:
+    def key_at(server: str, **keys: Any) -> str | None:
+        [job] = jobs_of({0: rollout()}, [judge(**keys)], RULES, {}, {"e": server})
+        return job.key
+
+    assert key_at("a") != key_at("b")
+    # A version takes the servers' place: the same model may move.
+    assert key_at("a", version="1") == key_at("b", version=1) != key_at("b", version="2")
+    assert key_at("a", version="1") not in (key_at("a"), key_at("b"))
+    # As keys were before there were versions.
+    assert key_at("a", version="") == key_at("b", version="") == key()
+
+
+def test_samples_at_temperature_0_have_a_seed_each_that_stays() -> None:
+    def seeds(*rollouts: Rollout, **keys: Any) -> list[int | None]:
+        asked = [job.request for job in jobs(*rollouts, judges=(judge(**keys),))]
+        return [request.seed if request else None for request in asked]
+
+    drawn = seeds(rollout(), rollout(response="43"), samples=3)
+    assert len(set(drawn)) == 6
+    assert all(seed is not None and 0 <= seed < 2**31 for seed in drawn)
+    assert seeds(rollout(), samples=3) == drawn[:3]
+    assert seeds(rollout()) == [None]
+    assert seeds(rollout(), samples=2, temperature=0.5) == [None] * 2
+    assert seeds(rollout(), samples=2, temperature=None) == [None] * 2

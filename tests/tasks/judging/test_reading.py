@@ -61,6 +61,16 @@ def test_every_recorded_reply_reads_as_a_careful_reader_would(row: dict[str, Any
     [
         ("Score: 8", {"finish_reason": "length"}, Status.TRUNCATED, "finish_reason"),
         ("Score: 8", {"finish_reason": "content_filter"}, Status.REFUSED, "refusal"),
+        ("Score: 8", {"finish_reason": "content_filter: RECITATION"}, Status.REFUSED, "refusal"),
+        ("Score: 8", {"finish_reason": "MAX_TOKENS"}, Status.TRUNCATED, "finish_reason"),
+        ("Score: 8", {"finish_reason": "abort"}, Status.UNAVAILABLE, "finish_reason"),
+        ('{"score": 8}', {"finish_reason": "abort"}, Status.UNAVAILABLE, "finish_reason"),
+        ("Score: 8", {"finish_reason": "odd"}, Status.TRUNCATED, "finish_reason"),
+        ('{"score": 8', {"finish_reason": "odd"}, Status.TRUNCATED, "finish_reason"),
+        ('{"score": 8}\nStill', {"finish_reason": "odd"}, Status.TRUNCATED, "finish_reason"),
+        ('{"reason": "fine"}', {"finish_reason": "odd"}, Status.TRUNCATED, "finish_reason"),
+        ("{'score': 8}", {"finish_reason": "odd"}, Status.TRUNCATED, "finish_reason"),
+        ('{"score": 11}', {"finish_reason": "odd"}, Status.UNPARSEABLE, "off_scale"),
         ("", {"refusal": "I can't help with that."}, Status.REFUSED, "refusal"),
         ("我无法对该内容评分。", {}, Status.REFUSED, "refusal"),
         ("<think>Score: 8", {}, Status.UNPARSEABLE, "thinking"),
@@ -94,9 +104,23 @@ def test_a_score_names_its_layer_and_span(text: str, layer: str, span: str) -> N
     assert read(text) == Reading(7.0, Status.SCORED, layer, span)
 
 
-@pytest.mark.parametrize("finish_reason", ["stop", None, "tool_calls"])
+@pytest.mark.parametrize("finish_reason", ["stop", None, "tool_calls", "STOP", "eos", "end_turn"])
 def test_a_reply_that_ended_by_itself_is_read(finish_reason: str | None) -> None:
     assert read("最终评分: 8", finish_reason=finish_reason).score == 8
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"score": 8}',
+        '{"reasoning": "Fine.", "score": 8}\n',
+        '```json\n{"score": 8}\n```',
+        'Fine.\n\n```json\n{"score": 8}\n```',
+        '<think>{"score": 3}</think>{"score": 8}',
+    ],
+)
+def test_after_an_unknown_end_a_whole_json_verdict_is_read(text: str) -> None:
+    assert read(text, finish_reason="odd").score == 8
 
 
 @pytest.mark.parametrize(("scale", "score"), [((1, 5), 4), ((0, 1), 0.5), ((0, 100), 91)])

@@ -33,6 +33,22 @@ def test_the_conversation_goes_on_with_the_reply() -> None:
 
 
 @pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        " \n\n",
+        "\u200b\ufeff",
+        "<think>I like it.</think>",
+        "<think>I like",
+        "<think></think>\n",
+        "<|im_end|>",
+    ],
+)
+def test_after_a_reply_without_visible_text_the_request_is_repeated(reply: str) -> None:
+    assert reask(REQUEST, reply, judge("reasoning_en")) == REQUEST
+
+
+@pytest.mark.parametrize(
     ("rubric", "line"),
     [
         ("reasoning_en", "Final score: N"),
@@ -41,12 +57,12 @@ def test_the_conversation_goes_on_with_the_reply() -> None:
     ],
 )
 def test_it_asks_in_the_rubrics_language_for_the_rubrics_line(rubric: str, line: str) -> None:
-    assert line in reask(REQUEST, "", judge(rubric)).messages[-1]["content"].splitlines()
+    assert line in reask(REQUEST, "Hmm.", judge(rubric)).messages[-1]["content"].splitlines()
 
 
 @pytest.mark.parametrize("rubric", ["reasoning_en", "reasoning_zh"])
 def test_it_states_the_scale(rubric: str) -> None:
-    question = reask(REQUEST, "", judge(rubric, (0.5, 100))).messages[-1]["content"]
+    question = reask(REQUEST, "Hmm.", judge(rubric, (0.5, 100))).messages[-1]["content"]
     assert "0.5" in question
     assert "100" in question
     assert "{" not in question
@@ -54,12 +70,12 @@ def test_it_states_the_scale(rubric: str) -> None:
 
 @pytest.mark.parametrize("rubric", ["reasoning_en", "reasoning_zh"])
 def test_a_judge_that_repeats_the_question_has_given_no_score(rubric: str) -> None:
-    question = reask(REQUEST, "", judge(rubric)).messages[-1]["content"]
+    question = reask(REQUEST, "Hmm.", judge(rubric)).messages[-1]["content"]
     assert read_score(question, scale=(1, 10)).status is not Status.SCORED
 
 
 @pytest.mark.parametrize("rubric", ["reasoning_en", "reasoning_zh"])
 def test_the_line_that_it_asks_for_can_be_read(rubric: str) -> None:
-    question = reask(REQUEST, "", judge(rubric)).messages[-1]["content"]
+    question = reask(REQUEST, "Hmm.", judge(rubric)).messages[-1]["content"]
     line = next(line for line in question.splitlines() if line.endswith(": N"))
     assert read_score(line.replace("N", "7"), scale=(1, 10)).score == 7

@@ -227,10 +227,10 @@ def test_an_endpoint_that_refuses_json_is_asked_in_words_from_then_on() -> None:
     answer = bench.claimed()
     assert answer.status is Status.SCORED
     assert [attempt.number for attempt in answer.attempts] == [1, 2]
-    assert [one.response_format is None for one in bench.client.asked] == [False, True]
+    assert [dict(one.refused) for one in bench.client.asked] == [{}, {"response_format": None}]
     other = bench.jobs("43")[0]
     assert bench.resolver.answer(other, claimed=True).status is Status.SCORED
-    assert bench.client.asked[2].response_format is None
+    assert bench.client.asked[2].refused == {"response_format": None}
 
 
 def test_a_reply_without_a_verdict_is_asked_for_it_once_more() -> None:
@@ -270,3 +270,63 @@ def test_only_a_complete_reply_is_asked_for_its_verdict(result: Reply | Failure)
     bench = Bench(result, reasks=3)
     bench.claimed()
     assert len(bench.client.asked) == 1
+
+
+def test_a_field_refused_under_both_names_is_left_out() -> None:
+    no_length = replace(NO_JSON, refused={"max_tokens": "max_completion_tokens"})
+    neither = replace(NO_JSON, refused={"max_completion_tokens": "max_tokens"})
+    bench = Bench(no_length, neither, REPLY)
+    answer = bench.claimed()
+    assert answer.status is Status.SCORED
+    assert [attempt.number for attempt in answer.attempts] == [1, 2, 3]
+    assert [dict(one.refused) for one in bench.client.asked] == [
+        {},
+        {"max_tokens": "max_completion_tokens"},
+        {"max_tokens": None},
+    ]
+
+
+def test_an_endpoint_that_refuses_whatever_is_sent_is_rejected() -> None:
+    bench = Bench(NO_JSON, NO_JSON)
+    answer = bench.claimed()
+    assert (answer.status, answer.error) == (Status.REJECTED, NO_JSON.message)
+    assert len(answer.attempts) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "thought"),
+    [("", True), ("<think>First, the sum", False), ("<think>a</think>\n", True)],
+)
+def test_a_budget_spent_on_thinking_says_so(text: str, thought: bool) -> None:
+    bench = Bench(reply(text, finish_reason="length", thought=thought), max_tokens=99)
+    answer = bench.claimed()
+    assert answer.status is Status.TRUNCATED
+    assert "max_tokens (99) on thinking" in str(answer.error)
+    assert "reasoning_effort" in str(answer.error)
+
+
+@pytest.mark.parametrize(("text", "thought"), [("", False), ("The first step is", True)])
+def test_another_reply_that_was_cut_is_not_blamed_on_thinking(text: str, thought: bool) -> None:
+    answer = Bench(reply(text, finish_reason="length", thought=thought)).claimed()
+    assert answer.status is Status.TRUNCATED
+    assert "thinking" not in str(answer.error)
+
+
+@pytest.mark.parametrize("where", ["cache", "record"])
+def test_a_reply_of_a_model_that_is_no_longer_served_is_not_used_again(where: str) -> None:
+    bench = Bench()
+    if where == "cache":
+        bench.cache.replies[bench.key] = kept()
+    else:
+        bench.recorded[bench.key] = stored(model="m-kept")
+    assert bench.key in bench.resolver.known([bench.job])
+    bench.lessons.report("m", "m-kept")
+    assert bench.key in bench.resolver.known([bench.job])
+    bench.lessons.report("m", "m-new")
+    assert bench.resolver.known([bench.job]) == {}
+    assert bench.cache.replies == {}
+    # Who names the version answers for it.
+    [named] = bench.jobs("42", version="1")
+    assert named.key is not None
+    bench.cache.replies[named.key] = kept()
+    assert named.key in bench.resolver.known([named])

@@ -43,7 +43,6 @@ def wait_s(
         ([SAME_500, SAME_500, replace(FAILURE, fingerprint="other")], True),
         ([SAME_500, FAILURE, SAME_500, SAME_500], True),
         ([FAILURE, SAME_500, SAME_500, SAME_500], False),
-        ([replace(SAME_500, http_status=503)] * 5, True),
     ],
 )
 def test_what_is_tried_again(history: list[Failure], retried: bool) -> None:

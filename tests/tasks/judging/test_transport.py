@@ -3,6 +3,8 @@
 import gzip
 import ssl
 import threading
+import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import pytest
 
 from oyer.tasks.errors import InvalidConfig
 from oyer.tasks.judging import transport
-from oyer.tasks.judging.transport import PooledTransport, proxy_for
+from oyer.tasks.judging.proxies import proxy_for
+from oyer.tasks.judging.transport import PooledTransport
 from tests.tasks.judging.raw_server import RawServer, ok
 
 CERTIFICATE = Path(__file__).with_name("loopback.pem")
@@ -114,6 +117,37 @@ def test_a_reply_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None
         post(f"http://127.0.0.1:{server.port}/v1")
 
 
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [
+        (b"gzip", gzip.compress),
+        (b"deflate", zlib.compress),
+        (b"gzip, gzip", lambda data: gzip.compress(gzip.compress(data))),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_reply_is_as_long_as_it_is_unpacked(
+    monkeypatch: pytest.MonkeyPatch,
+    encoding: bytes,
+    pack: Callable[[bytes], bytes],
+    status: int,
+) -> None:
+    monkeypatch.setattr(transport, "MAX_REPLY_BYTES", 100_000)
+    bodies = {size: pack(b" " * (size - 2) + b"{}") for size in (100_000, 100_001)}
+    assert max(map(len, bodies.values())) < 1_000
+
+    def answer(request: bytes) -> bytes:
+        size = 100_000 if b"/fits" in request else 100_001
+        reply = ok(bodies[size], b"Content-Encoding: " + encoding)
+        return reply.replace(b" 200 OK", b" %d X" % status)
+
+    with RawServer(answer) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        assert post(f"{url}/fits").json() == {}
+        with pytest.raises(httpx2.RemoteProtocolError, match="longer than 100000 bytes"):
+            post(f"{url}/too-long")
+
+
 @pytest.mark.parametrize("drip_head", [True, False])
 def test_a_reply_that_drips_ends_at_the_time_limit(drip_head: bool) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n"
@@ -178,6 +212,51 @@ def test_tls_goes_through_a_tunnel_of_the_proxy() -> None:
 )
 def test_which_proxy_serves_a_url(url: str, environ: dict[str, str], proxy: str | None) -> None:
     assert proxy_for(httpx2.URL(url), environ) == proxy
+
+
+@pytest.mark.parametrize(
+    ("host", "no_proxy", "direct"),
+    [
+        ("127.0.0.1:8000", "localhost,127.0.0.0/8", True),
+        ("10.1.2.3", "10.0.0.0/8 192.168.0.0/16", True),
+        ("192.168.7.1", "10.0.0.0/8 192.168.0.0/16", True),
+        ("11.1.2.3", "10.0.0.0/8,192.168.0.0/16", False),
+        ("10.1.2.3", "10.1.2.9/24", True),
+        ("10.1.2.3", "10.1.2.3", True),
+        ("10.1.2.3", "10.1.2.30", False),
+        ("10.1.2.3:81", "10.1.2.3:81", True),
+        ("10.1.2.3:82", "10.1.2.3:81", False),
+        ("10.1.2.3", "2.3", False),
+        ("10.1.2.3", "10.1.2", False),
+        ("[::1]:8000", "::1", True),
+        ("[::1]:8000", "[::1]", True),
+        ("[::1]:8000", "[::1]:8000", True),
+        ("[::1]:8000", "[::1]:8001", False),
+        ("[::1]", "0:0:0:0:0:0:0:1", True),
+        ("[fd12::7]", "fd00::/8", True),
+        ("[fd12::7]", "[fd00::]/8", True),
+        ("[fe80::7]", "fd00::/8", False),
+        ("[::1]", "127.0.0.0/8", False),
+        ("[::ffff:10.0.0.5]", "10.0.0.0/8", True),
+        ("a.example", "10.0.0.0/8,::/0", False),
+        ("judge.corp.example", "corp.example", True),
+        ("judge.corp.example", ".corp.example", True),
+        ("judge.corp.example", "*.corp.example", True),
+        ("judge.corp.example.", "CORP.example", True),
+        ("corp.example", ".corp.example", True),
+        ("judgecorp.example", "corp.example", False),
+        ("a.example", "a.example:80", True),
+        ("a.example", "a.example:443", False),
+        ("a.example", ",, ", False),
+        ("a.example", "999.0.0.0/8,[,a.example:x,10.0.0.0/99", False),
+    ],
+)
+def test_no_proxy_names_hosts_addresses_ranges_and_ports(
+    host: str, no_proxy: str, direct: bool
+) -> None:
+    environ = {"HTTP_PROXY": "http://p:1", "NO_PROXY": no_proxy}
+    proxy = proxy_for(httpx2.URL(f"http://{host}/v1"), environ)
+    assert proxy == (None if direct else "http://p:1")
 
 
 def test_a_proxy_that_cannot_be_used_is_refused_at_once() -> None:

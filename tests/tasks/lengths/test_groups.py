@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oyer.tasks.lengths.arrays import double
 from oyer.tasks.lengths.groups import Groups
 
 ROWS = st.lists(
@@ -19,9 +21,14 @@ ROWS = st.lists(
 """Group, value and mask of each row."""
 
 
-def columns(rows: list[tuple[int, float, bool]]) -> tuple[Groups, torch.Tensor, torch.Tensor]:
+BOTH = pytest.mark.parametrize("array", [np.array, torch.tensor], ids=["numpy", "torch"])
+
+
+def columns(rows: list[tuple[int, float, bool]], array: Any) -> tuple[Groups, Any, Any]:
     ids, values, mask = zip(*rows, strict=True)
-    return Groups(torch.tensor(ids)), torch.tensor(values).double(), torch.tensor(mask)
+    # As the tests' own lists have it: in the precision of torch's default.
+    kept = torch.tensor(values).double().tolist()
+    return Groups(array(ids)), array(kept, dtype=double(array([0])).dtype), array(mask)
 
 
 def members(rows: list[tuple[int, float, bool]]) -> list[list[float]]:
@@ -30,9 +37,12 @@ def members(rows: list[tuple[int, float, bool]]) -> list[list[float]]:
     return [[v for v, row in zip(values, rows, strict=True) if row[0] == i and row[2]] for i in ids]
 
 
+@BOTH
 @given(ROWS)
-def test_reductions_are_those_of_the_standard_library(rows: list[tuple[int, float, bool]]) -> None:
-    groups, values, mask = columns(rows)
+def test_reductions_are_those_of_the_standard_library(
+    array: Any, rows: list[tuple[int, float, bool]]
+) -> None:
+    groups, values, mask = columns(rows, array)
     kept = members(rows)
     near = {"rel": 1e-9, "abs": 1e-6}
     assert groups.count(mask).tolist() == [len(group) for group in kept]
@@ -49,31 +59,38 @@ def test_reductions_are_those_of_the_standard_library(rows: list[tuple[int, floa
         )
 
 
+@BOTH
 @given(ROWS, st.floats(0, 1))
-def test_quantiles_are_numpys(rows: list[tuple[int, float, bool]], fraction: float) -> None:
-    groups, values, mask = columns(rows)
+def test_quantiles_are_numpys(
+    array: Any, rows: list[tuple[int, float, bool]], fraction: float
+) -> None:
+    groups, values, mask = columns(rows, array)
     expected = [np.quantile(group, fraction) if group else math.nan for group in members(rows)]
     found = groups.quantile(values, fraction, mask).tolist()
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-6, nan_ok=True)
 
 
+@BOTH
 @given(ROWS, st.integers(0, 5))
 def test_the_smallest_are_the_first_of_a_stable_sort(
-    rows: list[tuple[int, float, bool]], k: int
+    array: Any, rows: list[tuple[int, float, bool]], k: int
 ) -> None:
-    groups, values, _ = columns(rows)
+    groups, values, _ = columns(rows, array)
     ids, listed = [row[0] for row in rows], values.tolist()
     expected = set()
     for i in set(ids):
         group = [row for row in range(len(rows)) if ids[row] == i]
         expected.update(sorted(group, key=lambda row: listed[row])[:k])
-    assert groups.smallest(values, k).nonzero().flatten().tolist() == sorted(expected)
+    assert np.flatnonzero(groups.smallest(values, k)).tolist() == sorted(expected)
     if k == 1:
-        assert torch.equal(groups.first_smallest(values), groups.smallest(values, 1))
+        assert groups.first_smallest(values).tolist() == groups.smallest(values, 1).tolist()
 
 
+@BOTH
 @given(st.floats(-1e6, 1e6), st.integers(1, 30), st.sampled_from([0, 1]))
-def test_equal_values_deviate_by_exactly_nothing(value: float, count: int, ddof: int) -> None:
-    values = torch.full((count,), value, dtype=torch.float64)
+def test_equal_values_deviate_by_exactly_nothing(
+    array: Any, value: float, count: int, ddof: int
+) -> None:
+    values = double(array([value] * count))
     assert Groups.single(values).moments(values, ddof)[1].tolist() == [0.0]
     assert Groups.single(values).z_score(values, ddof, 0.0).tolist() == [0.0] * count

@@ -8,12 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from oyer.tasks.lengths import ngrams, pack
+from oyer.tasks.lengths.arrays import Array
 from oyer.tasks.lengths.ngrams import count_distinct, mark_repeats
 
 Row = Sequence[int]
+
+CPU = torch.device("cpu")
 
 ROWS = st.one_of(
     st.lists(st.integers(0, 3), max_size=60),
@@ -24,9 +26,15 @@ ROWS = st.one_of(
     ),
 )
 
-BROKEN: dict[str, Callable[[Tensor, Tensor], Tensor] | None] = {
+OUT_OF_MEMORY = pytest.mark.parametrize(
+    ("device", "error"),
+    [(None, MemoryError), (CPU, torch.OutOfMemoryError)],
+    ids=["numpy", "torch"],
+)
+
+BROKEN: dict[str, Callable[[Array, Array], Array] | None] = {
     "sound": None,
-    "constant": lambda left, right: torch.zeros_like(left),
+    "constant": lambda left, right: 0 * left,
     "blind to order": lambda left, right: left + right,
     "three bits": lambda left, right: (31 * left + right) & 7,
     "blind to the second part": lambda left, right: left,
@@ -48,7 +56,14 @@ def repeats(row: Row, n: int) -> list[bool]:
 
 
 def check(rows: Sequence[Row], n: int, max_windows: int, broken: str) -> None:
-    join, tokens = BROKEN[broken], pack(rows)
+    for device in (None, CPU):
+        check_on(device, rows, n, max_windows, broken)
+
+
+def check_on(
+    device: torch.device | None, rows: Sequence[Row], n: int, max_windows: int, broken: str
+) -> None:
+    join, tokens = BROKEN[broken], pack(rows, device)
     found, windows = count_distinct(tokens, n, max_windows=max_windows, join=join)
     assert found.tolist() == [distinct(row, n) for row in rows]
     assert windows.tolist() == [max(0, len(row) - n + 1) for row in rows]
@@ -117,39 +132,43 @@ def test_the_hash_tells_order_and_scales() -> None:
     assert len(torch.cat([forward, backward], dim=1).flatten().unique(sorted=True)) == 2000
 
 
-def test_running_out_of_memory_halves_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+@OUT_OF_MEMORY
+def test_running_out_of_memory_halves_the_chunk(
+    device: torch.device | None, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = [[1, 2, 3, 1, 2, 3, i] for i in range(16)]
     tried: list[int] = []
     sort = ngrams._sorted_rows
 
-    def small_memory(keys: Tensor) -> Tensor:
+    def small_memory(keys: Array) -> Array:
         tried.append(len(keys))
         if len(keys) > 3:
-            raise torch.OutOfMemoryError("too small")
+            raise error("too small")
         return sort(keys)
 
     monkeypatch.setattr(ngrams, "_sorted_rows", small_memory)
-    found, _ = count_distinct(pack(rows), 3)
+    found, _ = count_distinct(pack(rows, device), 3)
     assert found.tolist() == [distinct(row, 3) for row in rows]
     assert tried[0] == 16
     assert sorted(size for size in tried if size <= 3) == [2] * 8
 
 
-def test_a_row_that_never_fits_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(keys: Tensor) -> Tensor:
-        raise torch.OutOfMemoryError("none left")
+@OUT_OF_MEMORY
+def test_a_row_that_never_fits_is_an_error(
+    device: torch.device | None, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(keys: Array) -> Array:
+        raise error("none left")
 
     monkeypatch.setattr(ngrams, "_sorted_rows", no_memory)
-    with pytest.raises(torch.OutOfMemoryError, match=r"none left"):
-        count_distinct(pack([[1, 2, 3], [4, 5, 6]]), 2)
+    with pytest.raises(error, match=r"none left"):
+        count_distinct(pack([[1, 2, 3], [4, 5, 6]], device), 2)
 
 
 def test_chunks_hold_at_most_the_stated_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     areas: list[int] = []
     sort = ngrams._sorted_rows
-    monkeypatch.setattr(
-        ngrams, "_sorted_rows", lambda keys: areas.append(keys.numel()) or sort(keys)
-    )
+    monkeypatch.setattr(ngrams, "_sorted_rows", lambda keys: areas.append(keys.size) or sort(keys))
     rows = [[7, 8] * 10 for _ in range(50)]
     count_distinct(pack(rows), 3, max_windows=100)
     assert max(areas) == 90

@@ -3,6 +3,7 @@
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from oyer.tasks.lengths import Inputs, PackedTokens, compute
-from tests.tasks.lengths.batches import BY_ROW, NEEDED, make_batch, pick
+from tests.tasks.lengths.batches import BY_ROW, NEEDED, SHAPING, make_batch, pick
 
 BATCHES = st.builds(make_batch, st.integers(1, 4), st.integers(1, 5), st.integers(0, 10_000))
 
@@ -58,6 +59,23 @@ def test_values_are_float64_and_no_step_is_single_precision(name: str) -> None:
     assert len(term.values) == 42
     again = values(name, replace(inputs, **real))
     assert term.values.tolist() == pytest.approx(again, rel=1e-14, abs=1e-14)
+
+
+@pytest.mark.parametrize("name", SHAPING)
+def test_numpy_and_torch_give_the_same_values_each_in_its_own_arrays(name: str) -> None:
+    batch = make_batch(6, 7)
+    arrays = {
+        field.name: column.numpy()
+        for field in fields(batch)
+        if isinstance(column := getattr(batch, field.name), Tensor)
+    }
+    params = NEEDED.get(name, {})
+    tensors, plain = compute(name, params, batch), compute(name, params, replace(batch, **arrays))
+    assert isinstance(tensors.values, Tensor)
+    assert isinstance(plain.values, np.ndarray)
+    assert plain.values.dtype == np.float64
+    assert plain.values.tolist() == pytest.approx(tensors.values.tolist(), **CLOSE)
+    assert (plain.history is None) == (tensors.history is None)
 
 
 @pytest.mark.parametrize("name", BY_ROW)
@@ -193,7 +211,8 @@ def test_a_gpu_gives_the_values_of_the_cpu(name: str) -> None:
         if isinstance(column, Tensor):
             moved[field.name] = column.cuda()
         elif isinstance(column, PackedTokens):
-            moved[field.name] = PackedTokens(column.ids.cuda(), column.cu_seqlens.cuda())
+            ids, offsets = torch.from_numpy(column.ids), torch.from_numpy(column.cu_seqlens)
+            moved[field.name] = PackedTokens(ids.cuda(), offsets.cuda())
     term = compute(name, NEEDED.get(name, {}), replace(inputs, **moved))
     assert term.values.device.type == "cuda"
     assert term.values.tolist() == pytest.approx(values(name, inputs), **CLOSE)

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from oyer.tasks.lengths import Inputs, compute, evaluate
+from oyer.tasks.lengths import Inputs, PackedTokens, Term, compute, evaluate, plain
 from oyer.tasks.lengths.catalogue import METHODS
 
 DATA = Path(__file__).parents[2] / "data"
@@ -24,6 +25,33 @@ def flat(nested: Any) -> Iterator[float]:
         yield nested
 
 
+def as_tensors(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if isinstance(value, PackedTokens):
+        return PackedTokens(as_tensors(value.ids), as_tensors(value.cu_seqlens))
+    if isinstance(value, dict):
+        return {name: as_tensors(column) for name, column in value.items()}
+    return value
+
+
+@pytest.fixture(params=["numpy", "torch"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the formulas run on; `evaluate` takes NumPy by itself."""
+    apply = plain.apply
+
+    def on_tensors(method: Any, params: Any, columns: Any, size: int | None) -> Term:
+        term = apply(method, params, as_tensors(columns), size)
+        given = {name for name, column in columns.items() if column is not None}
+        assert given == {"texts"} or isinstance(term.values, torch.Tensor)
+        return Term(term.kind, np.asarray(term.values), term.history)
+
+    if request.param == "torch":
+        monkeypatch.setattr(plain, "apply", on_tensors)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize(
     "vector", VECTORS, ids=[f"{i}-{vector['method']}" for i, vector in enumerate(VECTORS)]
 )
@@ -37,19 +65,20 @@ def test_every_method_of_the_vectors_is_in_the_catalogue() -> None:
     assert {vector["method"] for vector in VECTORS} <= METHODS.keys()
 
 
+@pytest.mark.parametrize("array", [np.array, torch.tensor], ids=["numpy", "torch"])
 @pytest.mark.parametrize("vector", BANDS)
-def test_median_band_gives_the_replaced_systems_reward(vector: dict[str, Any]) -> None:
+def test_median_band_gives_the_replaced_systems_reward(vector: dict[str, Any], array: Any) -> None:
     groups = list(dict.fromkeys(vector["group_ids"]))
     inputs = Inputs(
-        lengths=torch.tensor(vector["lengths"]),
-        group_ids=torch.tensor([groups.index(group) for group in vector["group_ids"]]),
+        lengths=array(vector["lengths"]),
+        group_ids=array([groups.index(group) for group in vector["group_ids"]]),
     )
     term = compute("median_band", vector["params"], inputs)
     judged = [
         base + vector["reward_coefficient"] * judge if base > 0 else base
         for base, judge in zip(vector["base_scores"], vector["judge_scores"], strict=True)
     ]
-    rewards = torch.tensor(judged, dtype=torch.float64) + term.values
+    rewards = np.array(judged) + np.asarray(term.values)
     assert term.kind == "add"
     assert rewards.tolist() == pytest.approx(vector["expected_rewards"], rel=0, abs=1e-5)
 

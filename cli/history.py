@@ -1,0 +1,103 @@
+"""`oyer history request`: a request to a judge as it was sent, and what came of each attempt."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from oyer.cli import options
+from oyer.cli.output import print_json
+from oyer.tasks.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from oyer.models.rows import StoredJudgement
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="What the judges were asked, and what they answered, from the record.",
+)
+
+_MOST = 1000
+"""Most judgements that one ID may name."""
+
+_SHORTEST_HASH = 8
+"""Characters of a request hash that are needed to look for it."""
+
+RequestId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID",
+        help="BATCH/ROLLOUT: a batch's id or its beginning, and a rollout's index in it. Or a"
+        " `request_hash`, or its beginning.",
+    ),
+]
+
+
+@app.command("request")
+def request(
+    request_id: RequestId,
+    judge: Annotated[str | None, typer.Option("--judge", help="Of this judge only.")] = None,
+    sample: Annotated[
+        int | None, typer.Option("--sample", min=0, help="This sample only; the first is 0.")
+    ] = None,
+    config: options.Config = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Print each request of a judgement as it was sent, and the reply or error of every attempt.
+
+    The messages are made again of the rubric and the rollout on record, and compared with the
+    judgement's `request_hash`. `--json` prints one object per judgement: `attempts` holds the
+    requests' bodies. Exit 1 if there is no such judgement, or if a request cannot be made again:
+    it is on record from a release that did not keep it, or its hash is another's.
+
+    Example: `oyer history request 6f1c/12 --judge quality`
+    """
+    from oyer.cli import history_views
+    from oyer.cli.ledger import Ledger
+    from oyer.cli.requests import shown
+    from oyer.tasks.settings import load_config
+
+    def read(conn: "Connection") -> list[dict[str, Any]]:
+        found = [
+            row
+            for row in _named(conn, request_id)
+            if judge in (None, row["judge"]) and sample in (None, row["sample"])
+        ]
+        if not found:
+            wanted = [f"judge {judge!r}" if judge else "", "" if sample is None else f"{sample=}"]
+            of = " and ".join(filter(None, wanted))
+            raise InvalidInput(
+                f"{request_id}: is not judged on record{of and f' by {of}'};"
+                " give BATCH/ROLLOUT, e.g. 6f1c/12, or a request_hash of judge_history"
+            )
+        return [shown(conn, row) for row in found]
+
+    rows = Ledger(load_config(config)).read(read)
+    for row in rows:
+        if as_json:
+            print_json(history_views.plain(row))
+        else:
+            history_views.show(row)
+    if any(row["problem"] for row in rows):
+        raise typer.Exit(1)
+
+
+def _named(conn: "Connection", request_id: str) -> "list[StoredJudgement]":
+    """Find the judgements that an ID names."""
+    from oyer.models import requests
+
+    batch, slash, index = request_id.partition("/")
+    if not slash:
+        if len(batch) < _SHORTEST_HASH or not set(batch) <= set("0123456789abcdef"):
+            raise InvalidInput(
+                f"{request_id}: is no BATCH/ROLLOUT such as 6f1c/12, and no request_hash, of which"
+                f" {_SHORTEST_HASH} hexadecimal characters are needed"
+            )
+        return requests.judgements_by_hash(conn, batch, _MOST)
+    if not (index.isascii() and index.isdigit()):
+        raise InvalidInput(f"{request_id}: after the slash comes a rollout's index, e.g. 6f1c/12")
+    ids = requests.batch_ids(conn, batch, 3) if batch else []
+    if len(ids) > 1:
+        raise InvalidInput(f"{request_id}: several batches begin so ({', '.join(ids)}); give more")
+    return requests.judgements_at(conn, ids[0], int(index)) if ids else []

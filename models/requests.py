@@ -1,0 +1,84 @@
+"""Reads of what the record keeps of requests: judgements, their attempts, and the texts of both."""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+from sqlalchemy import Connection, Select, select
+
+from oyer.models.attempt import Attempt
+from oyer.models.base import BatchPart
+from oyer.models.batch import Batch
+from oyer.models.history import IN_LIST
+from oyer.models.judgement import Judgement
+from oyer.models.rollout import Rollout
+from oyer.models.rows import StoredAttempt, StoredJudgement
+from oyer.models.rubric import Rubric
+from oyer.models.text import Text
+
+
+def batch_ids(conn: Connection, prefix: str, limit: int) -> list[str]:
+    """Return the ids of batches that begin so, or the id itself where it is one."""
+    query = select(Batch.id).where(Batch.id.startswith(prefix, autoescape=True))
+    found = list(conn.scalars(query.order_by(Batch.id).limit(limit)))
+    return [prefix] if prefix in found else found
+
+
+def judgements_at(conn: Connection, batch_id: str, rollout_index: int) -> list[StoredJudgement]:
+    """Return the judgements of one rollout, by judge and sample."""
+    query = _at(Judgement, batch_id, rollout_index)
+    rows = conn.execute(query.order_by(Judgement.judge, Judgement.sample)).mappings()
+    return [cast(StoredJudgement, dict(row)) for row in rows]
+
+
+def judgements_by_hash(conn: Connection, prefix: str, limit: int) -> list[StoredJudgement]:
+    """Return the judgements whose request hash begins so, those that were called for first."""
+    # A range is found by the index in either database; `g` follows the hexadecimal digits.
+    hashed = Judgement.request_hash
+    query = select(Judgement.__table__).where(hashed >= prefix, hashed < f"{prefix}g")
+    query = query.order_by(Judgement.source != "called", Judgement.submitted_at, hashed)
+    rows = conn.execute(query.limit(limit)).mappings()
+    return [cast(StoredJudgement, dict(row)) for row in rows]
+
+
+def attempts_of(conn: Connection, judgement: StoredJudgement) -> list[StoredAttempt]:
+    """Return every HTTP request made for a judgement, in order."""
+    query = _at(Attempt, judgement["batch_id"], judgement["rollout_index"])
+    query = query.where(
+        Attempt.judge == judgement["judge"], Attempt.sample == judgement["sample"]
+    ).order_by(Attempt.started_at, Attempt.number)
+    return [cast(StoredAttempt, dict(row)) for row in conn.execute(query).mappings()]
+
+
+def rollout_texts(conn: Connection, batch_id: str, rollout_index: int) -> dict[str, str | None]:
+    """Return `prompt`, `response` and `reference` of a rollout; empty where it is not on record."""
+    row = conn.execute(_at(Rollout, batch_id, rollout_index)).mappings().first()
+    if row is None:
+        return {}
+    hashes = {name: row[f"{name}_hash"] for name in ("prompt", "response", "reference")}
+    bodies = texts_of(conn, hashes.values())
+    return {name: bodies.get(digest) for name, digest in hashes.items()}
+
+
+def texts_of(conn: Connection, hashes: Iterable[str | None]) -> dict[str | None, str]:
+    """Return the texts that there are, by hash."""
+    wanted = sorted({digest for digest in hashes if digest is not None})
+    found: dict[str | None, str] = {}
+    for start in range(0, len(wanted), IN_LIST):
+        query = select(Text.hash, Text.body).where(Text.hash.in_(wanted[start : start + IN_LIST]))
+        found |= {row.hash: row.body for row in conn.execute(query)}
+    return found
+
+
+def rubric_of(conn: Connection, rubric_hash: str | None) -> str | None:
+    """Return a rubric's text."""
+    return conn.scalar(select(Rubric.text).where(Rubric.hash == rubric_hash))
+
+
+def _at(model: type[BatchPart], batch_id: str, rollout_index: int) -> Select[Any]:
+    submitted = select(Batch.submitted_at).where(Batch.id == batch_id).scalar_subquery()
+    table = model.__table__  # type: ignore[attr-defined]
+    return select(table).where(
+        model.submitted_at == submitted,
+        model.batch_id == batch_id,
+        model.rollout_index == rollout_index,
+    )

@@ -1,0 +1,5 @@
+"""`python -m oyer` is `oyer`."""
+
+from oyer.cli import main
+
+main()

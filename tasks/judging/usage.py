@@ -1,0 +1,91 @@
+"""How many tokens a response was billed for, in every form in which endpoints report it; pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+MAX_COUNT = 10**8
+"""Largest number of tokens that is believed: more than any model takes, and attempts of it add up
+within the record's columns."""
+
+# Names without case and underscores: of OpenAI, Anthropic, Bedrock, Gemini, watsonx, Cohere, xAI.
+_USAGE = frozenset({"usage", "usagemetadata"})
+_PARTS = frozenset({"tokens", "billedunits"})
+_DETAILS = frozenset({"completiontokensdetails", "outputtokensdetails", "outputtokendetails"})
+_PROMPT = frozenset({"prompttokens", "inputtokens", "prompttokencount", "inputtokencount"})
+_CANDIDATES = frozenset({"candidatestokencount"})
+_COMPLETION = _CANDIDATES | {"completiontokens", "outputtokens", "generatedtokencount"}
+_TOTAL = frozenset({"totaltokens", "totaltokencount"})
+_THINKING = frozenset({"reasoningtokens", "thinkingtokens", "thoughtstokens", "thoughtstokencount"})
+_CACHE = frozenset({"cachecreationinputtokens", "cachereadinputtokens"})
+
+
+def token_usage(data: Any) -> dict[str, Any]:
+    """Read `prompt_tokens`, `completion_tokens` and `usage_reported` from a response body.
+
+    Where fields disagree, the larger reading counts, so that a budget holds. What `total_tokens`
+    has beyond the parts was generated. Thinking counts on top of a completion that is too small to
+    hold it, or that never does (Gemini's candidates).
+    """
+    usage = _usage_in(data)
+    prompt, completion = _largest(usage, _PROMPT), _largest(usage, _COMPLETION)
+    total, thinking = _largest(usage, _TOTAL), _thinking(usage)
+    if prompt is not None and "prompttokens" not in usage:
+        # Anthropic's `input_tokens` leaves these out; `prompt_tokens` holds them.
+        prompt += sum(count(usage.get(name)) or 0 for name in _CACHE)
+    if thinking > (completion or 0) or (thinking and _CANDIDATES & usage.keys()):
+        completion = (completion or 0) + thinking
+    reported = total is not None or (prompt is not None and completion is not None)
+    if total is not None and prompt is None and completion is not None:
+        prompt = max(0, total - completion)
+    prompt = prompt or 0
+    completion = max(completion or 0, (total or 0) - prompt)
+    return {
+        "prompt_tokens": min(prompt, MAX_COUNT),
+        "completion_tokens": min(completion, MAX_COUNT),
+        # Some gateways send zeros where they know nothing; no call takes no tokens.
+        "usage_reported": reported and prompt + completion > 0,
+    }
+
+
+def count(value: Any) -> int | None:
+    """A whole number that is not negative, however JSON wrote it; None where it is no count."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return int(number) if 0 <= number <= MAX_COUNT else None
+
+
+def _usage_in(data: Any) -> dict[str, Any]:
+    """The counts of a response, by plain name; empty where there are none."""
+    if not isinstance(data, Mapping):
+        return {}
+    choices = data.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    # Groq and Moonshot have reported it in these places.
+    for holder in (data, data.get("x_groq"), first):
+        if found := _inner(_plain(holder), _USAGE):
+            return {**_inner(found, _PARTS), **found}
+    return {}
+
+
+def _inner(holder: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    """The first object that is not empty under one of some names, with plain names itself."""
+    return next((_plain(holder[name]) for name in holder if name in names and holder[name]), {})
+
+
+def _plain(found: Any) -> dict[str, Any]:
+    if not isinstance(found, Mapping):
+        return {}
+    return {name.replace("_", "").lower(): value for name, value in found.items()}
+
+
+def _largest(usage: Mapping[str, Any], names: frozenset[str]) -> int | None:
+    counts = (count(usage.get(name)) for name in names)
+    return max((found for found in counts if found is not None), default=None)
+
+
+def _thinking(usage: Mapping[str, Any]) -> int:
+    """Tokens of thinking, wherever they are reported; 0 where they are not."""
+    inner = _largest(_inner(usage, _DETAILS), _THINKING)
+    return max(inner or 0, _largest(usage, _THINKING) or 0)

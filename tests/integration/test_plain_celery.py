@@ -1,0 +1,40 @@
+"""A trainer that knows only Celery: it polls a batch's id with an app of its own."""
+
+import numpy as np
+import pytest
+from celery import Celery
+from celery.result import AsyncResult
+
+from oyer.demo.actions import Action
+from oyer.demo.judge_server import JudgeServer
+from oyer.manager import BatchCancelled, RewardBatch, RewardManager
+from tests.integration.conftest import rollouts_of
+
+WAIT_S = 60.0
+
+
+def test_a_batch_is_polled_by_celery_alone(backend: RewardManager, judge: JudgeServer) -> None:
+    url = str(backend.config.broker.url)
+    future = backend.submit(rollouts_of("celery", 4))
+    with Celery(broker=url, backend=url, set_as_current=False) as app:
+        result = AsyncResult(future.batch_id, app=app)
+        batch = RewardBatch.from_celery(result.get(timeout=WAIT_S))
+        assert result.ready()
+        assert result.state == "SUCCESS"
+    same = future.result(WAIT_S)
+    assert batch.id == future.batch_id
+    np.testing.assert_array_equal(batch.rewards, same.rewards)
+    assert (batch.statuses, batch.usage) == (same.statuses, same.usage)
+
+
+def test_a_cancelled_batch_says_so(backend: RewardManager, judge: JudgeServer) -> None:
+    url = str(backend.config.broker.url)
+    judge.set_plan(Action(hold=True))
+    future = backend.submit(rollouts_of("celery cancelled", 4))
+    judge.wait_until(lambda log: len(log) >= 1)
+    assert future.cancel()
+    judge.release()
+    with Celery(broker=url, backend=url, set_as_current=False) as app:
+        value = AsyncResult(future.batch_id, app=app).get(timeout=WAIT_S)
+    with pytest.raises(BatchCancelled, match="by the trainer"):
+        RewardBatch.from_celery(value)

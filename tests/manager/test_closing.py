@@ -1,0 +1,92 @@
+"""What is under way when an embedded backend stops ends, for its waiters and on record."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oyer.demo.actions import Action
+from oyer.demo.judge_server import JudgeServer
+from oyer.manager import BatchCancelled, RewardManager
+from oyer.models import history
+from oyer.models.rows import BatchState
+from oyer.models.store import open_engine, reading
+from tests.scripted import rollout
+
+WAIT_S = 60.0
+
+
+def config(judge: JudgeServer, folder: Path) -> dict[str, Any]:
+    return {
+        "endpoints": {"fake": {"base_url": judge.base_url, "max_in_flight": 2}},
+        "judges": [{"name": "quality", "endpoint": "fake", "model": "m"}],
+        "length": {"method": "median_band"},
+        "store": {"url": f"sqlite:///{folder / 'oyer.db'}"},
+        "grace_s": 20.0,
+    }
+
+
+def on_record(folder: Path) -> list[BatchState]:
+    engine = open_engine(f"sqlite:///{folder / 'oyer.db'}")
+    with reading(engine) as conn:
+        states = history.list_batches(conn)
+    engine.dispose()
+    return states
+
+
+def test_close_ends_what_is_under_way(
+    judge: JudgeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    judge.set_plan(Action(hold=True))
+    caplog.set_level(logging.WARNING)
+    manager = RewardManager.local(config(judge, tmp_path), judge_processes=1)
+    rows = [rollout("closing", i, group_id="g", response_tokens=10) for i in range(8)]
+    future = manager.submit(rows)
+    waiting = manager.score(rows[0], group_size=4)
+    judge.wait_until(lambda log: len(log) >= 2)
+    future.add_done_callback(lambda _: judge.release())
+    manager.close()
+    for ended in (future, waiting):
+        with pytest.raises(BatchCancelled, match="closed"):
+            ended.result(WAIT_S)
+    (state,) = [state for state in on_record(tmp_path) if state["size"] == 8]
+    assert state["status"] == "cancelled"
+    assert "its backend was stopped" in str(state["ending"])
+    # Calls in flight were finished, and are counted.
+    assert state["counts"] is not None
+    assert state["counts"].get("scored", 0) >= 2
+    assert state["usage"] is not None
+    assert state["usage"]["calls"] >= 2
+    assert "cannot be reached" not in caplog.text
+
+
+def test_ctrl_c_in_a_script_ends_its_batch_on_record(judge: JudgeServer, tmp_path: Path) -> None:
+    judge.set_plan(Action(hold=True))
+    script = textwrap.dedent(
+        f"""
+        from oyer.manager import RewardManager, Rollout
+        with RewardManager.local({config(judge, tmp_path)!r}, judge_processes=1) as manager:
+            rows = [Rollout(prompt="p", response=f"r {{i}}", group_id="g", base_score=1.0,
+                            response_tokens=9) for i in range(8)]
+            manager.submit(rows).result()
+        """
+    )
+    path = tmp_path / "train.py"
+    path.write_text(script)
+    with subprocess.Popen(
+        [sys.executable, str(path)], stderr=subprocess.PIPE, text=True, env=os.environ
+    ) as process:
+        judge.wait_until(lambda log: len(log) >= 2)
+        process.send_signal(signal.SIGINT)
+        judge.release()
+        _, said = process.communicate(timeout=WAIT_S)
+    assert "KeyboardInterrupt" in said
+    assert "cannot be reached" not in said
+    (state,) = on_record(tmp_path)
+    assert (state["status"], state["usage"] is not None) == ("cancelled", True)

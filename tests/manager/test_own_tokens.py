@@ -1,0 +1,118 @@
+"""Lengths count the policy's own tokens, and prompts and completions may hold images."""
+
+import asyncio
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from oyer.demo.judge_server import JudgeServer
+from oyer.manager import slime
+from oyer.manager.trl import RewardFunction
+from oyer.manager.trl_data import shared_group_ids, text_of
+from oyer.manager.verl_data import read_row
+from tests.manager.test_slime import samples
+from tests.scripted import Running, user_text
+from tests.verl_data import Tokens, data_proto
+
+
+class Image:
+    """Stands for Pillow's class of this name, which a prompt may hold."""
+
+    def __init__(self, pixels: bytes = b"") -> None:
+        self.size, self.pixels = (len(pixels), 1), pixels
+
+    def tobytes(self) -> bytes:
+        """Give the pixels."""
+        return self.pixels
+
+
+@pytest.fixture(scope="module")
+def backend_changes() -> dict[str, Any]:
+    return {"length": {"method": "median_band"}}
+
+
+def parts(text: str) -> list[dict[str, Any]]:
+    content = [{"type": "image", "image": Image()}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": content}]
+
+
+def test_slime_leaves_out_what_its_loss_mask_leaves_out(
+    running: Running, judge: JudgeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "oyer.yaml"
+    file.write_text(json.dumps(running[0].config.model_dump(mode="json")))
+    monkeypatch.setenv("OYER_CONFIG", str(file))
+    group: list[Any] = samples("masked", (40, 40, 40, 440))
+    for sample in group:
+        sample.prompt = parts("What is on it?")
+        sample.tokens = [1, 2, *[7] * sample.response_length]
+    group[3].loss_mask = [1] * 20 + [0] * 400 + [1] * 20
+    rewards = asyncio.run(slime.group_rm(SimpleNamespace(reward_key=None), group))
+    assert rewards == pytest.approx([0.5] * 4)
+    asked = user_text(judge.requests[0])
+    assert "[image]\nWhat is on it?" in asked
+
+
+def test_slime_hands_over_the_policys_own_ids() -> None:
+    (sample,) = samples("ids", (4,))
+    sample.tokens = [1, 2, 11, 12, 13, 14]
+    assert slime._own_ids(sample) == [11, 12, 13, 14]
+    sample.loss_mask = [1, 0, 0, 1]  # type: ignore[attr-defined]
+    assert slime._own_ids(sample) == [11, 14]
+
+
+def test_verl_leaves_out_what_its_response_mask_leaves_out() -> None:
+    tokens = Tokens()
+    data = data_proto(tokens, ["p"], ["r"], [6], raw_prompt=[np.array(parts("Look."), object)])
+    data.batch["responses"][0, :6] = torch.arange(6)
+    data.batch["response_mask"] = torch.zeros_like(data.batch["responses"])
+    data.batch["response_mask"][0, [0, 1, 5]] = 1
+    tokens.texts += [""] * 6
+    row = read_row(data, 0, tokens, token_ids=True)
+    assert (row.response_tokens, row.token_ids) == (3, [0, 1, 5])
+    assert row.prompt == [{"role": "user", "content": "[image]\nLook."}]
+
+
+def test_trl_judges_the_texts_of_parts_and_counts_own_tokens(
+    running: Running, judge: JudgeServer
+) -> None:
+    said = [
+        [{"role": "assistant", "content": [{"type": "text", "text": f"五 {i}。"}]}]
+        for i in range(2)
+    ]
+    function = RewardFunction(running[0], num_generations=2)
+    rewards = asyncio.run(
+        function.score(
+            [parts("几？")] * 2,
+            said,
+            completion_ids=[[7] * 4, [7] * 20],
+            tool_mask=[[1] * 4, [1, 1, *[0] * 16, 1, 1]],
+        )
+    )
+    assert rewards == pytest.approx([0.5, 0.5])
+    asked = [user_text(request) for request in judge.requests]
+    assert all("[image]\n几？" in text and "五 " in text and "\\u" not in text for text in asked)
+
+
+def test_trl_shows_who_said_what_in_a_completion_of_several_turns() -> None:
+    turns = [
+        {"role": "assistant", "content": "Let me look.", "tool_calls": [{"name": "查"}]},
+        {"role": "tool", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]},
+        {"role": "assistant", "content": "Five."},
+    ]
+    assert text_of(turns) == 'Let me look.\n[{"name": "查"}]\n[tool]\n[image]\n[assistant]\nFive.'
+    assert text_of(turns[2:]) == "Five."
+
+
+def test_trl_names_groups_by_their_images_too() -> None:
+    prompts = [
+        [{"role": "user", "content": [{"type": "image", "image": Image(pixels)}]}]
+        for pixels in (b"a", b"b", b"a")
+    ]
+    first, other, again = shared_group_ids(prompts, 3)
+    assert first == again != other

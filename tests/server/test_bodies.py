@@ -1,0 +1,81 @@
+"""What a request's body may hold: broken text in one of many rollouts, byte order marks, deep nesting."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from oyer.demo.judge_server import JudgeServer
+from oyer.manager import RewardManager
+from tests.server.serving import Served, served
+
+
+@pytest.fixture
+def judge_says() -> str:
+    return "Final score: 10"
+
+
+@pytest.fixture
+def server(backend: RewardManager) -> Iterator[Served]:
+    with served(backend) as server:
+        yield server
+
+
+@pytest.mark.parametrize("path", ["/get_reward", "/v1/score"])
+@pytest.mark.parametrize("where", ["prompt", "response", "label"])
+def test_a_text_that_is_no_unicode_is_answered_alone_like_a_missing_score(
+    server: Served, judge: JudgeServer, path: str, where: str
+) -> None:
+    """Python's `json.dumps` writes half a surrogate pair, as a cut label may hold it."""
+    rows = [{"prompt": "Q", "response": f"{where} {path} {i}", "label": "42"} for i in range(2)]
+    rows[0][where] = "cut \ud83d"
+    if path == "/v1/score":
+        rollouts = [
+            {"prompt": r["prompt"], "response": r["response"], "reference": r["label"],
+             "base_score": 1.0}
+            for r in rows
+        ]  # fmt: skip
+        sent: dict[str, Any] = {"rollouts": rollouts}
+    else:
+        sent = {
+            "query": [r["prompt"] + r["response"] for r in rows],
+            "prompts": [r["prompt"] for r in rows],
+            "labels": [r["label"] for r in rows],
+        }
+    answer = server.post(path, json.dumps(sent).encode())
+    assert answer.status == 200, answer.json()
+    said = answer.json()
+    if path == "/v1/score":
+        assert said["mask"] == [False, True]
+        assert said["statuses"] == ["rejected", "scored"]
+        assert "lone surrogate" in said["errors"]["rejected"]
+    else:
+        assert said["extra_logs"]["oyer_missing"] == [1.0, 0.0]
+    assert len(judge.requests) == 1
+
+
+def test_a_single_text_that_is_no_unicode_is_a_missing_score(server: Served) -> None:
+    sent = {"prompt": "Q", "response": "cut \ud83d"}
+    answer = server.post("/rm?key=score", json.dumps(sent).encode())
+    assert answer.status == 200
+    assert (answer.json()["missing"], answer.json()["judge_status"]) == (True, "rejected")
+
+
+def test_another_wrong_row_is_named_by_its_number(server: Served) -> None:
+    rows = [{"prompt": "Q", "response": text} for text in ("cut \ud83d", "fine", "wrong")]
+    rows[2]["response_tokens"] = -1  # type: ignore[assignment]
+    answer = server.post("/v1/score", json.dumps({"rollouts": rows}).encode())
+    assert answer.status == 422
+    assert "rollouts[2].response_tokens" in answer.json()["error"]
+
+
+def test_a_byte_order_mark_is_skipped_and_deep_nesting_is_an_error(server: Served) -> None:
+    sent = json.dumps({"prompt": "Q", "response": "with a mark"}).encode()
+    assert server.post("/rm", b"\xef\xbb\xbf" + sent).status == 200
+    deep = b'{"prompt": "p", "response": "r", "label": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    answer = server.post("/rm", deep)
+    assert answer.status == 422
+    assert "nests too deep" in answer.json()["error"]
+    key = json.dumps({"rollouts": [{"prompt": "p", "response": "r", "\ud83d": 1}]}).encode()
+    assert server.post("/v1/score", key).status == 422
