@@ -1,6 +1,6 @@
 """Index the record for reads by batch and for pruning; give the views what analysts ask for.
 
-Revision 0004, after 0002.
+Revision 0004, after 0003.
 """
 
 import sqlalchemy as sa
