@@ -2,10 +2,10 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Generator, Iterator
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -17,6 +17,7 @@ from oyer.tasks.errors import InvalidConfig, InvalidInput
 if TYPE_CHECKING:
     import sqlite3
 
+    import psycopg
     from sqlalchemy import Connection
 
 _STEPS_BETWEEN_LOOKS = 100_000
@@ -136,7 +137,7 @@ def _from_postgres(
     """Stream a query by PostgreSQL's extended protocol, which takes one statement.
 
     `COMMIT; DELETE …` would leave the transaction that only reads. psycopg cancels the query on
-    Ctrl-C.
+    Ctrl-C, and when the stream is closed before its end.
     """
     import psycopg
 
@@ -144,16 +145,29 @@ def _from_postgres(
     driver = conn.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     try:
-        with driver.cursor() as cursor:
-            rows = cursor.stream(query.encode())
+        # A stream that is left open holds the lock of its connection: the rollback would wait
+        # for it without an end.
+        with (
+            driver.cursor() as cursor,
+            contextlib.closing(_stream(cursor, query)) as rows,
+        ):
             first = next(rows, None)
-            columns = [column.name for column in cursor.description or ()]
-
-            def all_rows() -> Iterator[tuple[Any, ...]]:
-                if first is not None:
-                    yield first
-                    yield from rows
-
-            yield columns, all_rows()
+            yield _columns(cursor, driver), rows if first is None else chain([first], rows)
     except psycopg.Error as error:
         raise InvalidConfig(f"the query is refused: {' '.join(str(error).split())}") from error
+
+
+def _stream(cursor: "psycopg.Cursor[Any]", query: str) -> Generator[tuple[Any, ...], None, None]:
+    # `Cursor.stream` is a generator, and is declared as an iterator, which cannot be closed.
+    return cast("Generator[tuple[Any, ...], None, None]", cursor.stream(query.encode()))
+
+
+def _columns(cursor: "psycopg.Cursor[Any]", driver: "psycopg.Connection[Any]") -> list[str]:
+    """Name the columns of a stream whose first row was asked for."""
+    if cursor.description is not None:
+        return [column.name for column in cursor.description]
+    # psycopg drops the description with a result that has no row. The query is the server's
+    # unnamed statement still.
+    described = driver.pgconn.describe_prepared(b"")
+    names = (described.fname(place) for place in range(described.nfields))
+    return [name.decode() for name in names if name is not None]

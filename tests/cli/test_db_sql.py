@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from oyer import migrations
 from oyer.cli.rows import Rows, print_csv, print_json_rows, print_rows
 from oyer.models.record import ensure_run_and_batch, record_chunk, record_rewards
 from oyer.models.store import open_engine
@@ -138,9 +137,8 @@ def test_a_wrong_use_says_the_right_one(
     assert fix in done.stderr
 
 
-def test_ctrl_c_stops_a_query_that_computes(sqlite_url: str, tmp_path: Path) -> None:
-    migrations.upgrade(sqlite_url)
-    arguments = ("db", "sql", "--json", ENDLESS, "--url", sqlite_url)
+def test_ctrl_c_stops_a_query_that_computes(store_url: str, tmp_path: Path) -> None:
+    arguments = ("db", "sql", "--json", ENDLESS, "--url", store_url)
     with running(*arguments, cwd=tmp_path, PYTHONUNBUFFERED="1") as command:
         command.read_until(": 3000}")
         command.process.send_signal(signal.SIGINT)
