@@ -2,6 +2,7 @@
 
     python benchmarks/history.py --url sqlite:////tmp/history.db --fill 1000000
     python benchmarks/history.py --url sqlite:////tmp/history.db        # time only
+    python benchmarks/history.py --url sqlite:////tmp/history.db --prune
     python benchmarks/history.py --url postgresql://postgres@/history --fill 1000000
 
 - The rows are written by the functions that the workers write with: 10 runs, batches of 1,000
@@ -22,6 +23,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from oyer import migrations
+from oyer.models.prune import Selection, prune
 from oyer.models.record import (
     ensure_run_and_batch,
     finish_batch,
@@ -132,6 +134,7 @@ def judgement_of(i: int, rng: random.Random, filler: str, sent_at: datetime) -> 
         "parsed_layer": None if failed else "final_label",
         "parsed_span": None if failed else "Final score: 7",
         "parser_version": 1,
+        "parameters": {"key": "judge-7b", "scale": [1, 10], "body": {"model": "judge-7b"}},
         "model": "judge-7b",
         "endpoint": "local",
         "rubric_hash": RUBRIC_HASH,
@@ -186,11 +189,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--url", required=True, help="the record, sqlite:///… or postgresql://…")
     parser.add_argument("--fill", type=int, help="judgements to record first, e.g. 1000000")
+    parser.add_argument("--prune", action="store_true", help="time pruning five of the ten runs")
     options = parser.parse_args()
     migrations.upgrade(options.url)
     engine = open_engine(options.url)
     if options.fill:
         fill(engine, options.fill)
+    if options.prune:
+        time_prune(engine)
+        return
     pages = [Path(__file__).parents[1] / name for name in ("README.md", "docs/record.md")]
     for page in pages:
         for query in re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL):
@@ -215,6 +222,22 @@ def time_query(engine: Engine, query: str) -> float:
             conn.exec_driver_sql(asked).all()
             times_ms.append((time.perf_counter() - began) * 1000)
     return statistics.median(times_ms[1:])
+
+
+def time_prune(engine: Engine) -> None:
+    """Prune every other run, and print how long that and its longest transaction took."""
+    selection = Selection(runs=[f"exp-{run:02}" for run in range(0, RUNS, 2)])
+    rollouts, longest_s = 0, 0.0
+    began = last = time.perf_counter()
+    for done in prune(engine, selection, texts_only=False):
+        now = time.perf_counter()
+        rollouts, longest_s, last = rollouts + done.rollouts, max(longest_s, now - last), now
+    wall_s = time.perf_counter() - began
+    print(
+        f"{rollouts} rollouts pruned in {wall_s:.1f} s, {rollouts / wall_s:.0f} a second;"
+        f" longest transaction {longest_s:.2f} s"
+    )
+    engine.dispose()
 
 
 if __name__ == "__main__":

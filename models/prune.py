@@ -7,6 +7,7 @@
   worker that finds its text on record, while it is deleted here, would refer to a row that is gone.
 """
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,6 @@ from sqlalchemy import (
     func,
     or_,
     select,
-    text,
-    union,
     update,
 )
 from sqlalchemy.dialects import postgresql
@@ -33,7 +32,6 @@ from sqlalchemy.dialects import sqlite as sqlite_dialect
 from oyer.models.attempt import Attempt
 from oyer.models.base import BatchPart
 from oyer.models.batch import Batch
-from oyer.models.history import IN_LIST
 from oyer.models.judgement import Judgement
 from oyer.models.record import SUBMITTED
 from oyer.models.reward import Reward
@@ -42,6 +40,7 @@ from oyer.models.run import Run
 from oyer.models.store import reading
 from oyer.models.submission import Submission
 from oyer.models.text import Text
+from oyer.models.unused_texts import HASHES, delete_unused, hashes_in, lock_texts
 
 SLICE_ROLLOUTS = 2000
 """Rollouts per transaction: 0.1 to 0.2 s of work, measured at 1,000,000 judgements."""
@@ -57,13 +56,11 @@ PRUNED_TEXT = "[pruned]"
 
 _PRUNED_HASH = sha256(PRUNED_TEXT.encode()).hexdigest()
 
-_REFERENCES = (Rollout.prompt_hash, Rollout.response_hash, Rollout.reference_hash)
-
-_REPLY_COLUMNS: dict[type[BatchPart], tuple[str, ...]] = {
-    Judgement: ("reply", "parsed_span"),
-    Attempt: (),
+_WORDS: dict[type[BatchPart], tuple[str, ...]] = {
+    Judgement: ("reply", "reasoning", "parsed_span", "messages_hash"),
+    Attempt: ("reply_hash", "reasoning_hash", "turns", "error"),
 }
-"""Columns that hold words of the judge, by table; dropped with the texts."""
+"""Columns that hold words of the judge or were shown to it, by table; cleared with the texts."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +132,7 @@ def prune(engine: Engine, selection: Selection, *, texts_only: bool) -> Iterator
         found = conn.execute(
             keys.where(Batch.status != SUBMITTED).order_by(Batch.submitted_at, Batch.id)
         ).all()
-    with engine.connect() as conn:
-        _prepare(conn)
+    with engine.connect() as conn, _prepared(conn):
         for parts in _slices([(row[0], row[1], row[2]) for row in found]):
             with conn.begin():
                 if texts_only:
@@ -147,12 +143,25 @@ def prune(engine: Engine, selection: Selection, *, texts_only: bool) -> Iterator
             yield Pruned(sum(part.last for part in parts), rollouts)
 
 
-def _prepare(conn: Connection) -> None:
-    """Let SQLite write each page of an index back once in a while, and not after each transaction."""
+@contextlib.contextmanager
+def _prepared(conn: Connection) -> Iterator[None]:
+    """Set SQLite up for deletes all over its indexes.
+
+    Pages of an index are written back once in a while, and not after each transaction. References
+    are not checked again: the order of the deletes keeps them, and a text is deleted only after
+    its references were looked up.
+    """
     driver = conn.connection.driver_connection
-    if isinstance(driver, sqlite3.Connection):
-        driver.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        driver.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+    if not isinstance(driver, sqlite3.Connection):
+        yield
+        return
+    driver.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    driver.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+    driver.execute("PRAGMA foreign_keys = OFF")
+    try:
+        yield
+    finally:
+        conn.invalidate()  # the next user of the engine gets a connection that checks
 
 
 def _batches(selection: Selection, *columns: Any) -> Select[Any]:
@@ -193,7 +202,7 @@ def _delete_parts(conn: Connection, parts: Sequence[_Part]) -> None:
             conn.execute(delete(model).where(part.rows_of(model)))
     conn.execute(delete(Submission).where(Submission.batch_id.in_(ended)))
     conn.execute(delete(Batch).where(Batch.id.in_(ended)))
-    _delete_unused(conn, hashes)
+    delete_unused(conn, hashes)
 
 
 def _drop_texts(conn: Connection, parts: Sequence[_Part]) -> None:
@@ -211,33 +220,14 @@ def _drop_texts(conn: Connection, parts: Sequence[_Part]) -> None:
                 prompt_hash=_PRUNED_HASH, response_hash=_PRUNED_HASH, reference_hash=None
             )
         )
-        for model, names in _REPLY_COLUMNS.items():
-            if names:
-                rows = update(model).where(part.rows_of(model))
-                filled = or_(*(getattr(model, name).is_not(None) for name in names))
-                conn.execute(rows.where(filled).values(dict.fromkeys(names)))
-    _delete_unused(conn, hashes - {_PRUNED_HASH})
+        for model, names in _WORDS.items():
+            rows = update(model).where(part.rows_of(model))
+            filled = or_(*(getattr(model, name).is_not(None) for name in names))
+            conn.execute(rows.where(filled).values(dict.fromkeys(names)))
+    delete_unused(conn, hashes - {_PRUNED_HASH})
 
 
 def _lock_and_read_hashes(conn: Connection, parts: Sequence[_Part]) -> set[str]:
-    """Read which texts the rollouts hold, with every writer of texts kept waiting."""
-    if conn.dialect.name == "postgresql":
-        conn.execute(text("LOCK TABLE texts IN SHARE ROW EXCLUSIVE MODE"))
-    hashes: set[str] = set()
-    for part in parts:
-        for row in conn.execute(select(*_REFERENCES).where(part.rows_of(Rollout))):
-            hashes.update(value for value in row if value is not None)
-    return hashes
-
-
-def _delete_unused(conn: Connection, hashes: set[str]) -> None:
-    """Delete those of these texts that no rollout holds."""
-    for some in _lists(sorted(hashes)):
-        held = union(*(select(column).where(column.in_(some)) for column in _REFERENCES))
-        unused = set(some) - set(conn.scalars(held))
-        conn.execute(delete(Text).where(Text.hash.in_(unused)))
-
-
-def _lists(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(values), IN_LIST):
-        yield values[start : start + IN_LIST]
+    """Read which texts these rows hold, with every writer of texts kept waiting."""
+    lock_texts(conn)
+    return hashes_in(conn, ({model: part.rows_of(model) for model in HASHES} for part in parts))

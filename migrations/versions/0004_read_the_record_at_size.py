@@ -12,12 +12,24 @@ branch_labels = None
 depends_on = None
 
 INDEXES = {
-    "judgements": [["batch_id", "rollout_index"]],
+    "judgements": [["batch_id", "rollout_index"], ["parameters_hash"]],
     "attempts": [["batch_id"]],
     "rewards": [["batch_id"]],
     "rollouts": [["batch_id"], ["prompt_hash"], ["response_hash"], ["reference_hash"]],
 }
 """Every foreign key has an index: deleting what it points to would read the whole table without."""
+
+SET_INDEXES = [
+    ("judgements", "messages_hash", "messages_hash"),
+    ("attempts", "parameters_hash", "parameters_hash"),
+    ("attempts", "reply_hash", "reply_hash"),
+    ("attempts", "reasoning_hash", "reasoning_hash"),
+    ("attempts", "turns", "batch_id"),
+]
+"""Table, column that is NULL in most rows, and column to index where it is not.
+
+Pruning looks up whether a text is still held.
+"""
 
 HISTORY_COLUMNS = """
     runs.name AS run,
@@ -143,6 +155,11 @@ def upgrade() -> None:
     for table, indexes in INDEXES.items():
         for columns in indexes:
             op.create_index(f"ix_{table}_{'_'.join(columns)}", table, columns)
+    for table, name, column in SET_INDEXES:
+        filled = sa.text(f"{name} IS NOT NULL")
+        op.create_index(
+            f"ix_{table}_{name}", table, [column], sqlite_where=filled, postgresql_where=filled
+        )
     dialect = op.get_bind().dialect.name
     # Replacing keeps the grants on the view, and the views that others made on top of it.
     replace = "CREATE OR REPLACE VIEW" if dialect == "postgresql" else "CREATE VIEW"
@@ -155,6 +172,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Bring the earlier view back; drop the indexes and what the two columns hold."""
     op.execute("DROP VIEW judge_history")
+    for table, name, _ in SET_INDEXES:
+        op.drop_index(f"ix_{table}_{name}", table)
     for table, indexes in INDEXES.items():
         for columns in indexes:
             op.drop_index(f"ix_{table}_{'_'.join(columns)}", table)

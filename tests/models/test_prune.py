@@ -2,10 +2,11 @@
 
 import threading
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, func, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine, event, func, insert, select, text, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from oyer.models import Attempt, Base, Batch, Judgement, Reward, Rollout, Submission, Text
 from oyer.models import prune as pruning
@@ -179,3 +180,102 @@ def test_each_foreign_key_is_indexed(model: type[Base]) -> None:
     leading.add(next(iter(model.__table__.primary_key)).name)
     for key in model.__table__.foreign_keys:
         assert key.parent.name in leading
+
+
+def record_request(engine: Engine, batch_id: str, run: str, words: dict[str, str]) -> None:
+    """Record a batch of one rollout whose judgement and attempts hold these texts by hash."""
+    changed: dict[str, Any] = {name: {"content": word} for name, word in words.items()}
+    added = [{"role": "user", "content": words.get("turn", "again")}]
+    with engine.begin() as conn:
+        key = ensure_run_and_batch(conn, make_batch(id=batch_id, run=run, size=1))
+        record_chunk(
+            conn,
+            key,
+            rollouts=[make_rollout(0, response=f"response of {batch_id}")],
+            judgements=[
+                make_judgement(
+                    0,
+                    status="unparseable",
+                    score=None,
+                    reply="no score",
+                    reasoning="thought",
+                    parameters={"p": words["parameters"]},
+                    messages=[changed["messages"]],
+                )
+            ],
+            attempts=[
+                make_attempt(
+                    0,
+                    parameters={"p": words["other"]},
+                    reply=words["reply"],
+                    reasoning=words["reasoning"],
+                    error="refused",
+                    turns={"kept": 1, "added": added},
+                )
+            ],
+        )
+        finish_batch(conn, batch_id, status="finished", finished_at=START, counts={}, usage={})
+
+
+PLACES = ("parameters", "messages", "other", "reply", "reasoning", "turn")
+"""Where a request holds texts: of its judgement, of its attempt, and in the turns of a re-ask."""
+
+
+@pytest.mark.parametrize("texts_only", [False, True])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_text_of_a_request_goes_with_its_last_row(
+    engine: Engine, place: str, texts_only: bool
+) -> None:
+    words = {name: f"word of {name}" for name in PLACES}
+    record_request(engine, "a", "gone", words)
+    own = {name: f"kept {name}" for name in PLACES} | {place: words[place]}
+    record_request(engine, "b", "kept", own)
+    kept = texts(engine)
+    list(prune(engine, Selection(runs=["gone"]), texts_only=texts_only))
+    left = texts(engine)
+    stays = {place, "parameters", "other"} if texts_only else {place}
+    for name, word in words.items():
+        assert any(word in body for body in left) == (name in stays), name
+    assert all(any(word in body for body in left) for word in own.values())
+    assert left <= kept | {PRUNED_TEXT}
+    list(prune(engine, Selection(runs=["kept"]), texts_only=texts_only))
+    assert any(words[place] in body for body in texts(engine)) == (
+        texts_only and place in ("parameters", "other")
+    )
+
+
+def test_a_prompt_stays_that_equals_what_another_request_holds(engine: Engine) -> None:
+    """The texts of rollouts and of requests are one table: equal ones are one row."""
+    prompt = str(make_rollout(0)["prompt"])
+    record(engine, "a", run="gone", size=1)
+    words = {name: f"word of {name}" for name in PLACES}
+    record_request(engine, "b", "kept", words | {"turn": prompt})
+    with engine.begin() as conn:
+        conn.execute(
+            update(Rollout).where(Rollout.batch_id == "b").values(prompt_hash=Rollout.response_hash)
+        )
+    list(prune(engine, Selection(runs=["gone"]), texts_only=False))
+    assert prompt in texts(engine)
+
+
+def test_no_word_of_a_judge_is_left_where_texts_go(engine: Engine) -> None:
+    words = {name: f"word of {name}" for name in PLACES}
+    record_request(engine, "a", "gone", words)
+    list(prune(engine, Selection(runs=["gone"]), texts_only=True))
+    with reading(engine) as conn:
+        judged = conn.execute(select(Judgement.__table__)).mappings().one()
+        tried = conn.execute(select(Attempt.__table__)).mappings().one()
+    assert [judged[name] for name in ("reply", "reasoning", "parsed_span", "messages_hash")] == [
+        None
+    ] * 4
+    assert [tried[name] for name in ("reply_hash", "reasoning_hash", "turns", "error")] == [
+        None
+    ] * 4
+    assert judged["parameters_hash"] is not None
+
+
+def test_the_engine_checks_references_after_a_prune(engine: Engine) -> None:
+    record(engine, "a", run="gone")
+    list(prune(engine, Selection(runs=["gone"]), texts_only=False))
+    with pytest.raises(IntegrityError), engine.begin() as conn:
+        conn.execute(insert(Submission).values(make_submission("nowhere")))
