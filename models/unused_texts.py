@@ -5,14 +5,27 @@ most rows leaves those rows out. The turns of re-asked requests are JSON: all of
 by an index of the attempts that have any.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, select, text, union
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    Select,
+    String,
+    delete,
+    func,
+    literal,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql.selectable import TableValuedAlias
 
 from oyer.models.attempt import Attempt
 from oyer.models.base import BatchPart
-from oyer.models.history import IN_LIST
 from oyer.models.judgement import Judgement
 from oyer.models.rollout import Rollout
 from oyer.models.text import Text
@@ -31,6 +44,10 @@ def lock_texts(conn: Connection) -> None:
     """Keep every writer of texts waiting until the transaction ends; SQLite has one writer only."""
     if conn.dialect.name == "postgresql":
         conn.execute(text("LOCK TABLE texts IN SHARE ROW EXCLUSIVE MODE"))
+        # For a column of few distinct hashes the planner expects to find each at once, and would
+        # read the whole table for each that is not there.
+        conn.execute(text("SET LOCAL enable_seqscan = off"))
+        conn.execute(text("SET LOCAL enable_bitmapscan = off"))
 
 
 def hashes_in(
@@ -52,12 +69,23 @@ def hashes_in(
 
 def delete_unused(conn: Connection, hashes: set[str]) -> None:
     """Delete those of these texts that no row holds; the caller has called `lock_texts`."""
-    columns = [column for columns in HASHES.values() for column in columns]
+    columns = [each for columns in HASHES.values() for each in columns]
     kept = set(conn.scalars(_turn_hashes(conn))) if hashes else set()
-    for some in _lists(sorted(hashes - kept)):
-        held = union(*(select(column).where(column.in_(some)) for column in columns))
-        unused = set(some) - set(conn.scalars(held))
-        conn.execute(delete(Text).where(Text.hash.in_(unused)))
+    listed = _listed(conn, sorted(hashes - kept))
+    # Scalar subqueries end at the first row: a reference may be that of every rollout on record.
+    held = (
+        select(literal_column("1")).where(each == listed.c.value).limit(1).scalar_subquery()
+        for each in columns
+    )
+    unused = conn.scalars(select(listed.c.value).where(func.coalesce(*held).is_(None))).all()
+    conn.execute(delete(Text).where(Text.hash.in_(select(_listed(conn, unused).c.value))))
+
+
+def _listed(conn: Connection, values: Sequence[str]) -> TableValuedAlias:
+    """Make a table of values that travel as one parameter: thousands are slow to render."""
+    if conn.dialect.name == "sqlite":
+        return func.json_each(json.dumps(values)).table_valued("value")
+    return func.unnest(literal(values, ARRAY(String))).table_valued("value").render_derived()
 
 
 def _turn_hashes(conn: Connection) -> Select[tuple[str]]:
@@ -71,8 +99,3 @@ def _turn_hashes(conn: Connection) -> Select[tuple[str]]:
         found = added.c.value.op("->>")("content_hash")
     joined = select(found).select_from(Attempt).join(added, text("true"))
     return joined.where(Attempt.turns.is_not(None), found.is_not(None))
-
-
-def _lists(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(values), IN_LIST):
-        yield values[start : start + IN_LIST]
