@@ -93,13 +93,15 @@ def _from_sqlite(conn: "Connection", query: str) -> tuple[list[str], Iterator[tu
     driver: sqlite3.Connection = conn.connection.driver_connection  # type: ignore[assignment]
     # Python runs no signal handler while SQLite works in C. The function is Python: Ctrl-C raises
     # KeyboardInterrupt within it, and SQLite takes that as the wish to stop.
-    with _interruptible(driver):
+    # It stays set: SQLAlchemy closes the connection if Ctrl-C comes while its own code runs.
+    driver.set_progress_handler(lambda: 0, _STEPS_BETWEEN_LOOKS)
+    with _interruptible():
         result = conn.exec_driver_sql(query)
     columns = list(result.keys())
 
     def rows() -> Iterator[tuple[Any, ...]]:
         while True:
-            with _interruptible(driver):
+            with _interruptible():
                 some = result.fetchmany(1000)
             if not some:
                 return
@@ -109,8 +111,8 @@ def _from_sqlite(conn: "Connection", query: str) -> tuple[list[str], Iterator[tu
 
 
 @contextlib.contextmanager
-def _interruptible(driver: "sqlite3.Connection") -> Iterator[None]:
-    """Let Ctrl-C stop what SQLite does in the block.
+def _interruptible() -> Iterator[None]:
+    """Take SQLite's word that it was interrupted in the block as Ctrl-C.
 
     Raises:
         KeyboardInterrupt: it was pressed.
@@ -119,15 +121,12 @@ def _interruptible(driver: "sqlite3.Connection") -> Iterator[None]:
 
     from sqlalchemy.exc import OperationalError
 
-    driver.set_progress_handler(lambda: 0, _STEPS_BETWEEN_LOOKS)
     try:
         yield
     except OperationalError as error:
         if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             raise KeyboardInterrupt from error
         raise
-    finally:
-        driver.set_progress_handler(None, 0)
 
 
 @contextlib.contextmanager
