@@ -83,8 +83,9 @@ fix: $(READY) ## Format, and repair what the linter can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-docs: $(READY) ## Write what README.md and oyer.example.yaml generate from the code
+docs: $(READY) ## Write what README.md, docs/record.md and oyer.example.yaml generate from the code
 	$(BIN)/python -m tests.test_docs
+	$(BIN)/python -m tests.test_record_docs
 
 bench: $(READY) ## Measure throughput against a named peer and the bound
 	$(BIN)/python benchmarks/throughput.py

@@ -1,24 +1,26 @@
-"""`oyer db upgrade|current|sql|roles`: the record's schema, what it holds, and who may do what."""
+"""`oyer db`: the record's schema and roles; reading, backing up and pruning have a file each."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from oyer.cli import options
-from oyer.cli.output import console, print_json, print_table
-from oyer.tasks.errors import InvalidConfig, InvalidInput
+from oyer.cli.db_backup import backup
+from oyer.cli.db_prune import prune
+from oyer.cli.db_sql import sql
+from oyer.cli.output import console, print_json
+from oyer.tasks.errors import InvalidInput
 
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
+app = typer.Typer(no_args_is_help=True, help="Create, upgrade, read, prune and back up the record.")
 
-app = typer.Typer(no_args_is_help=True, help="Create, upgrade and read the record.")
-
-Url = Annotated[str | None, typer.Option("--url", help="The record, instead of store.url.")]
+app.command("sql")(sql)
+app.command("prune")(prune)
+app.command("backup")(backup)
 
 
 @app.command("upgrade")
 def upgrade(
-    config: options.Config = None, url: Url = None, as_json: options.AsJson = False
+    config: options.Config = None, url: options.RecordUrl = None, as_json: options.AsJson = False
 ) -> None:
     """Bring the record to this release's schema; safe to run from several hosts at once.
 
@@ -27,7 +29,7 @@ def upgrade(
     from oyer import migrations
     from oyer.cli.store import explained
 
-    url = url or _configured(config)
+    url = options.record_url(config, url)
     with explained(url):
         before = migrations.current(url)
         migrations.upgrade(url)
@@ -42,7 +44,7 @@ def upgrade(
 
 @app.command("current")
 def current(
-    config: options.Config = None, url: Url = None, as_json: options.AsJson = False
+    config: options.Config = None, url: options.RecordUrl = None, as_json: options.AsJson = False
 ) -> None:
     """Print the record's revision and this release's; exit 1 where they differ.
 
@@ -51,7 +53,7 @@ def current(
     from oyer import migrations
     from oyer.cli.store import explained
 
-    url = url or _configured(config)
+    url = options.record_url(config, url)
     with explained(url):
         now, head = migrations.current(url), migrations.head()
     if as_json:
@@ -60,32 +62,6 @@ def current(
         console.print(f"{now or 'empty'} (this release: {head})")
     if now != head:
         raise typer.Exit(1)
-
-
-@app.command("sql")
-def sql(
-    query: Annotated[str, typer.Argument(help="One statement that reads; none can write.")],
-    config: options.Config = None,
-    url: Url = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Read the record with SQL; `--json` prints one object per row.
-
-    Example: `oyer db sql "SELECT judge, status, count(*) FROM judge_history GROUP BY 1, 2"`
-    """
-    url = url or _configured(config)
-    columns, rows = _read(url, query)
-    if as_json:
-        for row in rows:
-            print_json(dict(zip(columns, map(_plain, row), strict=True)))
-        return
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(escape(str(value)[:_CELL_CHARACTERS]) for value in row))
-    print_table(table)
 
 
 @app.command("roles")
@@ -97,7 +73,7 @@ def roles(
         list[str] | None, typer.Option("--analyst", help="A role that only reads.")
     ] = None,
     config: options.Config = None,
-    url: Url = None,
+    url: options.RecordUrl = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the SQL, and connect to nothing.")
     ] = False,
@@ -119,55 +95,9 @@ def roles(
         for statement in granted.statements(worker or [], analyst or []):
             typer.echo(f"{statement};")
         return
-    url = url or _configured(config)
+    url = options.record_url(config, url)
     with explained(url):
         granted.apply(url, worker or [], analyst or [])
     names = [f"{name} (worker)" for name in worker or []]
     names += [f"{name} (analyst)" for name in analyst or []]
     console.print(f"granted: {', '.join(names)}", highlight=False, markup=False, soft_wrap=True)
-
-
-_CELL_CHARACTERS = 200
-"""Longest text in a table's cell; `--json` prints all of it."""
-
-
-def _read(url: str, query: str) -> tuple[list[str], list[tuple[object, ...]]]:
-    """Run one statement in a transaction that the database itself keeps from writing."""
-    from oyer.cli.store import existing
-    from oyer.models.store import reading
-
-    with existing(url) as engine, reading(engine) as conn:
-        # Without parameters, so that % and : mean what they mean to the database.
-        conn = conn.execution_options(postgresql_readonly=True, no_parameters=True)
-        if engine.dialect.name == "postgresql":
-            return _read_prepared(conn, query)
-        conn.exec_driver_sql("PRAGMA query_only = ON")
-        result = conn.exec_driver_sql(query)
-        return list(result.keys()), [tuple(row) for row in result]
-
-
-def _read_prepared(conn: "Connection", query: str) -> tuple[list[str], list[tuple[object, ...]]]:
-    """Run a query in such a way that PostgreSQL takes no second one behind a semicolon.
-
-    `COMMIT; DELETE …` would leave the transaction that only reads.
-    """
-    import psycopg
-
-    driver = conn.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)
-    try:
-        cursor = driver.execute(query.encode(), prepare=True)
-        columns = [column.name for column in cursor.description or ()]
-        return columns, cursor.fetchall() if columns else []
-    except psycopg.Error as error:
-        raise InvalidConfig(f"the query is refused: {' '.join(str(error).split())}") from error
-
-
-def _configured(config: options.Config) -> str:
-    from oyer.tasks.settings import load_config
-
-    return load_config(config).store.url
-
-
-def _plain(value: object) -> object:
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

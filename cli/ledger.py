@@ -196,6 +196,7 @@ def _queued(manifest: "Manifest") -> "BatchState":
         "submitted_at": datetime.fromtimestamp(manifest.submitted_at, UTC),
         "finished_at": None,
         "ending": None,
+        "split": None,
         "counts": {},
         "usage": None,
     }

@@ -32,3 +32,12 @@ Config = Annotated[
 ]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+
+RecordUrl = Annotated[str | None, typer.Option("--url", help="The record, instead of store.url.")]
+
+
+def record_url(config: Path | None, url: str | None) -> str:
+    """Return the URL of the record: the option's, or the configuration's."""
+    from oyer.tasks.settings import load_config
+
+    return url or load_config(config).store.url

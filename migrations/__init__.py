@@ -13,6 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
+from oyer.migrations.describing import describe
 from oyer.models.store import has_database, open_engine, reading
 
 
@@ -20,6 +21,7 @@ def upgrade(url: str, revision: str = "head") -> None:
     """Bring the record at `url` up to a revision; one that is there already changes nothing."""
     with _locked(url) as config:
         command.upgrade(config, revision)
+        describe(config.attributes["connection"])
 
 
 def downgrade(url: str, revision: str) -> None:

@@ -3,6 +3,7 @@
 from oyer.models.attempt import Attempt
 from oyer.models.base import Base
 from oyer.models.batch import Batch
+from oyer.models.comments import COLUMNS, TABLES
 from oyer.models.judgement import Judgement
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout
@@ -10,6 +11,11 @@ from oyer.models.rubric import Rubric
 from oyer.models.run import Run
 from oyer.models.submission import Submission
 from oyer.models.text import Text
+
+for _table in Base.metadata.tables.values():
+    _table.comment = TABLES[_table.name]
+    for _column in _table.columns:
+        _column.comment = COLUMNS[_table.name][_column.name]
 
 __all__ = [
     "Attempt",

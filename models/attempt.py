@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, String
+from sqlalchemy import BigInteger, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from oyer.models.base import Base, BatchPart
+from oyer.models.base import Base, BatchPart, set_index
 
 
 class Attempt(BatchPart, Base):
@@ -18,6 +18,18 @@ class Attempt(BatchPart, Base):
     """
 
     __tablename__ = "attempts"
+    __table_args__ = (
+        Index(None, "batch_id"),
+        set_index("parameters_hash"),
+        set_index("reply_hash"),
+        set_index("reasoning_hash"),
+        Index(
+            "ix_attempts_turns",
+            "batch_id",
+            sqlite_where=text("turns IS NOT NULL"),
+            postgresql_where=text("turns IS NOT NULL"),
+        ),
+    )
 
     judge: Mapped[str] = mapped_column(String(100), primary_key=True)
     sample: Mapped[int] = mapped_column(primary_key=True)

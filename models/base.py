@@ -12,7 +12,18 @@ from datetime import UTC, datetime
 from numbers import Real
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, DateTime, Dialect, Double, ForeignKey, MetaData, String, Text
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -139,3 +150,9 @@ class BatchPart:
         String(36), ForeignKey("batches.id"), primary_key=True, sort_order=-2
     )
     rollout_index: Mapped[int] = mapped_column(primary_key=True, sort_order=-1)
+
+
+def set_index(column: str) -> Index:
+    """Index the rows in which a column is set, for a column that is NULL in most rows."""
+    filled = text(f"{column} IS NOT NULL")
+    return Index(None, column, sqlite_where=filled, postgresql_where=filled)

@@ -29,6 +29,8 @@ class Batch(Base):
     oyer_version: Mapped[str]
     submitted_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
+    split: Mapped[str | None]
+    """What the rollouts are for, e.g. `train` or `eval`; NULL where nobody said."""
     ending: Mapped[str | None]
     """Who cancelled the batch or gave it up, and why."""
     counts: Mapped[dict[str, Any] | None]

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from oyer.models.base import Base, BatchPart
+from oyer.models.base import Base, BatchPart, set_index
 
 
 class Judgement(BatchPart, Base):
@@ -14,9 +14,12 @@ class Judgement(BatchPart, Base):
     __tablename__ = "judgements"
     __table_args__ = (
         CheckConstraint("status <> 'scored' OR score IS NOT NULL", name="scored_has_score"),
+        Index(None, "batch_id", "rollout_index"),
         Index(None, "judge", "submitted_at"),
         Index(None, "status", "submitted_at"),
         Index(None, "request_hash"),
+        Index(None, "parameters_hash"),
+        set_index("messages_hash"),
     )
 
     judge: Mapped[str] = mapped_column(String(100), primary_key=True)

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, String
+from sqlalchemy import CheckConstraint, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from oyer.models.base import Base, BatchPart
@@ -15,6 +15,7 @@ class Reward(BatchPart, Base):
     __tablename__ = "rewards"
     __table_args__ = (
         CheckConstraint("NOT trainable OR reward IS NOT NULL", name="trainable_has_reward"),
+        Index(None, "batch_id"),
     )
 
     reward: Mapped[float | None]
@@ -27,3 +28,5 @@ class Reward(BatchPart, Base):
     terms: Mapped[dict[str, Any]]
     """Each named term's value; null where it has none."""
     created_at: Mapped[datetime]
+    group_size: Mapped[int | None]
+    """Rollouts of its group in its batch; NULL where it has no group."""

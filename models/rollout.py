@@ -12,8 +12,14 @@ class Rollout(BatchPart, Base):
     """One sampled completion of a batch, its texts by hash."""
 
     __tablename__ = "rollouts"
-    # A group id may be as long as its prompt; a B-tree of PostgreSQL refuses such a key.
-    __table_args__ = (Index(None, "group_id", postgresql_using="hash"),)
+    __table_args__ = (
+        # A group id may be as long as its prompt; a B-tree of PostgreSQL refuses such a key.
+        Index(None, "group_id", postgresql_using="hash"),
+        Index(None, "batch_id"),
+        Index(None, "prompt_hash"),
+        Index(None, "response_hash"),
+        Index(None, "reference_hash"),
+    )
 
     group_id: Mapped[str | None]
     prompt_hash: Mapped[str] = mapped_column(String(64), ForeignKey("texts.hash"))

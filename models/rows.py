@@ -24,6 +24,7 @@ class BatchRow(TypedDict):
     plan: dict[str, Any]
     oyer_version: str
     submitted_at: datetime
+    split: NotRequired[str | None]
 
 
 class SubmissionRow(TypedDict):
@@ -172,6 +173,7 @@ class RewardRow(TypedDict):
     reward: NotRequired[float | None]
     unshaped_reward: NotRequired[float | None]
     judge_score: NotRequired[float | None]
+    group_size: NotRequired[int | None]
 
 
 class StoredReward(RewardRow):
@@ -212,6 +214,7 @@ class BatchState(TypedDict):
     submitted_at: datetime
     finished_at: datetime | None
     ending: str | None
+    split: str | None
     counts: dict[str, int]
     usage: dict[str, Any] | None
 

@@ -74,6 +74,38 @@ def has_database(url: str) -> bool:
     return parsed.get_backend_name() != "sqlite" or Path(str(parsed.database)).exists()
 
 
+def checkpoint(url: str) -> None:
+    """Move what SQLite holds in `-wal` into the file itself, so that a copy of the file is whole.
+
+    SQLite does so by itself when the last connection closes, and removes `-wal`; a process that
+    was killed closes nothing. While others use the file, they do it when they close it.
+    """
+    if _parsed(url).get_backend_name() != "sqlite" or not has_database(url):
+        return
+    engine = open_engine(url)
+    try:
+        with engine.connect().execution_options(sqlite_begin="") as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        engine.dispose()
+
+
+def copy_sqlite(engine: Engine, file: Path) -> None:
+    """Write what a SQLite record holds at this moment into a new file, without unused space.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: it cannot be read or written; nothing is left behind.
+    """
+    part = file.with_name(f"{file.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        with engine.connect().execution_options(sqlite_begin="") as connection:
+            connection.exec_driver_sql("VACUUM INTO ?", (str(part),))
+        part.rename(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Connect for reads only: on SQLite, beside whoever writes."""
@@ -115,6 +147,8 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     begin = connection.get_execution_options().get("sqlite_begin", "BEGIN IMMEDIATE")
+    if not begin:  # a statement that SQLite runs outside of transactions only
+        return
     if begin != "BEGIN IMMEDIATE":
         connection.exec_driver_sql(begin)
         return

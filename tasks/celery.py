@@ -186,4 +186,5 @@ def _announce(sender: Any, **_: Any) -> None:
 @worker_shutdown.connect
 def _withdraw(**_: Any) -> None:
     presence.withdraw()
+    process.close_record()
     log.info("worker stopped; %d chunks handed back to other workers", shutdown.handed_back())

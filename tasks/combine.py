@@ -5,7 +5,8 @@ and logs each of these. What is nowhere fails the batch, which is then submitted
 """
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -65,7 +66,8 @@ def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
     status, why = patiently(lambda: exchange.ending(batch_id)) or ("finished", None)
     outcome = _outcome(batch_id, composed, judge_parts, arrived.length or LengthPart())
     outcome = replace(outcome, cancelled=why if status == "cancelled" else None)
-    recorded = _record(manifest, outcome, status, why)
+    sizes = _group_sizes(columns.group_ids)
+    recorded = _record(manifest, outcome, sizes, status, why)
     patiently(lambda: exchange.discard(manifest))
     _tell(manifest, recorded)
     return recorded.to_wire()
@@ -151,11 +153,25 @@ def _float32s(arrays: Mapping[str, Floats]) -> dict[str, Float32s]:
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
-def _record(manifest: Manifest, outcome: Outcome, status: str, why: str | None) -> Outcome:
+def _group_sizes(group_ids: Sequence[str | None]) -> list[int | None]:
+    """Count the rollouts of each one's group in this batch; none where it has no group."""
+    counts = Counter(group_ids)
+    return [None if group is None else counts[group] for group in group_ids]
+
+
+def _record(
+    manifest: Manifest,
+    outcome: Outcome,
+    group_sizes: Sequence[int | None],
+    status: str,
+    why: str | None,
+) -> Outcome:
     """Put rewards on record; where an earlier run of this task did, its rewards stand."""
     now = datetime.now(UTC)
     columns = outcome.recorded
     rows = [_reward_row(outcome, columns, i, now) for i in range(len(outcome.rewards))]
+    for row, size in zip(rows, group_sizes, strict=True):
+        row["group_size"] = size
     key = BatchKey(datetime.fromtimestamp(manifest.submitted_at, UTC), manifest.batch_id)
     counts = {s: outcome.statuses.count(s) for s in sorted(set(outcome.statuses))}
 

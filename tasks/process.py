@@ -63,6 +63,12 @@ def engine() -> "Engine":
     return open_engine(config().store.url)
 
 
+def close_record() -> None:
+    """Close the record, if it was opened: the last to close a SQLite file leaves no `-wal` behind."""
+    if engine.cache_info().currsize:
+        engine().dispose()
+
+
 @cache
 def worker_name() -> str:
     """Name this process in rows and leases; never again given to another process."""

@@ -93,11 +93,16 @@ class Supervisor:
 
     def stop(self) -> None:
         """Stop workers first and Redis last, so that calls in flight can be recorded."""
-        stop_all([child for child in self._children if child.name != _REDIS], self.report)
+        workers = [child for child in self._children if child.name != _REDIS]
+        stop_all(workers, self.report)
         if any(child.name == _REDIS and not child.ended() for child in self._children):
             self._end_batches()
         stop_all([child for child in self._children if child.name == _REDIS], self.report)
         self._children.clear()
+        if workers:  # a worker that was killed has not closed the record
+            from oyer.models.store import checkpoint
+
+            checkpoint(self.config.store.url)
         # It holds the passwords of broker and record.
         (self.folder / CONFIG_FILE).unlink(missing_ok=True)
 

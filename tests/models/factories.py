@@ -117,5 +117,6 @@ def make_reward(index: int = 0, **changed: Any) -> RewardRow:
         "reward": 1.5,
         "unshaped_reward": 1.7,
         "judge_score": 7.0,
+        "group_size": 2,
     }
     return cast(RewardRow, row | changed)

@@ -1,6 +1,7 @@
 """How a database means to answer a read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 
@@ -15,3 +16,36 @@ def plan_of(engine: Engine, read: Callable[[Connection], object], explain: str) 
         read(conn)
         statement, values = next(query for query in asked if query[0].startswith("SELECT"))
         return "\n".join(row[-1] for row in conn.exec_driver_sql(f"{explain} {statement}", values))
+
+
+LARGE = ("judgements", "rollouts", "rewards", "attempts", "texts")
+"""Tables that grow with the rollouts."""
+
+
+def table_scans(conn: Connection, query: str) -> list[str]:
+    """Return the steps of a query's plan that read a large table, or an index of it, as a whole."""
+    if conn.dialect.name == "sqlite":
+        steps = [row[-1] for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}")]
+        aliases = {"j", *LARGE}
+        return [step for step in steps if step.startswith("SCAN") and step.split()[1] in aliases]
+    plan = conn.exec_driver_sql(f"EXPLAIN (FORMAT JSON, COSTS OFF) {query}").scalar_one()
+    return [str(node) for node in _nodes(plan[0]["Plan"]) if _reads_all(node)]
+
+
+def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for child in node.get("Plans", []):
+        yield from _nodes(child)
+
+
+def _reads_all(node: dict[str, Any]) -> bool:
+    if node["Node Type"] == "Seq Scan":
+        return node["Relation Name"] in LARGE
+    if not node.get("Index Name", "").startswith("pk_"):
+        return False
+    # Such an index begins with the time of submission; a condition on the batch alone reads all of it.
+    return (
+        node["Index Name"] != "pk_texts"
+        and node["Index Name"][3:] in LARGE
+        and ("submitted_at" not in node.get("Index Cond", ""))
+    )

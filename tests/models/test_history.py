@@ -109,7 +109,7 @@ def test_batches_are_listed_newest_first_with_their_judgements_per_status(engine
 READS: dict[str, tuple[Any, str]] = {
     "judgements_of": (lambda conn: judgements_of(conn, "b", range(8)), "pk_judgements"),
     "rewards_of": (lambda conn: rewards_of(conn, "b"), "pk_rewards"),
-    "usage_of": (lambda conn: usage_of(conn, "b"), "pk_attempts"),
+    "usage_of": (lambda conn: usage_of(conn, "b"), "pk_attempts|ix_attempts_batch_id"),
     "scored_by_request": (
         lambda conn: scored_by_request(conn, ["a" * 64]),
         "ix_judgements_request_hash",
@@ -143,4 +143,5 @@ def test_reads_go_by_an_index(engine: Engine, name: str) -> None:
     sqlite = engine.dialect.name == "sqlite"
     plan = plan_of(engine, read, "EXPLAIN QUERY PLAN" if sqlite else "EXPLAIN")
     # SQLite names the index of a primary key after its table.
-    assert (re.sub(r"^pk_(\w+)$", r"sqlite_autoindex_\1_1", index) if sqlite else index) in plan
+    wanted = re.sub(r"\bpk_(\w+)", r"sqlite_autoindex_\1_1", index) if sqlite else index
+    assert re.search(wanted, plan)

@@ -1,0 +1,55 @@
+"""Writes into PostgreSQL what each table, view and column holds; SQLite has no comments.
+
+It runs after every upgrade and changes only what differs, so that a new text needs no migration, and a
+record that is up to date needs no owner.
+"""
+
+from sqlalchemy import Connection, inspect, text
+
+from oyer.models.comments import (
+    COLUMNS,
+    JUDGE_HISTORY,
+    TABLES,
+    history_comments,
+)
+
+VIEW = "judge_history"
+
+
+def describe(conn: Connection) -> None:
+    """Bring the comments of tables, the view and their columns up to date."""
+    if conn.dialect.name != "postgresql":
+        return
+    inspector = inspect(conn)
+    for table in inspector.get_table_names():
+        if table in TABLES:
+            _comment(conn, "TABLE", table, TABLES[table], COLUMNS[table])
+    if VIEW in inspector.get_view_names():
+        columns = [column["name"] for column in inspector.get_columns(VIEW)]
+        _comment(conn, "VIEW", VIEW, JUDGE_HISTORY, history_comments(columns))
+
+
+def _comment(conn: Connection, kind: str, name: str, about: str, columns: dict[str, str]) -> None:
+    """Comment on a table or view, and on those of these columns that it has."""
+    found = conn.execute(
+        text(
+            "SELECT attname, col_description(attrelid, attnum) FROM pg_attribute"
+            " WHERE attrelid = CAST(:name AS regclass) AND attnum > 0 AND NOT attisdropped"
+        ),
+        {"name": name},
+    )
+    now = {str(column): comment for column, comment in found}
+    if (
+        conn.scalar(text("SELECT obj_description(CAST(:name AS regclass))"), {"name": name})
+        != about
+    ):
+        _set(conn, f"{kind} {name}", about)
+    for column, comment in columns.items():
+        if column in now and now[column] != comment:
+            _set(conn, f'COLUMN {name}."{column}"', comment)
+
+
+def _set(conn: Connection, what: str, comment: str) -> None:
+    # COMMENT takes no parameters; the texts are this package's own.
+    quoted = comment.replace("'", "''")
+    conn.exec_driver_sql(f"COMMENT ON {what} IS '{quoted}'")

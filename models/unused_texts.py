@@ -1,0 +1,101 @@
+"""Texts that rows hold by hash, and deletes of those that no row holds any more.
+
+Every column that holds a hash is named here and has an index, which for a column that is NULL in
+most rows leaves those rows out. The turns of re-asked requests are JSON: all of them are read,
+by an index of the attempts that have any.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    Select,
+    String,
+    delete,
+    func,
+    literal,
+    literal_column,
+    select,
+    text,
+)
+from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql.selectable import TableValuedAlias
+
+from oyer.models.attempt import Attempt
+from oyer.models.base import BatchPart
+from oyer.models.judgement import Judgement
+from oyer.models.rollout import Rollout
+from oyer.models.text import Text
+
+Column = InstrumentedAttribute[str] | InstrumentedAttribute[str | None]
+
+HASHES: dict[type[BatchPart], tuple[Column, ...]] = {
+    Rollout: (Rollout.prompt_hash, Rollout.response_hash, Rollout.reference_hash),
+    Judgement: (Judgement.parameters_hash, Judgement.messages_hash),
+    Attempt: (Attempt.parameters_hash, Attempt.reply_hash, Attempt.reasoning_hash),
+}
+"""The columns that hold the hash of a text, by table."""
+
+
+def lock_texts(conn: Connection) -> None:
+    """Keep every writer of texts waiting until the transaction ends; SQLite has one writer only."""
+    if conn.dialect.name == "postgresql":
+        conn.execute(text("LOCK TABLE texts IN SHARE ROW EXCLUSIVE MODE"))
+        # For a column of few distinct hashes the planner expects to find each at once, and would
+        # read the whole table for each that is not there.
+        conn.execute(text("SET LOCAL enable_seqscan = off"))
+        conn.execute(text("SET LOCAL enable_bitmapscan = off"))
+
+
+def hashes_in(
+    conn: Connection, ranges: Iterable[dict[type[BatchPart], ColumnElement[bool]]]
+) -> set[str]:
+    """Read which texts the rows in these ranges hold.
+
+    Args:
+        ranges: a condition on the rows of each table.
+    """
+    hashes: set[str] = set()
+    for conditions in ranges:
+        for model, columns in HASHES.items():
+            for row in conn.execute(select(*columns).where(conditions[model])):
+                hashes.update(value for value in row if value is not None)
+        hashes.update(conn.scalars(_turn_hashes(conn).where(conditions[Attempt])))
+    return hashes
+
+
+def delete_unused(conn: Connection, hashes: set[str]) -> None:
+    """Delete those of these texts that no row holds; the caller has called `lock_texts`."""
+    columns = [each for columns in HASHES.values() for each in columns]
+    kept = set(conn.scalars(_turn_hashes(conn))) if hashes else set()
+    listed = _listed(conn, sorted(hashes - kept))
+    # Scalar subqueries end at the first row: a reference may be that of every rollout on record.
+    held = (
+        select(literal_column("1")).where(each == listed.c.value).limit(1).scalar_subquery()
+        for each in columns
+    )
+    unused = conn.scalars(select(listed.c.value).where(func.coalesce(*held).is_(None))).all()
+    conn.execute(delete(Text).where(Text.hash.in_(select(_listed(conn, unused).c.value))))
+
+
+def _listed(conn: Connection, values: Sequence[str]) -> TableValuedAlias:
+    """Make a table of values that travel as one parameter: thousands are slow to render."""
+    if conn.dialect.name == "sqlite":
+        return func.json_each(json.dumps(values)).table_valued("value")
+    return func.unnest(literal(values, ARRAY(String))).table_valued("value").render_derived()
+
+
+def _turn_hashes(conn: Connection) -> Select[tuple[str]]:
+    """Select the hashes of what re-asked requests added to the first request's messages."""
+    found: ColumnElement[str]
+    if conn.dialect.name == "sqlite":
+        added = func.json_each(Attempt.turns, "$.added").table_valued("value")
+        found = func.json_extract(added.c.value, "$.content_hash")
+    else:
+        added = func.jsonb_array_elements(Attempt.turns.op("->")("added")).table_valued("value")
+        found = added.c.value.op("->>")("content_hash")
+    joined = select(found).select_from(Attempt).join(added, text("true"))
+    return joined.where(Attempt.turns.is_not(None), found.is_not(None))
