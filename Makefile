@@ -71,8 +71,8 @@ check: $(READY) ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	@rm -rf build/imports && mkdir -p build && cp -rL typings build/imports
-	cd build/imports && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml
+	@rm -rf $(VENV)/imports && cp -rL typings $(VENV)/imports
+	cd $(VENV)/imports && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml
 
 audit: ## Ask the advisory database about the pinned packages; needs the network
 	$(PYTHON) -m venv .venv-audit

@@ -23,16 +23,16 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from oyer import migrations
+from oyer.models.engine import open_engine, reading
 from oyer.models.prune import Selection, prune
-from oyer.models.record import (
+from oyer.models.rows import AttemptRow, BatchKey, JudgementRow, RewardRow, RolloutRow
+from oyer.models.writes import (
     ensure_run_and_batch,
     finish_batch,
     record_chunk,
     record_rewards,
     record_rubrics,
 )
-from oyer.models.rows import AttemptRow, BatchKey, JudgementRow, RewardRow, RolloutRow
-from oyer.models.store import open_engine, reading
 
 RUNS = 10
 BATCH_SIZE = 1000

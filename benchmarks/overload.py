@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from oyer.demo.judge_server import judge_process
 from oyer.manager import RewardManager, Rollout
-from tests.load.processes import MIB, Sampler, immortal_keys, peak_bytes, processes_of
+from tests.support.process_memory import MIB, Sampler, immortal_keys, peak_bytes, processes_of
 
 WORDS = [
     "the",

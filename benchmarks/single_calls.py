@@ -38,7 +38,7 @@ from judging import cpu_s_of
 
 from oyer.manager import RewardManager, Rollout
 from oyer.manager.score import Score
-from tests.load.processes import processes_of
+from tests.support.process_memory import processes_of
 
 Figures = dict[str, float]
 

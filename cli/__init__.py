@@ -23,8 +23,8 @@ from oyer.cli import (
     up,
     worker,
 )
-from oyer.cli.output import fail, print_version
-from oyer.tasks.errors import OyerError
+from oyer.cli.support.output import fail, print_version
+from oyer.protocol.errors import OyerError
 
 app = typer.Typer(
     name="oyer",

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from oyer.cli import options
-from oyer.cli.ledger import QUEUED, UNDER_WAY, Ledger
-from oyer.cli.output import console, counted, notes, print_json
-from oyer.tasks.errors import BatchCancelled, BatchFailed, BatchLost
+from oyer.cli.support import options
+from oyer.cli.support.batch_ledger import QUEUED, UNDER_WAY, Ledger
+from oyer.cli.support.output import console, counted, notes, print_json
+from oyer.protocol.errors import BatchCancelled, BatchFailed, BatchLost
 
 if TYPE_CHECKING:
     from oyer.models.rows import BatchState
@@ -39,8 +39,8 @@ def list_(
 
     Example: `oyer batches list --run exp-7 --status submitted`
     """
-    from oyer.cli import batch_views
-    from oyer.models import history
+    from oyer.cli.views import batch_tables
+    from oyer.models import queries
 
     ledger = _ledger(config)
     found: list[BatchState] = []
@@ -48,16 +48,16 @@ def list_(
         found += [state for state in ledger.queued(limit) if run in (None, state["run"])]
     if status != QUEUED:
         found += ledger.read(
-            lambda conn: history.list_batches(conn, run=run, status=status, limit=limit)
+            lambda conn: queries.list_batches(conn, run=run, status=status, limit=limit)
         )
     found.sort(key=lambda state: state["submitted_at"], reverse=True)
     if as_json:
         for state in found[:limit]:
-            print_json(batch_views.plain(state))
+            print_json(batch_tables.plain(state))
     elif not found:
         notes.print("no such batch is queued or on record", highlight=False)
     else:
-        batch_views.print_overview(found[:limit])
+        batch_tables.print_overview(found[:limit])
 
 
 @app.command("show")
@@ -68,23 +68,23 @@ def show(batch_id: BatchId, config: options.Config = None, as_json: options.AsJs
 
     Example: `oyer batches show 6f1c2a7e --json`
     """
-    from oyer.cli import batch_views
-    from oyer.models import history
+    from oyer.cli.views import batch_tables
+    from oyer.models import queries
 
     ledger = _ledger(config)
     batch_id = ledger.whole_id(batch_id)
     shown = {
         **ledger.batch(batch_id),
         "sent": ledger.submissions(batch_id),
-        "work": ledger.read(lambda conn: history.work_of(conn, batch_id)),
-        "first_errors": ledger.read(lambda conn: history.first_errors_of(conn, batch_id)),
+        "work": ledger.read(lambda conn: queries.work_of(conn, batch_id)),
+        "first_errors": ledger.read(lambda conn: queries.first_errors_of(conn, batch_id)),
     }
     if shown["usage"] is None:
-        shown["usage"] = ledger.read(lambda conn: history.usage_of(conn, batch_id))
+        shown["usage"] = ledger.read(lambda conn: queries.usage_of(conn, batch_id))
     if as_json:
-        print_json(batch_views.plain(shown))
+        print_json(batch_tables.plain(shown))
     else:
-        batch_views.show(shown)
+        batch_tables.show(shown)
 
 
 @app.command("resume")
@@ -105,7 +105,7 @@ def resume(
 
     Example: `oyer batches resume 6f1c2a7e --timeout-s 600`
     """
-    from oyer.models import history
+    from oyer.models import queries
 
     ledger = _ledger(config)
     batch_id = ledger.whole_id(batch_id)
@@ -114,7 +114,7 @@ def resume(
         raise BatchCancelled(
             f"{_ended(state)}; submit its rollouts again: judgements on record are not paid for again"
         )
-    rewards = ledger.read(lambda conn: history.rewards_of(conn, batch_id))
+    rewards = ledger.read(lambda conn: queries.rewards_of(conn, batch_id))
     finished = len(rewards) == state["size"]
     if finished:
         mask = [row["trainable"] for row in rewards]
@@ -156,8 +156,8 @@ def cancel(
 
 def _sent_again(ledger: Ledger, state: "BatchState", timeout_s: float | None) -> list[bool]:
     """Send a batch again and wait for it; returns which rollouts have a reward."""
+    from oyer.config.reward import RewardRules
     from oyer.manager import RewardFuture
-    from oyer.tasks.config import RewardRules
 
     batch_id = state["id"]
     if not ledger.broker.resume(batch_id, "oyer batches resume"):
@@ -190,6 +190,6 @@ def _ended(state: "BatchState") -> str:
 
 
 def _ledger(config: options.Config) -> Ledger:
-    from oyer.tasks.settings import load_config
+    from oyer.config.loading import load_config
 
     return Ledger(load_config(config))

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from oyer.cli import options
-from oyer.cli.output import console, print_json
-from oyer.tasks import names
-from oyer.tasks.errors import InvalidConfig, OyerError
+from oyer.cli.support import options
+from oyer.cli.support.output import console, print_json
+from oyer.protocol import names
+from oyer.protocol.errors import InvalidConfig, OyerError
 
 if TYPE_CHECKING:
     from redis import Redis
 
-    from oyer.tasks.config import RewardConfig
+    from oyer.config.reward import RewardConfig
 
 
 class NotHere(Exception):
@@ -44,7 +44,7 @@ def check(config: options.Config = None, as_json: options.AsJson = False) -> Non
 
     Example: `oyer check --config oyer.yaml`
     """
-    from oyer.tasks.settings import load_config
+    from oyer.config.loading import load_config
 
     settings = load_config(config)
     findings = []
@@ -65,7 +65,7 @@ def check(config: options.Config = None, as_json: options.AsJson = False) -> Non
 def _look(settings: "RewardConfig") -> Iterator[Finding]:
     import redis
 
-    from oyer.manager.local import running_broker
+    from oyer.local.backend import running_broker
 
     yield _guarded("store", partial(_store, settings))
     there, broker_url = False, None
@@ -92,7 +92,7 @@ def _look(settings: "RewardConfig") -> Iterator[Finding]:
 
 def _judges(settings: "RewardConfig", *, there: bool, broker_url: str | None) -> Iterator[Finding]:
     """Look at the judges through the workers, or from here where the workers are not there."""
-    from oyer.cli import probing
+    from oyer.cli.support import probing
 
     if there and settings.length and not settings.judges:
         yield _guarded("rewards", partial(probing.through_workers, settings, None))
@@ -122,8 +122,8 @@ def _guarded(what: str, look: Callable[[], str]) -> Finding:
 
 def _store(settings: "RewardConfig") -> str:
     from oyer import migrations
-    from oyer.cli.store import NO_RECORD, explained
-    from oyer.models.store import has_database
+    from oyer.cli.support.database import NO_RECORD, explained
+    from oyer.models.engine import has_database
 
     url = settings.store.url
     with explained(url):
@@ -141,7 +141,7 @@ def _store(settings: "RewardConfig") -> str:
 def _broker(client: "Redis") -> str:
     from redis import RedisError
 
-    from oyer.tasks.broker_errors import unreachable
+    from oyer.protocol.broker_errors import unreachable
 
     try:
         return f"Redis {client.info('server')['redis_version']} answers"
@@ -173,9 +173,9 @@ def _memory(client: "Redis") -> str:
 
 
 def _workers(client: "Redis", queue: str, settings: "RewardConfig") -> str:
-    from oyer.tasks import presence
+    from oyer.tasks.worker import heartbeat
 
-    found = presence.workers(client)[queue]
+    found = heartbeat.workers(client)[queue]
     if not found:
         if queue == names.LENGTH_QUEUE and not settings.length:
             raise NotHere("none, and no length method is configured")

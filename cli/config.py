@@ -14,6 +14,6 @@ def config(
 
     Example: `oyer config > oyer.yaml`
     """
-    from oyer.cli.example import MINIMAL, example
+    from oyer.cli.support.example_config import MINIMAL, example
 
     typer.echo(MINIMAL if minimal else example(), nl=False)

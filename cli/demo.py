@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from oyer.cli import options
-from oyer.cli.output import console, notes, print_json, print_part, print_stopping
-from oyer.tasks.errors import InvalidInput
+from oyer.cli.support import options
+from oyer.cli.support.output import console, notes, print_json, print_part, print_stopping
+from oyer.protocol.errors import InvalidInput
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from oyer.cli.rollout_lines import RewardLine
-    from oyer.cli.scoring import Summary
+    from oyer.cli.support.jsonl import RewardLine
+    from oyer.cli.support.score_files import Summary
     from oyer.manager import Rollout
 
 _GROUPS_SHOWN = 3
@@ -58,7 +58,7 @@ def demo(
     Example: `oyer demo --base-url https://api.deepseek.com/v1 --model deepseek-chat
     --api-key-env DEEPSEEK_API_KEY`
     """
-    from oyer.cli.scoring import score_all
+    from oyer.cli.support.score_files import score_all
     from oyer.demo.samples import sample_rollouts
     from oyer.manager import RewardManager, Rollout
 

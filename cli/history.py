@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oyer.cli import options
-from oyer.cli.output import print_json
-from oyer.tasks.errors import InvalidInput
+from oyer.cli.support import options
+from oyer.cli.support.output import print_json
+from oyer.protocol.errors import InvalidInput
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -53,10 +53,10 @@ def request(
 
     Example: `oyer history request 6f1c/12 --judge quality`
     """
-    from oyer.cli import history_views
-    from oyer.cli.ledger import Ledger
-    from oyer.cli.requests import shown
-    from oyer.tasks.settings import load_config
+    from oyer.cli.support.batch_ledger import Ledger
+    from oyer.cli.support.recorded_requests import shown
+    from oyer.cli.views import history_tables
+    from oyer.config.loading import load_config
 
     def read(conn: "Connection") -> list[dict[str, Any]]:
         found = [
@@ -76,9 +76,9 @@ def request(
     rows = Ledger(load_config(config)).read(read)
     for row in rows:
         if as_json:
-            print_json(history_views.plain(row))
+            print_json(history_tables.plain(row))
         else:
-            history_views.show(row)
+            history_tables.show(row)
     if any(row["problem"] for row in rows):
         raise typer.Exit(1)
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oyer.cli import options
-from oyer.cli.output import console, notes, print_json
-from oyer.tasks.errors import InvalidInput
+from oyer.cli.support import options
+from oyer.cli.support.output import console, notes, print_json
+from oyer.protocol.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from oyer.tasks.lengths.method import Method
+    from oyer.config.length_methods.method import Method
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,7 +29,7 @@ def list_methods(
 
     Example: `oyer length list median_band`
     """
-    from oyer.tasks.lengths import catalogue
+    from oyer.config.length_methods import catalogue
 
     chosen = list(catalogue.METHODS.values()) if method is None else [catalogue.find(method)]
     if as_json:
@@ -62,8 +62,8 @@ def plot(
 
     Example: `oyer length plot soft_overlong --param max_len=4096 --param cache_len=1024`
     """
-    from oyer.cli.curves import curves
-    from oyer.cli.drawing import as_picture, as_text
+    from oyer.cli.views.curves import curves
+    from oyer.cli.views.plots import as_picture, as_text
 
     drawn = curves(method, dict(_param(text) for text in param or []), max_length)
     if out is None:
@@ -75,7 +75,7 @@ def plot(
 
 def _param(text: str) -> tuple[str, Any]:
     """Read `key=value`, the value as YAML."""
-    from oyer.tasks.yaml_text import read_yaml
+    from oyer.config.yaml_text import read_yaml
 
     key, equals, value = text.partition("=")
     if not key or not equals:
@@ -89,7 +89,7 @@ def _param(text: str) -> tuple[str, Any]:
 def _facts(method: "Method") -> dict[str, Any]:
     from pydantic_core import to_jsonable_python
 
-    from oyer.tasks.field_docs import field_docs
+    from oyer.cli.support.field_docs import field_docs
 
     docs = field_docs(method.params)
     return {

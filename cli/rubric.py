@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oyer.cli import options
-from oyer.cli.output import notes, print_json
-from oyer.tasks.errors import InvalidConfig, InvalidRollout
+from oyer.cli.support import options
+from oyer.cli.support.output import notes, print_json
+from oyer.protocol.errors import InvalidConfig, InvalidRollout
 
 if TYPE_CHECKING:
-    from oyer.tasks.config import JudgeConfig, RewardConfig
-    from oyer.tasks.judging.jobs import Job
+    from oyer.config.reward import JudgeConfig, RewardConfig
+    from oyer.tasks.judging.requests import Job
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,20 +44,20 @@ def list_(config: options.Config = None, as_json: options.AsJson = False) -> Non
 
     Example: `oyer rubric list`
     """
-    from oyer.cli import rubric_views
-    from oyer.tasks.judging import rubrics
-    from oyer.tasks.settings import load_config
+    from oyer.cli.views import rubric_tables
+    from oyer.config import rubric as rubrics
+    from oyer.config.loading import load_config
 
     judges = load_config(config).judges
     texts = {name: rubrics.resolve(name) for name in rubrics.BUILT_IN}
-    listed = [rubric_views.facts(name, text) for name, text in texts.items()]
+    listed = [rubric_tables.facts(name, text) for name, text in texts.items()]
     for judge in judges:
         same = next((name for name, text in texts.items() if text == judge.rubric), None)
-        listed.append(rubric_views.facts(f"judge {judge.name}", judge.rubric, same_as=same))
+        listed.append(rubric_tables.facts(f"judge {judge.name}", judge.rubric, same_as=same))
     if as_json:
         print_json(listed)
     else:
-        rubric_views.print_list(listed)
+        rubric_tables.print_list(listed)
 
 
 @app.command("show")
@@ -72,18 +72,18 @@ def show(
 
     Example: `oyer rubric show reasoning_en > mine.md`
     """
-    from oyer.cli import rubric_views
-    from oyer.tasks.judging import rubrics
-    from oyer.tasks.settings import load_config
+    from oyer.cli.views import rubric_tables
+    from oyer.config import rubric as rubrics
+    from oyer.config.loading import load_config
 
     judges = {judge.name: judge.rubric for judge in load_config(config).judges}
     named = name not in rubrics.BUILT_IN and name in judges
     text = judges[name] if named else rubrics.resolve(name)
     if as_json:
-        print_json({**rubric_views.facts(name, text), "text": text})
+        print_json({**rubric_tables.facts(name, text), "text": text})
         return
     typer.echo(text.rstrip("\n"))
-    rubric_views.note_verdict(text)
+    rubric_tables.note_verdict(text)
 
 
 @app.command("render")
@@ -102,15 +102,15 @@ def render(
 
     Example: `oyer rubric render rollouts.jsonl --line 3 --rubric mine.md`
     """
-    from oyer.cli import rubric_views
-    from oyer.tasks.settings import load_config
+    from oyer.cli.views import rubric_tables
+    from oyer.config.loading import load_config
 
     settings = load_config(config)
     job = _job(settings, _judge(settings, judge, rubric), rollouts, line)
     if as_json:
-        print_json(rubric_views.request(job, settings))
+        print_json(rubric_tables.request(job, settings))
         return
-    rubric_views.print_request(job)
+    rubric_tables.print_request(job)
     _note(job)
 
 
@@ -130,8 +130,9 @@ def try_(
 
     Example: `oyer rubric try rollouts.jsonl --line 3 --judge quality --rubric mine.md`
     """
-    from oyer.cli import rubric_trial, rubric_views
-    from oyer.tasks.settings import load_config
+    from oyer.cli.support import rubric_trial
+    from oyer.cli.views import rubric_tables
+    from oyer.config.loading import load_config
 
     settings = load_config(config)
     chosen = _judge(settings, judge, rubric)
@@ -143,10 +144,10 @@ def try_(
     job = _job(settings, chosen, rollouts, line)
     trial = rubric_trial.send(job, settings)
     if as_json:
-        print_json({**rubric_views.request(job, settings), **trial})
+        print_json({**rubric_tables.request(job, settings), **trial})
     else:
-        rubric_views.print_request(job)
-        rubric_views.print_trial(trial)
+        rubric_tables.print_request(job)
+        rubric_tables.print_trial(trial)
         _note(job)
     if trial["status"] != "scored":
         raise typer.Exit(UNREAD)
@@ -154,8 +155,8 @@ def try_(
 
 def _judge(settings: "RewardConfig", name: str | None, rubric: str | None) -> "JudgeConfig":
     """Choose a judge of the configuration, or make one that can only be shown."""
-    from oyer.tasks.config import JudgeConfig
-    from oyer.tasks.judging import rubrics
+    from oyer.config import rubric as rubrics
+    from oyer.config.reward import JudgeConfig
 
     judges = {judge.name: judge for judge in settings.judges}
     text = None if rubric is None else rubrics.resolve(rubric)
@@ -174,10 +175,10 @@ def _judge(settings: "RewardConfig", name: str | None, rubric: str | None) -> "J
 
 def _job(settings: "RewardConfig", judge: "JudgeConfig", path: Path, line: int) -> "Job":
     """Make the first request of a judge about one line of a file, as a worker makes it."""
-    from oyer.cli.rollout_lines import read_rollout
-    from oyer.tasks.judging.jobs import decided_without_call, jobs_of
-    from oyer.tasks.judging.lessons import server_identity
-    from oyer.tasks.statuses import Status
+    from oyer.cli.support.jsonl import read_rollout
+    from oyer.protocol.status import Status
+    from oyer.tasks.coordination.lessons import server_identity
+    from oyer.tasks.judging.requests import decided_without_call, jobs_of
 
     rollout = read_rollout(path, line)
     if decided_without_call(rollout, settings.reward) is Status.GATED:
@@ -201,7 +202,7 @@ def _job(settings: "RewardConfig", judge: "JudgeConfig", path: Path, line: int) 
 
 
 def _note(job: "Job") -> None:
-    from oyer.cli import rubric_views
+    from oyer.cli.views import rubric_tables
 
     if not job.judge.structured:
-        rubric_views.note_verdict(job.judge.rubric)
+        rubric_tables.note_verdict(job.judge.rubric)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from oyer.cli import options
-from oyer.cli.output import counted, notes, print_json, print_part, print_stopping
-from oyer.tasks.errors import InvalidInput, MissingScores
+from oyer.cli.support import options
+from oyer.cli.support.output import counted, notes, print_json, print_part, print_stopping
+from oyer.protocol.errors import InvalidInput, MissingScores
 
 if TYPE_CHECKING:
-    from oyer.cli.scoring import Summary
+    from oyer.cli.support.score_files import Summary
 
 
 JUDGING_FAILED = 3
@@ -54,11 +54,11 @@ def score(
 
     Example: `oyer score rollouts.jsonl --config oyer.yaml --out rewards.jsonl`
     """
-    from oyer.cli.rollout_lines import read_rollouts
-    from oyer.cli.scoring import score_all
+    from oyer.cli.support.jsonl import read_rollouts
+    from oyer.cli.support.score_files import score_all
+    from oyer.config.loading import load_config
     from oyer.manager import RewardManager
     from oyer.manager.batch import OTHER_REWARDS
-    from oyer.tasks.settings import load_config
 
     settings = load_config(config)
     rows = read_rollouts(rollouts, settings)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oyer.cli.options import AsJson, Config
-from oyer.cli.output import console, print_json
-from oyer.tasks.errors import InvalidConfig, InvalidInput
+from oyer.cli.support.options import AsJson, Config
+from oyer.cli.support.output import console, print_json
+from oyer.protocol.errors import InvalidConfig, InvalidInput
 
 if TYPE_CHECKING:
     from oyer.manager import RewardManager
@@ -85,7 +85,7 @@ def serve(
         raise InvalidConfig(
             f"`oyer serve` needs {error.name}: pip install 'oyer[server]'"
         ) from error
-    from oyer.tasks.open_files import raise_limit
+    from oyer.tasks.worker.open_files import raise_limit
 
     # Each request under way holds a connection.
     raise_limit()
@@ -119,7 +119,7 @@ def serve(
 
 def only_batches(manager: "RewardManager", group_size: int | None) -> str | None:
     """Say so where the configuration fits `/v1/score` only, before a trainer finds out."""
-    from oyer.manager.adapting import check_fits
+    from oyer.manager.adapters import check_fits
 
     try:
         check_fits(
@@ -140,7 +140,7 @@ def only_batches(manager: "RewardManager", group_size: int | None) -> str | None
 def _token(variable: str | None) -> str | None:
     if variable is None:
         return None
-    from oyer.tasks.variables import secret_of
+    from oyer.config.variables import secret_of
 
     return secret_of(
         variable, os.environ, where="--token-env", fix="export the token under that name"
@@ -164,8 +164,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _manager(config: Path | None, *, local: bool) -> "RewardManager":
+    from oyer.config.loading import load_config
     from oyer.manager import RewardManager
-    from oyer.tasks.settings import load_config
 
     loaded = load_config(config)
     return RewardManager.local(loaded) if local else RewardManager(loaded)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oyer.cli import options
-from oyer.cli.output import console, fail, notes, print_json
-from oyer.tasks.errors import InvalidConfig, OyerError
+from oyer.cli.support import options
+from oyer.cli.support.output import console, fail, notes, print_json
+from oyer.protocol.errors import InvalidConfig, OyerError
 
 if TYPE_CHECKING:
+    from oyer.config.reward import RewardConfig
     from oyer.tasks.backend_status import BackendStatus
-    from oyer.tasks.config import RewardConfig
 
 EVERY_S = 2.0
 """Pause between two looks under `--watch`, in seconds."""
@@ -44,9 +44,9 @@ def status(
     """
     import redis
 
-    from oyer.manager.local import running_broker
+    from oyer.config.loading import load_config
+    from oyer.local.backend import running_broker
     from oyer.tasks.backend_reading import read_status
-    from oyer.tasks.settings import load_config
 
     settings = load_config(config)
     url = settings.broker.url or running_broker()
@@ -68,8 +68,8 @@ def status(
 
 
 def _show(seen: "BackendStatus", limit: int, *, as_json: bool) -> None:
-    from oyer.cli.output import print_table
-    from oyer.cli.status_views import plain, tables
+    from oyer.cli.support.output import print_table
+    from oyer.cli.views.status_tables import plain, tables
 
     if as_json:
         print_json(plain(seen, limit))
@@ -83,7 +83,7 @@ def _watch(look: "Callable[[], BackendStatus]", limit: int) -> None:
     from rich.console import Group
     from rich.live import Live
 
-    from oyer.cli.status_views import tables
+    from oyer.cli.views.status_tables import tables
 
     with Live(console=console, auto_refresh=False) as live:
         _repeat(look, lambda seen: live.update(Group(*tables(seen, limit)), refresh=True))
@@ -91,8 +91,8 @@ def _watch(look: "Callable[[], BackendStatus]", limit: int) -> None:
 
 def _repeat(look: "Callable[[], BackendStatus]", show: "Callable[[BackendStatus], Any]") -> None:
     """Look and show until a signal; a broker that is away for a while does not end it."""
-    from oyer.cli.stopping import stop_event
-    from oyer.tasks.errors import BackendUnavailable
+    from oyer.cli.support.signals import stop_event
+    from oyer.protocol.errors import BackendUnavailable
 
     stop = stop_event()
     show(look())
@@ -131,15 +131,15 @@ class _Spend:
         return dataclasses.replace(seen, runs=runs)
 
     def _read(self, runs: list[str]) -> None:
-        from oyer.cli.store import existing
-        from oyer.models import history
-        from oyer.models.store import reading
+        from oyer.cli.support.database import existing
+        from oyer.models import queries
+        from oyer.models.engine import reading
 
         self._read_at_s |= dict.fromkeys(runs, time.monotonic())
         try:
             self._reachable()
             with existing(self._settings.store.url) as engine, reading(engine) as conn:
-                self._known |= {run: history.cost_of_run(conn, run) for run in runs}
+                self._known |= {run: queries.cost_of_run(conn, run) for run in runs}
         except OyerError as error:
             self.problem = f"spent: what Redis does not count is on record only, and {error}"
 
@@ -147,7 +147,7 @@ class _Spend:
         """Refuse the default store URL beside a remote broker: the record is the workers'."""
         store = self._settings.store
         if self._settings.broker.url and "url" not in store.model_fields_set:
-            from oyer.models.store import has_database
+            from oyer.models.engine import has_database
 
             if not has_database(store.url):
                 raise InvalidConfig(

@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from oyer.cli import options
-from oyer.cli.output import console, print_json
-from oyer.cli.stopping import stop_event
-from oyer.tasks.errors import BackendUnavailable
+from oyer.cli.support import options
+from oyer.cli.support.output import console, print_json
+from oyer.cli.support.signals import stop_event
+from oyer.protocol.errors import BackendUnavailable
 
 
 def up(
@@ -35,10 +35,10 @@ def up(
 
     Example: `oyer up --config oyer.yaml`
     """
-    from oyer.manager.local import LOCK_FILE, STATE_FILE
-    from oyer.tasks import commands
-    from oyer.tasks.settings import load_config
-    from oyer.tasks.supervisor import Supervisor
+    from oyer.config.loading import load_config
+    from oyer.local.backend import LOCK_FILE, STATE_FILE
+    from oyer.local.supervisor import Supervisor
+    from oyer.local.worker_commands import cores
 
     tell = _teller(as_json)
     stop = stop_event()
@@ -50,7 +50,7 @@ def up(
             folder=folder,
             report=lambda part, state: tell(f"{part:<12} {state}", "part", part=part, state=state),
             stopping=stop,
-            judge_processes=judge_processes or commands.cores(),
+            judge_processes=judge_processes or cores(),
         )
         try:
             supervisor.start()

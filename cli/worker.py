@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from oyer.cli import options
-from oyer.cli.output import console, notes
-from oyer.cli.stopping import stop_event
-from oyer.tasks import names
-from oyer.tasks.errors import BackendUnavailable
+from oyer.cli.support import options
+from oyer.cli.support.output import console, notes
+from oyer.cli.support.signals import stop_event
+from oyer.protocol import names
+from oyer.protocol.errors import BackendUnavailable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,7 +23,7 @@ _BROKER = "OYER_BROKER__URL"
 """Tells worker processes which broker was found for them."""
 
 FORMAT_VARIABLE = "OYER_LOG_FORMAT"
-"""Tells worker processes the format of their log lines; `oyer.tasks.logs` reads it."""
+"""Tells worker processes the format of their log lines; `oyer.tasks.worker.logging` reads it."""
 
 Processes = Annotated[
     int,
@@ -75,9 +75,9 @@ def length(
 
     Example: `oyer worker length --config oyer.yaml --device cuda:1`
     """
-    from oyer.tasks import commands
+    from oyer.local.worker_commands import devices
 
-    devices = commands.devices() if device is None else [device]
+    devices = devices() if device is None else [device]
     _run(names.LENGTH_QUEUE, config, devices * processes, loglevel, log_format)
 
 
@@ -108,12 +108,12 @@ def alive(
 
     import redis
 
-    from oyer.tasks import presence
-    from oyer.tasks.broker_errors import unreachable
+    from oyer.protocol.broker_errors import unreachable
+    from oyer.tasks.worker import heartbeat
 
     with redis.Redis.from_url(_environment(config)[_BROKER], socket_connect_timeout=5) as client:
         try:
-            entries = presence.workers(client)[kind]
+            entries = heartbeat.workers(client)[kind]
         except redis.RedisError as error:
             raise BackendUnavailable(
                 "broker.url: " + unreachable(error, "start it, or name the one that is there")
@@ -134,16 +134,16 @@ def _run(
     concurrency: int | None = None,
 ) -> None:
     """Keep a worker for each device running until this process is asked to stop."""
-    from oyer.tasks import commands
-    from oyer.tasks.children import Child, keep_alive, stop_all
+    from oyer.local.processes import Child, keep_alive, stop_all
+    from oyer.local.worker_commands import device_environment, devices, worker_argv
 
     environ = {**_environment(config), FORMAT_VARIABLE: log_format}
     children = []
     for i, device in enumerate(devices):
-        argv = commands.worker_argv(
+        argv = worker_argv(
             kind, name=f"{kind}-{os.getpid()}-{i}", concurrency=concurrency, loglevel=loglevel
         )
-        child_environ = commands.device_environment(device, environ)
+        child_environ = device_environment(device, environ)
         # No limit to a stop from here: a worker ends by itself within `grace_s`.
         children.append(Child(f"{kind}-{i}", argv, child_environ))
     stop = stop_event()
@@ -161,9 +161,9 @@ def _environment(config: options.Config) -> dict[str, str]:
     Raises:
         InvalidConfig: no broker is set, and no `oyer up` runs in this folder.
     """
-    from oyer.manager.local import running_broker
-    from oyer.tasks.commands import worker_environment
-    from oyer.tasks.settings import CONFIG_VARIABLE, load_config
+    from oyer.config.loading import CONFIG_VARIABLE, load_config
+    from oyer.local.backend import running_broker
+    from oyer.local.worker_commands import worker_environment
 
     environ = worker_environment(os.environ)
     if config is not None:

@@ -26,11 +26,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from oyer.demo.actions import Action
-from oyer.demo.arrivals import Arrival
-from oyer.demo.endpoint import Endpoint, PlanSource, listen, shut_down
-from oyer.tasks.errors import BackendUnavailable, InvalidInput
-from oyer.tasks.open_files import raise_limit
+from oyer.demo.chat_endpoint import Endpoint, PlanSource, listen, shut_down
+from oyer.demo.request_log import Arrival
+from oyer.demo.responses import Action
+from oyer.protocol.errors import BackendUnavailable, InvalidInput
+from oyer.tasks.worker.open_files import raise_limit
 
 HOST = "127.0.0.1"
 """Loopback only: nothing here asks for a key."""
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--latency-s", type=float, default=0.0, help="of the default reply")
     parser.add_argument("--text", help="the default reply's words; scores by rule if left out")
-    parser.add_argument("--plan", type=Path, help="a JSON file; see oyer.demo.plans")
+    parser.add_argument("--plan", type=Path, help="a JSON file; see oyer.demo.scenarios")
     parser.add_argument("--log", type=Path, help="a file to append each finished request to")
     parser.add_argument(
         "--body-limit-bytes",

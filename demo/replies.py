@@ -9,10 +9,10 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Literal
 
-from oyer.demo import scoring
-from oyer.demo.actions import Action
-from oyer.demo.arrivals import Arrival
-from oyer.tasks.errors import InvalidInput
+from oyer.demo import rule_judge
+from oyer.demo.request_log import Arrival
+from oyer.demo.responses import Action
+from oyer.protocol.errors import InvalidInput
 
 BYTES_PER_TOKEN = 4
 """Tokens are taken to be this long: OpenAI's rule of thumb for English text, applied to UTF-8."""
@@ -87,7 +87,7 @@ def _words(arrival: Arrival, action: Action) -> str:
     messages = arrival.messages()
     system = "\n".join(text for role, text in messages if role in ("system", "developer"))
     user = "\n".join(text for role, text in messages if role == "user")
-    return scoring.score_reply(system, user)
+    return rule_judge.score_reply(system, user)
 
 
 def _completion(arrival: Arrival, action: Action, text: str) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from areal.workflow.rlvr import RLVRWorkflow
 
+from oyer.config.loading import load_config
 from oyer.manager import MissingScores, RewardManager, Rollout
-from oyer.tasks.settings import load_config
 
 manager = RewardManager(load_config())
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from swift.rewards import AsyncORM, orms
 
-from oyer.manager.trl import RewardFunction
-from oyer.tasks.settings import load_config
+from oyer.config.loading import load_config
+from oyer.manager.trl.reward import RewardFunction
 
 
 class Oyer(AsyncORM):

@@ -1,7 +1,7 @@
 """The reward file for OpenRLHF's `--reward.remote_url`; `OYER_CONFIG` names the configuration."""
 
+from oyer.config.loading import load_config
 from oyer.manager.openrlhf import reward_function
-from oyer.tasks.settings import load_config
 
 
 def base_score(prompt: str, response: str, label: str) -> float:

@@ -4,8 +4,8 @@ from typing import Any
 
 import verifiers.v1 as vf
 
+from oyer.config.loading import load_config
 from oyer.manager import MissingScores, RewardManager, Rollout
-from oyer.tasks.settings import load_config
 
 manager = RewardManager(load_config())
 

@@ -1,10 +1,10 @@
 """The trainer's side: hand over rollouts, go on computing, collect rewards. Light to import."""
 
+from oyer.config.reward import EndpointConfig, JudgeConfig, LengthConfig, RewardConfig, RewardRules
 from oyer.manager.batch import RewardBatch, Usage
 from oyer.manager.client import RewardManager
 from oyer.manager.future import RewardFuture
-from oyer.tasks.config import EndpointConfig, JudgeConfig, LengthConfig, RewardConfig, RewardRules
-from oyer.tasks.errors import (
+from oyer.protocol.errors import (
     BackendUnavailable,
     BatchCancelled,
     BatchFailed,
@@ -15,7 +15,7 @@ from oyer.tasks.errors import (
     MissingScores,
     OyerError,
 )
-from oyer.tasks.payloads import Rollout
+from oyer.protocol.rollout import Rollout
 
 __all__ = [
     "BackendUnavailable",

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oyer.tasks.config import RewardRules
-from oyer.tasks.errors import BatchCancelled, JudgeOutage, MissingScores
-from oyer.tasks.outcome import Outcome
-from oyer.tasks.statuses import NOT_CALLED, Status
+from oyer.config.reward import RewardRules
+from oyer.protocol.batch_result import Outcome
+from oyer.protocol.errors import BatchCancelled, JudgeOutage, MissingScores
+from oyer.protocol.status import NOT_CALLED, Status
 
 Float32s = NDArray[np.float32]
 
@@ -51,7 +51,7 @@ class RewardBatch:
     mask: NDArray[np.bool_]
     """True where the reward may be trained on."""
     statuses: list[str]
-    """`scored`, or why there is no score (`oyer.tasks.statuses.Status`)."""
+    """`scored`, or why there is no score (`oyer.protocol.status.Status`)."""
     terms: dict[str, Float32s]
     """What each term adds (or multiplies): `base_score`, `judge`, `length_penalty`, …"""
     usage: Usage

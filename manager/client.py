@@ -7,20 +7,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from oyer.manager import local, streaming, validation
-from oyer.manager.backend import BeforeSending, Broker, backend
+from oyer.config.loading import load_config, validate
+from oyer.config.reward import RewardConfig
+from oyer.local import backend as local
+from oyer.manager import validation
+from oyer.manager.backend.connection import BeforeSending, Broker, backend
+from oyer.manager.backend.poller import poller
+from oyer.manager.backend.prepare import prepare
 from oyer.manager.future import RewardFuture
-from oyer.manager.intake import Where
-from oyer.manager.pending import Pending, PendingScores
-from oyer.manager.poller import poller
 from oyer.manager.score import Score
-from oyer.manager.submission import prepare
+from oyer.manager.streaming import stream
+from oyer.manager.streaming.intake import Where
+from oyer.manager.streaming.pending import Pending, PendingScores
 from oyer.manager.training import launched
 from oyer.manager.wording import is_text, shown
-from oyer.tasks.config import RewardConfig
-from oyer.tasks.errors import BatchCancelled, InvalidConfig, InvalidInput
-from oyer.tasks.payloads import Rollout
-from oyer.tasks.settings import load_config, validate
+from oyer.protocol.errors import BatchCancelled, InvalidConfig, InvalidInput
+from oyer.protocol.rollout import Rollout
 
 
 class RewardManager:
@@ -52,7 +54,7 @@ class RewardManager:
     def _use(self, training: str) -> None:
         """Gather groups with the managers of one training, in whichever process."""
         self.training = training
-        self._stream = streaming.Stream(self._send, self.config, self._broker, training)
+        self._stream = stream.Stream(self._send, self.config, self._broker, training)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "RewardManager":
@@ -176,7 +178,7 @@ class RewardManager:
         try:
             if embedded.owns_broker:
                 error = BatchCancelled("the embedded backend was closed before the batch ended")
-                streaming.drop_all(self._broker, error)
+                stream.drop_all(self._broker, error)
                 poller(*self._broker).drop_all(error)
         finally:
             embedded.close()

@@ -14,12 +14,12 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from oyer.manager.backend import Broker, backend
+from oyer.config.reward import RewardRules, SigningConfig
+from oyer.manager.backend.connection import Broker, backend
+from oyer.manager.backend.poller import poller
+from oyer.manager.backend.prepare import Submission
 from oyer.manager.batch import RewardBatch, failure_of
-from oyer.manager.poller import poller
-from oyer.manager.submission import Submission
-from oyer.tasks.config import RewardRules, SigningConfig
-from oyer.tasks.errors import (
+from oyer.protocol.errors import (
     BackendUnavailable,
     BatchCancelled,
     BatchFailed,

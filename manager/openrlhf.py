@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from celery.utils.log import get_logger
 
-from oyer.manager.adapting import check_fits, filed_under, number_of, one_by_one
+from oyer.config.loading import load_config
+from oyer.config.reward import RewardConfig
+from oyer.manager.adapters import check_fits, filed_under, number_of, one_by_one
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score, without_reward
-from oyer.tasks.config import RewardConfig
-from oyer.tasks.errors import InvalidInput, InvalidRollout
-from oyer.tasks.payloads import Rollout
-from oyer.tasks.settings import load_config
-from oyer.tasks.statuses import Status
+from oyer.protocol.errors import InvalidInput, InvalidRollout
+from oyer.protocol.rollout import Rollout
+from oyer.protocol.status import Status
 
 log = get_logger(__name__)
 

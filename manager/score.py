@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from oyer.config.reward import RewardRules
 from oyer.manager.batch import RewardBatch
-from oyer.tasks.config import RewardRules
-from oyer.tasks.errors import BackendUnavailable, BatchFailed, InvalidRollout
-from oyer.tasks.statuses import Status
+from oyer.protocol.errors import BackendUnavailable, BatchFailed, InvalidRollout
+from oyer.protocol.status import Status
 
 _STATUS_OF_ERROR = (
     (TimeoutError, Status.EXPIRED),
@@ -28,7 +28,7 @@ class Score:
     judge_score: float = math.nan
     """As judged, on the judge's scale; NaN where there is none."""
     status: str
-    """`scored`, or why there is no score (`oyer.tasks.statuses.Status`)."""
+    """`scored`, or why there is no score (`oyer.protocol.status.Status`)."""
     terms: Mapping[str, float] = field(default_factory=dict)
     """What each term adds (or multiplies)."""
     batch_id: str | None = None

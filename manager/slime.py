@@ -18,14 +18,14 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from oyer.manager.adapting import Outages, Wanted, filed_under, number_of, one_by_one
+from oyer.config.loading import CONFIG_VARIABLE, load_config
+from oyer.manager.adapters import Outages, Wanted, filed_under, number_of, one_by_one
 from oyer.manager.client import RewardManager
-from oyer.manager.intake import GROUP_TIMEOUT_S
 from oyer.manager.score import Score, without_reward
-from oyer.tasks.content import plain_messages
-from oyer.tasks.errors import InvalidRollout
-from oyer.tasks.payloads import Rollout
-from oyer.tasks.settings import CONFIG_VARIABLE, load_config
+from oyer.manager.streaming.intake import GROUP_TIMEOUT_S
+from oyer.protocol.content import plain_messages
+from oyer.protocol.errors import InvalidRollout
+from oyer.protocol.rollout import Rollout
 
 log = get_logger(__name__)
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from oyer.manager.chunks import bytes_of
-from oyer.manager.needs import Need, needs_of
+from oyer.config.reward import RewardConfig
+from oyer.manager.backend.chunks import bytes_of
+from oyer.manager.requirements import Need, needs_of
 from oyer.manager.wording import is_text, shown
-from oyer.tasks.config import RewardConfig
-from oyer.tasks.errors import InvalidRollout
-from oyer.tasks.payloads import Rollout
+from oyer.protocol.errors import InvalidRollout
+from oyer.protocol.rollout import Rollout
 
 _MAX_DEPTH = 64
 """Levels of nested lists and mappings in metadata and messages; the encoder bears about 250."""

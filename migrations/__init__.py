@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from oyer.migrations.describing import describe
-from oyer.models.store import has_database, open_engine, reading
+from oyer.models.engine import has_database, open_engine, reading
 
 
 def upgrade(url: str, revision: str = "head") -> None:

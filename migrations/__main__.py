@@ -8,7 +8,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from oyer import migrations
-from oyer.models.store import redacted_url
+from oyer.models.engine import redacted_url
 
 URL_VARIABLE = "OYER_STORE__URL"
 """The environment variable that names the record where `--url` is left out."""

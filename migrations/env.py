@@ -16,7 +16,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
 from oyer.models import Base
-from oyer.models.store import open_engine
+from oyer.models.engine import open_engine
 
 LOCK_KEY = 0x6F796572
 """The advisory lock that upgrades of one database share: `oyer` in ASCII."""

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.dialects import postgresql
 
 from oyer.models.base import Base
-from oyer.models.store import open_engine
+from oyer.models.engine import open_engine
 
 _UPDATED = ("batches", "judgements")
 """Tables of which workers change rows."""

@@ -1,16 +1,12 @@
 """The SQL record: tables, writes and reads; importing it opens nothing."""
 
-from oyer.models.attempt import Attempt
 from oyer.models.base import Base
-from oyer.models.batch import Batch
+from oyer.models.batch import Batch, Run, Submission
 from oyer.models.comments import COLUMNS, TABLES
-from oyer.models.judgement import Judgement
+from oyer.models.judgement import Attempt, Judgement
 from oyer.models.reward import Reward
-from oyer.models.rollout import Rollout
+from oyer.models.rollout import Rollout, Text
 from oyer.models.rubric import Rubric
-from oyer.models.run import Run
-from oyer.models.submission import Submission
-from oyer.models.text import Text
 
 for _table in Base.metadata.tables.values():
     _table.comment = TABLES[_table.name]

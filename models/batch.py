@@ -37,3 +37,31 @@ class Batch(Base):
     """Rollouts per status once nothing of the batch is under way; null before."""
     usage: Mapped[dict[str, Any] | None]
     """Calls, tokens and cost once nothing of the batch is under way; null before."""
+
+
+class Run(Base):
+    """A training run, known by its name."""
+
+    __tablename__ = "runs"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime]
+
+
+class Submission(Base):
+    """One time that a batch was handed to the workers."""
+
+    __tablename__ = "submissions"
+
+    batch_id: Mapped[str] = mapped_column(String(36), ForeignKey("batches.id"), primary_key=True)
+    sent_at: Mapped[datetime] = mapped_column(primary_key=True)
+    """By the sender's clock."""
+    host: Mapped[str | None]
+    """Machine and process that sent it."""
+    why: Mapped[str]
+    """`submit` at first; then what it was sent again for."""
+    seen_at: Mapped[datetime | None]
+    """When a worker began on it; NULL where it reached none."""
+    worker: Mapped[str | None]
+    """The worker process that did."""

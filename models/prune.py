@@ -29,18 +29,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 
-from oyer.models.attempt import Attempt
 from oyer.models.base import BatchPart
-from oyer.models.batch import Batch
-from oyer.models.judgement import Judgement
-from oyer.models.record import SUBMITTED
+from oyer.models.batch import Batch, Run, Submission
+from oyer.models.engine import reading
+from oyer.models.judgement import Attempt, Judgement
 from oyer.models.reward import Reward
-from oyer.models.rollout import Rollout
-from oyer.models.run import Run
-from oyer.models.store import reading
-from oyer.models.submission import Submission
-from oyer.models.text import Text
+from oyer.models.rollout import Rollout, Text
 from oyer.models.unused_texts import HASHES, delete_unused, hashes_in, lock_texts
+from oyer.models.writes import SUBMITTED
 
 SLICE_ROLLOUTS = 2000
 """Rollouts per transaction: about 0.1 s of work, 0.5 s at most, measured at 200,000 judgements."""

@@ -5,15 +5,13 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, Select, select
 
-from oyer.models.attempt import Attempt
 from oyer.models.base import BatchPart
 from oyer.models.batch import Batch
-from oyer.models.history import IN_LIST
-from oyer.models.judgement import Judgement
-from oyer.models.rollout import Rollout
+from oyer.models.judgement import Attempt, Judgement
+from oyer.models.queries import IN_LIST
+from oyer.models.rollout import Rollout, Text
 from oyer.models.rows import StoredAttempt, StoredJudgement
 from oyer.models.rubric import Rubric
-from oyer.models.text import Text
 
 
 def batch_ids(conn: Connection, prefix: str, limit: int) -> list[str]:

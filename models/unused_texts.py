@@ -24,11 +24,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.selectable import TableValuedAlias
 
-from oyer.models.attempt import Attempt
 from oyer.models.base import BatchPart
-from oyer.models.judgement import Judgement
-from oyer.models.rollout import Rollout
-from oyer.models.text import Text
+from oyer.models.judgement import Attempt, Judgement
+from oyer.models.rollout import Rollout, Text
 
 Column = InstrumentedAttribute[str] | InstrumentedAttribute[str | None]
 

@@ -13,15 +13,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from oyer.config.explaining import explain
+from oyer.local.backend import running_broker
 from oyer.manager import InvalidInput, RewardManager
-from oyer.manager.local import running_broker
-from oyer.server.access import RefusedError, check_token, read_body
+from oyer.protocol import names
+from oyer.server.auth import RefusedError, check_token, read_body
+from oyer.server.idempotency import Replies, Reply
 from oyer.server.openapi import page, schema
-from oyer.server.replies import Replies, Reply
-from oyer.server.scoring import Scoring
+from oyer.server.routes import Scoring
 from oyer.server.settings import ServerSettings
-from oyer.tasks import names, presence
-from oyer.tasks.explaining import explain
+from oyer.tasks.worker import heartbeat
 
 CLIENT_CLOSED_REQUEST = 499
 """What servers log in place of an answer that nobody waits for."""
@@ -129,7 +130,7 @@ def _problem(manager: RewardManager) -> str | None:
     try:
         url = manager.config.broker.url or running_broker()
         with redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5) as client:
-            there = presence.workers(client)
+            there = heartbeat.workers(client)
     except (redis.RedisError, InvalidInput) as error:
         return f"the broker does not answer: {type(error).__name__}"
     idle = [queue for queue in [*needed, names.COMBINE_QUEUE] if not there.get(queue)]

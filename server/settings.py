@@ -4,7 +4,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Literal
 
-from oyer.tasks.errors import InvalidInput
+from oyer.protocol.errors import InvalidInput
 
 TIMEOUT_S = 100.0
 """Longest until a scoring request is answered, in seconds: slime's client gives up after 120,

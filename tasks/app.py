@@ -12,11 +12,11 @@ from celery.app.utils import Settings
 from celery.loaders.app import AppLoader
 from kombu import Exchange, Queue
 
-from oyer.tasks import names
-from oyer.tasks.config import SigningConfig
-from oyer.tasks.lease import CONNECTION_TIMEOUT_S, RedisLease
-from oyer.tasks.signing import register
-from oyer.tasks.transport import Connection
+from oyer.config.reward import SigningConfig
+from oyer.protocol import names
+from oyer.tasks.worker.broker_transport import Connection
+from oyer.tasks.worker.message_lease import CONNECTION_TIMEOUT_S, RedisLease
+from oyer.tasks.worker.signing import register
 
 VISIBILITY_TIMEOUT_S = 10
 """An unacknowledged message is handed out again after this long without a lease refresh.
@@ -101,7 +101,7 @@ def make_app(
     app = _App()
     app.conf.update(
         broker_url=broker_url,
-        result_backend=f"oyer.tasks.results:PollRedis+{broker_url}",
+        result_backend=f"oyer.tasks.worker.result_backend:PollRedis+{broker_url}",
         task_queues=[Queue(name, Exchange(name), routing_key=name) for name in names.QUEUES],
         task_default_queue=names.COMBINE_QUEUE,
         task_routes={task: {"queue": queue} for task, queue in names.QUEUE_OF_TASK.items()},
@@ -155,7 +155,7 @@ def make_app(
         task_store_errors_even_if_ignored=True,
         worker_send_task_events=False,
         # What is no message of ours would end the worker in Celery's own consumer.
-        worker_consumer="oyer.tasks.strangers:ConsumerOfOurs",
+        worker_consumer="oyer.tasks.worker.foreign_messages:ConsumerOfOurs",
         # Any Celery program on the same Redis could stop the workers by it; nothing here uses it.
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,

@@ -11,7 +11,10 @@ from typing import Any
 
 from redis import Redis, RedisError
 
-from oyer.tasks import names, presence
+from oyer.protocol import names
+from oyer.protocol.batch import Manifest, decode_manifest
+from oyer.protocol.broker_errors import unreachable
+from oyer.protocol.errors import BackendUnavailable
 from oyer.tasks.backend_status import (
     BackendStatus,
     BatchStatus,
@@ -21,11 +24,9 @@ from oyer.tasks.backend_status import (
     endpoint_status,
     run_status,
 )
-from oyer.tasks.broker_errors import unreachable
-from oyer.tasks.errors import BackendUnavailable
-from oyer.tasks.judging.budget import budget_key
-from oyer.tasks.judging.limits import limits_key
-from oyer.tasks.payloads import Manifest, decode_manifest
+from oyer.tasks.coordination.budget import budget_key
+from oyer.tasks.coordination.limiter import limits_key
+from oyer.tasks.worker import heartbeat
 
 _SUM_FIELD = b"sum"
 """Field of the backlog that holds the sum of the others (`counting.lua`)."""
@@ -103,7 +104,7 @@ def _queues(client: Redis) -> tuple[QueueStatus, ...]:
     pipe.hvals("unacked")
     *lengths, entries = pipe.execute()
     taken = Counter(json.loads(entry)[2] for entry in entries)
-    present = presence.workers(client)
+    present = heartbeat.workers(client)
     return tuple(
         QueueStatus(
             name=queue,

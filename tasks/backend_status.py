@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from oyer.tasks.errors import MessageRefused
-from oyer.tasks.exchange import ENDS
-from oyer.tasks.judging.adaptive import Control
-from oyer.tasks.judging.budget import NANO
-from oyer.tasks.payloads import Manifest
+from oyer.protocol.batch import Manifest
+from oyer.protocol.batch_store import ENDS
+from oyer.protocol.errors import MessageRefused
+from oyer.tasks.coordination.adaptive import Control
+from oyer.tasks.coordination.budget import NANO
 
 _BUCKETS_PER_MINUTE = 120
 """Slices that a minute is counted in (`account.Limits.bucket_s`)."""

@@ -22,14 +22,15 @@ from celery.signals import (
 from celery.utils.log import get_logger
 from redis import RedisError
 
-from oyer.tasks import names, presence, process, shutdown
+from oyer.protocol import names
+from oyer.protocol.batch_store import ENDED_S
+from oyer.protocol.errors import MessageRefused, OyerError
+from oyer.protocol.packing import WIRE_VERSION
 from oyer.tasks.app import make_app
-from oyer.tasks.commands import DEFAULT_CONCURRENCY
-from oyer.tasks.errors import MessageRefused, OyerError
-from oyer.tasks.exchange import ENDED_S
-from oyer.tasks.logs import configure_logging, log_format
-from oyer.tasks.open_files import raise_limit
-from oyer.tasks.payloads import WIRE_VERSION
+from oyer.tasks.worker import context, heartbeat, shutdown
+from oyer.tasks.worker.logging import configure_logging, log_format
+from oyer.tasks.worker.open_files import raise_limit
+from oyer.tasks.worker.pools import DEFAULT_CONCURRENCY
 
 log = get_logger(__name__)
 
@@ -41,7 +42,7 @@ _BODIES = {
 
 
 def _worker_app() -> Celery:
-    config, url = process.config(), process.broker_url()
+    config, url = context.config(), context.broker_url()
     log_format()
     raise_limit()
     shutdown.install(config.grace_s)
@@ -146,9 +147,9 @@ def _let_go(task: Any = None, task_id: str = "", **_: Any) -> None:
         return
     # With Redis away, the result expires later.
     with contextlib.suppress(RedisError):
-        if process.exchange().ending(task_id) is not None:
+        if context.exchange().ending(task_id) is not None:
             backend: Any = app.backend
-            process.redis_client().expire(backend.get_key_for_task(task_id), ENDED_S)
+            context.redis_client().expire(backend.get_key_for_task(task_id), ENDED_S)
 
 
 @celeryd_init.connect
@@ -173,7 +174,7 @@ def _announce(sender: Any, **_: Any) -> None:
     try:
         for queue in queues:
             import_module(_BODIES[queue]).warm_up()
-        presence.announce(queues)
+        heartbeat.announce(queues)
     except OyerError as error:
         # Celery would log it and go on, and a worker that cannot work would take messages.
         log.critical("this worker cannot work and ends: %s", error)
@@ -185,6 +186,6 @@ def _announce(sender: Any, **_: Any) -> None:
 
 @worker_shutdown.connect
 def _withdraw(**_: Any) -> None:
-    presence.withdraw()
-    process.close_record()
+    heartbeat.withdraw()
+    context.close_record()
     log.info("worker stopped; %d chunks handed back to other workers", shutdown.handed_back())

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from oyer.tasks import process
-from oyer.tasks.judging.recording import note_submission, record_chunk
 from oyer.tasks.judging.verdicts import part_of
-from oyer.tasks.patience import patiently
+from oyer.tasks.record import note_submission, record_chunk
+from oyer.tasks.worker import context
+from oyer.tasks.worker.patience import patiently
 
 
 def record_unjudged(batch_id: str, chunk: int) -> dict[str, Any]:
     """Put one chunk on record; returns its `JudgePart` without verdicts in wire form."""
-    exchange = process.exchange()
+    exchange = context.exchange()
     manifest = patiently(lambda: exchange.manifest(batch_id))
     rollouts = patiently(lambda: exchange.rollouts(batch_id, chunk))
     if chunk == 0:

@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 from celery.utils.log import get_logger
 
-from oyer.models import history, record
+from oyer.config.plan import Plan, read_plan
+from oyer.models import queries, writes
+from oyer.models.engine import reading
 from oyer.models.rows import BatchKey, RewardRow, StoredJudgement, StoredReward, Usage
-from oyer.models.store import reading
-from oyer.tasks import process
-from oyer.tasks.compose import Composed, compose, missing, verdicts_of
-from oyer.tasks.errors import BatchFailed
-from oyer.tasks.judging.verdicts import fine_rows, recorded_part
-from oyer.tasks.outcome import Float32s, Outcome
-from oyer.tasks.parts import (
+from oyer.protocol.batch import Columns, Manifest
+from oyer.protocol.batch_result import Float32s, Outcome
+from oyer.protocol.errors import BatchFailed
+from oyer.protocol.partial_results import (
     Floats,
     JudgePart,
     LengthPart,
@@ -30,11 +29,12 @@ from oyer.tasks.parts import (
     missing_chunks,
     read_parts,
 )
-from oyer.tasks.patience import patiently
-from oyer.tasks.payloads import Columns, Manifest
-from oyer.tasks.plan import Plan, read_plan
+from oyer.tasks.judging.verdicts import fine_rows, recorded_part
 from oyer.tasks.recall import recorded_outcome
-from oyer.tasks.record_state import check_record
+from oyer.tasks.rewards.compose import Composed, compose, missing, verdicts_of
+from oyer.tasks.worker import context
+from oyer.tasks.worker.patience import patiently
+from oyer.tasks.worker.record_state import check_record
 
 log = get_logger(__name__)
 
@@ -42,7 +42,7 @@ log = get_logger(__name__)
 def warm_up() -> None:
     """Check and open the record, so that the first batch does not wait for it."""
     check_record()
-    process.engine()
+    context.engine()
 
 
 def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
     Raises:
         BatchFailed: parts of the batch are missing; it is to be submitted again.
     """
-    exchange = process.exchange()
+    exchange = context.exchange()
     manifest = patiently(lambda: exchange.manifest(batch_id))
     columns = patiently(lambda: exchange.columns(batch_id))
     plan = read_plan(manifest)
@@ -82,8 +82,8 @@ def _recorded_parts(
         return {}
 
     def read() -> list[StoredJudgement]:
-        with reading(process.engine()) as conn:
-            return history.judgements_of(conn, manifest.batch_id)
+        with reading(context.engine()) as conn:
+            return queries.judgements_of(conn, manifest.batch_id)
 
     rows = fine_rows(patiently(read))
     spans = {k: manifest.chunks[k] for k in late}
@@ -176,11 +176,11 @@ def _record(
     counts = {s: outcome.statuses.count(s) for s in sorted(set(outcome.statuses))}
 
     def write() -> tuple[Usage, list[StoredReward]]:
-        with process.engine().begin() as conn:
-            usage = history.usage_of(conn, manifest.batch_id)
-            if not record.record_rewards(conn, key, rows):
-                return usage, history.rewards_of(conn, manifest.batch_id)
-            record.finish_batch(
+        with context.engine().begin() as conn:
+            usage = queries.usage_of(conn, manifest.batch_id)
+            if not writes.record_rewards(conn, key, rows):
+                return usage, queries.rewards_of(conn, manifest.batch_id)
+            writes.finish_batch(
                 conn,
                 manifest.batch_id,
                 status=status,

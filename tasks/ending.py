@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from oyer.models import history, record
-from oyer.models.store import open_engine
-from oyer.tasks import process
-from oyer.tasks.patience import patiently
+from oyer.models import queries, writes
+from oyer.models.engine import open_engine
+from oyer.tasks.worker import context
+from oyer.tasks.worker.patience import patiently
 
 
 def end_left(endings: Mapping[str, tuple[str, str]], store_url: str) -> str:
@@ -34,13 +34,13 @@ def end_left(endings: Mapping[str, tuple[str, str]], store_url: str) -> str:
 
 
 def _ended(conn: Connection, batch_id: str, status: str, why: str) -> bool:
-    return record.finish_batch(
+    return writes.finish_batch(
         conn,
         batch_id,
         status=status,
         finished_at=datetime.now(UTC),
-        counts=history.counts_of(conn, batch_id),
-        usage=history.usage_of(conn, batch_id),
+        counts=queries.counts_of(conn, batch_id),
+        usage=queries.usage_of(conn, batch_id),
         ending=why,
     )
 
@@ -50,7 +50,7 @@ def end_batch(batch_id: str) -> None:
 
     Calls of the batch may be under way, so that `combine` counts what became of it.
     """
-    ending = patiently(lambda: process.exchange().ending(batch_id))
+    ending = patiently(lambda: context.exchange().ending(batch_id))
     # It was resumed meanwhile.
     if ending is None:
         return
@@ -58,8 +58,8 @@ def end_batch(batch_id: str) -> None:
     now = datetime.now(UTC)
 
     def write() -> None:
-        with process.engine().begin() as conn:
-            record.finish_batch(
+        with context.engine().begin() as conn:
+            writes.finish_batch(
                 conn,
                 batch_id,
                 status=status,

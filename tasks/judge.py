@@ -15,27 +15,27 @@ import gevent
 from gevent.monkey import is_module_patched
 from redis import RedisError
 
-from oyer.models import history
+from oyer.config.plan import Plan, read_plan
+from oyer.config.reward import JudgeConfig
+from oyer.models import queries
+from oyer.models.engine import reading
 from oyer.models.rows import JudgementRow, StoredJudgement
-from oyer.models.store import reading
-from oyer.tasks import judge_services, process, shutdown
-from oyer.tasks.config import JudgeConfig
-from oyer.tasks.errors import OyerError
+from oyer.protocol.batch import Manifest
+from oyer.protocol.errors import OyerError
+from oyer.protocol.partial_results import JudgePart
 from oyer.tasks.judging import fallback
 from oyer.tasks.judging.aggregate import Verdict
-from oyer.tasks.judging.asking import Asker
-from oyer.tasks.judging.jobs import Job, Place, decided_score, jobs_of
-from oyer.tasks.judging.judged import Answer, attempt_rows, judgement_row
-from oyer.tasks.judging.recording import note_submission, record_chunk
-from oyer.tasks.judging.requests import changed_on_record, messages_text
-from oyer.tasks.judging.resolve import Resolver
+from oyer.tasks.judging.judge_call import Asker
+from oyer.tasks.judging.judgements import Answer, attempt_rows, judgement_row
+from oyer.tasks.judging.request_record import changed_on_record, messages_text
+from oyer.tasks.judging.requests import Job, Place, decided_score, jobs_of
+from oyer.tasks.judging.resolver import Resolver
 from oyer.tasks.judging.verdicts import FINE, fine_rows, part_of, place_of, verdicts_on
-from oyer.tasks.open_files import check_calls_fit, raise_limit
-from oyer.tasks.parts import JudgePart
-from oyer.tasks.patience import patiently
-from oyer.tasks.payloads import Manifest
-from oyer.tasks.plan import Plan, read_plan
-from oyer.tasks.record_state import check_record
+from oyer.tasks.record import note_submission, record_chunk
+from oyer.tasks.worker import context, services, shutdown
+from oyer.tasks.worker.open_files import check_calls_fit, raise_limit
+from oyer.tasks.worker.patience import patiently
+from oyer.tasks.worker.record_state import check_record
 
 _REPORT_S = 0.5
 """Pause between two reports of a chunk's progress."""
@@ -56,10 +56,10 @@ def warm_up() -> None:
         )
     # Who spawned which greenlet is for debuggers; noting it costs a twentieth of a call.
     gevent.config.track_greenlet_tree = False
-    check_calls_fit(process.config().endpoints, raise_limit())
+    check_calls_fit(context.config().endpoints, raise_limit())
     check_record()
-    process.engine()
-    judge_services.endpoints()
+    context.engine()
+    services.endpoints()
     # What is loaded by now stays for good: going through it for garbage again and again adds a
     # quarter of its CPU to a call (1.29 ms without, 1.08 frozen, 0.92 with fewer looks as well).
     gc.collect()
@@ -76,7 +76,7 @@ class _Chunk:
     """One chunk while it is judged: what is known of it, and what is left to do."""
 
     def __init__(self, batch_id: str, chunk: int) -> None:
-        exchange = process.exchange()
+        exchange = context.exchange()
         self.manifest = patiently(lambda: exchange.manifest(batch_id))
         self.plan = read_plan(self.manifest)
         self.number = chunk
@@ -90,7 +90,7 @@ class _Chunk:
         )
         self.rows: dict[Place, JudgementRow] = {}
         self.purse = (
-            judge_services.purse(self.manifest.run, self.plan.budget) if self.plan.budget else None
+            services.purse(self.manifest.run, self.plan.budget) if self.plan.budget else None
         )
 
     def judge(self) -> JudgePart:
@@ -123,8 +123,8 @@ class _Chunk:
         """Read what an earlier run of this chunk has reached."""
 
         def read() -> list[StoredJudgement]:
-            with reading(process.engine()) as conn:
-                return history.judgements_of(conn, self.manifest.batch_id, self.indices)
+            with reading(context.engine()) as conn:
+                return queries.judgements_of(conn, self.manifest.batch_id, self.indices)
 
         return fine_rows(patiently(read))
 
@@ -133,7 +133,7 @@ class _Chunk:
     ) -> None:
         """Judge what is not judged yet, and put it on record."""
         rollouts = {place: self.rollouts[place - self.start] for place in places}
-        bodies, servers = judge_services.bodies(), judge_services.servers()
+        bodies, servers = services.bodies(), services.servers()
         listed = jobs_of(rollouts, judges, self.plan.reward, bodies, servers)
         jobs = [job for job in listed if job.place not in self.rows]
         # Without judges there is still a batch and its rollouts to put on record.
@@ -165,8 +165,8 @@ class _Chunk:
             if changed_on_record(rollout)
         }
         for job, answer in answered:
-            price = judge_services.price(job.judge)
-            row = judgement_row(job, answer, worker=process.worker_name(), price=price)
+            price = services.price(job.judge)
+            row = judgement_row(job, answer, worker=context.worker_name(), price=price)
             if job.decided is not None:
                 row["score"] = decided_score(job)
             elif job.request is not None and job.index in changed:
@@ -195,12 +195,12 @@ def _resolver(manifest: Manifest, plan: Plan, purse: Any) -> Resolver:
             return {}
 
         def read() -> dict[str, StoredJudgement]:
-            with reading(process.engine()) as conn:
-                return history.scored_by_request(conn, keys, run)
+            with reading(context.engine()) as conn:
+                return queries.scored_by_request(conn, keys, run)
 
         return patiently(read)
 
-    endpoints, problems = judge_services.endpoints()
+    endpoints, problems = services.endpoints()
     asker = Asker(
         endpoints=endpoints,
         problems=_Problems(problems),
@@ -211,8 +211,8 @@ def _resolver(manifest: Manifest, plan: Plan, purse: Any) -> Resolver:
     scopes = {"store": "", "run": f"run:{manifest.run}", "off": f"batch:{manifest.batch_id}"}
     return Resolver(
         asker=asker,
-        cache=judge_services.cache(),
-        flight=judge_services.flight(),
+        cache=services.cache(),
+        flight=services.flight(),
         record=recorded,
         scope=scopes[plan.reuse],
     )
@@ -224,7 +224,7 @@ class _Problems(dict[str, str]):
     def __missing__(self, name: str) -> str:
         return (
             f"endpoint {name!r} is not in the configuration of this worker"
-            f" ({process.worker_name()}); add it under `endpoints` there"
+            f" ({context.worker_name()}); add it under `endpoints` there"
         )
 
 
@@ -243,7 +243,7 @@ def _cancel_look(batch_id: str) -> Callable[[], bool]:
             looked_at = now
             # With Redis away nobody knows, and a call that was owed is not to be given up.
             with contextlib.suppress(RedisError):
-                answer = process.exchange().ending(batch_id) is not None
+                answer = context.exchange().ending(batch_id) is not None
         return answer or shutdown.asked()
 
     return look
@@ -270,7 +270,7 @@ class _Progress:
     def report(self, verdicts: int) -> None:
         """Say how many verdicts there are, unless Redis is away: the verdicts count, not this."""
         with contextlib.suppress(RedisError):
-            process.exchange().report(*self._where, verdicts)
+            context.exchange().report(*self._where, verdicts)
 
 
 def _ask(jobs: Sequence[Job], resolver: Resolver, progress: _Progress) -> dict[Place, Answer]:

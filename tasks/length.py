@@ -4,19 +4,20 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from oyer.tasks import process
-from oyer.tasks.compose import verdicts_of
-from oyer.tasks.length_inputs import LengthInputs
-from oyer.tasks.lengths.device import device
-from oyer.tasks.parts import check_parts, read_parts
-from oyer.tasks.patience import patiently
-from oyer.tasks.payloads import Manifest, Rollout
-from oyer.tasks.plan import read_plan
+from oyer.config.plan import read_plan
+from oyer.protocol.batch import Manifest
+from oyer.protocol.partial_results import check_parts, read_parts
+from oyer.protocol.rollout import Rollout
+from oyer.tasks.rewards.compose import verdicts_of
+from oyer.tasks.rewards.length_columns import LengthInputs
+from oyer.tasks.worker import context
+from oyer.tasks.worker.device import device
+from oyer.tasks.worker.patience import patiently
 
 
 def warm_up() -> None:
     """Load the formulas and choose the device before the first batch arrives."""
-    import_module("oyer.tasks.length_terms")
+    import_module("oyer.tasks.rewards.length_terms")
     device()
 
 
@@ -34,9 +35,9 @@ def length_batch(batch_id: str, parts: Sequence[Mapping[str, Any]] | None) -> An
         BatchFailed: a payload or a chunk's verdicts are missing; it is to be submitted again.
         InvalidLengthCall: a need that only the judges' scores could show is not met.
     """
-    from oyer.tasks.length_terms import length_part
+    from oyer.tasks.rewards.length_terms import length_part
 
-    exchange = process.exchange()
+    exchange = context.exchange()
     manifest = patiently(lambda: exchange.manifest(batch_id))
     plan = read_plan(manifest)
     judge_parts = read_parts(parts or ()).judges
@@ -57,7 +58,7 @@ def length_batch(batch_id: str, parts: Sequence[Mapping[str, Any]] | None) -> An
 
 
 def _responses(manifest: Manifest) -> list[str]:
-    exchange = process.exchange()
+    exchange = context.exchange()
 
     def rollouts(chunk: int) -> list[Rollout]:
         return patiently(lambda: exchange.rollouts(manifest.batch_id, chunk))

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from oyer.models import history
+from oyer.models import queries
+from oyer.models.engine import reading
 from oyer.models.rows import StoredReward
-from oyer.models.store import reading
-from oyer.tasks import process
-from oyer.tasks.errors import BatchLost
-from oyer.tasks.outcome import Outcome, split_recorded
-from oyer.tasks.patience import patiently
-from oyer.tasks.statuses import NOT_CALLED, Status
+from oyer.protocol.batch_result import Outcome, split_recorded
+from oyer.protocol.errors import BatchLost
+from oyer.protocol.status import NOT_CALLED, Status
+from oyer.tasks.worker import context
+from oyer.tasks.worker.patience import patiently
 
 
 def recall_batch(batch_id: str) -> dict[str, Any]:
@@ -55,15 +55,15 @@ def recorded_outcome(
 
 
 def _recalled(batch_id: str) -> Outcome:
-    with reading(process.engine()) as conn:
-        state = history.batch(conn, batch_id)
+    with reading(context.engine()) as conn:
+        state = queries.batch(conn, batch_id)
         if state is None:
             raise BatchLost(
                 f"batch {batch_id}: is neither in Redis nor on record; submit its rollouts anew"
             )
-        stored = history.rewards_of(conn, batch_id)
-        judgements = history.judgements_of(conn, batch_id)
-        usage = history.usage_of(conn, batch_id)
+        stored = queries.rewards_of(conn, batch_id)
+        judgements = queries.judgements_of(conn, batch_id)
+        usage = queries.usage_of(conn, batch_id)
     if len(stored) < state["size"]:
         seen = len({row["rollout_index"] for row in judgements})
         raise BatchLost(

@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy import make_url
 
 from oyer import migrations
-from tests import services
+from tests.support import services
 
 _numbers = count()
 

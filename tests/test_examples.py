@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from oyer.manager.verl import RewardManager, VerlOptions
-from tests.verl_data import Tokens, base_from_extra_info
+from tests.support.paths import ROOT
+from tests.support.verl_data import Tokens, base_from_extra_info
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 CONFIG = {
     "endpoints": {"fake": {"base_url": "http://127.0.0.1:9/v1"}},
     "judges": [{"name": "q", "endpoint": "fake", "model": "m"}],

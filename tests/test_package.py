@@ -10,9 +10,8 @@ import pytest
 
 import oyer
 import oyer.manager
-from oyer.tasks.commands import worker_argv
-
-ROOT = Path(__file__).parents[1]
+from oyer.local.worker_commands import worker_argv
+from tests.support.paths import ROOT
 
 
 def python(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:

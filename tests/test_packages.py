@@ -3,7 +3,8 @@
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.support.paths import ROOT
+
 NOT_INSTALLED = {"tests", "benchmarks", "typings", "build", "dist"}
 
 

@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from oyer.config.reward import JudgeConfig
 from oyer.models.rows import JudgementRow
-from oyer.tasks.config import JudgeConfig
-from oyer.tasks.statuses import NOT_CALLED, Status
+from oyer.protocol.status import NOT_CALLED, Status
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ GRPO compares the rollouts of a group with each other, so all of its scores are 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
+from oyer.protocol.status import NOT_CALLED, Status
 from oyer.tasks.judging.aggregate import Verdict
-from oyer.tasks.statuses import NOT_CALLED, Status
 
 _FINE = frozenset({Status.SCORED, *NOT_CALLED})
 _HOPELESS = frozenset({Status.EXPIRED, Status.OVER_BUDGET})

@@ -8,19 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from oyer.tasks.config import EndpointConfig, Price
-from oyer.tasks.judging.attempts import (
+from oyer.config.reward import EndpointConfig, Price
+from oyer.protocol.status import Status
+from oyer.tasks.coordination.budget import Purse
+from oyer.tasks.coordination.lessons import Lessons
+from oyer.tasks.endpoint.types import ChatRequest, Client, Failure, Reply
+from oyer.tasks.judging.call import (
     BYTES_PER_TOKEN,
     UNLIMITED_REPLY_TOKENS,
-    Client,
     Permits,
     estimate_tokens,
 )
-from oyer.tasks.judging.budget import Purse
-from oyer.tasks.judging.calls import ChatRequest, Failure, Reply
-from oyer.tasks.judging.judged import cost_usd
-from oyer.tasks.judging.lessons import Lessons
-from oyer.tasks.statuses import Status
+from oyer.tasks.judging.judgements import cost_usd
 
 TAKEN_OVER = "another worker has taken this request over"
 """Why a call is not made whose claim was lost; the other's reply is waited for then."""

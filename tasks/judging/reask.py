@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from oyer.tasks.config import JudgeConfig
-from oyer.tasks.judging import rubrics
-from oyer.tasks.judging.calls import ChatRequest
-from oyer.tasks.judging.cleaning import normalise, strip_thinking, unwrap
+from oyer.config import rubric
+from oyer.config.reward import JudgeConfig
+from oyer.tasks.endpoint.types import ChatRequest
+from oyer.tasks.parsing.normalize import normalise, strip_thinking, unwrap
 
 _ASK = {
     "zh": "你的回复里没有可读的评分。请只输出一行，不写别的内容：\n最终评分: N\n"
@@ -25,7 +25,7 @@ def reask(request: ChatRequest, reply: str, judge: JudgeConfig) -> ChatRequest:
     if visible is None or not unwrap(visible).strip():
         return request
     low, high = judge.scale
-    question = _ASK[rubrics.parse(judge.rubric).language].format(low=low, high=high)
+    question = _ASK[rubric.parse(judge.rubric).language].format(low=low, high=high)
     return replace(
         request,
         messages=[

@@ -1,159 +1,151 @@
-"""What the record keeps of a request, and the request made of it again; pure.
+"""Turns the rollouts of a chunk into what there is to ask, and what needs no asking; pure."""
 
-The record holds a rollout's texts and the judge's rubric once. With the parameters of the request
-they give its messages and its body as sent; the request's hash says whether they are the same.
-"""
-
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
-from oyer.models.base import clean_text
-from oyer.models.rows import Turn, Turns
-from oyer.tasks.judging import rubrics
-from oyer.tasks.judging.cache import request_key
-from oyer.tasks.judging.jobs import Job
-from oyer.tasks.payloads import Message, Rollout
+from oyer.config import rubric as rubrics
+from oyer.config.reward import JudgeConfig, RewardRules
+from oyer.protocol.rollout import Rollout
+from oyer.protocol.status import Status
+from oyer.tasks.coordination.reply_cache import request_key
+from oyer.tasks.endpoint.types import ChatRequest
+from oyer.tasks.judging.empty_response import has_content
+from oyer.tasks.parsing import parser
 
-_SEEDS = range(-(2**63), 2**63)
-"""What the record's column holds."""
+TOP_LOGPROBS = 20
+"""Alternatives asked for at each token: the most that OpenAI's endpoint gives."""
+
+Place = tuple[int, str, int]
+"""What tells a judgement from the others of its batch: rollout, judge's name, sample."""
 
 
-def parameters_text(job: Job, sent: Mapping[str, Any] | None) -> str:
-    """Write what makes a request of a rollout and a rubric, as the record keeps it.
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One judgement to reach: a rollout, a judge, a sample."""
+
+    index: int
+    """The rollout's place in its batch."""
+    judge: JudgeConfig
+    sample: int
+    rubric_hash: str
+    decided: Status | None = None
+    """A status reached without a call."""
+    request: ChatRequest | None = None
+    key: str | None = None
+    """Equal for requests that would be answered alike."""
+    keyed: Mapping[str, Any] = field(default_factory=dict)
+    """What `request_key` made `key` of, besides the messages and the sample."""
+
+    @property
+    def place(self) -> Place:
+        """What tells this judgement from the others of its batch."""
+        return self.index, self.judge.name, self.sample
+
+
+def jobs_of(
+    rollouts: Mapping[int, Rollout],
+    judges: Sequence[JudgeConfig],
+    rules: RewardRules,
+    bodies: Mapping[str, Mapping[str, Any]],
+    servers: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Job]:
+    """List the judgements of a chunk, rollout by rollout.
 
     Args:
-        sent: the body as sent, without its messages; None where nothing was sent.
+        rollouts: by their places in the batch.
+        bodies: what this worker adds to the body of every request, by endpoint: another body
+            may bring another reply, so it is part of the key.
+        servers: what tells the servers behind an endpoint from others, by endpoint
+            (`lessons.server_identity`); part of the key of judges without a `version`.
     """
-    kept: dict[str, Any] = {"key": job.keyed, "scale": job.judge.scale}
-    if sent is not None:
-        # A seed differs by request: within this text, which requests share, it would be the only
-        # part that does.
-        own = seed_of(sent) is not None
-        kept["body"] = {k: v for k, v in sent.items() if not (own and k == "seed")}
-    return json.dumps(kept)
+    parsed = {judge.name: rubrics.parse(judge.rubric) for judge in judges}
+    hashes = {judge.name: rubrics.rubric_hash(judge.rubric) for judge in judges}
+    for index, rollout in rollouts.items():
+        decided = decided_without_call(rollout, rules)
+        for judge in judges:
+            for sample in range(judge.samples):
+                if decided is not None:
+                    yield Job(index, judge, sample, hashes[judge.name], decided)
+                    continue
+                request = _request(rollout, judge, parsed[judge.name])
+                keyed: dict[str, Any] = {
+                    "endpoint": judge.endpoint,
+                    "model": judge.model,
+                    "sampling": {
+                        **_sampling(request, bodies.get(judge.endpoint, {})),
+                        **_served_by(judge, servers),
+                    },
+                    "rubric_hash": hashes[judge.name],
+                }
+                key = request_key(**keyed, messages=request.messages, sample=sample)
+                if judge.samples > 1 and judge.temperature == 0:
+                    request = replace(request, seed=_seed(key))
+                yield Job(index, judge, sample, hashes[judge.name], None, request, key, keyed)
 
 
-def seed_of(sent: Mapping[str, Any]) -> int | None:
-    """Return the seed of a body, unless the record's column cannot hold it."""
-    seed = sent.get("seed")
-    whole = isinstance(seed, int) and not isinstance(seed, bool)
-    return seed if whole and seed in _SEEDS else None
+def decided_without_call(rollout: Rollout, rules: RewardRules) -> Status | None:
+    """Say whether a rollout's judgement is decided before any call is paid for.
 
-
-def turns_of(first: Sequence[Message], messages: Sequence[Message]) -> Turns | None:
-    """Say how a re-ask's messages follow from the first request's; None where they are the same."""
-    if messages is first or not messages:
-        return None
-    kept = 0
-    while kept < min(len(first), len(messages)) and first[kept] == messages[kept]:
-        kept += 1
-    if kept == len(first) == len(messages):
-        return None
-    added: list[Turn] = [
-        {"role": str(message["role"]), "content": str(message["content"])}
-        for message in messages[kept:]
-    ]
-    return {"kept": kept, "added": added}
-
-
-def messages_text(messages: Sequence[Message]) -> str:
-    """Write messages in characters that any database stores."""
-    return json.dumps(list(messages))
-
-
-def changed_on_record(rollout: Rollout) -> bool:
-    """Whether the rollout's texts on record make other messages than the rollout itself.
-
-    The record replaces characters that no database stores.
+    A rollout without a base score has nothing that a gate could look at: it is judged.
     """
-    texts = [rollout.response, rollout.reference or ""]
-    if isinstance(rollout.prompt, str):
-        texts.append(rollout.prompt)
-    else:
-        try:
-            prompt = json.dumps(rollout.prompt, ensure_ascii=False, allow_nan=False)
-        except ValueError:
-            return True  # a number that is not finite is null on record
-        texts.append(prompt.replace("\\u0000", "\0"))
-    return any(clean_text(text) != text for text in texts)
+    base = rollout.base_score
+    if rules.gate == "base_score" and base is not None and base <= 0:
+        return Status.GATED
+    return None if has_content(rollout.response) else Status.EMPTY
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
-    """What is on record of a judgement's request."""
-
-    request_hash: str
-    sample: int
-    parameters: Mapping[str, Any]
-    messages: str | None
-    """The messages, where they are on record themselves."""
-    rubric: str | None
-    prompt: str | None
-    """As on record: text, or chat messages as JSON."""
-    response: str | None
-    reference: str | None
+def decided_score(job: Job) -> float | None:
+    """Score of a judgement that needed no call: an empty response's, as the judge configures."""
+    if job.decided is not Status.EMPTY:
+        return None
+    return job.judge.scale[0] if job.judge.empty_score is None else job.judge.empty_score
 
 
-def first_messages(kept: Kept) -> list[Message] | None:
-    """Make the messages of a judgement's first request again; None where its hash is another's."""
-    for messages in _candidates(kept):
-        key = request_key(**kept.parameters["key"], messages=messages, sample=kept.sample)
-        if key == kept.request_hash:
-            return messages
-    return None
+def _request(rollout: Rollout, judge: JudgeConfig, rubric: rubrics.Rubric) -> ChatRequest:
+    return ChatRequest(
+        model=judge.model,
+        messages=rubrics.render(
+            rubric,
+            prompt=rollout.prompt,
+            response=rollout.response,
+            reference=rollout.reference,
+            scale=judge.scale,
+        ),
+        temperature=judge.temperature,
+        max_tokens=judge.max_tokens,
+        response_format=parser.response_format(judge.scale) if judge.structured else None,
+        logprobs=TOP_LOGPROBS if judge.expected_score else None,
+        reasoning_effort=judge.reasoning_effort,
+        extra_body=judge.extra_body,
+    )
 
 
-def body_of(
-    parameters: Mapping[str, Any],
-    messages: Sequence[Message],
-    seed: int | None,
-) -> dict[str, Any]:
-    """Make the body of a request again, as it went over the wire."""
-    sent = dict(parameters["body"])
-    model = {"model": sent.pop("model")} if "model" in sent else {}
-    body = {**model, "messages": list(messages), **sent}
-    if seed is not None:
-        body["seed"] = seed
-    # A lone surrogate has no UTF-8: the client sends a question mark.
-    wire = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-    return dict(json.loads(wire))
+def _sampling(request: ChatRequest, body: Mapping[str, Any]) -> dict[str, Any]:
+    # Left out where it is not set, so that earlier judgements keep their keys.
+    effort = {"reasoning_effort": request.reasoning_effort} if request.reasoning_effort else {}
+    return {
+        **effort,
+        "temperature": request.temperature,
+        "max_tokens": request.max_tokens,
+        "response_format": request.response_format,
+        "logprobs": request.logprobs,
+        "extra_body": {**body, **request.extra_body},
+    }
 
 
-def turned(first: Sequence[Message], turns: Turns | None) -> list[Message]:
-    """Make a re-ask's messages of the first request's."""
-    if turns is None:
-        return list(first)
-    return [*first[: turns["kept"]], *map(dict, turns["added"])]
+def _served_by(judge: JudgeConfig, servers: Mapping[str, str]) -> dict[str, str]:
+    """What tells one state of a model from another under the same name, for the key.
+
+    An empty version adds nothing, as before there were versions.
+    """
+    if judge.version is not None:
+        return {"version": judge.version} if judge.version else {}
+    server = servers.get(judge.endpoint)
+    return {} if server is None else {"server": server}
 
 
-def _candidates(kept: Kept) -> Iterator[list[Message]]:
-    if kept.messages is not None:
-        yield json.loads(kept.messages)
-        return
-    if kept.rubric is None or kept.prompt is None or kept.response is None:
-        return
-    low, high = kept.parameters["scale"]
-    for prompt in _prompts(kept.prompt):
-        yield [
-            *rubrics.render(
-                rubrics.parse(kept.rubric),
-                prompt=prompt,
-                response=kept.response,
-                reference=kept.reference,
-                scale=(low, high),
-            )
-        ]
-
-
-def _prompts(body: str) -> Iterator[str | list[Message]]:
-    """Read a prompt on record both ways: it may be chat messages, or text that looks like them."""
-    if body.startswith("["):
-        try:
-            prompt = json.loads(body)
-        except ValueError:
-            prompt = None
-        if prompt and all(isinstance(message, dict) for message in prompt):
-            yield prompt
-    yield body
+def _seed(key: str) -> int:
+    """Return a seed that is a sample's own, from 0 to 2³¹ - 1: some endpoints take 32 bits."""
+    return int(key[:8], 16) & 0x7FFF_FFFF

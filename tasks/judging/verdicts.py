@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from oyer.config.reward import JudgeConfig
 from oyer.models.rows import JudgementRow, StoredJudgement
-from oyer.tasks.config import JudgeConfig
+from oyer.protocol.partial_results import JudgePart
+from oyer.protocol.status import NOT_CALLED, Status
 from oyer.tasks.judging.aggregate import Verdict, aggregate
-from oyer.tasks.judging.jobs import Place
-from oyer.tasks.parts import JudgePart
-from oyer.tasks.statuses import NOT_CALLED, Status
+from oyer.tasks.judging.requests import Place
 
 FINE = frozenset({Status.SCORED, *NOT_CALLED})
 """Statuses that stand once they are on record; a failure is tried again."""

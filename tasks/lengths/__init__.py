@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from oyer.tasks.lengths.dispatch import compute
+    from oyer.tasks.lengths.compute import compute
     from oyer.tasks.lengths.inputs import Inputs, PackedTokens, Term
-    from oyer.tasks.lengths.plain import evaluate
-    from oyer.tasks.lengths.repetition import pack
+    from oyer.tasks.lengths.methods.repetition import pack
+    from oyer.tasks.lengths.vectors import evaluate
 
 __all__ = ["Inputs", "PackedTokens", "Term", "compute", "evaluate", "pack"]
 
@@ -19,9 +19,9 @@ _HOMES = {
     "Inputs": "inputs",
     "PackedTokens": "inputs",
     "Term": "inputs",
-    "compute": "dispatch",
-    "evaluate": "plain",
-    "pack": "repetition",
+    "compute": "compute",
+    "evaluate": "vectors",
+    "pack": "methods.repetition",
 }
 
 

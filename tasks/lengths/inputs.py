@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from oyer.tasks.errors import InvalidLengthCall
+from oyer.config.length_methods.method import Kind
+from oyer.protocol.errors import InvalidLengthCall
 from oyer.tasks.lengths.arrays import Array
-from oyer.tasks.lengths.method import Kind
 
 
 @dataclass(frozen=True)

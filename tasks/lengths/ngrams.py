@@ -13,9 +13,9 @@ from functools import cached_property
 
 import numpy as np
 
-from oyer.tasks.errors import InvalidLengthCall
+from oyer.config.length_methods.repetition import MAX_WINDOWS
+from oyer.protocol.errors import InvalidLengthCall
 from oyer.tasks.lengths.arrays import Array, bound, device, is_torch_array, namespace, select
-from oyer.tasks.lengths.catalogue_repetition import MAX_WINDOWS
 from oyer.tasks.lengths.inputs import PackedTokens
 
 Join = Callable[[Array, Array], Array]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from oyer.tasks.errors import InvalidConfig
+from oyer.protocol.errors import InvalidConfig
 
 
 def count_tokens(texts: Sequence[str], tokenizer: str) -> list[int]:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
-from tests.cli.running import Running, running
+from oyer.demo.responses import Action
+from tests.support.cli_process import Running, running
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,17 @@ import pytest
 import yaml
 
 from oyer import migrations
+from oyer.config.loading import load_config
 from oyer.manager import BatchCancelled, RewardFuture, RewardManager, Rollout
-from oyer.models import history
-from oyer.models.record import ensure_run_and_batch, finish_batch
+from oyer.models import queries
+from oyer.models.engine import open_engine, reading
 from oyer.models.rows import BatchState
-from oyer.models.store import open_engine, reading
-from oyer.tasks.exchange import Exchange
-from oyer.tasks.settings import load_config
+from oyer.models.writes import ensure_run_and_batch, finish_batch
+from oyer.protocol.batch_store import Exchange
 from tests.cli.conftest import Backend, rollout_rows
-from tests.cli.running import oyer, running
-from tests.faults.backend import wait_until
-from tests.models.factories import START, make_batch
+from tests.support.cli_process import oyer, running
+from tests.support.fault_backend import wait_until
+from tests.support.record_rows import START, make_batch
 
 _CONFIG = ("--config", "oyer.yaml")
 HERE = f"{socket.gethostname()}:{os.getpid()}"
@@ -53,7 +53,7 @@ def _recorded(backend: Backend, batch_id: str) -> BatchState:
     """Read a batch from the record itself, for waiting on it."""
     engine = open_engine(f"sqlite:///{backend.folder / 'oyer.db'}")
     with reading(engine) as conn:
-        state = history.batch(conn, batch_id)
+        state = queries.batch(conn, batch_id)
     engine.dispose()
     assert state is not None
     return state
@@ -303,7 +303,7 @@ def test_a_batch_that_waits_for_a_worker_is_queued_and_can_be_acted_on(
 def test_a_resumed_batch_has_its_time_anew(redis_url: str, idle: RewardManager) -> None:
     import redis
 
-    from oyer.manager.backend import backend
+    from oyer.manager.backend.connection import backend
 
     future = idle.submit([Rollout(**row) for row in rollout_rows("old", 4)])
     exchange = Exchange(redis.Redis.from_url(redis_url), expires_s=600)

@@ -7,10 +7,10 @@ import pytest
 import redis
 
 from oyer import migrations
-from oyer.demo.actions import Action, named
-from oyer.demo.arrivals import Arrival
+from oyer.demo.request_log import Arrival
+from oyer.demo.responses import Action, named
 from tests.cli.conftest import Backend, write_config
-from tests.cli.running import oyer
+from tests.support.cli_process import oyer
 
 ALL = [
     "store",

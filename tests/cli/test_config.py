@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from oyer.tasks.settings import load_config, validate
-from tests.cli.running import oyer
-
-ROOT = Path(__file__).parents[2]
+from oyer.config.loading import load_config, validate
+from tests.support.cli_process import oyer
+from tests.support.paths import ROOT
 
 DEFAULT = re.compile(r"^(\s*(?:- )?)#(\w)", re.MULTILINE)
 """A key that stands at its default, behind `#`."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.running import environment, oyer
+from tests.support.cli_process import environment, oyer
 
 
 @pytest.fixture(scope="module")

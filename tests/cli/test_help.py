@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from oyer.cli import app
-from tests.cli.running import oyer
+from tests.support.cli_process import oyer
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import text
 
-from oyer.models.store import open_engine
+from oyer.models.engine import open_engine
 from tests.cli.conftest import Backend, rollout_rows
-from tests.cli.running import oyer
+from tests.support.cli_process import oyer
 
 _CONFIG = ("--config", "oyer.yaml")
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oyer.cli.curves import curves
-from oyer.cli.drawing import HEIGHT, as_picture, as_text
-from oyer.tasks.errors import InvalidInput
-from oyer.tasks.lengths.catalogue import METHODS
-from tests.cli.running import oyer
-from tests.tasks.lengths.batches import NEEDED
+from oyer.cli.views.curves import curves
+from oyer.cli.views.plots import HEIGHT, as_picture, as_text
+from oyer.config.length_methods.catalogue import METHODS
+from oyer.protocol.errors import InvalidInput
+from tests.support.cli_process import oyer
+from tests.support.length_inputs import NEEDED
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

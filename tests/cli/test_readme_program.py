@@ -3,12 +3,12 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 from tests.cli.conftest import Backend
-from tests.cli.running import environment
+from tests.support.cli_process import environment
+from tests.support.paths import ROOT
 
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
 
 
 def test_the_program_prints_what_the_readme_shows(backend: Backend) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from oyer.demo.actions import Action, named
+from oyer.config import rubric as rubrics
 from oyer.demo.judge_server import JudgeServer
-from oyer.tasks.judging import rubrics
+from oyer.demo.responses import Action, named
 from tests.cli.conftest import Backend, rollout_rows, write_config, write_lines
-from tests.cli.running import oyer
+from tests.support.cli_process import oyer
 
 MINE = """---
 name: manners

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from oyer.demo.actions import Action, named
-from oyer.demo.arrivals import Arrival
+from oyer.demo.request_log import Arrival
+from oyer.demo.responses import Action, named
 from tests.cli.conftest import Backend, rollout_rows, write_config, write_lines
-from tests.cli.running import oyer, running
+from tests.support.cli_process import oyer, running
 
 
 def rewards(path: Path) -> list[dict[str, Any]]:

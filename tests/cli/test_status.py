@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import pytest
 import redis
 
-from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action
 from oyer.manager import RewardFuture, RewardManager
 from oyer.tasks.backend_reading import read_status
-from tests.cli.running import oyer, running
-from tests.scripted import rollout, scripted_backend, sibling
+from tests.support.cli_process import oyer, running
+from tests.support.scripted_backend import rollout, scripted_backend, sibling
 
 IN_FLIGHT = 3
 HELD = Action(text="Final score: 5", hold=True)

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from oyer.demo.actions import named
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import named
 from tests.cli.conftest import Backend, rollout_rows, write_config, write_lines
-from tests.cli.running import ARGV, Family, children_of, environment, oyer, running
+from tests.support.cli_process import ARGV, Family, children_of, environment, oyer, running
 
 PARTS = ["redis", "store", "judge-1", "length-1", "combine-1"]
 

@@ -12,10 +12,10 @@ import pytest
 import redis
 
 from oyer import migrations
-from oyer.tasks import presence
-from oyer.tasks.commands import DEFAULT_CONCURRENCY
+from oyer.tasks.worker import heartbeat
+from oyer.tasks.worker.pools import DEFAULT_CONCURRENCY
 from tests.cli.conftest import Backend
-from tests.cli.running import children_of, oyer, running
+from tests.support.cli_process import children_of, oyer, running
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_another_celery_programs_environment_configures_no_worker(
     with running("worker", "combine", cwd=tmp_path, merged=True, **environ) as worker:
         worker.read_until(" ready.")
         with redis.Redis.from_url(environ["OYER_BROKER__URL"]) as client:
-            assert len(presence.workers(client)["combine"]) == 1
+            assert len(heartbeat.workers(client)["combine"]) == 1
 
 
 def test_log_lines_are_json_by_option(environ: dict[str, str], tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from oyer.demo.arrivals import Arrival
 from oyer.demo.judge_server import judge_process
-from oyer.tasks.errors import BackendUnavailable
+from oyer.demo.request_log import Arrival
+from oyer.protocol.errors import BackendUnavailable
 
 
 def ask(base_url: str) -> dict[str, Any]:

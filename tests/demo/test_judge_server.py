@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from oyer.demo.actions import ACTIONS, Action, named
-from oyer.demo.arrivals import Arrival, max_in_flight
 from oyer.demo.judge_server import JudgeServer
-from oyer.tasks.errors import InvalidConfig
+from oyer.demo.request_log import Arrival, max_in_flight
+from oyer.demo.responses import ACTIONS, Action, named
+from oyer.protocol.errors import InvalidConfig
 
 PATH = "/v1/chat/completions"
 BODY = json.dumps(

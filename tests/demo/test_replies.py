@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from oyer.demo.actions import ACTIONS, Action, named
-from oyer.demo.arrivals import Arrival
 from oyer.demo.replies import Reply, reply_to
+from oyer.demo.request_log import Arrival
+from oyer.demo.responses import ACTIONS, Action, named
 
 MESSAGES = [
     {"role": "system", "content": "Judge the response."},

@@ -6,9 +6,9 @@ from importlib import resources
 
 import pytest
 
+from oyer.config import rubric as rubrics
+from oyer.demo.rule_judge import score_reply
 from oyer.demo.samples import sample_rollouts
-from oyer.demo.scoring import score_reply
-from oyer.tasks.judging import rubrics
 
 
 def test_there_are_128_groups_of_four_different_policies() -> None:

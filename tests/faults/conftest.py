@@ -9,9 +9,9 @@ import pytest
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardBatch
-from tests.faults.backend import Backend, rollouts_of
-from tests.faults.door import Door
-from tests.faults.servers import PostgresServer, RedisServer, migrated
+from tests.support.fault_backend import Backend, rollouts_of
+from tests.support.fault_servers import PostgresServer, RedisServer, migrated
+from tests.support.tcp_door import Door
 
 SEED = 20260131
 """Of everything random here; a failing run repeats with the same numbers."""

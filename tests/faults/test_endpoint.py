@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from oyer.manager import RewardBatch
-from tests.faults.backend import JUDGE_IN_FLIGHT, Backend, rollouts_of
-from tests.faults.door import Door
+from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend, rollouts_of
+from tests.support.tcp_door import Door
 
 pytestmark = pytest.mark.faults
 

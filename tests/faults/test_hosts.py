@@ -5,13 +5,13 @@ from contextlib import ExitStack
 
 import pytest
 
-from oyer.demo.actions import Action
+from oyer.demo.responses import Action
 from oyer.manager import RewardBatch
-from tests.faults.backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
-from tests.faults.door import Door
-from tests.faults.hosts import Host, second_host
-from tests.faults.servers import PostgresServer
-from tests.faults.worker import Worker
+from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
+from tests.support.fault_servers import PostgresServer
+from tests.support.fault_worker import Worker
+from tests.support.network_hosts import Host, second_host
+from tests.support.tcp_door import Door
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from oyer.demo.actions import Action
+from oyer.demo.responses import Action
 from oyer.manager import RewardBatch
-from tests.faults.backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
-from tests.faults.servers import PostgresServer
+from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
+from tests.support.fault_servers import PostgresServer
 
 pytestmark = pytest.mark.faults
 
@@ -106,7 +106,7 @@ def test_clocks_that_are_half_a_minute_wrong_lose_no_message_and_repeat_none(
     for worker in backend.living("judge"):
         worker.kill()
     fast, slow = (
-        backend.start("judge", "tests.faults.skewed", skew, loglevel="DEBUG")
+        backend.start("judge", "tests.support.skewed_clock", skew, loglevel="DEBUG")
         for skew in ("30", "-30")
     )
     backend.wait_ready()

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from oyer.demo.actions import Action
+from oyer.demo.responses import Action
 from oyer.manager import BatchFailed, RewardBatch, RewardFuture
-from oyer.manager.backend import backend as manager_side
-from oyer.tasks import names
-from oyer.tasks.exchange import Exchange
-from oyer.tasks.payloads import WIRE_VERSION
-from tests.faults.backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
-from tests.faults.worker import ROOT
+from oyer.manager.backend.connection import backend as manager_side
+from oyer.protocol import names
+from oyer.protocol.batch_store import Exchange
+from oyer.protocol.packing import WIRE_VERSION
+from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
+from tests.support.fault_worker import ROOT
 
 pytestmark = pytest.mark.faults
 
@@ -166,7 +166,7 @@ def test_a_newer_message_is_refused_by_older_workers_and_kept_for_newer_ones(
         for worker in backend.workers:
             worker.kill()
         for kind in names.QUEUES:
-            backend.start(kind, "tests.faults.newer")
+            backend.start(kind, "tests.support.newer_release")
         backend.wait_ready()
         manager_side(backend.redis.url, 86_400).send_again(refused.batch_id, "again")
         batch = RewardFuture.from_ticket(refused.ticket).result(timeout_s=60)
@@ -179,6 +179,10 @@ def test_a_newer_message_is_refused_by_older_workers_and_kept_for_newer_ones(
 def _newer_release() -> Iterator[None]:
     """Let this process write what a later release would."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("oyer.manager.layout", "oyer.tasks.outcome", "oyer.tasks.payloads"):
+        for module in (
+            "oyer.manager.backend.chord",
+            "oyer.protocol.batch_result",
+            "oyer.protocol.rollout",
+        ):
             patch.setattr(f"{module}.WIRE_VERSION", WIRE_VERSION + 1)
         yield

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from oyer.demo.actions import Action
+from oyer.demo.responses import Action
 from oyer.manager import RewardBatch
-from tests.faults.backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
-from tests.faults.servers import RedisServer
-from tests.faults.worker import ROOT
+from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
+from tests.support.fault_servers import RedisServer
+from tests.support.fault_worker import ROOT
 
 pytestmark = pytest.mark.faults
 

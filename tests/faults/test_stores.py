@@ -10,8 +10,8 @@ import pytest
 from oyer import migrations
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardBatch
-from tests.faults.backend import Backend, rollouts_of, wait_until
-from tests.faults.servers import PostgresServer, RedisServer, small_disk
+from tests.support.fault_backend import Backend, rollouts_of, wait_until
+from tests.support.fault_servers import PostgresServer, RedisServer, small_disk
 
 pytestmark = pytest.mark.faults
 

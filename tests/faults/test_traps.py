@@ -13,14 +13,15 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from oyer.demo.actions import Action, named
+from oyer.config.loading import CONFIG_VARIABLE, validate
+from oyer.demo.responses import Action, named
+from oyer.local.worker_commands import worker_argv
 from oyer.manager import InvalidConfig, RewardBatch
-from oyer.tasks import commands, names
+from oyer.protocol import names
 from oyer.tasks.app import VISIBILITY_TIMEOUT_S
-from oyer.tasks.settings import CONFIG_VARIABLE, validate
-from tests.faults.backend import JUDGE_IN_FLIGHT, KEY, Backend, rollouts_of, wait_until
-from tests.faults.servers import PostgresServer, RedisServer
-from tests.faults.worker import ROOT
+from tests.support.fault_backend import JUDGE_IN_FLIGHT, KEY, Backend, rollouts_of, wait_until
+from tests.support.fault_servers import PostgresServer, RedisServer
+from tests.support.fault_worker import ROOT
 
 pytestmark = pytest.mark.faults
 
@@ -55,7 +56,7 @@ def test_a_worker_killed_inside_of_the_chord_does_not_hang_it(
     for worker in backend.living("judge"):
         worker.kill()
     marker = backend.folder / f"{point}.killed"
-    doomed = backend.start("judge", "tests.faults.killed_at", point, str(marker))
+    doomed = backend.start("judge", "tests.support.killed_at", point, str(marker))
     future = backend.manager(stall_timeout_s=NEVER_S).submit(rollouts_of(point, N))
     doomed.process.wait(60)
     assert marker.exists()
@@ -134,7 +135,7 @@ def test_trap_09_nothing_sends_sigquit_and_a_remapped_sigterm_is_refused(
 
 
 def test_trap_10_a_judge_worker_that_gevent_has_not_patched_ends(backend: Backend) -> None:
-    argv = commands.worker_argv("judge", name="unpatched")
+    argv = worker_argv("judge", name="unpatched")
     argv[argv.index("gevent")] = "solo"
     environ = {**os.environ, CONFIG_VARIABLE: str(backend.folder / "oyer.json")}
     done = subprocess.run(

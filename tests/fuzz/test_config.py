@@ -11,14 +11,13 @@ import yaml
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from oyer.config.loading import load_config, overridden, validate
+from oyer.config.reward import RewardConfig, plan_of
 from oyer.manager import InvalidConfig
-from oyer.tasks import payloads
-from oyer.tasks.config import RewardConfig, plan_of
-from oyer.tasks.judging.client import EndpointClient
-from oyer.tasks.payloads import Manifest
-from oyer.tasks.settings import load_config, overridden, validate
+from oyer.protocol.batch import Manifest, encode_manifest
+from oyer.tasks.endpoint.client import EndpointClient
 from tests.fuzz.conftest import fuzz
-from tests.fuzz.values import any_text, anything, json_like, mostly, mutated
+from tests.support.fuzz_values import any_text, anything, json_like, mostly, mutated
 
 FULL: dict[str, Any] = {
     "endpoints": {
@@ -113,7 +112,7 @@ def check(make: Any) -> None:
     event("accepted")
     plain = config.model_dump(mode="json")
     assert validate(json.loads(json.dumps(plain, allow_nan=False))) == config
-    payloads.encode_manifest(
+    encode_manifest(
         Manifest(
             batch_id="b",
             run="r",

@@ -9,21 +9,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oyer.config.loading import validate
+from oyer.config.plan import read_plan
 from oyer.manager import InvalidInput, Rollout
+from oyer.manager.backend.prepare import prepare
+from oyer.manager.backend.stored import read_result
 from oyer.manager.batch import RewardBatch
-from oyer.manager.stored import read_result
-from oyer.manager.submission import prepare
-from oyer.tasks import payloads, token_ids
-from oyer.tasks.compose import verdicts_of
-from oyer.tasks.errors import BatchFailed, MessageRefused
-from oyer.tasks.outcome import Outcome
-from oyer.tasks.parts import JudgePart, LengthPart, check_parts, read_parts
-from oyer.tasks.payloads import Manifest, pack, zstd
-from oyer.tasks.plan import read_plan
-from oyer.tasks.settings import validate
+from oyer.protocol import packing, token_ids
+from oyer.protocol.batch import (
+    Manifest,
+    decode_columns,
+    decode_manifest,
+    encode_columns,
+    encode_manifest,
+)
+from oyer.protocol.batch_result import Outcome
+from oyer.protocol.errors import BatchFailed, MessageRefused
+from oyer.protocol.packing import pack, unpack
+from oyer.protocol.partial_results import JudgePart, LengthPart, check_parts, read_parts
+from oyer.protocol.rollout import decode_rollouts, zstd
+from oyer.tasks.rewards.compose import verdicts_of
 from tests.fuzz.conftest import fuzz
-from tests.fuzz.values import damaged, json_like, mutated
 from tests.manager.conftest import outcome_of
+from tests.support.fuzz_values import damaged, json_like, mutated
 
 CONFIG = validate(
     {
@@ -36,8 +44,8 @@ ROWS = [
     for i in range(3)
 ]
 SUBMITTED = prepare(ROWS, CONFIG, run="r", step=1)
-MANIFEST = payloads.encode_manifest(SUBMITTED.manifest)
-COLUMNS = payloads.encode_columns(SUBMITTED.columns)
+MANIFEST = encode_manifest(SUBMITTED.manifest)
+COLUMNS = encode_columns(SUBMITTED.columns)
 (CHUNK,) = SUBMITTED.chunks
 (IDS,) = SUBMITTED.token_ids
 
@@ -47,7 +55,7 @@ SHAPED = LengthPart(added={"repetition": np.zeros(3)}, kept=np.ones(3, dtype=boo
 
 def repacked(blob: bytes) -> st.SearchStrategy[bytes]:
     """A payload whose JSON says something else, well packed."""
-    value = json.loads(payloads.unpack(blob))
+    value = json.loads(unpack(blob))
     return mutated(value).map(lambda other: pack(json.dumps(other).encode()))
 
 
@@ -58,9 +66,7 @@ def blobs(*good: bytes) -> st.SearchStrategy[bytes]:
         st.binary(max_size=60),
         st.binary(max_size=60).map(pack),
         json_like.map(lambda value: pack(json.dumps(value).encode())),
-        st.sampled_from(good).flatmap(
-            lambda blob: damaged(st.just(payloads.unpack(blob))).map(pack)
-        ),
+        st.sampled_from(good).flatmap(lambda blob: damaged(st.just(unpack(blob))).map(pack)),
     )
 
 
@@ -77,9 +83,9 @@ def refused(read: Callable[[], Any], *also: type[Exception]) -> Any:
     blobs(MANIFEST, COLUMNS, CHUNK) | st.sampled_from([MANIFEST, COLUMNS, CHUNK]).flatmap(repacked)
 )
 def test_a_payload_is_read_or_refused(blob: bytes) -> None:
-    refused(lambda: payloads.decode_rollouts(blob))
-    refused(lambda: payloads.decode_columns(blob))
-    manifest = refused(lambda: payloads.decode_manifest(blob))
+    refused(lambda: decode_rollouts(blob))
+    refused(lambda: decode_columns(blob))
+    manifest = refused(lambda: decode_manifest(blob))
     if manifest is not None:
         assert isinstance(manifest, Manifest)
         refused(lambda: read_plan(manifest))
@@ -132,10 +138,10 @@ def test_a_result_is_read_or_a_failure(blob: Any) -> None:
 
 def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 2**16
-    monkeypatch.setattr(payloads, "MAX_PAYLOAD_BYTES", limit)
-    assert payloads.unpack(pack(b" " * limit)) == b" " * limit
+    monkeypatch.setattr(packing, "MAX_PAYLOAD_BYTES", limit)
+    assert unpack(pack(b" " * limit)) == b" " * limit
     bomb = b"oyer1\n" + zstd.compress(b" " * (limit + 1), 1)
     with pytest.raises(MessageRefused, match=f"larger than {limit} bytes"):
-        payloads.unpack(bomb)
+        unpack(bomb)
     with pytest.raises(InvalidInput, match=f"{limit + 1} bytes, more than {limit}; submit it in"):
         pack(b" " * (limit + 1))

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from oyer.manager import RewardManager
 from oyer.server import ServerSettings, create_app
 from tests.fuzz.conftest import fuzz
-from tests.fuzz.values import any_text, damaged, json_like, mutated
-from tests.scripted import scripted_backend
-from tests.server.serving import Served, served
+from tests.support.fuzz_values import any_text, damaged, json_like, mutated
+from tests.support.scripted_backend import scripted_backend
+from tests.support.serve_process import Served, served
 
 ANSWER_S = 60.0
 """A request that is not answered by then hangs."""

@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oyer.manager import RewardManager
-from oyer.tasks import names, presence
-from oyer.tasks.names import batch_key
-from oyer.tasks.payloads import WIRE_VERSION, pack, zstd
+from oyer.protocol import names
+from oyer.protocol.names import batch_key
+from oyer.protocol.packing import WIRE_VERSION, pack, zstd
+from oyer.tasks.worker import heartbeat
 from tests.fuzz.conftest import fuzz
-from tests.fuzz.values import any_text, damaged, json_like, mutated
-from tests.scripted import rollout, scripted_backend
+from tests.support.fuzz_values import any_text, damaged, json_like, mutated
+from tests.support.scripted_backend import rollout, scripted_backend
 
 _AT_ONCE = 50
 """Messages that are pushed before the workers' logs are looked at."""
@@ -140,7 +141,7 @@ def client(manager: RewardManager) -> Iterator[redis.Redis]:
 
 def processes(client: redis.Redis) -> set[int]:
     """Process ids of the workers there are."""
-    return {entry["pid"] for found in presence.workers(client).values() for entry in found}
+    return {entry["pid"] for found in heartbeat.workers(client).values() for entry in found}
 
 
 def logged(folder: Path) -> int:

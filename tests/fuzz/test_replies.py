@@ -10,17 +10,17 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from oyer.tasks.config import EndpointConfig
-from oyer.tasks.judging.calls import ChatRequest, Failure, Reply
-from oyer.tasks.judging.classify import http_failure, read_response
-from oyer.tasks.judging.client import EndpointClient
-from oyer.tasks.judging.logprobs import expected_score
-from oyer.tasks.judging.reading import read_score
-from oyer.tasks.judging.retry_after import retry_after_s
-from oyer.tasks.statuses import Status
+from oyer.config.reward import EndpointConfig
+from oyer.protocol.status import Status
+from oyer.tasks.endpoint.client import EndpointClient
+from oyer.tasks.endpoint.responses import http_failure, read_response
+from oyer.tasks.endpoint.retry_after import retry_after_s
+from oyer.tasks.endpoint.types import ChatRequest, Failure, Reply
+from oyer.tasks.parsing.expected_score import expected_score
+from oyer.tasks.parsing.parser import read_score
 from tests.fuzz.conftest import fuzz
-from tests.fuzz.values import any_text, damaged, json_like, mutated
-from tests.tasks.judging.raw_server import RawServer, ok
+from tests.support.fuzz_values import any_text, damaged, json_like, mutated
+from tests.support.raw_server import RawServer, ok
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 MAX_TOKENS = 2**31 - 1

@@ -8,14 +8,16 @@ import numpy as np
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from oyer.config.loading import validate
 from oyer.manager import InvalidInput, Rollout, validation
+from oyer.manager.backend.prepare import plain, prepare
 from oyer.manager.client import check_place
-from oyer.manager.groups import identity_of
-from oyer.manager.submission import plain, prepare
-from oyer.tasks import payloads, token_ids
-from oyer.tasks.settings import validate
+from oyer.manager.streaming.identity import identity_of
+from oyer.protocol import token_ids
+from oyer.protocol.batch import decode_columns, decode_manifest, encode_columns, encode_manifest
+from oyer.protocol.rollout import decode_rollouts
 from tests.fuzz.conftest import fuzz
-from tests.fuzz.values import anything, json_like, mostly
+from tests.support.fuzz_values import anything, json_like, mostly
 
 JUDGE = {"name": "q", "endpoint": "e", "model": "m"}
 CONFIGS = [
@@ -96,12 +98,12 @@ def test_a_batch_is_refused_by_name_or_reaches_the_workers_as_it_was(
         return
     event("accepted")
     submission = prepare(batch, config, run=run, step=step)
-    manifest = payloads.decode_manifest(payloads.encode_manifest(submission.manifest))
+    manifest = decode_manifest(encode_manifest(submission.manifest))
     assert manifest == submission.manifest
-    assert payloads.decode_columns(payloads.encode_columns(submission.columns)).truncated == [
+    assert decode_columns(encode_columns(submission.columns)).truncated == [
         bool(row.truncated) for row in batch
     ]
-    rows = [row for blob in submission.chunks for row in payloads.decode_rollouts(blob)]
+    rows = [row for blob in submission.chunks for row in decode_rollouts(blob)]
     assert [row.response for row in rows] == [row.response for row in batch]
     if submission.token_ids:
         ids = token_ids.decode(submission.token_ids)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import redis
 
-from oyer.demo.actions import Action, named
-from oyer.demo.arrivals import Arrival, max_in_any_window, max_in_flight
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.request_log import Arrival, max_in_any_window, max_in_flight
+from oyer.demo.responses import Action, named
 from oyer.manager import RewardBatch, RewardManager
 from tests.integration.conftest import rollouts_of
 from tests.integration.test_main_job import read

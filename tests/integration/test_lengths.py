@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action, named
 from oyer.manager import BatchFailed, RewardBatch, RewardManager, Rollout
 from tests.integration.conftest import rollouts_of
 from tests.integration.test_main_job import band, read

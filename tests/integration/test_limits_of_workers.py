@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from oyer.demo.actions import Action, lognormal
-from oyer.demo.arrivals import Arrival, max_in_any_window, max_in_flight, tokens
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.request_log import Arrival, max_in_any_window, max_in_flight, tokens
+from oyer.demo.responses import Action, lognormal
 from oyer.manager import RewardManager
 from tests.integration.conftest import rollouts_of
 from tests.integration.test_main_job import read

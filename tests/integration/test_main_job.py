@@ -8,20 +8,18 @@ import statistics
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from sqlalchemy import text
 
-from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action, named
 from oyer.manager import BatchCancelled, MissingScores, RewardFuture, RewardManager, Rollout
-from oyer.models.store import open_engine, reading
+from oyer.models.engine import open_engine, reading
 from tests.integration.conftest import rollouts_of
-
-DATA = Path(__file__).parents[1] / "data"
+from tests.support.paths import DATA
 
 Sibling = Callable[..., RewardManager]
 

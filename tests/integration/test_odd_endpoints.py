@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action
 from oyer.manager import RewardManager
 from tests.integration.conftest import rollouts_of
 from tests.integration.test_judging import SIX, Before, attempts_of, scored

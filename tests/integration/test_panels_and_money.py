@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oyer.demo.actions import Action, named
-from oyer.demo.arrivals import Arrival
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.replies import token_count
+from oyer.demo.request_log import Arrival
+from oyer.demo.responses import Action, named
 from oyer.manager import JudgeOutage, RewardManager
 from tests.integration.conftest import rollouts_of
 from tests.integration.test_main_job import read

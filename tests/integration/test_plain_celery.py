@@ -5,8 +5,8 @@ import pytest
 from celery import Celery
 from celery.result import AsyncResult
 
-from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action
 from oyer.manager import BatchCancelled, RewardBatch, RewardManager
 from tests.integration.conftest import rollouts_of
 

@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from oyer.demo.actions import Action
-from oyer.demo.arrivals import Arrival
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.request_log import Arrival
+from oyer.demo.responses import Action
 from oyer.manager import RewardManager
 from tests.integration.test_judging import attempts_of, scored
 

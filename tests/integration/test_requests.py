@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from oyer.cli.requests import shown
+from oyer.cli.support.recorded_requests import shown
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardBatch, RewardManager, Rollout
+from oyer.models.engine import open_engine, reading
 from oyer.models.requests import judgements_at
-from oyer.models.store import open_engine, reading
 from tests.integration.conftest import rollouts_of
 
 Before = Callable[..., RewardManager]

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action
 from oyer.manager import RewardManager
 from tests.integration.test_judging import scored
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import redis
 
-from oyer.demo.actions import ACTIONS, Action, named
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import ACTIONS, Action, named
 from oyer.manager import MissingScores, RewardManager
 from oyer.models import Base
-from oyer.tasks.payloads import unpack
+from oyer.protocol.packing import unpack
 from tests.integration.conftest import KEY, QUERY_SECRET, rollouts_of
 from tests.integration.test_main_job import read
 

@@ -4,16 +4,14 @@ import json
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action
 from oyer.manager import RewardFuture, RewardManager
 from tests.integration.conftest import rollouts_of
-
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
 
 SUBMIT = """
 import json, sys, time

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from oyer.local import worker_commands
+from oyer.local.worker_commands import devices
 from oyer.manager import RewardManager, Rollout
-from oyer.tasks import commands
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_methods_are_evaluated_and_drawn() -> None:
 def test_a_host_with_gpus_and_without_torch_has_one_length_worker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(commands, "visible_gpus", lambda: 4)
-    assert commands.devices() == ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
-    monkeypatch.setattr(commands, "find_spec", lambda name: None)
-    assert commands.devices() == [None]
+    monkeypatch.setattr(worker_commands, "visible_gpus", lambda: 4)
+    assert devices() == ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
+    monkeypatch.setattr(worker_commands, "find_spec", lambda name: None)
+    assert devices() == [None]

@@ -7,9 +7,9 @@ import pytest
 import redis
 
 from oyer.manager import RewardManager
-from oyer.tasks.exchange import Exchange
-from tests.load.processes import MIB, peak_bytes, processes_of
-from tests.scripted import rollout, scripted_backend
+from oyer.protocol.batch_store import Exchange
+from tests.support.process_memory import MIB, peak_bytes, processes_of
+from tests.support.scripted_backend import rollout, scripted_backend
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

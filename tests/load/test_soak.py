@@ -9,10 +9,10 @@ import redis
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import BatchCancelled, RewardFuture, RewardManager
-from oyer.tasks import names
-from oyer.tasks.exchange import ENDED_S, Exchange
-from tests.load.processes import MIB, Held, held_by, immortal_keys, processes_of
-from tests.scripted import DEAD_JUDGE, rollout, scripted_backend, sibling
+from oyer.protocol import names
+from oyer.protocol.batch_store import ENDED_S, Exchange
+from tests.support.process_memory import MIB, Held, held_by, immortal_keys, processes_of
+from tests.support.scripted_backend import DEAD_JUDGE, rollout, scripted_backend, sibling
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

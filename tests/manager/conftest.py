@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import redis
 
-from oyer.manager import RewardFuture, RewardManager, Rollout, recovery
+from oyer.manager import RewardFuture, RewardManager, Rollout
+from oyer.manager.backend import recovery
+from oyer.protocol.batch_result import Outcome
+from oyer.protocol.batch_store import Exchange
 from oyer.tasks.app import make_app
-from oyer.tasks.exchange import Exchange
-from oyer.tasks.outcome import Outcome
-from tests.scripted import backend, backend_changes, judge, judge_says, running
+from tests.support.scripted_backend import backend, backend_changes, judge, judge_says, running
 
 __all__ = ["backend", "backend_changes", "judge", "judge_says", "running"]
 """Fixtures for this folder's tests."""

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from oyer.manager import RewardFuture, RewardManager, Rollout
-from oyer.manager.backend import backend
-from oyer.manager.submission import prepare
-from oyer.tasks.errors import BatchFailed, InvalidConfig, Overloaded
-from oyer.tasks.exchange import ABANDONED_S
-from oyer.tasks.names import BACKLOG_ENDS_KEY, batch_key
+from oyer.manager.backend.connection import backend
+from oyer.manager.backend.prepare import prepare
+from oyer.protocol.batch_store import ABANDONED_S
+from oyer.protocol.errors import BatchFailed, InvalidConfig, Overloaded
+from oyer.protocol.names import BACKLOG_ENDS_KEY, batch_key
 from tests.manager.conftest import JUDGE, Workers
 
 pytestmark = pytest.mark.filterwarnings(

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from oyer.config.reward import RewardRules
 from oyer.manager.batch import RewardBatch, Usage, failure_of
-from oyer.tasks.config import RewardRules
-from oyer.tasks.errors import JudgeOutage, MissingScores
+from oyer.protocol.errors import JudgeOutage, MissingScores
 from tests.manager.conftest import outcome_of
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from oyer.local.backend import LOCK_FILE, STATE_FILE
 from oyer.manager import (
     BackendUnavailable,
     InvalidConfig,
@@ -18,9 +19,8 @@ from oyer.manager import (
     RewardManager,
     Rollout,
 )
-from oyer.manager.local import LOCK_FILE, STATE_FILE
-from tests import services
 from tests.manager.conftest import JUDGE, Workers, rollouts_of
+from tests.support import services
 
 
 @pytest.fixture

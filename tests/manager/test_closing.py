@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action
 from oyer.manager import BatchCancelled, RewardManager
-from oyer.models import history
+from oyer.models import queries
+from oyer.models.engine import open_engine, reading
 from oyer.models.rows import BatchState
-from oyer.models.store import open_engine, reading
-from tests.scripted import rollout
+from tests.support.scripted_backend import rollout
 
 WAIT_S = 60.0
 
@@ -35,7 +35,7 @@ def config(judge: JudgeServer, folder: Path) -> dict[str, Any]:
 def on_record(folder: Path) -> list[BatchState]:
     engine = open_engine(f"sqlite:///{folder / 'oyer.db'}")
     with reading(engine) as conn:
-        states = history.list_batches(conn)
+        states = queries.list_batches(conn)
     engine.dispose()
     return states
 

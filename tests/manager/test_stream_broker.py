@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oyer.manager import BackendUnavailable, RewardManager, Rollout, assembly, streaming
-from oyer.manager.pending import Pending
+from oyer.manager import BackendUnavailable, RewardManager, Rollout
 from oyer.manager.score import Score
-from oyer.tasks.backlog import Backlog
-from oyer.tasks.errors import Overloaded
-from tests.faults.servers import RedisServer
+from oyer.manager.streaming import group_queue, stream
+from oyer.manager.streaming.pending import Pending
+from oyer.protocol.backlog import Backlog
+from oyer.protocol.errors import Overloaded
 from tests.manager.conftest import JUDGE, Workers
+from tests.support.fault_servers import RedisServer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Call to deprecated setex:DeprecationWarning"  # Celery 5.7 on redis-py 8
@@ -100,7 +101,7 @@ def test_a_thousand_single_rollouts_cost_about_the_tasks_of_a_batch(
 def test_a_group_that_is_soon_complete_is_one_batch(
     redis_url: str, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "AHEAD_WINDOW_S", WAIT_S)
+    monkeypatch.setattr(stream, "AHEAD_WINDOW_S", WAIT_S)
     manager = manager_on(redis_url, length=BAND)
     members = members_of("soon", 3)
     pending = [manager.score(one, group_size=3) for one in members[:2]]
@@ -142,7 +143,7 @@ def test_a_group_outlives_an_outage_of_the_broker(server: RedisServer) -> None:
 def test_a_group_outlives_a_broker_that_comes_back_empty(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assembly, "LOOK_PAUSE_S", 0.05)
+    monkeypatch.setattr(group_queue, "LOOK_PAUSE_S", 0.05)
     manager = manager_on(server.url, length=BAND)
     members = members_of("empty", 3)
     workers = Workers(server.url)

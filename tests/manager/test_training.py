@@ -15,10 +15,10 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardManager, openrlhf, slime
 from oyer.manager.score import Score
 from oyer.manager.training import launched
-from oyer.manager.trl import RewardFunction
+from oyer.manager.trl.reward import RewardFunction
 from tests.manager.test_slime import samples
-from tests.scripted import Running, rollout, sibling
-from tests.server.serving import served
+from tests.support.scripted_backend import Running, rollout, sibling
+from tests.support.serve_process import served
 
 WAIT_S = 60.0
 

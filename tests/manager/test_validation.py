@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oyer.manager.submission import prepare
+from oyer.config.reward import RewardConfig
+from oyer.manager.backend.prepare import prepare
 from oyer.manager.validation import check
-from oyer.tasks.config import RewardConfig
-from oyer.tasks.errors import InvalidRollout
-from oyer.tasks.payloads import Rollout
+from oyer.protocol.errors import InvalidRollout
+from oyer.protocol.rollout import Rollout
 
 JUDGE = {"name": "q", "endpoint": "e", "model": "m"}
 BAND = {"method": "median_band"}

@@ -15,9 +15,9 @@ from sqlalchemy import CheckConstraint, inspect, text
 from oyer import migrations
 from oyer.migrations.__main__ import main
 from oyer.models import Base
-from oyer.models.history import submissions_of
+from oyer.models.engine import open_engine
+from oyer.models.queries import submissions_of
 from oyer.models.requests import attempts_of, judgements_at
-from oyer.models.store import open_engine
 
 TABLES = set(Base.metadata.tables) | {"alembic_version"}
 

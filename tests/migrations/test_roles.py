@@ -11,8 +11,9 @@ from sqlalchemy import make_url, text
 from oyer import migrations
 from oyer.migrations import roles
 from oyer.models import Base
-from oyer.models.history import usage_of
-from oyer.models.record import (
+from oyer.models.engine import open_engine
+from oyer.models.queries import usage_of
+from oyer.models.writes import (
     ensure_run_and_batch,
     finish_batch,
     record_chunk,
@@ -21,8 +22,7 @@ from oyer.models.record import (
     record_submissions,
     reopen_batch,
 )
-from oyer.models.store import open_engine
-from tests.models.factories import (
+from tests.support.record_rows import (
     START,
     make_attempt,
     make_batch,

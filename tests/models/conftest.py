@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine
 
-from oyer.models.store import open_engine
+from oyer.models.engine import open_engine
 
 
 @pytest.fixture

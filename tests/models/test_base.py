@@ -16,9 +16,9 @@ from sqlalchemy.exc import IntegrityError, StatementError
 from oyer import migrations
 from oyer.models import Reward, Run, Text
 from oyer.models.base import clean_text, dump_json
-from oyer.models.record import ensure_run_and_batch, record_chunk, record_rewards
-from oyer.models.store import open_engine
-from tests.models.factories import make_batch, make_judgement, make_reward
+from oyer.models.engine import open_engine
+from oyer.models.writes import ensure_run_and_batch, record_chunk, record_rewards
+from tests.support.record_rows import make_batch, make_judgement, make_reward
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -9,15 +9,16 @@ from contextlib import closing
 from pathlib import Path
 
 from oyer import migrations
-from oyer.models.record import ensure_run_and_batch
-from oyer.models.store import checkpoint, copy_sqlite, open_engine
-from tests.models.factories import make_batch
+from oyer.models.engine import checkpoint, copy_sqlite, open_engine
+from oyer.models.writes import ensure_run_and_batch
+from tests.support.paths import ROOT
+from tests.support.record_rows import make_batch
 
 KILLED = """
 import os, sys
-from oyer.models.record import ensure_run_and_batch
-from oyer.models.store import open_engine
-from tests.models.factories import make_batch
+from oyer.models.writes import ensure_run_and_batch
+from oyer.models.engine import open_engine
+from tests.support.record_rows import make_batch
 with open_engine(sys.argv[1]).begin() as conn:
     ensure_run_and_batch(conn, make_batch())
 os.kill(os.getpid(), 9)
@@ -33,7 +34,7 @@ def test_a_checkpoint_moves_what_a_killed_process_left_into_the_file(
     sqlite_url: str, tmp_path: Path
 ) -> None:
     migrations.upgrade(sqlite_url)
-    root = Path(__file__).parents[2]
+    root = ROOT
     subprocess.run([sys.executable, "-c", KILLED, sqlite_url], cwd=root, check=False)
     wal = tmp_path / "oyer.db-wal"
     assert os.path.getsize(wal) > 0

@@ -7,11 +7,12 @@ import pytest
 from sqlalchemy import Connection, Engine, MetaData, text
 
 from oyer.models import Attempt, Base, Judgement, Reward, Rollout
-from oyer.models.history import judgements_of, list_batches, rewards_of, scored_by_request, usage_of
-from oyer.models.record import ensure_run_and_batch, record_chunk, record_rewards
+from oyer.models.engine import open_engine
+from oyer.models.queries import judgements_of, list_batches, rewards_of, scored_by_request, usage_of
 from oyer.models.rows import BatchKey
-from oyer.models.store import open_engine
-from tests.models.factories import (
+from oyer.models.writes import ensure_run_and_batch, record_chunk, record_rewards
+from tests.support.query_plans import plan_of
+from tests.support.record_rows import (
     START,
     make_attempt,
     make_batch,
@@ -19,7 +20,6 @@ from tests.models.factories import (
     make_reward,
     make_rollout,
 )
-from tests.models.plans import plan_of
 
 GROWING = [model.__tablename__ for model in (Attempt, Judgement, Reward, Rollout)]
 

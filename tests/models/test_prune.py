@@ -10,16 +10,16 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from oyer.models import Attempt, Base, Batch, Judgement, Reward, Rollout, Submission, Text
 from oyer.models import prune as pruning
+from oyer.models.engine import reading
 from oyer.models.prune import PRUNED_TEXT, Pruned, Selection, not_ended, prune, selected
-from oyer.models.record import (
+from oyer.models.writes import (
     ensure_run_and_batch,
     finish_batch,
     record_chunk,
     record_rewards,
     record_submissions,
 )
-from oyer.models.store import reading
-from tests.models.factories import (
+from tests.support.record_rows import (
     START,
     make_attempt,
     make_batch,

@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import Engine, select
 
 from oyer.models import Attempt, Text
-from oyer.models.record import ensure_run_and_batch, record_chunk
 from oyer.models.rows import BatchKey, Turns
-from tests.models.factories import make_attempt, make_batch, make_judgement
+from oyer.models.writes import ensure_run_and_batch, record_chunk
+from tests.support.record_rows import make_attempt, make_batch, make_judgement
 
 
 def new_batch(engine: Engine) -> BatchKey:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from oyer.manager import RewardManager
-from tests import services
+from tests.support import services
 
 BIN = Path(os.environ.get("OYER_SERVERS_BIN", Path(__file__).parents[2] / ".venv-servers" / "bin"))
 """Where the servers' environment has its commands."""

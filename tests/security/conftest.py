@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action
 from oyer.manager import Rollout
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import redis
 
-from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action
 from oyer.manager import BatchFailed, RewardFuture, RewardManager
-from oyer.manager.backend import backend
-from oyer.manager.submission import Submission, prepare
-from oyer.tasks import names
-from tests.faults.backend import wait_until
+from oyer.manager.backend.connection import backend
+from oyer.manager.backend.prepare import Submission, prepare
+from oyer.protocol import names
 from tests.security.conftest import Marker, logs_in, raw_message, rollouts_of
+from tests.support.fault_backend import wait_until
 
 KEY = "planted-key-of-the-workers-5Wd"
 SENT = sha256(f"Bearer {KEY}".encode()).hexdigest()

@@ -15,16 +15,16 @@ from celery.security.certificate import Certificate, FSCertStore
 from celery.security.key import PrivateKey
 from celery.security.serialization import SecureSerializer
 
+from oyer.config.reward import SigningConfig
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import BatchFailed, InvalidConfig, RewardFuture, RewardManager
-from oyer.tasks import names
+from oyer.protocol import names
+from oyer.protocol.packing import WIRE_VERSION
 from oyer.tasks.app import make_app
-from oyer.tasks.config import SigningConfig
-from oyer.tasks.payloads import WIRE_VERSION
-from oyer.tasks.signing import CONTENT_TYPE
-from tests.faults.backend import wait_until
-from tests.security.certificates import Identity, signer
+from oyer.tasks.worker.signing import CONTENT_TYPE
 from tests.security.conftest import Marker, logs_in, raw_message, rollouts_of
+from tests.support.certificates import Identity, signer
+from tests.support.fault_backend import wait_until
 
 PASSPHRASE = "planted-passphrase-9Zt"
 
@@ -210,11 +210,11 @@ def test_a_signing_that_cannot_work_is_refused_at_the_start_with_the_fix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OYER_TEST_PASSPHRASE", PASSPHRASE)
-    monkeypatch.setattr("oyer.tasks.signing._registered", [])
+    monkeypatch.setattr("oyer.tasks.worker.signing._registered", [])
     url = "redis://127.0.0.1:9/0"
     make_app(url, signing=SigningConfig.model_validate(signing))
     if "digest" not in changed:
-        monkeypatch.setattr("oyer.tasks.signing._registered", [])
+        monkeypatch.setattr("oyer.tasks.worker.signing._registered", [])
     with pytest.raises(InvalidConfig, match=said) as raised:
         make_app(url, signing=SigningConfig.model_validate({**signing, **changed}))
     assert PASSPHRASE not in str(raised.value)

@@ -21,12 +21,13 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.manager import BackendUnavailable, InvalidConfig, RewardManager
 from oyer.migrations import roles
 from oyer.models import Base
-from tests.cli.running import environment, oyer
-from tests.faults.servers import PostgresServer, RedisServer
 from tests.integration.test_secrets import in_redis
-from tests.security.certificates import Authority
 from tests.security.conftest import logs_in, rollouts_of
-from tests.security.tunnel import Tunnel, tunnel
+from tests.support.certificates import Authority
+from tests.support.cli_process import environment, oyer
+from tests.support.fault_servers import PostgresServer, RedisServer
+from tests.support.paths import ROOT
+from tests.support.tls_tunnel import Tunnel, tunnel
 
 SENTINEL = "PLANTED7q"
 REDIS_USER = "oyer@lab:1"
@@ -166,7 +167,7 @@ def test_a_cancelled_and_a_recalled_batch_need_no_further_right(guarded: Guarded
     resumed = oyer("batches", "resume", first.id, "--config", str(config), cwd=guarded.folder)
     assert "4 of 4 rollouts have a reward" in resumed.stdout
     # What Redis has forgotten, the record gives back.
-    from oyer.manager.backend import backend
+    from oyer.manager.backend.connection import backend
 
     guarded.redis.client.delete(f"celery-task-meta-{first.id}")
     backend(*future._broker).send_again(first.id, "gone")
@@ -242,7 +243,7 @@ def test_nothing_kept_or_logged_holds_a_password(
 
 
 def test_the_documents_give_the_user_of_redis_what_these_tests_gave_it() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    text = (ROOT / "docs" / "security.md").read_text()
     assert f"ACL SETUSER oyer on >password {' '.join(ACL)}" in text
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from oyer.cli.serve import only_batches
-from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action
 from oyer.manager import RewardManager
-from tests.scripted import Running, sibling
-from tests.server.serving import Answer, served
+from tests.support.scripted_backend import Running, sibling
+from tests.support.serve_process import Answer, served
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
-from tests.server.serving import Served
+from oyer.demo.responses import Action
+from tests.support.serve_process import Served
 
 OYER = [sys.executable, "-m", "oyer.cli"]
 

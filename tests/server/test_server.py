@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from oyer.demo.actions import Action, named
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action, named
 from oyer.manager import InvalidInput, RewardManager
 from oyer.server.settings import check_bind
-from tests.scripted import DEAD_JUDGE, Running, by_response, sibling
-from tests.server.serving import Answer, Served, served
+from tests.support.scripted_backend import DEAD_JUDGE, Running, by_response, sibling
+from tests.support.serve_process import Answer, Served, served
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from celery import Celery, current_app, signature
 from celery.exceptions import QueueNotFound
 from kombu.exceptions import ContentDisallowed
 
-from oyer.tasks import names
+from oyer.protocol import names
 from oyer.tasks.app import VISIBILITY_TIMEOUT_S, make_app
-from oyer.tasks.lease import RedisLease
-from oyer.tasks.results import PollRedis
+from oyer.tasks.worker.message_lease import RedisLease
+from oyer.tasks.worker.result_backend import PollRedis
 
 URL = "redis://127.0.0.1:6379/0"
 

@@ -7,16 +7,16 @@ from dataclasses import replace
 import pytest
 import redis
 
+from oyer.config.reward import Budget
 from oyer.manager import RewardManager, Rollout
+from oyer.protocol.batch_store import Exchange
+from oyer.protocol.errors import MessageRefused
+from oyer.protocol.names import batch_key
+from oyer.protocol.redis_connection import connect
 from oyer.tasks.backend_reading import read_status
 from oyer.tasks.backend_status import EndpointStatus, endpoint_status, run_status
-from oyer.tasks.config import Budget
-from oyer.tasks.errors import MessageRefused
-from oyer.tasks.exchange import Exchange
-from oyer.tasks.judging.budget import Purse, budget_key
-from oyer.tasks.judging.limits import Limiter, limits_key
-from oyer.tasks.judging.shared import connect
-from oyer.tasks.names import batch_key
+from oyer.tasks.coordination.budget import Purse, budget_key
+from oyer.tasks.coordination.limiter import Limiter, limits_key
 from tests.manager.conftest import JUDGE
 
 FAR_S = 3600.0

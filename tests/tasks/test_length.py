@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from oyer.tasks.errors import InvalidLengthCall
+from oyer.config.length_methods.catalogue import METHODS
+from oyer.protocol.errors import InvalidLengthCall
+from oyer.protocol.partial_results import LengthPart
+from oyer.protocol.status import Status
 from oyer.tasks.lengths import Inputs, compute, pack
-from oyer.tasks.lengths.catalogue import METHODS
-from oyer.tasks.parts import LengthPart
-from oyer.tasks.statuses import Status
-from tests.tasks.length_batches import LENGTHS, shaped
+from tests.support.length_batches import LENGTHS, shaped
 
 BAND = {"method": "median_band", "peak_ratio": 0.0}
 TRUNCATED = [False, False, False, True]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from trainer_backend import WORKERS_PYTHON, Backend, judged, random_llama, score_of
 
-from oyer.demo.actions import Action
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action
 
 
 @pytest.fixture(scope="session")

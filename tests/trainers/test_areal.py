@@ -16,7 +16,7 @@ from areal.infra.workflow_executor import WorkflowExecutor
 from trainer_backend import ROOT, Backend, score_of
 from transformers import AutoTokenizer
 
-from oyer.demo.actions import named
+from oyer.demo.responses import named
 
 HANG_S = 60
 """A rollout that takes this long hangs, in seconds."""

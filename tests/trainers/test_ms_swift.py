@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from trainer_backend import Backend, judged, score_of
 
-from oyer.demo.actions import Action, named
+from oyer.demo.responses import Action, named
 
 STEPS = Path(__file__).with_name("swift_steps.py")
 LENGTHS = (10, 10, 10, 16)

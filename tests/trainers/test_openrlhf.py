@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from trainer_backend import ROOT, WORKERS_PYTHON, Backend, score_of
 
-from oyer.demo.actions import named
+from oyer.demo.responses import named
 
 FILE = ROOT / "examples" / "openrlhf_reward.py"
 

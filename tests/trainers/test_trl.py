@@ -18,8 +18,8 @@ from trainer_backend import ROOT, Backend, judged, score_of
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
-from oyer.demo.actions import Action, named
-from oyer.manager.trl import RewardFunction, reward_function
+from oyer.demo.responses import Action, named
+from oyer.manager.trl.reward import RewardFunction, reward_function
 
 STEPS = 3
 

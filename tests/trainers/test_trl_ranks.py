@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from trainer_backend import Backend, judged, score_of
 
-from oyer.demo.actions import Action, named
+from oyer.demo.responses import Action, named
 
 RANK = Path(__file__).with_name("trl_rank.py")
 HANG_S = 300

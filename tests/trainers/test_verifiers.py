@@ -8,7 +8,7 @@ import pytest
 import verifiers.v1 as vf
 from trainer_backend import Backend, load_example, score_of
 
-from oyer.demo.actions import named
+from oyer.demo.responses import named
 
 
 def scored(example: ModuleType, reply: str) -> Any:

@@ -22,7 +22,7 @@ from verl.experimental.reward_loop.reward_loop import RewardLoopManager
 from verl.trainer.ppo.metric_utils import process_validation_metrics
 from verl.trainer.ppo.reward import load_reward_manager
 
-from oyer.demo.actions import Action, named
+from oyer.demo.responses import Action, named
 from oyer.manager.verl import LengthPenaltyRewardManager, RewardManager
 
 VECTORS = json.loads((Path(__file__).parents[1] / "data" / "median_band_vectors.json").read_text())

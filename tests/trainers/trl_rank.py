@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from oyer.manager import OyerError
-from oyer.manager.trl import reward_function
+from oyer.manager.trl.reward import reward_function
 
 GROUP = 4
 ROWS_PER_RANK = 6

@@ -2,8 +2,8 @@
 
 import pytest
 
+from oyer.config.reward import JudgeConfig
 from oyer.models.rows import JudgementRow
-from oyer.tasks.config import JudgeConfig
 from oyer.tasks.judging.aggregate import aggregate
 
 

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oyer.protocol.status import Status
 from oyer.tasks.judging.aggregate import Verdict
 from oyer.tasks.judging.fallback import groups_in, groups_in_need, replaced
-from oyer.tasks.statuses import Status
 
 
 def verdicts(*statuses: Status, score: float = 5.0) -> dict[int, Verdict]:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from oyer.tasks.config import JudgeConfig
-from oyer.tasks.judging.calls import ChatRequest
-from oyer.tasks.judging.reading import read_score
+from oyer.config.reward import JudgeConfig
+from oyer.protocol.status import Status
+from oyer.tasks.endpoint.types import ChatRequest
 from oyer.tasks.judging.reask import reask
-from oyer.tasks.statuses import Status
+from oyer.tasks.parsing.parser import read_score
 
 REQUEST = ChatRequest(
     model="m",

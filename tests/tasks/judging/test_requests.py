@@ -1,125 +1,202 @@
-"""A request is made again of what the record keeps of it, and nothing else passes for it."""
+"""What there is to ask of a chunk's rollouts, and what needs no asking."""
 
-import json
-import math
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from oyer.models.base import clean_text, dump_json
-from oyer.tasks.config import JudgeConfig, RewardRules
-from oyer.tasks.judging.jobs import Job, jobs_of
-from oyer.tasks.judging.reask import reask
-from oyer.tasks.judging.requests import (
-    Kept,
-    body_of,
-    changed_on_record,
-    first_messages,
-    messages_text,
-    parameters_text,
-    seed_of,
-    turned,
-    turns_of,
-)
-from oyer.tasks.payloads import Rollout
+from oyer.config import rubric
+from oyer.config.reward import JudgeConfig, RewardRules
+from oyer.protocol.rollout import Rollout
+from oyer.protocol.status import Status
+from oyer.tasks.judging.requests import Job, decided_score, decided_without_call, jobs_of
 
-JUDGE = JudgeConfig.model_validate(
-    {"name": "q", "endpoint": "e", "model": "m", "samples": 2, "scale": [0, 5]}
-)
-SENT = {"model": "m", "temperature": 0.0, "max_completion_tokens": 1024}
+RULES = RewardRules()
+UNGATED = RewardRules.model_validate({"gate": "none"})
 
 
-def job_of(rollout: Rollout, bodies: Mapping[str, Any] | None = None) -> Job:
-    return list(jobs_of({0: rollout}, [JUDGE], RewardRules(), bodies or {}))[1]
+def judge(**keys: Any) -> JudgeConfig:
+    return JudgeConfig.model_validate({"name": "q", "endpoint": "e", "model": "m", **keys})
 
 
-def on_record(rollout: Rollout, job: Job, **changed: Any) -> Kept:
-    assert job.request is not None
-    prompt = rollout.prompt
-    plain: dict[str, Any] = {
-        "request_hash": job.key,
-        "sample": job.sample,
-        "parameters": json.loads(parameters_text(job, SENT)),
-        "messages": messages_text(job.request.messages) if changed_on_record(rollout) else None,
-        "rubric": JUDGE.rubric,
-        "prompt": clean_text(prompt)
-        if isinstance(prompt, str)
-        else dump_json(prompt, sort_keys=False),
-        "response": clean_text(rollout.response),
-        "reference": rollout.reference,
-    }
-    return Kept(**{**plain, **changed})
+def rollout(**fields: Any) -> Rollout:
+    return Rollout(**{"prompt": "What is 6 times 7?", "response": "42", **fields})
 
 
-ROLLOUTS = {
-    "text": Rollout(prompt="p", response="r", reference="42"),
-    "messages": Rollout(prompt=[{"role": "user", "content": "p"}], response="r"),
-    "tools": Rollout(
-        prompt=[{"role": "assistant", "tool_calls": [{"name": "f", "a": 1}], "name": "z", "b": 2}],
-        response="r",
-    ),
-    "looks like messages": Rollout(prompt='[{"content":"p","role":"user"}]', response="r"),
-    "a list that is no messages": Rollout(prompt="[1, 2]", response="r"),
-    "NUL": Rollout(prompt="p\0", response="\0 r"),
-    "emoji": Rollout(prompt=[{"role": "user", "content": "\U0001f600"}], response="\U0001f600"),
-    "NUL in messages": Rollout(prompt=[{"role": "user", "content": "p\0"}], response="r"),
-    "no number": Rollout(prompt=[{"role": "user", "content": "p", "x": math.nan}], response="r"),
-}
+def jobs(*rollouts: Rollout, judges: tuple[JudgeConfig, ...] = (judge(),)) -> list[Job]:
+    return list(jobs_of(dict(enumerate(rollouts)), judges, RULES, {}))
 
 
-@pytest.mark.parametrize("rollout", ROLLOUTS.values(), ids=ROLLOUTS)
-def test_messages_on_record_are_those_of_the_request(rollout: Rollout) -> None:
-    job = job_of(rollout, {"e": {"top_p": 0.5}})
-    assert job.request is not None
-    assert first_messages(on_record(rollout, job)) == job.request.messages
+def key(one: Rollout | None = None, **keys: Any) -> str | None:
+    return jobs(one or rollout(), judges=(judge(**keys),))[0].key
 
 
-def test_the_messages_are_stored_only_where_the_texts_do_not_make_them() -> None:
-    stored = [name for name, rollout in ROLLOUTS.items() if changed_on_record(rollout)]
-    assert stored == ["NUL", "NUL in messages", "no number"]
+def test_every_rollout_judge_and_sample_is_one_judgement_in_order() -> None:
+    judges = (judge(name="a", samples=2), judge(name="b"))
+    chunk = {7: rollout(), 9: rollout(response="41")}
+    places = [job.place for job in jobs_of(chunk, judges, RULES, {})]
+    assert places == [(i, *sample) for i in (7, 9) for sample in (("a", 0), ("a", 1), ("b", 0))]
+
+
+def test_a_request_shows_prompt_response_and_reference_under_the_judges_settings() -> None:
+    one = rollout(reference="forty-two", response="It is 42.")
+    settings = {"temperature": 0.5, "max_tokens": 64, "extra_body": {"top_p": 0.9}}
+    request = jobs(one, judges=(judge(**settings),))[0].request
+    assert request is not None
+    shown = "\n".join(message["content"] for message in request.messages)
+    assert all(text in shown for text in ("What is 6 times 7?", "It is 42.", "forty-two"))
+    assert (request.model, request.temperature, request.max_tokens) == ("m", 0.5, 64)
+    assert request.extra_body == {"top_p": 0.9}
+    assert request.response_format is None
+
+
+def test_a_structured_judge_asks_for_json_on_its_scale() -> None:
+    request = jobs(rollout(), judges=(judge(structured=True, scale=[0, 5]),))[0].request
+    assert request is not None
+    assert request.response_format is not None
+    schema = request.response_format["json_schema"]["schema"]
+    assert schema["properties"]["score"] == {"type": "number", "minimum": 0.0, "maximum": 5.0}
+
+
+def test_equal_requests_have_equal_keys_wherever_they_stand() -> None:
+    first, second, other = jobs(rollout(), rollout(), rollout(response="41"))
+    assert first.key == second.key != other.key
+    assert first.place != second.place
 
 
 @pytest.mark.parametrize(
     "changed",
-    [{"response": "s"}, {"reference": "43"}, {"sample": 0}, {"rubric": None}, {"prompt": None}],
+    [
+        {"model": "m2"},
+        {"endpoint": "e2"},
+        {"temperature": 1.0},
+        {"max_tokens": 5},
+        {"structured": True},
+        {"extra_body": {"top_p": 0.9}},
+        {"rubric": "tool_call_zh"},
+        {"reasoning_effort": "low"},
+        {"version": "step-100"},
+    ],
     ids=str,
 )
-def test_what_makes_another_request_is_none(changed: dict[str, Any]) -> None:
-    rollout = ROLLOUTS["text"]
-    assert first_messages(on_record(rollout, job_of(rollout), **changed)) is None
+def test_whatever_the_reply_depends_on_changes_the_key(changed: dict[str, Any]) -> None:
+    assert key(**changed) != key()
 
 
-def test_requests_that_differ_by_seed_share_their_parameters() -> None:
-    job = job_of(ROLLOUTS["text"])
-    seeded = [{**SENT, "seed": seed} for seed in (1, 2**63 - 1)]
-    assert len({parameters_text(job, sent) for sent in seeded}) == 1
-    for sent in seeded:
-        parameters = json.loads(parameters_text(job, sent))
-        body = body_of(parameters, [], seed_of(sent))
-        assert body == {**sent, "messages": []}
+def test_what_the_workers_add_to_every_request_changes_the_key() -> None:
+    bodies: list[dict[str, dict[str, Any]]] = [
+        {},
+        {"e": {"top_p": 0.9}},
+        {"e": {"top_p": 0.5}},
+        {"other": {"top_p": 0.5}},
+    ]
+    keys = [next(iter(jobs_of({0: rollout()}, [judge()], RULES, body))).key for body in bodies]
+    assert keys[0] == keys[3]
+    assert len(set(keys)) == 3
+    # What a judge sets itself wins, in the body and so in the key.
+    own = judge(extra_body={"top_p": 0.9})
+    assert {next(iter(jobs_of({0: rollout()}, [own], RULES, body))).key for body in bodies} == {
+        keys[1]
+    }
 
 
-@pytest.mark.parametrize("seed", [2**63, "7", None, True, 1.5])
-def test_a_seed_that_the_column_cannot_hold_stays_in_the_parameters(seed: Any) -> None:
-    sent = {**SENT, "seed": seed}
-    assert seed_of(sent) is None
-    parameters = json.loads(parameters_text(job_of(ROLLOUTS["text"]), sent))
-    assert body_of(parameters, [], None) == {**sent, "messages": []}
+@pytest.mark.parametrize("changed", [{"weight": 3}, {"name": "r"}, {"reasks": 0}], ids=str)
+def test_what_the_reply_does_not_depend_on_leaves_the_key(changed: dict[str, Any]) -> None:
+    assert key(**changed) == key()
 
 
-def test_a_reask_is_told_by_what_it_adds() -> None:
-    request = job_of(ROLLOUTS["text"]).request
-    assert request is not None
-    again = reask(request, "Hm.", JUDGE)
-    turns = turns_of(request.messages, again.messages)
-    assert turns is not None
-    assert (turns["kept"], [turn["role"] for turn in turns["added"]]) == (2, ["assistant", "user"])
-    assert turned(request.messages, turns) == again.messages
-    assert turns_of(request.messages, list(request.messages)) is None
+@pytest.mark.parametrize(
+    "fields", [{"prompt": "Other?"}, {"response": "43"}, {"reference": "42"}], ids=str
+)
+def test_whatever_the_judge_is_shown_changes_the_key(fields: dict[str, Any]) -> None:
+    assert key(rollout(**fields)) != key()
 
 
-def test_messages_that_a_reask_changes_are_told_as_well() -> None:
-    first = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
-    for messages in ([first[0], {"role": "user", "content": "u, again"}], first[:1]):
-        assert turned(first, turns_of(first, messages)) == messages
+def test_what_the_judge_is_not_shown_leaves_the_key() -> None:
+    one = rollout(group_id="g", base_score=0.5, response_tokens=3, metadata={"k": 1})
+    assert key(one) == key()
+
+
+def test_samples_of_one_judge_are_asked_for_each() -> None:
+    keys = [job.key for job in jobs(rollout(), judges=(judge(samples=3),))]
+    assert len(set(keys)) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "rules", "decided"),
+    [
+        ({"base_score": 1.0}, RULES, None),
+        ({"base_score": 0.001}, RULES, None),
+        ({"base_score": 0.0}, RULES, Status.GATED),
+        ({"base_score": -1.0}, RULES, Status.GATED),
+        ({"base_score": None}, RULES, None),
+        ({"base_score": 0.0}, UNGATED, None),
+        ({"response": ""}, RULES, Status.EMPTY),
+        ({"response": " \n"}, UNGATED, Status.EMPTY),
+        ({"response": "Thought process:"}, RULES, Status.EMPTY),
+        ({"response": "", "base_score": 0.0}, RULES, Status.GATED),
+        ({"response": "B"}, RULES, None),
+    ],
+    ids=str,
+)
+def test_some_judgements_are_decided_without_a_call(
+    fields: dict[str, Any], rules: RewardRules, decided: Status | None
+) -> None:
+    one = rollout(**fields)
+    assert decided_without_call(one, rules) == decided
+    [job] = jobs_of({0: one}, [judge()], rules, {})
+    assert job.decided == decided
+    assert (job.request is None) == (job.key is None) == (decided is not None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "keys", "score"),
+    [
+        ({"response": ""}, {}, 1.0),
+        ({"response": ""}, {"scale": [-2, 5]}, -2.0),
+        ({"response": ""}, {"empty_score": 3}, 3.0),
+        ({"response": ""}, {"empty_score": 0}, 0.0),
+        ({"base_score": 0.0}, {"empty_score": 3}, None),
+        ({}, {"empty_score": 3}, None),
+    ],
+    ids=str,
+)
+def test_only_an_empty_response_has_a_score_without_a_call(
+    fields: dict[str, Any], keys: dict[str, Any], score: float | None
+) -> None:
+    assert decided_score(jobs(rollout(**fields), judges=(judge(**keys),))[0]) == score
+
+
+def test_a_judgement_names_the_text_of_its_rubric() -> None:
+    [job] = jobs(rollout(), judges=(judge(rubric="tool_call_en"),))
+    assert job.rubric_hash == rubric.rubric_hash(rubric.resolve("tool_call_en"))
+
+
+def test_half_a_surrogate_pair_fails_no_key() -> None:
+    assert key(rollout(response="half \ud83d pair")) is not None
+
+
+def test_another_server_or_version_under_the_same_name_changes_the_key() -> None:
+    def key_at(server: str, **keys: Any) -> str | None:
+        [job] = jobs_of({0: rollout()}, [judge(**keys)], RULES, {}, {"e": server})
+        return job.key
+
+    assert key_at("a") != key_at("b")
+    # A version takes the servers' place: the same model may move.
+    assert key_at("a", version="1") == key_at("b", version=1) != key_at("b", version="2")
+    assert key_at("a", version="1") not in (key_at("a"), key_at("b"))
+    # As keys were before there were versions.
+    assert key_at("a", version="") == key_at("b", version="") == key()
+
+
+def test_samples_at_temperature_0_have_a_seed_each_that_stays() -> None:
+    def seeds(*rollouts: Rollout, **keys: Any) -> list[int | None]:
+        asked = [job.request for job in jobs(*rollouts, judges=(judge(**keys),))]
+        return [request.seed if request else None for request in asked]
+
+    drawn = seeds(rollout(), rollout(response="43"), samples=3)
+    assert len(set(drawn)) == 6
+    assert all(seed is not None and 0 <= seed < 2**31 for seed in drawn)
+    assert seeds(rollout(), samples=3) == drawn[:3]
+    assert seeds(rollout()) == [None]
+    assert seeds(rollout(), samples=2, temperature=0.5) == [None] * 2
+    assert seeds(rollout(), samples=2, temperature=None) == [None] * 2

@@ -2,20 +2,20 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from oyer.cli import app
-from oyer.tasks.judge_config import JudgeConfig
-from oyer.tasks.judging import rubrics
-from oyer.tasks.judging.reading import read_score
-from oyer.tasks.judging.rubrics import _KNOWN, _FrontMatter
-from oyer.tasks.statuses import Status
+from oyer.config import rubric as rubrics
+from oyer.config.judge import JudgeConfig
+from oyer.config.rubric import _KNOWN, _FrontMatter
+from oyer.protocol.status import Status
+from oyer.tasks.parsing.parser import read_score
+from tests.support.paths import ROOT
 
-TEXT = (Path(__file__).parents[3] / "docs" / "rubrics.md").read_text()
+TEXT = (ROOT / "docs" / "rubrics.md").read_text()
 SCALE = (1.0, 10.0)
 
 

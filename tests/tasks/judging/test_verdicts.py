@@ -2,8 +2,8 @@
 
 from typing import Any, cast
 
+from oyer.config.reward import JudgeConfig
 from oyer.models.rows import StoredJudgement
-from oyer.tasks.config import JudgeConfig
 from oyer.tasks.judging.verdicts import fine_rows, recorded_part
 
 

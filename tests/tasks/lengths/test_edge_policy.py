@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from oyer.tasks.lengths import Inputs, compute, evaluate
-from tests.tasks.lengths.batches import BY_ROW, NEEDED, make_batch, pick
+from tests.support.length_inputs import BY_ROW, NEEDED, make_batch, pick
 
 NEUTRAL: dict[str, float] = {
     "median_band": 0.0,

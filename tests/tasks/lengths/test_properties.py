@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from oyer.tasks.lengths import Inputs, PackedTokens, compute
-from tests.tasks.lengths.batches import BY_ROW, NEEDED, SHAPING, make_batch, pick
+from tests.support.length_inputs import BY_ROW, NEEDED, SHAPING, make_batch, pick
 
 BATCHES = st.builds(make_batch, st.integers(1, 4), st.integers(1, 5), st.integers(0, 10_000))
 

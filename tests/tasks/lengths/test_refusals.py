@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from oyer.tasks.errors import InvalidConfig, InvalidLengthCall
+from oyer.config.length_methods.catalogue import METHODS
+from oyer.protocol.errors import InvalidConfig, InvalidLengthCall
 from oyer.tasks.lengths import Inputs, compute, evaluate, pack
-from oyer.tasks.lengths.catalogue import METHODS
-from tests.tasks.lengths.batches import NEEDED, SHAPING, make_batch
+from tests.support.length_inputs import NEEDED, SHAPING, make_batch
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,16 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from oyer.tasks.lengths import Inputs, PackedTokens, Term, compute, evaluate, plain
-from oyer.tasks.lengths.catalogue import METHODS
+from oyer.config.length_methods.catalogue import METHODS
+from oyer.tasks.lengths import Inputs, PackedTokens, Term, compute, evaluate, vectors
+from tests.support.paths import DATA
 
-DATA = Path(__file__).parents[2] / "data"
 VECTORS = json.loads((DATA / "length_vectors.json").read_text())
 BANDS = json.loads((DATA / "median_band_vectors.json").read_text())
 
@@ -38,7 +37,7 @@ def as_tensors(value: Any) -> Any:
 @pytest.fixture(params=["numpy", "torch"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What the formulas run on; `evaluate` takes NumPy by itself."""
-    apply = plain.apply
+    apply = vectors.apply
 
     def on_tensors(method: Any, params: Any, columns: Any, size: int | None) -> Term:
         term = apply(method, params, as_tensors(columns), size)
@@ -47,7 +46,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         return Term(term.kind, np.asarray(term.values), term.history)
 
     if request.param == "torch":
-        monkeypatch.setattr(plain, "apply", on_tensors)
+        monkeypatch.setattr(vectors, "apply", on_tensors)
     return str(request.param)
 
 

@@ -1,0 +1,44 @@
+"""`oyer db backup`: a copy of a SQLite record that is whole, while workers write."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from oyer.cli.support import options
+from oyer.cli.support.output import console, print_json
+from oyer.protocol.errors import InvalidConfig, InvalidInput
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
+    config: options.Config = None,
+    url: options.RecordUrl = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Copy a SQLite record into one file, whole and compact, while workers write to it.
+
+    Copying the file itself loses what still stands in its `-wal`. A PostgreSQL record is copied
+    by `pg_dump`.
+
+    Example: `oyer db backup oyer-2026-01-31.db`
+    """
+    from oyer.cli.support.database import existing, explained
+    from oyer.models.engine import copy_sqlite, redacted_url
+
+    url = options.record_url(config, url)
+    with existing(url) as engine:
+        if engine.dialect.name != "sqlite":
+            raise InvalidConfig(
+                f"{redacted_url(url)}: `oyer db backup` copies SQLite only; use"
+                f" `pg_dump --format=custom --file={file} DATABASE`, and `pg_restore` to bring it back"
+            )
+        if file.exists():
+            raise InvalidInput(f"{file}: exists; name a file that does not")
+        with explained(url):
+            copy_sqlite(engine, file)
+    size_bytes = file.stat().st_size
+    if as_json:
+        print_json({"file": str(file), "bytes": size_bytes})
+    else:
+        console.print(f"wrote {file}, {size_bytes / 1e6:.1f} MB", highlight=False, soft_wrap=True)

@@ -1,0 +1,168 @@
+"""Reads a judgement with its requests from the record, and makes the requests again."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from oyer.models import queries, requests
+from oyer.tasks.judging.request_record import Kept, body_of, first_messages, turned
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection
+
+    from oyer.models.rows import StoredAttempt, StoredJudgement
+    from oyer.protocol.rollout import Message
+
+NOT_KEPT = "the release that recorded this judgement did not keep its request (before 0003)"
+NOT_MADE = "no request was made for it"
+
+_JUDGEMENT = (
+    "batch_id",
+    "rollout_index",
+    "judge",
+    "sample",
+    "status",
+    "score",
+    "source",
+    "model",
+    "endpoint",
+    "request_hash",
+    "reply",
+    "reasoning",
+    "error",
+)
+_ATTEMPT = (
+    "id",
+    "number",
+    "started_at",
+    "url_index",
+    "http_status",
+    "error_class",
+    "error",
+    "latency_ms",
+    "retry_wait_s",
+)
+
+
+def shown(conn: "Connection", judgement: "StoredJudgement") -> dict[str, Any]:
+    """Return a judgement and its attempts, each with the body of its request.
+
+    `problem` says why the request cannot be made again, `note` why there is none; both are None
+    in an ordinary case.
+    """
+    attempts = requests.attempts_of(conn, judgement)
+    texts = requests.texts_of(conn, _hashes(judgement, attempts))
+    row: dict[str, Any] = {name: dict(judgement).get(name) for name in _JUDGEMENT}
+    messages, problem, note = _messages(conn, judgement, texts)
+    if messages is not None and not attempts:
+        note = _answered_elsewhere(conn, judgement)
+    return {
+        **row,
+        "problem": problem,
+        "note": note,
+        "messages": messages,
+        "attempts": [_attempt(one, judgement, messages, texts) for one in attempts],
+    }
+
+
+def _messages(
+    conn: "Connection", judgement: "StoredJudgement", texts: "Mapping[str | None, str]"
+) -> "tuple[list[Message] | None, str | None, str | None]":
+    """Make the first request's messages again; else say what the problem is, or why there is none."""
+    request_hash = judgement.get("request_hash")
+    if request_hash is None:
+        return None, None, f"{NOT_MADE}: {judgement['status']}"
+    parameters = _parameters(judgement.get("parameters_hash"), texts)
+    if parameters is None:
+        return None, NOT_KEPT, None
+    words = requests.rollout_texts(conn, judgement["batch_id"], judgement["rollout_index"])
+    messages = first_messages(
+        Kept(
+            request_hash=request_hash,
+            sample=judgement["sample"],
+            parameters=parameters,
+            messages=texts.get(judgement.get("messages_hash")),
+            rubric=requests.rubric_of(conn, judgement.get("rubric_hash")),
+            prompt=words.get("prompt"),
+            response=words.get("response"),
+            reference=words.get("reference"),
+        )
+    )
+    if messages is not None:
+        return messages, None, None
+    state = queries.batch(conn, judgement["batch_id"])
+    version = state["oyer_version"] if state else "?"
+    return None, f"what is on record makes another request than Oyer {version} sent", None
+
+
+def _attempt(
+    attempt: "StoredAttempt",
+    judgement: "StoredJudgement",
+    messages: "list[Message] | None",
+    texts: "Mapping[str | None, str]",
+) -> dict[str, Any]:
+    scored = judgement["status"] == "scored"
+    replied = attempt["error_class"] is None
+
+    def text(name: str) -> str | None:
+        digest = dict(attempt).get(f"{name}_hash")
+        if isinstance(digest, str):
+            return texts.get(digest)
+        held = dict(judgement).get(name) if scored and replied else None
+        return held if isinstance(held, str) else None
+
+    parameters = _parameters(
+        attempt["parameters_hash"] or (judgement.get("parameters_hash") if scored else None), texts
+    )
+    request = None
+    if messages is not None and parameters is not None and "body" in parameters:
+        request = body_of(parameters, turned(messages, _turns(attempt, texts)), attempt["seed"])
+    return {
+        **{name: dict(attempt)[name] for name in _ATTEMPT},
+        "request": request,
+        "reply": text("reply"),
+        "reasoning": text("reasoning"),
+    }
+
+
+def _turns(attempt: "StoredAttempt", texts: "Mapping[str | None, str]") -> Any:
+    turns = attempt["turns"]
+    if turns is None:
+        return None
+    added = [
+        {"role": turn["role"], "content": texts.get(turn["content_hash"], "")}
+        for turn in turns["added"]
+    ]
+    return {"kept": turns["kept"], "added": added}
+
+
+def _hashes(judgement: "StoredJudgement", attempts: "list[StoredAttempt]") -> "list[str | None]":
+    hashes = [judgement.get("parameters_hash"), judgement.get("messages_hash")]
+    for attempt in attempts:
+        hashes += [attempt["parameters_hash"], attempt["reply_hash"], attempt["reasoning_hash"]]
+        hashes += [turn["content_hash"] for turn in (attempt["turns"] or {"added": ()})["added"]]
+    return hashes
+
+
+def _parameters(
+    digest: str | None, texts: "Mapping[str | None, str]"
+) -> "Mapping[str, Any] | None":
+    text = texts.get(digest) if digest is not None else None
+    return None if text is None else json.loads(text)
+
+
+def _answered_elsewhere(conn: "Connection", judgement: "StoredJudgement") -> str:
+    """Say where a reply came from that was not called for here."""
+    source = judgement["source"]
+    if source not in ("cache", "record", "joined"):
+        return f"{NOT_MADE}: {judgement.get('error') or judgement['status']}"
+    first = requests.judgements_by_hash(conn, str(judgement["request_hash"]), 1)
+    if first and first[0]["source"] == "called":
+        one = first[0]
+        return (
+            f"not sent for this judgement (source: {source}); the same request was sent for"
+            f" {one['batch_id']}/{one['rollout_index']}, judge {one['judge']},"
+            f" sample {one['sample']}"
+        )
+    return f"not sent for this judgement (source: {source}); who sent it is not on record"

@@ -1,0 +1,187 @@
+"""Scores rollouts in batches with a progress bar; what `oyer score` and `oyer demo` share."""
+
+import contextlib
+import math
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis import RedisError
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from oyer.cli.support.jsonl import RewardLine, reward_lines
+from oyer.cli.support.output import counted, notes
+from oyer.manager import RewardBatch, RewardFuture, RewardManager, Rollout
+
+_AHEAD = 4
+"""Batches under way at once: enough to keep the judges busy, few enough for Redis' memory."""
+
+_LOOK_S = 0.1
+"""Pause between two looks at the progress."""
+
+
+@dataclass
+class Summary:
+    """What scoring some rollouts came to."""
+
+    rollouts: int = 0
+    seconds: float = 0.0
+    statuses: Counter[str] = field(default_factory=Counter)
+    first_errors: dict[str, str] = field(default_factory=dict)
+    """An error for each status that has one."""
+    judged: int = 0
+    """Rollouts with a judge's score, new or from the record."""
+    calls: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+
+    def add(self, batch: RewardBatch) -> None:
+        """Count a batch in."""
+        self.rollouts += len(batch)
+        self.statuses.update(batch.statuses)
+        self.first_errors = {**batch.first_errors, **self.first_errors}
+        scores = zip(batch.statuses, batch.judge_scores, strict=True)
+        self.judged += sum(status == "scored" and math.isfinite(score) for status, score in scores)
+        self.calls += batch.usage.calls
+        self.tokens += batch.usage.tokens
+        self.cost_usd += batch.usage.cost_usd
+
+    @property
+    def failed(self) -> int:
+        """Count the rollouts that were to be judged and have no score."""
+        from oyer.protocol.status import NOT_CALLED, Status
+
+        fine = {Status.SCORED, *NOT_CALLED}
+        return sum(count for status, count in self.statuses.items() if status not in fine)
+
+    @property
+    def used(self) -> str:
+        """Say what it cost, and where nothing was asked although there are scores."""
+        if self.judged and not self.calls:
+            return "no calls: every score was on record already (`reuse`)"
+        return f"{counted(self.calls, 'call')}, {self.tokens} tokens, ${self.cost_usd:.4f}"
+
+    def print_errors(self) -> None:
+        """Print why scores are missing, an example for each status."""
+        for status, error in sorted(self.first_errors.items()):
+            line = f"[bold]{escape(status)}[/] e.g. {escape(error)}"
+            notes.print(line, highlight=False, soft_wrap=True)
+
+    def report(self) -> dict[str, Any]:
+        """Give it as JSON values."""
+        more = {"statuses": dict(self.statuses), "seconds": round(self.seconds, 3)}
+        return {**vars(self), **more, "failed": self.failed}
+
+
+def score_all(
+    manager: RewardManager,
+    rollouts: Sequence[Rollout],
+    *,
+    run: str,
+    batch_size: int,
+    quiet: bool = False,
+) -> tuple[list[RewardLine], Summary]:
+    """Score rollouts a few batches at a time.
+
+    Returns:
+        One line for each rollout, in the order given, and what it all came to.
+
+    Raises:
+        OyerError: a batch failed; those under way are cancelled, so that they stop costing.
+    """
+    lines: list[RewardLine] = [{} for _ in rollouts]
+    summary, started = Summary(), time.monotonic()
+    columns = [TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    with Progress(*columns, console=notes, disable=quiet) as bar:
+        task = bar.add_task("scoring", total=len(rollouts))
+
+        def show(judged: float) -> None:
+            bar.update(task, completed=summary.rollouts + int(judged))
+
+        for rows, batch in _ended(manager, rollouts, batches(rollouts, batch_size), run, show):
+            summary.add(batch)
+            scored = reward_lines([rollouts[row] for row in rows], batch)
+            for row, line in zip(rows, scored, strict=True):
+                lines[row] = line
+            show(0)
+    summary.seconds = time.monotonic() - started
+    return lines, summary
+
+
+def batches(rollouts: Sequence[Rollout], size: int) -> list[list[int]]:
+    """Cut rollouts into batches of about `size`, keeping each group in one batch.
+
+    Returns:
+        The rows of each batch, by number; a group's rows need not be neighbours.
+    """
+    groups: dict[object, list[int]] = {}
+    for row, rollout in enumerate(rollouts):
+        # As a tuple, a row without a group is never taken for the group of that name.
+        key = (row,) if rollout.group_id is None else str(rollout.group_id)
+        groups.setdefault(key, []).append(row)
+    cut: list[list[int]] = [[]]
+    for rows in groups.values():
+        if len(cut[-1]) >= size:
+            cut.append([])
+        cut[-1] += rows
+    return cut
+
+
+@dataclass(frozen=True)
+class _Part:
+    rows: list[int]
+    future: RewardFuture
+
+    def judged(self) -> float:
+        """Give how many of the rows are judged; rows with several judges count in parts."""
+        try:
+            judged, total = self.future.progress()
+        except RedisError:
+            # The bar stands still while Redis is away; the future waits for it.
+            return 0.0
+        return len(self.rows) * judged / total if total else 0.0
+
+
+def _ended(
+    manager: RewardManager,
+    rollouts: Sequence[Rollout],
+    cut: Sequence[list[int]],
+    run: str,
+    show: Callable[[float], None],
+) -> Iterator[tuple[list[int], RewardBatch]]:
+    """Submit a few batches ahead and yield them in order, each with its rows' numbers."""
+    under_way: deque[_Part] = deque()
+    try:
+        for step, rows in enumerate(cut):
+            if len(under_way) == _AHEAD:
+                yield _first_ended(under_way, show)
+            future = manager.submit([rollouts[row] for row in rows], run=run, step=step)
+            under_way.append(_Part(rows, future))
+        while under_way:
+            yield _first_ended(under_way, show)
+    finally:
+        # Without Redis, nothing can be cancelled, and its error would hide the one under way.
+        with contextlib.suppress(RedisError):
+            for part in under_way:
+                part.future.cancel()
+
+
+def _first_ended(
+    under_way: deque[_Part], show: Callable[[float], None]
+) -> tuple[list[int], RewardBatch]:
+    ended = threading.Event()
+    under_way[0].future.add_done_callback(lambda _: ended.set())
+    while not ended.wait(_LOOK_S):
+        show(sum(part.judged() for part in under_way))
+    part = under_way.popleft()
+    return part.rows, part.future.result()

@@ -1,0 +1,127 @@
+"""How `oyer rubric` shows rubrics, requests and replies."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from oyer.cli.support.output import console, notes, print_table
+
+if TYPE_CHECKING:
+    from oyer.config.reward import RewardConfig
+    from oyer.tasks.judging.requests import Job
+
+
+def facts(name: str, text: str, *, same_as: str | None = None) -> dict[str, Any]:
+    """Say what a rubric's text holds.
+
+    Args:
+        same_as: the built-in rubric whose text it is.
+    """
+    from oyer.config import rubric as rubrics
+
+    rubric = rubrics.parse(text)
+    return {
+        "name": name,
+        "rubric": same_as or rubric.name,
+        "hash": rubrics.rubric_hash(text),
+        "language": rubric.language,
+        "scale": rubric.scale,
+        "reason_first": rubric.reason_first,
+        "asks_for_verdict": rubrics.asks_for_verdict(rubric),
+        "criteria": [criterion.name for criterion in rubric.criteria],
+        "levels": len(rubric.levels),
+    }
+
+
+def print_list(listed: Sequence[Mapping[str, Any]]) -> None:
+    """Print a line for each rubric."""
+    table = Table()
+    for title in ("name", "rubric", "language", "criteria", "levels", "verdict asked for"):
+        table.add_column(title, overflow="fold")
+    for one in listed:
+        order = "after the reasons" if one["reason_first"] else "alone"
+        cells = (
+            one["name"],
+            one["rubric"] or "unnamed",
+            one["language"],
+            ", ".join(one["criteria"]) or "none",
+            str(one["levels"]),
+            order if one["asks_for_verdict"] else "in its own words, or not at all",
+        )
+        table.add_row(*map(escape, cells))
+    print_table(table)
+
+
+def note_verdict(text: str) -> None:
+    """Say what follows for a rubric that has no place for the verdict line."""
+    from oyer.config import rubric as rubrics
+
+    if not rubrics.asks_for_verdict(rubrics.parse(text)):
+        notes.print(
+            "note: this rubric has no {verdict}, so that nothing is added that asks for a score. Its"
+            " own words must ask for a last line such as `Final score: N`; otherwise replies are"
+            " `unparseable`. docs/rubrics.md lists the spellings that are read.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def request(job: "Job", settings: "RewardConfig") -> dict[str, Any]:
+    """Give a job's request with its key, as JSON can hold it."""
+    import dataclasses
+
+    assert job.request is not None
+    fields = dataclasses.asdict(job.request)
+    own = fields.pop("extra_body")
+    endpoint = settings.endpoints.get(job.judge.endpoint)
+    shared = endpoint.extra_body if endpoint else {}
+    sent = {name: value for name, value in fields.items() if value is not None}
+    return {
+        "judge": job.judge.name,
+        "endpoint": job.judge.endpoint,
+        "rubric_hash": job.rubric_hash,
+        "request_hash": job.key,
+        "request": {**sent, **shared, **own},
+    }
+
+
+def print_request(job: "Job") -> None:
+    """Print the messages of a job's request under their roles."""
+    assert job.request is not None
+    for message in job.request.messages:
+        _heading(message["role"])
+        # As it is: neither wrapped nor read as markup.
+        typer.echo(message["content"])
+    _heading(f"end of the request {job.key}")
+
+
+def print_trial(trial: Mapping[str, Any]) -> None:
+    """Print a reply and what was read from it."""
+    if "error" in trial:
+        _line("status", trial["status"])
+        _line("error", trial["error"])
+        return
+    _heading("reply")
+    typer.echo(trial["reply"])
+    _heading("read from it")
+    score = "none" if trial["score"] is None else f"{trial['score']:g}"
+    tokens = f"{trial['prompt_tokens']} prompt, {trial['completion_tokens']} completion"
+    _line("status", trial["status"])
+    _line("score", score)
+    _line("read from", repr(trial["span"]) if trial["span"] else "nothing")
+    _line("reader", trial["layer"])
+    _line("finish", trial["finish_reason"] or "not said")
+    _line("tokens", tokens)
+    _line("latency", f"{trial['latency_ms']:.0f} ms")
+
+
+def _heading(text: str) -> None:
+    console.print(f"[bold]--- {escape(text)} ---[/]", highlight=False, soft_wrap=True)
+
+
+def _line(name: str, value: str) -> None:
+    console.print(f"[bold]{name:<10}[/] {escape(value)}", highlight=False, soft_wrap=True)

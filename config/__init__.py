@@ -1,0 +1,1 @@
+"""What a user writes in one configuration file."""

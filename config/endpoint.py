@@ -1,0 +1,124 @@
+"""Configuration of an endpoint: URLs, key name, limits, prices."""
+
+import json
+import re
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    model_validator,
+)
+
+from oyer.config.section import MAX_TIME_S, MAX_USD, Section, names_host
+from oyer.config.variables import VariableName
+
+MAX_DEPTH = 64
+"""Levels of nested lists and mappings in a request's body."""
+
+
+def _depth(value: Any, seen: int = 0) -> int:
+    """Count the levels of a value, and no further than is too deep."""
+    inner = value.values() if isinstance(value, dict) else value
+    if seen > MAX_DEPTH or not isinstance(value, (dict, list, tuple)):
+        return seen
+    return max((_depth(item, seen + 1) for item in inner), default=seen + 1)
+
+
+_CALLED = re.compile(r"/(chat/completions|completions|responses|embeddings|models)/*$")
+"""Ends of a path that belong to one call, and not to a `base_url`."""
+
+
+def _with_host(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://, as in https://api.deepseek.com/v1")
+    if not names_host(url):
+        raise ValueError(
+            "must name a host and a port that can be called, as in http://host:8000/v1; letters beyond"
+            " ASCII are written as xn--…"
+        )
+    if called := _CALLED.search(urlsplit(url).path):
+        raise ValueError(
+            f"ends in `/{called[1]}`; leave that off, as in https://api.deepseek.com/v1: the path"
+            " of a call is added to it"
+        )
+    return url
+
+
+HttpUrl = Annotated[str, AfterValidator(_with_host)]
+"""Where requests go, up to and without `/chat/completions`."""
+
+
+def _plain_json(body: dict[str, Any]) -> dict[str, Any]:
+    """Take a body apart as JSON would, so that it is the same wherever it is read."""
+    if _depth(body) > MAX_DEPTH:
+        raise ValueError(f"nests deeper than {MAX_DEPTH} levels; flatten it")
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(body, allow_nan=False))
+        json.dumps(plain, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError("holds what JSON cannot say; use text, finite numbers, lists") from error
+    return plain
+
+
+Body = Annotated[dict[str, Any], AfterValidator(_plain_json)]
+"""Fields of a request's body."""
+
+
+class BaseUrl(Section):
+    """One of several servers behind an endpoint."""
+
+    url: HttpUrl
+    """Up to and without `/chat/completions`."""
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Share of the calls, relative to the others."""
+
+
+class Price(Section):
+    """What a model costs, in US dollars per million tokens."""
+
+    prompt_usd: float = Field(ge=0, le=MAX_USD)
+    """Per million prompt tokens."""
+    completion_usd: float = Field(ge=0, le=MAX_USD)
+    """Per million completion tokens."""
+
+
+class EndpointConfig(Section):
+    """An OpenAI-compatible server, as the workers reach it."""
+
+    base_url: HttpUrl | None = None
+    """Up to and without `/chat/completions`, e.g. `https://api.deepseek.com/v1`."""
+    base_urls: tuple[BaseUrl, ...] = ()
+    """Several servers in place of `base_url`; one that fails is skipped for some seconds."""
+    api_key_env: VariableName | None = None
+    """Name of the workers' environment variable that holds the key; none for open servers."""
+    max_in_flight: int = Field(default=64, ge=1, le=100_000)
+    """Calls under way at once, over all workers and hosts together."""
+    timeout_s: float = Field(default=60.0, gt=0, le=MAX_TIME_S)
+    """Longest time that one attempt may take, in seconds."""
+    max_attempts: int = Field(default=4, ge=1, le=20)
+    """HTTP requests for one judgement, retries included, before it fails."""
+    requests_per_minute: int | None = Field(default=None, ge=1, le=10**9)
+    """Requests begun in any minute, over all workers and hosts together."""
+    tokens_per_minute: int | None = Field(default=None, ge=1, le=10**12)
+    """Prompt and completion tokens in any minute, over all workers and hosts together."""
+    adaptive: bool = False
+    """Learn how many concurrent calls the endpoint tolerates, up to `max_in_flight`, from its 429s."""
+    headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    """Further HTTP headers of every request; put secrets into the environment."""
+    extra_body: Body = Field(default_factory=dict)
+    """Further fields of every request's body."""
+    prices: dict[str, Price] = Field(default_factory=dict)
+    """By model name; a model without a price costs 0 on record."""
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if (self.base_url is None) == (not self.base_urls):
+            raise ValueError("give either `base_url` or `base_urls`")
+        return self
+
+    @property
+    def servers(self) -> tuple[BaseUrl, ...]:
+        """The base URLs with their weights, one or several."""
+        return self.base_urls or (BaseUrl(url=str(self.base_url)),)

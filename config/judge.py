@@ -1,0 +1,131 @@
+"""Configuration of a judge and its fall-back."""
+
+import math
+from typing import Literal, Self
+
+from pydantic import (
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from oyer.config import rubric as rubrics
+from oyer.config.endpoint import Body
+from oyer.config.section import Section
+
+MAX_EXPECTED = 1000
+"""Widest scale over which an expected score is taken: each score is looked for in the logprobs."""
+
+
+class Fallback(Section):
+    """Who judges in a judge's place, by the same rubric on the same scale."""
+
+    endpoint: str = Field(min_length=1, max_length=100)
+    """Name of an entry of the workers' `endpoints`."""
+    model: str = Field(min_length=1, max_length=200)
+    """The model name that this endpoint expects."""
+
+
+class JudgeConfig(Section):
+    """A judge: endpoint, model, rubric and sampling settings that score a rollout on a scale."""
+
+    name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_.-]+$")
+    """Names the judge in terms, rows and messages."""
+    endpoint: str = Field(min_length=1, max_length=100)
+    """Name of an entry of the workers' `endpoints`."""
+    model: str = Field(min_length=1, max_length=200)
+    """The model name that the endpoint expects."""
+    version: str | None = Field(default=None, max_length=200, coerce_numbers_to_str=True)
+    """Names the model's state, e.g. a checkpoint; judgements under another version are not reused.
+    Null: those of other base URLs, or of another model than the endpoint now reports in its
+    replies, are not reused. `""`: any are, also those of releases without versions."""
+    rubric: str = Field(default="reasoning_en", validate_default=True)
+    """A built-in rubric's name, a path from this file's folder, or the text (with `{response}`)."""
+    scale: tuple[float, float] = (1.0, 10.0)
+    """Lowest and highest score; a reply with a score outside counts as `unparseable`."""
+    normalize: bool = False
+    """Count scores from 0 to 1 in place of `scale`, in rewards and wherever they are returned."""
+    weight: float = Field(default=0.1, allow_inf_nan=False)
+    """What one point of the judge's score adds to the reward."""
+    temperature: float | None = Field(default=0.0, ge=0, le=2)
+    """Sampling temperature; null leaves it to the endpoint."""
+    max_tokens: int | None = Field(default=1024, ge=1, le=10**7)
+    """Longest reply, in tokens; null leaves it to the endpoint."""
+
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
+        None
+    )
+    """How much a reasoning model thinks; null leaves it to the endpoint."""
+
+    samples: int = Field(default=1, ge=1, le=64)
+    """Times that each rollout is judged, at temperature 0 with a `seed` each; then aggregated."""
+    aggregate: Literal["mean", "median"] = "mean"
+    """How the samples of one rollout become one score: `mean` or `median`."""
+    min_valid: int = Field(default=1, ge=1)
+    """Samples that must have a score, or the rollout has none."""
+    structured: bool = False
+    """Ask for JSON by `response_format`; an endpoint that refuses it is asked in words."""
+    reasks: int = Field(default=1, ge=0, le=5)
+    """Times that a judge is asked again for the verdict line that its reply lacks."""
+    expected_score: bool = False
+    """Score by the mean over the scores that the judge might have written, from its logprobs."""
+    fallback: Fallback | None = None
+    """Re-judges the whole group if the judge fails on any of it; submit the rollouts of a group together."""
+    extra_body: Body = Field(default_factory=dict)
+    """Further fields of the request's body, e.g. `{top_p: 0.9}`."""
+    empty_score: float | None = Field(default=None, allow_inf_nan=False)
+    """Score of a response that holds nothing to judge; null means the lowest of the scale."""
+
+    @field_validator("scale")
+    @classmethod
+    def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        low, high = scale
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError("must be [lowest, highest] with lowest < highest, e.g. [1, 10]")
+        return scale
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> Self:
+        if self.min_valid > self.samples:
+            raise ValueError(f"`min_valid` {self.min_valid} is more than `samples` {self.samples}")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_scores(self) -> Self:
+        low, high = self.scale
+        if self.expected_score and not (
+            low.is_integer() and high.is_integer() and high - low <= MAX_EXPECTED
+        ):
+            raise ValueError(
+                f"`expected_score` needs a `scale` between whole numbers, {MAX_EXPECTED} apart at"
+                " most"
+            )
+        return self
+
+    @property
+    def counted_scale(self) -> tuple[float, float]:
+        """The scale that scores are on where they count."""
+        return (0.0, 1.0) if self.normalize else self.scale
+
+    def counted(self, score: float) -> float:
+        """Take a score from the judge's scale to the one that counts."""
+        low, high = self.scale
+        return (score - low) / (high - low) if self.normalize else score
+
+    @property
+    def substitute(self) -> "JudgeConfig | None":
+        """The fall-back as a judge of its own; no configured name holds a slash.
+
+        The judge's `version` is of its own model, not of the fall-back's.
+        """
+        if self.fallback is None:
+            return None
+        place = {"endpoint": self.fallback.endpoint, "model": self.fallback.model}
+        changed = {**place, "name": f"{self.name}/fallback", "fallback": None, "version": None}
+        return self.model_copy(update=changed)
+
+    @field_validator("rubric")
+    @classmethod
+    def _resolved(cls, rubric: str, info: ValidationInfo) -> str:
+        return rubrics.resolve(rubric, **(info.context or {}))

@@ -1,0 +1,297 @@
+"""The part of a configuration that shapes rewards by length: methods, their inputs, their names."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from oyer.config.condition import SOURCE, Condition, needs_judge
+from oyer.config.explaining import did_you_mean, suggestion_or_known
+from oyer.config.judge import JudgeConfig
+from oyer.config.length_methods import catalogue
+from oyer.config.length_methods.method import Kind, Method
+from oyer.config.section import Section
+
+COUNTS = frozenset({"target_lengths", "total_tokens", "turns"})
+"""Metadata columns of whole numbers from 0."""
+
+SPANS = frozenset({"think_lengths", "answer_lengths"})
+"""Columns of lengths of a part of the response, counted unless metadata holds them."""
+
+FLAGS = frozenset({"no_think", "repetitive"})
+"""Metadata columns of true or false."""
+
+REALS = frozenset({"history_lengths", "reference_lengths", "reference_accuracy", "advantages"})
+"""Metadata columns of numbers; a missing history is none yet."""
+
+METADATA = COUNTS | SPANS | FLAGS | REALS
+"""What a length method can be given from a rollout's metadata, as fields of `Inputs`."""
+
+TERM_NAMES = {"median_band": "length_penalty"}
+"""Terms that go by another name than their method: the replaced system's."""
+
+_TAKEN = frozenset({"base_score", "judge", "gate"})
+"""Terms that are not of length methods; `judge:…` neither."""
+
+_PREFIX = "metadata."
+
+
+class ThinkConfig(Section):
+    """Where a response's thinking ends and its answer begins: at the first closing marker.
+
+    The markers themselves belong to neither.
+    """
+
+    open: str = "<think>"
+    """Opening marker, taken off the beginning of the thinking; it may be part of the prompt."""
+    close: str = Field(default="</think>", min_length=1)
+    """Closing marker."""
+    open_ids: tuple[int, ...] = ()
+    """Token ids of the opening marker."""
+    close_ids: tuple[int, ...] = ()
+    """Token ids of the closing marker; with them, token ids are split without a tokenizer."""
+    missing_close: Literal["think", "answer", "invalid"] = "think"
+    """A response without closing marker: `think`, all of it is thinking; `answer`, all of it is answer;
+    `invalid`, the row has no reward."""
+
+
+class LengthConfig(Section):
+    """A length method, its parameters, and what it is given.
+
+    A key that is a parameter of the method is the method's own; `oyer length list` has them.
+    """
+
+    method: str
+    """A method of the catalogue, e.g. `median_band`."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """The method's parameters with defaults filled in; they may stand beside `method` as well."""
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,80}$")
+    """Names the term; left out, the method's name, and `length_penalty` for `median_band`."""
+    weight: float = Field(default=1.0, allow_inf_nan=False)
+    """Multiplies what the method adds; methods that multiply, select or give advantages take none."""
+    unit: Literal["tokens", "chars", "bytes"] = "tokens"
+    """What lengths are counted in: `tokens` of the policy, `chars`, or `bytes` of UTF-8."""
+    part: Literal["response", "think", "answer"] = "response"
+    """Which part counts as the length: `response`, all of it; `think` or `answer`, see `think`."""
+    think: ThinkConfig = ThinkConfig()
+    """How thinking and answer are told apart."""
+    correct: Annotated[str | None, AfterValidator(lambda text: text and _checked(text))] = None
+    """What counts as correct, e.g. `judge >= 6`; left out, `correct` of the rollout, or a positive
+    base score. A rollout that is not judged for its base score is wrong."""
+    quality: Annotated[str, AfterValidator(lambda text: _source(text))] = "base_score"
+    """The score that the method judges by: `base_score`, `judge`, `judge:<name>`, or
+    `unshaped_reward`, which is base score and weighted judges. A rollout that is not judged for
+    its base score has the lowest of the judge's scale; one whose score is missing under the
+    failure policy takes no part."""
+    truncated: Literal["as_is", "mask", "wrong"] = "as_is"
+    """A truncated rollout: `as_is`, like any other; `mask`, left out of training and statistics;
+    `wrong`, counted as wrong, and left out of length statistics where the method does not ask who
+    is correct."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Inputs by metadata key, e.g. `{target_lengths: metadata.target_tokens}`; what the method
+    needs is else looked for under the input's own name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gathered(cls, raw: Any) -> Any:
+        """Tell the method's parameters from the keys of every method, and check them."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("method"), str):
+            return raw
+        fields = dict(raw)
+        method = catalogue.find(fields["method"])
+        if "params" not in fields:
+            cls._refuse_unknown(fields, method)
+            own = method.params.model_fields.keys() | (fields.keys() - cls.model_fields.keys())
+            fields["params"] = {name: fields.pop(name) for name in own & fields.keys()}
+        return {**fields, "params": catalogue.resolve(method.name, fields["params"])}
+
+    @classmethod
+    def _refuse_unknown(cls, fields: Iterable[str], method: Method) -> None:
+        """Refuse what is neither a key of every method nor a parameter of this one."""
+        for name in fields:
+            if name not in cls.model_fields and name not in method.params.model_fields:
+                own = ", ".join(method.params.model_fields) or "none"
+                hint = did_you_mean(str(name), [*cls.model_fields, *method.params.model_fields])
+                raise ValueError(
+                    f"{name}: unknown key; {hint or 'check the spelling'}"
+                    f" (parameters of {method.name}: {own})"
+                )
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        taken = self.takes
+        if self.kind == "per_token":
+            raise ValueError(
+                f"method: {self.method} gives a value to each token, and a batch carries one"
+                " reward a rollout; choose `repetition`, or call oyer.tasks.lengths.compute where"
+                " the loss is computed"
+            )
+        if self.weight != 1 and self.kind not in ("add", "total"):
+            raise ValueError(
+                f"weight: {self.method} has values of kind {self.kind!r}, which take no weight"
+            )
+        if self.quality != "base_score" and not taken & {"quality", "base_reward"}:
+            raise ValueError(f"quality: {self.method} does not look at a score; leave it out")
+        if self.quality.startswith("judge") and "quality" not in taken:
+            raise ValueError(
+                f"quality: {self.method} shapes the whole reward: `base_score` or `unshaped_reward`"
+            )
+        if self.correct is not None and "correct" not in taken:
+            raise ValueError(f"correct: {self.method} does not ask who is correct; leave it out")
+        self._check_columns(taken)
+        return self
+
+    def _check_columns(self, taken: frozenset[str]) -> None:
+        for name, place in self.columns.items():
+            if name not in METADATA & taken:
+                fitting = ", ".join(sorted(METADATA & taken)) or "none"
+                raise ValueError(
+                    f"columns.{name}: is not an input of {self.method} that metadata can give"
+                    f" (inputs: {fitting})"
+                )
+            if not place.removeprefix(_PREFIX) or not place.startswith(_PREFIX):
+                raise ValueError(
+                    f"columns.{name}: must be `metadata.<key>`, e.g. metadata.target_tokens"
+                )
+
+    @property
+    def kind(self) -> Kind:
+        """What the method's values are."""
+        return catalogue.find(self.method).kind
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Fields of `Inputs` that it cannot do without; see `Method.needs`."""
+        return catalogue.needs(self.method, self.params)
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """Fields of `Inputs` that it looks at, needed or not."""
+        bounded = {need.partition(">=")[0] for need in self.needs if ">=" in need}
+        return catalogue.find(self.method).columns | bounded
+
+    @property
+    def condition(self) -> Condition | None:
+        """What counts as correct."""
+        return None if self.correct is None else Condition.parse(self.correct)
+
+    @property
+    def aggregates(self) -> bool:
+        """Whether its inputs are the other terms of the batch."""
+        return "components" in self.needs
+
+    @property
+    def metadata_keys(self) -> dict[str, str]:
+        """Where its inputs are in the metadata, by field of `Inputs`."""
+        named = {name: place.removeprefix(_PREFIX) for name, place in self.columns.items()}
+        needed = self.needs & (METADATA - SPANS)
+        return {**{name: name for name in needed}, **named}
+
+    @property
+    def spans(self) -> frozenset[str]:
+        """Lengths of parts of the response that are to be counted, as fields of `Inputs`."""
+        needed = {f"{self.part}_lengths"} if "lengths" in self.needs else set()
+        return ((self.needs | needed) & SPANS) - self.columns.keys()
+
+    @property
+    def takes_token_ids(self) -> bool:
+        """Whether token ids are of use to it."""
+        by_ids = bool(self.spans) and self.unit == "tokens" and bool(self.think.close_ids)
+        return by_ids or any("token_ids" in need.split("|") for need in self.needs)
+
+    @property
+    def needs_score(self) -> bool:
+        """Whether it cannot do without the score that `quality` names."""
+        scored = {"quality", "quality>=0", "base_reward"} & self.needs
+        return bool(scored) or (
+            "advantages|quality" in self.needs and "advantages" not in self.columns
+        )
+
+    @property
+    def scores(self) -> dict[str, str]:
+        """The scores it looks at, by the key that names them."""
+        condition = self.condition
+        return {"quality": self.quality, **({"correct": condition.source} if condition else {})}
+
+
+def _checked(text: str) -> str:
+    Condition.parse(text)
+    return text
+
+
+def _source(text: str) -> str:
+    if not re.fullmatch(SOURCE, text):
+        hint = did_you_mean(text, ("base_score", "judge", "unshaped_reward"))
+        raise ValueError(
+            f"must be `base_score`, `judge`, `judge:<name>` or `unshaped_reward`; {hint}".rstrip(
+                "; "
+            )
+        )
+    return text
+
+
+def term_names(items: Iterable[LengthConfig]) -> list[str]:
+    """Name each method's term; the second of one method is `…_2`."""
+    names: list[str] = []
+    used: dict[str, int] = {}
+    for item in items:
+        name = item.name or TERM_NAMES.get(item.method, item.method)
+        used[name] = used.get(name, 0) + 1
+        names.append(name if item.name or used[name] == 1 else f"{name}_{used[name]}")
+    return names
+
+
+def check_lengths(items: Sequence[LengthConfig], judges: Sequence[JudgeConfig]) -> None:
+    """Check the length methods of a configuration against each other and against the judges.
+
+    Raises:
+        ValueError: names the key and the fix.
+    """
+    names = term_names(items)
+    by_name = {judge.name: judge for judge in judges}
+    for i, item in enumerate(items):
+        if names[i] in _TAKEN or names[i] in names[:i]:
+            raise ValueError(f"length[{i}].name: {names[i]!r} is taken; give the term another one")
+        for key, source in item.scores.items():
+            check_source(f"length[{i}].{key}", source, by_name)
+        if item.quality.startswith("judge") and "quality>=0" in item.needs:
+            _check_positive(i, item, by_name)
+    totals = [i for i, item in enumerate(items) if item.kind == "total"]
+    if len(totals) > 1:
+        raise ValueError(
+            f"length[{totals[1]}].method: {items[totals[1]].method} and {items[totals[0]].method}"
+            " each make the whole reward; choose one"
+        )
+
+
+def check_source(key: str, source: str, judges: Mapping[str, JudgeConfig]) -> None:
+    """Refuse a score that no judge gives.
+
+    Raises:
+        ValueError: names the key and the judges that there are.
+    """
+    kind, _, name = source.partition(":")
+    if kind == "judge" and not judges:
+        raise ValueError(f"{key}: {source!r} needs a judge; add one under `judges`")
+    if name and name not in judges:
+        raise ValueError(f"{key}: no judge is called {name!r}; {suggestion_or_known(name, judges)}")
+
+
+def _check_positive(i: int, item: LengthConfig, judges: Mapping[str, JudgeConfig]) -> None:
+    name = item.quality.partition(":")[2]
+    for judge in [judges[name]] if name else judges.values():
+        if judge.counted_scale[0] < 0:
+            raise ValueError(
+                f"length[{i}].quality: {item.method} needs scores of at least 0, and the scale of"
+                f" judge {judge.name!r} begins at {judge.counted_scale[0]:g}; set `normalize: true`"
+                " on the judge, or choose an additive method"
+            )
+
+
+def follows_judges(items: Iterable[LengthConfig], judges: Sequence[JudgeConfig]) -> bool:
+    """Whether a method needs what the judges say, so that lengths wait for them."""
+    return bool(judges) and any(
+        item.aggregates or any(needs_judge(source) for source in item.scores.values())
+        for item in items
+    )

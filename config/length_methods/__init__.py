@@ -1,0 +1,1 @@
+"""Declarations of the length methods: parameters, inputs, sources."""

@@ -1,0 +1,146 @@
+"""Reads the configuration: one YAML or TOML file, then the environment over it.
+
+`OYER_CONFIG` names the file for processes that take no option; `OYER_<SECTION>__<KEY>`
+overrides a key, e.g. `OYER_BROKER__URL` or `OYER_ENDPOINTS__DEEPSEEK__TIMEOUT_S`.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from oyer.config.explaining import explain
+from oyer.config.reward import RewardConfig
+from oyer.config.yaml_text import KeyTwice, read_yaml
+from oyer.protocol.errors import InvalidConfig
+
+CONFIG_VARIABLE = "OYER_CONFIG"
+"""Environment variable that names the configuration file."""
+
+_PREFIX = "OYER_"
+
+
+def load_config(
+    path: str | Path | None = None, environ: Mapping[str, str] = os.environ
+) -> RewardConfig:
+    """Read the configuration.
+
+    Args:
+        path: a `.yaml`, `.yml` or `.toml` file; left out, the one `OYER_CONFIG` names, or
+            none, which leaves the defaults and the environment.
+        environ: where overrides are read from.
+
+    Raises:
+        InvalidConfig: the file is missing or unreadable, or a key is unknown or wrong; the
+            message names the file, the key and what is expected.
+    """
+    path = path or environ.get(CONFIG_VARIABLE) or None
+    path = path and os.path.expanduser(path)
+    source = f"configuration file {path}" if path else "configuration"
+    raw = _read(Path(path), source) if path else {}
+    folder = Path(path).absolute().parent if path else Path()
+    return validate(overridden(raw, environ), source=source, folder=folder)
+
+
+def validate(raw: object, *, source: str = "configuration", folder: Path = Path()) -> RewardConfig:
+    """Check a plain dict against the schema.
+
+    Args:
+        source: what an error calls it.
+        folder: what relative paths in it start from.
+
+    Raises:
+        InvalidConfig: names every wrong key with what is expected there.
+    """
+    _refuse_streams(raw, source)
+    try:
+        return RewardConfig.model_validate(raw, context={"folder": folder})
+    except ValidationError as error:
+        raise InvalidConfig(f"{source}: {explain(error, RewardConfig)}") from error
+
+
+def _refuse_streams(raw: object, source: str) -> None:
+    """Refuse what is no list but can be gone through: pydantic would, for as long as it lasts."""
+    left, seen = [("", raw)], set()
+    while left:
+        where, value = left.pop()
+        if id(value) in seen or isinstance(value, (str, bytes, set, frozenset, BaseModel)):
+            continue
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            left += [
+                (f"{where}.{key}" if isinstance(key, str) else where, value[key]) for key in value
+            ]
+        elif isinstance(value, (list, tuple)):
+            left += [(f"{where}[{i}]", item) for i, item in enumerate(value)]
+        elif isinstance(value, Iterable):
+            place = where.lstrip(".")[:200] or "configuration"
+            raise InvalidConfig(f"{source}: {place}: is a {type(value).__name__}; give a list")
+
+
+def overridden(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Lay `OYER_…` variables over a configuration; values are read as YAML scalars.
+
+    A variable that names no section of the configuration is not ours and is left alone.
+
+    Raises:
+        InvalidConfig: a variable is not YAML, reaches into a value that holds no keys, or sets
+            what another one sets.
+    """
+    merged = dict(raw)
+    seen: dict[str, str] = {}
+    for variable in sorted(environ):
+        section, *keys = variable.removeprefix(_PREFIX).lower().split("__")
+        if not variable.startswith(_PREFIX) or section not in RewardConfig.model_fields:
+            continue
+        if (twin := seen.setdefault(variable.lower(), variable)) != variable:
+            raise InvalidConfig(f"{variable}: sets the same key as {twin}; unset one of them")
+        place = merged
+        for key in [section, *keys][:-1]:
+            inner = place.get(_spelling(place, key)) or {}
+            if not isinstance(inner, dict):
+                raise InvalidConfig(
+                    f"{variable}: {key!r} holds no keys that it could override; set all of it, as YAML"
+                )
+            place[_spelling(place, key)] = inner = dict(inner)
+            place = inner
+        place[_spelling(place, [section, *keys][-1])] = _value(variable, environ[variable])
+    return merged
+
+
+def _value(variable: str, text: str) -> Any:
+    try:
+        return read_yaml(text)
+    except KeyTwice as error:
+        raise InvalidConfig(f"{variable}: {error}") from error
+    except ValueError as error:
+        raise InvalidConfig(
+            f"{variable}: its value is not YAML; put quotes around a text with special characters"
+        ) from error
+
+
+def _spelling(place: dict[str, Any], key: str) -> str:
+    """Variables know no case: take the spelling that the file uses."""
+    return next((name for name in place if str(name).lower() == key), key)
+
+
+def _read(path: Path, source: str) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = tomllib.loads(text) if path.suffix == ".toml" else read_yaml(text)
+    except OSError as error:
+        raise InvalidConfig(f"{source}: {error.strerror}; give a file that exists") from error
+    except RecursionError as error:
+        raise InvalidConfig(f"{source}: is not readable: it nests too deep") from error
+    except KeyTwice as error:
+        raise InvalidConfig(f"{source}: {error}") from error
+    except ValueError as error:
+        raise InvalidConfig(f"{source}: is not readable: {error}") from error
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise InvalidConfig(f"{source}: holds no keys; it starts with e.g. `judges:`")
+    return raw

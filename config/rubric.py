@@ -1,0 +1,224 @@
+"""Rubrics: what a judge is told, and how a rollout is put before it.
+
+A rubric is text. Everything but the place for the response may be left out:
+
+    ---
+    name: politeness
+    language: en               # en or zh: the language of the parts written here
+    scale: [1, 10]             # what the text was written for; it travels with the rubric
+    reason_first: true         # false asks for the verdict alone
+    levels: [rude, neutral, polite]            # worst to best, spread over the judge's scale
+    criteria:
+      - {name: tone, weight: 2, text: 'Is it polite?', choices: [never, mostly, always]}
+    ---
+    The system message. {criteria} {levels} {verdict} {low} {high}
+    ---user---
+    The user message. {rollout}, or {prompt} {reference} {response} each in its own place.
+
+- Without a `---user---` line the whole body is the user message and there is no system message.
+- The rollout may stand in the user message only; `{rollout}` is its three parts under headings,
+  without the reference when there is none.
+- Criteria, levels and the verdict line that the body does not place follow the system message.
+"""
+
+import functools
+import hashlib
+import os
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from oyer.config.explaining import did_you_mean, explain
+from oyer.config.template import PLACEHOLDER, ROLLOUT_PARTS, Criterion, Rubric, render
+from oyer.config.yaml_text import KeyTwice, read_yaml
+from oyer.protocol.errors import InvalidConfig
+
+__all__ = [
+    "BUILT_IN",
+    "Criterion",
+    "Rubric",
+    "asks_for_verdict",
+    "parse",
+    "render",
+    "resolve",
+    "rubric_hash",
+]
+
+BUILT_IN = ("tool_call_zh", "tool_call_en", "reasoning_zh", "reasoning_en")
+"""Rubrics that ship with the package, named for the kind of rollout and the language."""
+
+_SYSTEM_PARTS = ("criteria", "levels", "verdict")
+_KNOWN = frozenset({*ROLLOUT_PARTS, *_SYSTEM_PARTS, "rollout", "low", "high"})
+_FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*$\n?", re.DOTALL | re.MULTILINE)
+_USER_MARK = re.compile(r"^---user---[ \t]*$\n?", re.MULTILINE)
+
+
+class _FrontMatter(BaseModel):
+    """What may stand between the two `---` lines."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = None
+    language: Literal["en", "zh"] = "en"
+    scale: tuple[float, float] | None = None
+    reason_first: bool | None = None
+    levels: tuple[str, ...] = ()
+    criteria: tuple[Criterion, ...] = ()
+
+
+def resolve(rubric: str, folder: Path | None = Path()) -> str:
+    """Turn a built-in name, a path to a `.md` or `.txt` file, or the text itself into the text.
+
+    A text is returned as it is, so resolving twice changes nothing.
+
+    Args:
+        folder: what a relative path starts from; None takes no path, as from a message.
+
+    Raises:
+        InvalidConfig: there is no such name or file, or the text cannot serve as a rubric.
+    """
+    text = _text_of(rubric, folder).replace("\r\n", "\n")
+    _check_sentinels(parse(text))
+    return text
+
+
+@functools.lru_cache(maxsize=64)
+def parse(text: str) -> Rubric:
+    """Read a rubric's text into its parts; every chunk names the same few.
+
+    Raises:
+        InvalidConfig: the front matter or a placeholder cannot be used.
+    """
+    front = _FRONT_MATTER.match(text)
+    fields = _front_fields(front.group(1)) if front else _FrontMatter()
+    body = text[front.end() :] if front else text
+    head, *rest = _USER_MARK.split(body)
+    if len(rest) > 1:
+        raise InvalidConfig("rubric: has more than one `---user---` line; keep one")
+    system, user = (head, rest[0]) if rest else ("", head)
+    named = _names_in(system) | _names_in(user)
+    if unknown := sorted(named - _KNOWN):
+        raise InvalidConfig(
+            f"rubric: unknown placeholder {{{'}, {'.join(unknown)}}};"
+            f" the known ones are {{{'}, {'.join(sorted(_KNOWN))}}}"
+        )
+    if misplaced := sorted(_names_in(system) & {*ROLLOUT_PARTS, "rollout"}):
+        raise InvalidConfig(
+            f"rubric: {{{'}, {'.join(misplaced)}}} stands in the system message;"
+            " move it below the `---user---` line, where a rollout cannot pass for rules"
+        )
+    if not _names_in(user) & {"response", "rollout"}:
+        raise InvalidConfig(
+            "rubric: has no place for the response; put {response} where the judge is to see it"
+        )
+    missing = [part for part in _to_add(fields) if part not in named]
+    system = "\n\n".join([system.strip(), *(f"{{{part}}}" for part in missing)]).strip()
+    return Rubric(
+        system=system,
+        user=user.strip(),
+        name=fields.name,
+        language=fields.language,
+        scale=fields.scale,
+        reason_first=fields.reason_first is not False,
+        levels=fields.levels,
+        criteria=fields.criteria,
+    )
+
+
+def asks_for_verdict(rubric: Rubric) -> bool:
+    """Whether a rubric places the verdict line; else its own words must ask for a score."""
+    return "verdict" in _names_in(rubric.system) | _names_in(rubric.user)
+
+
+@functools.lru_cache(maxsize=64)
+def rubric_hash(text: str) -> str:
+    """Name a rubric's text in cache keys and on record: sha256, hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _text_of(rubric: str, folder: Path | None) -> str:
+    if rubric in BUILT_IN:
+        return _built_in(rubric)
+    if "{" in rubric or "\n" in rubric:
+        return rubric
+    if folder is not None and rubric.lower().endswith((".md", ".txt")):
+        return _file_text(folder / os.path.expanduser(rubric))
+    if re.search(r"\s", rubric.strip()):
+        return rubric
+    raise InvalidConfig(
+        f"rubric: {rubric!r} is neither a built-in rubric ({', '.join(BUILT_IN)}), nor a .md or .txt file,"
+        f" nor a text with a place for the {{response}}; {did_you_mean(rubric, BUILT_IN)}".rstrip(
+            "; "
+        )
+    )
+
+
+@functools.cache
+def _built_in(name: str) -> str:
+    return resources.files("oyer.config.rubrics").joinpath(f"{name}.md").read_text("utf-8")
+
+
+def _file_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except FileNotFoundError as error:
+        raise InvalidConfig(
+            f"rubric: there is no file {str(path.absolute())!r};"
+            f" the built-in rubrics are {', '.join(BUILT_IN)}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidConfig(f"rubric: file {str(path)!r} cannot be read: {error}") from error
+
+
+def _front_fields(block: str) -> _FrontMatter:
+    try:
+        # The line above it is that of the `---`, so that an error counts lines of the rubric.
+        raw = read_yaml("\n" + block)
+    except KeyTwice as error:
+        raise InvalidConfig(f"rubric: front matter: {error}") from error
+    except ValueError as error:
+        raise InvalidConfig(f"rubric: the front matter is not YAML: {error}") from error
+    try:
+        return _FrontMatter.model_validate({} if raw is None else raw)
+    except ValidationError as error:
+        raise InvalidConfig(
+            f"rubric: the front matter cannot be used: {explain(error, _FrontMatter)}"
+        ) from error
+
+
+def _names_in(template: str) -> set[str]:
+    names = set()
+    for match in PLACEHOLDER.finditer(template):
+        if match.group(1):
+            raise InvalidConfig(
+                f"rubric: {match.group()!r} has doubled braces; write {{{match.group(2)}}}"
+            )
+        if match.group(2):
+            names.add(match.group(2))
+    return names
+
+
+def _to_add(fields: _FrontMatter) -> list[str]:
+    """Parts that the front matter asks for, wherever the body places them."""
+    wanted = {
+        "criteria": bool(fields.criteria),
+        "levels": bool(fields.levels),
+        "verdict": fields.reason_first is not None,
+    }
+    return [part for part in _SYSTEM_PARTS if wanted[part]]
+
+
+def _check_sentinels(rubric: Rubric) -> None:
+    """Render once and look for each part, so that no template drops one silently."""
+    sentinels = {part: f"<<{part} sentinel>>" for part in ROLLOUT_PARTS}
+    scale = rubric.scale or (1.0, 10.0)
+    messages = render(rubric, scale=scale, **sentinels)
+    shown = "\n".join(message["content"] for message in messages)
+    named = _names_in(rubric.user)
+    expected = ROLLOUT_PARTS if "rollout" in named else [p for p in ROLLOUT_PARTS if p in named]
+    for part in {*expected, "response"}:
+        if sentinels[part] not in shown:
+            raise InvalidConfig(f"rubric: the {part} does not reach the judge; check {{{part}}}")

@@ -1,0 +1,1 @@
+"""A backend on this machine: embedded Redis and worker processes."""

@@ -1,0 +1,294 @@
+"""The embedded backend: Redis, the store's migration and one host's workers, kept alive.
+
+As a process (`python -m oyer.local.supervisor`) it reads one JSON line from standard input,
+writes events as JSON lines to standard output, and ends when its standard input closes, so
+that it outlives no trainer. Its own children ask the kernel to go when it is killed.
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from oyer.config.loading import CONFIG_VARIABLE, validate
+from oyer.config.reward import RewardConfig
+from oyer.config.variables import secret_of
+from oyer.local.embedded_redis import embedded_redis_argv
+from oyer.local.processes import Child, Report, keep_alive, run_to_end, stop_all
+from oyer.local.worker_commands import (
+    cores,
+    device_environment,
+    devices,
+    worker_argv,
+    worker_environment,
+)
+from oyer.protocol import live_workers, names
+from oyer.protocol.batch_store import Exchange
+from oyer.protocol.broker_errors import unreachable
+from oyer.protocol.errors import BackendUnavailable, MessageRefused, OyerError
+
+START_TIMEOUT_S = 120.0
+"""Longest wait for all workers to announce themselves; the machine may be busy."""
+
+KILL_MARGIN_S = 5.0
+"""A worker ends by itself within `grace_s`; one that is later than this is killed."""
+
+CONFIG_FILE = "oyer.json"
+"""Configuration of the workers, in the backend's folder for as long as it runs."""
+
+_POLL_S = 0.05
+
+_REDIS = "redis"
+"""Name of the broker's part; every other part is a worker."""
+
+
+@dataclass
+class Supervisor:
+    """Starts the parts of a backend, restarts what dies, stops all of it."""
+
+    config: RewardConfig
+    folder: Path
+    """Where configuration, logs and sockets of this run lie."""
+    report: Report
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set from outside to end `start` and `watch` early."""
+    judge_processes: int = field(default_factory=cores)
+    judge_concurrency: int | None = None
+    combine_processes: int = 1
+    loglevel: str = "INFO"
+    length_workers: bool = True
+    """Whether length terms have workers of their own; without, the combine workers compute them."""
+
+    def __post_init__(self) -> None:
+        self._children: list[Child] = []
+        self._workers: dict[str, int] = {}
+        self._environ = worker_environment(os.environ)
+
+    def start(self) -> None:
+        """Start every part and wait until all workers take work, or it is to stop.
+
+        Raises:
+            BackendUnavailable: a part did not start; the message holds the end of its output.
+            InvalidConfig: the configuration misses what a part needs.
+        """
+        self._check_keys()
+        # Both take a second of loading and do not need each other.
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            migrated = beside.submit(self._migrate, dict(self._environ))
+            if self.config.broker.url is None:
+                self._start_redis()
+            else:
+                self._ping(self.config.broker.url)
+                self.report(_REDIS, "configured broker answers")
+            self._write_config()
+            migrated.result()
+        self.report("store", "migrated")
+        self._start_workers()
+        self._wait_for_workers()
+
+    def watch(self) -> None:
+        """Restart parts that die, until it is to stop; runs on the main thread."""
+        keep_alive(self._children, self.stopping, self.report)
+
+    def stop(self) -> None:
+        """Stop workers first and Redis last, so that calls in flight can be recorded."""
+        workers = [child for child in self._children if child.name != _REDIS]
+        stop_all(workers, self.report)
+        if any(child.name == _REDIS and not child.ended() for child in self._children):
+            self._end_batches()
+        stop_all([child for child in self._children if child.name == _REDIS], self.report)
+        self._children.clear()
+        if workers:  # a worker that was killed has not closed the record
+            from oyer.models.engine import checkpoint
+
+            checkpoint(self.config.store.url)
+        # It holds the passwords of broker and record.
+        (self.folder / CONFIG_FILE).unlink(missing_ok=True)
+
+    def _end_batches(self) -> None:
+        """Put the end of what is still under way on record: its broker goes for good."""
+        why = f"its backend was stopped ({socket.gethostname()}:{os.getpid()})"
+        try:
+            with redis.Redis.from_url(str(self.config.broker.url), socket_timeout=5) as client:
+                exchange = Exchange(client, expires_s=self.config.broker.result_expires_s)
+                endings = {
+                    batch_id: exchange.ending(batch_id) or ("cancelled", why)
+                    for batch_id in exchange.unfinished()
+                }
+        except (redis.RedisError, MessageRefused) as error:
+            self.report("store", f"batches that were under way stay `submitted`: {error}")
+            return
+        if endings:
+            # Loads SQLAlchemy, which the supervisor does not need otherwise.
+            from oyer.tasks.ending import end_left
+
+            self.report("store", end_left(endings, self.config.store.url))
+
+    def _check_keys(self) -> None:
+        for name, endpoint in self.config.endpoints.items():
+            variable = endpoint.api_key_env
+            if variable:
+                secret_of(
+                    variable,
+                    os.environ,
+                    where=f"endpoints.{name}.api_key_env",
+                    fix="export it before starting the workers, or leave the key out for an open"
+                    " server",
+                )
+
+    def _start_redis(self) -> None:
+        argv, config_text, url = embedded_redis_argv(self.folder)
+        child = self._add(_REDIS, argv, self._environ, stdin=config_text)
+        child.start()
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self._ping(url)
+                break
+            except BackendUnavailable:
+                if child.ended() or time.monotonic() > deadline:
+                    raise BackendUnavailable(f"redis did not start: {child.tail()}") from None
+                time.sleep(_POLL_S)
+        self.config = self.config.model_copy(
+            update={"broker": self.config.broker.model_copy(update={"url": url})}
+        )
+        self.report(_REDIS, "embedded server answers")
+
+    def _ping(self, url: str) -> None:
+        try:
+            with redis.Redis.from_url(url, socket_connect_timeout=5) as client:
+                client.ping()
+        except redis.RedisError as error:
+            raise BackendUnavailable(
+                "broker.url: "
+                + unreachable(error, "start it, or leave the URL out for an embedded one")
+            ) from error
+
+    def _write_config(self) -> None:
+        path = self.folder / CONFIG_FILE
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(self.config.model_dump(mode="json"), file)
+        self._environ[CONFIG_VARIABLE] = str(path)
+        # What the variables said stands in the file by now.
+        for variable in list(self._environ):
+            section = variable.removeprefix("OYER_").lower().split("__")[0]
+            if variable.startswith("OYER_") and section in RewardConfig.model_fields:
+                del self._environ[variable]
+
+    def _migrate(self, environ: dict[str, str]) -> None:
+        argv = [sys.executable, "-P", "-m", "oyer.migrations", "upgrade"]
+        environ["OYER_STORE__URL"] = self.config.store.url
+        returncode, output = run_to_end(argv, environ)
+        if returncode:
+            raise BackendUnavailable(
+                f"store.url: the store cannot be migrated: {output}; name a database that is there,"
+                " or a file that you can write"
+            )
+
+    def _start_workers(self) -> None:
+        plan: list[tuple[str, str | None]] = [(names.JUDGE_QUEUE, None)] * self.judge_processes
+        if self.length_workers:
+            plan += [(names.LENGTH_QUEUE, device) for device in devices()]
+        plan += [(names.COMBINE_QUEUE, None)] * self.combine_processes
+        for kind, device in plan:
+            self._workers[kind] = self._workers.get(kind, 0) + 1
+            name = f"{kind}-{self._workers[kind]}"
+            concurrency = self.judge_concurrency if kind == names.JUDGE_QUEUE else None
+            # A manager with another configuration may ask for length terms all the same.
+            shared = kind == names.COMBINE_QUEUE and not self.length_workers
+            argv = worker_argv(
+                kind,
+                name=name,
+                queues=(kind, names.LENGTH_QUEUE) if shared else (),
+                concurrency=concurrency,
+                loglevel=self.loglevel,
+            )
+            environ = device_environment(device, self._environ)
+            self._add(name, argv, environ).start()
+
+    def _wait_for_workers(self) -> None:
+        assert self.config.broker.url is not None
+        deadline = time.monotonic() + START_TIMEOUT_S
+        # A broker that serves several hosts knows workers of theirs with the same process ids.
+        host = socket.gethostname()
+        waiting = {(host, child.pid): child for child in self._children if child.name != _REDIS}
+        with redis.Redis.from_url(self.config.broker.url) as client:
+            while waiting and not self.stopping.wait(_POLL_S):
+                for entries in live_workers.workers(client).values():
+                    for entry in entries:
+                        child = waiting.pop((entry["host"], entry["pid"]), None)
+                        if child is not None:
+                            self.report(child.name, _ready_line(entry))
+                for child in waiting.values():
+                    if child.ended():
+                        raise BackendUnavailable(f"{child.name} did not start: {child.tail()}")
+                if waiting and time.monotonic() > deadline:
+                    late = "; ".join(f"{c.name}: {c.tail()}" for c in waiting.values())
+                    raise BackendUnavailable(
+                        f"not ready after {START_TIMEOUT_S:g} s, see {self.folder}: {late}"
+                    )
+
+    def _add(
+        self, name: str, argv: list[str], environ: dict[str, str], stdin: str | None = None
+    ) -> Child:
+        grace_s = self.config.grace_s + KILL_MARGIN_S
+        child = Child(name, argv, environ, log_folder=self.folder, stdin=stdin, grace_s=grace_s)
+        self._children.append(child)
+        return child
+
+
+def _ready_line(entry: dict[str, Any]) -> str:
+    device = f" on {entry['device']}" if entry.get("device") else ""
+    return f"ready, process {entry['pid']}{device}"
+
+
+def main() -> int:
+    """Serve one trainer: start as told on standard input, stop when it closes."""
+
+    def tell(**event: Any) -> None:
+        try:
+            print(json.dumps(event), flush=True)
+        except BrokenPipeError:
+            stopping.set()
+
+    stopping = threading.Event()
+    request = json.loads(sys.stdin.readline())
+    config = validate(request["config"])
+    supervisor = Supervisor(
+        config=config,
+        folder=Path(request["folder"]),
+        report=lambda part, state: tell(event="part", part=part, state=state),
+        stopping=stopping,
+        length_workers=bool(config.length),
+        **request["options"],
+    )
+
+    def wait_for_parent() -> None:
+        # Not `sys.stdin.read`: its lock, held by this thread, would abort an early exit.
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        stopping.set()
+
+    threading.Thread(target=wait_for_parent, daemon=True).start()
+    try:
+        supervisor.start()
+    except OyerError as error:
+        tell(event="failed", kind=type(error).__name__, error=str(error))
+        supervisor.stop()
+        return 1
+    tell(event="ready", config=supervisor.config.model_dump(mode="json"))
+    supervisor.watch()
+    supervisor.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

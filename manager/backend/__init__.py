@@ -1,0 +1,1 @@
+"""Submits batches to the workers and waits for their results."""

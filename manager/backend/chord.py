@@ -1,0 +1,57 @@
+"""Lays a batch out as Celery tasks: what its chord runs side by side, and what combines it."""
+
+from typing import TYPE_CHECKING, Any
+
+from oyer.protocol import names
+from oyer.protocol.batch import Manifest
+from oyer.protocol.packing import WIRE_VERSION
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from celery.canvas import Signature
+
+
+def header_and_callback(
+    app: "Celery", manifest: Manifest
+) -> "tuple[list[Signature[Any]], Signature[Any]]":
+    """Return the tasks of a batch's chord: one per chunk, lengths, and their combination.
+
+    Without judges no judge worker is needed: a combine worker puts the chunks on record.
+
+    A length method that needs the judges' scores follows them; else it runs beside them.
+    """
+    from celery import chain
+
+    batch_id = manifest.batch_id
+    of_chunk = names.JUDGE_TASK if manifest.plan["judges"] else names.RECORD_TASK
+    header = [task(app, of_chunk, batch_id, chunk=k) for k in range(len(manifest.chunks))]
+    combine = task(app, names.COMBINE_TASK, batch_id, takes_parts=True)
+    if manifest.length_follows_judges:
+        length = task(app, names.LENGTH_TASK, batch_id, takes_parts=True)
+        return header, chain(length, combine, app=app)
+    if manifest.plan["length"]:
+        header.append(task(app, names.LENGTH_TASK, batch_id))
+    return header, combine
+
+
+def task(
+    app: "Celery", name: str, batch_id: str, *, takes_parts: bool = False, **kwargs: Any
+) -> "Signature[Any]":
+    """Return one task on its queue.
+
+    Args:
+        takes_parts: the results of the tasks before it are its first argument.
+    """
+    return app.signature(
+        name,
+        kwargs={"v": WIRE_VERSION, "batch_id": batch_id, **kwargs},
+        immutable=not takes_parts,
+        options={
+            "queue": names.QUEUE_OF_TASK[name],
+            # A chord counts its tasks; only its callback has a result that anybody reads.
+            "ignore_result": name in (*names.HEADER_TASKS, names.END_TASK),
+            # What a message says of itself goes into logs: say which, not what.
+            "argsrepr": "",
+            "kwargsrepr": "",
+        },
+    )

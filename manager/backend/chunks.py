@@ -1,0 +1,106 @@
+"""Cuts a batch into chunks: enough to fill every worker, few enough to be cheap; pure."""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+
+from oyer.protocol.rollout import Rollout
+
+MAX_CHUNK_ROLLOUTS = 64
+"""Rollouts of one judge task at most; more would make one killed worker repeat much."""
+
+MAX_CHUNK_BYTES = 512 * 1024
+"""Text of one judge task at most, unless a single rollout is larger."""
+
+MAX_GROUP_ROLLOUTS, MAX_GROUP_BYTES = 8 * MAX_CHUNK_ROLLOUTS, 32 * MAX_CHUNK_BYTES
+"""Largest group that is still one judge task where a fall-back needs it whole: 512 rollouts, 16 MiB."""
+
+_MIN_CHUNK_ROLLOUTS = 4
+
+_CHUNKS_IN_FLIGHT = 16
+"""Judge tasks among which the calls in flight are spread, so that every process has its part."""
+
+_CHUNKS_PER_BATCH = 64
+"""Judge tasks of a large batch: each costs a message, a transaction and some round trips, and
+with fewer the last worker is left alone with the tail."""
+
+
+def chunk_sizes(
+    sizes_bytes: Sequence[int],
+    *,
+    in_flight: int,
+    calls: int,
+    group_ids: Sequence[str | int | None] | None = None,
+) -> list[int]:
+    """Choose how many consecutive rollouts each judge task carries.
+
+    Args:
+        sizes_bytes: `[N]` bytes of text per rollout.
+        group_ids: `[N]`; consecutive rollouts of a group stay together, unless they are more than
+            a judge task can be. None cuts anywhere.
+        in_flight: calls that the endpoints allow at once.
+        calls: made for one rollout, over all judges and samples.
+
+    Returns:
+        Rollouts per chunk, in order; they add up to N.
+    """
+    wanted = max(
+        in_flight / max(1, calls) / _CHUNKS_IN_FLIGHT, len(sizes_bytes) / _CHUNKS_PER_BATCH
+    )
+    limit = max(_MIN_CHUNK_ROLLOUTS, min(MAX_CHUNK_ROLLOUTS, round(wanted)))
+    chunks: list[int] = []
+    count = held_bytes = 0
+    for unit in _units(sizes_bytes, group_ids):
+        size = sum(unit)
+        if count and (count + len(unit) > limit or held_bytes + size > MAX_CHUNK_BYTES):
+            chunks.append(count)
+            count = held_bytes = 0
+        count += len(unit)
+        held_bytes += size
+    return [*chunks, count] if count else chunks
+
+
+def _units(
+    sizes_bytes: Sequence[int], group_ids: Sequence[str | int | None] | None
+) -> Iterator[list[int]]:
+    """Yield the sizes of what is not to be cut: groups that one task can judge, else rollouts."""
+    rows = zip(group_ids or range(len(sizes_bytes)), sizes_bytes, strict=True)
+    for group_id, members in groupby(rows, key=itemgetter(0)):
+        unit = [size for _, size in members]
+        if group_id is None or len(unit) > MAX_GROUP_ROLLOUTS or sum(unit) > MAX_GROUP_BYTES:
+            yield from ([size] for size in unit)
+        else:
+            yield unit
+
+
+def split_groups(group_ids: Sequence[str | None], chunks: Sequence[tuple[int, int]]) -> list[str]:
+    """Name the groups with rollouts in several chunks.
+
+    Args:
+        group_ids: `[N]`.
+        chunks: first row and number of rows of each.
+    """
+    first_chunk: dict[str, int] = {}
+    split = {}
+    for k, (start, count) in enumerate(chunks):
+        for group_id in group_ids[start : start + count]:
+            if group_id is not None and first_chunk.setdefault(group_id, k) != k:
+                split[group_id] = k
+    return list(split)
+
+
+def bytes_of(rollout: Rollout) -> int:
+    """Count the UTF-8 bytes of a rollout's texts and metadata.
+
+    Raises:
+        UnicodeEncodeError: a text holds a lone surrogate.
+        TypeError, ValueError, RecursionError: messages or metadata hold what JSON cannot say.
+    """
+    prompt = rollout.prompt if isinstance(rollout.prompt, str) else _json(rollout.prompt)
+    texts = (prompt, rollout.response, rollout.reference or "", _json(rollout.metadata))
+    return sum(len(text.encode()) for text in texts)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False) if value else ""

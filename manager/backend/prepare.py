@@ -1,0 +1,121 @@
+"""Turns rollouts into what travels: manifest, columns and packed chunks; pure."""
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from oyer.config.reward import RewardConfig, plan_of
+from oyer.manager.backend.chunks import bytes_of, chunk_sizes, split_groups
+from oyer.protocol import token_ids
+from oyer.protocol.batch import Columns, Manifest, Sending
+from oyer.protocol.rollout import Rollout, encode_rollouts
+
+_DEFAULT_IN_FLIGHT = 64
+"""Calls in flight assumed where the endpoints live on the workers only."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A batch ready to be posted, and to be posted again."""
+
+    manifest: Manifest
+    columns: Columns
+    chunks: list[bytes]
+    token_ids: list[bytes]
+    """By chunk; empty where no length method looks at them."""
+
+    @property
+    def verdicts(self) -> int:
+        """Verdicts that the batch will end with."""
+        return self.manifest.size * len(self.manifest.plan["judges"])
+
+    def again(self, why: str) -> "Submission":
+        """Return the same batch as its next submission."""
+        return replace(self, manifest=self.manifest.again(why))
+
+
+def prepare(
+    rollouts: Sequence[Rollout], config: RewardConfig, *, run: str, step: int | None
+) -> Submission:
+    """Pack checked rollouts under a new batch id."""
+    rows = [plain(rollout) for rollout in rollouts]
+    in_flight = [
+        endpoint.max_in_flight
+        for name, endpoint in config.endpoints.items()
+        if any(judge.endpoint == name for judge in config.judges)
+    ]
+    falls_back = any(judge.fallback for judge in config.judges)
+    group_ids = [None if row.group_id is None else str(row.group_id) for row in rows]
+    counts = chunk_sizes(
+        [bytes_of(row) for row in rows],
+        in_flight=sum(in_flight) or _DEFAULT_IN_FLIGHT,
+        calls=sum(judge.samples for judge in config.judges),
+        group_ids=group_ids if falls_back else None,
+    )
+    spans = list(zip(accumulate(counts, initial=0), counts, strict=False))
+    packed_ids = _token_ids(rollouts, config, spans)
+    now = time.time()
+    manifest = Manifest(
+        batch_id=str(uuid.uuid4()),
+        run=run,
+        step=None if step is None else int(step),
+        submitted_at=now,
+        sendings=[Sending.now("submit")],
+        deadline=now + config.deadline_s,
+        plan=plan_of(config),
+        chunks=spans,
+        length_follows_judges=config.length_follows_judges,
+        token_ids=bool(packed_ids),
+        split_groups=split_groups(group_ids, spans) if falls_back else [],
+    )
+    keys = {key for item in config.length for key in item.metadata_keys.values()}
+    columns = Columns(
+        group_ids=group_ids,
+        base_score=[row.base_score for row in rows],
+        correct=[row.correct for row in rows],
+        truncated=[row.truncated for row in rows],
+        response_tokens=[row.response_tokens for row in rows],
+        metadata={key: [row.metadata.get(key) for row in rows] for key in sorted(keys)},
+    )
+    chunks = [encode_rollouts(rows[start : start + count]) for start, count in spans]
+    return Submission(manifest, columns, chunks, packed_ids)
+
+
+def _token_ids(
+    rollouts: Sequence[Rollout], config: RewardConfig, spans: Sequence[tuple[int, int]]
+) -> list[bytes]:
+    """Pack token ids by chunk, where a length method looks at them and every row has some."""
+    wanted = any(item.takes_token_ids for item in config.length)
+    if not wanted or any(rollout.token_ids is None for rollout in rollouts):
+        return []
+    rows = [token_ids.checked(rollout.token_ids) for rollout in rollouts]
+    return [token_ids.encode(rows[start : start + count]) for start, count in spans]
+
+
+def plain(rollout: Rollout, token_ids: Sequence[int] | None = None) -> Rollout:
+    """Drop numpy scalars, and take what is left out from what says it: `correct`, `token_ids`.
+
+    Args:
+        token_ids: what it has for token ids; none when left out, since they travel on their own.
+    """
+    correct = None if rollout.correct is None else bool(rollout.correct)
+    base = rollout.base_score
+    if base is None and correct is not None:
+        base = float(correct)
+    tokens = rollout.response_tokens
+    if tokens is None and rollout.token_ids is not None:
+        tokens = len(rollout.token_ids)
+    return Rollout(
+        prompt=rollout.prompt,
+        response=rollout.response,
+        group_id=None if rollout.group_id is None else str(rollout.group_id),
+        base_score=None if base is None else float(base),
+        response_tokens=None if tokens is None else int(tokens),
+        token_ids=token_ids,
+        correct=correct,
+        truncated=bool(rollout.truncated),
+        reference=rollout.reference,
+        metadata=rollout.metadata,
+    )

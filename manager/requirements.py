@@ -1,0 +1,124 @@
+"""What the length methods of a configuration need of each rollout; pure."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from numbers import Integral, Real
+
+import numpy as np
+
+from oyer.config.length import COUNTS, FLAGS, SPANS
+from oyer.config.reward import LengthConfig, RewardConfig
+from oyer.manager.wording import shown
+from oyer.protocol import token_ids
+from oyer.protocol.rollout import Rollout
+
+Need = Callable[[Rollout], str | None]
+"""Names the field of a rollout that does not meet it, what is wrong and the fix; or None."""
+
+
+_MAX_NUMBER = 2**53
+"""Up to here every whole number is a float64 as well."""
+
+
+def compares(config: RewardConfig) -> bool:
+    """Whether the rollouts of one prompt are compared: by a length method, or by `group_mean`."""
+    needed = any("group_ids" in item.needs for item in config.length)
+    return needed or config.reward.on_missing == "group_mean"
+
+
+def needs_of(config: RewardConfig) -> list[Need]:
+    """List what every rollout must bring for the length methods and for `zero_unless`."""
+    needs: list[Need] = []
+    if config.reward.zero_unless == "correct":
+        needs.append(partial(_correct, who="reward.zero_unless"))
+    for item in config.length:
+        needs += _of_method(item, config)
+    return needs
+
+
+def _of_method(item: LengthConfig, config: RewardConfig) -> Iterator[Need]:
+    who = f"length method {item.method}"
+    needs = item.needs
+    if "group_ids" in needs:
+        yield partial(_group_id, who=who)
+    if "correct" in needs and item.condition is None:
+        yield partial(_correct, who=who)
+    looked_at = {key for key, source in item.scores.items() if source == "base_score"}
+    if "correct" in looked_at or ("quality" in looked_at and item.needs_score):
+        yield partial(_base_score, who=who, positive="quality>=0" in needs)
+    if item.takes_token_ids:
+        yield partial(_token_ids, who=who, required="token_ids" in needs)
+    for name, key in item.metadata_keys.items():
+        yield partial(_metadata, who=who, name=name, key=key)
+    if item.unit == "tokens" and config.tokenizer is None:
+        if item.spans:
+            yield partial(_split, who=who, by_ids=bool(item.think.close_ids))
+        elif "lengths" in needs:
+            yield _response_tokens
+
+
+def _group_id(rollout: Rollout, who: str) -> str | None:
+    if rollout.group_id is None:
+        return f"group_id: is missing; {who} compares the rollouts of one prompt"
+    return None
+
+
+def _correct(rollout: Rollout, who: str) -> str | None:
+    if rollout.correct is None and rollout.base_score is None:
+        return f"correct: is missing; {who} needs it, or a base_score"
+    return None
+
+
+def _base_score(rollout: Rollout, who: str, *, positive: bool) -> str | None:
+    score = rollout.base_score
+    if score is None and rollout.correct is None:
+        return f"base_score: is missing; {who} judges by it"
+    if positive and score is not None and score < 0:
+        return (
+            f"base_score: is {shown(score)}; {who} needs scores of at least 0, or a lower score would turn"
+            " its sign"
+        )
+    return None
+
+
+def _token_ids(rollout: Rollout, who: str, *, required: bool) -> str | None:
+    if rollout.token_ids is None:
+        return f"token_ids: are missing; {who} needs them" if required else None
+    try:
+        token_ids.checked(rollout.token_ids)
+    except ValueError as error:
+        return f"token_ids: {error}"
+    return None
+
+
+def _metadata(rollout: Rollout, who: str, *, name: str, key: str) -> str | None:
+    value = rollout.metadata.get(key)
+    where = f"metadata[{shown(key)}]"
+    if value is None:
+        if name == "history_lengths":
+            return None
+        return f"{where}: is missing; {who} needs it as `{name}`"
+    if name in FLAGS:
+        return None if isinstance(value, (bool, np.bool_)) else f"{where}: is true or false"
+    whole = name in COUNTS | SPANS
+    number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    if not number or abs(value) > _MAX_NUMBER or (name != "advantages" and value < 0):
+        return (
+            f"{where}: is {shown(value)}; give a {'whole ' if whole else ''}number from 0 to 2^53"
+        )
+    return None
+
+
+def _split(rollout: Rollout, who: str, *, by_ids: bool) -> str | None:
+    if not by_ids:
+        return (
+            f"response: {who} tells thinking from answer; set `tokenizer` in the config, or"
+            " `think.close_ids`, or another `unit` than tokens"
+        )
+    return _token_ids(rollout, who, required=True)
+
+
+def _response_tokens(rollout: Rollout) -> str | None:
+    if rollout.response_tokens is None and rollout.token_ids is None:
+        return "response_tokens: is missing; give the count, or set `tokenizer` in the config"
+    return None

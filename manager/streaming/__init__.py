@@ -1,0 +1,1 @@
+"""Scores rollouts one by one: forms groups and batches as they arrive."""

@@ -1,0 +1,5 @@
+"""TRL and ms-swift: `reward_function` makes a reward function of a configuration."""
+
+from oyer.manager.trl.reward import RewardFunction, missing_reward, reward_function
+
+__all__ = ["RewardFunction", "missing_reward", "reward_function"]

@@ -1,0 +1,256 @@
+"""verl's reward loop (0.7.1 and later): one rollout a call, many calls on one event loop.
+
+- Nothing here blocks the loop, and every call ends within its own deadline.
+- Every answer has the same `reward_extra_info` keys: verl reads those of the first row from all.
+"""
+
+import asyncio
+import inspect
+import math
+import uuid
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal
+
+from celery.utils.log import get_logger
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from oyer.config.explaining import explain
+from oyer.config.loading import load_config, validate
+from oyer.manager import client
+from oyer.manager.adapters import Wanted, one_by_one
+from oyer.manager.score import Score, without_reward
+from oyer.manager.streaming.identity import TimeoutPolicy
+from oyer.manager.verl.data import (
+    ComputeScore,
+    VerlRow,
+    accuracy_of,
+    base_score_of,
+    default_compute_score,
+    place,
+    read_row,
+)
+from oyer.protocol.errors import InvalidConfig, InvalidRollout, MissingScores, OyerError
+from oyer.protocol.rollout import Rollout
+
+log = get_logger(__name__)
+
+OnMissing = float | Literal["base_score", "raise"]
+
+
+class VerlOptions(BaseModel):
+    """`reward.reward_kwargs.oyer` in verl's configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    config: str | dict[str, Any] | None = None
+    """Path of an `oyer.yaml`, or its keys in place; `OYER_CONFIG` names it when left out."""
+    run: str = "verl"
+    """The training run that the record files the rollouts under."""
+    timeout_s: float = Field(300.0, gt=0)
+    """Longest that verl waits for one rollout's reward, in seconds."""
+    on_missing: OnMissing = "base_score"
+    """The reward of a rollout without one: its base score, a number, or `raise`."""
+    group_size: int | None = Field(None, ge=1)
+    """Rollouts of one prompt; `actor_rollout_ref.rollout.n` when left out."""
+    validation_splits: tuple[str, ...] = ("test", "val", "validation")
+    """Rows whose `extra_info.split` is one of these come in groups of `rollout.val_kwargs.n`: verl
+    does not say which rollouts it validates with."""
+    group_timeout_s: float = Field(60.0, gt=0)
+    """How long a group waits for its last rollout, in seconds."""
+    on_group_timeout: TimeoutPolicy = "partial"
+    """What becomes of a late group's length terms."""
+
+
+def missing_reward(score: Score, base_score: float, on_missing: OnMissing) -> float:
+    """Return the reward of a rollout without one: verl's advantages bear neither NaN nor None.
+
+    Raises:
+        MissingScores: the option is `raise`.
+    """
+    if score.trainable:
+        return score.reward
+    if on_missing == "raise":
+        raise MissingScores(
+            f"a rollout has no reward ({score.status}: {score.error}), and"
+            " reward_kwargs.oyer.on_missing is `raise`"
+        )
+    if on_missing == "base_score":
+        return base_score if math.isfinite(base_score) else 0.0
+    return float(on_missing)
+
+
+class RewardManager:
+    """What verl's reward loop workers instantiate, each in a process of its own."""
+
+    def __init__(
+        self,
+        config: Any,
+        tokenizer: Any,
+        compute_score: ComputeScore | None = None,
+        reward_router_address: str | None = None,
+        reward_model_tokenizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Read the options and connect to the backend.
+
+        Raises:
+            InvalidConfig: an option is wrong, or no broker is named.
+        """
+        self.options = _options(config, kwargs)
+        self.tokenizer = tokenizer
+        self.compute_score = compute_score or default_compute_score()
+        self._group_size = self.options.group_size or _at(config, "actor_rollout_ref.rollout.n")
+        self._validation_size = _at(config, "actor_rollout_ref.rollout.val_kwargs.n") or 1
+        self._router = (
+            {}
+            if reward_router_address is None
+            else {
+                "reward_router_address": reward_router_address,
+                "reward_model_tokenizer": reward_model_tokenizer,
+            }
+        )
+        inline = self.options.config
+        loaded = validate(inline) if isinstance(inline, dict) else load_config(inline)
+        streamed, self._outages = one_by_one(loaded, self.options.timeout_s)
+        self.manager = client.RewardManager(streamed)
+        self._wanted = Wanted.by(self.manager.config)
+
+    async def run_single(self, data: Any) -> dict[str, Any]:
+        """Score one trajectory; of several rows, the last.
+
+        Returns:
+            `{"reward_score": float, "reward_extra_info": …}`, the same keys whatever happens.
+
+        Raises:
+            MissingScores: there is no reward, and the options or the reward rules say `raise`.
+            JudgeOutage: more of the latest have no score than `max_failed_fraction` allows.
+        """
+        last = data[-1:]
+        base, accuracy = math.nan, math.nan
+        limit = asyncio.timeout(self.options.timeout_s)
+        try:
+            async with limit:
+                row = await _in_thread(self._read, last)
+                result = await self._computed(row)
+                base = base_score_of(result)
+                accuracy = accuracy_of(result, base)
+                score = await self.manager.score(self._rollout(row, base), **self._where(row, last))
+        except Exception as error:  # noqa: BLE001 - one row's failure would end verl's whole step
+            score = self._failed(error, expired=limit.expired())
+        self._outages.count([score])
+        return {
+            "reward_score": missing_reward(score, base, self.options.on_missing),
+            "reward_extra_info": _extra_info(score, base, accuracy),
+        }
+
+    @classmethod
+    def assemble_rm_scores(cls, data: Any, scores: list[float]) -> Any:
+        """Place the rewards of a batch, `float32 [B, R]`; verl 0.8 and later ask for it."""
+        return place(data, scores)
+
+    async def _computed(self, row: VerlRow) -> Any:
+        call = partial(
+            self.compute_score,
+            data_source=row.data_source,
+            solution_str=row.response,
+            ground_truth=row.ground_truth,
+            extra_info=row.extra_info,
+            **self._router,
+        )
+        inner = self.compute_score
+        while isinstance(inner, partial):
+            inner = inner.func
+        try:
+            result = await (call() if inspect.iscoroutinefunction(inner) else _in_thread(call))
+            return await result if inspect.isawaitable(result) else result
+        except Exception as error:
+            raise InvalidRollout(f"compute_score raised {error!r}; repair it") from error
+
+    def _read(self, data: Any) -> VerlRow:
+        return read_row(data, 0, self.tokenizer, token_ids=self._wanted.token_ids)
+
+    def _rollout(self, row: VerlRow, base: float) -> Rollout:
+        return Rollout(
+            prompt=row.prompt,
+            response=row.response,
+            group_id=row.uid if row.uid is not None else uuid.uuid4().hex,
+            base_score=base,
+            response_tokens=row.response_tokens,
+            token_ids=row.token_ids,
+            reference=row.reference,
+            metadata=self._wanted.metadata_of(row.extra_info),
+        )
+
+    def _where(self, row: VerlRow, data: Any) -> Any:
+        columns = data.non_tensor_batch
+        step = int(columns["global_steps"][0]) if "global_steps" in columns else None
+        # The V1 trainer numbers the samples of a prompt; else two with one text are two.
+        sample = columns["session_id"][0] if "session_id" in columns else uuid.uuid4().hex
+        return {
+            # verl gives each prompt a random uid: no two trainings share a group.
+            "run": self.options.run,
+            "step": step if step is None or step >= 0 else None,
+            "group_size": self._size_of_group(row),
+            "sample_id": str(sample),
+            "group_timeout_s": self.options.group_timeout_s,
+            "on_group_timeout": self.options.on_group_timeout,
+        }
+
+    def _size_of_group(self, row: VerlRow) -> int | None:
+        if row.uid is None:
+            return 1
+        if row.extra_info.get("split") in self.options.validation_splits:
+            return int(self._validation_size)
+        return self._group_size
+
+    def _failed(self, error: Exception, *, expired: bool) -> Score:
+        if expired:
+            error = TimeoutError(
+                f"no reward within {self.options.timeout_s:g} s (reward_kwargs.oyer.timeout_s)"
+            )
+        elif not isinstance(error, (OyerError, TimeoutError)):
+            log.error("a rollout could not be read", exc_info=error)
+            error = InvalidRollout(f"reading it raised {error!r}")
+        score = without_reward(error, self.manager.config.reward)
+        log.warning("a rollout has no reward (%s): %s", score.status, score.error)
+        return score
+
+
+def _extra_info(score: Score, base: float, accuracy: float) -> dict[str, Any]:
+    return {
+        "acc": accuracy,
+        "base_score": base,
+        "judge_score": score.judge_score,
+        "judge_term": score.judge_term,
+        "length_term": score.length_term,
+        "unshaped_reward": score.unshaped_reward,
+        "judge_status": str(score.status),
+        "has_reward": score.trainable,
+    }
+
+
+async def _in_thread(function: Any, *args: Any) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(None, function, *args)
+
+
+def _options(config: Any, kwargs: Mapping[str, Any]) -> VerlOptions:
+    raw = kwargs.get("oyer") or _at(config, "reward.reward_kwargs.oyer") or {}
+    try:
+        return VerlOptions.model_validate(_plain(raw))
+    except ValidationError as error:
+        raise InvalidConfig(f"reward.reward_kwargs.oyer: {explain(error)}") from error
+
+
+def _at(config: Any, path: str) -> Any:
+    """Read a dotted key of an OmegaConf or plain mapping; None where it is not there."""
+    for key in path.split("."):
+        config = config.get(key) if hasattr(config, "get") else getattr(config, key, None)
+    return config
+
+
+def _plain(raw: Any) -> Any:
+    """Turn OmegaConf's containers, which are mappings and sequences, into dicts and lists."""
+    if hasattr(raw, "items"):
+        return {str(key): _plain(value) for key, value in raw.items()}
+    return raw if isinstance(raw, str) or not hasattr(raw, "__iter__") else [*map(_plain, raw)]

@@ -1,0 +1,187 @@
+"""Reads of the record; each finds a batch's rows by key, whatever the tables' size."""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any, cast
+
+from sqlalchemy import ColumnElement, Connection, Executable, Select, bindparam, func, select
+
+from oyer.models.base import BatchPart
+from oyer.models.batch import Batch, Run, Submission
+from oyer.models.judgement import Attempt, Judgement
+from oyer.models.reward import Reward
+from oyer.models.rows import (
+    BatchState,
+    StoredJudgement,
+    StoredReward,
+    SubmissionRow,
+    Usage,
+    WorkRow,
+)
+
+IN_LIST = 1000
+"""Most values in one IN list; SQLite takes 32,766."""
+
+
+def judgements_of(
+    conn: Connection, batch_id: str, indices: Sequence[int] | None = None
+) -> list[StoredJudgement]:
+    """Return the judgements of a batch, of all its rollouts or of those with these indices."""
+    query = select(Judgement.__table__).where(_of(Judgement, batch_id))
+    query = query.order_by(Judgement.rollout_index, Judgement.judge, Judgement.sample)
+    if indices is None:
+        return cast(list[StoredJudgement], _rows(conn, query))
+    if not indices:
+        return []
+    # A chunk's indices are neighbours: a range of the key reads what a long list would name.
+    query = query.where(Judgement.rollout_index.between(min(indices), max(indices)))
+    wanted = set(indices)
+    rows = [row for row in _rows(conn, query) if row["rollout_index"] in wanted]
+    return cast(list[StoredJudgement], rows)
+
+
+def scored_by_request(
+    conn: Connection, request_hashes: Iterable[str], run: str | None = None
+) -> dict[str, StoredJudgement]:
+    """Return the last scored judgement of each request that has one.
+
+    The last, since an earlier one may be of a model that has been replaced under its name.
+
+    Args:
+        run: look among this run's batches only.
+    """
+    found: dict[str, StoredJudgement] = {}
+    hashes = sorted(set(request_hashes))
+    for start in range(0, len(hashes), IN_LIST):
+        values = {"hashes": hashes[start : start + IN_LIST], "run": run}
+        for row in conn.execute(_last_scored(run is not None), values).mappings():
+            found[row["request_hash"]] = cast(StoredJudgement, dict(row))
+    return found
+
+
+@cache
+def _last_scored(of_one_run: bool) -> Select[Any]:
+    """Build the query of `scored_by_request`, which takes longer than running it."""
+    judgements = Judgement.__table__
+    # Were the status a condition here, planners would go by its index and read nearly all.
+    nth = func.row_number().over(
+        partition_by=Judgement.request_hash,
+        order_by=[Judgement.status != "scored", *(key.desc() for key in judgements.primary_key)],
+    )
+    ranked = select(judgements, nth.label("nth"))
+    ranked = ranked.where(Judgement.request_hash.in_(bindparam("hashes", expanding=True)))
+    if of_one_run:
+        batches = select(Batch.id).join(Run).where(Run.name == bindparam("run"))
+        ranked = ranked.where(Judgement.batch_id.in_(batches))
+    table = ranked.subquery()
+    columns = [table.c[column.name] for column in judgements.c]
+    return select(*columns).where(table.c.nth == 1, table.c.status == "scored")
+
+
+def rewards_of(conn: Connection, batch_id: str) -> list[StoredReward]:
+    """Return the rewards of a batch, in the order submitted."""
+    query = select(Reward.__table__).where(_of(Reward, batch_id)).order_by(Reward.rollout_index)
+    return cast(list[StoredReward], _rows(conn, query))
+
+
+def usage_of(conn: Connection, batch_id: str) -> Usage:
+    """Return what the batch's attempts used, those of replaced judgements too."""
+    columns = Attempt.prompt_tokens, Attempt.completion_tokens, Attempt.cost_usd
+    sums = [func.coalesce(func.sum(column), 0).label(column.key) for column in columns]
+    query = select(func.count().label("calls"), *sums).where(_of(Attempt, batch_id))
+    return cast(Usage, _rows(conn, query.select_from(Attempt))[0])
+
+
+def cost_of_run(conn: Connection, run: str) -> float:
+    """Return what all attempts of a run have cost, in US dollars."""
+    cost = select(func.coalesce(func.sum(Attempt.cost_usd), 0.0)).select_from(Batch).join(Run)
+    cost = cost.join(
+        Attempt, (Attempt.submitted_at == Batch.submitted_at) & (Attempt.batch_id == Batch.id)
+    )
+    return float(conn.scalar(cost.where(Run.name == run)) or 0.0)
+
+
+def batch(conn: Connection, batch_id: str) -> BatchState | None:
+    """Return one batch as the ledger shows it, or none."""
+    found = _states(conn, _batches().where(Batch.id == batch_id))
+    return found[0] if found else None
+
+
+def ids_starting(conn: Connection, prefix: str, limit: int) -> list[str]:
+    """Return the ids of batches on record that begin with `prefix`, the latest first."""
+    query = select(Batch.id).where(Batch.id.startswith(prefix, autoescape=True))
+    return list(conn.scalars(query.order_by(Batch.submitted_at.desc()).limit(limit)))
+
+
+def list_batches(
+    conn: Connection, *, run: str | None = None, status: str | None = None, limit: int = 50
+) -> list[BatchState]:
+    """Return the latest batches, newest first."""
+    query = _batches().order_by(Batch.submitted_at.desc(), Batch.id).limit(limit)
+    if run is not None:
+        query = query.where(Run.name == run)
+    if status is not None:
+        query = query.where(Batch.status == status)
+    return _states(conn, query)
+
+
+def missing_from_record(conn: Connection, batch_ids: Sequence[str]) -> set[str]:
+    """Tell which of these batches are not on record."""
+    missing = set(batch_ids)
+    for start in range(0, len(batch_ids), IN_LIST):
+        some = batch_ids[start : start + IN_LIST]
+        missing -= set(conn.scalars(select(Batch.id).where(Batch.id.in_(some))))
+    return missing
+
+
+def submissions_of(conn: Connection, batch_id: str) -> list[SubmissionRow]:
+    """Return the times that a batch was handed to the workers, in order."""
+    query = select(Submission.__table__).where(Submission.batch_id == batch_id)
+    return cast(list[SubmissionRow], _rows(conn, query.order_by(Submission.sent_at)))
+
+
+def work_of(conn: Connection, batch_id: str) -> list[WorkRow]:
+    """Return which worker processes judged a batch, and when, the first to begin first."""
+    first = func.min(Judgement.started_at).label("first_at")
+    last = func.max(Judgement.finished_at).label("last_at")
+    query = select(Judgement.worker, func.count().label("judgements"), first, last)
+    query = query.where(_of(Judgement, batch_id)).group_by(Judgement.worker)
+    return cast(list[WorkRow], _rows(conn, query.order_by(first, Judgement.worker)))
+
+
+def first_errors_of(conn: Connection, batch_id: str) -> dict[str, str]:
+    """Return an error of each status that a batch's judgements failed with."""
+    query = select(Judgement.status, func.min(Judgement.error))
+    query = query.where(_of(Judgement, batch_id), Judgement.error.is_not(None))
+    found = conn.execute(query.group_by(Judgement.status))
+    return {status: error for status, error in found if error is not None}
+
+
+def counts_of(conn: Connection, batch_id: str) -> dict[str, int]:
+    """Return how many judgements of a batch have each status."""
+    query = select(Judgement.status, func.count()).where(_of(Judgement, batch_id))
+    return dict(conn.execute(query.group_by(Judgement.status)).all())
+
+
+def _batches() -> Select[Any]:
+    columns = [column for column in Batch.__table__.c if column.name != "run_id"]
+    return select(*columns, Run.name.label("run")).join_from(Batch, Run)
+
+
+def _states(conn: Connection, query: Executable) -> list[BatchState]:
+    """Run a query on batches; those under way have their judgements counted."""
+    rows = _rows(conn, query)
+    for row in rows:
+        if row["counts"] is None:
+            row["counts"] = counts_of(conn, row["id"])
+    return cast(list[BatchState], rows)
+
+
+def _of(model: type[BatchPart], batch_id: str) -> ColumnElement[bool]:
+    """Narrow to a batch by the key's first two columns, so that other partitions are not read."""
+    submitted = select(Batch.submitted_at).where(Batch.id == batch_id).scalar_subquery()
+    return (model.submitted_at == submitted) & (model.batch_id == batch_id)
+
+
+def _rows(conn: Connection, query: Executable) -> list[dict[str, Any]]:
+    return [dict(row) for row in conn.execute(query).mappings()]

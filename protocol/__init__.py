@@ -1,0 +1,1 @@
+"""What the trainer and the workers exchange."""

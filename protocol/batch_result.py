@@ -1,0 +1,166 @@
+"""What `combine` returns for a batch, as it crosses the result backend.
+
+Arrays travel as base64 of little-endian float32: exact, compact, and NaN survives JSON.
+"""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oyer.protocol.errors import MessageRefused
+from oyer.protocol.packing import WIRE_VERSION
+
+Float32s = NDArray[np.float32]
+
+USAGE = ("calls", "prompt_tokens", "completion_tokens", "cost_usd")
+"""What a batch used, by name."""
+
+_ADVANTAGE = "advantage:"
+_HISTORY = "history:"
+"""Prefixes of names in a reward's row; no term has a colon except a judge's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A batch's rewards, `[N]` each, in the order submitted."""
+
+    batch_id: str
+    rewards: Float32s
+    unshaped_rewards: Float32s
+    judge_scores: Float32s
+    mask: NDArray[np.bool_]
+    statuses: list[str]
+    terms: dict[str, Float32s]
+    usage: dict[str, float]
+    """calls, prompt_tokens, completion_tokens, cost_usd."""
+    first_errors: dict[str, str]
+    """For each failed status, the first error seen."""
+    advantages: dict[str, Float32s] = field(default_factory=dict)
+    """What length methods give in place of a reward's advantage, by name."""
+    history: dict[str, Float32s] = field(default_factory=dict)
+    """New histories of length methods with state, by name."""
+    cancelled: str | None = None
+    """Who cancelled the batch, and why; None where nobody did."""
+
+    @property
+    def recorded(self) -> dict[str, Float32s]:
+        """What a reward's row keeps by name: terms, advantages and histories."""
+        return {
+            **self.terms,
+            **{_ADVANTAGE + name: values for name, values in self.advantages.items()},
+            **{_HISTORY + name: values for name, values in self.history.items()},
+        }
+
+    def to_wire(self) -> dict[str, Any]:
+        """Give the JSON form."""
+        return {
+            "v": WIRE_VERSION,
+            "batch_id": self.batch_id,
+            "rewards": _packed(self.rewards),
+            "unshaped_rewards": _packed(self.unshaped_rewards),
+            "judge_scores": _packed(self.judge_scores),
+            "mask": _packed(self.mask.astype(np.float32)),
+            "statuses": self.statuses,
+            "terms": {name: _packed(term) for name, term in self.terms.items()},
+            "usage": self.usage,
+            "first_errors": self.first_errors,
+            "advantages": {name: _packed(values) for name, values in self.advantages.items()},
+            "history": {name: _packed(values) for name, values in self.history.items()},
+            "cancelled": self.cancelled,
+        }
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> "Outcome":
+        """Read what `to_wire` gave.
+
+        Raises:
+            MessageRefused: it was written by another version, or is altered.
+        """
+        try:
+            version = wire.get("v")
+            if version == WIRE_VERSION:
+                return cls._read(wire)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise MessageRefused(
+                f"result cannot be read: {repr(error)[:200]}; submit again"
+            ) from error
+        raise MessageRefused(
+            f"result of version {version!r:.40}; this trainer reads version {WIRE_VERSION}:"
+            " run the same release of Oyer on the trainer and the workers"
+        )
+
+    @classmethod
+    def _read(cls, wire: Mapping[str, Any]) -> "Outcome":
+        statuses = [str(status) for status in wire["statuses"]]
+        n = len(statuses)
+        return cls(
+            batch_id=str(wire["batch_id"]),
+            rewards=_unpacked(wire["rewards"], n),
+            unshaped_rewards=_unpacked(wire["unshaped_rewards"], n),
+            judge_scores=_unpacked(wire["judge_scores"], n),
+            mask=_unpacked(wire["mask"], n) > 0,
+            statuses=statuses,
+            terms=_unpacked_all(wire["terms"], n),
+            usage={name: _amount(wire["usage"][name]) for name in USAGE},
+            first_errors={str(s): str(error) for s, error in wire["first_errors"].items()},
+            advantages=_unpacked_all(wire["advantages"], n),
+            history=_unpacked_all(wire["history"], n),
+            cancelled=_reason(wire.get("cancelled")),
+        )
+
+
+def split_recorded(
+    recorded: Mapping[str, Float32s],
+) -> tuple[dict[str, Float32s], dict[str, Float32s], dict[str, Float32s]]:
+    """Tell terms, advantages and histories apart in what `Outcome.recorded` gave."""
+    terms, advantages, history = {}, {}, {}
+    for name, values in recorded.items():
+        if name.startswith(_ADVANTAGE):
+            advantages[name.removeprefix(_ADVANTAGE)] = values
+        elif name.startswith(_HISTORY):
+            history[name.removeprefix(_HISTORY)] = values
+        else:
+            terms[name] = values
+    return terms, advantages, history
+
+
+def _packed(values: NDArray[Any] | Sequence[float]) -> str:
+    return base64.b64encode(np.asarray(values, dtype="<f4").tobytes()).decode()
+
+
+def _unpacked(text: str, n: int) -> Float32s:
+    values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").astype(np.float32)
+    if len(values) != n:
+        raise ValueError(f"{len(values)} values for {n} rollouts")
+    return values
+
+
+def _unpacked_all(texts: Mapping[str, str], n: int) -> dict[str, Float32s]:
+    return {str(name): _unpacked(text, n) for name, text in texts.items()}
+
+
+def _reason(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError("cancelled is text or null")
+    return value
+
+
+def _amount(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError("usage is a finite number")
+    return value
+
+
+def packed64(values: NDArray[np.float64]) -> str:
+    """Write float64 values as base64 of their little-endian bytes."""
+    return base64.b64encode(values.astype("<f8").tobytes()).decode()
+
+
+def unpacked64(text: str) -> NDArray[np.float64]:
+    """Read what `packed64` wrote."""
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8").astype(np.float64)

@@ -1,0 +1,185 @@
+"""What the tasks of a chord hand to `combine`: verdicts by chunk, and length terms."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter
+
+from oyer.protocol.batch import Manifest
+from oyer.protocol.batch_result import packed64, unpacked64
+from oyer.protocol.errors import BatchFailed, MessageRefused
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgePart:
+    """The verdicts on one chunk, in order."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    chunk: int
+    scores: dict[str, list[float | None]]
+    """By judge; None where there is none, so that JSON holds no NaN."""
+    statuses: dict[str, list[str]]
+    """By judge."""
+    usage: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    """For each failed status, the first error."""
+
+    def to_wire(self) -> dict[str, Any]:
+        """Give the JSON form."""
+        return {
+            "part": "judge",
+            "chunk": self.chunk,
+            "scores": self.scores,
+            "statuses": self.statuses,
+            "usage": self.usage,
+            "errors": self.errors,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthPart:
+    """What the length methods make of a whole batch, `[N]` each, by term name."""
+
+    added: dict[str, Floats] = field(default_factory=dict)
+    """Terms to add, their weights in them."""
+    multiplied: dict[str, Floats] = field(default_factory=dict)
+    """Factors of base score and judges."""
+    changed: dict[str, Floats] = field(default_factory=dict)
+    """Changes to base score and judges by methods that make the whole reward."""
+    advantages: dict[str, Floats] = field(default_factory=dict)
+    """What acts on advantages, and on no reward."""
+    history: dict[str, Floats] = field(default_factory=dict)
+    """The new history of methods with state; NaN is none."""
+    kept: NDArray[np.bool_] | None = None
+    """False where a row is left out of training; None leaves none out."""
+
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """All that has one value for each row."""
+        named = [array for kind in _ARRAYS for array in getattr(self, kind).values()]
+        return named if self.kept is None else [*named, self.kept]
+
+    def to_wire(self) -> dict[str, Any]:
+        """Give the JSON form."""
+        arrays = {kind: getattr(self, kind) for kind in _ARRAYS}
+        return {
+            "part": "length",
+            "kept": None if self.kept is None else self.kept.tolist(),
+            **{kind: {n: packed64(a) for n, a in named.items()} for kind, named in arrays.items()},
+        }
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> "LengthPart":
+        """Read what `to_wire` gave."""
+        kept = wire["kept"]
+        if kept is not None and not isinstance(kept, list):
+            raise TypeError("kept is no list")
+        return cls(
+            kept=None if kept is None else np.array(kept, dtype=bool),
+            **{kind: {n: unpacked64(a) for n, a in wire[kind].items()} for kind in _ARRAYS},
+        )
+
+
+_JUDGE_PART = TypeAdapter(JudgePart)
+
+_ARRAYS = ("added", "multiplied", "changed", "advantages", "history")
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """What arrived of a batch, sorted out."""
+
+    judges: dict[int, JudgePart]
+    """By chunk, in the order of the chunks."""
+    length: LengthPart | None
+    remarks: list[str]
+    """What had to be sorted out, for the log."""
+
+
+def read_parts(parts: Iterable[Mapping[str, Any]]) -> Arrived:
+    """Sort out what arrived; of duplicates, the first counts.
+
+    Raises:
+        MessageRefused: a part was written by another version.
+    """
+    try:
+        return _sorted_out(parts)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise MessageRefused(
+            f"a part is of another version ({type(error).__name__}: {str(error)[:200]});"
+            " run the same release of Oyer on all workers"
+        ) from error
+
+
+def missing_chunks(manifest: Manifest, parts: Mapping[int, JudgePart]) -> list[int]:
+    """Name the chunks of a batch whose verdicts did not arrive."""
+    return [k for k in range(len(manifest.chunks)) if k not in parts]
+
+
+def check_parts(
+    manifest: Manifest, parts: Mapping[int, JudgePart], length: LengthPart | None = None
+) -> None:
+    """Make sure that every chunk of a batch was judged, and every row of it.
+
+    Raises:
+        BatchFailed: a chunk's verdicts are missing; the batch is to be submitted again.
+        MessageRefused: a part holds more or less than its rows.
+    """
+    late = missing_chunks(manifest, parts)
+    if late:
+        raise BatchFailed(
+            f"batch {manifest.batch_id}: chunks {late[:10]} did not arrive; submit it again"
+        )
+    if len(parts) > len(manifest.chunks):
+        raise MessageRefused(
+            f"batch {manifest.batch_id} has {len(manifest.chunks)} chunks, and verdicts of others"
+            f" came as well: {sorted(parts)[:10]}; run the same release of Oyer on all workers"
+        )
+    judges = [judge["name"] for judge in manifest.plan["judges"]]
+    for k, (_, count) in enumerate(manifest.chunks):
+        scores, statuses = parts[k].scores, parts[k].statuses
+        if any(
+            len(scores.get(name, ())) != count or len(statuses.get(name, ())) != count
+            for name in judges
+        ):
+            raise MessageRefused(
+                f"chunk {k} of batch {manifest.batch_id} has not one verdict of each judge for"
+                " each rollout; run the same release of Oyer on all workers"
+            )
+    if length is not None and any(len(array) != manifest.size for array in length.arrays):
+        raise MessageRefused(
+            f"length terms of batch {manifest.batch_id} are not one for each of its"
+            f" {manifest.size} rollouts; run the same release of Oyer on all workers"
+        )
+
+
+def _sorted_out(parts: Iterable[Mapping[str, Any]]) -> Arrived:
+    judges: dict[int, JudgePart] = {}
+    length: LengthPart | None = None
+    repeated: list[str] = []
+    for part in parts:
+        if part.get("part") == "judge":
+            fields = {name: value for name, value in part.items() if name != "part"}
+            read = _JUDGE_PART.validate_python(fields)
+            if judges.setdefault(read.chunk, read) is not read:
+                repeated.append(f"chunk {read.chunk}")
+        elif part.get("part") == "length":
+            if length is None:
+                length = LengthPart.from_wire(part)
+            else:
+                repeated.append("length terms")
+        else:
+            raise ValueError(f"kind {part.get('part')!r}")
+    ordered = dict(sorted(judges.items()))
+    remarks = []
+    if repeated:
+        remarks.append(f"{', '.join(repeated)} arrived again: the first counts")
+    if list(ordered) != list(judges):
+        remarks.append(f"chunks arrived as {list(judges)}: put in order")
+    return Arrived(ordered, length, remarks)

@@ -1,0 +1,175 @@
+"""Scores a batch in this process, without broker, workers or record: for debugging.
+
+The judges get the same requests, retries and reading as from a worker; calls run on threads,
+and an answer with a score is kept for as long as the scorer lives.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from oyer.config.reward import JudgeConfig, RewardConfig
+from oyer.models.rows import JudgementRow
+from oyer.protocol.batch import Columns
+from oyer.protocol.batch_result import Outcome
+from oyer.protocol.rollout import Rollout
+from oyer.protocol.status import Status
+from oyer.protocol.token_ids import TokenIds
+from oyer.tasks.coordination.lessons import Lessons, server_identity
+from oyer.tasks.endpoint.client import EndpointClient
+from oyer.tasks.judging.aggregate import aggregate
+from oyer.tasks.judging.gate import Endpoint
+from oyer.tasks.judging.judge_call import Asker
+from oyer.tasks.judging.judgements import Answer, judgement_row
+from oyer.tasks.judging.requests import Job, decided_score, jobs_of
+from oyer.tasks.rewards.compose import compose
+from oyer.tasks.rewards.length_columns import LengthInputs
+from oyer.tasks.rewards.length_terms import length_part
+from oyer.tasks.rewards.missing_judges import Verdicts
+
+
+class DirectScorer:
+    """Scores batches under one configuration.
+
+    Args:
+        environ: holds the keys that the endpoints name.
+
+    Raises:
+        InvalidConfig: a key is missing, or an endpoint cannot be called.
+    """
+
+    def __init__(self, config: RewardConfig, environ: Mapping[str, str]) -> None:
+        self._config = config
+        self._endpoints = {
+            name: Endpoint(
+                config=endpoint,
+                client=EndpointClient(name, endpoint, environ),
+                permits=_Free(),
+                lessons=Lessons(name, endpoint),
+            )
+            for name, endpoint in config.endpoints.items()
+        }
+        self._in_flight = sum(endpoint.max_in_flight for endpoint in config.endpoints.values())
+        self._kept: dict[str, Answer] = {}
+
+    def score(self, columns: Columns, rollouts: Sequence[Rollout]) -> Outcome:
+        """Judge, compute length terms and compose, as the workers would."""
+        judges, rules = self._config.judges, self._config.reward
+        bodies = {name: end.config.extra_body for name, end in self._endpoints.items()}
+        servers = {name: server_identity(end.config) for name, end in self._endpoints.items()}
+        jobs = list(jobs_of(dict(enumerate(rollouts)), judges, rules, bodies, servers))
+        asked = self._ask({job.key: job for job in jobs if job.key is not None})
+        rows = {job.place: _row(job, asked) for job in jobs}
+        verdicts: dict[str, Verdicts] = {}
+        errors: dict[str, str] = {}
+        for judge in judges:
+            verdicts[judge.name], first_errors = _verdicts(judge, rows, len(rollouts))
+            errors |= first_errors
+        shaped = length_part(
+            self._config.length,
+            LengthInputs(
+                columns=columns,
+                read_responses=lambda: [rollout.response for rollout in rollouts],
+                read_token_ids=lambda: TokenIds.of_all([r.token_ids for r in rollouts]),
+                tokenizer=self._config.tokenizer,
+                judges=judges,
+                verdicts=verdicts,
+                rules=rules,
+            ),
+        )
+        composed = compose(
+            base_score=np.array(columns.base_score, dtype=float),
+            group_ids=columns.group_ids,
+            judges=judges,
+            verdicts=verdicts,
+            rules=rules,
+            correct=columns.correctness,
+            added=shaped.added,
+            multiplied=shaped.multiplied,
+            changed=shaped.changed,
+            kept=shaped.kept,
+        )
+        return Outcome(
+            batch_id="direct",
+            rewards=composed.rewards.astype(np.float32),
+            unshaped_rewards=composed.unshaped_rewards.astype(np.float32),
+            judge_scores=composed.judge_scores.astype(np.float32),
+            mask=composed.mask,
+            statuses=composed.statuses,
+            terms={name: term.astype(np.float32) for name, term in composed.terms.items()},
+            usage=_usage(asked),
+            first_errors=errors,
+            advantages={n: values.astype(np.float32) for n, values in shaped.advantages.items()},
+            history={n: values.astype(np.float32) for n, values in shaped.history.items()},
+        )
+
+    def _ask(self, jobs: Mapping[str, Job]) -> dict[str, Answer]:
+        """Answer each request once, from memory where it was answered before."""
+        known = {key: self._kept[key] for key in jobs if key in self._kept}
+        to_call = [job for key, job in jobs.items() if key not in known]
+        if not to_call:
+            return known
+        asker = Asker(
+            endpoints=self._endpoints,
+            problems={},
+            deadline=time.time() + self._config.deadline_s,
+            cancelled=lambda: False,
+        )
+        with ThreadPoolExecutor(min(self._in_flight, len(to_call))) as pool:
+            answers = list(pool.map(asker.ask, to_call))
+        called = {str(job.key): answer for job, answer in zip(to_call, answers, strict=True)}
+        for key, answer in called.items():
+            if answer.status is Status.SCORED:
+                self._kept[key] = replace(answer, source="cache", attempts=())
+        return known | called
+
+
+class _Free:
+    """A permit for everybody: the pool of threads is the limit."""
+
+    def acquire(self, estimated_tokens: int, deadline: float) -> bool:
+        return True
+
+    def release(self, permit: Any, **_: Any) -> None:
+        pass
+
+
+def _row(job: Job, asked: Mapping[str, Answer]) -> JudgementRow:
+    if job.decided is not None:
+        answer = Answer(source="none", status=job.decided)
+    else:
+        answer = asked[str(job.key)]
+    row = judgement_row(job, answer, worker="direct", price=None)
+    if job.decided is not None:
+        row["score"] = decided_score(job)
+    return row
+
+
+def _verdicts(
+    judge: JudgeConfig, rows: Mapping[tuple[int, str, int], JudgementRow], size: int
+) -> tuple[Verdicts, dict[str, str]]:
+    """Aggregate one judge's samples; also the first error of each failed status."""
+    judged = [
+        aggregate([rows[i, judge.name, sample] for sample in range(judge.samples)], judge)
+        for i in range(size)
+    ]
+    errors: dict[str, str] = {}
+    for verdict in judged:
+        if verdict.error is not None:
+            errors.setdefault(verdict.status, verdict.error)
+    scores = np.array([verdict.score for verdict in judged], dtype=float)
+    return Verdicts(scores, [verdict.status for verdict in judged]), errors
+
+
+def _usage(asked: Mapping[str, Answer]) -> dict[str, float]:
+    answers = asked.values()
+    return {
+        "calls": sum(len(answer.attempts) for answer in answers),
+        "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
+        "completion_tokens": sum(answer.completion_tokens for answer in answers),
+        "cost_usd": 0.0,
+    }

@@ -1,0 +1,1 @@
+"""The length formulas, one module per family."""

@@ -1,0 +1,216 @@
+"""Length terms from one row's length and fixed thresholds.
+
+Lengths are int64[N] in one unit, flags bool[N]; every function returns float64[N].
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from oyer.config.length_methods.repetition import MAX_WINDOWS
+from oyer.tasks.lengths.arrays import (
+    Array,
+    bound,
+    double,
+    filled,
+    isnan,
+    namespace,
+    select,
+    to_kind_of,
+)
+from oyer.tasks.lengths.groups import Groups
+from oyer.tasks.lengths.inputs import PackedTokens, Term, given
+from oyer.tasks.lengths.methods.repetition import repetition
+
+
+def soft_overlong(
+    lengths: Array, *, max_len: int, cache_len: int, penalty_factor: float, clamp: bool
+) -> Array:
+    """Soft overlong punishment, DAPO eq. 13; a step at `max_len` where `cache_len` is 0."""
+    if cache_len == 0:
+        return -penalty_factor * double(lengths > max_len)
+    excess = (double(lengths) - (max_len - cache_len)) / cache_len
+    return -penalty_factor * bound(excess, min=0, max=1 if clamp else None)
+
+
+def stop_properly_penalty(
+    truncated: Array, base_reward: Array | None = None, *, coef: float
+) -> Term:
+    """Multiply truncated rows by `coef`, or replace their reward by a `coef` below 0 (ProRL)."""
+    if coef >= 0:
+        return Term("multiply", select(~truncated, filled(truncated, 1.0), coef))
+    return Term("total", select(~truncated, double(given(base_reward, "base_reward")), coef))
+
+
+def linear(
+    lengths: Array,
+    group_ids: Array | None = None,
+    correct: Array | None = None,
+    quality: Array | None = None,
+    *,
+    coef: float,
+    norm: float | Literal["group_max", "group_mean"],
+    scale_by: Literal["none", "pass_rate", "reward"],
+    pass_rate_floor: float | Literal["1/K"],
+    free_len: int,
+    gate_by_correctness: bool,
+    cap: float | None,
+) -> Array:
+    """`-min(coef * scale * (L - free_len)+ / norm, cap)`; ALP, prime-rl, LEASH by parameters."""
+    penalty = coef * bound(double(lengths) - free_len, min=0)
+    if not isinstance(norm, str):
+        penalty = penalty / norm
+    if isinstance(norm, str) or scale_by != "none":
+        groups = Groups(given(group_ids, "group_ids"))
+        if isinstance(norm, str):
+            longest = norm == "group_max"
+            size = groups.max(lengths) if longest else groups.mean(lengths)
+            penalty = penalty / groups.spread(bound(size, min=1))
+        if scale_by == "pass_rate":
+            penalty = penalty * pass_rate(given(correct, "correct"), groups, pass_rate_floor)
+        elif scale_by == "reward":
+            score = given(quality, "quality")
+            penalty = penalty * groups.spread(groups.mean(score, ~isnan(score)))
+    if gate_by_correctness:
+        penalty = select(given(correct, "correct"), penalty, 0.0)
+    return -bound(penalty, max=math.inf if cap is None else cap)
+
+
+def pass_rate(correct: Array, groups: Groups, floor: float | Literal["1/K"] = 0.0) -> Array:
+    """Share of correct rows in each row's group, at least `floor` or one row's share: [N]."""
+    rate = groups.mean(correct)
+    least = 1 / double(groups.sizes) if floor == "1/K" else filled(rate, floor)
+    return groups.spread(namespace(rate).maximum(rate, least))
+
+
+def target_range(
+    lengths: Array,
+    correct: Array | None = None,
+    *,
+    low: int,
+    high: int,
+    slope_low: float,
+    slope_high: float,
+    cap: float | None,
+    gate_by_correctness: bool,
+) -> Array:
+    """A dead band: slopes outside `[low, high]`, capped."""
+    short, long = bound(low - lengths, min=0), bound(lengths - high, min=0)
+    penalty = slope_low * double(short) + slope_high * double(long)
+    if gate_by_correctness:
+        penalty = select(given(correct, "correct"), penalty, 0.0)
+    return -bound(penalty, max=math.inf if cap is None else cap)
+
+
+def min_length_ramp(lengths: Array, *, min_len: int, max_len: int, max_penalty: float) -> Array:
+    """Full penalty up to `min_len`, none from `max_len`, linear between (ROLL)."""
+    missing = double(max_len - lengths) / (max_len - min_len)
+    return -max_penalty * bound(missing, min=0, max=1)
+
+
+def think_length_bonus(
+    lengths: Array, *, max_reward_len: int, max: float, min: float, decimals: int
+) -> Array:
+    """Bonus in proportion to length up to `max_reward_len` (ToolRL)."""
+    xp, shift = namespace(lengths), 10.0**decimals
+    share = bound(xp.round(double(lengths) / max_reward_len * shift) / shift, max=1)
+    return share * (max - min) + min
+
+
+def cosine(
+    lengths: Array,
+    correct: Array,
+    token_ids: PackedTokens | None = None,
+    texts: Sequence[str] | None = None,
+    *,
+    short_correct: float,
+    long_correct: float,
+    short_wrong: float,
+    long_wrong: float,
+    max_len: int,
+    clamp: bool,
+    exceed_length: float | None,
+    max_len_margin: int,
+    repetition_max_penalty: float,
+    repetition_ngram_size: int,
+) -> Array:
+    """Half a cosine from the short to the long reward of a branch, arXiv:2502.03373."""
+    progress = double(lengths) / max_len
+    falling = _falling(bound(progress, max=1) if clamp else progress)
+    right = long_correct + (short_correct - long_correct) * falling
+    wrong = long_wrong + (short_wrong - long_wrong) * falling
+    if repetition_max_penalty:
+        repeated = repetition(
+            token_ids,
+            texts,
+            ngram_size=repetition_ngram_size,
+            max_penalty=repetition_max_penalty,
+            unit=None,
+            dead_zone=0.0,
+            max_windows=MAX_WINDOWS,
+        )
+        wrong = wrong + to_kind_of(repeated, lengths)
+    return _unless_exceeding(
+        select(correct, right, wrong), lengths, max_len, max_len_margin, exceed_length
+    )
+
+
+def length_scaled_risk(
+    lengths: Array,
+    correct: Array,
+    *,
+    risk_factor: float,
+    max_len: int,
+    exceed_length: float | None,
+    max_len_margin: int,
+) -> Array:
+    """`(k + (1 - k) c)(1 - c)` when correct and `c - 1` when wrong, `c = L / max_len` up to 1."""
+    progress = bound(double(lengths) / max_len, max=1)
+    right = (risk_factor + (1 - risk_factor) * progress) * (1 - progress)
+    total = select(correct, right, progress - 1)
+    return _unless_exceeding(total, lengths, max_len, max_len_margin, exceed_length)
+
+
+def _falling(progress: Array) -> Array:
+    """From 1 at progress 0 to 0 at progress 1, along half a cosine."""
+    return 0.5 * (1 + namespace(progress).cos(math.pi * progress))
+
+
+def _unless_exceeding(
+    total: Array, lengths: Array, max_len: int, margin: int, exceed: float | None
+) -> Array:
+    return total if exceed is None else select(lengths + margin < max_len, total, exceed)
+
+
+def phi4_length_aware(
+    lengths: Array, correct: Array, *, max_len: int, pos_control: int, neg_control: int
+) -> Array:
+    """Correct 1 to 0.5 beyond `pos_control`, wrong -1 to -0.5 up to `neg_control`."""
+    over = bound(double(lengths - pos_control) / (max_len - pos_control), min=0, max=1)
+    short = bound(double(lengths) / neg_control, max=1)
+    return select(correct, 0.5 + 0.5 * _falling(over), -0.5 - 0.5 * _falling(short))
+
+
+def effort_shaping(
+    lengths: Array, base_reward: Array, *, low_weight: float, low_penalty: float, low_ub: int
+) -> Array:
+    """`r + r * max(e, 0) + low_penalty * min(e, 0)`, `e = min(1, w (1 - L / low_ub))` (NeMo-RL)."""
+    ease = bound(low_weight * (1 - double(lengths) / low_ub), max=1)
+    return base_reward * (1 + bound(ease, min=0)) + low_penalty * bound(ease, max=0)
+
+
+def concave_effort(lengths: Array, *, k: float, q: float) -> Array:
+    """Minus `((1 + k x)^(1 - q) - 1) / (k (1 - q))`, and its limit `log1p(k x) / k` at q = 1.
+
+    `expm1` of the logarithm keeps its digits as q nears 1.
+    """
+    xp = namespace(lengths)
+    growth = xp.log1p(k * double(lengths))
+    if q == 1:
+        return -growth / k
+    return -xp.expm1((1 - q) * growth) / (k * (1 - q))
+
+
+def lagrangian_over_budget(lengths: Array, *, target: int, lam: float) -> Array:
+    """`-lam * max(0, L / target - 1)`, arXiv:2512.21540."""
+    return -lam * bound(double(lengths) / target - 1, min=0)

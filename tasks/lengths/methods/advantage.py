@@ -1,0 +1,156 @@
+"""Methods that select rows or reshape advantages.
+
+Lengths are int64[N] in one unit, group_ids int64[N], flags bool[N], scores and advantages
+float64[N]; a NaN score leaves the statistics and has advantage 0.
+"""
+
+import math
+from typing import Literal
+
+from oyer.tasks.lengths.arrays import Array, bound, double, isnan, select, sigmoid, without_nan
+from oyer.tasks.lengths.groups import Groups, ratio
+from oyer.tasks.lengths.inputs import given
+from oyer.tasks.lengths.methods.absolute import pass_rate
+from oyer.tasks.lengths.methods.group import share_of_range
+
+
+def centred(quality: Array, groups: Groups) -> Array:
+    """Score minus the group's mean, exactly 0 for equal scores; 0 for a missing score."""
+    known = ~isnan(quality)
+    height = quality - groups.spread(groups.min(quality, known))
+    return select(known, height - groups.spread(groups.mean(height, known)), 0.0)
+
+
+def _advantages(advantages: Array | None, quality: Array | None, groups: Groups) -> Array:
+    """The advantages that were handed over, or the centred score; 0 for a missing one."""
+    if advantages is None:
+        return centred(given(quality, "advantages"), groups)
+    return without_nan(advantages)
+
+
+def qglas(
+    lengths: Array,
+    quality: Array,
+    group_ids: Array,
+    *,
+    beta_min: float,
+    beta_max: float,
+    clip: float,
+    eps: float,
+    std_normalised: bool,
+    ddof: int,
+) -> Array:
+    """Centred score plus a bonus for short rows of positive advantage, QGLAS eqs. 1-8.
+
+    The bonus is `beta * (Q100 - Q25) * clip((L_ref - L) / L_ref, 0, clip) / clip`, L_ref the
+    positive rows' mean length, and beta falls as their scores spread over the group's range.
+    """
+    groups = Groups(group_ids)
+    known = ~isnan(quality)
+    advantage = centred(quality, groups)
+    positive = advantage > 0
+    reference = groups.spread(groups.mean(lengths, positive))
+    divisor = reference + eps if eps else bound(reference, min=1)
+    saving = bound((reference - lengths) / divisor, min=0, max=clip) / clip
+    s_all = groups.max(quality, known) - groups.quantile(quality, 0.25, known)
+    s_positive = groups.max(quality, positive) - groups.min(quality, positive)
+    share = bound(ratio(s_positive, s_all + eps), min=0, max=1)
+    weight = s_all * (beta_min + (beta_max - beta_min) * (1 - share))
+    total = advantage + select(positive, groups.spread(weight) * saving, 0.0)
+    if not std_normalised:
+        return total
+    return ratio(total, groups.spread(groups.moments(quality, ddof, known)[1] + eps))
+
+
+def advantage_reweight(
+    lengths: Array,
+    group_ids: Array,
+    advantages: Array | None = None,
+    quality: Array | None = None,
+    *,
+    alpha: float,
+    gamma: float,
+    tau: float,
+    eps: float,
+) -> Array:
+    """Weigh positive advantages by brevity and restore their sum, Intern-S2 eqs. 14-17.
+
+    The weight is `alpha + (1 - alpha) (1 - share)^gamma` with the length's share of the
+    positive rows' range; a group with fewer than `tau` of them positive is left alone.
+    """
+    groups = Groups(group_ids)
+    advantages = _advantages(advantages, quality, groups)
+    positive = advantages > 0
+    share = bound(share_of_range(lengths, groups, positive, eps), min=0, max=1)
+    weighed = advantages * (alpha + (1 - alpha) * (1 - share) ** gamma)
+    mass, after = groups.sum(advantages, positive), groups.sum(weighed, positive)
+    weighed = weighed * groups.spread(mass / (select(after > 0, after, 1.0) + eps))
+    enough = groups.count(positive) >= tau * groups.sizes
+    return select(positive & groups.spread(enough & (after > 0)), weighed, advantages)
+
+
+def gfpo_mask(
+    lengths: Array,
+    group_ids: Array,
+    quality: Array | None = None,
+    *,
+    k: int,
+    metric: Literal["short", "efficiency"],
+) -> Array:
+    """1 for the `k` rows of each group that are shortest or have most reward per token.
+
+    Ties go to the earlier row; a missing score is not kept while another row is left.
+    """
+    if metric == "short":
+        cost = double(lengths)
+    else:
+        cost = -given(quality, "quality") / bound(lengths, min=1)
+    if quality is not None:
+        cost = select(~isnan(quality), cost, math.inf)
+    return double(Groups(group_ids).smallest(cost, k))
+
+
+def gfpo(
+    lengths: Array,
+    quality: Array,
+    group_ids: Array,
+    *,
+    k: int,
+    metric: Literal["short", "efficiency"],
+    ddof: int,
+) -> Array:
+    """z-score among the rows that `gfpo_mask` keeps; 0 for the others, arXiv:2508.09726."""
+    mask = gfpo_mask(lengths, group_ids, quality, k=k, metric=metric)
+    kept = (mask > 0) & ~isnan(quality)
+    return select(kept, Groups(group_ids).z_score(quality, ddof, 0.0, kept), 0.0)
+
+
+def difficulty_weight(
+    correct_ratio: Array,
+    *,
+    A: float,  # noqa: N803 - the paper's names
+    B: float,  # noqa: N803 - the paper's names
+    rho0: float,
+    k: float,
+) -> Array:
+    """`A + (B - A) / (1 + exp(k (rho - rho0)))`, arXiv:2504.09696."""
+    return A + (B - A) * sigmoid(-k * (correct_ratio - rho0))
+
+
+def grpo_lead_advantage(
+    correct: Array,
+    group_ids: Array,
+    advantages: Array | None = None,
+    quality: Array | None = None,
+    *,
+    A: float,  # noqa: N803 - the paper's names
+    B: float,  # noqa: N803 - the paper's names
+    rho0: float,
+    k: float,
+) -> Array:
+    """Positive advantages times the weight of the pass rate, others times that of its rest."""
+    groups = Groups(group_ids)
+    advantages = _advantages(advantages, quality, groups)
+    rate = pass_rate(correct, groups)
+    side = select(advantages > 0, rate, 1 - rate)
+    return advantages * difficulty_weight(side, A=A, B=B, rho0=rho0, k=k)

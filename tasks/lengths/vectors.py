@@ -1,0 +1,159 @@
+"""Methods on plain lists, in the words of the test vectors: for plots, checks and tests.
+
+A vector names parameters and inputs as its source does, and expects what that source returns:
+a term, a total reward or a centred advantage. The formulas are elsewhere; here is the
+translation, in and out.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from oyer.config.length_methods import catalogue
+from oyer.tasks.lengths import dialect
+from oyer.tasks.lengths.arrays import Array, double, isnan, namespace, select, without_nan
+from oyer.tasks.lengths.compute import apply
+from oyer.tasks.lengths.groups import Groups
+from oyer.tasks.lengths.inputs import Term
+from oyer.tasks.lengths.methods.aggregate import length_weighted_mean
+from oyer.tasks.lengths.methods.repetition import pack
+
+_FLAGS = frozenset({"correct", "truncated", "no_think", "repetitive"})
+_PLAIN = frozenset({"texts", "max_response_length"})
+
+_ON_CORRECTNESS = frozenset({"alp", "jet", "lagrangian_over_budget", "lcpo_exact", "short_rl"})
+"""Their sources return correctness plus the term, where no base reward is given."""
+
+_CENTRED = frozenset({"brevity_bonus", "gr3", "lc_r1_length", "linear_pass_rate"})
+"""Their sources return the shaped reward less the group's baseline."""
+
+_PRESENTATION = frozenset({"format_weight", "length_weighted_baseline", "max_tokens", "n_used"})
+"""Parameters of what is shown, and of no formula."""
+
+JET_FORMAT_WEIGHT = 0.1
+"""Share of the format score, which is 1, in the total that JET's script returns."""
+
+
+def evaluate(method: str, params: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
+    """Compute what a vector of the method expects, from plain lists to plain lists.
+
+    Args:
+        method: a name of the catalogue.
+        params: parameters in the catalogue's words or in those of the vectors' sources.
+        inputs: columns as lists, None for a missing score or history.
+
+    Returns:
+        a list of floats, or of lists: the method's term, added to or multiplied into
+        `base_reward` where that is given; for some methods the total or the centred advantage
+        that their sources return.
+
+    Raises:
+        InvalidConfig: the method is unknown, or a parameter is wrong.
+        InvalidLengthCall: a need of the method is not met.
+    """
+    found = catalogue.find(method)
+    aside = {*dialect.GROUP_SIZES, *_PRESENTATION}
+    named = {**params, **{name: inputs[name] for name in aside & inputs.keys()}}
+    sizes = [named.pop(name) for name in dialect.GROUP_SIZES if name in named]
+    size = sizes[0] if sizes else None
+    shown = {name: named.pop(name) for name in _PRESENTATION & named.keys()}
+    columns = _columns({name: inputs[name] for name in inputs.keys() - aside}, size)
+    if "correct" in found.columns and "correct" not in columns and "base_reward" in columns:
+        columns["correct"] = columns["base_reward"] > 0
+    columns.setdefault("quality", columns.get("base_reward"))
+    term = apply(found, dialect.translate(method, named), columns, size)
+    return _present(method, term, columns, shown)
+
+
+def _columns(inputs: Mapping[str, Any], size: int | None) -> dict[str, Any]:
+    """Arrays by the catalogue's names; rows are grouped in order where only a size is given."""
+    ours = {dialect.INPUTS.get(name, name): values for name, values in inputs.items()}
+    columns = {name: _column(name, values) for name, values in ours.items()}
+    if size and "group_ids" not in columns:
+        rows = max(len(column) for column in columns.values())
+        columns["group_ids"] = np.arange(rows) // size
+    return columns
+
+
+def _column(name: str, values: Any) -> Any:
+    if name in _PLAIN:
+        return values
+    if name == "token_ids":
+        return pack(values)
+    if name == "group_ids":
+        numbers: dict[Any, int] = {}
+        return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=int)
+    if isinstance(values, Mapping):
+        return {key: np.array(column, dtype=float) for key, column in values.items()}
+    if name in _FLAGS:
+        return np.array([bool(value) for value in values], dtype=bool)
+    if name.endswith("lengths") and all(isinstance(value, int) for value in values):
+        return np.array(values, dtype=np.int64)
+    return np.array(_with_nan(values), dtype=float)
+
+
+def _with_nan(values: Any) -> Any:
+    if isinstance(values, Sequence):
+        return [_with_nan(value) for value in values]
+    return math.nan if values is None else values
+
+
+def _present(method: str, term: Term, columns: Mapping[str, Any], shown: Mapping[str, Any]) -> Any:
+    """What the method's source returns, as lists."""
+    values = term.values
+    if term.kind == "per_token":
+        return _rows(values, columns["token_ids"].cu_seqlens, shown.get("max_tokens"))
+    if method == "concave_effort":
+        values = -values
+    elif method == "consecutive_ngram_loop" and len(values) == 1:
+        values = values[0]
+    elif method == "o1_pruner" and "n_used" in shown:
+        values = values[_first(columns["group_ids"], shown["n_used"])]
+    base = _base(method, columns, shown)
+    if term.kind in ("add", "multiply") and base is not None:
+        values = base + values if term.kind == "add" else _multiplied(method, values, base, columns)
+        if method in _CENTRED:
+            values = _centred(values, columns, bool(shown.get("length_weighted_baseline")))
+    return double(values).tolist()
+
+
+def _first(group_ids: Array, k: int) -> Array:
+    """bool[N]: the row is among the first k of its group."""
+    return Groups(group_ids).smallest(namespace(group_ids).zeros_like(group_ids), k)
+
+
+def _base(method: str, columns: Mapping[str, Any], shown: Mapping[str, Any]) -> Array | None:
+    """The reward that the term is shown with; none shows the term."""
+    if "base_reward" in columns or method not in _ON_CORRECTNESS:
+        return columns.get("base_reward")
+    correct: Array = double(columns["correct"])
+    if method != "jet":
+        return correct
+    share = float(shown.get("format_weight", JET_FORMAT_WEIGHT))
+    return (1 - share) * correct + share
+
+
+def _multiplied(method: str, factor: Array, base: Array, columns: Mapping[str, Any]) -> Array:
+    """LASER leaves the score of a wrong row, which is negative, as it is."""
+    shaped = base * factor
+    return select(columns["correct"], shaped, base) if method == "sigmoid_length" else shaped
+
+
+def _centred(values: Array, columns: Mapping[str, Any], length_weighted: bool) -> Array:
+    groups, known = Groups(columns["group_ids"]), ~isnan(values)
+    if length_weighted:
+        baseline = length_weighted_mean(without_nan(values), columns["lengths"], groups, known)
+    else:
+        baseline = groups.mean(values, known)
+    return select(known, values - groups.spread(baseline), 0.0)
+
+
+def _rows(values: Array, cu_seqlens: Array, width: int | None) -> list[list[float]]:
+    """Packed values by row, cut or filled with 0 to a stated width."""
+    rows = []
+    for start, stop in zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True):
+        row = values[start:stop].tolist()
+        rows.append(row if width is None else (row + [0.0] * width)[:width])
+    return rows

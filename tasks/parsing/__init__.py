@@ -1,0 +1,1 @@
+"""Reads a score from a judge's reply."""

@@ -1,0 +1,103 @@
+"""Finds scores between brackets: `[[7]]`, `[7]` at the end, `\\boxed{7}` and `<score>7</score>`."""
+
+import re
+from collections.abc import Iterator
+
+from oyer.tasks.parsing.candidates import Claim, Rank
+from oyer.tasks.parsing.context import WINDOW, clause, disowned_after, disowned_before, only_neutral
+from oyer.tasks.parsing.normalize import unmark
+from oyer.tasks.parsing.numbers import read_value
+from oyer.tasks.parsing.vocabulary import finder
+
+MAX_BRACKETS = 64
+"""Double brackets looked at, from the end of the reply."""
+
+_BRACKETS = re.compile(r"\[\[\s{0,9}([^\[\]\n]{1,30}?)\s{0,9}\]\]")
+# FastChat's fallback; further brackets would make it a reference.
+_SINGLE = re.compile(
+    r"(?:[.!:。]|^)[ \t]*(?P<box>\[ ?(?P<value>[0-9.]{1,5}) ?\])\W*\Z", re.MULTILINE
+)
+_BOX = re.compile(
+    r"(?P<box>\\boxed\{\s{0,9}(?:\\text\{)?(?P<value>[^{}\n]{1,20}?)\s{0,9}\}{1,2})[\s$.*。!)\]\\]*\Z"
+)
+_SCORING = finder("score, rating, grade, verdict, final, rate, 评分, 得分, 打分, 分数, 总分, 最终")
+_ELEMENT = re.compile(
+    r"<(?P<tag>(?:(?:final|overall|total)_?)?(?:score|rating|grade)|overall|total|final|verdict|answer|result"
+    r"|评分|得分|最终评分)>"
+    r"\s{0,40}(?P<value>[^<>\s][^<>\n]{0,40}?)\s{0,40}</(?P=tag)>",
+    re.IGNORECASE,
+)
+_NAME = re.compile(r"\W*[^\W\d][\w -]{0,30}:\s*")
+_CITING = re.compile(
+    r"(?:\b(?:see|cf\.?|source|cit\w{1,6}|references?|document|passage)|参见|见|引用|文献)\s*:?\s*$",
+    re.IGNORECASE,
+)
+_CLOSING_TAG = re.compile(r"\s{0,40}</")
+_PLAIN_TAG = re.compile("score|rating|grade|评分|得分", re.IGNORECASE)
+_PAIRWISE = re.compile(r"[ABC<>=≈~\s]{1,8}|tie|N/?A", re.IGNORECASE)
+
+
+def bracket_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
+    """Scores in double brackets, the form of FastChat's single-answer judge, or in `[7]` at the end."""
+    end = None
+    for match in list(_BRACKETS.finditer(text))[-MAX_BRACKETS:]:
+        value = read_value(match[1], 0, scale)
+        readable = value is not None and value.end == len(match[1])
+        if readable or _PAIRWISE.fullmatch(match[1]):
+            pair = end is not None and not text[end : match.start()].strip(" ,;/|&")
+            number = value.number if value and readable and not pair else None
+            end = match.end()
+            before = _on_line(text, match.start())
+            disowned = disowned_before(before) or bool(_CITING.search(before))
+            disowned = disowned or disowned_after(text[match.end() :][:60])
+            whole = not _NAME.fullmatch(before) or _SCORING.search(before) or only_neutral(before)
+            rank = Rank.FINAL if whole else Rank.PART
+            yield Claim(match.start(), match[0], number, rank, "bracket", disowned)
+    single = _SINGLE.search(text, max(0, len(text) - WINDOW))
+    if single and text.count("[") == 1:
+        value = read_value(single["value"], 0, scale)
+        if value and value.end == len(single["value"]):
+            yield Claim(single.start("box"), single["box"], value.number, Rank.PROSE, "bracket")
+
+
+def boxed_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
+    """The score in a `\\boxed{}` that ends the reply, if its sentence is about the score.
+
+    Judges of mathematics quote boxed answers; a box that has its line to itself reads as any
+    lone number.
+    """
+    at = text.rfind("\\boxed{")
+    box = _BOX.match(text, at) if at >= 0 else None
+    value = read_value(box["value"], 0, scale) if box else None
+    if box is None or value is None or value.end < len(box["value"]):
+        return
+    before = unmark(_on_line(text, at))
+    own = clause(before)
+    if before.strip() and (_SCORING.search(own) or only_neutral(own)):
+        disowned = disowned_before(before)
+        yield Claim(at, box["box"], value.number, Rank.FINAL, "boxed", disowned)
+
+
+def element_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
+    """Scores between tags such as `<score>` and `</score>`."""
+    matches = list(_ELEMENT.finditer(text))
+    # Several `<score>` within further elements are those of criteria.
+    inner = {
+        match.start(): match["value"]
+        for match in matches
+        if _PLAIN_TAG.fullmatch(match["tag"]) and _CLOSING_TAG.match(text, match.end())
+    }
+    several = len(set(inner.values())) > 1
+    for match in matches:
+        value = read_value(match["value"], 0, scale)
+        if value is None or value.end < len(match["value"]):
+            if match["tag"].lower() in {"answer", "result", "verdict"}:
+                continue
+            value = None
+        rank = Rank.PART if several and match.start() in inner else Rank.FINAL
+        yield Claim(match.start(), match[0], value.number if value else None, rank, "element")
+
+
+def _on_line(text: str, at: int) -> str:
+    """What stands before a place on its line."""
+    return text[max(text.rfind("\n", 0, at) + 1, at - WINDOW) : at]

@@ -1,0 +1,225 @@
+"""Judges the words around a stated score: whose it is, what it is about, whether it still holds."""
+
+import re
+
+from oyer.tasks.parsing.vocabulary import any_of, finder, words
+
+WINDOW = 200
+"""Characters looked at before and after a place; bounds the work on any reply."""
+
+_LEAD_INS = """so, thus, therefore, hence, then, overall, finally, and, but, accordingly, consequently,
+    conclusion, verdict, judge, judge's, judgment, judgement, result, feedback, evaluation, assessment,
+    summary, in conclusion, in summary, in short, in total, in sum, my, the, our, your, it, its, this, that,
+    a, an, is, are, here's, here is, here are, i, i'd, i'll, we, would, will, give, gives, assign, rate,
+    award, propose, believe, think, with, of, as, for, quality, numeric, numerical, rating, grading, fair,
+    reasonable, perfect, correction, corrected, revised, updated, resulting, suggested, recommended,
+    assigned, given, receive, receives, deserves, earns, gets, final, all in all,
+    assistant, assistant's, response, response's, answer, answer's, reply, reply's, model, model's,
+    output, output's, solution, solution's, rollout, rollout's"""
+_LEAD_INS_ZH = """评分标准, 按, 按照, 根据, 在, 内, 以, 综上, 综上所述, 因此, 所以, 因而, 故, 故此, 总之, 最后, 最终,
+    综合, 综合来看, 综合来说, 综合以上, 综合上述, 综合考虑, 综合而言, 综合评估, 综合分析,
+    总体, 总体来看, 总体来说, 总体而言, 总体上, 整体, 整体来看, 整体来说, 整体而言, 整体上, 结论,
+    我认为, 我觉得, 我, 所以我, 你, 本次, 本轮, 本题, 该题, 本, 该, 此, 这, 这个, 这次, 这份, 这篇, 这条, 这段, 对, 于, 给, 给出, 给予,
+    打, 打出, 的, 为, 是, 会, 应, 应该, 可, 可以, 建议, 能, 将, 回答, 回复, 响应, 输出, 轨迹, 模型, 助手, 学生,
+    考生, 答案, 解答, 质量, 整个, 更正, 修正, 修改后, 重新, 重新评估, 重新考虑, 重新打分, 重新后, 重新评估后,
+    重新考虑后, 重新打分后, 评审, 裁判, 评委, 结果, 如下, 以上, 上述, 评价, 评估, 其, 它, 只, 只能, 只有, 仅, 但, 但是,
+    不过, 而, 现在, 目前, 当前, 此处"""
+"""Words that may precede a judge's own score without making it about something else."""
+
+_LEAD_IN = re.compile(
+    rf"""(?:{words(_LEAD_INS)}|\b(?:step|section|part)\s\d{{1,2}}\b
+    |\b(?:based\son|given|considering|after|taking|according\sto)\s[^,.:]{{1,80}},
+    |(?:基于|根据|结合|鉴于|考虑到)[^,。:]{{1,40}},
+    |(?:这|该|此|本)(?:[篇段个份条次道首]|[\u4e00-\u9fff]{{2}}(?=的))?[\u4e00-\u9fff]{{0,4}}的(?=[\s:]*$)
+    |on\sa\sscale\s(?:of|from)\s[0-9]{{1,3}}\s?(?:\([^()]{{1,20}}\)\s?)?(?:to|-|–)\s?[0-9]{{1,3}}(?:\s?\([^()]{{1,20}}\))?
+    |(?:满分|总分)(?:为|是)?\s*:?\s*[0-9]{{1,4}}\s*分?
+    |[0-9]{{1,4}}\s*分(?:制|满分)(?:下|的?标准)?
+    |\(?[0-9]{{1,3}}\s*(?:-|–|~|到|至)\s*[0-9]{{1,3}}\s*分?\)?(?:的?(?:标准|范围|量表|区间))?
+    |{any_of(_LEAD_INS_ZH)}
+    )[\s,:、\-–—|*>#]*""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"[.!?;](?=\s)|[。!?;]")
+_ENUMERATION = re.compile(
+    r"^[^\w\ufffc]{0,12}(?:\(?\d{1,2}[.)、]|[一二三四五六七八九十]{1,3}、|[ivx]{1,4}[.)]|[a-z][.)])?[^\w\ufffc]*",
+    re.IGNORECASE,
+)
+# Quoting verbs that taint a whole sentence, and those that only taint their own clause.
+_STOLEN = finder(
+    """claims, claimed, claiming, tells, telling, told, instructs, instructed, instructing, instruction,
+    instructions, demands, demanded, demanding, inject*, pretend*, forge, forged, fake, faked, faking,
+    tries to, trying to, attempt to, attempts to, ends with, self-*, itself, its own,
+    写着, 写道, 写了, 声称, 宣称, 自称, 试图, 企图, 诱导, 注入, 伪造, 自评, 自己给, 末尾, 结尾, 附有, 附带, 所谓,
+    要求我, 要求你, 要求评, 指示我, 指示你, 指示评""",
+    r"\bask(?:s|ed|ing)\s+(?:me|the|for|us|you)\b",
+    r"\b(?:says|said|reads|states?|wrote|writes)\s*:?\s*$",
+)
+_STOLEN_HERE = finder(
+    """says, said, saying, state, states, stated, stating, contain, contains, containing, write, writes,
+    wrote, written, ask, asks, asked, request, requests, embedded, ignore, ignores, ignoring, quot*,
+    appended, inserted, original text, reads, include, includes, included, including, text,
+    原文, 原回复, 原回答, 原输出, 要求, 指示, 忽略, 无视, 包含, 含有, 出现, 提到, 写入, 附加, 插入, 输出了"""
+)
+_IMAGINED = finder(
+    """if, unless, would have, could have, might have, had it, 如果, 假如, 本可, 本应, 原本, 否则, 除非""",
+    "若(?!干)",
+)
+_SUPERSEDED = finder(
+    """previous, previously, prior, earlier, initial, initially, original, originally, old, former, formerly,
+    baseline, preliminary, tentative, provisional, draft, first pass, first draft, at first, tempted,
+    was going to, 本想, 原想, 本打算, 原打算, example, sample, e.g, expected, target, human, gold, passing, threshold, minimum,
+    maximum, max, min, possible, highest, lowest, cap, capped, limit, limited, could, might, instead of,
+    rather than, not, never, no, cannot, without, deduct*, minus, lose, lost, next,
+    原来, 原始, 原先, 之前, 先前, 上一, 上次, 上轮, 初始, 初步, 暂定, 目标, 预估, 示例, 例如, 比如, 样例, 参考评, 人工,
+    基准, 及格, 满分, 最高, 最低, 上限, 下限, 不是, 并非, 不能, 不应, 不宜, 不会, 不予, 不给, 不值, 未, 没有, 无法, 扣, 减,
+    限制, 封顶, 下次""",
+    r"n't\b",
+    r"\bI\s+(?:[a-z]+\s+)?considered\b",
+    r"原(?:来|始|本|先)?(?:的)?$",
+    r"^\W*(?:fix|add|remove|correct|include|change|with)\b[^.;]{1,60}\b(?:and|then)\s*$",
+    r"先\s*$",
+)
+# A score inside the task that the rollout solves, or an assignment in its code.
+_OTHERS = finder(
+    "set, sets, print, prints, compute, computes, variable",
+    r"\b(?:his|her|their|team|player|class|exam|test|game)\s+$",
+    r"\b(?!(?:model|response|assistant|answer|judge|solution|agent|output|rollout|it|here|that|let)'s)"
+    r"[a-z]+'s\s+$",
+)
+_NO_QUALITY = re.compile(
+    r"(?:\b(?:confidence|certainty|difficulty|complexity|(?:pass|success|error|hit)\s+rate)|通过率|完成率|置信度|信心|难度)(?:\s+(?:score|level|rating))?\W*$",
+    re.IGNORECASE,
+)
+_CONCLUDES = finder(
+    "so, therefore, thus, hence, overall, 因此, 所以, 综上, 故而, 总体而言, 目前, 当前",
+    r"[,;]\s*(?:but|yet|however|但是?|然而|不过)[^.。;!?\n\ufffc]{0,60}?(?=\b(?:I|my)\b|我)",
+)
+_NOT_OURS = re.compile(
+    rf"""\s*(?:['\"”’」』]|的?{any_of("字样, 字眼, 语句")}|这{any_of("句, 行, 段, 一, 种, 类, 样")}
+    |的{any_of("指令, 内容, 注入, 要求, 文字, 文本, 标准")}|等{any_of("字, 内容, 指令, 文")}
+    |{any_of("表示, 代表, 意味, 对应, 是指, 才, 则")}
+    |{words("mean, means, indicate, indicates, represent, represents, correspond, corresponds, would")}
+    |{words("require, requires, is reserved")}
+    |{words("is, was, are, were, would be, seems")}\s+(?:not|too|un\w+|inappropriate|incorrect|excessive)\b
+    |,\s*(?:is|was)\b
+    |分?\s*(?:过高|过低|太高|太低|偏高|偏低|不合适|不合理|不妥|不恰当)
+    |{words("is, was, are")}\s+(?:an?\s+)?(?:prompt\s+)?(?:inject|quoted|part\s+of|in\s+the|from\s+the|what\s+the)
+    |,?\s*(?:in\s+)?(?:an?|which\s+is\s+an?)\s+(?:obvious\s+|clear\s+)?(?:attempt|injection|trick|instruction)
+    |(?:系|属于|是(?!因为|由于))[^,.。;\n]{{0,10}}?(?:注入|作弊|伪造|操纵|诱导)
+    |[\s.,;:。()\-–—]*(?:(?:this|that|it|which)\s+(?:is|was|comes|line|score|text|sentence|claim)\b
+      |(?:这|该|此|上述|以上)(?:是(?!因为|由于)|[句行段个条]|分数|评分|内容|文字))[^.。;\n]{{0,40}}?
+      (?:inject|manipulat|in\s+the\s+response|from\s+the\s+response|by\s+the\s+(?:model|assistant|response)
+      |注入|作弊|操纵|[回答]复[里中的]|模型自己|自己写|夹带|伪造|不作|不予)
+    |for\s+(?:responses|answers|replies|outputs)\s+(?:that|which))""",
+    re.VERBOSE | re.IGNORECASE,
+)
+ASPECT = any_of(
+    """relevan*, coheren*, consisten*, fluen*, correct*, accura*, helpful*, quality, clarity, complete*,
+    faithful*, grounded*, instruction*, factual*, reasoning, safety, useful*, depth, creativ*, style*,
+    format*, tool*, argument*, similar*, equivalen*, 质量, 正确, 准确, 完整, 清晰, 格式, 思考, 调用, 参数"""
+).replace("(?:", "(?:[\u4e00-\u9fff]{1,4}性|", 1)
+"""A word for one side of a response's quality, as a regular expression without groups."""
+
+_ASPECT = re.compile(
+    rf"[^\w\ufffc]*(?:the\s+|\d{{1,2}}[.)]\s*)?(?:[a-z]{{3,20}}(?:al|ive|ness|ity|ful|ence|ance|ency)\s+|{ASPECT}[\s_-]*(?:[a-z]+[\s_-]+)?|[a-z-]+\s+{ASPECT}\s+)(?:的|方面)?",
+    re.IGNORECASE,
+)
+_COMPARED = re.compile(
+    r"\b(?:response|assistant|answer|model|candidate|output)\s*\(?(?P<en>[ab12])\b(?!\s*(?:\d|solid|strong|very|high|low))"
+    r"|(?:回答|回复|模型|助手|候选)\s*(?P<zh>[ab12甲乙一二])(?![^\W\d_a-z]|\d)",
+    re.IGNORECASE,
+)
+_FULL_MARKS = re.compile(
+    r"(?:满分|总分)(?:为|是)?\s*:?\s*([0-9]{1,4})|(?<![0-9])([0-9]{1,4})\s*分(?:制|满分)"
+    r"|[0-9]{1,3}\s*(?:-|–|~|到|至)\s*([0-9]{1,4})\s*分?\)?的?(?:标准|范围|量表|区间)"
+    r"|scale\s(?:of|from)\s[0-9]{1,3}\s?(?:\([^()]{1,20}\)\s?)?(?:to|-|–)\s?([0-9]{1,4})",
+    re.IGNORECASE,
+)
+_HEADING = re.compile(
+    r"^\s*(?:#{1,6}\s|[-*•·]\s|\(?\d{1,2}[.)、]\s?|[一二三四五六七八九十]{1,3}、|\*\*[^*\n]{1,60}\*\*:?\s*$)|^[^.。!?\n]{1,40}:\s*$"
+)
+
+
+def neutral(before: str) -> tuple[bool, bool]:
+    """Look at what precedes a label on its line.
+
+    Returns:
+        Whether the label opens the line (numbering and lead-ins apart), and whether the words
+        of its clause leave it about the whole reply.
+    """
+    lead = _ENUMERATION.match(before)
+    text = before[lead.end() if lead else 0 :]
+    ends = [end.end() for end in _SENTENCE_END.finditer(text)]
+    sentence = text[ends[-1] :] if ends else text
+    opens_line = not ends and only_neutral(sentence)
+    return opens_line, opens_line or only_neutral(sentence) or only_neutral(
+        sentence.rpartition(",")[2]
+    )
+
+
+def only_neutral(words: str) -> bool:
+    """Whether words are a lead-in such as `Therefore, my` or `综上，我给这个回答`."""
+    if compared(words):
+        return False
+    at = len(words) - len(words.lstrip(" \t,:、-–—|*>#(["))
+    while at < len(words):
+        word = _LEAD_IN.match(words, at)
+        if word is None:
+            return False
+        at = word.end()
+    return True
+
+
+def about_an_aspect(before: str) -> bool:
+    """Whether all that precedes a label is the name of one side of quality: `The relevance`."""
+    return bool(_ASPECT.fullmatch(before))
+
+
+def names_no_quality(before: str) -> bool:
+    """Whether a number is how sure the judge is, or how hard the task: `Confidence: 9/10`."""
+    return bool(_NO_QUALITY.search(before))
+
+
+def compared(words: str) -> set[str]:
+    """Names of the candidates that words tell apart: `response A`, `回答2`."""
+    return {(match["en"] or match["zh"]).lower() for match in _COMPARED.finditer(words)}
+
+
+def names_other_scale_before(before: str, scale: tuple[float, float]) -> bool:
+    """Whether the sentence up to a score says that full marks are not this scale's."""
+    if "百分制" in before and scale[1] != 100:
+        return True
+    stated = [m[m.lastindex or 0] for m in _FULL_MARKS.finditer(before)]
+    return bool(stated) and float(stated[-1]) != scale[1]
+
+
+def clause(before: str) -> str:
+    """The words since the last sentence end, or since the last word that draws a conclusion."""
+    cuts = [end.end() for end in _SENTENCE_END.finditer(before)]
+    cuts += [word.start() for word in _CONCLUDES.finditer(before)]
+    return before[max(cuts) :] if cuts else before
+
+
+def disowned_before(before: str, above: str = "") -> bool:
+    """Whether the words before a score make it another's, an earlier or an imagined one."""
+    words = clause(before)
+    if _STOLEN.search(words) or _IMAGINED.search(words):
+        return True
+    here = words.rpartition(",")[2]
+    if _OTHERS.search(here) or names_no_quality(here):
+        return True
+    if _STOLEN_HERE.search(here) or _SUPERSEDED.search(here):
+        return True
+    introduces = above.rstrip().endswith(":") and not before.strip(" *#>-|")
+    quoted = clause(above[-200:])
+    return introduces and bool(_STOLEN.search(quoted) or _STOLEN_HERE.search(quoted))
+
+
+def disowned_after(after: str) -> bool:
+    """Whether the words right after a score make it a quotation or a line of the rubric."""
+    return bool(_NOT_OURS.match(after))
+
+
+def at_heading(line: str, above: str) -> bool:
+    """Whether a line is a list item or stands under a heading, so that it may be one of several."""
+    return bool(_HEADING.match(line) or _HEADING.match(above))

@@ -1,0 +1,1 @@
+"""Composes rewards from judge scores and length terms."""

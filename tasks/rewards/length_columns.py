@@ -1,0 +1,172 @@
+"""What a batch hands to its length methods, as numpy arrays by the names of `Inputs`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oyer.config.reward import JudgeConfig, LengthConfig, RewardRules
+from oyer.protocol.batch import Columns
+from oyer.protocol.partial_results import Floats
+from oyer.protocol.token_ids import TokenIds
+from oyer.tasks.rewards.compose import Composed, compose, meets
+from oyer.tasks.rewards.missing_judges import Verdicts
+
+Counts = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthInputs:
+    """The columns of one batch, `[N]` each; texts and token ids are read when one is needed."""
+
+    columns: Columns
+    read_responses: Callable[[], Sequence[str]]
+    read_token_ids: Callable[[], TokenIds | None]
+    tokenizer: str | None
+    judges: Sequence[JudgeConfig]
+    """Those whose verdicts are known: none where lengths are computed beside the judges."""
+    verdicts: Mapping[str, Verdicts]
+    rules: RewardRules
+
+    def __len__(self) -> int:
+        return len(self.columns.truncated)
+
+    @cached_property
+    def responses(self) -> Sequence[str]:
+        """The texts."""
+        return self.read_responses()
+
+    @cached_property
+    def token_ids(self) -> TokenIds | None:
+        """The token ids; None where not every row has some."""
+        return self.read_token_ids()
+
+    @cached_property
+    def truncated(self) -> Flags:
+        """Whether generation hit its limit."""
+        return np.array(self.columns.truncated, dtype=bool)
+
+    @cached_property
+    def group_ids(self) -> Counts:
+        """The prompt's number."""
+        numbers = {uid: i for i, uid in enumerate(dict.fromkeys(self.columns.group_ids))}
+        return np.array([numbers[uid] for uid in self.columns.group_ids], dtype=np.int64)
+
+    @cached_property
+    def raw(self) -> Composed:
+        """The batch without gate and length terms."""
+        return self._composed(self.rules.model_copy(update={"zero_unless": None}))
+
+    def composed(self, **length_terms: Any) -> Composed:
+        """The batch with gate and these length terms; see `compose`."""
+        return self._composed(self.rules, **length_terms)
+
+    def _composed(self, rules: RewardRules, **length_terms: Any) -> Composed:
+        return compose(
+            base_score=np.array(self.columns.base_score, dtype=float),
+            group_ids=self.columns.group_ids,
+            judges=self.judges,
+            verdicts=self.verdicts,
+            rules=rules,
+            correct=self.columns.correctness,
+            **length_terms,
+        )
+
+    def of(self, item: LengthConfig) -> tuple[dict[str, Any], Flags]:
+        """Collect what a method takes, and the rows of which something is not known."""
+        unknown = np.zeros(len(self), dtype=bool)
+        found: dict[str, Any] = {
+            "group_ids": self.group_ids,
+            "truncated": self.truncated,
+            "quality": self.raw.scores[item.quality],
+            "base_reward": self.replaced(item),
+        }
+        if item.needs_score:
+            unknown |= np.isnan(found["quality"])
+        correct = self._correct(item)
+        if item.condition is not None or not np.isnan(correct).any():
+            unknown |= np.isnan(correct)
+            found["correct"] = correct > 0
+        for name, key in item.metadata_keys.items():
+            found[name] = np.array(self.columns.metadata[key], dtype=float)
+        if item.spans:
+            think, answer, split = self._spans(item)
+            unknown |= ~split
+            found = {"think_lengths": think, "answer_lengths": answer, **found}
+        if "lengths" in item.takes:
+            lengths = found.get(f"{item.part}_lengths")
+            found["lengths"] = self._lengths(item) if lengths is None else lengths
+        if item.takes_token_ids and self.token_ids is not None:
+            found["token_ids"] = self.token_ids
+        elif any("texts" in need.split("|") for need in item.needs):
+            found["texts"] = self.responses
+        return {name: found[name] for name in found.keys() & item.takes}, unknown
+
+    def replaced(self, item: LengthConfig) -> Floats:
+        """The reward that a method which makes the whole reward takes the place of."""
+        whole = item.quality == "unshaped_reward"
+        return self.raw.unshaped_rewards if whole else self.raw.terms["base_score"]
+
+    def _correct(self, item: LengthConfig) -> Floats:
+        if item.condition is None:
+            correct = np.array(self.columns.correctness, dtype=float)
+        else:
+            correct = meets(item.condition, self.raw.scores, self.raw.statuses)
+        if item.truncated == "wrong":
+            correct[self.truncated] = 0.0
+        return correct
+
+    def _lengths(self, item: LengthConfig) -> Counts:
+        if item.unit != "tokens":
+            return self._sizes(self.responses, item)
+        lengths = self.columns.response_tokens
+        open_rows = [i for i, n in enumerate(lengths) if n is None]
+        if not open_rows:
+            return np.array(lengths, dtype=np.int64)
+        counted = np.array([n or 0 for n in lengths], dtype=np.int64)
+        counted[open_rows] = self._sizes([self.responses[i] for i in open_rows], item)
+        return counted
+
+    def _sizes(self, texts: Sequence[str], item: LengthConfig) -> Counts:
+        if item.unit == "chars":
+            return np.array([len(text) for text in texts], dtype=np.int64)
+        if item.unit == "bytes":
+            return np.array([len(text.encode()) for text in texts], dtype=np.int64)
+        if self.tokenizer is None:
+            return np.zeros(len(texts), dtype=np.int64)
+        from oyer.tasks.lengths.tokens import count_tokens
+
+        return np.array(count_tokens(texts, self.tokenizer), dtype=np.int64)
+
+    def _spans(self, item: LengthConfig) -> tuple[Counts, Counts, Flags]:
+        """Lengths of thinking and answer, and whether a row could be split."""
+        think = item.think
+        ids = self.token_ids
+        if item.unit == "tokens" and think.close_ids and ids is not None:
+            return _split_ids(ids, item)
+        parts = [text.partition(think.close) for text in self.responses]
+        closed = np.array([bool(close) for _, close, _ in parts], dtype=bool)
+        before = [text.lstrip().removeprefix(think.open) for text, _, _ in parts]
+        after = [answer for _, _, answer in parts]
+        if think.missing_close == "answer":
+            for i in np.flatnonzero(~closed).tolist():
+                before[i], after[i] = "", self.responses[i]
+        split = closed | (think.missing_close != "invalid")
+        return self._sizes(before, item), self._sizes(after, item), split
+
+
+def _split_ids(ids: TokenIds, item: LengthConfig) -> tuple[Counts, Counts, Flags]:
+    think = item.think
+    close = ids.first(think.close_ids)
+    closed = close >= 0
+    opening = len(think.open_ids) * (ids.first(think.open_ids) == 0) if think.open_ids else 0
+    whole = ids.lengths
+    thought = np.where(closed, close, whole) - opening
+    answered = np.where(closed, whole - close - len(think.close_ids), 0)
+    if think.missing_close == "answer":
+        thought, answered = np.where(closed, thought, 0), np.where(closed, answered, whole)
+    return thought, answered, closed | (think.missing_close != "invalid")

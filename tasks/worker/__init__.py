@@ -1,0 +1,1 @@
+"""What a worker process holds and does beside its tasks."""

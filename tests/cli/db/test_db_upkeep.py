@@ -1,0 +1,109 @@
+"""`oyer db prune` and `oyer db backup`: what they say, delete and copy."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from oyer.models import Batch, Rollout
+from oyer.models.engine import open_engine, reading
+from oyer.models.writes import ensure_run_and_batch, finish_batch, record_chunk
+from tests.support.cli_process import oyer
+from tests.support.record_rows import START, make_batch, make_judgement, make_rollout
+
+
+@pytest.fixture
+def filled_url(store_url: str) -> str:
+    """Record an old and a new ended batch of four rollouts, and an old one that has not ended."""
+    engine = open_engine(store_url)
+    now = datetime.now(UTC)
+    batches = {"old": 100, "new": 1, "open": 100}
+    for name, age_days in batches.items():
+        submitted_at = now - timedelta(days=age_days)
+        with engine.begin() as conn:
+            batch = make_batch(id=name, run=f"run-{name}", submitted_at=submitted_at)
+            key = ensure_run_and_batch(conn, batch)
+            record_chunk(
+                conn,
+                key,
+                rollouts=[make_rollout(i) for i in range(4)],
+                judgements=[make_judgement(i) for i in range(4)],
+            )
+            if name != "open":
+                finish_batch(conn, name, status="finished", finished_at=START, counts={}, usage={})
+    engine.dispose()
+    return store_url
+
+
+def batches(url: str) -> dict[str, int]:
+    """Count the rollouts on record by batch."""
+    engine = open_engine(url)
+    with reading(engine) as conn:
+        counts = select(Batch.id, func.count(Rollout.rollout_index)).outerjoin(Rollout)
+        found = {row[0]: row[1] for row in conn.execute(counts.group_by(Batch.id))}
+    engine.dispose()
+    return found
+
+
+ALL = {"old": 4, "new": 4, "open": 4}
+
+
+def test_a_prune_deletes_what_its_dry_run_says(filled_url: str, tmp_path: Path) -> None:
+    asked = ("db", "prune", "--older-than", "90d", "--json", "--url", filled_url)
+    dry = oyer(*asked, "--dry-run", cwd=tmp_path)
+    assert json.loads(dry.stdout) == {"batches": 1, "rollouts": 4}
+    assert dry.stderr == "1 batches have not ended and are kept\n"
+    assert batches(filled_url) == ALL
+    done = oyer(*asked, "--yes", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, dry.stdout)
+    assert batches(filled_url) == {"new": 4, "open": 4}
+
+
+def test_a_prune_of_texts_keeps_the_rollouts(filled_url: str, tmp_path: Path) -> None:
+    done = oyer(
+        "db", "prune", "--run", "run-old", "--texts", "--yes", "--url", filled_url, cwd=tmp_path
+    )
+    assert done.stdout == "deleted texts and replies of 1 batches with 4 rollouts\n"
+    assert batches(filled_url) == ALL
+
+
+def test_a_prune_that_nobody_confirms_deletes_nothing(filled_url: str, tmp_path: Path) -> None:
+    done = oyer("db", "prune", "--run", "run-old", "--url", filled_url, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "delete 1 batches with 4 rollouts?" in done.stderr
+    assert batches(filled_url) == ALL
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fix"),
+    [
+        ([], "say which batches"),
+        (["--older-than", "soon"], "write 90d, 12w or 36h"),
+        (["--run", "nobody"], "'nobody': is not on record"),
+        (["--older-than", "1d", "--keep-run", "nobody"], "'nobody': is not on record"),
+    ],
+)
+def test_a_selection_that_is_none_says_the_right_one(
+    arguments: list[str], fix: str, filled_url: str, tmp_path: Path
+) -> None:
+    done = oyer("db", "prune", *arguments, "--yes", "--url", filled_url, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert fix in done.stderr
+    assert batches(filled_url) == ALL
+
+
+def test_a_backup_holds_the_record_and_replaces_no_file(filled_url: str, tmp_path: Path) -> None:
+    asked = ("db", "backup", "copy.db", "--json", "--url", filled_url)
+    done = oyer(*asked, cwd=tmp_path)
+    copy = tmp_path / "copy.db"
+    if not filled_url.startswith("sqlite"):
+        assert (done.returncode, copy.exists()) == (1, False)
+        assert "pg_dump" in done.stderr
+        return
+    assert json.loads(done.stdout) == {"file": "copy.db", "bytes": copy.stat().st_size}
+    assert batches(f"sqlite:///{copy}") == ALL
+    again = oyer(*asked, cwd=tmp_path)
+    assert again.returncode == 1
+    assert "copy.db: exists" in again.stderr

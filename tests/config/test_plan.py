@@ -1,0 +1,80 @@
+"""A batch's plan, read back on a worker."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oyer.config.loading import validate
+from oyer.config.plan import read_plan
+from oyer.config.reward import plan_of
+from oyer.protocol.batch import Manifest, decode_manifest, encode_manifest
+from oyer.protocol.errors import MessageRefused
+
+CONFIG = validate(
+    {
+        "judges": [
+            {"name": "q", "endpoint": "e", "model": "m", "rubric": "tool_call_zh", "scale": [0, 5]},
+            {"name": "style", "endpoint": "e", "model": "m", "weight": -0.25},
+        ],
+        "length": [{"method": "median_band", "peak_ratio": 0.2}, {"method": "soft_overlong"}],
+        "reward": {"gate": "none", "on_missing": {"value": 2.5}},
+        "reuse": "run",
+        "tokenizer": "gpt2",
+    }
+)
+
+
+def manifest_of(plan: dict[str, Any]) -> Manifest:
+    manifest = Manifest(
+        batch_id="b", run="r", step=None, submitted_at=1.0, deadline=2.0, plan=plan, chunks=[(0, 1)]
+    )
+    return decode_manifest(encode_manifest(manifest))
+
+
+def test_what_the_trainer_chose_arrives_as_it_was() -> None:
+    plan = read_plan(manifest_of(plan_of(CONFIG)))
+    assert plan.judges == CONFIG.judges
+    assert plan.length == CONFIG.length
+    assert plan.reward == CONFIG.reward
+    assert (plan.reuse, plan.tokenizer) == ("run", "gpt2")
+
+
+def test_an_empty_plan_has_no_judges_and_no_lengths() -> None:
+    plan = read_plan(manifest_of(plan_of(validate({}))))
+    assert (plan.judges, plan.length) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"confidence": True},
+        {"judges": [{"name": "q"}]},
+        {"length": [{"method": "of_tomorrow"}]},
+        {"reward": {"gate": "of_tomorrow"}},
+    ],
+    ids=str,
+)
+def test_a_plan_of_another_version_is_refused_with_the_fix(change: dict[str, Any]) -> None:
+    with pytest.raises(MessageRefused) as caught:
+        read_plan(manifest_of({**plan_of(CONFIG), **change}))
+    assert str(caught.value).startswith("the plan of batch b cannot be read by this worker (")
+    assert "run the same release of Oyer on the trainer and the workers" in str(caught.value)
+
+
+def test_a_refusal_names_the_key_and_repeats_no_rubric() -> None:
+    plan = plan_of(CONFIG)
+    plan["judges"][0]["rubric"] = "A secret rubric: {unknown} {response}"
+    with pytest.raises(MessageRefused, match=r"judges\[0\]\.rubric: ") as caught:
+        read_plan(manifest_of(plan))
+    assert "secret" not in str(caught.value)
+
+
+def test_a_message_makes_no_worker_read_a_file_of_its_host(tmp_path: Path) -> None:
+    (tmp_path / "secret.md").write_text("not for judges {response}")
+    plan = plan_of(CONFIG)
+    plan["judges"][0]["rubric"] = str(tmp_path / "secret.md")
+    with pytest.raises(
+        MessageRefused, match=r"judges\[0\]\.rubric: .*is neither a built-in rubric"
+    ):
+        read_plan(manifest_of(plan))

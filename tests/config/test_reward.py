@@ -1,0 +1,253 @@
+"""What a configuration accepts, refuses, and what of it travels."""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from oyer.cli.support.field_docs import field_docs
+from oyer.config.length_methods import catalogue
+from oyer.config.loading import validate
+from oyer.config.reward import EndpointConfig, JudgeConfig, RewardConfig, RewardRules, plan_of
+from oyer.protocol.errors import InvalidConfig
+
+JUDGE = {"name": "q", "endpoint": "e", "model": "m"}
+ENDPOINT = {"base_url": "http://localhost:8000/v1"}
+REWARDING = [
+    method.name
+    for method in catalogue.METHODS.values()
+    if method.kind not in ("measure", "per_token")
+    and not any(field.is_required() for field in method.params.model_fields.values())
+]
+
+
+def refusal(**keys: Any) -> str:
+    with pytest.raises(InvalidConfig) as caught:
+        validate(keys)
+    return str(caught.value)
+
+
+def with_judge(**keys: Any) -> dict[str, Any]:
+    return {"judges": [{**JUDGE, **keys}]}
+
+
+def with_endpoint(**keys: Any) -> dict[str, Any]:
+    return {"endpoints": {"e": {**ENDPOINT, **keys}}}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"judge": []}, "judge: unknown key"),
+        (with_judge(weigth=1), "judges[0].weigth: unknown key"),
+        (with_judge(name="two words"), "judges[0].name: "),
+        (with_judge(name=""), "judges[0].name: "),
+        ({"judges": [JUDGE, JUDGE]}, "judges[1].name: 'q' is taken; names are unique"),
+        (with_judge(scale=[10, 1]), "judges[0].scale: must be [lowest, highest]"),
+        (with_judge(scale=[1, 1]), "judges[0].scale: must be [lowest, highest]"),
+        (with_judge(scale=[1, float("inf")]), "judges[0].scale: must be [lowest, highest]"),
+        (with_judge(scale=[1]), "judges[0].scale"),
+        (with_judge(weight=float("nan")), "judges[0].weight: "),
+        (with_judge(temperature=2.5), "judges[0].temperature: "),
+        (with_judge(max_tokens=0), "judges[0].max_tokens: "),
+        (with_judge(samples=0), "judges[0].samples: "),
+        (with_judge(samples=2, min_valid=3), "judges[0]: `min_valid` 3 is more than `samples` 2"),
+        (with_judge(aggregate="max"), "judges[0].aggregate: "),
+        (with_judge(rubric="no_such"), "judges[0].rubric: 'no_such' is neither a built-in"),
+        (with_judge(rubric="Rate {this}."), "judges[0].rubric: unknown placeholder {this}"),
+        (
+            with_judge(rubric="Rate it.\nNow."),
+            "judges[0].rubric: has no place for the resp",
+        ),
+        (with_endpoint(base_url="http://%"), "endpoints.e.base_url: must name a host and a port"),
+        (
+            with_endpoint(base_url="http://¡/v1"),
+            "endpoints.e.base_url: must name a host and a port",
+        ),
+        (
+            with_endpoint(base_url="http://999.1.1.1"),
+            "endpoints.e.base_url: must name a host and a port",
+        ),
+        (with_judge(rubric="/no/such.md"), "judges[0].rubric: there is no file"),
+        ({**with_judge(), "endpoints": {"x": ENDPOINT}}, "judges[0].endpoint: 'e' is not in"),
+        (with_endpoint(api_key_env="sk-123"), "endpoints.e.api_key_env: is the *name*"),
+        (with_endpoint(api_key="x"), "endpoints.e.api_key: unknown key"),
+        (with_endpoint(base_url="localhost:8000"), "endpoints.e.base_url: "),
+        (with_endpoint(base_url=None), "endpoints.e: give either `base_url` or `base_urls`"),
+        (
+            with_endpoint(base_urls=[{"url": "http://h"}]),
+            "endpoints.e: give either `base_url` or `base_urls`",
+        ),
+        (with_endpoint(timeout_s=0), "endpoints.e.timeout_s: "),
+        (with_endpoint(timeout_s=float("inf")), "endpoints.e.timeout_s: "),
+        (with_endpoint(max_in_flight=0), "endpoints.e.max_in_flight: "),
+        (
+            with_endpoint(prices={"m": {"prompt_usd": -1, "completion_usd": 0}}),
+            "endpoints.e.prices",
+        ),
+        (
+            {"length": {"method": "median_bnad"}},
+            "length[0].method: 'median_bnad' is not a length method; did you mean `median_band`",
+        ),
+        ({"length": {"method": "median_band", "peak": 1}}, "peak: "),
+        ({"length": {"method": "median_band", "peak_ratio": "x"}}, "peak_ratio: "),
+        ({"length": {"method": "median_band", "weight": float("inf")}}, "length[0].weight: "),
+        ({"length": {"peak_ratio": 0.1}}, "length[0].method: "),
+        ({"length": {"method": "brpo"}}, "`oyer length list` has those that do"),
+        ({"reward": {"gate": "correct"}}, "reward.gate: "),
+        ({"reward": {"on_missing": "zero"}}, "reward.on_missing: "),
+        ({"reward": {"on_missing": "value"}}, "reward: `on_missing: value` and `value: <score>`"),
+        ({"reward": {"value": 5}}, "reward: `on_missing: value` and `value: <score>`"),
+        ({"reward": {"on_missing": {"value": 5, "x": 1}}}, "reward.on_missing"),
+        ({"reward": {"max_failed_fraction": 1.1}}, "reward.max_failed_fraction: "),
+        ({"broker": {"url": "amqp://h"}}, "broker.url: "),
+        ({"broker": {"url": "unix:///tmp/redis.sock"}}, "broker.url: "),
+        ({"broker": {"url": "rediss://h/0"}}, "broker.url: append `?ssl_cert_reqs=required`"),
+        ({"broker": {"result_expires_s": 60}}, "broker.result_expires_s: "),
+        (
+            {"deadline_s": 100_000},
+            "broker.result_expires_s: 86400 is less than `deadline_s` 100000",
+        ),
+        ({"deadline_s": float("inf")}, "deadline_s: "),
+        ({"deadline_s": 0}, "deadline_s: "),
+        ({"stall_timeout_s": float("inf")}, "stall_timeout_s: "),
+        ({"store": {"url": "mysql://h/db"}}, "store.url: "),
+        ({"reuse": True}, "reuse: "),
+        ({"max_rollout_bytes": 1}, "max_rollout_bytes: "),
+        ({"tokenizer": 3}, "tokenizer: "),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_key_is_named(keys: dict[str, Any], message: str) -> None:
+    assert message in refusal(**keys)
+    assert refusal(**keys).startswith("configuration: ")
+
+
+def test_all_wrong_keys_are_named_at_once() -> None:
+    message = refusal(deadline_s=-1, tokenizer=3, x=1)
+    assert all(f"{key}: " in message for key in ("deadline_s", "tokenizer", "x"))
+
+
+def test_a_refusal_does_not_repeat_the_value_which_may_be_a_key() -> None:
+    assert "sk-abcdef" not in refusal(**with_endpoint(api_key_env="sk-abcdef"))
+
+
+def test_the_default_is_the_replaced_system() -> None:
+    judge = JudgeConfig.model_validate(JUDGE)
+    assert (judge.weight, judge.scale, judge.samples) == (0.1, (1.0, 10.0), 1)
+    rules = RewardRules()
+    assert (rules.gate, rules.on_missing, rules.max_failed_fraction) == ("base_score", "skip", 1.0)
+    [item] = validate({"length": {"method": "median_band"}}).length
+    assert item.params == {
+        "peak_ratio": 0.3,
+        "outer_ratio": 0.5,
+        "max_penalty": 1.0,
+        "penalty_scale": 1.0,
+    }
+
+
+def test_no_configuration_at_all_is_the_defaults() -> None:
+    assert validate({}) == RewardConfig()
+
+
+@pytest.mark.parametrize("off", ["off", False])
+def test_a_bare_off_of_yaml_turns_reuse_off(off: Any) -> None:
+    assert validate({"reuse": off}).reuse == "off"
+
+
+def test_a_value_may_stand_in_place_of_the_policy() -> None:
+    rules = RewardRules.model_validate({"on_missing": {"value": 5}})
+    assert rules == RewardRules.model_validate({"on_missing": "value", "value": 5})
+
+
+def test_one_length_method_needs_no_list() -> None:
+    one = validate({"length": {"method": "median_band"}})
+    assert one == validate({"length": [{"method": "median_band"}]})
+    assert validate({"length": None}).length == validate({"length": []}).length == ()
+
+
+def test_a_configuration_never_changes() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(RewardRules(), "gate", "none")  # noqa: B010 - mypy would refuse the assignment
+
+
+def test_an_endpoint_has_one_server_or_several() -> None:
+    one = EndpointConfig.model_validate(ENDPOINT)
+    assert [(s.url, s.weight) for s in one.servers] == [(ENDPOINT["base_url"], 1.0)]
+    urls = [{"url": "http://a", "weight": 2}, {"url": "http://b"}]
+    several = EndpointConfig.model_validate({"base_urls": urls})
+    assert [(s.url, s.weight) for s in several.servers] == [("http://a", 2.0), ("http://b", 1.0)]
+
+
+def test_the_rubric_travels_as_its_text() -> None:
+    judge = validate(with_judge(rubric="tool_call_zh")).judges[0]
+    assert "{" in judge.rubric
+    assert JudgeConfig.model_validate(judge.model_dump()) == judge
+
+
+def test_what_travels_is_the_trainers_choice_and_nothing_of_the_workers() -> None:
+    plan = plan_of(validate(with_judge() | with_endpoint(api_key_env="KEY")))
+    assert {"judges", "length", "reward", "reuse", "tokenizer"} <= set(plan)
+    assert not {"endpoints", "broker", "store"} & set(plan)
+
+
+@pytest.mark.parametrize("method", REWARDING)
+def test_a_length_method_survives_the_journey_with_its_defaults(method: str) -> None:
+    config = validate({"judges": [JUDGE], "length": [{"method": method}]})
+    assert RewardConfig.model_validate(plan_of(config)).length == config.length
+    assert config.length[0].params == catalogue.resolve(method, {})
+
+
+@pytest.mark.parametrize(
+    ("method", "outer", "own"),
+    [("median_band", 0.5, None), ("kimi_length_reward", 1.0, 0.5), ("diet_token_score", 1.0, 0.5)],
+)
+def test_a_weight_counts_once_and_survives_the_journey(
+    method: str, outer: float, own: float | None
+) -> None:
+    config = validate({"length": [{"method": method, "weight": 0.5}]})
+    [item] = RewardConfig.model_validate(plan_of(config)).length
+    assert (item.weight, item.params.get("weight")) == (outer, own)
+
+
+def _sections(model: type[BaseModel] = RewardConfig) -> set[type[BaseModel]]:
+    """The model of a configuration and, in turn, those of its parts."""
+    found = {model}
+    for field in model.model_fields.values():
+        for part in _types(field.annotation):
+            found |= _sections(part)
+    return found
+
+
+def _types(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _types(part)
+
+
+@pytest.mark.parametrize("section", sorted(_sections(), key=str))
+def test_every_key_is_documented(section: type[BaseModel]) -> None:
+    assert field_docs(section).keys() == section.model_fields.keys()
+
+
+def test_the_parts_of_a_configuration_are_found() -> None:
+    assert {EndpointConfig, JudgeConfig, RewardRules} < _sections()
+
+
+@pytest.mark.parametrize(
+    ("timeouts_s", "stall_timeout_s", "stall_s"),
+    [
+        ({"e": 90, "unused": 500}, None, 270),
+        ({"e": 2}, None, 30),
+        ({}, None, 180),
+        ({"e": 90}, 7, 7),
+    ],
+)
+def test_a_batch_stands_still_after_a_few_of_the_judges_timeouts(
+    timeouts_s: dict[str, float], stall_timeout_s: float | None, stall_s: float
+) -> None:
+    endpoints = {name: {**ENDPOINT, "timeout_s": value} for name, value in timeouts_s.items()}
+    keys = {"judges": [JUDGE], "endpoints": endpoints, "stall_timeout_s": stall_timeout_s}
+    assert validate(keys).stall_s == stall_s

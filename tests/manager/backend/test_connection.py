@@ -1,0 +1,234 @@
+"""A batch's chord as it is sent: what travels, where to, and what a message says of itself."""
+
+import base64
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from kombu import Producer
+
+from oyer.config.reward import RewardConfig
+from oyer.manager.backend.connection import Backend, backend
+from oyer.manager.backend.prepare import Submission, prepare
+from oyer.protocol import names
+from oyer.protocol.errors import BackendUnavailable
+from oyer.protocol.rollout import Rollout
+from tests.manager.conftest import JUDGE, Workers
+from tests.support import services
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Call to deprecated setex:DeprecationWarning"  # Celery 5.7 on redis-py 8
+)
+
+BAND = {"method": "median_band"}
+
+
+def prepared(n: int = 10, **keys: Any) -> Submission:
+    rollouts = [
+        Rollout(prompt="secret prompt", response=f"r{i}", group_id=str(i), response_tokens=3)
+        for i in range(n)
+    ]
+    config = RewardConfig.model_validate({"judges": [JUDGE], "length": BAND, **keys})
+    return prepare(rollouts, config, run="r", step=None)
+
+
+@pytest.fixture
+def source(redis_url: str) -> Backend:
+    return Backend(redis_url, 600)
+
+
+def messages(workers: Workers, queue: str) -> list[dict[str, Any]]:
+    """The messages of a queue, with their bodies decoded, in the order sent."""
+    raw = workers.redis.lrange(queue, 0, -1)
+    assert isinstance(raw, list)
+    decoded = [json.loads(message) for message in reversed(raw)]
+    for message in decoded:
+        message["body"] = json.loads(base64.b64decode(message["body"]))
+    return decoded
+
+
+def test_a_chord_has_a_task_for_each_chunk_and_one_for_the_lengths(
+    source: Backend, workers: Workers
+) -> None:
+    submission = prepared()
+    source.submit(submission)
+    batch_id = submission.manifest.batch_id
+    judging = messages(workers, names.JUDGE_QUEUE)
+    assert [message["body"][1]["chunk"] for message in judging] == [0, 1, 2]
+    assert {message["body"][1]["batch_id"] for message in judging} == {batch_id}
+    assert {message["headers"]["task"] for message in judging} == {names.JUDGE_TASK}
+    [length] = messages(workers, names.LENGTH_QUEUE)
+    assert length["headers"]["task"] == names.LENGTH_TASK
+    assert workers.sent(names.COMBINE_QUEUE) == 0
+    callback = length["body"][2]["chord"]
+    assert callback["task"] == names.COMBINE_TASK
+    assert callback["options"]["task_id"] == batch_id
+    assert callback["options"]["queue"] == names.COMBINE_QUEUE
+
+
+def test_without_length_methods_there_is_no_length_task(source: Backend, workers: Workers) -> None:
+    source.submit(prepared(length=[]))
+    assert workers.sent(names.LENGTH_QUEUE) == 0
+    assert workers.sent(names.JUDGE_QUEUE) == 3
+
+
+def test_payloads_are_there_before_the_tasks(source: Backend, workers: Workers) -> None:
+    submission = prepared()
+    source.submit(submission)
+    batch_id = submission.manifest.batch_id
+    assert workers.exchange.manifest(batch_id) == submission.manifest
+    assert workers.exchange.columns(batch_id) == submission.columns
+    assert len(workers.exchange.rollouts(batch_id, 0)) == submission.manifest.chunks[0][1]
+
+
+def test_a_message_names_the_batch_and_holds_no_text_of_it(
+    source: Backend, workers: Workers
+) -> None:
+    source.submit(prepared())
+    for queue in names.QUEUES:
+        for message in messages(workers, queue):
+            assert "secret prompt" not in json.dumps(message)
+            assert message["headers"]["argsrepr"] == message["headers"]["kwargsrepr"] == ""
+
+
+def test_a_submit_that_is_interrupted_leaves_no_half_of_a_batch(
+    source: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submission = prepared()
+    batch_id = submission.manifest.batch_id
+    sent = Producer.publish
+
+    def publish(self: Producer, *arguments: Any, **options: Any) -> Any:
+        if workers.sent(names.JUDGE_QUEUE) == 2:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        return sent(self, *arguments, **options)
+
+    monkeypatch.setattr(Producer, "publish", publish)
+    with pytest.raises(KeyboardInterrupt):
+        source.submit(submission)
+    assert not workers.exchange.holds(batch_id)
+    assert workers.exchange.backlog_bytes() == 0
+    ending = workers.exchange.ending(batch_id)
+    assert ending is not None
+    assert ending[0] == "cancelled"
+    # Should a worker have begun meanwhile, its record gets an end.
+    [message] = messages(workers, names.COMBINE_QUEUE)
+    assert message["headers"]["task"] == names.END_TASK
+
+
+def test_only_the_callbacks_result_is_stored(source: Backend, workers: Workers) -> None:
+    source.submit(prepared())
+    [length] = messages(workers, names.LENGTH_QUEUE)
+    assert length["headers"]["ignore_result"] is True
+    assert not length["body"][2]["chord"]["options"].get("ignore_result")
+
+
+def test_results_are_read_in_one_go_in_the_order_asked(source: Backend, workers: Workers) -> None:
+    workers.store("a", 1)
+    workers.fail("c", OSError("disk"))
+    first, second, third = source.results(["a", "b", "c"])
+    assert first is not None
+    assert (first["status"], first["result"]) == ("SUCCESS", 1)
+    assert second is None
+    assert third is not None
+    assert (third["status"], third["result"]["exc_type"]) == ("FAILURE", "OSError")
+
+
+def test_sending_again_takes_an_earlier_result_away(source: Backend, workers: Workers) -> None:
+    submission = prepared()
+    source.submit(submission)
+    batch_id = submission.manifest.batch_id
+    workers.fail(batch_id, OSError("disk"))
+    source.submit(submission.again("failed"))
+    assert source.results([batch_id]) == [None]
+    workers.fail(batch_id, OSError("disk"))
+    source.send_again(batch_id, "gone")
+    assert source.results([batch_id]) == [None]
+    assert workers.sent(names.JUDGE_QUEUE) == 9
+    assert workers.exchange.manifest(batch_id).submission == 3
+
+
+def test_of_several_processes_that_find_a_batch_still_one_sends_it_again(
+    source: Backend, workers: Workers, redis_url: str
+) -> None:
+    submission = prepared()
+    source.submit(submission)
+    batch_id = submission.manifest.batch_id
+    once = workers.sent()
+    for process in (source, Backend(redis_url, 600), Backend(redis_url, 600)):
+        process.send_again(batch_id, "gone")
+    assert workers.sent() == 2 * once
+    source.send_again(batch_id, "gone")
+    assert workers.sent() == 3 * once
+
+
+def test_a_batch_whose_payloads_are_gone_is_asked_of_the_record(
+    source: Backend, workers: Workers
+) -> None:
+    source.send_again("gone", "gone")
+    [message] = messages(workers, names.COMBINE_QUEUE)
+    assert message["headers"]["task"] == names.RECALL_TASK
+    assert message["headers"]["id"] == "gone"
+
+
+def test_progress_is_none_where_the_batch_is_gone(source: Backend, workers: Workers) -> None:
+    submission = prepared()
+    batch_id = submission.manifest.batch_id
+    assert source.progress(batch_id) is None
+    source.submit(submission)
+    assert source.progress(batch_id) == 0
+    workers.report(batch_id, 3)
+    assert source.progress(batch_id) == source.judged(batch_id) == 3
+
+
+def test_a_broker_that_is_away_is_named_without_its_password() -> None:
+    away = Backend(f"redis://user:hunter2@127.0.0.1:{services.free_port()}/0", 600)
+    calls: dict[str, Callable[[], object]] = {
+        "submit": lambda: away.submit(prepared()),
+        "send_again": lambda: away.send_again("b", "gone"),
+        "end": lambda: away.end("b", "cancelled", "by the trainer"),
+        "judged": lambda: away.judged("b"),
+        "progress": lambda: away.progress("b"),
+        "results": lambda: away.results(["b"]),
+    }
+    for name, call in calls.items():
+        with pytest.raises(BackendUnavailable, match=r"cannot be reached .*`oyer up`") as caught:
+            call()
+        assert "hunter2" not in str(caught.value), name
+
+
+def test_a_password_that_holds_an_at_sign_is_not_told() -> None:
+    away = Backend(f"redis://:hunter%402@127.0.0.1:{services.free_port()}/0", 600)
+    with pytest.raises(BackendUnavailable, match=r"broker 127\.0\.0\.1:\d+/0 cannot") as caught:
+        away.judged("b")
+    assert "hunter" not in str(caught.value)
+
+
+def test_a_forked_process_has_connections_of_its_own(redis_url: str) -> None:
+    mine = backend(redis_url, 600)
+    assert backend(redis_url, 600) is mine
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(write, b"own" if backend(redis_url, 600) is not mine else b"shared")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(read, 10) == b"own"
+    os.close(read)
+    os.close(write)
+
+
+def test_a_refused_password_is_told_from_a_server_that_is_away(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url, single_connection_client=True) as client:
+        client.config_set("requirepass", "right-pw")
+        try:
+            with pytest.raises(BackendUnavailable) as raised:
+                backend(redis_url.replace("://", "://:wrong-pw@"), 600).waiting(1)
+        finally:
+            client.config_set("requirepass", "")
+    assert "refuses the user or password of broker.url" in str(raised.value)
+    assert "wrong-pw" not in str(raised.value)

@@ -1,0 +1,208 @@
+"""One thread watches all futures of a broker, and outlives whatever one of them does."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from oyer.manager.backend import poller as module
+from oyer.manager.backend import recovery
+from oyer.manager.backend.connection import Backend
+from oyer.manager.backend.poller import Poller, Watched, poller
+from oyer.protocol.errors import BackendUnavailable
+from tests.manager.conftest import Workers
+from tests.support import services
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Call to deprecated setex:DeprecationWarning"  # Celery 5.7 on redis-py 8
+)
+
+
+@dataclass(eq=False)
+class Future:
+    """What the poller sees of a future; keeps what it was told."""
+
+    batch_id: str
+    stall_timeout_s: float = 60.0
+    told: list[Any] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+    breaks: bool = False
+
+    def settle(self, meta: dict[str, Any]) -> str | None:
+        if self.breaks:
+            raise KeyError("a defect")
+        self.told.append(meta["result"])
+        self.ended.set()
+        return None
+
+    def send_again(self, why: str) -> None:
+        self.told.append(f"sent again: {why}")
+
+    def give_up(self, why: str) -> None:
+        self.told.append(why)
+        self.ended.set()
+
+    def fail(self, error: Exception) -> None:
+        self.told.append(error)
+        self.ended.set()
+
+
+class Watcher(Poller):
+    """A poller that a test leaves with nothing to watch."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(Backend(url, 600))
+        self.seen: list[Watched] = []
+
+    def watch(self, future: Watched) -> None:
+        self.seen.append(future)
+        super().watch(future)
+
+    def close(self) -> None:
+        for future in self.seen:
+            self.forget(future)
+
+
+@pytest.fixture
+def watcher(redis_url: str) -> Iterator[Watcher]:
+    with contextlib.closing(Watcher(redis_url)) as watcher:
+        yield watcher
+
+
+def poller_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "oyer-poller"}
+
+
+def test_every_future_gets_its_own_result(watcher: Watcher, workers: Workers) -> None:
+    futures = [Future(f"b{i}") for i in range(50)]
+    for future in futures:
+        watcher.watch(future)
+    for i in reversed(range(50)):
+        workers.store(f"b{i}", i)
+    for i, future in enumerate(futures):
+        assert future.ended.wait(10)
+        assert future.told == [i]
+
+
+def test_two_futures_of_one_batch_both_get_the_result(watcher: Watcher, workers: Workers) -> None:
+    first, second = Future("b"), Future("b")
+    watcher.watch(first)
+    watcher.watch(second)
+    workers.store("b", 1)
+    assert first.ended.wait(10)
+    assert second.ended.wait(10)
+
+
+def test_one_thread_serves_all_futures(watcher: Watcher, workers: Workers) -> None:
+    before = poller_threads()
+    for i in range(20):
+        watcher.watch(Future(f"b{i}"))
+    assert len(poller_threads() - before) == 1
+
+
+def test_a_forgotten_future_is_told_nothing(watcher: Watcher, workers: Workers) -> None:
+    forgotten, kept = Future("b"), Future("b")
+    watcher.watch(forgotten)
+    watcher.watch(kept)
+    watcher.forget(forgotten)
+    watcher.forget(forgotten)
+    # A look that had begun may still tell it: wait for one that began afterwards.
+    mark = Future("mark")
+    watcher.watch(mark)
+    workers.store("mark", 0)
+    assert mark.ended.wait(10)
+    workers.store("b", 1)
+    assert kept.ended.wait(10)
+    assert forgotten.told == []
+
+
+def test_a_defect_in_one_future_becomes_its_error_and_stops_no_other(
+    watcher: Watcher, workers: Workers
+) -> None:
+    broken, sound = Future("broken", breaks=True), Future("sound")
+    watcher.watch(broken)
+    watcher.watch(sound)
+    workers.store("broken", 1)
+    assert broken.ended.wait(10)
+    assert isinstance(broken.told[0], KeyError)
+    workers.store("sound", 2)
+    assert sound.ended.wait(10)
+    assert sound.told == [2]
+
+
+def test_a_batch_that_is_lost_again_and_again_is_given_up(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "FAILURE_PAUSES_S", (0.0,))
+    monkeypatch.setattr(recovery, "GONE_PAUSE_S", 0.0)
+    future = Future("b", stall_timeout_s=0.01)
+    watcher.watch(future)
+    assert future.ended.wait(30)
+    lost = "is no longer in Redis"
+    given_up = f"{lost}; given up after 5 submissions"
+    assert future.told == [f"sent again: {lost}"] * 4 + [given_up]
+
+
+@pytest.fixture
+def outages(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Waits until the poller has met an outage."""
+    met = threading.Event()
+    look = Poller._look
+
+    def looking(self: Poller, watches: Any) -> None:
+        try:
+            look(self, watches)
+        except BackendUnavailable:
+            met.set()
+            raise
+
+    monkeypatch.setattr(Poller, "_look", looking)
+    monkeypatch.setattr(module, "_OUTAGE_S", 0.001)
+    return lambda: _require(met.wait(30))
+
+
+def _require(happened: bool) -> None:
+    assert happened
+
+
+def test_an_outage_is_told_once_and_ends_no_future(
+    outages: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    with services.redis_server() as url:
+        watcher, future = Watcher(url), Future("b", stall_timeout_s=0.05)
+    watcher.watch(future)
+    outages()
+    deadline = time.monotonic() + 0.2
+    while time.monotonic() < deadline:
+        assert future.told == []
+        time.sleep(0.01)
+    told = [r for r in caplog.records if "still trying" in r.getMessage()]
+    assert len(told) == 1
+    watcher.close()
+
+
+def test_a_poller_with_nothing_to_watch_ends_its_thread_and_begins_anew(
+    watcher: Watcher, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    condition = watcher._changed
+    waiting = condition.wait
+    monkeypatch.setattr(condition, "wait", lambda timeout=None: waiting(0.01))
+    for result in range(2):
+        future = Future("b")
+        watcher.watch(future)
+        thread = watcher._thread
+        assert thread is not None
+        workers.store("b", result)
+        assert future.ended.wait(10)
+        thread.join(10)
+        assert not thread.is_alive()
+        workers.redis.flushall()
+
+
+def test_a_process_has_one_poller_for_a_broker(redis_url: str) -> None:
+    assert poller(redis_url, 600) is poller(redis_url, 600)
+    assert poller(redis_url, 600) is not poller(redis_url, 601)

@@ -1,0 +1,130 @@
+"""Rollouts become a manifest, columns and packed chunks."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oyer.config.plan import read_plan
+from oyer.config.reward import RewardConfig
+from oyer.manager.backend.prepare import Submission, prepare
+from oyer.protocol.rollout import Rollout, decode_rollouts
+
+JUDGE = {"name": "q", "endpoint": "e", "model": "m"}
+
+
+def prepared(rollouts: list[Rollout], **config: Any) -> Submission:
+    keys = {"judges": [JUDGE], "length": {"method": "median_band"}, **config}
+    return prepare(rollouts, RewardConfig.model_validate(keys), run="r", step=3)
+
+
+def rollouts(n: int, **fields: Any) -> list[Rollout]:
+    return [Rollout(prompt=f"p{i}", response=f"r{i}", group_id=i // 4, **fields) for i in range(n)]
+
+
+def travelled(submission: Submission) -> list[Rollout]:
+    return [rollout for blob in submission.chunks for rollout in decode_rollouts(blob)]
+
+
+def test_chunks_hold_every_rollout_in_order() -> None:
+    submission = prepared(rollouts(50))
+    manifest = submission.manifest
+    assert [r.response for r in travelled(submission)] == [f"r{i}" for i in range(50)]
+    assert manifest.size == 50
+    assert [start for start, _ in manifest.chunks] == [
+        sum(count for _, count in manifest.chunks[:k]) for k in range(len(manifest.chunks))
+    ]
+    assert len(submission.chunks) == len(manifest.chunks) > 1
+
+
+def test_the_manifest_says_what_the_trainer_chose() -> None:
+    submission = prepared(rollouts(4), deadline_s=90, reuse="run", tokenizer="gpt2")
+    manifest = submission.manifest
+    assert (manifest.run, manifest.step, manifest.submission) == ("r", 3, 1)
+    assert manifest.deadline == manifest.submitted_at + 90
+    plan = read_plan(manifest)
+    assert [judge.name for judge in plan.judges] == ["q"]
+    assert [item.method for item in plan.length] == ["median_band"]
+    assert (plan.reuse, plan.tokenizer) == ("run", "gpt2")
+
+
+def test_every_submission_has_an_id_of_its_own() -> None:
+    assert prepared(rollouts(1)).manifest.batch_id != prepared(rollouts(1)).manifest.batch_id
+
+
+def test_nothing_of_the_workers_travels() -> None:
+    endpoints = {"e": {"base_url": "http://secret-host/v1", "api_key_env": "SECRET_NAME"}}
+    submission = prepared(
+        rollouts(1), endpoints=endpoints, store={"url": "postgresql://user:secret@h/db"}
+    )
+    assert "secret" not in repr(submission.manifest).lower()
+
+
+def test_numpy_scalars_become_plain_values() -> None:
+    numbers: dict[str, Any] = {
+        "group_id": np.int64(7),
+        "base_score": np.float32(0.5),
+        "response_tokens": np.int32(9),
+        "correct": np.bool_(True),
+        "truncated": np.bool_(True),
+    }
+    rollout = Rollout(prompt="p", response="r", **numbers)
+    columns = prepared([rollout]).columns
+    assert columns.group_ids == ["7"]
+    assert columns.base_score == [0.5]
+    assert columns.response_tokens == [9]
+    assert columns.correct == [True]
+    assert columns.truncated == [True]
+    assert [type(v) for v in (columns.correct[0], columns.truncated[0])] == [bool, bool]
+
+
+@pytest.mark.parametrize(
+    ("correct", "base_score", "expected"),
+    [(True, None, 1.0), (False, None, 0.0), (True, 0.25, 0.25), (None, None, None)],
+)
+def test_the_base_score_is_taken_from_correct_where_it_is_left_out(
+    correct: bool | None, base_score: float | None, expected: float | None
+) -> None:
+    [rollout] = rollouts(1, correct=correct, base_score=base_score)
+    submission = prepared([rollout])
+    assert submission.columns.base_score == [expected]
+    assert travelled(submission)[0].base_score == expected
+
+
+@pytest.mark.parametrize("ids", [[5, 6, 7], (5, 6, 7), np.array([5, 6, 7])])
+def test_the_length_is_taken_from_the_token_ids_where_it_is_left_out(ids: Any) -> None:
+    assert prepared(rollouts(1, token_ids=ids)).columns.response_tokens == [3]
+    assert prepared(rollouts(1, token_ids=ids, response_tokens=2)).columns.response_tokens == [2]
+
+
+def test_chunks_follow_from_the_calls_that_the_judges_endpoints_allow() -> None:
+    endpoints = {
+        "e": {"base_url": "http://h", "max_in_flight": 512},
+        "unused": {"base_url": "http://h", "max_in_flight": 100_000},
+    }
+    wide = prepared(rollouts(64), endpoints=endpoints).manifest.chunks
+    assert wide == [(0, 32), (32, 32)]
+    sampled = prepared(rollouts(64), endpoints=endpoints, judges=[{**JUDGE, "samples": 4}])
+    assert [count for _, count in sampled.manifest.chunks] == [8] * 8
+    assert sampled.verdicts == 64
+
+
+def test_verdicts_count_one_for_each_judge() -> None:
+    judges = [JUDGE, {**JUDGE, "name": "second"}]
+    assert prepared(rollouts(6), judges=judges).verdicts == 12
+    assert prepared(rollouts(6), judges=[]).verdicts == 0
+
+
+def test_submitted_again_it_is_the_same_batch_but_for_the_count() -> None:
+    first = prepared(rollouts(4))
+    again = first.again("failed").again("is gone")
+    assert again.manifest.submission == 3
+    assert again.chunks is first.chunks
+    same = ("batch_id", "submitted_at", "deadline", "plan", "chunks")
+    assert all(getattr(again.manifest, n) == getattr(first.manifest, n) for n in same)
+
+
+def test_a_numpy_step_becomes_a_plain_one() -> None:
+    config = RewardConfig.model_validate({"judges": [JUDGE]})
+    step: Any = np.int64(5)
+    assert type(prepare(rollouts(1), config, run="r", step=step).manifest.step) is int

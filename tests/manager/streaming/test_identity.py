@@ -1,0 +1,144 @@
+"""Groups and members have the same names in every process, and members survive the journey."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oyer.config.reward import RewardConfig
+from oyer.manager.backend.prepare import plain
+from oyer.manager.streaming import identity
+from oyer.protocol.errors import BatchFailed
+from oyer.protocol.rollout import Rollout
+
+CONFIG: dict[str, Any] = {
+    "judges": [{"name": "q", "endpoint": "e", "model": "m"}],
+    "length": {"method": "median_band"},
+}
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+rollouts = st.builds(
+    Rollout,
+    prompt=texts | st.just([{"role": "user", "content": "é?"}]),
+    response=texts,
+    group_id=st.just("g"),
+    base_score=st.none() | st.floats(-1e6, 1e6),
+    response_tokens=st.none() | st.integers(0, 2**31 - 1),
+    correct=st.none() | st.booleans(),
+    truncated=st.booleans(),
+    reference=st.none() | texts,
+    metadata=st.dictionaries(texts, st.integers() | texts, max_size=2),
+    token_ids=st.lists(st.integers(0, 2**31 - 1), max_size=5),
+)
+
+
+@given(st.lists(rollouts, min_size=1, max_size=8), st.data())
+def test_members_come_out_as_they_went_in_however_they_were_divided(
+    rows: list[Rollout], data: st.DataObject
+) -> None:
+    members = {f"id{i}": row for i, row in enumerate(rows)}
+    # Some are sent twice, by two processes, and the parts come in any order.
+    parts = [
+        identity.pack({name: members[name] for name in names}, with_token_ids=True)
+        for names in data.draw(
+            st.lists(st.lists(st.sampled_from(list(members)), min_size=1, unique=True), max_size=4)
+        )
+    ]
+    parts += [identity.pack({name: row}, with_token_ids=True) for name, row in members.items()]
+    parts = data.draw(st.permutations(parts))
+    order = data.draw(st.permutations(list(members)))
+    known = data.draw(st.sets(st.sampled_from(order)))
+    found = identity.unpack(order, parts, {name: members[name] for name in known})
+    assert found == [members[name] for name in order]
+
+
+@given(rollouts)
+def test_token_ids_stay_behind_where_nobody_looks_at_them(row: Rollout) -> None:
+    parts = identity.pack({"a": row}, with_token_ids=False)
+    assert identity.unpack(["a"], [parts], {}) == [replace(row, token_ids=None)]
+
+
+def test_a_group_whose_rollouts_are_gone_cannot_be_made() -> None:
+    row = Rollout(prompt="p", response="r")
+    parts = identity.pack({"a": row}, with_token_ids=False)
+    with pytest.raises(BatchFailed, match="1 of a group's 2 rollouts are no longer in Redis"):
+        identity.unpack(["a", "b"], [parts], {})
+
+
+def test_numpy_scalars_and_what_is_left_out_name_the_same_rollout() -> None:
+    given = Rollout(
+        prompt="p",
+        response="r",
+        group_id=7,
+        correct=np.bool_(True),  # type: ignore[arg-type]
+        response_tokens=np.int64(3),  # type: ignore[arg-type]
+    )
+    said = Rollout(
+        prompt="p", response="r", group_id="7", correct=True, base_score=1.0, response_tokens=3
+    )
+    names = {identity.identity_of(plain(row), "run", 4, 8, None) for row in (given, said)}
+    assert len(names) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"response": "other"},
+        {"prompt": "other"},
+        {"group_id": "h"},
+        {"base_score": 0.5},
+        {"reference": "42"},
+        {"response_tokens": 4},
+        {"truncated": True},
+    ],
+)
+def test_what_scores_a_rollout_tells_it_apart(change: dict[str, Any]) -> None:
+    row = Rollout(prompt="p", response="r", group_id="g", base_score=1.0, response_tokens=3)
+    names = {identity.identity_of(one, "run", 4, 8, None) for one in (row, replace(row, **change))}
+    assert len(names) == 2
+
+
+def test_where_a_rollout_belongs_tells_it_apart() -> None:
+    row = Rollout(prompt="p", response="r", group_id="g")
+    places: list[tuple[str, int | None, Any, Any]] = [
+        ("run", 4, 8, None),
+        ("other", 4, 8, None),
+        ("run", 5, 8, None),
+        ("run", None, 8, None),
+        ("run", 4, 4, None),
+        ("run", 4, 8, "sample"),
+    ]
+    assert len({identity.identity_of(row, *place) for place in places}) == len(places)
+
+
+def test_a_group_is_named_by_run_id_size_and_what_scores_it() -> None:
+    plans = [
+        identity.plan_name(RewardConfig.model_validate({**CONFIG, **change}))
+        for change in ({}, {"reward": {"gate": "none"}}, {"broker": {"url": "redis://elsewhere"}})
+    ]
+    # How a process reaches the broker is its own affair.
+    assert plans[0] == plans[2] != plans[1]
+    scopes = [identity.scope_of("a"), identity.scope_of("b"), identity.scope_of("a", "p")]
+    keys = [(plans[0], "r", scope, "g", 4) for scope in scopes]
+    keys += [(plans[1], "r", scopes[0], "g", 4), (plans[0], "s", scopes[0], "g", 4)]
+    keys += [(plans[0], "r", scopes[0], "h", 4), (plans[0], "r", scopes[0], "g", 5)]
+    assert len({identity.group_name(*key) for key in keys}) == len(keys)
+
+
+def test_names_are_the_same_in_another_process() -> None:
+    code = (
+        "from oyer.manager import Rollout; from oyer.manager.streaming import identity as groups\n"
+        "row = Rollout(prompt='é', response='r', group_id='g', base_score=0.1)\n"
+        "print(groups.identity_of(row, 'run', 4, 8, None), groups.group_name('p', 'r', '', 'g', 4))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    row = Rollout(prompt="é", response="r", group_id="g", base_score=0.1)
+    here = [identity.identity_of(row, "run", 4, 8, None), identity.group_name("p", "r", "", "g", 4)]
+    assert said == here

@@ -1,0 +1,255 @@
+"""Rollouts handed over one by one: batched, judged at once, grouped, and paid for once."""
+
+import asyncio
+import multiprocessing
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action, named
+from oyer.manager import InvalidInput, InvalidRollout, MissingScores, RewardManager
+from oyer.manager.score import Score
+from tests.support.scripted_backend import DEAD_JUDGE, Running, by_response, rollout, sibling
+
+
+@pytest.fixture
+def plain(running: Running) -> RewardManager:
+    return running[0]
+
+
+@pytest.fixture
+def banded(plain: RewardManager) -> RewardManager:
+    """Compares the lengths of a group."""
+    return sibling(plain, length={"method": "median_band"})
+
+
+async def one(manager: RewardManager, *args: Any, **where: Any) -> Score:
+    """Await in a task of its own."""
+    return await manager.score(*args, **where)
+
+
+def test_a_rollout_alone_is_scored(plain: RewardManager, judge: JudgeServer) -> None:
+    score = asyncio.run(one(plain, rollout("alone"), run="stream", step=4))
+    assert (score.status, score.judge_score) == ("scored", 5.0)
+    assert score.reward == pytest.approx(1.5)
+    assert score.judge_term == pytest.approx(0.5)
+    assert score.length_term == 0
+    assert score.trainable
+
+
+def test_many_single_rollouts_share_a_few_batches(plain: RewardManager, judge: JudgeServer) -> None:
+    rollouts = [rollout("many", i) for i in range(200)]
+    judge.set_plan(by_response({f"number {i} is": i % 10 + 1 for i in range(200)}))
+
+    async def main() -> list[Score]:
+        return await asyncio.gather(*(one(plain, r) for r in rollouts))
+
+    scores = asyncio.run(main())
+    assert [score.judge_score for score in scores] == [i % 10 + 1 for i in range(200)]
+    assert len({score.batch_id for score in scores}) <= 5
+    assert len(judge.requests) == 200
+
+
+def test_rollouts_of_another_run_or_step_are_other_batches(
+    plain: RewardManager, judge: JudgeServer
+) -> None:
+    places = [{"run": "a"}, {"run": "b"}, {"run": "a", "step": 1}]
+    pending = [plain.score(rollout("places", i), **place) for i, place in enumerate(places)]  # type: ignore[arg-type]
+    assert len({p.result(60).batch_id for p in pending}) == 3
+
+
+def test_a_rollout_handed_over_again_joins_itself(plain: RewardManager, judge: JudgeServer) -> None:
+    judge.set_plan(Action(text="Final score: 5", hold=True))
+    first = plain.score(rollout("twice"))
+    judge.wait_until(lambda log: len(log) == 1)
+    again = plain.score_many([rollout("twice")]).scores[0]
+    other_run = plain.score(rollout("twice"), run="other")
+    judge.release()
+    assert first.result(60).batch_id == again.result(60).batch_id
+    assert other_run.result(60).batch_id != first.result().batch_id
+    assert len(judge.requests) == 1
+
+
+def test_giving_up_waiting_takes_the_score_from_nobody(
+    plain: RewardManager, judge: JudgeServer
+) -> None:
+    judge.set_plan(Action(text="Final score: 5", hold=True))
+    pending = plain.score(rollout("impatient"))
+
+    async def wait_a_little() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(pending, 0.01)
+
+    asyncio.run(wait_a_little())
+    judge.wait_until(lambda log: len(log) == 1)
+    assert not pending.done()
+    judge.release()
+    assert pending.result(60).status == "scored"
+
+
+def test_several_event_loops_and_threads_can_hand_over(
+    plain: RewardManager, judge: JudgeServer
+) -> None:
+    results: dict[int, list[Score]] = {}
+
+    async def main(k: int) -> list[Score]:
+        return await asyncio.gather(*(one(plain, rollout(f"loop {k}", i)) for i in range(16)))
+
+    def run(k: int) -> None:
+        results[k] = asyncio.run(main(k))
+
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [0, 1, 2, 3]
+    assert {s.status for scores in results.values() for s in scores} == {"scored"}
+
+
+def test_a_forked_process_can_hand_over(plain: RewardManager, judge: JudgeServer) -> None:
+    plain.score(rollout("before the fork")).result(60)
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(
+        target=lambda: sender.send(plain.score(rollout("after the fork")).result(60).reward)
+    )
+    child.start()
+    assert receiver.poll(60)
+    assert receiver.recv() == pytest.approx(1.5)
+    child.join()
+
+
+def test_a_group_is_judged_while_it_is_incomplete_and_paid_for_once(
+    banded: RewardManager, judge: JudgeServer
+) -> None:
+    lengths = [100, 100, 100, 160]
+    members = [rollout("early", i, response_tokens=n) for i, n in enumerate(lengths)]
+    pending = [banded.score(member, group_size=4) for member in members[:3]]
+    judge.wait_until(lambda log: len(log) == 3)
+    assert not any(p.done() for p in pending)
+    pending.append(banded.score(members[3], group_size=4))
+    scores = [p.result(60) for p in pending]
+    assert len({score.batch_id for score in scores}) == 1
+    # The band's defaults (DESIGN section 3): 60 % off the median is beyond the outer 50 %.
+    assert [score.length_term for score in scores] == pytest.approx([0, 0, 0, -1])
+    assert [score.reward for score in scores] == pytest.approx([1.5, 1.5, 1.5, 0.5])
+    assert len(judge.requests) == 4
+
+
+def test_samples_with_one_text_are_told_apart_by_their_ids(
+    banded: RewardManager, judge: JudgeServer
+) -> None:
+    twin = rollout("twin")
+    pending = [banded.score(twin, group_size=2, sample_id=name) for name in ("a", "b")]
+    pending += banded.score_many([rollout("pair")] * 2, group_size=2).scores
+    batches = [p.result(60).batch_id for p in pending]
+    assert batches[0] == batches[1]
+    assert batches[2] == batches[3]
+    assert len(judge.requests) == 2
+
+
+def test_whole_groups_in_one_call_need_no_size(banded: RewardManager, judge: JudgeServer) -> None:
+    lengths = [100, 160, 100, 100, 100, 100, 40, 100]
+    rollouts = [rollout("whole", i, response_tokens=n) for i, n in enumerate(lengths)]
+    order = [0, 4, 1, 5, 2, 6, 3, 7]
+
+    async def main() -> list[Score]:
+        return await banded.score_many([rollouts[i] for i in order])
+
+    scores = asyncio.run(main())
+    expected = [0, 0, -1, 0, 0, -1, 0, 0]
+    assert [score.length_term for score in scores] == pytest.approx(expected)
+    batch = banded.submit(rollouts).result(60)
+    np.testing.assert_allclose([s.reward for s in scores], batch.rewards[order])
+
+
+def test_a_late_group_is_scored_as_far_as_it_is_there_and_logged(
+    banded: RewardManager, judge: JudgeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    late = {"group_size": 4, "group_timeout_s": 0.05}
+    lengths = [100, 100, 160]
+    members = [rollout("partial", i, response_tokens=n) for i, n in enumerate(lengths)]
+    scores = banded.score_many(members, **late).result(60)  # type: ignore[arg-type]
+    assert [score.length_term for score in scores] == pytest.approx([0, 0, -1])
+    assert "before all their rollouts had come: 1;" in caplog.text
+    assert "3 of 4 rollouts came in time" in caplog.text
+
+
+def test_a_late_group_can_be_scored_without_length_terms(
+    banded: RewardManager, judge: JudgeServer
+) -> None:
+    members = [rollout("neutral", i, response_tokens=n) for i, n in enumerate([100, 100, 160])]
+    pending = banded.score_many(
+        members, group_size=4, group_timeout_s=0.05, on_group_timeout="neutral"
+    )
+    assert [score.reward for score in pending.result(60)] == pytest.approx([1.5] * 3)
+    assert len(judge.requests) == 3
+
+
+def test_a_late_group_can_be_an_error(banded: RewardManager, judge: JudgeServer) -> None:
+    pending = banded.score(
+        rollout("error"), group_size=4, group_timeout_s=0.05, on_group_timeout="error"
+    )
+    with pytest.raises(TimeoutError, match="1 of 4 rollouts came in time"):
+        pending.result(60)
+
+
+def test_a_lone_rollout_is_refused_where_lengths_are_compared(banded: RewardManager) -> None:
+    with pytest.raises(InvalidRollout, match="group_size: is missing"):
+        banded.score(rollout("lone"))
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"group_size": 0}, "group_size"),
+        ({"group_size": 2, "on_group_timeout": "drop"}, "on_group_timeout"),
+        ({"group_size": 2, "step": -1}, "step"),
+        ({"group_size": 2, "run": ""}, "run"),
+    ],
+)
+def test_a_wrong_place_is_refused_at_once(
+    banded: RewardManager, where: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        banded.score(rollout("refused"), **where)
+
+
+def test_a_bad_rollout_is_refused_at_once_and_nothing_is_sent(
+    plain: RewardManager, judge: JudgeServer
+) -> None:
+    with pytest.raises(InvalidRollout, match=r"rollouts\[1\].base_score"):
+        plain.score_many([rollout("good"), rollout("bad", base_score=float("nan"))])
+    plain.score(rollout("afterwards")).result(60)
+    assert len(judge.requests) == 1
+
+
+@pytest.mark.parametrize("failure", ["rate_limited", "dead"])
+def test_a_failing_judge_is_a_status(
+    plain: RewardManager, judge: JudgeServer, failure: str
+) -> None:
+    judge.set_plan(named("rate_limited", retry_after_s=0))
+    manager = sibling(plain, judges=[DEAD_JUDGE]) if failure == "dead" else plain
+    scores = manager.score_many([rollout(f"fails {failure}", i) for i in range(4)]).result(60)
+    expected = "unavailable" if failure == "dead" else "rate_limited"
+    assert {score.status for score in scores} == {expected}
+    assert not any(score.trainable for score in scores)
+    assert all(score.error for score in scores)
+
+
+def test_strangers_in_a_batch_do_not_suffer_for_a_row_without_a_score(
+    plain: RewardManager, judge: JudgeServer
+) -> None:
+    judge.set_plan({"rules": [{"when": {"matches": "number 1 is"}, "then": "not_found"}], "default": {"text": "Final score: 5"}})  # fmt: skip
+    strict = sibling(plain, reward={"on_missing": "raise"})
+    pending = strict.score_many([rollout("strict", i) for i in range(3)])
+    assert pending.scores[0].result(60).reward == pytest.approx(1.5)
+    assert pending.scores[2].result(60).reward == pytest.approx(1.5)
+    with pytest.raises(MissingScores):
+        pending.scores[1].result(60)
+    with pytest.raises(MissingScores):
+        pending.result(60)

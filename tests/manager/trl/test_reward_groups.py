@@ -1,0 +1,120 @@
+"""TRL's groups: of one rank, over two ranks, by prompt or by a column."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action, named
+from oyer.manager import InvalidConfig, InvalidInput, JudgeOutage, RewardManager
+from oyer.manager.trl.columns import group_ids
+from oyer.manager.trl.reward import reward_function
+from tests.support.scripted_backend import sibling
+from tests.support.trl_trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def backend_changes() -> dict[str, Any]:
+    return {"length": {"method": "median_band"}}
+
+
+def on_two_ranks(manager: RewardManager, tag: str, texts: list[list[str]]) -> list[Any]:
+    """Score a group of four of which two ranks have two each; the last is long."""
+    # A manager of its own is what another rank's process has.
+    functions: list[Any] = [
+        reward_function(sibling(manager), num_generations=4, timeout_s=30) for _ in range(2)
+    ]
+    lengths = [[10, 10], [10, 16]]
+    with ThreadPoolExecutor(2) as threads:
+        calls = [
+            threads.submit(Trainer().rewards, functions[i], tag, lengths[i], completions=texts[i])
+            for i in range(2)
+        ]
+        return [call.result(60) for call in calls]
+
+
+def test_a_group_that_is_spread_over_ranks_is_compared_as_a_whole(
+    backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL cuts a generation batch into ranks wherever it happens to."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    rewards = on_two_ranks(backend, "spread", [["spread.", "spread."], ["spread.", "other."]])
+    assert rewards == [pytest.approx([0.5, 0.5]), pytest.approx([0.5, -0.5])]
+    assert len(judge.requests) == 2
+    judge.set_plan(named("not_found"))
+    strict = sibling(backend, reward={"max_failed_fraction": 0.5})
+    with pytest.raises(JudgeOutage):
+        on_two_ranks(strict, "gone", [["a.", "b."], ["c.", "d."]])
+
+
+def test_ranks_do_not_wait_for_a_judge_until_their_collective_fails(
+    backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("oyer.manager.trl.reward.RANKS_TIMEOUT_S", 0.3)
+    judge.set_plan(Action(hold=True))
+    function = reward_function(backend, num_generations=2)
+    assert Trainer().rewards(function, "held", [10, 10]) == [None, None]
+    judge.release()
+
+
+def test_an_evaluation_may_have_groups_of_another_size(
+    backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has the rest of a group of four: waiting for it would end without a reward."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    class Evaluating:
+        num_generations_eval = 1
+        model = SimpleNamespace(training=False)
+
+        def log_metric(self, name: str, value: float) -> None:
+            pass
+
+    function = reward_function(backend, num_generations=4, timeout_s=20)
+    rewards = Trainer().rewards(function, "eval", [10], log_metric=Evaluating().log_metric)
+    assert rewards == pytest.approx([0.5])
+
+
+def test_with_several_ranks_the_size_of_a_group_is_needed(
+    backend: RewardManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InvalidConfig, match="num_generations"):
+        reward_function(backend)
+    function: Any = reward_function(backend, num_generations=4)
+    with pytest.raises(InvalidInput, match="multiple of num_generations"):
+        asyncio.run(function.submit(prompts=["p"] * 2, completions=["a", "b"]))
+
+
+def test_whole_groups_of_a_rank_are_its_own(
+    backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    function = reward_function(backend, num_generations=4)
+    assert Trainer().rewards(function, "whole", [10, 10, 10, 16]) == pytest.approx(
+        [0.5] * 3 + [-0.5]
+    )
+
+
+def test_a_column_can_say_what_the_rows_of_a_group_share(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    """After several turns, the prompts of a group differ."""
+    function = reward_function(backend, num_generations=4, group="prompt_id")
+    prompts = [f"turns? {i}" for i in range(4)]
+    lengths = [10, 10, 10, 16]
+    rewards = Trainer().rewards(function, "turns", lengths, prompts=prompts, prompt_id=["p"] * 4)
+    assert rewards == pytest.approx([0.5] * 3 + [-0.5])
+    alone = Trainer().rewards(function, "alone", lengths, prompts=prompts)
+    assert alone == pytest.approx([0.5] * 4)
+
+
+def test_groups_are_neighbouring_rows_of_one_prompt() -> None:
+    assert group_ids(["a", "a", "b", "b", "b"], None) == ["0.0", "0.0", "1.0", "1.0", "1.0"]
+    assert group_ids(["a"] * 4, 2) == ["0.0", "0.0", "0.1", "0.1"]
+    chat = [[{"role": "user", "content": "a"}], [{"role": "user", "content": "a"}]]
+    assert group_ids(chat, 8) == ["0.0", "0.0"]  # type: ignore[arg-type]

@@ -1,0 +1,329 @@
+"""What is written stays, however often, in whatever order and by however many it is written."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from datetime import timedelta
+from multiprocessing import get_context
+from random import Random
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select, text
+
+from oyer.models import Attempt, Batch, Judgement, Rollout, Rubric, Run, Text
+from oyer.models.engine import open_engine
+from oyer.models.queries import batch as batch_state
+from oyer.models.queries import judgements_of, rewards_of, submissions_of
+from oyer.models.rows import BatchKey, BatchRow, SubmissionRow, Usage
+from oyer.models.writes import (
+    ensure_run_and_batch,
+    finish_batch,
+    record_chunk,
+    record_rewards,
+    record_rubrics,
+    record_submissions,
+    reopen_batch,
+)
+from tests.support.paths import ROOT
+from tests.support.record_rows import (
+    START,
+    make_attempt,
+    make_batch,
+    make_judgement,
+    make_reward,
+    make_rollout,
+    make_submission,
+)
+
+NO_USAGE: Usage = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
+
+
+def count_rows(engine: Engine, model: Any) -> int:
+    with engine.connect() as conn:
+        return conn.scalar(select(func.count()).select_from(model)) or 0
+
+
+def new_batch(engine: Engine, **changed: Any) -> BatchKey:
+    with engine.begin() as conn:
+        return ensure_run_and_batch(conn, make_batch(**changed))
+
+
+def test_a_batch_keeps_the_submission_time_it_was_first_recorded_with(engine: Engine) -> None:
+    row = make_batch()
+    later = BatchRow(**{**row, "submitted_at": START + timedelta(hours=1)})
+    with engine.begin() as conn:
+        first = ensure_run_and_batch(conn, row)
+        assert ensure_run_and_batch(conn, later) == first == BatchKey(START, row["id"])
+
+
+def test_a_resubmission_is_counted_once_and_an_older_one_changes_nothing(engine: Engine) -> None:
+    key = new_batch(engine)
+    first, lost, third = (
+        make_submission(key.batch_id, number, why)
+        for number, why in enumerate(["submit", "is no longer in Redis", "oyer batches resume"])
+    )
+    unseen: SubmissionRow = {**lost, "seen_at": None, "worker": None}
+    with engine.begin() as conn:
+        for rows in ([first], [first, unseen, third], [first, lost], [third]):
+            record_submissions(conn, key.batch_id, rows)
+        state = batch_state(conn, key.batch_id)
+        recorded = submissions_of(conn, key.batch_id)
+    assert recorded == [first, unseen, third]
+    assert state is not None
+    assert state["submissions"] == 3
+
+
+def test_a_batch_that_was_given_up_can_be_reopened_and_a_cancelled_one_not(engine: Engine) -> None:
+    for status, after in (("failed", "submitted"), ("cancelled", "cancelled")):
+        key = new_batch(engine)
+        with engine.begin() as conn:
+            assert finish_batch(
+                conn,
+                key.batch_id,
+                status=status,
+                finished_at=START,
+                counts={},
+                usage={},
+                ending="stood still",
+            )
+            state = batch_state(conn, key.batch_id)
+            assert state is not None
+            assert (state["status"], state["ending"]) == (status, "stood still")
+            reopen_batch(conn, key.batch_id)
+            state = batch_state(conn, key.batch_id)
+            assert state is not None
+            assert state["status"] == after
+            assert (state["finished_at"] is None) == (after == "submitted")
+
+
+def test_batches_of_one_run_share_its_row(engine: Engine) -> None:
+    new_batch(engine)
+    new_batch(engine)
+    new_batch(engine, run="other")
+    assert (count_rows(engine, Run), count_rows(engine, Batch)) == (2, 3)
+
+
+def test_a_chunk_recorded_twice_is_on_record_once(engine: Engine) -> None:
+    key = new_batch(engine)
+    rollouts = [make_rollout(index) for index in range(4)]
+    judgements = [make_judgement(index, status="timeout", score=None) for index in range(4)]
+    attempts = [make_attempt(index) for index in range(4)]
+    for _ in range(2):
+        with engine.begin() as conn:
+            kept = record_chunk(
+                conn, key, rollouts=rollouts, judgements=judgements, attempts=attempts
+            )
+            assert kept == []
+    counted = [count_rows(engine, model) for model in (Rollout, Judgement, Attempt)]
+    assert counted == [4, 4, 4]
+    assert count_rows(engine, Text) == 2 + 4 + 1  # prompts of two groups, responses, reference
+
+
+def test_texts_are_found_by_the_hash_of_what_is_stored(engine: Engine) -> None:
+    key = new_batch(engine)
+    messages = [{"role": "user", "content": "nul \0 and half \ud83d"}]
+    with engine.begin() as conn:
+        record_chunk(conn, key, rollouts=[make_rollout(prompt=messages, group_id=7)])
+        prompt = select(Text.body).join(Rollout, Rollout.prompt_hash == Text.hash)
+        assert conn.scalars(prompt).all() == [
+            '[{"role":"user","content":"nul \ufffd and half \ufffd"}]'
+        ]
+        assert conn.scalars(select(Rollout.group_id)).one() == "7"
+
+
+def test_a_group_id_may_be_as_long_as_a_prompt(engine: Engine) -> None:
+    key = new_batch(engine)
+    noise = Random(0).randbytes(20_000).hex()
+    with engine.begin() as conn:
+        record_chunk(conn, key, rollouts=[make_rollout(group_id=noise)])
+        found = select(Rollout.rollout_index).where(Rollout.group_id == noise)
+        assert conn.scalars(found).all() == [0]
+
+
+def test_a_judgement_without_a_score_is_replaced(engine: Engine) -> None:
+    key = new_batch(engine)
+    with engine.begin() as conn:
+        failed = make_judgement(status="timeout", score=None, reply=None, error="late")
+        record_chunk(conn, key, judgements=[failed])
+        assert record_chunk(conn, key, judgements=[make_judgement(worker="second")]) == []
+        (stored,) = judgements_of(conn, key.batch_id)
+    unnamed = {"reasoning": None, "parameters_hash": None, "messages_hash": None}
+    assert stored == {**make_judgement(worker="second"), **key._asdict(), **unnamed}
+
+
+@pytest.mark.parametrize("late", [{"score": 1.0}, {"status": "timeout", "score": None}])
+def test_a_scored_judgement_is_never_overwritten_and_the_late_one_is_told(
+    engine: Engine, late: dict[str, Any]
+) -> None:
+    key = new_batch(engine)
+    first = [make_judgement(0), make_judgement(1, status="timeout", score=None)]
+    again = [make_judgement(0, **late), make_judgement(1, score=3.0)]
+    with engine.begin() as conn:
+        record_chunk(conn, key, judgements=[*first, make_judgement(1, judge="other")])
+        kept = record_chunk(conn, key, judgements=again)
+    assert [(row["judge"], row["score"]) for row in kept] == [("quality", 7.0), ("quality", 3.0)]
+
+
+def test_samples_and_judges_are_rows_of_their_own(engine: Engine) -> None:
+    key = new_batch(engine)
+    panel = [make_judgement(judge=judge, sample=k) for judge in "ab" for k in range(3)]
+    with engine.begin() as conn:
+        assert record_chunk(conn, key, judgements=panel) == []
+        assert len(judgements_of(conn, key.batch_id)) == 6
+
+
+def test_the_first_rewards_win(engine: Engine) -> None:
+    key = new_batch(engine)
+    with engine.begin() as conn:
+        assert record_rewards(conn, key, [make_reward(1), make_reward(0)])
+        assert not record_rewards(conn, key, [make_reward(0, reward=9.0), make_reward(1)])
+        stored = rewards_of(conn, key.batch_id)
+    assert stored == [{**make_reward(index), **key._asdict()} for index in range(2)]
+
+
+def test_a_batch_ends_once(engine: Engine) -> None:
+    key = new_batch(engine)
+    with engine.begin() as conn:
+        ends = [
+            finish_batch(
+                conn,
+                key.batch_id,
+                status=status,
+                finished_at=START,
+                counts={"scored": 4},
+                usage=NO_USAGE,
+            )
+            for status in ("cancelled", "finished")
+        ]
+        state = batch_state(conn, key.batch_id)
+    assert ends == [True, False]
+    assert state is not None
+    assert (state["status"], state["counts"]) == ("cancelled", {"scored": 4})
+
+
+def test_a_rubric_is_stored_once(engine: Engine) -> None:
+    with engine.begin() as conn:
+        for _ in range(2):
+            record_rubrics(conn, [{"hash": "ab" * 32, "name": "r", "text": "Score {response}."}])
+    assert count_rows(engine, Rubric) == 1
+
+
+def test_a_row_that_does_not_fit_its_table_is_refused(engine: Engine) -> None:
+    key = new_batch(engine)
+    unknown: Any = [make_reward(), {**make_reward(1), "rewrad": 1.0}]
+    lacking: Any = [{"rollout_index": 0}]
+    with engine.begin() as conn:
+        with pytest.raises(ValueError, match=r"rewards: missing or unknown: \['rewrad'\]"):
+            record_rewards(conn, key, unknown)
+        with pytest.raises(ValueError, match="'status', 'terms', 'trainable'"):
+            record_rewards(conn, key, lacking)
+
+
+def write_shuffled(url: str, batch: BatchRow, seed: int) -> None:
+    """Record the same batch as every other writer, in an order and with scores of its own."""
+    engine = open_engine(url)
+    random = Random(seed)
+    for _ in range(5):
+        order = random.sample(range(24), 24)
+        with engine.begin() as conn:
+            key = ensure_run_and_batch(conn, batch)
+            record_chunk(
+                conn,
+                key,
+                rollouts=[make_rollout(index) for index in order],
+                judgements=[make_judgement(index, score=float(seed)) for index in order],
+                attempts=[make_attempt(index, id=f"{seed}-{index}") for index in order],
+            )
+        with engine.begin() as conn:
+            record_rewards(conn, key, [make_reward(i, reward=float(seed)) for i in order])
+    engine.dispose()
+
+
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_writers_of_the_same_batch_do_not_deadlock_or_double(
+    engine: Engine, store_url: str, pool: Callable[..., Executor]
+) -> None:
+    context = {} if pool is ThreadPoolExecutor else {"mp_context": get_context("spawn")}
+    batch, writers = make_batch(), 4
+    with pool(writers, **context) as started:
+        written = [started.submit(write_shuffled, store_url, batch, n) for n in range(writers)]
+        for future in written:
+            future.result()
+    with engine.connect() as conn:
+        judgements, rewards = judgements_of(conn, batch["id"]), rewards_of(conn, batch["id"])
+    assert [row["rollout_index"] for row in judgements] == list(range(24))
+    assert len({row["score"] for row in judgements}) == 1
+    assert [row["rollout_index"] for row in rewards] == list(range(24))
+    assert len({row["reward"] for row in rewards}) == 1
+    assert count_rows(engine, Rollout) == 24
+    assert count_rows(engine, Attempt) == 24 * writers
+
+
+GREENLETS = """
+from gevent import monkey; monkey.patch_all()
+import sys, gevent
+from oyer.models.writes import ensure_run_and_batch, record_chunk
+from oyer.models.engine import open_engine
+from tests.support.record_rows import make_batch, make_judgement, make_rollout
+
+engine, batch = open_engine(sys.argv[1]), make_batch()
+
+def write(index):
+    with engine.begin() as conn:
+        key = ensure_run_and_batch(conn, batch)
+        rows = range(index, index + 8)
+        record_chunk(conn, key, rollouts=map(make_rollout, rows), judgements=[*map(make_judgement, rows)])
+
+gevent.joinall([gevent.spawn(write, 8 * n) for n in range(40)], raise_error=True)
+"""
+"""A worker's greenlets, more of them than the pool has connections, write one batch."""
+
+
+def test_greenlets_of_a_worker_share_the_pool(engine: Engine, store_url: str) -> None:
+    root = ROOT
+    subprocess.run([sys.executable, "-c", GREENLETS, store_url], check=True, cwd=root)
+    assert (count_rows(engine, Rollout), count_rows(engine, Judgement)) == (320, 320)
+
+
+def test_the_view_reads_a_judgement_with_its_words_and_its_reward(engine: Engine) -> None:
+    key = new_batch(engine)
+    with engine.begin() as conn:
+        record_chunk(
+            conn,
+            key,
+            rollouts=[make_rollout(1)],
+            judgements=[make_judgement(1), make_judgement(2, status="gated", score=None)],
+        )
+        record_rewards(conn, key, [make_reward(1)])
+        query = text("SELECT * FROM judge_history ORDER BY rollout_index")
+        judged, gated = conn.execute(query).mappings()
+    expected = {
+        "run": "tool-n1",
+        "step": 12,
+        "batch_id": key.batch_id,
+        "group_id": "group-0",
+        "prompt": "What is 6 times 0?",
+        "response": "It is 6.",
+        "reference": "42",
+        "base_score": 1.0,
+        "judge": "quality",
+        "sample": 0,
+        "model": "judge-7b",
+        "endpoint": "local",
+        "status": "scored",
+        "score": 7.0,
+        "reply": "Sound. Final score: 7",
+        "reward": 1.5,
+        "prompt_tokens": 300,
+        "completion_tokens": 40,
+        "cost_usd": 0.0004,
+        "latency_ms": 512.5,
+        "attempts": 1,
+        "source": "called",
+        "worker": "judge@host",
+    }
+    assert {name: judged[name] for name in expected} == expected
+    assert "length_penalty" in judged["terms"]
+    assert (gated["rollout_index"], gated["score"], gated["reward"]) == (2, None, None)

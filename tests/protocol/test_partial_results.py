@@ -1,0 +1,102 @@
+"""What the tasks of a chord hand to `combine`, sorted out in whatever order it comes."""
+
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oyer.protocol.batch import Manifest
+from oyer.protocol.errors import MessageRefused
+from oyer.protocol.partial_results import Arrived, JudgePart, LengthPart, check_parts, read_parts
+
+
+def judge_part(chunk: int, score: float | None = 8.0) -> JudgePart:
+    status = "scored" if score is not None else "timeout"
+    return JudgePart(
+        chunk=chunk,
+        scores={"q": [score]},
+        statuses={"q": [status]},
+        errors={} if score is not None else {"timeout": "no answer"},
+    )
+
+
+LENGTH = LengthPart(
+    added={"length_penalty": np.array([0.1 + 0.2, np.nan])}, multiplied={"gr3": np.array([0.5, 1])}
+)
+
+
+def wire(part: JudgePart | LengthPart) -> dict[str, Any]:
+    written: dict[str, Any] = json.loads(json.dumps(part.to_wire(), allow_nan=False))
+    return written
+
+
+def test_parts_come_back_as_they_went() -> None:
+    arrived = read_parts([wire(judge_part(0)), wire(LENGTH), wire(judge_part(1, None))])
+    assert arrived.judges == {0: judge_part(0), 1: judge_part(1, None)}
+    length = arrived.length
+    assert length is not None
+    np.testing.assert_array_equal(length.added["length_penalty"], LENGTH.added["length_penalty"])
+    np.testing.assert_array_equal(length.multiplied["gr3"], LENGTH.multiplied["gr3"])
+    assert arrived.remarks == []
+
+
+def test_the_order_of_arrival_makes_no_difference() -> None:
+    parts = [wire(judge_part(0)), wire(judge_part(1)), wire(LENGTH)]
+    for arrival in itertools.permutations(parts):
+        arrived = read_parts(arrival)
+        assert list(arrived.judges.items()) == [(0, judge_part(0)), (1, judge_part(1))]
+        assert arrived.length is not None
+        chunks = [part["chunk"] for part in arrival if "chunk" in part]
+        late = [] if chunks == [0, 1] else ["chunks arrived as [1, 0]: put in order"]
+        assert arrived.remarks == late
+
+
+def test_of_duplicates_the_first_counts() -> None:
+    second = LengthPart(added={}, multiplied={})
+    parts = [wire(judge_part(0, 8.0)), wire(judge_part(0, 3.0)), wire(LENGTH), wire(second)]
+    arrived = read_parts(parts)
+    assert arrived.judges == {0: judge_part(0, 8.0)}
+    assert arrived.length is not None
+    assert list(arrived.length.added) == ["length_penalty"]
+    assert arrived.remarks == ["chunk 0, length terms arrived again: the first counts"]
+
+
+def test_without_parts_there_is_nothing() -> None:
+    assert read_parts([]) == Arrived({}, None, [])
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {},
+        {"part": "audit"},
+        {"part": "judge"},
+        {"part": "judge", "chunk": 0},
+        {**judge_part(0).to_wire(), "confidence": 1},
+        {"part": "length", "added": {}},
+        {"part": "length", "added": {"x": "AAA"}, "multiplied": {}},
+        {**LENGTH.to_wire(), "kept": False},
+        "text",
+    ],
+    ids=str,
+)
+def test_a_part_of_another_version_is_refused_with_the_fix(part: Any) -> None:
+    with pytest.raises(MessageRefused, match=r"run the same release of Oyer on all workers"):
+        read_parts([part])
+
+
+def test_verdicts_of_a_chunk_that_the_batch_has_not_are_refused() -> None:
+    manifest = Manifest(
+        batch_id="b",
+        run="r",
+        step=None,
+        submitted_at=1.0,
+        deadline=2.0,
+        plan={"judges": [{"name": "q"}]},
+        chunks=[(0, 1)],
+    )
+    check_parts(manifest, {0: judge_part(0)})
+    with pytest.raises(MessageRefused, match=r"has 1 chunks, and verdicts of others .* \[0, 1\]"):
+        check_parts(manifest, {0: judge_part(0), 1: judge_part(1)})

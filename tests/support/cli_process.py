@@ -1,0 +1,173 @@
+"""Runs `oyer` as users do: a process of its own, in a folder of its own."""
+
+import contextlib
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.support import services
+
+ARGV = [sys.executable, "-m", "oyer.cli"]
+
+TIMEOUT_S = 120.0
+"""Longest wait for a command or a process to end; the machine may be busy."""
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Give a process's environment, without what would configure Oyer or colour its output."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("OYER_")}
+    return {**plain, "NO_COLOR": "1", "COLUMNS": "120", **changes}
+
+
+OpenFiles = tuple[int, int]
+"""Soft and hard limit of a process's open files."""
+
+
+def oyer(
+    *arguments: str, cwd: Path, open_files: OpenFiles | None = None, **changes: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [*ARGV, *arguments],
+        cwd=cwd,
+        env=environment(**changes),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+        preexec_fn=lambda: _limit(open_files),
+    )
+
+
+def _limit(open_files: OpenFiles | None) -> None:
+    if open_files is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
+
+
+class Running:
+    """A command that runs on, with its output line by line."""
+
+    def __init__(
+        self,
+        *arguments: str,
+        cwd: Path,
+        environ: Mapping[str, str],
+        merged: bool,
+        open_files: OpenFiles | None,
+    ) -> None:
+        def prepare() -> None:
+            _limit(open_files)
+            services.die_with_parent(signal.SIGTERM)
+
+        self.cwd = cwd
+        self._errors = (cwd / "stderr.txt").open("w")
+        self.process = subprocess.Popen(
+            [*ARGV, *arguments],
+            cwd=cwd,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if merged else self._errors,
+            text=True,
+            preexec_fn=prepare,  # noqa: PLW1509 - calls of libc, no lock
+        )
+        self.lines: list[str] = []
+
+    def read_until(self, part: str) -> str:
+        """Read lines until one holds this text, and return it."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+            if part in line:
+                return self.lines[-1]
+        raise AssertionError(f"ended without {part!r}: {self.lines} {self.errors()}")
+
+    def events(self) -> list[dict[str, Any]]:
+        """Give the lines read so far as JSON."""
+        return [json.loads(line) for line in self.lines]
+
+    def errors(self) -> str:
+        """Give what was written to standard error so far."""
+        return (self.cwd / "stderr.txt").read_text()
+
+    def family(self) -> "Family":
+        """Hold on to the process and its children, to see them end."""
+        return Family([self.process.pid, *children_of(self.process.pid)])
+
+    def wait(self) -> int:
+        """Read the remaining output and return the exit status."""
+        assert self.process.stdout is not None
+        self.lines += self.process.stdout.read().splitlines()
+        return self.process.wait(TIMEOUT_S)
+
+    def close(self) -> None:
+        """End the process, if it has not ended yet."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self._errors.close()
+
+
+@contextlib.contextmanager
+def running(
+    *arguments: str,
+    cwd: Path,
+    merged: bool = False,
+    open_files: OpenFiles | None = None,
+    **changes: str,
+) -> Iterator[Running]:
+    """Run a command until the block ends.
+
+    Args:
+        arguments: of `oyer`.
+        cwd: the folder that it runs in.
+        merged: read standard error as part of the output.
+        open_files: limits of the process; its parent's where left out.
+        changes: environment variables.
+    """
+    environ = environment(**changes)
+    command = Running(*arguments, cwd=cwd, environ=environ, merged=merged, open_files=open_files)
+    try:
+        yield command
+    finally:
+        command.close()
+
+
+class Family:
+    """Processes that are watched by file descriptors, which no later process can take over."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self._pids = {os.pidfd_open(pid): pid for pid in pids}
+
+    def __len__(self) -> int:
+        return len(self._pids)
+
+    def wait_gone(self) -> None:
+        """Wait until every process has ended.
+
+        Raises:
+            AssertionError: one has not in time; names it.
+        """
+        while self._pids:
+            ended, _, _ = select.select(list(self._pids), [], [], TIMEOUT_S)
+            if not ended:
+                raise AssertionError(f"still there: {sorted(self._pids.values())}")
+            for descriptor in ended:
+                del self._pids[descriptor]
+                os.close(descriptor)
+
+
+def children_of(pid: int) -> list[int]:
+    """List the processes that a process started and that are there."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]

@@ -1,0 +1,143 @@
+"""How a judgement ended, as the rows of the record say it."""
+
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from oyer.config.reward import JudgeConfig, Price, RewardRules
+from oyer.protocol.rollout import Rollout
+from oyer.protocol.status import Status
+from oyer.tasks.judging.call import AttemptRecord
+from oyer.tasks.judging.judgements import Answer, attempt_rows, cost_usd, judgement_row
+from oyer.tasks.judging.requests import Job, jobs_of
+from oyer.tasks.parsing.parser import PARSER_VERSION, read_score
+
+START = datetime(2026, 3, 31, 23, 59, 58, tzinfo=UTC)
+PRICE = Price(prompt_usd=2.0, completion_usd=8.0)
+JUDGE = JudgeConfig.model_validate({"name": "q", "endpoint": "e", "model": "m", "samples": 2})
+
+
+def job() -> Job:
+    rollout = Rollout(prompt="p", response="r")
+    return list(jobs_of({5: rollout}, [JUDGE], RewardRules(), {}))[1]
+
+
+def attempt(number: int, **fields: Any) -> AttemptRecord:
+    plain: dict[str, Any] = {
+        "number": number,
+        "started_at": START,
+        "url_index": 0,
+        "http_status": 200,
+        "error_class": None,
+        "latency_ms": 12.5,
+        "prompt_tokens": 100,
+        "completion_tokens": 10,
+        "retry_wait_s": None,
+    }
+    return AttemptRecord(**{**plain, **fields})
+
+
+def answered(text: str = "Final score: 7", **fields: Any) -> Answer:
+    reading = read_score(text, scale=(1, 10))
+    plain: dict[str, Any] = {
+        "source": "called",
+        "status": reading.status,
+        "text": text,
+        "reading": reading,
+        "model": "m-2026",
+        "attempts": (attempt(1),),
+        "started_at": START,
+        "finished_at": START + timedelta(milliseconds=1500),
+    }
+    return Answer(**{**plain, **fields})
+
+
+def row(answer: Answer, price: Price | None = PRICE) -> dict[str, Any]:
+    return dict(judgement_row(job(), answer, worker="host:1", price=price))
+
+
+def test_a_scored_judgement_is_written_with_all_that_explains_it() -> None:
+    written = row(answered())
+    assert (written["rollout_index"], written["judge"], written["sample"]) == (5, "q", 1)
+    assert (written["status"], written["score"]) == (Status.SCORED, 7.0)
+    assert written["reply"] == "Final score: 7"
+    assert "7" in written["parsed_span"]
+    assert written["parsed_layer"]
+    assert written["parser_version"] == PARSER_VERSION
+    assert (written["model"], written["endpoint"]) == ("m-2026", "e")
+    assert written["rubric_hash"] == job().rubric_hash
+    assert written["request_hash"] == job().key
+    assert written["latency_ms"] == 1500
+    assert (written["source"], written["worker"], written["error"]) == ("called", "host:1", None)
+
+
+def test_a_reply_without_a_score_is_kept_and_its_score_is_no_number() -> None:
+    written = row(answered("I like it.", error="no score: none"))
+    assert written["status"] == Status.UNPARSEABLE
+    assert math.isnan(written["score"])
+    assert written["reply"] == "I like it."
+    assert written["error"] == "no score: none"
+
+
+def test_a_failure_is_written_without_a_reply() -> None:
+    failed = Answer(source="called", status=Status.TIMEOUT, error="no answer within 60 s")
+    written = row(failed)
+    assert written["status"] == Status.TIMEOUT
+    assert written["model"] == "m"
+    nothing = ("score", "reply", "parsed_layer", "parsed_span", "parser_version", "latency_ms")
+    assert [written[name] for name in nothing] == [None] * 6
+    assert written["attempts"] == 0
+
+
+def test_tokens_and_cost_are_those_of_all_attempts() -> None:
+    attempts = (attempt(1, http_status=500, completion_tokens=0), attempt(2))
+    written = row(answered(attempts=attempts))
+    assert (written["prompt_tokens"], written["completion_tokens"]) == (200, 10)
+    assert written["cost_usd"] == pytest.approx((200 * 2 + 10 * 8) / 1e6)
+    assert written["attempts"] == 2
+
+
+def test_what_was_not_paid_for_costs_nothing() -> None:
+    written = row(answered(source="cache", attempts=()))
+    assert (written["cost_usd"], written["prompt_tokens"], written["source"]) == (0, 0, "cache")
+
+
+def test_a_duplicate_shares_the_answer_and_none_of_its_cost() -> None:
+    first = answered()
+    written = row(first.joined)
+    assert (written["source"], written["score"], written["reply"]) == ("joined", 7.0, first.text)
+    assert (written["attempts"], written["cost_usd"], written["latency_ms"]) == (0, 0.0, None)
+    assert first.attempts
+
+
+def test_without_a_price_the_cost_is_zero() -> None:
+    assert row(answered(), price=None)["cost_usd"] == 0.0
+    assert cost_usd(None, 10**6, 10**6) == 0.0
+
+
+def test_prices_are_per_million_tokens() -> None:
+    assert cost_usd(PRICE, 1_000_000, 0) == 2.0
+    assert cost_usd(PRICE, 0, 500_000) == 4.0
+
+
+def test_every_request_is_a_row_of_its_own() -> None:
+    attempts = (
+        attempt(1, http_status=429, error_class="RateLimitError", retry_wait_s=2.0, url_index=1),
+        attempt(2),
+    )
+    rows = attempt_rows(job(), answered(attempts=attempts), price=PRICE)
+    assert [one["number"] for one in rows] == [1, 2]
+    assert len({one["id"] for one in rows}) == 2
+    first, second = rows
+    assert (first["http_status"], first["error_class"]) == (429, "RateLimitError")
+    assert (first["retry_wait_s"], first["url_index"]) == (2.0, 1)
+    assert (second["rollout_index"], second["judge"], second["sample"]) == (5, "q", 1)
+    total = sum(one["cost_usd"] or 0 for one in rows)
+    assert total == pytest.approx(row(answered(attempts=attempts))["cost_usd"])
+
+
+def test_without_a_request_there_are_no_rows() -> None:
+    answer = Answer(source="none", status=Status.EXPIRED, error="late")
+    assert attempt_rows(job(), answer, price=PRICE) == []

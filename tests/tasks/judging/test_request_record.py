@@ -1,0 +1,125 @@
+"""A request is made again of what the record keeps of it, and nothing else passes for it."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from oyer.config.reward import JudgeConfig, RewardRules
+from oyer.models.base import clean_text, dump_json
+from oyer.protocol.rollout import Rollout
+from oyer.tasks.judging.reask import reask
+from oyer.tasks.judging.request_record import (
+    Kept,
+    body_of,
+    changed_on_record,
+    first_messages,
+    messages_text,
+    parameters_text,
+    seed_of,
+    turned,
+    turns_of,
+)
+from oyer.tasks.judging.requests import Job, jobs_of
+
+JUDGE = JudgeConfig.model_validate(
+    {"name": "q", "endpoint": "e", "model": "m", "samples": 2, "scale": [0, 5]}
+)
+SENT = {"model": "m", "temperature": 0.0, "max_completion_tokens": 1024}
+
+
+def job_of(rollout: Rollout, bodies: Mapping[str, Any] | None = None) -> Job:
+    return list(jobs_of({0: rollout}, [JUDGE], RewardRules(), bodies or {}))[1]
+
+
+def on_record(rollout: Rollout, job: Job, **changed: Any) -> Kept:
+    assert job.request is not None
+    prompt = rollout.prompt
+    plain: dict[str, Any] = {
+        "request_hash": job.key,
+        "sample": job.sample,
+        "parameters": json.loads(parameters_text(job, SENT)),
+        "messages": messages_text(job.request.messages) if changed_on_record(rollout) else None,
+        "rubric": JUDGE.rubric,
+        "prompt": clean_text(prompt)
+        if isinstance(prompt, str)
+        else dump_json(prompt, sort_keys=False),
+        "response": clean_text(rollout.response),
+        "reference": rollout.reference,
+    }
+    return Kept(**{**plain, **changed})
+
+
+ROLLOUTS = {
+    "text": Rollout(prompt="p", response="r", reference="42"),
+    "messages": Rollout(prompt=[{"role": "user", "content": "p"}], response="r"),
+    "tools": Rollout(
+        prompt=[{"role": "assistant", "tool_calls": [{"name": "f", "a": 1}], "name": "z", "b": 2}],
+        response="r",
+    ),
+    "looks like messages": Rollout(prompt='[{"content":"p","role":"user"}]', response="r"),
+    "a list that is no messages": Rollout(prompt="[1, 2]", response="r"),
+    "NUL": Rollout(prompt="p\0", response="\0 r"),
+    "emoji": Rollout(prompt=[{"role": "user", "content": "\U0001f600"}], response="\U0001f600"),
+    "NUL in messages": Rollout(prompt=[{"role": "user", "content": "p\0"}], response="r"),
+    "no number": Rollout(prompt=[{"role": "user", "content": "p", "x": math.nan}], response="r"),
+}
+
+
+@pytest.mark.parametrize("rollout", ROLLOUTS.values(), ids=ROLLOUTS)
+def test_messages_on_record_are_those_of_the_request(rollout: Rollout) -> None:
+    job = job_of(rollout, {"e": {"top_p": 0.5}})
+    assert job.request is not None
+    assert first_messages(on_record(rollout, job)) == job.request.messages
+
+
+def test_the_messages_are_stored_only_where_the_texts_do_not_make_them() -> None:
+    stored = [name for name, rollout in ROLLOUTS.items() if changed_on_record(rollout)]
+    assert stored == ["NUL", "NUL in messages", "no number"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"response": "s"}, {"reference": "43"}, {"sample": 0}, {"rubric": None}, {"prompt": None}],
+    ids=str,
+)
+def test_what_makes_another_request_is_none(changed: dict[str, Any]) -> None:
+    rollout = ROLLOUTS["text"]
+    assert first_messages(on_record(rollout, job_of(rollout), **changed)) is None
+
+
+def test_requests_that_differ_by_seed_share_their_parameters() -> None:
+    job = job_of(ROLLOUTS["text"])
+    seeded = [{**SENT, "seed": seed} for seed in (1, 2**63 - 1)]
+    assert len({parameters_text(job, sent) for sent in seeded}) == 1
+    for sent in seeded:
+        parameters = json.loads(parameters_text(job, sent))
+        body = body_of(parameters, [], seed_of(sent))
+        assert body == {**sent, "messages": []}
+
+
+@pytest.mark.parametrize("seed", [2**63, "7", None, True, 1.5])
+def test_a_seed_that_the_column_cannot_hold_stays_in_the_parameters(seed: Any) -> None:
+    sent = {**SENT, "seed": seed}
+    assert seed_of(sent) is None
+    parameters = json.loads(parameters_text(job_of(ROLLOUTS["text"]), sent))
+    assert body_of(parameters, [], None) == {**sent, "messages": []}
+
+
+def test_a_reask_is_told_by_what_it_adds() -> None:
+    request = job_of(ROLLOUTS["text"]).request
+    assert request is not None
+    again = reask(request, "Hm.", JUDGE)
+    turns = turns_of(request.messages, again.messages)
+    assert turns is not None
+    assert (turns["kept"], [turn["role"] for turn in turns["added"]]) == (2, ["assistant", "user"])
+    assert turned(request.messages, turns) == again.messages
+    assert turns_of(request.messages, list(request.messages)) is None
+
+
+def test_messages_that_a_reask_changes_are_told_as_well() -> None:
+    first = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    for messages in ([first[0], {"role": "user", "content": "u, again"}], first[:1]):
+        assert turned(first, turns_of(first, messages)) == messages

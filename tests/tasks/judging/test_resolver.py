@@ -1,0 +1,332 @@
+"""Every way to an answer: cached, on record, joined, taken over, called for, refused."""
+
+import time
+from dataclasses import replace
+
+import pytest
+import redis
+
+from oyer.protocol.redis_connection import connect
+from oyer.protocol.status import Status
+from oyer.tasks.coordination.reply_cache import ReplyCache
+from oyer.tasks.coordination.single_flight import SingleFlight
+from oyer.tasks.endpoint.types import Failure, Reply
+from tests.support.resolver_doubles import FAILURE, NO_JSON, REPLY, Bench, kept, reply, stored
+
+
+def test_a_cached_reply_is_read_anew_and_nothing_is_called() -> None:
+    bench = Bench()
+    bench.cache.keep(bench.key, kept("Final score: 6"))
+    [answer] = bench.resolver.known([bench.job]).values()
+    assert (answer.source, answer.status, answer.model) == ("cache", Status.SCORED, "m-kept")
+    assert answer.reading is not None
+    assert answer.reading.score == 6
+    assert answer.attempts == ()
+    assert bench.looked_up == []
+
+
+def test_what_the_cache_lacks_is_looked_up_on_record_in_one_go() -> None:
+    bench = Bench()
+    first, second, third = bench.jobs("1", "2", "3")
+    assert first.key is not None
+    assert second.key is not None
+    bench.cache.keep(first.key, kept())
+    bench.recorded[second.key] = stored()
+    known = bench.resolver.known([first, second, third])
+    assert {key: answer.source for key, answer in known.items()} == {
+        first.key: "cache",
+        second.key: "record",
+    }
+    assert known[second.key].model == "m-stored"
+    assert bench.looked_up == [[second.key, third.key]]
+
+
+@pytest.mark.parametrize("text", ["", None, "I like it.", "Final score: 42"])
+def test_what_todays_parser_cannot_read_is_no_answer(text: str | None) -> None:
+    bench = Bench()
+    bench.recorded[bench.key] = stored(reply=text)
+    if text:
+        bench.cache.keep(bench.key, kept(text))
+    assert bench.resolver.known([bench.job]) == {}
+
+
+def test_a_chunk_without_requests_looks_nothing_up() -> None:
+    bench = Bench()
+    assert bench.resolver.known(bench.jobs("", " ")) == {}
+    assert bench.looked_up == []
+
+
+def test_a_reply_is_kept_before_its_permit_is_given_back() -> None:
+    """Else a worker that is killed in between costs more calls than may be in flight."""
+    bench = Bench(reply("I like it."), REPLY, reasks=1)
+    bench.claimed()
+    assert bench.permits.kept_at_release == [[], [REPLY.text]]
+
+
+def test_a_claimed_request_is_called_for_kept_and_given_up() -> None:
+    bench = Bench(REPLY)
+    answer = bench.claimed()
+    assert (answer.source, answer.status, answer.text) == ("called", Status.SCORED, REPLY.text)
+    assert answer.reading is not None
+    assert answer.reading.score == 8
+    assert answer.model == "m-2026"
+    assert (answer.prompt_tokens, answer.completion_tokens, len(answer.attempts)) == (12, 3, 1)
+    assert answer.started_at is not None
+    assert answer.finished_at is not None
+    assert bench.cache.replies[bench.key].text == REPLY.text
+    assert bench.flight.given_up == [bench.key]
+
+
+@pytest.mark.parametrize(
+    ("result", "status"),
+    [
+        (FAILURE, Status.UNAVAILABLE),
+        (reply("I like it."), Status.UNPARSEABLE),
+        (reply("Final score: 42"), Status.UNPARSEABLE),
+        (reply("", refusal="No."), Status.REFUSED),
+        (reply("Final score: 7", finish_reason="length"), Status.TRUNCATED),
+        (reply("Final score: 7", finish_reason="content_filter"), Status.REFUSED),
+    ],
+)
+def test_a_failure_is_a_status_that_is_not_kept_and_frees_the_request(
+    result: Reply | Failure, status: Status
+) -> None:
+    bench = Bench(result)
+    answer = bench.claimed()
+    assert (answer.source, answer.status) == ("called", status)
+    assert answer.error
+    assert len(answer.attempts) == 1
+    assert bench.cache.replies == {}
+    assert bench.flight.given_up == [bench.key]
+    assert bench.flight.held == set()
+
+
+def test_a_request_is_given_up_even_if_the_call_breaks() -> None:
+    bench = Bench()
+    with pytest.raises(IndexError):
+        bench.claimed()
+    assert bench.flight.given_up == [bench.key]
+
+
+def test_an_endpoint_that_this_worker_lacks_is_a_status() -> None:
+    bench = Bench(endpoint="gone")
+    answer = bench.claimed()
+    assert (answer.source, answer.status) == ("none", Status.REJECTED)
+    assert answer.error == "endpoint 'gone' is not in the configuration of this worker"
+
+
+def test_a_cancelled_batch_begins_no_call() -> None:
+    bench = Bench()
+    bench.cancelled = True
+    answer = bench.claimed()
+    assert (answer.source, answer.status) == ("none", Status.EXPIRED)
+    assert answer.error == "the batch was cancelled"
+    assert bench.client.asked == []
+    assert bench.flight.held == set()
+
+
+def test_after_the_deadline_no_call_is_begun() -> None:
+    bench = Bench()
+    late = replace(bench.resolver.asker, deadline=time.time() - 1)
+    answer = replace(bench.resolver, asker=late).answer(bench.job, claimed=True)
+    assert answer.status is Status.EXPIRED
+    assert answer.error == "the batch's deadline has passed"
+    assert bench.client.asked == []
+
+
+def test_anothers_reply_is_joined_and_nothing_is_called() -> None:
+    bench = Bench()
+    bench.flight.held.add(bench.key)
+    bench.flight.ends = [kept("Final score: 6")]
+    assert bench.resolver.claim([bench.key]) == {bench.key: False}
+    answer = bench.resolver.answer(bench.job, claimed=False)
+    assert (answer.source, answer.status) == ("joined", Status.SCORED)
+    assert answer.attempts == ()
+    assert bench.client.asked == []
+    assert bench.flight.given_up == []
+
+
+def test_a_request_whose_owner_is_gone_is_taken_over() -> None:
+    bench = Bench(REPLY)
+    bench.flight.held.add(bench.key)
+    bench.flight.ends = ["free"]
+    answer = bench.resolver.answer(bench.job, claimed=False)
+    assert (answer.source, answer.status) == ("called", Status.SCORED)
+    assert bench.flight.given_up == [bench.key]
+
+
+def test_a_request_that_a_third_worker_took_over_is_waited_for_again() -> None:
+    bench = Bench()
+    bench.flight.ends = ["free", kept("Final score: 6")]
+    taken = iter([False])
+    bench.flight.claim = lambda keys: {key: next(taken) for key in keys}  # type: ignore[method-assign]  # a neighbour is faster
+    assert bench.resolver.answer(bench.job, claimed=False).source == "joined"
+
+
+def test_a_request_that_was_taken_over_is_not_paid_for_and_its_reply_is_waited_for() -> None:
+    bench = Bench()
+    bench.flight.taken_over.add(bench.key)
+    bench.flight.ends = [kept("Final score: 6")]
+    answer = bench.claimed()
+    assert (answer.source, answer.status, answer.attempts) == ("joined", Status.SCORED, ())
+    assert bench.client.asked == []
+
+
+def test_what_was_paid_before_a_request_was_taken_over_stays_on_record() -> None:
+    bench = Bench(reply("I like it."), reasks=1)
+    bench.flight.ours = lambda key: not bench.client.asked  # type: ignore[method-assign]  # lost while it is called
+    bench.flight.ends = [kept("Final score: 6")]
+    answer = bench.claimed()
+    assert (answer.status, len(answer.attempts)) == (Status.UNPARSEABLE, 1)
+
+
+def test_waiting_ends_with_the_deadline() -> None:
+    bench = Bench()
+    bench.flight.ends = ["expired"]
+    answer = bench.resolver.answer(bench.job, claimed=False)
+    assert (answer.source, answer.status) == ("none", Status.EXPIRED)
+    assert answer.error == "the batch's deadline has passed"
+
+
+def test_a_kept_reply_that_cannot_be_read_here_is_paid_for_anew() -> None:
+    bench = Bench(REPLY)
+    bench.flight.held.add(bench.key)
+    bench.flight.ends = [kept("Final score: 42")]
+    answer = bench.resolver.answer(bench.job, claimed=False)
+    assert (answer.source, answer.status) == ("called", Status.SCORED)
+    assert bench.cache.replies[bench.key].text == REPLY.text
+
+
+def test_a_kept_reply_that_cannot_be_read_is_no_trap_in_redis_either(redis_url: str) -> None:
+    """An unreadable reply can be neither joined nor claimed, so waiting for it would not end."""
+    bench = Bench(REPLY)
+    client: redis.Redis = connect(redis_url)
+    cache, flight = ReplyCache(client, 60), SingleFlight(client, "owner")
+    cache.keep(bench.key, kept("Final score: 42"))
+    resolver = bench.resolver_with(cache, flight)
+    assert resolver.known([bench.job]) == {}
+    assert resolver.claim([bench.key]) == {bench.key: False}
+    answer = resolver.answer(bench.job, claimed=False)
+    assert (answer.source, answer.status) == ("called", Status.SCORED)
+    assert cache.get_many([bench.key])[bench.key].text == REPLY.text
+    flight.close()
+    client.close()
+
+
+def test_a_scope_keeps_the_replies_of_two_runs_apart() -> None:
+    first, second = Bench(REPLY, scope="run:a"), Bench(scope="run:b")
+    first.claimed()
+    second.cache.replies = first.cache.replies
+    assert second.resolver.known([second.job]) == {}
+    assert first.resolver.known([first.job])[first.key].source == "cache"
+    assert first.key not in first.cache.replies
+
+
+def test_an_endpoint_that_refuses_json_is_asked_in_words_from_then_on() -> None:
+    bench = Bench(NO_JSON, REPLY, REPLY, structured=True)
+    answer = bench.claimed()
+    assert answer.status is Status.SCORED
+    assert [attempt.number for attempt in answer.attempts] == [1, 2]
+    assert [dict(one.refused) for one in bench.client.asked] == [{}, {"response_format": None}]
+    other = bench.jobs("43")[0]
+    assert bench.resolver.answer(other, claimed=True).status is Status.SCORED
+    assert bench.client.asked[2].refused == {"response_format": None}
+
+
+def test_a_reply_without_a_verdict_is_asked_for_it_once_more() -> None:
+    bench = Bench(reply("I like it."), reply("Final score: 7"), reasks=1)
+    answer = bench.claimed()
+    assert answer.reading is not None
+    assert (answer.status, answer.reading.score) == (Status.SCORED, 7)
+    assert answer.text == "Final score: 7"
+    assert [attempt.number for attempt in answer.attempts] == [1, 2]
+    assert (answer.prompt_tokens, answer.completion_tokens) == (24, 6)
+    assert bench.client.asked[1].messages[-2] == {"role": "assistant", "content": "I like it."}
+    assert bench.cache.replies[bench.key].text == "Final score: 7"
+
+
+def test_a_judge_is_asked_again_as_often_as_it_is_configured() -> None:
+    vague = [reply(f"Vague {i}.") for i in range(3)]
+    bench = Bench(*vague, reasks=2)
+    answer = bench.claimed()
+    assert answer.status is Status.UNPARSEABLE
+    assert answer.text == "Vague 2."
+    assert [attempt.number for attempt in answer.attempts] == [1, 2, 3]
+    assert bench.cache.replies == {}
+
+
+def test_a_re_ask_that_fails_leaves_the_reply_that_was_there() -> None:
+    bench = Bench(reply("I like it."), FAILURE, reasks=1)
+    answer = bench.claimed()
+    assert (answer.status, answer.text) == (Status.UNPARSEABLE, "I like it.")
+    assert [attempt.http_status for attempt in answer.attempts] == [200, 500]
+    assert bench.cache.replies == {}
+
+
+@pytest.mark.parametrize(
+    "result", [reply("Final score: 7", finish_reason="length"), reply("", refusal="No."), FAILURE]
+)
+def test_only_a_complete_reply_is_asked_for_its_verdict(result: Reply | Failure) -> None:
+    bench = Bench(result, reasks=3)
+    bench.claimed()
+    assert len(bench.client.asked) == 1
+
+
+def test_a_field_refused_under_both_names_is_left_out() -> None:
+    no_length = replace(NO_JSON, refused={"max_tokens": "max_completion_tokens"})
+    neither = replace(NO_JSON, refused={"max_completion_tokens": "max_tokens"})
+    bench = Bench(no_length, neither, REPLY)
+    answer = bench.claimed()
+    assert answer.status is Status.SCORED
+    assert [attempt.number for attempt in answer.attempts] == [1, 2, 3]
+    assert [dict(one.refused) for one in bench.client.asked] == [
+        {},
+        {"max_tokens": "max_completion_tokens"},
+        {"max_tokens": None},
+    ]
+
+
+def test_an_endpoint_that_refuses_whatever_is_sent_is_rejected() -> None:
+    bench = Bench(NO_JSON, NO_JSON)
+    answer = bench.claimed()
+    assert (answer.status, answer.error) == (Status.REJECTED, NO_JSON.message)
+    assert len(answer.attempts) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "thought"),
+    [("", True), ("<think>First, the sum", False), ("<think>a</think>\n", True)],
+)
+def test_a_budget_spent_on_thinking_says_so(text: str, thought: bool) -> None:
+    bench = Bench(reply(text, finish_reason="length", thought=thought), max_tokens=99)
+    answer = bench.claimed()
+    assert answer.status is Status.TRUNCATED
+    assert "max_tokens (99) on thinking" in str(answer.error)
+    assert "reasoning_effort" in str(answer.error)
+
+
+@pytest.mark.parametrize(("text", "thought"), [("", False), ("The first step is", True)])
+def test_another_reply_that_was_cut_is_not_blamed_on_thinking(text: str, thought: bool) -> None:
+    answer = Bench(reply(text, finish_reason="length", thought=thought)).claimed()
+    assert answer.status is Status.TRUNCATED
+    assert "thinking" not in str(answer.error)
+
+
+@pytest.mark.parametrize("where", ["cache", "record"])
+def test_a_reply_of_a_model_that_is_no_longer_served_is_not_used_again(where: str) -> None:
+    bench = Bench()
+    if where == "cache":
+        bench.cache.replies[bench.key] = kept()
+    else:
+        bench.recorded[bench.key] = stored(model="m-kept")
+    assert bench.key in bench.resolver.known([bench.job])
+    bench.lessons.report("m", "m-kept")
+    assert bench.key in bench.resolver.known([bench.job])
+    bench.lessons.report("m", "m-new")
+    assert bench.resolver.known([bench.job]) == {}
+    assert bench.cache.replies == {}
+    # Who names the version answers for it.
+    [named] = bench.jobs("42", version="1")
+    assert named.key is not None
+    bench.cache.replies[named.key] = kept()
+    assert named.key in bench.resolver.known([named])

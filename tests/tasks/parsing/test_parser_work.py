@@ -1,0 +1,76 @@
+"""Reading takes work in proportion to the reply, whatever it is made of."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+CPU_S = 60
+"""Processor time that one child may take, in seconds: about ten times what linear reading takes."""
+
+READ = """
+import random, sys
+from oyer.tasks.parsing.parser import read_score
+
+SIZES = (15_000, 100_000)  # a line of its own is read up to 16 KiB
+PIECES = (
+    "[ ] [[ ]] { } ( ) < > * ** _ ` ``` ~~ “ ” 「 \\" ' $ # | 1 9 . , ; : 。 ， 、 - – / = → % 分 满分 给 打 评分 最终 "
+    "综合 八点 十 回答 根据 这 先 可能 若 的 <score> </score> \\\\boxed{ <think> </think> {\\"score\\": \\"a\\":{ [1, /* // {//"
+).split(" ") + [
+    " ", "\\t", "\\n", "x\\n", "\\u3000", "score ", "final ", "overall ", "I ", "I give ", "I give 9", "this is a ", "it's ",
+    "a ", "so ", "to ", "8 or ", "not ", "wait ", "no, ", "8/10", "7.5", "9 (", "Score: ", "out of ", "response A ",
+    "based on x", " = ", "[RESULT]", "> ", "|a", "<response>", "</response>", "\\n[begin", "\\n[end", "\\n[开始",
+    "| score |\\n|-|\\n", "| total | 8 |\\n", "|-", "<score>8</score></a>",
+]
+draw = random.Random(int(sys.argv[1]))
+for _ in range(int(sys.argv[2])):
+    head = "".join(draw.choices(PIECES, k=draw.randint(0, 3)))
+    unit = "".join(draw.choices(PIECES, k=draw.choice((1, 1, 2, 3))))
+    tail = "".join(draw.choices(PIECES, k=draw.randint(0, 3)))
+    print(repr((head, unit, tail)), flush=True)
+    size = draw.choice(SIZES)
+    read_score(head + (unit * size)[:size] + tail, scale=(1, 10))
+print("all read")
+"""
+
+
+def _limit_cpu() -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_long_replies_from_hostile_pieces_are_read(seed: int) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", READ, str(seed), "100"],
+        preexec_fn=_limit_cpu,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = child.stdout.splitlines()[-1:]
+    assert last == ["all read"], f"stopped on {last}: {child.stderr[-500:]}"
+
+
+@pytest.mark.parametrize(
+    ("head", "unit", "tail"),
+    [
+        ("I give 9", " ", "x"),
+        ("I give 9", "*", "x"),
+        ("Score: 9", "\t", "x"),
+        ("<", " ", "to"),
+        ("[[", "$", "x"),
+        ("<score>", " ", "7"),
+        ("满分", "\u3000", "给8分"),
+        ("", "I give it a 9 ,  ", ""),
+        ("", "9" + " " * 15, "x"),
+        ("", '\n{"a', ""),
+        ("", '\n{"score": 7', "}"),
+    ],
+)
+def test_what_once_took_cubic_time_is_read(head: str, unit: str, tail: str) -> None:
+    script = f"from oyer.tasks.parsing.parser import read_score\nread_score({head!r} + ({unit!r} * 15_000)[:15_000] + {tail!r}, scale=(1, 10))"
+    child = subprocess.run(
+        [sys.executable, "-c", script], preexec_fn=_limit_cpu, capture_output=True, check=False
+    )
+    assert child.returncode == 0, child.stderr[-500:]

@@ -1,0 +1,324 @@
+"""Rewards add up from their terms, and a missing score is never a number."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from oyer.config.reward import JudgeConfig, RewardRules
+from oyer.protocol.partial_results import Floats
+from oyer.protocol.status import NOT_CALLED, Status
+from oyer.tasks.rewards.compose import Composed, compose, missing
+from oyer.tasks.rewards.missing_judges import Verdicts
+
+FAILURES = [status for status in Status if status not in {Status.SCORED, *NOT_CALLED}]
+NUMBERS = st.floats(-100, 100, width=32)
+
+
+def judge(name: str = "q", weight: float = 0.1) -> JudgeConfig:
+    return JudgeConfig.model_validate(
+        {"name": name, "endpoint": "e", "model": "m", "weight": weight}
+    )
+
+
+def verdicts(*rows: float | Status) -> Verdicts:
+    """Verdicts of one judge: a number is a score, a status a score that is missing."""
+    return Verdicts(
+        scores=np.array([np.nan if isinstance(row, Status) else row for row in rows], dtype=float),
+        statuses=[row if isinstance(row, Status) else Status.SCORED for row in rows],
+    )
+
+
+def composed(
+    *judged: Verdicts,
+    base: list[float] | None = None,
+    groups: list[str | None] | None = None,
+    weights: list[float] | None = None,
+    added: dict[str, Floats] | None = None,
+    multiplied: dict[str, Floats] | None = None,
+    **rules: Any,
+) -> Composed:
+    n = len(judged[0].statuses) if judged else len(base or [])
+    judges = [judge(f"q{k}", weights[k] if weights else 0.1) for k in range(len(judged))]
+    return compose(
+        base_score=np.array(base if base is not None else [1.0] * n),
+        group_ids=groups or ["g"] * n,
+        judges=judges,
+        verdicts={j.name: v for j, v in zip(judges, judged, strict=True)},
+        added=added or {},
+        multiplied=multiplied or {},
+        rules=RewardRules.model_validate(rules),
+    )
+
+
+def arrays(n: int, elements: st.SearchStrategy[float] = NUMBERS) -> st.SearchStrategy[Floats]:
+    return npst.arrays(np.float64, n, elements=elements)
+
+
+@given(st.data(), st.integers(1, 12), st.integers(0, 3), st.integers(0, 3))
+def test_terms_add_up_to_the_reward(data: st.DataObject, n: int, judges: int, lengths: int) -> None:
+    judged = [
+        verdicts(*data.draw(st.lists(NUMBERS | st.sampled_from(FAILURES), min_size=n, max_size=n)))
+        for _ in range(judges)
+    ]
+    added = {f"length_{k}": data.draw(arrays(n)) for k in range(lengths)}
+    base = data.draw(arrays(n))
+    weights = data.draw(st.lists(NUMBERS, min_size=judges, max_size=judges))
+    result = composed(*judged, base=list(base), weights=weights, added=added)
+    total = sum(result.terms[name] for name in ("base_score", "judge", *added))
+    np.testing.assert_allclose(result.rewards, total, atol=1e-9)
+    np.testing.assert_array_equal(
+        result.unshaped_rewards, result.terms["base_score"] + result.terms["judge"]
+    )
+    np.testing.assert_array_equal(result.mask, np.isfinite(result.rewards))
+    if judges > 1:
+        parts = sum(result.terms[f"judge:q{k}"] for k in range(judges))
+        np.testing.assert_allclose(result.terms["judge"], parts, atol=1e-9)
+
+
+def test_the_default_is_base_plus_a_tenth_of_the_score_minus_the_penalty() -> None:
+    result = composed(
+        verdicts(8.0, 3.0), base=[1.0, 0.5], added={"length_penalty": np.array([-0.25, 0.0])}
+    )
+    np.testing.assert_allclose(result.rewards, [1.55, 0.8])
+    np.testing.assert_allclose(result.unshaped_rewards, [1.8, 0.8])
+    np.testing.assert_allclose(result.judge_scores, [8, 3])
+    assert result.statuses == ["scored", "scored"]
+    assert list(result.terms) == ["base_score", "judge", "length_penalty"]
+
+
+def test_multipliers_scale_base_and_judges_but_no_added_term() -> None:
+    result = composed(
+        verdicts(10.0),
+        base=[1.0],
+        multiplied={"stop": np.array([0.5]), "gr3": np.array([0.1])},
+        added={"length_penalty": np.array([-1.0])},
+    )
+    np.testing.assert_allclose(result.rewards, [2.0 * 0.5 * 0.1 - 1.0])
+    np.testing.assert_allclose(result.unshaped_rewards, [2.0])
+    assert result.terms["stop"].tolist() == [0.5]
+
+
+@pytest.mark.parametrize("status", FAILURES)
+@pytest.mark.parametrize("policy", ["skip", "raise"])
+def test_a_missing_score_is_no_number_and_not_trained_on(status: Status, policy: str) -> None:
+    result = composed(verdicts(8.0, status), on_missing=policy)
+    assert np.isnan(result.rewards[1])
+    assert np.isnan(result.judge_scores[1])
+    assert np.isnan(result.terms["judge"][1])
+    assert result.mask.tolist() == [True, False]
+    assert result.statuses == ["scored", status]
+
+
+@pytest.mark.parametrize("status", FAILURES)
+def test_a_value_stands_in_for_a_missing_score_and_leaves_the_score_missing(status: Status) -> None:
+    result = composed(verdicts(8.0, status), on_missing={"value": 5})
+    np.testing.assert_allclose(result.rewards, [1.8, 1.5])
+    assert np.isnan(result.judge_scores[1])
+    assert result.mask.all()
+    assert result.statuses[1] == status
+
+
+def test_a_value_of_zero_is_the_users_choice() -> None:
+    result = composed(verdicts(Status.TIMEOUT), on_missing={"value": 0})
+    assert result.rewards.tolist() == [1.0]
+
+
+def test_the_mean_of_the_group_stands_in_for_a_missing_score() -> None:
+    result = composed(
+        verdicts(8.0, 4.0, Status.TIMEOUT, 2.0, Status.REFUSED, Status.TIMEOUT),
+        groups=["a", "a", "a", "b", "b", "c"],
+        on_missing="group_mean",
+    )
+    np.testing.assert_allclose(result.rewards, [1.8, 1.4, 1.6, 1.2, 1.2, np.nan])
+    assert result.mask.tolist() == [True] * 5 + [False]
+
+
+def test_a_group_mean_takes_scores_only() -> None:
+    result = composed(verdicts(Status.GATED, Status.EMPTY, Status.TIMEOUT), on_missing="group_mean")
+    assert np.isnan(result.rewards[2])
+
+
+def test_a_gated_rollout_keeps_its_base_score_and_has_no_judge_score() -> None:
+    result = composed(
+        verdicts(Status.GATED),
+        base=[-1.0],
+        added={"length_penalty": np.array([-0.5])},
+        on_missing={"value": 5},
+    )
+    assert result.rewards.tolist() == [-1.5]
+    assert np.isnan(result.judge_scores[0])
+    assert result.mask.all()
+    assert result.statuses == ["gated"]
+
+
+def test_an_empty_response_has_the_score_that_its_judge_gives_it() -> None:
+    empty = Verdicts(scores=np.array([1.0]), statuses=[Status.EMPTY])
+    result = composed(empty, on_missing={"value": 5})
+    np.testing.assert_allclose(result.rewards, [1.1])
+    assert result.judge_scores.tolist() == [1.0]
+
+
+def test_several_judges_add_up_by_their_weights_and_show_their_weighted_mean() -> None:
+    result = composed(verdicts(8.0), verdicts(2.0), weights=[0.3, -0.1])
+    np.testing.assert_allclose(result.rewards, [1 + 2.4 - 0.2])
+    np.testing.assert_allclose(result.judge_scores, [(0.3 * 8 + 0.1 * 2) / 0.4])
+    assert result.terms["judge:q0"] == pytest.approx([2.4])
+    assert result.terms["judge:q1"] == pytest.approx([-0.2])
+
+
+def test_judges_without_weight_show_their_plain_mean() -> None:
+    result = composed(verdicts(8.0), verdicts(2.0), weights=[0, 0])
+    assert result.judge_scores.tolist() == [5.0]
+    assert result.rewards.tolist() == [1.0]
+
+
+def test_one_judge_that_failed_makes_the_reward_missing_and_names_its_status() -> None:
+    result = composed(
+        verdicts(8.0, Status.TIMEOUT, Status.REFUSED),
+        verdicts(Status.REJECTED, 4.0, Status.TIMEOUT),
+    )
+    assert result.statuses == ["rejected", "timeout", "refused"]
+    assert np.isnan(result.rewards).all()
+    assert np.isnan(result.judge_scores).all()
+    assert result.terms["judge:q0"][0] == pytest.approx(0.8)
+
+
+def test_a_missing_score_of_one_judge_is_filled_beside_the_others_score() -> None:
+    result = composed(verdicts(8.0), verdicts(Status.TIMEOUT), on_missing={"value": 5})
+    np.testing.assert_allclose(result.rewards, [1 + 0.8 + 0.5])
+
+
+def test_without_judges_there_are_base_scores_and_lengths() -> None:
+    result = composed(base=[1.0, np.nan], added={"length_penalty": np.array([-0.5, -0.25])})
+    assert result.rewards.tolist() == [0.5, -0.25]
+    assert np.isnan(result.judge_scores).all()
+    assert result.statuses == ["scored", "scored"]
+
+
+def test_a_rollout_without_base_score_has_the_judges_reward() -> None:
+    assert composed(verdicts(8.0), base=[np.nan]).rewards.tolist() == pytest.approx([0.8])
+
+
+def test_an_undefined_length_term_makes_the_reward_missing() -> None:
+    result = composed(verdicts(8.0, 8.0), added={"length_penalty": np.array([np.nan, 0.0])})
+    assert result.mask.tolist() == [False, True]
+    assert np.isnan(result.rewards[0])
+    assert result.unshaped_rewards.tolist() == pytest.approx([1.8, 1.8])
+
+
+def test_composing_changes_nothing_that_was_handed_over() -> None:
+    scores = verdicts(8.0, Status.TIMEOUT, Status.GATED)
+    before = scores.scores.copy()
+    composed(scores, on_missing={"value": 5})
+    np.testing.assert_array_equal(scores.scores, before)
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_missing_are_failures_and_neither_scores_nor_decisions(status: Status) -> None:
+    assert missing([status]) == ([0] if status in FAILURES else [])
+
+
+def with_correct(correct: list[bool | None], **rules: Any) -> Composed:
+    n = len(correct)
+    return compose(
+        base_score=np.ones(n),
+        group_ids=["g"] * n,
+        judges=[],
+        verdicts={},
+        rules=RewardRules.model_validate(rules),
+        correct=correct,
+        added={"bonus": np.full(n, 0.25)},
+    )
+
+
+def test_a_gate_takes_base_score_and_judges_and_leaves_the_length_terms() -> None:
+    scores = verdicts(6.0, 5.0, Status.TIMEOUT, Status.GATED)
+    added = {"bonus": np.full(4, 0.25)}
+    result = composed(scores, added=added, zero_unless="judge >= 6")
+    np.testing.assert_allclose(result.rewards, [1.85, 0.25, np.nan, 0.25])
+    np.testing.assert_array_equal(result.terms["gate"], [1, 0, np.nan, 0])
+    np.testing.assert_allclose(result.unshaped_rewards, [1.6, 1.5, np.nan, 1.0])
+    assert result.mask.tolist() == [True, True, False, True]
+
+
+def test_a_gate_on_correctness_is_closed_where_nobody_knows() -> None:
+    result = with_correct([True, False, None], zero_unless="correct")
+    np.testing.assert_array_equal(result.rewards, [1.25, 0.25, np.nan])
+
+
+def test_a_change_of_the_whole_reward_is_multiplied_with_it() -> None:
+    result = compose(
+        base_score=np.ones(2),
+        group_ids=["g"] * 2,
+        judges=[],
+        verdicts={},
+        rules=RewardRules(),
+        changed={"cosine": np.array([-0.5, 1.0])},
+        multiplied={"gr3": np.array([0.5, 0.5])},
+    )
+    assert result.rewards.tolist() == [0.25, 1.0]
+    assert result.unshaped_rewards.tolist() == [1.0, 1.0]
+    assert result.terms["cosine"].tolist() == [-0.5, 1.0]
+    assert result.summands["cosine"].tolist() == [-0.25, 0.5]
+
+
+def test_a_row_left_out_has_a_reward_and_is_not_trained_on() -> None:
+    result = compose(
+        base_score=np.ones(2),
+        group_ids=["g"] * 2,
+        judges=[],
+        verdicts={},
+        rules=RewardRules(),
+        kept=np.array([True, False]),
+    )
+    assert result.rewards.tolist() == [1.0, 1.0]
+    assert result.mask.tolist() == [True, False]
+
+
+def test_scores_for_conditions_follow_the_failure_policy_and_gated_rows_are_lowest() -> None:
+    scores = verdicts(8.0, Status.TIMEOUT, Status.GATED)
+    skipped = composed(scores, base=[1.0, 1.0, 0.0])
+    np.testing.assert_array_equal(skipped.scores["judge"], [8, np.nan, 1])
+    filled = composed(scores, base=[1.0, 1.0, 0.0], on_missing={"value": 5})
+    np.testing.assert_array_equal(filled.scores["judge:q0"], [8, 5, 1])
+    np.testing.assert_allclose(filled.scores["unshaped_reward"], [1.8, 1.5, 0])
+    np.testing.assert_array_equal(filled.judge_scores, [8, np.nan, np.nan])
+
+
+@given(st.data(), st.integers(1, 8))
+def test_summands_add_up_to_the_reward_whatever_multiplies(data: st.DataObject, n: int) -> None:
+    judged = [verdicts(*data.draw(st.lists(NUMBERS, min_size=n, max_size=n))) for _ in range(2)]
+    arguments = {kind: {kind: data.draw(arrays(n))} for kind in ("added", "multiplied")}
+    result = composed(*judged, zero_unless="judge >= 0", **arguments)
+    np.testing.assert_allclose(result.rewards, sum(result.summands.values()), atol=1e-9)
+    factor = result.terms["gate"] * result.terms["multiplied"]
+    expected = factor * result.unshaped_rewards + result.terms["added"]
+    np.testing.assert_allclose(result.rewards, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_judge_of_weight_zero_that_fails_makes_no_hole_in_the_reward() -> None:
+    judges = [judge("counts", weight=0.5), judge("watches", weight=0.0)]
+    result = compose(
+        base_score=np.array([1.0]),
+        group_ids=["g"],
+        judges=judges,
+        verdicts={
+            "counts": Verdicts(np.array([6.0]), ["scored"]),
+            "watches": Verdicts(np.array([np.nan]), ["timeout"]),
+        },
+        rules=RewardRules(),
+    )
+    assert result.rewards.tolist() == [4.0]
+    assert result.mask.tolist() == [True]
+    assert result.statuses == ["scored"]
+    assert result.judge_scores.tolist() == [6.0]
+
+
+def test_no_penalty_has_no_sign() -> None:
+    out = composed(verdicts(8.0), base=[1.0], added={"length_penalty": np.array([-0.0])})
+    for values in (*out.terms.values(), *out.summands.values()):
+        assert not np.signbit(values[values == 0]).any()

@@ -1,0 +1,90 @@
+"""Lengths are counted in the unit asked for, and thinking is split from the answer as configured."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.length_batches import NAN, shaped
+
+OVERLONG = {"method": "soft_overlong", "max_len": 10, "cache_len": 10, "name": "long"}
+
+
+def counted(responses: list[str], ids: list[list[int]] | None = None, **keys: Any) -> list[float]:
+    """The lengths that a method sees, read off a penalty of a tenth for each."""
+    part = shaped(
+        {**OVERLONG, **keys},
+        n=len(responses),
+        responses=responses,
+        ids=ids,
+        response_tokens=[7] * len(responses),
+    )
+    return [round(-10 * value, 6) for value in part.added["long"].tolist()]
+
+
+def test_lengths_are_counted_in_the_unit_that_is_asked_for() -> None:
+    assert counted(["abc", "äöü"]) == [7, 7]
+    assert counted(["abc", "äöü"], unit="chars") == [3, 3]
+    assert counted(["abc", "äöü"], unit="bytes") == [3, 6]
+
+
+@pytest.mark.parametrize(
+    ("response", "missing_close", "think", "answer"),
+    [
+        ("<think>abc</think>de", "think", 3, 2),
+        (" <think>abc</think>de", "think", 3, 2),
+        ("abc</think>de", "think", 3, 2),
+        ("a</think>b</think>", "think", 1, 9),
+        ("</think>", "think", 0, 0),
+        ("<think>abc", "think", 3, 0),
+        ("abc", "think", 3, 0),
+        ("abc", "answer", 0, 3),
+        ("", "think", 0, 0),
+        ("<think>abc", "invalid", NAN, NAN),
+    ],
+)
+def test_thinking_ends_at_the_first_closing_marker(
+    response: str, missing_close: str, think: float, answer: float
+) -> None:
+    keys: dict[str, Any] = {"unit": "chars", "think": {"missing_close": missing_close}}
+    found = [counted([response], part=part, **keys) for part in ("think", "answer")]
+    np.testing.assert_array_equal(found, [[think], [answer]])
+
+
+@pytest.mark.parametrize(
+    ("ids", "missing_close", "think", "answer"),
+    [
+        ([1, 5, 5, 8, 9, 6], "think", 2, 1),
+        ([5, 5, 8, 9, 6], "think", 2, 1),
+        ([5, 8, 9, 8, 9], "think", 1, 2),
+        ([5, 8, 6], "think", 3, 0),
+        ([5, 8, 6], "answer", 0, 3),
+        ([], "think", 0, 0),
+        ([5, 8, 6], "invalid", NAN, NAN),
+    ],
+)
+def test_token_ids_are_split_at_the_markers_ids(
+    ids: list[int], missing_close: str, think: float, answer: float
+) -> None:
+    marks = {"open_ids": [1], "close_ids": [8, 9], "missing_close": missing_close}
+    # The row before ends with the marker's first id: a marker must not span two rows.
+    rows = [[7, 8], ids]
+    found = [counted(["", ""], rows, part=part, think=marks)[1] for part in ("think", "answer")]
+    np.testing.assert_array_equal(found, [think, answer])
+
+
+def test_custom_markers_split_texts() -> None:
+    marks = {"open": "[[", "close": "]]"}
+    assert counted(["[[ab]]cde"], unit="chars", part="think", think=marks) == [2]
+    assert counted(["[[ab]]cde"], unit="chars", part="answer", think=marks) == [3]
+
+
+def test_a_response_without_close_is_left_out_under_invalid() -> None:
+    grlc = {"method": "grlc", "unit": "chars", "think": {"missing_close": "invalid"}}
+    closed = ["ab</think>c", "abcd</think>c", "abcdef</think>c"]
+    part = shaped(grlc, responses=[*closed, "no end of thinking"], base_score=[1, 1, 0, 1])
+    alone = shaped(grlc, n=3, responses=closed, base_score=[1, 1, 0])
+    assert np.isnan(part.added["grlc"][3])
+    np.testing.assert_array_equal(part.added["grlc"][:3], alone.added["grlc"])
+    assert part.kept is not None
+    assert part.kept.tolist() == [True, True, True, False]

@@ -1,0 +1,79 @@
+"""Worker processes log a line per event, and libraries only what matters."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import datetime
+
+import pytest
+
+from oyer.protocol.errors import InvalidConfig
+from oyer.tasks.worker.logging import log_format
+
+CODE = """
+import logging
+from oyer.tasks.worker.logging import configure_logging
+logging.basicConfig(format="twice: %(message)s")
+configure_logging({level})
+for name in ("oyer.tasks.judge", "openai", "httpx2", "urllib3", "alembic.runtime"):
+    logging.getLogger(name).info("told by %s", name)
+    logging.getLogger(name).warning("warned by %s", name)
+"""
+
+
+def lines(level: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.format(level=level)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""
+    return done.stderr.splitlines()
+
+
+def test_libraries_that_repeat_themselves_for_every_call_are_quiet() -> None:
+    told = [line for line in lines("logging.INFO") if "told by" in line]
+    assert len(told) == 1
+    assert told[0].endswith("INFO MainProcess oyer.tasks.judge: told by oyer.tasks.judge")
+
+
+def test_a_warning_is_one_line_from_everybody() -> None:
+    warned = [line for line in lines("logging.INFO") if "warned by" in line]
+    assert len(warned) == 5
+    assert not any("twice" in line for line in warned)
+
+
+JSON_CODE = """
+import logging
+from oyer.tasks.worker.logging import configure_logging
+configure_logging(logging.INFO)
+log = logging.getLogger("oyer.tasks.combine")
+log.info("batch %s", "ä", extra={"fields": {"calls": 3}})
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("failed")
+"""
+
+
+def test_a_line_is_a_json_object_by_option() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", JSON_CODE],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OYER_LOG_FORMAT": "json"},
+    )
+    told, failed = map(json.loads, done.stderr.splitlines())
+    assert (told["message"], told["level"], told["fields"]) == ("batch ä", "INFO", {"calls": 3})
+    assert datetime.fromisoformat(told["time"]).tzinfo is not None
+    assert "ZeroDivisionError" in failed["traceback"]
+
+
+def test_an_unknown_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OYER_LOG_FORMAT", "xml")
+    with pytest.raises(InvalidConfig, match=r"OYER_LOG_FORMAT: 'xml' is neither `text` nor"):
+        log_format()
+
+
+def test_without_a_level_there_are_warnings_only() -> None:
+    assert len(lines("0")) == 5
