@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from oyer.cli.support import options
-from oyer.cli.support.batch_ledger import QUEUED, UNDER_WAY, Ledger
+from oyer.cli.support.batch_ledger import QUEUED, UNDER_WAY, BatchLedger
 from oyer.cli.support.output import console, counted, notes, print_json
 from oyer.protocol.errors import BatchCancelled, BatchFailed, BatchLost
 
@@ -154,7 +154,7 @@ def cancel(
         console.print(f"batch {batch_id}: cancelled", highlight=False)
 
 
-def _sent_again(ledger: Ledger, state: "BatchState", timeout_s: float | None) -> list[bool]:
+def _sent_again(ledger: BatchLedger, state: "BatchState", timeout_s: float | None) -> list[bool]:
     """Send a batch again and wait for it; returns which rollouts have a reward."""
     from oyer.config.reward import RewardRules
     from oyer.manager import RewardFuture
@@ -189,7 +189,7 @@ def _ended(state: "BatchState") -> str:
     return f"batch {state['id']}: has ended already, {state['status']}{when}{why}"
 
 
-def _ledger(config: options.Config) -> Ledger:
+def _ledger(config: options.Config) -> BatchLedger:
     from oyer.config.loading import load_config
 
-    return Ledger(load_config(config))
+    return BatchLedger(load_config(config))

@@ -53,7 +53,7 @@ def request(
 
     Example: `oyer history request 6f1c/12 --judge quality`
     """
-    from oyer.cli.support.batch_ledger import Ledger
+    from oyer.cli.support.batch_ledger import BatchLedger
     from oyer.cli.support.recorded_requests import shown
     from oyer.cli.views import history_tables
     from oyer.config.loading import load_config
@@ -73,7 +73,7 @@ def request(
             )
         return [shown(conn, row) for row in found]
 
-    rows = Ledger(load_config(config)).read(read)
+    rows = BatchLedger(load_config(config)).read(read)
     for row in rows:
         if as_json:
             print_json(history_tables.plain(row))

@@ -11,7 +11,7 @@ from oyer.protocol.errors import InvalidConfig, InvalidRollout
 
 if TYPE_CHECKING:
     from oyer.config.reward import JudgeConfig, RewardConfig
-    from oyer.tasks.judging.requests import Job
+    from oyer.tasks.judging.requests import JudgeRequest
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -173,12 +173,12 @@ def _judge(settings: "RewardConfig", name: str | None, rubric: str | None) -> "J
     return judge if text is None else judge.model_copy(update={"rubric": text})
 
 
-def _job(settings: "RewardConfig", judge: "JudgeConfig", path: Path, line: int) -> "Job":
+def _job(settings: "RewardConfig", judge: "JudgeConfig", path: Path, line: int) -> "JudgeRequest":
     """Make the first request of a judge about one line of a file, as a worker makes it."""
     from oyer.cli.support.jsonl import read_rollout
     from oyer.protocol.status import Status
     from oyer.tasks.coordination.lessons import server_identity
-    from oyer.tasks.judging.requests import decided_without_call, jobs_of
+    from oyer.tasks.judging.requests import decided_without_call, requests_of
 
     rollout = read_rollout(path, line)
     if decided_without_call(rollout, settings.reward) is Status.GATED:
@@ -192,7 +192,7 @@ def _job(settings: "RewardConfig", judge: "JudgeConfig", path: Path, line: int) 
     rules = settings.reward.model_copy(update={"gate": "none"})
     bodies = {name: endpoint.extra_body for name, endpoint in settings.endpoints.items()}
     servers = {name: server_identity(endpoint) for name, endpoint in settings.endpoints.items()}
-    job = next(jobs_of({0: rollout}, [judge], rules, bodies, servers))
+    job = next(requests_of({0: rollout}, [judge], rules, bodies, servers))
     if job.request is None:
         raise InvalidRollout(
             f"{path}: line {line}: its response holds nothing to judge; it is `{job.decided}`, and"
@@ -201,7 +201,7 @@ def _job(settings: "RewardConfig", judge: "JudgeConfig", path: Path, line: int) 
     return job
 
 
-def _note(job: "Job") -> None:
+def _note(job: "JudgeRequest") -> None:
     from oyer.cli.views import rubric_tables
 
     if not job.judge.structured:

@@ -75,9 +75,9 @@ def length(
 
     Example: `oyer worker length --config oyer.yaml --device cuda:1`
     """
-    from oyer.local.worker_commands import devices
+    from oyer.local import worker_commands
 
-    devices = devices() if device is None else [device]
+    devices = worker_commands.devices() if device is None else [device]
     _run(names.LENGTH_QUEUE, config, devices * processes, loglevel, log_format)
 
 
@@ -135,7 +135,7 @@ def _run(
 ) -> None:
     """Keep a worker for each device running until this process is asked to stop."""
     from oyer.local.processes import Child, keep_alive, stop_all
-    from oyer.local.worker_commands import device_environment, devices, worker_argv
+    from oyer.local.worker_commands import device_environment, worker_argv
 
     environ = {**_environment(config), FORMAT_VARIABLE: log_format}
     children = []

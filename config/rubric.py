@@ -32,14 +32,14 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from oyer.config.explaining import did_you_mean, explain
-from oyer.config.template import PLACEHOLDER, ROLLOUT_PARTS, Criterion, Rubric, render
+from oyer.config.template import PLACEHOLDER, ROLLOUT_PARTS, RubricTemplate, ScoreBand, render
 from oyer.config.yaml_text import KeyTwice, read_yaml
 from oyer.protocol.errors import InvalidConfig
 
 __all__ = [
     "BUILT_IN",
-    "Criterion",
-    "Rubric",
+    "RubricTemplate",
+    "ScoreBand",
     "asks_for_verdict",
     "parse",
     "render",
@@ -66,7 +66,7 @@ class _FrontMatter(BaseModel):
     scale: tuple[float, float] | None = None
     reason_first: bool | None = None
     levels: tuple[str, ...] = ()
-    criteria: tuple[Criterion, ...] = ()
+    criteria: tuple[ScoreBand, ...] = ()
 
 
 def resolve(rubric: str, folder: Path | None = Path()) -> str:
@@ -86,7 +86,7 @@ def resolve(rubric: str, folder: Path | None = Path()) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def parse(text: str) -> Rubric:
+def parse(text: str) -> RubricTemplate:
     """Read a rubric's text into its parts; every chunk names the same few.
 
     Raises:
@@ -116,7 +116,7 @@ def parse(text: str) -> Rubric:
         )
     missing = [part for part in _to_add(fields) if part not in named]
     system = "\n\n".join([system.strip(), *(f"{{{part}}}" for part in missing)]).strip()
-    return Rubric(
+    return RubricTemplate(
         system=system,
         user=user.strip(),
         name=fields.name,
@@ -128,7 +128,7 @@ def parse(text: str) -> Rubric:
     )
 
 
-def asks_for_verdict(rubric: Rubric) -> bool:
+def asks_for_verdict(rubric: RubricTemplate) -> bool:
     """Whether a rubric places the verdict line; else its own words must ask for a score."""
     return "verdict" in _names_in(rubric.system) | _names_in(rubric.user)
 
@@ -211,7 +211,7 @@ def _to_add(fields: _FrontMatter) -> list[str]:
     return [part for part in _SYSTEM_PARTS if wanted[part]]
 
 
-def _check_sentinels(rubric: Rubric) -> None:
+def _check_sentinels(rubric: RubricTemplate) -> None:
     """Render once and look for each part, so that no template drops one silently."""
     sentinels = {part: f"<<{part} sentinel>>" for part in ROLLOUT_PARTS}
     scale = rubric.scale or (1.0, 10.0)

@@ -57,7 +57,7 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-class Criterion(BaseModel):
+class ScoreBand(BaseModel):
     """One thing the judge looks at."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,7 +69,7 @@ class Criterion(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Rubric:
+class RubricTemplate:
     """A parsed rubric; `render` fills it."""
 
     system: str
@@ -83,11 +83,11 @@ class Rubric:
     reason_first: bool = True
     levels: tuple[str, ...] = ()
     """What scores mean, from worst to best."""
-    criteria: tuple[Criterion, ...] = ()
+    criteria: tuple[ScoreBand, ...] = ()
 
 
 def render(
-    rubric: Rubric,
+    rubric: RubricTemplate,
     *,
     prompt: str | Sequence[Mapping[str, Any]],
     response: str,
@@ -154,7 +154,7 @@ def _fill(template: str, values: Mapping[str, str]) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _scale_values(rubric: Rubric, scale: tuple[float, float]) -> dict[str, str]:
+def _scale_values(rubric: RubricTemplate, scale: tuple[float, float]) -> dict[str, str]:
     words = _WORDS[rubric.language]
     bounds = {"low": f"{scale[0]:g}", "high": f"{scale[1]:g}"}
     total = sum(criterion.weight for criterion in rubric.criteria)

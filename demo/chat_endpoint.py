@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 
 from oyer.demo.http import Request, RequestReader
 from oyer.demo.replies import Reply, error_reply, json_reply, reply_to
-from oyer.demo.request_log import Arrival
+from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action
 from oyer.demo.scenarios import Plan, plan_from_json
 from oyer.protocol.errors import InvalidInput
@@ -34,7 +34,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER on, 0 seconds: closing sends RST in place of FIN."""
 
 
-class Endpoint:
+class ChatEndpoint:
     """The plan, the log and what is under way.
 
     Everything runs on one event loop; other threads read `arrivals` under `changed`.
@@ -48,7 +48,7 @@ class Endpoint:
         body_limit_bytes: int = 2**20,
         log_file: IO[str] | None = None,
     ) -> None:
-        self.arrivals: list[Arrival] = []
+        self.arrivals: list[RequestEntry] = []
         self.changed = threading.Condition()
         """Notified on each arrival and on each end."""
         self.connections: set[Connection] = set()
@@ -81,13 +81,13 @@ class Endpoint:
         for proceed in held.values():
             proceed()
 
-    def arrive(self, request: Request) -> Arrival:
+    def arrive(self, request: Request) -> RequestEntry:
         """Write a request to the log."""
         self._in_flight += 1
         now_s = time.monotonic()
         authorization = request.headers.get("authorization")
         model = _MODEL.search(request.body)
-        arrival = Arrival(
+        arrival = RequestEntry(
             sequence=len(self.arrivals),
             arrived_at_s=now_s,
             arrived_wall_s=time.time(),
@@ -106,13 +106,13 @@ class Endpoint:
             self.changed.notify_all()
         return arrival
 
-    def decide(self, arrival: Arrival) -> Action:
+    def decide(self, arrival: RequestEntry) -> Action:
         """Ask the plan."""
         action = self._plan(arrival)
         arrival.action = action.name
         return action
 
-    def finish(self, arrival: Arrival) -> None:
+    def finish(self, arrival: RequestEntry) -> None:
         """Note that a request is over, answered or not."""
         self._in_flight -= 1
         arrival.finished_at_s = time.monotonic()
@@ -145,12 +145,12 @@ class Endpoint:
 class Connection(asyncio.BufferedProtocol):
     """One client connection: a request at a time, so that replies keep the requests' order."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: ChatEndpoint) -> None:
         self._endpoint = endpoint
         self._loop = asyncio.get_running_loop()
         self._reader = RequestReader()
         self._transport: asyncio.Transport
-        self._arrival: Arrival | None = None
+        self._arrival: RequestEntry | None = None
         self._keep_alive = True
         self._timer: asyncio.TimerHandle | None = None
 
@@ -208,7 +208,7 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._send(error_reply(arrival, 404, f"No such route: {request.method} {path}"))
 
-    def _act(self, arrival: Arrival, action: Action) -> None:
+    def _act(self, arrival: RequestEntry, action: Action) -> None:
         def proceed() -> None:
             reply = reply_to(arrival, action)
             if action.fault == "drip":
@@ -264,13 +264,13 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-async def listen(endpoint: Endpoint, host: str, port: int) -> asyncio.Server:
+async def listen(endpoint: ChatEndpoint, host: str, port: int) -> asyncio.Server:
     """Accept connections; the backlog takes a benchmark's clients arriving all at once."""
     loop = asyncio.get_running_loop()
     return await loop.create_server(lambda: Connection(endpoint), host, port, backlog=4096)
 
 
-async def shut_down(server: asyncio.Server, endpoint: Endpoint) -> None:
+async def shut_down(server: asyncio.Server, endpoint: ChatEndpoint) -> None:
     """Stop accepting and end every connection."""
     server.close()
     while endpoint.connections:

@@ -26,8 +26,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from oyer.demo.chat_endpoint import Endpoint, PlanSource, listen, shut_down
-from oyer.demo.request_log import Arrival
+from oyer.demo.chat_endpoint import ChatEndpoint, PlanSource, listen, shut_down
+from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action
 from oyer.protocol.errors import BackendUnavailable, InvalidInput
 from oyer.tasks.worker.open_files import raise_limit
@@ -50,7 +50,7 @@ class JudgeServer:
         port: int = 0,
         body_limit_bytes: int = 2**20,
     ) -> None:
-        self._endpoint = Endpoint(plan or Action(), body_limit_bytes=body_limit_bytes)
+        self._endpoint = ChatEndpoint(plan or Action(), body_limit_bytes=body_limit_bytes)
         self._port = port
         self._ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()
         self._errors: list[BaseException] = []
@@ -78,7 +78,7 @@ class JudgeServer:
         return f"http://{HOST}:{self.port}/v1"
 
     @property
-    def requests(self) -> list[Arrival]:
+    def requests(self) -> list[RequestEntry]:
         """The log so far, in the order of arrival."""
         with self._endpoint.changed:
             return list(self._endpoint.arrivals)
@@ -96,7 +96,7 @@ class JudgeServer:
         self._in_loop(self._endpoint.release)
 
     def wait_until(
-        self, predicate: Callable[[list[Arrival]], bool], timeout_s: float = 30.0
+        self, predicate: Callable[[list[RequestEntry]], bool], timeout_s: float = 30.0
     ) -> None:
         """Wait until the log satisfies a predicate, asked on each arrival and each end.
 
@@ -209,7 +209,7 @@ async def _serve_process(parser: argparse.ArgumentParser) -> None:
         threading.Thread(target=_await_stdin_end, args=(loop, stop), daemon=True).start()
     try:
         log_file = options.log and options.log.open("a", encoding="utf-8", buffering=1)
-        endpoint = Endpoint(
+        endpoint = ChatEndpoint(
             json.loads(options.plan.read_text(encoding="utf-8")) if options.plan else {},
             default=Action(latency_s=options.latency_s, text=options.text),
             body_limit_bytes=options.body_limit_bytes,

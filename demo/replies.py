@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 from oyer.demo import rule_judge
-from oyer.demo.request_log import Arrival
+from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action
 from oyer.protocol.errors import InvalidInput
 
@@ -34,7 +34,7 @@ class Reply:
     completion_tokens: int = 0
 
 
-def reply_to(arrival: Arrival, action: Action) -> Reply:
+def reply_to(arrival: RequestEntry, action: Action) -> Reply:
     """Carry out an action, timing aside.
 
     A request that the built-in scoring cannot read is answered with 400, as OpenAI does.
@@ -62,7 +62,7 @@ def reply_to(arrival: Arrival, action: Action) -> Reply:
     return _transmit(arrival, action, body, prompt_tokens, completion_tokens)
 
 
-def error_reply(arrival: Arrival, status: int, message: str) -> Reply:
+def error_reply(arrival: RequestEntry, status: int, message: str) -> Reply:
     """An error of the server itself, for a request that no plan covers."""
     error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
     return json_reply({"error": error}, status, f"req-{arrival.sequence}")
@@ -79,7 +79,7 @@ def token_count(text: bytes) -> int:
     return math.ceil(len(text) / BYTES_PER_TOKEN)
 
 
-def _words(arrival: Arrival, action: Action) -> str:
+def _words(arrival: RequestEntry, action: Action) -> str:
     if isinstance(action.text, str):
         return action.text
     if action.text:
@@ -90,7 +90,7 @@ def _words(arrival: Arrival, action: Action) -> str:
     return rule_judge.score_reply(system, user)
 
 
-def _completion(arrival: Arrival, action: Action, text: str) -> dict[str, Any]:
+def _completion(arrival: RequestEntry, action: Action, text: str) -> dict[str, Any]:
     choice: dict[str, Any] = {
         "index": 0,
         "message": {"role": "assistant", "content": text, **action.message},
@@ -127,7 +127,7 @@ def _candidate(token: str, logprob: float) -> dict[str, Any]:
 
 
 def _transmit(
-    arrival: Arrival,
+    arrival: RequestEntry,
     action: Action,
     body: bytes,
     prompt_tokens: int = 0,
@@ -146,7 +146,7 @@ def _transmit(
     return Reply(head + body, "keep", action.status, prompt_tokens, completion_tokens)
 
 
-def _with_retry_after(arrival: Arrival, action: Action) -> dict[str, str]:
+def _with_retry_after(arrival: RequestEntry, action: Action) -> dict[str, str]:
     wait_s = action.retry_after_s or 0.0
     name, value = {
         "seconds": ("Retry-After", f"{wait_s:g}"),

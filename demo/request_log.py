@@ -13,7 +13,7 @@ from oyer.protocol.errors import InvalidInput
 
 
 @dataclass(slots=True, kw_only=True)
-class Arrival:
+class RequestEntry:
     """One request, from its last byte in to the last piece of its reply out."""
 
     sequence: int = 0
@@ -76,18 +76,18 @@ class Arrival:
         return {**{name: getattr(self, name) for name in self.__slots__}, "body": body}
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> "Arrival":
+    def from_record(cls, record: dict[str, Any]) -> "RequestEntry":
         """Read back what `record` wrote."""
         body = record["body"]
         return cls(**{**record, "body": None if body is None else body.encode()})
 
 
-def tokens(arrival: Arrival) -> int:
+def tokens(arrival: RequestEntry) -> int:
     """What the completion cost: prompt and completion tokens."""
     return arrival.prompt_tokens + arrival.completion_tokens
 
 
-def max_in_flight(log: Iterable[Arrival]) -> int:
+def max_in_flight(log: Iterable[RequestEntry]) -> int:
     """Most requests under way at once; one without an end is under way for ever."""
     changes: list[tuple[float, int]] = []
     for arrival in log:
@@ -103,7 +103,9 @@ def max_in_flight(log: Iterable[Arrival]) -> int:
 
 
 def max_in_any_window(
-    log: Iterable[Arrival], window_s: float, weight: Callable[[Arrival], float] = lambda _: 1
+    log: Iterable[RequestEntry],
+    window_s: float,
+    weight: Callable[[RequestEntry], float] = lambda _: 1,
 ) -> float:
     """Largest summed weight of the arrivals in any half-open window of `window_s` seconds."""
     window: deque[tuple[float, float]] = deque()
@@ -117,7 +119,7 @@ def max_in_any_window(
     return most
 
 
-def calls_per_content(log: Iterable[Arrival]) -> Counter[str]:
+def calls_per_content(log: Iterable[RequestEntry]) -> Counter[str]:
     """How often each request body arrived, by its sha256: above 1, it was sent again."""
     return Counter(arrival.body_sha256 for arrival in log)
 

@@ -21,14 +21,14 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from oyer.demo.request_log import Arrival
+from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action, action_from_json
 from oyer.protocol.errors import InvalidConfig, InvalidInput
 
-Plan = Callable[[Arrival], Action]
+Plan = Callable[[RequestEntry], Action]
 """Decides on each chat completion, on its arrival; it is called in the order of arrival."""
 
-Condition = Callable[[Arrival], bool]
+Condition = Callable[[RequestEntry], bool]
 
 
 class RulePlan:
@@ -38,7 +38,7 @@ class RulePlan:
         self._rules = rules
         self._default = default
 
-    def __call__(self, arrival: Arrival) -> Action:
+    def __call__(self, arrival: RequestEntry) -> Action:
         """The action of the first rule that fits."""
         for conditions, action in self._rules:
             if all(condition(arrival) for condition in conditions):
@@ -107,7 +107,7 @@ def _has(value: str) -> Condition:
 def _if_readable(condition: Condition) -> Condition:
     """False for a body that is no JSON; the reply, not the plan, says what is wrong with it."""
 
-    def holds(arrival: Arrival) -> bool:
+    def holds(arrival: RequestEntry) -> bool:
         try:
             return condition(arrival)
         except InvalidInput:
@@ -132,7 +132,7 @@ def _above_rate(value: list[float]) -> Condition:
     most, window_s = map(float, value)
     passed: deque[float] = deque()
 
-    def above(arrival: Arrival) -> bool:
+    def above(arrival: RequestEntry) -> bool:
         while passed and passed[0] <= arrival.arrived_at_s - window_s:
             passed.popleft()
         if len(passed) >= most:
@@ -148,7 +148,7 @@ def _first_of_body(value: int) -> Condition:
     most = int(value)
     seen: Counter[str] = Counter()
 
-    def among_first(arrival: Arrival) -> bool:
+    def among_first(arrival: RequestEntry) -> bool:
         seen[arrival.body_sha256] += 1
         return seen[arrival.body_sha256] <= most
 

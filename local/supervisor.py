@@ -31,7 +31,7 @@ from oyer.local.worker_commands import (
     worker_environment,
 )
 from oyer.protocol import live_workers, names
-from oyer.protocol.batch_store import Exchange
+from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.broker_errors import unreachable
 from oyer.protocol.errors import BackendUnavailable, MessageRefused, OyerError
 
@@ -118,7 +118,7 @@ class Supervisor:
         why = f"its backend was stopped ({socket.gethostname()}:{os.getpid()})"
         try:
             with redis.Redis.from_url(str(self.config.broker.url), socket_timeout=5) as client:
-                exchange = Exchange(client, expires_s=self.config.broker.result_expires_s)
+                exchange = BatchStore(client, expires_s=self.config.broker.result_expires_s)
                 endings = {
                     batch_id: exchange.ending(batch_id) or ("cancelled", why)
                     for batch_id in exchange.unfinished()

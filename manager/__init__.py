@@ -1,7 +1,7 @@
 """The trainer's side: hand over rollouts, go on computing, collect rewards. Light to import."""
 
 from oyer.config.reward import EndpointConfig, JudgeConfig, LengthConfig, RewardConfig, RewardRules
-from oyer.manager.batch import RewardBatch, Usage
+from oyer.manager.batch import BatchUsage, RewardBatch
 from oyer.manager.client import RewardManager
 from oyer.manager.future import RewardFuture
 from oyer.protocol.errors import (
@@ -21,6 +21,7 @@ __all__ = [
     "BackendUnavailable",
     "BatchCancelled",
     "BatchFailed",
+    "BatchUsage",
     "EndpointConfig",
     "InvalidConfig",
     "InvalidInput",
@@ -36,5 +37,4 @@ __all__ = [
     "RewardManager",
     "RewardRules",
     "Rollout",
-    "Usage",
 ]

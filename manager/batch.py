@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oyer.config.reward import RewardRules
-from oyer.protocol.batch_result import Outcome
+from oyer.protocol.batch_result import BatchResult
 from oyer.protocol.errors import BatchCancelled, JudgeOutage, MissingScores
 from oyer.protocol.status import NOT_CALLED, Status
 
@@ -16,7 +16,7 @@ Float32s = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Usage:
+class BatchUsage:
     """What judging a batch took; what was read from the record or the cache is not in it."""
 
     calls: int
@@ -54,7 +54,7 @@ class RewardBatch:
     """`scored`, or why there is no score (`oyer.protocol.status.Status`)."""
     terms: dict[str, Float32s]
     """What each term adds (or multiplies): `base_score`, `judge`, `length_penalty`, …"""
-    usage: Usage
+    usage: BatchUsage
     """Calls, tokens and cost."""
     first_errors: dict[str, str]
     """For each status that is a failure, the first error seen."""
@@ -81,10 +81,10 @@ class RewardBatch:
             MessageRefused: it is no result of a batch, or of another release.
             BatchCancelled: the batch was cancelled.
         """
-        return cls.of(_checked(Outcome.from_wire(result)))
+        return cls.of(_checked(BatchResult.from_wire(result)))
 
     @classmethod
-    def of(cls, outcome: Outcome) -> "RewardBatch":
+    def of(cls, outcome: BatchResult) -> "RewardBatch":
         """Turn what `combine` returned into what a trainer uses."""
         usage = outcome.usage
         return cls(
@@ -95,7 +95,7 @@ class RewardBatch:
             mask=outcome.mask,
             statuses=outcome.statuses,
             terms=outcome.terms,
-            usage=Usage(
+            usage=BatchUsage(
                 calls=int(usage["calls"]),
                 prompt_tokens=int(usage["prompt_tokens"]),
                 completion_tokens=int(usage["completion_tokens"]),
@@ -107,7 +107,7 @@ class RewardBatch:
         )
 
 
-def _checked(outcome: Outcome) -> Outcome:
+def _checked(outcome: BatchResult) -> BatchResult:
     if outcome.cancelled is not None:
         raise BatchCancelled(f"batch {outcome.batch_id} was cancelled: {outcome.cancelled}")
     return outcome

@@ -17,7 +17,7 @@ from typing import Any
 from oyer.config.reward import RewardRules, SigningConfig
 from oyer.manager.backend.connection import Broker, backend
 from oyer.manager.backend.poller import poller
-from oyer.manager.backend.prepare import Submission
+from oyer.manager.backend.prepare import PreparedBatch
 from oyer.manager.batch import RewardBatch, failure_of
 from oyer.protocol.errors import (
     BackendUnavailable,
@@ -61,7 +61,7 @@ class RewardFuture:
         rules: RewardRules,
         broker: Broker,
         stall_timeout_s: float,
-        submission: Submission | None = None,
+        submission: PreparedBatch | None = None,
     ) -> None:
         self.batch_id = batch_id
         self.stall_timeout_s = stall_timeout_s

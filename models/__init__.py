@@ -1,7 +1,7 @@
 """The SQL record: tables, writes and reads; importing it opens nothing."""
 
 from oyer.models.base import Base
-from oyer.models.batch import Batch, Run, Submission
+from oyer.models.batch import Batch, BatchSubmission, Run
 from oyer.models.comments import COLUMNS, TABLES
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.reward import Reward
@@ -17,11 +17,11 @@ __all__ = [
     "Attempt",
     "Base",
     "Batch",
+    "BatchSubmission",
     "Judgement",
     "Reward",
     "Rollout",
     "Rubric",
     "Run",
-    "Submission",
     "Text",
 ]

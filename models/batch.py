@@ -49,7 +49,7 @@ class Run(Base):
     created_at: Mapped[datetime]
 
 
-class Submission(Base):
+class BatchSubmission(Base):
     """One time that a batch was handed to the workers."""
 
     __tablename__ = "submissions"

@@ -30,7 +30,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from oyer.models.base import BatchPart
-from oyer.models.batch import Batch, Run, Submission
+from oyer.models.batch import Batch, BatchSubmission, Run
 from oyer.models.engine import reading
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.reward import Reward
@@ -196,7 +196,7 @@ def _delete_parts(conn: Connection, parts: Sequence[_Part]) -> None:
     for part in parts:
         for model in (Attempt, Judgement, Reward, Rollout):
             conn.execute(delete(model).where(part.rows_of(model)))
-    conn.execute(delete(Submission).where(Submission.batch_id.in_(ended)))
+    conn.execute(delete(BatchSubmission).where(BatchSubmission.batch_id.in_(ended)))
     conn.execute(delete(Batch).where(Batch.id.in_(ended)))
     delete_unused(conn, hashes)
 

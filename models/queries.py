@@ -7,7 +7,7 @@ from typing import Any, cast
 from sqlalchemy import ColumnElement, Connection, Executable, Select, bindparam, func, select
 
 from oyer.models.base import BatchPart
-from oyer.models.batch import Batch, Run, Submission
+from oyer.models.batch import Batch, BatchSubmission, Run
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.reward import Reward
 from oyer.models.rows import (
@@ -136,8 +136,8 @@ def missing_from_record(conn: Connection, batch_ids: Sequence[str]) -> set[str]:
 
 def submissions_of(conn: Connection, batch_id: str) -> list[SubmissionRow]:
     """Return the times that a batch was handed to the workers, in order."""
-    query = select(Submission.__table__).where(Submission.batch_id == batch_id)
-    return cast(list[SubmissionRow], _rows(conn, query.order_by(Submission.sent_at)))
+    query = select(BatchSubmission.__table__).where(BatchSubmission.batch_id == batch_id)
+    return cast(list[SubmissionRow], _rows(conn, query.order_by(BatchSubmission.sent_at)))
 
 
 def work_of(conn: Connection, batch_id: str) -> list[WorkRow]:

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Table, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from oyer.models.base import Base, clean_text, dump_json
-from oyer.models.batch import Batch, Run, Submission
+from oyer.models.batch import Batch, BatchSubmission, Run
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.queries import judgements_of
 from oyer.models.reward import Reward
@@ -69,9 +69,9 @@ def record_submissions(
     conn: Connection, batch_id: str, submissions: Sequence[SubmissionRow]
 ) -> None:
     """Record the times that a batch, which is on record, was handed to the workers."""
-    if not _write(conn, Submission, submissions):
+    if not _write(conn, BatchSubmission, submissions):
         return
-    counted = select(func.count()).where(Submission.batch_id == batch_id).scalar_subquery()
+    counted = select(func.count()).where(BatchSubmission.batch_id == batch_id).scalar_subquery()
     conn.execute(update(Batch).where(Batch.id == batch_id).values(submissions=counted))
 
 

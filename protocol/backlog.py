@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
 
-COUNTING = resources.files(__package__).joinpath("counting.lua").read_text()
+COUNTING_SCRIPT = resources.files(__package__).joinpath("counting.lua").read_text()
 """What a script that counts begins with."""
 
 
@@ -24,7 +24,7 @@ class Backlog:
         self._redis = redis
         self._expires_s = expires_s
         text = resources.files(__package__).joinpath("backlog.lua").read_text()
-        self._script = redis.register_script(COUNTING + text)
+        self._script = redis.register_script(COUNTING_SCRIPT + text)
 
     def enter(self, batch_id: str, size_bytes: int, max_bytes: int | None) -> None:
         """Count a batch in, or anew where it is submitted again.

@@ -18,7 +18,7 @@ from oyer.protocol.packing import _decode, pack
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sending:
+class Submission:
     """One time that a batch was handed to the workers."""
 
     at: float
@@ -29,7 +29,7 @@ class Sending:
     """`submit` at first; then what it was sent again for."""
 
     @classmethod
-    def now(cls, why: str) -> "Sending":
+    def now(cls, why: str) -> "Submission":
         """Name this process and this moment."""
         return cls(at=time.time(), host=f"{socket.gethostname()}:{os.getpid()}", why=why)
 
@@ -45,7 +45,7 @@ class Manifest:
     """Epoch seconds; the same over resubmissions, since it is part of the record's keys."""
     deadline: float
     """Epoch seconds after which no call is begun."""
-    sendings: list[Sending] = field(default_factory=list)
+    sendings: list[Submission] = field(default_factory=list)
     """Every time that the batch was handed to the workers, in order; this time is the last."""
     plan: dict[str, Any]
     """Judges, length methods and reward rules, as `oyer.config.reward.plan_of` gives them."""
@@ -71,7 +71,7 @@ class Manifest:
 
     def again(self, why: str) -> "Manifest":
         """Return the same batch as its next submission."""
-        return replace(self, sendings=[*self.sendings, Sending.now(why)])
+        return replace(self, sendings=[*self.sendings, Submission.now(why)])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,7 +26,7 @@ _HISTORY = "history:"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class BatchResult:
     """A batch's rewards, `[N]` each, in the order submitted."""
 
     batch_id: str
@@ -75,7 +75,7 @@ class Outcome:
         }
 
     @classmethod
-    def from_wire(cls, wire: Mapping[str, Any]) -> "Outcome":
+    def from_wire(cls, wire: Mapping[str, Any]) -> "BatchResult":
         """Read what `to_wire` gave.
 
         Raises:
@@ -95,7 +95,7 @@ class Outcome:
         )
 
     @classmethod
-    def _read(cls, wire: Mapping[str, Any]) -> "Outcome":
+    def _read(cls, wire: Mapping[str, Any]) -> "BatchResult":
         statuses = [str(status) for status in wire["statuses"]]
         n = len(statuses)
         return cls(
@@ -117,7 +117,7 @@ class Outcome:
 def split_recorded(
     recorded: Mapping[str, Float32s],
 ) -> tuple[dict[str, Float32s], dict[str, Float32s], dict[str, Float32s]]:
-    """Tell terms, advantages and histories apart in what `Outcome.recorded` gave."""
+    """Tell terms, advantages and histories apart in what `BatchResult.recorded` gave."""
     terms, advantages, history = {}, {}, {}
     for name, values in recorded.items():
         if name.startswith(_ADVANTAGE):

@@ -43,7 +43,7 @@ _SENT_BYTES = 8 * 2**20
 """Payloads sent in one round trip, about."""
 
 
-class Exchange:
+class BatchStore:
     """Reads and writes batches in transit on one Redis."""
 
     def __init__(self, redis: "Redis", *, expires_s: int) -> None:

@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgePart:
+class JudgeResult:
     """The verdicts on one chunk, in order."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -43,7 +43,7 @@ class JudgePart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LengthPart:
+class LengthResult:
     """What the length methods make of a whole batch, `[N]` each, by term name."""
 
     added: dict[str, Floats] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class LengthPart:
         }
 
     @classmethod
-    def from_wire(cls, wire: Mapping[str, Any]) -> "LengthPart":
+    def from_wire(cls, wire: Mapping[str, Any]) -> "LengthResult":
         """Read what `to_wire` gave."""
         kept = wire["kept"]
         if kept is not None and not isinstance(kept, list):
@@ -86,23 +86,23 @@ class LengthPart:
         )
 
 
-_JUDGE_PART = TypeAdapter(JudgePart)
+_JUDGE_PART = TypeAdapter(JudgeResult)
 
 _ARRAYS = ("added", "multiplied", "changed", "advantages", "history")
 
 
 @dataclass(frozen=True)
-class Arrived:
+class PartialResults:
     """What arrived of a batch, sorted out."""
 
-    judges: dict[int, JudgePart]
+    judges: dict[int, JudgeResult]
     """By chunk, in the order of the chunks."""
-    length: LengthPart | None
+    length: LengthResult | None
     remarks: list[str]
     """What had to be sorted out, for the log."""
 
 
-def read_parts(parts: Iterable[Mapping[str, Any]]) -> Arrived:
+def read_results(parts: Iterable[Mapping[str, Any]]) -> PartialResults:
     """Sort out what arrived; of duplicates, the first counts.
 
     Raises:
@@ -117,13 +117,13 @@ def read_parts(parts: Iterable[Mapping[str, Any]]) -> Arrived:
         ) from error
 
 
-def missing_chunks(manifest: Manifest, parts: Mapping[int, JudgePart]) -> list[int]:
+def missing_chunks(manifest: Manifest, parts: Mapping[int, JudgeResult]) -> list[int]:
     """Name the chunks of a batch whose verdicts did not arrive."""
     return [k for k in range(len(manifest.chunks)) if k not in parts]
 
 
-def check_parts(
-    manifest: Manifest, parts: Mapping[int, JudgePart], length: LengthPart | None = None
+def check_results(
+    manifest: Manifest, parts: Mapping[int, JudgeResult], length: LengthResult | None = None
 ) -> None:
     """Make sure that every chunk of a batch was judged, and every row of it.
 
@@ -159,9 +159,9 @@ def check_parts(
         )
 
 
-def _sorted_out(parts: Iterable[Mapping[str, Any]]) -> Arrived:
-    judges: dict[int, JudgePart] = {}
-    length: LengthPart | None = None
+def _sorted_out(parts: Iterable[Mapping[str, Any]]) -> PartialResults:
+    judges: dict[int, JudgeResult] = {}
+    length: LengthResult | None = None
     repeated: list[str] = []
     for part in parts:
         if part.get("part") == "judge":
@@ -171,7 +171,7 @@ def _sorted_out(parts: Iterable[Mapping[str, Any]]) -> Arrived:
                 repeated.append(f"chunk {read.chunk}")
         elif part.get("part") == "length":
             if length is None:
-                length = LengthPart.from_wire(part)
+                length = LengthResult.from_wire(part)
             else:
                 repeated.append("length terms")
         else:
@@ -182,4 +182,4 @@ def _sorted_out(parts: Iterable[Mapping[str, Any]]) -> Arrived:
         remarks.append(f"{', '.join(repeated)} arrived again: the first counts")
     if list(ordered) != list(judges):
         remarks.append(f"chunks arrived as {list(judges)}: put in order")
-    return Arrived(ordered, length, remarks)
+    return PartialResults(ordered, length, remarks)

@@ -19,19 +19,19 @@ from oyer.models import queries, writes
 from oyer.models.engine import reading
 from oyer.models.rows import BatchKey, RewardRow, StoredJudgement, StoredReward, Usage
 from oyer.protocol.batch import Columns, Manifest
-from oyer.protocol.batch_result import Float32s, Outcome
+from oyer.protocol.batch_result import BatchResult, Float32s
 from oyer.protocol.errors import BatchFailed
 from oyer.protocol.partial_results import (
     Floats,
-    JudgePart,
-    LengthPart,
-    check_parts,
+    JudgeResult,
+    LengthResult,
+    check_results,
     missing_chunks,
-    read_parts,
+    read_results,
 )
 from oyer.tasks.judging.verdicts import fine_rows, recorded_part
 from oyer.tasks.recall import recorded_outcome
-from oyer.tasks.rewards.compose import Composed, compose, missing, verdicts_of
+from oyer.tasks.rewards.compose import ComposedRewards, compose, missing, verdicts_of
 from oyer.tasks.worker import context
 from oyer.tasks.worker.patience import patiently
 from oyer.tasks.worker.record_state import check_record
@@ -55,16 +55,16 @@ def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
     manifest = patiently(lambda: exchange.manifest(batch_id))
     columns = patiently(lambda: exchange.columns(batch_id))
     plan = read_plan(manifest)
-    arrived = read_parts(parts)
+    arrived = read_results(parts)
     for remark in arrived.remarks:
         log.warning("batch %s: %s", batch_id, remark)
     judge_parts = {**arrived.judges, **_recorded_parts(manifest, plan, arrived.judges)}
-    check_parts(manifest, judge_parts, arrived.length)
+    check_results(manifest, judge_parts, arrived.length)
     if plan.length and arrived.length is None:
         raise BatchFailed(f"batch {batch_id}: its length terms did not arrive; submit it again")
     composed = _compose(plan, columns, judge_parts, arrived.length)
     status, why = patiently(lambda: exchange.ending(batch_id)) or ("finished", None)
-    outcome = _outcome(batch_id, composed, judge_parts, arrived.length or LengthPart())
+    outcome = _outcome(batch_id, composed, judge_parts, arrived.length or LengthResult())
     outcome = replace(outcome, cancelled=why if status == "cancelled" else None)
     sizes = _group_sizes(columns.group_ids)
     recorded = _record(manifest, outcome, sizes, status, why)
@@ -74,8 +74,8 @@ def combine_batch(batch_id: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _recorded_parts(
-    manifest: Manifest, plan: Plan, arrived: Mapping[int, JudgePart]
-) -> dict[int, JudgePart]:
+    manifest: Manifest, plan: Plan, arrived: Mapping[int, JudgeResult]
+) -> dict[int, JudgeResult]:
     """Read the chunks that did not arrive from the record, as far as it holds them whole."""
     late = missing_chunks(manifest, arrived)
     if not late:
@@ -104,10 +104,10 @@ def _recorded_parts(
 def _compose(
     plan: Plan,
     columns: Columns,
-    judge_parts: Mapping[int, JudgePart],
-    length_part: LengthPart | None,
-) -> Composed:
-    shaped = length_part or LengthPart()
+    judge_parts: Mapping[int, JudgeResult],
+    length_part: LengthResult | None,
+) -> ComposedRewards:
+    shaped = length_part or LengthResult()
     return compose(
         base_score=np.array(columns.base_score, dtype=float),
         group_ids=columns.group_ids,
@@ -124,17 +124,17 @@ def _compose(
 
 def _outcome(
     batch_id: str,
-    composed: Composed,
-    judge_parts: Mapping[int, JudgePart],
-    length_part: LengthPart,
-) -> Outcome:
+    composed: ComposedRewards,
+    judge_parts: Mapping[int, JudgeResult],
+    length_part: LengthResult,
+) -> BatchResult:
     usage: dict[str, float] = {}
     first_errors: dict[str, str] = {}
     for part in judge_parts.values():
         for name, amount in part.usage.items():
             usage[name] = usage.get(name, 0) + amount
         first_errors = {**part.errors, **first_errors}
-    return Outcome(
+    return BatchResult(
         batch_id=batch_id,
         rewards=composed.rewards.astype(np.float32),
         unshaped_rewards=composed.unshaped_rewards.astype(np.float32),
@@ -161,11 +161,11 @@ def _group_sizes(group_ids: Sequence[str | None]) -> list[int | None]:
 
 def _record(
     manifest: Manifest,
-    outcome: Outcome,
+    outcome: BatchResult,
     group_sizes: Sequence[int | None],
     status: str,
     why: str | None,
-) -> Outcome:
+) -> BatchResult:
     """Put rewards on record; where an earlier run of this task did, its rewards stand."""
     now = datetime.now(UTC)
     columns = outcome.recorded
@@ -208,7 +208,7 @@ def _record(
     return replace(again, cancelled=outcome.cancelled)
 
 
-def _tell(manifest: Manifest, outcome: Outcome) -> None:
+def _tell(manifest: Manifest, outcome: BatchResult) -> None:
     """Log one line for a batch that has ended."""
     statuses = {s: outcome.statuses.count(s) for s in sorted(set(outcome.statuses))}
     fields = {
@@ -232,7 +232,7 @@ def _tell(manifest: Manifest, outcome: Outcome) -> None:
 
 
 def _reward_row(
-    outcome: Outcome, columns: Mapping[str, Float32s], i: int, now: datetime
+    outcome: BatchResult, columns: Mapping[str, Float32s], i: int, now: datetime
 ) -> RewardRow:
     return {
         "rollout_index": i,

@@ -15,24 +15,24 @@ import numpy as np
 from oyer.config.reward import JudgeConfig, RewardConfig
 from oyer.models.rows import JudgementRow
 from oyer.protocol.batch import Columns
-from oyer.protocol.batch_result import Outcome
+from oyer.protocol.batch_result import BatchResult
 from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
 from oyer.protocol.token_ids import TokenIds
 from oyer.tasks.coordination.lessons import Lessons, server_identity
 from oyer.tasks.endpoint.client import EndpointClient
 from oyer.tasks.judging.aggregate import aggregate
-from oyer.tasks.judging.gate import Endpoint
-from oyer.tasks.judging.judge_call import Asker
+from oyer.tasks.judging.gate import EndpointServices
+from oyer.tasks.judging.judge_call import JudgeCaller
 from oyer.tasks.judging.judgements import Answer, judgement_row
-from oyer.tasks.judging.requests import Job, decided_score, jobs_of
+from oyer.tasks.judging.requests import JudgeRequest, decided_score, requests_of
 from oyer.tasks.rewards.compose import compose
 from oyer.tasks.rewards.length_columns import LengthInputs
 from oyer.tasks.rewards.length_terms import length_part
 from oyer.tasks.rewards.missing_judges import Verdicts
 
 
-class DirectScorer:
+class InProcessScorer:
     """Scores batches under one configuration.
 
     Args:
@@ -45,7 +45,7 @@ class DirectScorer:
     def __init__(self, config: RewardConfig, environ: Mapping[str, str]) -> None:
         self._config = config
         self._endpoints = {
-            name: Endpoint(
+            name: EndpointServices(
                 config=endpoint,
                 client=EndpointClient(name, endpoint, environ),
                 permits=_Free(),
@@ -56,12 +56,12 @@ class DirectScorer:
         self._in_flight = sum(endpoint.max_in_flight for endpoint in config.endpoints.values())
         self._kept: dict[str, Answer] = {}
 
-    def score(self, columns: Columns, rollouts: Sequence[Rollout]) -> Outcome:
+    def score(self, columns: Columns, rollouts: Sequence[Rollout]) -> BatchResult:
         """Judge, compute length terms and compose, as the workers would."""
         judges, rules = self._config.judges, self._config.reward
         bodies = {name: end.config.extra_body for name, end in self._endpoints.items()}
         servers = {name: server_identity(end.config) for name, end in self._endpoints.items()}
-        jobs = list(jobs_of(dict(enumerate(rollouts)), judges, rules, bodies, servers))
+        jobs = list(requests_of(dict(enumerate(rollouts)), judges, rules, bodies, servers))
         asked = self._ask({job.key: job for job in jobs if job.key is not None})
         rows = {job.place: _row(job, asked) for job in jobs}
         verdicts: dict[str, Verdicts] = {}
@@ -93,7 +93,7 @@ class DirectScorer:
             changed=shaped.changed,
             kept=shaped.kept,
         )
-        return Outcome(
+        return BatchResult(
             batch_id="direct",
             rewards=composed.rewards.astype(np.float32),
             unshaped_rewards=composed.unshaped_rewards.astype(np.float32),
@@ -107,13 +107,13 @@ class DirectScorer:
             history={n: values.astype(np.float32) for n, values in shaped.history.items()},
         )
 
-    def _ask(self, jobs: Mapping[str, Job]) -> dict[str, Answer]:
+    def _ask(self, jobs: Mapping[str, JudgeRequest]) -> dict[str, Answer]:
         """Answer each request once, from memory where it was answered before."""
         known = {key: self._kept[key] for key in jobs if key in self._kept}
         to_call = [job for key, job in jobs.items() if key not in known]
         if not to_call:
             return known
-        asker = Asker(
+        asker = JudgeCaller(
             endpoints=self._endpoints,
             problems={},
             deadline=time.time() + self._config.deadline_s,
@@ -138,7 +138,7 @@ class _Free:
         pass
 
 
-def _row(job: Job, asked: Mapping[str, Answer]) -> JudgementRow:
+def _row(job: JudgeRequest, asked: Mapping[str, Answer]) -> JudgementRow:
     if job.decided is not None:
         answer = Answer(source="none", status=job.decided)
     else:

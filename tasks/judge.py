@@ -22,13 +22,13 @@ from oyer.models.engine import reading
 from oyer.models.rows import JudgementRow, StoredJudgement
 from oyer.protocol.batch import Manifest
 from oyer.protocol.errors import OyerError
-from oyer.protocol.partial_results import JudgePart
+from oyer.protocol.partial_results import JudgeResult
 from oyer.tasks.judging import fallback
 from oyer.tasks.judging.aggregate import Verdict
-from oyer.tasks.judging.judge_call import Asker
+from oyer.tasks.judging.judge_call import JudgeCaller
 from oyer.tasks.judging.judgements import Answer, attempt_rows, judgement_row
 from oyer.tasks.judging.request_record import changed_on_record, messages_text
-from oyer.tasks.judging.requests import Job, Place, decided_score, jobs_of
+from oyer.tasks.judging.requests import JudgementKey, JudgeRequest, decided_score, requests_of
 from oyer.tasks.judging.resolver import Resolver
 from oyer.tasks.judging.verdicts import FINE, fine_rows, part_of, place_of, verdicts_on
 from oyer.tasks.record import note_submission, record_chunk
@@ -68,7 +68,7 @@ def warm_up() -> None:
 
 
 def judge_chunk(batch_id: str, chunk: int) -> dict[str, Any]:
-    """Judge one chunk and record it; returns its `JudgePart` in wire form."""
+    """Judge one chunk and record it; returns its `JudgeResult` in wire form."""
     return _Chunk(batch_id, chunk).judge().to_wire()
 
 
@@ -88,12 +88,12 @@ class _Chunk:
             self.start,
             set(self.manifest.split_groups),
         )
-        self.rows: dict[Place, JudgementRow] = {}
+        self.rows: dict[JudgementKey, JudgementRow] = {}
         self.purse = (
             services.purse(self.manifest.run, self.plan.budget) if self.plan.budget else None
         )
 
-    def judge(self) -> JudgePart:
+    def judge(self) -> JudgeResult:
         """Reach a verdict for every rollout and judge."""
         if self.number == 0:
             # Before the first call, so that a batch is on record while it is judged.
@@ -119,7 +119,7 @@ class _Chunk:
         self._reach([substitute], places, progress)
         return fallback.replaced(verdicts, self._verdicts(substitute, places), groups)
 
-    def _on_record(self) -> dict[Place, StoredJudgement]:
+    def _on_record(self) -> dict[JudgementKey, StoredJudgement]:
         """Read what an earlier run of this chunk has reached."""
 
         def read() -> list[StoredJudgement]:
@@ -134,7 +134,7 @@ class _Chunk:
         """Judge what is not judged yet, and put it on record."""
         rollouts = {place: self.rollouts[place - self.start] for place in places}
         bodies, servers = services.bodies(), services.servers()
-        listed = jobs_of(rollouts, judges, self.plan.reward, bodies, servers)
+        listed = requests_of(rollouts, judges, self.plan.reward, bodies, servers)
         jobs = [job for job in listed if job.place not in self.rows]
         # Without judges there is still a batch and its rollouts to put on record.
         if not jobs and judges:
@@ -156,7 +156,7 @@ class _Chunk:
             raise shutdown.HandedBack(f"chunk {self.number} of batch {self.manifest.batch_id}")
 
     def _record(
-        self, judges: Sequence[JudgeConfig], answered: Sequence[tuple[Job, Answer]]
+        self, judges: Sequence[JudgeConfig], answered: Sequence[tuple[JudgeRequest, Answer]]
     ) -> None:
         judgements, attempts = [], []
         changed = {
@@ -201,7 +201,7 @@ def _resolver(manifest: Manifest, plan: Plan, purse: Any) -> Resolver:
         return patiently(read)
 
     endpoints, problems = services.endpoints()
-    asker = Asker(
+    asker = JudgeCaller(
         endpoints=endpoints,
         problems=_Problems(problems),
         deadline=manifest.deadline,
@@ -273,9 +273,11 @@ class _Progress:
             context.exchange().report(*self._where, verdicts)
 
 
-def _ask(jobs: Sequence[Job], resolver: Resolver, progress: _Progress) -> dict[Place, Answer]:
+def _ask(
+    jobs: Sequence[JudgeRequest], resolver: Resolver, progress: _Progress
+) -> dict[JudgementKey, Answer]:
     """Answer every job on a greenlet of its own; identical requests share one."""
-    sharing: dict[str, list[Job]] = {}
+    sharing: dict[str, list[JudgeRequest]] = {}
     for job in jobs:
         assert job.key is not None
         sharing.setdefault(job.key, []).append(job)

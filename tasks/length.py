@@ -6,7 +6,7 @@ from typing import Any
 
 from oyer.config.plan import read_plan
 from oyer.protocol.batch import Manifest
-from oyer.protocol.partial_results import check_parts, read_parts
+from oyer.protocol.partial_results import check_results, read_results
 from oyer.protocol.rollout import Rollout
 from oyer.tasks.rewards.compose import verdicts_of
 from oyer.tasks.rewards.length_columns import LengthInputs
@@ -40,9 +40,9 @@ def length_batch(batch_id: str, parts: Sequence[Mapping[str, Any]] | None) -> An
     exchange = context.exchange()
     manifest = patiently(lambda: exchange.manifest(batch_id))
     plan = read_plan(manifest)
-    judge_parts = read_parts(parts or ()).judges
+    judge_parts = read_results(parts or ()).judges
     if parts is not None:
-        check_parts(manifest, judge_parts)
+        check_results(manifest, judge_parts)
     judges = plan.judges if parts is not None else ()
     inputs = LengthInputs(
         columns=patiently(lambda: exchange.columns(batch_id)),

@@ -9,7 +9,7 @@ import numpy as np
 from oyer.models import queries
 from oyer.models.engine import reading
 from oyer.models.rows import StoredReward
-from oyer.protocol.batch_result import Outcome, split_recorded
+from oyer.protocol.batch_result import BatchResult, split_recorded
 from oyer.protocol.errors import BatchLost
 from oyer.protocol.status import NOT_CALLED, Status
 from oyer.tasks.worker import context
@@ -30,7 +30,7 @@ def recorded_outcome(
     stored: Sequence[StoredReward],
     usage: Mapping[str, float],
     first_errors: Mapping[str, str],
-) -> Outcome:
+) -> BatchResult:
     """Turn a batch's rewards on record back into what `combine` returned."""
 
     def floats(values: Iterable[float | None]) -> Any:
@@ -39,7 +39,7 @@ def recorded_outcome(
     names = stored[0]["terms"]
     columns = {name: floats(row["terms"].get(name) for row in stored) for name in names}
     terms, advantages, histories = split_recorded(columns)
-    return Outcome(
+    return BatchResult(
         batch_id=batch_id,
         rewards=floats(row["reward"] for row in stored),
         unshaped_rewards=floats(row["unshaped_reward"] for row in stored),
@@ -54,7 +54,7 @@ def recorded_outcome(
     )
 
 
-def _recalled(batch_id: str) -> Outcome:
+def _recalled(batch_id: str) -> BatchResult:
     with reading(context.engine()) as conn:
         state = queries.batch(conn, batch_id)
         if state is None:

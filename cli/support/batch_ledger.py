@@ -33,7 +33,7 @@ UNDER_WAY = (QUEUED, "submitted")
 """The statuses of a batch that has not ended."""
 
 
-class Ledger:
+class BatchLedger:
     """Reads and writes about batches, under one configuration."""
 
     def __init__(self, settings: "RewardConfig") -> None:
@@ -142,13 +142,13 @@ class Ledger:
         from datetime import UTC, datetime
 
         from oyer.models import writes
-        from oyer.protocol.batch import Sending
+        from oyer.protocol.batch import Submission
 
         why = "oyer batches cancel"
         try:
             why = self.broker.end(batch_id, "cancelled", why)
         except InvalidConfig:
-            why = f"{why}, after its broker had ended ({Sending.now(why).host})"
+            why = f"{why}, after its broker had ended ({Submission.now(why).host})"
         with self._writing() as conn:
             writes.finish_batch(
                 conn,

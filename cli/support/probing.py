@@ -134,12 +134,12 @@ def directly(settings: "RewardConfig", judge: "JudgeConfig", broker_url: str | N
     from oyer.tasks.coordination.lessons import Lessons, complete
     from oyer.tasks.endpoint.client import EndpointClient
     from oyer.tasks.endpoint.types import Failure
-    from oyer.tasks.judging.requests import jobs_of
-    from oyer.tasks.parsing.parser import read_score
+    from oyer.tasks.judging.requests import requests_of
+    from oyer.tasks.parsing.parser import parse_score
 
     endpoint = settings.endpoints[judge.endpoint]
     client = EndpointClient(judge.endpoint, endpoint, os.environ)
-    job = next(jobs_of({0: Rollout(**PROBE)}, [judge], settings.reward, {}))
+    job = next(requests_of({0: Rollout(**PROBE)}, [judge], settings.reward, {}))
     assert job.request is not None
     try:
         with _lessons(settings, judge, broker_url) as lessons:
@@ -150,7 +150,7 @@ def directly(settings: "RewardConfig", judge: "JudgeConfig", broker_url: str | N
         client.close()
     if isinstance(reply, Failure):
         raise InvalidConfig(f"{reply.status}: {reply.message}")
-    reading = read_score(
+    reading = parse_score(
         reply.text, scale=judge.scale, finish_reason=reply.finish_reason, refusal=reply.refusal
     )
     if reading.status is not Status.SCORED:

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from oyer.config.reward import RewardConfig
-    from oyer.tasks.judging.requests import Job
+    from oyer.tasks.judging.requests import JudgeRequest
 
 
-def send(job: "Job", settings: "RewardConfig") -> dict[str, Any]:
+def send(job: "JudgeRequest", settings: "RewardConfig") -> dict[str, Any]:
     """Send a job's request, and again without the fields that the endpoint refuses; no retries.
 
     Returns:

@@ -11,7 +11,7 @@ from oyer.cli.support.output import console, notes, print_table
 
 if TYPE_CHECKING:
     from oyer.config.reward import RewardConfig
-    from oyer.tasks.judging.requests import Job
+    from oyer.tasks.judging.requests import JudgeRequest
 
 
 def facts(name: str, text: str, *, same_as: str | None = None) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def note_verdict(text: str) -> None:
         )
 
 
-def request(job: "Job", settings: "RewardConfig") -> dict[str, Any]:
+def request(job: "JudgeRequest", settings: "RewardConfig") -> dict[str, Any]:
     """Give a job's request with its key, as JSON can hold it."""
     import dataclasses
 
@@ -89,7 +89,7 @@ def request(job: "Job", settings: "RewardConfig") -> dict[str, Any]:
     }
 
 
-def print_request(job: "Job") -> None:
+def print_request(job: "JudgeRequest") -> None:
     """Print the messages of a job's request under their roles."""
     assert job.request is not None
     for message in job.request.messages:

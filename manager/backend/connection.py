@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from oyer.config.reward import BrokerConfig, SigningConfig
 from oyer.manager.backend import chord as layout
 from oyer.manager.backend import stored
-from oyer.manager.backend.prepare import Submission
-from oyer.manager.streaming.group_store import Meeting
+from oyer.manager.backend.prepare import PreparedBatch
+from oyer.manager.streaming.group_store import GroupStore
 from oyer.protocol import names
-from oyer.protocol.batch import Manifest, Sending
-from oyer.protocol.batch_store import ENDED_S, Exchange
+from oyer.protocol.batch import Manifest, Submission
+from oyer.protocol.batch_store import ENDED_S, BatchStore
 from oyer.protocol.errors import BackendUnavailable
 from oyer.protocol.live_workers import unserved
 
@@ -72,11 +72,11 @@ class Backend:
         )
         self._while_refused = while_refused
         self._name = uuid.uuid4().hex
-        self._exchange = Exchange(self._redis, expires_s=expires_s)
+        self._exchange = BatchStore(self._redis, expires_s=expires_s)
 
     def submit(
         self,
-        submission: Submission,
+        submission: PreparedBatch,
         max_backlog_bytes: int | None = None,
         before_sending: "BeforeSending | None" = None,
     ) -> None:
@@ -117,15 +117,15 @@ class Backend:
         # With Redis away, what it has of the batch expires.
         with contextlib.suppress(redis.RedisError, BackendUnavailable):
             if half_sent:
-                why = f"submit was interrupted ({Sending.now('').host})"
+                why = f"submit was interrupted ({Submission.now('').host})"
                 self._exchange.end(manifest.batch_id, "cancelled", why)
             self._exchange.discard(manifest)
             if half_sent:
                 self._put_end_on_record(manifest.batch_id)
 
-    def meeting(self) -> Meeting:
+    def meeting(self) -> GroupStore:
         """Return a part of its own in the groups of this broker."""
-        return Meeting(self._redis, self._reached, self._expires_s)
+        return GroupStore(self._redis, self._reached, self._expires_s)
 
     def send_again(self, batch_id: str, why: str) -> None:
         """Send the chord of a batch whose payloads are in Redis; else ask for what is on record.
@@ -171,7 +171,7 @@ class Backend:
         Returns:
             What goes on record: why, and which process ended it.
         """
-        why = f"{why} ({Sending.now(why).host})"
+        why = f"{why} ({Submission.now(why).host})"
         with self._reached():
             self._exchange.end(batch_id, status, why)
         self._put_end_on_record(batch_id)

@@ -9,7 +9,7 @@ from itertools import accumulate
 from oyer.config.reward import RewardConfig, plan_of
 from oyer.manager.backend.chunks import bytes_of, chunk_sizes, split_groups
 from oyer.protocol import token_ids
-from oyer.protocol.batch import Columns, Manifest, Sending
+from oyer.protocol.batch import Columns, Manifest, Submission
 from oyer.protocol.rollout import Rollout, encode_rollouts
 
 _DEFAULT_IN_FLIGHT = 64
@@ -17,7 +17,7 @@ _DEFAULT_IN_FLIGHT = 64
 
 
 @dataclass(frozen=True)
-class Submission:
+class PreparedBatch:
     """A batch ready to be posted, and to be posted again."""
 
     manifest: Manifest
@@ -31,14 +31,14 @@ class Submission:
         """Verdicts that the batch will end with."""
         return self.manifest.size * len(self.manifest.plan["judges"])
 
-    def again(self, why: str) -> "Submission":
+    def again(self, why: str) -> "PreparedBatch":
         """Return the same batch as its next submission."""
         return replace(self, manifest=self.manifest.again(why))
 
 
 def prepare(
     rollouts: Sequence[Rollout], config: RewardConfig, *, run: str, step: int | None
-) -> Submission:
+) -> PreparedBatch:
     """Pack checked rollouts under a new batch id."""
     rows = [plain(rollout) for rollout in rollouts]
     in_flight = [
@@ -62,7 +62,7 @@ def prepare(
         run=run,
         step=None if step is None else int(step),
         submitted_at=now,
-        sendings=[Sending.now("submit")],
+        sendings=[Submission.now("submit")],
         deadline=now + config.deadline_s,
         plan=plan_of(config),
         chunks=spans,
@@ -80,7 +80,7 @@ def prepare(
         metadata={key: [row.metadata.get(key) for row in rows] for key in sorted(keys)},
     )
     chunks = [encode_rollouts(rows[start : start + count]) for start, count in spans]
-    return Submission(manifest, columns, chunks, packed_ids)
+    return PreparedBatch(manifest, columns, chunks, packed_ids)
 
 
 def _token_ids(

@@ -12,7 +12,7 @@ from typing import Any
 
 from oyer.manager.score import Score
 from oyer.manager.streaming import identity
-from oyer.manager.streaming.group_store import Bringing, Meeting, Place, Seen
+from oyer.manager.streaming.group_store import Bringing, GroupStore, Place, Seen
 from oyer.manager.streaming.identity import TimeoutPolicy
 from oyer.manager.streaming.pending import Pending
 from oyer.protocol.errors import BackendUnavailable
@@ -31,7 +31,7 @@ OUTAGE_PAUSE_S = 0.5
 
 
 @dataclass(eq=False)
-class Member:
+class PendingRollout:
     """A rollout under way in this process."""
 
     rollout: Rollout
@@ -45,10 +45,10 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class GroupRequest:
     """A member to bring to its group."""
 
-    member: Member
+    member: PendingRollout
     run: str
     scope: str
     """What may share its group; see `groups.scope_of`."""
@@ -60,7 +60,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
+class GroupClaim:
     """A group that this process is to submit."""
 
     place: Place
@@ -69,7 +69,7 @@ class Claim:
     shaped: bool
     """Whether it gets length terms."""
     rollouts: Sequence[Rollout]
-    members: dict[int, Candidate]
+    members: dict[int, GroupRequest]
     """This process's, by their rows in the group."""
 
 
@@ -81,7 +81,7 @@ class Bound:
     batch: str
     verdicts: int
     """Of the whole batch."""
-    rows: Sequence[tuple[int, Member]]
+    rows: Sequence[tuple[int, PendingRollout]]
     """This process's members and their rows in the batch."""
 
 
@@ -89,16 +89,16 @@ class Bound:
 class Found:
     """What there is to do."""
 
-    claims: list[Claim] = field(default_factory=list)
+    claims: list[GroupClaim] = field(default_factory=list)
     unsent: list[tuple[Place, str]] = field(default_factory=list)
     """Groups in a batch whose leader may have died before it sent the tasks."""
     bound: list[Bound] = field(default_factory=list)
-    ended: list[tuple[Member, Exception]] = field(default_factory=list)
-    ahead: list[Candidate] = field(default_factory=list)
+    ended: list[tuple[PendingRollout, Exception]] = field(default_factory=list)
+    ahead: list[GroupRequest] = field(default_factory=list)
     """Members of incomplete groups."""
-    strays: list[tuple[Candidate, bool]] = field(default_factory=list)
+    strays: list[tuple[GroupRequest, bool]] = field(default_factory=list)
     """Members that came after their group was closed late, and whether they get length terms."""
-    lost: list[Candidate] = field(default_factory=list)
+    lost: list[GroupRequest] = field(default_factory=list)
     """Members that Redis has forgotten: to be brought again."""
     late: list[str] = field(default_factory=list)
     """What there is to say of groups that were closed before all had come."""
@@ -119,24 +119,24 @@ class Found:
 class _Waiting:
     """A group that this process waits for."""
 
-    members: dict[int, Candidate] = field(default_factory=dict)
+    members: dict[int, GroupRequest] = field(default_factory=dict)
     """By their rows in the group."""
     look_at: float = 0.0
 
 
-class Assembly:
+class GroupQueue:
     """The groups that one process has members in and that have no batch yet."""
 
-    def __init__(self, make: Callable[[], Meeting], plan: str, *, with_token_ids: bool) -> None:
+    def __init__(self, make: Callable[[], GroupStore], plan: str, *, with_token_ids: bool) -> None:
         self._make = make
         self._plan = plan
         self._with_token_ids = with_token_ids
-        self._meeting: Meeting | None = None
+        self._meeting: GroupStore | None = None
         self._waiting: dict[Place, _Waiting] = {}
         self._mail_at = 0.0
 
     @property
-    def meeting(self) -> Meeting:
+    def meeting(self) -> GroupStore:
         """This process's part in the meeting; made by the thread that uses it."""
         if self._meeting is None:
             self._meeting = self._make()
@@ -146,14 +146,14 @@ class Assembly:
         """When to `look` next, in seconds of `time.monotonic`; None while nothing is waited for."""
         return self._mail_at if self._waiting else None
 
-    def bring(self, candidates: Sequence[Candidate]) -> Found:
+    def bring(self, candidates: Sequence[GroupRequest]) -> Found:
         """Bring members to their groups.
 
         Raises:
             BackendUnavailable: the broker is away; nobody knows whether they were brought.
         """
         now = time.monotonic()
-        by_group: dict[tuple[Any, ...], dict[str, Candidate]] = defaultdict(dict)
+        by_group: dict[tuple[Any, ...], dict[str, GroupRequest]] = defaultdict(dict)
         for one in candidates:
             group_id = str(one.member.rollout.group_id)
             by_group[one.run, one.scope, group_id, one.size, one.step][one.member.id] = one
@@ -204,18 +204,18 @@ class Assembly:
         found.warn()
         return found
 
-    def wait_again(self, claims: Iterable[Claim]) -> None:
+    def wait_again(self, claims: Iterable[GroupClaim]) -> None:
         """Wait for groups that another process has claimed meanwhile."""
         for claim in claims:
             self._waiting[claim.place] = _Waiting(claim.members)
 
-    def abandon(self) -> list[Member]:
+    def abandon(self) -> list[PendingRollout]:
         """Wait for nothing any more; returns who waited."""
         waiting, self._waiting = self._waiting, {}
         return [one.member for group in waiting.values() for one in group.members.values()]
 
     def _bringing(
-        self, name: str, step: int | None, members: Mapping[str, Candidate], now: float
+        self, name: str, step: int | None, members: Mapping[str, GroupRequest], now: float
     ) -> Bringing:
         first = next(iter(members.values()))
         rollouts = {member_id: one.member.rollout for member_id, one in members.items()}
@@ -229,7 +229,7 @@ class Assembly:
             parts=identity.pack(rollouts, with_token_ids=self._with_token_ids),
         )
 
-    def _put(self, candidate: Candidate, row: int, view: Seen, found: Found) -> None:
+    def _put(self, candidate: GroupRequest, row: int, view: Seen, found: Found) -> None:
         """Wait for a member's group, unless that was closed late before the member came."""
         if row >= 0:
             self._waiting.setdefault(view.place, _Waiting()).members[row] = candidate
@@ -278,7 +278,7 @@ class Assembly:
             if view.late:
                 found.late.append(str(_too_late(next(iter(candidates)), view)))
             found.claims.append(
-                Claim(
+                GroupClaim(
                     place=view.place,
                     run=next(iter(candidates)).run,
                     step=view.step,
@@ -289,7 +289,7 @@ class Assembly:
             )
 
 
-def _too_late(one: Candidate, view: Seen) -> TimeoutError:
+def _too_late(one: GroupRequest, view: Seen) -> TimeoutError:
     return TimeoutError(
         f"group {one.member.rollout.group_id!r} of run {one.run!r}: {view.n} of {one.size} rollouts"
         " came in time"

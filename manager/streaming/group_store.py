@@ -16,7 +16,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
 from oyer.manager.streaming.identity import Parts, TimeoutPolicy
-from oyer.protocol.backlog import COUNTING
+from oyer.protocol.backlog import COUNTING_SCRIPT
 from oyer.protocol.names import BACKLOG_ENDS_KEY, BACKLOG_KEY, group_key, mailbox_key
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ MEMORY_S = 120.0
 """How long a group's outcome is kept for a rollout handed over again, in seconds: trainers retry
 within a few; a prompt may come back after that with the same response."""
 
-_SCRIPT = COUNTING + resources.files(__package__).joinpath("group.lua").read_text()
+_SCRIPT = COUNTING_SCRIPT + resources.files(__package__).joinpath("group.lua").read_text()
 _SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # the name that Redis gives it
 
 
@@ -101,7 +101,7 @@ class _Call:
     parts: Parts | tuple[()] = ()
 
 
-class Meeting:
+class GroupStore:
     """One process's part in the groups of a broker.
 
     Every method raises what `reached` makes of a broker that is away.

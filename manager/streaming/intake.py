@@ -5,7 +5,7 @@ from typing import TypedDict
 
 from oyer.manager.backend.prepare import plain
 from oyer.manager.streaming import identity
-from oyer.manager.streaming.group_queue import Candidate, Member
+from oyer.manager.streaming.group_queue import GroupRequest, PendingRollout
 from oyer.manager.streaming.identity import TimeoutPolicy
 from oyer.protocol.errors import InvalidInput
 from oyer.protocol.rollout import Rollout
@@ -41,7 +41,7 @@ class Where(Owner, total=False):
     """`partial` (default), `neutral` or `error`; the group's first rollout decides."""
 
 
-def members_of(rollouts: Sequence[Rollout], where: Where) -> list[Member]:
+def members_of(rollouts: Sequence[Rollout], where: Where) -> list[PendingRollout]:
     """Name rollouts; the same once more in one call is another sample."""
     run, step = where.get("run", "default"), where.get("step")
     seen: dict[str, int] = {}
@@ -50,13 +50,13 @@ def members_of(rollouts: Sequence[Rollout], where: Where) -> list[Member]:
         row = plain(rollout, rollout.token_ids)
         name = identity.identity_of(row, run, step, where.get("group_size"), where.get("sample_id"))
         seen[name] = seen.get(name, 0) + 1
-        members.append(Member(rollout=row, id=f"{name}-{seen[name]}"))
+        members.append(PendingRollout(rollout=row, id=f"{name}-{seen[name]}"))
     return members
 
 
 def candidates_of(
     where: Where, max_timeout_s: float, training: str
-) -> Callable[[Member, float], Candidate] | None:
+) -> Callable[[PendingRollout, float], GroupRequest] | None:
     """Return what makes members candidates for their groups; None where whole groups come.
 
     Args:
@@ -82,8 +82,8 @@ def candidates_of(
     shared = where.get("training") or ("" if "run" in where else training)
     one_prompt = where.get("one_prompt", False)
 
-    def candidate(member: Member, now: float) -> Candidate:
+    def candidate(member: PendingRollout, now: float) -> GroupRequest:
         scope = identity.scope_of(shared, member.rollout.prompt if one_prompt else None)
-        return Candidate(member, run, scope, step, size, now + timeout_s, policy)
+        return GroupRequest(member, run, scope, step, size, now + timeout_s, policy)
 
     return candidate

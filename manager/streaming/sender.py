@@ -17,8 +17,8 @@ from oyer.manager.backend.connection import BeforeSending, Broker, Withdrawn, ba
 from oyer.manager.future import RewardFuture
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score, scores_of
-from oyer.manager.streaming.group_queue import Bound, Claim, Member
-from oyer.manager.streaming.group_store import Meeting, Place
+from oyer.manager.streaming.group_queue import Bound, GroupClaim, PendingRollout
+from oyer.manager.streaming.group_store import GroupStore, Place
 from oyer.manager.streaming.pending import ending_together
 from oyer.protocol.batch import Manifest
 from oyer.protocol.errors import BackendUnavailable, MissingScores, OyerError
@@ -52,9 +52,9 @@ class Lane(NamedTuple):
 class Load:
     """What is sent in one batch."""
 
-    members: list[Member] = field(default_factory=list)
-    claims: list[Claim] = field(default_factory=list)
-    ahead: list[Member] = field(default_factory=list)
+    members: list[PendingRollout] = field(default_factory=list)
+    claims: list[GroupClaim] = field(default_factory=list)
+    ahead: list[PendingRollout] = field(default_factory=list)
     """Judged ahead of their group: nobody waits for these rows."""
 
 
@@ -62,11 +62,11 @@ class Load:
 class _Awaited:
     """Who waits for a batch."""
 
-    rows: list[tuple[int, Member]] = field(default_factory=list)
+    rows: list[tuple[int, PendingRollout]] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
 
 
-class Dispatch:
+class Sender:
     """The batches of one stream."""
 
     def __init__(
@@ -74,7 +74,7 @@ class Dispatch:
         submit: Submit,
         config: RewardConfig,
         broker: Broker,
-        on_end: Callable[[Sequence[Member]], None],
+        on_end: Callable[[Sequence[PendingRollout]], None],
     ) -> None:
         self._submit = submit
         self._config = config
@@ -91,19 +91,19 @@ class Dispatch:
         """Whether there is something to report."""
         return bool(self._finished)
 
-    def send(self, lane: Lane, load: Load, meeting: Meeting) -> list[Claim]:
+    def send(self, lane: Lane, load: Load, meeting: GroupStore) -> list[GroupClaim]:
         """Submit a load.
 
         Returns:
             Claims that had gone to another process: they are to be waited for.
         """
-        lost: list[Claim] = []
+        lost: list[GroupClaim] = []
         for part in _apart(load) if self._compares and lane.shaped else [load]:
             lost += self._send(lane, part, meeting)
         return lost
 
-    def _send(self, lane: Lane, load: Load, meeting: Meeting) -> list[Claim]:
-        lost: list[Claim] = []
+    def _send(self, lane: Lane, load: Load, meeting: GroupStore) -> list[GroupClaim]:
+        lost: list[GroupClaim] = []
         while load.members or load.claims or load.ahead:
             rollouts, starts = _laid_out(load)
             gone: list[Place] = []
@@ -131,7 +131,7 @@ class Dispatch:
             break
         return lost
 
-    def send_again(self, place: Place, batch_id: str, meeting: Meeting) -> None:
+    def send_again(self, place: Place, batch_id: str, meeting: GroupStore) -> None:
         """Send the tasks of a published group's batch, whose leader may have died before it did.
 
         With the broker away, the group is found unsent again.
@@ -150,7 +150,7 @@ class Dispatch:
         """Wait for the batch of another process."""
         self._await(bound.batch, bound.rows, [bound.place], None, bound.verdicts)
 
-    def end(self, outcomes: Sequence[tuple[Member, Score | Exception]]) -> None:
+    def end(self, outcomes: Sequence[tuple[PendingRollout, Score | Exception]]) -> None:
         """Give members what they came to."""
         self._on_end([member for member, _ in outcomes])
         with ending_together():
@@ -158,7 +158,7 @@ class Dispatch:
             for member, outcome in outcomes:
                 member.pending.end(outcome)
 
-    def report_finished(self, meeting: Meeting) -> None:
+    def report_finished(self, meeting: GroupStore) -> None:
         """Say which groups' batches have ended; unsaid, their keys stay until they expire."""
         with self._lock:
             finished, self._finished = self._finished, []
@@ -168,7 +168,7 @@ class Dispatch:
     def _await(
         self,
         batch_id: str,
-        rows: Sequence[tuple[int, Member]],
+        rows: Sequence[tuple[int, PendingRollout]],
         places: Sequence[Place],
         future: RewardFuture | None,
         verdicts: int = 0,
@@ -237,7 +237,9 @@ def _laid_out(load: Load) -> tuple[list[Rollout], dict[Place, int]]:
     return rollouts + [member.rollout for member in load.ahead], starts
 
 
-def _rows(claims: Sequence[Claim], starts: dict[Place, int]) -> list[tuple[int, Member]]:
+def _rows(
+    claims: Sequence[GroupClaim], starts: dict[Place, int]
+) -> list[tuple[int, PendingRollout]]:
     return [
         (starts[claim.place] + row, one.member)
         for claim in claims
@@ -245,7 +247,7 @@ def _rows(claims: Sequence[Claim], starts: dict[Place, int]) -> list[tuple[int, 
     ]
 
 
-def _publisher(meeting: Meeting, starts: dict[Place, int], gone: list[Place]) -> BeforeSending:
+def _publisher(meeting: GroupStore, starts: dict[Place, int], gone: list[Place]) -> BeforeSending:
     def publish(manifest: Manifest) -> None:
         verdicts = manifest.size * len(manifest.plan["judges"])
         gone[:] = meeting.publish(starts, manifest.batch_id, verdicts)

@@ -23,10 +23,10 @@ from oyer.manager.requirements import compares, needs_of
 from oyer.manager.score import Score
 from oyer.manager.streaming import identity
 from oyer.manager.streaming.batching_window import ArrivalRate
-from oyer.manager.streaming.group_queue import Assembly, Candidate, Found, Member
+from oyer.manager.streaming.group_queue import Found, GroupQueue, GroupRequest, PendingRollout
 from oyer.manager.streaming.intake import Where, candidates_of, members_of
 from oyer.manager.streaming.pending import Pending, PendingScores
-from oyer.manager.streaming.sender import Dispatch, Lane, Load, Submit
+from oyer.manager.streaming.sender import Lane, Load, Sender, Submit
 from oyer.protocol.errors import BackendUnavailable, InvalidRollout
 from oyer.protocol.rollout import Rollout
 
@@ -49,10 +49,10 @@ class _Gathered:
     """What a lane holds until it is sent."""
 
     since: float
-    members: list[Member] = field(default_factory=list)
-    candidates: list[Candidate] = field(default_factory=list)
+    members: list[PendingRollout] = field(default_factory=list)
+    candidates: list[GroupRequest] = field(default_factory=list)
     """Brought to their groups first."""
-    ahead: list[Member] = field(default_factory=list)
+    ahead: list[PendingRollout] = field(default_factory=list)
     """Judged ahead of their groups."""
 
 
@@ -81,10 +81,10 @@ class Stream:
         # the interpreter from the caller.
         self._wakes_at = math.inf
         self._rate = ArrivalRate()
-        self._under_way: dict[tuple[str, ...], list[Member]] = {}
+        self._under_way: dict[tuple[str, ...], list[PendingRollout]] = {}
         self._lanes: dict[Lane, _Gathered] = {}
-        self._dispatch = Dispatch(self._submit, self._config, self._broker, self._ended)
-        self._assembly = Assembly(
+        self._dispatch = Sender(self._submit, self._config, self._broker, self._ended)
+        self._assembly = GroupQueue(
             lambda: backend(*self._broker).meeting(),
             self._plan,
             with_token_ids=any(item.takes_token_ids for item in self._config.length),
@@ -125,7 +125,7 @@ class Stream:
                 self._dropped = error
                 self._wake()
 
-    def _take(self, units: Sequence[list[Member]], where: Where) -> list[Pending[Score]]:
+    def _take(self, units: Sequence[list[PendingRollout]], where: Where) -> list[Pending[Score]]:
         """Queue units that are not under way yet; a unit is never spread over two batches."""
         lane = Lane(where.get("run", "default"), where.get("step"), True)
         make = candidates_of(where, self._config.broker.result_expires_s, self._training)
@@ -271,7 +271,7 @@ class Stream:
         for place, batch_id in found.unsent:
             self._dispatch.send_again(place, batch_id, self._assembly.meeting)
 
-    def _ended(self, members: Sequence[Member]) -> None:
+    def _ended(self, members: Sequence[PendingRollout]) -> None:
         with self._changed:
             for member in members:
                 self._under_way.pop(member.key, None)

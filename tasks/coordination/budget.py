@@ -65,7 +65,7 @@ class _Books:
     waiting: list[_Waiter] = field(default_factory=list)
 
 
-class Purse:
+class RunBudget:
     """One worker process's access to the budget of one run.
 
     Args:

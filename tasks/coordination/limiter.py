@@ -20,7 +20,7 @@ from redis import Redis, RedisError
 
 from oyer.protocol.redis_connection import Outage, load_script
 from oyer.tasks.coordination.adaptive import Evidence
-from oyer.tasks.coordination.limiter_state import Account, Limits, Permit
+from oyer.tasks.coordination.limiter_state import LimiterState, Limits, Permit
 
 POLL_MIN_S, POLL_MAX_S = 0.05, 0.25
 """Pauses between exchanges while calls wait: the shorter after progress, in seconds."""
@@ -80,7 +80,7 @@ class Limiter:
             lease_s=lease_s,
             delay_s=window_s / 60 if delay_s is None else delay_s,
         )
-        self._account = Account(limits, worker_id, clock_s=time.time() - time.monotonic())
+        self._account = LimiterState(limits, worker_id, clock_s=time.time() - time.monotonic())
         self._key = limits_key(endpoint)
         self._script = load_script(redis, __package__, "lease")
         self._outage = Outage(f"endpoint {endpoint!r} keeps to this worker's share of its limits")

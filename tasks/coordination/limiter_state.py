@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from oyer.tasks.coordination.adaptive import Control, Evidence, initial, step
-from oyer.tasks.coordination.token_windows import Ledger
+from oyer.tasks.coordination.token_windows import TokenWindows
 
 LEASE_TRUST = 0.9
 """Part of a lease that its holder relies on; the rest covers a stalled thread."""
@@ -74,7 +74,7 @@ class _Demand:
     evidence: Evidence = field(default_factory=Evidence)
 
 
-class Account:
+class LimiterState:
     """One worker's side of `lease.lua`.
 
     Args:
@@ -100,7 +100,7 @@ class Account:
             "adaptive": limits.adaptive,
         }
         self._clock_s = clock_s
-        self._ledger = Ledger()
+        self._ledger = TokenWindows()
         self._demand, self._sent = _Demand(), _Demand()
         self._changes: list[tuple[str, int, int]] = []
         self._born = ""

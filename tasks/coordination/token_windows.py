@@ -23,7 +23,7 @@ class _Block:
     tokens: int
 
 
-class Ledger:
+class TokenWindows:
     """Grants, spending and settlement of one worker at one endpoint."""
 
     def __init__(self) -> None:

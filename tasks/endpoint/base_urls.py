@@ -23,7 +23,7 @@ class _Health:
     probing: bool = False
 
 
-class UrlChoice:
+class BaseUrlPool:
     """Which base URL the next call goes to; owns no connection and no clock of its own.
 
     `pick` and `report` come in pairs. Neither switches greenlets; between threads the worst

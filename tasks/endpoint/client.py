@@ -24,7 +24,7 @@ from oyer.config.reward import EndpointConfig
 from oyer.config.variables import secret_of, shown
 from oyer.protocol.errors import InvalidConfig
 from oyer.protocol.status import Status
-from oyer.tasks.endpoint.base_urls import UrlChoice
+from oyer.tasks.endpoint.base_urls import BaseUrlPool
 from oyer.tasks.endpoint.redaction import mask, redact
 from oyer.tasks.endpoint.refused_fields import with_lessons
 from oyer.tasks.endpoint.responses import http_failure, read_response
@@ -84,7 +84,7 @@ class EndpointClient:
         for library in ("openai", "httpx2", "urllib3"):
             logging.getLogger(library).setLevel(logging.ERROR)
         self._urls = [_chat_url(server.url) for server in config.servers]
-        self._choice = UrlChoice(
+        self._choice = BaseUrlPool(
             [server.weight for server in config.servers],
             clock=time.monotonic,
             rng=random.Random(),

@@ -79,7 +79,7 @@ class AttemptRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class CallResult:
     """How a judgement's calls ended: with a reply, or with the last failure, or without a call."""
 
     reply: Reply | None
@@ -102,7 +102,7 @@ def call(
     clock: Callable[[], float],
     sleep: Callable[[float], None],
     rng: random.Random,
-) -> Outcome:
+) -> CallResult:
     """Call until there is a reply, or until another attempt cannot help or comes too late.
 
     Args:
@@ -127,7 +127,7 @@ def call(
         )
         if isinstance(result, Reply):
             records.append(_record(len(records) + 1, started_at, request, result, None))
-            return Outcome(
+            return CallResult(
                 reply=result,
                 failure=None,
                 status=Status.SCORED,
@@ -212,9 +212,9 @@ def _record(
     )
 
 
-def _ended(failures: list[Failure], records: list[AttemptRecord], reason: str) -> Outcome:
+def _ended(failures: list[Failure], records: list[AttemptRecord], reason: str) -> CallResult:
     failure = failures[-1] if failures else None
-    return Outcome(
+    return CallResult(
         reply=None,
         failure=failure,
         status=failure.status if failure else Status.EXPIRED,

@@ -18,7 +18,7 @@ NOT_APPLIED = "; no fall-back, since the group's rollouts are not in one chunk"
 
 
 @dataclass(frozen=True)
-class Groups:
+class ChunkGroups:
     """The groups of one chunk, by the places of their rollouts in the batch."""
 
     whole: list[list[int]]
@@ -26,7 +26,7 @@ class Groups:
     """Places of rollouts whose group goes on in another chunk."""
 
 
-def groups_in(group_ids: Sequence[str | None], start: int, split: Collection[str]) -> Groups:
+def groups_in(group_ids: Sequence[str | None], start: int, split: Collection[str]) -> ChunkGroups:
     """Find a chunk's groups; a rollout without a group is one of its own.
 
     Args:
@@ -41,10 +41,10 @@ def groups_in(group_ids: Sequence[str | None], start: int, split: Collection[str
             parts.add(place)
         else:
             members.setdefault(("alone", place) if group_id is None else group_id, []).append(place)
-    return Groups(list(members.values()), frozenset(parts))
+    return ChunkGroups(list(members.values()), frozenset(parts))
 
 
-def groups_in_need(groups: Groups, verdicts: Mapping[int, Verdict]) -> list[list[int]]:
+def groups_in_need(groups: ChunkGroups, verdicts: Mapping[int, Verdict]) -> list[list[int]]:
     """Name the whole groups on which the judge failed in a way that another model might not."""
     return [
         group

@@ -10,7 +10,7 @@ from typing import Any
 
 from oyer.config.reward import EndpointConfig, Price
 from oyer.protocol.status import Status
-from oyer.tasks.coordination.budget import Purse
+from oyer.tasks.coordination.budget import RunBudget
 from oyer.tasks.coordination.lessons import Lessons
 from oyer.tasks.endpoint.types import ChatRequest, Client, Failure, Reply
 from oyer.tasks.judging.call import (
@@ -39,7 +39,7 @@ _REFUSALS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Endpoint:
+class EndpointServices:
     """What calling one endpoint takes."""
 
     config: EndpointConfig
@@ -53,7 +53,7 @@ class Endpoint:
 class Gate:
     """The permits and the client of one call."""
 
-    endpoint: Endpoint
+    endpoint: EndpointServices
     request: ChatRequest
     first: bool
     """Whether the call is for the first sample of its judgement."""
@@ -62,7 +62,7 @@ class Gate:
     """Whether the request is still this worker's to pay for."""
     arrived: Callable[[Reply], None]
     """Takes a reply in before its permit is given back."""
-    purse: Purse | None
+    purse: RunBudget | None
     price: Price | None
     refusal: tuple[Status, str] | None = None
     """Why the call was not let through, if it was not for want of a permit."""

@@ -13,19 +13,19 @@ from datetime import UTC, datetime
 
 from oyer.config.reward import JudgeConfig
 from oyer.protocol.status import Status
-from oyer.tasks.coordination.budget import Purse
+from oyer.tasks.coordination.budget import RunBudget
 from oyer.tasks.endpoint.types import ChatRequest, Reply
-from oyer.tasks.judging.call import AttemptRecord, Outcome, call
-from oyer.tasks.judging.gate import Endpoint, Gate
+from oyer.tasks.judging.call import AttemptRecord, CallResult, call
+from oyer.tasks.judging.gate import EndpointServices, Gate
 from oyer.tasks.judging.judgements import LOGPROBS, Answer
 from oyer.tasks.judging.reask import reask
-from oyer.tasks.judging.requests import Job
+from oyer.tasks.judging.requests import JudgeRequest
 from oyer.tasks.parsing.expected_score import expected_score
-from oyer.tasks.parsing.parser import Reading, read_score
+from oyer.tasks.parsing.parser import ParsedScore, parse_score
 
 _RANDOM = random.Random()
 
-Keep = Callable[[Reply, Reading], None]
+Keep = Callable[[Reply, ParsedScore], None]
 """Takes a reply in that holds a score."""
 
 _QUOTED_CHARS = 120
@@ -33,21 +33,21 @@ _QUOTED_CHARS = 120
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asker:
+class JudgeCaller:
     """Makes the calls of one batch's chunk."""
 
-    endpoints: Mapping[str, Endpoint]
+    endpoints: Mapping[str, EndpointServices]
     problems: Mapping[str, str]
     """Why an endpoint that a judge names cannot be called from this worker."""
     deadline: float
     """Epoch seconds after which no call is begun."""
     cancelled: Callable[[], bool]
-    purse: Purse | None = None
+    purse: RunBudget | None = None
     """What the run may still spend; None where it has no budget."""
 
     def ask(
         self,
-        job: Job,
+        job: JudgeRequest,
         ours: Callable[[], bool] = lambda: True,
         keep: Keep = lambda reply, reading: None,
     ) -> Answer:
@@ -88,12 +88,12 @@ class Asker:
 class _Calls:
     """The calls that one job may take."""
 
-    asker: Asker
-    endpoint: Endpoint
-    job: Job
+    asker: JudgeCaller
+    endpoint: EndpointServices
+    job: JudgeRequest
     ours: Callable[[], bool]
     keep: Keep
-    reading: Reading | None = None
+    reading: ParsedScore | None = None
     """Of the last reply."""
 
     def make(self, request: ChatRequest) -> Answer:
@@ -109,7 +109,7 @@ class _Calls:
                 break
         return _answer(replace(outcome, attempts=made), self.reading, self.job.judge)
 
-    def _call(self, request: ChatRequest) -> Outcome:
+    def _call(self, request: ChatRequest) -> CallResult:
         self.reading = None
         config = self.endpoint.config
         gate = Gate(
@@ -160,7 +160,7 @@ def joined_attempts(
     )
 
 
-def _answer(outcome: Outcome, reading: Reading | None, judge: JudgeConfig) -> Answer:
+def _answer(outcome: CallResult, reading: ParsedScore | None, judge: JudgeConfig) -> Answer:
     attempts = outcome.attempts
     started_at = attempts[0].started_at if attempts else None
     now = datetime.now(UTC)
@@ -187,7 +187,7 @@ def _answer(outcome: Outcome, reading: Reading | None, judge: JudgeConfig) -> An
     )
 
 
-def _why_no_score(reply: Reply, reading: Reading, judge: JudgeConfig) -> str | None:
+def _why_no_score(reply: Reply, reading: ParsedScore, judge: JudgeConfig) -> str | None:
     if reading.status is Status.SCORED:
         return None
     text = reply.text.rpartition("</think>")[2].strip()
@@ -209,9 +209,9 @@ def _why_no_score(reply: Reply, reading: Reading, judge: JudgeConfig) -> str | N
     return f"no score{why} in the reply {end!r}"
 
 
-def read_reply(reply: Reply, judge: JudgeConfig) -> Reading:
+def read_reply(reply: Reply, judge: JudgeConfig) -> ParsedScore:
     """Read a reply as its judge is configured: the score that it states, or the expected one."""
-    reading = read_score(
+    reading = parse_score(
         reply.text, scale=judge.scale, finish_reason=reply.finish_reason, refusal=reply.refusal
     )
     if not judge.expected_score or reading.status is not Status.SCORED or not reply.token_logprobs:

@@ -11,8 +11,8 @@ from oyer.models.rows import AttemptRow, JudgementRow
 from oyer.protocol.status import Status
 from oyer.tasks.judging.call import AttemptRecord
 from oyer.tasks.judging.request_record import parameters_text, seed_of, turns_of
-from oyer.tasks.judging.requests import Job
-from oyer.tasks.parsing.parser import PARSER_VERSION, Reading
+from oyer.tasks.judging.requests import JudgeRequest
+from oyer.tasks.parsing.parser import PARSER_VERSION, ParsedScore
 
 Source = Literal["called", "cache", "record", "joined", "none"]
 """Where a judgement's reply came from; `none` where no reply was asked for."""
@@ -30,7 +30,7 @@ class Answer:
     """`scored` with a reply (its text is still to be read), else why there is none."""
     text: str | None = None
     reasoning: str | None = None
-    reading: Reading | None = None
+    reading: ParsedScore | None = None
     model: str | None = None
     error: str | None = None
     attempts: Sequence[AttemptRecord] = ()
@@ -60,7 +60,9 @@ def cost_usd(price: Price | None, prompt_tokens: int, completion_tokens: int) ->
     return (prompt_tokens * price.prompt_usd + completion_tokens * price.completion_usd) / 1e6
 
 
-def judgement_row(job: Job, answer: Answer, *, worker: str, price: Price | None) -> JudgementRow:
+def judgement_row(
+    job: JudgeRequest, answer: Answer, *, worker: str, price: Price | None
+) -> JudgementRow:
     """Write a judgement as the record keeps it."""
     reading = answer.reading
     last = answer.attempts[-1] if answer.attempts else None
@@ -96,7 +98,7 @@ def judgement_row(job: Job, answer: Answer, *, worker: str, price: Price | None)
     }
 
 
-def attempt_rows(job: Job, answer: Answer, *, price: Price | None) -> list[AttemptRow]:
+def attempt_rows(job: JudgeRequest, answer: Answer, *, price: Price | None) -> list[AttemptRow]:
     """Write every HTTP request made for a judgement."""
     first = job.request.messages if job.request else ()
     return [

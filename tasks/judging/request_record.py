@@ -14,13 +14,13 @@ from oyer.models.base import clean_text
 from oyer.models.rows import Turn, Turns
 from oyer.protocol.rollout import Message, Rollout
 from oyer.tasks.coordination.reply_cache import request_key
-from oyer.tasks.judging.requests import Job
+from oyer.tasks.judging.requests import JudgeRequest
 
 _SEEDS = range(-(2**63), 2**63)
 """What the record's column holds."""
 
 
-def parameters_text(job: Job, sent: Mapping[str, Any] | None) -> str:
+def parameters_text(job: JudgeRequest, sent: Mapping[str, Any] | None) -> str:
     """Write what makes a request of a rollout and a rubric, as the record keeps it.
 
     Args:

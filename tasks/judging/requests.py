@@ -17,12 +17,12 @@ from oyer.tasks.parsing import parser
 TOP_LOGPROBS = 20
 """Alternatives asked for at each token: the most that OpenAI's endpoint gives."""
 
-Place = tuple[int, str, int]
+JudgementKey = tuple[int, str, int]
 """What tells a judgement from the others of its batch: rollout, judge's name, sample."""
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class JudgeRequest:
     """One judgement to reach: a rollout, a judge, a sample."""
 
     index: int
@@ -39,18 +39,18 @@ class Job:
     """What `request_key` made `key` of, besides the messages and the sample."""
 
     @property
-    def place(self) -> Place:
+    def place(self) -> JudgementKey:
         """What tells this judgement from the others of its batch."""
         return self.index, self.judge.name, self.sample
 
 
-def jobs_of(
+def requests_of(
     rollouts: Mapping[int, Rollout],
     judges: Sequence[JudgeConfig],
     rules: RewardRules,
     bodies: Mapping[str, Mapping[str, Any]],
     servers: Mapping[str, str] = MappingProxyType({}),
-) -> Iterator[Job]:
+) -> Iterator[JudgeRequest]:
     """List the judgements of a chunk, rollout by rollout.
 
     Args:
@@ -67,7 +67,7 @@ def jobs_of(
         for judge in judges:
             for sample in range(judge.samples):
                 if decided is not None:
-                    yield Job(index, judge, sample, hashes[judge.name], decided)
+                    yield JudgeRequest(index, judge, sample, hashes[judge.name], decided)
                     continue
                 request = _request(rollout, judge, parsed[judge.name])
                 keyed: dict[str, Any] = {
@@ -82,7 +82,9 @@ def jobs_of(
                 key = request_key(**keyed, messages=request.messages, sample=sample)
                 if judge.samples > 1 and judge.temperature == 0:
                     request = replace(request, seed=_seed(key))
-                yield Job(index, judge, sample, hashes[judge.name], None, request, key, keyed)
+                yield JudgeRequest(
+                    index, judge, sample, hashes[judge.name], None, request, key, keyed
+                )
 
 
 def decided_without_call(rollout: Rollout, rules: RewardRules) -> Status | None:
@@ -96,14 +98,14 @@ def decided_without_call(rollout: Rollout, rules: RewardRules) -> Status | None:
     return None if has_content(rollout.response) else Status.EMPTY
 
 
-def decided_score(job: Job) -> float | None:
+def decided_score(job: JudgeRequest) -> float | None:
     """Score of a judgement that needed no call: an empty response's, as the judge configures."""
     if job.decided is not Status.EMPTY:
         return None
     return job.judge.scale[0] if job.judge.empty_score is None else job.judge.empty_score
 
 
-def _request(rollout: Rollout, judge: JudgeConfig, rubric: rubrics.Rubric) -> ChatRequest:
+def _request(rollout: Rollout, judge: JudgeConfig, rubric: rubrics.RubricTemplate) -> ChatRequest:
     return ChatRequest(
         model=judge.model,
         messages=rubrics.render(

@@ -17,10 +17,10 @@ from oyer.tasks.coordination.reply_cache import CachedReply
 from oyer.tasks.endpoint.types import Reply
 from oyer.tasks.judging.call import AttemptRecord
 from oyer.tasks.judging.gate import TAKEN_OVER
-from oyer.tasks.judging.judge_call import Asker, joined_attempts, no_answer
+from oyer.tasks.judging.judge_call import JudgeCaller, joined_attempts, no_answer
 from oyer.tasks.judging.judgements import LOGPROBS, Answer, Source
-from oyer.tasks.judging.requests import Job
-from oyer.tasks.parsing.parser import Reading, read_score
+from oyer.tasks.judging.requests import JudgeRequest
+from oyer.tasks.parsing.parser import ParsedScore, parse_score
 
 Record = Callable[[Sequence[str]], Mapping[str, StoredJudgement]]
 """Looks scored judgements up by request hash."""
@@ -62,14 +62,14 @@ class Flight(Protocol):
 class Resolver:
     """Answers the requests of one batch's chunk."""
 
-    asker: Asker
+    asker: JudgeCaller
     cache: Cache
     flight: Flight
     record: Record
     scope: str
     """Reply sharing ends at this name: empty for the whole store, else the run or the batch."""
 
-    def known(self, jobs: Sequence[Job]) -> dict[str, Answer]:
+    def known(self, jobs: Sequence[JudgeRequest]) -> dict[str, Answer]:
         """Look up what needs no call, in two round trips for the whole chunk."""
         judges = {job.key: job.judge for job in jobs if job.key}
         shared = {self._shared(key): key for key in judges}
@@ -98,7 +98,7 @@ class Resolver:
         claims = self.flight.claim([self._shared(key) for key in keys])
         return {key: claims[self._shared(key)] for key in keys}
 
-    def answer(self, job: Job, *, claimed: bool) -> Answer:
+    def answer(self, job: JudgeRequest, *, claimed: bool) -> Answer:
         """Call for a claimed request; for another's, wait, and take over if its owner is gone."""
         assert job.key is not None
         shared = self._shared(job.key)
@@ -112,7 +112,7 @@ class Resolver:
                 return answer
             made, claimed = tuple(answer.attempts), False
 
-    def _joined(self, job: Job, shared: str) -> Answer | None:
+    def _joined(self, job: JudgeRequest, shared: str) -> Answer | None:
         """Wait for another's reply; None where the request is this worker's to pay for."""
         while True:
             if self.flight.wait(shared, self.asker.deadline) == "expired":
@@ -125,7 +125,7 @@ class Resolver:
             if self.flight.claim([shared])[shared]:
                 return None
 
-    def _asked(self, job: Job, shared: str) -> Answer:
+    def _asked(self, job: JudgeRequest, shared: str) -> Answer:
         try:
             return self.asker.ask(
                 job,
@@ -135,7 +135,7 @@ class Resolver:
         finally:
             self.flight.done(shared)
 
-    def recorded(self, jobs: Sequence[Job]) -> None:
+    def recorded(self, jobs: Sequence[JudgeRequest]) -> None:
         """Note that the answers to these requests are on record, where all will look for them."""
         self.cache.fade([self._shared(job.key) for job in jobs if job.key is not None])
 
@@ -182,8 +182,8 @@ def _recorded(row: StoredJudgement, judge: JudgeConfig) -> Answer | None:
     )
 
 
-def _read_again(text: str, judge: JudgeConfig, expected: float | None) -> Reading | None:
-    reading = read_score(text, scale=judge.scale)
+def _read_again(text: str, judge: JudgeConfig, expected: float | None) -> ParsedScore | None:
+    reading = parse_score(text, scale=judge.scale)
     if reading.status is not Status.SCORED:
         return None
     if expected is None or not judge.expected_score:
@@ -191,7 +191,7 @@ def _read_again(text: str, judge: JudgeConfig, expected: float | None) -> Readin
     return replace(reading, score=expected, layer=LOGPROBS)
 
 
-def _to_keep(reply: Reply, reading: Reading, job: Job) -> CachedReply:
+def _to_keep(reply: Reply, reading: ParsedScore, job: JudgeRequest) -> CachedReply:
     return CachedReply(
         text=reply.text,
         finish_reason="stop",

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from oyer.tasks.parsing.candidates import Claim, Rank
+from oyer.tasks.parsing.candidates import Candidate, Rank
 from oyer.tasks.parsing.context import WINDOW, clause, disowned_after, disowned_before, only_neutral
 from oyer.tasks.parsing.normalize import unmark
 from oyer.tasks.parsing.numbers import read_value
@@ -37,7 +37,7 @@ _PLAIN_TAG = re.compile("score|rating|grade|评分|得分", re.IGNORECASE)
 _PAIRWISE = re.compile(r"[ABC<>=≈~\s]{1,8}|tie|N/?A", re.IGNORECASE)
 
 
-def bracket_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
+def bracket_claims(text: str, scale: tuple[float, float]) -> Iterator[Candidate]:
     """Scores in double brackets, the form of FastChat's single-answer judge, or in `[7]` at the end."""
     end = None
     for match in list(_BRACKETS.finditer(text))[-MAX_BRACKETS:]:
@@ -52,15 +52,15 @@ def bracket_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
             disowned = disowned or disowned_after(text[match.end() :][:60])
             whole = not _NAME.fullmatch(before) or _SCORING.search(before) or only_neutral(before)
             rank = Rank.FINAL if whole else Rank.PART
-            yield Claim(match.start(), match[0], number, rank, "bracket", disowned)
+            yield Candidate(match.start(), match[0], number, rank, "bracket", disowned)
     single = _SINGLE.search(text, max(0, len(text) - WINDOW))
     if single and text.count("[") == 1:
         value = read_value(single["value"], 0, scale)
         if value and value.end == len(single["value"]):
-            yield Claim(single.start("box"), single["box"], value.number, Rank.PROSE, "bracket")
+            yield Candidate(single.start("box"), single["box"], value.number, Rank.PROSE, "bracket")
 
 
-def boxed_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
+def boxed_claims(text: str, scale: tuple[float, float]) -> Iterator[Candidate]:
     """The score in a `\\boxed{}` that ends the reply, if its sentence is about the score.
 
     Judges of mathematics quote boxed answers; a box that has its line to itself reads as any
@@ -75,10 +75,10 @@ def boxed_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
     own = clause(before)
     if before.strip() and (_SCORING.search(own) or only_neutral(own)):
         disowned = disowned_before(before)
-        yield Claim(at, box["box"], value.number, Rank.FINAL, "boxed", disowned)
+        yield Candidate(at, box["box"], value.number, Rank.FINAL, "boxed", disowned)
 
 
-def element_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
+def element_claims(text: str, scale: tuple[float, float]) -> Iterator[Candidate]:
     """Scores between tags such as `<score>` and `</score>`."""
     matches = list(_ELEMENT.finditer(text))
     # Several `<score>` within further elements are those of criteria.
@@ -95,7 +95,7 @@ def element_claims(text: str, scale: tuple[float, float]) -> Iterator[Claim]:
                 continue
             value = None
         rank = Rank.PART if several and match.start() in inner else Rank.FINAL
-        yield Claim(match.start(), match[0], value.number if value else None, rank, "element")
+        yield Candidate(match.start(), match[0], value.number if value else None, rank, "element")
 
 
 def _on_line(text: str, at: int) -> str:

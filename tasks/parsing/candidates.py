@@ -22,7 +22,7 @@ class Rank(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Candidate:
     """One place of a reply that states a score."""
 
     start: int

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from oyer.tasks.parsing.candidates import Claim, Rank
+from oyer.tasks.parsing.candidates import Candidate, Rank
 from oyer.tasks.parsing.numbers import names_other_scale, read_value
 from oyer.tasks.parsing.vocabulary import finder
 
@@ -69,7 +69,7 @@ _FENCED = re.compile(r"[ \t]*(?:`{3,}|~{3,})[\w-]*[ \t]*|json", re.IGNORECASE)
 
 def object_claims(
     text: str, scale: tuple[float, float]
-) -> tuple[list[Claim], list[tuple[int, int]]]:
+) -> tuple[list[Candidate], list[tuple[int, int]]]:
     """Scores in verdict objects, and where closed objects stand.
 
     Args:
@@ -89,7 +89,7 @@ def object_claims(
             rank, value = Rank.FINAL, math.nan
         if rank is not None:
             number = None if math.isnan(value) else value
-            claims.append(Claim(start, text[start:end], number, rank, "object"))
+            claims.append(Candidate(start, text[start:end], number, rank, "object"))
     closed = [(start, end) for start, end in spans if text[end - 1] == "}"]
     return claims, closed
 

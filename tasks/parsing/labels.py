@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from oyer.tasks.parsing.candidates import Claim, Rank
+from oyer.tasks.parsing.candidates import Candidate, Rank
 from oyer.tasks.parsing.context import (
     WINDOW,
     about_an_aspect,
@@ -122,7 +122,7 @@ _CONDITION = finder("if, unless, had it, otherwise, 如果, 若")
 
 def label_claims(
     line: str, offset: int, scale: tuple[float, float], above: str, below: str
-) -> Iterator[Claim]:
+) -> Iterator[Candidate]:
     """Labelled scores of one line.
 
     Args:
@@ -150,7 +150,7 @@ def label_claims(
             continue
         if names_other_scale_before(before, scale):
             number = None
-        yield Claim(
+        yield Candidate(
             start=offset + match.start(),
             span=line[match.start() : read_to],
             value=number,

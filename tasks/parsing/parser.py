@@ -13,7 +13,7 @@ from typing import Any
 
 from oyer.protocol.status import Status
 from oyer.tasks.parsing.brackets import boxed_claims, bracket_claims, element_claims
-from oyer.tasks.parsing.candidates import Claim, Rank
+from oyer.tasks.parsing.candidates import Candidate, Rank
 from oyer.tasks.parsing.context import ASPECT, compared
 from oyer.tasks.parsing.finish_reasons import End, end_of
 from oyer.tasks.parsing.json_objects import ends_with_verdict, object_claims
@@ -75,7 +75,7 @@ _COMMENTED = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ParsedScore:
     """What was read from a reply."""
 
     score: float
@@ -87,13 +87,13 @@ class Reading:
     """The text it was read from."""
 
 
-def read_score(
+def parse_score(
     text: str,
     *,
     scale: tuple[float, float],
     finish_reason: str | None = "stop",
     refusal: str | None = None,
-) -> Reading:
+) -> ParsedScore:
     """Read the score that a judge's reply gives.
 
     Args:
@@ -140,7 +140,7 @@ def response_format(scale: tuple[float, float]) -> dict[str, Any]:
     }
 
 
-def _claims(reply: str, scale: tuple[float, float]) -> list[Claim]:
+def _claims(reply: str, scale: tuple[float, float]) -> list[Candidate]:
     """All scores that a reply states, in order."""
     claims, objects = object_claims(reply, scale)
     prose = list(reply)
@@ -154,11 +154,11 @@ def _claims(reply: str, scale: tuple[float, float]) -> list[Claim]:
     stated = [*elements, *brackets, *_line_claims(_masked(text, brackets), scale)]
     if opened is not None and any(claim.start > opened for claim in stated):
         # Whether this is quoted, nobody can tell.
-        stated.append(Claim(len(text), "", None, Rank.FINAL, "fence"))
+        stated.append(Candidate(len(text), "", None, Rank.FINAL, "fence"))
     return sorted(claims + stated, key=lambda claim: claim.start)
 
 
-def _after_second_thought(claims: list[Claim], reply: str) -> list[Claim]:
+def _after_second_thought(claims: list[Candidate], reply: str) -> list[Candidate]:
     """Drop what the reply takes back: claims before `Wait, …`, if it states a score after that."""
     thoughts = [thought.start() for thought in _SECOND_THOUGHT.finditer(reply)]
     if not thoughts or not claims:
@@ -168,7 +168,7 @@ def _after_second_thought(claims: list[Claim], reply: str) -> list[Claim]:
     return later if stated else claims
 
 
-def _fenced_claims(reply: str, scale: tuple[float, float]) -> list[Claim]:
+def _fenced_claims(reply: str, scale: tuple[float, float]) -> list[Candidate]:
     """The one line of a fence that ends the reply, unless the sentence above announces a quotation."""
     fence = _LAST_FENCE.search(reply)
     if fence is None:
@@ -180,7 +180,7 @@ def _fenced_claims(reply: str, scale: tuple[float, float]) -> list[Claim]:
     return [] if quoted else _line_claims(" " * fence.start("line") + fence["line"], scale)
 
 
-def _masked(text: str, claims: list[Claim]) -> str:
+def _masked(text: str, claims: list[Candidate]) -> str:
     """Mask what was read already."""
     chars = list(text)
     for claim in claims:
@@ -188,14 +188,14 @@ def _masked(text: str, claims: list[Claim]) -> str:
     return "".join(chars)
 
 
-def _line_claims(text: str, scale: tuple[float, float]) -> list[Claim]:
+def _line_claims(text: str, scale: tuple[float, float]) -> list[Candidate]:
     lines, at = [], 0
     for line in text.split("\n"):
         near_an_end = at + len(line) <= MAX_PROSE_CHARS or at >= len(text) - MAX_PROSE_CHARS
         if near_an_end and line.strip():
             lines.append((at, line))
         at += len(line) + 1
-    claims: list[Claim] = []
+    claims: list[Candidate] = []
     tables = {claim.start: claim for claim in table_claims(lines, scale)}
     for i, (start, line) in enumerate(lines):
         if start in tables:
@@ -211,8 +211,8 @@ def _line_claims(text: str, scale: tuple[float, float]) -> list[Claim]:
 
 
 def _bare_claims(
-    lines: list[tuple[int, str]], scale: tuple[float, float], others: list[Claim]
-) -> list[Claim]:
+    lines: list[tuple[int, str]], scale: tuple[float, float], others: list[Candidate]
+) -> list[Candidate]:
     """A number that has the last line to itself, or the first; or a whole reply `答案是7`."""
     if not lines:
         return []
@@ -227,13 +227,13 @@ def _bare_claims(
     if not above.endswith((":", "=")) and (value := bare_value(last, scale)):
         other = bare_value(above, scale)
         number = value.number if other is None or other.number == value.number else None
-        claims.append(Claim(last_at, last.strip(), number, Rank.LABEL, "bare"))
+        claims.append(Candidate(last_at, last.strip(), number, Rank.LABEL, "bare"))
     elif not others and (value := bare_value(first, scale)):
-        claims.append(Claim(first_at, first.strip(), value.number, Rank.PROSE, "bare"))
+        claims.append(Candidate(first_at, first.strip(), value.number, Rank.PROSE, "bare"))
     return claims
 
 
-def _settle(claims: list[Claim], reply: str, scale: tuple[float, float]) -> Reading:
+def _settle(claims: list[Candidate], reply: str, scale: tuple[float, float]) -> ParsedScore:
     """Let the weightiest claim stand, unless another one contradicts it."""
     own = [claim for claim in claims if not claim.disowned and claim.rank > Rank.LOOSE]
     if not own:
@@ -247,10 +247,12 @@ def _settle(claims: list[Claim], reply: str, scale: tuple[float, float]) -> Read
         return _none(Status.UNPARSEABLE, "conflict", winner.span)
     if not scale[0] <= winner.value <= scale[1] or not math.isfinite(winner.value):
         return _none(Status.UNPARSEABLE, "off_scale", winner.span)
-    return Reading(winner.value, Status.SCORED, winner.layer, _short(winner.span))
+    return ParsedScore(winner.value, Status.SCORED, winner.layer, _short(winner.span))
 
 
-def _contradicted(winner: Claim, peers: list[Claim], claims: list[Claim], reply: str) -> bool:
+def _contradicted(
+    winner: Candidate, peers: list[Candidate], claims: list[Candidate], reply: str
+) -> bool:
     """Whether the reply says something else with enough weight to doubt the winner."""
     others = [claim for claim in claims if claim.value != winner.value]
     if any(_outweighs(claim, winner) for claim in others):
@@ -269,7 +271,7 @@ def _contradicted(winner: Claim, peers: list[Claim], claims: list[Claim], reply:
     return bool(_SECOND_THOUGHT.search(reply, winner.start + len(winner.span)))
 
 
-def _outweighs(claim: Claim, winner: Claim) -> bool:
+def _outweighs(claim: Candidate, winner: Candidate) -> bool:
     """Whether a claim of another value, at its place, makes the winner doubtful."""
     if claim.disowned:
         return claim.rank > winner.rank
@@ -290,8 +292,8 @@ def _compares(reply: str) -> bool:
     return any(pair <= names for pair in ({"a", "b"}, {"1", "2"}, {"甲", "乙"}, {"一", "二"}))
 
 
-def _none(status: Status, layer: str, span: str) -> Reading:
-    return Reading(math.nan, status, layer, _short(span))
+def _none(status: Status, layer: str, span: str) -> ParsedScore:
+    return ParsedScore(math.nan, status, layer, _short(span))
 
 
 def _short(span: str) -> str:

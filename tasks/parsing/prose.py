@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from oyer.tasks.parsing.candidates import Claim, Rank
+from oyer.tasks.parsing.candidates import Candidate, Rank
 from oyer.tasks.parsing.context import (
     WINDOW,
     disowned_after,
@@ -123,7 +123,7 @@ _FINAL = finder(
 )
 
 
-def prose_claims(line: str, offset: int, scale: tuple[float, float]) -> Iterator[Claim]:
+def prose_claims(line: str, offset: int, scale: tuple[float, float]) -> Iterator[Candidate]:
     """Scores that the sentences of one line give; a line that quotes a table row gives none."""
     if line.lstrip().startswith("|"):
         return
@@ -143,7 +143,7 @@ def prose_claims(line: str, offset: int, scale: tuple[float, float]) -> Iterator
         spoiled = names_other_scale_before(before, scale) or _ALTERNATIVE.search(
             line[max(0, at - 40) : at]
         )
-        yield Claim(
+        yield Candidate(
             start=offset + start,
             span=line[start : value.end],
             value=None if spoiled else value.number,

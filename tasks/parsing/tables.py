@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from oyer.tasks.parsing.candidates import Claim, Rank
+from oyer.tasks.parsing.candidates import Candidate, Rank
 from oyer.tasks.parsing.labels import bare_value
 from oyer.tasks.parsing.numbers import names_other_scale
 from oyer.tasks.parsing.vocabulary import any_of
@@ -23,7 +23,7 @@ _WHOLE = re.compile(
 )
 
 
-def table_claims(lines: list[tuple[int, str]], scale: tuple[float, float]) -> Iterator[Claim]:
+def table_claims(lines: list[tuple[int, str]], scale: tuple[float, float]) -> Iterator[Candidate]:
     """Totals of tables with one column of scores.
 
     Args:
@@ -40,7 +40,7 @@ def table_claims(lines: list[tuple[int, str]], scale: tuple[float, float]) -> It
         elif _WHOLE.fullmatch((cells := _cells(line))[0]):
             value = _total(header, cells, scale)
             if value is not None:
-                yield Claim(start, line.strip(), value[0], Rank.FINAL, "table")
+                yield Candidate(start, line.strip(), value[0], Rank.FINAL, "table")
 
 
 def _cells(row: str) -> list[str]:

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from oyer.config.condition import Condition
 from oyer.config.reward import JudgeConfig, RewardRules
-from oyer.protocol.partial_results import Floats, JudgePart
+from oyer.protocol.partial_results import Floats, JudgeResult
 from oyer.protocol.status import NOT_CALLED, Status
 from oyer.tasks.rewards.missing_judges import Verdicts, completed
 
 
 @dataclass(frozen=True)
-class Composed:
+class ComposedRewards:
     """What a batch's terms amount to, `[N]` each."""
 
     rewards: Floats
@@ -43,7 +43,7 @@ class Composed:
 
 
 def verdicts_of(
-    parts: Mapping[int, JudgePart], judges: Sequence[JudgeConfig]
+    parts: Mapping[int, JudgeResult], judges: Sequence[JudgeConfig]
 ) -> dict[str, Verdicts]:
     """Put the verdicts on a batch's chunks together, by judge name."""
     chunks = [parts[k] for k in sorted(parts)]
@@ -68,7 +68,7 @@ def compose(
     multiplied: Mapping[str, Floats] | None = None,
     changed: Mapping[str, Floats] | None = None,
     kept: NDArray[np.bool_] | None = None,
-) -> Composed:
+) -> ComposedRewards:
     """Compose the rewards of a batch.
 
     Args:
@@ -102,7 +102,7 @@ def compose(
     inner = {"base_score": base, **shares, **(changed or {})}
     summands = {name: factor * term for name, term in inner.items()} | dict(added or {})
     rewards = np.sum(list(summands.values()), axis=0)
-    return Composed(
+    return ComposedRewards(
         rewards=rewards,
         unshaped_rewards=base + judged,
         judge_scores=_mean_score(judges, {j.name: verdicts[j.name].scores for j in judges}, n),

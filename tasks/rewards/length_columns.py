@@ -12,7 +12,7 @@ from oyer.config.reward import JudgeConfig, LengthConfig, RewardRules
 from oyer.protocol.batch import Columns
 from oyer.protocol.partial_results import Floats
 from oyer.protocol.token_ids import TokenIds
-from oyer.tasks.rewards.compose import Composed, compose, meets
+from oyer.tasks.rewards.compose import ComposedRewards, compose, meets
 from oyer.tasks.rewards.missing_judges import Verdicts
 
 Counts = NDArray[np.int64]
@@ -57,15 +57,15 @@ class LengthInputs:
         return np.array([numbers[uid] for uid in self.columns.group_ids], dtype=np.int64)
 
     @cached_property
-    def raw(self) -> Composed:
+    def raw(self) -> ComposedRewards:
         """The batch without gate and length terms."""
         return self._composed(self.rules.model_copy(update={"zero_unless": None}))
 
-    def composed(self, **length_terms: Any) -> Composed:
+    def composed(self, **length_terms: Any) -> ComposedRewards:
         """The batch with gate and these length terms; see `compose`."""
         return self._composed(self.rules, **length_terms)
 
-    def _composed(self, rules: RewardRules, **length_terms: Any) -> Composed:
+    def _composed(self, rules: RewardRules, **length_terms: Any) -> ComposedRewards:
         return compose(
             base_score=np.array(self.columns.base_score, dtype=float),
             group_ids=self.columns.group_ids,

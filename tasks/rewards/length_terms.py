@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from oyer.config.length import term_names
 from oyer.config.reward import LengthConfig
-from oyer.protocol.partial_results import Floats, LengthPart
+from oyer.protocol.partial_results import Floats, LengthResult
 from oyer.protocol.token_ids import TokenIds
 from oyer.tasks.lengths import Inputs, PackedTokens, compute
 from oyer.tasks.lengths.arrays import Array, to_numpy
@@ -54,14 +54,14 @@ class _Shaped:
 
 def length_part(
     items: Sequence[LengthConfig], inputs: LengthInputs, device: "torch.device | None" = None
-) -> LengthPart:
+) -> LengthResult:
     """Compute every length term of a batch, with torch on a device, else with NumPy.
 
     Raises:
         InvalidLengthCall: a need that only the batch's scores could show is not met.
     """
     kept = np.ones(len(inputs), dtype=bool)
-    part = LengthPart(kept=kept)
+    part = LengthResult(kept=kept)
     named = list(zip(term_names(items), items, strict=True))
     for name, item in named:
         if not item.aggregates:
@@ -74,7 +74,7 @@ def length_part(
     return part
 
 
-def _put(part: LengthPart, name: str, weight: float, shaped: _Shaped) -> None:
+def _put(part: LengthResult, name: str, weight: float, shaped: _Shaped) -> None:
     if shaped.history is not None:
         part.history[name] = shaped.history
     if shaped.kind == "multiply":
@@ -117,7 +117,7 @@ def _apart(item: LengthConfig) -> bool:
 
 
 def _aggregated(
-    item: LengthConfig, inputs: LengthInputs, part: LengthPart, device: "torch.device | None"
+    item: LengthConfig, inputs: LengthInputs, part: LengthResult, device: "torch.device | None"
 ) -> Floats:
     """The advantage of all terms together; NaN for a row without a reward."""
     composed = inputs.composed(

@@ -13,7 +13,7 @@ import redis
 
 from oyer.config.loading import load_config
 from oyer.config.reward import RewardConfig
-from oyer.protocol.batch_store import Exchange
+from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.errors import InvalidConfig
 from oyer.protocol.redis_client import Client
 
@@ -49,9 +49,9 @@ def redis_client() -> redis.Redis:
 
 
 @cache
-def exchange() -> Exchange:
+def exchange() -> BatchStore:
     """Return the batches in transit."""
-    return Exchange(redis_client(), expires_s=config().broker.result_expires_s)
+    return BatchStore(redis_client(), expires_s=config().broker.result_expires_s)
 
 
 @cache

@@ -11,24 +11,24 @@ from oyer.models import queries
 from oyer.models.engine import reading
 from oyer.protocol.errors import InvalidConfig
 from oyer.protocol.redis_connection import connect
-from oyer.tasks.coordination.budget import Purse
+from oyer.tasks.coordination.budget import RunBudget
 from oyer.tasks.coordination.lessons import Lessons, server_identity
 from oyer.tasks.coordination.limiter import Limiter
 from oyer.tasks.coordination.reply_cache import ReplyCache
 from oyer.tasks.coordination.single_flight import SingleFlight
 from oyer.tasks.endpoint.client import EndpointClient
-from oyer.tasks.judging.gate import Endpoint
+from oyer.tasks.judging.gate import EndpointServices
 from oyer.tasks.worker import context
 from oyer.tasks.worker.patience import patiently
 
 
 @once
-def endpoints() -> tuple[dict[str, Endpoint], dict[str, str]]:
+def endpoints() -> tuple[dict[str, EndpointServices], dict[str, str]]:
     """Return the endpoints of this worker, and why the others cannot be called.
 
     A missing key stops one endpoint, not the worker: its judgements are `rejected`.
     """
-    usable: dict[str, Endpoint] = {}
+    usable: dict[str, EndpointServices] = {}
     problems: dict[str, str] = {}
     for name, config in context.config().endpoints.items():
         try:
@@ -46,7 +46,9 @@ def endpoints() -> tuple[dict[str, Endpoint], dict[str, str]]:
             worker_id=context.worker_name(),
         )
         lessons = Lessons(name, config, _redis())
-        usable[name] = Endpoint(config=config, client=client, permits=permits, lessons=lessons)
+        usable[name] = EndpointServices(
+            config=config, client=client, permits=permits, lessons=lessons
+        )
     return usable, problems
 
 
@@ -63,7 +65,7 @@ def flight() -> SingleFlight:
 
 
 @once
-def purse(run: str, budget: Budget) -> Purse:
+def purse(run: str, budget: Budget) -> RunBudget:
     """Return this process's access to what a run may spend."""
 
     def recorded_usd() -> float:
@@ -71,7 +73,7 @@ def purse(run: str, budget: Budget) -> Purse:
             return queries.cost_of_run(conn, run)
 
     config = context.config()
-    return Purse(
+    return RunBudget(
         _redis(),
         run,
         budget,

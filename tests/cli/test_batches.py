@@ -18,7 +18,7 @@ from oyer.models import queries
 from oyer.models.engine import open_engine, reading
 from oyer.models.rows import BatchState
 from oyer.models.writes import ensure_run_and_batch, finish_batch
-from oyer.protocol.batch_store import Exchange
+from oyer.protocol.batch_store import BatchStore
 from tests.cli.conftest import Backend, rollout_rows
 from tests.support.cli_process import oyer, running
 from tests.support.fault_backend import wait_until
@@ -306,7 +306,7 @@ def test_a_resumed_batch_has_its_time_anew(redis_url: str, idle: RewardManager) 
     from oyer.manager.backend.connection import backend
 
     future = idle.submit([Rollout(**row) for row in rollout_rows("old", 4)])
-    exchange = Exchange(redis.Redis.from_url(redis_url), expires_s=600)
+    exchange = BatchStore(redis.Redis.from_url(redis_url), expires_s=600)
     before = exchange.manifest(future.batch_id)
     assert backend(redis_url, idle.config.broker.result_expires_s).resume(future.batch_id, "again")
     after = exchange.manifest(future.batch_id)

@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from oyer import migrations
-from oyer.demo.request_log import Arrival
+from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action, named
 from tests.cli.conftest import Backend, write_config
 from tests.support.cli_process import oyer
@@ -99,7 +99,7 @@ def test_a_broker_that_does_not_answer_is_said_once(tmp_path: Path) -> None:
 
 
 def test_what_a_judge_refuses_is_left_out_shown_and_known_to_the_workers(backend: Backend) -> None:
-    def plan(arrival: Arrival) -> Action:
+    def plan(arrival: RequestEntry) -> Action:
         if "temperature" not in arrival.json():
             return Action(text="Final score: 7")
         message = "Unsupported value: 'temperature' does not support 0 with this model."

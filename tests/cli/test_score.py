@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from oyer.demo.request_log import Arrival
+from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action, named
 from tests.cli.conftest import Backend, rollout_rows, write_config, write_lines
 from tests.support.cli_process import oyer, running
@@ -17,7 +17,7 @@ def rewards(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def by_answer(arrival: Arrival) -> Action:
+def by_answer(arrival: RequestEntry) -> Action:
     """Score answer number i with i + 1."""
     words = "\n".join(text for _, text in arrival.messages())
     number = int(words.rpartition("answer ")[2].split()[0])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oyer.config import rubric as rubrics
 from oyer.config.template import fence, flatten, score_bands
 from oyer.protocol.errors import InvalidConfig
-from oyer.tasks.parsing.parser import read_score
+from oyer.tasks.parsing.parser import parse_score
 
 PLAIN = "Rate {response} as an answer to {prompt}. Reference: {reference}."
 
@@ -45,7 +45,7 @@ def test_a_built_in_rubric_asks_for_a_line_that_is_read(name: str) -> None:
     system = filled(rubrics.resolve(name))[0]["content"]
     label = "最终评分: " if name.endswith("zh") else "Final score: "
     assert f"\n{label}N\n" in system
-    assert read_score(f"Reasons.\n{label}7", scale=(1, 10)).score == 7
+    assert parse_score(f"Reasons.\n{label}7", scale=(1, 10)).score == 7
 
 
 @pytest.mark.parametrize("name", rubrics.BUILT_IN)

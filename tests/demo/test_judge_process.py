@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from oyer.demo.judge_server import judge_process
-from oyer.demo.request_log import Arrival
+from oyer.demo.request_log import RequestEntry
 from oyer.protocol.errors import BackendUnavailable
 
 
@@ -33,7 +33,7 @@ def test_the_command_line_sets_the_default_reply_the_plan_and_the_log(tmp_path: 
     assert first["choices"][0]["message"]["content"] == "Final score: 8"
     assert "usage" in first
     assert "usage" not in second
-    logged = [Arrival.from_record(json.loads(line)) for line in log.read_text().splitlines()]
+    logged = [RequestEntry.from_record(json.loads(line)) for line in log.read_text().splitlines()]
     assert [arrival.action for arrival in logged] == ["reply", "no_usage"]
     assert all(arrival.body is None for arrival in logged)
 

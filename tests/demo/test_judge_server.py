@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from oyer.demo.judge_server import JudgeServer
-from oyer.demo.request_log import Arrival, max_in_flight
+from oyer.demo.request_log import RequestEntry, max_in_flight
 from oyer.demo.responses import ACTIONS, Action, named
 from oyer.protocol.errors import InvalidConfig
 
@@ -57,7 +57,7 @@ def exchange(server: JudgeServer, sent: bytes) -> bytes:
         return b"".join(iter(lambda: client.recv(65536), b""))
 
 
-def finished(log: list[Arrival]) -> bool:
+def finished(log: list[RequestEntry]) -> bool:
     return bool(log) and all(arrival.finished_at_s is not None for arrival in log)
 
 
@@ -251,7 +251,7 @@ def test_a_plan_is_changed_and_the_log_read_over_http(server: JudgeServer) -> No
     assert ask(server, '{"default": "conflict"}', "/control/plan")[0].status == 200
     assert ask(server)[0].status == 409
     log = json.loads(ask(server, "", "/control/log", "GET")[1])["arrivals"]
-    assert [Arrival.from_record(record) for record in log] == server.requests
+    assert [RequestEntry.from_record(record) for record in log] == server.requests
     ask(server, "", "/control/reset")
     assert server.requests == []
     ask(server, '{"default": {"hold": true}}', "/control/plan")
@@ -274,7 +274,7 @@ def test_a_bad_plan_is_refused_and_the_old_one_stays(server: JudgeServer, plan: 
 
 
 def test_an_error_in_a_plan_is_raised_where_the_server_ends() -> None:
-    def plan(arrival: Arrival) -> Action:
+    def plan(arrival: RequestEntry) -> Action:
         raise LookupError(f"no reply for {arrival.sequence}")
 
     with (

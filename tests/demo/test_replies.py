@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from oyer.demo.replies import Reply, reply_to
-from oyer.demo.request_log import Arrival
+from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import ACTIONS, Action, named
 
 MESSAGES = [
@@ -18,7 +18,7 @@ MESSAGES = [
     {"role": "user", "content": "```\n2 + 2?\n```\n```\n4\n```\n```\n2 + 2 = 4\n```"},
 ]
 BODY = json.dumps({"model": "judge-1", "messages": MESSAGES}).encode()
-ARRIVAL = Arrival(body=BODY, model="judge-1", arrived_wall_s=1_700_000_000.0)
+ARRIVAL = RequestEntry(body=BODY, model="judge-1", arrived_wall_s=1_700_000_000.0)
 
 
 class Received:
@@ -38,13 +38,13 @@ def parse(reply: Reply) -> http.client.HTTPResponse:
     return response
 
 
-def completion(action: Action, arrival: Arrival = ARRIVAL) -> dict[str, Any]:
+def completion(action: Action, arrival: RequestEntry = ARRIVAL) -> dict[str, Any]:
     parsed = json.loads(parse(reply_to(arrival, action)).read())
     assert isinstance(parsed, dict)
     return parsed
 
 
-def choice(action: Action, arrival: Arrival = ARRIVAL) -> dict[str, Any]:
+def choice(action: Action, arrival: RequestEntry = ARRIVAL) -> dict[str, Any]:
     (only,) = completion(action, arrival)["choices"]
     assert isinstance(only, dict)
     return only
@@ -72,7 +72,7 @@ def test_usage_counts_four_bytes_to_a_token() -> None:
 
 def test_texts_of_a_list_come_in_turn() -> None:
     action = Action(text=["a", "b"])
-    said = [choice(action, Arrival(sequence=i))["message"]["content"] for i in range(3)]
+    said = [choice(action, RequestEntry(sequence=i))["message"]["content"] for i in range(3)]
     assert said == ["a", "b", "a"]
 
 
@@ -166,4 +166,4 @@ def test_retry_after_comes_in_every_form(form: Any, wait_s: float, header: str, 
     "body", [b"", b"{", b"[]", b"{}", b"\xff", b'{"messages": [1]}', b'{"messages": "x"}']
 )
 def test_a_request_that_scoring_cannot_read_gets_400(body: bytes) -> None:
-    assert reply_to(Arrival(body=body), Action()).status == 400
+    assert reply_to(RequestEntry(body=body), Action()).status == 400

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oyer.demo.request_log import (
-    Arrival,
+    RequestEntry,
     calls_per_content,
     max_in_any_window,
     max_in_flight,
@@ -18,8 +18,8 @@ from oyer.demo.request_log import (
 from oyer.protocol.errors import InvalidInput
 
 
-def arrival(at_s: float = 0.0, end_s: float | None = None, **fields: Any) -> Arrival:
-    return Arrival(arrived_at_s=at_s, finished_at_s=end_s, **fields)
+def arrival(at_s: float = 0.0, end_s: float | None = None, **fields: Any) -> RequestEntry:
+    return RequestEntry(arrived_at_s=at_s, finished_at_s=end_s, **fields)
 
 
 SPANS = st.lists(st.tuples(st.integers(0, 20), st.integers(1, 10) | st.none()), max_size=30)
@@ -54,9 +54,9 @@ def test_equal_bodies_are_counted_as_one_content() -> None:
 
 def test_a_record_survives_json() -> None:
     before = arrival(1.5, 2.5, body='{"model": "评审"}'.encode(), action="reset", status=200)
-    assert Arrival.from_record(json.loads(json.dumps(before.record()))) == before
+    assert RequestEntry.from_record(json.loads(json.dumps(before.record()))) == before
     hashed = dataclasses.replace(before, body=None)
-    assert Arrival.from_record(hashed.record()) == hashed
+    assert RequestEntry.from_record(hashed.record()) == hashed
 
 
 def test_text_parts_of_a_message_are_joined() -> None:

@@ -5,30 +5,30 @@ from typing import Any
 
 import pytest
 
-from oyer.demo.request_log import Arrival
+from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import ACTIONS, Action, action_from_json, named
 from oyer.demo.scenarios import plan_from_json
 from oyer.protocol.errors import InvalidConfig
 
 
-def fails(when: dict[str, Any], arrivals: list[Arrival], seed: int = 0) -> list[bool]:
+def fails(when: dict[str, Any], arrivals: list[RequestEntry], seed: int = 0) -> list[bool]:
     plan = plan_from_json({"seed": seed, "rules": [{"when": when, "then": "unavailable"}]})
     return [plan(each).name == "unavailable" for each in arrivals]
 
 
 def test_a_sequence_is_a_number_or_a_half_open_range() -> None:
-    arrivals = [Arrival(sequence=i) for i in range(4)]
+    arrivals = [RequestEntry(sequence=i) for i in range(4)]
     assert fails({"sequence": 2}, arrivals) == [False, False, True, False]
     assert fails({"sequence": [1, 3]}, arrivals) == [False, True, True, False]
 
 
 def test_a_time_window_is_half_open() -> None:
-    arrivals = [Arrival(since_plan_s=at_s) for at_s in (1.9, 2.0, 21.9, 22.0)]
+    arrivals = [RequestEntry(since_plan_s=at_s) for at_s in (1.9, 2.0, 21.9, 22.0)]
     assert fails({"between_s": [2, 22]}, arrivals) == [False, True, True, False]
 
 
 def test_a_fraction_follows_the_seed() -> None:
-    arrivals = [Arrival(sequence=i) for i in range(2000)]
+    arrivals = [RequestEntry(sequence=i) for i in range(2000)]
     first = fails({"fraction": 0.1}, arrivals, seed=1)
     assert 150 < sum(first) < 250
     assert first == fails({"fraction": 0.1}, arrivals, seed=1)
@@ -37,23 +37,31 @@ def test_a_fraction_follows_the_seed() -> None:
 
 def test_a_pattern_is_searched_in_the_messages() -> None:
     body = json.dumps({"messages": [{"role": "user", "content": "sixteen ducks"}]}).encode()
-    arrivals = [Arrival(body=body), Arrival(body=b'{"ducks": 1}'), Arrival(body=b"ducks")]
+    arrivals = [
+        RequestEntry(body=body),
+        RequestEntry(body=b'{"ducks": 1}'),
+        RequestEntry(body=b"ducks"),
+    ]
     assert fails({"matches": "d.cks"}, arrivals) == [True, False, False]
 
 
 def test_a_key_of_the_body_and_the_model_are_conditions() -> None:
-    arrivals = [Arrival(body=b'{"response_format": {}}'), Arrival(model="other"), Arrival(body=b"")]
+    arrivals = [
+        RequestEntry(body=b'{"response_format": {}}'),
+        RequestEntry(model="other"),
+        RequestEntry(body=b""),
+    ]
     assert fails({"has": "response_format"}, arrivals) == [True, False, False]
     assert fails({"model": "other"}, arrivals) == [False, True, False]
 
 
 def test_a_concurrency_limit_counts_the_arrival_itself() -> None:
-    arrivals = [Arrival(in_flight=n) for n in (1, 2, 3)]
+    arrivals = [RequestEntry(in_flight=n) for n in (1, 2, 3)]
     assert fails({"above_in_flight": 2}, arrivals) == [False, False, True]
 
 
 def test_a_rate_limit_counts_only_what_it_let_pass() -> None:
-    arrivals = [Arrival(arrived_at_s=at_s) for at_s in (0.0, 1.0, 2.0, 59.0, 60.0, 60.5, 61.0)]
+    arrivals = [RequestEntry(arrived_at_s=at_s) for at_s in (0.0, 1.0, 2.0, 59.0, 60.0, 60.5, 61.0)]
     assert fails({"above_rate": [2, 60]}, arrivals) == [
         *(False, False, True, True),
         *(False, True, False),
@@ -61,12 +69,12 @@ def test_a_rate_limit_counts_only_what_it_let_pass() -> None:
 
 
 def test_the_first_arrivals_of_each_body_can_fail() -> None:
-    arrivals = [Arrival(body_sha256=body) for body in "aabaab"]
+    arrivals = [RequestEntry(body_sha256=body) for body in "aabaab"]
     assert fails({"first_of_body": 2}, arrivals) == [True, True, True, False, False, True]
 
 
 def test_conditions_must_all_hold_and_counting_ones_see_what_came_so_far() -> None:
-    arrivals = [Arrival(sequence=i, model=model) for i, model in enumerate("abab")]
+    arrivals = [RequestEntry(sequence=i, model=model) for i, model in enumerate("abab")]
     when = {"model": "b", "above_rate": [1, 60]}
     assert fails(when, arrivals) == [False, False, False, True]
 
@@ -81,8 +89,8 @@ def test_the_first_rule_that_fits_decides_and_else_the_default() -> None:
             "default": {"text": "Final score: 3"},
         }
     )
-    assert [plan(Arrival(sequence=i)).name for i in range(2)] == ["refusal", "html"]
-    assert plan(Arrival(sequence=2)) == Action(text="Final score: 3")
+    assert [plan(RequestEntry(sequence=i)).name for i in range(2)] == ["refusal", "html"]
+    assert plan(RequestEntry(sequence=2)) == Action(text="Final score: 3")
 
 
 def test_an_object_varies_the_action_it_names() -> None:

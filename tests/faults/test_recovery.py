@@ -14,7 +14,7 @@ from oyer.demo.responses import Action
 from oyer.manager import BatchFailed, RewardBatch, RewardFuture
 from oyer.manager.backend.connection import backend as manager_side
 from oyer.protocol import names
-from oyer.protocol.batch_store import Exchange
+from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.packing import WIRE_VERSION
 from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
 from tests.support.fault_worker import ROOT
@@ -33,7 +33,7 @@ def test_a_batch_sent_again_joins_the_calls_that_are_in_flight(
 ) -> None:
     expected = undisturbed("join", N)
     future = backend.half_way("join", N, stall_timeout_s=SOON_S)
-    exchange = Exchange(backend.redis.client, expires_s=600)
+    exchange = BatchStore(backend.redis.client, expires_s=600)
     wait_until(lambda: exchange.manifest(future.batch_id).submission > 1, "submitted again")
     wait_until(lambda: not backend.redis.client.llen("judge"), "handed out again")
     backend.go_on()

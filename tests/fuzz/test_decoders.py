@@ -23,10 +23,10 @@ from oyer.protocol.batch import (
     encode_columns,
     encode_manifest,
 )
-from oyer.protocol.batch_result import Outcome
+from oyer.protocol.batch_result import BatchResult
 from oyer.protocol.errors import BatchFailed, MessageRefused
 from oyer.protocol.packing import pack, unpack
-from oyer.protocol.partial_results import JudgePart, LengthPart, check_parts, read_parts
+from oyer.protocol.partial_results import JudgeResult, LengthResult, check_results, read_results
 from oyer.protocol.rollout import decode_rollouts, zstd
 from oyer.tasks.rewards.compose import verdicts_of
 from tests.fuzz.conftest import fuzz
@@ -49,8 +49,8 @@ COLUMNS = encode_columns(SUBMITTED.columns)
 (CHUNK,) = SUBMITTED.chunks
 (IDS,) = SUBMITTED.token_ids
 
-JUDGED = JudgePart(chunk=0, scores={"q": [8.0, None, 1.0]}, statuses={"q": ["scored"] * 3})
-SHAPED = LengthPart(added={"repetition": np.zeros(3)}, kept=np.ones(3, dtype=bool))
+JUDGED = JudgeResult(chunk=0, scores={"q": [8.0, None, 1.0]}, statuses={"q": ["scored"] * 3})
+SHAPED = LengthResult(added={"repetition": np.zeros(3)}, kept=np.ones(3, dtype=bool))
 
 
 def repacked(blob: bytes) -> st.SearchStrategy[bytes]:
@@ -107,8 +107,8 @@ def test_parts_are_composed_or_refused(parts: list[Any]) -> None:
     manifest = SUBMITTED.manifest
 
     def read() -> None:
-        arrived = read_parts(parts)
-        check_parts(manifest, arrived.judges, arrived.length)
+        arrived = read_results(parts)
+        check_results(manifest, arrived.judges, arrived.length)
         verdicts = verdicts_of(arrived.judges, read_plan(manifest).judges)
         assert len(verdicts["q"].scores) == len(verdicts["q"].statuses) == 3
 
@@ -121,7 +121,7 @@ _OUTCOME = json.loads(json.dumps(outcome_of("b", 3).to_wire()))
 @fuzz
 @given(mutated(_OUTCOME) | json_like)
 def test_an_outcome_is_read_or_refused(wire: Any) -> None:
-    batch = refused(lambda: RewardBatch.of(Outcome.from_wire(wire)))
+    batch = refused(lambda: RewardBatch.of(BatchResult.from_wire(wire)))
     assert batch is None or len(batch.rewards) == len(batch.statuses) == len(batch.mask)
 
 

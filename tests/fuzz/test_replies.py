@@ -17,7 +17,7 @@ from oyer.tasks.endpoint.responses import http_failure, read_response
 from oyer.tasks.endpoint.retry_after import retry_after_s
 from oyer.tasks.endpoint.types import ChatRequest, Failure, Reply
 from oyer.tasks.parsing.expected_score import expected_score
-from oyer.tasks.parsing.parser import read_score
+from oyer.tasks.parsing.parser import parse_score
 from tests.fuzz.conftest import fuzz
 from tests.support.fuzz_values import any_text, damaged, json_like, mutated
 from tests.support.raw_server import RawServer, ok
@@ -53,7 +53,7 @@ def check(score: float, status: Status, scale: tuple[float, float]) -> None:
 def test_a_text_is_scored_on_the_scale_or_has_a_status(
     text: str, scale: tuple[float, float], finish_reason: str | None
 ) -> None:
-    reading = read_score(text, scale=scale, finish_reason=finish_reason)
+    reading = parse_score(text, scale=scale, finish_reason=finish_reason)
     event(reading.status)
     check(reading.score, reading.status, scale)
 
@@ -74,7 +74,7 @@ objects = mutated(
 def test_an_object_is_scored_on_the_scale_or_has_a_status(
     value: Any, scale: tuple[float, float], place: str
 ) -> None:
-    reading = read_score(place.replace("{}", json.dumps(value, ensure_ascii=False)), scale=scale)
+    reading = parse_score(place.replace("{}", json.dumps(value, ensure_ascii=False)), scale=scale)
     event(reading.status)
     check(reading.score, reading.status, scale)
 
@@ -134,7 +134,7 @@ def check_result(result: Reply | Failure) -> None:
         assert result.retry_after_s is None or result.retry_after_s >= 0
         result.message.encode()
         return
-    reading = read_score(
+    reading = parse_score(
         result.text, scale=(1, 10), finish_reason=result.finish_reason, refusal=result.refusal
     )
     check(reading.score, reading.status, (1, 10))

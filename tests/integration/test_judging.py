@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from oyer.demo.judge_server import JudgeServer
-from oyer.demo.request_log import Arrival, max_in_any_window, max_in_flight
+from oyer.demo.request_log import RequestEntry, max_in_any_window, max_in_flight
 from oyer.demo.responses import Action, named
 from oyer.manager import RewardBatch, RewardManager
 from tests.integration.conftest import rollouts_of
@@ -154,7 +154,7 @@ def test_json_that_is_asked_for_is_read(before: Before, judge: JudgeServer) -> N
 def test_an_unparseable_reply_is_asked_for_its_score_once(
     before: Before, judge: JudgeServer
 ) -> None:
-    def plan(arrival: Arrival) -> Action:
+    def plan(arrival: RequestEntry) -> Action:
         again = any(role == "assistant" for role, _ in arrival.messages())
         return Action(text="Final score: 6" if again else "I like it.")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from oyer.demo.judge_server import JudgeServer
-from oyer.demo.request_log import Arrival, max_in_any_window, max_in_flight, tokens
+from oyer.demo.request_log import RequestEntry, max_in_any_window, max_in_flight, tokens
 from oyer.demo.responses import Action, lognormal
 from oyer.manager import RewardManager
 from tests.integration.conftest import rollouts_of
@@ -51,7 +51,7 @@ def manager(
         yield opened
 
 
-def judged(manager: RewardManager, judge: JudgeServer, endpoint: str, n: int) -> list[Arrival]:
+def judged(manager: RewardManager, judge: JudgeServer, endpoint: str, n: int) -> list[RequestEntry]:
     """Have `n` rollouts judged; returns the endpoint's log."""
     judge.set_plan(Action(text=REPLY, latency_s=lognormal(0.05, 0.8)))
     judge.reset()
@@ -65,7 +65,9 @@ def judged(manager: RewardManager, judge: JudgeServer, endpoint: str, n: int) ->
     return sorted(judge.requests, key=lambda arrival: arrival.arrived_at_s)
 
 
-def check_rate(log: list[Arrival], allowed: int, weight: Callable[[Arrival], int]) -> None:
+def check_rate(
+    log: list[RequestEntry], allowed: int, weight: Callable[[RequestEntry], int]
+) -> None:
     """Check that no minute held more, and that a minute's worth came at 90 % of it or faster."""
     assert max_in_any_window(log, WINDOW_S, weight) <= allowed
     passed = itertools.accumulate(map(weight, log))

@@ -10,7 +10,7 @@ import pytest
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.replies import token_count
-from oyer.demo.request_log import Arrival
+from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action, named
 from oyer.manager import JudgeOutage, RewardManager
 from tests.integration.conftest import rollouts_of
@@ -23,7 +23,7 @@ CALL_USD = token_count(SIX.encode()) / 1000
 """What a reply of `SIX` costs at the court's price."""
 
 
-def number_in(arrival: Arrival) -> int:
+def number_in(arrival: RequestEntry) -> int:
     text = "\n".join(content for _, content in arrival.messages())
     return int(text.partition("the answer number ")[2].split()[0])
 
@@ -62,7 +62,7 @@ def test_samples_are_asked_one_by_one_and_aggregated(before: Before, judge: Judg
     assert sorted(row["sample"] for row in rows) == [0, 1, 2]
 
 
-def fails_on_five(arrival: Arrival) -> Action:
+def fails_on_five(arrival: RequestEntry) -> Action:
     """Let the judge fail on one rollout, and its fall-back on none."""
     if arrival.model == "spare":
         return Action(text="Final score: 9")

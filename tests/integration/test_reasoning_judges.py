@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from oyer.demo.judge_server import JudgeServer
-from oyer.demo.request_log import Arrival
+from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action
 from oyer.manager import RewardManager
 from tests.integration.test_judging import attempts_of, scored
@@ -35,7 +35,7 @@ NO_TEMPERATURE = refusal(
 )
 
 
-def reasoning_model(arrival: Arrival) -> Action:
+def reasoning_model(arrival: RequestEntry) -> Action:
     """Answer as OpenAI's reasoning models do: one refusal at a time."""
     body = arrival.json()
     if "max_tokens" in body:
@@ -71,7 +71,7 @@ def test_samples_have_a_seed_each_until_the_endpoint_refuses_seeds(
     assert batch.judge_scores.tolist() == [6.0] * 2
     assert len({arrival.json()["seed"] for arrival in judge.requests}) == 6
 
-    def plan(arrival: Arrival) -> Action:
+    def plan(arrival: RequestEntry) -> Action:
         unknown = refusal("seed", "unknown_parameter", "Unknown parameter: 'seed'.")
         return unknown if "seed" in arrival.json() else SIX
 

@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from oyer.manager import RewardManager
-from oyer.protocol.batch_store import Exchange
+from oyer.protocol.batch_store import BatchStore
 from tests.support.process_memory import MIB, peak_bytes, processes_of
 from tests.support.scripted_backend import rollout, scripted_backend
 
@@ -41,7 +41,7 @@ def test_every_process_stays_within_what_the_rollouts_take(
         grown = peak_bytes(pid) - before[name]
         assert grown < MANY * BYTES_A_ROLLOUT, (name, grown / MIB)
     with redis.Redis.from_url(str(manager.config.broker.url)) as client:
-        exchange = Exchange(client, expires_s=600)
+        exchange = BatchStore(client, expires_s=600)
         deadline = time.monotonic() + 30
         while exchange.backlog_bytes():
             assert time.monotonic() < deadline

@@ -10,7 +10,7 @@ import redis
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import BatchCancelled, RewardFuture, RewardManager
 from oyer.protocol import names
-from oyer.protocol.batch_store import ENDED_S, Exchange
+from oyer.protocol.batch_store import ENDED_S, BatchStore
 from tests.support.process_memory import MIB, Held, held_by, immortal_keys, processes_of
 from tests.support.scripted_backend import DEAD_JUDGE, rollout, scripted_backend, sibling
 
@@ -85,7 +85,7 @@ class Soak:
 
 def settle(client: redis.Redis) -> None:
     """Wait until the workers have nothing left to do, a cancelled batch's tasks included."""
-    exchange = Exchange(client, expires_s=600)
+    exchange = BatchStore(client, expires_s=600)
     deadline = time.monotonic() + 60
     while (
         any(client.llen(queue) for queue in names.QUEUES)

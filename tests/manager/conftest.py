@@ -10,8 +10,8 @@ import redis
 
 from oyer.manager import RewardFuture, RewardManager, Rollout
 from oyer.manager.backend import recovery
-from oyer.protocol.batch_result import Outcome
-from oyer.protocol.batch_store import Exchange
+from oyer.protocol.batch_result import BatchResult
+from oyer.protocol.batch_store import BatchStore
 from oyer.tasks.app import make_app
 from tests.support.scripted_backend import backend, backend_changes, judge, judge_says, running
 
@@ -26,7 +26,7 @@ class Workers:
 
     def __init__(self, url: str) -> None:
         self.redis = redis.Redis.from_url(url)
-        self.exchange = Exchange(self.redis, expires_s=600)
+        self.exchange = BatchStore(self.redis, expires_s=600)
         self._app = make_app(url)
 
     def succeed(self, batch_id: str, **changed: Any) -> None:
@@ -59,7 +59,7 @@ class Workers:
         return int(self.redis.llen(queue))
 
 
-def outcome_of(batch_id: str, n: int = 4, **changed: Any) -> Outcome:
+def outcome_of(batch_id: str, n: int = 4, **changed: Any) -> BatchResult:
     """Make what `combine` returns for `n` rollouts, all scored 8."""
     floats = np.ones(n, dtype=np.float32)
     fields: dict[str, Any] = {
@@ -73,7 +73,7 @@ def outcome_of(batch_id: str, n: int = 4, **changed: Any) -> Outcome:
         "usage": {"calls": n, "prompt_tokens": 40, "completion_tokens": 8, "cost_usd": 0.5},
         "first_errors": {},
     }
-    return Outcome(**{**fields, **changed})
+    return BatchResult(**{**fields, **changed})
 
 
 def rollouts_of(n: int = 4) -> list[Rollout]:

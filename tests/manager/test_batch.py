@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from oyer.config.reward import RewardRules
-from oyer.manager.batch import RewardBatch, Usage, failure_of
+from oyer.manager.batch import BatchUsage, RewardBatch, failure_of
 from oyer.protocol.errors import JudgeOutage, MissingScores
 from tests.manager.conftest import outcome_of
 
@@ -26,11 +26,11 @@ def test_a_batch_holds_what_combine_returned() -> None:
     assert batch.id == "b"
     assert batch.rewards is outcome.rewards
     assert batch.terms is outcome.terms
-    assert batch.usage == Usage(calls=3, prompt_tokens=40, completion_tokens=8, cost_usd=0.5)
+    assert batch.usage == BatchUsage(calls=3, prompt_tokens=40, completion_tokens=8, cost_usd=0.5)
 
 
 def test_usage_reads_by_name_and_adds_its_tokens() -> None:
-    usage = Usage(calls=2, prompt_tokens=40, completion_tokens=8, cost_usd=0.5)
+    usage = BatchUsage(calls=2, prompt_tokens=40, completion_tokens=8, cost_usd=0.5)
     assert usage.tokens == usage["tokens"] == 48
     assert usage["calls"] == 2
 

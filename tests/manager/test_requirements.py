@@ -7,7 +7,7 @@ import pytest
 
 from oyer.config.loading import validate
 from oyer.config.reward import RewardConfig
-from oyer.manager.backend.prepare import Submission, prepare
+from oyer.manager.backend.prepare import PreparedBatch, prepare
 from oyer.manager.validation import check
 from oyer.protocol import token_ids
 from oyer.protocol.errors import InvalidRollout
@@ -99,7 +99,7 @@ def test_a_gate_on_correctness_needs_correctness() -> None:
         check([rollout()], config(reward={"zero_unless": "correct"}))
 
 
-def prepared(*length: dict[str, Any], rollouts: list[Rollout]) -> Submission:
+def prepared(*length: dict[str, Any], rollouts: list[Rollout]) -> PreparedBatch:
     return prepare(rollouts, config(*length), run="r", step=None)
 
 

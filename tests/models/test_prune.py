@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, event, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from oyer.models import Attempt, Base, Batch, Judgement, Reward, Rollout, Submission, Text
+from oyer.models import Attempt, Base, Batch, BatchSubmission, Judgement, Reward, Rollout, Text
 from oyer.models import prune as pruning
 from oyer.models.engine import reading
 from oyer.models.prune import PRUNED_TEXT, Pruned, Selection, not_ended, prune, selected
@@ -174,7 +174,7 @@ def test_a_worker_that_writes_meanwhile_keeps_its_texts(engine: Engine) -> None:
     assert sorted(found) == sorted(str(make_rollout(i)["prompt"]) for i in range(4))
 
 
-@pytest.mark.parametrize("model", [*PARTS, Submission])
+@pytest.mark.parametrize("model", [*PARTS, BatchSubmission])
 def test_each_foreign_key_is_indexed(model: type[Base]) -> None:
     leading = {next(iter(index.columns)).name for index in model.__table__.indexes}  # type: ignore[attr-defined]
     leading.add(next(iter(model.__table__.primary_key)).name)
@@ -278,4 +278,4 @@ def test_the_engine_checks_references_after_a_prune(engine: Engine) -> None:
     record(engine, "a", run="gone")
     list(prune(engine, Selection(runs=["gone"]), texts_only=False))
     with pytest.raises(IntegrityError), engine.begin() as conn:
-        conn.execute(insert(Submission).values(make_submission("nowhere")))
+        conn.execute(insert(BatchSubmission).values(make_submission("nowhere")))

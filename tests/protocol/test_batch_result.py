@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from oyer.protocol.batch_result import Outcome, packed64, unpacked64
+from oyer.protocol.batch_result import BatchResult, packed64, unpacked64
 from oyer.protocol.errors import MessageRefused
 
 
-def outcome_of(rewards: NDArray[np.float32]) -> Outcome:
-    return Outcome(
+def outcome_of(rewards: NDArray[np.float32]) -> BatchResult:
+    return BatchResult(
         batch_id="b",
         rewards=rewards,
         unshaped_rewards=rewards + 1,
@@ -28,8 +28,8 @@ def outcome_of(rewards: NDArray[np.float32]) -> Outcome:
     )
 
 
-def journey(outcome: Outcome) -> Outcome:
-    return Outcome.from_wire(json.loads(json.dumps(outcome.to_wire(), allow_nan=False)))
+def journey(outcome: BatchResult) -> BatchResult:
+    return BatchResult.from_wire(json.loads(json.dumps(outcome.to_wire(), allow_nan=False)))
 
 
 @given(
@@ -67,7 +67,7 @@ def test_double_precision_comes_back_exactly(values: NDArray[np.float64]) -> Non
 def test_another_version_is_refused_with_the_fix(version: Any) -> None:
     wire = {**outcome_of(np.ones(1, dtype=np.float32)).to_wire(), "v": version}
     with pytest.raises(MessageRefused, match=r"run the same release of Oyer on the trainer and"):
-        Outcome.from_wire(wire)
+        BatchResult.from_wire(wire)
 
 
 @pytest.mark.parametrize("key", ["batch_id", "rewards", "mask", "statuses", "terms", "usage"])
@@ -75,7 +75,7 @@ def test_a_result_without_a_part_is_refused(key: str) -> None:
     wire = outcome_of(np.ones(1, dtype=np.float32)).to_wire()
     del wire[key]
     with pytest.raises(MessageRefused, match=rf"result cannot be read: KeyError\('{key}'\)"):
-        Outcome.from_wire(wire)
+        BatchResult.from_wire(wire)
 
 
 @pytest.mark.parametrize(
@@ -84,4 +84,4 @@ def test_a_result_without_a_part_is_refused(key: str) -> None:
 def test_an_altered_result_is_refused(changes: dict[str, Any]) -> None:
     wire = {**outcome_of(np.ones(1, dtype=np.float32)).to_wire(), **changes}
     with pytest.raises(MessageRefused, match=r"result cannot be read"):
-        Outcome.from_wire(wire)
+        BatchResult.from_wire(wire)

@@ -9,12 +9,18 @@ import pytest
 
 from oyer.protocol.batch import Manifest
 from oyer.protocol.errors import MessageRefused
-from oyer.protocol.partial_results import Arrived, JudgePart, LengthPart, check_parts, read_parts
+from oyer.protocol.partial_results import (
+    JudgeResult,
+    LengthResult,
+    PartialResults,
+    check_results,
+    read_results,
+)
 
 
-def judge_part(chunk: int, score: float | None = 8.0) -> JudgePart:
+def judge_part(chunk: int, score: float | None = 8.0) -> JudgeResult:
     status = "scored" if score is not None else "timeout"
-    return JudgePart(
+    return JudgeResult(
         chunk=chunk,
         scores={"q": [score]},
         statuses={"q": [status]},
@@ -22,18 +28,18 @@ def judge_part(chunk: int, score: float | None = 8.0) -> JudgePart:
     )
 
 
-LENGTH = LengthPart(
+LENGTH = LengthResult(
     added={"length_penalty": np.array([0.1 + 0.2, np.nan])}, multiplied={"gr3": np.array([0.5, 1])}
 )
 
 
-def wire(part: JudgePart | LengthPart) -> dict[str, Any]:
+def wire(part: JudgeResult | LengthResult) -> dict[str, Any]:
     written: dict[str, Any] = json.loads(json.dumps(part.to_wire(), allow_nan=False))
     return written
 
 
 def test_parts_come_back_as_they_went() -> None:
-    arrived = read_parts([wire(judge_part(0)), wire(LENGTH), wire(judge_part(1, None))])
+    arrived = read_results([wire(judge_part(0)), wire(LENGTH), wire(judge_part(1, None))])
     assert arrived.judges == {0: judge_part(0), 1: judge_part(1, None)}
     length = arrived.length
     assert length is not None
@@ -45,7 +51,7 @@ def test_parts_come_back_as_they_went() -> None:
 def test_the_order_of_arrival_makes_no_difference() -> None:
     parts = [wire(judge_part(0)), wire(judge_part(1)), wire(LENGTH)]
     for arrival in itertools.permutations(parts):
-        arrived = read_parts(arrival)
+        arrived = read_results(arrival)
         assert list(arrived.judges.items()) == [(0, judge_part(0)), (1, judge_part(1))]
         assert arrived.length is not None
         chunks = [part["chunk"] for part in arrival if "chunk" in part]
@@ -54,9 +60,9 @@ def test_the_order_of_arrival_makes_no_difference() -> None:
 
 
 def test_of_duplicates_the_first_counts() -> None:
-    second = LengthPart(added={}, multiplied={})
+    second = LengthResult(added={}, multiplied={})
     parts = [wire(judge_part(0, 8.0)), wire(judge_part(0, 3.0)), wire(LENGTH), wire(second)]
-    arrived = read_parts(parts)
+    arrived = read_results(parts)
     assert arrived.judges == {0: judge_part(0, 8.0)}
     assert arrived.length is not None
     assert list(arrived.length.added) == ["length_penalty"]
@@ -64,7 +70,7 @@ def test_of_duplicates_the_first_counts() -> None:
 
 
 def test_without_parts_there_is_nothing() -> None:
-    assert read_parts([]) == Arrived({}, None, [])
+    assert read_results([]) == PartialResults({}, None, [])
 
 
 @pytest.mark.parametrize(
@@ -84,7 +90,7 @@ def test_without_parts_there_is_nothing() -> None:
 )
 def test_a_part_of_another_version_is_refused_with_the_fix(part: Any) -> None:
     with pytest.raises(MessageRefused, match=r"run the same release of Oyer on all workers"):
-        read_parts([part])
+        read_results([part])
 
 
 def test_verdicts_of_a_chunk_that_the_batch_has_not_are_refused() -> None:
@@ -97,6 +103,6 @@ def test_verdicts_of_a_chunk_that_the_batch_has_not_are_refused() -> None:
         plan={"judges": [{"name": "q"}]},
         chunks=[(0, 1)],
     )
-    check_parts(manifest, {0: judge_part(0)})
+    check_results(manifest, {0: judge_part(0)})
     with pytest.raises(MessageRefused, match=r"has 1 chunks, and verdicts of others .* \[0, 1\]"):
-        check_parts(manifest, {0: judge_part(0), 1: judge_part(1)})
+        check_results(manifest, {0: judge_part(0), 1: judge_part(1)})

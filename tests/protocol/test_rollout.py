@@ -13,7 +13,7 @@ from oyer.protocol import packing
 from oyer.protocol.batch import (
     Columns,
     Manifest,
-    Sending,
+    Submission,
     decode_columns,
     decode_manifest,
     encode_columns,
@@ -50,8 +50,8 @@ MANIFEST = Manifest(
     submitted_at=1_760_000_000.123456,
     deadline=1_760_003_600.123456,
     sendings=[
-        Sending(at=1_760_000_000.123456, host="trainer:7", why="submit"),
-        Sending(at=1_760_000_090.5, host="trainer:7", why="made no progress for 90 s"),
+        Submission(at=1_760_000_000.123456, host="trainer:7", why="submit"),
+        Submission(at=1_760_000_090.5, host="trainer:7", why="made no progress for 90 s"),
     ],
     plan={"judges": [{"name": "q"}], "tokenizer": None},
     chunks=[(0, 4), (4, 2)],

@@ -15,7 +15,7 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action
 from oyer.manager import BatchFailed, RewardFuture, RewardManager
 from oyer.manager.backend.connection import backend
-from oyer.manager.backend.prepare import Submission, prepare
+from oyer.manager.backend.prepare import PreparedBatch, prepare
 from oyer.protocol import names
 from tests.security.conftest import Marker, logs_in, raw_message, rollouts_of
 from tests.support.fault_backend import wait_until
@@ -60,7 +60,7 @@ def forged(manager: RewardManager, judge: dict[str, Any], **plan: Any) -> Reward
     honest = prepare(rollouts_of(f"forged {uuid.uuid4()}", 4), manager.config, run="r", step=None)
     changed = {**honest.manifest.plan, **plan}
     changed["judges"] = [{**changed["judges"][0], **judge}]
-    batch = Submission(replace(honest.manifest, plan=changed), *list(_parts(honest)))
+    batch = PreparedBatch(replace(honest.manifest, plan=changed), *list(_parts(honest)))
     backend(*manager._broker).submit(batch)
     return RewardFuture(
         batch_id=honest.manifest.batch_id,
@@ -71,7 +71,7 @@ def forged(manager: RewardManager, judge: dict[str, Any], **plan: Any) -> Reward
     )
 
 
-def _parts(submission: Submission) -> tuple[Any, Any, Any]:
+def _parts(submission: PreparedBatch) -> tuple[Any, Any, Any]:
     return submission.columns, submission.chunks, submission.token_ids
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import redis
 
-from oyer.manager.streaming.group_store import Bringing, Brought, Meeting, Place, Seen
+from oyer.manager.streaming.group_store import Bringing, Brought, GroupStore, Place, Seen
 from oyer.manager.streaming.identity import TimeoutPolicy
 
 HOURS_S = 36000.0
@@ -17,13 +17,13 @@ def reached() -> Iterator[None]:
     yield
 
 
-def meeting_on(client: redis.Redis) -> Meeting:
+def meeting_on(client: redis.Redis) -> GroupStore:
     """Take part as a process of its own would."""
-    return Meeting(client, reached, 600)
+    return GroupStore(client, reached, 600)
 
 
 def bring(
-    where: Meeting,
+    where: GroupStore,
     *ids: str,
     group: str = "g",
     size: int = 3,
@@ -44,7 +44,7 @@ def bring(
     return where.look([bringing])[0][0]
 
 
-def look(where: Meeting, place: Place) -> Seen:
+def look(where: GroupStore, place: Place) -> Seen:
     """Look at a group."""
     return where.look(places=[place])[1][0]
 

@@ -9,7 +9,7 @@ import torch
 from oyer.config.loading import validate
 from oyer.config.reward import RewardConfig
 from oyer.protocol.batch import Columns
-from oyer.protocol.partial_results import LengthPart
+from oyer.protocol.partial_results import LengthResult
 from oyer.protocol.status import Status
 from oyer.protocol.token_ids import TokenIds
 from oyer.tasks.rewards.length_columns import LengthInputs
@@ -42,7 +42,7 @@ def shaped(
     scores: list[float | Status] | None = None,
     rules: dict[str, Any] | None = None,
     **fields: Any,
-) -> LengthPart:
+) -> LengthResult:
     """Compute length terms, with the verdicts of one judge where there are scores."""
     judges = [JUDGE] if scores is not None else []
     config = validate({"judges": judges, "length": list(length), "reward": rules or {}})
@@ -53,7 +53,7 @@ def shaped(
     return part
 
 
-def _assert_same(part: LengthPart, other: LengthPart) -> None:
+def _assert_same(part: LengthResult, other: LengthResult) -> None:
     for name, terms in vars(part).items():
         one, two = terms, getattr(other, name)
         if not isinstance(one, dict):

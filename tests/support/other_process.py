@@ -97,11 +97,11 @@ def _outcome(pending: Pending[Score]) -> Score | Exception:
 
 def _make_deadly(point: Point) -> None:
     group_store.LEASE_S = LEASE_S
-    publish = group_store.Meeting.publish
+    publish = group_store.GroupStore.publish
 
     def deadly(*args: Any) -> Any:
         if point == "published":
             publish(*args)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    group_store.Meeting.publish = deadly  # type: ignore[method-assign]  # the point to die at
+    group_store.GroupStore.publish = deadly  # type: ignore[method-assign]  # the point to die at

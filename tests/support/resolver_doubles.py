@@ -12,10 +12,10 @@ from oyer.protocol.status import Status
 from oyer.tasks.coordination.lessons import Lessons
 from oyer.tasks.coordination.reply_cache import CachedReply
 from oyer.tasks.endpoint.types import ChatRequest, Failure, Reply, RetryClass
-from oyer.tasks.judging.gate import Endpoint
-from oyer.tasks.judging.judge_call import Asker
+from oyer.tasks.judging.gate import EndpointServices
+from oyer.tasks.judging.judge_call import JudgeCaller
 from oyer.tasks.judging.judgements import Answer
-from oyer.tasks.judging.requests import Job, jobs_of
+from oyer.tasks.judging.requests import JudgeRequest, requests_of
 from oyer.tasks.judging.resolver import Cache, Flight, Resolver
 
 REPLY = Reply(
@@ -142,10 +142,10 @@ class Bench:
     def resolver_with(self, cache: Cache, flight: Flight, scope: str = "") -> Resolver:
         config = EndpointConfig.model_validate({"base_url": "http://h/v1", "max_attempts": 1})
         self.lessons = Lessons("e", config)
-        endpoint = Endpoint(
+        endpoint = EndpointServices(
             config=config, client=self.client, permits=self.permits, lessons=self.lessons
         )
-        asker = Asker(
+        asker = JudgeCaller(
             endpoints={"e": endpoint},
             problems={"gone": "endpoint 'gone' is not in the configuration of this worker"},
             deadline=time.time() + 600,
@@ -157,13 +157,13 @@ class Bench:
         self.looked_up.append(keys)
         return {key: self.recorded[key] for key in keys if key in self.recorded}
 
-    def jobs(self, *responses: str, **judge: Any) -> list[Job]:
+    def jobs(self, *responses: str, **judge: Any) -> list[JudgeRequest]:
         rollouts = {i: Rollout(prompt="p", response=text) for i, text in enumerate(responses)}
         changed = JudgeConfig.model_validate({**self.judge.model_dump(), **judge})
-        return list(jobs_of(rollouts, [changed], RewardRules(), {}))
+        return list(requests_of(rollouts, [changed], RewardRules(), {}))
 
     @property
-    def job(self) -> Job:
+    def job(self) -> JudgeRequest:
         return self.jobs("42")[0]
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oyer.demo.judge_server import JudgeServer
-from oyer.demo.request_log import Arrival
+from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action
 from oyer.manager import RewardManager, Rollout
 
@@ -87,7 +87,7 @@ DEAD_JUDGE = {"name": "q", "endpoint": "dead", "model": "m", "reasks": 0}
 def by_response(scores: dict[str, int]) -> Any:
     """A plan that scores a request by the response to judge, looked for among `scores`."""
 
-    def plan(arrival: Arrival) -> Action:
+    def plan(arrival: RequestEntry) -> Action:
         text = user_text(arrival)
         score = next(score for response, score in scores.items() if response in text)
         return Action(text=f"Final score: {score}")
@@ -95,7 +95,7 @@ def by_response(scores: dict[str, int]) -> Any:
     return plan
 
 
-def user_text(arrival: Arrival) -> str:
+def user_text(arrival: RequestEntry) -> str:
     """Every word that the judge was sent."""
     return "\n".join(content for _, content in arrival.messages())
 

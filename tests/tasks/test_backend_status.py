@@ -9,13 +9,13 @@ import redis
 
 from oyer.config.reward import Budget
 from oyer.manager import RewardManager, Rollout
-from oyer.protocol.batch_store import Exchange
+from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.errors import MessageRefused
 from oyer.protocol.names import batch_key
 from oyer.protocol.redis_connection import connect
 from oyer.tasks.backend_reading import read_status
 from oyer.tasks.backend_status import EndpointStatus, endpoint_status, run_status
-from oyer.tasks.coordination.budget import Purse, budget_key
+from oyer.tasks.coordination.budget import RunBudget, budget_key
 from oyer.tasks.coordination.limiter import Limiter, limits_key
 from tests.manager.conftest import JUDGE
 
@@ -106,7 +106,7 @@ def test_an_endpoint_without_calls_has_no_limits_that_are_known(client: redis.Re
 def test_money_is_spent_and_reserved_until_the_lease_ends(
     redis_url: str, client: redis.Redis
 ) -> None:
-    purse = Purse(
+    purse = RunBudget(
         connect(redis_url),
         "r",
         # The soft mark is at what the call reserves: nothing is reserved ahead.
@@ -130,7 +130,7 @@ def test_money_is_spent_and_reserved_until_the_lease_ends(
 
 def test_batches_are_told_apart_by_how_far_they_are(redis_url: str, client: redis.Redis) -> None:
     manager = RewardManager({"judges": [JUDGE], "length": [], "broker": {"url": redis_url}})
-    exchange = Exchange(client, expires_s=60)
+    exchange = BatchStore(client, expires_s=60)
     rollouts = [
         Rollout(prompt="p", response=f"r{i}", group_id="g", base_score=1.0) for i in range(2)
     ]
@@ -164,7 +164,7 @@ def test_batches_are_told_apart_by_how_far_they_are(redis_url: str, client: redi
 
 def test_a_later_submission_is_counted(redis_url: str, client: redis.Redis) -> None:
     manager = RewardManager({"judges": [JUDGE], "length": [], "broker": {"url": redis_url}})
-    exchange = Exchange(client, expires_s=60)
+    exchange = BatchStore(client, expires_s=60)
     future = manager.submit([Rollout(prompt="p", response="r", group_id="g", base_score=1.0)])
     manifest = exchange.manifest(future.batch_id).again("for a test")
     exchange.replace_manifest(replace(manifest, deadline=time.time() - 10))

@@ -9,7 +9,7 @@ import torch
 
 from oyer.config.length_methods.catalogue import METHODS
 from oyer.protocol.errors import InvalidLengthCall
-from oyer.protocol.partial_results import LengthPart
+from oyer.protocol.partial_results import LengthResult
 from oyer.protocol.status import Status
 from oyer.tasks.lengths import Inputs, compute, pack
 from tests.support.length_batches import LENGTHS, shaped
@@ -226,8 +226,8 @@ def test_a_need_that_only_the_scores_show_is_refused_with_the_reason() -> None:
 
 def test_a_length_part_comes_back_as_it_went() -> None:
     part = shaped(BAND, {"method": "gr3"}, {"method": "cosine"}, {"method": "gfpo_mask", "k": 1})
-    read = LengthPart.from_wire(part.to_wire())
-    for field in dataclasses.fields(LengthPart):
+    read = LengthResult.from_wire(part.to_wire())
+    for field in dataclasses.fields(LengthResult):
         sent, got = getattr(part, field.name), getattr(read, field.name)
         np.testing.assert_equal(got, sent)
 

@@ -12,7 +12,7 @@ from kombu import Producer
 
 from oyer.config.reward import RewardConfig
 from oyer.manager.backend.connection import Backend, backend
-from oyer.manager.backend.prepare import Submission, prepare
+from oyer.manager.backend.prepare import PreparedBatch, prepare
 from oyer.protocol import names
 from oyer.protocol.errors import BackendUnavailable
 from oyer.protocol.rollout import Rollout
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings(
 BAND = {"method": "median_band"}
 
 
-def prepared(n: int = 10, **keys: Any) -> Submission:
+def prepared(n: int = 10, **keys: Any) -> PreparedBatch:
     rollouts = [
         Rollout(prompt="secret prompt", response=f"r{i}", group_id=str(i), response_tokens=3)
         for i in range(n)

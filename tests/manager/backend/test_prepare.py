@@ -7,13 +7,13 @@ import pytest
 
 from oyer.config.plan import read_plan
 from oyer.config.reward import RewardConfig
-from oyer.manager.backend.prepare import Submission, prepare
+from oyer.manager.backend.prepare import PreparedBatch, prepare
 from oyer.protocol.rollout import Rollout, decode_rollouts
 
 JUDGE = {"name": "q", "endpoint": "e", "model": "m"}
 
 
-def prepared(rollouts: list[Rollout], **config: Any) -> Submission:
+def prepared(rollouts: list[Rollout], **config: Any) -> PreparedBatch:
     keys = {"judges": [JUDGE], "length": {"method": "median_band"}, **config}
     return prepare(rollouts, RewardConfig.model_validate(keys), run="r", step=3)
 
@@ -22,7 +22,7 @@ def rollouts(n: int, **fields: Any) -> list[Rollout]:
     return [Rollout(prompt=f"p{i}", response=f"r{i}", group_id=i // 4, **fields) for i in range(n)]
 
 
-def travelled(submission: Submission) -> list[Rollout]:
+def travelled(submission: PreparedBatch) -> list[Rollout]:
     return [rollout for blob in submission.chunks for rollout in decode_rollouts(blob)]
 
 

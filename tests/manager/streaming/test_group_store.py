@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from oyer.manager.streaming import group_store
-from oyer.manager.streaming.group_store import Meeting
+from oyer.manager.streaming.group_store import GroupStore
 from oyer.manager.streaming.identity import TimeoutPolicy
 from oyer.protocol.backlog import Backlog
 from oyer.protocol.names import BACKLOG_ENDS_KEY, BACKLOG_KEY, group_key
@@ -29,16 +29,18 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def here(client: redis.Redis) -> Meeting:
+def here(client: redis.Redis) -> GroupStore:
     return meeting_on(client)
 
 
 @pytest.fixture
-def there(client: redis.Redis) -> Meeting:
+def there(client: redis.Redis) -> GroupStore:
     return meeting_on(client)
 
 
-def test_who_completes_a_group_leads_it_and_gets_all_of_it(here: Meeting, there: Meeting) -> None:
+def test_who_completes_a_group_leads_it_and_gets_all_of_it(
+    here: GroupStore, there: GroupStore
+) -> None:
     assert bring(here, "a").seen[0].state == "open"
     assert there.told() == set()
     done = bring(there, "b", "c")
@@ -60,7 +62,7 @@ def test_who_completes_a_group_leads_it_and_gets_all_of_it(here: Meeting, there:
 
 @pytest.mark.usefixtures("leases_end")
 def test_who_brings_all_of_a_group_does_not_get_it_back_but_its_heir_does(
-    here: Meeting, there: Meeting
+    here: GroupStore, there: GroupStore
 ) -> None:
     brought = bring(here, "a", "b", "c")
     (seen,) = brought.seen
@@ -69,7 +71,9 @@ def test_who_brings_all_of_a_group_does_not_get_it_back_but_its_heir_does(
     assert (heir.state, [part[0] for part in heir.parts]) == ("claimed", [b"a,b,c"])
 
 
-def test_what_is_told_of_several_groups_is_told_of_each(here: Meeting, there: Meeting) -> None:
+def test_what_is_told_of_several_groups_is_told_of_each(
+    here: GroupStore, there: GroupStore
+) -> None:
     for group in "gh":
         bring(there, f"{group}1", group=group)
     places = [place_of(bring(here, f"{g}2", f"{g}3", group=g), group=g) for g in "gh"]
@@ -80,7 +84,7 @@ def test_what_is_told_of_several_groups_is_told_of_each(here: Meeting, there: Me
 
 
 def test_a_member_handed_over_again_joins_and_counts_once(
-    here: Meeting, there: Meeting, client: redis.Redis
+    here: GroupStore, there: GroupStore, client: redis.Redis
 ) -> None:
     first = bring(here, "a", "b")
     again = bring(there, "a")
@@ -95,7 +99,7 @@ def test_a_member_handed_over_again_joins_and_counts_once(
     assert (place_of(late), rows_of(late), late.seen[0].batch) == (place, [(1, False)], "batch")
 
 
-def test_a_further_rollout_of_a_group_that_is_made_begins_another(here: Meeting) -> None:
+def test_a_further_rollout_of_a_group_that_is_made_begins_another(here: GroupStore) -> None:
     first = bring(here, "a", "b", "c")
     more = bring(here, "d")
     assert place_of(more) != place_of(first)
@@ -105,7 +109,7 @@ def test_a_further_rollout_of_a_group_that_is_made_begins_another(here: Meeting)
     assert (place_of(again), rows_of(again)) == (place_of(first), [(1, False)])
 
 
-def test_more_than_a_group_brought_at_once_is_two_groups(here: Meeting) -> None:
+def test_more_than_a_group_brought_at_once_is_two_groups(here: GroupStore) -> None:
     brought = bring(here, "a", "b", "c", "d")
     assert [row for row, _ in rows_of(brought)] == [0, 1, 2, 0]
     states = {seen.place: seen.state for seen in brought.seen}
@@ -114,7 +118,7 @@ def test_more_than_a_group_brought_at_once_is_two_groups(here: Meeting) -> None:
 
 @pytest.mark.parametrize("policy", ["partial", "neutral"])
 def test_who_finds_a_group_late_leads_it(
-    here: Meeting, there: Meeting, policy: TimeoutPolicy
+    here: GroupStore, there: GroupStore, policy: TimeoutPolicy
 ) -> None:
     brought = bring(here, "a", "b", timeout_s=0, on_timeout=policy)
     seen = brought.seen[0]
@@ -128,7 +132,7 @@ def test_who_finds_a_group_late_leads_it(
     assert rows_of(bring(there, "c", step=2)) == [(0, True)]
 
 
-def test_a_late_group_can_be_an_error_for_everyone(here: Meeting, there: Meeting) -> None:
+def test_a_late_group_can_be_an_error_for_everyone(here: GroupStore, there: GroupStore) -> None:
     place = place_of(bring(there, "a", on_timeout="error", timeout_s=0.001))
     seen = look(here, place)
     while seen.state == "open":
@@ -163,7 +167,7 @@ def test_a_batch_published_by_a_dead_leader_is_sent_by_another_under_its_id(
 
 
 def test_groups_of_one_batch_are_published_together_or_not_at_all(
-    here: Meeting, there: Meeting
+    here: GroupStore, there: GroupStore
 ) -> None:
     mine = place_of(bring(here, "a", "b", "c"))
     theirs = place_of(bring(there, "d", "e", "f", group="h"), group="h")
@@ -172,7 +176,7 @@ def test_groups_of_one_batch_are_published_together_or_not_at_all(
 
 
 def test_a_leader_that_cannot_submit_leaves_the_group_to_the_next(
-    here: Meeting, there: Meeting
+    here: GroupStore, there: GroupStore
 ) -> None:
     place = place_of(bring(there, "a"))
     bring(here, "b", "c")
@@ -182,7 +186,7 @@ def test_a_leader_that_cannot_submit_leaves_the_group_to_the_next(
     assert look(here, place).state == "led"
 
 
-def test_everything_expires_and_a_made_group_soon(here: Meeting, client: redis.Redis) -> None:
+def test_everything_expires_and_a_made_group_soon(here: GroupStore, client: redis.Redis) -> None:
     def times_left() -> dict[str, int]:
         return {key.decode(): client.ttl(key) for key in client.keys("oyer:*")}
 
@@ -205,7 +209,7 @@ def test_everything_expires_and_a_made_group_soon(here: Meeting, client: redis.R
 
 
 def test_what_an_incomplete_group_holds_is_in_the_backlog_until_it_is_closed(
-    here: Meeting, there: Meeting, client: redis.Redis
+    here: GroupStore, there: GroupStore, client: redis.Redis
 ) -> None:
     backlog = Backlog(client, expires_s=600)
 
@@ -236,7 +240,7 @@ def test_what_an_incomplete_group_holds_is_in_the_backlog_until_it_is_closed(
 
 
 def test_a_group_that_redis_has_forgotten_is_gone_and_the_next_is_no_namesake(
-    here: Meeting, client: redis.Redis
+    here: GroupStore, client: redis.Redis
 ) -> None:
     place = place_of(bring(here, "a"))
     client.flushall()

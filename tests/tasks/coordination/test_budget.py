@@ -10,20 +10,22 @@ import redis
 
 from oyer.config.reward import Budget
 from oyer.protocol.redis_connection import connect
-from oyer.tasks.coordination.budget import AHEAD_CALLS, Purse
+from oyer.tasks.coordination.budget import AHEAD_CALLS, RunBudget
 from tests.support.services import free_port
 
 FAR_S = 3600.0
 
 
-def purse(url: str, holder: str = "a", recorded: float = 0.0, **fields: float) -> Purse:
+def purse(url: str, holder: str = "a", recorded: float = 0.0, **fields: float) -> RunBudget:
     budget = Budget.model_validate({"usd": 1.0, **fields})
-    return Purse(
+    return RunBudget(
         connect(url), "r", budget, holder=holder, recorded_usd=lambda: recorded, call_s=5, keep_s=60
     )
 
 
-def reserve(purse: Purse, usd: float, *, first: bool = True, wait_s: float = FAR_S) -> str | None:
+def reserve(
+    purse: RunBudget, usd: float, *, first: bool = True, wait_s: float = FAR_S
+) -> str | None:
     return purse.reserve(usd, first=first, deadline=time.time() + wait_s)
 
 
@@ -96,7 +98,7 @@ def test_the_sum_is_read_from_the_record_where_redis_has_none(redis_url: str) ->
 def test_what_redis_forgets_is_made_good_by_the_record_and_the_workers(redis_url: str) -> None:
     spent = {"recorded": 0.0}
     purses = [
-        Purse(
+        RunBudget(
             connect(redis_url),
             "r",
             Budget(usd=1.0),
@@ -124,7 +126,7 @@ def test_what_redis_forgets_is_made_good_by_the_record_and_the_workers(redis_url
 
 
 def test_a_dead_workers_reservation_is_given_back_and_what_it_spent_is_not(redis_url: str) -> None:
-    dead = Purse(
+    dead = RunBudget(
         connect(redis_url),
         "r",
         Budget(usd=1.0),
@@ -150,11 +152,11 @@ def test_without_redis_a_call_waits_until_its_deadline() -> None:
 WORKER = """
 import sys, threading, time
 from oyer.config.reward import Budget
-from oyer.tasks.coordination.budget import Purse
+from oyer.tasks.coordination.budget import RunBudget
 from oyer.protocol.redis_connection import connect
 url, holder = sys.argv[1:]
 redis = connect(url)
-purse = Purse(redis, "r", Budget(usd=1.0), holder=holder, recorded_usd=lambda: 0.0, call_s=5, keep_s=60)
+purse = RunBudget(redis, "r", Budget(usd=1.0), holder=holder, recorded_usd=lambda: 0.0, call_s=5, keep_s=60)
 
 def call(cost):
     while purse.reserve(0.01, first=True, deadline=time.time() + 60) is None:

@@ -13,7 +13,7 @@ from redis import Redis
 
 from oyer.protocol.redis_connection import connect, load_script
 from oyer.tasks.coordination.adaptive import CUT, START_LIMIT, Control, Evidence
-from oyer.tasks.coordination.limiter_state import Account, Limits, Permit
+from oyer.tasks.coordination.limiter_state import LimiterState, Limits, Permit
 
 LIMITS = Limits(
     max_in_flight=8,
@@ -40,7 +40,7 @@ class Worker:
     calls: list[Permit] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.account = Account(self.limits, f"w{next(_names)}", clock_s=0.0)
+        self.account = LimiterState(self.limits, f"w{next(_names)}", clock_s=0.0)
         self.account.open(self.now_s)
         self.script = load_script(self.redis, "lease")
 

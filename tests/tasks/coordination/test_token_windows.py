@@ -1,10 +1,10 @@
 """A worker's books on the request and token windows."""
 
-from oyer.tasks.coordination.token_windows import Ledger
+from oyer.tasks.coordination.token_windows import TokenWindows
 
 
 def test_a_call_that_draws_on_two_blocks_returns_its_rest_to_the_newer_one() -> None:
-    ledger = Ledger()
+    ledger = TokenWindows()
     ledger.grant(1, 10.0, 0, 10)
     ledger.grant(2, 10.0, 1, 90)
     assert ledger.spend(5.0, 1, 50) == 2
@@ -15,14 +15,14 @@ def test_a_call_that_draws_on_two_blocks_returns_its_rest_to_the_newer_one() -> 
 
 
 def test_a_call_is_not_begun_on_less_than_it_costs() -> None:
-    ledger = Ledger()
+    ledger = TokenWindows()
     ledger.grant(1, 10.0, 1, 49)
     assert ledger.spend(5.0, 1, 50) is None
     assert ledger.balance(5.0) == (1, 49)
 
 
 def test_an_old_block_cannot_be_spent_and_returns_once() -> None:
-    ledger = Ledger()
+    ledger = TokenWindows()
     ledger.grant(1, 10.0, 3, 30)
     assert ledger.balance(10.0) == (0, 0)
     changes = ledger.changes()
@@ -32,7 +32,7 @@ def test_an_old_block_cannot_be_spent_and_returns_once() -> None:
 
 
 def test_after_a_lost_answer_returns_are_forgotten_and_charges_repeated() -> None:
-    ledger = Ledger()
+    ledger = TokenWindows()
     ledger.grant(1, 10.0, 3, 0)
     ledger.balance(10.0)
     ledger.charge(2, 1, 0)
@@ -41,7 +41,7 @@ def test_after_a_lost_answer_returns_are_forgotten_and_charges_repeated() -> Non
 
 
 def test_nothing_returns_to_a_bucket_that_has_left_the_window() -> None:
-    ledger = Ledger()
+    ledger = TokenWindows()
     ledger.grant(1, 10.0, 0, 30)
     ledger.spend(5.0, 0, 30)
     assert ledger.total(oldest=2) == (0, 0)

@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 
-from oyer.tasks.endpoint.base_urls import COOL_DOWN_S, FAILURES_TO_COOL, UrlChoice
+from oyer.tasks.endpoint.base_urls import COOL_DOWN_S, FAILURES_TO_COOL, BaseUrlPool
 
 
 class Clock:
@@ -14,12 +14,12 @@ class Clock:
         return self.now_s
 
 
-def choice_of(*weights: float) -> tuple[UrlChoice, Clock]:
+def choice_of(*weights: float) -> tuple[BaseUrlPool, Clock]:
     clock = Clock()
-    return UrlChoice(weights, clock=clock, rng=random.Random(0)), clock
+    return BaseUrlPool(weights, clock=clock, rng=random.Random(0)), clock
 
 
-def cool(choice: UrlChoice, index: int) -> None:
+def cool(choice: BaseUrlPool, index: int) -> None:
     for _ in range(FAILURES_TO_COOL):
         choice.report(index, answered=False)
 

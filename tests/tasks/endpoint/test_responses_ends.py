@@ -6,7 +6,7 @@ import pytest
 
 from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import Failure, Reply, RetryClass
-from oyer.tasks.parsing.parser import read_score
+from oyer.tasks.parsing.parser import parse_score
 from tests.tasks.endpoint.test_responses import (
     NEVER,
     RATE_LIMIT,
@@ -66,7 +66,7 @@ def test_a_blocked_prompt_is_a_reply_without_text_that_reads_as_refused(data: An
     reply = answered(data)
     assert isinstance(reply, Reply)
     assert reply.text == ""
-    reading = read_score(reply.text, scale=(1, 10), finish_reason=reply.finish_reason)
+    reading = parse_score(reply.text, scale=(1, 10), finish_reason=reply.finish_reason)
     assert reading.status is Status.REFUSED
 
 

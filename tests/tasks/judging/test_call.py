@@ -8,7 +8,7 @@ import pytest
 
 from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import ChatRequest, Failure, Reply, RetryClass
-from oyer.tasks.judging.call import Outcome, call, estimate_tokens
+from oyer.tasks.judging.call import CallResult, call, estimate_tokens
 
 START_S = 1_700_000_000.0
 REQUEST = ChatRequest(model="m", messages=[{"role": "user", "content": "x" * 35}], max_tokens=100)
@@ -74,7 +74,7 @@ class Bench:
         self.events.append("sleep")
         self.now_s += wait_s
 
-    def run(self, *, deadline_s: float = 1000.0, max_attempts: int = 4) -> Outcome:
+    def run(self, *, deadline_s: float = 1000.0, max_attempts: int = 4) -> CallResult:
         return call(
             self,
             REQUEST,

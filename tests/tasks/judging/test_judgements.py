@@ -11,17 +11,17 @@ from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
 from oyer.tasks.judging.call import AttemptRecord
 from oyer.tasks.judging.judgements import Answer, attempt_rows, cost_usd, judgement_row
-from oyer.tasks.judging.requests import Job, jobs_of
-from oyer.tasks.parsing.parser import PARSER_VERSION, read_score
+from oyer.tasks.judging.requests import JudgeRequest, requests_of
+from oyer.tasks.parsing.parser import PARSER_VERSION, parse_score
 
 START = datetime(2026, 3, 31, 23, 59, 58, tzinfo=UTC)
 PRICE = Price(prompt_usd=2.0, completion_usd=8.0)
 JUDGE = JudgeConfig.model_validate({"name": "q", "endpoint": "e", "model": "m", "samples": 2})
 
 
-def job() -> Job:
+def job() -> JudgeRequest:
     rollout = Rollout(prompt="p", response="r")
-    return list(jobs_of({5: rollout}, [JUDGE], RewardRules(), {}))[1]
+    return list(requests_of({5: rollout}, [JUDGE], RewardRules(), {}))[1]
 
 
 def attempt(number: int, **fields: Any) -> AttemptRecord:
@@ -40,7 +40,7 @@ def attempt(number: int, **fields: Any) -> AttemptRecord:
 
 
 def answered(text: str = "Final score: 7", **fields: Any) -> Answer:
-    reading = read_score(text, scale=(1, 10))
+    reading = parse_score(text, scale=(1, 10))
     plain: dict[str, Any] = {
         "source": "called",
         "status": reading.status,

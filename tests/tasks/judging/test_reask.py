@@ -6,7 +6,7 @@ from oyer.config.reward import JudgeConfig
 from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import ChatRequest
 from oyer.tasks.judging.reask import reask
-from oyer.tasks.parsing.parser import read_score
+from oyer.tasks.parsing.parser import parse_score
 
 REQUEST = ChatRequest(
     model="m",
@@ -71,11 +71,11 @@ def test_it_states_the_scale(rubric: str) -> None:
 @pytest.mark.parametrize("rubric", ["reasoning_en", "reasoning_zh"])
 def test_a_judge_that_repeats_the_question_has_given_no_score(rubric: str) -> None:
     question = reask(REQUEST, "Hmm.", judge(rubric)).messages[-1]["content"]
-    assert read_score(question, scale=(1, 10)).status is not Status.SCORED
+    assert parse_score(question, scale=(1, 10)).status is not Status.SCORED
 
 
 @pytest.mark.parametrize("rubric", ["reasoning_en", "reasoning_zh"])
 def test_the_line_that_it_asks_for_can_be_read(rubric: str) -> None:
     question = reask(REQUEST, "Hmm.", judge(rubric)).messages[-1]["content"]
     line = next(line for line in question.splitlines() if line.endswith(": N"))
-    assert read_score(line.replace("N", "7"), scale=(1, 10)).score == 7
+    assert parse_score(line.replace("N", "7"), scale=(1, 10)).score == 7

@@ -22,7 +22,7 @@ from oyer.tasks.judging.request_record import (
     turned,
     turns_of,
 )
-from oyer.tasks.judging.requests import Job, jobs_of
+from oyer.tasks.judging.requests import JudgeRequest, requests_of
 
 JUDGE = JudgeConfig.model_validate(
     {"name": "q", "endpoint": "e", "model": "m", "samples": 2, "scale": [0, 5]}
@@ -30,11 +30,11 @@ JUDGE = JudgeConfig.model_validate(
 SENT = {"model": "m", "temperature": 0.0, "max_completion_tokens": 1024}
 
 
-def job_of(rollout: Rollout, bodies: Mapping[str, Any] | None = None) -> Job:
-    return list(jobs_of({0: rollout}, [JUDGE], RewardRules(), bodies or {}))[1]
+def job_of(rollout: Rollout, bodies: Mapping[str, Any] | None = None) -> JudgeRequest:
+    return list(requests_of({0: rollout}, [JUDGE], RewardRules(), bodies or {}))[1]
 
 
-def on_record(rollout: Rollout, job: Job, **changed: Any) -> Kept:
+def on_record(rollout: Rollout, job: JudgeRequest, **changed: Any) -> Kept:
     assert job.request is not None
     prompt = rollout.prompt
     plain: dict[str, Any] = {

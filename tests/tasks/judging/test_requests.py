@@ -8,7 +8,12 @@ from oyer.config import rubric
 from oyer.config.reward import JudgeConfig, RewardRules
 from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
-from oyer.tasks.judging.requests import Job, decided_score, decided_without_call, jobs_of
+from oyer.tasks.judging.requests import (
+    JudgeRequest,
+    decided_score,
+    decided_without_call,
+    requests_of,
+)
 
 RULES = RewardRules()
 UNGATED = RewardRules.model_validate({"gate": "none"})
@@ -22,8 +27,8 @@ def rollout(**fields: Any) -> Rollout:
     return Rollout(**{"prompt": "What is 6 times 7?", "response": "42", **fields})
 
 
-def jobs(*rollouts: Rollout, judges: tuple[JudgeConfig, ...] = (judge(),)) -> list[Job]:
-    return list(jobs_of(dict(enumerate(rollouts)), judges, RULES, {}))
+def jobs(*rollouts: Rollout, judges: tuple[JudgeConfig, ...] = (judge(),)) -> list[JudgeRequest]:
+    return list(requests_of(dict(enumerate(rollouts)), judges, RULES, {}))
 
 
 def key(one: Rollout | None = None, **keys: Any) -> str | None:
@@ -33,7 +38,7 @@ def key(one: Rollout | None = None, **keys: Any) -> str | None:
 def test_every_rollout_judge_and_sample_is_one_judgement_in_order() -> None:
     judges = (judge(name="a", samples=2), judge(name="b"))
     chunk = {7: rollout(), 9: rollout(response="41")}
-    places = [job.place for job in jobs_of(chunk, judges, RULES, {})]
+    places = [job.place for job in requests_of(chunk, judges, RULES, {})]
     assert places == [(i, *sample) for i in (7, 9) for sample in (("a", 0), ("a", 1), ("b", 0))]
 
 
@@ -89,12 +94,12 @@ def test_what_the_workers_add_to_every_request_changes_the_key() -> None:
         {"e": {"top_p": 0.5}},
         {"other": {"top_p": 0.5}},
     ]
-    keys = [next(iter(jobs_of({0: rollout()}, [judge()], RULES, body))).key for body in bodies]
+    keys = [next(iter(requests_of({0: rollout()}, [judge()], RULES, body))).key for body in bodies]
     assert keys[0] == keys[3]
     assert len(set(keys)) == 3
     # What a judge sets itself wins, in the body and so in the key.
     own = judge(extra_body={"top_p": 0.9})
-    assert {next(iter(jobs_of({0: rollout()}, [own], RULES, body))).key for body in bodies} == {
+    assert {next(iter(requests_of({0: rollout()}, [own], RULES, body))).key for body in bodies} == {
         keys[1]
     }
 
@@ -143,7 +148,7 @@ def test_some_judgements_are_decided_without_a_call(
 ) -> None:
     one = rollout(**fields)
     assert decided_without_call(one, rules) == decided
-    [job] = jobs_of({0: one}, [judge()], rules, {})
+    [job] = requests_of({0: one}, [judge()], rules, {})
     assert job.decided == decided
     assert (job.request is None) == (job.key is None) == (decided is not None)
 
@@ -177,7 +182,7 @@ def test_half_a_surrogate_pair_fails_no_key() -> None:
 
 def test_another_server_or_version_under_the_same_name_changes_the_key() -> None:
     def key_at(server: str, **keys: Any) -> str | None:
-        [job] = jobs_of({0: rollout()}, [judge(**keys)], RULES, {}, {"e": server})
+        [job] = requests_of({0: rollout()}, [judge(**keys)], RULES, {}, {"e": server})
         return job.key
 
     assert key_at("a") != key_at("b")

@@ -12,7 +12,7 @@ from oyer.config import rubric as rubrics
 from oyer.config.judge import JudgeConfig
 from oyer.config.rubric import _KNOWN, _FrontMatter
 from oyer.protocol.status import Status
-from oyer.tasks.parsing.parser import read_score
+from oyer.tasks.parsing.parser import parse_score
 from tests.support.paths import ROOT
 
 TEXT = (ROOT / "docs" / "rubrics.md").read_text()
@@ -51,12 +51,12 @@ def test_both_tables_of_replies_are_there() -> None:
 
 @pytest.mark.parametrize(("reply", "score"), READ)
 def test_a_verdict_that_is_said_to_be_read_is(reply: str, score: str) -> None:
-    assert read_score(f"It holds together.\n{reply}", scale=SCALE).score == float(score)
+    assert parse_score(f"It holds together.\n{reply}", scale=SCALE).score == float(score)
 
 
 @pytest.mark.parametrize(("reply", "why"), UNREAD)
 def test_a_verdict_that_is_said_to_be_none_is_none(reply: str, why: str) -> None:
-    reading = read_score(f"It holds together.\n{reply}", scale=SCALE)
+    reading = parse_score(f"It holds together.\n{reply}", scale=SCALE)
     assert reading.status is Status.UNPARSEABLE, why
 
 

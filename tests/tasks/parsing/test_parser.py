@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oyer.protocol.status import Status
-from oyer.tasks.parsing.parser import Reading, read_score, response_format
+from oyer.tasks.parsing.parser import ParsedScore, parse_score, response_format
 from tests.support.paths import DATA
 
 ROWS: list[dict[str, Any]] = [
@@ -41,13 +41,13 @@ DECOYS = [
 ]
 
 
-def read(text: str, **kwargs: Any) -> Reading:
-    return read_score(text, **{"scale": ON_TEN, **kwargs})
+def read(text: str, **kwargs: Any) -> ParsedScore:
+    return parse_score(text, **{"scale": ON_TEN, **kwargs})
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{i}: {r['text'][:40]}" for i, r in enumerate(ROWS)])
 def test_every_recorded_reply_reads_as_a_careful_reader_would(row: dict[str, Any]) -> None:
-    reading = read_score(
+    reading = parse_score(
         row["text"], scale=tuple(row["scale"]), finish_reason=row.get("finish_reason", "stop")
     )
     expected = math.nan if row["expected"] is None else row["expected"]
@@ -100,7 +100,7 @@ def test_a_missing_score_says_why(
     ],
 )
 def test_a_score_names_its_layer_and_span(text: str, layer: str, span: str) -> None:
-    assert read(text) == Reading(7.0, Status.SCORED, layer, span)
+    assert read(text) == ParsedScore(7.0, Status.SCORED, layer, span)
 
 
 @pytest.mark.parametrize("finish_reason", ["stop", None, "tool_calls", "STOP", "eos", "end_turn"])
@@ -124,13 +124,13 @@ def test_after_an_unknown_end_a_whole_json_verdict_is_read(text: str) -> None:
 
 @pytest.mark.parametrize(("scale", "score"), [((1, 5), 4), ((0, 1), 0.5), ((0, 100), 91)])
 def test_a_score_is_read_on_the_judges_own_scale(scale: tuple[int, int], score: float) -> None:
-    assert read_score(f"最终评分：{score}/{scale[1]}", scale=scale).score == score
-    assert math.isnan(read_score(f"最终评分：{score}/{scale[1] * 2}", scale=scale).score)
+    assert parse_score(f"最终评分：{score}/{scale[1]}", scale=scale).score == score
+    assert math.isnan(parse_score(f"最终评分：{score}/{scale[1] * 2}", scale=scale).score)
 
 
 def test_a_scale_below_zero_takes_signs() -> None:
-    assert read_score("Score: -3", scale=(-5, 5)).score == -3
-    assert read_score("Score: +3", scale=(-5, 5)).score == 3
+    assert parse_score("Score: -3", scale=(-5, 5)).score == -3
+    assert parse_score("Score: +3", scale=(-5, 5)).score == 3
 
 
 def test_structured_output_asks_for_reasons_first_and_reads_back() -> None:
@@ -151,7 +151,7 @@ SCALE = st.sampled_from([(1, 10), (0, 10), (1, 5), (0, 1), (0, 100), (-5, 5)])
 def test_no_text_raises_or_scores_off_the_scale(
     parts: list[str], glue: str, scale: tuple[int, int]
 ) -> None:
-    reading = read_score(glue.join(parts), scale=scale)
+    reading = parse_score(glue.join(parts), scale=scale)
     if reading.status is Status.SCORED:
         assert scale[0] <= reading.score <= scale[1]
     else:
@@ -160,7 +160,7 @@ def test_no_text_raises_or_scores_off_the_scale(
 
 @given(st.text())
 def test_any_text_at_all_is_read_without_raising(text: str) -> None:
-    assert isinstance(read(text), Reading)
+    assert isinstance(read(text), ParsedScore)
 
 
 @given(st.lists(st.sampled_from(DECOYS), max_size=5), st.integers(1, 10))
@@ -235,7 +235,7 @@ def test_a_fence_around_the_whole_reply_changes_nothing(text: str) -> None:
 def test_a_reply_of_two_hundred_kilobytes_is_read(unit: str) -> None:
     # Quadratic reading would run into the suite's time limit here.
     long = (unit * 200_000)[:200_000]
-    assert isinstance(read(long), Reading)
+    assert isinstance(read(long), ParsedScore)
     assert read(f"{long}\n</think>\n最终评分: 7").score == 7
 
 

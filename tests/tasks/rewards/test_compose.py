@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as npst
 from oyer.config.reward import JudgeConfig, RewardRules
 from oyer.protocol.partial_results import Floats
 from oyer.protocol.status import NOT_CALLED, Status
-from oyer.tasks.rewards.compose import Composed, compose, missing
+from oyer.tasks.rewards.compose import ComposedRewards, compose, missing
 from oyer.tasks.rewards.missing_judges import Verdicts
 
 FAILURES = [status for status in Status if status not in {Status.SCORED, *NOT_CALLED}]
@@ -40,7 +40,7 @@ def composed(
     added: dict[str, Floats] | None = None,
     multiplied: dict[str, Floats] | None = None,
     **rules: Any,
-) -> Composed:
+) -> ComposedRewards:
     n = len(judged[0].statuses) if judged else len(base or [])
     judges = [judge(f"q{k}", weights[k] if weights else 0.1) for k in range(len(judged))]
     return compose(
@@ -222,7 +222,7 @@ def test_missing_are_failures_and_neither_scores_nor_decisions(status: Status) -
     assert missing([status]) == ([0] if status in FAILURES else [])
 
 
-def with_correct(correct: list[bool | None], **rules: Any) -> Composed:
+def with_correct(correct: list[bool | None], **rules: Any) -> ComposedRewards:
     n = len(correct)
     return compose(
         base_score=np.ones(n),
