@@ -25,9 +25,9 @@ from oyer.protocol.batch import (
 )
 from oyer.protocol.batch_result import BatchResult
 from oyer.protocol.errors import BatchFailed, MessageRefused
-from oyer.protocol.packing import pack, unpack
+from oyer.protocol.packing import pack, unpack, zstd
 from oyer.protocol.partial_results import JudgeResult, LengthResult, check_results, read_results
-from oyer.protocol.rollout import decode_rollouts, zstd
+from oyer.protocol.rollout import decode_rollouts
 from oyer.tasks.rewards.compose import verdicts_of
 from tests.fuzz.conftest import fuzz
 from tests.manager.conftest import outcome_of
