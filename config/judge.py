@@ -3,12 +3,7 @@
 import math
 from typing import Literal, Self
 
-from pydantic import (
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from oyer.config import rubric as rubrics
 from oyer.config.endpoint import Body
@@ -127,5 +122,5 @@ class JudgeConfig(Section):
 
     @field_validator("rubric")
     @classmethod
-    def _resolved(cls, rubric: str, info: ValidationInfo) -> str:
-        return rubrics.resolve(rubric, **(info.context or {}))
+    def _resolved(cls, rubric: str) -> str:
+        return rubrics.resolve(rubric)

@@ -12,9 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from oyer.config import rubric as rubrics
 from oyer.config.explaining import explain
 from oyer.config.reward import RewardConfig
-from oyer.config.yaml_text import KeyTwice, read_yaml
+from oyer.config.yaml_text import read_yaml
 from oyer.protocol.errors import InvalidConfig
 
 CONFIG_VARIABLE = "OYER_CONFIG"
@@ -56,10 +57,63 @@ def validate(raw: object, *, source: str = "configuration", folder: Path = Path(
         InvalidConfig: names every wrong key with what is expected there.
     """
     _refuse_streams(raw, source)
+    raw = _with_files(raw, source, folder)
     try:
-        return RewardConfig.model_validate(raw, context={"folder": folder})
+        return RewardConfig.model_validate(raw)
     except ValidationError as error:
         raise InvalidConfig(f"{source}: {explain(error, RewardConfig)}") from error
+
+
+def read_rubric(rubric: str, folder: Path = Path()) -> str:
+    """Return the text of a rubric: a built-in name, a `.md` or `.txt` file, or the text itself.
+
+    Args:
+        folder: what a relative path starts from; `~` is the home folder.
+
+    Raises:
+        InvalidConfig: there is no such name or file, or the text cannot serve as a rubric.
+    """
+    return rubrics.resolve(_rubric_text(rubric, folder))
+
+
+def _rubric_text(rubric: str, folder: Path) -> str:
+    """Return a file's checked text for a path, and anything else unchanged."""
+    if not rubrics.names_file(rubric):
+        return rubric
+    path = folder / os.path.expanduser(rubric)
+    try:
+        return rubrics.checked(path.read_text("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise InvalidConfig(
+            f"rubric: there is no file {str(path.absolute())!r};"
+            f" the built-in rubrics are {', '.join(rubrics.BUILT_IN)}"
+        ) from error
+    except (OSError, UnicodeError) as error:
+        raise InvalidConfig(f"rubric: file {str(path)!r} cannot be read: {error}") from error
+
+
+def _with_files(raw: object, source: str, folder: Path) -> object:
+    """Replace rubric paths by the files' texts, and let signing paths start from `folder`."""
+    if not isinstance(raw, Mapping):
+        return raw
+    filled = dict(raw)
+    if isinstance(judges := raw.get("judges"), (list, tuple)):
+        filled["judges"] = judges = list(judges)
+        for i, judge in enumerate(judges):
+            if isinstance(judge, Mapping) and isinstance(rubric := judge.get("rubric"), str):
+                try:
+                    judges[i] = {**judge, "rubric": _rubric_text(rubric, folder)}
+                except InvalidConfig as error:
+                    raise InvalidConfig(f"{source}: judges[{i}].{error}") from error
+    broker = raw.get("broker")
+    if isinstance(broker, Mapping) and isinstance(signing := broker.get("signing"), Mapping):
+        paths = {
+            key: str(folder / os.path.expanduser(path))
+            for key in ("key", "cert", "cert_store")
+            if isinstance(path := signing.get(key), str)
+        }
+        filled["broker"] = {**broker, "signing": {**signing, **paths}}
+    return filled
 
 
 def _refuse_streams(raw: object, source: str) -> None:
@@ -114,11 +168,10 @@ def overridden(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any
 def _value(variable: str, text: str) -> Any:
     try:
         return read_yaml(text)
-    except KeyTwice as error:
-        raise InvalidConfig(f"{variable}: {error}") from error
     except ValueError as error:
         raise InvalidConfig(
-            f"{variable}: its value is not YAML; put quotes around a text with special characters"
+            f"{variable}: its value is not YAML ({error}); put quotes around a text with special"
+            " characters"
         ) from error
 
 
@@ -135,8 +188,6 @@ def _read(path: Path, source: str) -> dict[str, Any]:
         raise InvalidConfig(f"{source}: {error.strerror}; give a file that exists") from error
     except RecursionError as error:
         raise InvalidConfig(f"{source}: is not readable: it nests too deep") from error
-    except KeyTwice as error:
-        raise InvalidConfig(f"{source}: {error}") from error
     except ValueError as error:
         raise InvalidConfig(f"{source}: is not readable: {error}") from error
     if raw is None:

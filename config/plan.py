@@ -31,8 +31,7 @@ def read_plan(manifest: Manifest) -> Plan:
     """
     raw: dict[str, Any] = manifest.plan
     try:
-        # A message brings its rubrics as texts: a path would have it read files of this host.
-        config = RewardConfig.model_validate(raw, context={"folder": None})
+        config = RewardConfig.model_validate(raw)
     except ValidationError as error:
         raise MessageRefused(
             f"the plan of batch {manifest.batch_id} cannot be read by this worker"

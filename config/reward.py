@@ -4,17 +4,9 @@ The trainer and the workers read the same file; `endpoints` serve the workers on
 """
 
 import os
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from oyer.config.condition import Condition
 from oyer.config.endpoint import BaseUrl, EndpointConfig, Price
@@ -122,8 +114,8 @@ class SigningConfig(Section):
 
     @field_validator("key", "cert", "cert_store")
     @classmethod
-    def _from_file(cls, path: str, info: ValidationInfo) -> str:
-        return str((info.context or {}).get("folder", Path()) / os.path.expanduser(path))
+    def _expanded(cls, path: str) -> str:
+        return os.path.expanduser(path)
 
 
 class BrokerConfig(Section):

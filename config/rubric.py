@@ -23,17 +23,15 @@ A rubric is text. Everything but the place for the response may be left out:
 
 import functools
 import hashlib
-import os
 import re
 from importlib import resources
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from oyer.config.explaining import did_you_mean, explain
 from oyer.config.template import PLACEHOLDER, ROLLOUT_PARTS, RubricTemplate, ScoreBand, render
-from oyer.config.yaml_text import KeyTwice, read_yaml
+from oyer.config.yaml_text import read_yaml
 from oyer.protocol.errors import InvalidConfig
 
 __all__ = [
@@ -69,18 +67,24 @@ class _FrontMatter(BaseModel):
     criteria: tuple[ScoreBand, ...] = ()
 
 
-def resolve(rubric: str, folder: Path | None = Path()) -> str:
-    """Turn a built-in name, a path to a `.md` or `.txt` file, or the text itself into the text.
+def resolve(rubric: str) -> str:
+    """Turn a built-in name, or the text itself, into the text; no file is read.
 
-    A text is returned as it is, so resolving twice changes nothing.
-
-    Args:
-        folder: what a relative path starts from; None takes no path, as from a message.
+    A text is returned unchanged, so resolving twice changes nothing.
 
     Raises:
-        InvalidConfig: there is no such name or file, or the text cannot serve as a rubric.
+        InvalidConfig: there is no such name, or the text cannot serve as a rubric.
     """
-    text = _text_of(rubric, folder).replace("\r\n", "\n")
+    return checked(_text_of(rubric))
+
+
+def checked(text: str) -> str:
+    """Return a rubric's text with `\\n` line ends.
+
+    Raises:
+        InvalidConfig: the text cannot serve as a rubric.
+    """
+    text = text.replace("\r\n", "\n")
     _check_sentinels(parse(text))
     return text
 
@@ -139,14 +143,20 @@ def rubric_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _text_of(rubric: str, folder: Path | None) -> str:
+def names_file(rubric: str) -> bool:
+    """Whether a `rubric` setting is a path to a `.md` or `.txt` file, rather than a name or a text."""
+    return not re.search(r"[{\n\0]", rubric) and rubric.lower().endswith((".md", ".txt"))
+
+
+def _text_of(rubric: str) -> str:
     if rubric in BUILT_IN:
         return _built_in(rubric)
-    if "{" in rubric or "\n" in rubric:
-        return rubric
-    if folder is not None and rubric.lower().endswith((".md", ".txt")):
-        return _file_text(folder / os.path.expanduser(rubric))
-    if re.search(r"\s", rubric.strip()):
+    if names_file(rubric):
+        raise InvalidConfig(
+            "rubric: is a file path, which only `load_config` and `RewardManager.from_file` read;"
+            " give the file's text"
+        )
+    if re.search(r"[{\s]", rubric.strip()):
         return rubric
     raise InvalidConfig(
         f"rubric: {rubric!r} is neither a built-in rubric ({', '.join(BUILT_IN)}), nor a .md or .txt file,"
@@ -161,24 +171,10 @@ def _built_in(name: str) -> str:
     return resources.files("oyer.config.rubrics").joinpath(f"{name}.md").read_text("utf-8")
 
 
-def _file_text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8-sig")
-    except FileNotFoundError as error:
-        raise InvalidConfig(
-            f"rubric: there is no file {str(path.absolute())!r};"
-            f" the built-in rubrics are {', '.join(BUILT_IN)}"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfig(f"rubric: file {str(path)!r} cannot be read: {error}") from error
-
-
 def _front_fields(block: str) -> _FrontMatter:
     try:
-        # The line above it is that of the `---`, so that an error counts lines of the rubric.
+        # The added line stands for the `---`, so that errors count lines of the rubric.
         raw = read_yaml("\n" + block)
-    except KeyTwice as error:
-        raise InvalidConfig(f"rubric: front matter: {error}") from error
     except ValueError as error:
         raise InvalidConfig(f"rubric: the front matter is not YAML: {error}") from error
     try:

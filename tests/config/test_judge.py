@@ -6,7 +6,7 @@ import pytest
 
 from oyer.config.loading import validate
 from oyer.config.reward import plan_of
-from oyer.config.section import names_host
+from oyer.config.urls import names_host
 from oyer.protocol.errors import InvalidConfig
 
 ENDPOINTS = {

@@ -96,6 +96,28 @@ def test_a_relative_rubric_path_starts_from_the_files_folder(
     assert load_config(path, {}).judges[0].rubric == "Rate {response} from 1 to 10."
 
 
+def test_files_are_found_from_a_dict_as_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.md").write_text("Rate {response} from 1 to 10.")
+    signing = {"key": "key.pem", "cert": str(tmp_path / "cert.pem"), "cert_store": "~/trusted"}
+    raw: dict[str, Any] = {
+        "judges": [{"name": "q", "endpoint": "e", "model": "m", "rubric": "mine.md"}],
+        "broker": {"signing": signing},
+    }
+    config = validate(raw, folder=tmp_path)
+    assert config.judges[0].rubric == "Rate {response} from 1 to 10."
+    assert raw["judges"][0]["rubric"] == "mine.md"
+    assert config.broker.signing is not None
+    assert config.broker.signing.key == str(tmp_path / "key.pem")
+    assert config.broker.signing.cert == signing["cert"]
+    assert config.broker.signing.cert_store == str(Path.home() / "trusted")
+
+
+def test_a_missing_rubric_file_is_refused_by_key(tmp_path: Path) -> None:
+    path = written(tmp_path, "judges: [{name: q, endpoint: e, model: m, rubric: none.md}]")
+    with pytest.raises(InvalidConfig, match=r"oyer\.yaml: judges\[0\]\.rubric: there is no file"):
+        load_config(path, {})
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n"])
 def test_an_empty_file_is_the_defaults(tmp_path: Path, text: str) -> None:
     assert loaded(tmp_path, text) == RewardConfig()
@@ -114,7 +136,7 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path, text: str) -> None:
         ("a: [1", "is not readable"),
         ("a: \t b: c", "is not readable"),
         (b"\xff\xfe\x00", "is not readable"),
-        ("a: &a [*a]", "is not readable: an alias (`*name`) stands inside"),
+        ("a: &a [*a]", "is not readable: line 1, column 8: aliases (`*a`) are not"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str | bytes, message: str) -> None:
@@ -179,7 +201,7 @@ def test_an_override_changes_nothing_that_was_handed_over() -> None:
         ("OYER_DEADLINE_S", "soon", "deadline_s: must be a number"),
         ("OYER_JUDGES__0__MODEL", "m", "OYER_JUDGES__0__MODEL: 'judges' holds no keys"),
         ("OYER_BROKER__URL__HOST", "h", "OYER_BROKER__URL__HOST: 'url' holds no keys"),
-        ("OYER_TOKENIZER", "@me", "OYER_TOKENIZER: its value is not YAML; put quotes around"),
+        ("OYER_TOKENIZER", "@me", "OYER_TOKENIZER: its value is not YAML (line 1, column 1: found"),
         ("OYER_LENGTH", "[1", "OYER_LENGTH: its value is not YAML"),
     ],
 )
@@ -203,13 +225,18 @@ def test_what_is_gone_through_without_end_is_refused_by_key(endless: Any) -> Non
 def test_a_key_twice_is_refused_with_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "oyer.yaml"
     path.write_text("deadline_s: 10\nreuse: run\ndeadline_s: 20\n")
-    with pytest.raises(InvalidConfig, match=r"oyer\.yaml: .*line 3: the key 'deadline_s' stands"):
+    with pytest.raises(
+        InvalidConfig,
+        match=r"oyer\.yaml: .*line 3, column 1: the key 'deadline_s' is already in line 1",
+    ):
         load_config(path, {})
 
 
 def test_variables_may_not_set_a_key_twice() -> None:
-    with pytest.raises(InvalidConfig, match="OYER_REUSE: line 1: the key 'a' stands in line 1"):
+    with pytest.raises(InvalidConfig, match="the key 'a' is already in line 1") as caught:
         load_config(None, {"OYER_REUSE": "{a: secret-1, a: secret-2}"})
+    assert str(caught.value).startswith("OYER_REUSE: ")
+    assert "secret" not in str(caught.value)
     both = {"OYER_REUSE": "run", "OYER_Reuse": "off"}
     with pytest.raises(InvalidConfig, match="OYER_Reuse: sets the same key as OYER_REUSE"):
         load_config(None, both)

@@ -74,7 +74,5 @@ def test_a_message_makes_no_worker_read_a_file_of_its_host(tmp_path: Path) -> No
     (tmp_path / "secret.md").write_text("not for judges {response}")
     plan = plan_of(CONFIG)
     plan["judges"][0]["rubric"] = str(tmp_path / "secret.md")
-    with pytest.raises(
-        MessageRefused, match=r"judges\[0\]\.rubric: .*is neither a built-in rubric"
-    ):
+    with pytest.raises(MessageRefused, match=r"judges\[0\]\.rubric: is a file path, which only"):
         read_plan(manifest_of(plan))

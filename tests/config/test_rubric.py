@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oyer.config import rubric as rubrics
+from oyer.config.loading import read_rubric
 from oyer.config.template import fence, flatten, score_bands
 from oyer.protocol.errors import InvalidConfig
 from oyer.tasks.parsing.parser import parse_score
@@ -74,13 +75,34 @@ def test_resolving_twice_changes_nothing(rubric: str) -> None:
 @pytest.mark.parametrize("name", ["judge.md", "my judge.txt", "Judge.MD"])
 def test_a_file_is_read_whatever_its_byte_order_mark(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(PLAIN, "utf-8-sig")
-    assert rubrics.resolve(str(tmp_path / name)) == PLAIN
+    assert read_rubric(name, tmp_path) == read_rubric(str(tmp_path / name)) == PLAIN
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_rubric_file_in_the_home_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "judge.md").write_text(PLAIN)
+    assert read_rubric("~/judge.md", Path("/elsewhere")) == PLAIN
+
+
+@pytest.mark.parametrize("content", ["judge.md", "tool_call_zh", "Rate it.", ""])
+def test_a_files_content_is_never_taken_for_a_name(tmp_path: Path, content: str) -> None:
+    (tmp_path / "judge.md").write_text(content)
+    with pytest.raises(InvalidConfig, match="no place for the response"):
+        read_rubric("judge.md", tmp_path)
+
+
+def test_only_loading_reads_files(tmp_path: Path) -> None:
+    (tmp_path / "judge.md").write_text(PLAIN)
+    with pytest.raises(InvalidConfig, match=r"is a file path, which only .* read; give the file's"):
+        rubrics.resolve(str(tmp_path / "judge.md"))
+
+
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "judge.md").write_bytes(b"\xff\xfe{response}")
     with pytest.raises(InvalidConfig, match="cannot be read"):
-        rubrics.resolve(str(tmp_path / "judge.md"))
+        read_rubric(str(tmp_path / "judge.md"))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +127,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 )
 def test_a_rubric_that_cannot_serve_is_refused_with_the_fix(rubric: str, message: str) -> None:
     with pytest.raises(InvalidConfig, match=re.compile(message, re.DOTALL)):
-        rubrics.resolve(rubric)
+        read_rubric(rubric)
 
 
 def test_json_and_latex_in_a_rubric_are_no_placeholders() -> None:
