@@ -7,7 +7,7 @@ from pydantic import Field
 
 from oyer.config.length_methods.method import Method, Params
 
-_HERE = "oyer.tasks.lengths.methods.repetition:"
+_MODULE = "oyer.tasks.lengths.methods.repetition:"
 
 Unit = Literal["token_ids", "words", "chars"]
 """What an n-gram is made of: token ids, lower-cased words between white space, characters."""
@@ -68,7 +68,7 @@ _REPETITION = Method(
     name="repetition",
     summary="Penalty in proportion to the share of repeated n-grams.",
     kind="add",
-    function=_HERE + "repetition",
+    function=_MODULE + "repetition",
     params=Repetition,
     uses=frozenset({"token_ids", "texts"}),
     range="[max_penalty, 0]",
@@ -83,7 +83,7 @@ METHODS = (
         name="repetition_dense",
         summary="A penalty on every token of an n-gram that was seen before.",
         kind="per_token",
-        function=_HERE + "repetition_dense",
+        function=_MODULE + "repetition_dense",
         params=RepetitionDense,
         needs=frozenset({"token_ids"}),
         range="{penalty, 0}",
@@ -94,7 +94,7 @@ METHODS = (
         name="laser_ngram_repetition_onset",
         summary="Where a row begins to repeat itself, or its length.",
         kind="measure",
-        function=_HERE + "repetition_onset",
+        function=_MODULE + "repetition_onset",
         params=RepetitionOnset,
         needs=frozenset({"token_ids"}),
         range="[0, length]",
@@ -105,7 +105,7 @@ METHODS = (
         name="consecutive_ngram_loop",
         summary="The longest run of one n-gram after itself, and its size.",
         kind="measure",
-        function=_HERE + "consecutive_ngram_loop",
+        function=_MODULE + "consecutive_ngram_loop",
         params=NgramLoop,
         needs=frozenset({"texts"}),
         range="[repeats, n]; zeros where nothing repeats",

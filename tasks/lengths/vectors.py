@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from oyer.config.length_methods import catalogue
-from oyer.tasks.lengths import dialect
 from oyer.tasks.lengths.arrays import Array, double, isnan, namespace, select, without_nan
 from oyer.tasks.lengths.compute import apply
 from oyer.tasks.lengths.groups import Groups
 from oyer.tasks.lengths.inputs import Term
-from oyer.tasks.lengths.methods.aggregate import length_weighted_mean
+from oyer.tasks.lengths.methods.advantage import length_weighted_mean
 from oyer.tasks.lengths.methods.repetition import pack
 
 _FLAGS = frozenset({"correct", "truncated", "no_think", "repetitive"})
@@ -31,6 +30,59 @@ _CENTRED = frozenset({"brevity_bonus", "gr3", "lc_r1_length", "linear_pass_rate"
 
 _PRESENTATION = frozenset({"format_weight", "length_weighted_baseline", "max_tokens", "n_used"})
 """Parameters of what is shown, and of no formula."""
+
+_INPUTS = {
+    "effort": "lengths",
+    "fully_correct": "correct",
+    "history_len": "history_lengths",
+    "is_repetitive": "repetitive",
+    "num_turns": "turns",
+    "ref_acc": "reference_accuracy",
+    "rewards_per_func": "components",
+}
+"""Inputs that the catalogue calls by another name."""
+
+_GROUP_SIZES = ("group_size", "num_generations", "rollouts_per_prompt", "n_group")
+"""Names of the number of rows that every group has."""
+
+_COSINE = {
+    "max_value_correct": "short_correct",
+    "min_value_correct": "long_correct",
+    "min_value_wrong": "short_wrong",
+    "max_value_wrong": "long_wrong",
+    "min_len_value_correct": "short_correct",
+    "max_len_value_correct": "long_correct",
+    "min_len_value_wrong": "short_wrong",
+    "max_len_value_wrong": "long_wrong",
+}
+"""open-r1, TRL and the paper name the branches' values by size, ms-swift by length."""
+
+_RENAMED: Mapping[str, Mapping[str, str]] = {
+    "cosine": _COSINE,
+    "laser_ngram_repetition_onset": {"n": "ngram_size"},
+    "qglas": {"c": "clip"},
+}
+
+_WITHOUT_EFFECT: Mapping[str, frozenset[str]] = {
+    "kimi_length_reward": frozenset({"wrong_score"}),
+    "lcpo_clip": frozenset({"alpha", "delta"}),
+    "length_controlled_winrate": frozenset({"glm", "seed", "C_cv"}),
+    "think_length_bonus": frozenset({"unit"}),
+}
+"""Parameters that a source records and its formula does not use."""
+
+_IMPLIED: Mapping[tuple[str, str], tuple[str, Any]] = {
+    ("kimi_length_reward", "correct_score"): ("singleton", "min0_max1"),
+    ("lcpo_exact", "delta"): ("cap", 1.0),
+}
+"""Parameters that only one source has, and the rule of that source (LASER, prime-rl)."""
+
+_VALUES: Mapping[tuple[str, Any], str] = {
+    ("unit", "lowercased_whitespace_words"): "words",
+    ("unit", "characters"): "chars",
+    ("metric", "token_efficiency"): "efficiency",
+    ("metric", "reward_per_token"): "efficiency",
+}
 
 JET_FORMAT_WEIGHT = 0.1
 """Share of the format score, which is 1, in the total that JET's script returns."""
@@ -54,22 +106,39 @@ def evaluate(method: str, params: Mapping[str, Any], inputs: Mapping[str, Any]) 
         InvalidLengthCall: a need of the method is not met.
     """
     found = catalogue.find(method)
-    aside = {*dialect.GROUP_SIZES, *_PRESENTATION}
+    aside = {*_GROUP_SIZES, *_PRESENTATION}
     named = {**params, **{name: inputs[name] for name in aside & inputs.keys()}}
-    sizes = [named.pop(name) for name in dialect.GROUP_SIZES if name in named]
+    sizes = [named.pop(name) for name in _GROUP_SIZES if name in named]
     size = sizes[0] if sizes else None
     shown = {name: named.pop(name) for name in _PRESENTATION & named.keys()}
     columns = _columns({name: inputs[name] for name in inputs.keys() - aside}, size)
     if "correct" in found.columns and "correct" not in columns and "base_reward" in columns:
         columns["correct"] = columns["base_reward"] > 0
     columns.setdefault("quality", columns.get("base_reward"))
-    term = apply(found, dialect.translate(method, named), columns, size)
+    term = apply(found, _translated(method, named), columns, size)
     return _present(method, term, columns, shown)
+
+
+def _translated(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """A vector's parameters in the catalogue's words; unknown ones are left as they are."""
+    renamed = _RENAMED.get(method, {})
+    ours: dict[str, Any] = {}
+    for name, value in params.items():
+        if name in _WITHOUT_EFFECT.get(method, ()):
+            continue
+        if (method, name) in _IMPLIED:
+            implied, rule = _IMPLIED[method, name]
+            ours[implied] = rule
+        elif isinstance(value, str):
+            ours[name] = _VALUES.get((name, value), value)
+        else:
+            ours[renamed.get(name, name)] = value
+    return ours
 
 
 def _columns(inputs: Mapping[str, Any], size: int | None) -> dict[str, Any]:
     """Arrays by the catalogue's names; rows are grouped in order where only a size is given."""
-    ours = {dialect.INPUTS.get(name, name): values for name, values in inputs.items()}
+    ours = {_INPUTS.get(name, name): values for name, values in inputs.items()}
     columns = {name: _column(name, values) for name, values in ours.items()}
     if size and "group_ids" not in columns:
         rows = max(len(column) for column in columns.values())
