@@ -1,4 +1,4 @@
-"""Configuration of an endpoint: URLs, key name, limits, prices."""
+"""Configuration of an endpoint: URLs, name of the API key, limits, prices."""
 
 import json
 from typing import Annotated, Any, Self
@@ -14,7 +14,7 @@ MAX_DEPTH = 64
 
 
 def _depth(value: Any, seen: int = 0) -> int:
-    """Count the levels of a value, and no further than is too deep."""
+    """Count the nested levels of a value, up to one more than `MAX_DEPTH`."""
     inner = value.values() if isinstance(value, dict) else value
     if seen > MAX_DEPTH or not isinstance(value, (dict, list, tuple)):
         return seen
@@ -22,14 +22,16 @@ def _depth(value: Any, seen: int = 0) -> int:
 
 
 def _plain_json(body: dict[str, Any]) -> dict[str, Any]:
-    """Take a body apart as JSON would, so that it is the same wherever it is read."""
+    """Convert a body to plain JSON values, so that all processes read the same."""
     if _depth(body) > MAX_DEPTH:
         raise ValueError(f"nests deeper than {MAX_DEPTH} levels; flatten it")
     try:
         plain: dict[str, Any] = json.loads(json.dumps(body, allow_nan=False))
         json.dumps(plain, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError("holds what JSON cannot say; use text, finite numbers, lists") from error
+        raise ValueError(
+            "holds a value that JSON cannot represent; use text, finite numbers, lists"
+        ) from error
     return plain
 
 

@@ -1,4 +1,4 @@
-"""Configuration of a judge and its fall-back."""
+"""Configuration of a judge and its fallback."""
 
 import math
 from typing import Literal, Self
@@ -10,11 +10,11 @@ from oyer.config.endpoint import Body
 from oyer.config.section import Section
 
 MAX_EXPECTED = 1000
-"""Widest scale over which an expected score is taken: each score is looked for in the logprobs."""
+"""Widest scale with an expected score: the logprobs are searched for each score."""
 
 
 class Fallback(Section):
-    """Who judges in a judge's place, by the same rubric on the same scale."""
+    """The model that replaces a judge, with the same rubric and scale."""
 
     endpoint: str = Field(min_length=1, max_length=100)
     """Name of an entry of the workers' `endpoints`."""
@@ -100,24 +100,24 @@ class JudgeConfig(Section):
 
     @property
     def counted_scale(self) -> tuple[float, float]:
-        """The scale that scores are on where they count."""
+        """The scale of scores in rewards and results."""
         return (0.0, 1.0) if self.normalize else self.scale
 
     def counted(self, score: float) -> float:
-        """Take a score from the judge's scale to the one that counts."""
+        """Convert a score from the judge's scale to `counted_scale`."""
         low, high = self.scale
         return (score - low) / (high - low) if self.normalize else score
 
     @property
     def substitute(self) -> "JudgeConfig | None":
-        """The fall-back as a judge of its own; no configured name holds a slash.
+        """The fallback as a separate judge, `<name>/fallback`; no configured name holds a slash.
 
-        The judge's `version` is of its own model, not of the fall-back's.
+        It has no `version`: the judge's version is not the fallback model's.
         """
         if self.fallback is None:
             return None
-        place = {"endpoint": self.fallback.endpoint, "model": self.fallback.model}
-        changed = {**place, "name": f"{self.name}/fallback", "fallback": None, "version": None}
+        model = {"endpoint": self.fallback.endpoint, "model": self.fallback.model}
+        changed = {**model, "name": f"{self.name}/fallback", "fallback": None, "version": None}
         return self.model_copy(update=changed)
 
     @field_validator("rubric")

@@ -1,4 +1,4 @@
-"""Reads the configuration: one YAML or TOML file, then the environment over it.
+"""Reads the configuration: one YAML or TOML file with its rubric files, then the environment.
 
 `OYER_CONFIG` names the file for processes that take no option; `OYER_<SECTION>__<KEY>`
 overrides a key, e.g. `OYER_BROKER__URL` or `OYER_ENDPOINTS__DEEPSEEK__TIMEOUT_S`.
@@ -27,16 +27,16 @@ _PREFIX = "OYER_"
 def load_config(
     path: str | Path | None = None, environ: Mapping[str, str] = os.environ
 ) -> RewardConfig:
-    """Read the configuration.
+    """Load the configuration.
 
     Args:
-        path: a `.yaml`, `.yml` or `.toml` file; left out, the one `OYER_CONFIG` names, or
-            none, which leaves the defaults and the environment.
-        environ: where overrides are read from.
+        path: a `.yaml`, `.yml` or `.toml` file; by default the file that `OYER_CONFIG` names.
+            Without either, the defaults and the environment apply.
+        environ: the environment variables.
 
     Raises:
         InvalidConfig: the file is missing or unreadable, or a key is unknown or wrong; the
-            message names the file, the key and what is expected.
+            message names the file, the key and the expected value.
     """
     path = path or environ.get(CONFIG_VARIABLE) or None
     path = path and os.path.expanduser(path)
@@ -47,16 +47,16 @@ def load_config(
 
 
 def validate(raw: object, *, source: str = "configuration", folder: Path = Path()) -> RewardConfig:
-    """Check a plain dict against the schema.
+    """Validate a plain dict.
 
     Args:
-        source: what an error calls it.
-        folder: what relative paths in it start from.
+        source: its name in errors.
+        folder: what relative paths start from.
 
     Raises:
-        InvalidConfig: names every wrong key with what is expected there.
+        InvalidConfig: names every wrong key and the expected value.
     """
-    _refuse_streams(raw, source)
+    _refuse_iterables(raw, source)
     raw = _with_files(raw, source, folder)
     try:
         return RewardConfig.model_validate(raw)
@@ -116,8 +116,8 @@ def _with_files(raw: object, source: str, folder: Path) -> object:
     return filled
 
 
-def _refuse_streams(raw: object, source: str) -> None:
-    """Refuse what is no list but can be gone through: pydantic would, for as long as it lasts."""
+def _refuse_iterables(raw: object, source: str) -> None:
+    """Refuse iterables other than lists: pydantic would read them to the end, if they have one."""
     left, seen = [("", raw)], set()
     while left:
         where, value = left.pop()
@@ -136,13 +136,13 @@ def _refuse_streams(raw: object, source: str) -> None:
 
 
 def overridden(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Lay `OYER_…` variables over a configuration; values are read as YAML scalars.
+    """Return a configuration with `OYER_…` variables over it; their values are YAML.
 
-    A variable that names no section of the configuration is not ours and is left alone.
+    A variable that names no section of the configuration is ignored.
 
     Raises:
-        InvalidConfig: a variable is not YAML, reaches into a value that holds no keys, or sets
-            what another one sets.
+        InvalidConfig: a variable is not YAML, names a key inside a value without keys, or sets the
+            same key as another variable.
     """
     merged = dict(raw)
     seen: dict[str, str] = {}
@@ -157,7 +157,7 @@ def overridden(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any
             inner = place.get(_spelling(place, key)) or {}
             if not isinstance(inner, dict):
                 raise InvalidConfig(
-                    f"{variable}: {key!r} holds no keys that it could override; set all of it, as YAML"
+                    f"{variable}: {key!r} holds no keys to override; set its whole value as YAML"
                 )
             place[_spelling(place, key)] = inner = dict(inner)
             place = inner
@@ -176,7 +176,7 @@ def _value(variable: str, text: str) -> Any:
 
 
 def _spelling(place: dict[str, Any], key: str) -> str:
-    """Variables know no case: take the spelling that the file uses."""
+    """Return a key as the file spells it: variables are case-insensitive."""
     return next((name for name in place if str(name).lower() == key), key)
 
 

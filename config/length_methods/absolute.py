@@ -1,4 +1,4 @@
-"""Catalogue rows of the methods that look at one row's length and fixed thresholds."""
+"""Declarations of methods based on one row's length and fixed thresholds."""
 
 from typing import Literal, Self
 
@@ -19,14 +19,14 @@ class SoftOverlong(Params):
     penalty_factor: float = Field(1.0, ge=0)
     """The full penalty."""
     clamp: bool = True
-    """Stop at the full penalty beyond `max_len`; off, it goes on rising as in verl."""
+    """Stop at the full penalty beyond `max_len`; off, it keeps rising as in verl."""
 
 
 class StopProperly(Params):
-    """What becomes of a truncated row's reward."""
+    """How a truncated row's reward changes."""
 
     coef: float = Field(0.1, le=1)
-    """0 to 1 multiplies the reward; below 0 takes its place."""
+    """0 to 1 multiplies the reward; below 0 replaces it."""
 
     def also_needs(self) -> frozenset[str]:
         return frozenset({"base_reward"} if self.coef < 0 else ())
@@ -36,17 +36,17 @@ class Linear(Params):
     """A penalty proportional to length."""
 
     coef: float = Field(0.25, ge=0)
-    """Penalty at one normaliser's length; a dual method's multiplier goes here."""
+    """Penalty at a length equal to `norm`; also for the multiplier of a dual method."""
     norm: float | Literal["group_max", "group_mean"] = "group_max"
-    """What length is divided by: a constant, or the group's longest or mean length."""
+    """Divisor of the length: a constant, or the group's longest or mean length."""
     scale_by: Literal["none", "pass_rate", "reward"] = "none"
     """Multiply by the group's share of correct rows, or by its mean reward (prime-rl)."""
     pass_rate_floor: float | Literal["1/K"] = 0.0
-    """Least pass rate used; `1/K` keeps pressure on groups that nobody solved (ALP)."""
+    """Least pass rate used; `1/K` also penalises groups without a correct row (ALP)."""
     free_len: int = Field(0, ge=0)
-    """Length below which nothing is charged (LEASH's budget)."""
+    """Length without a penalty (LEASH's budget)."""
     gate_by_correctness: bool = False
-    """Charge correct rows only."""
+    """Penalise correct rows only."""
     cap: float | None = Field(None, ge=0)
     """Largest penalty."""
 
@@ -83,7 +83,7 @@ class TargetRange(Params):
     cap: float | None = Field(1.0, ge=0)
     """Largest penalty."""
     gate_by_correctness: bool = False
-    """Charge correct rows only."""
+    """Penalise correct rows only."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -99,9 +99,9 @@ class MinLengthRamp(Params):
     """A penalty on short answers."""
 
     min_len: int = Field(100, ge=0)
-    """Up to here the penalty is full."""
+    """Length up to which the penalty is full."""
     max_len: int = Field(400, gt=0)
-    """From here there is none."""
+    """Length from which there is no penalty."""
     max_penalty: float = Field(0.5, ge=0)
     """The full penalty."""
 

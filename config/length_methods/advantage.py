@@ -1,4 +1,4 @@
-"""Catalogue rows of the methods that select rows, shape advantages or aggregate rewards."""
+"""Declarations of methods that select rows, shape advantages or aggregate rewards."""
 
 from dataclasses import replace
 from typing import Literal, Self

@@ -1,4 +1,4 @@
-"""Catalogue rows of the group methods whose lengths of reference are those of correct rows."""
+"""Declarations of methods that compare lengths with those of a group's correct rows."""
 
 from dataclasses import replace
 from typing import Literal
@@ -62,9 +62,9 @@ class Alp(Params):
     """The adaptive length penalty."""
 
     beta: float = Field(0.1, ge=0)
-    """Penalty of one normaliser's length where everybody is right."""
+    """Penalty at a length equal to `norm` if all rows are correct."""
     norm: float = Field(1000.0, gt=0)
-    """What length is divided by, in tokens."""
+    """Divisor of the length, in tokens."""
 
 
 class ShortRl(Params):
@@ -86,7 +86,7 @@ class Jet(Params):
     alpha: float = Field(1.2, ge=0)
     """Scale of the brevity."""
     delta: float = Field(0.05, ge=0, le=1)
-    """What the longest correct answer still earns."""
+    """Reward of the longest correct answer."""
     eps: float = Field(0.0, ge=0)
     """Added to the range of lengths, for parity."""
 
@@ -95,7 +95,7 @@ class Dast(Params):
     """DAST's token budget."""
 
     max_len: int = Field(4096, gt=0)
-    """Budget where nobody is right."""
+    """Budget if no row is correct."""
 
 
 class Diet(Params):
@@ -111,7 +111,7 @@ class ShortestCorrectBonus(Params):
     """prime-rl's bonus for fully solved groups."""
 
     bonus: float = Field(0.1, ge=0)
-    """What every shortest row of such a group receives."""
+    """Added to every shortest row of such a group."""
 
 
 _CORRECT = frozenset({"lengths", "correct", "group_ids"})
@@ -133,7 +133,7 @@ _GRPO_LEAD = Method(
 METHODS = (
     Method(
         name="kimi_length_reward",
-        summary="Half at the group's shortest, minus half at its longest; wrong rows gain nothing.",
+        summary="Half at the group's shortest, minus half at its longest; wrong rows get at most 0.",
         kind="add",
         function=_MODULE + "kimi_length_reward",
         params=Kimi,

@@ -1,4 +1,4 @@
-"""Catalogue rows of the methods that compare lengths inside a group, whoever is correct."""
+"""Declarations of methods that compare the lengths of a group, correct or not."""
 
 from typing import Literal, Self
 
@@ -45,7 +45,7 @@ class LinearPassRate(Params):
     max_seq_len: int = Field(8192, gt=0)
     """The constant normaliser."""
     gate_by_correctness: bool = False
-    """Charge only rows whose reward is 1."""
+    """Penalise only rows whose reward is 1."""
     w_output: float = Field(0.25, ge=0)
     """Weight of sampled tokens under `group_max`."""
     w_input: float = Field(0.1, ge=0)

@@ -1,4 +1,4 @@
-"""Catalogue rows of LASER's methods."""
+"""Declarations of LASER's methods."""
 
 from dataclasses import replace
 from typing import Literal

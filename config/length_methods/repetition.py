@@ -1,4 +1,4 @@
-"""Catalogue rows of the methods that look for repeated n-grams."""
+"""Declarations of methods that find repeated n-grams."""
 
 from dataclasses import replace
 from typing import Literal
@@ -10,7 +10,7 @@ from oyer.config.length_methods.method import Method, Params
 _MODULE = "oyer.tasks.lengths.methods.repetition:"
 
 Unit = Literal["token_ids", "words", "chars"]
-"""What an n-gram is made of: token ids, lower-cased words between white space, characters."""
+"""The units of an n-gram: token ids, lower-cased words between white space, characters."""
 
 MAX_WINDOWS = 2**26
 """N-grams sorted at once: 512 MiB of keys."""
@@ -27,11 +27,11 @@ class Repetition(_Counting):
     """Share of n-grams that were seen before."""
 
     max_penalty: float = Field(-1.0, le=0)
-    """What a text of nothing but repetition costs."""
+    """Penalty of a text that only repeats itself."""
     unit: Unit | None = None
-    """What an n-gram is made of; none is token ids where given, else words."""
+    """The units of an n-gram; null means token ids if given, else words."""
     dead_zone: float = Field(0.0, ge=0, lt=1)
-    """Repeated share that costs nothing; ordinary text has some."""
+    """Repeated share without a penalty; ordinary text has some."""
 
     def also_needs(self) -> frozenset[str]:
         if self.unit is None:
@@ -45,7 +45,7 @@ class RepetitionDense(_Counting):
     ngram_size: int = Field(40, ge=1)
     """Units in an n-gram."""
     penalty: float = Field(-0.05, le=0)
-    """What such a token costs; it does not add up."""
+    """Penalty of such a token; it does not add up."""
     only_start: bool = False
     """Only the first n-gram of each unbroken run of repeated ones."""
 

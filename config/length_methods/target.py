@@ -1,4 +1,4 @@
-"""Catalogue rows of the methods that measure against a stated length, mode or reference."""
+"""Declarations of methods that measure against a stated length, mode or reference."""
 
 from dataclasses import replace
 from typing import Literal
@@ -49,7 +49,7 @@ class Hapo(Params):
     clip_wrong: float = Field(-1.0, le=0)
     """Least term of a wrong row."""
     tolerance: float = Field(0.1, ge=0)
-    """Linear shape: share above the history that costs nothing."""
+    """Linear shape: share above the history without a penalty."""
 
 
 class HapoLinear(Hapo):

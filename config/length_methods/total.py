@@ -1,4 +1,4 @@
-"""Catalogue rows of the methods that make the whole reward from one row's length."""
+"""Declarations of methods that make the whole reward from one row's length."""
 
 from typing import Self
 

@@ -1,8 +1,8 @@
-"""Methods on plain lists, in the words of the test vectors: for plots, checks and tests.
+"""Evaluates methods on plain lists, with the names of the test vectors: for plots, checks and tests.
 
-A vector names parameters and inputs as its source does, and expects what that source returns:
-a term, a total reward or a centred advantage. The formulas are elsewhere; here is the
-translation, in and out.
+A vector names parameters and inputs as its source repository does, and expects the value that the
+source returns: a term, a total reward or a centred advantage. This module translates names and
+values; the formulas are in `methods`.
 """
 
 import math
@@ -23,13 +23,13 @@ _FLAGS = frozenset({"correct", "truncated", "no_think", "repetitive"})
 _PLAIN = frozenset({"texts", "max_response_length"})
 
 _ON_CORRECTNESS = frozenset({"alp", "jet", "lagrangian_over_budget", "lcpo_exact", "short_rl"})
-"""Their sources return correctness plus the term, where no base reward is given."""
+"""Methods whose sources return correctness plus the term if no base reward is given."""
 
 _CENTRED = frozenset({"brevity_bonus", "gr3", "lc_r1_length", "linear_pass_rate"})
-"""Their sources return the shaped reward less the group's baseline."""
+"""Methods whose sources return the shaped reward minus the group's baseline."""
 
 _PRESENTATION = frozenset({"format_weight", "length_weighted_baseline", "max_tokens", "n_used"})
-"""Parameters of what is shown, and of no formula."""
+"""Parameters of the returned form, which no formula uses."""
 
 _INPUTS = {
     "effort": "lengths",
@@ -69,13 +69,13 @@ _WITHOUT_EFFECT: Mapping[str, frozenset[str]] = {
     "length_controlled_winrate": frozenset({"glm", "seed", "C_cv"}),
     "think_length_bonus": frozenset({"unit"}),
 }
-"""Parameters that a source records and its formula does not use."""
+"""Parameters that a source records without using them."""
 
 _IMPLIED: Mapping[tuple[str, str], tuple[str, Any]] = {
     ("kimi_length_reward", "correct_score"): ("singleton", "min0_max1"),
     ("lcpo_exact", "delta"): ("cap", 1.0),
 }
-"""Parameters that only one source has, and the rule of that source (LASER, prime-rl)."""
+"""Parameters of one source only, and our parameter for its rule (LASER, prime-rl)."""
 
 _VALUES: Mapping[tuple[str, Any], str] = {
     ("unit", "lowercased_whitespace_words"): "words",
@@ -89,7 +89,7 @@ JET_FORMAT_WEIGHT = 0.1
 
 
 def evaluate(method: str, params: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
-    """Compute what a vector of the method expects, from plain lists to plain lists.
+    """Compute the value that a vector of the method expects, from and to plain lists.
 
     Args:
         method: a name of the catalogue.
@@ -103,7 +103,7 @@ def evaluate(method: str, params: Mapping[str, Any], inputs: Mapping[str, Any]) 
 
     Raises:
         InvalidConfig: the method is unknown, or a parameter is wrong.
-        InvalidLengthCall: a need of the method is not met.
+        InvalidLengthCall: a required input is missing.
     """
     found = catalogue.find(method)
     aside = {*_GROUP_SIZES, *_PRESENTATION}
@@ -120,7 +120,7 @@ def evaluate(method: str, params: Mapping[str, Any], inputs: Mapping[str, Any]) 
 
 
 def _translated(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """A vector's parameters in the catalogue's words; unknown ones are left as they are."""
+    """Translate a vector's parameters to the catalogue's names; unknown names are kept."""
     renamed = _RENAMED.get(method, {})
     ours: dict[str, Any] = {}
     for name, value in params.items():
@@ -137,7 +137,7 @@ def _translated(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _columns(inputs: Mapping[str, Any], size: int | None) -> dict[str, Any]:
-    """Arrays by the catalogue's names; rows are grouped in order where only a size is given."""
+    """Return arrays by the catalogue's names; with only a group size, rows are grouped in order."""
     ours = {_INPUTS.get(name, name): values for name, values in inputs.items()}
     columns = {name: _column(name, values) for name, values in ours.items()}
     if size and "group_ids" not in columns:
@@ -170,7 +170,7 @@ def _with_nan(values: Any) -> Any:
 
 
 def _present(method: str, term: Term, columns: Mapping[str, Any], shown: Mapping[str, Any]) -> Any:
-    """What the method's source returns, as lists."""
+    """Return the values as the method's source does, as lists."""
     values = term.values
     if term.kind == "per_token":
         return _rows(values, columns["token_ids"].cu_seqlens, shown.get("max_tokens"))
@@ -194,7 +194,7 @@ def _first(group_ids: Array, k: int) -> Array:
 
 
 def _base(method: str, columns: Mapping[str, Any], shown: Mapping[str, Any]) -> Array | None:
-    """The reward that the term is shown with; none shows the term."""
+    """Return the reward to combine with the term; None returns the term alone."""
     if "base_reward" in columns or method not in _ON_CORRECTNESS:
         return columns.get("base_reward")
     correct: Array = double(columns["correct"])
@@ -205,7 +205,7 @@ def _base(method: str, columns: Mapping[str, Any], shown: Mapping[str, Any]) -> 
 
 
 def _multiplied(method: str, factor: Array, base: Array, columns: Mapping[str, Any]) -> Array:
-    """LASER leaves the score of a wrong row, which is negative, as it is."""
+    """Multiply; LASER keeps the score of a wrong row, which is negative."""
     shaped = base * factor
     return select(columns["correct"], shaped, base) if method == "sigmoid_length" else shaped
 
@@ -220,7 +220,7 @@ def _centred(values: Array, columns: Mapping[str, Any], length_weighted: bool) -
 
 
 def _rows(values: Array, cu_seqlens: Array, width: int | None) -> list[list[float]]:
-    """Packed values by row, cut or filled with 0 to a stated width."""
+    """Split packed values by row, cut or padded with 0 to a given width."""
     rows = []
     for start, stop in zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True):
         row = values[start:stop].tolist()

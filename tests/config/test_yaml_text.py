@@ -18,7 +18,7 @@ from oyer.config.yaml_text import read_yaml
     ],
     ids=["empty", "comment", "values", "merge key", "long"],
 )
-def test_plain_yaml_is_read_whole(text: str, value: Any) -> None:
+def test_plain_yaml_is_read(text: str, value: Any) -> None:
     assert read_yaml(text) == value
 
 

@@ -1,4 +1,4 @@
-"""Length terms from one row's length and fixed thresholds.
+"""Methods based on one row's length and fixed thresholds.
 
 Lengths are int64[N] in one unit, flags bool[N]; every function returns float64[N].
 """
@@ -14,7 +14,7 @@ from oyer.tasks.lengths.inputs import Term, given
 def soft_overlong(
     lengths: Array, *, max_len: int, cache_len: int, penalty_factor: float, clamp: bool
 ) -> Array:
-    """Soft overlong punishment, DAPO eq. 13; a step at `max_len` where `cache_len` is 0."""
+    """Soft overlong punishment, DAPO eq. 13; a step at `max_len` if `cache_len` is 0."""
     if cache_len == 0:
         return -penalty_factor * double(lengths > max_len)
     excess = (double(lengths) - (max_len - cache_len)) / cache_len

@@ -1,4 +1,4 @@
-"""Length terms that measure against a stated length, mode, history, or a judge's length bias.
+"""Methods that measure against a stated length, mode, history, or a judge's length bias.
 
 Lengths and targets are int64[N] in one unit, flags bool[N], references float64[N]; every
 function returns float64[N], and one with state returns a `Term` that holds the new state.
@@ -22,7 +22,7 @@ from oyer.tasks.lengths.groups import Groups
 from oyer.tasks.lengths.inputs import Term, given
 
 FIT_STEPS = 50
-"""Newton steps of a fit; it settles in about ten."""
+"""Newton steps of a fit; about ten are enough."""
 
 RIDGE = 1e-3
 """Penalty on squared coefficients: below 0.01 points of win rate on 40 comparisons."""
@@ -114,11 +114,11 @@ def length_controlled(
     low: float,
     high: float,
 ) -> Array:
-    """What the frozen bias `phi tanh((reference - L) / scale_len)` in logits gave a score.
+    """Return the correction of a frozen length bias, `phi tanh((reference - L) / scale_len)` in logits.
 
-    float64[N]: added to a score between `low` and `high`, it takes the bias out; the sign is
-    that of arXiv:2404.04475, where a judge that likes long answers has a negative `phi`.
-    A missing score (NaN) gives 0.
+    float64[N]: added to a score between `low` and `high`, it removes the bias. The sign is that of
+    arXiv:2404.04475: a judge that prefers long answers has a negative `phi`. A missing score (NaN)
+    gives 0.
     """
     xp = namespace(lengths)
     reference = (
@@ -131,7 +131,7 @@ def length_controlled(
 
 
 def length_controlled_winrate(preference: Array, baseline_lengths: Array, lengths: Array) -> Array:
-    """Win rate in percent, raw and at equal lengths: float64[2].
+    """Return the win rate in percent, raw and at equal lengths: float64[2].
 
     Args:
         preference: float64[N] in [0, 1], how often an answer beat the baseline's.
@@ -146,7 +146,7 @@ def fit_length_bias(preference: Array, gap: Array) -> tuple[Array, Array, Array]
     """Fit `logit P = theta + phi tanh(gap / scale)`, scale the gaps' deviation.
 
     Returns theta, phi and scale, the last two for a frozen `length_controlled`. `RIDGE` keeps
-    the fit finite where every answer wins.
+    the fit finite if every answer wins.
     """
     xp = namespace(preference)
     deviation = xp.std(double(gap), correction=1) if len(gap) > 1 else filled(gap[0], 0.0)
