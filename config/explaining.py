@@ -1,4 +1,4 @@
-"""Turns pydantic's validation errors into `key.path: what is wrong`, in words of the configuration."""
+"""Turns pydantic's validation errors into `key.path: what is wrong`, in terms of the configuration."""
 
 import difflib
 import re

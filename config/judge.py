@@ -32,9 +32,9 @@ class JudgeConfig(Section):
     model: str = Field(min_length=1, max_length=200)
     """The model name that the endpoint expects."""
     version: str | None = Field(default=None, max_length=200, coerce_numbers_to_str=True)
-    """Names the model's state, e.g. a checkpoint; judgements under another version are not reused.
-    Null: those of other base URLs, or of another model than the endpoint now reports in its
-    replies, are not reused. `""`: any are, also those of releases without versions."""
+    """State of the model, e.g. a checkpoint name; judgements of another version are not reused. Null:
+    judgements of other base URLs, or of another model than the endpoint now reports, are not
+    reused. `""`: all are reused, also those of releases without versions."""
     rubric: str = Field(default="reasoning_en", validate_default=True)
     """A built-in rubric's name, a path from this file's folder, or the text (with `{response}`)."""
     scale: tuple[float, float] = (1.0, 10.0)
@@ -62,15 +62,15 @@ class JudgeConfig(Section):
     structured: bool = False
     """Ask for JSON by `response_format`; an endpoint that refuses it is asked in words."""
     reasks: int = Field(default=1, ge=0, le=5)
-    """Times that a judge is asked again for the verdict line that its reply lacks."""
+    """Times that a judge is asked again if its reply lacks the verdict line."""
     expected_score: bool = False
-    """Score by the mean over the scores that the judge might have written, from its logprobs."""
+    """Use the mean of all scores, weighted by the judge's logprobs, in place of the score it wrote."""
     fallback: Fallback | None = None
     """Re-judges the whole group if the judge fails on any of it; submit the rollouts of a group together."""
     extra_body: Body = Field(default_factory=dict)
     """Further fields of the request's body, e.g. `{top_p: 0.9}`."""
     empty_score: float | None = Field(default=None, allow_inf_nan=False)
-    """Score of a response that holds nothing to judge; null means the lowest of the scale."""
+    """Score of an empty response; null means the lowest of the scale."""
 
     @field_validator("scale")
     @classmethod

@@ -59,13 +59,13 @@ class ThinkConfig(Section):
 class LengthConfig(Section):
     """A length method, its parameters and its inputs.
 
-    A key that is a parameter of the method is the method's own; `oyer length list` has them.
+    A key that is also a parameter of the method sets the parameter; `oyer length list` shows them.
     """
 
     method: str
     """A method of the catalogue, e.g. `median_band`."""
     params: dict[str, Any] = Field(default_factory=dict)
-    """The method's parameters with defaults filled in; they may stand beside `method` as well."""
+    """The method's parameters with defaults filled in; they may also be given beside `method`."""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,80}$")
     """Names the term; left out, the method's name, and `length_penalty` for `median_band`."""
     weight: float = Field(default=1.0, allow_inf_nan=False)
@@ -75,22 +75,22 @@ class LengthConfig(Section):
     part: Literal["response", "think", "answer"] = "response"
     """Which part counts as the length: `response`, all of it; `think` or `answer`, see `think`."""
     think: ThinkConfig = ThinkConfig()
-    """How thinking and answer are told apart."""
+    """How thinking and answer are separated."""
     correct: Annotated[str | None, AfterValidator(lambda text: text and _checked(text))] = None
     """What counts as correct, e.g. `judge >= 6`; left out, `correct` of the rollout, or a positive
     base score. A rollout that is not judged for its base score is wrong."""
     quality: Annotated[str, AfterValidator(lambda text: _source(text))] = "base_score"
-    """The score that the method judges by: `base_score`, `judge`, `judge:<name>`, or
+    """The score that the method uses: `base_score`, `judge`, `judge:<name>`, or
     `unshaped_reward`, which is base score and weighted judges. A rollout that is not judged for
     its base score has the lowest of the judge's scale; one whose score is missing under the
     failure policy takes no part."""
     truncated: Literal["as_is", "mask", "wrong"] = "as_is"
     """A truncated rollout: `as_is`, like any other; `mask`, left out of training and statistics;
-    `wrong`, counted as wrong, and left out of length statistics where the method does not ask who
-    is correct."""
+    `wrong`, counted as wrong, and left out of length statistics if the method does not use
+    correctness."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Inputs by metadata key, e.g. `{target_lengths: metadata.target_tokens}`; what the method
-    needs is else looked for under the input's own name."""
+    """Inputs by metadata key, e.g. `{target_lengths: metadata.target_tokens}`; other
+    inputs are read from the metadata key of their own name."""
 
     @model_validator(mode="before")
     @classmethod

@@ -63,7 +63,7 @@ class RewardRules(Section):
     are not), raises `JudgeOutage`; 1 never does."""
     min_valid_judges: int | None = Field(default=None, ge=1)
     """Judges that must have a score, or the rollout has none; null means all. A missing judge then
-    counts as if its score stood where the others' mean stands on their scales."""
+    counts with the others' mean, as a fraction of each scale."""
 
     @model_validator(mode="before")
     @classmethod
@@ -126,8 +126,8 @@ class BrokerConfig(Section):
     result_expires_s: int = Field(default=86_400, ge=600, le=int(MAX_TIME_S))
     """How long payloads and results stay in Redis, in seconds."""
     max_backlog_bytes: int = Field(default=2**30, ge=2**20, le=2**50)
-    """Payloads under way, packed, beyond which `submit` refuses, in bytes: of batches, and of rollouts
-    that wait for their group."""
+    """Largest total of packed payloads in Redis, in bytes, of unfinished batches and of rollouts that
+    wait for their group; beyond it `submit` refuses."""
     signing: SigningConfig | None = None
     """Sign messages and results; null trusts whoever reaches Redis (docs/security.md)."""
 
@@ -165,7 +165,7 @@ class RewardConfig(Section):
     deadline_s: float = Field(default=3600.0, gt=0, le=MAX_TIME_S)
     """Calls not begun this long after `submit` are `expired`, in seconds."""
     stall_timeout_s: float | None = Field(default=None, gt=0, le=MAX_TIME_S)
-    """A batch without progress for this long is submitted again under its id, in seconds; null
+    """A batch without progress for this long is resubmitted under its id, in seconds; null
     means three times the longest `timeout_s` of its endpoints, and 30 s at least."""
     grace_s: float = Field(default=15.0, ge=0, le=86_400)
     """Time that a worker's calls in flight have to finish after SIGTERM, in seconds."""

@@ -55,7 +55,7 @@ class GrpoLead(Params):
     eps: float = Field(0.0, ge=0)
     """Added to the standard deviation, for parity; 0 makes equal lengths neutral."""
     skip_if_mean_of_3_shortest_le: float | None = Field(None, ge=0)
-    """Leave a group alone whose 3 shortest average at most this; 4000 in the released code."""
+    """Skip a group whose 3 shortest rows average at most this; 4000 in the released code."""
 
 
 class Alp(Params):
