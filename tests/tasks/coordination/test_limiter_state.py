@@ -1,4 +1,4 @@
-"""A worker's account against the real `lease.lua`, one step at a time; no thread, no waiting."""
+"""A worker's account against the real `limiter.lua`, one step at a time; no thread, no waiting."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ LIMITS = Limits(
     adaptive=False,
     share=0.5,
     window_s=60.0,
-    lease_s=3600.0,
+    worker_ttl_s=3600.0,
     delay_s=1.0,
 )
 _names = count()
@@ -42,7 +42,7 @@ class Worker:
     def __post_init__(self) -> None:
         self.account = LimiterState(self.limits, f"w{next(_names)}", clock_s=0.0)
         self.account.open(self.now_s)
-        self.script = load_script(self.redis, "lease")
+        self.script = load_script(self.redis, "oyer.tasks.coordination", "limiter")
 
     def exchange(self, *, heard: bool = True, answered: bool = True, leave: bool = False) -> Any:
         """Exchange with Redis, which may not hear the question or not be heard."""
@@ -166,6 +166,22 @@ def test_a_worker_that_leaves_hands_everything_back(office: Office) -> None:
     assert second.begin() == 5
 
 
+def test_the_retry_after_and_the_cut_of_a_worker_that_leaves_reach_the_others(
+    office: Office,
+) -> None:
+    first, second = (office.worker(adaptive=True, max_in_flight=100) for _ in range(2))
+    first.waiting = [0]
+    first.exchange()
+    first.begin()
+    first.end(cool_s=30.0, evidence=Evidence(rate_limited=True))
+    first.exchange(leave=True)
+    second.waiting = [0]
+    second.exchange()
+    assert second.begin() == 0
+    assert second.now_s + 25 < second.account.cool_until_s <= second.now_s + 30
+    assert adaptive_limit(office) == START_LIMIT * CUT
+
+
 def test_tokens_not_used_return_and_tokens_overused_are_charged(office: Office) -> None:
     worker = office.worker(tokens=1000)
     worker.waiting = [600, 600]
@@ -227,7 +243,7 @@ def test_a_redis_that_lost_its_state_is_told_again_what_was_used(office: Office)
         # Its share is used up.
         assert worker.begin() == 0
     for worker in (first, second):
-        worker.now_s += LIMITS.lease_s
+        worker.now_s += LIMITS.worker_ttl_s
         worker.exchange()
         worker.exchange()
         assert worker.begin() == 0
@@ -238,7 +254,7 @@ def test_a_worker_whose_lease_is_over_keeps_to_its_share(office: Office) -> None
     second.exchange()
     first.waiting = [1] * 20
     first.exchange()
-    first.now_s += LIMITS.lease_s * 0.95
+    first.now_s += LIMITS.worker_ttl_s * 0.95
     assert first.begin() == 4
     # The slots that it does not use may be another's by now.
     assert first.account.ask(first.now_s, [])["held"] == 4

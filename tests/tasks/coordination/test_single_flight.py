@@ -21,7 +21,7 @@ HOLDER = """
 import sys, time
 from oyer.tasks.coordination.single_flight import SingleFlight
 from oyer.protocol.redis_connection import connect
-flight = SingleFlight(connect(sys.argv[1]), "killed", lease_s=1.5)
+flight = SingleFlight(connect(sys.argv[1]), "killed", claim_ttl_s=1.5)
 assert flight.claim(["k"]) == {"k": True}
 print("holding", flush=True)
 time.sleep(3600)
@@ -45,7 +45,7 @@ def judge(key):
             time.sleep(0.2)
             cache.keep(key, CachedReply(text=owner, finish_reason="stop", model="m", usage={},
                                        at_s=0.0))
-            flight.done(key)
+            flight.release(key)
         elif flight.wait(key, time.time() + 30) == "expired":
             return None
         reply = cache.get_many([key])
@@ -72,14 +72,14 @@ def client(redis_url: str) -> Iterator[Redis]:
 
 @pytest.fixture
 def first(client: Redis) -> Iterator[SingleFlight]:
-    flight = SingleFlight(client, "first", lease_s=1.5)
+    flight = SingleFlight(client, "first", claim_ttl_s=1.5)
     yield flight
     flight.close()
 
 
 @pytest.fixture
 def second(client: Redis) -> Iterator[SingleFlight]:
-    flight = SingleFlight(client, "second", lease_s=1.5)
+    flight = SingleFlight(client, "second", claim_ttl_s=1.5)
     yield flight
     flight.close()
 
@@ -100,7 +100,7 @@ def test_who_waits_learns_that_the_reply_is_there(
     with ThreadPoolExecutor() as pool:
         verdict = pool.submit(second.wait, "k", soon())
         keep(client, "k")
-        first.done("k")
+        first.release("k")
         assert verdict.result() == "done"
 
 
@@ -110,7 +110,7 @@ def test_who_waits_learns_that_the_payer_failed_and_one_of_them_takes_over(
     first.claim(["k"])
     with ThreadPoolExecutor() as pool:
         verdicts = [pool.submit(flight.wait, "k", soon()) for flight in (first, second, second)]
-        first.done("k")
+        first.release("k")
         assert {verdict.result() for verdict in verdicts} == {"free"}
     claims = [flight.claim(["k"])["k"] for flight in (second, second, first)]
     assert claims == [True, False, False]
@@ -145,8 +145,8 @@ def test_an_owner_that_lost_its_lease_does_not_end_its_successors(
     first.claim(["k", "other"])
     client.delete("oyer:flight:k")
     assert second.claim(["k"]) == {"k": True}
-    first.done("k")
-    first.done("other")
+    first.release("k")
+    first.release("other")
     assert second.wait("other", soon()) == "free"
     assert first.claim(["k"]) == {"k": False}
 
@@ -160,7 +160,7 @@ def test_who_waits_for_its_own_process_follows_the_one_that_took_over(
         client.delete("oyer:flight:k")
         second.claim(["k"])
         keep(client, "k")
-        second.done("k")
+        second.release("k")
         assert verdict.result() == "done"
 
 
@@ -178,7 +178,7 @@ def test_a_killed_owners_request_is_taken_over_by_exactly_one(
         while (verdict := flight.wait("k", soon())) == "free":
             if flight.claim(["k"])["k"]:
                 keep(client, "k")
-                flight.done("k")
+                flight.release("k")
                 return True
         assert verdict == "done"
         return False
@@ -215,33 +215,33 @@ def test_without_redis_everybody_pays_and_it_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with connect(f"redis://127.0.0.1:{services.free_port()}/0") as nowhere:
-        flight = SingleFlight(nowhere, "w", lease_s=0.3)
+        flight = SingleFlight(nowhere, "w", claim_ttl_s=0.3)
         assert flight.claim(["a", "b", "a"]) == {"a": True, "b": True}
         assert flight.claim(["a"]) == {"a": True}
         assert flight.wait("a", soon()) == "free"
-        flight.done("a")
+        flight.release("a")
         flight.close()
     assert caplog.text.count("Redis cannot be reached") == 1
 
 
 def test_a_request_whose_lease_ran_out_is_no_longer_ours(client: Redis) -> None:
-    stopped = SingleFlight(client, "stopped", lease_s=600)
+    stopped = SingleFlight(client, "stopped", claim_ttl_s=600)
     assert stopped.claim(["k", "other"]) == {"k": True, "other": True}
-    assert stopped.ours("k")
+    assert stopped.holds("k")
     # As after a pause longer than the lease: it is gone, and nobody has renewed it since.
     client.delete("oyer:flight:k")
     stopped._renewed_s -= 1200
-    assert not stopped.ours("k")
-    assert stopped.ours("other")
+    assert not stopped.holds("k")
+    assert stopped.holds("other")
     assert stopped.claim(["k"]) == {"k": True}
-    assert stopped.ours("k")
+    assert stopped.holds("k")
     stopped.close()
 
 
 def test_while_redis_is_away_a_request_stays_ours() -> None:
     with services.redis_server() as url:
-        flight = SingleFlight(connect(url), "alone", lease_s=600)
+        flight = SingleFlight(connect(url), "alone", claim_ttl_s=600)
         assert flight.claim(["k"]) == {"k": True}
     flight._renewed_s -= 1200
-    assert flight.ours("k")
+    assert flight.holds("k")
     flight.close()

@@ -10,7 +10,7 @@ import pytest
 from oyer.config.reward import JudgeConfig, RewardRules
 from oyer.models.base import clean_text, dump_json
 from oyer.protocol.rollout import Rollout
-from oyer.tasks.judging.reask import reask
+from oyer.tasks.judging.judge_call import reask
 from oyer.tasks.judging.request_record import (
     Kept,
     body_of,

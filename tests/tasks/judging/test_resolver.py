@@ -19,8 +19,8 @@ def test_a_cached_reply_is_read_anew_and_nothing_is_called() -> None:
     bench.cache.keep(bench.key, kept("Final score: 6"))
     [answer] = bench.resolver.known([bench.job]).values()
     assert (answer.source, answer.status, answer.model) == ("cache", Status.SCORED, "m-kept")
-    assert answer.reading is not None
-    assert answer.reading.score == 6
+    assert answer.parsed is not None
+    assert answer.parsed.score == 6
     assert answer.attempts == ()
     assert bench.looked_up == []
 
@@ -60,15 +60,15 @@ def test_a_reply_is_kept_before_its_permit_is_given_back() -> None:
     """Else a worker that is killed in between costs more calls than may be in flight."""
     bench = Bench(reply("I like it."), REPLY, reasks=1)
     bench.claimed()
-    assert bench.permits.kept_at_release == [[], [REPLY.text]]
+    assert bench.limiter.kept_at_release == [[], [REPLY.text]]
 
 
 def test_a_claimed_request_is_called_for_kept_and_given_up() -> None:
     bench = Bench(REPLY)
     answer = bench.claimed()
     assert (answer.source, answer.status, answer.text) == ("called", Status.SCORED, REPLY.text)
-    assert answer.reading is not None
-    assert answer.reading.score == 8
+    assert answer.parsed is not None
+    assert answer.parsed.score == 8
     assert answer.model == "m-2026"
     assert (answer.prompt_tokens, answer.completion_tokens, len(answer.attempts)) == (12, 3, 1)
     assert answer.started_at is not None
@@ -127,8 +127,8 @@ def test_a_cancelled_batch_begins_no_call() -> None:
 
 def test_after_the_deadline_no_call_is_begun() -> None:
     bench = Bench()
-    late = replace(bench.resolver.asker, deadline=time.time() - 1)
-    answer = replace(bench.resolver, asker=late).answer(bench.job, claimed=True)
+    late = replace(bench.resolver.caller, deadline=time.time() - 1)
+    answer = replace(bench.resolver, caller=late).answer(bench.job, claimed=True)
     assert answer.status is Status.EXPIRED
     assert answer.error == "the batch's deadline has passed"
     assert bench.client.asked == []
@@ -174,7 +174,7 @@ def test_a_request_that_was_taken_over_is_not_paid_for_and_its_reply_is_waited_f
 
 def test_what_was_paid_before_a_request_was_taken_over_stays_on_record() -> None:
     bench = Bench(reply("I like it."), reasks=1)
-    bench.flight.ours = lambda key: not bench.client.asked  # type: ignore[method-assign]  # lost while it is called
+    bench.flight.holds = lambda key: not bench.client.asked  # type: ignore[method-assign]  # lost while it is called
     bench.flight.ends = [kept("Final score: 6")]
     answer = bench.claimed()
     assert (answer.status, len(answer.attempts)) == (Status.UNPARSEABLE, 1)
@@ -236,8 +236,8 @@ def test_an_endpoint_that_refuses_json_is_asked_in_words_from_then_on() -> None:
 def test_a_reply_without_a_verdict_is_asked_for_it_once_more() -> None:
     bench = Bench(reply("I like it."), reply("Final score: 7"), reasks=1)
     answer = bench.claimed()
-    assert answer.reading is not None
-    assert (answer.status, answer.reading.score) == (Status.SCORED, 7)
+    assert answer.parsed is not None
+    assert (answer.status, answer.parsed.score) == (Status.SCORED, 7)
     assert answer.text == "Final score: 7"
     assert [attempt.number for attempt in answer.attempts] == [1, 2]
     assert (answer.prompt_tokens, answer.completion_tokens) == (24, 6)

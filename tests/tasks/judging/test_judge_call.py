@@ -5,7 +5,7 @@ import pytest
 from oyer.config.reward import JudgeConfig
 from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import ChatRequest
-from oyer.tasks.judging.reask import reask
+from oyer.tasks.judging.judge_call import reask
 from oyer.tasks.parsing.parser import parse_score
 
 REQUEST = ChatRequest(
