@@ -99,7 +99,7 @@ class MemoryFlight(SingleFlight):
     cache: MemoryCache
     held: set[str] = field(default_factory=set)
     ends: list[WaitResult | CachedReply] = field(default_factory=list)
-    given_up: list[str] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
     taken_over: set[str] = field(default_factory=set)
 
     def claim(self, keys: Sequence[str]) -> dict[str, bool]:
@@ -113,7 +113,7 @@ class MemoryFlight(SingleFlight):
     def release(self, key: str) -> None:
         self.taken_over.discard(key)
         self.held.discard(key)
-        self.given_up.append(key)
+        self.released.append(key)
 
     def wait(self, key: str, deadline: float) -> WaitResult:
         end = self.ends.pop(0)

@@ -1,4 +1,4 @@
-"""The limits over all workers: proofs with real processes, a real Redis and a real server's log."""
+"""Limits over all workers: real processes, a real Redis and the log of a real server."""
 
 import bisect
 import contextlib
@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
             super().handle()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
@@ -218,7 +218,7 @@ def until(met: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_a_killed_workers_slots_return_when_its_lease_ends(redis_url: str) -> None:
+def test_a_killed_workers_slots_become_free_after_its_time_to_live(redis_url: str) -> None:
     slots = limits(max_in_flight=6, worker_ttl_s=1.5)
     with limiter(redis_url, "survivor", max_in_flight=6, worker_ttl_s=1.5) as survivor:
         job = {"greenlets": 6, "estimated_tokens": 1}
@@ -263,6 +263,27 @@ def test_idle_slots_go_to_the_worker_that_needs_them(redis_url: str) -> None:
         give(second, permits)
 
 
+def test_a_worker_leaves_in_one_exchange(redis_url: str) -> None:
+    """A second one would return the worker's unused grants again."""
+    with limiter(redis_url, "w", max_in_flight=8) as opened:
+        exchange = opened._exchange
+        leaves: list[bool] = []
+
+        def recorded(*, leave: bool) -> None:
+            leaves.append(leave)
+            if len(leaves) == 2:
+                # Closing while an exchange is under way.
+                threading.Thread(target=opened.close).start()
+                until(lambda: opened._closing)
+            exchange(leave=leave)
+
+        opened._exchange = recorded  # type: ignore[method-assign]  # to close at a chosen moment
+        give(opened, take(opened, 1, 5))
+        until(lambda: opened._closing)
+    assert leaves[-1]
+    assert not any(leaves[:-1])
+
+
 def test_no_permit_is_given_after_the_deadline(redis_url: str) -> None:
     with limiter(redis_url, "w", max_in_flight=1) as opened:
         permits = take(opened, 3, 0.5)
@@ -271,7 +292,7 @@ def test_no_permit_is_given_after_the_deadline(redis_url: str) -> None:
         assert opened.acquire(1, time.time() - 1) is None
 
 
-def test_a_retry_after_stops_every_worker_until_it_has_passed(redis_url: str) -> None:
+def test_a_retry_after_pauses_every_worker(redis_url: str) -> None:
     with limiter(redis_url, "first", max_in_flight=8) as first, connect(redis_url) as client:
         (permit,) = take(first, 1, 5)
         limited_s = time.monotonic()
@@ -317,7 +338,7 @@ def redis_on(port: int) -> Iterator[None]:
         yield
 
 
-def test_without_redis_each_worker_keeps_to_its_share_until_redis_is_back(
+def test_without_redis_each_worker_uses_its_share(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     port = services.free_port()
@@ -333,7 +354,7 @@ def test_without_redis_each_worker_keeps_to_its_share_until_redis_is_back(
             held = take(first, 8, 10)
             assert len(held) == 8
         until(lambda: caplog.text.count("Redis cannot be reached") == 2)
-        # What the first has under way goes on; the second begins its share without it.
+        # The first's calls in flight continue; the second starts its own share.
         shared = take(second, 8, 3)
         assert len(shared) == 4
         give(first, held)
@@ -341,7 +362,7 @@ def test_without_redis_each_worker_keeps_to_its_share_until_redis_is_back(
         assert len(held) == 4
         with redis_on(port):
             until(lambda: caplog.text.count("Redis is back") == 2)
-            # Neither of them knows before a lease is over what the other has under way.
+            # For one time to live, neither knows the other's calls in flight.
             assert take(first, 1, 1.5) == []
             give(second, shared)
             more = take(first, 4, 10)
@@ -350,7 +371,7 @@ def test_without_redis_each_worker_keeps_to_its_share_until_redis_is_back(
         assert caplog.text.count("Redis cannot be reached") == 2
 
 
-def test_a_worker_that_never_reached_redis_keeps_to_the_configured_share() -> None:
+def test_a_worker_that_never_reached_redis_uses_the_configured_share() -> None:
     url = f"redis://127.0.0.1:{services.free_port()}/0"
     changed = {"max_in_flight": 8, "requests_per_minute": 12, "worker_ttl_s": 0.6, "share": 0.25}
     with limiter(url, "w", **changed) as opened:

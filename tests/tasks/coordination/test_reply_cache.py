@@ -28,7 +28,7 @@ def client(redis_url: str) -> Iterator[Redis]:
         yield opened
 
 
-def test_a_reply_comes_back_as_it_was_kept(client: Redis) -> None:
+def test_a_cached_reply_is_returned_unchanged(client: Redis) -> None:
     cache, reply = ReplyCache(client, ttl_s=60), CachedReply(**REPLY)
     cache.keep("k", reply)
     assert cache.get_many(["none", "k"]) == {"k": reply}
@@ -47,7 +47,7 @@ def test_a_dropped_reply_is_a_miss(client: Redis) -> None:
 @pytest.mark.parametrize(
     "changed", [{"finish_reason": "length"}, {"finish_reason": "content_filter"}, {"text": ""}]
 )
-def test_an_incomplete_reply_cannot_be_kept(changed: dict[str, Any]) -> None:
+def test_an_incomplete_reply_does_not_validate(changed: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         CachedReply(**REPLY | changed)
 
@@ -64,7 +64,7 @@ def test_an_incomplete_reply_cannot_be_kept(changed: dict[str, Any]) -> None:
         pack(json.dumps({"text": "最终评分：8"}).encode()),
     ],
 )
-def test_what_cannot_be_read_is_a_miss_and_is_deleted(client: Redis, blob: bytes) -> None:
+def test_an_unreadable_entry_is_a_miss_and_is_deleted(client: Redis, blob: bytes) -> None:
     cache = ReplyCache(client, ttl_s=60)
     cache.keep("good", CachedReply(**REPLY))
     client.set(reply_key("bad"), blob)
@@ -72,7 +72,7 @@ def test_what_cannot_be_read_is_a_miss_and_is_deleted(client: Redis, blob: bytes
     assert not client.exists(reply_key("bad"))
 
 
-def test_without_redis_everything_is_a_miss_and_logged_once(
+def test_without_redis_every_lookup_is_a_miss_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with connect(f"redis://127.0.0.1:{services.free_port()}/0") as nowhere:

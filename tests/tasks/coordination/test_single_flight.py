@@ -1,4 +1,4 @@
-"""Single flight: one payer per request over all processes, whatever happens to him."""
+"""Single flight: one process at a time calls for a request, also after the owner dies."""
 
 import json
 import subprocess
@@ -88,12 +88,12 @@ def soon() -> float:
     return time.time() + 20
 
 
-def test_one_of_two_processes_is_to_pay(first: SingleFlight, second: SingleFlight) -> None:
+def test_one_of_two_processes_gets_the_claim(first: SingleFlight, second: SingleFlight) -> None:
     assert first.claim(["a", "b"]) == {"a": True, "b": True}
     assert second.claim(["b", "c"]) == {"b": False, "c": True}
 
 
-def test_who_waits_learns_that_the_reply_is_there(
+def test_a_wait_ends_once_the_reply_is_cached(
     client: Redis, first: SingleFlight, second: SingleFlight
 ) -> None:
     first.claim(["k"])
@@ -104,7 +104,7 @@ def test_who_waits_learns_that_the_reply_is_there(
         assert verdict.result() == "done"
 
 
-def test_who_waits_learns_that_the_payer_failed_and_one_of_them_takes_over(
+def test_waits_end_if_the_owner_failed_and_one_waiter_takes_over(
     first: SingleFlight, second: SingleFlight
 ) -> None:
     first.claim(["k"])
@@ -123,7 +123,7 @@ def test_waiting_ends_at_the_deadline(first: SingleFlight, second: SingleFlight)
     assert second.wait("k", time.time() - 1) == "expired"
 
 
-def test_a_lease_is_kept_for_as_long_as_its_owner_lives(
+def test_a_claim_is_renewed_while_its_owner_lives(
     first: SingleFlight, second: SingleFlight
 ) -> None:
     first.claim(["k"])
@@ -131,7 +131,7 @@ def test_a_lease_is_kept_for_as_long_as_its_owner_lives(
     assert second.claim(["k"]) == {"k": False}
 
 
-def test_a_claim_on_a_request_that_was_just_answered_is_refused(
+def test_a_request_with_a_cached_reply_cannot_be_claimed(
     client: Redis, first: SingleFlight
 ) -> None:
     keep(client, "k")
@@ -139,7 +139,7 @@ def test_a_claim_on_a_request_that_was_just_answered_is_refused(
     assert first.wait("k", soon()) == "done"
 
 
-def test_an_owner_that_lost_its_lease_does_not_end_its_successors(
+def test_an_owner_that_lost_its_claim_does_not_delete_its_successors(
     client: Redis, first: SingleFlight, second: SingleFlight
 ) -> None:
     first.claim(["k", "other"])
@@ -151,7 +151,7 @@ def test_an_owner_that_lost_its_lease_does_not_end_its_successors(
     assert first.claim(["k"]) == {"k": False}
 
 
-def test_who_waits_for_its_own_process_follows_the_one_that_took_over(
+def test_a_wait_for_the_own_process_follows_the_new_owner(
     client: Redis, first: SingleFlight, second: SingleFlight
 ) -> None:
     first.claim(["k"])
@@ -188,7 +188,7 @@ def test_a_killed_owners_request_is_taken_over_by_exactly_one(
     assert paid.count(True) == 1
 
 
-def test_forty_identical_calls_in_each_of_three_processes_are_paid_for_once(
+def test_forty_identical_calls_in_each_of_three_processes_cause_one_call(
     redis_url: str, client: Redis
 ) -> None:
     argv = [sys.executable, "-c", PAYER, redis_url]
@@ -211,7 +211,7 @@ def test_forty_identical_calls_in_each_of_three_processes_are_paid_for_once(
     assert [client.get(f"paid:k{i}") for i in range(10)] == [b"1"] * 10
 
 
-def test_without_redis_everybody_pays_and_it_is_logged_once(
+def test_without_redis_every_process_calls_and_it_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with connect(f"redis://127.0.0.1:{services.free_port()}/0") as nowhere:
@@ -224,7 +224,7 @@ def test_without_redis_everybody_pays_and_it_is_logged_once(
     assert caplog.text.count("Redis cannot be reached") == 1
 
 
-def test_a_request_whose_lease_ran_out_is_no_longer_ours(client: Redis) -> None:
+def test_an_expired_claim_is_not_held_any_more(client: Redis) -> None:
     stopped = SingleFlight(client, "stopped", claim_ttl_s=600)
     assert stopped.claim(["k", "other"]) == {"k": True, "other": True}
     assert stopped.holds("k")
@@ -238,7 +238,7 @@ def test_a_request_whose_lease_ran_out_is_no_longer_ours(client: Redis) -> None:
     stopped.close()
 
 
-def test_while_redis_is_away_a_request_stays_ours() -> None:
+def test_while_redis_is_unreachable_a_claim_counts_as_held() -> None:
     with services.redis_server() as url:
         flight = SingleFlight(connect(url), "alone", claim_ttl_s=600)
         assert flight.claim(["k"]) == {"k": True}

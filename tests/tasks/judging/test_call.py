@@ -112,7 +112,7 @@ class Bench(Limiter):
             return caller.call(job, REQUEST, None)
 
 
-def test_a_reply_ends_it() -> None:
+def test_a_reply_ends_the_call() -> None:
     bench = Bench([REPLY])
     result = bench.run()
     assert (result.reply, result.failure, result.status) == (REPLY, None, Status.SCORED)
@@ -126,7 +126,7 @@ def test_no_permit_is_held_while_waiting() -> None:
     assert bench.events == [*once, "sleep", *once]
 
 
-def test_the_record_has_a_line_for_each_attempt() -> None:
+def test_every_attempt_is_recorded() -> None:
     result = Bench([LIMITED, REPLY]).run()
     first, second = result.attempts
     assert (first.number, first.http_status, first.error_class) == (1, 429, "InternalServerError")
@@ -139,7 +139,7 @@ def test_the_record_has_a_line_for_each_attempt() -> None:
     assert (second.prompt_tokens, second.completion_tokens) == (12, 3)
 
 
-def test_no_permit_before_the_deadline_is_expired() -> None:
+def test_without_a_permit_before_the_deadline_the_status_is_expired() -> None:
     bench = Bench([], permits_left=0)
     assert bench.run().status is Status.EXPIRED
     assert bench.events == ["acquire 110"]
@@ -161,19 +161,19 @@ def test_a_deadline_that_passes_between_attempts_keeps_the_failure() -> None:
     assert "deadline" in result.stop_reason
 
 
-def test_a_wait_past_the_deadline_is_not_begun() -> None:
+def test_a_retry_past_the_deadline_is_not_waited_for() -> None:
     bench = Bench([LIMITED])
     result = bench.run(deadline_s=2.5)
     assert (result.status, bench.events[-1]) == (Status.RATE_LIMITED, "release")
     assert result.attempts[0].retry_wait_s is None
 
 
-def test_what_cannot_succeed_is_tried_once() -> None:
+def test_a_failure_that_would_repeat_is_not_retried() -> None:
     result = Bench([REJECTED]).run()
     assert (result.status, len(result.attempts)) == (Status.REJECTED, 1)
 
 
-def test_attempts_are_counted() -> None:
+def test_attempts_end_at_max_attempts() -> None:
     result = Bench([UNAVAILABLE] * 3).run(max_attempts=3)
     assert (result.status, len(result.attempts)) == (Status.UNAVAILABLE, 3)
     assert result.stop_reason == "3 of 3 attempts made"
