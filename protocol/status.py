@@ -36,3 +36,6 @@ class Status(StrEnum):
 
 NOT_CALLED = frozenset({Status.GATED, Status.EMPTY})
 """Statuses that are decisions, not failures: no call was owed."""
+
+SETTLED = frozenset({Status.SCORED, *NOT_CALLED})
+"""Final statuses. Any other status is a failure: a resubmission judges the rollout again."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from oyer.tasks.judging.verdicts import part_of
+from oyer.tasks.judging.judgements import judge_result
 from oyer.tasks.record import note_submission, record_chunk
 from oyer.tasks.worker import context
 from oyer.tasks.worker.patience import patiently
@@ -17,4 +17,4 @@ def record_unjudged(batch_id: str, chunk: int) -> dict[str, Any]:
         note_submission(manifest)
     start, _ = manifest.chunks[chunk]
     record_chunk(manifest, (), rollouts, start, [], [])
-    return part_of(chunk, {}).to_wire()
+    return judge_result(chunk, {}).to_wire()

@@ -29,7 +29,7 @@ from oyer.protocol.partial_results import (
     missing_chunks,
     read_results,
 )
-from oyer.tasks.judging.verdicts import fine_rows, recorded_part
+from oyer.tasks.judging.judgements import recorded_result, settled_rows
 from oyer.tasks.recall import recorded_outcome
 from oyer.tasks.rewards.compose import ComposedRewards, compose, missing, verdicts_of
 from oyer.tasks.worker import context
@@ -85,12 +85,12 @@ def _recorded_parts(
         with reading(context.engine()) as conn:
             return queries.judgements_of(conn, manifest.batch_id)
 
-    rows = fine_rows(patiently(read))
+    rows = settled_rows(patiently(read))
     spans = {k: manifest.chunks[k] for k in late}
     found = {
         k: part
         for k, (start, count) in spans.items()
-        if (part := recorded_part(k, range(start, start + count), plan.judges, rows))
+        if (part := recorded_result(k, range(start, start + count), plan.judges, rows))
     }
     log.warning(
         "batch %s: chunks %s did not arrive; %s read from the record",

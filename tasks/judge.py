@@ -23,14 +23,27 @@ from oyer.models.rows import JudgementRow, StoredJudgement
 from oyer.protocol.batch import Manifest
 from oyer.protocol.errors import OyerError
 from oyer.protocol.partial_results import JudgeResult
-from oyer.tasks.judging import fallback
-from oyer.tasks.judging.aggregate import Verdict
-from oyer.tasks.judging.judge_call import JudgeCaller
-from oyer.tasks.judging.judgements import Answer, attempt_rows, judgement_row
+from oyer.protocol.status import SETTLED
+from oyer.tasks.judging.aggregate import (
+    FALLBACK_NOT_APPLIED,
+    Verdict,
+    chunk_groups,
+    groups_to_fall_back,
+    with_fallback,
+)
+from oyer.tasks.judging.call import JudgeCaller
+from oyer.tasks.judging.judgements import (
+    Answer,
+    attempt_rows,
+    judge_result,
+    judgement_row,
+    key_of,
+    settled_rows,
+    verdicts_on,
+)
 from oyer.tasks.judging.request_record import changed_on_record, messages_text
 from oyer.tasks.judging.requests import JudgementKey, JudgeRequest, decided_score, requests_of
 from oyer.tasks.judging.resolver import Resolver
-from oyer.tasks.judging.verdicts import FINE, fine_rows, part_of, place_of, verdicts_on
 from oyer.tasks.record import note_submission, record_chunk
 from oyer.tasks.worker import context, services, shutdown
 from oyer.tasks.worker.open_files import check_calls_fit, raise_limit
@@ -83,7 +96,7 @@ class _Chunk:
         self.start, _ = self.manifest.chunks[chunk]
         self.rollouts = patiently(lambda: exchange.rollouts(batch_id, chunk))
         self.indices = range(self.start, self.start + len(self.rollouts))
-        self.groups = fallback.groups_in(
+        self.groups = chunk_groups(
             [None if row.group_id is None else str(row.group_id) for row in self.rollouts],
             self.start,
             set(self.manifest.split_groups),
@@ -108,16 +121,16 @@ class _Chunk:
                     judge.substitute, verdicts[judge.name], progress
                 )
         progress.report(len(self.rollouts) * len(self.plan.judges))
-        return part_of(self.number, verdicts)
+        return judge_result(self.number, verdicts)
 
     def _with_fallback(
         self, substitute: JudgeConfig, verdicts: dict[int, Verdict], progress: "_Progress"
     ) -> dict[int, Verdict]:
         """Have the groups on which a judge failed judged by its fall-back."""
-        groups = fallback.groups_in_need(self.groups, verdicts)
+        groups = groups_to_fall_back(self.groups, verdicts)
         places = sorted(place for group in groups for place in group)
         self._reach([substitute], places, progress)
-        return fallback.replaced(verdicts, self._verdicts(substitute, places), groups)
+        return with_fallback(verdicts, self._verdicts(substitute, places), groups)
 
     def _on_record(self) -> dict[JudgementKey, StoredJudgement]:
         """Read what an earlier run of this chunk has reached."""
@@ -126,7 +139,7 @@ class _Chunk:
             with reading(context.engine()) as conn:
                 return queries.judgements_of(conn, self.manifest.batch_id, self.indices)
 
-        return fine_rows(patiently(read))
+        return settled_rows(patiently(read))
 
     def _reach(
         self, judges: Sequence[JudgeConfig], places: Sequence[int], progress: "_Progress"
@@ -151,8 +164,8 @@ class _Chunk:
         self._record(judges, [(job, answers[job.place]) for job in jobs])
         # Under `reuse: off` the record is not asked, and a later chunk may hold the same request.
         if self.plan.reuse != "off":
-            resolver.recorded(asked)
-        if shutdown.asked() and any(answer.status not in FINE for answer in answers.values()):
+            resolver.expire_recorded(asked)
+        if shutdown.asked() and any(answer.status not in SETTLED for answer in answers.values()):
             raise shutdown.HandedBack(f"chunk {self.number} of batch {self.manifest.batch_id}")
 
     def _record(
@@ -171,14 +184,18 @@ class _Chunk:
                 row["score"] = decided_score(job)
             elif job.request is not None and job.index in changed:
                 row["messages"] = messages_text(job.request.messages)
-            if job.judge.fallback and row["status"] not in FINE and job.index in self.groups.split:
-                row["error"] = (row.get("error") or "") + fallback.NOT_APPLIED
+            if (
+                job.judge.fallback
+                and row["status"] not in SETTLED
+                and job.index in self.groups.split
+            ):
+                row["error"] = (row.get("error") or "") + FALLBACK_NOT_APPLIED
             judgements.append(row)
             attempts += attempt_rows(job, answer, price=price)
         written = record_chunk(
             self.manifest, judges, self.rollouts, self.start, judgements, attempts
         )
-        self.rows.update((place_of(row), row) for row in written)
+        self.rows.update((key_of(row), row) for row in written)
         if self.purse is not None:
             self.purse.recorded(sum(row.get("cost_usd") or 0.0 for row in attempts))
             self.purse.report()
@@ -201,18 +218,18 @@ def _resolver(manifest: Manifest, plan: Plan, purse: Any) -> Resolver:
         return patiently(read)
 
     endpoints, problems = services.endpoints()
-    asker = JudgeCaller(
+    caller = JudgeCaller(
         endpoints=endpoints,
         problems=_Problems(problems),
         deadline=manifest.deadline,
         cancelled=_cancel_look(manifest.batch_id),
-        purse=purse,
+        budget=purse,
     )
     scopes = {"store": "", "run": f"run:{manifest.run}", "off": f"batch:{manifest.batch_id}"}
     return Resolver(
-        asker=asker,
-        cache=services.cache(),
-        flight=services.flight(),
+        caller=caller,
+        reply_cache=services.cache(),
+        single_flight=services.flight(),
         record=recorded,
         scope=scopes[plan.reuse],
     )

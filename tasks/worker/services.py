@@ -17,7 +17,7 @@ from oyer.tasks.coordination.limiter import Limiter
 from oyer.tasks.coordination.reply_cache import ReplyCache
 from oyer.tasks.coordination.single_flight import SingleFlight
 from oyer.tasks.endpoint.client import EndpointClient
-from oyer.tasks.judging.gate import EndpointServices
+from oyer.tasks.judging.call import EndpointServices
 from oyer.tasks.worker import context
 from oyer.tasks.worker.patience import patiently
 
@@ -36,7 +36,7 @@ def endpoints() -> tuple[dict[str, EndpointServices], dict[str, str]]:
         except InvalidConfig as error:
             problems[name] = str(error)
             continue
-        permits = Limiter(
+        limiter = Limiter(
             _redis(),
             name,
             max_in_flight=config.max_in_flight,
@@ -47,7 +47,7 @@ def endpoints() -> tuple[dict[str, EndpointServices], dict[str, str]]:
         )
         lessons = Lessons(name, config, _redis())
         usable[name] = EndpointServices(
-            config=config, client=client, permits=permits, lessons=lessons
+            config=config, client=client, limiter=limiter, lessons=lessons
         )
     return usable, problems
 
