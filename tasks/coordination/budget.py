@@ -17,7 +17,7 @@ from typing import Any, Literal
 from redis import Redis, RedisError
 
 from oyer.config.reward import Budget
-from oyer.protocol.redis_connection import Outage, load_script
+from oyer.protocol.redis_client import Outage, load_script
 
 AHEAD_CALLS = 32
 """Calls to reserve for ahead of time."""

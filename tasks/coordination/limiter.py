@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from redis import Redis, RedisError
 
-from oyer.protocol.redis_connection import Outage, load_script
+from oyer.protocol.redis_client import Outage, load_script
 from oyer.tasks.coordination.adaptive import Evidence
 from oyer.tasks.coordination.limiter_state import LimiterState, Limits, Permit
 

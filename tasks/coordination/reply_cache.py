@@ -18,7 +18,7 @@ from redis.client import Pipeline
 
 from oyer.protocol.errors import InvalidInput, MessageRefused
 from oyer.protocol.packing import pack, unpack
-from oyer.protocol.redis_connection import Outage
+from oyer.protocol.redis_client import Outage
 
 KEY_VERSION = 1
 """Raised whenever the same fields come to mean another request."""

@@ -17,7 +17,7 @@ from typing import Literal
 
 from redis import Redis, RedisError
 
-from oyer.protocol.redis_connection import Outage, load_script
+from oyer.protocol.redis_client import Outage, load_script
 from oyer.tasks.coordination.reply_cache import reply_key
 
 POLL_MIN_S, POLL_MAX_S = 0.02, 0.5

@@ -12,11 +12,11 @@ from oyer.manager import RewardManager, Rollout
 from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.errors import MessageRefused
 from oyer.protocol.names import batch_key
-from oyer.protocol.redis_connection import connect
-from oyer.tasks.backend_reading import read_status
-from oyer.tasks.backend_status import EndpointStatus, endpoint_status, run_status
+from oyer.protocol.redis_client import connect
 from oyer.tasks.coordination.budget import RunBudget, budget_key
 from oyer.tasks.coordination.limiter import Limiter, limits_key
+from oyer.tasks.monitoring.backend_status import EndpointStatus, endpoint_status, run_status
+from oyer.tasks.monitoring.status_reader import read_status
 from tests.manager.conftest import JUDGE
 
 FAR_S = 3600.0

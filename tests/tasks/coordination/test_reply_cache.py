@@ -12,7 +12,7 @@ from redis import Redis
 
 from oyer.protocol.errors import InvalidInput
 from oyer.protocol.packing import pack
-from oyer.protocol.redis_connection import connect
+from oyer.protocol.redis_client import connect
 from oyer.tasks.coordination.reply_cache import CachedReply, ReplyCache, reply_key, request_key
 from tests.support import services
 

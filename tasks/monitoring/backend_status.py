@@ -1,6 +1,6 @@
 """What a backend does at one moment: queues, batches, endpoints, budgets; pure.
 
-`backend_reading` reads the state from Redis; here it is turned into numbers.
+`status_reader` reads the state from Redis; here it is turned into numbers.
 """
 
 import json

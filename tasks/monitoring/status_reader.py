@@ -11,11 +11,13 @@ from typing import Any
 
 from redis import Redis, RedisError
 
-from oyer.protocol import names
+from oyer.protocol import live_workers, names
 from oyer.protocol.batch import Manifest, decode_manifest
-from oyer.protocol.broker_errors import unreachable
 from oyer.protocol.errors import BackendUnavailable
-from oyer.tasks.backend_status import (
+from oyer.protocol.redis_client import unreachable
+from oyer.tasks.coordination.budget import budget_key
+from oyer.tasks.coordination.limiter import limits_key
+from oyer.tasks.monitoring.backend_status import (
     BackendStatus,
     BatchStatus,
     QueueStatus,
@@ -24,9 +26,6 @@ from oyer.tasks.backend_status import (
     endpoint_status,
     run_status,
 )
-from oyer.tasks.coordination.budget import budget_key
-from oyer.tasks.coordination.limiter import limits_key
-from oyer.tasks.worker import heartbeat
 
 _SUM_FIELD = b"sum"
 """Field of the backlog that holds the sum of the others (`counting.lua`)."""
@@ -104,7 +103,7 @@ def _queues(client: Redis) -> tuple[QueueStatus, ...]:
     pipe.hvals("unacked")
     *lengths, entries = pipe.execute()
     taken = Counter(json.loads(entry)[2] for entry in entries)
-    present = heartbeat.workers(client)
+    present = live_workers.workers(client)
     return tuple(
         QueueStatus(
             name=queue,
