@@ -95,10 +95,10 @@ def judge_pids(manager: RewardManager) -> list[int]:
     """Process ids of a backend's judge workers."""
     from redis import Redis
 
-    from oyer.tasks.worker import heartbeat
+    from oyer.protocol import live_workers
 
     with Redis.from_url(str(manager.config.broker.url)) as client:
-        return [entry["pid"] for entry in heartbeat.workers(client)["judge"]]
+        return [entry["pid"] for entry in live_workers.workers(client)["judge"]]
 
 
 def cpu_s_of(pids: list[int]) -> float:

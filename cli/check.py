@@ -141,7 +141,7 @@ def _store(settings: "RewardConfig") -> str:
 def _broker(client: "Redis") -> str:
     from redis import RedisError
 
-    from oyer.protocol.broker_errors import unreachable
+    from oyer.protocol.redis_client import unreachable
 
     try:
         return f"Redis {client.info('server')['redis_version']} answers"
@@ -173,9 +173,9 @@ def _memory(client: "Redis") -> str:
 
 
 def _workers(client: "Redis", queue: str, settings: "RewardConfig") -> str:
-    from oyer.tasks.worker import heartbeat
+    from oyer.protocol import live_workers
 
-    found = heartbeat.workers(client)[queue]
+    found = live_workers.workers(client)[queue]
     if not found:
         if queue == names.LENGTH_QUEUE and not settings.length:
             raise NotHere("none, and no length method is configured")

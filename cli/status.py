@@ -13,7 +13,7 @@ from oyer.protocol.errors import InvalidConfig, OyerError
 
 if TYPE_CHECKING:
     from oyer.config.reward import RewardConfig
-    from oyer.tasks.backend_status import BackendStatus
+    from oyer.tasks.monitoring.backend_status import BackendStatus
 
 EVERY_S = 2.0
 """Pause between two looks under `--watch`, in seconds."""
@@ -46,7 +46,7 @@ def status(
 
     from oyer.config.loading import load_config
     from oyer.local.backend import running_broker
-    from oyer.tasks.backend_reading import read_status
+    from oyer.tasks.monitoring.status_reader import read_status
 
     settings = load_config(config)
     url = settings.broker.url or running_broker()

@@ -108,12 +108,12 @@ def alive(
 
     import redis
 
-    from oyer.protocol.broker_errors import unreachable
-    from oyer.tasks.worker import heartbeat
+    from oyer.protocol import live_workers
+    from oyer.protocol.redis_client import unreachable
 
     with redis.Redis.from_url(_environment(config)[_BROKER], socket_connect_timeout=5) as client:
         try:
-            entries = heartbeat.workers(client)[kind]
+            entries = live_workers.workers(client)[kind]
         except redis.RedisError as error:
             raise BackendUnavailable(
                 "broker.url: " + unreachable(error, "start it, or name the one that is there")

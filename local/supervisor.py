@@ -32,8 +32,8 @@ from oyer.local.worker_commands import (
 )
 from oyer.protocol import live_workers, names
 from oyer.protocol.batch_store import BatchStore
-from oyer.protocol.broker_errors import unreachable
 from oyer.protocol.errors import BackendUnavailable, MessageRefused, OyerError
+from oyer.protocol.redis_client import unreachable
 
 START_TIMEOUT_S = 120.0
 """Longest wait for all workers to announce themselves; the machine may be busy."""
@@ -128,9 +128,9 @@ class Supervisor:
             return
         if endings:
             # Loads SQLAlchemy, which the supervisor does not need otherwise.
-            from oyer.tasks.ending import end_left
+            from oyer.tasks.record import end_batches
 
-            self.report("store", end_left(endings, self.config.store.url))
+            self.report("store", end_batches(endings, self.config.store.url))
 
     def _check_keys(self) -> None:
         for name, endpoint in self.config.endpoints.items():

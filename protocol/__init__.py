@@ -1,1 +1,1 @@
-"""What the trainer and the workers exchange."""
+"""Types, names and encodings that the trainer and the workers exchange."""

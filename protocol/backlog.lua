@@ -1,11 +1,11 @@
--- What is under way on a broker: one step of its bookkeeping, so that submitters at once agree.
--- KEYS: the sizes by batch and by incomplete group, and when each one's payloads expire.
--- ARGV: batch, its bytes (none: it leaves), seconds to its expiry, most bytes of all (none: no
--- limit). Returns whether it is counted, and the sum without it.
+-- Adds a batch to the backlog of a broker, or removes it, atomically over all submitters.
+-- KEYS: hash of bytes by batch and by incomplete group; sorted set of their expiry times.
+-- ARGV: batch; its bytes (empty: remove it); seconds to its expiry; maximum bytes in all (empty: no
+-- limit). Returns whether the batch was added, and the sum without it.
 local sizes, ends = KEYS[1], KEYS[2]
 local now_s = tonumber(redis.call('TIME')[1])
 
--- Some at a time: the others follow with the next submissions.
+-- At most 100 expired entries per call; later calls remove the rest.
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', now_s, 'LIMIT', 0, 100)) do
   strike(sizes, ends, name)
 end
@@ -13,7 +13,7 @@ local counted = redis.call('HEXISTS', sizes, ARGV[1]) == 1
 strike(sizes, ends, ARGV[1])
 local held = tonumber(redis.call('HGET', sizes, 'sum') or 0)
 if ARGV[2] == '' then return {0, held} end
--- A batch that is counted already is submitted again, and is never refused for it.
+-- A resubmission is never refused.
 if not counted and ARGV[4] ~= '' and held + ARGV[2] > tonumber(ARGV[4]) then return {0, held} end
 count(sizes, ends, ARGV[1], ARGV[2], now_s, tonumber(ARGV[3]))
 return {1, held}

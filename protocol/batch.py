@@ -1,63 +1,56 @@
-"""What the tasks of one batch know about it: manifest and columns, and their encoding."""
+"""A batch without its texts: manifest, columns, and their encoding."""
 
 import os
 import socket
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import TypeAdapter
 
-if sys.version_info >= (3, 14):
-    pass
-else:
-    pass
-
-from oyer.protocol.packing import _decode, pack
+from oyer.protocol.packing import decode_json, pack
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
-    """One time that a batch was handed to the workers."""
+    """One submission of a batch to the workers."""
 
     at: float
-    """Epoch seconds, by the sender's clock."""
+    """Epoch seconds, by the trainer's clock."""
     host: str
-    """Machine and process that sent it."""
+    """Host name and process id of the sender."""
     why: str
-    """`submit` at first; then what it was sent again for."""
+    """`submit` at first; then the reason of the resubmission."""
 
     @classmethod
     def now(cls, why: str) -> "Submission":
-        """Name this process and this moment."""
+        """Return a submission by this process at this time."""
         return cls(at=time.time(), host=f"{socket.gethostname()}:{os.getpid()}", why=why)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """What every task of a batch needs to know about it; everything but its rows."""
+    """Everything about a batch but its rows; read by each of its tasks."""
 
     batch_id: str
     run: str
     step: int | None
     submitted_at: float
-    """Epoch seconds; the same over resubmissions, since it is part of the record's keys."""
+    """Epoch seconds; kept by resubmissions, because it is part of the primary keys of the tables."""
     deadline: float
-    """Epoch seconds after which no call is begun."""
+    """Epoch seconds after which no call starts."""
     sendings: list[Submission] = field(default_factory=list)
-    """Every time that the batch was handed to the workers, in order; this time is the last."""
+    """All submissions of the batch so far, in order."""
     plan: dict[str, Any]
-    """Judges, length methods and reward rules, as `oyer.config.reward.plan_of` gives them."""
+    """Judges, length methods and reward rules, from `oyer.config.reward.plan_of`."""
     chunks: list[tuple[int, int]]
     """First row and number of rows of each chunk, in order."""
     split_groups: list[str] = field(default_factory=list)
-    """Groups with rows in several chunks; looked for where a judge has a fall-back."""
-
+    """Groups with rows in several chunks; set only if a judge has a fallback."""
     length_follows_judges: bool = False
-    """Length terms are computed once all verdicts are there, rather than beside the judges."""
+    """True if the length task needs the verdicts and runs after the judge tasks."""
     token_ids: bool = False
-    """Token ids were sent along, for the length methods."""
+    """True if the payloads include token ids."""
 
     @property
     def size(self) -> int:
@@ -66,17 +59,17 @@ class Manifest:
 
     @property
     def submission(self) -> int:
-        """1 at first; counts resubmissions."""
+        """Number of submissions so far, at least 1."""
         return max(1, len(self.sendings))
 
     def again(self, why: str) -> "Manifest":
-        """Return the same batch as its next submission."""
+        """Return the manifest of the next submission."""
         return replace(self, sendings=[*self.sendings, Submission.now(why)])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
-    """The numbers of a batch's rollouts, `[N]` each, without their texts."""
+    """A batch's rollouts without their texts, `[N]` each."""
 
     group_ids: list[str | None]
     base_score: list[float | None]
@@ -84,11 +77,11 @@ class Columns:
     truncated: list[bool]
     response_tokens: list[int | None]
     metadata: dict[str, list[Any]] = field(default_factory=dict)
-    """Values that length methods take from the rollouts' metadata, `[N]` each, by key."""
+    """Metadata values that length methods read, `[N]` each, by key."""
 
     @property
     def correctness(self) -> list[bool | None]:
-        """Correctness as stated, else whether the base score is positive; None where unknown."""
+        """`correct`, or whether the base score is positive; None if both are unknown."""
         return [
             (None if base is None else base > 0) if correct is None else correct
             for correct, base in zip(self.correct, self.base_score, strict=True)
@@ -105,12 +98,12 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def decode_manifest(blob: bytes) -> Manifest:
-    """Unpack what `encode_manifest` packed.
+    """Unpack a manifest.
 
     Raises:
-        MessageRefused: the bytes are of another version or not ours.
+        MessageRefused: the bytes are of another version or not from Oyer.
     """
-    return _decode(_MANIFEST, blob, "manifest")
+    return decode_json(_MANIFEST, blob, "manifest")
 
 
 def encode_columns(columns: Columns) -> bytes:
@@ -119,9 +112,9 @@ def encode_columns(columns: Columns) -> bytes:
 
 
 def decode_columns(blob: bytes) -> Columns:
-    """Unpack what `encode_columns` packed.
+    """Unpack columns.
 
     Raises:
-        MessageRefused: the bytes are of another version or not ours.
+        MessageRefused: the bytes are of another version or not from Oyer.
     """
-    return _decode(_COLUMNS, blob, "columns")
+    return decode_json(_COLUMNS, blob, "columns")

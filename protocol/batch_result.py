@@ -1,13 +1,13 @@
-"""What `combine` returns for a batch, as it crosses the result backend.
+"""The result of a batch, and its encoding for the result backend.
 
-Arrays travel as base64 of little-endian float32: exact, compact, and NaN survives JSON.
+Arrays are base64 of little-endian float32: exact, compact, and NaN survives JSON.
 """
 
 import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,14 @@ from oyer.protocol.errors import MessageRefused
 from oyer.protocol.packing import WIRE_VERSION
 
 Float32s = NDArray[np.float32]
+T = TypeVar("T")
 
 USAGE = ("calls", "prompt_tokens", "completion_tokens", "cost_usd")
-"""What a batch used, by name."""
+"""Names of the usage amounts of a batch."""
 
 _ADVANTAGE = "advantage:"
 _HISTORY = "history:"
-"""Prefixes of names in a reward's row; no term has a colon except a judge's."""
+"""Prefixes of names in `rewards.terms`; other names contain a colon only for a judge."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +42,20 @@ class BatchResult:
     first_errors: dict[str, str]
     """For each failed status, the first error seen."""
     advantages: dict[str, Float32s] = field(default_factory=dict)
-    """What length methods give in place of a reward's advantage, by name."""
+    """Advantages that length methods compute, by name."""
     history: dict[str, Float32s] = field(default_factory=dict)
     """New histories of length methods with state, by name."""
     cancelled: str | None = None
-    """Who cancelled the batch, and why; None where nobody did."""
+    """Who cancelled the batch, and why; None if it was not cancelled."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of rollouts with each status."""
+        return {s: self.statuses.count(s) for s in sorted(set(self.statuses))}
 
     @property
     def recorded(self) -> dict[str, Float32s]:
-        """What a reward's row keeps by name: terms, advantages and histories."""
+        """The values stored in `rewards.terms` by name: terms, advantages and histories."""
         return {
             **self.terms,
             **{_ADVANTAGE + name: values for name, values in self.advantages.items()},
@@ -57,7 +63,7 @@ class BatchResult:
         }
 
     def to_wire(self) -> dict[str, Any]:
-        """Give the JSON form."""
+        """Return the JSON form."""
         return {
             "v": WIRE_VERSION,
             "batch_id": self.batch_id,
@@ -76,10 +82,10 @@ class BatchResult:
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> "BatchResult":
-        """Read what `to_wire` gave.
+        """Read the JSON form.
 
         Raises:
-            MessageRefused: it was written by another version, or is altered.
+            MessageRefused: it is of another version, or damaged.
         """
         try:
             version = wire.get("v")
@@ -115,10 +121,12 @@ class BatchResult:
 
 
 def split_recorded(
-    recorded: Mapping[str, Float32s],
-) -> tuple[dict[str, Float32s], dict[str, Float32s], dict[str, Float32s]]:
-    """Tell terms, advantages and histories apart in what `BatchResult.recorded` gave."""
-    terms, advantages, history = {}, {}, {}
+    recorded: Mapping[str, T],
+) -> tuple[dict[str, T], dict[str, T], dict[str, T]]:
+    """Split `BatchResult.recorded` into terms, advantages and histories."""
+    terms: dict[str, T] = {}
+    advantages: dict[str, T] = {}
+    history: dict[str, T] = {}
     for name, values in recorded.items():
         if name.startswith(_ADVANTAGE):
             advantages[name.removeprefix(_ADVANTAGE)] = values
@@ -157,10 +165,10 @@ def _amount(value: Any) -> float:
 
 
 def packed64(values: NDArray[np.float64]) -> str:
-    """Write float64 values as base64 of their little-endian bytes."""
+    """Encode float64 values as base64 of their little-endian bytes."""
     return base64.b64encode(values.astype("<f8").tobytes()).decode()
 
 
 def unpacked64(text: str) -> NDArray[np.float64]:
-    """Read what `packed64` wrote."""
+    """Decode the result of `packed64`."""
     return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8").astype(np.float64)

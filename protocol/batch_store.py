@@ -1,14 +1,14 @@
-"""A batch's payloads in Redis, so that task messages stay small and carry only its id.
+"""A batch's payloads in Redis, so that task messages carry only its id.
 
-Everything expires; what is gone is sent again by the trainer, which holds the rollouts.
+All keys expire. The trainer still holds the rollouts and resubmits a batch whose payloads are gone.
 """
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from importlib import resources
+from typing import TYPE_CHECKING, Any
 
 from oyer.protocol import token_ids
-from oyer.protocol.backlog import Backlog
 from oyer.protocol.batch import (
     Columns,
     Manifest,
@@ -17,8 +17,8 @@ from oyer.protocol.batch import (
     encode_columns,
     encode_manifest,
 )
-from oyer.protocol.errors import BatchFailed, MessageRefused
-from oyer.protocol.names import BACKLOG_KEY, batch_key
+from oyer.protocol.errors import BatchFailed, MessageRefused, Overloaded
+from oyer.protocol.names import BACKLOG_ENDS_KEY, BACKLOG_KEY, batch_key
 from oyer.protocol.rollout import Rollout, decode_rollouts
 from oyer.protocol.token_ids import TokenIds
 
@@ -26,25 +26,27 @@ if TYPE_CHECKING:
     from redis import Redis
 
 ENDS = ("cancelled", "failed")
-"""How a batch ends before its time: by somebody's wish, or given up by its trainer."""
+"""How a batch ends early: cancelled by a user, or failed by its trainer."""
 
 _SENT_AGAIN_S = 10
-"""For so long after one process sent a batch again, no other does, in seconds."""
-
+"""Minimum time between resubmissions of a batch by two processes, in seconds."""
 
 ABANDONED_S = 3600
-"""How long an operator can resume a batch that was given up, in seconds."""
+"""How long the payloads of an abandoned batch stay, in seconds, so that an operator can resume it."""
 
 ENDED_S = 600
-"""How long result and progress of a batch that has ended stay in Redis once its trainer has them,
-in seconds; what is asked for later is read from the record."""
+"""How long result and progress of a finished batch stay in Redis after its trainer has read them, in
+seconds; later reads use the database."""
 
 _SENT_BYTES = 8 * 2**20
-"""Payloads sent in one round trip, about."""
+"""Approximate payload bytes per round trip."""
+
+COUNTING_SCRIPT = resources.files(__package__).joinpath("counting.lua").read_text()
+"""Lua functions that scripts which update the backlog start with."""
 
 
 class BatchStore:
-    """Reads and writes batches in transit on one Redis."""
+    """Reads and writes the batches in one Redis."""
 
     def __init__(self, redis: "Redis", *, expires_s: int) -> None:
         self._redis = redis
@@ -59,10 +61,10 @@ class BatchStore:
         token_ids: Sequence[bytes] = (),
         max_backlog_bytes: int | None = None,
     ) -> None:
-        """Store a whole batch before any of its tasks is sent.
+        """Store a batch before any of its tasks is sent.
 
         Raises:
-            Overloaded: more than `max_backlog_bytes` would be under way; nothing was stored.
+            Overloaded: the backlog would exceed `max_backlog_bytes`; nothing was stored.
         """
         blobs = {"manifest": encode_manifest(manifest)}
         blobs["columns"] = encode_columns(columns)
@@ -74,23 +76,23 @@ class BatchStore:
         for part, blob in blobs.items():
             pipe.set(batch_key(manifest.batch_id, part), blob, ex=self._expires_s)
             unsent += len(blob)
-            # redis-py puts all that is sent at once together first, which doubles it in memory.
+            # redis-py joins the commands of a pipeline before it sends them, which doubles memory.
             if unsent > _SENT_BYTES:
                 pipe.execute()
                 unsent = 0
         pipe.execute()
 
     def backlog_bytes(self) -> int:
-        """Add up the payloads of all batches under way, and of groups that are incomplete."""
+        """Return the payload bytes of all batches in flight and of incomplete groups."""
         return self._backlog.held_bytes()
 
     def abandon(self, batch_id: str) -> None:
-        """Count out a batch that nobody waits for; its payloads stay a while, for an operator."""
+        """Remove a batch from the backlog; its payloads stay for `ABANDONED_S`."""
         self._backlog.leave(batch_id)
         try:
             manifest = self.manifest(batch_id)
         except (BatchFailed, MessageRefused):
-            # They are gone, or cannot be read and expire by themselves.
+            # The payloads are gone, or unreadable and expire by themselves.
             return
         pipe = self._redis.pipeline(transaction=False)
         for key in _keys(manifest):
@@ -114,14 +116,14 @@ class BatchStore:
         return decode_rollouts(self._read(batch_id, f"chunk:{chunk}"))
 
     def token_ids(self, manifest: Manifest) -> TokenIds | None:
-        """Read a batch's token ids; None where none were sent."""
+        """Read a batch's token ids; None if it has none."""
         if not manifest.token_ids:
             return None
         chunks = range(len(manifest.chunks))
         return token_ids.decode([self._read(manifest.batch_id, f"tokens:{k}") for k in chunks])
 
     def report(self, batch_id: str, chunk: int, judged: int) -> None:
-        """Say how many verdicts a chunk has reached; said twice, it counts once."""
+        """Set the number of verdicts of a chunk; idempotent."""
         key = batch_key(batch_id, "progress")
         pipe = self._redis.pipeline(transaction=False)
         pipe.hset(key, str(chunk), str(judged))
@@ -129,16 +131,16 @@ class BatchStore:
         pipe.execute()
 
     def judged(self, batch_id: str) -> int:
-        """Count the verdicts reached so far."""
+        """Return the number of verdicts so far."""
         return sum(int(n) for n in self._redis.hvals(batch_key(batch_id, "progress")))
 
     def replace_manifest(self, manifest: Manifest) -> None:
-        """Store a batch's next manifest for as long as its payloads stay; if they left, do nothing."""
+        """Replace a batch's manifest and keep its expiry; do nothing if the batch is gone."""
         key = batch_key(manifest.batch_id, "manifest")
         self._redis.set(key, encode_manifest(manifest), xx=True, keepttl=True)
 
     def under_way(self, limit: int) -> list[Manifest]:
-        """Read the manifests of the latest batches whose payloads are here, newest first."""
+        """Read the manifests of the latest batches in Redis, newest first."""
         batch_ids = [
             key.decode() for key in self._redis.hkeys(BACKLOG_KEY) if isinstance(key, bytes)
         ]
@@ -149,19 +151,19 @@ class BatchStore:
         return sorted(found, key=lambda manifest: -manifest.submitted_at)[:limit]
 
     def unfinished(self) -> set[str]:
-        """List the batches under way, and those that were ended before their time."""
+        """Return the ids of batches in flight and of batches that ended early."""
         found = {key.decode() for key in self._redis.hkeys(BACKLOG_KEY) if isinstance(key, bytes)}
         for key in self._redis.scan_iter(match=batch_key("*", "ended"), count=1000):
             found.add(key.decode().removeprefix(batch_key("", "")[:-1]).removesuffix(":ended"))
         return found
 
     def end(self, batch_id: str, status: str, why: str) -> None:
-        """Ask the workers to begin no further call for a batch, which was `cancelled` or `failed`."""
+        """Mark a batch as `cancelled` or `failed`: workers start no further call for it."""
         key = batch_key(batch_id, "ended")
         self._redis.set(key, json.dumps([status, why]), ex=self._expires_s)
 
     def ending(self, batch_id: str) -> tuple[str, str] | None:
-        """Say how and why a batch was ended before its time; None where it was not."""
+        """Return status and reason of a batch that ended early, else None."""
         text = self._redis.get(batch_key(batch_id, "ended"))
         if not isinstance(text, bytes):
             return None
@@ -171,18 +173,18 @@ class BatchStore:
         return status, str(why)
 
     def reopen(self, batch_id: str) -> None:
-        """Let the workers begin calls again for a batch that was ended before its time."""
+        """Remove the mark of `end`, so that workers start calls again."""
         self._redis.delete(batch_key(batch_id, "ended"))
 
     def may_send_again(self, batch_id: str, who: str) -> bool:
-        """Whether nobody else has sent this batch again just now; then `who` has."""
+        """Reserve a resubmission for `who`; False if another process resubmitted just now."""
         key = batch_key(batch_id, "sent_again")
         if self._redis.set(key, who, nx=True, ex=_SENT_AGAIN_S):
             return True
         return bool(self._redis.get(key) in (None, who.encode()))
 
     def discard(self, manifest: Manifest) -> None:
-        """Drop the payloads of a batch that has ended; how it went stays readable for a while."""
+        """Delete the payloads of a finished batch; progress and ending stay for `ENDED_S`."""
         pipe = self._redis.pipeline(transaction=False)
         pipe.unlink(*_keys(manifest))
         for part in ("progress", "ended"):
@@ -202,3 +204,53 @@ def _keys(manifest: Manifest) -> list[str]:
     parts = ["manifest", "columns", *(f"chunk:{k}" for k in chunks)]
     parts += [f"tokens:{k}" for k in chunks if manifest.token_ids]
     return [batch_key(manifest.batch_id, part) for part in parts]
+
+
+class Backlog:
+    """Counts the payload bytes in flight on a broker, so that trainers together cannot fill it.
+
+    The script that stores the rollouts of incomplete groups counts them as well.
+    """
+
+    def __init__(self, redis: "Redis", *, expires_s: int) -> None:
+        self._redis = redis
+        self._expires_s = expires_s
+        text = resources.files(__package__).joinpath("backlog.lua").read_text()
+        self._script = redis.register_script(COUNTING_SCRIPT + text)
+
+    def enter(self, batch_id: str, size_bytes: int, max_bytes: int | None) -> None:
+        """Add a batch; a resubmission replaces its earlier size.
+
+        Raises:
+            Overloaded: the backlog would exceed `max_bytes`.
+        """
+        limit = "" if max_bytes is None else max_bytes
+        counted, held_bytes = self._call(batch_id, size_bytes, self._expires_s, limit)
+        if counted:
+            return
+        if size_bytes > (max_bytes or 0):
+            raise Overloaded(
+                f"the batch is {size_bytes} bytes, packed, more than broker.max_backlog_bytes ="
+                f" {max_bytes}: submit it in parts, or raise the limit as far as Redis has memory"
+            )
+        raise Overloaded(
+            f"{held_bytes} bytes of rollouts are in flight; with the {size_bytes} of this batch, that is"
+            f" more than broker.max_backlog_bytes = {max_bytes}: wait for earlier batches, start"
+            " more workers, or raise the limit as far as Redis has memory"
+        )
+
+    def leave(self, batch_id: str, client: Any = None) -> None:
+        """Remove a batch; idempotent.
+
+        Args:
+            client: a pipeline to use.
+        """
+        self._call(batch_id, "", 0, "", client=client)
+
+    def held_bytes(self) -> int:
+        """Return the payload bytes of all batches in flight and of incomplete groups."""
+        held: int = self._call("", "", 0, "")[1]
+        return held
+
+    def _call(self, *args: str | int, client: Any = None) -> Any:
+        return self._script(keys=[BACKLOG_KEY, BACKLOG_ENDS_KEY], args=args, client=client)

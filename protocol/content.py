@@ -1,7 +1,7 @@
-"""Chat content as the text that a text judge reads: text parts as text, other parts as placeholders.
+"""Converts chat content to text: text parts stay text, other parts become placeholders.
 
-Trainers of vision-language models hand over the images themselves, or base64 of them: neither is for
-a text judge, nor can the first travel as JSON. An image becomes `[image]`, and so on.
+Trainers of vision-language models submit images as objects or base64. A text judge cannot read them,
+and JSON cannot carry the objects. An image becomes `[image]`, and so on.
 """
 
 import json
@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 
 _TEXTS = ("text", "refusal", "thinking", "reasoning")
-"""Keys of a part that hold its words."""
+"""Keys of the text of a part."""
 
 _MEDIA = ("image", "video", "audio", "file", "document")
-"""Kinds of parts without words, as their types and keys begin: `image_url`, `input_audio`, …"""
+"""Prefixes of the types and keys of parts without text: `image_url`, `input_audio`, …"""
 
 PLACEHOLDERS = (*_MEDIA, "array", "bytes")
-"""What may stand in brackets in place of a part."""
+"""All placeholders, without brackets."""
 
 _DATA_URL = re.compile(r"\s*data:(\w+)/[^,;]*[^,]*;base64,", re.IGNORECASE)
 
 
 def plain_messages(prompt: Any) -> Any:
-    """Return chat messages whose content is text; what is no list of messages comes back as it is.
+    """Return chat messages with text content; anything but a list of messages is returned unchanged.
 
     Args:
         prompt: text, or messages in a list, tuple or array.
@@ -35,7 +35,7 @@ def plain_messages(prompt: Any) -> Any:
 
 
 def content_text(content: Any) -> str:
-    """Write a message's content: text, a part, or parts line by line."""
+    """Return a message's content as text, with one line per part."""
     if isinstance(content, str):
         return content
     if isinstance(content, np.ndarray) and content.dtype != object:
@@ -48,7 +48,7 @@ def content_text(content: Any) -> str:
 
 
 def plain_json(value: Any) -> str:
-    """Write any value as JSON, with placeholders for media and for what JSON cannot hold."""
+    """Return any value as JSON, with placeholders for media and for values that JSON cannot hold."""
     return json.dumps(_plain(value), ensure_ascii=False)
 
 
@@ -67,7 +67,7 @@ def _part(part: Mapping[str, Any]) -> str:
         for key in _TEXTS:
             if isinstance(part.get(key), str):
                 return str(part[key])
-        # Data sets give every part every key; those that do not belong to it are null.
+        # Data sets often give each part all keys and set the unused ones to null.
         medium = next(
             (_medium(key) for key, value in part.items() if value is not None and _medium(key)),
             None,
@@ -99,5 +99,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (bytes, bytearray)):
         return [_plain(one) for one in value]
     kinds = [kind.__name__.lower() for kind in type(value).__mro__]
-    # Pillow's images are of a class per file format.
+    # Pillow has one image class per file format.
     return f"[{'image' if 'image' in kinds else kinds[0]}]"

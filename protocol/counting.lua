@@ -1,5 +1,5 @@
--- The bookkeeping of what is under way; scripts that count begin with it.
--- sizes: a hash of bytes by name, with their sum; ends: a sorted set of when each leaves by itself.
+-- Functions that update the backlog; a script that updates it starts with this file.
+-- sizes: hash of bytes by name, and their `sum`; ends: sorted set of expiry times.
 
 local function strike(sizes, ends, name)
   local size = redis.call('HGET', sizes, name)

@@ -1,16 +1,16 @@
-"""Every error Oyer raises on purpose.
+"""All exception classes of Oyer.
 
 OyerError
-├── InvalidInput (also ValueError)   what was handed over cannot be used; nothing was submitted
+├── InvalidInput (also ValueError)   the input is invalid; nothing was submitted
 │   ├── InvalidConfig                a configuration file or value
 │   ├── InvalidRollout               a row of a batch
 │   ├── InvalidLengthCall            a length method whose needs are not met
 │   └── MessageRefused               a task message that this worker cannot read
 ├── BackendUnavailable               broker, store or workers cannot be reached
-│   └── Overloaded                   more is under way than `broker.max_backlog_bytes`
-├── BatchFailed                      the backend gave the batch up
+│   └── Overloaded                   more than `broker.max_backlog_bytes` is in flight
+├── BatchFailed                      the batch failed
 │   ├── BatchCancelled               the batch was cancelled
-│   └── BatchLost                    neither Redis nor the record holds enough of it
+│   └── BatchLost                    neither Redis nor the database holds enough of it
 └── MissingScores                    rollouts without a score, under `on_missing: raise`
     └── JudgeOutage                  more rollouts without a score than `max_failed_fraction`
 """
@@ -19,15 +19,15 @@ from typing import Any
 
 
 class OyerError(Exception):
-    """Root of every error that Oyer raises on purpose."""
+    """Base class of all errors of Oyer."""
 
 
 class InvalidInput(OyerError, ValueError):
-    """What was handed over cannot be used; nothing was submitted."""
+    """The input is invalid; nothing was submitted."""
 
 
 class InvalidConfig(InvalidInput):
-    """A configuration file or value cannot be used; the message names the key and the fix."""
+    """A configuration file or value is invalid; the message names the key and the fix."""
 
 
 class InvalidRollout(InvalidInput):
@@ -35,7 +35,7 @@ class InvalidRollout(InvalidInput):
 
 
 class InvalidLengthCall(InvalidInput):
-    """A length method was called without what it needs; the message names what is missing."""
+    """A required input of a length method is missing; the message names it."""
 
 
 class MessageRefused(InvalidInput):
@@ -47,11 +47,11 @@ class BackendUnavailable(OyerError):
 
 
 class Overloaded(BackendUnavailable):
-    """More is under way than the backend is to hold; nothing was submitted, try again later."""
+    """More than `broker.max_backlog_bytes` is in flight; nothing was submitted, retry later."""
 
 
 class BatchFailed(OyerError):
-    """The backend gave the batch up; the message holds the first cause."""
+    """The batch failed; the message holds the first cause."""
 
 
 class BatchCancelled(BatchFailed):
@@ -59,14 +59,14 @@ class BatchCancelled(BatchFailed):
 
 
 class BatchLost(BatchFailed):
-    """Neither Redis nor the record holds enough of the batch to finish it; submit it anew."""
+    """Neither Redis nor the database holds enough of the batch to finish it; submit it again."""
 
 
 class MissingScores(OyerError):
-    """Rollouts are without a score and the failure policy is `raise`.
+    """Rollouts have no score and the failure policy is `raise`.
 
     Attributes:
-        batch: the partial `RewardBatch`, NaN where there is no reward.
+        batch: the partial `RewardBatch`; a missing reward is NaN.
     """
 
     def __init__(self, message: str, batch: Any = None) -> None:
@@ -75,4 +75,4 @@ class MissingScores(OyerError):
 
 
 class JudgeOutage(MissingScores):
-    """More of the batch is without a score than `reward.max_failed_fraction` allows."""
+    """More rollouts have no score than `reward.max_failed_fraction` allows."""

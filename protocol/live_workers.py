@@ -1,4 +1,4 @@
-"""Reads which workers have announced themselves in Redis (`oyer.tasks.worker.heartbeat`)."""
+"""Reads the heartbeats that workers write to Redis (`oyer.tasks.worker.heartbeat`)."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def workers(client: "Redis") -> dict[str, list[dict[str, Any]]]:
-    """Read who is there, by queue."""
+    """Return the running workers, by queue."""
     found: dict[str, list[dict[str, Any]]] = {queue: [] for queue in names.QUEUES}
     for queue in names.QUEUES:
         for key in client.scan_iter(match=names.worker_key(queue, "*"), count=1000):
@@ -21,6 +21,6 @@ def workers(client: "Redis") -> dict[str, list[dict[str, Any]]]:
 
 
 def unserved(client: "Redis", queues: list[str]) -> list[str]:
-    """Return those of the queues that no worker listens on."""
+    """Return the queues without a running worker."""
     there = workers(client)
     return [queue for queue in queues if not there[queue]]

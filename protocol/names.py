@@ -1,4 +1,4 @@
-"""Names of the tasks, queues and Redis keys; renaming a file never strands a message."""
+"""Names of tasks, queues and Redis keys. They do not depend on file names."""
 
 JUDGE_TASK = "oyer.judge.chunk"
 LENGTH_TASK = "oyer.length.batch"
@@ -8,14 +8,14 @@ RECALL_TASK = "oyer.combine.recall"
 END_TASK = "oyer.combine.end"
 
 HEADER_TASKS = (JUDGE_TASK, LENGTH_TASK, RECORD_TASK)
-"""Tasks that a chord counts, and whose results nobody reads."""
+"""Header tasks of a chord; the chord counts their results."""
 
 JUDGE_QUEUE = "judge"
 LENGTH_QUEUE = "length"
 COMBINE_QUEUE = "combine"
 
 QUEUES = (JUDGE_QUEUE, LENGTH_QUEUE, COMBINE_QUEUE)
-"""One queue for each kind of worker."""
+"""One queue per kind of worker."""
 
 QUEUE_OF_TASK = {
     JUDGE_TASK: JUDGE_QUEUE,
@@ -27,30 +27,30 @@ QUEUE_OF_TASK = {
 }
 
 BACKLOG_KEY = "oyer:backlog"
-"""Redis key of what is under way: bytes of payloads, by batch id or by the key of an open group."""
+"""Redis hash of payload sizes in bytes, by batch id or by the key of an incomplete group."""
 
 BACKLOG_ENDS_KEY = "oyer:backlog:ends"
-"""Redis key of when the payloads of each batch or open group under way expire."""
+"""Redis sorted set of expiry times of the entries of `BACKLOG_KEY`."""
 
 LEASE_KEY = "oyer:lease"
-"""Redis key under which living workers agree on how long a message is leased, in seconds."""
+"""Redis key of the message lease time that all running workers share, in seconds."""
 
 
 def batch_key(batch_id: str, part: str) -> str:
-    """Redis key of a part of a batch in transit."""
+    """Redis key of one payload of a batch."""
     return f"oyer:batch:{batch_id}:{part}"
 
 
 def group_key(group: str) -> str:
-    """Redis key of a group that processes assemble together."""
+    """Redis key of a group whose rollouts arrive from several processes."""
     return f"oyer:group:{group}"
 
 
 def mailbox_key(process: str) -> str:
-    """Redis key under which a process is told what became of its groups."""
+    """Redis key of the list of group events for one process."""
     return f"oyer:mailbox:{process}"
 
 
 def worker_key(queue: str, worker: str) -> str:
-    """Redis key under which a living worker announces itself."""
+    """Redis key of the heartbeat of one worker."""
     return f"oyer:worker:{queue}:{worker}"

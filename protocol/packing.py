@@ -1,7 +1,7 @@
 """Payload encoding: JSON, compressed with zstd, stamped with the wire version.
 
-A worker refuses a version that it does not know, so that a rolling upgrade meets a clear error
-and never a misread field.
+A worker refuses an unknown version, so that a rolling upgrade gives a clear error and never a
+misread field.
 """
 
 import sys
@@ -20,18 +20,23 @@ else:
 T = TypeVar("T")
 
 WIRE_VERSION = 1
-"""Raised whenever an older worker could misread a payload."""
+"""Increase it whenever an older worker could misread a payload."""
 
 MAX_PAYLOAD_BYTES = 2**28
-"""Largest payload, unpacked: a batch's numbers reach it at some ten million rollouts, its texts
-never, since a chunk is bounded. What unpacks to more is no payload, and is not unpacked further."""
+"""Maximum size of an unpacked payload. Columns reach it at about ten million rollouts; chunks are
+bounded far below it. Unpacking stops there."""
 
 
-def _decode(adapter: TypeAdapter[T], blob: bytes, what: str) -> T:
+def decode_json(adapter: TypeAdapter[T], blob: bytes, what: str) -> T:
+    """Unpack and validate a JSON payload.
+
+    Raises:
+        MessageRefused: the bytes are of another version or not from Oyer.
+    """
     try:
         return adapter.validate_json(unpack(blob))
     except ValidationError as error:
-        # Without the input, which is the user's text and would end up in logs.
+        # Leave the input out: it is the user's text and would end up in logs.
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise MessageRefused(
@@ -41,10 +46,10 @@ def _decode(adapter: TypeAdapter[T], blob: bytes, what: str) -> T:
 
 
 def pack(body: bytes) -> bytes:
-    """Compress a payload and stamp its version; level 1, for speed on the trainer's side.
+    """Compress a payload and stamp its version; zstd level 1, for speed in the trainer.
 
     Raises:
-        InvalidInput: it is larger than a worker would unpack.
+        InvalidInput: it is larger than `MAX_PAYLOAD_BYTES`.
     """
     if len(body) > MAX_PAYLOAD_BYTES:
         raise InvalidInput(
@@ -58,7 +63,7 @@ def unpack(blob: bytes) -> bytes:
     """Check a payload's stamp and decompress it.
 
     Raises:
-        MessageRefused: the bytes are of another version or not ours.
+        MessageRefused: the bytes are of another version or not from Oyer.
     """
     stamp, _, body = blob.partition(b"\n")
     if stamp != b"oyer%d" % WIRE_VERSION:
@@ -73,7 +78,7 @@ def unpack(blob: bytes) -> bytes:
         raise MessageRefused(f"payload cannot be decompressed: {error}; submit again") from error
     if not unpacker.eof or unpacker.unused_data:
         raise MessageRefused(
-            f"payload cannot be decompressed: it is cut, followed by something, or larger than"
+            f"payload cannot be decompressed: it is truncated, has trailing data, or is larger than"
             f" {MAX_PAYLOAD_BYTES} bytes; submit again"
         )
     return unpacked

@@ -1,4 +1,4 @@
-"""What the tasks of a chord hand to `combine`: verdicts by chunk, and length terms."""
+"""Results of a chord's header tasks: verdicts by chunk, and length terms."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,50 +23,49 @@ class JudgeResult:
 
     chunk: int
     scores: dict[str, list[float | None]]
-    """By judge; None where there is none, so that JSON holds no NaN."""
+    """By judge; a missing score is None, because JSON has no NaN."""
     statuses: dict[str, list[str]]
     """By judge."""
-    usage: dict[str, float] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     """For each failed status, the first error."""
 
     def to_wire(self) -> dict[str, Any]:
-        """Give the JSON form."""
+        """Return the JSON form."""
         return {
             "part": "judge",
             "chunk": self.chunk,
             "scores": self.scores,
             "statuses": self.statuses,
-            "usage": self.usage,
+            "usage": {},  # unused; earlier releases read it
             "errors": self.errors,
         }
 
 
 @dataclass(frozen=True, kw_only=True)
 class LengthResult:
-    """What the length methods make of a whole batch, `[N]` each, by term name."""
+    """The length terms of a whole batch, `[N]` each, by term name."""
 
     added: dict[str, Floats] = field(default_factory=dict)
-    """Terms to add, their weights in them."""
+    """Weighted terms to add; NaN where undefined."""
     multiplied: dict[str, Floats] = field(default_factory=dict)
-    """Factors of base score and judges."""
+    """Multipliers of base score and judges."""
     changed: dict[str, Floats] = field(default_factory=dict)
-    """Changes to base score and judges by methods that make the whole reward."""
+    """Changes to base score and judges by methods that compute the whole reward."""
     advantages: dict[str, Floats] = field(default_factory=dict)
-    """What acts on advantages, and on no reward."""
+    """Terms of the advantage, not of the reward."""
     history: dict[str, Floats] = field(default_factory=dict)
-    """The new history of methods with state; NaN is none."""
+    """New histories of methods with state; NaN where a row has none."""
     kept: NDArray[np.bool_] | None = None
-    """False where a row is left out of training; None leaves none out."""
+    """False where a row is excluded from training; None excludes no row."""
 
     @property
     def arrays(self) -> list[NDArray[Any]]:
-        """All that has one value for each row."""
+        """All arrays with one value per row."""
         named = [array for kind in _ARRAYS for array in getattr(self, kind).values()]
         return named if self.kept is None else [*named, self.kept]
 
     def to_wire(self) -> dict[str, Any]:
-        """Give the JSON form."""
+        """Return the JSON form."""
         arrays = {kind: getattr(self, kind) for kind in _ARRAYS}
         return {
             "part": "length",
@@ -76,10 +75,10 @@ class LengthResult:
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> "LengthResult":
-        """Read what `to_wire` gave."""
+        """Read the JSON form."""
         kept = wire["kept"]
         if kept is not None and not isinstance(kept, list):
-            raise TypeError("kept is no list")
+            raise TypeError("kept is not a list")
         return cls(
             kept=None if kept is None else np.array(kept, dtype=bool),
             **{kind: {n: unpacked64(a) for n, a in wire[kind].items()} for kind in _ARRAYS},
@@ -93,20 +92,20 @@ _ARRAYS = ("added", "multiplied", "changed", "advantages", "history")
 
 @dataclass(frozen=True)
 class PartialResults:
-    """What arrived of a batch, sorted out."""
+    """The results of a batch that arrived, in order and without duplicates."""
 
     judges: dict[int, JudgeResult]
     """By chunk, in the order of the chunks."""
     length: LengthResult | None
     remarks: list[str]
-    """What had to be sorted out, for the log."""
+    """Duplicates and reordering, for the log."""
 
 
 def read_results(parts: Iterable[Mapping[str, Any]]) -> PartialResults:
-    """Sort out what arrived; of duplicates, the first counts.
+    """Read the results of header tasks in any order; the first of duplicates counts.
 
     Raises:
-        MessageRefused: a part was written by another version.
+        MessageRefused: a result is of another version.
     """
     try:
         return _sorted_out(parts)
@@ -118,18 +117,18 @@ def read_results(parts: Iterable[Mapping[str, Any]]) -> PartialResults:
 
 
 def missing_chunks(manifest: Manifest, parts: Mapping[int, JudgeResult]) -> list[int]:
-    """Name the chunks of a batch whose verdicts did not arrive."""
+    """Return the chunks of a batch whose verdicts did not arrive."""
     return [k for k in range(len(manifest.chunks)) if k not in parts]
 
 
 def check_results(
     manifest: Manifest, parts: Mapping[int, JudgeResult], length: LengthResult | None = None
 ) -> None:
-    """Make sure that every chunk of a batch was judged, and every row of it.
+    """Check that there is one verdict per rollout and judge.
 
     Raises:
-        BatchFailed: a chunk's verdicts are missing; the batch is to be submitted again.
-        MessageRefused: a part holds more or less than its rows.
+        BatchFailed: a chunk's verdicts are missing; the trainer resubmits the batch.
+        MessageRefused: a result has too few or too many rows.
     """
     late = missing_chunks(manifest, parts)
     if late:
@@ -165,7 +164,7 @@ def _sorted_out(parts: Iterable[Mapping[str, Any]]) -> PartialResults:
     repeated: list[str] = []
     for part in parts:
         if part.get("part") == "judge":
-            fields = {name: value for name, value in part.items() if name != "part"}
+            fields = {name: value for name, value in part.items() if name not in ("part", "usage")}
             read = _JUDGE_PART.validate_python(fields)
             if judges.setdefault(read.chunk, read) is not read:
                 repeated.append(f"chunk {read.chunk}")

@@ -1,19 +1,31 @@
-"""A Redis client that takes an error reply that passes for a lost connection.
+"""The Redis client of every process, its factory, its script loader, and its error texts.
 
 A failover, a full memory or a long script makes Redis refuse commands for seconds. redis-py, kombu
-and Celery reconnect and try again after a lost connection, and give up at once on an error reply.
-Every client of Oyer is a `Client`, so that all of them wait.
+and Celery reconnect and retry after a lost connection, but give up at once on an error reply.
+`Client` therefore raises such a reply as a connection error.
 """
 
 import contextlib
+import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib import resources
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
 from redis.client import Pipeline
+from redis.commands.core import Script
 from redis.exceptions import NoScriptError
+from redis.retry import Retry
+
+log = logging.getLogger(__name__)
+
+FAIL_FAST_S = 1.0
+"""Redis timeout of limiter, single flight and budget, in seconds. It is well below every claim's
+lifetime, so that a process notices a network partition before its claims expire."""
 
 PASSING = {
     "READONLY": "it is a replica; a failover is under way",
@@ -31,29 +43,29 @@ PASSING = {
     "MISCONF": "it cannot save to disk and refuses writes",
     "NOSCRIPT": "it has restarted and lost the script",
 }
-"""Error codes of Redis and Valkey that end by themselves or by an operator's work on the server, and
-what each means. Source: `shared` replies in `server.c` of Redis 8 and Valkey 8."""
+"""Temporary error codes of Redis and Valkey and their meaning. Source: `shared` replies in
+`server.c` of Redis 8 and Valkey 8."""
 
 REFUSED_S = 30.0
 """How long a trainer's `submit` waits while Redis refuses commands, in seconds: a managed failover
 takes 10 to 30."""
 
 _PAUSE_S = 0.5
-"""Pause between two of its attempts, in seconds."""
+"""Pause between two attempts of `while_refused`, in seconds."""
 
 _CODE = re.compile(rf"(?:^|: -?)({'|'.join(PASSING)})(?= |$)")
-"""Finds the code in a reply, in a script's error and in a pipeline's ("… caused error: BUSY …")."""
+"""Matches the code in a reply, in a script's error and in a pipeline's ("… caused error: BUSY …")."""
 
 
 class RedisRefuses(redis.ConnectionError):
-    """Redis answers, and refuses commands for a while."""
+    """Redis answers, but temporarily refuses commands."""
 
 
 def passing_code(error: BaseException) -> str | None:
-    """Return the code of an error reply that passes; None for any other error."""
+    """Return the code of a temporary error reply; None for any other error."""
     if not isinstance(error, redis.ResponseError):
         return None
-    # redis-py takes the code out of the text of the replies that it has a class for.
+    # redis-py strips the code from the text of replies for which it has an exception class.
     if error.status_code in PASSING:
         return str(error.status_code)
     found = _CODE.search(str(error))
@@ -61,17 +73,17 @@ def passing_code(error: BaseException) -> str | None:
 
 
 def refusal_behind(error: BaseException | None) -> RedisRefuses | None:
-    """Return the refusal that an error was raised for, as kombu and Celery wrap it."""
+    """Return the refusal in an error's causes; kombu and Celery wrap it."""
     while error is not None and not isinstance(error, RedisRefuses):
         error = error.__cause__ or error.__context__
     return error
 
 
 def while_refused(work: Callable[[], None]) -> None:
-    """Do what may be repeated, again for `REFUSED_S` where Redis refuses commands.
+    """Run `work`, which must be idempotent; retry it for `REFUSED_S` while Redis refuses commands.
 
     Raises:
-        Exception: what `work` raised last.
+        Exception: the last error of `work`.
     """
     ends_at = time.monotonic() + REFUSED_S
     while True:
@@ -102,9 +114,9 @@ def _raise_refusal(reply: object) -> None:
 
 
 class Client(redis.Redis):
-    """Raises `RedisRefuses`, on which redis-py closes the connection and kombu connects anew.
+    """Raises `RedisRefuses`, on which redis-py closes the connection and kombu reconnects.
 
-    A new connection also finds the new primary where a host name leads to it.
+    A new connection also reaches the new primary if the host name points to it.
     """
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
@@ -112,7 +124,7 @@ class Client(redis.Redis):
         try:
             return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         except NoScriptError:
-            # redis-py loads the script and calls it again.
+            # redis-py loads the script and retries.
             raise
         except redis.ResponseError as error:
             _raise_refusal(error)
@@ -126,13 +138,13 @@ class Client(redis.Redis):
 
 
 class ClientPipeline(Pipeline):
-    """A pipeline that raises the first refusal once every reply was read."""
+    """A pipeline that reads every reply, then raises the first refusal."""
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Send all commands and return their replies.
 
         Raises:
-            RedisRefuses: also without `raise_on_error`, where only NOSCRIPT is returned.
+            RedisRefuses: also without `raise_on_error`, which then returns only NOSCRIPT errors.
         """
         try:
             with _translated():
@@ -142,11 +154,77 @@ class ClientPipeline(Pipeline):
                         _raise_refusal(reply)
                 return replies
         except RedisRefuses:
-            # The connection has gone back to its pool; it leads to a server that refuses.
+            # Close the pooled connections: they lead to a server that refuses commands.
             self.connection_pool.disconnect(inuse_connections=False)
             raise
 
     def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
-        """Send one command at once, as `WATCH` needs it."""
+        """Send one command immediately; used after `WATCH`."""
         with _translated():
             return super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+
+def connect(
+    url: str, *, timeout_s: float = FAIL_FAST_S, retries: int = 1, max_connections: int = 300
+) -> redis.Redis:
+    """Return a client that returns bytes and opens connections on first use.
+
+    Args:
+        timeout_s: maximum wait for a connection or a reply, in seconds.
+        retries: immediate retries after a lost connection; 1 replaces a connection that a
+            restarted server has closed.
+    """
+    return Client.from_url(
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), retries),
+        max_connections=max_connections,
+    )
+
+
+def load_script(client: redis.Redis, package: str, name: str) -> Script:
+    """Return the script `name`.lua of a package; the server loads it on first use."""
+    return client.register_script(resources.files(package).joinpath(f"{name}.lua").read_text())
+
+
+def unreachable(error: redis.RedisError, fix: str) -> str:
+    """Describe why Redis cannot be used: credentials, permissions, or no answer.
+
+    Args:
+        fix: what to do if Redis does not answer.
+    """
+    text = str(error)
+    if isinstance(error, redis.AuthenticationError) or text.startswith(("WRONGPASS", "NOAUTH")):
+        # Without a password, redis-py's first command is a HELLO, which Redis then refuses.
+        if "required" in text.lower() or text.startswith(("NOAUTH", "HELLO")):
+            return "Redis asks for a password; write it into broker.url, as redis://:password@host:6379/0"
+        return "Redis answers, but refuses the user or password of broker.url; correct them"
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return f"Redis answers, but refuses a command to the user of broker.url ({text})"
+    return f"Redis does not answer ({text.rstrip('.')}); {fix}"
+
+
+class Outage:
+    """Logs the begin and the end of a Redis outage, once each."""
+
+    def __init__(self, consequence: str) -> None:
+        self._consequence = consequence
+        self._lock = threading.Lock()
+        self._down = False
+
+    def begin(self, error: Exception) -> None:
+        """Note a failed round trip."""
+        if self._change(True):
+            log.warning("Redis cannot be reached (%r): %s", error, self._consequence)
+
+    def end(self) -> None:
+        """Note a successful round trip."""
+        if self._down and self._change(False):
+            log.warning("Redis is back")
+
+    def _change(self, down: bool) -> bool:
+        with self._lock:
+            changed, self._down = self._down != down, down
+            return changed

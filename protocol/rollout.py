@@ -1,18 +1,12 @@
-"""A rollout as the trainer hands it over, and its encoding."""
+"""A rollout and its encoding."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter
 
-if sys.version_info >= (3, 14):
-    pass
-else:
-    pass
-
-from oyer.protocol.packing import _decode, pack
+from oyer.protocol.packing import decode_json, pack
 
 Message = dict[str, Any]
 """One chat message: `{"role": …, "content": …}`."""
@@ -20,9 +14,9 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rollout:
-    """One sampled completion, as the trainer hands it over.
+    """One sampled completion.
 
-    Checked by `submit`, not on construction, so that an error can name the row.
+    `submit` validates it, not the constructor, so that an error can name the row.
     """
 
     prompt: str | list[Message]
@@ -32,19 +26,19 @@ class Rollout:
     group_id: str | int | None = None
     """The prompt's uid; rollouts with the same id form a group."""
     base_score: float | None = None
-    """The verifier's score; left out, 1 or 0 from `correct`, or no base score at all."""
+    """The verifier's score; default: 1 or 0 from `correct` if that is set, else no base score."""
     response_tokens: int | None = None
-    """Length of the response in the policy's tokens; needed unless a tokenizer is configured."""
+    """Response length in the policy's tokens; required unless a tokenizer is configured."""
     token_ids: Sequence[int] | None = None
-    """The response's token ids, for the methods that look at repetition."""
+    """The response's token ids, for length methods that measure repetition."""
     correct: bool | None = None
-    """Whether the verifier found the answer right."""
+    """Whether the verifier accepted the answer."""
     truncated: bool = False
     """Whether generation hit the length limit."""
     reference: str | None = None
     """The reference answer, shown to the judge."""
     metadata: dict[str, Any] = field(default_factory=dict)
-    """Kept with the rollout on record; JSON values."""
+    """JSON values stored with the rollout in the database."""
 
 
 _ROLLOUTS = TypeAdapter(list[Rollout])
@@ -56,9 +50,9 @@ def encode_rollouts(rollouts: list[Rollout]) -> bytes:
 
 
 def decode_rollouts(blob: bytes) -> list[Rollout]:
-    """Unpack what `encode_rollouts` packed.
+    """Unpack rollouts.
 
     Raises:
-        MessageRefused: the bytes are of another version or not ours.
+        MessageRefused: the bytes are of another version or not from Oyer.
     """
-    return _decode(_ROLLOUTS, blob, "rollouts")
+    return decode_json(_ROLLOUTS, blob, "rollouts")

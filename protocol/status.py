@@ -1,31 +1,31 @@
-"""The statuses of a judgement: a score, or why there is none."""
+"""The statuses of a judgement."""
 
 from enum import StrEnum
 
 
 class Status(StrEnum):
-    """Why a judgement has a score or has none."""
+    """Whether a judgement has a score, or why not."""
 
     SCORED = "scored"
-    """The reply was read and its score lies on the judge's scale."""
+    """The reply was parsed and its score is on the judge's scale."""
     GATED = "gated"
     """The base score is not positive, so the rollout is not judged."""
     EMPTY = "empty"
-    """The response holds nothing to judge."""
+    """The response is empty."""
     UNPARSEABLE = "unparseable"
-    """The reply was complete but holds no readable score."""
+    """The reply is complete but contains no score that can be parsed."""
     REFUSED = "refused"
     """The judge declined to answer."""
     TRUNCATED = "truncated"
-    """The judge's reply was cut before its verdict."""
+    """The judge's reply hit the token limit before its score."""
     CONTEXT_OVERFLOW = "context_overflow"
     """The request does not fit the judge's context window."""
     RATE_LIMITED = "rate_limited"
-    """The endpoint limited the client until retries or time ran out."""
+    """The endpoint rate-limited the call until retries or the deadline ended."""
     TIMEOUT = "timeout"
     """The endpoint did not answer in time."""
     UNAVAILABLE = "unavailable"
-    """Connection failure, 5xx, or a reply that the endpoint broke off."""
+    """Connection failure, 5xx, or an interrupted reply."""
     REJECTED = "rejected"
     """The endpoint or this worker's configuration refused the request (4xx, auth)."""
     OVER_BUDGET = "over_budget"
@@ -35,7 +35,7 @@ class Status(StrEnum):
 
 
 NOT_CALLED = frozenset({Status.GATED, Status.EMPTY})
-"""Statuses that are decisions, not failures: no call was owed."""
+"""Decisions not to call a judge; not failures."""
 
 SETTLED = frozenset({Status.SCORED, *NOT_CALLED})
 """Final statuses. Any other status is a failure: a resubmission judges the rollout again."""

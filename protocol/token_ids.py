@@ -1,4 +1,4 @@
-"""The token ids of many responses: packed, sent as bytes, split at a marker; numpy only."""
+"""Token ids of many responses as flat arrays, and their encoding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TokenIds:
-    """The token ids of N rows, one after the other."""
+    """The token ids of N rows, concatenated."""
 
     ids: NDArray[np.int32]
     """`[T]`, not negative."""
     offsets: Rows
-    """`[N + 1]`: row i holds `ids[offsets[i]:offsets[i + 1]]`; begins with 0."""
+    """`[N + 1]`: row i is `ids[offsets[i]:offsets[i + 1]]`; starts with 0."""
 
     @property
     def lengths(self) -> Rows:
@@ -29,27 +29,27 @@ class TokenIds:
 
     @classmethod
     def of(cls, rows: Sequence[NDArray[np.int32]]) -> "TokenIds":
-        """Put rows one after the other."""
+        """Concatenate rows."""
         offsets = np.cumsum([0, *(len(row) for row in rows)], dtype=np.int64)
         return cls(np.concatenate([np.zeros(0, np.int32), *rows]), offsets)
 
     @classmethod
     def of_all(cls, rows: Sequence[Any]) -> "TokenIds | None":
-        """Put the token ids of responses one after the other; None where one has none.
+        """Concatenate the token ids of responses; None if any response has none.
 
         Raises:
-            ValueError: some are no token ids.
+            ValueError: some are not token ids.
         """
         if any(row is None for row in rows):
             return None
         return cls.of([checked(row) for row in rows])
 
     def pick(self, rows: Rows) -> "TokenIds":
-        """Take some rows, in the given order."""
+        """Return some rows, in the given order."""
         return TokenIds.of([self.ids[self.offsets[i] : self.offsets[i + 1]] for i in rows])
 
     def first(self, marker: Sequence[int]) -> Rows:
-        """Find where each row first holds a sequence of ids: `[N]`, -1 where it does not."""
+        """Find the first position of a sequence of ids in each row: `[N]`, -1 if absent."""
         last = len(self.ids) - len(marker) + 1
         found = np.ones(max(0, last), dtype=bool)
         for k, token in enumerate(marker):
@@ -67,7 +67,7 @@ def checked(ids: Any) -> NDArray[np.int32]:
     """Turn one response's token ids into an array.
 
     Raises:
-        ValueError: they are no flat sequence of whole numbers from 0 to 2^31 - 1.
+        ValueError: they are not a flat sequence of integers from 0 to 2^31 - 1.
     """
     array = np.asarray(ids)
     if array.size == 0:
@@ -80,9 +80,9 @@ def checked(ids: Any) -> NDArray[np.int32]:
 
 
 def encode(rows: Sequence[NDArray[np.int32]]) -> bytes:
-    """Pack rows for transport: counts, then ids, as int32 in four planes of bytes.
+    """Pack rows for transport: counts, then ids, as int32 split into four byte planes.
 
-    The planes of the higher bytes are nearly constant: zstd is faster on them, and packs tighter.
+    The planes of the higher bytes are nearly constant, so zstd is faster and compresses better.
     """
     counts = np.array([len(row) for row in rows], dtype="<i4")
     words = np.concatenate([np.array([len(rows)], "<i4"), counts, *rows]).astype("<i4")
@@ -90,10 +90,10 @@ def encode(rows: Sequence[NDArray[np.int32]]) -> bytes:
 
 
 def decode(blobs: Sequence[bytes]) -> TokenIds:
-    """Unpack what `encode` gave for consecutive rows, in order.
+    """Unpack the rows of consecutive payloads, in order.
 
     Raises:
-        MessageRefused: the bytes are of another version or not ours.
+        MessageRefused: the bytes are of another version or not from Oyer.
     """
     rows: list[NDArray[np.int32]] = []
     for blob in blobs:

@@ -16,13 +16,12 @@ from starlette.routing import Route
 from oyer.config.explaining import explain
 from oyer.local.backend import running_broker
 from oyer.manager import InvalidInput, RewardManager
-from oyer.protocol import names
+from oyer.protocol import live_workers, names
 from oyer.server.auth import RefusedError, check_token, read_body
 from oyer.server.idempotency import Replies, Reply
 from oyer.server.openapi import page, schema
 from oyer.server.routes import Scoring
 from oyer.server.settings import ServerSettings
-from oyer.tasks.worker import heartbeat
 
 CLIENT_CLOSED_REQUEST = 499
 """What servers log in place of an answer that nobody waits for."""
@@ -130,7 +129,7 @@ def _problem(manager: RewardManager) -> str | None:
     try:
         url = manager.config.broker.url or running_broker()
         with redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5) as client:
-            there = heartbeat.workers(client)
+            there = live_workers.workers(client)
     except (redis.RedisError, InvalidInput) as error:
         return f"the broker does not answer: {type(error).__name__}"
     idle = [queue for queue in [*needed, names.COMBINE_QUEUE] if not there.get(queue)]

@@ -1,7 +1,7 @@
 """`python -P -m oyer.tasks worker …` is `celery -A oyer.tasks worker …` with a safe path.
 
-Celery puts the working folder in front of `sys.path` while it loads an app, so that a folder
-there called like a package would be run. Here the app is loaded before.
+Celery puts the working folder in front of `sys.path` while it loads an app, so that a folder there
+could shadow a package. This module loads the app before that.
 """
 
 import gc
@@ -10,18 +10,18 @@ from importlib import import_module
 from celery import maybe_patch_concurrency
 
 _OBJECTS_PER_COLLECTION = 50_000
-"""New objects after which Python looks for garbage in cycles."""
+"""Allocations between garbage collections while the worker loads."""
 
 
 def main() -> None:
     """Run Celery's command line on the workers' app."""
-    # With Python's 700, collections take a fifth of the time in which a worker loads.
+    # With Python's default of 700, collections take a fifth of a worker's start time.
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
-    # Gevent patches the standard library before anything else loads.
+    # gevent must patch the standard library before other modules are imported.
     maybe_patch_concurrency()
     import_module("oyer.tasks.celery")
     celery = import_module("celery.bin.celery")
-    # Not its `main`, which takes options from variables called CELERY_*.
+    # Celery's `main` would read options from variables called CELERY_*.
     celery.celery(prog_name="celery")
 
 

@@ -1,7 +1,7 @@
-"""The Celery app: queues, acknowledgement, results. One function, so that a trainer can hold several.
+"""The Celery app of trainers and workers: queues, acknowledgement, results.
 
-Each setting that is not Celery's default says what went wrong without it, as measured with
-Celery 5.7 on Redis.
+A trainer may hold several apps. Each setting that differs from Celery's default says what fails
+without it, as measured with Celery 5.7 on Redis.
 """
 
 from typing import Any
@@ -14,26 +14,25 @@ from kombu import Exchange, Queue
 
 from oyer.config.reward import SigningConfig
 from oyer.protocol import names
-from oyer.tasks.worker.broker_transport import Connection
-from oyer.tasks.worker.message_lease import CONNECTION_TIMEOUT_S, RedisLease
+from oyer.tasks.worker.broker_transport import BrokerConnection
+from oyer.tasks.worker.message_lease import CONNECTION_TIMEOUT_S, MessageLease
 from oyer.tasks.worker.signing import register
 
 VISIBILITY_TIMEOUT_S = 10
-"""An unacknowledged message is handed out again after this long without a lease refresh.
+"""Lease time of an unacknowledged message, in seconds; it returns to its queue when the lease expires.
 
-Three quarters of it, the least that is left at a worker's death, are longer than the 5 s for
-which its claim on a chord's callback holds, or the redelivered part would be acknowledged
-without firing it."""
+At a worker's death, at least three quarters of it are left. That must exceed the 5 s of its claim on
+a chord's callback, or the redelivered part would be acknowledged without firing the callback."""
 
 _CONNECTIONS_PER_PROCESS = 300
-"""Redis connections a process may open. Kombu's default of 10 makes acks fail under load."""
+"""Maximum Redis connections of a process. With kombu's default of 10, acks fail under load."""
 
 _SILENCE_S = 20.0
-"""A connection to Redis on which an answer is overdue for this long counts as lost."""
+"""Time without an expected reply after which a Redis connection counts as lost, in seconds."""
 
 
 class _Loader(AppLoader):
-    """Reads no configuration module: `CELERY_CONFIG_MODULE` names that of another program."""
+    """Reads no configuration module: `CELERY_CONFIG_MODULE` belongs to another program."""
 
     def read_configuration(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return nothing; `make_app` sets everything."""
@@ -41,9 +40,9 @@ class _Loader(AppLoader):
 
 
 class _Settings(Settings):
-    """Celery's settings without the environment variables that Celery puts over them.
+    """Celery's settings without the overrides from environment variables.
 
-    `CELERY_BROKER_URL` and the like are meant for another Celery program on the same host.
+    `CELERY_BROKER_URL` and the like belong to another Celery program on the same host.
     """
 
     @property
@@ -68,9 +67,9 @@ class _Settings(Settings):
 
 
 class _AMQP(AMQP):
-    """Connects by Oyer's transport."""
+    """Connects by `oyer.tasks.worker.broker_transport`."""
 
-    Connection = Connection
+    Connection = BrokerConnection
 
 
 class _App(Celery):
@@ -91,76 +90,100 @@ def make_app(
 
     Args:
         broker_url: `redis://…` or `rediss://…`.
-        result_expires_s: how long results and chord state stay in Redis, in seconds.
-        signing: sign what is sent, and take only what is signed.
+        result_expires_s: lifetime of results and chord state in Redis, in seconds.
+        signing: sign all messages, and accept only signed ones.
 
     Raises:
-        InvalidConfig: there is no signing in that way.
+        InvalidConfig: the signing configuration is invalid.
     """
     serializer = "json" if signing is None else register(signing)
     app = _App()
     app.conf.update(
-        broker_url=broker_url,
-        result_backend=f"oyer.tasks.worker.result_backend:PollRedis+{broker_url}",
-        task_queues=[Queue(name, Exchange(name), routing_key=name) for name in names.QUEUES],
-        task_default_queue=names.COMBINE_QUEUE,
-        task_routes={task: {"queue": queue} for task, queue in names.QUEUE_OF_TASK.items()},
-        task_create_missing_queues=False,
-        task_acks_late=True,
-        task_reject_on_worker_lost=True,
-        # Celery's default of 0 counts as chosen; `oyer.tasks.celery` sets it by the pool.
-        worker_concurrency=None,
-        # 1 makes the Redis poll sleep 2 s whenever the window is full.
-        worker_prefetch_multiplier=2,
-        # Deduplication by task id leaves a chord hanging when its worker died between
-        # storing a result and counting it.
-        worker_deduplicate_successful_tasks=False,
-        broker_transport_options={
+        **_broker_settings(broker_url),
+        **_task_settings(serializer),
+        **_result_settings(broker_url, serializer, result_expires_s),
+        **_worker_settings(),
+    )
+    app.steps["consumer"].add(MessageLease)
+    return app
+
+
+def _broker_settings(url: str) -> dict[str, Any]:
+    return {
+        "broker_url": url,
+        "broker_transport_options": {
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
             "max_connections": _CONNECTIONS_PER_PROCESS,
             "health_check_interval": 10,
             "socket_keepalive": True,
-            # A Redis that answers nothing, or a cut network, must not hold a worker for ever.
+            # Without it, a hanging Redis or a cut network blocks a worker for ever.
             "socket_timeout": _SILENCE_S,
         },
-        result_backend_transport_options={"visibility_timeout": VISIBILITY_TIMEOUT_S},
-        visibility_timeout=VISIBILITY_TIMEOUT_S,
-        # Together these keep the claim on a chord's callback at 5 s.
-        result_chord_join_timeout=2.5,
-        broker_connection_timeout=CONNECTION_TIMEOUT_S,
-        task_publish_retry_policy={
+        "visibility_timeout": VISIBILITY_TIMEOUT_S,
+        "broker_connection_timeout": CONNECTION_TIMEOUT_S,
+        "broker_connection_retry_on_startup": True,
+        # With a limit, a worker exits for good after 100 attempts during a long outage.
+        "broker_connection_max_retries": None,
+    }
+
+
+def _task_settings(serializer: str) -> dict[str, Any]:
+    return {
+        "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in names.QUEUES],
+        "task_default_queue": names.COMBINE_QUEUE,
+        "task_routes": {task: {"queue": queue} for task, queue in names.QUEUE_OF_TASK.items()},
+        "task_create_missing_queues": False,
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_publish_retry_policy": {
             "max_retries": 1,
             "interval_start": 0,
             "interval_step": 0.2,
             "interval_max": 0.2,
         },
-        broker_connection_retry_on_startup=True,
-        # After 100 attempts a worker would end for good while its broker is only away.
-        broker_connection_max_retries=None,
-        # Without it every greenlet opens a result backend and a connection of its own.
-        result_backend_thread_safe=True,
-        redis_max_connections=_CONNECTIONS_PER_PROCESS,
-        redis_backend_health_check_interval=10,
-        redis_socket_timeout=_SILENCE_S,
-        # Without it a Redis restart while tasks finish fails their chords.
-        result_backend_always_retry=True,
-        result_backend_max_retries=30,
-        result_expires=result_expires_s,
-        result_chord_expires=result_expires_s,
-        task_serializer=serializer,
-        result_serializer=serializer,
-        accept_content=[serializer],
-        result_accept_content=[serializer],
-        result_extended=False,
-        task_store_errors_even_if_ignored=True,
-        worker_send_task_events=False,
-        # What is no message of ours would end the worker in Celery's own consumer.
-        worker_consumer="oyer.tasks.worker.foreign_messages:ConsumerOfOurs",
-        # Any Celery program on the same Redis could stop the workers by it; nothing here uses it.
-        worker_enable_remote_control=False,
-        worker_hijack_root_logger=False,
-        worker_cancel_long_running_tasks_on_connection_loss=False,
-        enable_utc=True,
-    )
-    app.steps["consumer"].add(RedisLease)
-    return app
+        "task_serializer": serializer,
+        "accept_content": [serializer],
+        "task_store_errors_even_if_ignored": True,
+    }
+
+
+def _result_settings(broker_url: str, serializer: str, expires_s: int) -> dict[str, Any]:
+    return {
+        "result_backend": f"oyer.tasks.worker.result_backend:PollRedis+{broker_url}",
+        "result_backend_transport_options": {"visibility_timeout": VISIBILITY_TIMEOUT_S},
+        # With the connection timeout, this keeps the claim on a chord's callback at 5 s.
+        "result_chord_join_timeout": 2.5,
+        # Without it, each greenlet opens its own result backend and connection.
+        "result_backend_thread_safe": True,
+        "redis_max_connections": _CONNECTIONS_PER_PROCESS,
+        "redis_backend_health_check_interval": 10,
+        "redis_socket_timeout": _SILENCE_S,
+        # Without it, a Redis restart while tasks finish fails their chords.
+        "result_backend_always_retry": True,
+        "result_backend_max_retries": 30,
+        "result_expires": expires_s,
+        "result_chord_expires": expires_s,
+        "result_serializer": serializer,
+        "result_accept_content": [serializer],
+        "result_extended": False,
+    }
+
+
+def _worker_settings() -> dict[str, Any]:
+    return {
+        # Celery's default of 0 counts as set; `oyer.tasks.celery` sets it by the pool.
+        "worker_concurrency": None,
+        # With 1, the Redis poll sleeps 2 s whenever the window is full.
+        "worker_prefetch_multiplier": 2,
+        # Deduplication by task id leaves a chord unfinished if its worker died between storing a
+        # result and counting it.
+        "worker_deduplicate_successful_tasks": False,
+        "worker_send_task_events": False,
+        # Celery's own consumer exits on a message that is not from Oyer.
+        "worker_consumer": "oyer.tasks.worker.foreign_messages:OyerConsumer",
+        # Any Celery program on the same Redis could stop the workers by it; Oyer does not use it.
+        "worker_enable_remote_control": False,
+        "worker_hijack_root_logger": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "enable_utc": True,
+    }

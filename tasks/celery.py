@@ -1,7 +1,7 @@
 """The workers' Celery app (`celery -A oyer.tasks worker -Q judge -P gevent`) and its tasks.
 
-Each task is a thin wrapper: the body's module loads on the workers of its queue only, so
-that a judge worker holds no torch and a length worker no HTTP client.
+Each task imports its body on first use, so that a judge worker loads no torch and a length worker
+no HTTP client.
 """
 
 import contextlib
@@ -22,17 +22,23 @@ from celery.signals import (
 from celery.utils.log import get_logger
 from redis import RedisError
 
+from oyer.config.loading import load_config
 from oyer.protocol import names
 from oyer.protocol.batch_store import ENDED_S
 from oyer.protocol.errors import MessageRefused, OyerError
 from oyer.protocol.packing import WIRE_VERSION
-from oyer.tasks.app import make_app
-from oyer.tasks.worker import context, heartbeat, shutdown
+from oyer.tasks.app import VISIBILITY_TIMEOUT_S, make_app
+from oyer.tasks.worker.context import WorkerContext
+from oyer.tasks.worker.heartbeat import Heartbeat
 from oyer.tasks.worker.logging import configure_logging, log_format
 from oyer.tasks.worker.open_files import raise_limit
 from oyer.tasks.worker.pools import DEFAULT_CONCURRENCY
+from oyer.tasks.worker.shutdown import HandedBack
 
 log = get_logger(__name__)
+
+_heartbeat: Heartbeat | None = None
+"""Set once this worker is ready."""
 
 _BODIES = {
     names.JUDGE_QUEUE: "oyer.tasks.judge",
@@ -41,16 +47,16 @@ _BODIES = {
 }
 
 
+context = WorkerContext(load_config())
+"""The context of this process. The command line imports this module after gevent has patched."""
+
+
 def _worker_app() -> Celery:
-    config, url = context.config(), context.broker_url()
+    broker, url = context.config.broker, context.broker_url
     log_format()
     raise_limit()
-    shutdown.install(config.grace_s)
-    return make_app(
-        url,
-        result_expires_s=config.broker.result_expires_s,
-        signing=config.broker.signing,
-    )
+    context.shutdown.install()
+    return make_app(url, result_expires_s=broker.result_expires_s, signing=broker.signing)
 
 
 app = _worker_app()
@@ -58,67 +64,67 @@ app = _worker_app()
 
 @app.task(name=names.JUDGE_TASK, shared=False, ignore_result=True)
 def judge_chunk(*none: Any, **message: Any) -> dict[str, Any]:
-    """Judge one chunk of a batch; returns a verdict for every rollout of it."""
+    """Judge one chunk of a batch; returns a verdict for each rollout."""
     batch_id, chunk = _read(message, none, "chunk")
     from oyer.tasks.judge import judge_chunk as body
 
     try:
-        return body(batch_id, chunk)
-    except shutdown.HandedBack as stopping:
-        shutdown.note_hand_back()
-        raise Reject(stopping, requeue=True) from stopping
+        return body(context, batch_id, chunk)
+    except HandedBack as error:
+        context.shutdown.handed_back += 1
+        raise Reject(error, requeue=True) from error
 
 
 @app.task(name=names.LENGTH_TASK, shared=False, ignore_result=True)
 def length_batch(parts: Any = None, *none: Any, **message: Any) -> Any:
-    """Compute the length terms of a batch, beside the judges or from what they said."""
+    """Compute the length terms of a batch, beside the judge tasks or from their verdicts."""
     (batch_id,) = _read(message, none)
     from oyer.tasks.length import length_batch as body
 
-    return body(batch_id, parts)
+    return body(context, batch_id, parts)
 
 
 @app.task(name=names.COMBINE_TASK, shared=False)
 def combine_batch(parts: Any = None, *none: Any, **message: Any) -> dict[str, Any]:
-    """Combine verdicts and length terms into rewards, and put them on record."""
+    """Turn verdicts and length terms into recorded rewards."""
     (batch_id,) = _read(message, none)
     from oyer.tasks.combine import combine_batch as body
 
-    return body(batch_id, parts)
+    return body(context, batch_id, parts)
 
 
 @app.task(name=names.RECORD_TASK, shared=False, ignore_result=True)
 def record_chunk(*none: Any, **message: Any) -> dict[str, Any]:
-    """Put one chunk of a batch without judges on record."""
+    """Record one chunk of a batch without judges."""
     batch_id, chunk = _read(message, none, "chunk")
-    from oyer.tasks.chunk_record import record_unjudged as body
+    from oyer.tasks.record import record_unjudged as body
 
-    return body(batch_id, chunk)
+    return body(context, batch_id, chunk)
 
 
 @app.task(name=names.RECALL_TASK, shared=False)
 def recall_batch(*none: Any, **message: Any) -> dict[str, Any]:
-    """Return a batch's rewards from the record."""
+    """Return a finished batch's result from the database."""
     (batch_id,) = _read(message, none)
     from oyer.tasks.recall import recall_batch as body
 
-    return body(batch_id)
+    return body(context, batch_id)
 
 
 @app.task(name=names.END_TASK, shared=False, ignore_result=True)
 def end_batch(*none: Any, **message: Any) -> None:
-    """Put on record that a batch was cancelled or given up."""
+    """Record that a batch was cancelled or failed."""
     (batch_id,) = _read(message, none)
-    from oyer.tasks.ending import end_batch as body
+    from oyer.tasks.record import end_batch as body
 
-    body(batch_id)
+    body(context, batch_id)
 
 
 def _read(message: dict[str, Any], further: tuple[Any, ...], *counts: str) -> list[Any]:
-    """Read what a message says: the batch's id, and the numbers named.
+    """Return a message's batch id and the given counts.
 
     Raises:
-        MessageRefused: another version of Oyer wrote it, or another program.
+        MessageRefused: it is of another version, or another program.
     """
     version = message.get("v")
     if version != WIRE_VERSION:
@@ -141,21 +147,21 @@ def _read(message: dict[str, Any], further: tuple[Any, ...], *counts: str) -> li
 
 
 @task_postrun.connect
-def _let_go(task: Any = None, task_id: str = "", **_: Any) -> None:
-    """Let a cancelled batch's result go soon: nobody waits for it, as for the others a trainer does."""
+def _expire_result(task: Any = None, task_id: str = "", **_: Any) -> None:
+    """Expire the result of a batch that ended early: no trainer reads it and then deletes it."""
     if task is None or task.name != names.COMBINE_TASK:
         return
-    # With Redis away, the result expires later.
+    # If Redis is down, the result expires later.
     with contextlib.suppress(RedisError):
-        if context.exchange().ending(task_id) is not None:
+        if context.batches.ending(task_id) is not None:
             backend: Any = app.backend
-            context.redis_client().expire(backend.get_key_for_task(task_id), ENDED_S)
+            context.redis.expire(backend.get_key_for_task(task_id), ENDED_S)
 
 
 @celeryd_init.connect
 def _set_up_worker(conf: Any = None, options: Any = None, **_: Any) -> None:
-    """Give a worker of Celery's own command line what `oyer worker` gives to its kind."""
-    # Its advice is about pickle, which `make_app` refuses: root in a container is usual.
+    """Set the concurrency of a worker of Celery's command line as `oyer worker` does."""
+    # The warning is about pickle as root. `make_app` refuses pickle, and root is usual in containers.
     warnings.simplefilter("ignore", SecurityWarning)
     pool = options.get("pool") or options.get("pool_cls")
     if not options.get("concurrency") and getattr(pool, "is_green", False):
@@ -168,15 +174,17 @@ def _set_up_logging(loglevel: int = 0, **_: Any) -> None:
 
 
 @worker_ready.connect
-def _announce(sender: Any, **_: Any) -> None:
-    """Load what this worker's queues need, then say that it is there."""
+def _start_heartbeat(sender: Any, **_: Any) -> None:
+    """Load the task bodies of this worker's queues, then announce it."""
+    global _heartbeat
     queues = [name for name in names.QUEUES if name in sender.app.amqp.queues.consume_from]
     try:
         for queue in queues:
-            import_module(_BODIES[queue]).warm_up()
-        heartbeat.announce(queues)
+            import_module(_BODIES[queue]).warm_up(context)
+        _heartbeat = Heartbeat(context, queues, VISIBILITY_TIMEOUT_S)
+        _heartbeat.start()
     except OyerError as error:
-        # Celery would log it and go on, and a worker that cannot work would take messages.
+        # Celery would only log it, and the broken worker would take messages.
         log.critical("this worker cannot work and ends: %s", error)
         raise WorkerShutdown(os.EX_CONFIG) from error
     except Exception as error:
@@ -185,7 +193,9 @@ def _announce(sender: Any, **_: Any) -> None:
 
 
 @worker_shutdown.connect
-def _withdraw(**_: Any) -> None:
-    heartbeat.withdraw()
-    context.close_record()
-    log.info("worker stopped; %d chunks handed back to other workers", shutdown.handed_back())
+def _stop(**_: Any) -> None:
+    if _heartbeat is not None:
+        _heartbeat.stop()
+    context.close()
+    handed_back = context.shutdown.handed_back
+    log.info("worker stopped; %d chunks handed back to other workers", handed_back)

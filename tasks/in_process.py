@@ -1,7 +1,7 @@
-"""Scores a batch in this process, without broker, workers or record: for debugging.
+"""Scores a batch in this process, without broker, workers or database; for debugging.
 
-The judges get the same requests, retries and reading as from a worker; calls run on threads,
-and an answer with a score is kept for as long as the scorer lives.
+Requests, retries and parsing are those of a worker. Calls run on threads. The scorer keeps answers
+with a score in memory.
 """
 
 import time
@@ -25,7 +25,7 @@ from oyer.tasks.judging.call import EndpointServices, JudgeCaller
 from oyer.tasks.judging.judge_call import judge_call
 from oyer.tasks.judging.judgements import Answer, judgement_row
 from oyer.tasks.judging.requests import JudgeRequest, decided_score, requests_of
-from oyer.tasks.rewards.compose import compose
+from oyer.tasks.rewards.compose import RewardInputs, batch_result, compose
 from oyer.tasks.rewards.length_columns import LengthInputs
 from oyer.tasks.rewards.length_terms import length_part
 from oyer.tasks.rewards.missing_judges import Verdicts
@@ -35,10 +35,10 @@ class InProcessScorer:
     """Scores batches under one configuration.
 
     Args:
-        environ: holds the keys that the endpoints name.
+        environ: environment variables with the API keys of the endpoints.
 
     Raises:
-        InvalidConfig: a key is missing, or an endpoint cannot be called.
+        InvalidConfig: an API key is missing, or an endpoint cannot be called.
     """
 
     def __init__(self, config: RewardConfig, environ: Mapping[str, str]) -> None:
@@ -56,7 +56,7 @@ class InProcessScorer:
         self._kept: dict[str, Answer] = {}
 
     def score(self, columns: Columns, rollouts: Sequence[Rollout]) -> BatchResult:
-        """Judge, compute length terms and compose, as the workers would."""
+        """Judge, compute length terms and compose, as the workers do."""
         judges, rules = self._config.judges, self._config.reward
         bodies = {name: end.config.extra_body for name, end in self._endpoints.items()}
         servers = {name: server_identity(end.config) for name, end in self._endpoints.items()}
@@ -68,46 +68,22 @@ class InProcessScorer:
         for judge in judges:
             verdicts[judge.name], first_errors = _verdicts(judge, rows, len(rollouts))
             errors |= first_errors
-        shaped = length_part(
+        inputs = RewardInputs(columns=columns, judges=judges, verdicts=verdicts, rules=rules)
+        length = length_part(
             self._config.length,
             LengthInputs(
-                columns=columns,
+                rewards=inputs,
                 read_responses=lambda: [rollout.response for rollout in rollouts],
                 read_token_ids=lambda: TokenIds.of_all([r.token_ids for r in rollouts]),
                 tokenizer=self._config.tokenizer,
-                judges=judges,
-                verdicts=verdicts,
-                rules=rules,
             ),
         )
-        composed = compose(
-            base_score=np.array(columns.base_score, dtype=float),
-            group_ids=columns.group_ids,
-            judges=judges,
-            verdicts=verdicts,
-            rules=rules,
-            correct=columns.correctness,
-            added=shaped.added,
-            multiplied=shaped.multiplied,
-            changed=shaped.changed,
-            kept=shaped.kept,
-        )
-        return BatchResult(
-            batch_id="direct",
-            rewards=composed.rewards.astype(np.float32),
-            unshaped_rewards=composed.unshaped_rewards.astype(np.float32),
-            judge_scores=composed.judge_scores.astype(np.float32),
-            mask=composed.mask,
-            statuses=composed.statuses,
-            terms={name: term.astype(np.float32) for name, term in composed.terms.items()},
-            usage=_usage(asked),
-            first_errors=errors,
-            advantages={n: values.astype(np.float32) for n, values in shaped.advantages.items()},
-            history={n: values.astype(np.float32) for n, values in shaped.history.items()},
+        return batch_result(
+            "direct", compose(inputs, length), length, usage=_usage(asked), first_errors=errors
         )
 
     def _ask(self, jobs: Mapping[str, JudgeRequest]) -> dict[str, Answer]:
-        """Answer each request once, from memory where it was answered before."""
+        """Answer each request, from memory if it was answered before."""
         known = {key: self._kept[key] for key in jobs if key in self._kept}
         to_call = [job for key, job in jobs.items() if key not in known]
         if not to_call:
@@ -141,7 +117,7 @@ def _row(job: JudgeRequest, asked: Mapping[str, Answer]) -> JudgementRow:
 def _verdicts(
     judge: JudgeConfig, rows: Mapping[tuple[int, str, int], JudgementRow], size: int
 ) -> tuple[Verdicts, dict[str, str]]:
-    """Aggregate one judge's samples; also the first error of each failed status."""
+    """Return one judge's verdicts, and the first error of each failed status."""
     judged = [
         aggregate([rows[i, judge.name, sample] for sample in range(judge.samples)], judge)
         for i in range(size)

@@ -1,91 +1,89 @@
-"""The recall task: what the record holds of a batch that Redis has forgotten."""
+"""Reads the result of a finished batch from the database."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from oyer.models import queries
-from oyer.models.engine import reading
-from oyer.models.rows import StoredReward
-from oyer.protocol.batch_result import BatchResult, split_recorded
+from oyer.models.rows import StoredReward, Usage
+from oyer.protocol.batch_result import USAGE, BatchResult, split_recorded
 from oyer.protocol.errors import BatchLost
-from oyer.protocol.status import NOT_CALLED, Status
-from oyer.tasks.worker import context
-from oyer.tasks.worker.patience import patiently
+from oyer.protocol.partial_results import Floats, LengthResult
+from oyer.protocol.status import SETTLED
+from oyer.tasks.rewards.compose import ComposedRewards, batch_result
+from oyer.tasks.worker.context import WorkerContext
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 
-def recall_batch(batch_id: str) -> dict[str, Any]:
-    """Return the rewards of a batch that ended, as `combine` did.
+def recall_batch(context: WorkerContext, batch_id: str) -> dict[str, Any]:
+    """Return the result of a batch whose result in Redis has expired, in wire form.
 
     Raises:
-        BatchLost: it has not ended, and its payloads are gone.
+        BatchLost: the batch has not finished, and its payloads are gone.
     """
-    return patiently(lambda: _recalled(batch_id)).to_wire()
+    return context.read(lambda conn: _recalled(conn, batch_id)).to_wire()
 
 
-def recorded_outcome(
+def stored_result(
     batch_id: str,
     stored: Sequence[StoredReward],
-    usage: Mapping[str, float],
+    usage: Usage,
     first_errors: Mapping[str, str],
+    cancelled: str | None,
 ) -> BatchResult:
-    """Turn a batch's rewards on record back into what `combine` returned."""
-
-    def floats(values: Iterable[float | None]) -> Any:
-        return np.array([np.nan if v is None else v for v in values], dtype=np.float32)
-
+    """Build a batch's result from the rewards in the database."""
     names = stored[0]["terms"]
-    columns = {name: floats(row["terms"].get(name) for row in stored) for name in names}
-    terms, advantages, histories = split_recorded(columns)
-    return BatchResult(
-        batch_id=batch_id,
-        rewards=floats(row["reward"] for row in stored),
-        unshaped_rewards=floats(row["unshaped_reward"] for row in stored),
-        judge_scores=floats(row["judge_score"] for row in stored),
+    columns = {name: _floats(row["terms"].get(name) for row in stored) for name in names}
+    terms, advantages, history = split_recorded(columns)
+    composed = ComposedRewards(
+        rewards=_floats(row["reward"] for row in stored),
+        unshaped_rewards=_floats(row["unshaped_reward"] for row in stored),
+        judge_scores=_floats(row["judge_score"] for row in stored),
         mask=np.array([row["trainable"] for row in stored], dtype=bool),
         statuses=[row["status"] for row in stored],
         terms=terms,
-        usage=dict(usage),
-        first_errors=dict(first_errors),
-        advantages=advantages,
-        history=histories,
+    )
+    return batch_result(
+        batch_id,
+        composed,
+        LengthResult(advantages=advantages, history=history),
+        usage=usage_amounts(usage),
+        first_errors=first_errors,
+        cancelled=cancelled,
     )
 
 
-def _recalled(batch_id: str) -> BatchResult:
-    with reading(context.engine()) as conn:
-        state = queries.batch(conn, batch_id)
-        if state is None:
-            raise BatchLost(
-                f"batch {batch_id}: is neither in Redis nor on record; submit its rollouts anew"
-            )
-        stored = queries.rewards_of(conn, batch_id)
-        judgements = queries.judgements_of(conn, batch_id)
-        usage = queries.usage_of(conn, batch_id)
-    if len(stored) < state["size"]:
-        seen = len({row["rollout_index"] for row in judgements})
+def usage_amounts(usage: Usage) -> dict[str, float]:
+    """Return a batch's usage by the names of a `BatchResult`."""
+    return {name: usage[name] for name in USAGE}  # type: ignore[literal-required]
+
+
+def _floats(values: Iterable[float | None]) -> Floats:
+    return np.array([np.nan if v is None else v for v in values], dtype=float)
+
+
+def _recalled(conn: "Connection", batch_id: str) -> BatchResult:
+    state = queries.batch(conn, batch_id)
+    if state is None:
         raise BatchLost(
-            f"batch {batch_id}: is no longer in Redis, and the record holds {seen} of its"
+            f"batch {batch_id}: is neither in Redis nor on record; submit its rollouts anew"
+        )
+    stored = queries.rewards_of(conn, batch_id)
+    judgements = queries.judgements_of(conn, batch_id)
+    if len(stored) < state["size"]:
+        judged = len({row["rollout_index"] for row in judgements})
+        raise BatchLost(
+            f"batch {batch_id}: is no longer in Redis, and the record holds {judged} of its"
             f" {state['size']} rollouts; submit them anew: what is on record is not paid for again"
         )
-    fine = {Status.SCORED, *NOT_CALLED}
     first_errors: dict[str, str] = {}
     for row in judgements:
         error = row.get("error")
-        if error and row["status"] not in fine:
+        if error and row["status"] not in SETTLED:
             first_errors.setdefault(row["status"], error)
-    outcome = recorded_outcome(
-        batch_id,
-        stored,
-        {
-            "calls": usage["calls"],
-            "prompt_tokens": usage["prompt_tokens"],
-            "completion_tokens": usage["completion_tokens"],
-            "cost_usd": usage["cost_usd"],
-        },
-        first_errors,
-    )
     cancelled = (state["ending"] or "") if state["status"] == "cancelled" else None
-    return replace(outcome, cancelled=cancelled)
+    usage = queries.usage_of(conn, batch_id)
+    return stored_result(batch_id, stored, usage, first_errors, cancelled)

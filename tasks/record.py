@@ -1,29 +1,72 @@
-"""Puts a judged chunk on record, in one transaction."""
+"""Writes batches to the database: submissions, judged chunks, rewards, endings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from celery.utils.log import get_logger
+from sqlalchemy.exc import SQLAlchemyError
 
 from oyer.config import rubric
 from oyer.config.reward import JudgeConfig
-from oyer.models import writes
+from oyer.models import queries, writes
+from oyer.models.engine import open_engine, redacted_url
 from oyer.models.rows import (
     AttemptRow,
+    BatchKey,
     BatchRow,
     JudgementRow,
+    RewardRow,
     RolloutRow,
     RubricRow,
+    StoredReward,
     SubmissionRow,
+    Usage,
 )
 from oyer.protocol.batch import Manifest
+from oyer.protocol.batch_result import BatchResult, Float32s
+from oyer.protocol.errors import InvalidConfig
 from oyer.protocol.rollout import Rollout
-from oyer.tasks.worker import context
-from oyer.tasks.worker.patience import patiently
+from oyer.tasks.judging.judgements import judge_result
+from oyer.tasks.worker.storage_retry import retry_storage
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from oyer.tasks.worker.context import WorkerContext
+
+log = get_logger(__name__)
 
 
-def note_submission(manifest: Manifest) -> None:
-    """Put a batch on record as submitted, with every time that it was handed to the workers."""
+def check_schema(context: "WorkerContext") -> None:
+    """Compare the database's schema revision with that of this release.
+
+    A newer revision only logs a warning: a rolling upgrade migrates before it restarts every host.
+
+    Raises:
+        InvalidConfig: the database has no schema, or an older one.
+    """
+    from oyer import migrations
+
+    url = context.config.store.url
+    revision, newest = retry_storage(migrations.current, url), migrations.head()
+    if revision == newest:
+        return
+    if revision is not None and revision not in migrations.known():
+        log.warning("the record is at revision %s, newer than %s of this release", revision, newest)
+        return
+    state = "has no schema" if revision is None else f"is at revision {revision}, not {newest}"
+    raise InvalidConfig(
+        f"store.url: the record {redacted_url(url)} {state}; run `oyer db upgrade` with this"
+        " configuration, then start the workers"
+    )
+
+
+def record_submission(context: "WorkerContext", manifest: Manifest) -> None:
+    """Write a batch and all its submissions so far."""
     now = datetime.now(UTC)
     rows: list[SubmissionRow] = [
         {
@@ -34,41 +77,153 @@ def note_submission(manifest: Manifest) -> None:
         }
         for sending in manifest.sendings
     ]
-    # Earlier ones may never have reached a worker; one that did is on record by now.
-    rows[-1:] = [{**row, "seen_at": now, "worker": context.worker_name()} for row in rows[-1:]]
+    # Only the last one has reached a worker for certain.
+    rows[-1:] = [{**row, "seen_at": now, "worker": context.name} for row in rows[-1:]]
 
-    def write() -> None:
-        with context.engine().begin() as conn:
-            writes.ensure_run_and_batch(conn, _batch_row(manifest))
-            writes.record_submissions(conn, manifest.batch_id, rows)
+    def write(conn: "Connection") -> None:
+        writes.ensure_run_and_batch(conn, _batch_row(manifest))
+        writes.record_submissions(conn, manifest.batch_id, rows)
 
-    patiently(write)
+    context.write(write)
 
 
 def record_chunk(
+    context: "WorkerContext",
     manifest: Manifest,
-    judges: Sequence[JudgeConfig],
+    chunk: int,
     rollouts: Sequence[Rollout],
-    start: int,
-    judgements: Sequence[JudgementRow],
-    attempts: Sequence[AttemptRow],
+    judges: Sequence[JudgeConfig] = (),
+    judgements: Sequence[JudgementRow] = (),
+    attempts: Sequence[AttemptRow] = (),
 ) -> Sequence[JudgementRow]:
-    """Write a chunk; returns its judgements as they are on record.
-
-    Args:
-        start: place of the first rollout in its batch.
-    """
+    """Write a chunk in one transaction; returns its judgements as the database holds them."""
+    start, _ = manifest.chunks[chunk]
     rows = [_rollout_row(i, rollout) for i, rollout in enumerate(rollouts, start=start)]
 
-    def write() -> Sequence[JudgementRow]:
-        with context.engine().begin() as conn:
-            key = writes.ensure_run_and_batch(conn, _batch_row(manifest))
-            writes.record_rubrics(conn, [_rubric_row(judge) for judge in judges])
-            return writes.record_chunk(
-                conn, key, rollouts=rows, judgements=judgements, attempts=attempts
-            )
+    def write(conn: "Connection") -> Sequence[JudgementRow]:
+        key = writes.ensure_run_and_batch(conn, _batch_row(manifest))
+        writes.record_rubrics(conn, [_rubric_row(judge) for judge in judges])
+        return writes.record_chunk(
+            conn, key, rollouts=rows, judgements=judgements, attempts=attempts
+        )
 
-    return patiently(write) or judgements
+    return context.write(write) or judgements
+
+
+def record_unjudged(context: "WorkerContext", batch_id: str, chunk: int) -> dict[str, Any]:
+    """Write a chunk of a batch without judges; returns an empty `JudgeResult` in wire form."""
+    manifest, _ = context.manifest(batch_id)
+    rollouts = retry_storage(context.batches.rollouts, batch_id, chunk)
+    if chunk == 0:
+        record_submission(context, manifest)
+    record_chunk(context, manifest, chunk, rollouts)
+    return judge_result(chunk, {}).to_wire()
+
+
+def record_rewards(
+    context: "WorkerContext",
+    manifest: Manifest,
+    result: BatchResult,
+    group_sizes: Sequence[int | None],
+    status: str,
+    why: str | None,
+) -> tuple[Usage, list[StoredReward]]:
+    """Write a batch's rewards and finish it, unless an earlier run of `combine` did.
+
+    Returns:
+        The batch's usage, and the rewards that the database already held.
+    """
+    now = datetime.now(UTC)
+    columns = result.recorded
+    rows = [_reward_row(result, columns, i, now) for i in range(len(result.rewards))]
+    for row, size in zip(rows, group_sizes, strict=True):
+        row["group_size"] = size
+    key = BatchKey(datetime.fromtimestamp(manifest.submitted_at, UTC), manifest.batch_id)
+
+    def write(conn: "Connection") -> tuple[Usage, list[StoredReward]]:
+        usage = queries.usage_of(conn, manifest.batch_id)
+        if not writes.record_rewards(conn, key, rows):
+            return usage, queries.rewards_of(conn, manifest.batch_id)
+        writes.finish_batch(
+            conn,
+            manifest.batch_id,
+            status=status,
+            finished_at=now,
+            counts=result.counts,
+            usage=usage,
+            ending=why,
+        )
+        return usage, []
+
+    return context.write(write)
+
+
+def end_batch(context: "WorkerContext", batch_id: str) -> None:
+    """Record that a batch was cancelled or failed, if the database holds it.
+
+    Its calls may still run: `combine` adds counts and usage later.
+    """
+    ending = retry_storage(context.batches.ending, batch_id)
+    # None if the batch was resumed meanwhile.
+    if ending is None:
+        return
+    status, why = ending
+    now = datetime.now(UTC)
+    context.write(
+        lambda conn: writes.finish_batch(conn, batch_id, status=status, finished_at=now, ending=why)
+    )
+
+
+def end_batches(endings: Mapping[str, tuple[str, str]], store_url: str) -> str:
+    """Record the ending of batches whose broker and workers have stopped.
+
+    Args:
+        endings: status and reason by batch id.
+
+    Returns:
+        How many batches were ended, or why none could be, for the log.
+    """
+    try:
+        engine = open_engine(store_url)
+        try:
+            with engine.begin() as conn:
+                ended = sum(_end(conn, batch_id, *how) for batch_id, how in endings.items())
+        finally:
+            engine.dispose()
+    except SQLAlchemyError as error:
+        return f"batches in flight stay `submitted` on record: {error}"
+    return f"{ended} batches in flight ended on record"
+
+
+def _end(conn: "Connection", batch_id: str, status: str, why: str) -> bool:
+    return writes.finish_batch(
+        conn,
+        batch_id,
+        status=status,
+        finished_at=datetime.now(UTC),
+        counts=queries.counts_of(conn, batch_id),
+        usage=queries.usage_of(conn, batch_id),
+        ending=why,
+    )
+
+
+def _reward_row(
+    result: BatchResult, columns: Mapping[str, Float32s], i: int, now: datetime
+) -> RewardRow:
+    return {
+        "rollout_index": i,
+        "status": result.statuses[i],
+        "trainable": bool(result.mask[i]),
+        "terms": {name: _number(values[i]) for name, values in columns.items()},
+        "created_at": now,
+        "reward": float(result.rewards[i]),
+        "unshaped_reward": float(result.unshaped_rewards[i]),
+        "judge_score": float(result.judge_scores[i]),
+    }
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _batch_row(manifest: Manifest) -> BatchRow:

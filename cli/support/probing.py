@@ -99,7 +99,7 @@ def _lessons(
     settings: "RewardConfig", judge: "JudgeConfig", broker_url: str | None
 ) -> "Iterator[Lessons | None]":
     """Open what the workers know of a judge's endpoint; None where this host does not know it."""
-    from oyer.protocol.redis_connection import connect
+    from oyer.protocol.redis_client import connect
     from oyer.tasks.coordination.lessons import Lessons
 
     endpoint = settings.endpoints.get(judge.endpoint)

@@ -10,7 +10,7 @@ from rich.table import Table
 from oyer.cli.support.output import counted
 
 if TYPE_CHECKING:
-    from oyer.tasks.backend_status import (
+    from oyer.tasks.monitoring.backend_status import (
         BackendStatus,
         BatchStatus,
         EndpointStatus,

@@ -275,7 +275,7 @@ class Backend:
         import redis
         from kombu.exceptions import KombuError
 
-        from oyer.protocol.broker_errors import unreachable
+        from oyer.protocol.redis_client import unreachable
 
         try:
             yield

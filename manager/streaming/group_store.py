@@ -16,7 +16,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
 from oyer.manager.streaming.identity import Parts, TimeoutPolicy
-from oyer.protocol.backlog import COUNTING_SCRIPT
+from oyer.protocol.batch_store import COUNTING_SCRIPT
 from oyer.protocol.names import BACKLOG_ENDS_KEY, BACKLOG_KEY, group_key, mailbox_key
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from redis import Redis, RedisError
 
 from oyer.config.reward import Budget
-from oyer.protocol.redis_connection import Outage, load_script
+from oyer.protocol.redis_client import Outage, load_script
 
 AHEAD_CALLS = 32
 """Number of calls to reserve for ahead of time."""
@@ -81,7 +81,7 @@ class RunBudget:
     """One worker process's access to the budget of one run.
 
     Args:
-        redis: Client made by `redis_connection.connect`.
+        redis: Client made by `redis_client.connect`.
         holder: Unique among all processes of all hosts.
         recorded_usd: Returns what the run has spent according to the record.
         call_s: Longest time that one call may take, in seconds.

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from redis import Redis, RedisError
 
 from oyer.config.endpoint import EndpointConfig
-from oyer.protocol.redis_connection import Outage, log
+from oyer.protocol.redis_client import Outage, log
 from oyer.tasks.endpoint.refused_fields import Refused, described
 from oyer.tasks.endpoint.types import ChatRequest, Client, Failure, Reply
 

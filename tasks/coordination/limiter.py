@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from redis import Redis, RedisError
 
-from oyer.protocol.redis_connection import Outage, load_script
+from oyer.protocol.redis_client import Outage, load_script
 from oyer.tasks.coordination.adaptive import Evidence
 from oyer.tasks.coordination.limiter_state import LimiterState, Limits, Permit
 from oyer.tasks.endpoint.types import Failure, Reply, RetryClass
@@ -65,7 +65,7 @@ class Limiter:
     """One worker process's access to one endpoint's shared limits; created after any fork.
 
     Args:
-        redis: Client made by `redis_connection.connect`.
+        redis: Client made by `redis_client.connect`.
         endpoint: Name that the workers share.
         max_in_flight: Calls in flight at once, over all workers.
         requests_per_minute: Calls begun in any `window_s`, over all workers; None for no limit.

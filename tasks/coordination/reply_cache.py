@@ -16,7 +16,7 @@ from redis.client import Pipeline
 
 from oyer.protocol.errors import MessageRefused
 from oyer.protocol.packing import pack, unpack
-from oyer.protocol.redis_connection import Outage
+from oyer.protocol.redis_client import Outage
 
 EXPIRE_SOON_MS = 60_000
 """How long a reply stays cached once it is on record, in milliseconds, for those waiting for it."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 from redis import Redis, RedisError
 
-from oyer.protocol.redis_connection import Outage, load_script
+from oyer.protocol.redis_client import Outage, load_script
 from oyer.tasks.coordination.reply_cache import reply_key
 
 POLL_MIN_S, POLL_MAX_S = 0.02, 0.5
@@ -36,7 +36,7 @@ class SingleFlight:
     """Claims on requests, by request key; one object per process, created after any fork.
 
     Args:
-        redis: Client made by `redis_connection.connect`.
+        redis: Client made by `redis_client.connect`.
         owner: Unique among all processes of all hosts.
         claim_ttl_s: A claim that is not renewed expires after this many seconds.
     """

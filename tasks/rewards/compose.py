@@ -2,9 +2,9 @@
 
 `reward = gate · Π multipliers · (base_score + Σ weight_j · judge_j) + Σ weight_k · length_term_k`
 
-- A missing score is NaN and a mask, never 0; the failure policy says what stands in for it.
+- A missing score is NaN and masked, never 0; the failure policy may replace it.
 - Terms are contributions: without gate and multipliers they add up to the reward.
-- A length method that makes the whole reward contributes the change to what it replaces.
+- A length method that computes the whole reward contributes its change to the reward it replaces.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,37 +15,54 @@ from numpy.typing import NDArray
 
 from oyer.config.condition import Condition
 from oyer.config.reward import JudgeConfig, RewardRules
-from oyer.protocol.partial_results import Floats, JudgeResult
-from oyer.protocol.status import NOT_CALLED, Status
+from oyer.protocol.batch import Columns
+from oyer.protocol.batch_result import BatchResult, Float32s
+from oyer.protocol.partial_results import Floats, JudgeResult, LengthResult
+from oyer.protocol.status import SETTLED, Status
 from oyer.tasks.rewards.missing_judges import Verdicts, completed
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardInputs:
+    """Everything that the rewards of a batch depend on, except its length terms."""
+
+    columns: Columns
+    """Base scores (none adds nothing), groups (for `on_missing: group_mean`) and correctness
+    (for `zero_unless: correct`)."""
+    judges: Sequence[JudgeConfig]
+    """The judges that count, in order."""
+    verdicts: Mapping[str, Verdicts]
+    """By judge name."""
+    rules: RewardRules
+    """Gate and failure policy."""
 
 
 @dataclass(frozen=True)
 class ComposedRewards:
-    """What a batch's terms amount to, `[N]` each."""
+    """The rewards of a batch and their terms, `[N]` each."""
 
     rewards: Floats
     """NaN where there is none."""
     unshaped_rewards: Floats
     """Base score and judges only, for samplers that filter on the raw metric."""
     judge_scores: Floats
-    """As judged, NaN where there is none; the weighted mean where there are several judges."""
+    """Scores before the failure policy, NaN where missing; with several judges, the weighted mean."""
     mask: NDArray[np.bool_]
     """True where the reward may be trained on."""
     statuses: list[str]
     terms: dict[str, Floats] = field(default_factory=dict)
     summands: dict[str, Floats] = field(default_factory=dict)
-    """What adds up to the rewards: the terms with gate and multipliers in them."""
+    """Terms after gate and multipliers; they add up to the rewards."""
     scores: dict[str, Floats] = field(default_factory=dict)
-    """What conditions and length methods call `base_score`, `judge`, `judge:<name>` and
-    `unshaped_reward`: with the failure policy applied, NaN where a score is missing all the same.
-    A gated rollout has the lowest of the judge's scale."""
+    """`base_score`, `judge`, `judge:<name>` and `unshaped_reward` as conditions and length methods
+    read them: after the failure policy, NaN where still missing. A gated rollout has the lowest
+    score of the judge's scale."""
 
 
 def verdicts_of(
     parts: Mapping[int, JudgeResult], judges: Sequence[JudgeConfig]
 ) -> dict[str, Verdicts]:
-    """Put the verdicts on a batch's chunks together, by judge name."""
+    """Concatenate the verdicts on a batch's chunks, by judge name."""
     chunks = [parts[k] for k in sorted(parts)]
     return {
         judge.name: Verdicts(
@@ -56,73 +73,96 @@ def verdicts_of(
     }
 
 
-def compose(
-    *,
-    base_score: Floats,
-    group_ids: Sequence[str | None],
-    judges: Sequence[JudgeConfig],
-    verdicts: Mapping[str, Verdicts],
-    rules: RewardRules,
-    correct: Sequence[bool | None] = (),
-    added: Mapping[str, Floats] | None = None,
-    multiplied: Mapping[str, Floats] | None = None,
-    changed: Mapping[str, Floats] | None = None,
-    kept: NDArray[np.bool_] | None = None,
-) -> ComposedRewards:
+def compose(inputs: RewardInputs, length: LengthResult | None = None) -> ComposedRewards:
     """Compose the rewards of a batch.
 
     Args:
-        base_score: `[N]`, NaN where the rollout has none (it then adds nothing).
-        group_ids: `[N]`, for `on_missing: group_mean`.
-        judges: whose verdicts count, in order.
-        verdicts: by judge name; a judge without verdicts is missing on every row.
-        rules: gate and failure policy.
-        correct: `[N]`, for `zero_unless: correct`.
-        added: weighted length terms by name, `[N]` each; NaN where undefined.
-        multiplied: length multipliers by name, `[N]` each.
-        changed: changes to base score and judges by methods that make the whole reward.
-        kept: `[N]`, false where a length method leaves the row out of training.
+        length: its length terms; None for none.
     """
-    n = len(base_score)
-    verdicts = completed(judges, verdicts, rules.min_valid_judges)
+    judges, rules, columns = inputs.judges, inputs.rules, inputs.columns
+    length = length or LengthResult()
+    base_score = np.array(columns.base_score, dtype=float)
+    verdicts = completed(judges, inputs.verdicts, rules.min_valid_judges)
     base = np.nan_to_num(base_score, nan=0.0)
-    filled = {judge.name: _filled(verdicts[judge.name], group_ids, rules) for judge in judges}
-    shares = {
-        # A judge of weight 0 is there for the record: its gaps make no hole in the reward.
-        "judge" if len(judges) == 1 else f"judge:{judge.name}": judge.weight * filled[judge.name]
-        if judge.weight
-        else np.zeros(n)
-        for judge in judges
-    }
-    judged = sum(shares.values(), np.zeros(n))
-    statuses = _statuses(judges, verdicts, n)
+    filled = {j.name: _filled(verdicts[j.name], columns.group_ids, rules) for j in judges}
+    shares = _shares(judges, filled)
+    judged = sum(shares.values(), np.zeros(len(base)))
+    statuses = _statuses(judges, verdicts, len(base))
     scores = _scores(base_score, base + judged, judges, filled, statuses)
-    factors = {**_gate(rules, scores, statuses, correct), **(multiplied or {})}
-    factor = np.prod([np.ones(n), *factors.values()], axis=0)
-    inner = {"base_score": base, **shares, **(changed or {})}
-    summands = {name: factor * term for name, term in inner.items()} | dict(added or {})
+    factors = {**_gate(rules, scores, statuses, columns.correctness), **length.multiplied}
+    factor = np.prod([np.ones(len(base)), *factors.values()], axis=0)
+    inner = {"base_score": base, **shares, **length.changed}
+    summands = {name: factor * term for name, term in inner.items()} | length.added
     rewards = np.sum(list(summands.values()), axis=0)
+    raw_scores = {j.name: verdicts[j.name].scores for j in judges}
     return ComposedRewards(
         rewards=rewards,
         unshaped_rewards=base + judged,
-        judge_scores=_mean_score(judges, {j.name: verdicts[j.name].scores for j in judges}, n),
-        mask=np.isfinite(rewards) if kept is None else np.isfinite(rewards) & kept,
+        judge_scores=_mean_score(judges, raw_scores, len(base)),
+        mask=np.isfinite(rewards) & (True if length.kept is None else length.kept),
         statuses=statuses,
-        terms=_unsigned({**inner, "judge": judged, **factors, **(added or {})}),
+        terms=_unsigned({**inner, "judge": judged, **factors, **length.added}),
         summands=_unsigned(summands),
         scores=scores,
     )
 
 
+def batch_result(
+    batch_id: str,
+    composed: ComposedRewards,
+    length: LengthResult,
+    *,
+    usage: Mapping[str, float],
+    first_errors: Mapping[str, str],
+    cancelled: str | None = None,
+) -> BatchResult:
+    """Assemble the result of a batch.
+
+    Args:
+        length: its advantages and histories are part of the result.
+        usage: calls, tokens and cost by the names in `batch_result.USAGE`.
+        first_errors: the first error of each failed status.
+        cancelled: who cancelled the batch, and why.
+    """
+    return BatchResult(
+        batch_id=batch_id,
+        rewards=composed.rewards.astype(np.float32),
+        unshaped_rewards=composed.unshaped_rewards.astype(np.float32),
+        judge_scores=composed.judge_scores.astype(np.float32),
+        mask=composed.mask,
+        statuses=composed.statuses,
+        terms=_float32s(composed.terms),
+        usage=dict(usage),
+        first_errors=dict(first_errors),
+        advantages=_float32s(length.advantages),
+        history=_float32s(length.history),
+        cancelled=cancelled,
+    )
+
+
+def _float32s(arrays: Mapping[str, Floats]) -> dict[str, Float32s]:
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def _shares(judges: Sequence[JudgeConfig], filled: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Weighted scores by term name. A judge of weight 0 is only recorded: its gaps do not count."""
+    return {
+        "judge" if len(judges) == 1 else f"judge:{judge.name}": judge.weight * filled[judge.name]
+        if judge.weight
+        else np.zeros(len(filled[judge.name]))
+        for judge in judges
+    }
+
+
 def _unsigned(terms: Mapping[str, Floats]) -> dict[str, Floats]:
-    """Write "no penalty" as 0.0 and never as -0.0."""
+    """Replace -0.0 by 0.0."""
     return {name: values + 0.0 for name, values in terms.items()}
 
 
 def meets(condition: Condition, scores: Mapping[str, Floats], statuses: Sequence[str]) -> Floats:
-    """Say for `[N]` rollouts whether a condition holds: 1 or 0, NaN where nobody knows.
+    """Evaluate a condition on `[N]` rollouts: 1 or 0, NaN where its score is missing.
 
-    A rollout that is not judged for its base score meets no condition on a judge.
+    A gated rollout meets no condition on a judge.
     """
     held = condition.holds(scores[condition.source])
     if condition.source.startswith("judge"):
@@ -167,13 +207,12 @@ def _gated(statuses: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def missing(statuses: Sequence[str]) -> list[int]:
-    """Rows whose judgement failed: neither scored nor a decision not to call."""
-    fine = {Status.SCORED, *NOT_CALLED}
-    return [i for i, status in enumerate(statuses) if status not in fine]
+    """Return the rows whose judgement failed: neither scored nor a decision not to call."""
+    return [i for i, status in enumerate(statuses) if status not in SETTLED]
 
 
 def _filled(verdict: Verdicts, group_ids: Sequence[str | None], rules: RewardRules) -> Floats:
-    """Scores with the failure policy applied; a gated rollout's judge adds nothing."""
+    """Apply the failure policy to scores; a gated rollout gets 0."""
     scores = verdict.scores.copy()
     scores[[i for i, status in enumerate(verdict.statuses) if status == Status.GATED]] = 0.0
     gaps = missing(verdict.statuses)
@@ -204,7 +243,7 @@ def _mean_score(judges: Sequence[JudgeConfig], scores: Mapping[str, Floats], n: 
 
 
 def _statuses(judges: Sequence[JudgeConfig], verdicts: Mapping[str, Verdicts], n: int) -> list[str]:
-    """A row's status: that of the first judge with a weight that failed, else the first such's."""
+    """Each row's status: of the first weighted judge that failed, else of the first weighted judge."""
     counting = [judge for judge in judges if judge.weight] or judges
     rows = [[verdicts[judge.name].statuses[i] for judge in counting] for i in range(n)]
     return [

@@ -1,19 +1,18 @@
-"""What a batch hands to its length methods, as numpy arrays by the names of `Inputs`."""
+"""The inputs of a batch's length methods, as numpy arrays by the names of `Inputs`."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from oyer.config.reward import JudgeConfig, LengthConfig, RewardRules
+from oyer.config.reward import LengthConfig
 from oyer.protocol.batch import Columns
-from oyer.protocol.partial_results import Floats
+from oyer.protocol.partial_results import Floats, LengthResult
 from oyer.protocol.token_ids import TokenIds
-from oyer.tasks.rewards.compose import ComposedRewards, compose, meets
-from oyer.tasks.rewards.missing_judges import Verdicts
+from oyer.tasks.rewards.compose import ComposedRewards, RewardInputs, compose, meets
 
 Counts = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -21,16 +20,18 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class LengthInputs:
-    """The columns of one batch, `[N]` each; texts and token ids are read when one is needed."""
+    """The columns of one batch, `[N]` each; texts and token ids are read on first use."""
 
-    columns: Columns
+    rewards: RewardInputs
+    """Without judges if the length task runs beside the judge tasks."""
     read_responses: Callable[[], Sequence[str]]
     read_token_ids: Callable[[], TokenIds | None]
     tokenizer: str | None
-    judges: Sequence[JudgeConfig]
-    """Those whose verdicts are known: none where lengths are computed beside the judges."""
-    verdicts: Mapping[str, Verdicts]
-    rules: RewardRules
+
+    @property
+    def columns(self) -> Columns:
+        """The batch's columns."""
+        return self.rewards.columns
 
     def __len__(self) -> int:
         return len(self.columns.truncated)
@@ -42,7 +43,7 @@ class LengthInputs:
 
     @cached_property
     def token_ids(self) -> TokenIds | None:
-        """The token ids; None where not every row has some."""
+        """The token ids; None if a row has none."""
         return self.read_token_ids()
 
     @cached_property
@@ -58,26 +59,16 @@ class LengthInputs:
 
     @cached_property
     def raw(self) -> ComposedRewards:
-        """The batch without gate and length terms."""
-        return self._composed(self.rules.model_copy(update={"zero_unless": None}))
+        """The rewards without gate and length terms."""
+        ungated = self.rewards.rules.model_copy(update={"zero_unless": None})
+        return compose(replace(self.rewards, rules=ungated))
 
-    def composed(self, **length_terms: Any) -> ComposedRewards:
-        """The batch with gate and these length terms; see `compose`."""
-        return self._composed(self.rules, **length_terms)
-
-    def _composed(self, rules: RewardRules, **length_terms: Any) -> ComposedRewards:
-        return compose(
-            base_score=np.array(self.columns.base_score, dtype=float),
-            group_ids=self.columns.group_ids,
-            judges=self.judges,
-            verdicts=self.verdicts,
-            rules=rules,
-            correct=self.columns.correctness,
-            **length_terms,
-        )
+    def composed(self, terms: LengthResult) -> ComposedRewards:
+        """Compose the batch with gate and length terms."""
+        return compose(self.rewards, terms)
 
     def of(self, item: LengthConfig) -> tuple[dict[str, Any], Flags]:
-        """Collect what a method takes, and the rows of which something is not known."""
+        """Return a method's inputs, and the rows of which an input is missing."""
         unknown = np.zeros(len(self), dtype=bool)
         found: dict[str, Any] = {
             "group_ids": self.group_ids,
@@ -107,7 +98,7 @@ class LengthInputs:
         return {name: found[name] for name in found.keys() & item.takes}, unknown
 
     def replaced(self, item: LengthConfig) -> Floats:
-        """The reward that a method which makes the whole reward takes the place of."""
+        """The reward that a method replaces if it computes the whole reward."""
         whole = item.quality == "unshaped_reward"
         return self.raw.unshaped_rewards if whole else self.raw.terms["base_score"]
 
@@ -143,7 +134,7 @@ class LengthInputs:
         return np.array(count_tokens(texts, self.tokenizer), dtype=np.int64)
 
     def _spans(self, item: LengthConfig) -> tuple[Counts, Counts, Flags]:
-        """Lengths of thinking and answer, and whether a row could be split."""
+        """Return lengths of thinking and answer, and whether each row could be split."""
         think = item.think
         ids = self.token_ids
         if item.unit == "tokens" and think.close_ids and ids is not None:

@@ -1,10 +1,10 @@
-"""Runs the length methods of a configuration on a batch; the part of `combine` that is theirs.
+"""Runs the length methods of a configuration on a batch.
 
-- A row of which something is missing (a judge's score, a closing marker) leaves the statistics,
-  has NaN as its term and is not trained on.
-- A truncated row under `mask` leaves the statistics, has a neutral term and is not trained on.
-- A truncated row under `wrong` is wrong; where a method compares lengths without asking who is
-  correct, the others are compared without it, and it with them.
+- A row with a missing input (a judge's score, a closing marker) is excluded from the statistics
+  and from training; its term is NaN.
+- A truncated row under `mask` is excluded from both as well; its term is neutral.
+- A truncated row under `wrong` counts as wrong. If a method compares lengths without correctness,
+  the statistics of the other rows exclude it, and its own include all rows.
 """
 
 from collections.abc import Sequence
@@ -42,23 +42,23 @@ _FLAGS = frozenset({"correct", "truncated", "no_think", "repetitive"})
 
 @dataclass(frozen=True)
 class _Shaped:
-    """What one method makes of a batch, `[N]` each."""
+    """The result of one method, `[N]` each."""
 
     kind: str
     values: Floats
-    """A method that makes the whole reward has the change to what it replaces."""
+    """The term; if the method computes the whole reward, the change to the reward it replaces."""
     history: Floats | None
     kept: Flags
-    """False where the row is left out of training."""
+    """False where the row is excluded from training."""
 
 
 def length_part(
     items: Sequence[LengthConfig], inputs: LengthInputs, device: "torch.device | None" = None
 ) -> LengthResult:
-    """Compute every length term of a batch, with torch on a device, else with NumPy.
+    """Compute all length terms of a batch, with torch on a device, else with NumPy.
 
     Raises:
-        InvalidLengthCall: a need that only the batch's scores could show is not met.
+        InvalidLengthCall: a required input is missing, which only the batch's scores could show.
     """
     kept = np.ones(len(inputs), dtype=bool)
     part = LengthResult(kept=kept)
@@ -104,7 +104,7 @@ def _shaped(item: LengthConfig, inputs: LengthInputs, device: "torch.device | No
         values[others] = to_numpy(_computed(item, columns, others, device).values)
     if kind == "total":
         values -= inputs.replaced(item)
-    # Makes one zero of two: no penalty is not shown as -0.
+    # Replaces -0.0 by 0.0.
     values += 0.0
     values[masked] = 1.0 if kind == "multiply" else 0.0
     kept = ~(unknown | masked)
@@ -112,17 +112,15 @@ def _shaped(item: LengthConfig, inputs: LengthInputs, device: "torch.device | No
 
 
 def _apart(item: LengthConfig) -> bool:
-    """Whether truncated rows are kept out of statistics that correctness does not keep them from."""
+    """Whether the statistics must exclude truncated rows because they do not use correctness."""
     return item.truncated == "wrong" and "group_ids" in item.needs and "correct" not in item.needs
 
 
 def _aggregated(
     item: LengthConfig, inputs: LengthInputs, part: LengthResult, device: "torch.device | None"
 ) -> Floats:
-    """The advantage of all terms together; NaN for a row without a reward."""
-    composed = inputs.composed(
-        added=part.added, multiplied=part.multiplied, changed=part.changed, kept=part.kept
-    )
+    """Return the advantage of all terms together; NaN for a row without a reward."""
+    composed = inputs.composed(part)
     components = np.stack(list(composed.summands.values()), axis=1)
     components[~composed.mask] = np.nan
     columns = {"components": components, "group_ids": inputs.group_ids}
@@ -135,7 +133,7 @@ def _aggregated(
 def _computed(
     item: LengthConfig, columns: dict[str, Any], rows: Counts, device: "torch.device | None"
 ) -> Term:
-    """Run the method on some rows of the batch."""
+    """Run a method on some rows of the batch."""
     chosen = {name: _array(name, column, rows, device) for name, column in columns.items()}
     return compute(item.method, item.params, Inputs(**chosen))
 
@@ -151,7 +149,7 @@ def _array(name: str, column: Any, rows: Counts, device: "torch.device | None") 
 
 
 def _placed(values: NDArray[Any], device: "torch.device | None") -> Array:
-    """The values on the device; NumPy's own on the CPU."""
+    """Return the values on the device; None is the CPU with NumPy."""
     if device is None:
         return values
     import torch

@@ -1,4 +1,4 @@
-"""Several judges on one rollout: whether enough have a score, what stands for the others; pure."""
+"""Fills in missing scores of one of several judges; pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ class Verdicts:
     """One judge's verdicts on a batch, `[N]` each."""
 
     scores: Floats
-    """On the scale that counts; NaN where there is none."""
+    """On `JudgeConfig.counted_scale`; NaN where missing."""
     statuses: list[str]
 
 
 def completed(
     judges: Sequence[JudgeConfig], verdicts: Mapping[str, Verdicts], min_valid: int | None
 ) -> dict[str, Verdicts]:
-    """Let a panel with `min_valid` scores stand, though other members have none.
+    """Fill in missing scores of rollouts that at least `min_valid` judges scored.
 
-    A member without a score gets the one that stands on its scale where the mean of the others,
-    by their weights, stands on theirs: the reward then weighs the panel as much as any other's.
+    Scores are first mapped to 0..1 on their judge's scale. A missing score becomes the weighted mean
+    of the others, mapped to its own judge's scale, so that the judges' total weight stays the same.
 
     Args:
         verdicts: by judge; `[N]` each.
-        min_valid: None asks for every member's score.
+        min_valid: None requires the score of every judge.
     """
     if min_valid is None:
         return dict(verdicts)
@@ -42,7 +42,7 @@ def completed(
     statuses = np.array([verdicts[judge.name].statuses for judge in judges])
     valid = statuses == Status.SCORED
     total = np.where(valid, weights, 0.0).sum(axis=0)
-    # A judge of weight 0 is there for the record: it neither counts nor is stood in for.
+    # A judge of weight 0 is only recorded: it neither counts nor is filled in.
     enough = (valid & (weights > 0)).sum(axis=0) >= min_valid
     places = np.where(valid, weights * (scores - lows) / (highs - lows), 0.0).sum(axis=0)
     means = np.divide(places, total, out=np.full_like(places, np.nan), where=total > 0)

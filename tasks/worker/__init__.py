@@ -1,1 +1,1 @@
-"""What a worker process holds and does beside its tasks."""
+"""The worker process: its context, message handling, signals and logs."""

@@ -1,10 +1,9 @@
-"""The Redis transport of kombu as Oyer's apps use it, by `Connection` in `app.make_app`.
+"""A subclass of kombu's Redis transport; `oyer.tasks.app` uses it through `BrokerConnection`.
 
-- What is no message of Celery is thrown away and logged once: kombu takes for granted that a queue
-  holds what Celery wrote, and would end the worker.
-- While Redis refuses commands, the worker polls on: messages under way keep their channel.
-- Overrides kombu's `_brpop_read` and `_get_client`, so its version is pinned and
-  `tests/fuzz/test_messages.py` and `tests/tasks/test_transport.py` guard them.
+- Drops and logs an entry of a queue that is not a Celery message; kombu would raise and end the worker.
+- Keeps polling while Redis refuses commands, so that running tasks keep their channel.
+- Overrides kombu's `_brpop_read` and `_get_client`. Its version is therefore pinned;
+  `tests/fuzz/test_messages.py` and `tests/tasks/worker/test_broker_transport.py` test both.
 """
 
 import time
@@ -21,11 +20,11 @@ from oyer.tasks.worker.message_lease import LeasedQoS
 log = get_logger(__name__)
 
 REFUSED_PAUSE_S = 1.0
-"""Pause before Redis is asked again for messages after it refused, in seconds."""
+"""Pause before the next poll after Redis refused one, in seconds."""
 
 
 class PlainMessage(virtual.Message):
-    """A message of which nothing is unpacked: ours are not compressed, a bomb is."""
+    """A message that is never decompressed: Oyer sends no compressed messages."""
 
     def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
         try:
@@ -34,14 +33,14 @@ class PlainMessage(virtual.Message):
             named = (properties["delivery_tag"], place["exchange"], place["routing_key"])
             compressed = (payload.get("headers") or {}).get("compression") is not None
         except (LookupError, TypeError, AttributeError) as error:
-            raise ValueError("no message") from error
+            raise ValueError("not a message") from error
         if compressed or not all(isinstance(name, str) for name in named):
             raise ValueError("compressed, or without an address")
         super().__init__(payload, channel=channel, **kwargs)
 
 
 class Channel(redis.Channel):
-    """Reads on while Redis refuses, and throws away what is no message."""
+    """Keeps polling while Redis refuses commands, and drops entries that are not messages."""
 
     Message = PlainMessage
     QoS = LeasedQoS
@@ -54,7 +53,7 @@ class Channel(redis.Channel):
 
     def _brpop_read(self, **options: Any) -> Any:
         broker = self.connection
-        passed_on = of_broker(broker.connection_errors, broker.channel_errors, (Empty,))
+        reraised = connection_errors(broker.connection_errors, broker.channel_errors, (Empty,))
         try:
             read = super()._brpop_read(**options)  # type: ignore[misc]  # not in the stubs
         except RedisRefuses as error:
@@ -66,11 +65,11 @@ class Channel(redis.Channel):
         except Empty:
             self._note_answer()
             raise
-        except passed_on:
+        except reraised:
             raise
-        except Exception as error:  # noqa: BLE001 - kombu checks nothing, so anything may be raised
-            # It has left its queue and was not noted as delivered, so there is nothing to reject.
-            log.error("a message was thrown away: it is not of Celery (%s)", type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - kombu validates nothing, so any error is possible
+            # It has left its queue and is not registered as delivered, so it needs no reject.
+            log.error("a message was thrown away: it is not from Celery (%s)", type(error).__name__)
             return True
         self._note_answer()
         return read
@@ -87,14 +86,14 @@ class Transport(redis.Transport):
     Channel = Channel
 
 
-class Connection(kombu.Connection):
-    """A connection that uses `Transport`, and is named by its URL's scheme in logs."""
+class BrokerConnection(kombu.Connection):
+    """A connection that uses `Transport`; logs still show its URL."""
 
     def get_transport_cls(self) -> type[Transport]:
-        """Return the transport, whatever the URL names: there is Redis only."""
+        """Return the transport for any URL: Oyer supports only Redis."""
         return Transport
 
 
-def of_broker(*kinds: tuple[type[Exception], ...]) -> tuple[type[Exception], ...]:
-    """Errors of the connection; kombu counts KeyError among them, which a message raises as well."""
+def connection_errors(*kinds: tuple[type[Exception], ...]) -> tuple[type[Exception], ...]:
+    """Flatten connection errors without KeyError: kombu lists it, but a bad message raises it too."""
     return tuple(kind for group in kinds for kind in group if kind is not KeyError)

@@ -1,8 +1,7 @@
-"""The device of a length worker: what is there, which one is used, what it is called."""
+"""The device of a length worker."""
 
 import logging
 import os
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ log = logging.getLogger(__name__)
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 
 _DRIVER_NODES = (_DRIVER, *map(Path, ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")))
-"""Of which one is there where torch may find a GPU: NVIDIA's, that of Windows' Linux, and AMD's."""
+"""Paths of GPU drivers: NVIDIA, WSL, AMD. Without any of them, torch finds no GPU."""
 
 
 def visible_gpus() -> int:
@@ -26,11 +25,10 @@ def visible_gpus() -> int:
     return min(present, len([entry for entry in visible.split(",") if entry.strip()]))
 
 
-@cache
-def device() -> "torch.device | None":
-    """Return the device that lengths are computed on: the first visible GPU.
+def choose_device() -> "torch.device | None":
+    """Return the first visible GPU, or None for the CPU with NumPy.
 
-    None stands for the CPU, where NumPy computes: torch is loaded only where there is a GPU.
+    torch is imported only if there is a GPU.
     """
     if not _may_have_gpu():
         return None
@@ -46,19 +44,18 @@ def device() -> "torch.device | None":
 
 
 def _may_have_gpu() -> bool:
-    """Whether a GPU's driver is there and not hidden from this process."""
+    """Whether a GPU driver is present and not hidden from this process."""
     return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and any(
         node.exists() for node in _DRIVER_NODES
     )
 
 
-def describe() -> str:
-    """Name the device and its memory, for `oyer check`."""
-    chosen = device()
-    if chosen is None:
+def describe(device: "torch.device | None") -> str:
+    """Return a device's name and memory, for `oyer check`."""
+    if device is None:
         return "cpu"
     import torch
 
-    free, total = torch.cuda.mem_get_info(chosen)
-    name = torch.cuda.get_device_name(chosen)
+    free, total = torch.cuda.mem_get_info(device)
+    name = torch.cuda.get_device_name(device)
     return f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"

@@ -1,7 +1,4 @@
-"""Living workers announce themselves in Redis, so that a check can say which queue has none.
-
-A supervisor, which only reads, loads neither Celery nor SQLAlchemy: the announcing functions import them.
-"""
+"""A worker's heartbeat in Redis, from which `oyer.protocol.live_workers` lists running workers."""
 
 import json
 import logging
@@ -15,97 +12,84 @@ import redis
 
 from oyer.protocol import names
 from oyer.protocol.errors import InvalidConfig
-from oyer.protocol.live_workers import workers
-
-__all__ = ["announce", "withdraw", "workers"]
+from oyer.tasks.worker.context import WorkerContext
+from oyer.tasks.worker.device import describe
+from oyer.tasks.worker.storage_retry import retry_storage
 
 log = logging.getLogger(__name__)
 
 _TTL_S = 15
-"""A worker that has not announced itself for this long counts as gone."""
-
-_stopped = threading.Event()
-_announced: list[str] = []
+"""Lifetime of a heartbeat, in seconds; it is renewed three times within it."""
 
 
-def announce(queues: Sequence[str]) -> None:
-    """Announce this process on its queues, and keep doing so in the background.
+class Heartbeat:
+    """Announces this process on its queues until it stops.
 
-    Raises:
-        InvalidConfig: the workers that are there lease their messages for another time.
+    Args:
+        lease_s: lease time of this worker's messages, in seconds.
     """
-    from oyer.tasks.worker import context
-    from oyer.tasks.worker.patience import patiently
 
-    patiently(_agree)
-    worker = context.worker_name()
-    _announced[:] = [names.worker_key(queue, worker) for queue in queues]
-    entry = json.dumps(
-        {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "version": version("oyer"),
-            "device": _device() if names.LENGTH_QUEUE in queues else None,
-        }
-    )
-    patiently(lambda: _write(entry))
-    threading.Thread(target=_keep, args=(entry,), name="oyer-presence", daemon=True).start()
+    def __init__(self, context: WorkerContext, queues: Sequence[str], lease_s: int) -> None:
+        self._context = context
+        self._queues = queues
+        self._keys = [names.worker_key(queue, context.name) for queue in queues]
+        self._lease_s = lease_s
+        self._stopped = threading.Event()
 
+    def start(self) -> None:
+        """Announce this process, and renew that in the background.
 
-def withdraw() -> None:
-    """Take the announcement back when the worker stops."""
-    _stopped.set()
-    if not _announced:
-        return
-    try:
-        _client().delete(*_announced)
-    except redis.RedisError as error:
-        log.info("announcement left to expire: %s", error)
-
-
-def _agree() -> None:
-    """Refuse to work beside workers with another lease.
-
-    Every worker sweeps every worker's messages, so the shortest lease of any of them would
-    hand out again what the others are working on.
-    """
-    from oyer.tasks.app import VISIBILITY_TIMEOUT_S
-
-    client = _client()
-    client.set(names.LEASE_KEY, VISIBILITY_TIMEOUT_S, nx=True, ex=_TTL_S)
-    agreed = client.get(names.LEASE_KEY)
-    if agreed is not None and int(agreed) != VISIBILITY_TIMEOUT_S:
-        raise InvalidConfig(
-            f"the workers on this broker lease messages for {int(agreed)} s, this one for"
-            f" {VISIBILITY_TIMEOUT_S} s; run the same release on all of them, or stop the others"
-            f" and wait {_TTL_S} s"
+        Raises:
+            InvalidConfig: running workers lease their messages for another time.
+        """
+        retry_storage(self._check_lease)
+        is_length = names.LENGTH_QUEUE in self._queues
+        entry = json.dumps(
+            {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "version": version("oyer"),
+                "device": describe(self._context.device) if is_length else None,
+            }
         )
+        retry_storage(self._write, entry)
+        thread = threading.Thread(target=self._renew, args=(entry,), name="oyer-heartbeat")
+        thread.daemon = True
+        thread.start()
 
-
-def _keep(entry: str) -> None:
-    while not _stopped.wait(_TTL_S / 3):
+    def stop(self) -> None:
+        """Remove the announcement."""
+        self._stopped.set()
         try:
-            _write(entry)
+            self._context.redis.delete(*self._keys)
         except redis.RedisError as error:
-            log.warning("presence not announced: %s", type(error).__name__)
+            log.info("heartbeat left to expire: %s", error)
 
+    def _check_lease(self) -> None:
+        """Refuse to run beside workers with another lease time.
 
-def _write(entry: str) -> None:
-    from oyer.tasks.app import VISIBILITY_TIMEOUT_S
+        Each worker returns all expired messages to their queues, so the shortest lease would return
+        messages that other workers still process.
+        """
+        client = self._context.redis
+        client.set(names.LEASE_KEY, self._lease_s, nx=True, ex=_TTL_S)
+        agreed = client.get(names.LEASE_KEY)
+        if agreed is not None and int(agreed) != self._lease_s:
+            raise InvalidConfig(
+                f"the workers on this broker lease messages for {int(agreed)} s, this one for"
+                f" {self._lease_s} s; run the same release on all of them, or stop the others"
+                f" and wait {_TTL_S} s"
+            )
 
-    client = _client()
-    client.set(names.LEASE_KEY, VISIBILITY_TIMEOUT_S, ex=_TTL_S)
-    for key in _announced:
-        client.set(key, entry, ex=_TTL_S)
+    def _renew(self, entry: str) -> None:
+        while not self._stopped.wait(_TTL_S / 3):
+            try:
+                self._write(entry)
+            except redis.RedisError as error:
+                log.warning("heartbeat not renewed: %s", type(error).__name__)
 
-
-def _client() -> redis.Redis:
-    from oyer.tasks.worker import context
-
-    return context.redis_client()
-
-
-def _device() -> str:
-    from oyer.tasks.worker.device import describe
-
-    return describe()
+    def _write(self, entry: str) -> None:
+        client = self._context.redis
+        client.set(names.LEASE_KEY, self._lease_s, ex=_TTL_S)
+        for key in self._keys:
+            client.set(key, entry, ex=_TTL_S)

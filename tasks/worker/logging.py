@@ -1,4 +1,4 @@
-"""Logging of the worker processes: one line per event, on standard error, as text or as JSON."""
+"""Logging of worker processes: one line per event on standard error, as text or JSON."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from celery.exceptions import Reject
 from oyer.protocol.errors import InvalidConfig
 
 FORMAT_VARIABLE = "OYER_LOG_FORMAT"
-"""Environment variable that chooses the format of the workers' log lines."""
+"""Environment variable with the format of the log lines."""
 
 LogFormat = Literal["text", "json"]
 
@@ -21,20 +21,20 @@ _QUIET = (
     "httpx2",
     "urllib3",
     "alembic",
-    # Its line for each task holds the task's whole result.
+    # Logs each task's whole result.
     "celery.app.trace",
 )
-"""Libraries whose informational lines would repeat for every call or task."""
+"""Loggers with INFO lines for every call or task."""
 
-_OF_EACH_TASK = "celery.worker.strategy"
-"""Logs each task that arrives: for `DEBUG` only."""
+_RECEIVED_TASKS = "celery.worker.strategy"
+"""Logger of received tasks; used at `DEBUG` only."""
 
 
 def log_format() -> LogFormat:
-    """Return the format that the environment asks for.
+    """Return the format that `OYER_LOG_FORMAT` names; default `text`.
 
     Raises:
-        InvalidConfig: there is no such format.
+        InvalidConfig: the format is unknown.
     """
     chosen = os.environ.get(FORMAT_VARIABLE) or "text"
     if chosen not in ("text", "json"):
@@ -50,13 +50,13 @@ def configure_logging(level: int) -> None:
     logging.basicConfig(level=level or logging.WARNING, handlers=[handler], force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger(_OF_EACH_TASK).setLevel(
+    logging.getLogger(_RECEIVED_TASKS).setLevel(
         logging.NOTSET if 0 < level <= logging.DEBUG else logging.WARNING
     )
 
 
 def _is_no_hand_back(record: logging.LogRecord) -> bool:
-    """Drop what Celery logs, with a traceback, for each task that a stopping worker hands back."""
+    """Drop Celery's traceback for each task that a stopping worker hands back."""
     error: Any = record.exc_info[1] if record.exc_info else None
     return not (isinstance(error, Reject) and error.requeue)  # type: ignore[attr-defined]
 
@@ -66,7 +66,7 @@ def _text_formatter() -> logging.Formatter:
 
 
 class _JsonFormatter(logging.Formatter):
-    """One JSON object per line; what a line is about stands in `fields` as well."""
+    """One JSON object per line, with structured values in `fields`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""

@@ -1,13 +1,7 @@
-"""Keeps a worker's unacknowledged messages leased, and hands out those of the dead.
+"""Renews the leases of a worker's unacknowledged messages, and returns expired messages to queues.
 
-Kombu's own sweep of expired messages runs only in workers with an event loop; a gevent
-worker never gives a killed neighbour's messages back. This consumer step does, on every worker.
-
-- Leases go by the clock of Redis. Kombu stamps them with the host's: one host 30 s ahead would
-  take every other host's messages while they are worked on, and keep its own 30 s too long.
-- Reads kombu's internals (`QoS.append`, `_delivered`, `_dirty`, `restore_by_tag`), so the
-  kombu version is pinned and tests guard them.
-- Redis only; on another broker it does nothing.
+Promises, mechanism, invariants and tests: docs/internals/message_lease.md. Uses kombu's internals
+(`QoS.append`, `_delivered`, `_dirty`, `restore_by_tag`), so kombu's version is pinned.
 """
 
 import threading
@@ -25,14 +19,14 @@ from redis import RedisError
 log = get_logger(__name__)
 
 CONNECTION_TIMEOUT_S = 1.0
-"""Longest wait for a connection to the broker, in seconds; the callback's claim grows with it."""
+"""Timeout of a connection to the broker, in seconds; a claim on a chord's callback grows with it."""
 
 _RESTORED_PER_SWEEP = 1000
-"""Messages handed out again by one sweep at most."""
+"""Maximum number of messages that one sweep returns."""
 
 
 class LeasedQoS(redis.QoS):
-    """A channel's unacknowledged messages, with leases by the clock of Redis."""
+    """A channel's unacknowledged messages, leased by the clock of Redis."""
 
     channel: Any
     _delivered: Any
@@ -46,7 +40,7 @@ class LeasedQoS(redis.QoS):
     def append(self, message: Any, delivery_tag: str) -> None:
         """Lease a message that was just taken from its queue.
 
-        It has left the queue, so it is worked on without a lease where Redis goes away meanwhile.
+        If Redis is down by then, process it without a lease: the queue no longer holds it.
         """
         place = message.delivery_info
         entry = dumps([message._raw, place["exchange"], place["routing_key"]])
@@ -58,23 +52,23 @@ class LeasedQoS(redis.QoS):
                 pipe.hset(self.unacked_key, delivery_tag, entry)
                 pipe.execute()
         except RedisError as error:
-            log.warning("a message is worked on without a lease: %s", error)
+            log.warning("a message is processed without a lease: %s", error)
         virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
-        """Give a message up, also to a full Redis, which refuses every command of a transaction.
+        """Delete a message and its lease; if Redis is down, `renew` does it later.
 
-        Died between the two, it leaves a lease of nothing, which the next sweep removes. What
-        cannot be sent now, `renew` sends: the task has ended either way.
+        Not in a transaction, which a full Redis refuses. A lease without a message, left by a kill
+        between the two commands, is removed by the next sweep.
         """
         try:
-            self._give_up([delivery_tag])
+            self._delete([delivery_tag])
         except RedisError as error:
             log.warning("an acknowledgement is sent later: %s", error)
             self._unsent_acks.add(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
 
-    def _give_up(self, tags: Iterable[str]) -> None:
+    def _delete(self, tags: Iterable[str]) -> None:
         with self.channel.conn_or_acquire() as client:
             pipe = client.pipeline(transaction=False)
             for tag in tags:
@@ -83,56 +77,56 @@ class LeasedQoS(redis.QoS):
             pipe.execute()
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: kombu's sweep goes by the host's clock, `sweep` by that of Redis."""
+        """Do nothing: kombu's sweep uses the clock of the host; `sweep` uses that of Redis."""
 
     def renew(self) -> None:
-        """Lease for another visibility timeout what this worker has not acknowledged."""
+        """Renew the leases of all messages that this worker has not acknowledged."""
         self._ahead_s = None
         unsent = list(self._unsent_acks)
         if unsent:
-            self._give_up(unsent)
+            self._delete(unsent)
             self._unsent_acks.difference_update(unsent)
         tags = set(self._delivered) - set(self._dirty)
         if tags:
             with self.channel.conn_or_acquire() as client:
                 leases = dict.fromkeys(tags, self._now_s(client))
-                # XX: one that was acknowledged meanwhile must not come back.
+                # XX: do not lease a message again that was acknowledged meanwhile.
                 client.zadd(self.unacked_index_key, leases, xx=True)
 
     def sweep(self) -> None:
-        """Put messages whose lease has run out back into their queues."""
+        """Return messages with an expired lease to their queues."""
         with self.channel.conn_or_acquire() as client:
             expired_s = _server_time_s(client) - self.visibility_timeout
             for tag in client.zrangebyscore(
                 self.unacked_index_key, "-inf", expired_s, start=0, num=_RESTORED_PER_SWEEP
             ):
-                # Several workers may sweep at once: the first to remove a message restores it.
+                # Workers sweep concurrently: only the one that removes a message restores it.
                 self.restore_by_tag(tag, client)
 
     def _now_s(self, client: Any) -> float:
-        """Return the time of Redis; asked for once per renewal, counted on in between."""
+        """Return the time of Redis, read once per renewal and extrapolated in between."""
         if self._ahead_s is None:
             self._ahead_s = _server_time_s(client) - time.monotonic()
         return time.monotonic() + self._ahead_s
 
 
-class RedisLease(bootsteps.StartStopStep):
-    """Renew own leases and sweep expired ones, four times per visibility timeout."""
+class MessageLease(bootsteps.StartStopStep):
+    """Consumer step that renews leases and sweeps expired ones, four times per visibility timeout."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
-        # Celery has just unset it under gevent, and in its absence doubles a worker's claim on a
-        # chord's callback, which would then outlive the lease of the worker's messages.
+        # Celery unsets it under gevent. Without it, Celery doubles a worker's claim on a chord's
+        # callback, which would then outlive the leases of the worker's messages.
         consumer.app.conf.broker_connection_timeout = CONNECTION_TIMEOUT_S
         self._stopped = threading.Event()
         super().__init__(consumer, **kwargs)
 
     def start(self, consumer: Any) -> None:
-        """Begin, on a greenlet under gevent and on a thread elsewhere."""
+        """Start a thread; under gevent it is a greenlet. Does nothing if the broker is not Redis."""
         if consumer.connection.transport.driver_type != "redis":
             return
-        # Stopped and started again with each new connection, each with a channel of its own.
+        # Each new connection stops and starts the step, with a new channel.
         self._stopped = threading.Event()
         threading.Thread(
             target=_keep,
@@ -142,16 +136,16 @@ class RedisLease(bootsteps.StartStopStep):
         ).start()
 
     def stop(self, consumer: Any) -> None:
-        """End with a lost connection; in a worker that stops, its last calls are under way."""
+        """Stop after a lost connection, but not in a stopping worker: its last calls still run."""
         if state.should_stop is None:
             self._stopped.set()
 
     def shutdown(self, consumer: Any) -> None:
-        """End: no call is under way any more."""
+        """Stop: no call runs any more."""
         self._stopped.set()
 
     def terminate(self, parent: Any) -> None:
-        """End as well when the worker is stopped at once."""
+        """Stop: the worker exits at once."""
         self._stopped.set()
 
 
@@ -161,9 +155,8 @@ def _keep(channel: Any, stopped: threading.Event) -> None:
         try:
             channel.qos.renew()
             channel.qos.sweep()
-        except Exception as error:  # noqa: BLE001 - a thread that ended would lose every lease
-            # Redis may be away for a while: the next round tries again, and until then the
-            # worst that happens is a second delivery, which the tasks bear.
+        except Exception as error:  # noqa: BLE001 - if the thread ended, all leases would expire
+            # The next round retries. The worst case is a second delivery; tasks are idempotent.
             log.warning("message lease not renewed: %s", type(error).__name__)
 
 

@@ -1,4 +1,4 @@
-"""Open files: the usual soft limit of 1,024 is less than the connections of one busy judge worker."""
+"""Raises the limit of open files: the usual 1,024 is too low for a busy judge worker."""
 
 import resource
 from collections.abc import Mapping
@@ -10,18 +10,15 @@ if TYPE_CHECKING:
     from oyer.config.reward import EndpointConfig
 
 _MOST = 2**20
-"""More is not asked for: some programs go through all numbers up to the limit when they start."""
+"""Upper bound of the new limit: some programs iterate over all file numbers up to it."""
 
 _BESIDES_CALLS = 256
-"""Open files of a judge worker beside its calls: Redis, the record, libraries. With 1,200 calls in
-flight it held 16 more; chunks that end at one moment need a connection to Redis each."""
+"""Open files of a judge worker beside its calls: Redis, database, libraries. It held 16 with 1,200
+calls in flight; chunks that end at the same time need one Redis connection each."""
 
 
 def raise_limit() -> int:
-    """Raise this process's soft limit of open files to its hard limit, and return it.
-
-    Children inherit it.
-    """
+    """Raise the soft limit of open files to the hard limit, and return it; children inherit it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST if hard == resource.RLIM_INFINITY else min(hard, _MOST)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -31,14 +28,14 @@ def raise_limit() -> int:
 
 
 def check_calls_fit(endpoints: Mapping[str, "EndpointConfig"], limit: int) -> None:
-    """Check that one judge worker can hold every call that the limits let it have in flight.
+    """Check that one judge worker may open enough files for all calls that the limits allow.
 
     Args:
-        endpoints: those of this worker; one process may have all their calls while others idle.
-        limit: files that the process may open.
+        endpoints: of this worker; one process may make all their calls while others idle.
+        limit: maximum open files of the process.
 
     Raises:
-        InvalidConfig: they do not fit; the message names the numbers and what to change.
+        InvalidConfig: it may not; the message names the numbers and the fix.
     """
     calls = sum(endpoint.max_in_flight for endpoint in endpoints.values())
     needed = calls + _BESIDES_CALLS

@@ -1,8 +1,8 @@
 """Celery's Redis result backend without its subscriptions.
 
-The stock backend subscribes to every task of a chord, and `get` re-reads every header after
-every message, which is quadratic in the batch. The trainer holds one poller instead
-(`oyer.manager.backend.poller`), so nobody needs the subscriptions.
+Celery's backend subscribes to each task of a chord, and `get` re-reads every header task after
+each message, which is quadratic in the batch. The trainer uses one poller instead
+(`oyer.manager.backend.poller`).
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ class _NoSubscriptions(redis.ResultConsumer):  # type: ignore[name-defined,misc]
 
 
 class PollRedis(redis.RedisBackend):
-    """Redis results that are read by polling, stored as soon as Redis takes them."""
+    """Redis results that are read by polling; storing them is retried while Redis is down."""
 
     ResultConsumer = _NoSubscriptions
 
@@ -32,10 +32,9 @@ class PollRedis(redis.RedisBackend):
         """Subscribe to nothing when a task is sent."""
 
     def on_chord_part_return(self, *args: Any, **kwargs: Any) -> None:
-        """Count a task of a chord, again after a while where Redis is away or refuses.
+        """Count a finished header task; retry while Redis is down or refuses commands.
 
-        Celery tries once, and the chord of a task that is not counted never ends. Counted twice,
-        a task counts once.
+        Celery tries once, and a chord with an uncounted task never fires. Counting is idempotent.
         """
         counted = super().on_chord_part_return
         self._ensure_retryable(counted, *args, **kwargs)  # type: ignore[attr-defined]  # not in the stubs

@@ -1,16 +1,12 @@
-"""What a judge worker process keeps open: endpoint clients, shared limits, cache, single flight."""
+"""Services of judge calls in one worker process: endpoints, limiters, reply cache, single flight."""
 
 import os
-from functools import cache as once
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import redis
-
-from oyer.config.reward import Budget, JudgeConfig, Price
+from oyer.config.reward import Budget, EndpointConfig, JudgeConfig, Price
 from oyer.models import queries
-from oyer.models.engine import reading
 from oyer.protocol.errors import InvalidConfig
-from oyer.protocol.redis_connection import connect
+from oyer.protocol.redis_client import connect
 from oyer.tasks.coordination.budget import RunBudget
 from oyer.tasks.coordination.lessons import Lessons, server_identity
 from oyer.tasks.coordination.limiter import Limiter
@@ -18,88 +14,88 @@ from oyer.tasks.coordination.reply_cache import ReplyCache
 from oyer.tasks.coordination.single_flight import SingleFlight
 from oyer.tasks.endpoint.client import EndpointClient
 from oyer.tasks.judging.call import EndpointServices
-from oyer.tasks.worker import context
-from oyer.tasks.worker.patience import patiently
+
+if TYPE_CHECKING:
+    from oyer.tasks.worker.context import WorkerContext
 
 
-@once
-def endpoints() -> tuple[dict[str, EndpointServices], dict[str, str]]:
-    """Return the endpoints of this worker, and why the others cannot be called.
+class JudgeServices:
+    """Shared by all judge tasks of a process.
 
-    A missing key stops one endpoint, not the worker: its judgements are `rejected`.
+    Attributes:
+        endpoints: usable endpoints by name.
+        problems: why another endpoint cannot be called. A missing API key disables one endpoint,
+            not the worker: its judgements get the status `rejected`.
+        extra_bodies: fields that this worker adds to each request, by endpoint.
+        servers: identity of the servers behind each endpoint, for the request hash.
     """
-    usable: dict[str, EndpointServices] = {}
-    problems: dict[str, str] = {}
-    for name, config in context.config().endpoints.items():
-        try:
-            client = EndpointClient(name, config, os.environ)
-        except InvalidConfig as error:
-            problems[name] = str(error)
-            continue
+
+    def __init__(self, context: "WorkerContext") -> None:
+        self._context = context
+        self._redis = connect(context.broker_url)
+        self._budgets: dict[tuple[str, Budget], RunBudget] = {}
+        config = context.config
+        self.reply_cache = ReplyCache(self._redis, config.broker.result_expires_s)
+        self.single_flight = SingleFlight(self._redis, context.name)
+        self.extra_bodies: dict[str, dict[str, Any]] = {
+            name: endpoint.extra_body for name, endpoint in config.endpoints.items()
+        }
+        self.servers = {name: server_identity(end) for name, end in config.endpoints.items()}
+        self.endpoints: dict[str, EndpointServices] = {}
+        self.problems = _Problems(context.name)
+        for name, endpoint in config.endpoints.items():
+            try:
+                self.endpoints[name] = self._endpoint(name, endpoint)
+            except InvalidConfig as error:
+                self.problems[name] = str(error)
+
+    def budget(self, run: str, budget: Budget) -> RunBudget:
+        """Return this process's share of a run's budget."""
+        known = self._budgets.get((run, budget))
+        if known is None:
+            config = self._context.config
+            known = self._budgets[run, budget] = RunBudget(
+                self._redis,
+                run,
+                budget,
+                holder=self._context.name,
+                recorded_usd=lambda: self._context.read(
+                    lambda conn: queries.cost_of_run(conn, run)
+                ),
+                call_s=max(endpoint.timeout_s for endpoint in config.endpoints.values()),
+                keep_s=config.broker.result_expires_s,
+            )
+        return known
+
+    def price(self, judge: JudgeConfig) -> Price | None:
+        """Return the price of a judge's model; None if this worker has none."""
+        endpoint = self._context.config.endpoints.get(judge.endpoint)
+        return endpoint.prices.get(judge.model) if endpoint else None
+
+    def _endpoint(self, name: str, config: EndpointConfig) -> EndpointServices:
+        client = EndpointClient(name, config, os.environ)
         limiter = Limiter(
-            _redis(),
+            self._redis,
             name,
             max_in_flight=config.max_in_flight,
             requests_per_minute=config.requests_per_minute,
             tokens_per_minute=config.tokens_per_minute,
             adaptive=config.adaptive,
-            worker_id=context.worker_name(),
+            worker_id=self._context.name,
         )
-        lessons = Lessons(name, config, _redis())
-        usable[name] = EndpointServices(
-            config=config, client=client, limiter=limiter, lessons=lessons
+        lessons = Lessons(name, config, self._redis)
+        return EndpointServices(config=config, client=client, limiter=limiter, lessons=lessons)
+
+
+class _Problems(dict[str, str]):
+    """Reasons by endpoint; an endpoint without one is not configured."""
+
+    def __init__(self, worker_name: str) -> None:
+        super().__init__()
+        self._worker_name = worker_name
+
+    def __missing__(self, name: str) -> str:
+        return (
+            f"endpoint {name!r} is not in the configuration of this worker ({self._worker_name});"
+            " add it under `endpoints` there"
         )
-    return usable, problems
-
-
-@once
-def cache() -> ReplyCache:
-    """Return the replies in Redis."""
-    return ReplyCache(_redis(), context.config().broker.result_expires_s)
-
-
-@once
-def flight() -> SingleFlight:
-    """Return the claims on requests that are being paid for."""
-    return SingleFlight(_redis(), context.worker_name())
-
-
-@once
-def purse(run: str, budget: Budget) -> RunBudget:
-    """Return this process's access to what a run may spend."""
-
-    def recorded_usd() -> float:
-        with reading(context.engine()) as conn:
-            return queries.cost_of_run(conn, run)
-
-    config = context.config()
-    return RunBudget(
-        _redis(),
-        run,
-        budget,
-        holder=context.worker_name(),
-        recorded_usd=lambda: patiently(recorded_usd),
-        call_s=max(endpoint.timeout_s for endpoint in config.endpoints.values()),
-        keep_s=config.broker.result_expires_s,
-    )
-
-
-def bodies() -> dict[str, dict[str, Any]]:
-    """Return what this worker adds to the body of every request, by endpoint."""
-    return {name: config.extra_body for name, config in context.config().endpoints.items()}
-
-
-def servers() -> dict[str, str]:
-    """Return what tells the servers behind each endpoint from others."""
-    return {name: server_identity(config) for name, config in context.config().endpoints.items()}
-
-
-def price(judge: JudgeConfig) -> Price | None:
-    """Return what a judge's model costs at its endpoint, if this worker knows."""
-    endpoint = context.config().endpoints.get(judge.endpoint)
-    return endpoint.prices.get(judge.model) if endpoint else None
-
-
-@once
-def _redis() -> redis.Redis:
-    return connect(context.broker_url())

@@ -1,10 +1,10 @@
-"""Signed messages: Celery's `auth` serializer under a name of our own, with JSON inside.
+"""Signed messages: Celery's `auth` serializer under its own name, with JSON inside.
 
-- kombu trusts Celery's own content type, `application/data`, whatever an app accepts, and one
-  program has one `auth`. Under a type of our own, an app takes what is signed and nothing else,
-  and a trainer's other Celery apps are left alone.
-- A signature covers a message's arguments or a result. It does not cover a task's name and id,
-  nor the payloads in Redis, and a signed message may be sent a second time.
+- kombu accepts Celery's content type `application/data` in every app, and a process has only one
+  `auth` serializer. With its own content type, an app accepts only signed messages, and a trainer's
+  other Celery apps are not affected.
+- A signature covers a message's arguments or a result. It does not cover a task's name and id, nor
+  the payloads in Redis. It does not prevent replay.
 """
 
 import os
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from oyer.config.reward import SigningConfig
 
 NAME = "oyer-signed"
-"""The serializer, to Celery."""
+"""Celery's name of the serializer."""
 
 CONTENT_TYPE = "application/x-oyer-signed"
 
 _INSIDE = ("application/json", "utf-8")
-"""What a signed body may be: the signature does not cover what it is said to be."""
+"""The only accepted type of a signed body: the signature does not cover the type field."""
 
 _registered: "list[SigningConfig]" = []
 
 
 def register(signing: "SigningConfig") -> str:
-    """Have this process sign and verify; returns the serializer's name.
+    """Let this process sign and verify messages; returns the serializer's name.
 
     Raises:
         InvalidConfig: a file or the passphrase is missing or wrong, `cryptography` is not
@@ -87,7 +87,7 @@ def _serializer(signing: "SigningConfig") -> Any:
             f"broker.signing: cannot be used: {error}; `key` and `cert` are PEM files of one RSA key"
             " pair, `cert_store` a folder of the certificates to trust, none of them expired"
         ) from None
-    # What this process signs itself, a worker publishes to the next one: it has to be trusted.
+    # Other workers must be able to verify what this process signs, with the same `cert_store`.
     try:
         serializer.deserialize(serializer.serialize([]))
     except SecurityError as error:

@@ -12,7 +12,7 @@ import redis
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action
 from oyer.manager import RewardFuture, RewardManager
-from oyer.tasks.backend_reading import read_status
+from oyer.tasks.monitoring.status_reader import read_status
 from tests.support.cli_process import oyer, running
 from tests.support.scripted_backend import rollout, scripted_backend, sibling
 

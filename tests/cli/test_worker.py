@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from oyer import migrations
-from oyer.tasks.worker import heartbeat
+from oyer.protocol import live_workers
 from oyer.tasks.worker.pools import DEFAULT_CONCURRENCY
 from tests.cli.conftest import Backend
 from tests.support.cli_process import children_of, oyer, running
@@ -139,7 +139,7 @@ def test_another_celery_programs_environment_configures_no_worker(
     with running("worker", "combine", cwd=tmp_path, merged=True, **environ) as worker:
         worker.read_until(" ready.")
         with redis.Redis.from_url(environ["OYER_BROKER__URL"]) as client:
-            assert len(heartbeat.workers(client)["combine"]) == 1
+            assert len(live_workers.workers(client)["combine"]) == 1
 
 
 def test_log_lines_are_json_by_option(environ: dict[str, str], tmp_path: Path) -> None:

@@ -16,10 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oyer.manager import RewardManager
-from oyer.protocol import names
+from oyer.protocol import live_workers, names
 from oyer.protocol.names import batch_key
 from oyer.protocol.packing import WIRE_VERSION, pack, zstd
-from oyer.tasks.worker import heartbeat
 from tests.fuzz.conftest import fuzz
 from tests.support.fuzz_values import any_text, damaged, json_like, mutated
 from tests.support.scripted_backend import rollout, scripted_backend
@@ -141,7 +140,7 @@ def client(manager: RewardManager) -> Iterator[redis.Redis]:
 
 def processes(client: redis.Redis) -> set[int]:
     """Process ids of the workers there are."""
-    return {entry["pid"] for found in heartbeat.workers(client).values() for entry in found}
+    return {entry["pid"] for found in live_workers.workers(client).values() for entry in found}
 
 
 def logged(folder: Path) -> int:

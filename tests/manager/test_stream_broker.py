@@ -12,7 +12,7 @@ from oyer.manager import BackendUnavailable, RewardManager, Rollout
 from oyer.manager.score import Score
 from oyer.manager.streaming import group_queue, stream
 from oyer.manager.streaming.pending import Pending
-from oyer.protocol.backlog import Backlog
+from oyer.protocol.batch_store import Backlog
 from oyer.protocol.errors import Overloaded
 from tests.manager.conftest import JUDGE, Workers
 from tests.support.fault_servers import RedisServer

@@ -1,4 +1,4 @@
-"""What `combine` returns survives JSON exactly, or is refused."""
+"""The encoding of a batch result is exact; damaged results are refused."""
 
 import json
 from typing import Any
@@ -39,7 +39,7 @@ def journey(outcome: BatchResult) -> BatchResult:
         elements=st.floats(-(2.0**99), 2.0**99, width=32) | st.just(np.nan),
     )
 )
-def test_an_outcome_comes_back_exactly(rewards: NDArray[np.float32]) -> None:
+def test_a_result_survives_encoding_exactly(rewards: NDArray[np.float32]) -> None:
     outcome = outcome_of(rewards)
     back = journey(outcome)
     for name in ("rewards", "unshaped_rewards", "judge_scores", "mask"):
@@ -52,14 +52,14 @@ def test_an_outcome_comes_back_exactly(rewards: NDArray[np.float32]) -> None:
     assert (back.usage, back.first_errors) == (outcome.usage, outcome.first_errors)
 
 
-def test_what_arrives_can_be_written_to() -> None:
+def test_decoded_arrays_are_writable() -> None:
     back = journey(outcome_of(np.ones(3, dtype=np.float32)))
     back.rewards[0] = 5
     back.terms["base_score"][0] = 5
 
 
 @given(npst.arrays(np.float64, st.integers(0, 50)))
-def test_double_precision_comes_back_exactly(values: NDArray[np.float64]) -> None:
+def test_float64_survives_encoding_exactly(values: NDArray[np.float64]) -> None:
     np.testing.assert_array_equal(unpacked64(packed64(values)), values)
 
 
@@ -71,7 +71,7 @@ def test_another_version_is_refused_with_the_fix(version: Any) -> None:
 
 
 @pytest.mark.parametrize("key", ["batch_id", "rewards", "mask", "statuses", "terms", "usage"])
-def test_a_result_without_a_part_is_refused(key: str) -> None:
+def test_a_result_without_a_field_is_refused(key: str) -> None:
     wire = outcome_of(np.ones(1, dtype=np.float32)).to_wire()
     del wire[key]
     with pytest.raises(MessageRefused, match=rf"result cannot be read: KeyError\('{key}'\)"):
@@ -81,7 +81,7 @@ def test_a_result_without_a_part_is_refused(key: str) -> None:
 @pytest.mark.parametrize(
     "changes", [{"rewards": "AAA"}, {"rewards": 3}, {"terms": ["x"]}, {"statuses": None}]
 )
-def test_an_altered_result_is_refused(changes: dict[str, Any]) -> None:
+def test_a_damaged_result_is_refused(changes: dict[str, Any]) -> None:
     wire = {**outcome_of(np.ones(1, dtype=np.float32)).to_wire(), **changes}
     with pytest.raises(MessageRefused, match=r"result cannot be read"):
         BatchResult.from_wire(wire)

@@ -22,7 +22,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def exchange(client: redis.Redis) -> BatchStore:
+def batches(client: redis.Redis) -> BatchStore:
     return BatchStore(client, expires_s=EXPIRES_S)
 
 
@@ -49,39 +49,39 @@ COLUMNS = Columns(
 CHUNKS = [[Rollout(prompt="p", response=f"r{i}") for i in rows] for rows in ((0, 1), (2,))]
 
 
-def post(exchange: BatchStore, batch_id: str = "b", **fields: Any) -> None:
+def post(batches: BatchStore, batch_id: str = "b", **fields: Any) -> None:
     blobs = [encode_rollouts(chunk) for chunk in CHUNKS]
-    exchange.post(manifest_of(batch_id, **fields), COLUMNS, blobs)
+    batches.post(manifest_of(batch_id, **fields), COLUMNS, blobs)
 
 
-def test_what_was_posted_is_read(exchange: BatchStore) -> None:
-    post(exchange)
-    assert exchange.manifest("b") == manifest_of()
-    assert exchange.columns("b") == COLUMNS
-    assert [exchange.rollouts("b", chunk) for chunk in (0, 1)] == CHUNKS
+def test_a_posted_batch_is_read_back(batches: BatchStore) -> None:
+    post(batches)
+    assert batches.manifest("b") == manifest_of()
+    assert batches.columns("b") == COLUMNS
+    assert [batches.rollouts("b", chunk) for chunk in (0, 1)] == CHUNKS
 
 
-def test_batches_do_not_touch_each_other(exchange: BatchStore) -> None:
-    post(exchange, "b")
-    post(exchange, "c")
-    exchange.report("b", 0, 2)
-    exchange.end("b", "cancelled", "by the trainer")
-    exchange.discard(manifest_of("b"))
-    assert exchange.manifest("c").batch_id == "c"
-    assert exchange.judged("c") == 0
-    assert exchange.ending("c") is None
+def test_batches_are_independent(batches: BatchStore) -> None:
+    post(batches, "b")
+    post(batches, "c")
+    batches.report("b", 0, 2)
+    batches.end("b", "cancelled", "by the trainer")
+    batches.discard(manifest_of("b"))
+    assert batches.manifest("c").batch_id == "c"
+    assert batches.judged("c") == 0
+    assert batches.ending("c") is None
 
 
-def test_posting_again_replaces(exchange: BatchStore) -> None:
-    post(exchange)
-    post(exchange, submission=2)
-    assert exchange.manifest("b").submission == 2
+def test_a_second_post_replaces_the_first(batches: BatchStore) -> None:
+    post(batches)
+    post(batches, submission=2)
+    assert batches.manifest("b").submission == 2
 
 
-def test_everything_expires(exchange: BatchStore, client: redis.Redis) -> None:
-    post(exchange)
-    exchange.report("b", 0, 1)
-    exchange.end("b", "cancelled", "by the trainer")
+def test_everything_expires(batches: BatchStore, client: redis.Redis) -> None:
+    post(batches)
+    batches.report("b", 0, 1)
+    batches.end("b", "cancelled", "by the trainer")
     keys = client.keys("*")
     assert isinstance(keys, list)
     assert len(keys) == 8
@@ -91,65 +91,67 @@ def test_everything_expires(exchange: BatchStore, client: redis.Redis) -> None:
         assert 0 < left_s <= EXPIRES_S
 
 
-def test_what_is_gone_says_which_part_and_what_to_do(exchange: BatchStore) -> None:
+def test_a_missing_payload_error_names_the_payload_and_the_fix(batches: BatchStore) -> None:
     with pytest.raises(BatchFailed, match=r"batch b: its manifest is no longer in Redis; submit"):
-        exchange.manifest("b")
+        batches.manifest("b")
     with pytest.raises(BatchFailed, match=r"its columns is"):
-        exchange.columns("b")
-    post(exchange)
+        batches.columns("b")
+    post(batches)
     with pytest.raises(BatchFailed, match=r"its chunk:2 is"):
-        exchange.rollouts("b", 2)
+        batches.rollouts("b", 2)
 
 
-def test_what_is_not_ours_is_refused(exchange: BatchStore, client: redis.Redis) -> None:
+def test_foreign_payloads_are_refused(batches: BatchStore, client: redis.Redis) -> None:
     client.set(batch_key("b", "manifest"), b"pickle")
     with pytest.raises(MessageRefused):
-        exchange.manifest("b")
+        batches.manifest("b")
 
 
-def test_a_chunk_that_reports_twice_counts_once(exchange: BatchStore) -> None:
-    assert exchange.judged("b") == 0
-    exchange.report("b", 0, 1)
-    exchange.report("b", 1, 1)
-    exchange.report("b", 0, 2)
-    exchange.report("b", 0, 2)
-    assert exchange.judged("b") == 3
+def test_progress_reports_are_idempotent(batches: BatchStore) -> None:
+    assert batches.judged("b") == 0
+    batches.report("b", 0, 1)
+    batches.report("b", 1, 1)
+    batches.report("b", 0, 2)
+    batches.report("b", 0, 2)
+    assert batches.judged("b") == 3
 
 
-def test_a_batch_is_ended_until_it_is_reopened(exchange: BatchStore) -> None:
-    assert exchange.ending("b") is None
-    exchange.end("b", "cancelled", "by the trainer")
-    exchange.end("b", "failed", "stood still")
-    assert exchange.ending("b") == ("failed", "stood still")
-    exchange.reopen("b")
-    assert exchange.ending("b") is None
+def test_an_ending_lasts_until_the_batch_is_reopened(batches: BatchStore) -> None:
+    assert batches.ending("b") is None
+    batches.end("b", "cancelled", "by the trainer")
+    batches.end("b", "failed", "stood still")
+    assert batches.ending("b") == ("failed", "stood still")
+    batches.reopen("b")
+    assert batches.ending("b") is None
 
 
-def test_what_is_under_way_is_listed_newest_first(exchange: BatchStore) -> None:
-    assert exchange.under_way(5) == []
+def test_batches_in_flight_are_listed_newest_first(batches: BatchStore) -> None:
+    assert batches.under_way(5) == []
     for number in range(3):
-        post(exchange, f"b{number}", submitted_at=float(number))
-    exchange.discard(manifest_of("b1"))
-    assert [manifest.batch_id for manifest in exchange.under_way(5)] == ["b2", "b0"]
-    assert [manifest.batch_id for manifest in exchange.under_way(1)] == ["b2"]
+        post(batches, f"b{number}", submitted_at=float(number))
+    batches.discard(manifest_of("b1"))
+    assert [manifest.batch_id for manifest in batches.under_way(5)] == ["b2", "b0"]
+    assert [manifest.batch_id for manifest in batches.under_way(1)] == ["b2"]
 
 
-def test_a_manifest_is_replaced_only_where_its_batch_still_is(
-    exchange: BatchStore, client: redis.Redis
+def test_a_manifest_is_replaced_only_if_its_batch_exists(
+    batches: BatchStore, client: redis.Redis
 ) -> None:
-    exchange.replace_manifest(manifest_of("b", submission=2))
-    assert not exchange.holds("b")
-    post(exchange)
+    batches.replace_manifest(manifest_of("b", submission=2))
+    assert not batches.holds("b")
+    post(batches)
     client.expire(batch_key("b", "manifest"), 100)
-    exchange.replace_manifest(manifest_of("b", submission=2))
-    assert exchange.manifest("b").submission == 2
+    batches.replace_manifest(manifest_of("b", submission=2))
+    assert batches.manifest("b").submission == 2
     assert client.ttl(batch_key("b", "manifest")) in range(1, 101)
 
 
-def test_an_ended_batch_leaves_its_progress_only(exchange: BatchStore, client: redis.Redis) -> None:
-    post(exchange)
-    exchange.report("b", 0, 2)
-    exchange.discard(manifest_of())
+def test_a_discarded_batch_keeps_only_its_progress(
+    batches: BatchStore, client: redis.Redis
+) -> None:
+    post(batches)
+    batches.report("b", 0, 2)
+    batches.discard(manifest_of())
     assert client.keys("*") == [batch_key("b", "progress").encode()]
-    assert exchange.judged("b") == 2
-    exchange.discard(manifest_of())
+    assert batches.judged("b") == 2
+    batches.discard(manifest_of())

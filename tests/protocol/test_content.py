@@ -1,4 +1,4 @@
-"""Chat content with parts: a text judge reads the texts, and placeholders for the rest."""
+"""Chat content with parts becomes text with placeholders."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ BASE64 = "data:image/png;base64," + "iVBORw0KGgo" * 200
 
 
 class Image:
-    """Stands for Pillow's class of this name."""
+    """Replaces Pillow's class of this name."""
 
 
 class PngImageFile(Image):
@@ -26,7 +26,7 @@ class PngImageFile(Image):
         ("as it is", "as it is"),
         ([{"type": "text", "text": "答案是五。"}, {"type": "text", "text": "b"}], "答案是五。\nb"),
         ([{"type": "image", "image": PngImageFile()}, {"type": "text", "text": "q"}], "[image]\nq"),
-        # Data sets fill every part up with the keys of the others.
+        # Data sets often give each part all keys.
         ([{"type": "image", "text": None}, {"type": "text", "text": "q", "image": None}], "[image]\nq"),
         ([{"image": PngImageFile()}, {"text": "q"}], "[image]\nq"),
         ([{"type": "image_url", "image_url": {"url": BASE64}}], "[image]"),
@@ -40,7 +40,7 @@ class PngImageFile(Image):
         ([np.zeros((4, 4, 3))], "[array]"),
     ],
 )  # fmt: skip
-def test_parts_are_their_texts_and_placeholders(content: Any, text: str) -> None:
+def test_parts_become_text_or_placeholders(content: Any, text: str) -> None:
     assert content_text(content) == text
     (message,) = plain_messages(np.array([{"role": "user", "content": content}, None])[:1])
     assert message == {"role": "user", "content": text}
@@ -48,7 +48,7 @@ def test_parts_are_their_texts_and_placeholders(content: Any, text: str) -> None
     assert flatten([{"role": "user", "content": content}]) == f"[user]\n{text}"
 
 
-def test_what_a_message_holds_beside_its_content_is_json_without_media() -> None:
+def test_other_fields_of_a_message_keep_json_values_without_media() -> None:
     call = {"function": {"name": "见", "arguments": {"picture": BASE64, "n": np.int64(2)}}}
     (message,) = plain_messages([{"role": "assistant", "content": None, "tool_calls": [call]}])
     assert message["content"] is None
@@ -56,7 +56,7 @@ def test_what_a_message_holds_beside_its_content_is_json_without_media() -> None
     assert json.loads(plain_json(call))["function"]["arguments"] == {"picture": "[image]", "n": 2}
 
 
-def test_what_is_no_list_of_messages_comes_back_as_it_is() -> None:
+def test_anything_but_a_list_of_messages_is_unchanged() -> None:
     assert plain_messages("text") == "text"
     assert plain_messages(None) is None
     assert plain_messages(["no message"]) == ["no message"]

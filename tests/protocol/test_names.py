@@ -1,4 +1,4 @@
-"""Names of tasks, queues and keys, and that the workers' app serves them all."""
+"""Names of tasks, queues and keys; the workers' app serves all tasks."""
 
 import json
 import os
@@ -28,14 +28,14 @@ def test_the_workers_app_has_a_task_by_every_name() -> None:
     assert set(json.loads(done.stdout)) == set(names.QUEUE_OF_TASK)
 
 
-def test_workers_without_a_broker_say_how_to_name_it() -> None:
+def test_a_worker_without_a_broker_names_the_setting() -> None:
     done = run("import oyer.tasks.celery")
     assert done.returncode == 1
     assert "InvalidConfig: broker.url: is not set" in done.stderr
     assert "OYER_BROKER__URL=redis://" in done.stderr
 
 
-def test_loading_the_app_loads_the_body_of_no_task() -> None:
+def test_loading_the_app_imports_no_task_body() -> None:
     code = (
         "import sys, oyer.tasks.celery\nprint([m for m in ('torch', 'openai') if m in sys.modules])"
     )

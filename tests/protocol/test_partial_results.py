@@ -1,4 +1,4 @@
-"""What the tasks of a chord hand to `combine`, sorted out in whatever order it comes."""
+"""Results of header tasks, read in any order."""
 
 import itertools
 import json
@@ -38,7 +38,7 @@ def wire(part: JudgeResult | LengthResult) -> dict[str, Any]:
     return written
 
 
-def test_parts_come_back_as_they_went() -> None:
+def test_results_survive_encoding() -> None:
     arrived = read_results([wire(judge_part(0)), wire(LENGTH), wire(judge_part(1, None))])
     assert arrived.judges == {0: judge_part(0), 1: judge_part(1, None)}
     length = arrived.length
@@ -69,8 +69,14 @@ def test_of_duplicates_the_first_counts() -> None:
     assert arrived.remarks == ["chunk 0, length terms arrived again: the first counts"]
 
 
-def test_without_parts_there_is_nothing() -> None:
+def test_no_results_are_no_error() -> None:
     assert read_results([]) == PartialResults({}, None, [])
+
+
+def test_the_usage_of_an_earlier_release_is_ignored_and_still_written() -> None:
+    assert wire(judge_part(0))["usage"] == {}
+    earlier = {**wire(judge_part(0)), "usage": {"calls": 3}}
+    assert read_results([earlier]).judges == {0: judge_part(0)}
 
 
 @pytest.mark.parametrize(
@@ -88,12 +94,12 @@ def test_without_parts_there_is_nothing() -> None:
     ],
     ids=str,
 )
-def test_a_part_of_another_version_is_refused_with_the_fix(part: Any) -> None:
+def test_a_result_of_another_version_is_refused_with_the_fix(part: Any) -> None:
     with pytest.raises(MessageRefused, match=r"run the same release of Oyer on all workers"):
         read_results([part])
 
 
-def test_verdicts_of_a_chunk_that_the_batch_has_not_are_refused() -> None:
+def test_verdicts_of_an_unknown_chunk_are_refused() -> None:
     manifest = Manifest(
         batch_id="b",
         run="r",

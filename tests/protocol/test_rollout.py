@@ -1,4 +1,4 @@
-"""Payloads come back as they went, or are refused; never misread."""
+"""Payloads survive encoding or are refused; they are never misread."""
 
 import math
 import os
@@ -67,18 +67,18 @@ DECODERS: list[Any] = [decode_rollouts, decode_manifest, decode_columns]
 
 
 @given(st.lists(ROLLOUTS, max_size=4))
-def test_rollouts_come_back_as_they_went(rollouts: list[Rollout]) -> None:
+def test_rollouts_survive_encoding(rollouts: list[Rollout]) -> None:
     assert decode_rollouts(encode_rollouts(rollouts)) == rollouts
 
 
-def test_manifest_and_columns_come_back_as_they_went() -> None:
+def test_manifest_and_columns_survive_encoding() -> None:
     assert decode_manifest(encode_manifest(MANIFEST)) == MANIFEST
     assert decode_columns(encode_columns(COLUMNS)) == COLUMNS
     assert MANIFEST.size == 6
     assert MANIFEST.submission == 2
 
 
-def test_the_next_submission_says_who_sent_it_and_why() -> None:
+def test_a_resubmission_names_sender_and_reason() -> None:
     again = MANIFEST.again("is no longer in Redis")
     assert again.submission == 3
     assert again.sendings[:2] == MANIFEST.sendings
@@ -87,7 +87,7 @@ def test_the_next_submission_says_who_sent_it_and_why() -> None:
 
 
 @given(st.binary())
-def test_packed_bytes_come_back(body: bytes) -> None:
+def test_bytes_survive_packing(body: bytes) -> None:
     assert unpack(pack(body)) == body
 
 
@@ -98,7 +98,7 @@ def test_another_version_is_refused_by_name(stamp: bytes) -> None:
         unpack(blob)
 
 
-def test_a_newer_version_refuses_what_this_one_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_version_refuses_payloads_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
     blob = encode_rollouts([])
     monkeypatch.setattr(packing, "WIRE_VERSION", 2)
     with pytest.raises(MessageRefused, match=r"payload stamped b'oyer1'"):
@@ -107,14 +107,14 @@ def test_a_newer_version_refuses_what_this_one_wrote(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("decode", DECODERS)
 @given(st.binary(max_size=60))
-def test_bytes_that_are_not_ours_are_refused(decode: Any, blob: bytes) -> None:
+def test_foreign_bytes_are_refused(decode: Any, blob: bytes) -> None:
     for bytes_ in (blob, b"oyer1\n" + blob, pack(blob)):
         with pytest.raises(MessageRefused):
             decode(bytes_)
 
 
 @given(st.data())
-def test_a_cut_or_altered_payload_is_refused_or_whole(data: st.DataObject) -> None:
+def test_a_truncated_or_altered_payload_is_refused_or_equal(data: st.DataObject) -> None:
     rollouts = [Rollout(prompt="p" * 200, response="r" * 200)]
     blob = encode_rollouts(rollouts)
     end = data.draw(st.integers(0, len(blob) - 1))
@@ -124,14 +124,14 @@ def test_a_cut_or_altered_payload_is_refused_or_whole(data: st.DataObject) -> No
         decode_rollouts(blob + b"x")
 
 
-def test_one_payload_in_place_of_another_is_refused() -> None:
+def test_a_payload_of_another_type_is_refused() -> None:
     with pytest.raises(MessageRefused, match=r"manifest payload cannot be read"):
         decode_manifest(encode_rollouts([]))
     with pytest.raises(MessageRefused, match=r"columns payload cannot be read"):
         decode_columns(encode_manifest(MANIFEST))
 
 
-def test_a_refusal_does_not_repeat_the_text_which_is_the_users() -> None:
+def test_an_error_does_not_contain_the_users_text() -> None:
     blob = pack(b'[{"prompt": "secret prompt", "response": {"secret": 1}}]')
     with pytest.raises(
         MessageRefused, match=r"0\.response Input should be a valid string"
@@ -141,11 +141,11 @@ def test_a_refusal_does_not_repeat_the_text_which_is_the_users() -> None:
     assert caught.value.__cause__ is None
 
 
-def test_repetitive_text_travels_compressed() -> None:
+def test_repetitive_text_is_compressed() -> None:
     assert len(encode_rollouts([Rollout(prompt="ab" * 5000, response="cd" * 5000)])) < 1000
 
 
-def test_a_number_that_json_lacks_never_arrives_as_a_number() -> None:
+def test_nan_and_infinity_are_not_decoded_as_numbers() -> None:
     blob = encode_columns(
         Columns(
             group_ids=[None],

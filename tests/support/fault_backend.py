@@ -17,8 +17,7 @@ from oyer.config.loading import CONFIG_VARIABLE
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardBatch, RewardFuture, RewardManager, Rollout
 from oyer.models.engine import open_engine, reading
-from oyer.protocol import names
-from oyer.tasks.worker import heartbeat
+from oyer.protocol import live_workers, names
 from tests.support.fault_servers import RedisServer
 from tests.support.fault_worker import Worker
 from tests.support.tcp_door import Door
@@ -119,7 +118,7 @@ class Backend:
 
     def announced(self) -> set[int]:
         """Return the process ids of the workers that count as there."""
-        found = heartbeat.workers(self.redis.client)
+        found = live_workers.workers(self.redis.client)
         return {entry["pid"] for entries in found.values() for entry in entries}
 
     def wait_ready(self, timeout_s: float = 180.0) -> None:

@@ -12,6 +12,7 @@ from oyer.protocol.batch import Columns
 from oyer.protocol.partial_results import LengthResult
 from oyer.protocol.status import Status
 from oyer.protocol.token_ids import TokenIds
+from oyer.tasks.rewards.compose import RewardInputs
 from oyer.tasks.rewards.length_columns import LengthInputs
 from oyer.tasks.rewards.length_terms import length_part
 from oyer.tasks.rewards.missing_judges import Verdicts
@@ -77,11 +78,13 @@ def inputs(
         [row if isinstance(row, Status) else Status.SCORED for row in rows],
     )
     return LengthInputs(
-        columns=columns(n, **fields),
+        rewards=RewardInputs(
+            columns=columns(n, **fields),
+            judges=config.judges,
+            verdicts={"q": verdicts},
+            rules=config.reward,
+        ),
         read_responses=lambda: responses or pytest.fail("nobody needs the texts"),
         read_token_ids=lambda: TokenIds.of_all(ids or [None]),
         tokenizer=None,
-        judges=config.judges,
-        verdicts={"q": verdicts},
-        rules=config.reward,
     )

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-from oyer.protocol.redis_connection import connect
+from oyer.protocol.redis_client import connect
 from oyer.tasks.coordination.adaptive import Evidence
 from oyer.tasks.coordination.limiter import Limiter
 

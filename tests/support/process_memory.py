@@ -10,8 +10,7 @@ from typing import Self
 import redis
 
 from oyer.manager import RewardManager
-from oyer.protocol import names
-from oyer.tasks.worker import heartbeat
+from oyer.protocol import live_workers, names
 
 MIB = 2**20
 
@@ -54,7 +53,7 @@ def processes_of(manager: RewardManager) -> dict[str, int]:
     url = str(manager.config.broker.url)
     with redis.Redis.from_url(url) as client:
         found = {"trainer": os.getpid(), "redis": int(client.info()["process_id"])}
-        for queue, entries in heartbeat.workers(client).items():
+        for queue, entries in live_workers.workers(client).items():
             for i, entry in enumerate(sorted(entries, key=lambda e: e["pid"])):
                 found[f"{queue}-{i + 1}"] = entry["pid"]
     return found

@@ -1,4 +1,4 @@
-"""The app's settings, each with the trap that it avoids, and what follows from them."""
+"""The app's settings and their effects, each with the failure that it prevents."""
 
 import os
 import threading
@@ -12,7 +12,7 @@ from kombu.exceptions import ContentDisallowed
 
 from oyer.protocol import names
 from oyer.tasks.app import VISIBILITY_TIMEOUT_S, make_app
-from oyer.tasks.worker.message_lease import RedisLease
+from oyer.tasks.worker.message_lease import MessageLease
 from oyer.tasks.worker.result_backend import PollRedis
 
 URL = "redis://127.0.0.1:6379/0"
@@ -20,7 +20,7 @@ URL = "redis://127.0.0.1:6379/0"
 
 @pytest.fixture
 def app() -> Celery:
-    """An app that no test connects."""
+    """An app without a connection."""
     return make_app(URL, result_expires_s=7200)
 
 
@@ -33,36 +33,40 @@ def app() -> Celery:
         ("worker_deduplicate_successful_tasks", False, "a kill before counting hangs the chord"),
         ("result_backend_thread_safe", True, "a backend and a connection for every greenlet"),
         ("result_backend_always_retry", True, "a restart of Redis fails chords that end then"),
-        ("result_backend_max_retries", 30, "a lost Redis is waited for without end"),
+        ("result_backend_max_retries", 30, "a task waits for a lost Redis without limit"),
         ("result_expires", 7200, "a chord that outlives its state never fires"),
         ("result_chord_expires", 7200, "a chord that outlives its state never fires"),
-        ("task_serializer", "json", "pickle runs what it reads"),
-        ("result_serializer", "json", "pickle runs what it reads"),
-        ("accept_content", ["json"], "pickle runs what it reads"),
-        ("result_accept_content", ["json"], "pickle runs what it reads"),
+        ("task_serializer", "json", "pickle executes code"),
+        ("result_serializer", "json", "pickle executes code"),
+        ("accept_content", ["json"], "pickle executes code"),
+        ("result_accept_content", ["json"], "pickle executes code"),
         ("result_extended", False, "arguments are stored with results"),
         ("worker_send_task_events", False, "an event for each task costs as much as the task"),
         ("task_create_missing_queues", False, "a misspelt queue swallows messages"),
         (
             "worker_cancel_long_running_tasks_on_connection_loss",
             False,
-            "paid calls are thrown away",
+            "paid calls are cancelled",
         ),
-        ("visibility_timeout", VISIBILITY_TIMEOUT_S, "messages are lost for an hour"),
+        (
+            "visibility_timeout",
+            VISIBILITY_TIMEOUT_S,
+            "a killed worker's messages return after an hour",
+        ),
     ],
 )
-def test_a_setting_avoids_its_trap(app: Celery, setting: str, value: Any, trap: str) -> None:
+def test_a_setting_prevents_its_failure(app: Celery, setting: str, value: Any, trap: str) -> None:
     assert app.conf[setting] == value, trap
 
 
 @pytest.mark.parametrize(
     "options", ["broker_transport_options", "result_backend_transport_options"]
 )
-def test_messages_come_back_soon_after_a_kill(app: Celery, options: str) -> None:
+def test_a_killed_workers_messages_return_after_10_s(app: Celery, options: str) -> None:
     assert app.conf[options]["visibility_timeout"] == VISIBILITY_TIMEOUT_S == 10
 
 
-def test_acknowledgements_find_a_connection_under_load(app: Celery) -> None:
+def test_the_connection_pool_is_larger_than_the_greenlet_pool(app: Celery) -> None:
     """Kombu's default of 10 leaves messages unacknowledged and their prefetch slots taken."""
     most_greenlets = 200
     assert app.conf.broker_transport_options["max_connections"] >= most_greenlets + 50
@@ -75,18 +79,18 @@ def test_a_dead_connection_is_noticed(app: Celery) -> None:
     assert app.conf.redis_backend_health_check_interval == 10
 
 
-def test_a_dead_workers_claim_on_a_callback_ends_before_its_message_comes_back(
+def test_a_dead_workers_claim_on_a_callback_expires_before_its_message_returns(
     app: Celery,
 ) -> None:
-    """Or the redelivered part would be acknowledged without firing the callback."""
+    """Otherwise the redelivered part would be acknowledged without firing the callback."""
     backend: Any = app.backend
     callback = signature(names.COMBINE_TASK, app=app)
     first_s = max(5, int(app.conf.result_chord_join_timeout * 2))
     assert backend._chord_publish_claim_expires(first_s, callback) < VISIBILITY_TIMEOUT_S
 
 
-def test_every_worker_keeps_its_leases(app: Celery) -> None:
-    assert RedisLease in app.steps["consumer"]
+def test_every_worker_renews_its_leases(app: Celery) -> None:
+    assert MessageLease in app.steps["consumer"]
 
 
 @pytest.mark.parametrize("task", names.QUEUE_OF_TASK)
@@ -95,13 +99,13 @@ def test_a_task_is_routed_to_its_queue(app: Celery, task: str) -> None:
     assert route["queue"].name == names.QUEUE_OF_TASK[task]
 
 
-def test_there_are_our_queues_and_no_other(app: Celery) -> None:
+def test_unknown_queues_are_refused(app: Celery) -> None:
     assert set(app.amqp.queues) == set(names.QUEUES)
     with pytest.raises(QueueNotFound):
         app.amqp.router.route({"queue": "jugde"}, names.JUDGE_TASK)
 
 
-def test_a_trainer_holds_several_apps_and_none_becomes_its_own_celerys() -> None:
+def test_several_apps_coexist_and_none_becomes_celerys_current_app() -> None:
     first, second = make_app(URL), make_app("redis://127.0.0.1:6380/0")
     assert first.conf.broker_url != second.conf.broker_url
     assert current_app.main not in (first.main, second.main)
@@ -119,7 +123,7 @@ def test_a_trainer_holds_several_apps_and_none_becomes_its_own_celerys() -> None
         ("DJANGO_SETTINGS_MODULE", "of_another_program"),
     ],
 )
-def test_another_celery_programs_environment_changes_nothing(
+def test_the_environment_of_another_celery_program_is_ignored(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -145,7 +149,7 @@ def test_all_threads_share_one_result_backend(app: Celery) -> None:
     assert type(mine) is PollRedis
 
 
-def test_a_message_that_is_no_json_is_refused(redis_url: str) -> None:
+def test_a_pickled_message_is_refused(redis_url: str) -> None:
     app = make_app(redis_url)
     with app.connection() as connection:
         channel = connection.channel()

@@ -1,4 +1,4 @@
-"""What length methods are given of a batch, and what comes of rows that do not take part."""
+"""Inputs of length methods, and the terms of excluded rows."""
 
 import dataclasses
 from typing import Any
@@ -18,7 +18,7 @@ BAND = {"method": "median_band", "peak_ratio": 0.0}
 TRUNCATED = [False, False, False, True]
 
 
-def test_a_masked_truncated_row_is_neutral_and_the_others_do_not_see_it() -> None:
+def test_a_masked_truncated_row_is_neutral_and_excluded_from_statistics() -> None:
     methods = [{**BAND, "truncated": "mask"}, {"method": "gr3", "truncated": "mask"}]
     part = shaped(*methods, truncated=TRUNCATED)
     alone = shaped(*methods, n=3)
@@ -28,14 +28,14 @@ def test_a_masked_truncated_row_is_neutral_and_the_others_do_not_see_it() -> Non
     assert part.kept.tolist() == [True, True, True, False]
 
 
-def test_where_all_are_masked_nothing_is_computed() -> None:
+def test_if_all_rows_are_masked_all_terms_are_neutral() -> None:
     part = shaped({**BAND, "truncated": "mask"}, truncated=[True] * 4)
     assert part.added["length_penalty"].tolist() == [0.0] * 4
     assert part.kept is not None
     assert not part.kept.any()
 
 
-def test_a_wrong_truncated_row_is_compared_with_the_others_and_they_not_with_it() -> None:
+def test_statistics_of_other_rows_exclude_a_wrong_truncated_row() -> None:
     part = shaped({**BAND, "truncated": "wrong"}, truncated=TRUNCATED)
     alone, together = shaped(BAND, n=3), shaped(BAND)
     expected = [*alone.added["length_penalty"], together.added["length_penalty"][3]]
@@ -51,7 +51,7 @@ def test_a_wrong_truncated_row_counts_as_wrong_in_the_pass_rate() -> None:
     assert part.added["alp"].tolist() == expected.added["alp"].tolist()
 
 
-def test_correctness_is_stated_or_a_positive_base_score_or_a_condition() -> None:
+def test_correctness_comes_from_the_rollout_the_base_score_or_a_condition() -> None:
     jet = {"method": "jet", "name": "j"}
 
     def right(**fields: Any) -> list[bool]:
@@ -67,7 +67,7 @@ def test_correctness_is_stated_or_a_positive_base_score_or_a_condition() -> None
     assert right(**by_judge) == [True, False, False, True]
 
 
-def test_a_row_of_which_nobody_knows_whether_it_is_correct_takes_no_part() -> None:
+def test_a_row_of_unknown_correctness_is_excluded() -> None:
     kimi = {"method": "kimi_length_reward", "correct": "judge >= 5"}
     part = shaped(kimi, scores=[6.0, 6.0, 6.0, Status.TIMEOUT])
     alone = shaped(kimi, n=3, scores=[6.0, 6.0, 6.0])
@@ -78,7 +78,7 @@ def test_a_row_of_which_nobody_knows_whether_it_is_correct_takes_no_part() -> No
     assert part.kept.tolist() == [True, True, True, False]
 
 
-def test_quality_is_the_judges_the_verifiers_or_both_together() -> None:
+def test_quality_is_the_judge_score_the_base_score_or_their_sum() -> None:
     scores: list[float | Status] = [2.0, 4.0, 9.0, Status.GATED]
     base = [0.5, 1.0, 1.0, 0.0]
     expected = {
@@ -116,7 +116,7 @@ BY_SCORE: dict[str, dict[str, Any]] = {
 """The methods that look at a score, with parameters under which they do."""
 
 
-def test_the_methods_that_look_at_a_score_are_these() -> None:
+def test_methods_that_need_a_score() -> None:
     shaping = {name: m for name, m in METHODS.items() if m.kind != "measure"}
     by_score = {
         name for name, m in shaping.items() if "quality" in m.columns or "quality>=0" in m.needs
@@ -125,7 +125,7 @@ def test_the_methods_that_look_at_a_score_are_these() -> None:
 
 
 @pytest.mark.parametrize("name", BY_SCORE)
-def test_a_missing_score_does_not_move_the_other_rows(name: str) -> None:
+def test_a_missing_score_does_not_affect_other_rows(name: str) -> None:
     item = {"method": name, "quality": "judge", "name": "x", **BY_SCORE[name]}
     texts = ["ab</think>c", "abcd</think>cd", "abcdef</think>c", "a</think>b"]
     gap: list[float | Status] = [6.0, 8.0, 9.0, Status.TIMEOUT]
@@ -139,7 +139,7 @@ def test_a_missing_score_does_not_move_the_other_rows(name: str) -> None:
     assert part.kept.tolist() == [*alone.kept.tolist(), False]
 
 
-def test_a_missing_score_is_what_the_failure_policy_makes_it() -> None:
+def test_the_failure_policy_applies_to_missing_scores() -> None:
     item = {"method": "qglas", "quality": "judge"}
     gap: list[float | Status] = [6.0, 8.0, 9.0, Status.TIMEOUT]
     part = shaped(item, scores=gap, rules={"on_missing": {"value": 3}})
@@ -147,7 +147,7 @@ def test_a_missing_score_is_what_the_failure_policy_makes_it() -> None:
     assert part.advantages["qglas"].tolist() == whole.advantages["qglas"].tolist()
 
 
-def test_a_method_that_makes_the_whole_reward_gives_the_change_to_what_it_replaces() -> None:
+def test_a_method_of_the_whole_reward_contributes_its_change() -> None:
     cosine = shaped({"method": "cosine", "max_len": 400, "weight": 0.5}, correct=[True] * 4)
     whole = [1.0 - 0.25 * (1 - np.cos(np.pi * length / 400)) for length in LENGTHS]
     np.testing.assert_allclose(cosine.changed["cosine"], [0.5 * (w - 1) for w in whole])
@@ -164,14 +164,14 @@ def test_an_override_of_truncated_rows_replaces_base_score_and_judges() -> None:
     np.testing.assert_allclose(part.changed["stop_properly_penalty"], [0, 0, 0, -2.5])
 
 
-def test_a_mask_leaves_rows_out_and_is_no_term() -> None:
+def test_a_mask_excludes_rows_and_adds_no_term() -> None:
     part = shaped({"method": "gfpo_mask", "k": 2}, BAND)
     assert part.kept is not None
     assert part.kept.tolist() == [True, True, False, False]
     assert (list(part.added), part.advantages) == (["length_penalty"], {})
 
 
-def test_terms_of_all_kinds_become_one_advantage() -> None:
+def test_an_aggregate_method_combines_all_terms_into_one_advantage() -> None:
     part = shaped(
         {"method": "aggregate", "mode": "sum"},
         {"method": "soft_overlong", "max_len": 200, "cache_len": 100, "weight": 3.0},
@@ -184,13 +184,13 @@ def test_terms_of_all_kinds_become_one_advantage() -> None:
     assert np.isnan(part.advantages["aggregate"][3])
 
 
-def test_a_gate_counts_in_the_advantage_of_all_terms() -> None:
+def test_a_gate_affects_the_aggregate_advantage() -> None:
     aggregate = {"method": "aggregate", "mode": "sum", "baseline": "none"}
     part = shaped(aggregate, scores=[5.0, 8.0, 2.0, 9.0], rules={"zero_unless": "judge > 4"})
     np.testing.assert_allclose(part.advantages["aggregate"], [1.5, 1.8, 0, 1.9])
 
 
-def test_repetition_looks_at_ids_where_all_rows_have_some_and_else_at_words() -> None:
+def test_repetition_uses_token_ids_if_all_rows_have_them_else_words() -> None:
     ids = [[1, 2, 3, 1, 2, 3], [1, 2, 3, 4, 5, 6]]
     texts = ["a a a a a a", "a b c d e f"]
     item = {"method": "repetition", "ngram_size": 1}
@@ -200,7 +200,7 @@ def test_repetition_looks_at_ids_where_all_rows_have_some_and_else_at_words() ->
     np.testing.assert_allclose(by_words.added["repetition"], [-5 / 6, 0])
 
 
-def test_ids_of_rows_that_take_part_are_picked() -> None:
+def test_only_token_ids_of_included_rows_are_passed() -> None:
     rows = [[1, 1, 1], [2, 2, 3], [4, 5, 6], [7, 7, 8]]
     item = {"method": "repetition", "ngram_size": 1, "truncated": "mask"}
     part = shaped(item, ids=rows, truncated=[True, False, True, False])
@@ -208,7 +208,7 @@ def test_ids_of_rows_that_take_part_are_picked() -> None:
     np.testing.assert_allclose(part.added["repetition"], [0, expected[1], 0, expected[3]])
 
 
-def test_a_history_goes_in_and_comes_out_and_a_row_left_out_keeps_its_own() -> None:
+def test_an_excluded_row_keeps_its_history() -> None:
     hapo = {"method": "hapo", "truncated": "mask", "columns": {"history_lengths": "metadata.h"}}
     part = shaped(
         hapo,
@@ -219,12 +219,12 @@ def test_a_history_goes_in_and_comes_out_and_a_row_left_out_keeps_its_own() -> N
     np.testing.assert_array_equal(part.history["hapo"], [100, 100, 120, 500])
 
 
-def test_a_need_that_only_the_scores_show_is_refused_with_the_reason() -> None:
+def test_an_input_that_only_scores_show_missing_is_refused() -> None:
     with pytest.raises(InvalidLengthCall, match=r"gr3 needs `quality` of at least 0"):
         shaped({"method": "gr3", "quality": "unshaped_reward"}, base_score=[-3.0] * 4)
 
 
-def test_a_length_part_comes_back_as_it_went() -> None:
+def test_length_results_survive_encoding() -> None:
     part = shaped(BAND, {"method": "gr3"}, {"method": "cosine"}, {"method": "gfpo_mask", "k": 1})
     read = LengthResult.from_wire(part.to_wire())
     for field in dataclasses.fields(LengthResult):
@@ -232,7 +232,7 @@ def test_a_length_part_comes_back_as_it_went() -> None:
         np.testing.assert_equal(got, sent)
 
 
-def test_no_penalty_is_zero_without_a_sign() -> None:
+def test_no_term_is_negative_zero() -> None:
     values = shaped({"method": "median_band"}).added["length_penalty"]
     assert values.tolist() == [0.0, 0.0, 0.0, -1.0]
     assert np.signbit(values).tolist() == [False, False, False, True]

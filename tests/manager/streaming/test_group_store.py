@@ -11,7 +11,7 @@ import redis
 from oyer.manager.streaming import group_store
 from oyer.manager.streaming.group_store import GroupStore
 from oyer.manager.streaming.identity import TimeoutPolicy
-from oyer.protocol.backlog import Backlog
+from oyer.protocol.batch_store import Backlog
 from oyer.protocol.names import BACKLOG_ENDS_KEY, BACKLOG_KEY, group_key
 from tests.support.group_parts import bring, look, meeting_on, place_of, rows_of
 

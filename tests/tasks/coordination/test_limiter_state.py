@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from oyer.protocol.redis_connection import connect, load_script
+from oyer.protocol.redis_client import connect, load_script
 from oyer.tasks.coordination.adaptive import CUT, START_LIMIT, Control, Evidence
 from oyer.tasks.coordination.limiter_state import LimiterState, Limits, Permit
 

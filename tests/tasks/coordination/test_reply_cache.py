@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from redis import Redis
 
 from oyer.protocol.packing import pack
-from oyer.protocol.redis_connection import connect
+from oyer.protocol.redis_client import connect
 from oyer.tasks.coordination.reply_cache import CachedReply, ReplyCache, reply_key
 from tests.support import services
 

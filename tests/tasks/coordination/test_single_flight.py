@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from redis import Redis
 
-from oyer.protocol.redis_connection import connect
+from oyer.protocol.redis_client import connect
 from oyer.tasks.coordination.reply_cache import CachedReply, ReplyCache
 from oyer.tasks.coordination.single_flight import SingleFlight
 from tests.support import services
@@ -20,7 +20,7 @@ REPLY = CachedReply(text="8", finish_reason="stop", model="m", usage={}, at_s=0.
 HOLDER = """
 import sys, time
 from oyer.tasks.coordination.single_flight import SingleFlight
-from oyer.protocol.redis_connection import connect
+from oyer.protocol.redis_client import connect
 flight = SingleFlight(connect(sys.argv[1]), "killed", claim_ttl_s=1.5)
 assert flight.claim(["k"]) == {"k": True}
 print("holding", flush=True)
@@ -32,7 +32,7 @@ from gevent import monkey; monkey.patch_all()
 from concurrent.futures import ThreadPoolExecutor
 from oyer.tasks.coordination.reply_cache import CachedReply, ReplyCache
 from oyer.tasks.coordination.single_flight import SingleFlight
-from oyer.protocol.redis_connection import connect
+from oyer.protocol.redis_client import connect
 url, owner = sys.argv[1:]
 redis = connect(url)
 flight, cache = SingleFlight(redis, owner), ReplyCache(redis, 60)

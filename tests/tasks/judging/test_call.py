@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from oyer.config.reward import Budget, EndpointConfig, JudgeConfig, RewardRules
-from oyer.protocol.redis_connection import connect
+from oyer.protocol.redis_client import connect
 from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
 from oyer.tasks.coordination.adaptive import Evidence

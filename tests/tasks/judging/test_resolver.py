@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import redis
 
-from oyer.protocol.redis_connection import connect
+from oyer.protocol.redis_client import connect
 from oyer.protocol.status import Status
 from oyer.tasks.coordination.reply_cache import ReplyCache
 from oyer.tasks.coordination.single_flight import SingleFlight

@@ -1,4 +1,4 @@
-"""Rewards add up from their terms, and a missing score is never a number."""
+"""Rewards are the sum of their terms; a missing score stays NaN."""
 
 from typing import Any
 
@@ -9,12 +9,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from oyer.config.reward import JudgeConfig, RewardRules
-from oyer.protocol.partial_results import Floats
-from oyer.protocol.status import NOT_CALLED, Status
-from oyer.tasks.rewards.compose import ComposedRewards, compose, missing
+from oyer.protocol.batch import Columns
+from oyer.protocol.partial_results import Floats, LengthResult
+from oyer.protocol.status import SETTLED, Status
+from oyer.tasks.rewards.compose import (
+    ComposedRewards,
+    RewardInputs,
+    batch_result,
+    compose,
+    missing,
+)
 from oyer.tasks.rewards.missing_judges import Verdicts
 
-FAILURES = [status for status in Status if status not in {Status.SCORED, *NOT_CALLED}]
+FAILURES = [status for status in Status if status not in SETTLED]
 NUMBERS = st.floats(-100, 100, width=32)
 
 
@@ -25,7 +32,7 @@ def judge(name: str = "q", weight: float = 0.1) -> JudgeConfig:
 
 
 def verdicts(*rows: float | Status) -> Verdicts:
-    """Verdicts of one judge: a number is a score, a status a score that is missing."""
+    """Build one judge's verdicts; a number is a score, a status a missing score."""
     return Verdicts(
         scores=np.array([np.nan if isinstance(row, Status) else row for row in rows], dtype=float),
         statuses=[row if isinstance(row, Status) else Status.SCORED for row in rows],
@@ -37,20 +44,33 @@ def composed(
     base: list[float] | None = None,
     groups: list[str | None] | None = None,
     weights: list[float] | None = None,
-    added: dict[str, Floats] | None = None,
-    multiplied: dict[str, Floats] | None = None,
+    correct: list[bool | None] | None = None,
+    lengths: LengthResult | None = None,
     **rules: Any,
 ) -> ComposedRewards:
     n = len(judged[0].statuses) if judged else len(base or [])
     judges = [judge(f"q{k}", weights[k] if weights else 0.1) for k in range(len(judged))]
-    return compose(
-        base_score=np.array(base if base is not None else [1.0] * n),
-        group_ids=groups or ["g"] * n,
+    inputs = RewardInputs(
+        columns=columns(base if base is not None else [1.0] * n, groups, correct),
         judges=judges,
         verdicts={j.name: v for j, v in zip(judges, judged, strict=True)},
-        added=added or {},
-        multiplied=multiplied or {},
         rules=RewardRules.model_validate(rules),
+    )
+    return compose(inputs, lengths)
+
+
+def columns(
+    base: list[float],
+    groups: list[str | None] | None = None,
+    correct: list[bool | None] | None = None,
+) -> Columns:
+    n = len(base)
+    return Columns(
+        group_ids=groups or ["g"] * n,
+        base_score=[None if np.isnan(score) else score for score in base],
+        correct=correct or [None] * n,
+        truncated=[False] * n,
+        response_tokens=[None] * n,
     )
 
 
@@ -67,7 +87,7 @@ def test_terms_add_up_to_the_reward(data: st.DataObject, n: int, judges: int, le
     added = {f"length_{k}": data.draw(arrays(n)) for k in range(lengths)}
     base = data.draw(arrays(n))
     weights = data.draw(st.lists(NUMBERS, min_size=judges, max_size=judges))
-    result = composed(*judged, base=list(base), weights=weights, added=added)
+    result = composed(*judged, base=list(base), weights=weights, lengths=LengthResult(added=added))
     total = sum(result.terms[name] for name in ("base_score", "judge", *added))
     np.testing.assert_allclose(result.rewards, total, atol=1e-9)
     np.testing.assert_array_equal(
@@ -81,7 +101,9 @@ def test_terms_add_up_to_the_reward(data: st.DataObject, n: int, judges: int, le
 
 def test_the_default_is_base_plus_a_tenth_of_the_score_minus_the_penalty() -> None:
     result = composed(
-        verdicts(8.0, 3.0), base=[1.0, 0.5], added={"length_penalty": np.array([-0.25, 0.0])}
+        verdicts(8.0, 3.0),
+        base=[1.0, 0.5],
+        lengths=LengthResult(added={"length_penalty": np.array([-0.25, 0.0])}),
     )
     np.testing.assert_allclose(result.rewards, [1.55, 0.8])
     np.testing.assert_allclose(result.unshaped_rewards, [1.8, 0.8])
@@ -94,8 +116,10 @@ def test_multipliers_scale_base_and_judges_but_no_added_term() -> None:
     result = composed(
         verdicts(10.0),
         base=[1.0],
-        multiplied={"stop": np.array([0.5]), "gr3": np.array([0.1])},
-        added={"length_penalty": np.array([-1.0])},
+        lengths=LengthResult(
+            multiplied={"stop": np.array([0.5]), "gr3": np.array([0.1])},
+            added={"length_penalty": np.array([-1.0])},
+        ),
     )
     np.testing.assert_allclose(result.rewards, [2.0 * 0.5 * 0.1 - 1.0])
     np.testing.assert_allclose(result.unshaped_rewards, [2.0])
@@ -114,7 +138,7 @@ def test_a_missing_score_is_no_number_and_not_trained_on(status: Status, policy:
 
 
 @pytest.mark.parametrize("status", FAILURES)
-def test_a_value_stands_in_for_a_missing_score_and_leaves_the_score_missing(status: Status) -> None:
+def test_on_missing_value_replaces_a_missing_score_in_the_reward_only(status: Status) -> None:
     result = composed(verdicts(8.0, status), on_missing={"value": 5})
     np.testing.assert_allclose(result.rewards, [1.8, 1.5])
     assert np.isnan(result.judge_scores[1])
@@ -122,12 +146,12 @@ def test_a_value_stands_in_for_a_missing_score_and_leaves_the_score_missing(stat
     assert result.statuses[1] == status
 
 
-def test_a_value_of_zero_is_the_users_choice() -> None:
+def test_on_missing_value_may_be_zero() -> None:
     result = composed(verdicts(Status.TIMEOUT), on_missing={"value": 0})
     assert result.rewards.tolist() == [1.0]
 
 
-def test_the_mean_of_the_group_stands_in_for_a_missing_score() -> None:
+def test_on_missing_group_mean_replaces_a_missing_score() -> None:
     result = composed(
         verdicts(8.0, 4.0, Status.TIMEOUT, 2.0, Status.REFUSED, Status.TIMEOUT),
         groups=["a", "a", "a", "b", "b", "c"],
@@ -146,7 +170,7 @@ def test_a_gated_rollout_keeps_its_base_score_and_has_no_judge_score() -> None:
     result = composed(
         verdicts(Status.GATED),
         base=[-1.0],
-        added={"length_penalty": np.array([-0.5])},
+        lengths=LengthResult(added={"length_penalty": np.array([-0.5])}),
         on_missing={"value": 5},
     )
     assert result.rewards.tolist() == [-1.5]
@@ -193,24 +217,26 @@ def test_a_missing_score_of_one_judge_is_filled_beside_the_others_score() -> Non
 
 
 def test_without_judges_there_are_base_scores_and_lengths() -> None:
-    result = composed(base=[1.0, np.nan], added={"length_penalty": np.array([-0.5, -0.25])})
+    lengths = LengthResult(added={"length_penalty": np.array([-0.5, -0.25])})
+    result = composed(base=[1.0, np.nan], lengths=lengths)
     assert result.rewards.tolist() == [0.5, -0.25]
     assert np.isnan(result.judge_scores).all()
     assert result.statuses == ["scored", "scored"]
 
 
-def test_a_rollout_without_base_score_has_the_judges_reward() -> None:
+def test_without_a_base_score_the_reward_is_the_judges_share() -> None:
     assert composed(verdicts(8.0), base=[np.nan]).rewards.tolist() == pytest.approx([0.8])
 
 
 def test_an_undefined_length_term_makes_the_reward_missing() -> None:
-    result = composed(verdicts(8.0, 8.0), added={"length_penalty": np.array([np.nan, 0.0])})
+    lengths = LengthResult(added={"length_penalty": np.array([np.nan, 0.0])})
+    result = composed(verdicts(8.0, 8.0), lengths=lengths)
     assert result.mask.tolist() == [False, True]
     assert np.isnan(result.rewards[0])
     assert result.unshaped_rewards.tolist() == pytest.approx([1.8, 1.8])
 
 
-def test_composing_changes_nothing_that_was_handed_over() -> None:
+def test_compose_does_not_modify_its_inputs() -> None:
     scores = verdicts(8.0, Status.TIMEOUT, Status.GATED)
     before = scores.scores.copy()
     composed(scores, on_missing={"value": 5})
@@ -222,59 +248,40 @@ def test_missing_are_failures_and_neither_scores_nor_decisions(status: Status) -
     assert missing([status]) == ([0] if status in FAILURES else [])
 
 
-def with_correct(correct: list[bool | None], **rules: Any) -> ComposedRewards:
-    n = len(correct)
-    return compose(
-        base_score=np.ones(n),
-        group_ids=["g"] * n,
-        judges=[],
-        verdicts={},
-        rules=RewardRules.model_validate(rules),
-        correct=correct,
-        added={"bonus": np.full(n, 0.25)},
-    )
-
-
-def test_a_gate_takes_base_score_and_judges_and_leaves_the_length_terms() -> None:
+def test_a_gate_zeroes_base_score_and_judges_but_not_length_terms() -> None:
     scores = verdicts(6.0, 5.0, Status.TIMEOUT, Status.GATED)
-    added = {"bonus": np.full(4, 0.25)}
-    result = composed(scores, added=added, zero_unless="judge >= 6")
+    lengths = LengthResult(added={"bonus": np.full(4, 0.25)})
+    result = composed(scores, lengths=lengths, zero_unless="judge >= 6")
     np.testing.assert_allclose(result.rewards, [1.85, 0.25, np.nan, 0.25])
     np.testing.assert_array_equal(result.terms["gate"], [1, 0, np.nan, 0])
     np.testing.assert_allclose(result.unshaped_rewards, [1.6, 1.5, np.nan, 1.0])
     assert result.mask.tolist() == [True, True, False, True]
 
 
-def test_a_gate_on_correctness_is_closed_where_nobody_knows() -> None:
-    result = with_correct([True, False, None], zero_unless="correct")
-    np.testing.assert_array_equal(result.rewards, [1.25, 0.25, np.nan])
-
-
-def test_a_change_of_the_whole_reward_is_multiplied_with_it() -> None:
-    result = compose(
-        base_score=np.ones(2),
-        group_ids=["g"] * 2,
-        judges=[],
-        verdicts={},
-        rules=RewardRules(),
-        changed={"cosine": np.array([-0.5, 1.0])},
-        multiplied={"gr3": np.array([0.5, 0.5])},
+def test_a_gate_on_correctness_is_missing_where_correctness_is_unknown() -> None:
+    result = composed(
+        base=[np.nan] * 3,
+        correct=[True, False, None],
+        lengths=LengthResult(added={"bonus": np.full(3, 0.25)}),
+        zero_unless="correct",
     )
+    np.testing.assert_array_equal(result.terms["gate"], [1, 0, np.nan])
+    np.testing.assert_array_equal(result.rewards, [0.25, 0.25, np.nan])
+
+
+def test_multipliers_scale_changes_of_the_whole_reward() -> None:
+    lengths = LengthResult(
+        changed={"cosine": np.array([-0.5, 1.0])}, multiplied={"gr3": np.array([0.5, 0.5])}
+    )
+    result = composed(base=[1.0, 1.0], lengths=lengths)
     assert result.rewards.tolist() == [0.25, 1.0]
     assert result.unshaped_rewards.tolist() == [1.0, 1.0]
     assert result.terms["cosine"].tolist() == [-0.5, 1.0]
     assert result.summands["cosine"].tolist() == [-0.25, 0.5]
 
 
-def test_a_row_left_out_has_a_reward_and_is_not_trained_on() -> None:
-    result = compose(
-        base_score=np.ones(2),
-        group_ids=["g"] * 2,
-        judges=[],
-        verdicts={},
-        rules=RewardRules(),
-        kept=np.array([True, False]),
-    )
+def test_a_row_excluded_from_training_still_has_a_reward() -> None:
+    result = composed(base=[1.0, 1.0], lengths=LengthResult(kept=np.array([True, False])))
     assert result.rewards.tolist() == [1.0, 1.0]
     assert result.mask.tolist() == [True, False]
 
@@ -290,21 +297,22 @@ def test_scores_for_conditions_follow_the_failure_policy_and_gated_rows_are_lowe
 
 
 @given(st.data(), st.integers(1, 8))
-def test_summands_add_up_to_the_reward_whatever_multiplies(data: st.DataObject, n: int) -> None:
+def test_summands_add_up_to_the_reward_with_gate_and_multipliers(
+    data: st.DataObject, n: int
+) -> None:
     judged = [verdicts(*data.draw(st.lists(NUMBERS, min_size=n, max_size=n))) for _ in range(2)]
-    arguments = {kind: {kind: data.draw(arrays(n))} for kind in ("added", "multiplied")}
-    result = composed(*judged, zero_unless="judge >= 0", **arguments)
+    drawn = {kind: {kind: data.draw(arrays(n))} for kind in ("added", "multiplied")}
+    result = composed(*judged, zero_unless="judge >= 0", lengths=LengthResult(**drawn))
     np.testing.assert_allclose(result.rewards, sum(result.summands.values()), atol=1e-9)
     factor = result.terms["gate"] * result.terms["multiplied"]
     expected = factor * result.unshaped_rewards + result.terms["added"]
     np.testing.assert_allclose(result.rewards, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_a_judge_of_weight_zero_that_fails_makes_no_hole_in_the_reward() -> None:
+def test_a_failed_judge_of_weight_zero_does_not_make_the_reward_missing() -> None:
     judges = [judge("counts", weight=0.5), judge("watches", weight=0.0)]
-    result = compose(
-        base_score=np.array([1.0]),
-        group_ids=["g"],
+    inputs = RewardInputs(
+        columns=columns([1.0]),
         judges=judges,
         verdicts={
             "counts": Verdicts(np.array([6.0]), ["scored"]),
@@ -312,13 +320,30 @@ def test_a_judge_of_weight_zero_that_fails_makes_no_hole_in_the_reward() -> None
         },
         rules=RewardRules(),
     )
+    result = compose(inputs)
     assert result.rewards.tolist() == [4.0]
     assert result.mask.tolist() == [True]
     assert result.statuses == ["scored"]
     assert result.judge_scores.tolist() == [6.0]
 
 
-def test_no_penalty_has_no_sign() -> None:
-    out = composed(verdicts(8.0), base=[1.0], added={"length_penalty": np.array([-0.0])})
+def test_no_term_is_negative_zero() -> None:
+    lengths = LengthResult(added={"length_penalty": np.array([-0.0])})
+    out = composed(verdicts(8.0), base=[1.0], lengths=lengths)
     for values in (*out.terms.values(), *out.summands.values()):
         assert not np.signbit(values[values == 0]).any()
+
+
+def test_a_batch_result_holds_the_rewards_and_the_length_outputs_as_float32() -> None:
+    lengths = LengthResult(
+        added={"length_penalty": np.array([-0.25])},
+        advantages={"grpo": np.array([0.5])},
+        history={"laser": np.array([7.0])},
+    )
+    composed_rewards = composed(verdicts(8.0), base=[1.0], lengths=lengths)
+    usage = {"calls": 1, "prompt_tokens": 2, "completion_tokens": 3, "cost_usd": 0.5}
+    result = batch_result("b", composed_rewards, lengths, usage=usage, first_errors={})
+    np.testing.assert_allclose(result.rewards, [1.55], rtol=1e-6)
+    assert result.rewards.dtype == result.terms["length_penalty"].dtype == np.float32
+    assert set(result.recorded) == {*composed_rewards.terms, "advantage:grpo", "history:laser"}
+    assert (result.usage, result.cancelled) == (usage, None)

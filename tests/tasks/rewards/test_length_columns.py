@@ -1,4 +1,4 @@
-"""Lengths are counted in the unit asked for, and thinking is split from the answer as configured."""
+"""Lengths by unit, and the split into thinking and answer."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ OVERLONG = {"method": "soft_overlong", "max_len": 10, "cache_len": 10, "name": "
 
 
 def counted(responses: list[str], ids: list[list[int]] | None = None, **keys: Any) -> list[float]:
-    """The lengths that a method sees, read off a penalty of a tenth for each."""
+    """Return the lengths that a method gets, from a penalty of 0.1 per unit."""
     part = shaped(
         {**OVERLONG, **keys},
         n=len(responses),
@@ -22,7 +22,7 @@ def counted(responses: list[str], ids: list[list[int]] | None = None, **keys: An
     return [round(-10 * value, 6) for value in part.added["long"].tolist()]
 
 
-def test_lengths_are_counted_in_the_unit_that_is_asked_for() -> None:
+def test_lengths_are_counted_in_the_configured_unit() -> None:
     assert counted(["abc", "äöü"]) == [7, 7]
     assert counted(["abc", "äöü"], unit="chars") == [3, 3]
     assert counted(["abc", "äöü"], unit="bytes") == [3, 6]
@@ -79,7 +79,7 @@ def test_custom_markers_split_texts() -> None:
     assert counted(["[[ab]]cde"], unit="chars", part="answer", think=marks) == [3]
 
 
-def test_a_response_without_close_is_left_out_under_invalid() -> None:
+def test_a_response_without_closing_marker_is_excluded_under_invalid() -> None:
     grlc = {"method": "grlc", "unit": "chars", "think": {"missing_close": "invalid"}}
     closed = ["ab</think>c", "abcd</think>c", "abcdef</think>c"]
     part = shaped(grlc, responses=[*closed, "no end of thinking"], base_score=[1, 1, 0, 1])

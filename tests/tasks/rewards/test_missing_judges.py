@@ -1,4 +1,4 @@
-"""A panel stands with enough valid members; what stands for the others is their mean's place."""
+"""Missing scores are filled in from the mean of the other judges if enough of them scored."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def verdicts(*scores: float) -> Verdicts:
     )
 
 
-def test_a_missing_member_stands_where_the_others_mean_stands_on_its_own_scale() -> None:
+def test_a_missing_score_is_the_others_mean_mapped_to_its_own_scale() -> None:
     judges = [
         judge("a", scale=(0, 10), weight=1),
         judge("b", scale=(0, 100), weight=3),
@@ -30,13 +30,13 @@ def test_a_missing_member_stands_where_the_others_mean_stands_on_its_own_scale()
     found = completed(
         judges, {"a": verdicts(10.0), "b": verdicts(0.0), "c": verdicts(NAN)}, min_valid=2
     )
-    # (1 · 1 + 3 · 0) / 4 of the way up from -1 to 1.
+    # The mean (1 · 1 + 3 · 0) / 4 = 0.25, mapped to -1..1.
     assert found["c"].scores.tolist() == [-0.5]
     assert [found[name].statuses for name in "abc"] == [["scored"]] * 3
     assert found["a"].scores.tolist() == [10.0]
 
 
-def test_with_too_few_valid_members_nothing_is_filled_in() -> None:
+def test_nothing_is_filled_in_if_too_few_judges_scored() -> None:
     judges = [judge("a"), judge("b"), judge("c")]
     found = completed(
         judges, {"a": verdicts(7.0), "b": verdicts(NAN), "c": verdicts(NAN)}, min_valid=2
@@ -45,7 +45,7 @@ def test_with_too_few_valid_members_nothing_is_filled_in() -> None:
     assert found["b"].statuses == ["timeout"]
 
 
-def test_every_member_is_needed_unless_a_minimum_is_set() -> None:
+def test_every_judge_is_required_without_min_valid_judges() -> None:
     found = completed([judge("a"), judge("b")], {"a": verdicts(7.0), "b": verdicts(NAN)}, None)
     assert found["b"].statuses == ["timeout"]
 
@@ -77,7 +77,7 @@ def test_a_normalized_judge_counts_from_zero_to_one() -> None:
     weights=st.lists(st.sampled_from([-1.0, 0.0, 0.1, 2.0]), min_size=3, max_size=3),
     min_valid=st.integers(1, 3),
 )
-def test_a_filled_score_lies_between_those_it_was_made_of(
+def test_a_filled_score_lies_between_its_sources(
     scores: list[float | None], weights: list[float], min_valid: int
 ) -> None:
     judges = [judge(name, weight=weight) for name, weight in zip("abc", weights, strict=True)]

@@ -1,4 +1,4 @@
-"""Oyer's channel on a real Redis that refuses commands for a while."""
+"""The channel on a real Redis that temporarily refuses commands."""
 
 import contextlib
 import threading
@@ -33,7 +33,7 @@ def channel(redis_url: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def replica(client: redis.Redis) -> Iterator[None]:
-    """Make the server a replica of nothing, as in a failover, until the block ends."""
+    """Make the server a read-only replica, as in a failover, until the block ends."""
     client.execute_command("REPLICAOF", "127.0.0.1", "1")
     try:
         yield
@@ -47,7 +47,7 @@ def fail_over_once_blocked(client: redis.Redis) -> None:
     client.execute_command("REPLICAOF", "127.0.0.1", "1")
 
 
-def test_a_worker_polls_on_while_redis_is_a_replica(
+def test_a_worker_keeps_polling_while_redis_is_a_replica(
     channel: Any, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     monkeypatch.setattr(broker_transport, "REFUSED_PAUSE_S", 0.0)
@@ -65,7 +65,7 @@ def test_a_worker_polls_on_while_redis_is_a_replica(
     assert caplog.text.count("hands out messages again") == 1
 
 
-def test_a_blocking_read_that_a_failover_ends_is_waited_for(
+def test_a_worker_survives_a_failover_during_a_blocking_read(
     channel: Any, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     monkeypatch.setattr(broker_transport, "REFUSED_PAUSE_S", 0.0)
@@ -94,7 +94,7 @@ def test_an_acknowledgement_that_is_refused_is_sent_later(
     assert client.hlen("unacked") == client.zcard("unacked_index") == 0
 
 
-def test_a_message_taken_just_before_a_failover_is_worked_on(
+def test_a_message_taken_just_before_a_failover_is_processed(
     channel: Any, client: redis.Redis
 ) -> None:
     message = channel.basic_get("judge", no_ack=True)

@@ -1,4 +1,4 @@
-"""Worker processes log a line per event, and libraries only what matters."""
+"""Worker processes log one line per event; libraries log only warnings."""
 
 import json
 import os
@@ -30,13 +30,13 @@ def lines(level: str) -> list[str]:
     return done.stderr.splitlines()
 
 
-def test_libraries_that_repeat_themselves_for_every_call_are_quiet() -> None:
+def test_info_lines_of_libraries_are_dropped() -> None:
     told = [line for line in lines("logging.INFO") if "told by" in line]
     assert len(told) == 1
     assert told[0].endswith("INFO MainProcess oyer.tasks.judge: told by oyer.tasks.judge")
 
 
-def test_a_warning_is_one_line_from_everybody() -> None:
+def test_a_warning_is_one_line() -> None:
     warned = [line for line in lines("logging.INFO") if "warned by" in line]
     assert len(warned) == 5
     assert not any("twice" in line for line in warned)
@@ -55,7 +55,7 @@ except ZeroDivisionError:
 """
 
 
-def test_a_line_is_a_json_object_by_option() -> None:
+def test_lines_are_json_if_configured() -> None:
     done = subprocess.run(
         [sys.executable, "-c", JSON_CODE],
         capture_output=True,
@@ -75,5 +75,5 @@ def test_an_unknown_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         log_format()
 
 
-def test_without_a_level_there_are_warnings_only() -> None:
+def test_the_default_level_is_warning() -> None:
     assert len(lines("0")) == 5

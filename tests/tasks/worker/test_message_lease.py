@@ -1,6 +1,6 @@
-"""Leases of unacknowledged messages, on kombu's own channels and a real Redis.
+"""Leases of unacknowledged messages, on kombu's channels and a real Redis.
 
-These fail when kombu renames what `oyer.tasks.worker.message_lease` stands on.
+The tests fail if kombu changes an internal that `oyer.tasks.worker.message_lease` uses.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from celery import Celery
 
 from oyer.tasks.app import VISIBILITY_TIMEOUT_S, make_app
 from oyer.tasks.worker import message_lease
-from oyer.tasks.worker.message_lease import RedisLease
+from oyer.tasks.worker.message_lease import MessageLease
 
 UNACKED, INDEX = "unacked", "unacked_index"
 
@@ -50,7 +50,7 @@ def now_s(client: redis.Redis) -> float:
     return float(seconds) + microseconds / 1e6
 
 
-def test_a_message_taken_is_leased_by_the_clock_of_redis(channel: Any, client: redis.Redis) -> None:
+def test_a_taken_message_is_leased_by_the_clock_of_redis(channel: Any, client: redis.Redis) -> None:
     before_s = now_s(client)
     message = channel.basic_get("judge")
     assert before_s - 0.1 <= lease_of(client, message.delivery_tag) <= now_s(client) + 0.1
@@ -58,7 +58,7 @@ def test_a_message_taken_is_leased_by_the_clock_of_redis(channel: Any, client: r
     assert message.decode() == {"n": 1}
 
 
-def test_a_renewed_lease_begins_anew(channel: Any, client: redis.Redis) -> None:
+def test_renewal_restarts_a_lease(channel: Any, client: redis.Redis) -> None:
     tag = channel.basic_get("judge").delivery_tag
     client.zadd(INDEX, {tag: 1.0})
     before_s = now_s(client)
@@ -85,14 +85,14 @@ def test_a_message_is_acknowledged_while_redis_is_full(channel: Any, client: red
     assert client.zcard(INDEX) == 0
 
 
-def test_a_lease_of_nothing_is_swept_away(channel: Any, client: redis.Redis) -> None:
-    client.zadd(INDEX, {"of nothing": 1.0})
+def test_a_sweep_removes_a_lease_without_a_message(channel: Any, client: redis.Redis) -> None:
+    client.zadd(INDEX, {"no such message": 1.0})
     channel.qos.sweep()
     assert client.zcard(INDEX) == 0
     assert client.llen("judge") == 1
 
 
-def test_an_expired_message_goes_back_to_its_queue(
+def test_a_sweep_returns_an_expired_message_to_its_queue(
     app: Celery, channel: Any, client: redis.Redis
 ) -> None:
     tag = channel.basic_get("judge").delivery_tag
@@ -107,7 +107,7 @@ def test_an_expired_message_goes_back_to_its_queue(
         assert again.headers is not None
 
 
-def test_a_message_expired_once_is_given_back_once(
+def test_an_expired_message_is_returned_once(
     app: Celery, channel: Any, client: redis.Redis
 ) -> None:
     tag = channel.basic_get("judge").delivery_tag
@@ -121,7 +121,7 @@ def test_a_message_expired_once_is_given_back_once(
     assert client.zcard(INDEX) == 0
 
 
-def test_a_lease_that_holds_is_left_alone(app: Celery, channel: Any, client: redis.Redis) -> None:
+def test_a_sweep_leaves_valid_leases_alone(app: Celery, channel: Any, client: redis.Redis) -> None:
     channel.basic_get("judge")
     with app.connection() as neighbour:
         other: Any = neighbour.channel()
@@ -129,29 +129,29 @@ def test_a_lease_that_holds_is_left_alone(app: Celery, channel: Any, client: red
     assert client.llen("judge") == 0
 
 
-def test_kombus_own_sweep_by_the_hosts_clock_is_off(channel: Any, client: redis.Redis) -> None:
+def test_kombus_sweep_by_the_hosts_clock_is_off(channel: Any, client: redis.Redis) -> None:
     tag = channel.basic_get("judge").delivery_tag
     client.zadd(INDEX, {tag: 1.0})
     channel.qos.restore_visible(num=1000, interval=1)
     assert client.llen("judge") == 0
 
 
-def test_a_channel_has_the_timeout_that_the_app_asks_for(channel: Any) -> None:
+def test_a_channel_has_the_visibility_timeout_of_the_app(channel: Any) -> None:
     assert channel.visibility_timeout == VISIBILITY_TIMEOUT_S
     assert (channel.unacked_key, channel.unacked_index_key) == (UNACKED, INDEX)
 
 
-def test_the_step_follows_the_consumers_tasks() -> None:
+def test_the_step_restores_the_connection_timeout_and_starts_after_the_tasks() -> None:
     app = Celery()
     app.conf.broker_connection_timeout = None
-    RedisLease(SimpleNamespace(app=app))
+    MessageLease(SimpleNamespace(app=app))
     assert app.conf.broker_connection_timeout == message_lease.CONNECTION_TIMEOUT_S
-    assert RedisLease.requires == ("celery.worker.consumer.tasks:Tasks",)
+    assert MessageLease.requires == ("celery.worker.consumer.tasks:Tasks",)
 
 
 def test_on_another_broker_the_step_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
     monkeypatch.setattr(message_lease, "_keep", lambda *args: started.append(args))
     with Celery(broker="memory://").connection() as connection:
-        RedisLease(SimpleNamespace(app=Celery())).start(SimpleNamespace(connection=connection))
+        MessageLease(SimpleNamespace(app=Celery())).start(SimpleNamespace(connection=connection))
     assert started == []

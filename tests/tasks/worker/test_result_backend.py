@@ -1,4 +1,4 @@
-"""Results without subscriptions: a chord of any size subscribes to nothing and still counts."""
+"""The result backend subscribes to nothing and still counts chords."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def test_it_is_celerys_backend_by_its_url(redis_url: str) -> None:
+def test_celery_loads_the_backend_from_its_url(redis_url: str) -> None:
     backend: Any = make_app(redis_url).backend
     assert type(backend) is PollRedis
     assert isinstance(backend, RedisBackend)
@@ -47,8 +47,8 @@ def test_a_result_is_stored_and_read_by_polling(redis_url: str) -> None:
         assert client.pubsub_channels() == []
 
 
-def test_a_result_never_turns_from_success_to_failure(redis_url: str) -> None:
-    """A task delivered twice may fail the second time, when its payloads are gone."""
+def test_a_success_is_not_replaced_by_a_failure(redis_url: str) -> None:
+    """A redelivered task may fail because its payloads are gone."""
     app = make_app(redis_url)
     app.backend.store_result("b", 1, "SUCCESS")
     app.backend.store_result("b", OSError("gone"), "FAILURE")
@@ -56,7 +56,7 @@ def test_a_result_never_turns_from_success_to_failure(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["start", "consume_from", "cancel_for"])
-def test_celery_still_calls_what_is_silenced(method: str) -> None:
-    """Guards the override: a method that Celery renames would subscribe again."""
+def test_the_overridden_methods_exist_in_celery(method: str) -> None:
+    """If Celery renamed a method, the override would have no effect."""
     assert callable(getattr(RedisBackend.ResultConsumer, method))
     assert callable(RedisBackend.on_task_call)

@@ -1,7 +1,7 @@
-"""Reads from Redis what a backend does at this moment; nothing is written.
+"""Reads the status of a backend from Redis; writes nothing.
 
-Only the announcements of workers are scanned for. The other keys follow from the batches under way
-and from the endpoints that the caller names, so that cached replies do not slow a look.
+Only heartbeats are found by a scan. The other keys follow from the batches in flight and the
+endpoints of the caller, so that cached replies do not slow it down.
 """
 
 import json
@@ -11,11 +11,13 @@ from typing import Any
 
 from redis import Redis, RedisError
 
-from oyer.protocol import names
+from oyer.protocol import live_workers, names
 from oyer.protocol.batch import Manifest, decode_manifest
-from oyer.protocol.broker_errors import unreachable
 from oyer.protocol.errors import BackendUnavailable
-from oyer.tasks.backend_status import (
+from oyer.protocol.redis_client import unreachable
+from oyer.tasks.coordination.budget import budget_key
+from oyer.tasks.coordination.limiter import limits_key
+from oyer.tasks.monitoring.backend_status import (
     BackendStatus,
     BatchStatus,
     QueueStatus,
@@ -24,20 +26,17 @@ from oyer.tasks.backend_status import (
     endpoint_status,
     run_status,
 )
-from oyer.tasks.coordination.budget import budget_key
-from oyer.tasks.coordination.limiter import limits_key
-from oyer.tasks.worker import heartbeat
 
 _SUM_FIELD = b"sum"
-"""Field of the backlog that holds the sum of the others (`counting.lua`)."""
+"""Field of the backlog with the sum of the others (`counting.lua`)."""
 
 
 def read_status(client: Redis, endpoints: Iterable[str] = ()) -> BackendStatus:
-    """Read what a backend does now.
+    """Read the status of a backend.
 
     Args:
         client: returns bytes.
-        endpoints: looked at besides those that the batches under way are judged by.
+        endpoints: endpoints to include besides those of the batches in flight.
 
     Raises:
         BackendUnavailable: Redis cannot be read.
@@ -77,7 +76,7 @@ def _manifests(client: Redis, batch_ids: Sequence[str]) -> list[Manifest]:
     if not batch_ids:
         return []
     blobs = client.mget([names.batch_key(batch_id, "manifest") for batch_id in batch_ids])
-    # One that has ended since is gone.
+    # A batch that ended meanwhile is gone.
     found = [decode_manifest(blob) for blob in blobs if isinstance(blob, bytes)]
     return sorted(found, key=lambda manifest: manifest.submitted_at)
 
@@ -97,14 +96,14 @@ def _hashes(client: Redis, keys: Mapping[str, str]) -> dict[str, Mapping[bytes, 
 
 
 def _queues(client: Redis) -> tuple[QueueStatus, ...]:
-    # Kombu's: a list for each queue, and one hash of what is taken from any of them.
+    # kombu has a list per queue, and one hash of all unacknowledged messages.
     pipe = client.pipeline(transaction=False)
     for queue in names.QUEUES:
         pipe.llen(queue)
     pipe.hvals("unacked")
     *lengths, entries = pipe.execute()
     taken = Counter(json.loads(entry)[2] for entry in entries)
-    present = heartbeat.workers(client)
+    present = live_workers.workers(client)
     return tuple(
         QueueStatus(
             name=queue,
@@ -129,7 +128,7 @@ def _batches(client: Redis, manifests: Sequence[Manifest], now_s: float) -> tupl
 
 
 def _runs(client: Redis, manifests: Sequence[Manifest], now_s: float) -> tuple[RunStatus, ...]:
-    # The latest batch of a run says what its budget is.
+    # The latest batch of a run has its current budget.
     budgets: dict[str, Any] = {manifest.run: manifest.plan.get("budget") for manifest in manifests}
     states = _hashes(client, {run: budget_key(run) for run in budgets})
     return tuple(

@@ -1,6 +1,6 @@
-"""What a backend does at one moment: queues, batches, endpoints, budgets; pure.
+"""The status of a backend: queues, batches, endpoints, budgets; pure.
 
-`backend_reading` reads the state from Redis; here it is turned into numbers.
+`status_reader` reads the state from Redis; this module converts it to numbers.
 """
 
 import json
@@ -15,41 +15,41 @@ from oyer.tasks.coordination.adaptive import Control
 from oyer.tasks.coordination.budget import NANO
 
 _BUCKETS_PER_MINUTE = 120
-"""Slices that a minute is counted in (`account.Limits.bucket_s`)."""
+"""Time buckets per minute of the limiter (`Limits.bucket_s`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueueStatus:
-    """One queue and the workers on it."""
+    """One queue and its workers."""
 
     name: str
     waiting: int
-    """Messages that no worker has taken."""
+    """Messages in the queue."""
     taken: int
-    """Messages that workers have taken and not acknowledged."""
+    """Messages that workers took and have not acknowledged."""
     workers: tuple[str, ...]
-    """`host:pid` of each process that has announced itself in the last 15 s."""
+    """`host:pid` of each process with a heartbeat in the last 15 s."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchStatus:
-    """One batch under way."""
+    """One batch in flight."""
 
     id: str
     run: str
     step: int | None
     state: str
-    """`no verdict yet`; `judging`; `judged`: all verdicts are there, and the length terms
-    or the rewards are not; `cancelled` or `failed`: ended before its time."""
+    """`no verdict yet`; `judging`; `judged`: all verdicts exist, length terms or rewards are
+    missing; `cancelled` or `failed`: ended early."""
     rollouts: int
     judged: int
-    """Verdicts reached."""
+    """Verdicts so far."""
     verdicts: int
-    """Verdicts to reach: rollouts times judges."""
+    """All verdicts of the batch: rollouts times judges."""
     age_s: float
-    """Since it was submitted."""
+    """Time since it was submitted."""
     left_s: float
-    """Until its deadline; negative once that has passed."""
+    """Time until its deadline; negative after it."""
     submissions: int
 
 
@@ -64,47 +64,47 @@ class CallerStatus:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EndpointStatus:
-    """An endpoint's calls against its limits, over all workers; as of each worker's last report.
+    """An endpoint's calls and limits over all workers, as of each worker's last report.
 
     Workers report every 0.05 to 0.25 s while calls wait, and every 1.7 s otherwise.
     """
 
     name: str
     in_flight: int
-    """Most calls under way at once since the last reports."""
+    """Maximum concurrent calls since the last reports."""
     waiting: int
     """Calls that wait for a permit."""
     max_in_flight: int | None
-    """As the workers configure it; None where no worker has called the endpoint lately."""
+    """From the workers' configuration; None if no worker called the endpoint recently."""
     adaptive_limit: int | None
-    """Calls in flight that the endpoint was found to bear; None where `adaptive` is off."""
+    """Current adaptive limit of calls in flight; None if `adaptive` is off."""
     requests: int | None
-    """Requests begun in the last minute; None where they are not limited, and so not counted."""
+    """Requests started in the last minute; None if they are not limited and so not counted."""
     requests_per_minute: int | None
     tokens: int | None
-    """Tokens of the last minute's calls; None where they are not limited, and so not counted."""
+    """Tokens of the last minute's calls; None if they are not limited and so not counted."""
     tokens_per_minute: int | None
     cool_s: float
-    """How long nobody calls because of a Retry-After."""
+    """Remaining pause of all calls after a Retry-After."""
     callers: tuple[CallerStatus, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunStatus:
-    """The money of a run with a batch under way."""
+    """Spending of a run with a batch in flight."""
 
     run: str
     spent_usd: float | None
-    """By calls that have ended; None where Redis does not count it: the run has no budget, or no
-    call was made for it lately."""
+    """Cost of finished calls; None if Redis does not count it: the run has no budget, or made no
+    call recently."""
     reserved_usd: float
-    """Reserved for calls under way, and for the next ones."""
+    """Reserved for current and next calls."""
     budget_usd: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackendStatus:
-    """What a backend does at one moment."""
+    """The status of a backend at one time."""
 
     at_s: float
     """Epoch seconds, by the clock of Redis."""
@@ -112,19 +112,19 @@ class BackendStatus:
     batches: tuple[BatchStatus, ...]
     """Oldest first."""
     backlog_bytes: int
-    """Payloads of the batches under way and of incomplete groups."""
+    """Payload bytes of batches in flight and of incomplete groups."""
     open_groups: int
-    """Groups of which rollouts are missing."""
+    """Incomplete groups."""
     endpoints: tuple[EndpointStatus, ...]
     runs: tuple[RunStatus, ...]
 
 
 def batch_status(manifest: Manifest, judged: int, ended: bytes | None, now_s: float) -> BatchStatus:
-    """Describe a batch under way.
+    """Return the status of a batch in flight.
 
     Args:
-        judged: verdicts reached.
-        ended: how it was ended before its time, as `Exchange.end` wrote it.
+        judged: verdicts so far.
+        ended: the value that `BatchStore.end` wrote, if the batch ended early.
         now_s: epoch seconds, by the clock of Redis.
     """
     verdicts = manifest.size * len(manifest.plan["judges"])
@@ -151,10 +151,10 @@ def batch_status(manifest: Manifest, judged: int, ended: bytes | None, now_s: fl
 
 
 def endpoint_status(name: str, state: Mapping[bytes, bytes], now_s: float) -> EndpointStatus:
-    """Read an endpoint's shared limits, as `lease.lua` keeps them.
+    """Return the status of an endpoint from the limiter's state in Redis (`lease.lua`).
 
     Args:
-        state: the hash; empty where no worker has called the endpoint lately.
+        state: the hash; empty if no worker called the endpoint recently.
         now_s: epoch seconds, by the clock of Redis.
     """
     now_ms = now_s * 1000
@@ -191,10 +191,10 @@ def endpoint_status(name: str, state: Mapping[bytes, bytes], now_s: float) -> En
 def run_status(
     run: str, budget_usd: float | None, state: Mapping[bytes, bytes], now_s: float
 ) -> RunStatus:
-    """Read a run's money, as `budget.lua` keeps it.
+    """Return the spending of a run from its budget in Redis (`budget.lua`).
 
     Args:
-        state: the hash; empty where Redis does not count what the run spends.
+        state: the hash; empty if Redis does not count the run's spending.
         now_s: epoch seconds, by the clock of Redis.
     """
     reserved = 0

@@ -1,4 +1,4 @@
-"""What the shared state in Redis says of a backend, as limiters and purses of ours leave it."""
+"""The status of a backend, read from the state that real limiters and budgets write to Redis."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,11 +12,11 @@ from oyer.manager import RewardManager, Rollout
 from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.errors import MessageRefused
 from oyer.protocol.names import batch_key
-from oyer.protocol.redis_connection import connect
-from oyer.tasks.backend_reading import read_status
-from oyer.tasks.backend_status import EndpointStatus, endpoint_status, run_status
+from oyer.protocol.redis_client import connect
 from oyer.tasks.coordination.budget import RunBudget, budget_key
 from oyer.tasks.coordination.limiter import Limiter, limits_key
+from oyer.tasks.monitoring.backend_status import EndpointStatus, endpoint_status, run_status
+from oyer.tasks.monitoring.status_reader import read_status
 from tests.manager.conftest import JUDGE
 
 FAR_S = 3600.0
@@ -40,13 +40,13 @@ def limiter(url: str, **changes: object) -> Limiter:
 
 
 def endpoint(client: redis.Redis) -> EndpointStatus:
-    """Read the endpoint that the limiters of a test share."""
+    """Read the status of the test's endpoint."""
     [found] = read_status(client, ["e"]).endpoints
     return found
 
 
 def until(client: redis.Redis, met: Callable[[EndpointStatus], bool]) -> EndpointStatus:
-    """Wait until a limiter's thread has reported what is looked for."""
+    """Wait until a limiter's thread has reported a status."""
     end_s = time.monotonic() + 20
     while not met(found := endpoint(client)):
         assert time.monotonic() < end_s, found
@@ -54,13 +54,13 @@ def until(client: redis.Redis, met: Callable[[EndpointStatus], bool]) -> Endpoin
     return found
 
 
-def test_a_call_counts_against_each_limit_and_leaves_with_its_worker(
+def test_a_call_counts_against_each_limit_until_its_worker_closes(
     redis_url: str, client: redis.Redis
 ) -> None:
     opened = limiter(redis_url)
     permit = opened.acquire(70, time.time() + 60)
     assert permit is not None
-    # Waits for the exchange that follows, since the one that granted the slot came before the call.
+    # Wait for the next report: the one that granted the slot preceded the call.
     found = until(client, lambda found: found.in_flight > 0)
     assert found.max_in_flight == 8
     assert found.adaptive_limit is not None
@@ -72,13 +72,11 @@ def test_a_call_counts_against_each_limit_and_leaves_with_its_worker(
     opened.close()
     left = endpoint(client)
     assert (left.in_flight, left.waiting, left.callers) == (0, 0, ())
-    # What was granted and not begun is handed back: the call and what it used remain.
+    # Unused grants are returned; the call and its usage remain.
     assert (left.requests, left.tokens) == (1, 50)
 
 
-def test_what_is_older_than_a_minute_or_a_lease_is_not_counted(
-    redis_url: str, client: redis.Redis
-) -> None:
+def test_expired_calls_and_workers_are_not_counted(redis_url: str, client: redis.Redis) -> None:
     opened = limiter(redis_url)
     assert opened.acquire(70, time.time() + 60) is not None
     state = client.hgetall(limits_key("e"))
@@ -89,7 +87,7 @@ def test_what_is_older_than_a_minute_or_a_lease_is_not_counted(
     assert (later.requests, later.tokens, later.callers) == (0, 0, ())
 
 
-def test_what_is_not_limited_is_not_counted(redis_url: str, client: redis.Redis) -> None:
+def test_without_limits_nothing_is_counted(redis_url: str, client: redis.Redis) -> None:
     opened = limiter(redis_url, requests_per_minute=None, tokens_per_minute=None, adaptive=False)
     assert opened.acquire(70, time.time() + 60) is not None
     found = endpoint(client)
@@ -98,18 +96,18 @@ def test_what_is_not_limited_is_not_counted(redis_url: str, client: redis.Redis)
     assert found.max_in_flight == 8
 
 
-def test_an_endpoint_without_calls_has_no_limits_that_are_known(client: redis.Redis) -> None:
+def test_the_limits_of_an_endpoint_without_calls_are_unknown(client: redis.Redis) -> None:
     found = endpoint(client)
     assert (found.in_flight, found.waiting, found.max_in_flight) == (0, 0, None)
 
 
-def test_money_is_spent_and_reserved_until_the_lease_ends(
+def test_a_reservation_ends_with_its_lifetime_and_spending_stays(
     redis_url: str, client: redis.Redis
 ) -> None:
     purse = RunBudget(
         connect(redis_url),
         "r",
-        # The soft mark is at what the call reserves: nothing is reserved ahead.
+        # The soft mark equals the call's reservation, so nothing is reserved ahead.
         Budget(usd=2.0, soft_fraction=0.75),
         holder="host:1",
         recorded_usd=lambda: 0.5,
@@ -128,7 +126,7 @@ def test_money_is_spent_and_reserved_until_the_lease_ends(
     assert run_status("r", None, {}, time.time()).spent_usd is None
 
 
-def test_batches_are_told_apart_by_how_far_they_are(redis_url: str, client: redis.Redis) -> None:
+def test_batches_in_each_state(redis_url: str, client: redis.Redis) -> None:
     manager = RewardManager({"judges": [JUDGE], "length": [], "broker": {"url": redis_url}})
     exchange = BatchStore(client, expires_s=60)
     rollouts = [
@@ -173,7 +171,7 @@ def test_a_later_submission_is_counted(redis_url: str, client: redis.Redis) -> N
     assert batch.left_s < 0
 
 
-def test_looking_writes_nothing(redis_url: str, client: redis.Redis) -> None:
+def test_reading_the_status_writes_nothing(redis_url: str, client: redis.Redis) -> None:
     manager = RewardManager({"judges": [JUDGE], "length": [], "broker": {"url": redis_url}})
     manager.submit([Rollout(prompt="p", response="r", group_id="g", base_score=1.0)])
     written = client.info("persistence")["rdb_changes_since_last_save"]

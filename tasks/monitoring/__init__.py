@@ -1,0 +1,1 @@
+"""What a backend does now: queues, batches, endpoints, budgets."""
