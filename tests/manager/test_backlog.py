@@ -89,7 +89,7 @@ def test_a_batch_that_is_sent_again_counts_once_and_is_not_refused(
     submission = prepare(TWO_THIRDS, manager.config, run="r", step=None)
     source.submit(submission, LIMIT_BYTES)
     held = workers.exchange.backlog_bytes()
-    source.submit(submission.again("failed"), LIMIT_BYTES)
+    source.submit(submission.resubmission("failed"), LIMIT_BYTES)
     # The manifest grows by what it says of each sending.
     assert abs(workers.exchange.backlog_bytes() - held) < 1000
     workers.exchange.discard(submission.manifest)

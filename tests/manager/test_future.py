@@ -190,7 +190,7 @@ def test_ending_twice_keeps_the_first_end(submit: Submit, workers: Workers) -> N
     workers.succeed(future.batch_id)
     batch = future.result(timeout_s=10)
     future.fail(RuntimeError("too late"))
-    assert future.settle({"status": "SUCCESS", "result": {}}) is None
+    assert future.finish({"status": "SUCCESS", "result": {}}) is None
     assert future.result() is batch
 
 
@@ -228,7 +228,7 @@ def test_another_failure_is_submitted_again_under_the_same_id(
     workers.succeed(future.batch_id)
     assert len(future.result(timeout_s=10)) == 4
     assert f"batch {future.batch_id} failed: ChordError" in caplog.text
-    assert "submitted again (2 of 5)" in caplog.text
+    assert "resubmitted (2 of 5)" in caplog.text
 
 
 @pytest.mark.usefixtures("no_pauses")

@@ -101,7 +101,7 @@ def test_a_thousand_single_rollouts_cost_about_the_tasks_of_a_batch(
 def test_a_group_that_is_soon_complete_is_one_batch(
     redis_url: str, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "AHEAD_WINDOW_S", WAIT_S)
+    monkeypatch.setattr(stream, "EARLY_WINDOW_S", WAIT_S)
     manager = manager_on(redis_url, length=BAND)
     members = members_of("soon", 3)
     pending = [manager.score(one, group_size=3) for one in members[:2]]
@@ -143,7 +143,7 @@ def test_a_group_outlives_an_outage_of_the_broker(server: RedisServer) -> None:
 def test_a_group_outlives_a_broker_that_comes_back_empty(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_queue, "LOOK_PAUSE_S", 0.05)
+    monkeypatch.setattr(group_queue, "READ_PAUSE_S", 0.05)
     manager = manager_on(server.url, length=BAND)
     members = members_of("empty", 3)
     workers = Workers(server.url)

@@ -16,8 +16,8 @@ from oyer.manager.streaming.pending import Pending
 Point = Literal["claimed", "published"]
 """Where a process kills itself: with the claim on a group, or with its batch but no task of it sent."""
 
-LEASE_S = 0.3
-"""Of the claims of a process that kills itself: nobody has to wait long for it."""
+CLAIM_S = 0.3
+"""Expiry of the claims of a process that kills itself, so that tests are short."""
 
 WAIT_S = 60.0
 
@@ -96,7 +96,7 @@ def _outcome(pending: Pending[Score]) -> Score | Exception:
 
 
 def _make_deadly(point: Point) -> None:
-    group_store.LEASE_S = LEASE_S
+    group_store.CLAIM_S = CLAIM_S
     publish = group_store.GroupStore.publish
 
     def deadly(*args: Any) -> Any:

@@ -143,10 +143,10 @@ def test_sending_again_takes_an_earlier_result_away(source: Backend, workers: Wo
     source.submit(submission)
     batch_id = submission.manifest.batch_id
     workers.fail(batch_id, OSError("disk"))
-    source.submit(submission.again("failed"))
+    source.submit(submission.resubmission("failed"))
     assert source.results([batch_id]) == [None]
     workers.fail(batch_id, OSError("disk"))
-    source.send_again(batch_id, "gone")
+    source.resubmit(batch_id, "gone")
     assert source.results([batch_id]) == [None]
     assert workers.sent(names.JUDGE_QUEUE) == 9
     assert workers.exchange.manifest(batch_id).submission == 3
@@ -160,16 +160,16 @@ def test_of_several_processes_that_find_a_batch_still_one_sends_it_again(
     batch_id = submission.manifest.batch_id
     once = workers.sent()
     for process in (source, Backend(redis_url, 600), Backend(redis_url, 600)):
-        process.send_again(batch_id, "gone")
+        process.resubmit(batch_id, "gone")
     assert workers.sent() == 2 * once
-    source.send_again(batch_id, "gone")
+    source.resubmit(batch_id, "gone")
     assert workers.sent() == 3 * once
 
 
 def test_a_batch_whose_payloads_are_gone_is_asked_of_the_record(
     source: Backend, workers: Workers
 ) -> None:
-    source.send_again("gone", "gone")
+    source.resubmit("gone", "gone")
     [message] = messages(workers, names.COMBINE_QUEUE)
     assert message["headers"]["task"] == names.RECALL_TASK
     assert message["headers"]["id"] == "gone"
@@ -189,8 +189,8 @@ def test_a_broker_that_is_away_is_named_without_its_password() -> None:
     away = Backend(f"redis://user:hunter2@127.0.0.1:{services.free_port()}/0", 600)
     calls: dict[str, Callable[[], object]] = {
         "submit": lambda: away.submit(prepared()),
-        "send_again": lambda: away.send_again("b", "gone"),
-        "end": lambda: away.end("b", "cancelled", "by the trainer"),
+        "resubmit": lambda: away.resubmit("b", "gone"),
+        "cancel": lambda: away.cancel("b", "by the trainer"),
         "judged": lambda: away.judged("b"),
         "progress": lambda: away.progress("b"),
         "results": lambda: away.results(["b"]),

@@ -12,7 +12,7 @@ import pytest
 from oyer.manager.backend import poller as module
 from oyer.manager.backend import recovery
 from oyer.manager.backend.connection import Backend
-from oyer.manager.backend.poller import Poller, Watched, poller
+from oyer.manager.backend.poller import Poller, WatchedFuture, poller
 from oyer.protocol.errors import BackendUnavailable
 from tests.manager.conftest import Workers
 from tests.support import services
@@ -32,14 +32,14 @@ class Future:
     ended: threading.Event = field(default_factory=threading.Event)
     breaks: bool = False
 
-    def settle(self, meta: dict[str, Any]) -> str | None:
+    def finish(self, meta: dict[str, Any]) -> str | None:
         if self.breaks:
             raise KeyError("a defect")
         self.told.append(meta["result"])
         self.ended.set()
         return None
 
-    def send_again(self, why: str) -> None:
+    def resubmit(self, why: str) -> None:
         self.told.append(f"sent again: {why}")
 
     def give_up(self, why: str) -> None:
@@ -56,9 +56,9 @@ class Watcher(Poller):
 
     def __init__(self, url: str) -> None:
         super().__init__(Backend(url, 600))
-        self.seen: list[Watched] = []
+        self.seen: list[WatchedFuture] = []
 
-    def watch(self, future: Watched) -> None:
+    def watch(self, future: WatchedFuture) -> None:
         self.seen.append(future)
         super().watch(future)
 
@@ -151,7 +151,7 @@ def test_a_batch_that_is_lost_again_and_again_is_given_up(
 def outages(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Waits until the poller has met an outage."""
     met = threading.Event()
-    look = Poller._look
+    look = Poller._poll
 
     def looking(self: Poller, watches: Any) -> None:
         try:
@@ -160,7 +160,7 @@ def outages(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
             met.set()
             raise
 
-    monkeypatch.setattr(Poller, "_look", looking)
+    monkeypatch.setattr(Poller, "_poll", looking)
     monkeypatch.setattr(module, "_OUTAGE_S", 0.001)
     return lambda: _require(met.wait(30))
 

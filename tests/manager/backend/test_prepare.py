@@ -117,7 +117,7 @@ def test_verdicts_count_one_for_each_judge() -> None:
 
 def test_submitted_again_it_is_the_same_batch_but_for_the_count() -> None:
     first = prepared(rollouts(4))
-    again = first.again("failed").again("is gone")
+    again = first.resubmission("failed").resubmission("is gone")
     assert again.manifest.submission == 3
     assert again.chunks is first.chunks
     same = ("batch_id", "submitted_at", "deadline", "plan", "chunks")

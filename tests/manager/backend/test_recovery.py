@@ -20,7 +20,7 @@ def test_a_failed_batch_is_sent_again_after_pauses_that_grow() -> None:
             now_s += 0.5
         assert recovery.due(now_s) == "failed: OSError: disk"
         pauses_s.append(now_s - failed_s)
-        recovery.sent(now_s)
+        recovery.resubmitted(now_s)
     assert tuple(pauses_s) == FAILURE_PAUSES_S
     assert recovery.submissions == MAX_SUBMISSIONS
 
@@ -31,7 +31,7 @@ def test_what_is_due_stays_due_until_it_was_sent() -> None:
     recovery.failed("x", 100)
     assert recovery.due(FAILURE_PAUSES_S[0])
     assert recovery.due(50)
-    recovery.sent(50)
+    recovery.resubmitted(50)
     assert recovery.due(50) is None
 
 
@@ -39,7 +39,7 @@ def test_a_batch_that_stands_still_is_given_twice_the_time_after_each_submission
     recovery = Recovery(10, 0)
     assert recovery.due(9.9) is None
     assert recovery.due(10) == "made no progress for 10 s"
-    recovery.sent(10)
+    recovery.resubmitted(10)
     assert recovery.due(29.9) is None
     assert recovery.due(30) == "made no progress for 20 s"
 
@@ -51,14 +51,14 @@ def test_only_more_verdicts_than_ever_are_progress() -> None:
     recovery.judged(4, 12)
     assert recovery.due(14.9) is None
     assert recovery.due(15)
-    recovery.sent(15)
+    recovery.resubmitted(15)
     recovery.judged(1, 20)
     assert recovery.due(39.9) is None
 
 
 def test_time_in_which_the_broker_was_away_does_not_count() -> None:
     recovery = Recovery(10, 0)
-    recovery.unknown(500)
+    recovery.outage(500)
     assert recovery.due(509) is None
     assert recovery.due(510)
 
@@ -75,7 +75,7 @@ def test_a_batch_that_redis_lost_is_sent_again_soon_unless_it_turns_up() -> None
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["judged", "failed", "gone", "unknown", "look"]),
+            st.sampled_from(["judged", "failed", "gone", "outage", "look"]),
             st.integers(0, 100),
             st.floats(0, 100),
         )
@@ -94,7 +94,7 @@ def test_whatever_happens_no_two_submissions_come_at_once(
         elif event != "look":
             getattr(recovery, event)(now_s)
         if recovery.due(now_s) and not recovery.exhausted:
-            recovery.sent(now_s)
+            recovery.resubmitted(now_s)
             sent_s.append(now_s)
     least_s = [min(pause_s, 5.0) for pause_s in FAILURE_PAUSES_S]
     gaps_s = [later - earlier for earlier, later in pairwise(sent_s)]
@@ -105,5 +105,5 @@ def test_whatever_happens_no_two_submissions_come_at_once(
 def test_trouble_is_forgotten_when_the_batch_was_sent_again(event: str) -> None:
     recovery = Recovery(600, 0)
     recovery.failed("x", 0) if event == "failed" else recovery.gone(0)
-    recovery.sent(10)
+    recovery.resubmitted(10)
     assert recovery.due(60) is None

@@ -272,7 +272,7 @@ def test_a_group_that_redis_forgets_is_brought_again(
     other: OtherProcess,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(group_queue, "LOOK_PAUSE_S", 0.05)
+    monkeypatch.setattr(group_queue, "READ_PAUSE_S", 0.05)
     members = group_of("forgotten", 100, 100, 160)
     pending = [manager.score(one, group_size=3) for one in members[:2]]
     judge.wait_until(lambda log: len(log) == 2)
