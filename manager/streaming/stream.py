@@ -31,7 +31,7 @@ from oyer.manager.streaming.identity import (
     plan_name,
 )
 from oyer.manager.streaming.pending import Pending, PendingRollout, PendingRollouts, PendingScores
-from oyer.manager.streaming.sender import OpenBatchKey, OpenBatch, Sender
+from oyer.manager.streaming.sender import OpenBatch, OpenBatchKey, Sender
 from oyer.protocol.errors import BackendUnavailable, InvalidRollout
 from oyer.protocol.rollout import Rollout
 
@@ -87,7 +87,7 @@ class Stream:
         if self._needs_groups and options.get("group_size") is None:
             raise InvalidRollout(
                 "rollouts[0].group_size: is missing; the length method compares the rollouts of one"
-                " prompt: say how many they are, or hand over whole groups with `score_many`"
+                " prompt: give their number, or submit whole groups with `score_many`"
             )
         return self._add([self._named([rollout], options)])[0]
 
