@@ -70,8 +70,13 @@ def prepare(
         token_ids=bool(packed_ids),
         split_groups=split_groups(group_ids, spans) if falls_back else [],
     )
+    chunks = [encode_rollouts(rows[start : start + count]) for start, count in spans]
+    return PreparedBatch(manifest, _columns(rows, group_ids, config), chunks, packed_ids)
+
+
+def _columns(rows: Sequence[Rollout], group_ids: list[str | None], config: RewardConfig) -> Columns:
     keys = {key for item in config.length for key in item.metadata_keys.values()}
-    columns = Columns(
+    return Columns(
         group_ids=group_ids,
         base_score=[row.base_score for row in rows],
         correct=[row.correct for row in rows],
@@ -79,8 +84,6 @@ def prepare(
         response_tokens=[row.response_tokens for row in rows],
         metadata={key: [row.metadata.get(key) for row in rows] for key in sorted(keys)},
     )
-    chunks = [encode_rollouts(rows[start : start + count]) for start, count in spans]
-    return PreparedBatch(manifest, columns, chunks, packed_ids)
 
 
 def _token_ids(

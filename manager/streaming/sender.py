@@ -118,7 +118,7 @@ class Sender:
         """
         with contextlib.suppress(BackendUnavailable):
             try:
-                backend(*self._broker).resubmit(group.batch, "its group's leader fell silent")
+                backend(*self._broker).resubmit(group.batch, "the process that submitted its group stopped")
             except BackendUnavailable:
                 raise
             except OyerError as error:

@@ -180,8 +180,8 @@ def test_an_outage_is_logged_once_and_ends_no_future(
     while time.monotonic() < deadline:
         assert future.calls == []
         time.sleep(0.01)
-    told = [r for r in caplog.records if "still trying" in r.getMessage()]
-    assert len(told) == 1
+    logged = [r for r in caplog.records if "still trying" in r.getMessage()]
+    assert len(logged) == 1
     watcher.close()
 
 
