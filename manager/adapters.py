@@ -12,7 +12,7 @@ from oyer.manager import validation
 from oyer.manager.client import RewardManager
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score
-from oyer.manager.streaming.intake import Owner
+from oyer.manager.streaming.identity import RunOptions
 from oyer.protocol.errors import InvalidConfig, InvalidRollout, JudgeOutage
 from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import NOT_CALLED, Status
@@ -87,7 +87,7 @@ def one_by_one(
     return config if timeout_s is None else within(config, timeout_s), outages
 
 
-def filed_under(run: str | None, default: str, manager: RewardManager) -> Owner:
+def filed_under(run: str | None, default: str, manager: RewardManager) -> RunOptions:
     """Say where a trainer's rollouts belong.
 
     Args:

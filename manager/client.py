@@ -1,4 +1,4 @@
-"""RewardManager: what a trainer holds to submit batches and collect rewards."""
+"""RewardManager: submits batches and returns futures of their rewards."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,13 @@ from oyer.config.loading import load_config, validate
 from oyer.config.reward import RewardConfig
 from oyer.local import backend as local
 from oyer.manager import validation
-from oyer.manager.backend.connection import BeforeSending, Broker, backend
+from oyer.manager.backend.connection import Broker, backend
 from oyer.manager.backend.poller import poller
 from oyer.manager.backend.prepare import prepare
 from oyer.manager.future import RewardFuture
 from oyer.manager.score import Score
 from oyer.manager.streaming import stream
-from oyer.manager.streaming.intake import Where
+from oyer.manager.streaming.identity import ScoreOptions
 from oyer.manager.streaming.pending import Pending, PendingScores
 from oyer.manager.training import launched
 from oyer.manager.wording import is_text, shown
@@ -28,8 +28,8 @@ from oyer.protocol.rollout import Rollout
 class RewardManager:
     """Submits rollouts to a backend and returns futures of their rewards.
 
-    Thread-safe; use one per configuration. Two managers with different judges or length
-    methods can share a broker: what scores a batch travels with it.
+    Thread-safe; use one per configuration. Managers with different judges or length methods can
+    share a broker, because each batch carries its own plan.
     """
 
     def __init__(self, config: RewardConfig | Mapping[str, Any]) -> None:
@@ -47,32 +47,32 @@ class RewardManager:
         self._origin: RewardManager | None = None
         url = self.config.broker.url or local.running_broker()
         self._broker = Broker.of(url, self.config.broker)
-        # Loads what talks to the broker now, so that the first `submit` does not wait for it.
+        # Imports Celery now, so that the first `submit` does not wait for it.
         backend(*self._broker)
-        self._use(launched() or uuid.uuid4().hex)
+        self._join_training(launched() or uuid.uuid4().hex)
 
-    def _use(self, training: str) -> None:
-        """Gather groups with the managers of one training, in whichever process."""
+    def _join_training(self, training: str) -> None:
+        """Share groups with the managers of one training, in any process."""
         self.training = training
-        self._stream = stream.Stream(self._send, self.config, self._broker, training)
+        self._stream = stream.Stream(self.config, self._broker, training)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "RewardManager":
-        """Use a running backend, as one YAML or TOML file describes it."""
+        """Use a running backend, configured by a YAML or TOML file."""
         return cls(load_config(path))
 
     @classmethod
     def local(
         cls, config: RewardConfig | Mapping[str, Any] | str | Path, **options: Any
     ) -> "RewardManager":
-        """Start an embedded backend and use it; `close`, or leaving `with`, stops it.
+        """Start an embedded backend and use it; `close`, or the end of `with`, stops it.
 
         Args:
-            config: a configuration, or the path of one.
+            config: a configuration or its path.
             options: see `EmbeddedBackend`.
 
         Raises:
-            BackendUnavailable: a part of the backend did not start; the message holds its output.
+            BackendUnavailable: a process of the backend did not start; the message has its output.
         """
         if isinstance(config, (str, Path)):
             config = load_config(config)
@@ -89,28 +89,28 @@ class RewardManager:
     def of(
         cls, given: "RewardManager | RewardConfig | Mapping[str, Any] | str | Path"
     ) -> "RewardManager":
-        """Take a manager as it is, or use a running backend by a configuration or the path of one."""
+        """Return a manager as it is, or use a running backend by a configuration or its path."""
         if isinstance(given, RewardManager):
             return given
         return cls.from_file(given) if isinstance(given, (str, Path)) else cls(given)
 
     def under(self, config: RewardConfig) -> "RewardManager":
-        """Use the same backend by other rules."""
+        """Return a manager on the same backend with a different configuration."""
         broker = config.broker.model_copy(update={"url": self._broker.url})
         manager = RewardManager(config.model_copy(update={"broker": broker}))
-        # A backend that `local` started ends with its manager, of which nobody else may know.
+        # Keeps this manager alive, because its embedded backend ends with it.
         manager._origin = self
-        manager._use(self.training)
+        manager._join_training(self.training)
         return manager
 
     def submit(
         self, rollouts: Sequence[Rollout], *, run: str = "default", step: int | None = None
     ) -> RewardFuture:
-        """Hand over a batch and return at once.
+        """Submit a batch and return at once.
 
         Args:
-            rollouts: the batch; a group's rollouts come in one batch.
-            run: name of the training run that the record files the batch under.
+            rollouts: the batch; a group's rollouts must be in one batch.
+            run: name of the training run in the record.
             step: training step, for the record.
 
         Raises:
@@ -119,58 +119,43 @@ class RewardManager:
         """
         check_place(run, step)
         validation.check(rollouts, self.config)
-        return self._send(rollouts, self.config, run, step)
+        prepared = prepare(rollouts, self.config, run=run, step=step)
+        backend(*self._broker).submit(prepared, self.config.broker.max_backlog_bytes)
+        return RewardFuture.of(prepared, self.config, self._broker)
 
-    def score(self, rollout: Rollout, **where: Unpack[Where]) -> Pending[Score]:
-        """Hand over one rollout as soon as it is there; await its score, or wait for it.
+    def score(self, rollout: Rollout, **options: Unpack[ScoreOptions]) -> Pending[Score]:
+        """Submit one rollout as soon as it is generated; await its score, or wait for it.
 
-        Rollouts that arrive close together share a batch. With `group_size` the rollouts of a
-        group are gathered by (run, group_id, group_size) from all processes and hosts of the
-        training, each is judged at once, and their length terms are computed when the group is
-        complete or late. Processes belong to one training if they name the same `run`; without a
-        name, if they have the same launcher (`training.launched`) or copies of one manager.
+        Rollouts that arrive close together share a batch. With `group_size`, the rollouts of a
+        group are collected by (run, group_id, group_size) from all processes and hosts of the
+        training. Each is judged at once; length terms are computed when the group is complete or
+        overdue. Processes belong to one training if they pass the same `run`; without `run`, if
+        they have the same launcher (`training.launched`) or copies of one manager.
 
         Raises:
             InvalidRollout: names the field that is wrong; nothing was submitted.
         """
-        check_place(where.get("run", "default"), where.get("step"))
-        return self._stream.score(rollout, **where)
+        check_place(options.get("run", "default"), options.get("step"))
+        return self._stream.score(rollout, **options)
 
-    def score_many(self, rollouts: Sequence[Rollout], **where: Unpack[Where]) -> PendingScores:
-        """Hand over several rollouts, as `score` does; await their scores in order.
+    def score_many(
+        self, rollouts: Sequence[Rollout], **options: Unpack[ScoreOptions]
+    ) -> PendingScores:
+        """Submit several rollouts, as `score` does; await their scores in order.
 
-        Without `group_size`, the rollouts of a group are all in this call.
+        Without `group_size`, all rollouts of a group must be in this call.
 
         Raises:
             InvalidRollout: names the row and field that is wrong; nothing was submitted.
         """
-        check_place(where.get("run", "default"), where.get("step"))
-        return self._stream.score_many(rollouts, **where)
-
-    def _send(
-        self,
-        rollouts: Sequence[Rollout],
-        config: RewardConfig,
-        run: str,
-        step: int | None,
-        before_sending: BeforeSending | None = None,
-    ) -> RewardFuture:
-        submission = prepare(rollouts, config, run=run, step=step)
-        backend(*self._broker).submit(submission, config.broker.max_backlog_bytes, before_sending)
-        return RewardFuture(
-            batch_id=submission.manifest.batch_id,
-            verdicts=submission.verdicts,
-            rules=config.reward,
-            broker=self._broker,
-            stall_timeout_s=config.stall_s,
-            submission=submission,
-        )
+        check_place(options.get("run", "default"), options.get("step"))
+        return self._stream.score_many(rollouts, **options)
 
     def close(self) -> None:
         """Stop the embedded backend, if this manager started one.
 
-        What is under way ends with `BatchCancelled`, and on record as cancelled: calls in flight are
-        finished first, and what they cost is counted.
+        Pending batches end with `BatchCancelled` and are recorded as cancelled. Calls in flight are
+        finished first, and their cost is counted.
         """
         embedded, self._embedded = self._embedded, None
         if embedded is None:
@@ -178,8 +163,8 @@ class RewardManager:
         try:
             if embedded.owns_broker:
                 error = BatchCancelled("the embedded backend was closed before the batch ended")
-                stream.drop_all(self._broker, error)
-                poller(*self._broker).drop_all(error)
+                stream.fail_all(self._broker, error)
+                poller(*self._broker).fail_all(error)
         finally:
             embedded.close()
 
@@ -201,9 +186,9 @@ class RewardManager:
 
 
 def _reopened(config: Mapping[str, Any], training: str) -> RewardManager:
-    """Open a pickled manager in another process, as one of the same training."""
+    """Open a pickled manager in another process of the same training."""
     manager = RewardManager(config)
-    manager._use(training)
+    manager._join_training(training)
     return manager
 
 
@@ -214,10 +199,10 @@ def _checked(config: RewardConfig | Mapping[str, Any]) -> RewardConfig:
 
 
 def check_place(run: object, step: object) -> None:
-    """Check where a batch belongs.
+    """Check the run and step of a batch.
 
     Raises:
-        InvalidInput: names what is wrong, and the fix.
+        InvalidInput: names the argument and the fix.
     """
     if not isinstance(run, str) or not 0 < len(run) <= 200 or not is_text(run):
         raise InvalidInput(f"run: is {shown(run)}; give a name of 1 to 200 characters")

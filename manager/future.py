@@ -1,7 +1,7 @@
 """The future of a batch: done, progress, result, await, cancel, and a ticket to reopen it.
 
-A batch that fails or stands still is sent again under the same id; what is on record is
-read, not repeated. The future of a forked or another process works like the original.
+A batch that fails or stalls is resubmitted under its id; recorded judgements are reused, not repeated
+(docs/internals/recovery.md). A future works in a forked child and, by its ticket, in any process.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from oyer.config.reward import RewardRules, SigningConfig
+from oyer.config.reward import RewardConfig, RewardRules, SigningConfig
 from oyer.manager.backend.connection import Broker, backend
 from oyer.manager.backend.poller import poller
 from oyer.manager.backend.prepare import PreparedBatch
@@ -33,25 +33,27 @@ from oyer.protocol.errors import (
 _FINAL = tuple(
     kind.__name__ for kind in (BatchLost, InvalidConfig, InvalidLengthCall, MessageRefused)
 )
-"""Causes that another submission would meet again."""
+"""Errors that every further submission would raise again."""
 
 _TICKET_PREFIX = "oyer1."
 
 
-class _forked:  # noqa: N801 - a namespace that a fork renews
+class _Watching:
+    """The lock of `RewardFuture._watch`."""
+
     lock = threading.Lock()
 
     @classmethod
     def renew(cls) -> None:
-        """Take a new lock in a child, where nobody would release one held at the fork."""
+        """Replace the lock in a forked child, where a lock held at the fork is never released."""
         cls.lock = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forked.renew)
+os.register_at_fork(after_in_child=_Watching.renew)
 
 
 class RewardFuture:
-    """The rewards of one batch, to come. Made by `RewardManager.submit`."""
+    """The future rewards of one batch. Returned by `RewardManager.submit`."""
 
     def __init__(
         self,
@@ -61,24 +63,36 @@ class RewardFuture:
         rules: RewardRules,
         broker: Broker,
         stall_timeout_s: float,
-        submission: PreparedBatch | None = None,
+        prepared: PreparedBatch | None = None,
     ) -> None:
         self.batch_id = batch_id
         self.stall_timeout_s = stall_timeout_s
         self._verdicts = verdicts
         self._rules = rules
         self._broker = broker
-        self._submission = submission
+        self._prepared = prepared
         self._pid = 0
         self._inner: concurrent.futures.Future[RewardBatch] = concurrent.futures.Future()
         self._watch()
 
+    @classmethod
+    def of(cls, prepared: PreparedBatch, config: RewardConfig, broker: Broker) -> "RewardFuture":
+        """Return the future of a batch that this process has submitted."""
+        return cls(
+            batch_id=prepared.manifest.batch_id,
+            verdicts=prepared.verdicts,
+            rules=config.reward,
+            broker=broker,
+            stall_timeout_s=config.stall_s,
+            prepared=prepared,
+        )
+
     def done(self) -> bool:
-        """Whether a result, or an error in its place, is there."""
+        """Whether the batch has a result or an error."""
         return self._watch().done()
 
     def progress(self) -> tuple[int, int]:
-        """Return (judged, total): verdicts reached and verdicts that the batch will end with.
+        """Return (judged, total): judgements so far, and judgements of the finished batch.
 
         Raises:
             BackendUnavailable: the broker cannot be reached.
@@ -93,14 +107,14 @@ class RewardFuture:
         """Wait for the rewards.
 
         Args:
-            timeout_s: longest wait in seconds; None waits as long as the batch takes.
+            timeout_s: longest wait in seconds; None waits until the batch ends.
 
         Raises:
-            TimeoutError: not there in time; says what is missing, and the future stays usable.
+            TimeoutError: not done in time; names what is missing. The future stays usable.
             MissingScores: rollouts without a score, under `on_missing: raise`.
             JudgeOutage: more rollouts without a score than `max_failed_fraction`.
-            BatchCancelled: it was cancelled, here, by another process or by `oyer batches cancel`.
-            BatchFailed: the backend gave the batch up.
+            BatchCancelled: cancelled here, by another process or by `oyer batches cancel`.
+            BatchFailed: the batch failed.
         """
         try:
             return self._watch().result(timeout_s)
@@ -108,18 +122,18 @@ class RewardFuture:
             raise TimeoutError(self._waiting_for(timeout_s)) from None
 
     def add_done_callback(self, callback: "Callable[[RewardFuture], object]") -> None:
-        """Call `callback(future)` once done, at once if it is; on the poller's thread."""
+        """Call `callback(future)` once done: now if it is done already, else on the poller's thread."""
         self._watch().add_done_callback(lambda _: callback(self))
 
     def cancel(self) -> bool:
-        """Begin no further call for this batch; false when it had ended already.
+        """Start no further call for this batch; returns False if it had ended already.
 
         Raises:
-            BackendUnavailable: the broker cannot be reached; the batch goes on.
+            BackendUnavailable: the broker cannot be reached; the batch continues.
         """
         if self._watch().done():
             return False
-        backend(*self._broker).end(self.batch_id, "cancelled", "by the trainer")
+        backend(*self._broker).cancel(self.batch_id, "by the trainer")
         poller(*self._broker).forget(self)
         self.fail(BatchCancelled(f"batch {self.batch_id} was cancelled"))
         return True
@@ -130,7 +144,7 @@ class RewardFuture:
 
     @property
     def ticket(self) -> str:
-        """A string that reopens this future elsewhere; as secret as the broker's URL."""
+        """A string that reopens this future in another process; as secret as the broker's URL."""
         state = [
             self.batch_id,
             self._verdicts,
@@ -145,12 +159,12 @@ class RewardFuture:
         """Reopen the future of a batch submitted by another process.
 
         Raises:
-            InvalidInput: the text is no ticket of this version.
+            InvalidInput: the text is not a ticket of this version.
         """
         if not isinstance(ticket, str) or not ticket.startswith(_TICKET_PREFIX):
             raise InvalidInput(
-                "ticket: is not one that `RewardFuture.ticket` of this version gave; pass it on as it"
-                " was given, between processes of one release"
+                "ticket: is not one that `RewardFuture.ticket` of this version returned; pass it on"
+                " unchanged, between processes of one release"
             )
         try:
             state = json.loads(base64.urlsafe_b64decode(ticket.removeprefix(_TICKET_PREFIX)))
@@ -158,7 +172,7 @@ class RewardFuture:
             rules = RewardRules.model_validate(rules)
             signing = None if signing is None else SigningConfig.model_validate(signing)
         except (TypeError, ValueError) as error:
-            raise InvalidInput("ticket: is cut or altered; pass it on as it was given") from error
+            raise InvalidInput("ticket: is cut or altered; pass it on unchanged") from error
         return cls(
             batch_id=batch_id,
             verdicts=verdicts,
@@ -174,21 +188,21 @@ class RewardFuture:
         state = "done" if self._inner.done() else "pending"
         return f"<RewardFuture {self.batch_id} {state}>"
 
-    def settle(self, meta: dict[str, Any]) -> str | None:
-        """Take the Celery result of the batch.
+    def finish(self, meta: dict[str, Any]) -> str | None:
+        """End with the Celery result of the batch, unless resubmitting the batch may help.
 
         Returns:
-            Why the batch failed, where sending it again may help; otherwise the future has ended.
+            Why the batch failed, if it is to be resubmitted; None if the future has ended.
         """
         if meta["status"] != "SUCCESS":
             cause = _cause(meta)
             if not _is_final(meta, cause):
                 return cause
-            self._abandon()
+            self._release_backlog()
             self.fail(
                 BatchFailed(
-                    f"batch {self.batch_id} failed: {cause}; its workers' logs say more, and"
-                    " submitted anew it pays for nothing that is on record"
+                    f"batch {self.batch_id} failed: {cause}; see the logs of its workers. A new"
+                    " submission reuses recorded judgements"
                 )
             )
             return None
@@ -198,40 +212,40 @@ class RewardFuture:
             self.fail(error)
             return None
         with contextlib.suppress(BackendUnavailable):
-            backend(*self._broker).settled(self.batch_id)
+            backend(*self._broker).expire_result(self.batch_id)
         failure = failure_of(batch, self._rules)
         if failure is not None:
             self.fail(failure)
             return None
-        self._submission = None
+        self._prepared = None
         with contextlib.suppress(concurrent.futures.InvalidStateError):
             self._inner.set_result(batch)
         return None
 
-    def send_again(self, why: str) -> None:
-        """Send the batch again: from memory, or what Redis or the record still hold of it.
+    def resubmit(self, why: str) -> None:
+        """Submit the batch again: from memory, else from Redis, else its result from the record.
 
         Args:
-            why: goes on record.
+            why: is recorded.
 
         Raises:
             BackendUnavailable: the broker cannot be reached; nothing has changed.
         """
         source = backend(*self._broker)
-        if self._submission is None:
-            source.send_again(self.batch_id, why)
+        if self._prepared is None:
+            source.resubmit(self.batch_id, why)
             return
-        again = self._submission.again(why)
-        source.submit(again)
-        self._submission = again
+        prepared = self._prepared.resubmission(why)
+        source.submit(prepared)
+        self._prepared = prepared
 
     def give_up(self, why: str) -> None:
-        """End with an error, and let the workers begin no further call for the batch."""
+        """Fail the batch: its workers start no further call."""
         with contextlib.suppress(BackendUnavailable):
             unserved = backend(*self._broker).unserved(self.batch_id)
             why += _no_worker_on(unserved)
-            backend(*self._broker).end(self.batch_id, "failed", why)
-        self._abandon()
+            backend(*self._broker).fail(self.batch_id, why)
+        self._release_backlog()
         self.fail(
             BatchFailed(
                 f"batch {self.batch_id} {why}; `oyer check` says what is missing, and"
@@ -239,23 +253,23 @@ class RewardFuture:
             )
         )
 
-    def _abandon(self) -> None:
-        """Take the batch out of the backlog; with the broker away, it leaves when it expires."""
+    def _release_backlog(self) -> None:
+        """Remove the batch from the backlog; if the broker is unreachable, its entry expires."""
         with contextlib.suppress(BackendUnavailable):
-            backend(*self._broker).abandon(self.batch_id)
+            backend(*self._broker).release_backlog(self.batch_id)
 
     def fail(self, error: Exception) -> None:
-        """End with an error, unless it has ended: `cancel` and the poller may meet here."""
-        self._submission = None
+        """End with an error, unless it has ended: `cancel` and the poller may race."""
+        self._prepared = None
         with contextlib.suppress(concurrent.futures.InvalidStateError):
             self._inner.set_exception(error)
 
     def _watch(self) -> "concurrent.futures.Future[RewardBatch]":
-        """Make sure that this process's poller watches; a fork leaves the parent's behind."""
-        with _forked.lock:
+        """Make sure that this process's poller watches the batch, also after a fork."""
+        with _Watching.lock:
             if self._pid != os.getpid():
                 if not self._inner.done():
-                    # The parent's poller may have held the old one's lock at the fork.
+                    # The parent's poller may have held the lock of the old one at the fork.
                     self._inner = concurrent.futures.Future()
                     poller(*self._broker).watch(self)
                 self._pid = os.getpid()
@@ -277,21 +291,21 @@ class RewardFuture:
 
 
 def _no_worker_on(queues: Sequence[str]) -> str:
-    """Say which queues no worker listens on, and how to start one."""
+    """Name the queues that no worker consumes, and the command that starts one."""
     named = " and ".join(f"`{queue}`" for queue in queues)
     commands = " and ".join(f"`oyer worker {queue}`" for queue in queues)
     return f"; no worker listens on queue {named}: start {commands}" if queues else ""
 
 
 def _is_final(meta: dict[str, Any], cause: str) -> bool:
-    """Whether another submission would fail alike: in `combine`, or in a task of its chord."""
+    """Whether every further submission would fail too, in `combine` or in another task."""
     result = meta.get("result")
     raised = result.get("exc_type") if isinstance(result, dict) else None
     return raised in _FINAL or any(f"raised {name}(" in cause for name in _FINAL)
 
 
 def _cause(meta: dict[str, Any]) -> str:
-    """Name the first error of a failed batch."""
+    """Return the error of a failed batch."""
     result = meta.get("result")
     if isinstance(result, dict):
         message = result.get("exc_message")

@@ -1,4 +1,4 @@
-"""One rollout's score as a trainer takes it: the same fields, whatever happened to it."""
+"""The score of one rollout, with the same fields whether it has a reward or not."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -19,50 +19,50 @@ _STATUS_OF_ERROR = (
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What one rollout came to."""
+    """The result of one rollout."""
 
     reward: float = math.nan
-    """NaN where there is none."""
+    """NaN if it has none."""
     unshaped_reward: float = math.nan
-    """Base score and judges only, without length terms."""
+    """Base score and judges, without length terms."""
     judge_score: float = math.nan
-    """As judged, on the judge's scale; NaN where there is none."""
+    """On the judge's scale; NaN if it has none."""
     status: str
-    """`scored`, or why there is no score (`oyer.protocol.status.Status`)."""
+    """`scored`, or why it has no score (`oyer.protocol.status.Status`)."""
     terms: Mapping[str, float] = field(default_factory=dict)
-    """What each term adds (or multiplies)."""
+    """What each term adds or multiplies, by name."""
     batch_id: str | None = None
-    """Where the record holds it; None where no batch came of it."""
+    """Its batch in the record; None if it was in none."""
     error: str | None = None
-    """The first error seen with this status in the batch."""
+    """The first error with this status in the batch."""
     advantages: Mapping[str, float] = field(default_factory=dict)
     """From length methods that act on advantages, by name."""
     history: Mapping[str, float] = field(default_factory=dict)
-    """From length methods with state, by name: to hand in with the prompt's next rollouts."""
+    """From length methods with state, by name: input for the prompt's next rollouts."""
     kept: bool = True
-    """False where a length method leaves the rollout out of training."""
+    """False if a length method excludes the rollout from training."""
 
     @property
     def trainable(self) -> bool:
-        """Whether there is a reward to train on."""
+        """Whether it has a reward to train on."""
         return self.kept and math.isfinite(self.reward)
 
     @property
     def judge_term(self) -> float:
-        """What the judges add to the reward; NaN where there is no score."""
+        """What the judges add to the reward; NaN without a score."""
         return self.terms.get("judge", math.nan)
 
     @property
     def length_term(self) -> float:
-        """What the length methods change in the reward; NaN where there is no score."""
+        """What the length methods change in the reward; NaN without a reward."""
         return self.reward - self.unshaped_reward
 
 
 def scores_of(batch: RewardBatch, rows: Iterable[int] | None = None) -> list[Score]:
-    """Take a batch apart, row by row.
+    """Return the scores of a batch's rollouts.
 
     Args:
-        rows: which rows; all when left out.
+        rows: of these rows; of all if None.
     """
     return [
         Score(
@@ -82,11 +82,11 @@ def scores_of(batch: RewardBatch, rows: Iterable[int] | None = None) -> list[Sco
 
 
 def without_reward(error: Exception, rules: RewardRules) -> Score:
-    """Let a rollout stand without a reward when the backend failed it, as when its judge did.
+    """Return a score without a reward for an error of the backend.
 
     Raises:
-        Exception: `error` itself, when it says something else, or when the rules ask to be
-            told: `on_missing: raise`, or a `max_failed_fraction` below 1.
+        Exception: `error` itself if it is of another kind, or if the rules raise it: under
+            `on_missing: raise`, or a `max_failed_fraction` below 1.
     """
     status = next((s for kind, s in _STATUS_OF_ERROR if isinstance(error, kind)), None)
     if status is None or rules.on_missing == "raise" or rules.max_failed_fraction < 1:

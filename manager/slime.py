@@ -22,7 +22,7 @@ from oyer.config.loading import CONFIG_VARIABLE, load_config
 from oyer.manager.adapters import Outages, Wanted, filed_under, number_of, one_by_one
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score, without_reward
-from oyer.manager.streaming.intake import GROUP_TIMEOUT_S
+from oyer.manager.streaming.identity import GROUP_TIMEOUT_S
 from oyer.protocol.content import plain_messages
 from oyer.protocol.errors import InvalidRollout
 from oyer.protocol.rollout import Rollout

@@ -146,7 +146,7 @@ class BatchLedger:
 
         why = "oyer batches cancel"
         try:
-            why = self.broker.end(batch_id, "cancelled", why)
+            why = self.broker.cancel(batch_id, why)
         except InvalidConfig:
             why = f"{why}, after its broker had ended ({Submission.now(why).host})"
         with self._writing() as conn:

@@ -1,1 +1,1 @@
-"""Submits batches to the workers and waits for their results."""
+"""Submits batches to the workers and reads their results."""

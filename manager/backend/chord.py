@@ -1,4 +1,4 @@
-"""Lays a batch out as Celery tasks: what its chord runs side by side, and what combines it."""
+"""Builds the Celery chord of a batch: its header tasks and its combine callback."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,10 @@ if TYPE_CHECKING:
 def header_and_callback(
     app: "Celery", manifest: Manifest
 ) -> "tuple[list[Signature[Any]], Signature[Any]]":
-    """Return the tasks of a batch's chord: one per chunk, lengths, and their combination.
+    """Return the header of a batch's chord (one task per chunk, and the length task) and its callback.
 
-    Without judges no judge worker is needed: a combine worker puts the chunks on record.
-
-    A length method that needs the judges' scores follows them; else it runs beside them.
+    Without judges, a combine worker records the chunks, so that no judge worker is needed. A length
+    method that needs the judges' scores runs after them, in the callback.
     """
     from celery import chain
 
@@ -40,7 +39,7 @@ def task(
     """Return one task on its queue.
 
     Args:
-        takes_parts: the results of the tasks before it are its first argument.
+        takes_parts: whether its first argument is the results of the tasks before it.
     """
     return app.signature(
         name,
@@ -48,9 +47,9 @@ def task(
         immutable=not takes_parts,
         options={
             "queue": names.QUEUE_OF_TASK[name],
-            # A chord counts its tasks; only its callback has a result that anybody reads.
+            # A chord counts its tasks; only the result of its callback is read.
             "ignore_result": name in (*names.HEADER_TASKS, names.END_TASK),
-            # What a message says of itself goes into logs: say which, not what.
+            # Workers log these; rollouts must not appear in logs.
             "argsrepr": "",
             "kwargsrepr": "",
         },

@@ -1,4 +1,4 @@
-"""Cuts a batch into chunks: enough to fill every worker, few enough to be cheap; pure."""
+"""Cuts a batch into chunks: enough to keep every worker busy, few enough to be cheap; pure."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,22 +8,22 @@ from operator import itemgetter
 from oyer.protocol.rollout import Rollout
 
 MAX_CHUNK_ROLLOUTS = 64
-"""Rollouts of one judge task at most; more would make one killed worker repeat much."""
+"""Maximum rollouts of one judge task, because a killed worker repeats its whole task."""
 
 MAX_CHUNK_BYTES = 512 * 1024
-"""Text of one judge task at most, unless a single rollout is larger."""
+"""Maximum bytes of text of one judge task, unless a single rollout is larger."""
 
 MAX_GROUP_ROLLOUTS, MAX_GROUP_BYTES = 8 * MAX_CHUNK_ROLLOUTS, 32 * MAX_CHUNK_BYTES
-"""Largest group that is still one judge task where a fall-back needs it whole: 512 rollouts, 16 MiB."""
+"""Largest group that a fall-back can have in one judge task: 512 rollouts, 16 MiB."""
 
 _MIN_CHUNK_ROLLOUTS = 4
 
 _CHUNKS_IN_FLIGHT = 16
-"""Judge tasks among which the calls in flight are spread, so that every process has its part."""
+"""Judge tasks that share the calls in flight, so that every worker process has some."""
 
 _CHUNKS_PER_BATCH = 64
-"""Judge tasks of a large batch: each costs a message, a transaction and some round trips, and
-with fewer the last worker is left alone with the tail."""
+"""Judge tasks of a large batch. Each costs a message, a transaction and round trips; with fewer,
+one worker judges the end of the batch alone."""
 
 
 def chunk_sizes(
@@ -37,10 +37,10 @@ def chunk_sizes(
 
     Args:
         sizes_bytes: `[N]` bytes of text per rollout.
-        group_ids: `[N]`; consecutive rollouts of a group stay together, unless they are more than
-            a judge task can be. None cuts anywhere.
-        in_flight: calls that the endpoints allow at once.
-        calls: made for one rollout, over all judges and samples.
+        group_ids: `[N]`; consecutive rollouts of a group stay in one task if they fit into it.
+            None ignores groups.
+        in_flight: concurrent calls that the endpoints allow.
+        calls: calls for one rollout, over all judges and samples.
 
     Returns:
         Rollouts per chunk, in order; they add up to N.
@@ -64,7 +64,7 @@ def chunk_sizes(
 def _units(
     sizes_bytes: Sequence[int], group_ids: Sequence[str | int | None] | None
 ) -> Iterator[list[int]]:
-    """Yield the sizes of what is not to be cut: groups that one task can judge, else rollouts."""
+    """Yield the sizes of each group that fits into one task, and of every other rollout alone."""
     rows = zip(group_ids or range(len(sizes_bytes)), sizes_bytes, strict=True)
     for group_id, members in groupby(rows, key=itemgetter(0)):
         unit = [size for _, size in members]
@@ -75,11 +75,11 @@ def _units(
 
 
 def split_groups(group_ids: Sequence[str | None], chunks: Sequence[tuple[int, int]]) -> list[str]:
-    """Name the groups with rollouts in several chunks.
+    """Return the groups with rollouts in several chunks.
 
     Args:
         group_ids: `[N]`.
-        chunks: first row and number of rows of each.
+        chunks: first row and number of rows of each chunk.
     """
     first_chunk: dict[str, int] = {}
     split = {}
@@ -95,7 +95,7 @@ def bytes_of(rollout: Rollout) -> int:
 
     Raises:
         UnicodeEncodeError: a text holds a lone surrogate.
-        TypeError, ValueError, RecursionError: messages or metadata hold what JSON cannot say.
+        TypeError, ValueError, RecursionError: messages or metadata are not JSON.
     """
     prompt = rollout.prompt if isinstance(rollout.prompt, str) else _json(rollout.prompt)
     texts = (prompt, rollout.response, rollout.reference or "", _json(rollout.metadata))

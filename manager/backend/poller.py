@@ -1,7 +1,7 @@
-"""One thread that watches every pending batch of a broker: results, progress, stalls.
+"""One thread per process and broker that polls the results and progress of all pending batches.
 
-It reads all results in one round trip, so a thousand futures cost what one costs. A process
-that forks gets a poller of its own, and a poller with nothing to watch ends its thread.
+- One round trip reads all results, so the cost does not grow with the number of futures.
+- A forked process starts its own poller. The thread ends when no future is pending.
 """
 
 import logging
@@ -19,55 +19,55 @@ from oyer.protocol.errors import BackendUnavailable, BatchCancelled
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.02
-"""Pause between two looks for results; also how late a result may be noticed."""
+"""Pause between two reads of the results; also the maximum delay of a result."""
 
 _PROGRESS_S = 1.0
-"""Pause between two looks at a batch's progress."""
+"""Pause between two reads of a batch's progress."""
 
 _OUTAGE_S = 0.5
 """Pause after the broker could not be reached."""
 
 
-class Watched(Protocol):
-    """What the poller needs of a future."""
+class WatchedFuture(Protocol):
+    """The part of `RewardFuture` that the poller uses."""
 
     batch_id: str
     stall_timeout_s: float
 
-    def settle(self, meta: dict[str, Any]) -> str | None:
-        """Take a Celery result; returns the cause where the batch is to be sent again."""
+    def finish(self, meta: dict[str, Any]) -> str | None:
+        """Take a Celery result; returns the cause if the batch is to be resubmitted."""
 
-    def send_again(self, why: str) -> None:
-        """Send the batch again."""
+    def resubmit(self, why: str) -> None:
+        """Submit the batch again."""
 
     def give_up(self, why: str) -> None:
-        """End with an error, since sending it again has not helped."""
+        """Fail the batch: it was resubmitted `MAX_SUBMISSIONS` times."""
 
     def fail(self, error: Exception) -> None:
-        """End with an error."""
+        """End the future with an error."""
 
 
 class Poller:
-    """Watches the pending batches of one broker."""
+    """Polls the pending batches of one broker."""
 
     def __init__(self, source: Backend) -> None:
         self._source = source
-        self._watched: dict[str, list[_Watch]] = {}
+        self._watched: dict[str, list[_WatchedBatch]] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._outage = False
 
-    def watch(self, future: Watched) -> None:
-        """Settle a future when its batch ends."""
+    def watch(self, future: WatchedFuture) -> None:
+        """End a future when its batch ends."""
         with self._changed:
-            self._watched.setdefault(future.batch_id, []).append(_Watch(future))
+            self._watched.setdefault(future.batch_id, []).append(_WatchedBatch(future))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="oyer-poller", daemon=True)
                 self._thread.start()
             self._changed.notify()
 
-    def forget(self, future: Watched) -> None:
-        """Watch a future no longer."""
+    def forget(self, future: WatchedFuture) -> None:
+        """Stop watching a future."""
         with self._changed:
             kept = [w for w in self._watched.get(future.batch_id, ()) if w.future is not future]
             if kept:
@@ -75,13 +75,13 @@ class Poller:
             else:
                 self._watched.pop(future.batch_id, None)
 
-    def drop_all(self, error: Exception) -> None:
-        """End every watched future with an error: the broker goes for good."""
+    def fail_all(self, error: Exception) -> None:
+        """Fail every watched future, because the broker is stopped for good."""
         with self._changed:
             watched, self._watched = self._watched, {}
-        for watches in watched.values():
-            for watch in watches:
-                watch.future.fail(error)
+        for batches in watched.values():
+            for batch in batches:
+                batch.future.fail(error)
 
     def _run(self) -> None:
         while True:
@@ -89,90 +89,88 @@ class Poller:
                 if not self._watched and not self._changed.wait(timeout=5):
                     self._thread = None
                     return
-                watches = [w for group in self._watched.values() for w in group]
-            if not watches:
+                batches = [w for group in self._watched.values() for w in group]
+            if not batches:
                 continue
             try:
-                self._look(watches)
+                self._poll(batches)
                 self._outage = False
                 pause_s = _POLL_S
             except BackendUnavailable as error:
-                # Those that `drop_all` took away wait no more.
+                # After `fail_all`, no future waits for the broker.
                 if self._watched and not self._outage:
                     log.warning("%s; still trying", error)
                 self._outage = True
                 pause_s = _OUTAGE_S
-                for watch in watches:
-                    watch.recovery.unknown(time.monotonic())
+                for batch in batches:
+                    batch.recovery.outage(time.monotonic())
             time.sleep(pause_s)
 
-    def _look(self, watches: "list[_Watch]") -> None:
-        if not watches:
-            return
-        metas = self._source.results([w.future.batch_id for w in watches])
-        for watch, meta in zip(watches, metas, strict=True):
+    def _poll(self, batches: "list[_WatchedBatch]") -> None:
+        metas = self._source.results([batch.future.batch_id for batch in batches])
+        for batch, meta in zip(batches, metas, strict=True):
             try:
-                if watch.ended(meta, self._source):
-                    self.forget(watch.future)
+                if batch.ended(meta, self._source):
+                    self.forget(batch.future)
             except BackendUnavailable:
                 raise
-            except Exception as error:  # noqa: BLE001 - it becomes the future's, whose waiters
-                # would wait for ever if this thread ended with it.
-                watch.future.fail(error)
-                self.forget(watch.future)
+            except Exception as error:  # noqa: BLE001 - the future gets it: without this thread,
+                # all futures would wait for ever.
+                batch.future.fail(error)
+                self.forget(batch.future)
 
 
-class _Watch:
-    """A watched future and what its batch has gone through."""
+class _WatchedBatch:
+    """A future and the recovery of its batch."""
 
-    def __init__(self, future: Watched) -> None:
+    def __init__(self, future: WatchedFuture) -> None:
         self.future = future
-        self._looked_at = time.monotonic()
-        self.recovery = Recovery(future.stall_timeout_s, self._looked_at)
+        self._progress_read_s = time.monotonic()
+        self.recovery = Recovery(future.stall_timeout_s, self._progress_read_s)
 
     def ended(self, meta: dict[str, Any] | None, source: Backend) -> bool:
-        """Settle the future, or send its batch again; true when there is no more to watch.
+        """End the future or resubmit its batch where due; returns whether the future has ended.
 
         Raises:
-            BackendUnavailable: the broker went away; whatever was due stays due.
+            BackendUnavailable: the broker cannot be reached; the next poll does what was due.
         """
         if meta is None:
-            why = self._look_for_progress(source)
+            why = self._read_progress(source)
             if why is not None:
                 self.future.fail(
                     BatchCancelled(f"batch {self.future.batch_id} was cancelled: {why}")
                 )
                 return True
         else:
-            cause = self.future.settle(meta)
+            cause = self.future.finish(meta)
             if cause is None:
                 return True
             self.recovery.failed(cause, time.monotonic())
         why = self.recovery.due(time.monotonic())
         return why is not None and self._recover(why)
 
-    def _look_for_progress(self, source: Backend) -> str | None:
-        """Look once in a while; returns why the batch was cancelled, if it was."""
-        now = time.monotonic()
-        if now - self._looked_at < min(_PROGRESS_S, self.future.stall_timeout_s / 4):
+    def _read_progress(self, source: Backend) -> str | None:
+        """Read the progress every `_PROGRESS_S`; returns why the batch was cancelled, if it was."""
+        now_s = time.monotonic()
+        if now_s - self._progress_read_s < min(_PROGRESS_S, self.future.stall_timeout_s / 4):
             return None
         judged = source.progress(self.future.batch_id)
-        self._looked_at = now
+        self._progress_read_s = now_s
         if judged is None:
-            self.recovery.gone(now)
+            self.recovery.gone(now_s)
         else:
-            self.recovery.judged(judged, now)
+            self.recovery.judged(judged, now_s)
         return source.cancelled(self.future.batch_id)
 
     def _recover(self, why: str) -> bool:
-        """Send the batch again, or give it up; true when there is no more to watch."""
+        """Resubmit the batch, or give it up; returns whether the future has ended."""
         if self.recovery.exhausted:
             self.future.give_up(f"{why}; given up after {self.recovery.submissions} submissions")
             return True
-        self.future.send_again(why)
-        self.recovery.sent(time.monotonic())
+        self.future.resubmit(why)
+        self.recovery.resubmitted(time.monotonic())
         log.warning(
-            "batch %s %s; submitted again (%d of %d)",
+            "batch %s %s; resubmitted (%d of %d)",
             self.future.batch_id,
             why,
             self.recovery.submissions,

@@ -1,4 +1,4 @@
-"""Turns rollouts into what travels: manifest, columns and packed chunks; pure."""
+"""Packs rollouts into a batch: manifest, columns and chunks; pure."""
 
 import time
 import uuid
@@ -13,25 +13,25 @@ from oyer.protocol.batch import Columns, Manifest, Submission
 from oyer.protocol.rollout import Rollout, encode_rollouts
 
 _DEFAULT_IN_FLIGHT = 64
-"""Calls in flight assumed where the endpoints live on the workers only."""
+"""Assumed calls in flight if only the workers configure endpoints."""
 
 
 @dataclass(frozen=True)
 class PreparedBatch:
-    """A batch ready to be posted, and to be posted again."""
+    """A packed batch, ready to be submitted or resubmitted."""
 
     manifest: Manifest
     columns: Columns
     chunks: list[bytes]
     token_ids: list[bytes]
-    """By chunk; empty where no length method looks at them."""
+    """By chunk; empty if no length method reads them."""
 
     @property
     def verdicts(self) -> int:
-        """Verdicts that the batch will end with."""
+        """Number of judgements that the finished batch has: one per rollout and judge."""
         return self.manifest.size * len(self.manifest.plan["judges"])
 
-    def again(self, why: str) -> "PreparedBatch":
+    def resubmission(self, why: str) -> "PreparedBatch":
         """Return the same batch as its next submission."""
         return replace(self, manifest=self.manifest.again(why))
 
@@ -70,8 +70,13 @@ def prepare(
         token_ids=bool(packed_ids),
         split_groups=split_groups(group_ids, spans) if falls_back else [],
     )
+    chunks = [encode_rollouts(rows[start : start + count]) for start, count in spans]
+    return PreparedBatch(manifest, _columns(rows, group_ids, config), chunks, packed_ids)
+
+
+def _columns(rows: Sequence[Rollout], group_ids: list[str | None], config: RewardConfig) -> Columns:
     keys = {key for item in config.length for key in item.metadata_keys.values()}
-    columns = Columns(
+    return Columns(
         group_ids=group_ids,
         base_score=[row.base_score for row in rows],
         correct=[row.correct for row in rows],
@@ -79,14 +84,12 @@ def prepare(
         response_tokens=[row.response_tokens for row in rows],
         metadata={key: [row.metadata.get(key) for row in rows] for key in sorted(keys)},
     )
-    chunks = [encode_rollouts(rows[start : start + count]) for start, count in spans]
-    return PreparedBatch(manifest, columns, chunks, packed_ids)
 
 
 def _token_ids(
     rollouts: Sequence[Rollout], config: RewardConfig, spans: Sequence[tuple[int, int]]
 ) -> list[bytes]:
-    """Pack token ids by chunk, where a length method looks at them and every row has some."""
+    """Pack token ids by chunk if a length method reads them and every rollout has them."""
     wanted = any(item.takes_token_ids for item in config.length)
     if not wanted or any(rollout.token_ids is None for rollout in rollouts):
         return []
@@ -95,10 +98,10 @@ def _token_ids(
 
 
 def plain(rollout: Rollout, token_ids: Sequence[int] | None = None) -> Rollout:
-    """Drop numpy scalars, and take what is left out from what says it: `correct`, `token_ids`.
+    """Convert NumPy scalars, and fill `base_score` and `response_tokens` where they follow.
 
     Args:
-        token_ids: what it has for token ids; none when left out, since they travel on their own.
+        token_ids: token ids of the returned rollout; a batch packs them separately.
     """
     correct = None if rollout.correct is None else bool(rollout.correct)
     base = rollout.base_score

@@ -1,46 +1,46 @@
-"""How long to wait for more rollouts before a chord is sent; pure, time is handed in."""
+"""Decides how long a batch waits for more rollouts before it is sent; pure, time is passed in."""
 
 import math
 
 MAX_WINDOW_S = 0.02
-"""Longest wait of who comes last, in seconds: little beside the 0.5 to 30 s of a judge."""
+"""Maximum batching delay in seconds; small next to a judge call (0.5-30 s)."""
 
 FULL_RATE_PER_S = 100.0
-"""From this many rollouts per second on the whole window is waited for; below, a part of it,
-since waiting for company that does not come gains nothing."""
+"""Arrival rate from which on the whole window is used, in rollouts per second. Below it the window
+shrinks in proportion, because few rollouts would arrive in it."""
 
 _QUIET = 0.25
-"""A burst is not cut in two: a window goes on until nothing has come for this part of it."""
+"""A batch stays open until nothing has arrived for this part of a window, so that a burst is not cut."""
 
-_MOST = 5
-"""However much comes, a batch is sent after so many windows."""
+_MAX_WINDOWS = 5
+"""A batch is sent after this many windows even if rollouts keep arriving."""
 
-_MEMORY_S = 0.25
-"""How long an arrival counts towards the rate, in seconds."""
+_DECAY_S = 0.25
+"""Time constant of the arrival rate, in seconds."""
 
 
 class ArrivalRate:
-    """An exponentially fading count of arrivals."""
+    """An exponentially decaying count of arrivals."""
 
     def __init__(self) -> None:
         self._level = 0.0
-        self._at = 0.0
+        self._at_s = 0.0
 
-    def seen(self, arrivals: int, now: float) -> None:
-        """Count arrivals in."""
-        self._level = self._faded(now) + arrivals
-        self._at = now
+    def seen(self, arrivals: int, now_s: float) -> None:
+        """Count arrivals."""
+        self._level = self._decayed(now_s) + arrivals
+        self._at_s = now_s
 
-    def window_s(self, now: float) -> float:
-        """How long a rollout may be held back for others to come."""
-        rate_per_s = self._faded(now) / _MEMORY_S
+    def window_s(self, now_s: float) -> float:
+        """Return how long a rollout may wait for others, in seconds."""
+        rate_per_s = self._decayed(now_s) / _DECAY_S
         return MAX_WINDOW_S * min(1.0, rate_per_s / FULL_RATE_PER_S)
 
-    def due_at(self, since: float, now: float) -> float:
-        """Say until when a batch that began to gather at `since` waits for more to come."""
-        window_s = self.window_s(now)
-        quiet_at = self._at + _QUIET * window_s
-        return min(max(since + window_s, quiet_at), since + _MOST * window_s)
+    def due_at(self, since_s: float, now_s: float) -> float:
+        """Return when a batch that was opened at `since_s` is to be sent."""
+        window_s = self.window_s(now_s)
+        quiet_at_s = self._at_s + _QUIET * window_s
+        return min(max(since_s + window_s, quiet_at_s), since_s + _MAX_WINDOWS * window_s)
 
-    def _faded(self, now: float) -> float:
-        return self._level * math.exp(min(0.0, (self._at - now) / _MEMORY_S))
+    def _decayed(self, now_s: float) -> float:
+        return self._level * math.exp(min(0.0, (self._at_s - now_s) / _DECAY_S))

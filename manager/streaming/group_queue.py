@@ -1,296 +1,189 @@
-"""One process's rollouts whose groups are made with other processes: brought, waited for, found.
-
-Used by one thread; what it finds is for its caller to act upon.
-"""
+"""The rollouts of this process whose groups have no batch yet. Used by one thread."""
 
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from oyer.manager.score import Score
-from oyer.manager.streaming import identity
-from oyer.manager.streaming.group_store import Bringing, GroupStore, Place, Seen
-from oyer.manager.streaming.identity import TimeoutPolicy
-from oyer.manager.streaming.pending import Pending
+from oyer.manager.streaming.group_store import GroupKey, GroupState, GroupStore
+from oyer.manager.streaming.identity import unpack
+from oyer.manager.streaming.pending import PendingRollout
 from oyer.protocol.errors import BackendUnavailable
 from oyer.protocol.rollout import Rollout
 
 log = logging.getLogger(__name__)
 
-MAIL_PAUSE_S = 0.02
-"""Pause between two looks into the mailbox, in seconds; also how late a group may be noticed."""
+POLL_S = 0.02
+"""Pause between two reads of the mailbox, in seconds; also the maximum delay of a change."""
 
-LOOK_PAUSE_S = 5.0
-"""A group waited for is looked at this often even if nothing is told of it, in seconds."""
+READ_PAUSE_S = 5.0
+"""Maximum pause between two reads of a group, in seconds, in case its message was lost."""
 
 OUTAGE_PAUSE_S = 0.5
 """Pause after the broker could not be reached, in seconds."""
 
 
-@dataclass(eq=False)
-class PendingRollout:
-    """A rollout under way in this process."""
-
-    rollout: Rollout
-    id: str
-    """The same in every process."""
-    key: tuple[str, ...] = ()
-    """What it is found by when it is handed over again: the ids of all that must share its batch."""
-    pending: Pending[Score] = field(default_factory=Pending)
-    grouped: bool = False
-    """Its group needs no waiting for any more, and it no judging ahead of it."""
-
-
 @dataclass(frozen=True)
-class GroupRequest:
-    """A member to bring to its group."""
-
-    member: PendingRollout
-    run: str
-    scope: str
-    """What may share its group; see `groups.scope_of`."""
-    step: int | None
-    size: int
-    due_at: float
-    """When its group is late, if the group begins with it, in seconds of `time.monotonic`."""
-    on_timeout: TimeoutPolicy
-
-
-@dataclass(frozen=True, kw_only=True)
 class GroupClaim:
     """A group that this process is to submit."""
 
-    place: Place
-    run: str
-    step: int | None
-    shaped: bool
-    """Whether it gets length terms."""
+    group: GroupState
     rollouts: Sequence[Rollout]
-    members: dict[int, GroupRequest]
-    """This process's, by their rows in the group."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bound:
-    """A group that is in a batch."""
-
-    place: Place
-    batch: str
-    verdicts: int
-    """Of the whole batch."""
-    rows: Sequence[tuple[int, PendingRollout]]
-    """This process's members and their rows in the batch."""
+    """All of the group, by row."""
+    members: Sequence[PendingRollout]
+    """The group's rollouts that are pending in this process."""
 
 
 @dataclass
-class Found:
-    """What there is to do."""
+class GroupUpdates:
+    """What is to be done for rollouts and groups."""
 
     claims: list[GroupClaim] = field(default_factory=list)
-    unsent: list[tuple[Place, str]] = field(default_factory=list)
-    """Groups in a batch whose leader may have died before it sent the tasks."""
-    bound: list[Bound] = field(default_factory=list)
-    ended: list[tuple[PendingRollout, Exception]] = field(default_factory=list)
-    ahead: list[GroupRequest] = field(default_factory=list)
-    """Members of incomplete groups."""
-    strays: list[tuple[GroupRequest, bool]] = field(default_factory=list)
-    """Members that came after their group was closed late, and whether they get length terms."""
-    lost: list[GroupRequest] = field(default_factory=list)
-    """Members that Redis has forgotten: to be brought again."""
-    late: list[str] = field(default_factory=list)
-    """What there is to say of groups that were closed before all had come."""
-
-    def warn(self) -> None:
-        """Log that groups are compared as far as they are there: their length terms are others."""
-        if self.late:
-            log.warning(
-                "groups that group_timeout_s closed before all their rollouts had come: %d; the first:"
-                " %s. Processes gather groups together if they name the same `run`, or have the same"
-                " launcher",
-                len(self.late),
-                self.late[0],
-            )
+    """To submit."""
+    sent: list[tuple[GroupState, list[PendingRollout]]] = field(default_factory=list)
+    """In batches of other processes: their results are to be waited for."""
+    unsent: list[GroupState] = field(default_factory=list)
+    """In batches whose tasks may not be sent: to resubmit."""
+    failed: list[tuple[PendingRollout, Exception]] = field(default_factory=list)
+    incomplete: list[PendingRollout] = field(default_factory=list)
+    """New rollouts of open groups: to judge early."""
+    late: list[tuple[PendingRollout, GroupState]] = field(default_factory=list)
+    """Rollouts that arrived after their group was closed late: to score alone."""
+    gone: list[PendingRollout] = field(default_factory=list)
+    """Rollouts whose group is no longer in Redis: to join it again."""
 
 
 @dataclass
-class _Waiting:
-    """A group that this process waits for."""
+class _WaitingGroup:
+    """This process's rollouts in a group without a batch."""
 
-    members: dict[int, GroupRequest] = field(default_factory=dict)
-    """By their rows in the group."""
-    look_at: float = 0.0
+    members: list[PendingRollout] = field(default_factory=list)
+    read_at_s: float = 0.0
 
 
 class GroupQueue:
-    """The groups that one process has members in and that have no batch yet."""
+    """Joins rollouts to their groups, and finds the groups that are ready."""
 
-    def __init__(self, make: Callable[[], GroupStore], plan: str, *, with_token_ids: bool) -> None:
-        self._make = make
-        self._plan = plan
-        self._with_token_ids = with_token_ids
-        self._meeting: GroupStore | None = None
-        self._waiting: dict[Place, _Waiting] = {}
-        self._mail_at = 0.0
+    def __init__(self, store: GroupStore) -> None:
+        self._store = store
+        self._waiting: dict[GroupKey, _WaitingGroup] = {}
+        self._poll_at_s = 0.0
 
-    @property
-    def meeting(self) -> GroupStore:
-        """This process's part in the meeting; made by the thread that uses it."""
-        if self._meeting is None:
-            self._meeting = self._make()
-        return self._meeting
+    def next_poll_s(self) -> float | None:
+        """When to `poll` next, in seconds of `time.monotonic`; None if no group is waiting."""
+        return self._poll_at_s if self._waiting else None
 
-    def next_at(self) -> float | None:
-        """When to `look` next, in seconds of `time.monotonic`; None while nothing is waited for."""
-        return self._mail_at if self._waiting else None
-
-    def bring(self, candidates: Sequence[GroupRequest]) -> Found:
-        """Bring members to their groups.
+    def join(self, rollouts: Sequence[PendingRollout]) -> GroupUpdates:
+        """Add rollouts to their groups.
 
         Raises:
-            BackendUnavailable: the broker is away; nobody knows whether they were brought.
+            BackendUnavailable: the broker cannot be reached; the rollouts may have joined or not.
         """
-        now = time.monotonic()
-        by_group: dict[tuple[Any, ...], dict[str, GroupRequest]] = defaultdict(dict)
-        for one in candidates:
-            group_id = str(one.member.rollout.group_id)
-            by_group[one.run, one.scope, group_id, one.size, one.step][one.member.id] = one
-        bringings = [
-            self._bringing(
-                identity.group_name(self._plan, run, scope, group_id, size), step, members, now
-            )
-            for (run, scope, group_id, size, step), members in by_group.items()
-        ]
-        brought, _ = self.meeting.look(bringings)
-        found = Found()
-        for members, answer in zip(by_group.values(), brought, strict=True):
-            views = {view.generation: view for view in answer.seen}
-            for candidate, (generation, row, fresh) in zip(
-                members.values(), answer.places, strict=True
-            ):
-                view = views[generation]
-                self._put(candidate, row, view, found)
-                if fresh and row >= 0 and view.state == "open":
-                    found.ahead.append(candidate)
-            self._sort(answer.seen, found)
-        found.warn()
-        return found
+        by_group: dict[tuple[str | None, int | None], list[PendingRollout]] = defaultdict(list)
+        for one in rollouts:
+            by_group[one.group, one.step].append(one)
+        updates = GroupUpdates()
+        joined = self._store.join(list(by_group.values()))
+        for one, group, row, is_new in joined:
+            if row >= 0:
+                one.row = row
+                self._waiting.setdefault(group.key, _WaitingGroup()).members.append(one)
+                if is_new and group.state == "open":
+                    updates.incomplete.append(one)
+            elif group.policy == "error":
+                updates.failed.append((one, _overdue(one, group)))
+            else:
+                updates.late.append((one, group))
+        self._update({place.group.key: place.group for place in joined}.values(), updates)
+        return updates
 
-    def look(self) -> Found:
-        """Look after the groups that something was told of, and those whose time has come.
+    def poll(self) -> GroupUpdates:
+        """Read the groups that may have changed, and those that are due.
 
         Raises:
-            BackendUnavailable: the broker is away; everything is looked at once it is back.
+            BackendUnavailable: the broker cannot be reached; all groups are read when it is back.
         """
-        now = time.monotonic()
-        self._mail_at = now + MAIL_PAUSE_S
-        found = Found()
+        now_s = time.monotonic()
+        self._poll_at_s = now_s + POLL_S
         try:
-            told = self.meeting.told()
+            changed = self._store.changed()
             due = [
-                place
-                for place, waiting in self._waiting.items()
-                if place[0] in told or waiting.look_at <= now
+                key
+                for key, waiting in self._waiting.items()
+                if key[0] in changed or waiting.read_at_s <= now_s
             ]
-            _, seen = self.meeting.look(places=due)
+            groups = self._store.read(due)
         except BackendUnavailable:
-            self._mail_at = now + OUTAGE_PAUSE_S
+            self._poll_at_s = now_s + OUTAGE_PAUSE_S
             for waiting in self._waiting.values():
-                waiting.look_at = now
+                waiting.read_at_s = now_s
             raise
-        self._sort(seen, found)
-        found.warn()
-        return found
+        updates = GroupUpdates()
+        self._update(groups, updates)
+        return updates
 
     def wait_again(self, claims: Iterable[GroupClaim]) -> None:
         """Wait for groups that another process has claimed meanwhile."""
         for claim in claims:
-            self._waiting[claim.place] = _Waiting(claim.members)
+            self._waiting[claim.group.key] = _WaitingGroup(list(claim.members))
 
-    def abandon(self) -> list[PendingRollout]:
-        """Wait for nothing any more; returns who waited."""
+    def clear(self) -> list[PendingRollout]:
+        """Stop waiting for all groups; returns the rollouts that waited."""
         waiting, self._waiting = self._waiting, {}
-        return [one.member for group in waiting.values() for one in group.members.values()]
+        return [one for group in waiting.values() for one in group.members]
 
-    def _bringing(
-        self, name: str, step: int | None, members: Mapping[str, GroupRequest], now: float
-    ) -> Bringing:
-        first = next(iter(members.values()))
-        rollouts = {member_id: one.member.rollout for member_id, one in members.items()}
-        return Bringing(
-            group=name,
-            size=first.size,
-            step=step,
-            timeout_s=max(0.0, first.due_at - now),
-            on_timeout=first.on_timeout,
-            ids=list(members),
-            parts=identity.pack(rollouts, with_token_ids=self._with_token_ids),
-        )
-
-    def _put(self, candidate: GroupRequest, row: int, view: Seen, found: Found) -> None:
-        """Wait for a member's group, unless that was closed late before the member came."""
-        if row >= 0:
-            self._waiting.setdefault(view.place, _Waiting()).members[row] = candidate
-        elif view.policy == "error":
-            found.ended.append((candidate.member, _too_late(candidate, view)))
-        else:
-            found.strays.append((candidate, view.policy == "partial"))
-
-    def _sort(self, seen: Iterable[Seen], found: Found) -> None:
-        """Say what is to be done about each group."""
-        for view in seen:
-            waiting = self._waiting.get(view.place)
+    def _update(self, groups: Iterable[GroupState], updates: GroupUpdates) -> None:
+        """Note what is to be done for each group."""
+        for group in groups:
+            waiting = self._waiting.get(group.key)
             if waiting is None:
                 continue
-            if view.state in ("open", "led"):
-                waiting.look_at = time.monotonic() + min(view.wait_s, LOOK_PAUSE_S)
-            elif view.state == "published":
-                # Looked at again once its tasks are sent.
-                waiting.look_at = time.monotonic()
-                found.unsent.append((view.place, view.batch))
+            if group.state in ("open", "claimed_elsewhere"):
+                waiting.read_at_s = time.monotonic() + min(group.wait_s, READ_PAUSE_S)
+            elif group.state == "published":
+                waiting.read_at_s = time.monotonic()  # to find it sent
+                updates.unsent.append(group)
             else:
-                del self._waiting[view.place]
-                self._close(view, waiting, found)
+                del self._waiting[group.key]
+                self._remove(group, waiting.members, updates)
+        _log_late(updates.claims)
 
-    def _close(self, view: Seen, waiting: _Waiting, found: Found) -> None:
-        """Say what is to be done about a group that needs no waiting for any more."""
-        candidates = waiting.members.values()
-        for one in candidates:
-            one.member.grouped = view.state != "gone"
-        if view.state == "gone":
-            found.lost += candidates
-        elif view.state == "failed":
-            found.ended += [(one.member, _too_late(one, view)) for one in candidates]
-        elif view.state == "sent":
-            rows = [(view.start + row, one.member) for row, one in waiting.members.items()]
-            found.bound.append(
-                Bound(place=view.place, batch=view.batch, verdicts=view.verdicts, rows=rows)
-            )
+    def _remove(
+        self, group: GroupState, members: list[PendingRollout], updates: GroupUpdates
+    ) -> None:
+        """Note what is to be done for a group that this process no longer waits for."""
+        for one in members:
+            one.group_closed = group.state != "gone"
+        if group.state == "gone":
+            updates.gone += members
+        elif group.state == "failed":
+            updates.failed += [(one, _overdue(one, group)) for one in members]
+        elif group.state == "sent":
+            updates.sent.append((group, members))
         else:
-            known = {one.member.id: one.member.rollout for one in candidates}
             try:
-                rollouts = identity.unpack(view.ids, view.parts, known)
-            except Exception as error:  # noqa: BLE001 - the group's members are told; others go on
-                found.ended += [(one.member, error) for one in candidates]
-                return
-            if view.late:
-                found.late.append(str(_too_late(next(iter(candidates)), view)))
-            found.claims.append(
-                GroupClaim(
-                    place=view.place,
-                    run=next(iter(candidates)).run,
-                    step=view.step,
-                    shaped=not view.late or view.policy == "partial",
-                    rollouts=rollouts,
-                    members=waiting.members,
-                )
-            )
+                rollouts = unpack(group.ids, group.packed, {one.id: one.rollout for one in members})
+            except Exception as error:  # noqa: BLE001 - it fails this group only
+                updates.failed += [(one, error) for one in members]
+            else:
+                updates.claims.append(GroupClaim(group, rollouts, members))
 
 
-def _too_late(one: GroupRequest, view: Seen) -> TimeoutError:
+def _overdue(one: PendingRollout, group: GroupState) -> TimeoutError:
     return TimeoutError(
-        f"group {one.member.rollout.group_id!r} of run {one.run!r}: {view.n} of {one.size} rollouts"
+        f"group {one.rollout.group_id!r} of run {one.run!r}: {group.n} of {one.group_size} rollouts"
         " came in time"
     )
+
+
+def _log_late(claims: Sequence[GroupClaim]) -> None:
+    """Warn about incomplete groups, because their length terms differ from those of whole groups."""
+    late = [claim for claim in claims if claim.group.late]
+    if late:
+        log.warning(
+            "groups closed by group_timeout_s before all their rollouts had come: %d; the first: %s."
+            " Processes share groups if they pass the same `run` or have the same launcher",
+            len(late),
+            _overdue(late[0].members[0], late[0].group),
+        )

@@ -1,216 +1,198 @@
-"""Where the processes and hosts of a run meet to make groups: one script over Redis (`group.lua`).
+"""The state of groups in Redis, shared by all processes of a training: one script, `group.lua`.
 
-- A group is made once: its batch is published under the claim of one leader, and a leader that dies
-  is replaced when its lease ends. After publishing, the batch's id stands, whoever sends it.
-- What happens to a group is told to every process with a member of it, through its mailbox; a
-  mailbox is a hint, and looking at the group says the same.
+What it promises, how, and which tests hold it: docs/internals/group_store.md.
 """
 
 import json
+import math
+import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha1
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from oyer.manager.streaming.identity import Parts, TimeoutPolicy
+from oyer.manager.backend.connection import Broker, backend
+from oyer.manager.streaming.identity import PackedRollouts, pack
+from oyer.manager.streaming.pending import PendingRollout, TimeoutPolicy
 from oyer.protocol.batch_store import COUNTING_SCRIPT
 from oyer.protocol.names import BACKLOG_ENDS_KEY, BACKLOG_KEY, group_key, mailbox_key
 
-if TYPE_CHECKING:
-    from redis import Redis
-
-LEASE_S = 5.0
-"""A leader that has not published its group for so long is replaced, in seconds."""
+CLAIM_S = 5.0
+"""A claim expires after this time unless its group is published, in seconds."""
 
 MEMORY_S = 120.0
-"""How long a group's outcome is kept for a rollout handed over again, in seconds: trainers retry
-within a few; a prompt may come back after that with the same response."""
+"""How long a finished group is kept for retries of its rollouts, in seconds. Trainers retry within
+seconds; later, the same response to a prompt may be another sample."""
 
 _SCRIPT = COUNTING_SCRIPT + resources.files(__package__).joinpath("group.lua").read_text()
-_SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # the name that Redis gives it
+_SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # its name in Redis
+
+GroupKey = tuple[str, str]
+"""A group's name and its generation: the name may come back for another group."""
+
+_Call = tuple[list[str], tuple[Any, ...]]
+"""Keys and arguments of one run of the script."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bringing:
-    """Members of one group that a process brings at one time."""
+class GroupState:
+    """A group in Redis as one process sees it."""
 
-    group: str
-    size: int
-    step: int | None
-    timeout_s: float
-    """How long the group waits; counts when it begins with these."""
-    on_timeout: TimeoutPolicy
-    ids: Sequence[str]
-    parts: Parts
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """One generation of a group as a process finds it; a group's name may come back later."""
-
-    group: str
-    generation: str
-    state: Literal["open", "led", "claimed", "published", "sent", "failed", "gone"]
-    """`open`: incomplete. `led`: another process sees to it. `claimed`: this one is to make its
-    batch. `published`: this one is to send its batch. `sent`: wait for its batch. `failed`: late.
-    `gone`: Redis has forgotten it."""
+    key: GroupKey
+    state: Literal["open", "claimed_elsewhere", "claimed", "published", "sent", "failed", "gone"]
+    """`open`: incomplete. `claimed`: this process submits it. `claimed_elsewhere`: another does.
+    `published`: this process sends the tasks of its batch. `sent`: it is in a batch.
+    `failed`: overdue under the policy `error`. `gone`: not in Redis."""
     n: int = 0
+    """Its rollouts so far."""
     policy: TimeoutPolicy = "partial"
     step: int | None = None
     late: bool = False
+    """Whether it was closed because it was overdue."""
     wait_s: float = 0.0
-    """For `open` and `led`: when to look again at the latest, in seconds."""
+    """For `open` and `claimed_elsewhere`: when the state changes by itself, in seconds."""
     ids: Sequence[str] = ()
-    parts: Sequence[Parts] = ()
-    """For `claimed`: the members, in order, and what they are."""
+    """For `claimed`: its rollouts, by row."""
+    packed: Sequence[PackedRollouts] = ()
     batch: str = ""
     start: int = 0
+    """For `sent`: its first row in the batch."""
     verdicts: int = 0
-    """For `sent`: the batch, and the row of it that the group begins with."""
+    """For `sent`: the judgements of the whole batch."""
 
     @property
-    def place(self) -> "Place":
-        """What it is found by."""
-        return self.group, self.generation
+    def with_length(self) -> bool:
+        """Whether its rewards get length terms."""
+        return not self.late or self.policy == "partial"
 
 
-Place = tuple[str, str]
-"""A group and its generation."""
+class Joined(NamedTuple):
+    """A rollout's place in a group."""
 
-
-@dataclass(frozen=True)
-class Brought:
-    """Where members were put."""
-
-    places: Sequence[tuple[str, int, bool]]
-    """Of each member: generation, row in the group, and whether it was not there before. A row of -1
-    stands for a member of a group that was closed late before."""
-    seen: Sequence[Seen] = field(default_factory=tuple)
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One run of the script."""
-
-    groups: Sequence[str]
-    operation: str
-    args: Mapping[str, Any]
-    parts: Parts | tuple[()] = ()
+    rollout: PendingRollout
+    group: GroupState
+    row: int
+    """-1 if the group was closed late before the rollout arrived."""
+    is_new: bool
+    """False if the rollout was in the group before."""
 
 
 class GroupStore:
-    """One process's part in the groups of a broker.
+    """One process's access to the groups of a broker.
 
-    Every method raises what `reached` makes of a broker that is away.
+    Every method raises `BackendUnavailable` if the broker cannot be reached.
     """
 
-    def __init__(
-        self, redis: "Redis", reached: Callable[[], AbstractContextManager[None]], expires_s: int
-    ) -> None:
-        self._redis = redis
-        self._reached = reached
+    def __init__(self, broker: Broker, *, with_token_ids: bool = False) -> None:
+        self._broker = broker
+        self._with_token_ids = with_token_ids
         self._mailbox = mailbox_key(uuid.uuid4().hex)
-        self._token = uuid.uuid4().hex
-        self._always = {
+        self._args = {
             "mailbox": self._mailbox,
-            "token": self._token,
-            "lease_ms": int(LEASE_S * 1000),
-            "expires_ms": expires_s * 1000,
+            "token": uuid.uuid4().hex,
+            "lease_ms": int(CLAIM_S * 1000),
+            "expires_ms": broker.expires_s * 1000,
             "memory_ms": int(MEMORY_S * 1000),
             "backlog": [BACKLOG_KEY, BACKLOG_ENDS_KEY],
         }
 
-    def look(
-        self, bringings: Sequence[Bringing] = (), places: Sequence[Place] = ()
-    ) -> tuple[list[Brought], list[Seen]]:
-        """Bring members, and look at groups that were brought before, in one round trip."""
-        calls = [
-            _Call(
-                [b.group],
-                "look",
-                {
-                    "ids": b.ids,
-                    "size": b.size,
-                    "step": -1 if b.step is None else b.step,
-                    "timeout_ms": int(b.timeout_s * 1000),
-                    "policy": b.on_timeout,
-                },
-                b.parts,
-            )
-            for b in bringings
-        ]
-        calls += [
-            _Call([group], "look", {"ids": [], "generation": generation})
-            for group, generation in places
-        ]
-        answers = self._run(calls)
-        brought = [
-            Brought(
-                [(name, row, bool(fresh)) for name, row, fresh in json.loads(answer[0])],
-                [_seen(b.group, *view) for view in answer[1]],
-            )
-            for b, answer in zip(bringings, answers, strict=False)
-        ]
-        looked = [
-            _seen(group, *answer[1][0])
-            for (group, _), answer in zip(places, answers[len(bringings) :], strict=True)
-        ]
-        return brought, looked
+    def join(self, groups: Sequence[Sequence[PendingRollout]]) -> list[Joined]:
+        """Add rollouts to their groups; each inner sequence is of one group and step."""
+        joined = []
+        answers = self._run([self._join_call(rollouts) for rollouts in groups])
+        for rollouts, (places, views) in zip(groups, answers, strict=True):
+            states = [_state(str(rollouts[0].group), *view) for view in views]
+            by_generation = {state.key[1]: state for state in states}
+            joined += [
+                Joined(one, by_generation[generation], row, bool(new))
+                for one, (generation, row, new) in zip(rollouts, json.loads(places), strict=True)
+            ]
+        return joined
 
-    def publish(self, starts: Mapping[Place, int], batch_id: str, verdicts: int) -> list[Place]:
-        """Say which batch claimed groups are in, and from which row on: all of them or none.
+    def read(self, keys: Sequence[GroupKey]) -> list[GroupState]:
+        """Read groups; this process claims those that are overdue or whose claim has expired."""
+        calls = [
+            self._call("join", [group], {"ids": [], "generation": generation})
+            for group, generation in keys
+        ]
+        answers = zip(keys, self._run(calls), strict=True)
+        return [_state(group, *views[0]) for (group, _), (_, views) in answers]
+
+    def publish(
+        self, starts: Mapping[GroupKey, int], batch_id: str, verdicts: int
+    ) -> list[GroupKey]:
+        """Set the batch of claimed groups and their first rows in it: of all or of none.
 
         Returns:
-            Those whose claim another process holds by now; then none is published.
+            Groups that other processes have claimed by now; if there are any, none is published.
         """
-        places = list(starts)
-        said = {"batch": batch_id, "verdicts": verdicts, "starts": list(starts.values())}
-        return [places[i - 1] for i in self._together("publish", places, **said)]
+        keys = list(starts)
+        batch = {"batch": batch_id, "verdicts": verdicts, "starts": list(starts.values())}
+        return [keys[i - 1] for i in self._update("publish", keys, **batch)]
 
-    def announce(self, places: Sequence[Place]) -> None:
-        """Say that the tasks of published groups are sent."""
-        self._together("announce", places)
+    def mark_sent(self, keys: Sequence[GroupKey]) -> None:
+        """Note that the tasks of published groups are sent."""
+        self._update("mark_sent", keys)
 
-    def release(self, places: Sequence[Place]) -> None:
-        """Leave claimed groups to the next process that looks."""
-        self._together("release", places)
+    def release(self, keys: Sequence[GroupKey]) -> None:
+        """Give up the claims on groups, so that another process can claim them."""
+        self._update("release", keys)
 
-    def finish(self, places: Sequence[Place]) -> None:
-        """Say that the batches of groups have ended: they are remembered for `MEMORY_S` more."""
-        self._together("finish", places)
+    def finish(self, keys: Sequence[GroupKey]) -> None:
+        """Note that the batches of groups have ended: the groups expire after `MEMORY_S`."""
+        self._update("finish", keys)
 
-    def told(self) -> set[str]:
-        """Empty the mailbox: the groups to look at."""
-        with self._reached():
-            pipe = self._redis.pipeline(transaction=True)
+    def changed(self) -> set[str]:
+        """Empty the mailbox; returns the names of groups that may have changed."""
+        source = backend(*self._broker)
+        with source.reached():
+            pipe = source.redis.pipeline(transaction=True)
             pipe.lrange(self._mailbox, 0, -1)
             pipe.delete(self._mailbox)
             keys = pipe.execute()[0]
         return {key.decode().removeprefix(group_key("")) for key in keys}
 
-    def _together(self, operation: str, places: Sequence[Place], **said: Any) -> Any:
-        """Do the same to several groups in one run of the script."""
-        if not places:
+    def _join_call(self, rollouts: Sequence[PendingRollout]) -> _Call:
+        first = rollouts[0]
+        args = {
+            "ids": [one.id for one in rollouts],
+            "size": first.group_size,
+            "step": -1 if first.step is None else int(first.step),
+            "timeout_ms": max(0, math.ceil((first.group_due_s - time.monotonic()) * 1000)),
+            "policy": first.on_group_timeout,
+        }
+        by_id = {one.id: one.rollout for one in rollouts}
+        packed = pack(by_id, with_token_ids=self._with_token_ids)
+        return self._call("join", [str(first.group)], args, *packed)
+
+    def _update(self, operation: str, keys: Sequence[GroupKey], **args: Any) -> Any:
+        """Apply an operation to several groups in one run of the script."""
+        if not keys:
             return []
-        args = {"generations": [generation for _, generation in places], **said}
-        (answer,) = self._run([_Call([group for group, _ in places], operation, args)])
-        return answer
+        args["generations"] = [generation for _, generation in keys]
+        return self._run([self._call(operation, [group for group, _ in keys], args)])[0]
+
+    def _call(
+        self, operation: str, groups: Sequence[str], args: Mapping[str, Any], *packed: bytes
+    ) -> _Call:
+        argv = (operation, json.dumps({**self._args, **args}), *packed)
+        return [group_key(group) for group in groups], argv
 
     def _run(self, calls: Sequence[_Call]) -> list[Any]:
-        """Run the script for each call, in one round trip; twice where Redis does not know it yet."""
+        """Run the script for each call, in one round trip; load it first if Redis does not have it."""
         from redis.exceptions import NoScriptError
 
         if not calls:
             return []
-        with self._reached():
-            answers = self._attempt(calls)
+        source = backend(*self._broker)
+        with source.reached():
+            answers = self._attempt(source.redis, calls)
             again = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
             if again:
-                self._redis.script_load(_SCRIPT)
-                repeated = self._attempt([calls[i] for i in again])
+                source.redis.script_load(_SCRIPT)
+                repeated = self._attempt(source.redis, [calls[i] for i in again])
                 for i, answer in zip(again, repeated, strict=True):
                     answers[i] = answer
             for answer in answers:
@@ -218,31 +200,29 @@ class GroupStore:
                     raise answer
         return answers
 
-    def _attempt(self, calls: Sequence[_Call]) -> list[Any]:
-        pipe = self._redis.pipeline(transaction=False)
-        for call in calls:
-            args = json.dumps({**self._always, **call.args})
-            keys = [group_key(group) for group in call.groups]
-            pipe.evalsha(_SHA, len(keys), *keys, call.operation, args, *call.parts)
+    def _attempt(self, redis: Any, calls: Sequence[_Call]) -> list[Any]:
+        pipe = redis.pipeline(transaction=False)
+        for keys, argv in calls:
+            pipe.evalsha(_SHA, len(keys), *keys, *argv)
         return list(pipe.execute(raise_on_error=False))
 
 
-def _seen(group: str, packed: bytes, rows: Sequence[bytes]) -> Seen:
-    said = json.loads(packed)
-    if said["state"] == "gone":
-        return Seen(group=group, generation=said["generation"], state="gone")
-    return Seen(
-        group=group,
-        generation=said["generation"],
-        state=said["state"],
-        n=said["n"],
-        policy=said["policy"],
-        step=None if said["step"] < 0 else said["step"],
-        late=said["late"],
-        wait_s=said.get("wait_ms", 0) / 1000,
-        ids=said.get("ids", ()),
-        parts=list(zip(rows[0::3], rows[1::3], rows[2::3], strict=True)),
-        batch=said.get("batch", ""),
-        start=said.get("start", 0),
-        verdicts=said.get("verdicts", 0),
+def _state(group: str, view: bytes, rows: Sequence[bytes]) -> GroupState:
+    fields = json.loads(view)
+    key = group, fields["generation"]
+    if fields["state"] == "gone":
+        return GroupState(key=key, state="gone")
+    return GroupState(
+        key=key,
+        state=fields["state"],
+        n=fields["n"],
+        policy=fields["policy"],
+        step=None if fields["step"] < 0 else fields["step"],
+        late=fields["late"],
+        wait_s=fields.get("wait_ms", 0) / 1000,
+        ids=fields.get("ids", ()),
+        packed=list(zip(rows[0::3], rows[1::3], rows[2::3], strict=True)),
+        batch=fields.get("batch", ""),
+        start=fields.get("start", 0),
+        verdicts=fields.get("verdicts", 0),
     )

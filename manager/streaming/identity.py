@@ -1,82 +1,159 @@
-"""Names groups and their members alike in every process, and packs members for each other; pure."""
+"""Gives rollouts and groups their names, the same in every process; packs rollouts for Redis; pure."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, TypedDict
 
 from oyer.config.reward import RewardConfig, plan_of
+from oyer.manager.backend.prepare import plain
+from oyer.manager.streaming.pending import PendingRollout, TimeoutPolicy
 from oyer.protocol import token_ids
-from oyer.protocol.errors import BatchFailed
+from oyer.protocol.errors import BatchFailed, InvalidInput
 from oyer.protocol.packing import WIRE_VERSION
 from oyer.protocol.rollout import Rollout, decode_rollouts, encode_rollouts
 
-TimeoutPolicy = Literal["partial", "neutral", "error"]
-"""What becomes of a group that is late: scored as far as it is there; scored without length
-terms; or an error for each of its rollouts."""
+GROUP_TIMEOUT_S = 60.0
+"""Default time that a group waits for its last rollout, in seconds."""
 
-Parts = tuple[bytes, bytes, bytes]
-"""Members as one process hands them to the others: ids, rollouts, and token ids or nothing."""
+PackedRollouts = tuple[bytes, bytes, bytes]
+"""Rollouts as one process stores them for others: ids, rollouts, and token ids or nothing."""
+
+
+class RunOptions(TypedDict, total=False):
+    """The run and training of rollouts."""
+
+    run: str
+    """The training run, `default` if left out; processes with the same run share its groups."""
+    training: str | None
+    """The training whose processes share the groups, if `run` does not name one training alone. With
+    neither, it is `RewardManager.training`."""
+
+
+class ScoreOptions(RunOptions, total=False):
+    """The run, step and group of rollouts that are submitted one by one."""
+
+    one_prompt: bool
+    """Whether all rollouts of a group have one prompt: rollouts of another prompt form another group."""
+    step: int | None
+    """The training step, for the record."""
+    group_size: int | None
+    """Rollouts of the group, over all processes; without it, a group is submitted in one call."""
+    sample_id: str | None
+    """Distinguishes samples with the same text in one group; the same text again is a retry else."""
+    group_timeout_s: float
+    """How long the group waits for its last rollout, in seconds; its first rollout decides."""
+    on_group_timeout: TimeoutPolicy
+    """`partial` (default), `neutral` or `error`; the group's first rollout decides."""
+
+
+def check_options(options: ScoreOptions, max_timeout_s: float) -> None:
+    """Check the group options.
+
+    Raises:
+        InvalidInput: names the option and the fix.
+    """
+    size = options.get("group_size")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise InvalidInput(f"group_size: is {size!r}; give the number of rollouts of one prompt")
+    policy = options.get("on_group_timeout", "partial")
+    if policy not in ("partial", "neutral", "error"):
+        raise InvalidInput(f"on_group_timeout: is {policy!r}; give partial, neutral or error")
+    timeout_s = options.get("group_timeout_s", GROUP_TIMEOUT_S)
+    if not isinstance(timeout_s, (int, float)) or not 0 <= timeout_s <= max_timeout_s:
+        raise InvalidInput(
+            f"group_timeout_s: is {timeout_s!r}; give seconds, `broker.result_expires_s` at most"
+        )
+
+
+def pending_rollouts(
+    rollouts: Sequence[Rollout], options: ScoreOptions, *, plan: str, training: str, now_s: float
+) -> list[PendingRollout]:
+    """Name rollouts and their groups; the same rollout twice in one call is two samples.
+
+    Args:
+        options: checked by `check_options`.
+        plan: what `plan_name` gives.
+        training: the manager's, for rollouts with neither `run` nor `training`.
+        now_s: of `time.monotonic`.
+    """
+    run, step, size = options.get("run", "default"), options.get("step"), options.get("group_size")
+    shared = options.get("training") or ("" if "run" in options else training)
+    due_s = now_s + options.get("group_timeout_s", GROUP_TIMEOUT_S)
+    count: dict[str, int] = {}
+    pending = []
+    for rollout in rollouts:
+        row = plain(rollout, rollout.token_ids)
+        name = rollout_name(row, run, step, size, options.get("sample_id"))
+        count[name] = count.get(name, 0) + 1
+        one = PendingRollout(rollout=row, id=f"{name}-{count[name]}", run=run, step=step)
+        if size is not None and row.group_id is not None:
+            scope = scope_of(shared, row.prompt if options.get("one_prompt", False) else None)
+            one.group = group_name(plan, run, scope, str(row.group_id), size)
+            one.group_size, one.group_due_s = size, due_s
+            one.on_group_timeout = options.get("on_group_timeout", "partial")
+        pending.append(one)
+    return pending
 
 
 def plan_name(config: RewardConfig) -> str:
-    """Name what scores a rollout: what is scored differently is not gathered together."""
+    """Name the judges, length methods and rules: groups hold rollouts of one plan only."""
     return _digest([WIRE_VERSION, plan_of(config)])
 
 
 def group_name(plan: str, run: str, scope: str, group_id: str, size: int) -> str:
-    """Name a group over all processes and hosts; `scope` is what `scope_of` gives its rollouts."""
+    """Name a group; `scope` is what `scope_of` returns for its rollouts."""
     return _digest([plan, run, scope, group_id, size])
 
 
 def scope_of(training: str, prompt: Any = None) -> str:
-    """Name what may share a group: the rollouts of a training and, where given, of a prompt."""
+    """Name what may share a group: the rollouts of a training and, if given, of a prompt."""
     return _digest([training, prompt])
 
 
-def identity_of(rollout: Rollout, run: str, step: int | None, *told_apart_by: Any) -> str:
-    """Name a rollout by where it belongs and all that scores it, over all processes and hosts.
+def rollout_name(rollout: Rollout, run: str, step: int | None, *distinguished_by: Any) -> str:
+    """Name a rollout by its run, step and group and by every field that affects its score.
 
     Args:
-        rollout: as `submission.plain` gives it.
+        rollout: as `prepare.plain` returns it.
         run: the training run.
         step: the training step.
-        told_apart_by: whatever else makes two rollouts two.
+        distinguished_by: further values that make two rollouts different.
     """
-    place = [run, None if step is None else int(step), rollout.group_id, *told_apart_by]
+    place = [run, None if step is None else int(step), rollout.group_id, *distinguished_by]
     numbers = [rollout.base_score, rollout.correct, rollout.truncated, rollout.response_tokens]
-    said = (rollout.prompt, rollout.response, rollout.reference)
-    # Texts are long, and JSON would cost more than the hash; with their lengths, they follow bare.
-    shape = [len(one) if isinstance(one, str) else one for one in said]
-    return _digest([place, numbers, shape], *(one for one in said if isinstance(one, str)))
+    texts = (rollout.prompt, rollout.response, rollout.reference)
+    # JSON of a long text would cost more than its hash; with their lengths, texts can follow as is.
+    shape = [len(one) if isinstance(one, str) else one for one in texts]
+    return _digest([place, numbers, shape], *(one for one in texts if isinstance(one, str)))
 
 
-def pack(members: Mapping[str, Rollout], *, with_token_ids: bool) -> Parts:
-    """Pack members, by id, for whichever process will submit their group."""
-    rollouts = [r if r.token_ids is None else replace(r, token_ids=None) for r in members.values()]
+def pack(rollouts: Mapping[str, Rollout], *, with_token_ids: bool) -> PackedRollouts:
+    """Pack rollouts, by id, for the process that will submit their group."""
+    rows = [r if r.token_ids is None else replace(r, token_ids=None) for r in rollouts.values()]
     packed_ids = b""
-    if with_token_ids and all(rollout.token_ids is not None for rollout in members.values()):
-        packed_ids = token_ids.encode([token_ids.checked(r.token_ids) for r in members.values()])
-    return ",".join(members).encode(), encode_rollouts(rollouts), packed_ids
+    if with_token_ids and all(rollout.token_ids is not None for rollout in rollouts.values()):
+        packed_ids = token_ids.encode([token_ids.checked(r.token_ids) for r in rollouts.values()])
+    return ",".join(rollouts).encode(), encode_rollouts(rows), packed_ids
 
 
 def unpack(
-    ids: Sequence[str], parts: Iterable[Parts], known: Mapping[str, Rollout]
+    ids: Sequence[str], packed: Iterable[PackedRollouts], known: Mapping[str, Rollout]
 ) -> list[Rollout]:
     """Return a group's rollouts, in the order of `ids`.
 
     Args:
-        ids: the group's members.
-        parts: what the processes sent, in any order; a member sent twice counts once.
-        known: members that need no unpacking.
+        ids: of the group's rollouts.
+        packed: what the processes stored, in any order; a rollout stored twice counts once.
+        known: rollouts of this process, by id.
 
     Raises:
-        BatchFailed: a member is missing.
-        MessageRefused: a part is of another version.
+        BatchFailed: a rollout is missing.
+        MessageRefused: the bytes are of another version.
     """
     found = dict(known)
-    for names, rollouts, packed_ids in parts:
+    for names, rollouts, packed_ids in packed:
         part_ids = names.decode().split(",")
         if all(name in found for name in part_ids):
             continue
@@ -95,7 +172,7 @@ def unpack(
     if missing:
         raise BatchFailed(
             f"{len(missing)} of a group's {len(ids)} rollouts are no longer in Redis;"
-            " hand the group over again"
+            " submit the group again"
         )
     return [found[name] for name in ids]
 

@@ -1,4 +1,4 @@
-"""Scores to come: awaitable on any event loop, and from threads."""
+"""Pending scores, awaitable on any event loop and from threads, and the rollouts they belong to."""
 
 import asyncio
 import contextlib
@@ -6,41 +6,47 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from oyer.config.reward import RewardRules
 from oyer.manager.score import Score, without_reward
 from oyer.protocol.errors import OyerError
+from oyer.protocol.rollout import Rollout
 
 T = TypeVar("T")
+
+TimeoutPolicy = Literal["partial", "neutral", "error"]
+"""What happens to an overdue group: `partial` scores the rollouts that arrived, `neutral` scores them
+without length terms, `error` fails each."""
 
 log = logging.getLogger(__name__)
 
 
 class Pending(Generic[T]):
-    """A value to come, shared by all who wait for it; giving up waiting takes it from nobody.
+    """A future with many waiters. Cancelling one waiter does not cancel the future.
 
-    With a future of `concurrent.futures`, a rollout is 28 objects that the garbage collector goes
-    through again and again; with this, 17. `benchmarks/single_calls.py` shows what they cost.
+    With `concurrent.futures.Future`, a rollout is 28 objects for the garbage collector to traverse;
+    with this, 17. `benchmarks/single_calls.py` measures the cost.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._outcome: Any = None
         self._callbacks: list[Callable[[Pending[T]], object]] | None = []
-        """None once the outcome is there."""
+        """None once done."""
 
     def done(self) -> bool:
-        """Whether the value, or an error in its place, is there."""
+        """Whether it has a value or an error."""
         return self._callbacks is None
 
     def result(self, timeout_s: float | None = None) -> T:
         """Wait for the value.
 
         Raises:
-            TimeoutError: not there within `timeout_s`; it may be waited for again.
-            OyerError: what kept the value from coming.
+            TimeoutError: not done within `timeout_s`; the wait can be repeated.
+            OyerError: the rollout failed.
         """
         if not self.done() and not self._wait(timeout_s):
             raise TimeoutError(f"no score within {timeout_s:g} s")
@@ -50,7 +56,7 @@ class Pending(Generic[T]):
         return value
 
     def add_done_callback(self, callback: "Callable[[Pending[T]], object]") -> None:
-        """Call `callback(pending)` once done, at once if it is; on another thread."""
+        """Call `callback(pending)` once done: now if it is done already, else on another thread."""
         with self._lock:
             if self._callbacks is not None:
                 self._callbacks.append(callback)
@@ -58,7 +64,7 @@ class Pending(Generic[T]):
         self._call(callback)
 
     def end(self, outcome: T | Exception) -> None:
-        """Give the value, or the error in its place; what comes after the first is ignored."""
+        """Set the value or the error; only the first call has an effect."""
         with self._lock:
             callbacks = self._callbacks
             if callbacks is None:
@@ -94,16 +100,16 @@ class Pending(Generic[T]):
         try:
             callback(self)
         except Exception:
-            log.exception("a callback of a score failed; the score stands")
+            log.exception("a callback of a score failed; the score is unaffected")
 
 
 class PendingScores(Pending[list[Score]]):
-    """The scores of several rollouts, to come."""
+    """The pending scores of several rollouts."""
 
     def __init__(self, scores: Sequence[Pending[Score]]) -> None:
         super().__init__()
         self.scores = list(scores)
-        """Each rollout's own, in the order handed over."""
+        """One per rollout, in the order submitted."""
         self._open = len(self.scores)
         for score in self.scores:
             score.add_done_callback(self._count)
@@ -111,23 +117,23 @@ class PendingScores(Pending[list[Score]]):
             self.end([])
 
     def collect(self, timeout_s: float, rules: RewardRules) -> list[Score]:
-        """Wait for `timeout_s` at most; a rollout that has no score by then, or none at all, says why.
+        """Wait at most `timeout_s`; the `Score` of a rollout without a reward names the error.
 
         Raises:
-            OyerError: a rollout failed, and the rules ask to be told (`without_reward`).
+            OyerError: a rollout failed, and the rules raise it (`without_reward`).
         """
         with contextlib.suppress(Exception):
             self.result(timeout_s)
         return self._settled(timeout_s, rules)
 
     async def gather(self, timeout_s: float, rules: RewardRules) -> list[Score]:
-        """Do as `collect` without blocking the running event loop."""
+        """Like `collect`, without blocking the running event loop."""
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self, timeout_s)
         return self._settled(timeout_s, rules)
 
     def _settled(self, waited_s: float, rules: RewardRules) -> list[Score]:
-        """Read what is there by now, each rollout's error in its own place."""
+        """Return the scores so far, with the error of each rollout in its place."""
         settled = []
         for score in self.scores:
             try:
@@ -146,44 +152,94 @@ class PendingScores(Pending[list[Score]]):
                 return
         try:
             self.end([score.result(0) for score in self.scores])
-        except Exception as error:  # noqa: BLE001 - whatever one rollout failed with is passed on
+        except Exception as error:  # noqa: BLE001 - the error of one rollout is the error of all
             self.end(error)
 
 
-class _Waking(threading.local):
-    """Who is to be woken once all that ends together on this thread has ended."""
+@dataclass(eq=False, kw_only=True, slots=True)
+class PendingRollout:
+    """A rollout of this process that has no score yet."""
 
-    due: defaultdict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] | None = None
+    rollout: Rollout
+    id: str
+    """The same in every process."""
+    run: str
+    step: int | None
+    group: str | None = None
+    """Name of its group in Redis; None if its group need not be gathered."""
+    group_size: int = 0
+    group_due_s: float = 0.0
+    """When the group is overdue if this is its first rollout, in seconds of `time.monotonic`."""
+    on_group_timeout: TimeoutPolicy = "partial"
+    row: int = -1
+    """Its row in its group, once it has joined it."""
+    group_closed: bool = False
+    """True once the group is complete or overdue: the rollout is no longer judged early on its own."""
+    unit: tuple[str, ...] = ()
+    """The ids of the rollouts that must share its batch, its own among them."""
+    pending: Pending[Score] = field(default_factory=Pending)
 
 
-_waking = _Waking()
+class PendingRollouts:
+    """The pending rollouts of one stream, so that a rollout submitted again joins the first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._units: dict[tuple[str, ...], list[PendingRollout]] = {}
+
+    def add(self, unit: list[PendingRollout]) -> list[PendingRollout]:
+        """Add rollouts that must share a batch, unless they are pending; returns those pending."""
+        key = tuple([one.id for one in unit])
+        for one in unit:
+            one.unit = key
+        with self._lock:
+            return self._units.setdefault(key, unit)
+
+    def end(self, outcomes: Sequence[tuple[PendingRollout, Score | Exception]]) -> None:
+        """Set each rollout's result."""
+        with self._lock:
+            for one, _ in outcomes:
+                self._units.pop(one.unit, None)
+        with wake_loops_once():
+            # A rollout that failed here may still be in a group that other processes complete.
+            for one, outcome in outcomes:
+                one.pending.end(outcome)
+
+
+class _DeferredWakeups(threading.local):
+    """The waiters that `wake_loops_once` wakes when it ends on this thread."""
+
+    waiters: defaultdict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] | None = None
+
+
+_deferred = _DeferredWakeups()
 
 
 @contextlib.contextmanager
-def ending_together() -> Iterator[None]:
+def wake_loops_once() -> Iterator[None]:
     """Wake each event loop once for all that ends inside.
 
-    Waking it for each would hand the interpreter from thread to thread each time.
+    Each wake-up makes threads switch the interpreter lock.
     """
     due: defaultdict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = defaultdict(list)
-    outer, _waking.due = _waking.due, due
+    outer, _deferred.waiters = _deferred.waiters, due
     try:
         yield
     finally:
-        _waking.due = outer
+        _deferred.waiters = outer
         for loop, waiters in due.items():
             _wake_all(loop, waiters)
 
 
 def _wake(loop: asyncio.AbstractEventLoop, waiter: "asyncio.Future[None]", _: Pending[Any]) -> None:
-    if _waking.due is None:
+    if _deferred.waiters is None:
         _wake_all(loop, [waiter])
     else:
-        _waking.due[loop].append(waiter)
+        _deferred.waiters[loop].append(waiter)
 
 
 def _wake_all(loop: asyncio.AbstractEventLoop, waiters: "Sequence[asyncio.Future[None]]") -> None:
-    # A loop that was closed has nobody left who waits.
+    # A closed loop has no waiters.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(_release, waiters)
 

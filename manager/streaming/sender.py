@@ -1,268 +1,211 @@
-"""Sends what has gathered, and gives the rows of batches to the rollouts that wait for them.
+"""Submits batches of pending rollouts and sets each rollout's result when its batch ends.
 
-- Groups are published under their batch's id before its tasks are sent: whoever dies in between,
-  another process sends the same batch.
-- `send`, `send_again` and `report_finished` are for one thread; batches end on the poller's.
+- A group is published with its batch's id before the batch's tasks are sent: if this process dies in
+  between, another one sends the same batch.
+- One thread uses `send`, `resubmit` and `wait_for`; batches end on the poller's thread.
 """
 
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from oyer.config.reward import RewardConfig
-from oyer.manager.backend.connection import BeforeSending, Broker, Withdrawn, backend
+from oyer.manager.backend.connection import Broker, backend
+from oyer.manager.backend.prepare import PreparedBatch, prepare
 from oyer.manager.future import RewardFuture
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score, scores_of
-from oyer.manager.streaming.group_queue import Bound, GroupClaim, PendingRollout
-from oyer.manager.streaming.group_store import GroupStore, Place
-from oyer.manager.streaming.pending import ending_together
-from oyer.protocol.batch import Manifest
+from oyer.manager.streaming.group_queue import GroupClaim
+from oyer.manager.streaming.group_store import GroupKey, GroupState, GroupStore
+from oyer.manager.streaming.pending import PendingRollout, PendingRollouts
 from oyer.protocol.errors import BackendUnavailable, MissingScores, OyerError
 from oyer.protocol.rollout import Rollout
 
 log = logging.getLogger(__name__)
 
 
-class Submit(Protocol):
-    """Submits a batch; `before_sending` is called when all of it but its tasks is in Redis."""
-
-    def __call__(
-        self,
-        rollouts: Sequence[Rollout],
-        config: RewardConfig,
-        run: str,
-        step: int | None,
-        before_sending: BeforeSending | None = None,
-    ) -> RewardFuture: ...
-
-
-class Lane(NamedTuple):
-    """What may share a batch: a run, a step, and with or without length terms."""
+class OpenBatchKey(NamedTuple):
+    """What the rollouts of a batch have in common."""
 
     run: str
     step: int | None
-    shaped: bool
+    with_length: bool
+    """Whether their rewards get length terms."""
 
 
 @dataclass
-class Load:
-    """What is sent in one batch."""
+class OpenBatch:
+    """Rollouts collected for one batch."""
 
+    opened_s: float = 0.0
+    joining: list[PendingRollout] = field(default_factory=list)
+    """Join their groups when the batch is due; they are sent with their groups."""
     members: list[PendingRollout] = field(default_factory=list)
     claims: list[GroupClaim] = field(default_factory=list)
-    ahead: list[PendingRollout] = field(default_factory=list)
-    """Judged ahead of their group: nobody waits for these rows."""
-
-
-@dataclass
-class _Awaited:
-    """Who waits for a batch."""
-
-    rows: list[tuple[int, PendingRollout]] = field(default_factory=list)
-    places: list[Place] = field(default_factory=list)
+    early: list[PendingRollout] = field(default_factory=list)
+    """Judged before their groups are complete; their scores come from the batches of the groups."""
 
 
 class Sender:
     """The batches of one stream."""
 
     def __init__(
-        self,
-        submit: Submit,
-        config: RewardConfig,
-        broker: Broker,
-        on_end: Callable[[Sequence[PendingRollout]], None],
+        self, config: RewardConfig, broker: Broker, store: GroupStore, pending: PendingRollouts
     ) -> None:
-        self._submit = submit
         self._config = config
         self._compares = compares(config)
-        self._unshaped = config.model_copy(update={"length": ()})
+        self._without_length = config.model_copy(update={"length": ()})
         self._broker = broker
-        self._on_end = on_end
+        self._store = store
+        self._pending = pending
         self._lock = threading.Lock()
-        self._awaited: dict[str, _Awaited] = {}
-        self._finished: list[Place] = []
+        self._waiting: dict[str, tuple[list[tuple[int, PendingRollout]], list[GroupKey]]] = {}
+        """By batch id: rollouts with their rows, and groups."""
 
-    @property
-    def has_finished(self) -> bool:
-        """Whether there is something to report."""
-        return bool(self._finished)
+    def send(self, key: OpenBatchKey, batch: OpenBatch) -> list[GroupClaim]:
+        """Submit a batch; returns the claims that other processes have taken over by now."""
+        parts = _split(batch) if self._compares and key.with_length else [batch]
+        return [claim for part in parts for claim in self._send(key, part)]
 
-    def send(self, lane: Lane, load: Load, meeting: GroupStore) -> list[GroupClaim]:
-        """Submit a load.
-
-        Returns:
-            Claims that had gone to another process: they are to be waited for.
-        """
+    def _send(self, key: OpenBatchKey, batch: OpenBatch) -> list[GroupClaim]:
+        config = self._config if key.with_length else self._without_length
         lost: list[GroupClaim] = []
-        for part in _apart(load) if self._compares and lane.shaped else [load]:
-            lost += self._send(lane, part, meeting)
-        return lost
-
-    def _send(self, lane: Lane, load: Load, meeting: GroupStore) -> list[GroupClaim]:
-        lost: list[GroupClaim] = []
-        while load.members or load.claims or load.ahead:
-            rollouts, starts = _laid_out(load)
-            gone: list[Place] = []
+        while batch.members or batch.claims or batch.early:
+            rollouts, starts = _layout(batch)
+            rows = [*enumerate(batch.members), *_rows(batch.claims, starts)]
             try:
-                before = _publisher(meeting, starts, gone) if starts else None
-                config = self._config if lane.shaped else self._unshaped
-                future = self._submit(rollouts, config, lane.run, lane.step, before)
-            except Withdrawn:
-                lost += [claim for claim in load.claims if claim.place in gone]
-                load.claims = [claim for claim in load.claims if claim.place not in gone]
-                continue
-            except Exception as error:  # noqa: BLE001 - a dead thread would leave all others waiting
-                rows = [*enumerate(load.members), *_rows(load.claims, starts)]
-                self.end([(member, error) for _, member in rows])
-                with contextlib.suppress(BackendUnavailable):
-                    # With the broker away, the lease ends by itself.
-                    meeting.release(list(starts))
+                prepared = prepare(rollouts, config, run=key.run, step=key.step)
+                taken = self._submit(prepared, starts)
+                if not taken:
+                    future = RewardFuture.of(prepared, config, self._broker)
+                    self._add_waiting(future.batch_id, rows, list(starts))
+                    future.add_done_callback(self._batch_ended)
+                    break
+            except Exception as error:  # noqa: BLE001 - the sending thread must survive
+                self._pending.end([(one, error) for _, one in rows])
+                with contextlib.suppress(BackendUnavailable):  # the claims expire
+                    self._store.release(list(starts))
                 break
-            if starts:
-                # Not told, the others look when the lease ends, and send the tasks again.
-                with contextlib.suppress(BackendUnavailable):
-                    meeting.announce(list(starts))
-            rows = [*enumerate(load.members), *_rows(load.claims, starts)]
-            self._await(future.batch_id, rows, list(starts), future)
-            break
+            lost += [claim for claim in batch.claims if claim.group.key in taken]
+            batch.claims = [claim for claim in batch.claims if claim.group.key not in taken]
         return lost
 
-    def send_again(self, place: Place, batch_id: str, meeting: GroupStore) -> None:
-        """Send the tasks of a published group's batch, whose leader may have died before it did.
+    def _submit(self, prepared: PreparedBatch, starts: dict[GroupKey, int]) -> list[GroupKey]:
+        """Submit a batch unless another process has claimed one of its groups; returns those."""
+        source = backend(*self._broker)
+        max_backlog_bytes = self._config.broker.max_backlog_bytes
+        if not starts:
+            source.submit(prepared, max_backlog_bytes)
+            return []
+        source.post(prepared, max_backlog_bytes)
+        taken = self._store.publish(starts, prepared.manifest.batch_id, prepared.verdicts)
+        if taken:
+            source.withdraw(prepared.manifest)
+            return taken
+        source.send(prepared.manifest)
+        # Otherwise another process sends the tasks again when the claim expires.
+        with contextlib.suppress(BackendUnavailable):
+            self._store.mark_sent(list(starts))
+        return []
 
-        With the broker away, the group is found unsent again.
+    def resubmit(self, group: GroupState) -> None:
+        """Send the tasks of a published group's batch, whose process may have died before it did.
+
+        If the broker cannot be reached, the next read of the group finds it unsent again.
         """
         with contextlib.suppress(BackendUnavailable):
             try:
-                backend(*self._broker).send_again(batch_id, "its group's leader fell silent")
+                backend(*self._broker).resubmit(
+                    group.batch, "the process that submitted its group stopped"
+                )
+            except BackendUnavailable:
+                raise
             except OyerError as error:
-                if isinstance(error, BackendUnavailable):
-                    raise
-                # Who waits for the batch recovers it, or says why it cannot be.
-                log.warning("batch %s could not be sent: %s", batch_id, error)
-            meeting.announce([place])
+                # The futures of the batch recover it or report why they cannot.
+                log.warning("batch %s could not be sent: %s", group.batch, error)
+            self._store.mark_sent([group.key])
 
-    def bind(self, bound: Bound) -> None:
-        """Wait for the batch of another process."""
-        self._await(bound.batch, bound.rows, [bound.place], None, bound.verdicts)
-
-    def end(self, outcomes: Sequence[tuple[PendingRollout, Score | Exception]]) -> None:
-        """Give members what they came to."""
-        self._on_end([member for member, _ in outcomes])
-        with ending_together():
-            # One that has ended with an error may still be in a group that others complete.
-            for member, outcome in outcomes:
-                member.pending.end(outcome)
-
-    def report_finished(self, meeting: GroupStore) -> None:
-        """Say which groups' batches have ended; unsaid, their keys stay until they expire."""
-        with self._lock:
-            finished, self._finished = self._finished, []
-        with contextlib.suppress(BackendUnavailable):
-            meeting.finish(finished)
-
-    def _await(
-        self,
-        batch_id: str,
-        rows: Sequence[tuple[int, PendingRollout]],
-        places: Sequence[Place],
-        future: RewardFuture | None,
-        verdicts: int = 0,
-    ) -> None:
-        """Give members their rows once the batch ends; one future serves all that wait for it."""
-        if not rows and not places:
-            return
-        with self._lock:
-            awaited = self._awaited.get(batch_id)
-            known = awaited is not None
-            if awaited is None:
-                awaited = self._awaited[batch_id] = _Awaited()
-            awaited.rows += rows
-            awaited.places += places
-        if known:
-            return
-        if future is None:
+    def wait_for(self, group: GroupState, members: Sequence[PendingRollout]) -> None:
+        """Wait for the batch of another process that a group is in."""
+        rows = [(group.start + one.row, one) for one in members]
+        if self._add_waiting(group.batch, rows, [group.key]):
             future = RewardFuture(
-                batch_id=batch_id,
-                verdicts=verdicts,
+                batch_id=group.batch,
+                verdicts=group.verdicts,
                 rules=self._config.reward,
                 broker=self._broker,
                 stall_timeout_s=self._config.stall_s,
             )
-        future.add_done_callback(self._settle)
+            future.add_done_callback(self._batch_ended)
 
-    def _settle(self, future: RewardFuture) -> None:
+    def _add_waiting(
+        self, batch_id: str, rows: Sequence[tuple[int, PendingRollout]], groups: Sequence[GroupKey]
+    ) -> bool:
+        """Note who waits for a batch; returns whether it needs a future."""
         with self._lock:
-            awaited = self._awaited.pop(future.batch_id)
-            self._finished += awaited.places
-        outcomes = _outcomes(future, [row for row, _ in awaited.rows])
-        members = [member for _, member in awaited.rows]
-        self.end(list(zip(members, outcomes, strict=True)))
+            is_new = batch_id not in self._waiting
+            waiting_rows, waiting_groups = self._waiting.setdefault(batch_id, ([], []))
+            waiting_rows += rows
+            waiting_groups += groups
+            return is_new
+
+    def _batch_ended(self, future: RewardFuture) -> None:
+        with self._lock:
+            rows, groups = self._waiting.pop(future.batch_id)
+        outcomes = _outcomes(future, [row for row, _ in rows])
+        self._pending.end([(one, out) for (_, one), out in zip(rows, outcomes, strict=True)])
+        with contextlib.suppress(BackendUnavailable):  # the groups expire later
+            self._store.finish(groups)
 
 
-def _apart(load: Load) -> list[Load]:
-    """Split a load so that no batch holds two groups of one id: it would compare them as one.
+def _split(batch: OpenBatch) -> list[OpenBatch]:
+    """Split a batch so that none has two groups of one id, whose lengths would be compared as one.
 
-    Two calls may bring whole groups with one id, as two trainings that share a server do.
+    Two trainings that share a server may use the same group ids.
     """
-    parts: list[tuple[Load, dict[str | int, Hashable]]] = [(Load(ahead=load.ahead), {})]
+    parts: list[tuple[OpenBatch, dict[str | int, Hashable]]] = [(OpenBatch(early=batch.early), {})]
 
-    def part_for(group_id: str | int | None, unit: Hashable) -> Load:
+    def part_for(group_id: str | int | None, unit: Hashable) -> OpenBatch:
         if group_id is None:
             return parts[0][0]
         for part, units in parts:
             if units.setdefault(group_id, unit) == unit:
                 return part
-        parts.append((Load(), {group_id: unit}))
+        parts.append((OpenBatch(), {group_id: unit}))
         return parts[-1][0]
 
-    for member in load.members:
-        part_for(member.rollout.group_id, member.key).members.append(member)
-    for claim in load.claims:
-        part_for(claim.rollouts[0].group_id, claim.place).claims.append(claim)
+    for one in batch.members:
+        part_for(one.rollout.group_id, one.unit).members.append(one)
+    for claim in batch.claims:
+        part_for(claim.rollouts[0].group_id, claim.group.key).claims.append(claim)
     return [part for part, _ in parts]
 
 
-def _laid_out(load: Load) -> tuple[list[Rollout], dict[Place, int]]:
-    """Put a load in rows; returns the rollouts and the first row of each group."""
-    rollouts = [member.rollout for member in load.members]
+def _layout(batch: OpenBatch) -> tuple[list[Rollout], dict[GroupKey, int]]:
+    """Return a batch's rollouts by row, and the first row of each group."""
+    rollouts = [one.rollout for one in batch.members]
     starts = {}
-    for claim in load.claims:
-        starts[claim.place] = len(rollouts)
+    for claim in batch.claims:
+        starts[claim.group.key] = len(rollouts)
         rollouts += claim.rollouts
-    return rollouts + [member.rollout for member in load.ahead], starts
+    return rollouts + [one.rollout for one in batch.early], starts
 
 
 def _rows(
-    claims: Sequence[GroupClaim], starts: dict[Place, int]
+    claims: Sequence[GroupClaim], starts: dict[GroupKey, int]
 ) -> list[tuple[int, PendingRollout]]:
-    return [
-        (starts[claim.place] + row, one.member)
-        for claim in claims
-        for row, one in claim.members.items()
-    ]
-
-
-def _publisher(meeting: GroupStore, starts: dict[Place, int], gone: list[Place]) -> BeforeSending:
-    def publish(manifest: Manifest) -> None:
-        verdicts = manifest.size * len(manifest.plan["judges"])
-        gone[:] = meeting.publish(starts, manifest.batch_id, verdicts)
-        if gone:
-            raise Withdrawn
-
-    return publish
+    return [(starts[claim.group.key] + one.row, one) for claim in claims for one in claim.members]
 
 
 def _outcomes(future: RewardFuture, rows: Sequence[int]) -> list[Score | Exception]:
-    """Read rows of a batch; strangers share it, so only rows without a score get its error."""
+    """Return the scores of some rows. An error for missing scores affects only rows without one."""
     try:
         return [*scores_of(future.result(0), rows)]
     except MissingScores as error:
         scores = scores_of(error.batch, rows)
         return [score if score.trainable else error for score in scores]
-    except Exception as error:  # noqa: BLE001 - whatever the batch failed with, its rows say so
+    except Exception as error:  # noqa: BLE001 - it is the result of every row
         return [error] * len(rows)

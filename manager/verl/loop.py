@@ -20,7 +20,7 @@ from oyer.config.loading import load_config, validate
 from oyer.manager import client
 from oyer.manager.adapters import Wanted, one_by_one
 from oyer.manager.score import Score, without_reward
-from oyer.manager.streaming.identity import TimeoutPolicy
+from oyer.manager.streaming.pending import TimeoutPolicy
 from oyer.manager.verl.data import (
     ComputeScore,
     VerlRow,

@@ -168,7 +168,7 @@ def test_a_newer_message_is_refused_by_older_workers_and_kept_for_newer_ones(
         for kind in names.QUEUES:
             backend.start(kind, "tests.support.newer_release")
         backend.wait_ready()
-        manager_side(backend.redis.url, 86_400).send_again(refused.batch_id, "again")
+        manager_side(backend.redis.url, 86_400).resubmit(refused.batch_id, "again")
         batch = RewardFuture.from_ticket(refused.ticket).result(timeout_s=60)
     backend.check(batch, expected, calls=EXACT)
     for worker in backend.workers:

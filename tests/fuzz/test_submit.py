@@ -12,7 +12,7 @@ from oyer.config.loading import validate
 from oyer.manager import InvalidInput, Rollout, validation
 from oyer.manager.backend.prepare import plain, prepare
 from oyer.manager.client import check_place
-from oyer.manager.streaming.identity import identity_of
+from oyer.manager.streaming.identity import rollout_name
 from oyer.protocol import token_ids
 from oyer.protocol.batch import decode_columns, decode_manifest, encode_columns, encode_manifest
 from oyer.protocol.rollout import decode_rollouts
@@ -109,4 +109,4 @@ def test_a_batch_is_refused_by_name_or_reaches_the_workers_as_it_was(
         ids = token_ids.decode(submission.token_ids)
         assert ids.lengths.tolist() == [len(row.token_ids) for row in batch]
     for row in batch:
-        identity_of(plain(row), "run", None)
+        rollout_name(plain(row), "run", None)

@@ -1,4 +1,4 @@
-"""A trainer on a real Redis without workers: a test ends batches in their place."""
+"""A trainer on a real Redis without workers: tests store the results of batches."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ JUDGE = {"name": "q", "endpoint": "e", "model": "m"}
 
 
 class Workers:
-    """Ends batches as Celery's workers do, through Celery's own result backend."""
+    """Stores the results of batches through Celery's result backend, as workers do."""
 
     def __init__(self, url: str) -> None:
         self.redis = redis.Redis.from_url(url)
@@ -36,7 +36,7 @@ class Workers:
         )
 
     def fail(self, batch_id: str, error: Exception) -> None:
-        """Store an error in its place."""
+        """Store an error."""
         self._app.backend.store_result(batch_id, error, "FAILURE")
 
     def store(self, batch_id: str, result: Any) -> None:
@@ -48,14 +48,14 @@ class Workers:
         self.exchange.report(batch_id, 0, judged)
 
     def wait_for_sent(self, messages: int, queue: str = "judge") -> None:
-        """Wait until so many tasks were sent to a queue in all."""
+        """Wait until a queue has this many messages."""
         deadline = time.monotonic() + 30
         while self.sent(queue) < messages:
             assert time.monotonic() < deadline, f"{self.sent(queue)} of {messages} messages"
             time.sleep(0.005)
 
     def sent(self, queue: str = "judge") -> int:
-        """Count the messages that wait on a queue."""
+        """Count the messages of a queue."""
         return int(self.redis.llen(queue))
 
 
@@ -103,5 +103,5 @@ def submit(redis_url: str) -> Callable[..., RewardFuture]:
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send failed batches again at once."""
+    """Resubmit failed batches at once."""
     monkeypatch.setattr(recovery, "FAILURE_PAUSES_S", (0.0,))

@@ -1,4 +1,4 @@
-"""A trainer that is faster than its judges is told so, before Redis is full."""
+"""A submission over the backlog limit is refused before Redis is full."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +36,7 @@ def rollouts_of_size(size_bytes: float) -> list[Rollout]:
 TWO_THIRDS = rollouts_of_size(LIMIT_BYTES * 2 / 3)
 
 
-def test_a_batch_is_refused_while_too_much_is_under_way(
+def test_a_batch_over_the_limit_is_refused_until_others_end(
     manager: RewardManager, workers: Workers
 ) -> None:
     first = manager.submit(TWO_THIRDS)
@@ -52,7 +52,7 @@ def test_a_batch_is_refused_while_too_much_is_under_way(
         future.cancel()
 
 
-def test_a_batch_larger_than_the_limit_is_refused_for_good(
+def test_a_batch_larger_than_the_limit_is_always_refused(
     manager: RewardManager, workers: Workers
 ) -> None:
     with pytest.raises(Overloaded, match=r"more than broker\.max_backlog_bytes .* in parts"):
@@ -60,7 +60,7 @@ def test_a_batch_larger_than_the_limit_is_refused_for_good(
     assert workers.redis.keys() == []
 
 
-def test_submitters_at_once_do_not_pass_the_limit_together(
+def test_concurrent_submitters_stay_within_the_limit(
     manager: RewardManager, workers: Workers
 ) -> None:
     small = rollouts_of_size(LIMIT_BYTES / 10)
@@ -82,21 +82,21 @@ def test_submitters_at_once_do_not_pass_the_limit_together(
     assert workers.exchange.backlog_bytes() == 0
 
 
-def test_a_batch_that_is_sent_again_counts_once_and_is_not_refused(
+def test_a_resubmitted_batch_counts_once_and_is_not_refused(
     manager: RewardManager, workers: Workers, redis_url: str
 ) -> None:
     source = backend(redis_url, manager.config.broker.result_expires_s)
     submission = prepare(TWO_THIRDS, manager.config, run="r", step=None)
     source.submit(submission, LIMIT_BYTES)
     held = workers.exchange.backlog_bytes()
-    source.submit(submission.again("failed"), LIMIT_BYTES)
-    # The manifest grows by what it says of each sending.
+    source.submit(submission.resubmission("failed"), LIMIT_BYTES)
+    # The manifest grows with each submission.
     assert abs(workers.exchange.backlog_bytes() - held) < 1000
     workers.exchange.discard(submission.manifest)
     assert workers.exchange.backlog_bytes() == 0
 
 
-def test_a_batch_that_failed_for_good_leaves_and_can_be_resumed_for_a_while(
+def test_a_failed_batch_leaves_the_backlog_and_can_be_resumed_for_a_while(
     manager: RewardManager, workers: Workers
 ) -> None:
     future = manager.submit(TWO_THIRDS)
@@ -119,11 +119,9 @@ def test_a_batch_whose_payloads_expired_no_longer_counts(
         future.cancel()
 
 
-def test_rollouts_that_wait_for_their_group_count_and_leave_with_it(
-    redis_url: str, workers: Workers
-) -> None:
+def test_rollouts_of_open_groups_are_in_the_backlog(redis_url: str, workers: Workers) -> None:
     broker = {"url": redis_url, "max_backlog_bytes": LIMIT_BYTES}
-    # Nothing is judged ahead: all that there is are the rollouts that wait.
+    # Nothing is judged early, so that only the waiting rollouts are counted.
     manager = RewardManager(
         {"judges": [JUDGE], "broker": broker, "length": {"method": "median_band"}, "reuse": "off"}
     )
@@ -138,7 +136,7 @@ def test_rollouts_that_wait_for_their_group_count_and_leave_with_it(
     other = replace(large, response="short")
     manager.score(other, group_size=2)
     workers.wait_for_sent(1)
-    # The group's batch is counted in its place.
+    # Now the batch of the group is counted.
     (manifest,) = workers.exchange.under_way(10)
     workers.exchange.discard(manifest)
     assert workers.exchange.backlog_bytes() == 0
@@ -147,7 +145,7 @@ def test_rollouts_that_wait_for_their_group_count_and_leave_with_it(
 def test_the_cost_of_a_submission_does_not_grow_with_the_batches_under_way(
     workers: Workers,
 ) -> None:
-    """Redis is asked for single fields, however many there are."""
+    """Redis is asked for single fields only."""
     backlog = workers.exchange._backlog
     for i in range(300):
         backlog.enter(f"b{i}", 10, None)

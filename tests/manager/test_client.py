@@ -1,4 +1,4 @@
-"""A manager refuses what it cannot use before anything is sent."""
+"""A manager refuses invalid configurations and rollouts before it sends anything."""
 
 import fcntl
 import json
@@ -43,7 +43,7 @@ def test_a_configuration_is_read_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", ["oyer.yaml", None, 3, []])
-def test_what_is_no_configuration_is_refused(config: Any) -> None:
+def test_another_type_than_a_configuration_is_refused(config: Any) -> None:
     with pytest.raises(InvalidConfig, match=r"configuration: must be a section of keys"):
         RewardManager(config)
 

@@ -1,4 +1,4 @@
-"""What is under way when an embedded backend stops ends, for its waiters and on record."""
+"""When an embedded backend stops, pending work ends for its waiters and in the record."""
 
 import logging
 import os
@@ -40,7 +40,7 @@ def on_record(folder: Path) -> list[BatchState]:
     return states
 
 
-def test_close_ends_what_is_under_way(
+def test_close_cancels_pending_batches_and_rollouts(
     judge: JudgeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     judge.set_plan(Action(hold=True))
@@ -66,7 +66,9 @@ def test_close_ends_what_is_under_way(
     assert "cannot be reached" not in caplog.text
 
 
-def test_ctrl_c_in_a_script_ends_its_batch_on_record(judge: JudgeServer, tmp_path: Path) -> None:
+def test_ctrl_c_in_a_script_cancels_its_batch_in_the_record(
+    judge: JudgeServer, tmp_path: Path
+) -> None:
     judge.set_plan(Action(hold=True))
     script = textwrap.dedent(
         f"""
@@ -85,8 +87,8 @@ def test_ctrl_c_in_a_script_ends_its_batch_on_record(judge: JudgeServer, tmp_pat
         judge.wait_until(lambda log: len(log) >= 2)
         process.send_signal(signal.SIGINT)
         judge.release()
-        _, said = process.communicate(timeout=WAIT_S)
-    assert "KeyboardInterrupt" in said
-    assert "cannot be reached" not in said
+        _, stderr = process.communicate(timeout=WAIT_S)
+    assert "KeyboardInterrupt" in stderr
+    assert "cannot be reached" not in stderr
     (state,) = on_record(tmp_path)
     assert (state["status"], state["usage"] is not None) == ("cancelled", True)

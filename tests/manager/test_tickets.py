@@ -28,7 +28,7 @@ def test_a_ticket_reopens_the_future(submit: Submit, workers: Workers) -> None:
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_a_reopened_future_submits_again_from_what_is_in_redis(
+def test_a_reopened_future_resubmits_from_the_payloads_in_redis(
     submit: Submit, workers: Workers
 ) -> None:
     future = submit()
@@ -41,7 +41,7 @@ def test_a_reopened_future_submits_again_from_what_is_in_redis(
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_a_reopened_future_whose_payloads_are_gone_asks_the_record(
+def test_a_reopened_future_without_payloads_reads_the_record(
     submit: Submit, workers: Workers
 ) -> None:
     future = submit()
@@ -73,12 +73,12 @@ def _forged(state: Any) -> str:
         (_forged(["id", 1, {"gate": "no such"}, ["redis://h", 600], 1.0]), "is cut or altered"),
     ],
 )
-def test_a_text_that_is_no_ticket_is_refused(ticket: Any, message: str) -> None:
+def test_a_text_that_is_not_a_ticket_is_refused(ticket: Any, message: str) -> None:
     with pytest.raises(InvalidInput, match=rf"^ticket: {message}"):
         RewardFuture.from_ticket(ticket)
 
 
-def test_any_cut_of_a_ticket_is_refused(submit: Submit) -> None:
+def test_every_truncated_ticket_is_refused(submit: Submit) -> None:
     future = submit()
     ticket = future.ticket
     future.cancel()

@@ -170,7 +170,7 @@ def test_a_cancelled_and_a_recalled_batch_need_no_further_right(guarded: Guarded
     from oyer.manager.backend.connection import backend
 
     guarded.redis.client.delete(f"celery-task-meta-{first.id}")
-    backend(*future._broker).send_again(first.id, "gone")
+    backend(*future._broker).resubmit(first.id, "gone")
     assert type(future).from_ticket(future.ticket).result(timeout_s=60).id == first.id
 
 

@@ -1,59 +1,52 @@
-"""Parts in the groups of a broker, and what a test says to them."""
+"""Processes that share groups on one broker, and what tests do with them."""
 
-import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Sequence
 
-import redis
-
-from oyer.manager.streaming.group_store import Bringing, Brought, GroupStore, Place, Seen
-from oyer.manager.streaming.identity import TimeoutPolicy
+from oyer.manager.backend.connection import Broker
+from oyer.manager.streaming.group_store import GroupState, GroupStore, Joined
+from oyer.manager.streaming.pending import PendingRollout, TimeoutPolicy
+from oyer.protocol.rollout import Rollout
 
 HOURS_S = 36000.0
 
 
-@contextlib.contextmanager
-def reached() -> Iterator[None]:
-    """Let errors of Redis through."""
-    yield
+def store_on(url: str) -> GroupStore:
+    """Return a store with its own token and mailbox, as another process has."""
+    return GroupStore(Broker(url, 600))
 
 
-def meeting_on(client: redis.Redis) -> GroupStore:
-    """Take part as a process of its own would."""
-    return GroupStore(client, reached, 600)
-
-
-def bring(
-    where: GroupStore,
+def join(
+    store: GroupStore,
     *ids: str,
     group: str = "g",
     size: int = 3,
     step: int | None = 1,
     timeout_s: float = HOURS_S,
     on_timeout: TimeoutPolicy = "partial",
-) -> Brought:
-    """Bring members whose payload is their name."""
-    bringing = Bringing(
-        group=group,
-        size=size,
-        step=step,
-        timeout_s=timeout_s,
-        on_timeout=on_timeout,
-        ids=ids,
-        parts=(",".join(ids).encode(), b"rows of " + ",".join(ids).encode(), b""),
-    )
-    return where.look([bringing])[0][0]
+) -> list[Joined]:
+    """Add rollouts to a group."""
+    rollouts = [
+        PendingRollout(
+            rollout=Rollout(prompt="p", response=name),
+            id=name,
+            run="r",
+            step=step,
+            group=group,
+            group_size=size,
+            group_due_s=time.monotonic() + timeout_s,
+            on_group_timeout=on_timeout,
+        )
+        for name in ids
+    ]
+    return store.join([rollouts])
 
 
-def look(where: GroupStore, place: Place) -> Seen:
-    """Look at a group."""
-    return where.look(places=[place])[1][0]
+def states_of(joined: Sequence[Joined]) -> list[GroupState]:
+    """Return the state of each group that was joined."""
+    return list({one.group.key: one.group for one in joined}.values())
 
 
-def place_of(brought: Brought, member: int = 0, group: str = "g") -> Place:
-    """Where a member was put."""
-    return group, brought.places[member][0]
-
-
-def rows_of(brought: Brought) -> list[tuple[int, bool]]:
-    """The rows that members were put into, and whether they were new."""
-    return [(row, fresh) for _, row, fresh in brought.places]
+def rows_of(joined: Sequence[Joined]) -> list[tuple[int, bool]]:
+    """Return the rows of rollouts, and whether they were new."""
+    return [(one.row, one.is_new) for one in joined]

@@ -1,4 +1,4 @@
-"""A second trainer process that a test tells what to hand over, and may kill."""
+"""A second trainer process that tests control and may kill."""
 
 import contextlib
 import multiprocessing
@@ -14,16 +14,16 @@ from oyer.manager.streaming import group_store
 from oyer.manager.streaming.pending import Pending
 
 Point = Literal["claimed", "published"]
-"""Where a process kills itself: with the claim on a group, or with its batch but no task of it sent."""
+"""When a process kills itself: holding a claim, or after publishing a batch without its tasks."""
 
-LEASE_S = 0.3
-"""Of the claims of a process that kills itself: nobody has to wait long for it."""
+CLAIM_S = 0.3
+"""Expiry of the claims of a process that kills itself, so that tests are short."""
 
 WAIT_S = 60.0
 
 
 class OtherProcess:
-    """Hands over rollouts one by one, and keeps what comes of them."""
+    """Submits rollouts one by one, and keeps their pending scores."""
 
     def __init__(self, manager: RewardManager, dies_when: Point | None = None) -> None:
         """Start it with a copy of a manager, which makes both processes one training."""
@@ -35,13 +35,13 @@ class OtherProcess:
         self._process.start()
         theirs.close()
 
-    def hand_over(self, rollouts: Sequence[Rollout], **where: Any) -> None:
-        """Have it call `score` for each; returns once it has."""
+    def submit(self, rollouts: Sequence[Rollout], **where: Any) -> None:
+        """Call `score` for each in that process; returns when it has."""
         self._pipe.send((rollouts, where))
         self._answer()
 
     def scores(self) -> list[Score | Exception]:
-        """Wait for what came of all that it was given since the last time, in order."""
+        """Wait for the scores of all rollouts since the last call, in order."""
         self._pipe.send(None)
         answer = self._answer()
         assert isinstance(answer, list)
@@ -53,7 +53,7 @@ class OtherProcess:
         assert self._process.exitcode == -signal.SIGKILL
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         self._process.kill()
         self._process.join()
 
@@ -64,7 +64,7 @@ class OtherProcess:
 
 @contextlib.contextmanager
 def other_process(manager: RewardManager, dies_when: Point | None = None) -> Iterator[OtherProcess]:
-    """Run a process with a manager like this one."""
+    """Run a process with a copy of a manager."""
     other = OtherProcess(manager, dies_when)
     try:
         yield other
@@ -74,7 +74,7 @@ def other_process(manager: RewardManager, dies_when: Point | None = None) -> Ite
 
 def _main(pipe: Connection, manager: RewardManager, dies_when: Point | None) -> None:
     if dies_when is not None:
-        _make_deadly(dies_when)
+        _die_at(dies_when)
     pending: list[Pending[Score]] = []
     with contextlib.suppress(EOFError):
         while True:
@@ -91,17 +91,17 @@ def _main(pipe: Connection, manager: RewardManager, dies_when: Point | None) -> 
 def _outcome(pending: Pending[Score]) -> Score | Exception:
     try:
         return pending.result(WAIT_S)
-    except Exception as error:  # noqa: BLE001 - it is what the test asks for
+    except Exception as error:  # noqa: BLE001 - the test checks it
         return error
 
 
-def _make_deadly(point: Point) -> None:
-    group_store.LEASE_S = LEASE_S
+def _die_at(point: Point) -> None:
+    group_store.CLAIM_S = CLAIM_S
     publish = group_store.GroupStore.publish
 
-    def deadly(*args: Any) -> Any:
+    def publish_and_die(*args: Any) -> Any:
         if point == "published":
             publish(*args)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    group_store.GroupStore.publish = deadly  # type: ignore[method-assign]  # the point to die at
+    group_store.GroupStore.publish = publish_and_die  # type: ignore[method-assign]  # the point to die at

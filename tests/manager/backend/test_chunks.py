@@ -65,7 +65,7 @@ def test_the_number_of_chunks_of_a_huge_batch_grows_with_the_batch_only() -> Non
     assert len(chunk_sizes([10] * 100_000, in_flight=64, calls=1)) == 1563
 
 
-def test_bytes_are_counted_as_utf8_and_include_all_that_travels() -> None:
+def test_bytes_are_utf8_and_include_every_text_and_metadata() -> None:
     messages = [{"role": "user", "content": "你好"}]
     rollout = Rollout(prompt="你好", response="好", reference="é", metadata={"k": "ü"})
     assert bytes_of(rollout) == 6 + 3 + 2 + len(b'{"k": "xx"}')
@@ -74,7 +74,7 @@ def test_bytes_are_counted_as_utf8_and_include_all_that_travels() -> None:
     assert bytes_of(chat) == len(json.dumps(messages, ensure_ascii=False).encode())
 
 
-def test_a_group_stays_in_one_chunk_where_it_fits() -> None:
+def test_a_group_that_fits_stays_in_one_chunk() -> None:
     group_ids = [f"g{i // 6}" for i in range(60)]
     counts = chunk_sizes([10] * 60, in_flight=64, calls=1, group_ids=group_ids)
     assert sum(counts) == 60
@@ -87,7 +87,7 @@ def test_a_group_stays_in_one_chunk_where_it_fits() -> None:
     ("size", "bytes_each"),
     [(MAX_GROUP_ROLLOUTS, 10), (16, MAX_GROUP_BYTES // 16), (1, 2 * MAX_GROUP_BYTES)],
 )
-def test_a_group_larger_than_a_chunk_is_a_chunk_of_its_own(size: int, bytes_each: int) -> None:
+def test_a_group_larger_than_a_chunk_is_one_chunk(size: int, bytes_each: int) -> None:
     group_ids = ["small", *["large"] * size, None, None]
     sizes = [10, *[bytes_each] * size, 10, 10]
     counts = chunk_sizes(sizes, in_flight=64, calls=1, group_ids=group_ids)
@@ -97,7 +97,7 @@ def test_a_group_larger_than_a_chunk_is_a_chunk_of_its_own(size: int, bytes_each
 @pytest.mark.parametrize(
     ("size", "bytes_each"), [(MAX_GROUP_ROLLOUTS + 1, 10), (16, MAX_GROUP_BYTES // 15)]
 )
-def test_a_group_that_no_task_can_judge_is_split_and_named(size: int, bytes_each: int) -> None:
+def test_a_group_too_large_for_a_task_is_split_and_reported(size: int, bytes_each: int) -> None:
     group_ids = ["small", *["large"] * size, None, None]
     sizes = [10, *[bytes_each] * size, 10, 10]
     counts = chunk_sizes(sizes, in_flight=64, calls=1, group_ids=group_ids)
@@ -106,5 +106,5 @@ def test_a_group_that_no_task_can_judge_is_split_and_named(size: int, bytes_each
     assert split_groups(group_ids, spans) == ["large"]
 
 
-def test_rollouts_of_a_group_that_stand_apart_are_noticed() -> None:
+def test_a_group_with_rollouts_in_several_chunks_is_reported() -> None:
     assert split_groups(["a", "b", "a", "b"], [(0, 3), (3, 1)]) == ["b"]

@@ -1,4 +1,4 @@
-"""A batch's chord as it is sent: what travels, where to, and what a message says of itself."""
+"""The messages of a batch's chord, and how results are read."""
 
 import base64
 import json
@@ -75,7 +75,7 @@ def test_without_length_methods_there_is_no_length_task(source: Backend, workers
     assert workers.sent(names.JUDGE_QUEUE) == 3
 
 
-def test_payloads_are_there_before_the_tasks(source: Backend, workers: Workers) -> None:
+def test_payloads_are_stored_under_the_batch(source: Backend, workers: Workers) -> None:
     submission = prepared()
     source.submit(submission)
     batch_id = submission.manifest.batch_id
@@ -84,7 +84,7 @@ def test_payloads_are_there_before_the_tasks(source: Backend, workers: Workers) 
     assert len(workers.exchange.rollouts(batch_id, 0)) == submission.manifest.chunks[0][1]
 
 
-def test_a_message_names_the_batch_and_holds_no_text_of_it(
+def test_a_message_has_the_batch_id_and_no_text_of_the_batch(
     source: Backend, workers: Workers
 ) -> None:
     source.submit(prepared())
@@ -94,7 +94,7 @@ def test_a_message_names_the_batch_and_holds_no_text_of_it(
             assert message["headers"]["argsrepr"] == message["headers"]["kwargsrepr"] == ""
 
 
-def test_a_submit_that_is_interrupted_leaves_no_half_of_a_batch(
+def test_an_interrupted_submit_leaves_no_half_submitted_batch(
     source: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submission = prepared()
@@ -115,7 +115,7 @@ def test_a_submit_that_is_interrupted_leaves_no_half_of_a_batch(
     ending = workers.exchange.ending(batch_id)
     assert ending is not None
     assert ending[0] == "cancelled"
-    # Should a worker have begun meanwhile, its record gets an end.
+    # If a worker has started the batch, its record gets an end.
     [message] = messages(workers, names.COMBINE_QUEUE)
     assert message["headers"]["task"] == names.END_TASK
 
@@ -127,7 +127,7 @@ def test_only_the_callbacks_result_is_stored(source: Backend, workers: Workers) 
     assert not length["body"][2]["chord"]["options"].get("ignore_result")
 
 
-def test_results_are_read_in_one_go_in_the_order_asked(source: Backend, workers: Workers) -> None:
+def test_results_are_read_together_in_the_order_asked(source: Backend, workers: Workers) -> None:
     workers.store("a", 1)
     workers.fail("c", OSError("disk"))
     first, second, third = source.results(["a", "b", "c"])
@@ -138,21 +138,21 @@ def test_results_are_read_in_one_go_in_the_order_asked(source: Backend, workers:
     assert (third["status"], third["result"]["exc_type"]) == ("FAILURE", "OSError")
 
 
-def test_sending_again_takes_an_earlier_result_away(source: Backend, workers: Workers) -> None:
+def test_a_resubmission_deletes_an_earlier_result(source: Backend, workers: Workers) -> None:
     submission = prepared()
     source.submit(submission)
     batch_id = submission.manifest.batch_id
     workers.fail(batch_id, OSError("disk"))
-    source.submit(submission.again("failed"))
+    source.submit(submission.resubmission("failed"))
     assert source.results([batch_id]) == [None]
     workers.fail(batch_id, OSError("disk"))
-    source.send_again(batch_id, "gone")
+    source.resubmit(batch_id, "gone")
     assert source.results([batch_id]) == [None]
     assert workers.sent(names.JUDGE_QUEUE) == 9
     assert workers.exchange.manifest(batch_id).submission == 3
 
 
-def test_of_several_processes_that_find_a_batch_still_one_sends_it_again(
+def test_one_of_several_processes_resubmits_a_stalled_batch(
     source: Backend, workers: Workers, redis_url: str
 ) -> None:
     submission = prepared()
@@ -160,22 +160,22 @@ def test_of_several_processes_that_find_a_batch_still_one_sends_it_again(
     batch_id = submission.manifest.batch_id
     once = workers.sent()
     for process in (source, Backend(redis_url, 600), Backend(redis_url, 600)):
-        process.send_again(batch_id, "gone")
+        process.resubmit(batch_id, "gone")
     assert workers.sent() == 2 * once
-    source.send_again(batch_id, "gone")
+    source.resubmit(batch_id, "gone")
     assert workers.sent() == 3 * once
 
 
-def test_a_batch_whose_payloads_are_gone_is_asked_of_the_record(
+def test_without_payloads_a_resubmission_reads_the_record(
     source: Backend, workers: Workers
 ) -> None:
-    source.send_again("gone", "gone")
+    source.resubmit("gone", "gone")
     [message] = messages(workers, names.COMBINE_QUEUE)
     assert message["headers"]["task"] == names.RECALL_TASK
     assert message["headers"]["id"] == "gone"
 
 
-def test_progress_is_none_where_the_batch_is_gone(source: Backend, workers: Workers) -> None:
+def test_progress_is_none_without_payloads(source: Backend, workers: Workers) -> None:
     submission = prepared()
     batch_id = submission.manifest.batch_id
     assert source.progress(batch_id) is None
@@ -185,12 +185,12 @@ def test_progress_is_none_where_the_batch_is_gone(source: Backend, workers: Work
     assert source.progress(batch_id) == source.judged(batch_id) == 3
 
 
-def test_a_broker_that_is_away_is_named_without_its_password() -> None:
+def test_an_unreachable_broker_is_named_without_its_password() -> None:
     away = Backend(f"redis://user:hunter2@127.0.0.1:{services.free_port()}/0", 600)
     calls: dict[str, Callable[[], object]] = {
         "submit": lambda: away.submit(prepared()),
-        "send_again": lambda: away.send_again("b", "gone"),
-        "end": lambda: away.end("b", "cancelled", "by the trainer"),
+        "resubmit": lambda: away.resubmit("b", "gone"),
+        "cancel": lambda: away.cancel("b", "by the trainer"),
         "judged": lambda: away.judged("b"),
         "progress": lambda: away.progress("b"),
         "results": lambda: away.results(["b"]),
@@ -201,14 +201,14 @@ def test_a_broker_that_is_away_is_named_without_its_password() -> None:
         assert "hunter2" not in str(caught.value), name
 
 
-def test_a_password_that_holds_an_at_sign_is_not_told() -> None:
+def test_a_password_with_an_at_sign_is_not_shown() -> None:
     away = Backend(f"redis://:hunter%402@127.0.0.1:{services.free_port()}/0", 600)
     with pytest.raises(BackendUnavailable, match=r"broker 127\.0\.0\.1:\d+/0 cannot") as caught:
         away.judged("b")
     assert "hunter" not in str(caught.value)
 
 
-def test_a_forked_process_has_connections_of_its_own(redis_url: str) -> None:
+def test_a_forked_process_has_its_own_connections(redis_url: str) -> None:
     mine = backend(redis_url, 600)
     assert backend(redis_url, 600) is mine
     read, write = os.pipe()
@@ -222,7 +222,7 @@ def test_a_forked_process_has_connections_of_its_own(redis_url: str) -> None:
     os.close(write)
 
 
-def test_a_refused_password_is_told_from_a_server_that_is_away(redis_url: str) -> None:
+def test_a_refused_password_has_another_error_than_an_unreachable_server(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url, single_connection_client=True) as client:
         client.config_set("requirepass", "right-pw")
         try:

@@ -1,4 +1,4 @@
-"""One thread watches all futures of a broker, and outlives whatever one of them does."""
+"""One thread watches all futures of a broker, and survives the errors of each."""
 
 import contextlib
 import threading
@@ -12,7 +12,7 @@ import pytest
 from oyer.manager.backend import poller as module
 from oyer.manager.backend import recovery
 from oyer.manager.backend.connection import Backend
-from oyer.manager.backend.poller import Poller, Watched, poller
+from oyer.manager.backend.poller import Poller, WatchedFuture, poller
 from oyer.protocol.errors import BackendUnavailable
 from tests.manager.conftest import Workers
 from tests.support import services
@@ -24,41 +24,41 @@ pytestmark = pytest.mark.filterwarnings(
 
 @dataclass(eq=False)
 class Future:
-    """What the poller sees of a future; keeps what it was told."""
+    """A future that records the calls of the poller."""
 
     batch_id: str
     stall_timeout_s: float = 60.0
-    told: list[Any] = field(default_factory=list)
+    calls: list[Any] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
     breaks: bool = False
 
-    def settle(self, meta: dict[str, Any]) -> str | None:
+    def finish(self, meta: dict[str, Any]) -> str | None:
         if self.breaks:
-            raise KeyError("a defect")
-        self.told.append(meta["result"])
+            raise KeyError("a bug")
+        self.calls.append(meta["result"])
         self.ended.set()
         return None
 
-    def send_again(self, why: str) -> None:
-        self.told.append(f"sent again: {why}")
+    def resubmit(self, why: str) -> None:
+        self.calls.append(f"resubmitted: {why}")
 
     def give_up(self, why: str) -> None:
-        self.told.append(why)
+        self.calls.append(why)
         self.ended.set()
 
     def fail(self, error: Exception) -> None:
-        self.told.append(error)
+        self.calls.append(error)
         self.ended.set()
 
 
 class Watcher(Poller):
-    """A poller that a test leaves with nothing to watch."""
+    """A poller that watches nothing after the test."""
 
     def __init__(self, url: str) -> None:
         super().__init__(Backend(url, 600))
-        self.seen: list[Watched] = []
+        self.seen: list[WatchedFuture] = []
 
-    def watch(self, future: Watched) -> None:
+    def watch(self, future: WatchedFuture) -> None:
         self.seen.append(future)
         super().watch(future)
 
@@ -85,7 +85,7 @@ def test_every_future_gets_its_own_result(watcher: Watcher, workers: Workers) ->
         workers.store(f"b{i}", i)
     for i, future in enumerate(futures):
         assert future.ended.wait(10)
-        assert future.told == [i]
+        assert future.calls == [i]
 
 
 def test_two_futures_of_one_batch_both_get_the_result(watcher: Watcher, workers: Workers) -> None:
@@ -104,23 +104,23 @@ def test_one_thread_serves_all_futures(watcher: Watcher, workers: Workers) -> No
     assert len(poller_threads() - before) == 1
 
 
-def test_a_forgotten_future_is_told_nothing(watcher: Watcher, workers: Workers) -> None:
+def test_a_forgotten_future_gets_no_result(watcher: Watcher, workers: Workers) -> None:
     forgotten, kept = Future("b"), Future("b")
     watcher.watch(forgotten)
     watcher.watch(kept)
     watcher.forget(forgotten)
     watcher.forget(forgotten)
-    # A look that had begun may still tell it: wait for one that began afterwards.
+    # A poll that has begun may still end it: wait for the next one.
     mark = Future("mark")
     watcher.watch(mark)
     workers.store("mark", 0)
     assert mark.ended.wait(10)
     workers.store("b", 1)
     assert kept.ended.wait(10)
-    assert forgotten.told == []
+    assert forgotten.calls == []
 
 
-def test_a_defect_in_one_future_becomes_its_error_and_stops_no_other(
+def test_an_exception_in_one_future_becomes_its_error_and_stops_no_other(
     watcher: Watcher, workers: Workers
 ) -> None:
     broken, sound = Future("broken", breaks=True), Future("sound")
@@ -128,13 +128,13 @@ def test_a_defect_in_one_future_becomes_its_error_and_stops_no_other(
     watcher.watch(sound)
     workers.store("broken", 1)
     assert broken.ended.wait(10)
-    assert isinstance(broken.told[0], KeyError)
+    assert isinstance(broken.calls[0], KeyError)
     workers.store("sound", 2)
     assert sound.ended.wait(10)
-    assert sound.told == [2]
+    assert sound.calls == [2]
 
 
-def test_a_batch_that_is_lost_again_and_again_is_given_up(
+def test_a_batch_that_is_lost_after_every_submission_fails(
     watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recovery, "FAILURE_PAUSES_S", (0.0,))
@@ -144,23 +144,23 @@ def test_a_batch_that_is_lost_again_and_again_is_given_up(
     assert future.ended.wait(30)
     lost = "is no longer in Redis"
     given_up = f"{lost}; given up after 5 submissions"
-    assert future.told == [f"sent again: {lost}"] * 4 + [given_up]
+    assert future.calls == [f"resubmitted: {lost}"] * 4 + [given_up]
 
 
 @pytest.fixture
 def outages(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Waits until the poller has met an outage."""
+    """Return a function that waits until the poller has met an outage."""
     met = threading.Event()
-    look = Poller._look
+    poll = Poller._poll
 
-    def looking(self: Poller, watches: Any) -> None:
+    def polling(self: Poller, batches: Any) -> None:
         try:
-            look(self, watches)
+            poll(self, batches)
         except BackendUnavailable:
             met.set()
             raise
 
-    monkeypatch.setattr(Poller, "_look", looking)
+    monkeypatch.setattr(Poller, "_poll", polling)
     monkeypatch.setattr(module, "_OUTAGE_S", 0.001)
     return lambda: _require(met.wait(30))
 
@@ -169,7 +169,7 @@ def _require(happened: bool) -> None:
     assert happened
 
 
-def test_an_outage_is_told_once_and_ends_no_future(
+def test_an_outage_is_logged_once_and_ends_no_future(
     outages: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     with services.redis_server() as url:
@@ -178,14 +178,14 @@ def test_an_outage_is_told_once_and_ends_no_future(
     outages()
     deadline = time.monotonic() + 0.2
     while time.monotonic() < deadline:
-        assert future.told == []
+        assert future.calls == []
         time.sleep(0.01)
-    told = [r for r in caplog.records if "still trying" in r.getMessage()]
-    assert len(told) == 1
+    logged = [r for r in caplog.records if "still trying" in r.getMessage()]
+    assert len(logged) == 1
     watcher.close()
 
 
-def test_a_poller_with_nothing_to_watch_ends_its_thread_and_begins_anew(
+def test_an_idle_poller_ends_its_thread_and_starts_a_new_one(
     watcher: Watcher, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     condition = watcher._changed

@@ -1,4 +1,4 @@
-"""Rollouts become a manifest, columns and packed chunks."""
+"""How rollouts are packed into a manifest, columns and chunks."""
 
 from typing import Any
 
@@ -22,14 +22,14 @@ def rollouts(n: int, **fields: Any) -> list[Rollout]:
     return [Rollout(prompt=f"p{i}", response=f"r{i}", group_id=i // 4, **fields) for i in range(n)]
 
 
-def travelled(submission: PreparedBatch) -> list[Rollout]:
+def unpacked(submission: PreparedBatch) -> list[Rollout]:
     return [rollout for blob in submission.chunks for rollout in decode_rollouts(blob)]
 
 
 def test_chunks_hold_every_rollout_in_order() -> None:
     submission = prepared(rollouts(50))
     manifest = submission.manifest
-    assert [r.response for r in travelled(submission)] == [f"r{i}" for i in range(50)]
+    assert [r.response for r in unpacked(submission)] == [f"r{i}" for i in range(50)]
     assert manifest.size == 50
     assert [start for start, _ in manifest.chunks] == [
         sum(count for _, count in manifest.chunks[:k]) for k in range(len(manifest.chunks))
@@ -37,7 +37,7 @@ def test_chunks_hold_every_rollout_in_order() -> None:
     assert len(submission.chunks) == len(manifest.chunks) > 1
 
 
-def test_the_manifest_says_what_the_trainer_chose() -> None:
+def test_the_manifest_has_the_trainers_settings() -> None:
     submission = prepared(rollouts(4), deadline_s=90, reuse="run", tokenizer="gpt2")
     manifest = submission.manifest
     assert (manifest.run, manifest.step, manifest.submission) == ("r", 3, 1)
@@ -48,11 +48,11 @@ def test_the_manifest_says_what_the_trainer_chose() -> None:
     assert (plan.reuse, plan.tokenizer) == ("run", "gpt2")
 
 
-def test_every_submission_has_an_id_of_its_own() -> None:
+def test_every_batch_has_its_own_id() -> None:
     assert prepared(rollouts(1)).manifest.batch_id != prepared(rollouts(1)).manifest.batch_id
 
 
-def test_nothing_of_the_workers_travels() -> None:
+def test_a_batch_has_no_worker_settings() -> None:
     endpoints = {"e": {"base_url": "http://secret-host/v1", "api_key_env": "SECRET_NAME"}}
     submission = prepared(
         rollouts(1), endpoints=endpoints, store={"url": "postgresql://user:secret@h/db"}
@@ -82,22 +82,22 @@ def test_numpy_scalars_become_plain_values() -> None:
     ("correct", "base_score", "expected"),
     [(True, None, 1.0), (False, None, 0.0), (True, 0.25, 0.25), (None, None, None)],
 )
-def test_the_base_score_is_taken_from_correct_where_it_is_left_out(
+def test_a_missing_base_score_is_derived_from_correct(
     correct: bool | None, base_score: float | None, expected: float | None
 ) -> None:
     [rollout] = rollouts(1, correct=correct, base_score=base_score)
     submission = prepared([rollout])
     assert submission.columns.base_score == [expected]
-    assert travelled(submission)[0].base_score == expected
+    assert unpacked(submission)[0].base_score == expected
 
 
 @pytest.mark.parametrize("ids", [[5, 6, 7], (5, 6, 7), np.array([5, 6, 7])])
-def test_the_length_is_taken_from_the_token_ids_where_it_is_left_out(ids: Any) -> None:
+def test_a_missing_length_is_the_number_of_token_ids(ids: Any) -> None:
     assert prepared(rollouts(1, token_ids=ids)).columns.response_tokens == [3]
     assert prepared(rollouts(1, token_ids=ids, response_tokens=2)).columns.response_tokens == [2]
 
 
-def test_chunks_follow_from_the_calls_that_the_judges_endpoints_allow() -> None:
+def test_chunk_size_depends_on_the_calls_that_the_judges_endpoints_allow() -> None:
     endpoints = {
         "e": {"base_url": "http://h", "max_in_flight": 512},
         "unused": {"base_url": "http://h", "max_in_flight": 100_000},
@@ -109,19 +109,19 @@ def test_chunks_follow_from_the_calls_that_the_judges_endpoints_allow() -> None:
     assert sampled.verdicts == 64
 
 
-def test_verdicts_count_one_for_each_judge() -> None:
+def test_there_is_one_verdict_per_rollout_and_judge() -> None:
     judges = [JUDGE, {**JUDGE, "name": "second"}]
     assert prepared(rollouts(6), judges=judges).verdicts == 12
     assert prepared(rollouts(6), judges=[]).verdicts == 0
 
 
-def test_submitted_again_it_is_the_same_batch_but_for_the_count() -> None:
+def test_a_resubmission_changes_only_the_submission_count() -> None:
     first = prepared(rollouts(4))
-    again = first.again("failed").again("is gone")
-    assert again.manifest.submission == 3
-    assert again.chunks is first.chunks
+    second = first.resubmission("failed").resubmission("is gone")
+    assert second.manifest.submission == 3
+    assert second.chunks is first.chunks
     same = ("batch_id", "submitted_at", "deadline", "plan", "chunks")
-    assert all(getattr(again.manifest, n) == getattr(first.manifest, n) for n in same)
+    assert all(getattr(second.manifest, n) == getattr(first.manifest, n) for n in same)
 
 
 def test_a_numpy_step_becomes_a_plain_one() -> None:

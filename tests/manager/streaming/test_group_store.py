@@ -1,6 +1,6 @@
-"""Where processes meet: one group, one leader, one batch, whatever order things happen in.
+"""A group has one claim at a time and one batch, in whatever order processes act.
 
-Time is Redis' own, so lateness and the end of a lease are made by timeouts of nothing or of hours.
+Times are those of Redis: tests use timeouts of zero or of hours, not sleeps.
 """
 
 from collections.abc import Iterator
@@ -10,16 +10,18 @@ import redis
 
 from oyer.manager.streaming import group_store
 from oyer.manager.streaming.group_store import GroupStore
-from oyer.manager.streaming.identity import TimeoutPolicy
+from oyer.manager.streaming.identity import pack
+from oyer.manager.streaming.pending import TimeoutPolicy
 from oyer.protocol.batch_store import Backlog
 from oyer.protocol.names import BACKLOG_ENDS_KEY, BACKLOG_KEY, group_key
-from tests.support.group_parts import bring, look, meeting_on, place_of, rows_of
+from oyer.protocol.rollout import Rollout
+from tests.support.group_parts import join, rows_of, states_of, store_on
 
 
 @pytest.fixture
-def leases_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every lease end at once."""
-    monkeypatch.setattr(group_store, "LEASE_S", 0.0)
+def claims_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every claim expire at once."""
+    monkeypatch.setattr(group_store, "CLAIM_S", 0.0)
 
 
 @pytest.fixture
@@ -29,222 +31,219 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def here(client: redis.Redis) -> GroupStore:
-    return meeting_on(client)
+def here(redis_url: str) -> GroupStore:
+    return store_on(redis_url)
 
 
 @pytest.fixture
-def there(client: redis.Redis) -> GroupStore:
-    return meeting_on(client)
+def there(redis_url: str) -> GroupStore:
+    return store_on(redis_url)
 
 
-def test_who_completes_a_group_leads_it_and_gets_all_of_it(
+def test_the_process_that_completes_a_group_claims_it_and_gets_all_rollouts(
     here: GroupStore, there: GroupStore
 ) -> None:
-    assert bring(here, "a").seen[0].state == "open"
-    assert there.told() == set()
-    done = bring(there, "b", "c")
-    place = place_of(done)
-    (seen,) = done.seen
-    assert (seen.state, list(seen.ids), seen.late) == ("claimed", ["a", "b", "c"], False)
-    assert [part[0] for part in seen.parts] == [b"a", b"b,c"]
-    assert rows_of(done) == [(1, True), (2, True)]
-    assert look(here, place).state == "led"
-    assert there.publish({place: 16}, "batch", 64) == []
-    assert look(here, place).state == "led"
-    assert here.told() == set()
-    there.announce([place])
-    assert here.told() == {"g"}
-    assert there.told() == set()
-    found = look(here, place)
+    assert join(here, "a")[0].group.state == "open"
+    assert there.changed() == set()
+    joined = join(there, "b", "c")
+    group = joined[0].group
+    assert (group.state, list(group.ids), group.late) == ("claimed", ["a", "b", "c"], False)
+    assert [part[0] for part in group.packed] == [b"a", b"b,c"]
+    assert rows_of(joined) == [(1, True), (2, True)]
+    key = group.key
+    assert here.read([key])[0].state == "claimed_elsewhere"
+    assert there.publish({key: 16}, "batch", 64) == []
+    assert here.read([key])[0].state == "claimed_elsewhere"
+    assert here.changed() == set()
+    there.mark_sent([key])
+    assert here.changed() == {"g"}
+    assert there.changed() == set()
+    found = here.read([key])[0]
     assert (found.state, found.batch, found.start, found.verdicts) == ("sent", "batch", 16, 64)
 
 
-@pytest.mark.usefixtures("leases_end")
-def test_who_brings_all_of_a_group_does_not_get_it_back_but_its_heir_does(
+@pytest.mark.usefixtures("claims_expire")
+def test_a_process_that_adds_a_whole_group_does_not_read_it_back_but_its_successor_does(
     here: GroupStore, there: GroupStore
 ) -> None:
-    brought = bring(here, "a", "b", "c")
-    (seen,) = brought.seen
-    assert (seen.state, list(seen.ids), list(seen.parts)) == ("claimed", ["a", "b", "c"], [])
-    heir = look(there, place_of(brought))
-    assert (heir.state, [part[0] for part in heir.parts]) == ("claimed", [b"a,b,c"])
+    group = join(here, "a", "b", "c")[0].group
+    assert (group.state, list(group.ids), list(group.packed)) == ("claimed", ["a", "b", "c"], [])
+    successor = there.read([group.key])[0]
+    assert (successor.state, [part[0] for part in successor.packed]) == ("claimed", [b"a,b,c"])
 
 
-def test_what_is_told_of_several_groups_is_told_of_each(
+def test_a_change_of_several_groups_is_notified_for_each(
     here: GroupStore, there: GroupStore
 ) -> None:
-    for group in "gh":
-        bring(there, f"{group}1", group=group)
-    places = [place_of(bring(here, f"{g}2", f"{g}3", group=g), group=g) for g in "gh"]
-    assert here.publish({places[0]: 0, places[1]: 3}, "batch", 6) == []
-    here.announce(places)
-    assert there.told() == {"g", "h"}
-    assert [look(there, place).start for place in places] == [0, 3]
+    for name in "gh":
+        join(there, f"{name}1", group=name)
+    keys = [join(here, f"{g}2", f"{g}3", group=g)[0].group.key for g in "gh"]
+    assert here.publish({keys[0]: 0, keys[1]: 3}, "batch", 6) == []
+    here.mark_sent(keys)
+    assert there.changed() == {"g", "h"}
+    assert [group.start for group in there.read(keys)] == [0, 3]
 
 
-def test_a_member_handed_over_again_joins_and_counts_once(
-    here: GroupStore, there: GroupStore, client: redis.Redis
+def test_a_rollout_submitted_again_keeps_its_row_and_counts_once(
+    here: GroupStore, there: GroupStore, redis_url: str
 ) -> None:
-    first = bring(here, "a", "b")
-    again = bring(there, "a")
-    assert (place_of(again), rows_of(again)) == (place_of(first), [(0, False)])
-    assert (again.seen[0].state, again.seen[0].n) == ("open", 2)
-    place = place_of(bring(here, "c"))
-    here.publish({place: 0}, "batch", 3)
-    here.announce([place])
-    assert there.told() == {"g"}
-    here.finish([place])
-    late = bring(meeting_on(client), "b")
-    assert (place_of(late), rows_of(late), late.seen[0].batch) == (place, [(1, False)], "batch")
+    first = join(here, "a", "b")[0].group
+    again = join(there, "a")
+    assert (again[0].group.key, rows_of(again)) == (first.key, [(0, False)])
+    assert (again[0].group.state, again[0].group.n) == ("open", 2)
+    key = join(here, "c")[0].group.key
+    here.publish({key: 0}, "batch", 3)
+    here.mark_sent([key])
+    assert there.changed() == {"g"}
+    here.finish([key])
+    late = join(store_on(redis_url), "b")
+    assert (late[0].group.key, rows_of(late), late[0].group.batch) == (key, [(1, False)], "batch")
 
 
-def test_a_further_rollout_of_a_group_that_is_made_begins_another(here: GroupStore) -> None:
-    first = bring(here, "a", "b", "c")
-    more = bring(here, "d")
-    assert place_of(more) != place_of(first)
-    assert (rows_of(more), more.seen[0].state, more.seen[0].n) == ([(0, True)], "open", 1)
-    # What it was made of before is still found.
-    again = bring(here, "b")
-    assert (place_of(again), rows_of(again)) == (place_of(first), [(1, False)])
+def test_a_further_rollout_of_a_complete_group_starts_another(here: GroupStore) -> None:
+    first = join(here, "a", "b", "c")[0].group
+    more = join(here, "d")
+    assert more[0].group.key != first.key
+    assert (rows_of(more), more[0].group.state, more[0].group.n) == ([(0, True)], "open", 1)
+    # The rollouts of the complete group are still found.
+    again = join(here, "b")
+    assert (again[0].group.key, rows_of(again)) == (first.key, [(1, False)])
 
 
-def test_more_than_a_group_brought_at_once_is_two_groups(here: GroupStore) -> None:
-    brought = bring(here, "a", "b", "c", "d")
-    assert [row for row, _ in rows_of(brought)] == [0, 1, 2, 0]
-    states = {seen.place: seen.state for seen in brought.seen}
-    assert states == {place_of(brought): "claimed", place_of(brought, 3): "open"}
+def test_more_rollouts_than_a_group_has_are_two_groups(here: GroupStore) -> None:
+    joined = join(here, "a", "b", "c", "d")
+    assert [row for row, _ in rows_of(joined)] == [0, 1, 2, 0]
+    assert [one.group.state for one in joined] == ["claimed"] * 3 + ["open"]
 
 
 @pytest.mark.parametrize("policy", ["partial", "neutral"])
-def test_who_finds_a_group_late_leads_it(
+def test_the_process_that_finds_a_group_overdue_claims_it(
     here: GroupStore, there: GroupStore, policy: TimeoutPolicy
 ) -> None:
-    brought = bring(here, "a", "b", timeout_s=0, on_timeout=policy)
-    seen = brought.seen[0]
-    assert (seen.state, seen.late, seen.policy, list(seen.ids)) == (
+    group = join(here, "a", "b", timeout_s=0, on_timeout=policy)[0].group
+    assert (group.state, group.late, group.policy, list(group.ids)) == (
         "claimed", True, policy, ["a", "b"],
     )  # fmt: skip
-    assert look(there, place_of(brought)).state == "led"
-    # A straggler does not wait once more, but another step's rollout is another group's.
-    straggler = bring(there, "c")
-    assert (place_of(straggler), rows_of(straggler)) == (place_of(brought), [(-1, True)])
-    assert rows_of(bring(there, "c", step=2)) == [(0, True)]
+    assert there.read([group.key])[0].state == "claimed_elsewhere"
+    # A rollout that arrives later does not wait again; one of another step is of another group.
+    later = join(there, "c")
+    assert (later[0].group.key, rows_of(later)) == (group.key, [(-1, True)])
+    assert rows_of(join(there, "c", step=2)) == [(0, True)]
 
 
-def test_a_late_group_can_be_an_error_for_everyone(here: GroupStore, there: GroupStore) -> None:
-    place = place_of(bring(there, "a", on_timeout="error", timeout_s=0.001))
-    seen = look(here, place)
-    while seen.state == "open":
-        seen = look(here, place)
-    assert (seen.state, seen.n) == ("failed", 1)
-    assert there.told() == {"g"}
-    assert look(there, place).state == "failed"
+def test_an_overdue_group_can_fail_in_every_process(here: GroupStore, there: GroupStore) -> None:
+    key = join(there, "a", on_timeout="error", timeout_s=0.001)[0].group.key
+    group = here.read([key])[0]
+    while group.state == "open":
+        group = here.read([key])[0]
+    assert (group.state, group.n) == ("failed", 1)
+    assert there.changed() == {"g"}
+    assert there.read([key])[0].state == "failed"
 
 
-@pytest.mark.usefixtures("leases_end")
-def test_a_leader_that_dies_is_replaced_and_its_own_claim_is_void(client: redis.Redis) -> None:
-    dead, heir = meeting_on(client), meeting_on(client)
-    place = place_of(bring(dead, "a", "b", "c"))
-    seen = look(heir, place)
-    assert (seen.state, list(seen.ids)) == ("claimed", ["a", "b", "c"])
-    assert dead.publish({place: 0}, "void", 3) == [place]
-    assert heir.publish({place: 0}, "batch", 3) == []
-    assert look(dead, place).batch == "batch"
-
-
-@pytest.mark.usefixtures("leases_end")
-def test_a_batch_published_by_a_dead_leader_is_sent_by_another_under_its_id(
-    client: redis.Redis,
+@pytest.mark.usefixtures("claims_expire")
+def test_an_expired_claim_is_taken_over_and_publishes_nothing(
+    here: GroupStore, there: GroupStore
 ) -> None:
-    dead, heir = meeting_on(client), meeting_on(client)
-    place = place_of(bring(dead, "a", "b", "c"))
-    assert dead.publish({place: 0}, "batch", 3) == []
-    seen = look(heir, place)
-    assert (seen.state, seen.batch) == ("published", "batch")
-    heir.announce([place])
-    assert look(dead, place).state == "sent"
+    key = join(here, "a", "b", "c")[0].group.key
+    group = there.read([key])[0]
+    assert (group.state, list(group.ids)) == ("claimed", ["a", "b", "c"])
+    assert here.publish({key: 0}, "void", 3) == [key]
+    assert there.publish({key: 0}, "batch", 3) == []
+    assert here.read([key])[0].batch == "batch"
+
+
+@pytest.mark.usefixtures("claims_expire")
+def test_a_batch_published_by_a_dead_process_is_sent_by_another_under_its_id(
+    here: GroupStore, there: GroupStore
+) -> None:
+    key = join(here, "a", "b", "c")[0].group.key
+    assert here.publish({key: 0}, "batch", 3) == []
+    group = there.read([key])[0]
+    assert (group.state, group.batch) == ("published", "batch")
+    there.mark_sent([key])
+    assert here.read([key])[0].state == "sent"
 
 
 def test_groups_of_one_batch_are_published_together_or_not_at_all(
     here: GroupStore, there: GroupStore
 ) -> None:
-    mine = place_of(bring(here, "a", "b", "c"))
-    theirs = place_of(bring(there, "d", "e", "f", group="h"), group="h")
+    mine = join(here, "a", "b", "c")[0].group.key
+    theirs = join(there, "d", "e", "f", group="h")[0].group.key
     assert here.publish({mine: 0, theirs: 3}, "batch", 6) == [theirs]
-    assert look(here, mine).state == "claimed"
+    assert here.read([mine])[0].state == "claimed"
 
 
-def test_a_leader_that_cannot_submit_leaves_the_group_to_the_next(
-    here: GroupStore, there: GroupStore
+def test_a_released_claim_is_taken_over(here: GroupStore, there: GroupStore) -> None:
+    key = join(there, "a")[0].group.key
+    join(here, "b", "c")
+    here.release([key])
+    assert there.changed() == {"g"}
+    assert there.read([key])[0].state == "claimed"
+    assert here.read([key])[0].state == "claimed_elsewhere"
+
+
+def test_every_key_expires_and_a_finished_group_soon(
+    here: GroupStore, there: GroupStore, client: redis.Redis
 ) -> None:
-    place = place_of(bring(there, "a"))
-    bring(here, "b", "c")
-    here.release([place])
-    assert there.told() == {"g"}
-    assert look(there, place).state == "claimed"
-    assert look(here, place).state == "led"
-
-
-def test_everything_expires_and_a_made_group_soon(here: GroupStore, client: redis.Redis) -> None:
     def times_left() -> dict[str, int]:
         return {key.decode(): client.ttl(key) for key in client.keys("oyer:*")}
 
-    other = meeting_on(client)
-    place = place_of(bring(other, "a"))
-    generation = group_key(":".join(place))
+    key = join(there, "a")[0].group.key
+    generation = group_key(":".join(key))
     assert {BACKLOG_KEY, BACKLOG_ENDS_KEY} < set(times_left())
     assert all(0 < left <= 600 for left in times_left().values())
-    bring(here, "b", "c")
+    join(here, "b", "c")
     assert set(times_left()) == {group_key("g"), generation, f"{generation}:rows"}
     assert all(0 < left <= 600 for left in times_left().values())
-    here.publish({place: 0}, "batch", 3)
-    here.announce([place])
+    here.publish({key: 0}, "batch", 3)
+    here.mark_sent([key])
     assert f"{generation}:rows" not in times_left()
     assert all(0 < left <= 600 for left in times_left().values())
-    assert other.told() == {"g"}
-    here.finish([place])
+    assert there.changed() == {"g"}
+    here.finish([key])
     assert all(0 < left <= group_store.MEMORY_S for left in times_left().values())
     assert set(times_left()) == {group_key("g"), generation}
 
 
-def test_what_an_incomplete_group_holds_is_in_the_backlog_until_it_is_closed(
+def test_the_backlog_counts_the_rollouts_of_open_groups(
     here: GroupStore, there: GroupStore, client: redis.Redis
 ) -> None:
     backlog = Backlog(client, expires_s=600)
 
-    def size_of(*ids: str) -> int:
-        return 2 * len(",".join(ids)) + len("rows of ")
+    def size_of(name: str) -> int:
+        packed = pack({name: Rollout(prompt="p", response=name)}, with_token_ids=False)
+        return sum(map(len, packed))
 
-    bring(here, "a")
+    join(here, "a")
     assert backlog.held_bytes() == size_of("a")
-    bring(there, "a")
-    assert backlog.held_bytes() == size_of("a"), "one that is brought again is held once"
-    bring(there, "b")
-    bring(here, "d", group="h", on_timeout="error", timeout_s=0.001)
-    place = place_of(bring(here, "e", group="i", timeout_s=0.001), group="i")
+    join(there, "a")
+    assert backlog.held_bytes() == size_of("a"), "a rollout submitted again is counted once"
+    join(there, "b")
+    join(here, "d", group="h", on_timeout="error", timeout_s=0.001)
+    key = join(here, "e", group="i", timeout_s=0.001)[0].group.key
     assert backlog.held_bytes() == sum(map(size_of, "abde"))
-    bring(here, "c")
-    while look(here, place).state == "open":
+    join(here, "c")
+    while here.read([key])[0].state == "open":
         pass
     assert backlog.held_bytes() == size_of("d")
-    while bring(there, "d", group="h").seen[0].state == "open":
+    while join(there, "d", group="h")[0].group.state == "open":
         pass
     assert backlog.held_bytes() == 0
-    bring(here, "f", "g", "h", group="whole")
+    join(here, "f", "g", "h", group="whole")
     assert backlog.held_bytes() == 0
-    bring(here, "x", group="forgotten")
+    join(here, "x", group="expired")
     client.zadd(BACKLOG_ENDS_KEY, {client.zrange(BACKLOG_ENDS_KEY, 0, -1)[0]: 1})
     assert backlog.held_bytes() == 0
     assert not client.exists(BACKLOG_KEY, BACKLOG_ENDS_KEY)
 
 
-def test_a_group_that_redis_has_forgotten_is_gone_and_the_next_is_no_namesake(
+def test_a_group_that_redis_lost_is_gone_and_its_generation_is_not_reused(
     here: GroupStore, client: redis.Redis
 ) -> None:
-    place = place_of(bring(here, "a"))
+    key = join(here, "a")[0].group.key
     client.flushall()
     client.script_flush()
-    assert look(here, place).state == "gone"
-    assert place_of(bring(here, "b")) != place
-    assert look(here, place).state == "gone"
+    assert here.read([key])[0].state == "gone"
+    assert states_of(join(here, "b"))[0].key != key
+    assert here.read([key])[0].state == "gone"

@@ -1,6 +1,6 @@
-"""Processes that meet in any order, against what must hold of every group."""
+"""Processes that act on groups in any order, against the invariants of every group."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import redis
@@ -15,31 +15,26 @@ from hypothesis.stateful import (
 )
 
 from oyer.manager.streaming import group_store
-from oyer.manager.streaming.group_store import Place, Seen
-from tests.support.group_parts import HOURS_S, bring, look, meeting_on
+from oyer.manager.streaming.group_store import GroupKey, GroupState
+from tests.support.group_parts import HOURS_S, join, states_of, store_on
 
 PROCESSES = 3
 
 
-@pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
-
-
 class Model(RuleBasedStateMachine):
-    """Processes that bring, die, look and submit in any order, against what must hold."""
+    """Processes that join, read, publish, release and die in any order."""
 
-    client: redis.Redis
+    url: str
     size = 3
 
     @initialize()
     def begin(self) -> None:
-        """Begin with an empty Redis."""
-        self.client.flushall()
-        self.parts = [meeting_on(self.client) for _ in range(PROCESSES)]
+        """Start with an empty Redis."""
+        with redis.Redis.from_url(self.url) as client:
+            client.flushall()
+        self.stores = [store_on(self.url) for _ in range(PROCESSES)]
         self.row: dict[str, tuple[str, int]] = {}
-        self.leader: dict[str, int] = {}
+        self.claimed_by: dict[str, int] = {}
         self.published: dict[str, str] = {}
         self.generations = ["none"]
         self.batches = 0
@@ -49,82 +44,83 @@ class Model(RuleBasedStateMachine):
         ids=st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=4, unique=True),
         late=st.booleans(),
     )
-    def bring(self, process: int, ids: list[str], late: bool) -> None:
-        """Hand members over, some of them again."""
-        brought = bring(self.parts[process], *ids, size=self.size, timeout_s=0 if late else HOURS_S)
-        for name, (generation, row, fresh) in zip(ids, brought.places, strict=True):
+    def join(self, process: int, ids: list[str], late: bool) -> None:
+        """Add rollouts, some of them again."""
+        store = self.stores[process]
+        joined = join(store, *ids, size=self.size, timeout_s=0 if late else HOURS_S)
+        for name, (_, group, row, is_new) in zip(ids, joined, strict=True):
+            generation = group.key[1]
             if name in self.row:
-                # Wherever and whenever it is handed over again, it is where it was.
-                assert ((generation, row), fresh) == (self.row[name], False)
+                # Submitted again by any process at any time, a rollout keeps its row.
+                assert ((generation, row), is_new) == (self.row[name], False)
             elif row >= 0:
-                assert fresh
+                assert is_new
                 self.row[name] = (generation, row)
-        for seen in brought.seen:
-            self.note(process, seen, ids)
+        for group in states_of(joined):
+            self.note(process, group, ids)
 
     @rule(process=st.integers(0, PROCESSES - 1), which=st.integers(0, 4))
-    def look(self, process: int, which: int) -> None:
-        """Look after a group."""
-        self.note(process, look(self.parts[process], self.place(which)))
+    def read(self, process: int, which: int) -> None:
+        """Read a group."""
+        self.note(process, self.stores[process].read([self.key(which)])[0])
 
     @rule(process=st.integers(0, PROCESSES - 1), which=st.integers(0, 4))
     def publish(self, process: int, which: int) -> None:
-        """Submit a group, claimed or not."""
+        """Publish a group, claimed or not."""
         self.batches += 1
         batch = f"batch {self.batches}"
-        place = self.place(which)
-        gone = self.parts[process].publish({place: 0}, batch, 1)
-        generation = place[1]
-        if not gone:
+        key = self.key(which)
+        generation = key[1]
+        if not self.stores[process].publish({key: 0}, batch, 1):
             assert generation not in self.published, "a group is in one batch only"
-            assert self.leader[generation] == process, "only its leader publishes it"
+            assert self.claimed_by[generation] == process, "only a process with the claim publishes"
             self.published[generation] = batch
 
     @rule(process=st.integers(0, PROCESSES - 1), which=st.integers(0, 4))
-    def announce(self, process: int, which: int) -> None:
-        """Say that a group's tasks are sent."""
-        self.parts[process].announce([self.place(which)])
+    def mark_sent(self, process: int, which: int) -> None:
+        """Note that a group's tasks are sent."""
+        self.stores[process].mark_sent([self.key(which)])
 
     @rule(process=st.integers(0, PROCESSES - 1), which=st.integers(0, 4))
     def release(self, process: int, which: int) -> None:
-        """Fail to submit a group."""
-        self.parts[process].release([self.place(which)])
+        """Release a claim, held or not."""
+        self.stores[process].release([self.key(which)])
 
-    def place(self, which: int) -> Place:
-        """One of the groups begun so far."""
+    def key(self, which: int) -> GroupKey:
+        """Return one of the groups so far."""
         return "g", self.generations[which % len(self.generations)]
 
-    def note(self, process: int, seen: Seen, brought: Sequence[str] = ()) -> None:
-        """Check what a process is told of a group, which may be all that it has just brought."""
-        generation = seen.generation
+    def note(self, process: int, group: GroupState, added: Sequence[str] = ()) -> None:
+        """Check the state of a group as a process reads it; it may have just added all rollouts."""
+        generation = group.key[1]
         if generation not in self.generations:
             self.generations.append(generation)
-        if seen.state in ("published", "sent"):
-            assert seen.batch == self.published[generation]
-        elif seen.state == "claimed":
+        if group.state in ("published", "sent"):
+            assert group.batch == self.published[generation]
+        elif group.state == "claimed":
             assert generation not in self.published
-            self.leader[generation] = process
+            self.claimed_by[generation] = process
             members = {name for name, (where, _) in self.row.items() if where == generation}
-            assert set(seen.ids) == members
-            assert [self.row[name][1] for name in seen.ids] == list(range(len(seen.ids)))
-            packed = b",".join(part[0] for part in seen.parts).decode().split(",")
-            assert {*packed, *brought} >= members, "every member's payload is there"
-            assert seen.late or len(seen.ids) == self.size
+            assert set(group.ids) == members
+            assert [self.row[name][1] for name in group.ids] == list(range(len(group.ids)))
+            packed = b",".join(part[0] for part in group.packed).decode().split(",")
+            assert {*packed, *added} >= members, "the payload of every rollout is stored"
+            assert group.late or len(group.ids) == self.size
 
     @invariant()
     def groups_have_their_size(self) -> None:
-        """No group has more members than its size, and no two share a row."""
-        places = list(self.row.values())
-        assert len(set(places)) == len(places)
-        assert all(row < self.size for _, row in places)
+        """No group has more rollouts than its size, and no two share a row."""
+        rows = list(self.row.values())
+        assert len(set(rows)) == len(rows)
+        assert all(row < self.size for _, row in rows)
 
 
-def test_whatever_happens_a_group_is_made_once(
-    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+def test_in_any_order_of_events_a_group_is_published_once(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Model.client = client
-    for lease_s in (0.0, 3600.0):
-        monkeypatch.setattr(group_store, "LEASE_S", lease_s)
+    Model.url = redis_url
+    for claim_s in (0.0, 3600.0):
+        monkeypatch.setattr(group_store, "CLAIM_S", claim_s)
         run_state_machine_as_test(  # type: ignore[no-untyped-call]
             Model,
             settings=settings(

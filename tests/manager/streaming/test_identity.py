@@ -1,4 +1,4 @@
-"""Groups and members have the same names in every process, and members survive the journey."""
+"""Rollouts and groups have the same names in every process, and packed rollouts stay equal."""
 
 import subprocess
 import sys
@@ -38,11 +38,11 @@ rollouts = st.builds(
 
 
 @given(st.lists(rollouts, min_size=1, max_size=8), st.data())
-def test_members_come_out_as_they_went_in_however_they_were_divided(
+def test_unpacked_rollouts_equal_the_packed_ones_however_they_were_divided(
     rows: list[Rollout], data: st.DataObject
 ) -> None:
     members = {f"id{i}": row for i, row in enumerate(rows)}
-    # Some are sent twice, by two processes, and the parts come in any order.
+    # Some are packed twice, by two processes, and the parts are in any order.
     parts = [
         identity.pack({name: members[name] for name in names}, with_token_ids=True)
         for names in data.draw(
@@ -58,19 +58,19 @@ def test_members_come_out_as_they_went_in_however_they_were_divided(
 
 
 @given(rollouts)
-def test_token_ids_stay_behind_where_nobody_looks_at_them(row: Rollout) -> None:
+def test_token_ids_are_not_packed_unless_a_length_method_reads_them(row: Rollout) -> None:
     parts = identity.pack({"a": row}, with_token_ids=False)
     assert identity.unpack(["a"], [parts], {}) == [replace(row, token_ids=None)]
 
 
-def test_a_group_whose_rollouts_are_gone_cannot_be_made() -> None:
+def test_a_group_with_missing_rollouts_is_refused() -> None:
     row = Rollout(prompt="p", response="r")
     parts = identity.pack({"a": row}, with_token_ids=False)
     with pytest.raises(BatchFailed, match="1 of a group's 2 rollouts are no longer in Redis"):
         identity.unpack(["a", "b"], [parts], {})
 
 
-def test_numpy_scalars_and_what_is_left_out_name_the_same_rollout() -> None:
+def test_numpy_scalars_and_derived_fields_do_not_change_a_name() -> None:
     given = Rollout(
         prompt="p",
         response="r",
@@ -78,10 +78,10 @@ def test_numpy_scalars_and_what_is_left_out_name_the_same_rollout() -> None:
         correct=np.bool_(True),  # type: ignore[arg-type]
         response_tokens=np.int64(3),  # type: ignore[arg-type]
     )
-    said = Rollout(
+    explicit = Rollout(
         prompt="p", response="r", group_id="7", correct=True, base_score=1.0, response_tokens=3
     )
-    names = {identity.identity_of(plain(row), "run", 4, 8, None) for row in (given, said)}
+    names = {identity.rollout_name(plain(row), "run", 4, 8, None) for row in (given, explicit)}
     assert len(names) == 1
 
 
@@ -97,13 +97,13 @@ def test_numpy_scalars_and_what_is_left_out_name_the_same_rollout() -> None:
         {"truncated": True},
     ],
 )
-def test_what_scores_a_rollout_tells_it_apart(change: dict[str, Any]) -> None:
+def test_every_field_that_affects_the_score_changes_the_name(change: dict[str, Any]) -> None:
     row = Rollout(prompt="p", response="r", group_id="g", base_score=1.0, response_tokens=3)
-    names = {identity.identity_of(one, "run", 4, 8, None) for one in (row, replace(row, **change))}
+    names = {identity.rollout_name(one, "run", 4, 8, None) for one in (row, replace(row, **change))}
     assert len(names) == 2
 
 
-def test_where_a_rollout_belongs_tells_it_apart() -> None:
+def test_run_step_group_and_sample_change_the_name() -> None:
     row = Rollout(prompt="p", response="r", group_id="g")
     places: list[tuple[str, int | None, Any, Any]] = [
         ("run", 4, 8, None),
@@ -113,15 +113,15 @@ def test_where_a_rollout_belongs_tells_it_apart() -> None:
         ("run", 4, 4, None),
         ("run", 4, 8, "sample"),
     ]
-    assert len({identity.identity_of(row, *place) for place in places}) == len(places)
+    assert len({identity.rollout_name(row, *place) for place in places}) == len(places)
 
 
-def test_a_group_is_named_by_run_id_size_and_what_scores_it() -> None:
+def test_plan_training_prompt_run_id_and_size_change_a_groups_name() -> None:
     plans = [
         identity.plan_name(RewardConfig.model_validate({**CONFIG, **change}))
         for change in ({}, {"reward": {"gate": "none"}}, {"broker": {"url": "redis://elsewhere"}})
     ]
-    # How a process reaches the broker is its own affair.
+    # The broker is not part of the plan.
     assert plans[0] == plans[2] != plans[1]
     scopes = [identity.scope_of("a"), identity.scope_of("b"), identity.scope_of("a", "p")]
     keys = [(plans[0], "r", scope, "g", 4) for scope in scopes]
@@ -132,13 +132,16 @@ def test_a_group_is_named_by_run_id_size_and_what_scores_it() -> None:
 
 def test_names_are_the_same_in_another_process() -> None:
     code = (
-        "from oyer.manager import Rollout; from oyer.manager.streaming import identity as groups\n"
+        "from oyer.manager import Rollout; from oyer.manager.streaming import identity\n"
         "row = Rollout(prompt='é', response='r', group_id='g', base_score=0.1)\n"
-        "print(groups.identity_of(row, 'run', 4, 8, None), groups.group_name('p', 'r', '', 'g', 4))"
+        "print(identity.rollout_name(row, 'run', 4, 8, None), identity.group_name('p', 'r', '', 'g', 4))"
     )
-    said = subprocess.run(
+    there = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     row = Rollout(prompt="é", response="r", group_id="g", base_score=0.1)
-    here = [identity.identity_of(row, "run", 4, 8, None), identity.group_name("p", "r", "", "g", 4)]
-    assert said == here
+    here = [
+        identity.rollout_name(row, "run", 4, 8, None),
+        identity.group_name("p", "r", "", "g", 4),
+    ]
+    assert there == here

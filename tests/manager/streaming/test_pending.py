@@ -1,29 +1,29 @@
-"""What is waited for is woken once, given once, and taken from nobody."""
+"""A pending value has one outcome for all its waiters, and wakes each event loop once."""
 
 import asyncio
 import threading
 
 import pytest
 
-from oyer.manager.streaming.pending import Pending, ending_together
+from oyer.manager.streaming.pending import Pending, wake_loops_once
 
 
 class CountingLoop(asyncio.SelectorEventLoop):
-    """Counts how often other threads wake it."""
+    """Counts the wake-ups from other threads."""
 
     woken = 0
 
     def call_soon_threadsafe(self, *args, **kwargs):  # type: ignore[no-untyped-def]  # as its base's
-        """Count, and do as ever."""
+        """Count."""
         self.woken += 1
         return super().call_soon_threadsafe(*args, **kwargs)
 
 
 def run_on(loop: CountingLoop, pendings: list[Pending[int]]) -> list[int | BaseException]:
-    """End all that is pending from another thread while the loop waits for it."""
+    """End all values from another thread while the loop waits for them."""
 
     def end_all() -> None:
-        with ending_together():
+        with wake_loops_once():
             for i, pending in enumerate(pendings):
                 pending.end(ValueError("odd") if i % 2 else i)
 
@@ -42,7 +42,7 @@ def run_on(loop: CountingLoop, pendings: list[Pending[int]]) -> list[int | BaseE
     return loop.run_until_complete(main())
 
 
-def test_a_loop_is_woken_once_for_all_that_ends_together() -> None:
+def test_a_loop_is_woken_once_for_values_that_end_together() -> None:
     loop = CountingLoop()
     outcomes = run_on(loop, [Pending() for _ in range(100)])
     loop.close()
@@ -51,7 +51,7 @@ def test_a_loop_is_woken_once_for_all_that_ends_together() -> None:
     assert loop.woken == 1
 
 
-def test_loops_of_several_threads_wait_for_one_value() -> None:
+def test_event_loops_of_several_threads_can_await_one_value() -> None:
     pending: Pending[int] = Pending()
     waiting = threading.Barrier(4)
     found: list[int] = []
@@ -70,7 +70,7 @@ def test_loops_of_several_threads_wait_for_one_value() -> None:
     assert found == [7, 7, 7]
 
 
-def test_the_first_outcome_stands() -> None:
+def test_only_the_first_outcome_counts() -> None:
     pending: Pending[int] = Pending()
     pending.end(1)
     pending.end(2)
@@ -78,7 +78,7 @@ def test_the_first_outcome_stands() -> None:
     assert pending.result() == 1
 
 
-def test_who_gives_up_leaves_nothing_behind_and_can_wait_again() -> None:
+def test_a_timed_out_wait_removes_its_callback_and_can_be_repeated() -> None:
     pending: Pending[int] = Pending()
     for timeout_s in (0, 0.001):
         with pytest.raises(TimeoutError, match="no score within"):
@@ -88,7 +88,7 @@ def test_who_gives_up_leaves_nothing_behind_and_can_wait_again() -> None:
     assert pending.result(30) == 3
 
 
-def test_a_loop_that_is_gone_keeps_nobody_from_being_told() -> None:
+def test_a_closed_loop_does_not_stop_other_callbacks() -> None:
     pending: Pending[int] = Pending()
 
     async def give_up() -> None:
@@ -96,28 +96,28 @@ def test_a_loop_that_is_gone_keeps_nobody_from_being_told() -> None:
 
     with pytest.raises(TimeoutError):
         asyncio.run(give_up())
-    told: list[int] = []
-    pending.add_done_callback(lambda one: told.append(one.result()))
+    values: list[int] = []
+    pending.add_done_callback(lambda one: values.append(one.result()))
     pending.end(1)
-    assert told == [1]
+    assert values == [1]
 
 
-def test_a_callback_that_fails_is_logged_and_others_are_called(
+def test_a_failing_callback_is_logged_and_the_others_are_called(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     pending: Pending[int] = Pending()
-    told: list[int] = []
+    values: list[int] = []
     inner: Pending[int] = Pending()
-    inner.add_done_callback(lambda one: told.append(one.result()))
+    inner.add_done_callback(lambda one: values.append(one.result()))
 
     def end_another(_: Pending[int]) -> None:
-        with ending_together():
+        with wake_loops_once():
             inner.end(5)
 
     pending.add_done_callback(lambda _: 1 / 0)
     pending.add_done_callback(end_another)
-    with ending_together():
+    with wake_loops_once():
         pending.end(1)
-    pending.add_done_callback(lambda one: told.append(one.result()))
-    assert told == [5, 1]
+    pending.add_done_callback(lambda one: values.append(one.result()))
+    assert values == [5, 1]
     assert "a callback of a score failed" in caplog.text

@@ -1,4 +1,4 @@
-"""Rollouts handed over one by one: batched, judged at once, grouped, and paid for once."""
+"""Rollouts submitted one by one: batched, judged early, grouped, and paid for once."""
 
 import asyncio
 import multiprocessing
@@ -22,16 +22,16 @@ def plain(running: Running) -> RewardManager:
 
 @pytest.fixture
 def banded(plain: RewardManager) -> RewardManager:
-    """Compares the lengths of a group."""
+    """A manager that compares the lengths of a group."""
     return sibling(plain, length={"method": "median_band"})
 
 
 async def one(manager: RewardManager, *args: Any, **where: Any) -> Score:
-    """Await in a task of its own."""
+    """Await one score in its own task."""
     return await manager.score(*args, **where)
 
 
-def test_a_rollout_alone_is_scored(plain: RewardManager, judge: JudgeServer) -> None:
+def test_a_single_rollout_is_scored(plain: RewardManager, judge: JudgeServer) -> None:
     score = asyncio.run(one(plain, rollout("alone"), run="stream", step=4))
     assert (score.status, score.judge_score) == ("scored", 5.0)
     assert score.reward == pytest.approx(1.5)
@@ -53,7 +53,7 @@ def test_many_single_rollouts_share_a_few_batches(plain: RewardManager, judge: J
     assert len(judge.requests) == 200
 
 
-def test_rollouts_of_another_run_or_step_are_other_batches(
+def test_rollouts_of_another_run_or_step_are_in_other_batches(
     plain: RewardManager, judge: JudgeServer
 ) -> None:
     places = [{"run": "a"}, {"run": "b"}, {"run": "a", "step": 1}]
@@ -61,7 +61,9 @@ def test_rollouts_of_another_run_or_step_are_other_batches(
     assert len({p.result(60).batch_id for p in pending}) == 3
 
 
-def test_a_rollout_handed_over_again_joins_itself(plain: RewardManager, judge: JudgeServer) -> None:
+def test_a_rollout_submitted_again_joins_the_pending_one(
+    plain: RewardManager, judge: JudgeServer
+) -> None:
     judge.set_plan(Action(text="Final score: 5", hold=True))
     first = plain.score(rollout("twice"))
     judge.wait_until(lambda log: len(log) == 1)
@@ -73,7 +75,7 @@ def test_a_rollout_handed_over_again_joins_itself(plain: RewardManager, judge: J
     assert len(judge.requests) == 1
 
 
-def test_giving_up_waiting_takes_the_score_from_nobody(
+def test_a_cancelled_wait_does_not_cancel_the_score(
     plain: RewardManager, judge: JudgeServer
 ) -> None:
     judge.set_plan(Action(text="Final score: 5", hold=True))
@@ -90,7 +92,7 @@ def test_giving_up_waiting_takes_the_score_from_nobody(
     assert pending.result(60).status == "scored"
 
 
-def test_several_event_loops_and_threads_can_hand_over(
+def test_several_event_loops_and_threads_can_submit(
     plain: RewardManager, judge: JudgeServer
 ) -> None:
     results: dict[int, list[Score]] = {}
@@ -110,7 +112,7 @@ def test_several_event_loops_and_threads_can_hand_over(
     assert {s.status for scores in results.values() for s in scores} == {"scored"}
 
 
-def test_a_forked_process_can_hand_over(plain: RewardManager, judge: JudgeServer) -> None:
+def test_a_forked_process_can_submit(plain: RewardManager, judge: JudgeServer) -> None:
     plain.score(rollout("before the fork")).result(60)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -140,7 +142,7 @@ def test_a_group_is_judged_while_it_is_incomplete_and_paid_for_once(
     assert len(judge.requests) == 4
 
 
-def test_samples_with_one_text_are_told_apart_by_their_ids(
+def test_sample_ids_distinguish_samples_with_the_same_text(
     banded: RewardManager, judge: JudgeServer
 ) -> None:
     twin = rollout("twin")
@@ -167,7 +169,7 @@ def test_whole_groups_in_one_call_need_no_size(banded: RewardManager, judge: Jud
     np.testing.assert_allclose([s.reward for s in scores], batch.rewards[order])
 
 
-def test_a_late_group_is_scored_as_far_as_it_is_there_and_logged(
+def test_an_overdue_group_is_scored_without_its_missing_rollouts_and_logged(
     banded: RewardManager, judge: JudgeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     late = {"group_size": 4, "group_timeout_s": 0.05}
@@ -179,7 +181,7 @@ def test_a_late_group_is_scored_as_far_as_it_is_there_and_logged(
     assert "3 of 4 rollouts came in time" in caplog.text
 
 
-def test_a_late_group_can_be_scored_without_length_terms(
+def test_an_overdue_group_can_be_scored_without_length_terms(
     banded: RewardManager, judge: JudgeServer
 ) -> None:
     members = [rollout("neutral", i, response_tokens=n) for i, n in enumerate([100, 100, 160])]
@@ -190,7 +192,7 @@ def test_a_late_group_can_be_scored_without_length_terms(
     assert len(judge.requests) == 3
 
 
-def test_a_late_group_can_be_an_error(banded: RewardManager, judge: JudgeServer) -> None:
+def test_an_overdue_group_can_fail(banded: RewardManager, judge: JudgeServer) -> None:
     pending = banded.score(
         rollout("error"), group_size=4, group_timeout_s=0.05, on_group_timeout="error"
     )
@@ -198,7 +200,9 @@ def test_a_late_group_can_be_an_error(banded: RewardManager, judge: JudgeServer)
         pending.result(60)
 
 
-def test_a_lone_rollout_is_refused_where_lengths_are_compared(banded: RewardManager) -> None:
+def test_a_rollout_without_group_size_is_refused_if_lengths_are_compared(
+    banded: RewardManager,
+) -> None:
     with pytest.raises(InvalidRollout, match="group_size: is missing"):
         banded.score(rollout("lone"))
 
@@ -212,7 +216,7 @@ def test_a_lone_rollout_is_refused_where_lengths_are_compared(banded: RewardMana
         ({"group_size": 2, "run": ""}, "run"),
     ],
 )
-def test_a_wrong_place_is_refused_at_once(
+def test_a_wrong_option_is_refused_at_once(
     banded: RewardManager, where: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidInput, match=message):
@@ -241,7 +245,7 @@ def test_a_failing_judge_is_a_status(
     assert all(score.error for score in scores)
 
 
-def test_strangers_in_a_batch_do_not_suffer_for_a_row_without_a_score(
+def test_a_missing_score_is_an_error_of_its_own_rollout_only(
     plain: RewardManager, judge: JudgeServer
 ) -> None:
     judge.set_plan({"rules": [{"when": {"matches": "number 1 is"}, "then": "not_found"}], "default": {"text": "Final score: 5"}})  # fmt: skip
