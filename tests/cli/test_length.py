@@ -40,7 +40,7 @@ def test_an_unknown_method_or_parameter_is_answered_with_the_fix(tmp_path: Path)
         (("list", "median_bend"), "did you mean `median_band`"),
         (("plot", "gr3", "--param", "alhpa=1"), "its parameters: alpha"),
         (("plot", "gr3", "--param", "alpha"), "must be key=value"),
-        (("plot", "repetition_dense"), "cannot be drawn over length"),
+        (("plot", "repetition_dense"), "cannot be plotted over length"),
     ):
         done = oyer("length", *arguments, cwd=tmp_path)
         assert done.returncode == 1

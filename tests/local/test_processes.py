@@ -56,7 +56,7 @@ def test_output_goes_to_the_log_and_the_environment_is_the_given_one(tmp_path: P
 
 
 def test_without_a_log_file_its_tail_says_where_to_look() -> None:
-    assert child_of("pass", None).tail() == "its output is above"
+    assert child_of("pass", None).tail() == "see its output above"
 
 
 def test_the_tail_is_the_end_of_a_long_log(tmp_path: Path) -> None:

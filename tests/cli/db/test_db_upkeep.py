@@ -79,7 +79,7 @@ def test_a_prune_that_nobody_confirms_deletes_nothing(filled_url: str, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "fix"),
     [
-        ([], "say which batches"),
+        ([], "select batches"),
         (["--older-than", "soon"], "write 90d, 12w or 36h"),
         (["--run", "nobody"], "'nobody': is not on record"),
         (["--older-than", "1d", "--keep-run", "nobody"], "'nobody': is not on record"),
