@@ -34,21 +34,28 @@ _LATENCY_S = 0.3
 """Latency of the demo judge, in seconds; makes the overlap of calls visible."""
 
 
+BaseUrl = Annotated[
+    str | None, typer.Option("--base-url", help="URL of a real OpenAI-compatible endpoint.")
+]
+Model = Annotated[str | None, typer.Option("--model", help="Model of the real judge.")]
+ApiKeyEnv = Annotated[
+    str | None,
+    typer.Option("--api-key-env", help="Environment variable with the real judge's key."),
+]
+Rollouts = Annotated[
+    int, typer.Option("--rollouts", min=4, help="Number of sample rollouts to score.")
+]
+Store = Annotated[
+    str, typer.Option("--store", help="SQLite file of the record, or its sqlite:/// URL.")
+]
+
+
 def demo(
-    base_url: Annotated[
-        str | None, typer.Option("--base-url", help="URL of a real OpenAI-compatible endpoint.")
-    ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Model of the real judge.")] = None,
-    api_key_env: Annotated[
-        str | None,
-        typer.Option("--api-key-env", help="Environment variable with the real judge's key."),
-    ] = None,
-    rollouts: Annotated[
-        int, typer.Option("--rollouts", min=4, help="Number of sample rollouts to score.")
-    ] = 512,
-    store: Annotated[
-        str, typer.Option("--store", help="SQLite file of the record, or its sqlite:/// URL.")
-    ] = "oyer-demo.db",
+    base_url: BaseUrl = None,
+    model: Model = None,
+    api_key_env: ApiKeyEnv = None,
+    rollouts: Rollouts = 512,
+    store: Store = "oyer-demo.db",
     as_json: options.AsJson = False,
 ) -> None:
     """Score sample rollouts with an embedded backend, and print where they are recorded.
@@ -59,9 +66,8 @@ def demo(
     Example: `oyer demo --base-url https://api.deepseek.com/v1 --model deepseek-chat
     --api-key-env DEEPSEEK_API_KEY`
     """
-    from oyer.cli.support.score_files import score_all
     from oyer.demo.samples import sample_rollouts
-    from oyer.manager import RewardManager, Rollout
+    from oyer.manager import Rollout
 
     if (base_url is None) != (model is None) or (api_key_env and not base_url):
         raise InvalidInput(
@@ -71,16 +77,7 @@ def demo(
     rows = [Rollout(**row) for row in sample_rollouts()[:rollouts]]
     started = time.monotonic()
     with _endpoint(base_url, api_key_env) as endpoint:
-        config = _config(endpoint, model, file)
-        if not as_json:
-            notes.print("starting Redis, the record and the workers …")
-        with RewardManager.local(config, report=None if as_json else print_part) as manager:
-            lines, summary = score_all(
-                manager, rows, run="demo", batch_size=_BATCH_SIZE, quiet=as_json
-            )
-            if not as_json:
-                console.print(_groups_table(rows, lines))
-                print_stopping()
+        lines, summary = _score(_config(endpoint, model, file), rows, as_json=as_json)
     total_s = time.monotonic() - started
     if as_json:
         batches = list(dict.fromkeys(line["batch_id"] for line in lines))
@@ -90,6 +87,24 @@ def demo(
     console.print(_summary_table(summary, total_s), highlight=False)
     summary.print_errors()
     _print_sql(file, lines[0]["batch_id"])
+
+
+def _score(
+    config: dict[str, Any], rows: "list[Rollout]", *, as_json: bool
+) -> "tuple[list[RewardLine], Summary]":
+    """Score by an embedded backend, and print the first groups unless `as_json`."""
+    from oyer.cli.support.score_files import score_all
+    from oyer.manager import RewardManager
+
+    if as_json:
+        with RewardManager.local(config) as manager:
+            return score_all(manager, rows, run="demo", batch_size=_BATCH_SIZE, quiet=True)
+    notes.print("starting Redis, the record and the workers …")
+    with RewardManager.local(config, report=print_part) as manager:
+        lines, summary = score_all(manager, rows, run="demo", batch_size=_BATCH_SIZE)
+        console.print(_groups_table(rows, lines))
+        print_stopping()
+    return lines, summary
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """`oyer history request`: prints a judge request as sent, and the result of each attempt."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -34,15 +34,17 @@ RequestId = Annotated[
 ]
 
 
+JudgeName = Annotated[str | None, typer.Option("--judge", help="Only judgements of this judge.")]
+Sample = Annotated[
+    int | None, typer.Option("--sample", min=0, help="Only this sample; the first is 0.")
+]
+
+
 @app.command("request")
 def request(
     request_id: RequestId,
-    judge: Annotated[
-        str | None, typer.Option("--judge", help="Only judgements of this judge.")
-    ] = None,
-    sample: Annotated[
-        int | None, typer.Option("--sample", min=0, help="Only this sample; the first is 0.")
-    ] = None,
+    judge: JudgeName = None,
+    sample: Sample = None,
     config: options.Config = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -60,22 +62,9 @@ def request(
     from oyer.cli.views import history_tables
     from oyer.config.loading import load_config
 
-    def read(conn: "Connection") -> list[dict[str, Any]]:
-        found = [
-            row
-            for row in _named(conn, request_id)
-            if judge in (None, row["judge"]) and sample in (None, row["sample"])
-        ]
-        if not found:
-            wanted = [f"judge {judge!r}" if judge else "", "" if sample is None else f"{sample=}"]
-            of = " and ".join(filter(None, wanted))
-            raise InvalidInput(
-                f"{request_id}: is not judged on record{of and f' by {of}'};"
-                " give BATCH/ROLLOUT, e.g. 6f1c/12, or a request_hash of judge_history"
-            )
-        return [shown(conn, row) for row in found]
-
-    rows = BatchLedger(load_config(config)).read(read)
+    rows = BatchLedger(load_config(config)).read(
+        lambda conn: [shown(conn, row) for row in _selected(conn, request_id, judge, sample)]
+    )
     for row in rows:
         if as_json:
             print_json(history_tables.plain(row))
@@ -83,6 +72,29 @@ def request(
             history_tables.show(row)
     if any(row["problem"] for row in rows):
         raise typer.Exit(1)
+
+
+def _selected(
+    conn: "Connection", request_id: str, judge: str | None, sample: int | None
+) -> "list[StoredJudgement]":
+    """Find the judgements that match an ID and the options.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    found = [
+        row
+        for row in _named(conn, request_id)
+        if judge in (None, row["judge"]) and sample in (None, row["sample"])
+    ]
+    if not found:
+        wanted = [f"judge {judge!r}" if judge else "", "" if sample is None else f"{sample=}"]
+        of = " and ".join(filter(None, wanted))
+        raise InvalidInput(
+            f"{request_id}: is not judged on record{of and f' by {of}'};"
+            " give BATCH/ROLLOUT, e.g. 6f1c/12, or a request_hash of judge_history"
+        )
+    return found
 
 
 def _named(conn: "Connection", request_id: str) -> "list[StoredJudgement]":

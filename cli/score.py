@@ -22,24 +22,28 @@ JUDGING_FAILED = 3
 """Exit code if rewards were written, but judging failed for a rollout."""
 
 
+Rollouts = Annotated[Path, typer.Argument(help="JSON lines, one rollout each.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="File for the rewards; defaults to standard output.")
+]
+Run = Annotated[str, typer.Option("--run", help="Run to record the batches under.")]
+Local = Annotated[bool, typer.Option("--local", help="Start an embedded backend for this command.")]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", min=1, help="Rollouts per batch; groups are not split.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the summary as JSON, without progress.")
+]
+
+
 def score(
-    rollouts: Annotated[Path, typer.Argument(help="JSON lines, one rollout each.")],
+    rollouts: Rollouts,
     config: options.Config = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="File for the rewards; defaults to standard output."),
-    ] = None,
-    run: Annotated[str, typer.Option("--run", help="Run to record the batches under.")] = "score",
-    local: Annotated[
-        bool, typer.Option("--local", help="Start an embedded backend for this command.")
-    ] = False,
-    batch_size: Annotated[
-        int,
-        typer.Option("--batch-size", min=1, help="Rollouts per batch; groups are not split."),
-    ] = 1024,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the summary as JSON, without progress.")
-    ] = False,
+    out: Out = None,
+    run: Run = "score",
+    local: Local = False,
+    batch_size: BatchSize = 1024,
+    as_json: AsJson = False,
 ) -> None:
     """Score a file of rollouts and write one JSON line per rollout, in the file's order.
 

@@ -83,13 +83,10 @@ def serve(
 
     Example: `oyer serve --config oyer.yaml --port 8780`
     """
-    try:
-        from oyer.server import ServerSettings
-        from oyer.server.settings import check_bind
-    except ImportError as error:
-        raise InvalidConfig(
-            f"`oyer serve` needs {error.name}: pip install 'oyer[server]'"
-        ) from error
+    _check_installed()
+    from oyer.server import ServerSettings
+    from oyer.server.settings import check_bind
+
     token = _token(token_env)
     check_bind(host, token)
     settings = ServerSettings(
@@ -107,6 +104,16 @@ def serve(
         url = f"http://{host}:{listener.getsockname()[1]}"
         _print_ready(url, only_batches(manager, group_size), as_json=as_json)
         _run(manager, settings, listener)
+
+
+def _check_installed() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise InvalidConfig(
+            f"`oyer serve` needs {error.name}: pip install 'oyer[server]'"
+        ) from error
 
 
 def _run(manager: "RewardManager", settings: "ServerSettings", listener: socket.socket) -> None:

@@ -1,13 +1,16 @@
 """`oyer up`: runs the embedded backend until Ctrl-C."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from oyer.cli.support import options
 from oyer.cli.support.output import console, print_json
 from oyer.cli.support.signals import stop_event
+
+if TYPE_CHECKING:
+    from oyer.local.supervisor import Supervisor
 
 
 def up(
@@ -30,36 +33,41 @@ def up(
     Example: `oyer up --config oyer.yaml`
     """
     from oyer.config.loading import load_config
-    from oyer.local.state import LOCK_FILE, STATE_FILE, folder_lock, write_state
+    from oyer.local.state import LOCK_FILE, STATE_FILE, folder_lock
     from oyer.local.supervisor import Supervisor
     from oyer.local.worker_commands import cores
 
-    print_event = _event_printer(as_json)
-    stop = stop_event()
+    print_event, stopping = _event_printer(as_json), stop_event()
     settings = load_config(config)
-    folder = STATE_FILE.parent.absolute()
     with folder_lock(LOCK_FILE.absolute()):
         supervisor = Supervisor(
             config=settings,
-            folder=folder,
+            folder=STATE_FILE.parent.absolute(),
             report=lambda part, state: print_event(
                 f"{part:<12} {state}", "part", part=part, state=state
             ),
-            stopping=stop,
+            stopping=stopping,
             judge_processes=judge_processes or cores(),
         )
-        try:
-            supervisor.start()
-            if not stop.is_set():
-                write_state(STATE_FILE, supervisor.config.broker.url)
-                where = str(STATE_FILE.absolute())
-                print_event(f"ready; logs in {folder}; Ctrl-C stops it", "ready", state_file=where)
-            supervisor.watch()
-            grace = f"running calls have {settings.grace_s:g} s to finish"
-            print_event(f"stopping: {grace}; press Ctrl-C again to stop now", "stopping")
-        finally:
-            STATE_FILE.unlink(missing_ok=True)
-            supervisor.stop()
+        _run(supervisor, print_event)
+
+
+def _run(supervisor: "Supervisor", print_event: Callable[..., None]) -> None:
+    """Run until the supervisor is to stop; its broker's URL is in the state file meanwhile."""
+    from oyer.local.state import STATE_FILE, write_state
+
+    try:
+        supervisor.start()
+        if not supervisor.stopping.is_set():
+            write_state(STATE_FILE, supervisor.config.broker.url)
+            ready = f"ready; logs in {supervisor.folder}; Ctrl-C stops it"
+            print_event(ready, "ready", state_file=str(STATE_FILE.absolute()))
+        supervisor.watch()
+        grace = f"running calls have {supervisor.config.grace_s:g} s to finish"
+        print_event(f"stopping: {grace}; press Ctrl-C again to stop now", "stopping")
+    finally:
+        STATE_FILE.unlink(missing_ok=True)
+        supervisor.stop()
 
 
 def _event_printer(as_json: bool) -> Callable[..., None]:

@@ -49,6 +49,10 @@ class EmbeddedBackend:
             BackendUnavailable: a part did not start; the message includes the end of its output.
         """
         options = {"judge_processes": judge_processes, "judge_concurrency": judge_concurrency}
+        request = {
+            "config": config.model_dump(mode="json"),
+            "options": {name: value for name, value in options.items() if value is not None},
+        }
         self.owns_broker = config.broker.url is None
         self._report = report or _log_part
         self._temporary = folder is None
@@ -61,15 +65,8 @@ class EmbeddedBackend:
             text=True,
             start_new_session=True,
         )
-        request = {
-            "config": config.model_dump(mode="json"),
-            "folder": str(self.folder),
-            "options": {name: value for name, value in options.items() if value is not None},
-        }
         try:
-            self._stdin.write(json.dumps(request) + "\n")
-            self._stdin.flush()
-            self.config = validate(self._wait_ready())
+            self.config = validate(self._start({**request, "folder": str(self.folder)}))
         except BaseException:
             self.close()
             raise
@@ -89,7 +86,10 @@ class EmbeddedBackend:
         assert self._process.stdin is not None
         return self._process.stdin
 
-    def _wait_ready(self) -> dict[str, Any]:
+    def _start(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Send the request and wait until the backend is ready; returns its configuration."""
+        self._stdin.write(json.dumps(request) + "\n")
+        self._stdin.flush()
         assert self._process.stdout is not None
         for line in self._process.stdout:
             event = json.loads(line)

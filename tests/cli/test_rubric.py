@@ -112,7 +112,11 @@ def test_a_line_that_no_judge_would_see_is_said_so(folder: Path) -> None:
     assert gated.returncode == 0
     assert "line 2: its base score is not positive" in gated.stderr
     assert "You judge manners." in gated.stdout
-    for number, why in {"3": "it is `empty`", "4": "is not valid JSON", "5": "has 4 lines"}.items():
+    for number, why in {
+        "3": "its status is `empty`",
+        "4": "is not valid JSON",
+        "5": "has 4 lines",
+    }.items():
         done = oyer(*render, number, cwd=folder)
         assert (done.returncode, done.stdout) == (1, "")
         assert why in done.stderr
