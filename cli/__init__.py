@@ -1,6 +1,6 @@
-"""The `oyer` command line: a module for each command.
+"""The `oyer` command line, with one module per command.
 
-A command imports what it runs on when it runs, so that `oyer --help` answers at once.
+Commands import heavy modules in their functions, so that `oyer --help` is fast.
 """
 
 import sys
@@ -34,8 +34,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="A reward backend for RL post-training: LLM judges and length penalties score rollouts"
-    " off the trainer's critical path, and every score is on record.\n\n"
-    "Start with `oyer demo`; then `oyer up` beside your trainer, or `oyer worker` on many hosts.",
+    " off the trainer's critical path, and every score is recorded.\n\n"
+    "Start with `oyer demo`; then run `oyer up` next to your trainer, or `oyer worker` on many hosts.",
 )
 app.command("demo")(demo.demo)
 app.command("up")(up.up)
@@ -59,11 +59,11 @@ def _root(
         typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Options of the whole command."""
+    """Options of `oyer` itself."""
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one line and exit status 1, never a traceback."""
+    """Run the command line; an `OyerError` is printed on one line, with exit code 1."""
     try:
         app(prog_name="oyer")
     except OyerError as error:

@@ -1,11 +1,11 @@
-"""`oyer batches list|show|resume|cancel`: what was submitted, what became of it, and what to do."""
+"""`oyer batches list|show|resume|cancel`: lists, inspects, resumes and cancels batches."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from oyer.cli.support import options
-from oyer.cli.support.batch_ledger import QUEUED, UNDER_WAY, BatchLedger
+from oyer.cli.support.batch_ledger import QUEUED, UNFINISHED, BatchLedger
 from oyer.cli.support.output import console, counted, notes, print_json
 from oyer.protocol.errors import BatchCancelled, BatchFailed, BatchLost
 
@@ -19,9 +19,7 @@ app = typer.Typer(
     " Redis only.",
 )
 
-BatchId = Annotated[
-    str, typer.Argument(help="Its id as `oyer batches list` prints it, or the beginning of it.")
-]
+BatchId = Annotated[str, typer.Argument(help="The batch's id, or its first characters.")]
 
 
 @app.command("list")
@@ -62,7 +60,7 @@ def list_(
 
 @app.command("show")
 def show(batch_id: BatchId, config: options.Config = None, as_json: options.AsJson = False) -> None:
-    """Print one batch: when and from where it was sent, which workers judged it, and its cost.
+    """Print one batch: its submissions, the workers that judged it, and its cost.
 
     Exit code 1 if it is neither on record nor queued on the broker.
 
@@ -92,16 +90,17 @@ def resume(
     batch_id: BatchId,
     config: options.Config = None,
     timeout_s: Annotated[
-        float | None, typer.Option("--timeout-s", min=0, help="Longest wait for the rewards.")
+        float | None,
+        typer.Option("--timeout-s", min=0, help="Maximum wait for the rewards, in seconds."),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Submit a batch again under its id and wait for its rewards; judgements on record are reused.
+    """Resubmit a batch under its id and wait for its rewards; recorded judgements are reused.
 
-    The batch's payloads must still be in Redis: they stay for `broker.result_expires_s`, or for an
-    hour after its trainer abandoned it. The deadline is as far away as at first. If the batch has
-    finished, its rewards are read and nothing is sent. Exit code 1 if the batch is unknown, was
-    cancelled, is lost, or has no rewards in time.
+    The batch's payloads must still be in Redis: they are kept for `broker.result_expires_s`, or for
+    an hour after its trainer abandoned it. Its deadline starts again. If the batch has finished,
+    its rewards are read and nothing is submitted. Exit code 1 if the batch is unknown, cancelled or
+    lost, or has no rewards in time.
 
     Example: `oyer batches resume 6f1c2a7e --timeout-s 600`
     """
@@ -119,7 +118,7 @@ def resume(
     if finished:
         mask = [row["trainable"] for row in rewards]
     else:
-        mask = _sent_again(ledger, state, timeout_s)
+        mask = _resubmit(ledger, state, timeout_s)
     if as_json:
         counts = {"rollouts": len(mask), "rewards": sum(mask)}
         print_json({"id": batch_id, "sent": not finished, **counts})
@@ -145,7 +144,7 @@ def cancel(
     ledger = _ledger(config)
     batch_id = ledger.whole_id(batch_id)
     state = ledger.batch(batch_id)
-    if state["status"] not in UNDER_WAY:
+    if state["status"] not in UNFINISHED:
         raise BatchCancelled(_ended(state))
     ledger.cancel(batch_id)
     if as_json:
@@ -154,8 +153,8 @@ def cancel(
         console.print(f"batch {batch_id}: cancelled", highlight=False)
 
 
-def _sent_again(ledger: BatchLedger, state: "BatchState", timeout_s: float | None) -> list[bool]:
-    """Send a batch again and wait for it; returns which rollouts have a reward."""
+def _resubmit(ledger: BatchLedger, state: "BatchState", timeout_s: float | None) -> list[bool]:
+    """Resubmit a batch and wait for it; returns the mask of rollouts with a reward."""
     from oyer.config.reward import RewardRules
     from oyer.manager import RewardFuture
 
@@ -171,7 +170,7 @@ def _sent_again(ledger: BatchLedger, state: "BatchState", timeout_s: float | Non
     future = RewardFuture(
         batch_id=batch_id,
         verdicts=state["size"] * len(state["plan"]["judges"]),
-        # Whatever is missing is for the trainer to judge, whose failure policy it is.
+        # The failure policy for missing rewards is the trainer's.
         rules=RewardRules(),
         broker=ledger.broker_key,
         stall_timeout_s=ledger.stall_s,
@@ -179,11 +178,11 @@ def _sent_again(ledger: BatchLedger, state: "BatchState", timeout_s: float | Non
     try:
         return [bool(trainable) for trainable in future.result(timeout_s).mask]
     except TimeoutError as error:
-        raise BatchFailed(f"{error}; it goes on: `oyer batches show {batch_id}`") from None
+        raise BatchFailed(f"{error}; it continues: `oyer batches show {batch_id}`") from None
 
 
 def _ended(state: "BatchState") -> str:
-    """Say how and when a batch ended."""
+    """Return how and when a batch ended."""
     why = f": {state['ending']}" if state["ending"] else ""
     when = f" at {state['finished_at']:%Y-%m-%d %H:%M:%S} UTC" if state["finished_at"] else ""
     return f"batch {state['id']}: has ended already, {state['status']}{when}{why}"

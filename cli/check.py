@@ -1,4 +1,4 @@
-"""`oyer check`: is everything there that a batch needs?"""
+"""`oyer check`: tests everything that a batch needs."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
     from oyer.config.reward import RewardConfig
 
 
-class NotHere(Exception):
-    """This host does not have what was to be looked at, and need not; the message says who does."""
+class Skipped(Exception):
+    """The check does not apply to this host; the message says why."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     ok: bool
     detail: str
-    """What was seen, or the fix."""
+    """What was found, or the fix."""
     skipped: bool = False
-    """Not looked at, because this host does not have it and need not; `ok` is true then."""
+    """Whether the check does not apply to this host; `ok` is then true."""
 
 
 def check(config: options.Config = None, as_json: options.AsJson = False) -> None:
-    """Check the record, broker, workers and judges: one line each; exit code 1 if any fails.
+    """Check the record, broker, workers and judges; exit code 1 if a check fails.
 
     One rollout is sent through the workers to each judge, under the run `oyer-check`, so that the
-    workers' endpoints and keys are those that are tried. Where no workers run, the judges are
-    called from this host. `skip` stands before what this host does not have and does not need.
+    workers' endpoints and keys are tested. If no workers run, the judges are called from this
+    host. `skip` marks checks that do not apply to this host.
 
     Example: `oyer check --config oyer.yaml`
     """
@@ -48,7 +48,7 @@ def check(config: options.Config = None, as_json: options.AsJson = False) -> Non
 
     settings = load_config(config)
     findings = []
-    for finding in _look(settings):
+    for finding in _checks(settings):
         findings.append(finding)
         if not as_json:
             mark = "[red]FAIL[/]" if not finding.ok else "[green]ok  [/]"
@@ -62,10 +62,10 @@ def check(config: options.Config = None, as_json: options.AsJson = False) -> Non
         raise typer.Exit(1)
 
 
-def _look(settings: "RewardConfig") -> Iterator[Finding]:
+def _checks(settings: "RewardConfig") -> Iterator[Finding]:
     import redis
 
-    from oyer.local.backend import running_broker
+    from oyer.local.state import running_broker
 
     yield _guarded("store", partial(_store, settings))
     there, broker_url = False, None
@@ -91,30 +91,30 @@ def _look(settings: "RewardConfig") -> Iterator[Finding]:
 
 
 def _judges(settings: "RewardConfig", *, there: bool, broker_url: str | None) -> Iterator[Finding]:
-    """Look at the judges through the workers, or from here where the workers are not there."""
+    """Check the judges through the workers, or from this host if a kind of worker is missing."""
     from oyer.cli.support import probing
 
     if there and settings.length and not settings.judges:
         yield _guarded("rewards", partial(probing.through_workers, settings, None))
     for judge in probing.judges_of(settings):
-        look: Callable[[], str]
+        probe: Callable[[], str]
         if there:
-            look = partial(probing.through_workers, settings, judge, broker_url)
+            probe = partial(probing.through_workers, settings, judge, broker_url)
         elif judge.endpoint in settings.endpoints:
-            look = partial(probing.directly, settings, judge, broker_url)
+            probe = partial(probing.directly, settings, judge, broker_url)
         else:
-            look = partial(_elsewhere, judge.endpoint)
-        yield _guarded(f"judge {judge.name}", look)
+            probe = partial(_elsewhere, judge.endpoint)
+        yield _guarded(f"judge {judge.name}", probe)
 
 
 def _elsewhere(endpoint: str) -> str:
-    raise NotHere(f"endpoint {endpoint!r} is in the configuration of the judge workers only")
+    raise Skipped(f"endpoint {endpoint!r} is in the configuration of the judge workers only")
 
 
-def _guarded(what: str, look: Callable[[], str]) -> Finding:
+def _guarded(what: str, probe: Callable[[], str]) -> Finding:
     try:
-        return Finding(what, True, look())
-    except NotHere as error:
+        return Finding(what, True, probe())
+    except Skipped as error:
         return Finding(what, True, str(error), skipped=True)
     except OyerError as error:
         return Finding(what, False, str(error))
@@ -129,7 +129,7 @@ def _store(settings: "RewardConfig") -> str:
     with explained(url):
         elsewhere = settings.broker.url and "url" not in settings.store.model_fields_set
         if elsewhere and not has_database(url):
-            raise NotHere("store.url is not set here; the workers' configuration has it")
+            raise Skipped("store.url is not set here; the workers' configuration has it")
         now, head = migrations.current(url), migrations.head()
     if now is None:
         raise InvalidConfig(NO_RECORD)
@@ -152,21 +152,21 @@ def _broker(client: "Redis") -> str:
 
 
 def _memory(client: "Redis") -> str:
-    """Look at what Redis does when its memory is full; INFO is allowed where CONFIG is not."""
+    """Check the eviction policy of Redis; a managed Redis may allow INFO but not CONFIG."""
     from redis import RedisError
 
     try:
         policy = client.info("memory").get("maxmemory_policy")
     except RedisError as error:
-        raise NotHere(
+        raise Skipped(
             f"maxmemory-policy cannot be read ({error}); it must be noeviction"
         ) from error
     if policy is None:
-        raise NotHere("this server does not say its maxmemory-policy; it must be noeviction")
+        raise Skipped("this server does not report its maxmemory-policy; it must be noeviction")
     if policy != "noeviction":
         raise InvalidConfig(
-            f"maxmemory-policy is {policy}, so that Redis may evict messages and payloads of batches"
-            " under way; set it to noeviction (`redis-cli CONFIG SET maxmemory-policy noeviction`"
+            f"maxmemory-policy is {policy}, so that Redis may evict messages and payloads of"
+            " unfinished batches; set it to noeviction (`redis-cli CONFIG SET maxmemory-policy noeviction`"
             " and in redis.conf, or in the parameter group of a managed Redis)"
         )
     return "maxmemory-policy is noeviction"
@@ -178,9 +178,9 @@ def _workers(client: "Redis", queue: str, settings: "RewardConfig") -> str:
     found = live_workers.workers(client)[queue]
     if not found:
         if queue == names.LENGTH_QUEUE and not settings.length:
-            raise NotHere("none, and no length method is configured")
+            raise Skipped("none, and no length method is configured")
         if queue == names.JUDGE_QUEUE and not settings.judges:
-            raise NotHere("none, and no judge is configured")
+            raise Skipped("none, and no judge is configured")
         raise InvalidConfig(f"none; start one with `oyer worker {queue}` or `oyer up`")
     lines = [f"{entry['host']}:{entry['pid']}" for entry in found]
     devices = {entry["device"] for entry in found if entry.get("device")}

@@ -1,4 +1,4 @@
-"""`oyer config`: a configuration file to start from, with every key explained."""
+"""`oyer config`: prints an example configuration file."""
 
 from typing import Annotated
 
@@ -7,10 +7,10 @@ import typer
 
 def config(
     minimal: Annotated[
-        bool, typer.Option("--minimal", help="Print the few keys that one judge needs.")
+        bool, typer.Option("--minimal", help="Print only the keys that one judge needs.")
     ] = False,
 ) -> None:
-    """Print a configuration file to start from, with every key explained.
+    """Print an example configuration file that documents every key.
 
     Example: `oyer config > oyer.yaml`
     """

@@ -1,4 +1,4 @@
-"""`oyer demo`: the main job on sample rollouts, with everything embedded."""
+"""`oyer demo`: scores sample rollouts with an embedded backend."""
 
 import contextlib
 import os
@@ -28,39 +28,46 @@ if TYPE_CHECKING:
 _GROUPS_SHOWN = 3
 
 _BATCH_SIZE = 256
-"""Half of the samples, so that two batches are under way at once."""
+"""Half of the samples, so that two batches are in progress at once."""
 
 _LATENCY_S = 0.3
-"""How long the demo judge thinks, so that overlap shows."""
+"""Latency of the demo judge, in seconds; makes the overlap of calls visible."""
+
+
+BaseUrl = Annotated[
+    str | None, typer.Option("--base-url", help="URL of a real OpenAI-compatible endpoint.")
+]
+Model = Annotated[str | None, typer.Option("--model", help="Model of the real judge.")]
+ApiKeyEnv = Annotated[
+    str | None,
+    typer.Option("--api-key-env", help="Environment variable with the real judge's key."),
+]
+Rollouts = Annotated[
+    int, typer.Option("--rollouts", min=4, help="Number of sample rollouts to score.")
+]
+Store = Annotated[
+    str, typer.Option("--store", help="SQLite file of the record, or its sqlite:/// URL.")
+]
 
 
 def demo(
-    base_url: Annotated[
-        str | None, typer.Option("--base-url", help="A real OpenAI-compatible endpoint.")
-    ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="The real judge's model.")] = None,
-    api_key_env: Annotated[
-        str | None, typer.Option("--api-key-env", help="Variable that holds the real judge's key.")
-    ] = None,
-    rollouts: Annotated[
-        int, typer.Option("--rollouts", min=4, help="How many sample rollouts to score.")
-    ] = 512,
-    store: Annotated[
-        str, typer.Option("--store", help="SQLite file of the record, or its sqlite:/// URL.")
-    ] = "oyer-demo.db",
+    base_url: BaseUrl = None,
+    model: Model = None,
+    api_key_env: ApiKeyEnv = None,
+    rollouts: Rollouts = 512,
+    store: Store = "oyer-demo.db",
     as_json: options.AsJson = False,
 ) -> None:
-    """Score sample rollouts with an embedded backend, and show where the record is.
+    """Score sample rollouts with an embedded backend, and print where they are recorded.
 
-    Four policies' answers to grade-school-math questions are judged by a built-in rule-based
-    judge behind a real HTTP endpoint; with --base-url and --model a real one judges.
+    The samples are four policies' answers to grade-school math questions. The judge is a built-in
+    rule behind a real HTTP endpoint, or with --base-url and --model a real model.
 
     Example: `oyer demo --base-url https://api.deepseek.com/v1 --model deepseek-chat
     --api-key-env DEEPSEEK_API_KEY`
     """
-    from oyer.cli.support.score_files import score_all
     from oyer.demo.samples import sample_rollouts
-    from oyer.manager import RewardManager, Rollout
+    from oyer.manager import Rollout
 
     if (base_url is None) != (model is None) or (api_key_env and not base_url):
         raise InvalidInput(
@@ -70,16 +77,7 @@ def demo(
     rows = [Rollout(**row) for row in sample_rollouts()[:rollouts]]
     started = time.monotonic()
     with _endpoint(base_url, api_key_env) as endpoint:
-        config = _config(endpoint, model, file)
-        if not as_json:
-            notes.print("starting Redis, the record and the workers …")
-        with RewardManager.local(config, report=None if as_json else print_part) as manager:
-            lines, summary = score_all(
-                manager, rows, run="demo", batch_size=_BATCH_SIZE, quiet=as_json
-            )
-            if not as_json:
-                console.print(_groups_table(rows, lines))
-                print_stopping()
+        lines, summary = _score(_config(endpoint, model, file), rows, as_json=as_json)
     total_s = time.monotonic() - started
     if as_json:
         batches = list(dict.fromkeys(line["batch_id"] for line in lines))
@@ -89,6 +87,24 @@ def demo(
     console.print(_summary_table(summary, total_s), highlight=False)
     summary.print_errors()
     _print_sql(file, lines[0]["batch_id"])
+
+
+def _score(
+    config: dict[str, Any], rows: "list[Rollout]", *, as_json: bool
+) -> "tuple[list[RewardLine], Summary]":
+    """Score by an embedded backend, and print the first groups unless `as_json`."""
+    from oyer.cli.support.score_files import score_all
+    from oyer.manager import RewardManager
+
+    if as_json:
+        with RewardManager.local(config) as manager:
+            return score_all(manager, rows, run="demo", batch_size=_BATCH_SIZE, quiet=True)
+    notes.print("starting Redis, the record and the workers …")
+    with RewardManager.local(config, report=print_part) as manager:
+        lines, summary = score_all(manager, rows, run="demo", batch_size=_BATCH_SIZE)
+        console.print(_groups_table(rows, lines))
+        print_stopping()
+    return lines, summary
 
 
 @contextlib.contextmanager
@@ -103,10 +119,10 @@ def _endpoint(base_url: str | None, api_key_env: str | None) -> Iterator[dict[st
 
 
 def _sqlite_file(store: str) -> Path:
-    """Read `--store`.
+    """Convert `--store` to a URL.
 
     Raises:
-        InvalidInput: it is another database's URL, or in a folder that is not there.
+        InvalidInput: it is the URL of another database, or its folder does not exist.
     """
     path = store.removeprefix("sqlite:///")
     if "://" in path or path.startswith("sqlite:"):
@@ -120,7 +136,7 @@ def _sqlite_file(store: str) -> Path:
 def _config(endpoint: dict[str, Any], model: str | None, store: Path) -> dict[str, Any]:
     judge = {"name": "quality", "endpoint": "demo", "model": model, "rubric": "reasoning_en"}
     if model is None:
-        # The built-in judge has another port at each start; its scores can be used again.
+        # The built-in judge has a new port at each start; its scores are still reusable.
         judge |= {"model": "demo-judge", "version": "demo"}
     return {
         "endpoints": {"demo": {**endpoint, "max_in_flight": 64}},
@@ -131,12 +147,12 @@ def _config(endpoint: dict[str, Any], model: str | None, store: Path) -> dict[st
 
 
 def _groups_table(rows: "list[Rollout]", lines: "list[RewardLine]") -> "Table":
-    """Show the first groups of which a rollout has a score, or the first where none has."""
+    """Build a table of the first groups with a score, or of the first groups if none has one."""
     from rich.table import Table
 
     title = "A few groups: base + judge + length = reward"
     table = Table(title=title, title_justify="left", expand=True)
-    # In a narrow terminal the responses are cut, never the numbers.
+    # A narrow terminal truncates the responses, not the numbers.
     table.add_column("response", no_wrap=True, ratio=1)
     table.add_column("status", no_wrap=True)
     for name in ("score", "base", "judge", "length", "reward"):
@@ -175,7 +191,7 @@ def _summary_table(summary: "Summary", total_s: float) -> "Table":
 
 
 def _print_sql(store: Path, batch_id: str) -> None:
-    # Not only what is on the path: `make demo` runs in an environment that is not.
+    # The environment of `make demo` is not on the path.
     program = "oyer" if shutil.which("oyer") else f"{shlex.quote(sys.executable)} -m oyer.cli"
     query = (
         "SELECT group_id, base_score, judge, score, reward, reply FROM judge_history"

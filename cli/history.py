@@ -1,6 +1,6 @@
-"""`oyer history request`: a request to a judge as it was sent, and what came of each attempt."""
+"""`oyer history request`: prints a judge request as sent, and the result of each attempt."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="What the judges were asked, and what they answered, from the record.",
+    help="Recorded requests to the judges, and their replies.",
 )
 
 _MOST = 1000
-"""Most judgements that one ID may name."""
+"""Maximum number of judgements that one ID may match."""
 
 _SHORTEST_HASH = 8
-"""Characters of a request hash that are needed to look for it."""
+"""Minimum length of the beginning of a request hash."""
 
 RequestId = Annotated[
     str,
@@ -34,22 +34,26 @@ RequestId = Annotated[
 ]
 
 
+JudgeName = Annotated[str | None, typer.Option("--judge", help="Only judgements of this judge.")]
+Sample = Annotated[
+    int | None, typer.Option("--sample", min=0, help="Only this sample; the first is 0.")
+]
+
+
 @app.command("request")
 def request(
     request_id: RequestId,
-    judge: Annotated[str | None, typer.Option("--judge", help="Of this judge only.")] = None,
-    sample: Annotated[
-        int | None, typer.Option("--sample", min=0, help="This sample only; the first is 0.")
-    ] = None,
+    judge: JudgeName = None,
+    sample: Sample = None,
     config: options.Config = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Print each request of a judgement as it was sent, and the reply or error of every attempt.
 
-    The messages are made again of the rubric and the rollout on record, and compared with the
-    judgement's `request_hash`. `--json` prints one object per judgement: `attempts` holds the
-    requests' bodies. Exit 1 if there is no such judgement, or if a request cannot be made again:
-    it is on record from a release that did not keep it, or its hash is another's.
+    The messages are rebuilt from the recorded rubric and rollout, and compared with the
+    judgement's `request_hash`. `--json` prints one object per judgement; `attempts` holds the
+    request bodies. Exit code 1 if there is no such judgement, or if a request cannot be rebuilt: an
+    older release did not record it, or its hash differs.
 
     Example: `oyer history request 6f1c/12 --judge quality`
     """
@@ -58,22 +62,9 @@ def request(
     from oyer.cli.views import history_tables
     from oyer.config.loading import load_config
 
-    def read(conn: "Connection") -> list[dict[str, Any]]:
-        found = [
-            row
-            for row in _named(conn, request_id)
-            if judge in (None, row["judge"]) and sample in (None, row["sample"])
-        ]
-        if not found:
-            wanted = [f"judge {judge!r}" if judge else "", "" if sample is None else f"{sample=}"]
-            of = " and ".join(filter(None, wanted))
-            raise InvalidInput(
-                f"{request_id}: is not judged on record{of and f' by {of}'};"
-                " give BATCH/ROLLOUT, e.g. 6f1c/12, or a request_hash of judge_history"
-            )
-        return [shown(conn, row) for row in found]
-
-    rows = BatchLedger(load_config(config)).read(read)
+    rows = BatchLedger(load_config(config)).read(
+        lambda conn: [shown(conn, row) for row in _selected(conn, request_id, judge, sample)]
+    )
     for row in rows:
         if as_json:
             print_json(history_tables.plain(row))
@@ -83,8 +74,31 @@ def request(
         raise typer.Exit(1)
 
 
+def _selected(
+    conn: "Connection", request_id: str, judge: str | None, sample: int | None
+) -> "list[StoredJudgement]":
+    """Find the judgements that match an ID and the options.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    found = [
+        row
+        for row in _named(conn, request_id)
+        if judge in (None, row["judge"]) and sample in (None, row["sample"])
+    ]
+    if not found:
+        wanted = [f"judge {judge!r}" if judge else "", "" if sample is None else f"{sample=}"]
+        of = " and ".join(filter(None, wanted))
+        raise InvalidInput(
+            f"{request_id}: is not judged on record{of and f' by {of}'};"
+            " give BATCH/ROLLOUT, e.g. 6f1c/12, or a request_hash of judge_history"
+        )
+    return found
+
+
 def _named(conn: "Connection", request_id: str) -> "list[StoredJudgement]":
-    """Find the judgements that an ID names."""
+    """Find the judgements that match an ID."""
     from oyer.models import requests
 
     batch, slash, index = request_id.partition("/")

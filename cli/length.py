@@ -1,4 +1,4 @@
-"""`oyer length`: the catalogue of length methods, and pictures of them."""
+"""`oyer length`: lists the length methods, and plots them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,11 +21,11 @@ app = typer.Typer(
 @app.command("list")
 def list_methods(
     method: Annotated[
-        str | None, typer.Argument(help="Show one method with its parameters.")
+        str | None, typer.Argument(help="Print one method with its parameters.")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """List the methods with what they are and need, or one of them in full.
+    """List the methods and the fields that they need, or print one in full.
 
     Example: `oyer length list median_band`
     """
@@ -43,22 +43,22 @@ def list_methods(
 
 @app.command("plot")
 def plot(
-    method: Annotated[str, typer.Argument(help="A method of `oyer length list`.")],
+    method: Annotated[str, typer.Argument(help="A method that `oyer length list` prints.")],
     param: Annotated[
-        list[str] | None, typer.Option("--param", help="A parameter as key=value; repeatable.")
+        list[str] | None, typer.Option("--param", help="A parameter as key=value; may be repeated.")
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option("--max-length", min=2, help="Longest length drawn.")
+        int | None, typer.Option("--max-length", min=2, help="Maximum length to plot.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Write a .png, .svg or .pdf there; needs oyer[plot]."),
+        typer.Option("--out", help="Image file to write: .png, .svg or .pdf; needs oyer[plot]."),
     ] = None,
 ) -> None:
-    """Draw what a method gives over length, in the terminal or as a picture.
+    """Plot a method's values over length, in the terminal or as an image.
 
-    One group holds a row of every length, once right and once wrong; targets, histories and
-    references are half the longest length.
+    One group has a correct and an incorrect row of each length; targets, histories and references
+    are half the maximum length.
 
     Example: `oyer length plot soft_overlong --param max_len=4096 --param cache_len=1024`
     """
@@ -74,7 +74,7 @@ def plot(
 
 
 def _param(text: str) -> tuple[str, Any]:
-    """Read `key=value`, the value as YAML."""
+    """Parse `key=value`, with the value in YAML."""
     from oyer.config.yaml_text import read_yaml
 
     key, equals, value = text.partition("=")

@@ -1,4 +1,4 @@
-"""`oyer rubric list|show|render|try`: what a judge is sent, and what is read from its reply."""
+"""`oyer rubric list|show|render|try`: prints and tests rubrics."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="List, print, fill and try rubrics: the texts that tell a judge what to score.\n\n"
-    "docs/rubrics.md says how to write one.",
+    help="List, print, render and test rubrics, the instructions for judges.\n\n"
+    "docs/rubrics.md explains how to write one.",
 )
 
 UNREAD = 3
-"""Exit code where the judge was called, and no score was read from what came back."""
+"""Exit code if the judge was called, but its reply has no score."""
 
 Rollouts = Annotated[
-    Path, typer.Argument(help="JSON lines, one rollout each, as `oyer score` takes them.")
+    Path, typer.Argument(help="JSON lines, one rollout each, as for `oyer score`.")
 ]
-Line = Annotated[int, typer.Option("--line", min=1, help="Line of the file, the first being 1.")]
+Line = Annotated[int, typer.Option("--line", min=1, help="Line of the file, from 1.")]
 JudgeName = Annotated[
     str | None,
-    typer.Option("--judge", help="A judge of the configuration; left out, its only one."),
+    typer.Option("--judge", help="A judge of the configuration; optional if there is one."),
 ]
 RubricName = Annotated[
     str | None,
     typer.Option(
-        "--rubric", help="A built-in name or a .md or .txt file, in place of the judge's rubric."
+        "--rubric", help="A built-in name or a .md or .txt file, instead of the judge's rubric."
     ),
 ]
 
@@ -68,7 +68,7 @@ def show(
     config: options.Config = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Print a rubric as it is written, with its front matter and its placeholders.
+    """Print the text of a rubric, with its front matter and placeholders.
 
     Example: `oyer rubric show reasoning_en > mine.md`
     """
@@ -95,10 +95,10 @@ def render(
     rubric: RubricName = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Print the messages that a judge is sent for one rollout; nothing is sent.
+    """Print the messages that a judge would get for one rollout; nothing is sent.
 
-    `--json` prints the whole request and its hash, `request_hash` on record: equal requests are
-    paid for once. Where the configuration has no judges, `--rubric` is enough.
+    `--json` prints the whole request and its hash, `request_hash` in the record; equal requests
+    are paid for once. Without judges in the configuration, give `--rubric`.
 
     Example: `oyer rubric render rollouts.jsonl --line 3 --rubric mine.md`
     """
@@ -123,14 +123,15 @@ def try_(
     rubric: RubricName = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Send one rollout to a judge's endpoint; print the reply and what is read from it.
+    """Send one rollout to a judge's endpoint, and print the reply and the score parsed from it.
 
-    One request is sent from this host, with this host's key; nothing goes on record. Exit code 0: a
-    score was read. 3: the judge was called, and no score was read. 1: an error before the call.
+    One request is sent from this host, with this host's key; nothing is recorded. Exit code 0: the
+    reply has a score. 3: the judge was called, but the reply has no score. 1: an error before the
+    call.
 
     Example: `oyer rubric try rollouts.jsonl --line 3 --judge quality --rubric mine.md`
     """
-    from oyer.cli.support import rubric_trial
+    from oyer.cli.support.direct_call import call_judge
     from oyer.cli.views import rubric_tables
     from oyer.config.loading import load_config
 
@@ -142,7 +143,7 @@ def try_(
             " configuration; give the workers' configuration with --config"
         )
     job = _job(settings, chosen, rollouts, line)
-    trial = rubric_trial.send(job, settings)
+    trial = call_judge(job, settings).record()
     if as_json:
         print_json({**rubric_tables.request(job, settings), **trial})
     else:
@@ -154,7 +155,7 @@ def try_(
 
 
 def _judge(settings: "RewardConfig", name: str | None, rubric: str | None) -> "JudgeConfig":
-    """Choose a judge of the configuration, or make one that can only be shown."""
+    """Choose a judge of the configuration, or make a placeholder for rendering."""
     from oyer.config.loading import read_rubric
     from oyer.config.reward import JudgeConfig
 
@@ -174,7 +175,7 @@ def _judge(settings: "RewardConfig", name: str | None, rubric: str | None) -> "J
 
 
 def _job(settings: "RewardConfig", judge: "JudgeConfig", path: Path, line: int) -> "JudgeRequest":
-    """Make the first request of a judge about one line of a file, as a worker makes it."""
+    """Build a judge's first request about one line of a file, as a worker builds it."""
     from oyer.cli.support.jsonl import read_rollout
     from oyer.protocol.status import Status
     from oyer.tasks.coordination.lessons import server_identity
@@ -183,8 +184,8 @@ def _job(settings: "RewardConfig", judge: "JudgeConfig", path: Path, line: int) 
     rollout = read_rollout(path, line)
     if decided_without_call(rollout, settings.reward) is Status.GATED:
         notes.print(
-            f"line {line}: its base score is not positive, so that under reward.gate: base_score it"
-            " is `gated`, and no judge is asked about it",
+            f"line {line}: its base score is not positive, so under reward.gate: base_score it is"
+            " `gated`, and no judge is called",
             highlight=False,
             markup=False,
             soft_wrap=True,
@@ -195,8 +196,8 @@ def _job(settings: "RewardConfig", judge: "JudgeConfig", path: Path, line: int) 
     job = next(requests_of({0: rollout}, [judge], rules, bodies, servers))
     if job.request is None:
         raise InvalidRollout(
-            f"{path}: line {line}: its response holds nothing to judge; it is `{job.decided}`, and"
-            " no request is made for it"
+            f"{path}: line {line}: its response has no text to judge; its status is"
+            f" `{job.decided}`, and no request is sent"
         )
     return job
 

@@ -1,4 +1,4 @@
-"""`oyer score`: a file of rollouts through a backend."""
+"""`oyer score`: scores a file of rollouts."""
 
 import contextlib
 import json
@@ -15,75 +15,58 @@ from oyer.protocol.errors import InvalidInput, MissingScores
 
 if TYPE_CHECKING:
     from oyer.cli.support.score_files import Summary
-
+    from oyer.config.reward import RewardConfig
+    from oyer.manager import Rollout
 
 JUDGING_FAILED = 3
-"""Exit code where rewards are written, but a rollout that was to be judged has no score."""
+"""Exit code if rewards were written, but judging failed for a rollout."""
+
+
+Rollouts = Annotated[Path, typer.Argument(help="JSON lines, one rollout each.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="File for the rewards; defaults to standard output.")
+]
+Run = Annotated[str, typer.Option("--run", help="Run to record the batches under.")]
+Local = Annotated[bool, typer.Option("--local", help="Start an embedded backend for this command.")]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", min=1, help="Rollouts per batch; groups are not split.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the summary as JSON, without progress.")
+]
 
 
 def score(
-    rollouts: Annotated[Path, typer.Argument(help="JSON lines, one rollout each.")],
+    rollouts: Rollouts,
     config: options.Config = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="File for the rewards; standard output if left out."),
-    ] = None,
-    run: Annotated[
-        str, typer.Option("--run", help="Name of the run that the record files the batches under.")
-    ] = "score",
-    local: Annotated[
-        bool, typer.Option("--local", help="Start an embedded backend for this file only.")
-    ] = False,
-    batch_size: Annotated[
-        int,
-        typer.Option("--batch-size", min=1, help="Rollouts per batch; a group is never divided."),
-    ] = 1024,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the summary as JSON, and no progress.")
-    ] = False,
+    out: Out = None,
+    run: Run = "score",
+    local: Local = False,
+    batch_size: BatchSize = 1024,
+    as_json: AsJson = False,
 ) -> None:
     """Score a file of rollouts and write one JSON line per rollout, in the file's order.
 
     A line is `{"group_id": …, "prompt": …, "response": …, "base_score": … or "correct": …,
-    "response_tokens": …, "reference": …}`; further keys are kept as metadata. The whole file is
-    checked first: a bad line is reported with its number, and nothing is submitted.
+    "response_tokens": …, "reference": …}`; other keys are stored as metadata. The whole file is
+    checked first: an invalid line is reported with its number, and nothing is submitted.
 
-    Exit code 0: every rollout that was to be judged has a score. 3: rewards are written, but
-    judging failed for a rollout or more, and its status says why. 1: an error, and nothing is
-    written. 2: a wrong option.
+    Exit code 0: judging succeeded for every rollout. 3: rewards are written, but judging failed for
+    at least one rollout; its status gives the reason. 1: an error; nothing is written. 2: a wrong
+    option.
 
     Example: `oyer score rollouts.jsonl --config oyer.yaml --out rewards.jsonl`
     """
     from oyer.cli.support.jsonl import read_rollouts
-    from oyer.cli.support.score_files import score_all
     from oyer.config.loading import load_config
-    from oyer.manager import RewardManager
-    from oyer.manager.batch import OTHER_REWARDS
 
     settings = load_config(config)
     rows = read_rollouts(rollouts, settings)
-    report = None if as_json else print_part
-
-    def start() -> RewardManager:
-        return RewardManager.local(settings, report=report) if local else RewardManager(settings)
-
     try:
-        with contextlib.ExitStack() as backend:
-            with _whole(out) as target:
-                manager = backend.enter_context(start())
-                lines, summary = score_all(
-                    manager, rows, run=run, batch_size=batch_size, quiet=as_json
-                )
-                target.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-            _print(summary, out, as_json=as_json)
-            if local and not as_json:
-                print_stopping()
-    except MissingScores as error:
-        said = str(error).removesuffix(OTHER_REWARDS)
-        raise MissingScores(f"{said}; nothing was written", error.batch) from error
+        summary = _score(settings, rows, out, run, batch_size, local=local, as_json=as_json)
     except KeyboardInterrupt:
         notes.print(
-            "interrupted: running batches are cancelled, and nothing is written; judgements on record"
+            "interrupted: running batches are cancelled, and nothing is written; recorded judgements"
             " are not paid for again",
             highlight=False,
             soft_wrap=True,
@@ -93,9 +76,46 @@ def score(
         raise typer.Exit(JUDGING_FAILED)
 
 
+def _score(
+    settings: "RewardConfig",
+    rows: "list[Rollout]",
+    out: Path | None,
+    run: str,
+    batch_size: int,
+    *,
+    local: bool,
+    as_json: bool,
+) -> "Summary":
+    """Score the rollouts, write their rewards and print the summary."""
+    from oyer.cli.support.score_files import score_all
+    from oyer.manager import RewardManager
+    from oyer.manager.batch import OTHER_REWARDS
+
+    with contextlib.ExitStack() as backend:
+        try:
+            with _atomic(out) as target:
+                report = None if as_json else print_part
+                manager = backend.enter_context(
+                    RewardManager.local(settings, report=report)
+                    if local
+                    else RewardManager(settings)
+                )
+                lines, summary = score_all(
+                    manager, rows, run=run, batch_size=batch_size, quiet=as_json
+                )
+                target.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        except MissingScores as error:
+            message = str(error).removesuffix(OTHER_REWARDS)
+            raise MissingScores(f"{message}; nothing was written", error.batch) from error
+        _print(summary, out, as_json=as_json)
+        if local and not as_json:
+            print_stopping()
+    return summary
+
+
 @contextlib.contextmanager
-def _whole(out: Path | None) -> Iterator[TextIO]:
-    """Open the output before anything is paid for, and leave a whole file or none."""
+def _atomic(out: Path | None) -> Iterator[TextIO]:
+    """Open the output before any judge call, and write the whole file or nothing."""
     if out is None:
         yield sys.stdout
         return
@@ -113,7 +133,7 @@ def _whole(out: Path | None) -> Iterator[TextIO]:
 
 
 def _print(summary: "Summary", out: Path | None, *, as_json: bool) -> None:
-    """Print the summary; on standard error where rewards are on standard output."""
+    """Print the summary, on standard error if the rewards are on standard output."""
     if as_json:
         print_json({**summary.report(), "out": out and str(out)}, err=out is None)
         return

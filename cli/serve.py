@@ -1,4 +1,4 @@
-"""`oyer serve`: rewards over HTTP, for trainers that can make a request and nothing more."""
+"""`oyer serve`: rewards over HTTP, for trainers without a Python adapter."""
 
 import contextlib
 import os
@@ -14,81 +14,79 @@ from oyer.protocol.errors import InvalidConfig, InvalidInput
 
 if TYPE_CHECKING:
     from oyer.manager import RewardManager
+    from oyer.server import ServerSettings
+
+Host = Annotated[str, typer.Option("--host", help="Address to bind.")]
+Port = Annotated[
+    int, typer.Option("--port", min=0, max=65535, help="Port to bind; 0 chooses a free one.")
+]
+TokenEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--token-env",
+        help="Environment variable that holds the bearer token; required unless --host is loopback.",
+    ),
+]
+TimeoutS = Annotated[
+    float, typer.Option("--timeout-s", min=0.1, help="Maximum time until an answer, in seconds.")
+]
+LateRetry = Annotated[
+    bool,
+    typer.Option("--late-retry", help="If a judge is late, answer 503 so that the client retries."),
+]
+StandIn = Annotated[
+    float,
+    typer.Option(
+        "--stand-in",
+        help="Number to send for a missing reward if the protocol allows only numbers.",
+    ),
+]
+GroupSize = Annotated[
+    int | None,
+    typer.Option("--group-size", min=1, help="Samples per prompt, if they arrive one by one."),
+]
+Run = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        help="Run to record rollouts under, unless a request names one (`?run=NAME`); defaults to"
+        " `http`. Servers with the same run share its groups.",
+    ),
+]
+MaxBodyMib = Annotated[
+    int, typer.Option("--max-body-mib", min=1, help="Maximum size of a request body, in MiB.")
+]
+Local = Annotated[bool, typer.Option("--local", help="Start an embedded backend for this server.")]
 
 
 def serve(
     config: Config = None,
-    host: Annotated[str, typer.Option("--host", help="Address to bind.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = (
-        8780
-    ),
-    token_env: Annotated[
-        str | None,
-        typer.Option(
-            "--token-env",
-            help="Environment variable that holds the bearer token; needed unless --host is loopback.",
-        ),
-    ] = None,
-    timeout_s: Annotated[
-        float,
-        typer.Option("--timeout-s", min=0.1, help="Longest time until an answer, in seconds."),
-    ] = 100.0,
-    late_retry: Annotated[
-        bool,
-        typer.Option(
-            "--late-retry", help="When a judge is late, answer 503 so that the client asks again."
-        ),
-    ] = False,
-    stand_in: Annotated[
-        float,
-        typer.Option(
-            "--stand-in",
-            help="Number that is sent in place of a missing reward, where only numbers can be.",
-        ),
-    ] = 0.0,
-    group_size: Annotated[
-        int | None,
-        typer.Option("--group-size", min=1, help="Samples per prompt that arrive one by one."),
-    ] = None,
-    run: Annotated[
-        str | None,
-        typer.Option(
-            "--run",
-            help="Run to file rollouts under, unless a request names one (`?run=NAME`); `http` when"
-            " left out. Servers with the same name gather groups together.",
-        ),
-    ] = None,
-    max_body_mib: Annotated[
-        int, typer.Option("--max-body-mib", min=1, help="Largest request body, in MiB.")
-    ] = 64,
-    local: Annotated[
-        bool, typer.Option("--local", help="Start an embedded backend for this server.")
-    ] = False,
+    host: Host = "127.0.0.1",
+    port: Port = 8780,
+    token_env: TokenEnv = None,
+    timeout_s: TimeoutS = 100.0,
+    late_retry: LateRetry = False,
+    stand_in: StandIn = 0.0,
+    group_size: GroupSize = None,
+    run: Run = None,
+    max_body_mib: MaxBodyMib = 64,
+    local: Local = False,
     as_json: AsJson = False,
 ) -> None:
     """Serve rewards over HTTP until Ctrl-C.
 
-    `POST /get_reward` is OpenRLHF's remote reward model, `POST /rm` slime's, and `POST /v1/score`
-    takes a batch with groups. `GET /docs` describes them; `GET /healthz` says whether a batch
-    could be scored. A request that is sent again joins the one under way. Trainings that share a
-    server with `--group-size` each add `?run=NAME` to their URL, which keeps their groups apart.
-    could be scored. A request that repeats one still running gets the same answer and costs nothing.
+    `POST /get_reward` is OpenRLHF's remote reward model, `POST /rm` is slime's, and
+    `POST /v1/score` takes a batch of groups. `GET /docs` and `/openapi.json` describe them;
+    `GET /healthz` reports whether batches can be scored. A repeated request joins the one in
+    progress, or gets its answer again, without new judge calls. Trainings that share a server with
+    `--group-size` each add `?run=NAME` to their URL to keep their groups apart.
 
     Example: `oyer serve --config oyer.yaml --port 8780`
     """
-    try:
-        import uvicorn
+    _check_installed()
+    from oyer.server import ServerSettings
+    from oyer.server.settings import check_bind
 
-        from oyer.server import ServerSettings, create_app
-        from oyer.server.settings import check_bind
-    except ImportError as error:
-        raise InvalidConfig(
-            f"`oyer serve` needs {error.name}: pip install 'oyer[server]'"
-        ) from error
-    from oyer.tasks.worker.open_files import raise_limit
-
-    # Each request under way holds a connection.
-    raise_limit()
     token = _token(token_env)
     check_bind(host, token)
     settings = ServerSettings(
@@ -104,21 +102,44 @@ def serve(
         listener = stack.enter_context(contextlib.closing(_listen(host, port)))
         manager = stack.enter_context(_manager(config, local=local))
         url = f"http://{host}:{listener.getsockname()[1]}"
-        note = only_batches(manager, group_size)
-        if as_json:
-            print_json({"event": "ready", "url": url, "note": note})
-        else:
-            console.print(f"serving on {url}; Ctrl-C stops it", highlight=False, soft_wrap=True)
-            if note is not None:
-                console.print(note, style="yellow", highlight=False, soft_wrap=True)
-        server = uvicorn.Server(
-            uvicorn.Config(create_app(manager, settings), log_level="warning", access_log=False)
-        )
-        server.run(sockets=[listener])
+        _print_ready(url, only_batches(manager, group_size), as_json=as_json)
+        _run(manager, settings, listener)
+
+
+def _check_installed() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise InvalidConfig(
+            f"`oyer serve` needs {error.name}: pip install 'oyer[server]'"
+        ) from error
+
+
+def _run(manager: "RewardManager", settings: "ServerSettings", listener: socket.socket) -> None:
+    """Answer requests until a signal."""
+    import uvicorn
+
+    from oyer.server import create_app
+    from oyer.tasks.worker.open_files import raise_limit
+
+    # Each request in progress holds a connection.
+    raise_limit()
+    config = uvicorn.Config(create_app(manager, settings), log_level="warning", access_log=False)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _print_ready(url: str, note: str | None, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"event": "ready", "url": url, "note": note})
+        return
+    console.print(f"serving on {url}; Ctrl-C stops it", highlight=False, soft_wrap=True)
+    if note is not None:
+        console.print(note, style="yellow", highlight=False, soft_wrap=True)
 
 
 def only_batches(manager: "RewardManager", group_size: int | None) -> str | None:
-    """Say so where the configuration fits `/v1/score` only, before a trainer finds out."""
+    """Return a warning if the configuration allows only `/v1/score`."""
     from oyer.manager.adapters import check_fits
 
     try:
@@ -131,8 +152,8 @@ def only_batches(manager: "RewardManager", group_size: int | None) -> str | None
         )
     except InvalidConfig as error:
         return (
-            "Only /v1/score can answer: /get_reward and /rm will refuse every request, because the"
-            f" configuration needs more than they are sent. {error}."
+            "Only /v1/score can answer: /get_reward and /rm refuse every request, because the"
+            f" configuration needs fields that their protocols do not carry. {error}."
         )
     return None
 
@@ -153,7 +174,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        # Before the line that says so: a client may connect at once.
+        # Before the address is printed, since a client may connect at once.
         listener.listen()
     except OSError as error:
         listener.close()

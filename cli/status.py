@@ -1,4 +1,4 @@
-"""`oyer status`: what the backend does now."""
+"""`oyer status`: prints the current state of the backend."""
 
 import dataclasses
 import time
@@ -16,36 +16,34 @@ if TYPE_CHECKING:
     from oyer.tasks.monitoring.backend_status import BackendStatus
 
 EVERY_S = 2.0
-"""Pause between two looks under `--watch`, in seconds."""
+"""Pause between two readings under `--watch`, in seconds."""
 
 _SPEND_EVERY_S = 20.0
-"""Pause between two sums over the record, which take longer than a look at Redis, in seconds."""
+"""Pause between two database queries of spend, in seconds; they take longer than reading Redis."""
 
 
 def status(
     config: options.Config = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Look again every 2 s, until Ctrl-C.")
-    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every 2 s until Ctrl-C.")] = False,
     limit: Annotated[
         int, typer.Option("--limit", min=1, help="Number of batches to show, oldest first.")
     ] = 20,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show what the backend does now: queues, workers, batches, calls against limits, spend.
+    """Print the current state of the backend: queues, workers, batches, calls and limits, spend.
 
-    All of it is read from the broker, so that it works on a trainer's host, where the configuration
-    holds `broker.url` only. What a run without a budget has spent is on record only: where this
-    host does not reach the record, a `?` stands in its place, and a note says so.
+    It is read from the broker, so `broker.url` alone is enough, e.g. on a trainer's host. Only the
+    spend of runs without a budget is read from the record; if this host cannot reach the record, a
+    `?` is printed with a note.
 
-    `--json` prints one object, and with `--watch` one object per line for each look.
+    `--json` prints one object, and with `--watch` one object per line for each refresh.
 
     Example: `oyer status --watch`
     """
     import redis
 
     from oyer.config.loading import load_config
-    from oyer.local.backend import running_broker
+    from oyer.local.state import running_broker
     from oyer.tasks.monitoring.status_reader import read_status
 
     settings = load_config(config)
@@ -79,7 +77,7 @@ def _show(seen: "BackendStatus", limit: int, *, as_json: bool) -> None:
 
 
 def _watch(look: "Callable[[], BackendStatus]", limit: int) -> None:
-    """Draw each look in the place of the one before."""
+    """Redraw the tables in place at each refresh."""
     from rich.console import Group
     from rich.live import Live
 
@@ -90,7 +88,7 @@ def _watch(look: "Callable[[], BackendStatus]", limit: int) -> None:
 
 
 def _repeat(look: "Callable[[], BackendStatus]", show: "Callable[[BackendStatus], Any]") -> None:
-    """Look and show until a signal; a broker that is away for a while does not end it."""
+    """Refresh until a signal, and retry while the broker is unreachable."""
     from oyer.cli.support.signals import stop_event
     from oyer.protocol.errors import BackendUnavailable
 
@@ -100,23 +98,23 @@ def _repeat(look: "Callable[[], BackendStatus]", show: "Callable[[BackendStatus]
         try:
             seen = look()
         except BackendUnavailable as error:
-            fail(f"{error}; looking again in {EVERY_S:g} s")
+            fail(f"{error}; retrying in {EVERY_S:g} s")
         else:
             show(seen)
 
 
 class _Spend:
-    """What the record says that runs have spent, where Redis does not count it."""
+    """The spend of runs without a budget, from the record, because Redis does not count it."""
 
     def __init__(self, settings: "RewardConfig") -> None:
         self._settings = settings
         self._known: dict[str, float] = {}
         self._read_at_s: dict[str, float] = {}
         self.problem = ""
-        """Why the record was not read."""
+        """Why the record was not read; empty if it was."""
 
     def added_to(self, seen: "BackendStatus") -> "BackendStatus":
-        """Fill in what Redis does not count."""
+        """Return the status with the spend that Redis does not count."""
         missing = [run.run for run in seen.runs if run.spent_usd is None]
         due_s = time.monotonic() - _SPEND_EVERY_S
         due = [run for run in missing if self._read_at_s.get(run, due_s) <= due_s]
@@ -144,7 +142,7 @@ class _Spend:
             self.problem = f"spent: what Redis does not count is on record only, and {error}"
 
     def _reachable(self) -> None:
-        """Refuse the default store URL beside a remote broker: the record is the workers'."""
+        """Refuse the default store URL if broker.url is set: the record is then on the workers' side."""
         store = self._settings.store
         if self._settings.broker.url and "url" not in store.model_fields_set:
             from oyer.models.engine import has_database

@@ -1,4 +1,4 @@
-"""`oyer worker judge|length|combine`: what production runs on each host."""
+"""`oyer worker judge|length|combine`: runs workers in production."""
 
 import os
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ app = typer.Typer(
 )
 
 _BROKER = "OYER_BROKER__URL"
-"""Tells worker processes which broker was found for them."""
+"""Passes the broker's URL to the worker processes."""
 
 FORMAT_VARIABLE = "OYER_LOG_FORMAT"
-"""Tells worker processes the format of their log lines; `oyer.tasks.worker.logging` reads it."""
+"""Passes the log format to the worker processes; `oyer.tasks.worker.logging` reads it."""
 
 Processes = Annotated[
     int,
     typer.Option(
-        "--processes", min=1, help="Processes to keep running, on each device if several."
+        "--processes", min=1, help="Number of processes, per device if there are several."
     ),
 ]
 LogLevel = Annotated[
@@ -37,7 +37,7 @@ LogLevel = Annotated[
 ]
 LogFormat = Annotated[
     Literal["text", "json"],
-    typer.Option("--log-format", envvar=FORMAT_VARIABLE, help="Form of each line of the log."),
+    typer.Option("--log-format", envvar=FORMAT_VARIABLE, help="Format of the log lines."),
 ]
 Kind = Literal["judge", "length", "combine"]
 
@@ -53,7 +53,7 @@ def judge(
     loglevel: LogLevel = "INFO",
     log_format: LogFormat = "text",
 ) -> None:
-    """Call the judges, from greenlets, for queue `judge`; one process per core is enough.
+    """Call the judges for queue `judge`; one process per core is enough.
 
     Example: `oyer worker judge --config oyer.yaml --processes 4`
     """
@@ -65,7 +65,7 @@ def length(
     config: options.Config = None,
     device: Annotated[
         str | None,
-        typer.Option("--device", help="cuda:N or cpu; one process for each GPU if left out."),
+        typer.Option("--device", help="cuda:N or cpu; defaults to one process per GPU."),
     ] = None,
     processes: Processes = 1,
     loglevel: LogLevel = "INFO",
@@ -88,7 +88,7 @@ def combine(
     loglevel: LogLevel = "INFO",
     log_format: LogFormat = "text",
 ) -> None:
-    """Combine verdicts and length terms into rewards, on queue `combine`.
+    """Combine judge scores and length terms into rewards, on queue `combine`.
 
     Example: `oyer worker combine --config oyer.yaml`
     """
@@ -97,7 +97,7 @@ def combine(
 
 @app.command("alive")
 def alive(
-    kind: Annotated[Kind, typer.Argument(help="Which workers to look for.")],
+    kind: Annotated[Kind, typer.Argument(help="Kind of worker.")],
     config: options.Config = None,
 ) -> None:
     """Exit 0 if a worker of this kind runs on this host and reaches the broker; for health checks.
@@ -133,7 +133,7 @@ def _run(
     log_format: str,
     concurrency: int | None = None,
 ) -> None:
-    """Keep a worker for each device running until this process is asked to stop."""
+    """Keep one worker per device running until a signal."""
     from oyer.local.processes import Child, keep_alive, stop_all
     from oyer.local.worker_commands import device_environment, worker_argv
 
@@ -144,7 +144,7 @@ def _run(
             kind, name=f"{kind}-{os.getpid()}-{i}", concurrency=concurrency, loglevel=loglevel
         )
         child_environ = device_environment(device, environ)
-        # No limit to a stop from here: a worker ends by itself within `grace_s`.
+        # Not killed from here: a worker ends within `grace_s` of SIGTERM.
         children.append(Child(f"{kind}-{i}", argv, child_environ))
     stop = stop_event()
     for child in children:
@@ -156,13 +156,13 @@ def _run(
 
 
 def _environment(config: options.Config) -> dict[str, str]:
-    """Give the workers' environment, with the configuration file and a broker in it.
+    """Return the workers' environment, with the configuration file and the broker's URL.
 
     Raises:
         InvalidConfig: no broker is set, and no `oyer up` runs in this folder.
     """
     from oyer.config.loading import CONFIG_VARIABLE, load_config
-    from oyer.local.backend import running_broker
+    from oyer.local.state import running_broker
     from oyer.local.worker_commands import worker_environment
 
     environ = worker_environment(os.environ)

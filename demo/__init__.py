@@ -1,1 +1,1 @@
-"""The demonstration: sample rollouts and a scriptable judge server that needs no model."""
+"""Sample rollouts and a scriptable judge server without a model."""

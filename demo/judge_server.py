@@ -1,4 +1,4 @@
-"""A scripted judge endpoint: OpenAI-compatible HTTP whose every reply, delay and fault is planned.
+"""A scripted OpenAI-compatible judge server: a plan decides each reply, delay and fault.
 
     with JudgeServer({"rules": [{"when": {"sequence": 0}, "then": "unavailable"}]}) as server:
         ...                                           # an endpoint at server.base_url
@@ -6,8 +6,8 @@
 
     python -m oyer.demo.judge_server --latency-s 0.5 --plan plan.json
 
-- `POST …/chat/completions` follows the plan; `GET …/models` lists one; all else is 404.
-- `POST /control/plan`, `/control/reset`, `/control/release` and `GET /control/log` steer a
+- `POST …/chat/completions` follows the plan; `GET …/models` lists one model; other routes are 404.
+- `POST /control/plan`, `/control/reset`, `/control/release` and `GET /control/log` control a
   server in another process.
 """
 
@@ -33,14 +33,14 @@ from oyer.protocol.errors import BackendUnavailable, InvalidInput
 from oyer.tasks.worker.open_files import raise_limit
 
 HOST = "127.0.0.1"
-"""Loopback only: nothing here asks for a key."""
+"""Loopback only, because no key is required."""
 
 
 class JudgeServer:
-    """The endpoint in a thread of this process.
+    """The judge server in a thread of this process.
 
-    An exception inside of the server, one that the plan raises for example, is raised again
-    when the `with` block is left.
+    An exception in the server, e.g. one that the plan raises, is raised again at the end of the
+    `with` block.
     """
 
     def __init__(
@@ -74,21 +74,21 @@ class JudgeServer:
 
     @property
     def base_url(self) -> str:
-        """What an endpoint's `base_url` is set to."""
+        """The `base_url` for an endpoint's configuration."""
         return f"http://{HOST}:{self.port}/v1"
 
     @property
     def requests(self) -> list[RequestEntry]:
-        """The log so far, in the order of arrival."""
+        """The log in the order of arrival."""
         with self._endpoint.changed:
             return list(self._endpoint.arrivals)
 
     def set_plan(self, plan: PlanSource) -> None:
-        """Decide by another plan from now on."""
+        """Use another plan for later requests."""
         self._in_loop(lambda: self._endpoint.install(plan))
 
     def reset(self) -> None:
-        """Forget the log and start the plan anew."""
+        """Clear the log and restart the plan."""
         self._in_loop(self._endpoint.reset)
 
     def release(self) -> None:
@@ -98,10 +98,10 @@ class JudgeServer:
     def wait_until(
         self, predicate: Callable[[list[RequestEntry]], bool], timeout_s: float = 30.0
     ) -> None:
-        """Wait until the log satisfies a predicate, asked on each arrival and each end.
+        """Wait until the log satisfies a predicate, which is evaluated at each arrival and end.
 
         Raises:
-            TimeoutError: it does not within `timeout_s`.
+            TimeoutError: it was not satisfied within `timeout_s`.
         """
         endpoint = self._endpoint
         with endpoint.changed:
@@ -147,7 +147,7 @@ class JudgeServer:
 
 @contextmanager
 def judge_process(*arguments: str) -> Iterator[str]:
-    """The endpoint in a process of its own, which ends with this one.
+    """Run the judge server in a child process, which ends with this process.
 
     Args:
         arguments: As on the command line, e.g. `"--latency-s", "0.5"`.
@@ -175,23 +175,27 @@ def judge_process(*arguments: str) -> Iterator[str]:
         try:
             yield json.loads(line)["base_url"]
         finally:
-            # Closed by leaving the block as well, but only after a wait for the process.
+            # Popen would close it too, but only after waiting for the process.
             process.stdin.close()
 
 
 def main() -> None:
-    """Serve until SIGTERM, Ctrl-C or, if asked, the end of standard input."""
+    """Serve until SIGTERM, SIGINT or, with `--exit-with-parent`, the end of standard input."""
     parser = argparse.ArgumentParser(prog="python -m oyer.demo.judge_server", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--latency-s", type=float, default=0.0, help="of the default reply")
-    parser.add_argument("--text", help="the default reply's words; scores by rule if left out")
-    parser.add_argument("--plan", type=Path, help="a JSON file; see oyer.demo.scenarios")
-    parser.add_argument("--log", type=Path, help="a file to append each finished request to")
+    parser.add_argument("--port", type=int, default=0, help="port; 0 chooses a free one")
+    parser.add_argument(
+        "--latency-s", type=float, default=0.0, help="latency of the default reply, in seconds"
+    )
+    parser.add_argument(
+        "--text", help="text of the default reply; by default a rule scores the response"
+    )
+    parser.add_argument("--plan", type=Path, help="JSON file with a plan; see oyer.demo.scenarios")
+    parser.add_argument("--log", type=Path, help="file to append each finished request to")
     parser.add_argument(
         "--body-limit-bytes",
         type=int,
         default=2**20,
-        help="longer request bodies are logged as a hash only",
+        help="maximum size of a logged request body; longer ones are logged as a hash",
     )
     parser.add_argument(
         "--exit-with-parent", action="store_true", help="exit when standard input ends"
@@ -217,7 +221,7 @@ async def _serve_process(parser: argparse.ArgumentParser) -> None:
         )
         server = await listen(endpoint, HOST, options.port)
     except (OSError, ValueError) as error:
-        # A port in use, a file that is not there, a plan that is none.
+        # The port is in use, a file is missing, or the plan is invalid.
         parser.error(str(error))
     port = server.sockets[0].getsockname()[1]
     ready = {"base_url": f"http://{HOST}:{port}/v1", "pid": os.getpid()}
@@ -229,7 +233,7 @@ async def _serve_process(parser: argparse.ArgumentParser) -> None:
 
 
 def _await_stdin_end(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    # The bare descriptor: a thread waiting inside of sys.stdin holds its lock at exit.
+    # Not through sys.stdin: this thread would hold its lock at exit.
     while os.read(0, 4096):
         pass
     loop.call_soon_threadsafe(stop.set)

@@ -1,4 +1,4 @@
-"""The bytes that answer a request: an action and an arrival in, a reply out; no I/O."""
+"""Builds the bytes of a reply from a request and an action; no I/O."""
 
 import json
 import math
@@ -15,29 +15,29 @@ from oyer.demo.responses import Action
 from oyer.protocol.errors import InvalidInput
 
 BYTES_PER_TOKEN = 4
-"""Tokens are taken to be this long: OpenAI's rule of thumb for English text, applied to UTF-8."""
+"""Assumed length of a token: OpenAI's rule of thumb for English text, applied to UTF-8."""
 
 Ending = Literal["keep", "close", "reset", "never"]
-"""What follows the last byte: the next request, a FIN, an RST, or nothing at all."""
+"""What follows the last byte: the next request, a FIN, an RST, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What goes onto the connection, and what becomes of the connection."""
+    """The bytes to send, and what happens to the connection after them."""
 
     payload: bytes
-    """Head and body, as far as they are sent."""
+    """The part of head and body that is sent."""
     ending: Ending = "keep"
     status: int | None = None
-    """None when no head is sent."""
+    """None if no head is sent."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
 def reply_to(arrival: RequestEntry, action: Action) -> Reply:
-    """Carry out an action, timing aside.
+    """Build the reply of an action, without its timing.
 
-    A request that the built-in scoring cannot read is answered with 400, as OpenAI does.
+    A request that the rule judge cannot read gets status 400, as from OpenAI.
     """
     if action.fault == "black_hole":
         return Reply(b"", "never")
@@ -46,7 +46,7 @@ def reply_to(arrival: RequestEntry, action: Action) -> Reply:
     if action.body is not None:
         return _transmit(arrival, action, action.body.encode())
     try:
-        text = _words(arrival, action)
+        text = _text(arrival, action)
     except InvalidInput as error:
         return error_reply(arrival, 400, str(error))
     prompt_tokens = token_count(arrival.body or b"")
@@ -63,23 +63,23 @@ def reply_to(arrival: RequestEntry, action: Action) -> Reply:
 
 
 def error_reply(arrival: RequestEntry, status: int, message: str) -> Reply:
-    """An error of the server itself, for a request that no plan covers."""
+    """Build an error reply of the server itself."""
     error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
     return json_reply({"error": error}, status, f"req-{arrival.sequence}")
 
 
 def json_reply(value: Any, status: int = 200, request_id: str = "control") -> Reply:
-    """A value as a JSON response."""
+    """Build a JSON reply."""
     body = json.dumps(value).encode()
     return Reply(_head(status, "application/json", len(body), request_id, {}) + body, status=status)
 
 
 def token_count(text: bytes) -> int:
-    """Approximate number of tokens in UTF-8 text."""
+    """Return the approximate number of tokens in UTF-8 text."""
     return math.ceil(len(text) / BYTES_PER_TOKEN)
 
 
-def _words(arrival: RequestEntry, action: Action) -> str:
+def _text(arrival: RequestEntry, action: Action) -> str:
     if isinstance(action.text, str):
         return action.text
     if action.text:
@@ -108,7 +108,7 @@ def _completion(arrival: RequestEntry, action: Action, text: str) -> dict[str, A
 
 
 def _logprobs(text: str, top: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Numbers are one token each, "10" too; every token but the last number is certain."""
+    """Build logprobs; a number is one token, and all tokens except the last number are certain."""
     pieces = re.findall(r"\d+|\s*[^\W\d]+|\s|[^\w\s]|_", text)
     last_number = max((i for i, piece in enumerate(pieces) if piece.isdigit()), default=-1)
     return [
@@ -133,7 +133,7 @@ def _transmit(
     prompt_tokens: int = 0,
     completion_tokens: int = 0,
 ) -> Reply:
-    """Frame the body, cut where the action's fault cuts it."""
+    """Add the head to the body, and truncate as the action's fault says."""
     half = body[: len(body) // 2]
     if action.fault == "half_json":
         body = half
@@ -150,7 +150,7 @@ def _with_retry_after(arrival: RequestEntry, action: Action) -> dict[str, str]:
     wait_s = action.retry_after_s or 0.0
     name, value = {
         "seconds": ("Retry-After", f"{wait_s:g}"),
-        # A date has whole seconds: rounded up, so that it never says too early.
+        # A date has whole seconds; it is rounded up so that it is never too early.
         "date": (
             "Retry-After",
             formatdate(math.ceil(arrival.arrived_wall_s + wait_s), usegmt=True),
@@ -163,7 +163,7 @@ def _with_retry_after(arrival: RequestEntry, action: Action) -> dict[str, str]:
 
 
 def _duration(seconds: float) -> str:
-    """As OpenAI writes it: `20ms`, `1.5s`, `1m30s`, `1h0m0s`."""
+    """Format a duration as OpenAI does: `20ms`, `1.5s`, `1m30s`, `1h0m0s`."""
     if seconds < 1:
         return f"{seconds * 1000:g}ms"
     minutes, rest = divmod(seconds, 60)

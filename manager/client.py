@@ -10,6 +10,7 @@ from typing import Any, Self, Unpack
 from oyer.config.loading import load_config, validate
 from oyer.config.reward import RewardConfig
 from oyer.local import backend as local
+from oyer.local import state
 from oyer.manager import validation
 from oyer.manager.backend.connection import Broker, backend
 from oyer.manager.backend.poller import poller
@@ -45,7 +46,7 @@ class RewardManager:
             )
         self._embedded: local.EmbeddedBackend | None = None
         self._origin: RewardManager | None = None
-        url = self.config.broker.url or local.running_broker()
+        url = self.config.broker.url or state.running_broker()
         self._broker = Broker.of(url, self.config.broker)
         # Imports Celery now, so that the first `submit` does not wait for it.
         backend(*self._broker)

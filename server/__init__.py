@@ -1,4 +1,4 @@
-"""Oyer over HTTP: one ASGI app for trainers that can make a request and nothing more."""
+"""The HTTP server: a FastAPI application for trainers that score through HTTP requests."""
 
 from oyer.server.app import create_app
 from oyer.server.settings import ServerSettings

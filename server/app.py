@@ -1,136 +1,191 @@
-"""The ASGI app: routes, who may ask, and what an error is answered with."""
+"""Builds the FastAPI application: routes, authentication, error responses and health."""
 
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import redis
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import ValidationError
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 
 from oyer.config.explaining import explain
-from oyer.local.backend import running_broker
+from oyer.local.state import running_broker
 from oyer.manager import InvalidInput, RewardManager
 from oyer.protocol import live_workers, names
-from oyer.server.auth import RefusedError, check_token, read_body
+from oyer.server.auth import NOT_AUTHENTICATED, read_body, token_checks
+from oyer.server.docs import docs_page, documented, request_body
 from oyer.server.idempotency import Replies, Reply
-from oyer.server.openapi import page, schema
 from oyer.server.routes import Scoring
+from oyer.server.schemas import (
+    ErrorAnswer,
+    GetRewardAnswer,
+    GetRewardRequest,
+    HealthAnswer,
+    RemoteRequest,
+    ScoreAnswer,
+    ScoreRequest,
+)
 from oyer.server.settings import ServerSettings
 
 CLIENT_CLOSED_REQUEST = 499
-"""What servers log in place of an answer that nobody waits for."""
+"""nginx's status for a request whose client disconnected; only logs see it."""
 
-Scorer = Callable[[bytes, Mapping[str, str], int], "Awaitable[Reply]"]
+_ABOUT = (
+    "Scores rollouts by LLM judges and length terms. A repeated request joins the one in progress,"
+    " or gets its answer again. A missing score is null; where the protocol allows only numbers, a"
+    " placeholder is sent and marked."
+)
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"description": "The token is missing or wrong.", "model": ErrorAnswer},
+    413: {"description": "The body is longer than the server accepts.", "model": ErrorAnswer},
+    422: {"description": "A field is missing or wrong; nothing was submitted.", "model": ErrorAnswer},
+    503: {
+        "description": "The backend is unreachable, a judge is late, or a reward is missing under"
+        " `reward.on_missing: raise`. Retry.",
+        "model": ErrorAnswer,
+    },
+}  # fmt: skip
+
+_RUN = Query(description="The training run to record the rollouts under.")
+_KEY = Query(description="Answer with an object that holds the reward under this key.")
+
+Score = Callable[[bytes, int], Awaitable[Reply]]
+"""Scores a request body; the number tells concurrent requests with equal bodies apart."""
 
 
-def create_app(manager: RewardManager, settings: ServerSettings | None = None) -> Starlette:
-    """Make the app; it scores through `manager`, which the caller closes."""
+def create_app(manager: RewardManager, settings: ServerSettings | None = None) -> FastAPI:
+    """Create the application. It scores through `manager`, which the caller closes."""
     settings = settings or ServerSettings()
     scoring, replies = Scoring(manager, settings), Replies()
+    # FastAPI's own documentation pages load scripts from a CDN.
+    app = FastAPI(
+        title="Oyer", version=version("oyer"), description=_ABOUT, docs_url=None, redoc_url=None
+    )
+    app.openapi = lambda: documented(app)  # type: ignore[method-assign]
+    _add_error_handlers(app)
+    _add_health(app, manager)
 
-    def route(path: str, scorer: Scorer) -> Route:
-        async def endpoint(request: Request) -> Response:
-            return await _scored(request, scorer, settings, replies)
+    async def answer(request: Request, score: Score) -> Response:
+        return await _answer(request, settings.max_body_bytes, replies, score)
 
-        return Route(path, endpoint, methods=["POST"])
+    checks: Any = {"dependencies": token_checks(settings.token), "responses": _ERRORS}
 
-    async def healthz(request: Request) -> Response:
+    @app.post("/v1/score", response_model=ScoreAnswer, **checks, **request_body(ScoreRequest))
+    async def score(request: Request, run: Annotated[str | None, _RUN] = None) -> Response:
+        """Score a batch: whole groups or, with `group_size`, parts of them."""
+        return await answer(request, lambda body, copy: scoring.score(body, run, copy))
+
+    @app.post(
+        "/get_reward", response_model=GetRewardAnswer, **checks, **request_body(GetRewardRequest)
+    )
+    async def get_reward(request: Request, run: Annotated[str | None, _RUN] = None) -> Response:
+        """OpenRLHF's remote reward model."""
+        return await answer(request, lambda body, copy: scoring.get_reward(body, run, copy))
+
+    @app.post("/rm", response_model=float | dict[str, Any], **checks, **request_body(RemoteRequest))
+    async def remote_rm(
+        request: Request,
+        run: Annotated[str | None, _RUN] = None,
+        key: Annotated[str | None, _KEY] = None,
+    ) -> Response:
+        """slime's `remote_rm`."""
+        return await answer(request, lambda body, copy: scoring.remote_rm(body, run, key, copy))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app.openapi()))
+
+    return app
+
+
+def _add_health(app: FastAPI, manager: RewardManager) -> None:
+    @app.get("/healthz", response_model=HealthAnswer, responses={503: {"model": HealthAnswer}})
+    async def healthz() -> Response:
+        """Whether batches can be scored."""
         problem = await run_in_threadpool(_problem, manager)
         if problem is None:
             return JSONResponse({"status": "ok"})
         return JSONResponse({"status": "unavailable", "error": problem}, status_code=503)
 
-    async def openapi(request: Request) -> Response:
-        return JSONResponse(schema(secured=settings.token is not None))
 
-    async def docs(request: Request) -> Response:
-        return HTMLResponse(page(schema(secured=settings.token is not None)))
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(StarletteHTTPException)
+    async def http_error(_: Request, error: StarletteHTTPException) -> Response:
+        if error.status_code == 401:  # raised here, or by HTTPBasic for a malformed header
+            return _error(401, NOT_AUTHENTICATED, {"WWW-Authenticate": "Bearer"})
+        return _error(error.status_code, error.detail, error.headers)
 
-    return Starlette(
-        routes=[
-            route("/v1/score", scoring.score),
-            route("/get_reward", scoring.get_reward),
-            route("/rm", scoring.remote_rm),
-            Route("/healthz", healthz),
-            Route("/openapi.json", openapi),
-            Route("/docs", docs),
-        ]
-    )
-
-
-async def _scored(
-    request: Request, scorer: Scorer, settings: ServerSettings, replies: Replies
-) -> Response:
-    try:
-        check_token(request, settings.token)
-        body = await read_body(request, settings.max_body_bytes)
-        query = dict(request.query_params)
-        named = hashlib.sha256(f"{request.url.path}?{sorted(query.items())}\n".encode() + body)
-        with replies.asking(named.hexdigest()) as copy:
-
-            async def make() -> Reply:
-                return await scorer(body, query, copy)
-
-            reply = await _while_connected(
-                request, replies.get(f"{named.hexdigest()} {copy}", make)
-            )
-    except ClientDisconnect:
-        # Nobody reads this; without it, the server's log would speak of a fault of its own.
-        return _error(400, "the body ended before its announced length: send it again")
-    except RefusedError as error:
-        shown = {"WWW-Authenticate": "Bearer"} if error.status_code == 401 else None
-        return _error(error.status_code, str(error), shown)
-    except ValidationError as error:
+    @app.exception_handler(ValidationError)
+    async def invalid_body(_: Request, error: ValidationError) -> Response:
         return _error(422, explain(error))
-    except InvalidInput as error:
+
+    @app.exception_handler(InvalidInput)
+    async def invalid_input(_: Request, error: InvalidInput) -> Response:
         return _error(422, str(error))
+
+    @app.exception_handler(ClientDisconnect)
+    async def disconnected(_: Request, __: ClientDisconnect) -> Response:
+        # No client reads this answer; unhandled, the exception would be logged as a server error.
+        return _error(400, "the body ended before its announced length: send it again")
+
+
+async def _answer(request: Request, max_bytes: int, replies: Replies, score: Score) -> Response:
+    """Score a request, or join the equal request in progress, while the client is connected."""
+    body = await read_body(request, max_bytes)
+    query = sorted(dict(request.query_params).items())
+    content = hashlib.sha256(f"{request.url.path}?{query}\n".encode() + body).hexdigest()
+    with replies.waiting(content) as copy:
+        made = replies.get(f"{content} {copy}", lambda: score(body, copy))
+        reply = await _while_connected(request, made)
     retry = {"Retry-After": "1"} if reply.status_code == 503 else None
     return JSONResponse(reply.content, status_code=reply.status_code, headers=retry)
 
 
-async def _while_connected(request: Request, answer: Coroutine[Any, Any, Reply]) -> Reply:
-    """Wait for an answer for as long as the client does.
+async def _while_connected(request: Request, reply: Coroutine[Any, Any, Reply]) -> Reply:
+    """Wait for a reply until the client disconnects.
 
     Raises:
-        RefusedError: the client hung up; what it asked for goes on.
+        HTTPException: the client disconnected; scoring continues.
     """
-    answering, hung_up = asyncio.create_task(answer), asyncio.create_task(_hung_up(request))
+    replying = asyncio.create_task(reply)
+    disconnected = asyncio.create_task(_disconnect_of(request))
     try:
-        await asyncio.wait({answering, hung_up}, return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
-            raise RefusedError(CLIENT_CLOSED_REQUEST, "the client hung up")
-        return answering.result()
+        await asyncio.wait({replying, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+        if not replying.done():
+            raise HTTPException(CLIENT_CLOSED_REQUEST, "the client disconnected")
+        return replying.result()
     finally:
-        answering.cancel()
-        hung_up.cancel()
+        replying.cancel()
+        disconnected.cancel()
 
 
-async def _hung_up(request: Request) -> None:
+async def _disconnect_of(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _error(status_code: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    # A message may quote what is no valid text.
+def _error(status_code: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    # The message may quote invalid Unicode from the request.
     message = message.encode("utf-8", "replace").decode()
     return JSONResponse({"error": message}, status_code=status_code, headers=headers)
 
 
 def _problem(manager: RewardManager) -> str | None:
-    """Say what keeps batches from being scored: no broker, or a queue without workers."""
+    """Return what prevents batches from being scored: no broker, or a queue without workers."""
     needed = [names.JUDGE_QUEUE] if manager.config.judges else []
     needed += [names.LENGTH_QUEUE] if manager.config.length else []
     try:
         url = manager.config.broker.url or running_broker()
         with redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5) as client:
-            there = live_workers.workers(client)
+            workers = live_workers.workers(client)
     except (redis.RedisError, InvalidInput) as error:
         return f"the broker does not answer: {type(error).__name__}"
-    idle = [queue for queue in [*needed, names.COMBINE_QUEUE] if not there.get(queue)]
+    idle = [queue for queue in [*needed, names.COMBINE_QUEUE] if not workers.get(queue)]
     return f"no worker on queue {', '.join(idle)}" if idle else None

@@ -1,51 +1,52 @@
-"""Answers by the content of their requests, so that a client's retry joins or reads the first."""
+"""Replies by the content of their requests: a client's retry joins or reads the first one."""
 
 import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 KEEP_S = 900.0
-"""How long a complete answer is given again, in seconds: longer than any client's retries."""
+"""How long a complete reply is kept, in seconds: longer than clients retry."""
 
 MAX_KEPT_ROLLOUTS = 100_000
-"""Rollouts whose answers are kept at most; one is about half a KB."""
+"""Maximum number of rollouts in the kept replies; one takes about half a KB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """An HTTP answer."""
+    """The content of an HTTP response."""
 
     content: Any
     status_code: int = 200
     complete: bool = True
-    """Whether every rollout has its reward; others are not kept, so that a retry can get them."""
+    """Whether every rollout has its reward. An incomplete reply is not kept, so that a retry can
+    get the missing rewards."""
     rollouts: int = 1
-    """How many rollouts it answers."""
+    """Number of rollouts it answers."""
 
 
 class Replies:
-    """The answers under way and those given a while ago; of one event loop."""
+    """The replies in progress and the recent complete ones, of one event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._under_way: dict[str, asyncio.Task[Reply]] = {}
+        self._in_progress: dict[str, asyncio.Future[Reply]] = {}
         self._kept: OrderedDict[str, tuple[float, Reply]] = OrderedDict()
         self._rollouts = 0
-        self._asking: dict[str, set[int]] = {}
+        self._waiting: dict[str, set[int]] = {}
 
     @contextlib.contextmanager
-    def asking(self, key: str) -> Iterator[int]:
-        """Number the clients that wait for one content at once, from 0.
+    def waiting(self, content: str) -> Iterator[int]:
+        """Number the clients that wait for equal requests at the same time, from 0.
 
-        Two that wait are two samples with one text; one that hung up and asks again has the
-        number that it left, and joins what it began.
+        Two that wait are two samples with equal text. One that disconnected and retries gets its
+        number again, and joins the reply in progress.
         """
-        numbers = self._asking.setdefault(key, set())
+        numbers = self._waiting.setdefault(content, set())
         number = next(n for n in count() if n not in numbers)
         numbers.add(number)
         try:
@@ -53,28 +54,28 @@ class Replies:
         finally:
             numbers.discard(number)
             if not numbers:
-                self._asking.pop(key, None)
+                self._waiting.pop(content, None)
 
-    async def get(self, key: str, make: Callable[[], Coroutine[Any, Any, Reply]]) -> Reply:
-        """Return the answer to `key`, made once however often it is asked for."""
-        self._forget()
+    async def get(self, key: str, make: Callable[[], Awaitable[Reply]]) -> Reply:
+        """Return the reply to `key`: a kept one, the one in progress, or a new one."""
+        self._drop_old()
         if key in self._kept:
             return self._kept[key][1]
-        task = self._under_way.get(key)
+        task = self._in_progress.get(key)
         if task is None:
-            task = self._under_way[key] = asyncio.create_task(make())
+            task = self._in_progress[key] = asyncio.ensure_future(make())
             task.add_done_callback(lambda done: self._keep(key, done))
-        # A client that hangs up ends its own waiting, not the work that others may wait for.
+        # A disconnecting client cancels its own wait, and not the work that others wait for.
         return await asyncio.shield(task)
 
-    def _keep(self, key: str, done: "asyncio.Task[Reply]") -> None:
-        del self._under_way[key]
+    def _keep(self, key: str, done: "asyncio.Future[Reply]") -> None:
+        del self._in_progress[key]
         if done.cancelled() or done.exception() is not None or not done.result().complete:
             return
         self._kept[key] = (self._clock() + KEEP_S, done.result())
         self._rollouts += done.result().rollouts
 
-    def _forget(self) -> None:
+    def _drop_old(self) -> None:
         now = self._clock()
         while self._kept:
             key, (until, reply) = next(iter(self._kept.items()))

@@ -1,4 +1,4 @@
-"""The scoring routes: what a request asks for, and how its scores are worded."""
+"""Scores the requests of the three protocols, and formats their answers."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -28,10 +28,11 @@ from oyer.server.schemas import (
 )
 from oyer.server.settings import ServerSettings
 
-GROUP_SHARE = 0.6
-"""Part of the time for an answer that a group may wait for its last rollout."""
+GROUP_TIMEOUT_FRACTION = 0.6
+"""Largest fraction of the answer's timeout that a group may wait for its last rollout."""
 
-Worded = Callable[[list[Score]], Any]
+Format = Callable[[list[Score]], Any]
+"""Turns scores into the content of an answer."""
 
 
 class Scoring:
@@ -42,12 +43,12 @@ class Scoring:
         self._manager = manager.under(streamed)
         self._settings = settings
 
-    async def score(self, body: bytes, query: Mapping[str, str], copy: int) -> Reply:
-        """`POST /v1/score`: a batch, in whole groups or, with `group_size`, in parts."""
+    async def score(self, body: bytes, run: str | None, copy: int) -> Reply:
+        """Score `POST /v1/score`: whole groups or, with `group_size`, parts of them."""
         request = ScoreRequest.model_validate(read_json(body))
         rollouts = [item.rollout() for item in request.rollouts]
-        run = request.run or query.get("run")
-        where = {**self._where(request.group_size, copy, run), "step": request.step}
+        options = self._options(request.group_size, copy, request.run or run)
+        options["step"] = request.step
         refused = {
             row: InvalidRollout(
                 f"rollouts[{row}]: a text holds a lone surrogate; send valid Unicode"
@@ -55,23 +56,26 @@ class Scoring:
             for row, rollout in enumerate(rollouts)
             if validation.has_broken_text(rollout)
         }
-        return await self._reply_but(
-            refused, rollouts, where, lambda scores: ScoreAnswer.of(scores).model_dump(mode="json")
+        return await self._reply_except(
+            refused,
+            rollouts,
+            options,
+            lambda scores: ScoreAnswer.of(scores).model_dump(mode="json"),
         )
 
-    async def get_reward(self, body: bytes, query: Mapping[str, str], copy: int) -> Reply:
-        """`POST /get_reward`: OpenRLHF's remote reward model."""
+    async def get_reward(self, body: bytes, run: str | None, copy: int) -> Reply:
+        """Score `POST /get_reward`, OpenRLHF's remote reward model."""
         request = GetRewardRequest.model_validate(read_json(body))
         rollouts = openrlhf.rollouts_of(request.query, request.prompts, request.labels)
         config, stand_in = self._manager.config, self._settings.stand_in
         if not rollouts:
             return Reply(content=openrlhf.answer([], config), rollouts=0)
-        return await self._reply_alone(
-            rollouts, copy, query, lambda scores: openrlhf.answer(scores, config, stand_in)
+        return await self._reply_texts(
+            rollouts, copy, run, lambda scores: openrlhf.answer(scores, config, stand_in)
         )
 
-    async def remote_rm(self, body: bytes, query: Mapping[str, str], copy: int) -> Reply:
-        """`POST /rm`: slime's `remote_rm`; `?key=NAME` asks for a dict with the reward under it."""
+    async def remote_rm(self, body: bytes, run: str | None, key: str | None, copy: int) -> Reply:
+        """Score `POST /rm`, slime's `remote_rm`; with `key` the answer is a dict."""
         request = RemoteRequest.model_validate(read_json(body))
         prompt = request.prompt if isinstance(request.prompt, str) else json.dumps(request.prompt)
         rollout = Rollout(
@@ -80,30 +84,30 @@ class Scoring:
             group_id=sha256(prompt.encode("utf-8", "replace")).hexdigest()[:32],
             reference=openrlhf.reference_of(request.label),
         )
-        return await self._reply_alone([rollout], copy, query, lambda s: self._rm(s[0], query))
+        return await self._reply_texts([rollout], copy, run, lambda s: self._rm(s[0], key))
 
-    def _rm(self, score: Score, query: Mapping[str, str]) -> Any:
+    def _rm(self, score: Score, key: str | None) -> Any:
         reward = openrlhf.missing_reward(score, self._settings.stand_in)
-        if "key" not in query:
+        if key is None:
             return reward
         answer = ScoreAnswer.of([score])
         return {
             "judge_score": answer.judge_scores[0],
             "judge_status": score.status,
             "missing": not score.trainable,
-            query["key"]: reward,
+            key: reward,
         }
 
-    async def _reply_alone(
-        self, rollouts: Sequence[Rollout], copy: int, query: Mapping[str, str], worded: Worded
+    async def _reply_texts(
+        self, rollouts: Sequence[Rollout], copy: int, run: str | None, format_scores: Format
     ) -> Reply:
-        """Score rollouts whose protocol says nothing but their texts.
+        """Score rollouts of a protocol that carries only texts.
 
-        A text that cannot be scored is answered like a missing score: the clients would only ask
-        for it again, and then train on without a reward.
+        A text that cannot be scored gets a missing score, not an HTTP error: after an error the
+        clients retry, and then train without a reward.
 
         Raises:
-            InvalidConfig: under this configuration none of them could be scored.
+            InvalidConfig: no rollout of this protocol can be scored under this configuration.
         """
         size = self._settings.group_size
         config = self._manager.config
@@ -113,38 +117,38 @@ class Scoring:
             for row, rollout in enumerate(rollouts)
             if (error := _refusal(rollout, config)) is not None
         }
-        where = self._where(size, copy, query.get("run"))
-        return await self._reply_but(refused, rollouts, where, worded)
+        options = self._options(size, copy, run)
+        return await self._reply_except(refused, rollouts, options, format_scores)
 
-    def _where(self, group_size: int | None, copy: int, run: str | None) -> dict[str, Any]:
-        """Where rollouts belong that are part of a group, if they are; `run` as the request says."""
+    def _options(self, group_size: int | None, copy: int, run: str | None) -> dict[str, Any]:
+        """Return the options of `score_many`; `run` is the one that the request names."""
         settings = self._settings
         named = settings.run if run is None else run
-        where: dict[str, Any] = {**filed_under(named, "http", self._manager)}
-        where["group_size"] = group_size
-        # Several trainings may ask one server, and each numbers its groups from 0.
-        where["one_prompt"] = run is None
+        options: dict[str, Any] = {**filed_under(named, "http", self._manager)}
+        options["group_size"] = group_size
+        # Trainings that share a server may use equal group ids.
+        options["one_prompt"] = run is None
         if group_size is not None:
-            # In time for an answer with the length terms of those that are there.
-            limit_s = GROUP_SHARE * settings.timeout_s
-            where["group_timeout_s"] = min(settings.group_timeout_s, limit_s)
-            where["sample_id"] = str(copy)
-        return where
+            # Leaves time to score an incomplete group before the answer is due.
+            limit_s = GROUP_TIMEOUT_FRACTION * settings.timeout_s
+            options["group_timeout_s"] = min(settings.group_timeout_s, limit_s)
+            options["sample_id"] = str(copy)
+        return options
 
-    async def _reply_but(
+    async def _reply_except(
         self,
         refused: Mapping[int, InvalidRollout],
         rollouts: Sequence[Rollout],
-        where: Mapping[str, Any],
-        worded: Worded,
+        options: Mapping[str, Any],
+        format_scores: Format,
     ) -> Reply:
-        """Score the rollouts but those refused, which are answered like missing scores.
+        """Score all rollouts except the refused ones, which get a missing score.
 
         Raises:
-            InvalidRollout: names the row of another rollout that is wrong.
+            InvalidRollout: another rollout is invalid; the message names its row.
         """
         if not refused:
-            return await self._reply(rollouts, where, worded)
+            return await self._reply(rollouts, options, format_scores)
         config = self._manager.config
         rows = [row for row in range(len(rollouts)) if row not in refused]
         for row in rows:
@@ -153,20 +157,20 @@ class Scoring:
                 raise InvalidRollout(str(error).replace("rollouts[0]", f"rollouts[{row}]", 1))
         missing = {row: without_reward(error, config.reward) for row, error in refused.items()}
 
-        def whole(found: list[Score]) -> Any:
-            scores = missing | dict(zip(rows, found, strict=True))
-            return worded([scores[row] for row in range(len(rollouts))])
+        def format_all(scored: list[Score]) -> Any:
+            scores = missing | dict(zip(rows, scored, strict=True))
+            return format_scores([scores[row] for row in range(len(rollouts))])
 
         if not rows:
-            return Reply(content=whole([]), complete=False, rollouts=len(rollouts))
-        reply = await self._reply([rollouts[row] for row in rows], where, whole)
+            return Reply(content=format_all([]), complete=False, rollouts=len(rollouts))
+        reply = await self._reply([rollouts[row] for row in rows], options, format_all)
         return replace(reply, complete=False)
 
     async def _reply(
-        self, rollouts: Sequence[Rollout], where: Mapping[str, Any], worded: Worded
+        self, rollouts: Sequence[Rollout], options: Mapping[str, Any], format_scores: Format
     ) -> Reply:
-        """Score and answer in time, with what is there by then."""
-        pending = self._manager.score_many(rollouts, **where)
+        """Score, and answer within the timeout with the scores available by then."""
+        pending = self._manager.score_many(rollouts, **options)
         try:
             scores = await pending.gather(self._settings.timeout_s, self._manager.config.reward)
             self._outages.count(scores)
@@ -176,7 +180,7 @@ class Scoring:
             late = f"a judge is late: not all scores came in {self._settings.timeout_s:g} s"
             return Reply(content={"error": late}, status_code=503, complete=False)
         complete = all(score.trainable for score in scores)
-        return Reply(content=worded(scores), complete=complete, rollouts=len(scores))
+        return Reply(content=format_scores(scores), complete=complete, rollouts=len(scores))
 
 
 def _refusal(rollout: Rollout, config: RewardConfig) -> InvalidRollout | None:

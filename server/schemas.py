@@ -1,4 +1,4 @@
-"""What requests and answers hold, for checking and for the OpenAPI page."""
+"""Models of the requests and answers, for validation and for the OpenAPI schema."""
 
 import json
 import math
@@ -12,12 +12,12 @@ from oyer.manager.score import Score
 
 
 def read_json(body: bytes) -> Any:
-    """Read a request's JSON, with or without a byte order mark.
+    """Parse a request's JSON, with or without a byte order mark.
 
-    A lone surrogate stays in its text: one of many rollouts is no reason to refuse the others.
+    Lone surrogates are accepted here, so that one such rollout does not fail the whole request.
 
     Raises:
-        InvalidInput: it is no JSON, or nests too deep.
+        InvalidInput: the body is not JSON, or nests too deep.
     """
     try:
         return json.loads(body)
@@ -28,7 +28,7 @@ def read_json(body: bytes) -> Any:
 
 
 class _Body(BaseModel):
-    """A JSON object whose unknown keys are refused."""
+    """A JSON object; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -41,7 +41,7 @@ class RolloutBody(_Body):
     response: str
     """The policy's completion."""
     group_id: str | int | None = None
-    """The prompt's uid; rollouts with the same id form a group."""
+    """Id of the prompt; rollouts with the same id form a group."""
     base_score: float | None = None
     """The verifier's score."""
     response_tokens: int | None = None
@@ -49,16 +49,16 @@ class RolloutBody(_Body):
     token_ids: list[int] | None = None
     """The response's token ids, for the methods that look at repetition."""
     correct: bool | None = None
-    """Whether the verifier found the answer right."""
+    """Whether the verifier found the answer correct."""
     truncated: bool = False
     """Whether generation hit the length limit."""
     reference: str | None = None
     """The reference answer, shown to the judge."""
     metadata: dict[str, Any] = Field(default_factory=dict)
-    """Kept with the rollout on record."""
+    """Stored with the rollout."""
 
     def rollout(self) -> Rollout:
-        """Give what a manager takes."""
+        """Convert to the manager's type."""
         return Rollout(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
@@ -68,35 +68,35 @@ class ScoreRequest(_Body):
     rollouts: list[RolloutBody] = Field(min_length=1)
     """Whole groups, or with `group_size` any part of them."""
     run: str | None = Field(None, min_length=1, max_length=200)
-    """The training run; the server's when left out."""
+    """The training run; defaults to the server's."""
     step: int | None = Field(None, ge=0)
-    """The training step, for the record."""
+    """The training step, stored with the batch."""
     group_size: int | None = Field(None, ge=1)
-    """Rollouts of each group, where they arrive in several requests."""
+    """Number of rollouts in each group, if a group arrives in several requests."""
 
 
 class ScoreAnswer(_Body):
-    """Columns in the order of the request; null where there is no number."""
+    """Columns in the order of the request; null for a missing number."""
 
     rewards: list[float | None]
     unshaped_rewards: list[float | None]
     """Base score and judges only, without length terms."""
     judge_scores: list[float | None]
-    """As judged, on the judge's scale."""
+    """The aggregated judge scores, on the judges' scale."""
     mask: list[bool]
-    """True where the reward may be trained on."""
+    """True if the reward may be trained on."""
     statuses: list[str]
-    """`scored`, or why there is no score."""
+    """`scored`, or the reason for a missing score."""
     terms: dict[str, list[float | None]]
     """What each term adds (or multiplies)."""
     batch_ids: list[str | None]
-    """Where the record holds each rollout."""
+    """The batch that each rollout is stored in."""
     errors: dict[str, str]
-    """For each status that is a failure, the first error."""
+    """The first error of each failure status."""
 
     @classmethod
     def of(cls, scores: Sequence[Score]) -> Self:
-        """Write scores as columns."""
+        """Convert scores to columns."""
         names = dict.fromkeys(name for score in scores for name in score.terms)
         failed = [score for score in scores if score.error is not None]
         return cls(
@@ -120,13 +120,13 @@ class GetRewardRequest(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     query: list[str]
-    """Empty where OpenRLHF 0.11.0 has several servers and asks another one."""
+    """Empty if OpenRLHF 0.11.0 has several servers and sends the rollouts to another one."""
     prompts: list[str] | None = None
     labels: list[Any] | None = None
 
 
 class GetRewardAnswer(BaseModel):
-    """What OpenRLHF reads: numbers only; `oyer_missing` marks those that stand in."""
+    """The answer to OpenRLHF: numbers only; `oyer_missing` marks placeholders for missing rewards."""
 
     rewards: list[float]
     scores: list[float]
@@ -142,9 +142,16 @@ class RemoteRequest(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """Any answer but 200."""
+    """An answer with a status other than 200."""
 
     error: str
+
+
+class HealthAnswer(BaseModel):
+    """`GET /healthz`; `error` says why batches cannot be scored."""
+
+    status: str
+    error: str | None = None
 
 
 def _number(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""What a server is told beside the reward configuration."""
+"""Settings of the server, in addition to the reward configuration."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -7,42 +7,43 @@ from typing import Literal
 from oyer.protocol.errors import InvalidInput
 
 TIMEOUT_S = 100.0
-"""Longest until a scoring request is answered, in seconds: slime's client gives up after 120,
-OpenRLHF's after 180."""
+"""Maximum time until a scoring request is answered, in seconds; the client of slime times out
+after 120, that of OpenRLHF after 180."""
 
 MAX_BODY_BYTES = 64 * 2**20
-"""Largest request body."""
+"""Maximum size of a request body."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """How requests are let in and answered."""
+    """How requests are authenticated and answered."""
 
     token: str | None = None
-    """What a client must show; None lets everybody in who reaches the port."""
+    """The token that a client must send; None accepts every client."""
     timeout_s: float = TIMEOUT_S
-    """Longest until a scoring request is answered, in seconds."""
+    """Maximum time until a scoring request is answered, in seconds."""
     on_late: Literal["answer", "retry"] = "answer"
-    """A judge is late: answer without that reward, or 503 so that the client asks again, which
-    joins the judging under way."""
+    """If a judge is late, answer without that reward, or answer 503; the client's retry then joins
+    the judge calls in progress."""
     stand_in: float = 0.0
-    """The number given for a missing reward where the protocol knows only numbers."""
+    """The number sent for a missing reward if the protocol allows only numbers."""
     group_size: int | None = None
-    """Samples of one prompt; gathers the rollouts of a prompt that arrive in single requests."""
+    """Samples per prompt, if the rollouts of a prompt arrive in separate requests."""
     group_timeout_s: float = 60.0
-    """How long such a group waits for its last rollout, in seconds; a part of `timeout_s` at most."""
+    """Maximum wait of such a group for its last rollout, in seconds; limited to a fraction of
+    `timeout_s`."""
     run: str | None = None
-    """The training run that the record files rollouts under, unless a request names one; `http` when
-    left out. Servers that name the same run share its groups; without a name, each has its own."""
+    """The training run to record rollouts under, unless a request names one; defaults to `http`.
+    Servers with the same run share its groups; without a run, each server has its own."""
     max_body_bytes: int = MAX_BODY_BYTES
-    """Largest request body."""
+    """Maximum size of a request body."""
 
 
 def check_bind(host: str, token: str | None) -> None:
     """Refuse to serve other machines without a token.
 
     Raises:
-        InvalidInput: the host is not of this machine alone, and there is no token.
+        InvalidInput: the host is reachable from other machines, and there is no token.
     """
     if token is None and not _is_loopback(host):
         raise InvalidInput(

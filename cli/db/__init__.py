@@ -1,4 +1,4 @@
-"""`oyer db`: the record's schema and roles; reading, backing up and pruning have a file each."""
+"""`oyer db`: manages the record: schema, roles, SQL, backup and pruning."""
 
 from typing import Annotated
 
@@ -22,7 +22,7 @@ app.command("backup")(backup)
 def upgrade(
     config: options.Config = None, url: options.RecordUrl = None, as_json: options.AsJson = False
 ) -> None:
-    """Bring the record to this release's schema; safe to run from several hosts at once.
+    """Upgrade the record to this release's schema; safe to run on several hosts at once.
 
     Example: `oyer db upgrade --url postgresql://oyer@db/oyer`
     """
@@ -46,7 +46,7 @@ def upgrade(
 def current(
     config: options.Config = None, url: options.RecordUrl = None, as_json: options.AsJson = False
 ) -> None:
-    """Print the record's revision and this release's; exit 1 where they differ.
+    """Print the revisions of the record and of this release; exit code 1 if they differ.
 
     Example: `oyer db current --config oyer.yaml`
     """
@@ -75,14 +75,14 @@ def roles(
     config: options.Config = None,
     url: options.RecordUrl = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the SQL, and connect to nothing.")
+        bool, typer.Option("--dry-run", help="Print the SQL without connecting.")
     ] = False,
 ) -> None:
-    """Grant roles of PostgreSQL no more than they need, as the owner of the record.
+    """Grant PostgreSQL roles the least privileges they need; run it as the owner of the record.
 
-    A worker adds to the record and reads it; an analyst reads it. Neither can delete, nor change
-    the schema: `oyer db upgrade` stays the owner's. Run it again after an upgrade. The roles must
-    exist: `CREATE ROLE oyer_worker LOGIN PASSWORD '…'`.
+    A worker inserts and reads; an analyst reads. Neither can delete rows or change the schema, so
+    `oyer db upgrade` still needs the owner. Run it again after an upgrade. Create the roles first:
+    `CREATE ROLE oyer_worker LOGIN PASSWORD '…'`.
 
     Example: `oyer db roles --worker oyer_worker --analyst oyer_analyst --url postgresql://owner@db/oyer`
     """

@@ -1,4 +1,4 @@
-"""`oyer db backup`: a copy of a SQLite record that is whole, while workers write."""
+"""`oyer db backup`: copies an SQLite record consistently while workers write."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,10 +16,10 @@ def backup(
     url: options.RecordUrl = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Copy a SQLite record into one file, whole and compact, while workers write to it.
+    """Copy an SQLite record into one compact, consistent file while workers write to it.
 
-    Copying the file itself loses what still stands in its `-wal`. A PostgreSQL record is copied
-    by `pg_dump`.
+    A plain copy of the file lacks the changes in its `-wal`. Copy a PostgreSQL record with
+    `pg_dump`.
 
     Example: `oyer db backup oyer-2026-01-31.db`
     """

@@ -1,4 +1,4 @@
-"""`oyer db sql`: run one statement that reads the record, and print its rows as they arrive."""
+"""`oyer db sql`: runs one read-only statement on the record, and prints its rows as they arrive."""
 
 import contextlib
 import sys
@@ -21,28 +21,27 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _STEPS_BETWEEN_LOOKS = 100_000
-"""SQLite instructions between two looks whether Ctrl-C was pressed; about a millisecond."""
+"""SQLite instructions between two checks for Ctrl-C; about a millisecond."""
 
 
 def sql(
     query: Annotated[
-        str | None, typer.Argument(help="One statement that reads; `-` takes it from stdin.")
+        str | None,
+        typer.Argument(help="One read-only statement; `-` reads it from standard input."),
     ] = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", help="A file that holds the statement.")
-    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="File with the statement.")] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Print this many rows at most.")
+        int | None, typer.Option("--limit", min=1, help="Maximum number of rows to print.")
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
     config: options.Config = None,
     url: options.RecordUrl = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Read the record with one SQL statement; the database refuses any that writes.
+    """Query the record with one SQL statement; the database refuses statements that write.
 
-    `--json` prints one object per row, with JSON columns as objects, and `--csv` an empty field
-    for NULL. Ctrl-C stops the query. Tables and columns are in docs/record.md.
+    `--json` prints one object per row, with JSON columns as objects, and `--csv` prints an
+    empty field for NULL. Ctrl-C stops the query. Tables and columns are in docs/record.md.
 
     Example: `oyer db sql "SELECT judge, status, count(*) FROM judge_history WHERE run = 'first'
     GROUP BY 1, 2"`
@@ -74,7 +73,7 @@ def _statement(query: str | None, file: Path | None) -> str:
 
 @contextlib.contextmanager
 def _rows_of(url: str, query: str) -> Iterator[tuple[list[str], Iterator[tuple[Any, ...]]]]:
-    """Run one statement in a transaction that the database itself keeps from writing."""
+    """Run one statement in a read-only transaction."""
     from oyer.cli.support.database import existing
     from oyer.models.engine import reading
 
@@ -87,13 +86,13 @@ def _rows_of(url: str, query: str) -> Iterator[tuple[list[str], Iterator[tuple[A
 
 
 def _from_sqlite(conn: "Connection", query: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
-    # Without parameters, so that % and : mean what they mean to the database.
+    # Without parameters, so that % and : are passed to the database.
     conn = conn.execution_options(no_parameters=True, stream_results=True)
     conn.exec_driver_sql("PRAGMA query_only = ON")
     driver: sqlite3.Connection = conn.connection.driver_connection  # type: ignore[assignment]
-    # Python runs no signal handler while SQLite works in C. The function is Python: Ctrl-C raises
-    # KeyboardInterrupt within it, and SQLite takes that as the wish to stop.
-    # It stays set: SQLAlchemy closes the connection if Ctrl-C comes while its own code runs.
+    # Python runs no signal handlers during SQLite's C code. Ctrl-C raises KeyboardInterrupt in this
+    # Python function, and SQLite then interrupts the statement. The handler stays set: SQLAlchemy
+    # closes the connection if Ctrl-C arrives while its own code runs.
     driver.set_progress_handler(lambda: 0, _STEPS_BETWEEN_LOOKS)
     with _interruptible():
         result = conn.exec_driver_sql(query)
@@ -112,10 +111,10 @@ def _from_sqlite(conn: "Connection", query: str) -> tuple[list[str], Iterator[tu
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Take SQLite's word that it was interrupted in the block as Ctrl-C.
+    """Convert SQLite's error about an interrupted statement.
 
     Raises:
-        KeyboardInterrupt: it was pressed.
+        KeyboardInterrupt: Ctrl-C interrupted the block.
     """
     import sqlite3
 
@@ -135,8 +134,8 @@ def _from_postgres(
 ) -> Iterator[tuple[list[str], Iterator[tuple[Any, ...]]]]:
     """Stream a query by PostgreSQL's extended protocol, which takes one statement.
 
-    `COMMIT; DELETE …` would leave the transaction that only reads. psycopg cancels the query on
-    Ctrl-C, and when the stream is closed before its end.
+    With several, `COMMIT; DELETE …` would leave the read-only transaction. psycopg cancels the query
+    on Ctrl-C, and if the stream is closed early.
     """
     import psycopg
 
@@ -144,8 +143,7 @@ def _from_postgres(
     driver = conn.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     try:
-        # A stream that is left open holds the lock of its connection: the rollback would wait
-        # for it without an end.
+        # An open stream holds the lock of its connection, so the rollback would wait forever.
         with (
             driver.cursor() as cursor,
             contextlib.closing(_stream(cursor, query)) as rows,
@@ -157,16 +155,16 @@ def _from_postgres(
 
 
 def _stream(cursor: "psycopg.Cursor[Any]", query: str) -> Generator[tuple[Any, ...], None, None]:
-    # `Cursor.stream` is a generator, and is declared as an iterator, which cannot be closed.
+    # `Cursor.stream` is a generator, but is declared as an iterator, which has no `close`.
     return cast("Generator[tuple[Any, ...], None, None]", cursor.stream(query.encode()))
 
 
 def _columns(cursor: "psycopg.Cursor[Any]", driver: "psycopg.Connection[Any]") -> list[str]:
-    """Name the columns of a stream whose first row was asked for."""
+    """Return the column names of a stream whose first row was fetched."""
     if cursor.description is not None:
         return [column.name for column in cursor.description]
-    # psycopg drops the description with a result that has no row. The query is the server's
-    # unnamed statement still.
+    # psycopg drops the description of a result without rows; the query is still the server's
+    # unnamed statement.
     described = driver.pgconn.describe_prepared(b"")
     names = (described.fname(place) for place in range(described.nfields))
     return [name.decode() for name in names if name is not None]

@@ -1,4 +1,4 @@
-"""The ledger of batches: the record, and the broker for what no worker has begun on."""
+"""Finds and changes batches in the record, or on the broker if no worker has started on them."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 QUEUED = "queued"
-"""The status of a batch that no worker has begun on, and that is not on record therefore."""
+"""Status of a batch that no worker has started, and that is therefore not in the record yet."""
 
 _ID_CHARS = 36
-"""Length of a whole id, a UUID."""
+"""Length of an id, a UUID."""
 
 _SHOWN = 3
-"""Ids that an error shows."""
+"""Number of ids that an error lists."""
 
-_QUEUE_LOOKED_AT = 1000
-"""Queued batches among which the beginning of an id is looked for."""
+_MAX_SEARCHED = 1000
+"""Number of queued batches that are searched for the beginning of an id."""
 
-UNDER_WAY = (QUEUED, "submitted")
-"""The statuses of a batch that has not ended."""
+UNFINISHED = (QUEUED, "submitted")
+"""The statuses of unfinished batches."""
 
 
 class BatchLedger:
-    """Reads and writes about batches, under one configuration."""
+    """Reads and changes batches under one configuration."""
 
     def __init__(self, settings: "RewardConfig") -> None:
         self._settings = settings
@@ -43,12 +43,12 @@ class BatchLedger:
 
     @property
     def broker_key(self) -> "Broker":
-        """What reaches the configured broker, or that of an `oyer up` in this folder.
+        """The configured broker, or that of an `oyer up` in this folder.
 
         Raises:
             InvalidConfig: there is neither.
         """
-        from oyer.local.backend import running_broker
+        from oyer.local.state import running_broker
         from oyer.manager.backend.connection import Broker
 
         broker = self._settings.broker
@@ -56,13 +56,13 @@ class BatchLedger:
 
     @property
     def broker(self) -> "Backend":
-        """The broker, as a trainer reaches it."""
+        """The connection to the broker, as trainers use it."""
         from oyer.manager.backend.connection import backend
 
         return backend(*self.broker_key)
 
     def batch(self, batch_id: str) -> "BatchState":
-        """Find a batch on record or on the broker.
+        """Find a batch in the record or on the broker.
 
         Raises:
             InvalidInput: neither has it.
@@ -85,19 +85,19 @@ class BatchLedger:
         return _queued(manifest)
 
     def whole_id(self, prefix: str) -> str:
-        """Complete the beginning of a batch's id; what begins no id is returned as it is.
+        """Complete the beginning of a batch id; returned unchanged if no id begins with it.
 
         Raises:
-            InvalidInput: several batches begin so; names some.
+            InvalidInput: several ids begin with it; the message lists some.
         """
         from oyer.models import queries
 
         if not prefix or len(prefix) >= _ID_CHARS:
             return prefix
         found = self.read(lambda conn: queries.ids_starting(conn, prefix, _SHOWN))
-        # The broker is asked only for what the record does not have.
+        # Only batches that are not in the record are searched on the broker.
         if not found:
-            found = [state["id"] for state in self.queued(_QUEUE_LOOKED_AT)]
+            found = [state["id"] for state in self.queued(_MAX_SEARCHED)]
             found = [batch_id for batch_id in found if batch_id.startswith(prefix)]
         if len(found) > 1:
             raise InvalidInput(
@@ -106,7 +106,7 @@ class BatchLedger:
         return found[0] if found else prefix
 
     def submissions(self, batch_id: str) -> "list[SubmissionRow]":
-        """Return the times that a batch was handed to the workers, in order."""
+        """Return the submissions of a batch, in order."""
         from oyer.models import queries
 
         recorded = self.read(lambda conn: queries.submissions_of(conn, batch_id))
@@ -115,18 +115,18 @@ class BatchLedger:
         try:
             manifest = self.broker.manifest(batch_id)
         except (BackendUnavailable, InvalidInput):
-            # Without its broker, a batch is still shown as far as the record has it.
+            # Without its broker, the batch is shown from the record alone.
             manifest = None
         return [] if manifest is None else _sent(manifest)
 
     def queued(self, limit: int) -> "list[BatchState]":
-        """Return the latest batches that no worker has begun on."""
+        """Return the latest batches that no worker has started."""
         from oyer.models import queries
 
         try:
             manifests = self.broker.waiting(limit)
         except (BackendUnavailable, InvalidInput) as error:
-            # The record is what was asked for: only what is not on it yet is missing.
+            # The recorded batches can still be listed.
             notes.print(f"queued batches are not listed: {error}", markup=False, soft_wrap=True)
             return []
         ids = [manifest.batch_id for manifest in manifests]
@@ -134,10 +134,10 @@ class BatchLedger:
         return [_queued(manifest) for manifest in manifests if manifest.batch_id in missing]
 
     def cancel(self, batch_id: str) -> None:
-        """End a batch on the broker, and on record where it is there: no worker need be.
+        """Cancel a batch on the broker and in the record; no worker needs to run.
 
-        Where no broker is configured and none runs here, the batch's embedded broker has ended with
-        its trainer: nothing of the batch is under way, and its end is only put on record.
+        If no broker is configured and none runs here, the batch's embedded broker has ended with its
+        trainer; then only the record is updated.
         """
         from datetime import UTC, datetime
 
@@ -159,7 +159,7 @@ class BatchLedger:
             )
 
     def reopen(self, batch_id: str) -> None:
-        """Let a batch that its trainer gave up go on."""
+        """Mark a failed batch as submitted again."""
         from oyer.models import writes
 
         with self._writing() as conn:

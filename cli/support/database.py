@@ -1,4 +1,4 @@
-"""The record as the commands open it: what a database driver raises becomes one line and a fix."""
+"""Opens the record, and converts database errors to one line with a fix."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def explained(url: str) -> Iterator[None]:
     """Run a block that uses the record at `url`.
 
     Raises:
-        InvalidConfig: the URL is wrong, or the database refuses; the message holds its reason.
+        InvalidConfig: the URL is wrong, or the database reports an error, which the message includes.
     """
     from alembic.util import CommandError
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -30,13 +30,13 @@ def explained(url: str) -> Iterator[None]:
     except (SQLAlchemyError, CommandError, OSError) as error:
         raise InvalidConfig(f"{redacted_url(url)}: {_line(error)}; is store.url right?") from error
     except ValueError as error:
-        # The URL itself is wrong, and the message names store.url and a right one.
+        # The URL is invalid; the message names store.url and a valid example.
         raise InvalidConfig(str(error)) from error
 
 
 @contextlib.contextmanager
 def existing(url: str) -> "Iterator[Engine]":
-    """Open the record that is at `url`; where there is none, none is made.
+    """Open the record at `url`, without creating one.
 
     Raises:
         InvalidConfig: as `explained`, or there is no record.
@@ -53,19 +53,19 @@ def existing(url: str) -> "Iterator[Engine]":
             engine.dispose()
 
 
-NO_RECORD = "there is no record yet; `oyer up` makes one, and so does `oyer db upgrade`"
+NO_RECORD = "there is no record yet; create it with `oyer up` or `oyer db upgrade`"
 
 
 def _fix(error: "DBAPIError") -> str:
-    """Say what to do, as far as what the driver raised says what is wrong."""
+    """Return a fix for an error of the driver; empty if none is known."""
     import sqlite3
 
     import psycopg
 
     cause = error.orig
     if isinstance(cause, psycopg.errors.UndefinedTable) or "no such table" in str(cause):
-        return "; `oyer db current` says whether the record is of this release"
-    # Of SQLite's, the general one is about the statement, and the others are about the file.
+        return "; check its revision with `oyer db current`"
+    # SQLITE_ERROR concerns the statement; the other codes concern the file.
     about_statement = getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
     if isinstance(cause, (sqlite3.OperationalError, psycopg.OperationalError)):
         return "" if about_statement else "; is store.url right, and does the database run?"

@@ -1,4 +1,4 @@
-"""The example configuration, written from the documentation of its keys."""
+"""Writes the example configuration from the documentation of the keys."""
 
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -44,11 +44,11 @@ GIVEN: Mapping[str, Any] = {
     "broker": {},
     "store": {},
 }
-"""What the example sets; it names every section, so that each can be explained."""
+"""Values of the example; it has every section, so that each is documented."""
 
 _HEAD = """\
 # A configuration of Oyer: one file, for trainers and workers. `oyer config` prints it.
-# A key behind # stands at its default. OYER_<SECTION>__<KEY> in the environment overrides
+# A key behind # has its default value. OYER_<SECTION>__<KEY> in the environment overrides
 # a key, e.g. OYER_BROKER__URL or OYER_ENDPOINTS__DEEPSEEK__TIMEOUT_S.
 """
 
@@ -56,12 +56,12 @@ _WIDTH = 98
 
 
 def example() -> str:
-    """Write the example as YAML, with the documentation of each key above it."""
+    """Return the example as YAML, with the documentation of each key above it."""
     return _HEAD + "\n".join(_Writer().section(RewardConfig, GIVEN)) + "\n"
 
 
 class _Writer:
-    """Writes sections; the keys of each are explained where it comes up first."""
+    """Writes sections; the keys of a model are documented at its first occurrence."""
 
     def __init__(self) -> None:
         self._explained: set[type[BaseModel]] = set()
@@ -69,13 +69,13 @@ class _Writer:
     def section(
         self, model: type[BaseModel], given: Mapping[str, Any], pad: str = ""
     ) -> Iterator[str]:
-        """Write the keys of a model: those given, and behind # those at their default."""
+        """Write the keys of a model: the given ones, and the defaults behind #."""
         first = model not in self._explained
         self._explained.add(model)
         docs = field_docs(model)
         for name, field in model.model_fields.items():
             if name == "params":
-                # A length method's own parameters stand beside `method`, as users write them.
+                # The parameters of a length method are keys beside `method`, as users write them.
                 yield from self.section(catalogue.find(given["method"]).params, {}, pad)
                 continue
             if first:
@@ -90,7 +90,7 @@ class _Writer:
         if model is None:
             yield f"{pad}{name}: {_flow(value)}"
             return
-        # A section without a key is null to YAML, so its heading goes behind # as well.
+        # YAML reads a section without keys as null, so its heading is commented out too.
         yield f"{pad}{name}:" if value else f"{pad}#{name}:"
         if isinstance(value, list):
             for item in value:
@@ -106,7 +106,7 @@ class _Writer:
 
 
 MINIMAL = """\
-# The least that a judge needs. `oyer config` prints every key with its explanation.
+# The keys that one judge needs. `oyer config` prints every key with its documentation.
 endpoints:
   deepseek:
     base_url: https://api.deepseek.com/v1   # up to and without /chat/completions
@@ -116,11 +116,11 @@ judges:
 # Length methods, e.g. [{method: median_band}], which needs group_id and response_tokens.
 length: []
 """
-"""A short configuration to start from."""
+"""A short example configuration."""
 
 
 def _with_choices(doc: str, field: FieldInfo) -> str:
-    """Spell the values of an enumeration out, where the documentation does not."""
+    """Add the values of an enumeration if the documentation does not list them."""
     choices = [str(value) for value in _literals(field.annotation)]
     if all(f"`{choice}`" in doc for choice in choices):
         return doc
@@ -141,7 +141,7 @@ def _comment(doc: str, pad: str) -> Iterator[str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """Find the model that an annotation holds, e.g. `Price` in `dict[str, Price]`."""
+    """Return the model in an annotation, e.g. `Price` in `dict[str, Price]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     found = (_model_in(inner) for inner in get_args(annotation))
@@ -149,7 +149,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _flow(value: Any) -> str:
-    """Write a value on one line of YAML."""
+    """Return a value as one line of YAML."""
     plain = list(value) if isinstance(value, tuple) else value
     text = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=10_000)
     return str(text).removesuffix("\n").removesuffix("\n...")

@@ -1,7 +1,7 @@
-"""Reads the docstrings under a model's fields, when somebody asks for help.
+"""Reads the docstrings of a model's fields on demand.
 
-Pydantic can do so as classes are built (`use_attribute_docstrings`), but then every trainer
-that imports the configuration pays for parsing its source.
+Pydantic can read them when it builds a class (`use_attribute_docstrings`), but then every import of
+the configuration parses its source.
 """
 
 import ast
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 
 def field_docs(model: type[BaseModel]) -> dict[str, str]:
-    """Return what is written under each field of a model and its bases, by field name."""
+    """Return the docstrings of the fields of a model and its bases, by field name."""
     docs: dict[str, str] = {}
     for kind in reversed(model.__mro__):
         if not issubclass(kind, BaseModel) or kind is BaseModel:

@@ -1,4 +1,4 @@
-"""Reads rollouts from JSON lines, and gives rewards as JSON lines."""
+"""Reads rollouts from JSON lines, and converts rewards to JSON lines."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from oyer.manager import InvalidRollout, RewardBatch, RewardConfig, Rollout
 from oyer.manager.validation import check
 
 RewardLine = dict[str, Any]
-"""What is known of one rollout's reward; null where there is none."""
+"""The reward of one rollout and its details; null for missing values."""
 
 _FIELDS = {field.name for field in fields(Rollout)}
 
@@ -19,10 +19,10 @@ _PROBLEMS_SHOWN = 10
 
 
 def read_rollouts(path: Path, config: RewardConfig) -> list[Rollout]:
-    """Read a whole file, and check every line against what the configuration needs.
+    """Read a file, and check every line against the configuration.
 
     Raises:
-        InvalidRollout: names the file, the lines that are wrong, and the fix for each.
+        InvalidRollout: lines are invalid; the message names each with its fix.
     """
     lines = _lines(path)
     rollouts, problems = [], []
@@ -44,17 +44,17 @@ def read_rollouts(path: Path, config: RewardConfig) -> list[Rollout]:
 
 
 def read_rollout(path: Path, number: int) -> Rollout:
-    """Read one line of a file, the first being 1, for a judge to see; other lines are not checked.
+    """Read one line of a file, counted from 1, for a judge; other lines are not checked.
 
     Raises:
-        InvalidRollout: names the file, the line, and the fix.
+        InvalidRollout: the line is missing or invalid; the message names the fix.
     """
     lines = _lines(path)
     if number > len(lines):
         raise InvalidRollout(f"{path}: has {len(lines)} lines; there is no line {number}")
     try:
         rollout = _rollout(lines[number - 1])
-        # A judge needs nothing that only a length method reads.
+        # Fields that only a length method reads are not required here.
         check([rollout], RewardConfig(length=()))
     except InvalidRollout as error:
         raise InvalidRollout(
@@ -77,12 +77,12 @@ def _listed(path: Path, problems: list[str]) -> str:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Take an object's pairs; json alone keeps the last of two equal keys."""
+    """Refuse repeated keys, of which json would keep the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidRollout(f"{twice[:100]}: stands twice in one object; keep one of them")
+        raise InvalidRollout(f"{twice[:100]}: occurs twice in one object; keep one of them")
     return found
 
 
@@ -97,13 +97,13 @@ def _rollout(line: bytes) -> Rollout:
         raise InvalidRollout(f"is not valid JSON ({error}); give one object per line") from error
     if not isinstance(raw, dict):
         raise InvalidRollout('is not a JSON object; give {"prompt": …, "response": …}')
-    # A null says what leaving the key out says.
+    # A null is the same as a missing key.
     given = {name: value for name, value in raw.items() if value is not None}
     for name in ("prompt", "response"):
         if name not in given:
             raise InvalidRollout(f"{name}: is missing; give it as text")
     known = {name: value for name, value in given.items() if name in _FIELDS}
-    # Further columns of a data set are kept on record rather than refused.
+    # Other columns of a data set are stored as metadata.
     extra = {name: value for name, value in given.items() if name not in _FIELDS}
     metadata = known.get("metadata", {})
     if extra and isinstance(metadata, dict):
@@ -112,7 +112,7 @@ def _rollout(line: bytes) -> Rollout:
 
 
 def reward_lines(rollouts: list[Rollout], batch: RewardBatch) -> Iterator[RewardLine]:
-    """Give the lines of a batch, in its order."""
+    """Yield the lines of a batch, in its order."""
     for i, rollout in enumerate(rollouts):
         yield {
             "group_id": rollout.group_id,
@@ -127,5 +127,5 @@ def reward_lines(rollouts: list[Rollout], batch: RewardBatch) -> Iterator[Reward
 
 
 def _number(value: Any) -> float | None:
-    """Write what NumPy holds in 32 bits as shortly as it can be read back; 0 has no sign."""
+    """Convert a 32-bit float to the shortest equal number; -0.0 becomes 0.0."""
     return float(str(value)) + 0.0 if math.isfinite(value) else None

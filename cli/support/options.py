@@ -9,11 +9,11 @@ import typer
 from oyer.cli.support.output import notes
 
 DEFAULT_FILE = Path("oyer.yaml")
-"""The configuration of a folder, taken where neither --config nor OYER_CONFIG names one."""
+"""The configuration that is used if neither --config nor OYER_CONFIG names one."""
 
 
 def _found(context: typer.Context, path: Path | None) -> Path | None:
-    """Take the file that is named, or else the folder's own, and say so."""
+    """Return the named file, or the folder's own with a note."""
     if path is not None:
         return Path(os.path.expanduser(path))
     if context.resilient_parsing or os.environ.get("OYER_CONFIG") or not DEFAULT_FILE.is_file():
@@ -27,17 +27,19 @@ Config = Annotated[
     typer.Option(
         "--config",
         callback=_found,
-        help="YAML or TOML file; left out, the one that OYER_CONFIG names, or else ./oyer.yaml.",
+        help="YAML or TOML file; defaults to the one that OYER_CONFIG names, then to ./oyer.yaml.",
     ),
 ]
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-RecordUrl = Annotated[str | None, typer.Option("--url", help="The record, instead of store.url.")]
+RecordUrl = Annotated[
+    str | None, typer.Option("--url", help="URL of the record, instead of store.url.")
+]
 
 
 def record_url(config: Path | None, url: str | None) -> str:
-    """Return the URL of the record: the option's, or the configuration's."""
+    """Return the URL of the record from the option or the configuration."""
     from oyer.config.loading import load_config
 
     return url or load_config(config).store.url

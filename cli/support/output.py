@@ -1,4 +1,4 @@
-"""What the commands print: tables and progress on a terminal, JSON where a program reads."""
+"""Prints tables, progress, errors and JSON."""
 
 import json
 import os
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 console = Console()
-"""Results, on standard output."""
+"""Prints results to standard output."""
 
 notes = Console(stderr=True)
-"""Progress, health and errors, on standard error."""
+"""Prints progress, notes and errors to standard error."""
 
 
 _FILE_COLUMNS = 10_000
-"""Width of what goes into a file or a pipe: no line of a table is broken there."""
+"""Width of output to a file or a pipe, so that table rows are not wrapped."""
 
 
 def print_table(table: "Table") -> None:
-    """Print a table as wide as its cells, or as the terminal where that is narrower."""
+    """Print a table as wide as its cells, at most as wide as the terminal."""
     _output().print(table, highlight=False)
 
 
 def fits(table: "Table") -> bool:
-    """Whether a table is printed without a line of it broken."""
+    """Whether a table fits the width without wrapped rows."""
     output = _output()
     unbound = output.options.update(width=_FILE_COLUMNS)
     return Measurement.get(output, unbound, table).maximum <= output.width
@@ -47,7 +47,7 @@ def print_json(value: Any, *, err: bool = False) -> None:
 
 
 def counted(number: int, noun: str) -> str:
-    """Write a number with its noun, e.g. "1 rollout" or "2 rollouts"."""
+    """Return a number with its noun, e.g. "1 rollout" or "2 rollouts"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -57,12 +57,12 @@ def fail(message: str) -> None:
 
 
 def print_part(part: str, state: str) -> None:
-    """Print what became of a part of an embedded backend."""
+    """Print the state of a part of an embedded backend."""
     notes.print(f"{part:<12} {state}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_stopping() -> None:
-    """Say what the seconds after the last result are for."""
+    """Print that the backend is stopping, which takes a few seconds."""
     notes.print("stopping the embedded backend", highlight=False)
 
 

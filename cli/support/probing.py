@@ -1,47 +1,43 @@
-"""One rollout through the workers: whether a judge can be paid for is theirs to say, not this host's."""
+"""Checks a judge with one rollout: through the workers, or by a call from this host."""
 
-import contextlib
-import os
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from oyer.protocol.errors import InvalidConfig, InvalidRollout
 
 if TYPE_CHECKING:
     from oyer.config.reward import JudgeConfig, RewardConfig
-    from oyer.tasks.coordination.lessons import Lessons
 
 RUN = "oyer-check"
-"""The run that the record files a check's rollouts under."""
+"""The run that the rollouts of a check are recorded under."""
 
 PROBE: dict[str, Any] = {
     "prompt": "What is 2 + 3?",
     "response": "2 + 3 = 5, so the answer is 5.",
     "reference": "5",
 }
-"""What each judge is asked once, to see that it answers and that its reply can be read."""
+"""The rollout that each judge scores once."""
 
 
 def judges_of(settings: "RewardConfig") -> "list[JudgeConfig]":
-    """List the judges to ask, each once; a fall-back is asked as a judge of its own."""
-    asked = []
+    """Return the judges to check; a fallback is checked like a judge."""
+    checked = []
     for judge in settings.judges:
         once = judge.model_copy(update={"samples": 1, "min_valid": 1, "fallback": None})
-        asked.append(once)
+        checked.append(once)
         if judge.fallback is not None:
             place = {"endpoint": judge.fallback.endpoint, "model": judge.fallback.model}
-            asked.append(once.model_copy(update={**place, "name": f"{judge.name}.fallback"}))
-    return asked
+            checked.append(once.model_copy(update={**place, "name": f"{judge.name}.fallback"}))
+    return checked
 
 
 def through_workers(
     settings: "RewardConfig", judge: "JudgeConfig | None", broker_url: str | None = None
 ) -> str:
-    """Send one rollout through broker, workers and record, to one judge or to none.
+    """Score one rollout through broker, workers and record, by one judge or none.
 
     Raises:
-        OyerError: there is no score; the message holds the workers' reason.
+        OyerError: there is no score; the message gives the workers' reason.
     """
     from oyer.manager import RewardManager, Rollout
 
@@ -51,11 +47,11 @@ def through_workers(
     try:
         future = RewardManager(config).submit([rollout], run=RUN)
     except InvalidRollout:
-        # The length methods need metadata that only real rollouts have.
+        # The length methods need metadata that the probe does not have.
         config = config.model_copy(update={"length": ()})
         if judge is None:
             raise InvalidConfig(
-                "the length methods need metadata of a rollout; `oyer score` tries them"
+                "the length methods need metadata of a rollout; test them with `oyer score`"
             ) from None
         future = RewardManager(config).submit([rollout], run=RUN)
     try:
@@ -68,18 +64,40 @@ def through_workers(
         return f"a rollout is rewarded by the workers in {took_ms:.0f} ms"
     status = batch.statuses[0]
     if status != "scored":
-        why = batch.first_errors.get(status, "the workers' logs say why")
+        why = batch.first_errors.get(status, "see the workers' logs")
         raise InvalidConfig(f"{status}: {why}")
+    refused = _refused_fields(settings, judge, broker_url)
     score = batch.judge_scores[0]
-    with _lessons(settings, judge, broker_url) as lessons:
-        return (
-            f"{judge.model} at {judge.endpoint} gives {score:g} through the workers in"
-            f" {took_ms:.0f} ms{_told(lessons, judge)}"
+    return _found(judge, score, f"through the workers in {took_ms:.0f} ms", refused)
+
+
+def directly(settings: "RewardConfig", judge: "JudgeConfig", broker_url: str | None = None) -> str:
+    """Call a judge from this host, with this host's key, by the request that workers send.
+
+    Raises:
+        OyerError: there is no score; the message gives the reason.
+    """
+    from oyer.cli.support.direct_call import call_judge
+    from oyer.protocol.rollout import Rollout
+    from oyer.protocol.status import Status
+    from oyer.tasks.judging.requests import requests_of
+
+    request = next(requests_of({0: Rollout(**PROBE)}, [judge], settings.reward, {}))
+    call = call_judge(request, settings, broker_url)
+    found = call.record()
+    if call.parsed is None:
+        raise InvalidConfig(f"{found['status']}: {found['error']}")
+    if call.parsed.status is not Status.SCORED:
+        raise InvalidConfig(
+            f"answers, but its reply is {call.parsed.status}: {found['reply'][:200]!r}; check the"
+            " rubric and max_tokens"
         )
+    took = f"in {found['latency_ms']:.0f} ms"
+    return _found(judge, call.parsed.score, took, call.refused_fields)
 
 
 def _config(settings: "RewardConfig", judge: "JudgeConfig | None") -> "RewardConfig":
-    """Leave of a configuration what one judge needs; nothing is reused, so that it is called."""
+    """Reduce a configuration to one judge, without reuse so that the judge is called."""
     from oyer.config.loading import validate
 
     raw = {
@@ -90,73 +108,26 @@ def _config(settings: "RewardConfig", judge: "JudgeConfig | None") -> "RewardCon
     try:
         return validate(raw)
     except InvalidConfig:
-        # A length method that looks at another judge's score.
+        # A length method uses another judge's score.
         return validate({**raw, "length": []})
 
 
-@contextlib.contextmanager
-def _lessons(
-    settings: "RewardConfig", judge: "JudgeConfig", broker_url: str | None
-) -> "Iterator[Lessons | None]":
-    """Open what the workers know of a judge's endpoint; None where this host does not know it."""
+def _refused_fields(settings: "RewardConfig", judge: "JudgeConfig", broker_url: str | None) -> str:
+    """Describe the fields that the workers know to be refused; empty if none or not known here."""
     from oyer.protocol.redis_client import connect
     from oyer.tasks.coordination.lessons import Lessons
-
-    endpoint = settings.endpoints.get(judge.endpoint)
-    if endpoint is None:
-        yield None
-        return
-    redis = connect(broker_url) if broker_url else None
-    try:
-        yield Lessons(judge.endpoint, endpoint, redis)
-    finally:
-        if redis is not None:
-            redis.close()
-
-
-def _told(lessons: "Lessons | None", judge: "JudgeConfig") -> str:
     from oyer.tasks.endpoint.refused_fields import described
 
-    refused = lessons.refused(judge.model) if lessons else {}
-    if not refused:
+    endpoint = settings.endpoints.get(judge.endpoint)
+    if endpoint is None or broker_url is None:
         return ""
-    return f"; the endpoint refuses some fields, so requests are sent {described(refused)}"
+    with connect(broker_url) as redis:
+        refused = Lessons(judge.endpoint, endpoint, redis).refused(judge.model)
+    return described(refused) if refused else ""
 
 
-def directly(settings: "RewardConfig", judge: "JudgeConfig", broker_url: str | None = None) -> str:
-    """Call a judge from this host, with this host's key, by the request that workers send.
-
-    Raises:
-        OyerError: it gives no score; the message says why.
-    """
-    from oyer.protocol.rollout import Rollout
-    from oyer.protocol.status import Status
-    from oyer.tasks.coordination.lessons import Lessons, complete
-    from oyer.tasks.endpoint.client import EndpointClient
-    from oyer.tasks.endpoint.types import Failure
-    from oyer.tasks.judging.requests import requests_of
-    from oyer.tasks.parsing.parser import parse_score
-
-    endpoint = settings.endpoints[judge.endpoint]
-    client = EndpointClient(judge.endpoint, endpoint, os.environ)
-    job = next(requests_of({0: Rollout(**PROBE)}, [judge], settings.reward, {}))
-    assert job.request is not None
-    try:
-        with _lessons(settings, judge, broker_url) as lessons:
-            known = lessons or Lessons(judge.endpoint, endpoint)
-            reply = complete(client, job.request, known, timeout_s=endpoint.timeout_s)
-            told = _told(known, judge)
-    finally:
-        client.close()
-    if isinstance(reply, Failure):
-        raise InvalidConfig(f"{reply.status}: {reply.message}")
-    reading = parse_score(
-        reply.text, scale=judge.scale, finish_reason=reply.finish_reason, refusal=reply.refusal
-    )
-    if reading.status is not Status.SCORED:
-        raise InvalidConfig(
-            f"answers, but its reply is {reading.status}: {reply.text[:200]!r}; look at the rubric"
-            " and at max_tokens"
-        )
-    took_ms = f"{reply.latency_ms:.0f} ms"
-    return f"{judge.model} at {judge.endpoint} gives {reading.score:g} in {took_ms}{told}"
+def _found(judge: "JudgeConfig", score: float, how: str, refused_fields: str) -> str:
+    text = f"{judge.model} at {judge.endpoint} gives {score:g} {how}"
+    if refused_fields:
+        text += f"; the endpoint refuses some fields, so requests are sent {refused_fields}"
+    return text

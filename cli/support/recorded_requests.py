@@ -1,4 +1,4 @@
-"""Reads a judgement with its requests from the record, and makes the requests again."""
+"""Reads a judgement from the record, and rebuilds its requests."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -48,8 +48,8 @@ _ATTEMPT = (
 def shown(conn: "Connection", judgement: "StoredJudgement") -> dict[str, Any]:
     """Return a judgement and its attempts, each with the body of its request.
 
-    `problem` says why the request cannot be made again, `note` why there is none; both are None
-    in an ordinary case.
+    `problem` is the reason that the request cannot be rebuilt, `note` the reason that there is none;
+    otherwise both are None.
     """
     attempts = requests.attempts_of(conn, judgement)
     texts = requests.texts_of(conn, _hashes(judgement, attempts))
@@ -69,7 +69,7 @@ def shown(conn: "Connection", judgement: "StoredJudgement") -> dict[str, Any]:
 def _messages(
     conn: "Connection", judgement: "StoredJudgement", texts: "Mapping[str | None, str]"
 ) -> "tuple[list[Message] | None, str | None, str | None]":
-    """Make the first request's messages again; else say what the problem is, or why there is none."""
+    """Rebuild the messages of the first request; otherwise return the problem or the note."""
     request_hash = judgement.get("request_hash")
     if request_hash is None:
         return None, None, f"{NOT_MADE}: {judgement['status']}"
@@ -93,7 +93,11 @@ def _messages(
         return messages, None, None
     state = queries.batch(conn, judgement["batch_id"])
     version = state["oyer_version"] if state else "?"
-    return None, f"what is on record makes another request than Oyer {version} sent", None
+    return (
+        None,
+        f"the request rebuilt from the record differs from the one that Oyer {version} sent",
+        None,
+    )
 
 
 def _attempt(
@@ -153,7 +157,7 @@ def _parameters(
 
 
 def _answered_elsewhere(conn: "Connection", judgement: "StoredJudgement") -> str:
-    """Say where a reply came from that was not called for here."""
+    """Return the source of a reply that this judgement reused."""
     source = judgement["source"]
     if source not in ("cache", "record", "joined"):
         return f"{NOT_MADE}: {judgement.get('error') or judgement['status']}"
@@ -165,4 +169,4 @@ def _answered_elsewhere(conn: "Connection", judgement: "StoredJudgement") -> str
             f" {one['batch_id']}/{one['rollout_index']}, judge {one['judge']},"
             f" sample {one['sample']}"
         )
-    return f"not sent for this judgement (source: {source}); who sent it is not on record"
+    return f"not sent for this judgement (source: {source}); the original call is not in the record"

@@ -1,4 +1,4 @@
-"""Rows of the record as text: a table for people, JSON lines and CSV for programs."""
+"""Prints query results as a table, JSON lines or CSV."""
 
 import csv
 import json
@@ -15,17 +15,17 @@ from rich.table import Table
 from oyer.cli.support.output import console, print_json, print_table
 
 _CELL_CHARACTERS = 200
-"""Longest text in a table's cell; JSON and CSV hold all of it."""
+"""Maximum length of a table cell; JSON and CSV have the whole text."""
 
 _TABLE_ROWS = 1000
-"""Most rows that Rich lays out, which takes it about a millisecond a row."""
+"""Maximum number of rows laid out by Rich, which takes about a millisecond per row."""
 
 _JSON_COLUMNS = frozenset({"terms", "metadata", "plan", "counts", "usage"})
-"""Columns that hold JSON, which SQLite returns as text."""
+"""Columns with JSON, which SQLite returns as text."""
 
 
 class Rows:
-    """Rows of a result as they arrive, counted."""
+    """Counts the rows of a result as they arrive."""
 
     def __init__(self, columns: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
         self.columns = columns
@@ -53,7 +53,7 @@ def print_csv(rows: Rows) -> None:
 
 
 def print_rows(rows: Rows) -> None:
-    """Print a table, laid out by Rich on a terminal and in plain columns elsewhere."""
+    """Print a table, by Rich on a terminal and otherwise in plain columns."""
     cells = [[_cell(value) for value in row] for row in rows]
     if not console.is_terminal or len(cells) > _TABLE_ROWS:
         _print_plain(rows.columns, cells)
@@ -65,7 +65,7 @@ def print_rows(rows: Rows) -> None:
 
 
 def _print_plain(columns: list[str], cells: list[list[str]]) -> None:
-    """Print aligned columns; a row stays on one line."""
+    """Print aligned columns with one line per row."""
     lines = [columns, *([cell.replace("\n", "\\n") for cell in row] for row in cells)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
@@ -75,7 +75,7 @@ def _print_plain(columns: list[str], cells: list[list[str]]) -> None:
 
 
 def _json(name: str, value: Any) -> Any:
-    """Make a value one that JSON has: numbers as numbers, what is not finite as null."""
+    """Convert a value to JSON; non-finite numbers become null."""
     if isinstance(value, Decimal):
         value = int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, float):
@@ -104,7 +104,7 @@ def _cell(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    """Round to six places; a small one keeps four digits."""
+    """Round to six decimal places; small numbers keep four digits."""
     if value and abs(value) < 0.001:
         return f"{value:.4g}"
     return repr(round(value, 6) + 0.0)
@@ -112,7 +112,7 @@ def _number(value: float) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, datetime):
-        # As SQLite holds it, so that both databases print the same.
+        # As SQLite stores it, so that both databases print the same text.
         utc = value.astimezone(UTC)
         return utc.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
     if isinstance(value, dict | list):

@@ -1,4 +1,4 @@
-"""Scores rollouts in batches with a progress bar; what `oyer score` and `oyer demo` share."""
+"""Scores rollouts in batches with a progress bar, for `oyer score` and `oyer demo`."""
 
 import contextlib
 import math
@@ -24,29 +24,29 @@ from oyer.cli.support.output import counted, notes
 from oyer.manager import RewardBatch, RewardFuture, RewardManager, Rollout
 
 _AHEAD = 4
-"""Batches under way at once: enough to keep the judges busy, few enough for Redis' memory."""
+"""Batches in progress at once: keeps the judges busy and limits the memory of Redis."""
 
-_LOOK_S = 0.1
-"""Pause between two looks at the progress."""
+_PROGRESS_EVERY_S = 0.1
+"""Pause between two updates of the progress bar, in seconds."""
 
 
 @dataclass
 class Summary:
-    """What scoring some rollouts came to."""
+    """Totals of the scored rollouts."""
 
     rollouts: int = 0
     seconds: float = 0.0
     statuses: Counter[str] = field(default_factory=Counter)
     first_errors: dict[str, str] = field(default_factory=dict)
-    """An error for each status that has one."""
+    """The first error of each failure status."""
     judged: int = 0
-    """Rollouts with a judge's score, new or from the record."""
+    """Rollouts with a judge score, new or reused."""
     calls: int = 0
     tokens: int = 0
     cost_usd: float = 0.0
 
     def add(self, batch: RewardBatch) -> None:
-        """Count a batch in."""
+        """Add a batch."""
         self.rollouts += len(batch)
         self.statuses.update(batch.statuses)
         self.first_errors = {**batch.first_errors, **self.first_errors}
@@ -58,7 +58,7 @@ class Summary:
 
     @property
     def failed(self) -> int:
-        """Count the rollouts that were to be judged and have no score."""
+        """Number of rollouts whose judging failed."""
         from oyer.protocol.status import NOT_CALLED, Status
 
         fine = {Status.SCORED, *NOT_CALLED}
@@ -66,19 +66,19 @@ class Summary:
 
     @property
     def used(self) -> str:
-        """Say what it cost, and where nothing was asked although there are scores."""
+        """Describe the cost, or that all scores were reused."""
         if self.judged and not self.calls:
             return "no calls: every score was on record already (`reuse`)"
         return f"{counted(self.calls, 'call')}, {self.tokens} tokens, ${self.cost_usd:.4f}"
 
     def print_errors(self) -> None:
-        """Print why scores are missing, an example for each status."""
+        """Print an example error for each failure status."""
         for status, error in sorted(self.first_errors.items()):
             line = f"[bold]{escape(status)}[/] e.g. {escape(error)}"
             notes.print(line, highlight=False, soft_wrap=True)
 
     def report(self) -> dict[str, Any]:
-        """Give it as JSON values."""
+        """Return the totals as JSON values."""
         more = {"statuses": dict(self.statuses), "seconds": round(self.seconds, 3)}
         return {**vars(self), **more, "failed": self.failed}
 
@@ -94,10 +94,10 @@ def score_all(
     """Score rollouts a few batches at a time.
 
     Returns:
-        One line for each rollout, in the order given, and what it all came to.
+        One line per rollout, in the given order, and the totals.
 
     Raises:
-        OyerError: a batch failed; those under way are cancelled, so that they stop costing.
+        OyerError: a batch failed; the batches in progress are cancelled to stop their cost.
     """
     lines: list[RewardLine] = [{} for _ in rollouts]
     summary, started = Summary(), time.monotonic()
@@ -119,14 +119,14 @@ def score_all(
 
 
 def batches(rollouts: Sequence[Rollout], size: int) -> list[list[int]]:
-    """Cut rollouts into batches of about `size`, keeping each group in one batch.
+    """Divide rollouts into batches of about `size`, with each group in one batch.
 
     Returns:
-        The rows of each batch, by number; a group's rows need not be neighbours.
+        The row numbers of each batch; the rows of a group need not be adjacent.
     """
     groups: dict[object, list[int]] = {}
     for row, rollout in enumerate(rollouts):
-        # As a tuple, a row without a group is never taken for the group of that name.
+        # The tuple keeps the row number apart from a group id of the same value.
         key = (row,) if rollout.group_id is None else str(rollout.group_id)
         groups.setdefault(key, []).append(row)
     cut: list[list[int]] = [[]]
@@ -143,11 +143,11 @@ class _Part:
     future: RewardFuture
 
     def judged(self) -> float:
-        """Give how many of the rows are judged; rows with several judges count in parts."""
+        """Return the number of judged rows; a row counts in fractions of its judges."""
         try:
             judged, total = self.future.progress()
         except RedisError:
-            # The bar stands still while Redis is away; the future waits for it.
+            # While Redis is unreachable, the bar stops and the future keeps waiting.
             return 0.0
         return len(self.rows) * judged / total if total else 0.0
 
@@ -159,7 +159,7 @@ def _ended(
     run: str,
     show: Callable[[float], None],
 ) -> Iterator[tuple[list[int], RewardBatch]]:
-    """Submit a few batches ahead and yield them in order, each with its rows' numbers."""
+    """Submit a few batches ahead, and yield the results in order, each with its row numbers."""
     under_way: deque[_Part] = deque()
     try:
         for step, rows in enumerate(cut):
@@ -170,7 +170,7 @@ def _ended(
         while under_way:
             yield _first_ended(under_way, show)
     finally:
-        # Without Redis, nothing can be cancelled, and its error would hide the one under way.
+        # Without Redis nothing can be cancelled, and this error would hide the original one.
         with contextlib.suppress(RedisError):
             for part in under_way:
                 part.future.cancel()
@@ -181,7 +181,7 @@ def _first_ended(
 ) -> tuple[list[int], RewardBatch]:
     ended = threading.Event()
     under_way[0].future.add_done_callback(lambda _: ended.set())
-    while not ended.wait(_LOOK_S):
+    while not ended.wait(_PROGRESS_EVERY_S):
         show(sum(part.judged() for part in under_way))
     part = under_way.popleft()
     return part.rows, part.future.result()

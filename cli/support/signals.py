@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as an event that a long-running command waits for."""
+"""Converts SIGINT, SIGTERM and SIGHUP to an event that long-running commands wait for."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def stop_event() -> threading.Event:
     """Return an event that the first signal sets; a second signal ends the process at once.
 
-    Under `nohup` the terminal may close: a SIGHUP that is ignored stays ignored.
+    An ignored SIGHUP stays ignored, as `nohup` needs it.
     """
     stop = threading.Event()
     asked: SimpleQueue[int] = SimpleQueue()
@@ -20,8 +20,8 @@ def stop_event() -> threading.Event:
     def ask(number: int, _frame: FrameType | None) -> None:
         for each in heeded:
             signal.signal(each, signal.SIG_DFL)
-        # Handlers run on the main thread. Were that about to wait for the event, setting it here
-        # would wait for a lock that the same thread holds; a `SimpleQueue` may be put to anywhere.
+        # Handlers interrupt the main thread. If it holds the event's lock, `Event.set` would deadlock
+        # here; `SimpleQueue.put` is reentrant.
         asked.put(number)
 
     def pass_on() -> None:

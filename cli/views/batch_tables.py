@@ -1,4 +1,4 @@
-"""How the ledger of batches is shown: tables on a terminal, plain values for JSON."""
+"""Prints batches, and converts them to JSON values."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -29,7 +29,7 @@ _WORK = {
 
 
 def plain(value: Any) -> Any:
-    """Turn times into text, so that JSON can hold the value."""
+    """Convert a value to JSON values: times become text."""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Mapping):
@@ -38,7 +38,7 @@ def plain(value: Any) -> Any:
 
 
 def print_overview(states: "Sequence[BatchState]") -> None:
-    """Print a line for each batch, or two where the terminal is too narrow for all that it says."""
+    """Print one line per batch, or two on a narrow terminal."""
     table = _table(
         ("batch", "run", "step", "status", "rollouts", "judgements", "sent", "submitted (UTC)"),
         [
@@ -71,7 +71,7 @@ def print_overview(states: "Sequence[BatchState]") -> None:
 
 
 def show(shown: Mapping[str, Any]) -> None:
-    """Print one batch: what it is, when and from where it was sent, who judged it and when."""
+    """Print one batch with its submissions and workers."""
     usage = shown["usage"] or {}
     lines = {
         "batch": shown["id"],
@@ -96,7 +96,7 @@ def show(shown: Mapping[str, Any]) -> None:
 def _table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     table = Table()
     for title in titles:
-        # Names and ids are to be read and copied whole.
+        # Names and ids are folded, not truncated, so that they can be copied.
         table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*(escape(_cell(value)) for value in row))

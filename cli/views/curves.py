@@ -1,10 +1,9 @@
-"""What a length method gives over length, for pictures of it.
+"""Computes the values of a length method over length, for plots.
 
-One group of rows of every length up to a limit, each length once right and once wrong. What a
-method needs beside lengths stands in plain view: quality 1 or 0 with correctness, targets,
-histories and references of half the limit, all tokens thought. Where the method looks at n-grams,
-a row of L tokens repeats its first `LOOP` tokens; where it only looks at truncation, rows are
-finished or truncated.
+One group has a correct and an incorrect row of each length up to a limit. Other inputs are fixed:
+quality is 1 or 0 by correctness; targets, histories and references are half the limit; all tokens
+are reasoning tokens. For n-gram methods, a row of L tokens repeats its first `LOOP` tokens. For
+methods that use truncation only, rows are finished or truncated.
 """
 
 from collections.abc import Mapping
@@ -19,13 +18,13 @@ from oyer.config.length_methods.method import Method
 from oyer.protocol.errors import InvalidLengthCall
 
 POINTS = 161
-"""Lengths drawn; odd, so that the middle of the range is one of them."""
+"""Number of plotted lengths; odd, so that it includes the middle of the range."""
 
 LOOP = 256
-"""Tokens after which a row begins to repeat itself, in pictures of repetition."""
+"""Period of the repeated tokens in a row, for n-gram methods."""
 
 DEFAULT_MAX_LENGTH = 8192
-"""Longest length drawn for a method without a limit of its own, in tokens."""
+"""Maximum plotted length of a method without a limit, in tokens."""
 
 _DRAWN = {
     "add": "added to the reward",
@@ -38,28 +37,28 @@ _DRAWN = {
 
 @dataclass(frozen=True)
 class Curves:
-    """A method's values over length."""
+    """The values of a method over length."""
 
     title: str
-    """Method and the parameters that are not its defaults."""
+    """The method with its non-default parameters."""
     what: str
-    """What the values are."""
+    """The kind of the values."""
     lengths: NDArray[np.int64]
     values: dict[str, NDArray[np.float64]]
-    """By kind of row, over the lengths."""
+    """Values over the lengths, by kind of row."""
 
 
 def curves(name: str, params: Mapping[str, Any], max_length: int | None = None) -> Curves:
-    """Compute a method's values over length.
+    """Compute the values of a method over length.
 
     Raises:
         InvalidConfig: the method is unknown, or a parameter is wrong.
-        InvalidLengthCall: the method has no single value a row.
+        InvalidLengthCall: the method does not have one value per row.
     """
     method = find(name)
     if method.kind not in _DRAWN:
         raise InvalidLengthCall(
-            f"{name}: has values of kind {method.kind!r}, which cannot be drawn over length; see"
+            f"{name}: has values of kind {method.kind!r}, which cannot be plotted over length; see"
             " `oyer length list`"
         )
     checked = validate(method, params)
@@ -80,7 +79,7 @@ def curves(name: str, params: Mapping[str, Any], max_length: int | None = None) 
 
 
 def _top(params: Mapping[str, Any]) -> int:
-    """Past the method's own limit, so that the picture shows what is beyond it."""
+    """Return a length beyond the method's limit, so that the plot shows values on both sides."""
     limit = params.get("max_len") or params.get("high") or params.get("low_ub")
     return int(limit * 1.25) if isinstance(limit, int) else DEFAULT_MAX_LENGTH
 

@@ -1,4 +1,4 @@
-"""How a request and its attempts are shown: words on a terminal, plain values for JSON."""
+"""Prints a judgement with its request and attempts."""
 
 import json
 from collections.abc import Mapping

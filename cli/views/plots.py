@@ -1,4 +1,4 @@
-"""Draws curves: as text for a terminal, and as a picture."""
+"""Plots curves as text or as an image."""
 
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,13 @@ from oyer.cli.views.curves import Curves
 from oyer.protocol.errors import InvalidInput
 
 WIDTH, HEIGHT = 64, 16
-"""Size of a drawing in a terminal, in characters."""
+"""Size of a text plot, in characters."""
 
 MARKS = "●○"
-"""First and second curve in a terminal."""
+"""Marks of the first and the second curve in a text plot."""
 
 FORMATS = ("png", "svg", "pdf")
-"""Kinds of picture that can be written, by the end of the file's name."""
+"""Image formats, by file extension."""
 
 _COLOURS = ("#1b6ca8", "#c0392b")
 
@@ -23,7 +23,7 @@ _DPI = 110
 
 
 def as_text(curves: Curves) -> str:
-    """Draw curves with a mark for every column; where two meet, the first one's is seen."""
+    """Plot curves as text, with one mark per column; the first curve covers the second."""
     low, high = _bounds(curves)
     canvas = [[" "] * WIDTH for _ in range(HEIGHT)]
     columns = np.linspace(curves.lengths[0], curves.lengths[-1], WIDTH)
@@ -33,7 +33,7 @@ def as_text(curves: Curves) -> str:
         rows = ((high - heights) / (high - low) * (HEIGHT - 1)).round().astype(int)
         for column, row in enumerate(rows):
             canvas[row][column] = mark
-    # Adding 0 makes 0 of a negative zero.
+    # Adding 0 converts -0.0 to 0.0.
     levels = np.linspace(high, low, HEIGHT).round(3) + 0.0
     labels = [f"{level:8.3f}" for level in levels]
     lines = [f"{label} ┤{''.join(row)}" for label, row in zip(labels, canvas, strict=True)]
@@ -50,10 +50,10 @@ def _bounds(curves: Curves) -> tuple[float, float]:
 
 
 def as_picture(curves: Curves, path: Path) -> None:
-    """Write curves to a PNG, SVG or PDF, as the file is named.
+    """Write curves to a PNG, SVG or PDF file, by its extension.
 
     Raises:
-        InvalidInput: matplotlib is not installed, the name ends otherwise, or the file cannot be
+        InvalidInput: matplotlib is not installed, the extension is unknown, or the file cannot be
             written.
     """
     kind = path.suffix.lower().removeprefix(".")

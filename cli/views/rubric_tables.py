@@ -1,4 +1,4 @@
-"""How `oyer rubric` shows rubrics, requests and replies."""
+"""Prints rubrics, requests and replies for `oyer rubric`."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def facts(name: str, text: str, *, same_as: str | None = None) -> dict[str, Any]:
-    """Say what a rubric's text holds.
+    """Return the properties of a rubric.
 
     Args:
-        same_as: the built-in rubric whose text it is.
+        same_as: the built-in rubric with the same text.
     """
     from oyer.config import rubric as rubrics
 
@@ -37,7 +37,7 @@ def facts(name: str, text: str, *, same_as: str | None = None) -> dict[str, Any]
 
 
 def print_list(listed: Sequence[Mapping[str, Any]]) -> None:
-    """Print a line for each rubric."""
+    """Print one line per rubric."""
     table = Table()
     for title in ("name", "rubric", "language", "criteria", "levels", "verdict asked for"):
         table.add_column(title, overflow="fold")
@@ -56,7 +56,7 @@ def print_list(listed: Sequence[Mapping[str, Any]]) -> None:
 
 
 def note_verdict(text: str) -> None:
-    """Say what follows for a rubric that has no place for the verdict line."""
+    """Print a note if a rubric has no place for the verdict line."""
     from oyer.config import rubric as rubrics
 
     if not rubrics.asks_for_verdict(rubrics.parse(text)):
@@ -71,7 +71,7 @@ def note_verdict(text: str) -> None:
 
 
 def request(job: "JudgeRequest", settings: "RewardConfig") -> dict[str, Any]:
-    """Give a job's request with its key, as JSON can hold it."""
+    """Return a request with its key as JSON values."""
     import dataclasses
 
     assert job.request is not None
@@ -90,17 +90,17 @@ def request(job: "JudgeRequest", settings: "RewardConfig") -> dict[str, Any]:
 
 
 def print_request(job: "JudgeRequest") -> None:
-    """Print the messages of a job's request under their roles."""
+    """Print the messages of a request under their roles."""
     assert job.request is not None
     for message in job.request.messages:
         _heading(message["role"])
-        # As it is: neither wrapped nor read as markup.
+        # Printed without wrapping and markup.
         typer.echo(message["content"])
     _heading(f"end of the request {job.key}")
 
 
 def print_trial(trial: Mapping[str, Any]) -> None:
-    """Print a reply and what was read from it."""
+    """Print a reply and the score parsed from it."""
     if "error" in trial:
         _line("status", trial["status"])
         _line("error", trial["error"])

@@ -1,4 +1,4 @@
-"""How `oyer status` shows what it has seen: tables on a terminal, plain values for JSON."""
+"""Builds the tables of `oyer status`, and converts a status to JSON values."""
 
 import dataclasses
 from datetime import UTC, datetime
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     )
 
 _WORKERS_NAMED = 4
-"""Workers of a queue that a table names; the others are counted."""
+"""Maximum number of workers that a table lists per queue; the others are counted."""
 
 
 def plain(seen: "BackendStatus", limit: int) -> dict[str, Any]:
-    """Turn a status into values that JSON can hold, with the oldest `limit` batches."""
+    """Convert a status to JSON values, with the oldest `limit` batches."""
     values = dataclasses.asdict(seen)
     values["batches"] = values["batches"][:limit]
     return {**values, "batches_under_way": len(seen.batches)}
 
 
 def tables(seen: "BackendStatus", limit: int) -> list[Table]:
-    """Make the tables of a status; one that would be empty is left out."""
+    """Build the non-empty tables of a status."""
     at = datetime.fromtimestamp(seen.at_s, UTC)
     made = [
         _table(
@@ -60,7 +60,7 @@ def tables(seen: "BackendStatus", limit: int) -> list[Table]:
 def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
     table = Table(title=title, title_justify="left")
     for column in columns:
-        # Names and ids are to be read and copied whole.
+        # Names and ids are folded, not truncated, so that they can be copied.
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
@@ -132,7 +132,7 @@ def _run_cells(run: "RunStatus") -> tuple[str, ...]:
 
 
 def _time(seconds: float) -> str:
-    """Write a duration in its two largest units, e.g. "1 h 5 min"."""
+    """Format a duration in its two largest units, e.g. "1 h 5 min"."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -68,7 +68,7 @@ def write_lines(path: Path, rows: list[Any]) -> Path:
 
 
 def rollout_rows(tag: str, n: int) -> list[dict[str, Any]]:
-    """Make distinct rollouts, two to a group, whose groups do not stand together."""
+    """Make distinct rollouts, two per group, with the groups interleaved."""
     return [
         {
             "prompt": f"{tag} question {i % (n // 2)}",

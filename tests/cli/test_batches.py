@@ -1,4 +1,4 @@
-"""`oyer batches`: the ledger of what was submitted, and acting on it."""
+"""`oyer batches` lists, shows, resumes and cancels batches."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def _shown(folder: Path, batch_id: str) -> dict[str, Any]:
 
 
 def _recorded(backend: Backend, batch_id: str) -> BatchState:
-    """Read a batch from the record itself, for waiting on it."""
+    """Read a batch from the record."""
     engine = open_engine(f"sqlite:///{backend.folder / 'oyer.db'}")
     with reading(engine) as conn:
         state = queries.batch(conn, batch_id)
@@ -60,14 +60,14 @@ def _recorded(backend: Backend, batch_id: str) -> BatchState:
 
 
 def _refused(folder: Path, command: str, batch_id: str, *options: str) -> str:
-    """Run a command that fails with one line, and return it."""
+    """Run a command that fails, and return its one line of error."""
     done = oyer("batches", command, batch_id, *options, *_CONFIG, cwd=folder)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     return done.stderr
 
 
 def _manager(backend: Backend, **changes: Any) -> RewardManager:
-    """Be a trainer on the session's backend."""
+    """A trainer's manager on the session's backend."""
     config = load_config(backend.folder / "oyer.yaml", {}).model_dump(mode="json")
     state_file = backend.folder / ".oyer" / "backend.json"
     config["broker"]["url"] = json.loads(state_file.read_text())["broker_url"]
@@ -76,7 +76,7 @@ def _manager(backend: Backend, **changes: Any) -> RewardManager:
 
 @contextmanager
 def _half_judged(backend: Backend, run: str, **changes: Any) -> Iterator[RewardFuture]:
-    """Have a batch of eight of which the judge keeps the second half waiting."""
+    """Submit a batch of eight; the judge holds the second half."""
     rule = {"when": {"matches": f"{run} answer [4-7]"}, "then": {"hold": True}}
     backend.judge.set_plan({"rules": [rule]})
     rollouts = [Rollout(**row) for row in rollout_rows(run, 8)]
@@ -88,7 +88,7 @@ def _half_judged(backend: Backend, run: str, **changes: Any) -> Iterator[RewardF
         backend.judge.release()
 
 
-def test_a_batch_is_listed_and_shown_with_what_became_of_it(backend: Backend) -> None:
+def test_a_batch_is_listed_and_shown_with_its_result(backend: Backend) -> None:
     batch_id = _score(backend, "listed")
     (state,) = _listed(backend.folder, "--run", "listed")
     assert (state["status"], state["size"], state["counts"]) == ("finished", 4, {"scored": 4})
@@ -110,7 +110,7 @@ def test_a_batch_is_listed_and_shown_with_what_became_of_it(backend: Backend) ->
 
 
 @pytest.mark.parametrize("columns", ["", "160", "80"])
-def test_a_list_shows_ids_whole_however_narrow_the_terminal(backend: Backend, columns: str) -> None:
+def test_a_list_prints_whole_ids_on_a_narrow_terminal(backend: Backend, columns: str) -> None:
     batch_id = _score(backend, f"narrow {columns}")
     arguments = ("--run", f"narrow {columns}", *_CONFIG)
     done = oyer("batches", "list", *arguments, cwd=backend.folder, COLUMNS=columns)
@@ -118,7 +118,7 @@ def test_a_list_shows_ids_whole_however_narrow_the_terminal(backend: Backend, co
     assert "4 scored" in done.stdout
 
 
-def test_what_failed_is_shown_with_its_errors(backend: Backend) -> None:
+def test_failures_are_shown_with_their_errors(backend: Backend) -> None:
     backend.judge.set_plan({"default": {"status": 400, "body": "no such model"}})
     backend.write_rollouts("failing.jsonl", rollout_rows("failing", 4))
     oyer("score", "failing.jsonl", "--run", "failing", *_CONFIG, cwd=backend.folder)
@@ -141,7 +141,7 @@ def test_a_finished_batch_is_read_from_the_record_when_it_is_resumed(backend: Ba
     assert _recorded(backend, batch_id)["submissions"] == 1
 
 
-def test_a_batch_under_way_is_resumed_without_a_further_call_and_on_record(
+def test_resuming_an_unfinished_batch_makes_no_further_call_and_is_recorded(
     backend: Backend,
 ) -> None:
     with _half_judged(backend, "under way") as future:
@@ -164,7 +164,7 @@ def test_a_batch_under_way_is_resumed_without_a_further_call_and_on_record(
     assert first["seen_at"] <= second["sent_at"] <= second["seen_at"]
 
 
-def test_a_batch_that_its_trainer_sends_again_is_on_record_with_the_reason(
+def test_a_resubmission_by_the_trainer_is_recorded_with_the_reason(
     backend: Backend,
 ) -> None:
     with _half_judged(backend, "stalled", stall_timeout_s=0.5) as future:
@@ -176,7 +176,7 @@ def test_a_batch_that_its_trainer_sends_again_is_on_record_with_the_reason(
     assert {row["host"] for row in sent} == {HERE}
 
 
-def test_a_resumed_batch_that_takes_longer_than_allowed_is_one_line(backend: Backend) -> None:
+def test_a_resume_that_times_out_prints_one_line(backend: Backend) -> None:
     with _half_judged(backend, "late") as future:
         said = _refused(backend.folder, "resume", future.batch_id, "--timeout-s", "0.1")
     assert "did not end within 0.1 s" in said
@@ -184,7 +184,7 @@ def test_a_resumed_batch_that_takes_longer_than_allowed_is_one_line(backend: Bac
     assert len(future.result(timeout_s=60)) == 8
 
 
-def test_a_cancelled_batch_is_on_record_with_who_cancelled_it(backend: Backend) -> None:
+def test_a_cancelled_batch_is_recorded_with_the_host_that_cancelled_it(backend: Backend) -> None:
     with _half_judged(backend, "cancelled") as future:
         (state,) = _listed(backend.folder, "--run", "cancelled", "--status", "submitted")
         assert state["id"] == future.batch_id
@@ -204,10 +204,10 @@ def test_a_cancelled_batch_is_on_record_with_who_cancelled_it(backend: Backend) 
     assert ended["usage"]["calls"] == 8
 
 
-def test_a_trainer_is_told_at_once_that_its_batch_was_cancelled_elsewhere(
+def test_a_waiting_trainer_gets_an_error_when_its_batch_is_cancelled_elsewhere(
     tmp_path: Path, idle: RewardManager
 ) -> None:
-    """No worker is there to end the batch."""
+    """No worker is running."""
     future = idle.submit([Rollout(**row) for row in rollout_rows("told", 4)], run="told")
     done = oyer("batches", "cancel", future.batch_id, *_CONFIG, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -230,7 +230,7 @@ def test_a_batch_whose_broker_has_ended_can_be_cancelled(
     assert "after its broker had ended" in shown["ending"]
 
 
-def test_a_batch_that_its_trainer_cancels_is_on_record_as_cancelled(backend: Backend) -> None:
+def test_a_batch_cancelled_by_its_trainer_is_recorded_as_cancelled(backend: Backend) -> None:
     with _half_judged(backend, "trainer's own") as future:
         assert future.cancel()
         wait_until(
@@ -240,7 +240,7 @@ def test_a_batch_that_its_trainer_cancels_is_on_record_as_cancelled(backend: Bac
     assert _recorded(backend, future.batch_id)["ending"] == f"by the trainer ({HERE})"
 
 
-def test_a_batch_that_its_trainer_gave_up_is_failed_until_it_is_resumed(backend: Backend) -> None:
+def test_a_batch_abandoned_by_its_trainer_is_failed_until_it_is_resumed(backend: Backend) -> None:
     with _half_judged(backend, "given up") as future:
         future.give_up("made no progress; given up after 5 submissions")
         wait_until(lambda: _recorded(backend, future.batch_id)["status"] == "failed", "it failed")
@@ -258,7 +258,7 @@ def test_a_batch_that_its_trainer_gave_up_is_failed_until_it_is_resumed(backend:
 
 
 @pytest.mark.parametrize("command", ["show", "resume", "cancel"])
-def test_a_batch_that_nobody_knows_is_one_line(backend: Backend, command: str) -> None:
+def test_an_unknown_batch_is_an_error_of_one_line(backend: Backend, command: str) -> None:
     said = _refused(backend.folder, command, "no-such-batch")
     assert "batch no-such-batch: is not on record in store.url, nor queued on the broker" in said
 
@@ -277,7 +277,7 @@ def idle(tmp_path: Path, redis_url: str, sqlite_url: str) -> RewardManager:
     return RewardManager(config)
 
 
-def test_a_batch_that_waits_for_a_worker_is_queued_and_can_be_acted_on(
+def test_a_batch_that_waits_for_a_worker_is_queued_and_can_be_shown_and_cancelled(
     tmp_path: Path, idle: RewardManager
 ) -> None:
     future = idle.submit([Rollout(**row) for row in rollout_rows("queued", 4)], run="queued")
@@ -300,7 +300,7 @@ def test_a_batch_that_waits_for_a_worker_is_queued_and_can_be_acted_on(
     future.cancel()
 
 
-def test_a_resumed_batch_has_its_time_anew(redis_url: str, idle: RewardManager) -> None:
+def test_resuming_a_batch_restarts_its_deadline(redis_url: str, idle: RewardManager) -> None:
     import redis
 
     from oyer.manager.backend.connection import backend
@@ -363,7 +363,7 @@ def test_without_its_broker_the_record_is_still_listed(
     assert "hunter2" not in done.stderr
 
 
-def test_the_beginning_of_an_id_will_do(backend: Backend) -> None:
+def test_the_beginning_of_an_id_is_enough(backend: Backend) -> None:
     batch_id = _score(backend, "short id")
     assert _shown(backend.folder, batch_id[:13])["id"] == batch_id
     resumed = oyer("batches", "resume", batch_id[:13], "--json", *_CONFIG, cwd=backend.folder)

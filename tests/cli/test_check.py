@@ -1,4 +1,4 @@
-"""`oyer check`: a line for each thing that a batch needs, with the fix where it is missing."""
+"""`oyer check` prints one line per check, with the fix for each failure."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ ALL = [
 ]
 
 
-def test_everything_is_there_with_a_backend_up(backend: Backend) -> None:
+def test_every_check_passes_with_a_running_backend(backend: Backend) -> None:
     done = oyer("check", "--config", "oyer.yaml", cwd=backend.folder)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -33,7 +33,7 @@ def test_everything_is_there_with_a_backend_up(backend: Backend) -> None:
     assert len(backend.judge.requests) == 1
 
 
-def test_a_program_reads_the_same_as_json(backend: Backend) -> None:
+def test_json_has_the_same_checks(backend: Backend) -> None:
     done = oyer("check", "--config", "oyer.yaml", "--json", cwd=backend.folder)
     report = json.loads(done.stdout)
     assert report["ok"]
@@ -91,14 +91,16 @@ def test_queues_without_workers_are_named(redis_url: str, sqlite_url: str, tmp_p
     assert "oyer worker combine" in checks["workers on combine"]["detail"]
 
 
-def test_a_broker_that_does_not_answer_is_said_once(tmp_path: Path) -> None:
+def test_a_broker_that_does_not_answer_is_reported_once(tmp_path: Path) -> None:
     done = oyer("check", "--json", cwd=tmp_path, OYER_BROKER__URL="redis://127.0.0.1:9/0")
     checks = json.loads(done.stdout)["checks"]
     assert [check["what"] for check in checks] == ["store", "broker"]
     assert "Redis does not answer" in checks[1]["detail"]
 
 
-def test_what_a_judge_refuses_is_left_out_shown_and_known_to_the_workers(backend: Backend) -> None:
+def test_fields_that_a_judge_refuses_are_omitted_printed_and_shared_with_the_workers(
+    backend: Backend,
+) -> None:
     def plan(arrival: RequestEntry) -> Action:
         if "temperature" not in arrival.json():
             return Action(text="Final score: 7")
@@ -119,9 +121,7 @@ def test_what_a_judge_refuses_is_left_out_shown_and_known_to_the_workers(backend
         assert len(backend.judge.requests) == calls
 
 
-def test_a_judge_that_the_workers_do_not_know_is_no_green_line(
-    backend: Backend, tmp_path: Path
-) -> None:
+def test_a_judge_that_the_workers_do_not_know_fails(backend: Backend, tmp_path: Path) -> None:
     write_config(tmp_path, backend.judge.base_url)
     path = tmp_path / "oyer.yaml"
     path.write_text(path.read_text().replace("fake", "mine"))
@@ -132,7 +132,9 @@ def test_a_judge_that_the_workers_do_not_know_is_no_green_line(
     assert "'mine' is not in the configuration of this worker" in failed[0]
 
 
-def test_a_trainer_that_knows_the_broker_only_is_green(backend: Backend, tmp_path: Path) -> None:
+def test_checks_pass_on_a_trainers_host_with_the_broker_url_only(
+    backend: Backend, tmp_path: Path
+) -> None:
     config = {"judges": [{"name": "quality", "endpoint": "fake", "model": "m"}], "length": []}
     (tmp_path / "oyer.yaml").write_text(json.dumps(config))
     done = oyer("check", cwd=tmp_path, OYER_BROKER__URL=broker_of(backend))
@@ -143,7 +145,9 @@ def test_a_trainer_that_knows_the_broker_only_is_green(backend: Backend, tmp_pat
     assert lines[-1].startswith("ok   judge quality: m at fake gives 8 through the workers")
 
 
-def test_without_workers_an_endpoint_of_theirs_is_skipped(redis_url: str, tmp_path: Path) -> None:
+def test_without_workers_an_endpoint_unknown_here_is_skipped(
+    redis_url: str, tmp_path: Path
+) -> None:
     config = {"judges": [{"name": "quality", "endpoint": "fake", "model": "m"}]}
     (tmp_path / "oyer.yaml").write_text(json.dumps(config))
     done = oyer("check", "--json", cwd=tmp_path, OYER_BROKER__URL=redis_url)
@@ -168,7 +172,7 @@ def test_a_redis_that_evicts_fails_with_the_fix(
     assert "CONFIG SET maxmemory-policy noeviction" in line
 
 
-def test_a_wrong_password_is_told_from_a_server_that_is_away(
+def test_a_wrong_password_is_reported_differently_from_an_unreachable_server(
     redis_url: str, tmp_path: Path
 ) -> None:
     place = redis_url.partition("://")[2]
@@ -188,6 +192,6 @@ def test_a_wrong_password_is_told_from_a_server_that_is_away(
 
 
 def broker_of(backend: Backend) -> str:
-    """Give the address of the broker of an `oyer up`."""
+    """Return the URL of the broker of an `oyer up`."""
     state = json.loads((backend.folder / ".oyer" / "backend.json").read_text())
     return str(state["broker_url"])

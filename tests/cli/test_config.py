@@ -1,4 +1,4 @@
-"""The example configuration, and what a wrong one is answered with."""
+"""The example configuration, and the errors of invalid configurations."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.support.cli_process import oyer
 from tests.support.paths import ROOT
 
 DEFAULT = re.compile(r"^(\s*(?:- )?)#(\w)", re.MULTILINE)
-"""A key that stands at its default, behind `#`."""
+"""A key with its default value, behind `#`."""
 
 
 def test_the_printed_example_is_the_file_in_the_repository(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_the_example_loads(tmp_path: Path) -> None:
     assert [item.method for item in config.length] == ["median_band"]
 
 
-def test_what_the_example_calls_a_default_is_the_default() -> None:
+def test_the_defaults_in_the_example_are_the_defaults() -> None:
     text = (ROOT / "oyer.example.yaml").read_text()
     spelt_out = DEFAULT.sub(r"\1\2", text)
     assert spelt_out != text
@@ -40,7 +40,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("shown", "text"), WRONG.items(), ids=list(WRONG))
-def test_a_wrong_configuration_is_one_error_that_names_the_key(
+def test_an_invalid_configuration_is_one_error_that_names_the_key(
     shown: str, text: str, tmp_path: Path
 ) -> None:
     (tmp_path / "oyer.yaml").write_text(text)
@@ -68,7 +68,7 @@ def test_the_minimal_configuration_loads_and_judges(tmp_path: Path) -> None:
     assert len(printed.splitlines()) < 15
 
 
-def test_every_value_of_an_enumeration_is_spelt_out() -> None:
+def test_every_value_of_an_enumeration_is_listed() -> None:
     text = " ".join((ROOT / "oyer.example.yaml").read_text().replace("#", " ").split())
     for values in (
         ("base_score", "none"),
@@ -84,7 +84,7 @@ def test_every_value_of_an_enumeration_is_spelt_out() -> None:
             assert f"`{value}`" in text, value
 
 
-def test_a_folder_s_own_file_is_taken_and_said(tmp_path: Path) -> None:
+def test_the_file_of_the_folder_is_used_with_a_note(tmp_path: Path) -> None:
     (tmp_path / "oyer.yaml").write_text("jugdes: []")
     done = oyer("up", cwd=tmp_path)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""`oyer demo`: the main job, embedded, and the record that it leaves."""
+"""`oyer demo` scores the samples with an embedded backend, and keeps the record."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tests.support.cli_process import environment, oyer
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the demo ran once already."""
+    """A folder in which the demo ran once."""
     folder = tmp_path_factory.mktemp("demo")
     done = oyer("demo", "--rollouts", "128", "--json", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
@@ -21,7 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_report_for_programs_adds_up(folder: Path) -> None:
+def test_the_json_report_adds_up(folder: Path) -> None:
     report = json.loads((folder / "report.json").read_text())
     assert report["rollouts"] == 128 == sum(report["statuses"].values())
     assert report["statuses"]["scored"] == report["calls"] > 0
@@ -29,7 +29,7 @@ def test_a_report_for_programs_adds_up(folder: Path) -> None:
     assert (folder / report["store"]).exists()
 
 
-def test_again_on_the_same_record_nothing_is_paid_and_the_query_shown_works(folder: Path) -> None:
+def test_a_second_run_reuses_the_record_and_its_printed_query_works(folder: Path) -> None:
     done = oyer("demo", "--rollouts", "128", cwd=folder, COLUMNS="80")
     assert done.returncode == 0
     assert "128/128" in done.stderr
@@ -50,7 +50,7 @@ def test_again_on_the_same_record_nothing_is_paid_and_the_query_shown_works(fold
     assert stored[0].keys() == {"group_id", "base_score", "judge", "score", "reward", "reply"}
 
 
-def test_a_judge_that_does_not_answer_is_said_with_its_error(tmp_path: Path) -> None:
+def test_a_judge_that_does_not_answer_is_reported_with_its_error(tmp_path: Path) -> None:
     dead = ("--base-url", "http://127.0.0.1:9/v1", "--model", "m")
     done = oyer("demo", "--rollouts", "4", *dead, cwd=tmp_path)
     assert done.returncode == 0
@@ -59,7 +59,7 @@ def test_a_judge_that_does_not_answer_is_said_with_its_error(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("arguments", [["--model", "m"], ["--api-key-env", "KEY"]], ids=" ".join)
-def test_half_of_a_real_judge_is_refused(arguments: list[str], tmp_path: Path) -> None:
+def test_an_incomplete_real_judge_is_refused(arguments: list[str], tmp_path: Path) -> None:
     done = oyer("demo", *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert "--base-url and --model must be given together" in done.stderr
@@ -72,7 +72,7 @@ def test_half_of_a_real_judge_is_refused(arguments: list[str], tmp_path: Path) -
         ("/no/such/folder/x.db", "there is no folder /no/such/folder"),
     ],
 )
-def test_a_store_that_cannot_be_is_refused_before_anything_starts(
+def test_an_invalid_store_is_refused_before_the_backend_starts(
     store: str, said: str, tmp_path: Path
 ) -> None:
     done = oyer("demo", "--store", store, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Every command explains itself, and the list of them answers at once."""
+"""Every command has a help text with an example, and the top-level help is fast."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from tests.support.cli_process import oyer
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Walk the tree of commands down to those that do something."""
+    """Yield the paths of all commands that are not groups."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, (*path, name))
@@ -27,7 +27,7 @@ COMMANDS = list(commands(typer.main.get_command(app)))
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_a_command_teaches_with_an_example_of_itself(path: tuple[str, ...], tmp_path: Path) -> None:
+def test_every_help_text_has_an_example(path: tuple[str, ...], tmp_path: Path) -> None:
     done = oyer(*path, "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert f"Usage: oyer {' '.join(path)}" in done.stdout
@@ -35,13 +35,13 @@ def test_a_command_teaches_with_an_example_of_itself(path: tuple[str, ...], tmp_
     assert done.stderr == ""
 
 
-def test_the_list_of_commands_names_them_all(tmp_path: Path) -> None:
+def test_the_top_level_help_lists_every_command(tmp_path: Path) -> None:
     done = oyer("--help", cwd=tmp_path)
     assert done.returncode == 0
     assert all(path[0] in done.stdout for path in COMMANDS)
 
 
-def test_the_list_of_commands_loads_nothing_that_takes_time() -> None:
+def test_the_top_level_help_loads_no_heavy_module() -> None:
     heavy = ["celery", "gevent", "numpy", "openai", "pydantic", "redis", "sqlalchemy", "torch"]
     code = f"import sys, oyer.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""`oyer history request`: what a judge was asked, as it was sent."""
+"""`oyer history request` prints recorded requests as they were sent."""
 
 import json
 import subprocess
@@ -27,13 +27,13 @@ def _request(backend: Backend, *arguments: str) -> subprocess.CompletedProcess[s
 
 
 def _sent(backend: Backend, words: str) -> dict[str, Any]:
-    """Find what arrived at the judge about a response."""
+    """Return the request about a response that the judge received."""
     bodies = [json.loads(arrival.body or b"") for arrival in backend.judge.requests]
     (found,) = [body for body in bodies if words in body["messages"][-1]["content"]]
     return dict(found)
 
 
-def test_a_request_is_found_by_its_place_and_by_its_hash(backend: Backend) -> None:
+def test_a_request_is_found_by_its_rollout_and_by_its_hash(backend: Backend) -> None:
     batch_id = _scored(backend, "asked")
     for place in (f"{batch_id}/3", f"{batch_id[:8]}/3"):
         done = _request(backend, place, "--judge", "quality", "--sample", "0", "--json")
@@ -56,7 +56,7 @@ def test_a_request_is_printed_with_its_messages_and_reply(backend: Backend) -> N
     assert done.stdout.endswith("--- reply\nFinal score: 8\n")
 
 
-def test_a_judgement_of_an_earlier_release_is_shown_and_said_to_lack_its_request(
+def test_a_judgement_of_an_earlier_release_is_shown_without_its_request(
     backend: Backend,
 ) -> None:
     batch_id = _scored(backend, "earlier")
@@ -76,7 +76,7 @@ def test_a_judgement_of_an_earlier_release_is_shown_and_said_to_lack_its_request
     assert (attempt["request"], attempt["reply"]) == (None, "Final score: 8")
 
 
-def test_a_record_that_was_changed_is_told_by_the_hash(backend: Backend) -> None:
+def test_a_changed_record_is_detected_by_the_hash(backend: Backend) -> None:
     batch_id = _scored(backend, "changed")
     engine = open_engine(f"sqlite:///{backend.folder / 'oyer.db'}")
     with engine.begin() as conn:
@@ -87,7 +87,7 @@ def test_a_record_that_was_changed_is_told_by_the_hash(backend: Backend) -> None
     assert "another request" in json.loads(done.stdout)["problem"]
 
 
-def test_what_names_no_judgement_is_refused_with_what_would(backend: Backend) -> None:
+def test_an_id_without_a_judgement_is_refused_with_an_example(backend: Backend) -> None:
     batch_id = _scored(backend, "refused")
     for wrong, fix in (
         ("nowhere", "is no BATCH/ROLLOUT"),

@@ -1,4 +1,4 @@
-"""`oyer length`: the catalogue for eyes and programs, and pictures that show a method's shape."""
+"""`oyer length` lists the methods as text and JSON, and plots them."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.support.length_inputs import NEEDED
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def test_every_method_is_listed_with_what_it_is_and_its_parameters(tmp_path: Path) -> None:
+def test_every_method_is_listed_with_its_kind_and_parameters(tmp_path: Path) -> None:
     listed = {fact["method"]: fact for fact in json.loads(shown("list", "--json", cwd=tmp_path))}
     assert listed.keys() == METHODS.keys()
     for name, method in METHODS.items():
@@ -28,26 +28,26 @@ def test_every_method_is_listed_with_what_it_is_and_its_parameters(tmp_path: Pat
     assert listed["median_band"]["params"]["peak_ratio"].items() >= default.items()
 
 
-def test_the_list_and_one_method_explain_themselves(tmp_path: Path) -> None:
+def test_the_list_and_a_single_method_are_printed(tmp_path: Path) -> None:
     for arguments in (("list",), ("list", "median_band")):
         text = shown(*arguments, cwd=tmp_path)
         for part in ("median_band", "outer_ratio", "group_ids", "No penalty around"):
             assert part in text
 
 
-def test_an_unknown_method_or_parameter_is_answered_with_the_fix(tmp_path: Path) -> None:
+def test_an_unknown_method_or_parameter_is_refused_with_the_fix(tmp_path: Path) -> None:
     for arguments, hint in (
         (("list", "median_bend"), "did you mean `median_band`"),
         (("plot", "gr3", "--param", "alhpa=1"), "its parameters: alpha"),
         (("plot", "gr3", "--param", "alpha"), "must be key=value"),
-        (("plot", "repetition_dense"), "cannot be drawn over length"),
+        (("plot", "repetition_dense"), "cannot be plotted over length"),
     ):
         done = oyer("length", *arguments, cwd=tmp_path)
         assert done.returncode == 1
         assert hint in done.stderr
 
 
-def test_a_plot_is_drawn_in_the_terminal_or_written_as_png(tmp_path: Path) -> None:
+def test_a_plot_is_printed_as_text_or_written_as_png(tmp_path: Path) -> None:
     drawn = shown("plot", "soft_overlong", "--param", "max_len=1000", cwd=tmp_path)
     assert "soft_overlong (max_len 1000): added to the reward" in drawn
     assert "1250" in drawn
@@ -66,7 +66,7 @@ def shown(*arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_a_band_is_flat_in_the_middle_and_full_outside() -> None:
+def test_a_band_has_no_penalty_inside_and_the_full_penalty_outside() -> None:
     drawn = curves("median_band", {"max_penalty": 2.0}, 1001)
     values = dict(zip(drawn.lengths.tolist(), drawn.values["every row"], strict=True))
     assert drawn.values.keys() == {"every row"}
@@ -74,13 +74,13 @@ def test_a_band_is_flat_in_the_middle_and_full_outside() -> None:
     assert values[1] == values[1001] == -2.0
 
 
-def test_right_and_wrong_rows_have_a_curve_each_where_correctness_counts() -> None:
+def test_methods_that_use_correctness_have_two_curves() -> None:
     drawn = curves("kimi_length_reward", {}, 101)
     np.testing.assert_allclose(drawn.values["right"], np.linspace(0.5, -0.5, 101))
     np.testing.assert_allclose(drawn.values["wrong"], np.minimum(drawn.values["right"], 0))
 
 
-def test_truncated_rows_have_a_curve_where_only_truncation_counts() -> None:
+def test_methods_that_use_truncation_only_have_a_curve_of_truncated_rows() -> None:
     drawn = curves("stop_properly_penalty", {"coef": 0.25}, 50)
     assert set(drawn.values["finished"]) == {1.0}
     assert set(drawn.values["truncated"]) == {0.25}
@@ -89,7 +89,7 @@ def test_truncated_rows_have_a_curve_where_only_truncation_counts() -> None:
 @pytest.mark.parametrize(
     "name", sorted(n for n, m in METHODS.items() if m.kind not in ("measure", "per_token"))
 )
-def test_every_method_with_a_value_a_row_can_be_drawn(name: str) -> None:
+def test_every_method_with_one_value_per_row_can_be_plotted(name: str) -> None:
     drawn = curves(name, NEEDED.get(name, {}), 512)
     assert all(len(values) == len(drawn.lengths) for values in drawn.values.values())
     lines = as_text(drawn).splitlines()

@@ -1,4 +1,4 @@
-"""The README's program does what the README shows."""
+"""The README's program prints what the README shows."""
 
 import re
 import subprocess

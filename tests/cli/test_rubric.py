@@ -1,4 +1,4 @@
-"""`oyer rubric`: what a judge is sent, and what is read from its reply."""
+"""`oyer rubric` prints and tests rubrics."""
 
 import json
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_the_list_has_the_built_in_rubrics_and_those_of_the_judges(folder: Path)
 
 
 @pytest.mark.parametrize("name", rubrics.BUILT_IN)
-def test_a_built_in_rubric_is_shown_as_a_file_that_serves_as_it_is(name: str, folder: Path) -> None:
+def test_a_printed_built_in_rubric_is_a_valid_rubric_file(name: str, folder: Path) -> None:
     done = oyer("rubric", "show", name, cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.rstrip("\n") == rubrics.resolve(name).rstrip("\n")
@@ -79,7 +79,7 @@ def test_a_built_in_rubric_is_shown_as_a_file_that_serves_as_it_is(name: str, fo
     assert copy == rubrics.parse(rubrics.resolve(name))
 
 
-def test_a_file_and_a_judges_rubric_are_shown_with_what_they_hold(folder: Path) -> None:
+def test_a_file_and_a_judges_rubric_are_shown_with_their_properties(folder: Path) -> None:
     done = oyer("rubric", "show", "mine.md", "--json", cwd=folder)
     shown = json.loads(done.stdout)
     assert shown["text"] == MINE
@@ -95,7 +95,7 @@ def test_an_unknown_rubric_is_refused_with_the_known_ones(folder: Path) -> None:
     assert "reasoning_en" in done.stderr
 
 
-def test_a_rubric_is_filled_with_one_line_of_a_file(folder: Path) -> None:
+def test_a_rubric_is_rendered_with_one_line_of_a_file(folder: Path) -> None:
     done = oyer("rubric", "render", "r.jsonl", "--rubric", "mine.md", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     system, user = done.stdout.split("--- user ---\n")
@@ -107,13 +107,17 @@ def test_a_rubric_is_filled_with_one_line_of_a_file(folder: Path) -> None:
     assert "## Reference answer\n```\nHi.\n```" in user
 
 
-def test_a_line_that_no_judge_would_see_is_said_so(folder: Path) -> None:
+def test_a_line_that_no_judge_would_get_is_reported(folder: Path) -> None:
     render = ["rubric", "render", "r.jsonl", "--rubric", "mine.md", "--line"]
     gated = oyer(*render, "2", cwd=folder)
     assert gated.returncode == 0
     assert "line 2: its base score is not positive" in gated.stderr
     assert "You judge manners." in gated.stdout
-    for number, why in {"3": "it is `empty`", "4": "is not valid JSON", "5": "has 4 lines"}.items():
+    for number, why in {
+        "3": "its status is `empty`",
+        "4": "is not valid JSON",
+        "5": "has 4 lines",
+    }.items():
         done = oyer(*render, number, cwd=folder)
         assert (done.returncode, done.stdout) == (1, "")
         assert why in done.stderr
@@ -124,7 +128,7 @@ def test_a_rubric_that_asks_for_no_verdict_is_noted(folder: Path) -> None:
         assert NO_VERDICT in oyer("rubric", *command, cwd=folder).stderr
 
 
-def test_several_judges_are_told_apart_by_name(folder: Path) -> None:
+def test_one_of_several_judges_is_chosen_by_name(folder: Path) -> None:
     render = ["rubric", "render", "r.jsonl"]
     done = oyer(*render, cwd=folder)
     assert (done.returncode, "--rubric: name one" in done.stderr) == (1, True)
@@ -137,7 +141,9 @@ def test_several_judges_are_told_apart_by_name(folder: Path) -> None:
     assert oyer(*render, "--judge", "b", cwd=folder).returncode == 0
 
 
-def test_what_is_rendered_is_what_a_worker_sends_and_records(backend: Backend) -> None:
+def test_the_rendered_request_equals_the_one_that_a_worker_sends_and_records(
+    backend: Backend,
+) -> None:
     rows = rollout_rows("rubric", 2)
     backend.write_rollouts("rubric.jsonl", rows)
     done = oyer("score", "rubric.jsonl", "--run", "rubric", cwd=backend.folder)
@@ -155,7 +161,7 @@ def test_what_is_rendered_is_what_a_worker_sends_and_records(backend: Backend) -
     assert all(one["request_hash"] in recorded for one in rendered)
 
 
-def test_a_trial_prints_the_reply_and_what_is_read_from_it(folder: Path) -> None:
+def test_try_prints_the_reply_and_the_parsed_score(folder: Path) -> None:
     with JudgeServer(Action(text="It is [b]polite[/b].\n**Final score: 7**")) as judge:
         write_config(folder, judge.base_url)
         done = oyer("rubric", "try", "r.jsonl", "--rubric", "mine.md", cwd=folder)
@@ -182,7 +188,7 @@ def test_a_trial_prints_the_reply_and_what_is_read_from_it(folder: Path) -> None
     ],
     ids=["no score", "off the scale", "cut", "refused"],
 )
-def test_a_trial_without_a_score_says_why(plan: Action, status: str, folder: Path) -> None:
+def test_try_without_a_score_prints_the_reason(plan: Action, status: str, folder: Path) -> None:
     with JudgeServer(plan) as judge:
         write_config(folder, judge.base_url)
         done = oyer("rubric", "try", "r.jsonl", cwd=folder)
@@ -190,7 +196,7 @@ def test_a_trial_without_a_score_says_why(plan: Action, status: str, folder: Pat
     assert f"status     {status}\n" in done.stdout
 
 
-def test_a_trial_needs_the_endpoint(folder: Path) -> None:
+def test_try_needs_the_endpoint(folder: Path) -> None:
     judge = {"name": "b", "endpoint": "theirs", "model": "m"}
     (folder / "oyer.yaml").write_text(yaml.safe_dump({"judges": [judge]}))
     done = oyer("rubric", "try", "r.jsonl", cwd=folder)

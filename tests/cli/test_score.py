@@ -1,4 +1,4 @@
-"""`oyer score`: a file goes in, one line for each rollout comes out."""
+"""`oyer score` writes one line per rollout of a file."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ def rewards(path: Path) -> list[dict[str, Any]]:
 
 
 def by_answer(arrival: RequestEntry) -> Action:
-    """Score answer number i with i + 1."""
+    """Give answer i the score i + 1."""
     words = "\n".join(text for _, text in arrival.messages())
     number = int(words.rpartition("answer ")[2].split()[0])
     return Action(text=f"Final score: {number + 1}")
@@ -42,7 +42,7 @@ def test_a_second_terminal_finds_the_backend_of_its_folder(backend: Backend) -> 
     assert len(set(batches)) == 4
 
 
-def test_bad_lines_are_numbered_and_nothing_is_submitted(backend: Backend) -> None:
+def test_invalid_lines_are_reported_by_number_and_nothing_is_submitted(backend: Backend) -> None:
     good = rollout_rows("bad", 4)
     rows = [
         good[0],
@@ -77,7 +77,7 @@ def test_bad_lines_are_numbered_and_nothing_is_submitted(backend: Backend) -> No
     assert not (backend.folder / "bad.out").exists()
 
 
-def test_rewards_are_all_that_standard_output_holds_and_a_missing_one_says_why(
+def test_standard_output_has_rewards_only_and_a_missing_reward_has_a_reason(
     backend: Backend,
 ) -> None:
     backend.judge.set_plan(named("unauthorized"))
@@ -105,7 +105,7 @@ def test_a_policy_that_raises_is_an_error_and_leaves_no_output(backend: Backend)
     assert list(backend.folder.glob("raise.out*")) == []
 
 
-def test_an_output_that_cannot_be_written_is_refused_before_anything_is_paid(
+def test_an_output_that_cannot_be_written_is_refused_before_any_judge_call(
     backend: Backend,
 ) -> None:
     path = backend.write_rollouts("unwritable.jsonl", rollout_rows("unwritable", 2))
@@ -116,7 +116,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_paid(
     assert backend.judge.requests == []
 
 
-def test_ctrl_c_cancels_what_is_under_way_and_says_so(backend: Backend, tmp_path: Path) -> None:
+def test_ctrl_c_cancels_the_batches_and_prints_it(backend: Backend, tmp_path: Path) -> None:
     backend.judge.set_plan(Action(hold=True))
     write_lines(tmp_path / "stopped.jsonl", rollout_rows("stopped", 4))
     state = json.loads((backend.folder / ".oyer" / "backend.json").read_text())
@@ -140,7 +140,7 @@ def test_without_a_backend_the_error_says_how_to_start_one(tmp_path: Path) -> No
     assert "--local" in done.stderr
 
 
-def test_local_brings_a_backend_of_its_own(backend: Backend, tmp_path: Path) -> None:
+def test_local_starts_an_embedded_backend(backend: Backend, tmp_path: Path) -> None:
     write_config(tmp_path, backend.judge.base_url)
     write_lines(tmp_path / "rollouts.jsonl", rollout_rows("local", 4))
     arguments = ["--config", "oyer.yaml", "--local", "--json"]
@@ -150,7 +150,7 @@ def test_local_brings_a_backend_of_its_own(backend: Backend, tmp_path: Path) -> 
     assert json.loads(done.stderr)["statuses"] == {"scored": 4}
 
 
-def test_the_exit_code_tells_a_failed_judging_from_a_good_one(backend: Backend) -> None:
+def test_the_exit_code_reports_failed_judging(backend: Backend) -> None:
     rows = [*rollout_rows("mixed", 2), {**rollout_rows("gated", 2)[0], "base_score": 0.0}]
     path = backend.write_rollouts("mixed.jsonl", rows)
     backend.judge.set_plan(named("unauthorized"))
@@ -166,7 +166,7 @@ def test_the_exit_code_tells_a_failed_judging_from_a_good_one(backend: Backend) 
     assert "no calls: every score was on record already" in again.stderr
 
 
-def test_one_rollout_is_one(backend: Backend) -> None:
+def test_a_single_rollout_is_written_in_the_singular(backend: Backend) -> None:
     path = backend.write_rollouts("one.jsonl", rollout_rows("single", 2)[:1])
     done = oyer("score", str(path), "--out", "one.out", cwd=backend.folder)
     assert "1 rollout in " in done.stderr

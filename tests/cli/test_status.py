@@ -1,4 +1,4 @@
-"""`oyer status`: what the backend does now, as a real one says."""
+"""`oyer status` reports the state of a real backend."""
 
 import json
 import time
@@ -31,7 +31,7 @@ class Whole(NamedTuple):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
-    """Run a backend whose endpoint has every limit, and whose judge answers when told to."""
+    """Run a backend whose endpoint has every limit, and whose judge holds its replies."""
     changes: dict[str, Any] = {"budget": {"usd": 5.0}, "length": []}
     with JudgeServer(HELD) as judge, JudgeServer() as second:
         endpoint = {
@@ -54,7 +54,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
 
 @pytest.fixture(scope="module")
 def held(whole: Whole) -> RewardFuture:
-    """Submit a batch whose first calls are under way, and stay so."""
+    """Submit a batch whose first calls stay in flight."""
     manager, judge, _ = whole
     future = manager.submit([rollout("status", i) for i in range(8)], run="held", step=4)
     judge.wait_until(lambda log: len(log) == IN_FLIGHT)
@@ -64,7 +64,7 @@ def held(whole: Whole) -> RewardFuture:
 
 
 def wait_seen(manager: RewardManager, name: str, in_flight: int) -> None:
-    """Wait until so many calls to an endpoint are reported."""
+    """Wait until this number of calls to an endpoint is reported."""
     end_s = time.monotonic() + 30
     with redis.Redis.from_url(broker(manager)["OYER_BROKER__URL"]) as client:
         while True:
@@ -76,7 +76,7 @@ def wait_seen(manager: RewardManager, name: str, in_flight: int) -> None:
 
 
 def seen(manager: RewardManager, cwd: Path, *arguments: str, **changes: str) -> dict[str, Any]:
-    """Look from a host that has the broker's URL only."""
+    """Read the status with the broker's URL only."""
     done = oyer("status", "--json", *arguments, cwd=cwd, **broker(manager), **changes)
     assert done.returncode == 0, done.stderr
     status: dict[str, Any] = json.loads(done.stdout)
@@ -84,12 +84,12 @@ def seen(manager: RewardManager, cwd: Path, *arguments: str, **changes: str) -> 
 
 
 def broker(manager: RewardManager) -> dict[str, str]:
-    """Give the variable that names a manager's broker."""
+    """Return the environment variable with a manager's broker URL."""
     assert manager.config.broker.url is not None
     return {"OYER_BROKER__URL": manager.config.broker.url}
 
 
-def test_a_batch_is_seen_with_its_calls_its_money_and_who_waits(
+def test_a_batch_is_reported_with_its_calls_spend_and_waiting_requests(
     whole: Whole, held: RewardFuture, tmp_path: Path
 ) -> None:
     status = seen(whole[0], tmp_path)
@@ -119,7 +119,7 @@ def test_a_batch_is_seen_with_its_calls_its_money_and_who_waits(
     assert (status["open_groups"], status["batches_under_way"]) == (0, 1)
 
 
-def test_a_terminal_is_shown_the_same_in_tables(
+def test_a_terminal_gets_the_same_in_tables(
     whole: Whole, held: RewardFuture, tmp_path: Path
 ) -> None:
     done = oyer("status", cwd=tmp_path, **{**broker(whole[0]), "COLUMNS": "160"})
@@ -137,7 +137,7 @@ def test_a_terminal_is_shown_the_same_in_tables(
         assert shown in done.stdout, shown
 
 
-def test_a_watch_looks_again_until_it_is_stopped(
+def test_watch_refreshes_until_it_is_stopped(
     whole: Whole, held: RewardFuture, tmp_path: Path
 ) -> None:
     with running("status", "--watch", "--json", cwd=tmp_path, **broker(whole[0])) as command:
@@ -149,7 +149,7 @@ def test_a_watch_looks_again_until_it_is_stopped(
     assert second["at_s"] > first["at_s"]
 
 
-def test_what_a_run_without_a_budget_has_spent_is_read_from_the_record(
+def test_the_spend_of_a_run_without_a_budget_is_read_from_the_record(
     whole: Whole, tmp_path: Path
 ) -> None:
     judges = [{"name": "q", "endpoint": "second", "model": "m"}]
@@ -174,7 +174,7 @@ def test_what_a_run_without_a_budget_has_spent_is_read_from_the_record(
     assert "store.url is not set here" in away.stderr
 
 
-def test_an_endpoint_that_nobody_calls_is_shown_by_name(redis_url: str, tmp_path: Path) -> None:
+def test_an_idle_endpoint_is_listed(redis_url: str, tmp_path: Path) -> None:
     judges = [{"name": "q", "endpoint": "theirs", "model": "m"}]
     (tmp_path / "oyer.yaml").write_text(json.dumps({"judges": judges, "length": []}))
     done = oyer("status", cwd=tmp_path, OYER_BROKER__URL=redis_url)
@@ -184,7 +184,7 @@ def test_an_endpoint_that_nobody_calls_is_shown_by_name(redis_url: str, tmp_path
     assert all("none" in line for line in done.stdout.splitlines() if "judge " in line)
 
 
-def test_a_broker_that_is_away_is_one_line(tmp_path: Path) -> None:
+def test_an_unreachable_broker_is_an_error_of_one_line(tmp_path: Path) -> None:
     done = oyer("status", cwd=tmp_path, OYER_BROKER__URL="redis://127.0.0.1:9/0")
     assert (done.returncode, done.stdout) == (1, "")
     assert "Redis does not answer" in done.stderr

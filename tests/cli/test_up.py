@@ -1,4 +1,4 @@
-"""`oyer up`: a whole backend that says what it does, and leaves nothing behind."""
+"""`oyer up` runs a whole backend, reports its processes, and ends all of them."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tests.support.cli_process import ARGV, Family, children_of, environment, oy
 PARTS = ["redis", "store", "judge-1", "length-1", "combine-1"]
 
 
-def test_each_part_has_a_health_line_before_all_is_ready(backend: Backend) -> None:
+def test_each_process_is_reported_before_the_backend_is_ready(backend: Backend) -> None:
     events = backend.command.events()
     assert sorted(event["part"] for event in events[:-1]) == sorted(PARTS)
     assert events[-1]["event"] == "ready"
@@ -40,7 +40,7 @@ def test_a_second_one_in_the_same_folder_is_refused(backend: Backend) -> None:
     assert "already runs in this folder" in done.stderr
 
 
-def test_a_part_that_dies_is_started_again_and_ctrl_c_stops_them_all(tmp_path: Path) -> None:
+def test_a_process_that_dies_is_restarted_and_ctrl_c_stops_all(tmp_path: Path) -> None:
     with running("up", "--judge-processes", "1", cwd=tmp_path) as up:
         pid = int(up.read_until("combine-1").rpartition("process ")[2])
         up.read_until("ready; logs in")
@@ -72,7 +72,7 @@ def test_no_password_is_left_in_the_folder(tmp_path: Path) -> None:
         assert password not in path.read_text(errors="replace"), path
 
 
-def test_ctrl_c_while_it_starts_stops_it_as_well(tmp_path: Path) -> None:
+def test_ctrl_c_during_the_start_stops_it(tmp_path: Path) -> None:
     with running("up", "--judge-processes", "1", cwd=tmp_path) as up:
         up.read_until("migrated")
         up.process.send_signal(signal.SIGINT)
@@ -81,8 +81,8 @@ def test_ctrl_c_while_it_starts_stops_it_as_well(tmp_path: Path) -> None:
         assert up.errors() == ""
 
 
-def test_when_the_shell_that_runs_it_is_killed_it_stops_and_leaves_nothing(tmp_path: Path) -> None:
-    """The kernel tells a terminal's programs that their session has ended: SIGHUP."""
+def test_it_stops_without_leftover_processes_when_its_shell_is_killed(tmp_path: Path) -> None:
+    """The kernel sends SIGHUP to the programs of a terminal when its session ends."""
     command = shlex.join([*ARGV, "up", "--judge-processes", "1"])
     shell, terminal = pty.fork()
     if shell == 0:
@@ -104,7 +104,7 @@ def test_when_the_shell_that_runs_it_is_killed_it_stops_and_leaves_nothing(tmp_p
     assert not (tmp_path / ".oyer" / "backend.json").exists()
 
 
-def test_killed_in_the_middle_of_a_batch_it_takes_its_children_along(tmp_path: Path) -> None:
+def test_its_children_end_when_it_is_killed_during_a_batch(tmp_path: Path) -> None:
     with JudgeServer(named("black_hole")) as judge:
         write_config(tmp_path, judge.base_url, grace_s=1)
         write_lines(tmp_path / "rollouts.jsonl", rollout_rows("killed", 4))

@@ -1,4 +1,4 @@
-"""`oyer worker`: one kind of worker per command, with its device and its processes."""
+"""`oyer worker` runs workers of one kind."""
 
 import json
 import os
@@ -20,18 +20,18 @@ from tests.support.cli_process import children_of, oyer, running
 
 @pytest.fixture
 def environ(redis_url: str, sqlite_url: str) -> dict[str, str]:
-    """Name a broker and a migrated store, as production does."""
+    """Return environment variables with a broker and a migrated store, as in production."""
     migrations.upgrade(sqlite_url)
     return {"OYER_BROKER__URL": redis_url, "OYER_STORE__URL": sqlite_url}
 
 
 def environment_of(pid: int) -> dict[str, str]:
-    """Read the environment that a process was started with."""
+    """Read the environment of a process."""
     entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
     return dict(entry.split("=", 1) for entry in entries if entry)
 
 
-def test_a_kind_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     done = oyer("worker", "judges", cwd=tmp_path)
     assert done.returncode == 2
     assert "judges" in done.stderr
@@ -54,7 +54,7 @@ def test_a_device_is_chosen_before_torch_loads(environ: dict[str, str], tmp_path
         assert worker.wait() == 0
 
 
-def test_several_processes_log_to_the_operator_and_stop_together(
+def test_several_processes_log_to_standard_error_and_stop_together(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     arguments = ["worker", "combine", "--processes", "2"]
@@ -71,9 +71,7 @@ def test_several_processes_log_to_the_operator_and_stop_together(
         family.wait_gone()
 
 
-def test_a_single_process_that_dies_is_started_again(
-    environ: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_process_that_dies_is_restarted(environ: dict[str, str], tmp_path: Path) -> None:
     with running("worker", "combine", cwd=tmp_path, merged=True, **environ) as worker:
         worker.read_until(" ready.")
         os.kill(children_of(worker.process.pid)[0], signal.SIGKILL)
@@ -98,7 +96,7 @@ def test_a_worker_on_a_record_without_this_releases_schema_ends_with_the_fix(
     assert " ready." not in done.stderr
 
 
-def test_more_calls_than_open_files_are_refused_at_the_start(
+def test_more_calls_than_open_files_are_refused_at_start_up(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "oyer.yaml").write_text(
@@ -112,7 +110,7 @@ def test_more_calls_than_open_files_are_refused_at_the_start(
     assert "let `max_in_flight` add up to 768 at most" in done.stderr
 
 
-def test_a_worker_opens_as_many_files_as_the_hard_limit_lets_it(
+def test_a_worker_raises_its_limit_of_open_files_to_the_hard_limit(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     arguments = ["worker", "combine"]
@@ -124,7 +122,7 @@ def test_a_worker_opens_as_many_files_as_the_hard_limit_lets_it(
         assert resource.prlimit(child, resource.RLIMIT_NOFILE) == (2048, 2048)
 
 
-def test_another_celery_programs_environment_configures_no_worker(
+def test_environment_variables_of_another_celery_program_are_ignored(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     environ |= {
@@ -150,7 +148,7 @@ def test_log_lines_are_json_by_option(environ: dict[str, str], tmp_path: Path) -
     assert entry["logger"] == "celery.apps.worker"
 
 
-def test_celerys_own_command_line_runs_as_many_chunks_at_once(
+def test_the_celery_command_line_has_the_same_concurrency(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     argv = [sys.executable, "-m", "celery", "-A", "oyer.tasks", "worker", "-Q", "judge"]

@@ -1,4 +1,4 @@
-"""Requests come out of the stream whole and in order, however it is cut."""
+"""A stream yields complete requests in order, however it is divided into reads."""
 
 import contextlib
 import itertools
@@ -12,25 +12,25 @@ from oyer.protocol.errors import InvalidInput
 
 PIPELINED = (
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
-    b"GET /v1/models HTTP/1.1\r\nConnection: close\r\n\r\n"
+    b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n"
     b"POST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"4;ext=1\r\nchun\r\n3\r\nked\r\n0\r\nTrailer: x\r\n\r\n"
     b"POST /d HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n1\r\n!\r\n0\r\n\r\n"
-    b"GET /e HTTP/1.0\r\n\r\n"
-    b"GET /f HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"
+    b"GET /e HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"
+    b"GET /f HTTP/1.0\r\n\r\n"
 )
 REQUESTS = [
     ("POST", "/v1/chat/completions", b"hello", True),
-    ("GET", "/v1/models", b"", False),
+    ("GET", "/v1/models", b"", True),
     ("POST", "/c", b"chunked", True),
     ("POST", "/d", b"!", True),
-    ("GET", "/e", b"", False),
-    ("GET", "/f", b"", True),
+    ("GET", "/e", b"", True),
+    ("GET", "/f", b"", False),
 ]
 
 
 @given(st.lists(st.integers(0, len(PIPELINED)), max_size=30))
-def test_pipelined_requests_are_read_however_the_stream_is_cut(cuts: list[int]) -> None:
+def test_pipelined_requests_are_read_however_the_stream_is_divided(cuts: list[int]) -> None:
     reader = RequestReader()
     read = []
     edges = [0, *sorted(cuts), len(PIPELINED)]
@@ -40,6 +40,16 @@ def test_pipelined_requests_are_read_however_the_stream_is_cut(cuts: list[int]) 
             read.append((request.method, request.path, request.body, request.keep_alive))
     assert read == REQUESTS
     assert not reader.buffered
+
+
+def test_a_request_that_closes_its_connection_is_read_before_later_bytes_are_refused() -> None:
+    reader = RequestReader()
+    reader.feed(b"GET /a HTTP/1.1\r\nConnection: close\r\n\r\nGET /b HTTP/1.1\r\n\r\n")
+    request = reader.next_request()
+    assert request is not None
+    assert (request.path, request.keep_alive) == ("/a", False)
+    with pytest.raises(InvalidInput):
+        reader.next_request()
 
 
 def test_header_names_are_lower_case_and_values_stripped() -> None:
@@ -60,10 +70,10 @@ def test_header_names_are_lower_case_and_values_stripped() -> None:
         b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n",
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\r\n",
-        b"x" * (MAX_HEAD_BYTES + 1),
+        b"GET / HTTP/1.1\r\nX: " + b"x" * MAX_HEAD_BYTES,
     ],
 )
-def test_what_is_no_request_is_refused(stream: bytes) -> None:
+def test_invalid_requests_are_refused(stream: bytes) -> None:
     reader = RequestReader()
     reader.feed(stream)
     with pytest.raises(InvalidInput):

@@ -1,4 +1,4 @@
-"""The server as a process: it says where it listens, logs to a file, and ends when told to."""
+"""The judge server as a process."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def test_the_process_ends_with_the_block() -> None:
         ask(base_url)
 
 
-def test_a_server_that_cannot_start_says_so(
+def test_a_server_that_cannot_start_reports_the_reason(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     plan = tmp_path / "plan.json"

@@ -1,4 +1,4 @@
-"""What a client sees of each action, over real sockets."""
+"""Each action of the judge server over real sockets."""
 
 import hashlib
 import http.client
@@ -110,7 +110,7 @@ def test_half_a_json_is_a_whole_reply(server: JudgeServer) -> None:
         json.loads(body)
 
 
-def test_a_reply_can_drip(server: JudgeServer) -> None:
+def test_a_reply_can_be_sent_in_small_pieces(server: JudgeServer) -> None:
     server.set_plan(named("drip", drip_bytes=100, drip_pause_s=0.001))
     assert json.loads(ask(server)[1])["object"] == "chat.completion"
     server.set_plan(named("drip", drip_bytes=100, drip_pause_s=3600))
@@ -131,7 +131,7 @@ def test_a_black_hole_never_answers_and_ends_with_its_client(server: JudgeServer
     assert server.requests[0].status is None
 
 
-def test_a_client_that_leaves_ends_its_request(server: JudgeServer) -> None:
+def test_a_disconnected_client_ends_its_request(server: JudgeServer) -> None:
     server.set_plan(Action(latency_s=3600))
     connection = connect(server)
     connection.request("POST", PATH, BODY)
@@ -201,7 +201,7 @@ def test_a_chunked_request_is_read(server: JudgeServer) -> None:
     assert server.requests[0].body == BODY.encode()
 
 
-def test_bytes_that_are_no_http_get_400_and_a_close(server: JudgeServer) -> None:
+def test_bytes_that_are_not_http_get_400_and_a_close(server: JudgeServer) -> None:
     assert exchange(server, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400 ")
     assert server.requests == []
 
@@ -215,7 +215,7 @@ def test_models_are_listed_and_other_routes_are_not_found(server: JudgeServer) -
     assert [arrival.status for arrival in server.requests] == [200, 404, 404]
 
 
-def test_the_log_holds_the_request_but_no_key(server: JudgeServer) -> None:
+def test_the_log_has_the_request_without_the_key(server: JudgeServer) -> None:
     before_s = time.monotonic()
     ask(server)
     (arrival,) = server.requests
@@ -238,7 +238,7 @@ def test_a_long_body_is_logged_by_its_hash_only() -> None:
     assert arrival.body_sha256 == hashlib.sha256(BODY.encode()).hexdigest()
 
 
-def test_reset_forgets_the_log_and_starts_a_counting_plan_anew(server: JudgeServer) -> None:
+def test_reset_clears_the_log_and_restarts_the_counters_of_the_plan(server: JudgeServer) -> None:
     server.set_plan({"rules": [{"when": {"first_of_body": 1}, "then": "unavailable"}]})
     assert [ask(server)[0].status for _ in range(2)] == [503, 200]
     server.reset()
@@ -264,7 +264,7 @@ def test_a_plan_is_changed_and_the_log_read_over_http(server: JudgeServer) -> No
 
 
 @pytest.mark.parametrize("plan", ["{", '{"default": "sulk"}', "[]"])
-def test_a_bad_plan_is_refused_and_the_old_one_stays(server: JudgeServer, plan: str) -> None:
+def test_an_invalid_plan_is_refused_and_the_old_one_stays(server: JudgeServer, plan: str) -> None:
     server.set_plan(named("conflict"))
     assert ask(server, plan, "/control/plan")[0].status == 400
     with pytest.raises(InvalidConfig):
@@ -273,7 +273,7 @@ def test_a_bad_plan_is_refused_and_the_old_one_stays(server: JudgeServer, plan: 
     assert ask(server, "", "/control/unknown")[0].status == 404
 
 
-def test_an_error_in_a_plan_is_raised_where_the_server_ends() -> None:
+def test_an_error_in_a_plan_is_raised_when_the_server_ends() -> None:
     def plan(arrival: RequestEntry) -> Action:
         raise LookupError(f"no reply for {arrival.sequence}")
 
@@ -285,7 +285,7 @@ def test_an_error_in_a_plan_is_raised_where_the_server_ends() -> None:
         ask(server)
 
 
-def test_a_taken_port_is_an_error_and_a_freed_one_can_be_taken_again(server: JudgeServer) -> None:
+def test_a_port_in_use_is_an_error_and_a_freed_port_can_be_reused(server: JudgeServer) -> None:
     with pytest.raises(OSError, match="address already in use"), JudgeServer(port=server.port):
         pass
     with JudgeServer() as first:
@@ -298,7 +298,7 @@ def test_a_taken_port_is_an_error_and_a_freed_one_can_be_taken_again(server: Jud
     open_connection.close()
 
 
-def test_waiting_in_vain_says_what_has_arrived(server: JudgeServer) -> None:
+def test_a_wait_that_times_out_reports_the_arrivals(server: JudgeServer) -> None:
     ask(server)
     with pytest.raises(TimeoutError, match="1 requests have arrived, 0 of them unanswered"):
         server.wait_until(lambda log: len(log) == 2, timeout_s=0.01)

@@ -1,4 +1,4 @@
-"""The bytes of each reply, read back with an HTTP client's parser."""
+"""The bytes of each reply, parsed by `http.client`."""
 
 import http.client
 import io
@@ -22,7 +22,7 @@ ARRIVAL = RequestEntry(body=BODY, model="judge-1", arrived_wall_s=1_700_000_000.
 
 
 class Received:
-    """Bytes that pose as a socket, which is all that `http.client` asks of one."""
+    """Bytes with the socket interface that `http.client` needs."""
 
     def __init__(self, payload: bytes) -> None:
         self._payload = payload
@@ -70,7 +70,7 @@ def test_usage_counts_four_bytes_to_a_token() -> None:
     assert (reply.prompt_tokens, reply.completion_tokens) == (usage["prompt_tokens"], 4)
 
 
-def test_texts_of_a_list_come_in_turn() -> None:
+def test_texts_of_a_list_are_used_in_turn() -> None:
     action = Action(text=["a", "b"])
     said = [choice(action, RequestEntry(sequence=i))["message"]["content"] for i in range(3)]
     assert said == ["a", "b", "a"]
@@ -94,13 +94,13 @@ def test_content_can_be_missing(name: str, content: str | None) -> None:
     assert choice(named(name))["message"]["content"] == content
 
 
-def test_reasoning_comes_beside_the_content() -> None:
+def test_reasoning_is_sent_with_the_content() -> None:
     message = choice(named("reasoning"))["message"]
     assert message["reasoning_content"]
     assert "Final score" in message["content"]
 
 
-def test_usage_can_be_missing_and_is_charged_all_the_same() -> None:
+def test_missing_usage_is_still_counted_in_the_log() -> None:
     reply = reply_to(ARRIVAL, named("no_usage"))
     assert "usage" not in json.loads(parse(reply).read())
     assert reply.prompt_tokens > 0
@@ -120,18 +120,18 @@ ERRORS = [name for name, action in ACTIONS.items() if action.status >= 400]
 
 
 @pytest.mark.parametrize("name", [*ERRORS, "error_body"])
-def test_an_error_is_worded_as_openai_does_and_charges_nothing(name: str) -> None:
+def test_errors_have_openais_format_and_count_no_tokens(name: str) -> None:
     reply = reply_to(ARRIVAL, named(name))
     assert json.loads(parse(reply).read())["error"].keys() == {"message", "type", "param", "code"}
     assert (reply.prompt_tokens, reply.completion_tokens) == (0, 0)
 
 
-def test_every_status_that_clients_tell_apart_is_in_the_catalogue() -> None:
+def test_every_status_that_clients_handle_differently_is_in_the_catalogue() -> None:
     statuses = {ACTIONS[name].status for name in ERRORS}
     assert statuses == {400, 401, 402, 403, 404, 408, 409, 429, 500, 502, 503, 504}
 
 
-def test_html_can_come_with_200() -> None:
+def test_html_can_be_sent_with_200() -> None:
     response = parse(reply_to(ARRIVAL, named("html")))
     assert (response.status, response.headers["Content-Type"]) == (200, "text/html")
     assert response.read().startswith(b"<html>")
@@ -157,7 +157,9 @@ def test_a_redirect_points_elsewhere() -> None:
         ("reset_tokens", 1.5, "x-ratelimit-reset-tokens", "1.5s"),
     ],
 )
-def test_retry_after_comes_in_every_form(form: Any, wait_s: float, header: str, value: str) -> None:
+def test_retry_after_is_sent_in_every_form(
+    form: Any, wait_s: float, header: str, value: str
+) -> None:
     action = named("rate_limited", retry_after_s=wait_s, retry_after_form=form)
     assert parse(reply_to(ARRIVAL, action)).headers[header] == value
 
@@ -165,5 +167,5 @@ def test_retry_after_comes_in_every_form(form: Any, wait_s: float, header: str, 
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b"{}", b"\xff", b'{"messages": [1]}', b'{"messages": "x"}']
 )
-def test_a_request_that_scoring_cannot_read_gets_400(body: bytes) -> None:
+def test_a_request_that_the_rule_judge_cannot_read_gets_400(body: bytes) -> None:
     assert reply_to(RequestEntry(body=body), Action()).status == 400

@@ -1,4 +1,4 @@
-"""What a log of arrivals proves: peaks, windows, duplicates."""
+"""Statistics of the request log: peaks, windows, duplicates."""
 
 import dataclasses
 import json
@@ -26,7 +26,9 @@ SPANS = st.lists(st.tuples(st.integers(0, 20), st.integers(1, 10) | st.none()), 
 
 
 @given(SPANS)
-def test_the_peak_is_the_most_spans_over_any_moment(spans: list[tuple[int, int | None]]) -> None:
+def test_the_peak_is_the_maximum_number_of_overlapping_requests(
+    spans: list[tuple[int, int | None]],
+) -> None:
     log = [arrival(start, None if length is None else start + length) for start, length in spans]
     at_each_moment = [
         sum(s <= moment and (n is None or moment < s + n) for s, n in spans) for moment in range(32)
@@ -52,7 +54,7 @@ def test_equal_bodies_are_counted_as_one_content() -> None:
     assert calls_per_content(log) == {"a": 2, "b": 1}
 
 
-def test_a_record_survives_json() -> None:
+def test_an_entry_survives_a_round_trip_through_json() -> None:
     before = arrival(1.5, 2.5, body='{"model": "评审"}'.encode(), action="reset", status=200)
     assert RequestEntry.from_record(json.loads(json.dumps(before.record()))) == before
     hashed = dataclasses.replace(before, body=None)

@@ -1,4 +1,4 @@
-"""The demonstration judge: right beats wrong, in the rubric's language, whatever it is given."""
+"""The rule judge scores correct answers higher, in the rubric's language, for any input."""
 
 import re
 
@@ -30,7 +30,7 @@ def test_a_response_with_another_final_number_scores_low(number: str) -> None:
     assert score(f"18\n{STEPS.replace('18', '?')}A: {number}") in (2, 3, 4)
 
 
-def test_thousands_separators_make_no_difference() -> None:
+def test_thousands_separators_are_ignored() -> None:
     assert score(f"{STEPS}A: 1,234,567", "1234567") >= 9
 
 
@@ -56,11 +56,11 @@ def test_the_last_line_is_in_the_language_of_the_rubric() -> None:
     assert english.rsplit(" ", 1)[1] == chinese.rsplit(" ", 1)[1]
 
 
-def test_a_longer_fence_holds_shorter_ones() -> None:
+def test_a_longer_fence_contains_shorter_ones() -> None:
     assert fenced_blocks("````python\na\n```\nb\n```\n````\n~~~\nc\n~~~") == ["a\n```\nb\n```", "c"]
 
 
-def test_an_empty_block_and_one_never_closed_are_blocks() -> None:
+def test_an_empty_block_and_an_unclosed_block_are_blocks() -> None:
     assert fenced_blocks("```\n```\n```\nlast") == ["", "last"]
 
 
@@ -72,7 +72,7 @@ def test_any_text_gets_the_same_score_on_the_scale_each_time(system: str, user: 
 
 
 @given(st.lists(st.text(), max_size=4))
-def test_fenced_blocks_come_back_as_they_went_in(blocks: list[str]) -> None:
+def test_fenced_blocks_are_read_back_unchanged(blocks: list[str]) -> None:
     fence = "`" * (3 + max((len(run) for b in blocks for run in re.findall("`+", b)), default=0))
     text = "\n".join(f"## Part\n{fence}\n{block}\n{fence}" for block in blocks)
     assert fenced_blocks(text) == blocks

@@ -1,4 +1,4 @@
-"""The sample rollouts are what their notice says."""
+"""The sample rollouts match their NOTICE."""
 
 import re
 from collections import Counter
@@ -45,7 +45,7 @@ def test_response_tokens_follow_the_rule_in_the_notice() -> None:
         assert rollout["response_tokens"] == len(re.findall(rule, rollout["response"]))
 
 
-def test_the_licence_travels_with_the_data() -> None:
+def test_the_licence_is_packaged_with_the_data() -> None:
     notice = resources.files("oyer.demo").joinpath("NOTICE").read_text("utf-8")
     for part in ("openai/grade-school-math", "MIT License", "Copyright (c) 2021 OpenAI"):
         assert part in notice

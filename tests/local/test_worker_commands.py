@@ -1,4 +1,4 @@
-"""The command lines of worker processes, and what they see of the GPUs."""
+"""The command lines of worker processes, and the GPUs that they see."""
 
 import sys
 
@@ -25,11 +25,11 @@ def test_a_worker_serves_its_queue_with_its_pool(kind: str) -> None:
     assert option(argv, "-n") == f"{kind}-1@%h"
 
 
-def test_judge_calls_wait_on_greenlets_and_torch_has_a_process_of_its_own() -> None:
+def test_judge_workers_use_gevent_and_length_workers_use_solo() -> None:
     assert (POOLS["judge"], POOLS["length"]) == ("gevent", "solo")
 
 
-def test_a_solo_worker_takes_no_message_that_a_neighbour_could_work_on() -> None:
+def test_a_solo_worker_prefetches_one_message() -> None:
     assert option(worker_argv("length", name="n"), "--prefetch-multiplier") == "1"
     assert "--prefetch-multiplier" not in worker_argv("judge", name="n")
 
@@ -71,7 +71,7 @@ def test_a_device_is_one_of_those_that_are_visible(
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:", "cuda:x", "cuda:-1", "", "cuda:0,1"])
-def test_what_is_no_device_is_refused(device: str) -> None:
+def test_an_invalid_device_is_refused(device: str) -> None:
     with pytest.raises(InvalidInput, match=r"is `cpu` or `cuda:N`"):
         device_environment(device, {})
 
@@ -82,5 +82,5 @@ def test_a_device_that_is_hidden_is_refused(visible: str, count: int) -> None:
         device_environment("cuda:2", {"CUDA_VISIBLE_DEVICES": visible})
 
 
-def test_there_is_a_core() -> None:
+def test_there_is_at_least_one_core() -> None:
     assert cores() >= 1

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oyer.local.backend import LOCK_FILE, STATE_FILE
+from oyer.local.state import LOCK_FILE, STATE_FILE
 from oyer.manager import (
     BackendUnavailable,
     InvalidConfig,

@@ -1,4 +1,4 @@
-"""What a request's body may hold: broken text in one of many rollouts, byte order marks, deep nesting."""
+"""Unusual request bodies: lone surrogates, byte order marks, deep nesting."""
 
 import json
 from collections.abc import Iterator
@@ -24,10 +24,10 @@ def server(backend: RewardManager) -> Iterator[Served]:
 
 @pytest.mark.parametrize("path", ["/get_reward", "/v1/score"])
 @pytest.mark.parametrize("where", ["prompt", "response", "label"])
-def test_a_text_that_is_no_unicode_is_answered_alone_like_a_missing_score(
+def test_only_the_rollout_with_a_lone_surrogate_gets_a_missing_score(
     server: Served, judge: JudgeServer, path: str, where: str
 ) -> None:
-    """Python's `json.dumps` writes half a surrogate pair, as a cut label may hold it."""
+    """Python's `json.dumps` writes lone surrogates, which truncated labels may have."""
     rows = [{"prompt": "Q", "response": f"{where} {path} {i}", "label": "42"} for i in range(2)]
     rows[0][where] = "cut \ud83d"
     if path == "/v1/score":
@@ -55,14 +55,14 @@ def test_a_text_that_is_no_unicode_is_answered_alone_like_a_missing_score(
     assert len(judge.requests) == 1
 
 
-def test_a_single_text_that_is_no_unicode_is_a_missing_score(server: Served) -> None:
+def test_a_single_rollout_with_a_lone_surrogate_gets_a_missing_score(server: Served) -> None:
     sent = {"prompt": "Q", "response": "cut \ud83d"}
     answer = server.post("/rm?key=score", json.dumps(sent).encode())
     assert answer.status == 200
     assert (answer.json()["missing"], answer.json()["judge_status"]) == (True, "rejected")
 
 
-def test_another_wrong_row_is_named_by_its_number(server: Served) -> None:
+def test_another_invalid_row_is_named_by_its_number(server: Served) -> None:
     rows = [{"prompt": "Q", "response": text} for text in ("cut \ud83d", "fine", "wrong")]
     rows[2]["response_tokens"] = -1  # type: ignore[assignment]
     answer = server.post("/v1/score", json.dumps({"rollouts": rows}).encode())
@@ -70,7 +70,7 @@ def test_another_wrong_row_is_named_by_its_number(server: Served) -> None:
     assert "rollouts[2].response_tokens" in answer.json()["error"]
 
 
-def test_a_byte_order_mark_is_skipped_and_deep_nesting_is_an_error(server: Served) -> None:
+def test_a_byte_order_mark_is_ignored_and_deep_nesting_is_an_error(server: Served) -> None:
     sent = json.dumps({"prompt": "Q", "response": "with a mark"}).encode()
     assert server.post("/rm", b"\xef\xbb\xbf" + sent).status == 200
     deep = b'{"prompt": "p", "response": "r", "label": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"

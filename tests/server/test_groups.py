@@ -1,4 +1,4 @@
-"""Groups whose rollouts arrive in requests of their own, as OpenRLHF's and slime's do."""
+"""Groups whose rollouts arrive in separate requests, as from OpenRLHF and slime."""
 
 import http.client
 import json
@@ -23,7 +23,7 @@ def judge_says() -> str:
 
 @pytest.fixture(scope="module")
 def banded(running: Running) -> RewardManager:
-    """A manager that compares the characters of a prompt's responses."""
+    """A manager whose length method compares the characters of a group's responses."""
     return sibling(running[0], length={"method": "median_band", "unit": "chars"})
 
 
@@ -33,7 +33,7 @@ def body(prompt: str, response: str) -> dict[str, Any]:
 
 
 def together(*posts: Callable[[], Answer]) -> list[Any]:
-    """Make requests at once, each on a thread."""
+    """Make requests concurrently, each on a thread."""
     answers: list[Any] = [None] * len(posts)
 
     def post(i: int) -> None:
@@ -63,9 +63,7 @@ def test_a_group_in_several_requests_is_assembled(
     assert [answer["rewards"][0] for answer in answers] == pytest.approx([2.0, 2.0, 2.0, 1.0])
 
 
-def test_single_samples_of_a_prompt_are_its_group(
-    banded: RewardManager, judge: JudgeServer
-) -> None:
+def test_single_samples_of_a_prompt_form_a_group(banded: RewardManager, judge: JudgeServer) -> None:
     with served(banded, group_size=3) as server:
         texts = ["a" * 10, "b" * 10, "c" * 16]
         answers = together(
@@ -76,10 +74,10 @@ def test_single_samples_of_a_prompt_are_its_group(
     ]  # fmt: skip
 
 
-def test_two_samples_with_one_text_are_two_of_their_group(
+def test_two_samples_with_equal_text_count_twice_in_their_group(
     banded: RewardManager, judge: JudgeServer
 ) -> None:
-    """Both clients wait, so neither is a retry of the other; one call is paid for."""
+    """Both clients wait, so neither is a retry of the other; one judge call serves both."""
     texts = ["twin" * 5, "twin" * 5, "single" * 5]
     with served(banded, group_size=3, timeout_s=20) as server:
         answers = together(
@@ -93,7 +91,7 @@ def test_two_samples_with_one_text_are_two_of_their_group(
     assert len(judge.requests) == 4
 
 
-def test_a_client_that_hung_up_and_asks_again_is_the_same_sample(
+def test_a_client_that_disconnected_and_retries_is_the_same_sample(
     banded: RewardManager, judge: JudgeServer
 ) -> None:
     long, texts = "c" * 16, ["a" * 10, "b" * 10]
@@ -118,7 +116,7 @@ def test_a_client_that_hung_up_and_asks_again_is_the_same_sample(
     assert len(judge.requests) == 3
 
 
-def test_a_late_group_is_answered_in_time_with_those_that_came(
+def test_an_incomplete_group_is_answered_in_time_with_its_present_rollouts(
     banded: RewardManager, judge: JudgeServer
 ) -> None:
     with served(banded, group_size=4, timeout_s=5) as server:
@@ -127,7 +125,7 @@ def test_a_late_group_is_answered_in_time_with_those_that_came(
     assert answer["extra_logs"]["oyer_missing"] == [0.0]
 
 
-def test_without_a_group_size_what_compares_is_refused_and_batches_are_served(
+def test_without_a_group_size_single_samples_are_refused_and_batches_are_scored(
     banded: RewardManager, judge: JudgeServer
 ) -> None:
     with served(banded) as server:
@@ -142,7 +140,7 @@ def test_without_a_group_size_what_compares_is_refused_and_batches_are_served(
     assert batch.json()["rewards"] == pytest.approx([1.0])
 
 
-def test_the_server_says_so_when_it_starts(banded: RewardManager) -> None:
+def test_a_configuration_for_batches_only_gives_a_note(banded: RewardManager) -> None:
     assert "--group-size" in str(only_batches(banded, None))
     assert only_batches(banded, 8) is None
     counted = sibling(banded, length={"method": "soft_overlong", "max_len": 10, "cache_len": 5})

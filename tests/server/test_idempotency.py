@@ -1,4 +1,4 @@
-"""Answers are made once per content, and complete ones are kept for a while."""
+"""Equal requests are answered once, and complete answers are kept for a time."""
 
 import asyncio
 
@@ -22,7 +22,7 @@ class Maker:
         return Reply(content=number, complete=self._complete, rollouts=self._rollouts)
 
 
-def test_requests_of_one_content_share_an_answer() -> None:
+def test_equal_requests_share_an_answer() -> None:
     maker = Maker()
 
     async def main() -> list[int]:
@@ -46,7 +46,7 @@ def test_an_incomplete_answer_is_made_again() -> None:
     assert maker.made == 2
 
 
-def test_answers_are_forgotten_after_their_time_and_beyond_their_number() -> None:
+def test_answers_are_dropped_after_their_time_and_beyond_their_number() -> None:
     maker, now = Maker(), [0.0]
 
     async def main() -> None:
@@ -65,7 +65,7 @@ def test_answers_are_forgotten_after_their_time_and_beyond_their_number() -> Non
     assert maker.made == 4
 
 
-def test_a_client_that_hangs_up_leaves_the_work_to_the_others() -> None:
+def test_a_disconnected_client_does_not_cancel_the_work_of_others() -> None:
     async def main() -> int:
         replies, go = Replies(), asyncio.Event()
 
@@ -83,7 +83,7 @@ def test_a_client_that_hangs_up_leaves_the_work_to_the_others() -> None:
     assert asyncio.run(main()) == 1
 
 
-def test_a_failure_is_raised_for_all_and_forgotten() -> None:
+def test_a_failure_is_raised_for_all_and_not_kept() -> None:
     async def fail() -> Reply:
         raise ValueError("no")
 

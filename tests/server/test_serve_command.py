@@ -14,7 +14,7 @@ from tests.support.serve_process import Served
 OYER = [sys.executable, "-m", "oyer.cli"]
 
 
-def test_it_serves_with_a_backend_of_its_own_until_it_is_interrupted(tmp_path: Path) -> None:
+def test_it_serves_with_an_embedded_backend_until_it_is_interrupted(tmp_path: Path) -> None:
     with JudgeServer(Action(text="Final score: 10")) as judge:
         config = tmp_path / "oyer.yaml"
         config.write_text(
@@ -62,6 +62,6 @@ def test_it_refuses_a_token_that_is_not_set() -> None:
     assert "NO_SUCH_TOKEN is not set" in failing("--token-env", "NO_SUCH_TOKEN")
 
 
-def test_a_port_that_is_taken_is_named() -> None:
+def test_a_port_in_use_is_named() -> None:
     with JudgeServer() as other:
         assert "choose another" in failing("--port", str(other.port))

@@ -1,4 +1,4 @@
-"""Rewards over real HTTP: the protocols, retries, lateness, and who is let in."""
+"""Rewards over real HTTP: protocols, retries, late judges and authentication."""
 
 import base64
 import threading
@@ -59,8 +59,8 @@ def test_openrlhf_gets_lists_of_one_length(server: Served, judge: JudgeServer) -
     assert {len(values) for values in result["extra_logs"].values()} == {2}
 
 
-def test_openrlhf_gets_nothing_for_nothing(server: Served, judge: JudgeServer) -> None:
-    """0.11.0 asks the first of several servers, and sends the others empty lists."""
+def test_openrlhf_gets_empty_lists_for_an_empty_query(server: Served, judge: JudgeServer) -> None:
+    """OpenRLHF 0.11.0 sends all rollouts to the first server, and empty lists to the others."""
     answer = server.post("/get_reward", {"query": [], "prompts": [], "labels": []})
     assert answer.status == 200
     assert answer.json()["rewards"] == answer.json()["scores"] == []
@@ -80,7 +80,7 @@ def test_slime_gets_a_number_or_a_dict(server: Served, judge: JudgeServer) -> No
     assert server.post("/rm", chat).json() == pytest.approx(1.0)
 
 
-def test_a_batch_comes_back_as_columns(backend: RewardManager, judge: JudgeServer) -> None:
+def test_a_batch_is_answered_in_columns(backend: RewardManager, judge: JudgeServer) -> None:
     banded = sibling(backend, length={"method": "median_band"})
     judge.set_plan(
         {
@@ -100,7 +100,7 @@ def test_a_batch_comes_back_as_columns(backend: RewardManager, judge: JudgeServe
     assert len(set(result["batch_ids"])) == 1
 
 
-def test_a_request_sent_again_joins_the_one_under_way_and_then_reads_it(
+def test_a_repeated_request_joins_the_one_in_progress_and_later_gets_its_answer(
     server: Served, judge: JudgeServer
 ) -> None:
     judge.set_plan(Action(text="Final score: 10", hold=True))
@@ -121,7 +121,7 @@ def test_a_request_sent_again_joins_the_one_under_way_and_then_reads_it(
     assert len(judge.requests) == 1
 
 
-def test_an_incomplete_answer_is_not_given_again(server: Served, judge: JudgeServer) -> None:
+def test_an_incomplete_answer_is_not_reused(server: Served, judge: JudgeServer) -> None:
     judge.set_plan(named("not_found"))
     first = server.post("/get_reward", body("repaired")).json()
     assert first["extra_logs"]["oyer_missing"] == [1.0]
@@ -130,10 +130,10 @@ def test_an_incomplete_answer_is_not_given_again(server: Served, judge: JudgeSer
     assert again["rewards"] == pytest.approx([1.0])
 
 
-def test_a_text_that_cannot_be_scored_is_answered_like_a_missing_score(
+def test_a_text_that_cannot_be_scored_gets_a_missing_score(
     backend: RewardManager, judge: JudgeServer
 ) -> None:
-    """An error would make OpenRLHF ask five times, and then train without a reward."""
+    """After an error, OpenRLHF retries five times, and then trains without a reward."""
     sample = {"prompt": "p", "response": "long" * 1000, "label": None}
     with served(sibling(backend, max_rollout_bytes=1024)) as server:
         answer = server.post("/get_reward", body("long" * 1000))
@@ -146,7 +146,7 @@ def test_a_text_that_cannot_be_scored_is_answered_like_a_missing_score(
 
 
 @pytest.mark.parametrize("failure", ["rate_limited", "dead"])
-def test_a_failing_judge_is_answered_with_the_stand_in_and_a_mark(
+def test_a_failing_judge_gives_the_stand_in_and_a_mark(
     backend: RewardManager, judge: JudgeServer, failure: str
 ) -> None:
     judge.set_plan(named("rate_limited", retry_after_s=0))
@@ -176,9 +176,7 @@ def test_a_late_judge_is_answered_in_time(backend: RewardManager, judge: JudgeSe
     assert batch["statuses"] == ["expired"]
 
 
-def test_a_late_judge_can_be_waited_for_by_asking_again(
-    backend: RewardManager, judge: JudgeServer
-) -> None:
+def test_a_retry_waits_for_a_late_judge(backend: RewardManager, judge: JudgeServer) -> None:
     judge.set_plan(Action(text="Final score: 10", hold=True))
     with served(backend, timeout_s=0.5, on_late="retry") as server:
         first = server.post("/get_reward", body("retried"))
@@ -192,9 +190,7 @@ def test_a_late_judge_can_be_waited_for_by_asking_again(
     assert len(judge.requests) == 1
 
 
-def test_the_failure_policy_raise_is_answered_503(
-    backend: RewardManager, judge: JudgeServer
-) -> None:
+def test_the_failure_policy_raise_gives_503(backend: RewardManager, judge: JudgeServer) -> None:
     judge.set_plan(named("not_found"))
     with served(sibling(backend, reward={"on_missing": "raise"})) as server:
         answer = server.post("/get_reward", body("raised"))
@@ -202,7 +198,7 @@ def test_the_failure_policy_raise_is_answered_503(
     assert "on_missing" in answer.json()["error"]
 
 
-def test_an_outage_is_answered_503_and_a_single_failure_is_not(
+def test_an_outage_gives_503_and_a_single_failure_does_not(
     backend: RewardManager, judge: JudgeServer
 ) -> None:
     judge.set_plan(named("not_found"))
@@ -226,7 +222,7 @@ def test_an_outage_is_answered_503_and_a_single_failure_is_not(
         ("/rm", {"prompt": "p"}, "response"),
     ],
 )  # fmt: skip
-def test_a_wrong_request_is_refused_and_names_the_field(
+def test_an_invalid_request_is_refused_with_the_field(
     server: Served, judge: JudgeServer, path: str, sent: Any, message: str
 ) -> None:
     answer = server.post(path, sent)
@@ -245,7 +241,7 @@ def test_a_body_over_the_limit_is_refused(backend: RewardManager) -> None:
     assert (announced.status, chunked.status, fits.status) == (413, 413, 200)
 
 
-def test_only_those_who_show_the_token_are_answered(backend: RewardManager) -> None:
+def test_only_requests_with_the_token_are_answered(backend: RewardManager) -> None:
     sample = {"prompt": "p", "response": "r"}
     basic = base64.b64encode(b"oyer:s3cret").decode()
     with served(backend, token="s3cret") as server:
@@ -258,7 +254,7 @@ def test_only_those_who_show_the_token_are_answered(backend: RewardManager) -> N
         assert server.get("/healthz").status == 200
 
 
-def test_health_says_what_is_missing(server: Served, backend: RewardManager) -> None:
+def test_health_reports_what_is_missing(server: Served, backend: RewardManager) -> None:
     assert server.get("/healthz").json() == {"status": "ok"}
     away = sibling(backend, broker={"url": "redis://127.0.0.1:9/0"})
     with served(away) as other:
@@ -269,7 +265,7 @@ def test_health_says_what_is_missing(server: Served, backend: RewardManager) -> 
     assert refused.json() == 0.0
 
 
-def test_the_description_names_every_route_and_resolves(server: Served) -> None:
+def test_the_openapi_schema_has_every_route_and_its_references_resolve(server: Served) -> None:
     description = server.get("/openapi.json").json()
     assert set(description["paths"]) == {"/v1/score", "/get_reward", "/rm", "/healthz"}
     models = description["components"]["schemas"]
@@ -289,6 +285,19 @@ def test_the_description_names_every_route_and_resolves(server: Served) -> None:
     assert page.headers["content-type"].startswith("text/html")
     for path in description["paths"]:
         assert path in page.body.decode()
+
+
+def test_the_docs_page_loads_nothing_and_the_schema_names_the_token(
+    backend: RewardManager,
+) -> None:
+    with served(backend, token="s3cret") as server:
+        page = server.get("/docs").body.decode()
+        operation = server.get("/openapi.json").json()["paths"]["/v1/score"]["post"]
+        unknown, wrong_method = server.get("/nowhere"), server.get("/rm")
+    assert not any(loaded in page for loaded in ("<script", "<link", "src=", "href="))
+    assert {"HTTPBearer": []} in operation["security"]
+    assert (unknown.status, wrong_method.status) == (404, 405)
+    assert unknown.json() == {"error": "Not Found"}
 
 
 def test_other_machines_need_a_token() -> None:

@@ -1,4 +1,4 @@
-"""`oyer db`: the record's schema, and reading what it holds."""
+"""`oyer db` manages and reads the record."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from tests.support.cli_process import oyer
 from tests.support.record_rows import make_batch
 
 
-def test_a_record_is_made_once_and_known_afterwards(sqlite_url: str, tmp_path: Path) -> None:
+def test_a_record_is_created_once_and_found_afterwards(sqlite_url: str, tmp_path: Path) -> None:
     head = migrations.head()
     assert oyer("db", "current", "--url", sqlite_url, cwd=tmp_path).returncode == 1
     done = oyer("db", "upgrade", "--url", sqlite_url, "--json", cwd=tmp_path)
@@ -25,7 +25,7 @@ def test_a_record_is_made_once_and_known_afterwards(sqlite_url: str, tmp_path: P
     assert (done.returncode, json.loads(done.stdout)) == (0, {"current": head, "head": head})
 
 
-def test_a_query_means_to_the_database_what_it_says(store_url: str, tmp_path: Path) -> None:
+def test_a_query_is_passed_to_the_database_unchanged(store_url: str, tmp_path: Path) -> None:
     query = "SELECT 'a :b 100%' AS said, 2 AS number, NULL AS none WHERE 'x%y' LIKE 'x%'"
     done = oyer("db", "sql", query, "--url", store_url, "--json", cwd=tmp_path)
     assert done.stderr == ""
@@ -39,7 +39,7 @@ def test_a_query_cannot_write(store_url: str, tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_second_statement_behind_the_first_is_refused(store_url: str, tmp_path: Path) -> None:
+def test_a_second_statement_is_refused(store_url: str, tmp_path: Path) -> None:
     engine = open_engine(store_url)
     with engine.begin() as conn:
         ensure_run_and_batch(conn, make_batch())
@@ -54,7 +54,7 @@ def test_a_second_statement_behind_the_first_is_refused(store_url: str, tmp_path
 @pytest.mark.parametrize(
     "arguments", [("sql", "SELECT 1"), ("current",)], ids=lambda arguments: arguments[0]
 )
-def test_looking_at_a_record_that_is_not_there_makes_none(
+def test_reading_a_missing_record_does_not_create_one(
     arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
     done = oyer("db", *arguments, "--url", f"sqlite:///{tmp_path}/typo.db", cwd=tmp_path)
@@ -63,7 +63,7 @@ def test_looking_at_a_record_that_is_not_there_makes_none(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_table_in_a_file_has_its_lines_whole(store_url: str, tmp_path: Path) -> None:
+def test_a_table_in_a_file_is_not_wrapped(store_url: str, tmp_path: Path) -> None:
     words = " ".join(["word"] * 30)
     query = f"SELECT '{words}' AS said"
     done = oyer("db", "sql", query, "--url", store_url, cwd=tmp_path, COLUMNS="")
@@ -93,7 +93,7 @@ def test_roles_are_granted_by_the_command_or_printed_by_it(
     assert "SQLite knows no roles" in refused.stderr
 
 
-def test_a_table_shows_markup_as_it_is(store_url: str, tmp_path: Path) -> None:
+def test_a_table_prints_markup_as_text(store_url: str, tmp_path: Path) -> None:
     done = oyer("db", "sql", "SELECT '[red]x[/red]' AS said", "--url", store_url, cwd=tmp_path)
     assert "[red]x[/red]" in done.stdout
 
@@ -106,7 +106,9 @@ def test_a_table_shows_markup_as_it_is(store_url: str, tmp_path: Path) -> None:
         ("sqlite:////proc/oyer/oyer.db", "store.url"),
     ],
 )
-def test_a_record_that_cannot_be_opened_is_one_line(url: str, reason: str, tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_opened_is_an_error_of_one_line(
+    url: str, reason: str, tmp_path: Path
+) -> None:
     done = oyer("db", "upgrade", "--url", url, cwd=tmp_path)
     assert done.returncode == 1
     assert reason in done.stderr

@@ -1,4 +1,4 @@
-"""`oyer db prune` and `oyer db backup`: what they say, delete and copy."""
+"""`oyer db prune` and `oyer db backup`."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -38,7 +38,7 @@ def filled_url(store_url: str) -> str:
 
 
 def batches(url: str) -> dict[str, int]:
-    """Count the rollouts on record by batch."""
+    """Count the recorded rollouts by batch."""
     engine = open_engine(url)
     with reading(engine) as conn:
         counts = select(Batch.id, func.count(Rollout.rollout_index)).outerjoin(Rollout)
@@ -50,7 +50,7 @@ def batches(url: str) -> dict[str, int]:
 ALL = {"old": 4, "new": 4, "open": 4}
 
 
-def test_a_prune_deletes_what_its_dry_run_says(filled_url: str, tmp_path: Path) -> None:
+def test_a_prune_deletes_what_its_dry_run_prints(filled_url: str, tmp_path: Path) -> None:
     asked = ("db", "prune", "--older-than", "90d", "--json", "--url", filled_url)
     dry = oyer(*asked, "--dry-run", cwd=tmp_path)
     assert json.loads(dry.stdout) == {"batches": 1, "rollouts": 4}
@@ -69,7 +69,7 @@ def test_a_prune_of_texts_keeps_the_rollouts(filled_url: str, tmp_path: Path) ->
     assert batches(filled_url) == ALL
 
 
-def test_a_prune_that_nobody_confirms_deletes_nothing(filled_url: str, tmp_path: Path) -> None:
+def test_an_unconfirmed_prune_deletes_nothing(filled_url: str, tmp_path: Path) -> None:
     done = oyer("db", "prune", "--run", "run-old", "--url", filled_url, cwd=tmp_path)
     assert done.returncode == 1
     assert "delete 1 batches with 4 rollouts?" in done.stderr
@@ -79,13 +79,13 @@ def test_a_prune_that_nobody_confirms_deletes_nothing(filled_url: str, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "fix"),
     [
-        ([], "say which batches"),
+        ([], "select batches"),
         (["--older-than", "soon"], "write 90d, 12w or 36h"),
         (["--run", "nobody"], "'nobody': is not on record"),
         (["--older-than", "1d", "--keep-run", "nobody"], "'nobody': is not on record"),
     ],
 )
-def test_a_selection_that_is_none_says_the_right_one(
+def test_an_invalid_selection_is_refused_with_an_example(
     arguments: list[str], fix: str, filled_url: str, tmp_path: Path
 ) -> None:
     done = oyer("db", "prune", *arguments, "--yes", "--url", filled_url, cwd=tmp_path)
@@ -94,7 +94,9 @@ def test_a_selection_that_is_none_says_the_right_one(
     assert batches(filled_url) == ALL
 
 
-def test_a_backup_holds_the_record_and_replaces_no_file(filled_url: str, tmp_path: Path) -> None:
+def test_a_backup_has_the_whole_record_and_overwrites_no_file(
+    filled_url: str, tmp_path: Path
+) -> None:
     asked = ("db", "backup", "copy.db", "--json", "--url", filled_url)
     done = oyer(*asked, cwd=tmp_path)
     copy = tmp_path / "copy.db"

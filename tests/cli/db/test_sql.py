@@ -1,4 +1,4 @@
-"""`oyer db sql`: what it prints on both databases, and how it stops."""
+"""`oyer db sql` prints equal output on both databases, and stops at Ctrl-C."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ ENDLESS = (
     " endless(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM endless)"
     " SELECT i FROM few UNION ALL SELECT count(*) FROM endless"
 )
-"""A query that returns 5,000 rows, and then computes without an end."""
+"""A query that returns 5,000 rows, and then runs forever."""
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_csv_has_a_header_and_an_empty_field_for_null(filled_url: str, tmp_path:
     assert done.stderr == "the first 2 rows; there are more\n"
 
 
-def test_a_table_shows_null_and_numbers_to_read(filled_url: str, tmp_path: Path) -> None:
+def test_a_table_shows_null_and_rounded_numbers(filled_url: str, tmp_path: Path) -> None:
     query = "SELECT error, cost_usd, judge FROM judge_history WHERE rollout_index = 0"
     done = oyer("db", "sql", query, "--url", filled_url, cwd=tmp_path)
     assert done.stdout.splitlines() == [
@@ -94,7 +94,7 @@ def test_a_table_shows_null_and_numbers_to_read(filled_url: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("form", [[], ["--csv"]])
-def test_no_row_is_said(filled_url: str, form: list[str], tmp_path: Path) -> None:
+def test_an_empty_result_is_reported(filled_url: str, form: list[str], tmp_path: Path) -> None:
     query = "SELECT judge FROM judge_history WHERE run = 'none'"
     done = oyer("db", "sql", query, *form, "--url", filled_url, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "0 rows\n")
@@ -129,7 +129,7 @@ def test_the_statement_may_come_from_a_file_or_standard_input(
         (["SELECT 1", "--json", "--csv"], "give one of them"),
     ],
 )
-def test_a_wrong_use_says_the_right_one(
+def test_a_wrong_use_is_refused_with_the_fix(
     arguments: list[str], fix: str, sqlite_url: str, tmp_path: Path
 ) -> None:
     done = oyer("db", "sql", *arguments, "--url", sqlite_url, cwd=tmp_path)
@@ -156,7 +156,7 @@ def test_fifty_thousand_rows_are_plain_lines(
     assert lines[-1] == "49999   a\\nb"
 
 
-def test_what_a_driver_returns_is_written_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_type_of_the_drivers_is_written_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     row = (datetime(2026, 1, 31, tzinfo=UTC), b"\x01", {"a": float("nan")})
     print_json_rows(Rows(["at", "raw", "json"], [row]))
     print_csv(Rows(["at", "raw"], [row[:2]]))

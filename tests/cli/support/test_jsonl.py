@@ -1,4 +1,4 @@
-"""What a line of a rollouts file becomes, and how a file is cut into batches."""
+"""Parsing of rollout files, and their division into batches."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.cli.conftest import write_lines
 CONFIG = RewardConfig.model_validate({"judges": [{"name": "q", "endpoint": "e", "model": "m"}]})
 
 
-def test_nulls_are_keys_left_out_and_further_keys_become_metadata(tmp_path: Path) -> None:
+def test_nulls_are_missing_keys_and_other_keys_become_metadata(tmp_path: Path) -> None:
     row = {"prompt": "p", "response": "r", "reference": None, "source": "web", "score": None}
     more = {**row, "metadata": {"source": "book", "page": 3}}
     first, second = read_rollouts(write_lines(tmp_path / "rows.jsonl", [row, more]), CONFIG)
@@ -31,8 +31,8 @@ def test_nulls_are_keys_left_out_and_further_keys_become_metadata(tmp_path: Path
         ("[1]", "is not a JSON object"),
         ('{"response": "r"}', "prompt: is missing"),
         ('{"prompt": "p", "response": 5}', "response: must be text, and is int"),
-        ('{"prompt": "p", "prompt": "q", "response": "r"}', "prompt: stands twice"),
-        ('{"prompt": "p", "response": "r", "metadata": {"a": 1, "a": 2}}', "a: stands twice"),
+        ('{"prompt": "p", "prompt": "q", "response": "r"}', "prompt: occurs twice"),
+        ('{"prompt": "p", "response": "r", "metadata": {"a": 1, "a": 2}}', "a: occurs twice"),
         ('{"prompt": "p", "response": null}', "response: is missing"),
         ('{"prompt": "p", "response": "r", "base_score": NaN}', "base_score: "),
         ('{"prompt": "p", "response": "r", "metadata": [1], "more": 2}', "metadata: "),
@@ -46,7 +46,7 @@ def test_nulls_are_keys_left_out_and_further_keys_become_metadata(tmp_path: Path
         (b"\xff\xfe", "is not valid JSON"),
     ],
 )
-def test_a_bad_line_is_refused_by_its_number(
+def test_an_invalid_line_is_refused_with_its_number(
     line: str | bytes, problem: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "rows.jsonl"
@@ -57,7 +57,7 @@ def test_a_bad_line_is_refused_by_its_number(
     assert f"\n  line 3: {problem}" in str(error.value)
 
 
-def test_of_many_bad_lines_the_first_ten_are_shown(tmp_path: Path) -> None:
+def test_the_first_ten_of_many_invalid_lines_are_listed(tmp_path: Path) -> None:
     with pytest.raises(InvalidRollout) as error:
         read_rollouts(write_lines(tmp_path / "rows.jsonl", ["{"] * 12), CONFIG)
     lines = str(error.value).splitlines()
@@ -73,7 +73,7 @@ def test_a_file_without_rollouts_is_refused(content: str, tmp_path: Path) -> Non
         read_rollouts(tmp_path / "rows.jsonl", CONFIG)
 
 
-def test_what_a_line_may_hold_is_what_a_rollout_holds(tmp_path: Path) -> None:
+def test_a_line_has_the_fields_of_a_rollout(tmp_path: Path) -> None:
     row: dict[str, Any] = {
         "prompt": [{"role": "user", "content": "p"}],
         "response": "r",
@@ -92,7 +92,7 @@ def test_what_a_line_may_hold_is_what_a_rollout_holds(tmp_path: Path) -> None:
     groups=st.lists(st.none() | st.integers(0, 5) | st.sampled_from(["0", "x"])),
     size=st.integers(1, 7),
 )
-def test_batches_hold_every_row_once_and_every_group_whole(
+def test_batches_have_every_row_once_and_keep_groups_together(
     groups: list[int | str | None], size: int
 ) -> None:
     rows = [Rollout(prompt="p", response="r", group_id=group) for group in groups]

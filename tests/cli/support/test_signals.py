@@ -1,4 +1,4 @@
-"""Stopping by a signal, at whichever moment it comes."""
+"""Stopping by a signal at any moment."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def run(signal: str, then: str = "assert stop.wait(20)") -> int:
     return subprocess.run(argv, timeout=60, check=False).returncode
 
 
-def test_a_signal_just_as_the_event_is_waited_for_sets_it() -> None:
+def test_a_signal_at_the_start_of_the_wait_sets_the_event() -> None:
     assert run("SIGINT") == 0
     assert run("SIGTERM") == 0
     assert run("SIGHUP") == 0
