@@ -1,14 +1,13 @@
 """A backend of single processes, made whole again before each test."""
 
 import random
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardBatch
+from tests.support import services
 from tests.support.fault_backend import Backend, rollouts_of
 from tests.support.fault_servers import PostgresServer, RedisServer, migrated
 from tests.support.tcp_door import Door
@@ -29,9 +28,8 @@ def redis_part(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer
 @pytest.fixture(scope="session")
 def postgres_part() -> Iterator[PostgresServer]:
     """A PostgreSQL for the fault tests, with the record in it."""
-    # Not below pytest's folder, which each pytest that starts shuts off from other users.
-    with tempfile.TemporaryDirectory(prefix="oyer-pg-") as folder:
-        server = migrated(PostgresServer(Path(folder)))
+    with services.postgres_cluster() as cluster:
+        server = migrated(PostgresServer(cluster))
         yield server
         server.stop()
 

@@ -65,11 +65,10 @@ def test_the_key_reaches_the_endpoint_and_nothing_that_is_kept(
         "exception": ["".join(traceback.format_exception(raised.value)), raised.value.batch],
         "redis, with calls in flight": in_flight,
         "redis": in_redis(str(court.config.broker.url)),
-        # Read now: the ticket below is of an endpoint that does not know this secret.
-        "record": list(in_record(court)),
+        "record": in_record(court),
         "worker logs": in_logs(court),
         "trainer's log": [caplog.text],
-        "ticket": [court.submit(rollouts_of("ticket", 1)).ticket],
+        "ticket": [future.ticket],
     }
     for place, texts in places.items():
         found = [text for text in map(str, texts) if KEY in text or QUERY_SECRET in text]

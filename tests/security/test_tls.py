@@ -27,6 +27,7 @@ from tests.support.certificates import Authority
 from tests.support.cli_process import environment, oyer
 from tests.support.fault_servers import PostgresServer, RedisServer
 from tests.support.paths import ROOT
+from tests.support.services import PostgresCluster, postgres_cluster
 from tests.support.tls_tunnel import Tunnel, tunnel
 
 SENTINEL = "PLANTED7q"
@@ -86,11 +87,9 @@ def guarded(
     folder = tmp_path_factory.mktemp("guarded")
     authority, foreign = Authority(folder, "authority"), Authority(folder, "foreign")
     identity = authority.issue("127.0.0.1")
-    redis_server, postgres = (
-        RedisServer(folder / "redis"),
-        _postgres(tmp_path_factory.mktemp("guarded-pg")),
-    )
+    redis_server = RedisServer(folder / "redis")
     with ExitStack() as stack:
+        postgres = _postgres(stack.enter_context(postgres_cluster()))
         for server in (redis_server, postgres):
             server.start()
             stack.callback(server.stop)
@@ -102,9 +101,7 @@ def guarded(
         behind = (host, int(port))
         to_redis = stack.enter_context(tunnel(behind, identity))
         other = stack.enter_context(tunnel(behind, authority.issue("redis.example")))
-        to_sql = stack.enter_context(
-            tunnel(Path(str(postgres._server.pgdata)) / ".s.PGSQL.5432", identity)
-        )
+        to_sql = stack.enter_context(tunnel(postgres.socket, identity))
         config = {
             "endpoints": {"fake": {"base_url": session_judge.base_url}},
             "judges": [{"name": "q", "endpoint": "fake", "model": "m"}],
@@ -124,12 +121,11 @@ def guarded(
         yield Guarded(manager, folder, redis_server, postgres, to_redis, to_sql, foreign, other)
 
 
-def _postgres(folder: Path) -> PostgresServer:
+def _postgres(cluster: PostgresCluster) -> PostgresServer:
     """A server that asks everybody but its administrator for a password."""
-    server = PostgresServer(folder)
-    access = Path(str(server._server.pgdata)) / "pg_hba.conf"
+    access = cluster.data / "pg_hba.conf"
     access.write_text("local all postgres trust\nlocal all all scram-sha-256\n")
-    return server
+    return PostgresServer(cluster)
 
 
 def _prepare(postgres: PostgresServer) -> None:

@@ -86,25 +86,16 @@ class RedisServer(Server):
 
 
 class PostgresServer(Server):
-    """PostgreSQL with the record's schema."""
+    """A PostgreSQL cluster."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self._server = services.get_server(folder / "data", start=False)
-        self._server.ensure_pgdata_inited()
-        self.url = f"postgresql://postgres@/postgres?host={self._server.pgdata}"
-        self.socket = Path(self._server.pgdata) / ".s.PGSQL.5432"
+    def __init__(self, cluster: services.PostgresCluster) -> None:
+        super().__init__(cluster.data)
+        self._cluster = cluster
+        self.url = cluster.url
+        self.socket = cluster.socket
 
     def run(self) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
-        data = str(self._server.pgdata)
-        argv = [str(self._server.bin_path / "postgres"), "-D", data, "-F", "-h", "", "-k", data]
-        return services.running(
-            argv,
-            lambda: psycopg.connect(self.url).close(),
-            psycopg.OperationalError,
-            self._server.system_user,
-            signal.SIGINT,
-        )
+        return self._cluster.running()
 
     def _signal(self, number: signal.Signals) -> None:
         """Each connection has a process of its own, all in the server's session."""
@@ -140,7 +131,8 @@ class PostgresServer(Server):
             finally:
                 self.execute("DROP FUNCTION no_space CASCADE")
             return
-        shutil.chown(disk, self._server.system_user)
+        if self._cluster.system_user is not None:
+            shutil.chown(disk, self._cluster.system_user)
         self.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")
         self.execute(f"ALTER TABLE {table} SET TABLESPACE small")
         try:
