@@ -8,9 +8,10 @@ import pytest
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardBatch
 from tests.support import services
-from tests.support.fault_backend import Backend, rollouts_of
+from tests.support.fault_backend import Backend
 from tests.support.fault_servers import PostgresServer, RedisServer, migrated
-from tests.support.tcp_door import Door
+from tests.support.rollouts import rollouts_of
+from tests.support.tcp_proxy import TcpProxy
 
 SEED = 20260131
 """Of everything random here; a failing run repeats with the same numbers."""
@@ -38,9 +39,9 @@ def postgres_part() -> Iterator[PostgresServer]:
 def _shared(
     redis_part: RedisServer, postgres_part: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Backend]:
-    with JudgeServer() as judge, Door(judge.port) as door:
+    with JudgeServer() as judge, TcpProxy(judge.port) as proxy:
         backend = Backend(
-            tmp_path_factory.mktemp("workers"), redis_part, postgres_part.url, judge, door=door
+            tmp_path_factory.mktemp("workers"), redis_part, postgres_part.url, judge, proxy=proxy
         )
         yield backend
         judge.release()
@@ -62,11 +63,11 @@ def backend(_shared: Backend, request: pytest.FixtureRequest) -> Iterator[Backen
 
 
 @pytest.fixture
-def door(backend: Backend) -> Iterator[Door]:
-    """The way to the endpoint `door`, open again afterwards."""
-    assert backend.door is not None
-    yield backend.door
-    backend.door.open()
+def proxy(backend: Backend) -> Iterator[TcpProxy]:
+    """The proxy in front of the endpoint `proxy`; it forwards again after the test."""
+    assert backend.proxy is not None
+    yield backend.proxy
+    backend.proxy.forward()
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from oyer.manager import RewardBatch
-from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend, rollouts_of
-from tests.support.tcp_door import Door
+from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend
+from tests.support.rollouts import rollouts_of
+from tests.support.tcp_proxy import TcpProxy
 
 pytestmark = pytest.mark.faults
 
@@ -28,16 +29,16 @@ WITH_REPEATS = range(N, N + JUDGE_IN_FLIGHT + 1)
     ],
 )
 def test_a_network_that_fails_costs_the_calls_in_flight_and_no_others(
-    backend: Backend, undisturbed: Undisturbed, door: Door, fault: str, lasts_s: float
+    backend: Backend, undisturbed: Undisturbed, proxy: TcpProxy, fault: str, lasts_s: float
 ) -> None:
     tag = f"{fault}-{lasts_s}"
     expected = undisturbed(tag, N)
-    judges = [{"name": "q", "endpoint": "door", "model": "m", "reasks": 0}]
+    judges = [{"name": "q", "endpoint": "proxy", "model": "m", "reasks": 0}]
     future = backend.half_way(tag, N, judges=judges)
-    getattr(door, fault)()
+    getattr(proxy, fault)()
     backend.go_on()
     threading.Event().wait(lasts_s)  # the fault itself: a pause of stated length
-    door.open()
+    proxy.forward()
     backend.check(future.result(timeout_s=120), expected, calls=WITH_REPEATS)
     query = "SELECT count(*) AS n FROM attempts WHERE batch_id = :id AND http_status IS NULL"
     (failed,) = backend.read(query, id=future.batch_id)

@@ -11,9 +11,11 @@ import pytest
 from oyer.demo.responses import Action
 from oyer.manager import BackendUnavailable, RewardBatch, RewardFuture
 from oyer.protocol import redis_client
-from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
+from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend
 from tests.support.fault_servers import PostgresServer, RedisServer
-from tests.support.fault_worker import ROOT
+from tests.support.paths import ROOT
+from tests.support.rollouts import rollouts_of
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -177,7 +179,7 @@ def _trainer(backend: Backend, tag: str) -> Iterator[tuple[subprocess.Popen[str]
     code = (
         "import sys\n"
         "from oyer.manager import RewardManager\n"
-        "from tests.support.fault_backend import rollouts_of\n"
+        "from tests.support.rollouts import rollouts_of\n"
         "future = RewardManager.from_file(sys.argv[1]).submit(rollouts_of(sys.argv[2], 48))\n"
         "print(future.ticket, flush=True)\n"
         "future.result()\n"

@@ -16,8 +16,10 @@ from oyer.manager.backend.connection import backend as manager_side
 from oyer.protocol import names
 from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.packing import WIRE_VERSION
-from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
-from tests.support.fault_worker import ROOT
+from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend
+from tests.support.paths import ROOT
+from tests.support.rollouts import rollouts_of
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -89,7 +91,9 @@ def test_combine_takes_parts_twice_and_in_any_order_reads_those_that_are_missing
     future = backend.manager(stall_timeout_s=600).submit(rollouts_of("parts", N))
     client = backend.redis.client
     wait_until(lambda: client.llen("combine") == 1, "the callback was sent")
-    message = json.loads(client.lpop("combine"))
+    sent = client.lpop("combine")
+    assert isinstance(sent, bytes)
+    message = json.loads(sent)
     (parts,), *rest = json.loads(base64.b64decode(message["body"]))
     assert [part.get("chunk") for part in parts[:3]] == [0, 1, 2]
     doctored = [*parts[:0:-1], parts[1]]
@@ -166,7 +170,7 @@ def test_a_newer_message_is_refused_by_older_workers_and_kept_for_newer_ones(
         for worker in backend.workers:
             worker.kill()
         for kind in names.QUEUES:
-            backend.start(kind, "tests.support.newer_release")
+            backend.start(kind, "next-release")
         backend.wait_ready()
         manager_side(backend.redis.url, 86_400).send_again(refused.batch_id, "again")
         batch = RewardFuture.from_ticket(refused.ticket).result(timeout_s=60)

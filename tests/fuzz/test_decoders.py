@@ -25,7 +25,7 @@ from oyer.protocol.batch import (
 )
 from oyer.protocol.batch_result import BatchResult
 from oyer.protocol.errors import BatchFailed, MessageRefused
-from oyer.protocol.packing import pack, unpack, zstd
+from oyer.protocol.packing import pack, unpack
 from oyer.protocol.partial_results import JudgeResult, LengthResult, check_results, read_results
 from oyer.protocol.rollout import decode_rollouts
 from oyer.tasks.rewards.compose import verdicts_of
@@ -74,7 +74,7 @@ def refused(read: Callable[[], Any], *also: type[Exception]) -> Any:
     """Read, or be refused."""
     try:
         return read()
-    except (MessageRefused, *also):
+    except (MessageRefused, *also):  # type: ignore[misc]  # mypy loses the types of `also`
         return None
 
 
@@ -140,7 +140,7 @@ def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 2**16
     monkeypatch.setattr(packing, "MAX_PAYLOAD_BYTES", limit)
     assert unpack(pack(b" " * limit)) == b" " * limit
-    bomb = b"oyer1\n" + zstd.compress(b" " * (limit + 1), 1)
+    bomb = pack(b" " * (limit + 1))
     with pytest.raises(MessageRefused, match=f"larger than {limit} bytes"):
         unpack(bomb)
     with pytest.raises(InvalidInput, match=f"{limit + 1} bytes, more than {limit}; submit it in"):

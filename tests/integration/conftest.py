@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager import RewardManager, Rollout
+from oyer.manager import RewardManager
 
 
 @pytest.fixture(scope="session")
@@ -121,20 +121,3 @@ def before(court: RewardManager) -> Callable[..., RewardManager]:
         return RewardManager({**raw, "judges": judges, **(config or {})})
 
     return make
-
-
-def rollouts_of(tag: str, n: int = 8, **fields: Any) -> list[Rollout]:
-    """Make distinct rollouts in groups of four."""
-    return [
-        Rollout(
-            **{
-                "prompt": f"{tag} question {i // 4}",
-                "response": f"{tag}: the answer number {i} is {i}.",
-                "group_id": f"{tag}-{i // 4}",
-                "base_score": 1.0,
-                "response_tokens": 100 + 10 * i,
-                **fields,
-            }
-        )
-        for i in range(n)
-    ]

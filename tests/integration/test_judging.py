@@ -12,8 +12,8 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.demo.request_log import RequestEntry, max_in_any_window, max_in_flight
 from oyer.demo.responses import Action, named
 from oyer.manager import RewardBatch, RewardManager
-from tests.integration.conftest import rollouts_of
 from tests.integration.test_main_job import read
+from tests.support.rollouts import rollouts_of
 
 Before = Callable[..., RewardManager]
 

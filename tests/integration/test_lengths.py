@@ -10,8 +10,8 @@ import pytest
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action, named
 from oyer.manager import BatchFailed, RewardBatch, RewardManager, Rollout
-from tests.integration.conftest import rollouts_of
 from tests.integration.test_main_job import band, read
+from tests.support.rollouts import rollouts_of
 
 Sibling = Callable[..., RewardManager]
 
@@ -158,6 +158,7 @@ def test_repetition_of_token_ids_is_counted_as_python_sets_count_it(
     rows = [rng.integers(0, int(k), 400).tolist() for k in (3, 9, 40, 150_000)] * 40
     manager = sibling(judges=[], length={"method": "repetition", "unit": "token_ids"})
     rollouts = rollouts_of(f"ids-{as_array}", len(rows))
+    given: list[Any] = [np.array(ids, dtype=np.int64) for ids in rows] if as_array else rows
     batch = scored(
         manager,
         [
@@ -166,9 +167,9 @@ def test_repetition_of_token_ids_is_counted_as_python_sets_count_it(
                 response=rollout.response,
                 group_id=rollout.group_id,
                 base_score=1.0,
-                token_ids=np.array(ids, dtype=np.int64) if as_array else ids,
+                token_ids=ids,
             )
-            for rollout, ids in zip(rollouts, rows, strict=True)
+            for rollout, ids in zip(rollouts, given, strict=True)
         ],
     )
     expected = [distinct_share(ids, 3) - 1 for ids in rows]

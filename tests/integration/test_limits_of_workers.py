@@ -13,8 +13,8 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.demo.request_log import RequestEntry, max_in_any_window, max_in_flight, tokens
 from oyer.demo.responses import Action, lognormal
 from oyer.manager import RewardManager
-from tests.integration.conftest import rollouts_of
 from tests.integration.test_main_job import read
+from tests.support.rollouts import rollouts_of
 
 WORKERS = 4
 REQUESTS = 600

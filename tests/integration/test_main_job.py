@@ -18,8 +18,8 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action, named
 from oyer.manager import BatchCancelled, MissingScores, RewardFuture, RewardManager, Rollout
 from oyer.models.engine import open_engine, reading
-from tests.integration.conftest import rollouts_of
 from tests.support.paths import DATA
+from tests.support.rollouts import rollouts_of
 
 Sibling = Callable[..., RewardManager]
 

@@ -8,8 +8,8 @@ import pytest
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action
 from oyer.manager import RewardManager
-from tests.integration.conftest import rollouts_of
 from tests.integration.test_judging import SIX, Before, attempts_of, scored
+from tests.support.rollouts import rollouts_of
 
 SAID = "Rate limit reached for requests. Please try again in 1.5s."
 RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1.5s"}

@@ -13,8 +13,8 @@ from oyer.demo.replies import token_count
 from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action, named
 from oyer.manager import JudgeOutage, RewardManager
-from tests.integration.conftest import rollouts_of
 from tests.integration.test_main_job import read
+from tests.support.rollouts import rollouts_of
 
 Before = Callable[..., RewardManager]
 

@@ -11,7 +11,7 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardBatch, RewardManager, Rollout
 from oyer.models.engine import open_engine, reading
 from oyer.models.requests import judgements_at
-from tests.integration.conftest import rollouts_of
+from tests.support.rollouts import rollouts_of
 
 Before = Callable[..., RewardManager]
 SIX = {"text": "Final score: 6"}
@@ -120,7 +120,7 @@ def test_a_reply_that_was_not_called_for_says_who_called(
     backend: RewardManager, judge: JudgeServer
 ) -> None:
     judge.set_plan({"default": SIX})
-    same = rollouts_of("same", 1)
+    same = rollouts_of("reused request", 1)
     first = backend.submit(same).result(timeout_s=90)
     second = backend.submit(same).result(timeout_s=90)
     (row,) = requests_of(backend, second)

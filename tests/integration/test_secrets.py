@@ -15,8 +15,9 @@ from oyer.demo.responses import ACTIONS, Action, named
 from oyer.manager import MissingScores, RewardManager
 from oyer.models import Base
 from oyer.protocol.packing import unpack
-from tests.integration.conftest import KEY, QUERY_SECRET, rollouts_of
+from tests.integration.conftest import KEY, QUERY_SECRET
 from tests.integration.test_main_job import read
+from tests.support.rollouts import rollouts_of
 
 ECHO = f"You sent Authorization: Bearer {KEY} with ?sig={QUERY_SECRET}"
 

@@ -12,7 +12,6 @@ import pytest
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action
-from oyer.manager import Rollout
 
 
 @pytest.fixture(scope="session")
@@ -28,20 +27,6 @@ def judge(session_judge: JudgeServer) -> JudgeServer:
     session_judge.set_plan(Action(text="Final score: 8"))
     session_judge.reset()
     return session_judge
-
-
-def rollouts_of(tag: str, n: int = 16) -> list[Rollout]:
-    """Make distinct rollouts in groups of four."""
-    return [
-        Rollout(
-            prompt=f"{tag} question {i // 4}",
-            response=f"{tag} answer {i}",
-            group_id=f"{tag}-{i // 4}",
-            base_score=1.0,
-            response_tokens=100 + i,
-        )
-        for i in range(n)
-    ]
 
 
 def logs_in(folder: Path) -> str:

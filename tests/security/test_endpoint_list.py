@@ -17,8 +17,9 @@ from oyer.manager import BatchFailed, RewardFuture, RewardManager
 from oyer.manager.backend.connection import backend
 from oyer.manager.backend.prepare import PreparedBatch, prepare
 from oyer.protocol import names
-from tests.security.conftest import Marker, logs_in, raw_message, rollouts_of
-from tests.support.fault_backend import wait_until
+from tests.security.conftest import Marker, logs_in, raw_message
+from tests.support.rollouts import rollouts_of
+from tests.support.waiting import wait_until
 
 KEY = "planted-key-of-the-workers-5Wd"
 SENT = sha256(f"Bearer {KEY}".encode()).hexdigest()
@@ -109,7 +110,7 @@ def test_an_endpoint_that_the_workers_do_not_have_is_called_nowhere(
 def test_a_body_cannot_change_host_path_or_headers(
     manager: RewardManager, judge: JudgeServer, stranger: JudgeServer
 ) -> None:
-    crafted = dict.fromkeys(
+    crafted: dict[str, Any] = dict.fromkeys(
         ("base_url", "url", "path", "extra_query", "extra_body", "api_key", "api_base"),
         stranger.base_url,
     )

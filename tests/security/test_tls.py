@@ -22,11 +22,12 @@ from oyer.manager import BackendUnavailable, InvalidConfig, RewardManager
 from oyer.migrations import roles
 from oyer.models import Base
 from tests.integration.test_secrets import in_redis
-from tests.security.conftest import logs_in, rollouts_of
+from tests.security.conftest import logs_in
 from tests.support.certificates import Authority
 from tests.support.cli_process import environment, oyer
 from tests.support.fault_servers import PostgresServer, RedisServer
 from tests.support.paths import ROOT
+from tests.support.rollouts import rollouts_of
 from tests.support.services import PostgresCluster, postgres_cluster
 from tests.support.tls_tunnel import Tunnel, tunnel
 

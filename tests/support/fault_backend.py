@@ -1,12 +1,11 @@
-"""A backend whose parts are processes that a test can kill one by one."""
+"""A backend whose workers are processes that a test can kill one by one."""
 
 import contextlib
 import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,15 @@ from sqlalchemy import text
 
 from oyer.config.loading import CONFIG_VARIABLE
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager import RewardBatch, RewardFuture, RewardManager, Rollout
+from oyer.manager import RewardBatch, RewardFuture, RewardManager
 from oyer.models.engine import open_engine, reading
 from oyer.protocol import names
 from oyer.tasks.worker import heartbeat
 from tests.support.fault_servers import RedisServer
 from tests.support.fault_worker import Worker
-from tests.support.tcp_door import Door
+from tests.support.rollouts import rollouts_of
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import wait_until
 
 KEY = "sk-sentinel-7f3a91c2"
 """The judge's key, which must turn up nowhere but in the workers' environment."""
@@ -40,17 +41,17 @@ class Backend:
         store_url: str,
         judge: JudgeServer,
         *,
-        door: Door | None = None,
+        proxy: TcpProxy | None = None,
         **config: Any,
     ) -> None:
         self.folder = folder
         self.redis = redis
         self.judge = judge
-        self.door = door
+        self.proxy = proxy
         self.store_url = store_url
         endpoints = {"fake": (judge.port, 60.0), "impatient": (judge.port, 1.0)}
-        if door is not None:
-            endpoints["door"] = (door.port, 3.0)
+        if proxy is not None:
+            endpoints["proxy"] = (proxy.port, 3.0)
         self.config: dict[str, Any] = {
             "endpoints": {
                 name: {
@@ -83,7 +84,7 @@ class Backend:
     def start(
         self,
         kind: str,
-        *through: str,
+        *patch: str,
         host: Sequence[str] = (),
         concurrency: int | None = None,
         loglevel: str = "INFO",
@@ -92,7 +93,7 @@ class Backend:
         """Start a worker; `wait_ready` waits for it.
 
         Args:
-            through: a module of this folder that becomes Celery, and its arguments.
+            patch: arguments of `tests.support.patched_worker`; none for a plain worker.
             host: a command that runs another one on another host.
             concurrency: tasks under way at once; the kind's default when left out.
             loglevel: least level that it logs; on DEBUG, each task that arrives.
@@ -101,7 +102,7 @@ class Backend:
         name = f"{kind}-{len(self.workers)}"
         log = self.folder / f"{name}.log"
         environ = {**self._environ, **environ}
-        worker = Worker(kind, name, environ, log, through, host, concurrency, loglevel)
+        worker = Worker(kind, name, environ, log, patch, host, concurrency, loglevel)
         self.workers.append(worker)
         return worker
 
@@ -222,29 +223,3 @@ class Backend:
             assert 0 < int(client.pttl(key)) <= 15_000 or not client.exists(key), key
         payloads = [*client.scan_iter("oyer:batch:*:chunk:*", count=1000)]
         assert not payloads, payloads
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
-    """Wait for a condition that nobody notifies of.
-
-    Raises:
-        AssertionError: it does not hold in time.
-    """
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.02)
-
-
-def rollouts_of(tag: str, n: int) -> list[Rollout]:
-    """Make distinct rollouts in groups of four."""
-    return [
-        Rollout(
-            prompt=f"{tag} question {i // 4}",
-            response=f"{tag}: the answer number {i} is {i}.",
-            group_id=f"{tag}-{i // 4}",
-            base_score=1.0,
-            response_tokens=100 + 10 * i,
-        )
-        for i in range(n)
-    ]

@@ -30,4 +30,4 @@ class Trainer:
             **columns,
         }
         rewards = function(**given)
-        return asyncio.run(rewards) if inspect.iscoroutine(rewards) else rewards  # type: ignore[no-any-return]
+        return asyncio.run(rewards) if inspect.iscoroutine(rewards) else rewards

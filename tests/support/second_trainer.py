@@ -1,4 +1,4 @@
-"""A second trainer process that a test tells what to hand over, and may kill."""
+"""A second trainer process: a test passes rollouts to it, and may kill it."""
 
 import contextlib
 import multiprocessing
@@ -17,16 +17,16 @@ Point = Literal["claimed", "published"]
 """Where a process kills itself: with the claim on a group, or with its batch but no task of it sent."""
 
 LEASE_S = 0.3
-"""Of the claims of a process that kills itself: nobody has to wait long for it."""
+"""Seconds that a killed process's claims last; short, so that the test is short."""
 
 WAIT_S = 60.0
 
 
 class OtherProcess:
-    """Hands over rollouts one by one, and keeps what comes of them."""
+    """Calls `score` for each rollout that it gets, and keeps the results."""
 
     def __init__(self, manager: RewardManager, dies_when: Point | None = None) -> None:
-        """Start it with a copy of a manager, which makes both processes one training."""
+        """Start the process with a copy of a manager; both processes then belong to one training."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
@@ -36,24 +36,24 @@ class OtherProcess:
         theirs.close()
 
     def hand_over(self, rollouts: Sequence[Rollout], **where: Any) -> None:
-        """Have it call `score` for each; returns once it has."""
+        """Have the process call `score` for each rollout; return after the last call."""
         self._pipe.send((rollouts, where))
         self._answer()
 
     def scores(self) -> list[Score | Exception]:
-        """Wait for what came of all that it was given since the last time, in order."""
+        """Wait for the results of all rollouts since the last call, in order."""
         self._pipe.send(None)
         answer = self._answer()
         assert isinstance(answer, list)
         return answer
 
     def wait_dead(self) -> None:
-        """Wait until it has killed itself."""
+        """Wait until the process has killed itself."""
         self._process.join(WAIT_S)
         assert self._process.exitcode == -signal.SIGKILL
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         self._process.kill()
         self._process.join()
 
@@ -74,7 +74,7 @@ def other_process(manager: RewardManager, dies_when: Point | None = None) -> Ite
 
 def _main(pipe: Connection, manager: RewardManager, dies_when: Point | None) -> None:
     if dies_when is not None:
-        _make_deadly(dies_when)
+        _kill_self_at(dies_when)
     pending: list[Pending[Score]] = []
     with contextlib.suppress(EOFError):
         while True:
@@ -95,13 +95,13 @@ def _outcome(pending: Pending[Score]) -> Score | Exception:
         return error
 
 
-def _make_deadly(point: Point) -> None:
+def _kill_self_at(point: Point) -> None:
     group_store.LEASE_S = LEASE_S
     publish = group_store.GroupStore.publish
 
-    def deadly(*args: Any) -> Any:
+    def killing(*args: Any) -> Any:
         if point == "published":
             publish(*args)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    group_store.GroupStore.publish = deadly  # type: ignore[method-assign]  # the point to die at
+    setattr(group_store.GroupStore, "publish", killing)  # noqa: B010 - mypy refuses the assignment
