@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -15,6 +16,10 @@ from sqlalchemy import make_url
 
 from oyer import migrations
 from tests.support import services
+
+if TYPE_CHECKING:
+    from oyer.demo.judge_server import JudgeServer
+    from oyer.manager import RewardManager
 
 _numbers = count()
 
@@ -27,6 +32,22 @@ def redis_service() -> Iterator[str]:
     """URL of the session's Redis, for what outlives a test."""
     with services.redis_server() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def shared_backend(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> "Iterator[tuple[RewardManager, JudgeServer]]":
+    """An embedded backend with workers of every kind and its judge, for modules to share.
+
+    Starting and stopping the workers takes seconds. `tests.support.scripted_backend` has the
+    fixtures that give a module its manager.
+    """
+    from tests.support.scripted_backend import scripted_backend
+
+    folder = tmp_path_factory.mktemp("shared-backend")
+    with scripted_backend(folder, length={"method": "median_band"}) as both:
+        yield both
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Eighteen ways in which Celery on Redis with gevent loses or repeats work, and none of them here.
+"""Eighteen ways in which Celery on Redis with gevent can lose or repeat work, and that Oyer does not.
 
 Each name gives the trap's number in the project's notes on Celery, and what went wrong.
 Where the quick path of recovery is meant, the future's own resubmission is kept out of it.

@@ -70,11 +70,16 @@ def judge_says() -> str:
 
 @pytest.fixture(scope="module")
 def running(
-    tmp_path_factory: pytest.TempPathFactory, backend_changes: dict[str, Any]
-) -> Iterator[Running]:
-    """One backend and its judge for all tests of a module."""
-    with scripted_backend(tmp_path_factory.mktemp("backend"), **backend_changes) as both:
-        yield both
+    shared_backend: Running, backend_changes: dict[str, Any], request: pytest.FixtureRequest
+) -> Running:
+    """A module's manager on the session's backend, and the judge.
+
+    The judge's `version` is the module's name, so that no module reuses another one's judgements.
+    """
+    shared, judge = shared_backend
+    (q,) = shared.config.model_dump(mode="json")["judges"]
+    judges = [{**q, "version": request.module.__name__}]
+    return sibling(shared, **{"judges": judges, "length": [], **backend_changes}), judge
 
 
 @pytest.fixture
