@@ -1,4 +1,4 @@
-"""Servers that start once per session, and a database of its own for each test."""
+"""Servers that start once per session (in each xdist worker), and an empty database per test."""
 
 import contextlib
 import shutil
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 _numbers = count()
 
-# A shell has what it runs in the background ignore Ctrl-C, and all that a test starts would as well.
+# A shell lets background jobs ignore Ctrl-C; processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def redis_service() -> Iterator[str]:
-    """URL of the session's Redis, for what outlives a test."""
+    """URL of the session's Redis, for data that lives longer than a test."""
     with services.redis_server() as url:
         yield url
 
@@ -52,7 +52,7 @@ def shared_backend(
 
 @pytest.fixture
 def redis_url(redis_service: str) -> str:
-    """URL of a Redis that is empty."""
+    """URL of the session's Redis, emptied."""
     with redis.Redis.from_url(redis_service) as client:
         client.flushall()
     return redis_service
@@ -67,7 +67,7 @@ def postgres_service() -> Iterator[str]:
 
 @pytest.fixture
 def postgres_url(postgres_service: str) -> Iterator[str]:
-    """URL of a PostgreSQL database that is empty and the test's own."""
+    """URL of an empty PostgreSQL database for this test only."""
     with _database(postgres_service, "template1") as url:
         yield url
 

@@ -1,4 +1,4 @@
-"""A backend of single processes, made whole again before each test."""
+"""One backend of single processes; missing workers are restarted before each test."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from tests.support.rollouts import rollouts_of
 from tests.support.tcp_proxy import TcpProxy
 
 SEED = 20260131
-"""Of everything random here; a failing run repeats with the same numbers."""
+"""Seed of the random numbers, fixed so that a failing run can be repeated."""
 
 
 @pytest.fixture(scope="session")
@@ -79,10 +79,12 @@ def rng() -> random.Random:
 
 @pytest.fixture
 def undisturbed(backend: Backend) -> Callable[[str, int], RewardBatch]:
-    """Score rollouts once in peace; the judge's log is empty afterwards."""
+    """Score rollouts without a fault, and empty the judge's log."""
 
     def run(tag: str, n: int) -> RewardBatch:
-        batch = backend.manager().submit(rollouts_of(tag, n), run="peace").result(timeout_s=60)
+        batch = (
+            backend.manager().submit(rollouts_of(tag, n), run="undisturbed").result(timeout_s=60)
+        )
         assert batch.statuses == ["scored"] * n
         backend.judge.reset()
         return batch

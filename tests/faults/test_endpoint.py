@@ -1,4 +1,4 @@
-"""The judge's endpoint goes away for a while: its calls are made again, and no others."""
+"""Outages of the judge's endpoint: only the calls in flight are repeated."""
 
 import threading
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def test_the_judge_fails_for_a_while(
     backend.check(batch, expected, calls=range(3 * N, 3 * N + 1))
 
 
-def test_the_judge_swallows_every_first_request(backend: Backend, undisturbed: Undisturbed) -> None:
+def test_the_judge_never_answers_first_requests(backend: Backend, undisturbed: Undisturbed) -> None:
     expected = undisturbed("black-hole", N)
     impatient = backend.manager(
         judges=[{"name": "q", "endpoint": "impatient", "model": "m", "reasks": 0}]

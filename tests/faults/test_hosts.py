@@ -1,4 +1,4 @@
-"""Two hosts whose link is cut: the batch ends on one, and the other comes back and changes nothing."""
+"""The link between two hosts is cut: the batch ends on one; the other changes nothing later."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

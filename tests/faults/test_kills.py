@@ -1,4 +1,4 @@
-"""A worker dies at any moment: the batch ends with the same rewards, paid for once."""
+"""Workers killed at any moment: the batch ends with the same rewards, paid for once."""
 
 import random
 import signal
@@ -42,7 +42,7 @@ def test_all_judge_workers_killed_and_one_started(
 def test_a_length_worker_killed_with_a_message_that_redis_has_forgotten(
     backend: Backend, undisturbed: Undisturbed
 ) -> None:
-    """Between Redis handing a message out and the worker noting it down, only the future has it."""
+    """A message lost between Redis and the worker is only known to the future."""
     expected = undisturbed("length-kill", N)
     for worker in backend.living("length"):
         worker.kill()

@@ -1,4 +1,4 @@
-"""The broker, the record or the judge goes away for a while: nothing is lost, nothing paid twice."""
+"""Outages of Redis, the database and the trainer: nothing is lost, nothing is paid twice."""
 
 import contextlib
 import subprocess
@@ -164,7 +164,7 @@ def test_a_trainer_that_is_killed_is_followed_by_one_with_its_ticket(
     with _trainer(backend, "ticket") as (trainer, ticket):
         backend.judge.wait_until(lambda log: len(log) == JUDGE_IN_FLIGHT)
         trainer.kill()
-    # Without the trainer, its rollouts are in Redis and nowhere else.
+    # Without the trainer, its rollouts are only in Redis.
     for worker in backend.living("judge"):
         worker.kill()
     backend.go_on()
@@ -175,7 +175,7 @@ def test_a_trainer_that_is_killed_is_followed_by_one_with_its_ticket(
 
 @contextlib.contextmanager
 def _trainer(backend: Backend, tag: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Submit from a process of its own, which prints its ticket and waits for the result."""
+    """Submit from another process, which prints its ticket and waits for the result."""
     code = (
         "import sys\n"
         "from oyer.manager import RewardManager\n"

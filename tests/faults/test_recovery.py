@@ -1,4 +1,4 @@
-"""A batch that makes no progress is submitted again under its id, whatever it was that was lost."""
+"""A batch that makes no progress is resubmitted under its id, whatever was lost."""
 
 import base64
 import contextlib
@@ -45,7 +45,7 @@ def test_a_batch_sent_again_joins_the_calls_that_are_in_flight(
 
 
 def test_the_late_original_changes_nothing(backend: Backend, undisturbed: Undisturbed) -> None:
-    """A worker that was stopped ends its chunks after others have: with other scores, in vain."""
+    """A stopped worker finishes its chunks after others did; its scores are ignored."""
     expected = undisturbed("late", N)
     first, second = backend.living("judge")
     second.kill()
@@ -82,7 +82,7 @@ def test_a_callback_that_was_lost_is_sent_again(backend: Backend, undisturbed: U
     backend.check(future.result(timeout_s=60), expected, calls=EXACT)
 
 
-def test_combine_takes_parts_twice_and_in_any_order_reads_those_that_are_missing_and_says_so(
+def test_combine_handles_repeated_reordered_and_missing_parts_and_logs_it(
     backend: Backend, undisturbed: Undisturbed
 ) -> None:
     expected = undisturbed("parts", N)
@@ -181,7 +181,7 @@ def test_a_newer_message_is_refused_by_older_workers_and_kept_for_newer_ones(
 
 @contextlib.contextmanager
 def _newer_release() -> Iterator[None]:
-    """Let this process write what a later release would."""
+    """Raise this process's wire version to that of a later release."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (
             "oyer.manager.backend.chord",

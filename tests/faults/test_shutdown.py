@@ -1,4 +1,4 @@
-"""A worker that is told to stop, and a backend whose owner is killed."""
+"""Shutdown of a worker, and of a backend whose owner is killed."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The record is locked or its disk is full for a while: what was paid for waits, and is recorded."""
+"""Locked tables and full disks: database writes are retried, so that paid replies are not lost."""
 
 import contextlib
 import sqlite3

@@ -1,4 +1,4 @@
-"""Messages that are not ours are thrown away, each logged once, and the workers go on."""
+"""Foreign messages are dropped, each logged once; the workers keep running."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ from oyer.protocol.names import batch_key
 from oyer.protocol.packing import WIRE_VERSION, pack
 from oyer.tasks.worker import heartbeat
 from tests.fuzz.conftest import fuzz
-from tests.support.fuzz_values import any_text, damaged, json_like, mutated
+from tests.support.fuzz_values import any_text, bomb, damaged, json_like, mutated
 from tests.support.rollouts import rollout
 from tests.support.scripted_backend import scripted_backend
 from tests.support.waiting import wait_until
@@ -77,7 +77,7 @@ OURS = [
         (names.RECALL_TASK, {}),
     ]
 ]
-"""Messages of batches that there are not."""
+"""Messages of batches that do not exist."""
 
 
 def _body(content: Any) -> dict[str, Any]:
@@ -89,7 +89,7 @@ contents = st.one_of(
     mutated([[], {"v": 1, "batch_id": "none", "chunk": 0}, {"chord": None, "callbacks": None}]),
     st.tuples(st.lists(json_like, max_size=2), st.dictionaries(any_text, json_like), json_like),
 ).map(_body)
-strangers = st.one_of(
+foreign_messages = st.one_of(
     st.binary(min_size=1, max_size=60),
     json_like.map(lambda value: json.dumps(value).encode()),
     st.just(b"[" * 5000),
@@ -141,7 +141,7 @@ def client(manager: RewardManager) -> Iterator[redis.Redis]:
 
 
 def processes(client: redis.Redis) -> set[int]:
-    """Process ids of the workers there are."""
+    """Return the process ids of the live workers."""
     return {entry["pid"] for found in heartbeat.workers(client).values() for entry in found}
 
 
@@ -163,14 +163,14 @@ def idle(client: redis.Redis) -> bool:
     return not any(client.llen(queue) for queue in names.QUEUES) and not client.hlen("unacked")
 
 
-def test_a_message_that_is_not_ours_is_logged_once(
+def test_a_foreign_message_is_logged_once(
     manager: RewardManager, client: redis.Redis, folder: Path
 ) -> None:
     before = processes(client)
     raw: list[bytes] = []
 
     @fuzz
-    @given(strangers)
+    @given(foreign_messages)
     def collect(one: bytes) -> None:
         raw.append(one)
 
@@ -199,7 +199,7 @@ def test_a_message_that_is_not_ours_is_logged_once(
         b"oyer9\nx",
         pack(b"[]"),
         pack(b"{" * 3000),
-        pack(b" " * (2**28 + 1)),
+        bomb(2**28 + 1),
     ],
     ids=["empty", "stamp", "newer", "other", "deep", "bomb"],
 )

@@ -1,4 +1,4 @@
-"""A trainer that knows only Celery: it polls a batch's id with an app of its own."""
+"""A trainer polls a batch with plain Celery."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Submit early, gather late: the ticket of a process that is gone is redeemed in another."""
+"""A ticket of a process that has ended is redeemed in another process."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""What a backend needs of workers, and what they say of the batches that they finish."""
+"""Which workers a batch needs, and what they log about finished batches."""
 
 from pathlib import Path
 

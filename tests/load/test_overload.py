@@ -1,4 +1,4 @@
-"""Many rollouts at once: nothing grows faster than they do, and each gets its reward."""
+"""Many rollouts at once: memory per rollout is bounded, and each gets its reward."""
 
 from collections.abc import Iterator
 

@@ -42,7 +42,7 @@ def running(
 
 
 class Soak:
-    """Scores batch after batch in every way there is."""
+    """Scores batch after batch through every interface."""
 
     def __init__(self, manager: RewardManager, judge: JudgeServer) -> None:
         self._judge = judge
@@ -60,7 +60,7 @@ class Soak:
         for number in range(self.done, self.done + batches):
             rollouts = [rollout(f"soak {number}", i) for i in range(ROLLOUTS)]
             manager = self.managers[number % len(self.managers)]
-            # The judge lives in this process, and its log is not what is looked at.
+            # The judge runs in this process; its log must not count as a leak.
             self._judge.reset()
             if number % 9 == 5:
                 scores = self.managers[0].score_many(rollouts, run="soak")

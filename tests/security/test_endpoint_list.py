@@ -1,4 +1,4 @@
-"""The endpoints are the workers' own: no message sends a key to another host, and no reply does."""
+"""Neither a message nor a reply makes a worker send its key to another host."""
 
 import pickle
 import uuid
@@ -27,7 +27,7 @@ SENT = sha256(f"Bearer {KEY}".encode()).hexdigest()
 
 @pytest.fixture(scope="session")
 def stranger() -> Iterator[JudgeServer]:
-    """A host that a forged message or a redirect points to."""
+    """A host that a forged message or a redirect names."""
     with JudgeServer(Action(text="Final score: 10")) as server:
         yield server
 
@@ -57,7 +57,7 @@ def manager(folder: Path, session_judge: JudgeServer) -> Iterator[RewardManager]
 
 
 def forged(manager: RewardManager, judge: dict[str, Any], **plan: Any) -> RewardFuture:
-    """Submit a batch whose plan no honest trainer would have sent."""
+    """Submit a batch with a forged plan."""
     honest = prepare(rollouts_of(f"forged {uuid.uuid4()}", 4), manager.config, run="r", step=None)
     changed = {**honest.manifest.plan, **plan}
     changed["judges"] = [{**changed["judges"][0], **judge}]

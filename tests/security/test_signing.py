@@ -1,4 +1,4 @@
-"""With `broker.signing`, workers and trainers take what a trusted key has signed, and nothing else."""
+"""With `broker.signing`, workers and trainers accept only what a trusted key has signed."""
 
 import base64
 import json
@@ -40,11 +40,11 @@ class Signed:
     foreign: Identity
 
     def push(self, queue: str, task: str, body: bytes, content_type: str) -> None:
-        """Put a message on a queue as Celery would, whatever is in it."""
+        """Send a message with any body as Celery does."""
         self.redis.lpush(queue, raw_message(queue, task, body, content_type))
 
     def wait_taken(self) -> None:
-        """Wait until every message was taken and none is held."""
+        """Wait until no message is queued or unacknowledged."""
         wait_until(
             lambda: not any(self.redis.exists(key) for key in (*names.QUEUES, "unacked")),
             "no message is left",

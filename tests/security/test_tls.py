@@ -1,4 +1,4 @@
-"""TLS and passwords by URL, for everything that reaches Redis and PostgreSQL; and no password seen."""
+"""TLS and passwords in URLs of Redis and PostgreSQL; no password is shown anywhere."""
 
 import json
 import logging
@@ -77,7 +77,7 @@ def _changed(url: str, changes: dict[str, str]) -> str:
 
 
 def _secret(text: str) -> bool:
-    """Whether a text holds a password, as it is or as it stands in a URL."""
+    """Whether a text holds a password, plain or encoded in a URL."""
     return SENTINEL in text
 
 
@@ -123,14 +123,14 @@ def guarded(
 
 
 def _postgres(cluster: PostgresCluster) -> PostgresServer:
-    """A server that asks everybody but its administrator for a password."""
+    """A server that requires a password from all users except the administrator."""
     access = cluster.data / "pg_hba.conf"
     access.write_text("local all postgres trust\nlocal all all scram-sha-256\n")
     return PostgresServer(cluster)
 
 
 def _prepare(postgres: PostgresServer) -> None:
-    """Create the record and the workers' role, which may do no more than it needs."""
+    """Create the schema and the workers' role with its least privileges."""
     migrations.upgrade(postgres.url)
     with psycopg.connect(postgres.url, autocommit=True) as admin:
         admin.execute("SET password_encryption = 'scram-sha-256'")
@@ -157,13 +157,13 @@ def test_a_batch_is_scored_through_tls_by_the_users_that_the_urls_name(
     assert guarded.sql_tunnel.opened >= 2
 
 
-def test_a_cancelled_and_a_recalled_batch_need_no_further_right(guarded: Guarded) -> None:
+def test_resumed_and_recalled_batches_need_no_further_privilege(guarded: Guarded) -> None:
     future = guarded.manager.submit(rollouts_of("recalled", 4))
     first = future.result(timeout_s=60)
     config = guarded.config_file("roles.json")
     resumed = oyer("batches", "resume", first.id, "--config", str(config), cwd=guarded.folder)
     assert "4 of 4 rollouts have a reward" in resumed.stdout
-    # What Redis has forgotten, the record gives back.
+    # A result that is gone from Redis is read from the record.
     from oyer.manager.backend.connection import backend
 
     guarded.redis.client.delete(f"celery-task-meta-{first.id}")
@@ -186,7 +186,7 @@ def test_the_checks_reach_everything_and_show_no_password(guarded: Guarded) -> N
         assert not _secret(done.stdout + done.stderr)
 
 
-def test_what_celery_says_of_itself_shows_no_password(guarded: Guarded) -> None:
+def test_celery_s_own_commands_show_no_password(guarded: Guarded) -> None:
     environ = environment(OYER_CONFIG=str(guarded.config_file("celery.json")))
     for command in (
         ["report"],
@@ -290,7 +290,7 @@ FAULTS: list[tuple[str, Fault, str]] = [
 
 
 @pytest.mark.parametrize(("change", "said"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
-def test_what_cannot_be_trusted_is_refused_with_the_reason(
+def test_a_failed_check_of_identity_is_reported_with_its_reason(
     guarded: Guarded, change: Fault, said: str
 ) -> None:
     config = guarded.config_file("fault.json", **change(guarded))

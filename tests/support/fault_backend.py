@@ -25,14 +25,14 @@ from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
 
 KEY = "sk-sentinel-7f3a91c2"
-"""The judge's key, which must turn up nowhere but in the workers' environment."""
+"""The judge's key, which must be found only in the workers' environment."""
 
 JUDGE_IN_FLIGHT = 16
 """Calls under way at once, over all judge workers."""
 
 
 class Backend:
-    """Workers on one Redis and one store, and a judge that answers by plan."""
+    """Workers on one Redis and one database, with a scripted judge."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Backend:
             "length": {"method": "median_band"},
             "broker": {"url": redis.url},
             "store": {"url": store_url},
-            # Nothing is shared between batches, so that one can be run a second time.
+            # No reuse, so that a batch can be scored a second time.
             "reuse": "off",
             "stall_timeout_s": 5,
             **config,
@@ -107,7 +107,7 @@ class Backend:
         return worker
 
     def complete(self) -> None:
-        """Have two judge workers and one of each other kind, all ready."""
+        """Start missing workers: two judge workers and one of each other kind, all ready."""
         wanted = {names.JUDGE_QUEUE: 2, names.LENGTH_QUEUE: 1, names.COMBINE_QUEUE: 1}
         for kind, count in wanted.items():
             for _ in range(count - len(self.living(kind))):
@@ -119,7 +119,7 @@ class Backend:
         return [worker for worker in self.workers if worker.kind == kind and worker.alive]
 
     def announced(self) -> set[int]:
-        """Return the process ids of the workers that count as there."""
+        """Return the process ids of the workers with a heartbeat."""
         found = heartbeat.workers(self.redis.client)
         return {entry["pid"] for entries in found.values() for entry in entries}
 
@@ -172,12 +172,12 @@ class Backend:
         return future
 
     def go_on(self) -> None:
-        """Let the judge answer what it holds, and everything else at once."""
+        """Let the judge answer held and later calls at once."""
         self.judge.set_plan({})
         self.judge.release()
 
     def check(self, batch: RewardBatch, expected: RewardBatch, *, calls: range) -> None:
-        """Assert that a disturbed batch ended like the undisturbed one and left nothing behind.
+        """Assert that a batch with a fault ended like the one without, and left nothing behind.
 
         Args:
             calls: how many requests the judge may have received.
@@ -197,19 +197,19 @@ class Backend:
         self.wait_clean()
 
     def strays(self) -> list[int]:
-        """Find processes of this backend that are none of its living workers."""
+        """Return the processes of this backend that are not among its living workers."""
         known = {worker.process.pid for worker in self.workers if worker.alive}
         mark = f"{CONFIG_VARIABLE}={self._environ[CONFIG_VARIABLE]}".encode()
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
-            # One that ends while it is looked at is none that is left.
+            # A process may end during the look.
             with contextlib.suppress(OSError):
                 if mark in (entry / "environ").read_bytes() and int(entry.name) not in known:
                     found.append(int(entry.name))
         return found
 
     def wait_clean(self) -> None:
-        """Wait until no message is left; what a dead worker held expires by itself."""
+        """Wait until no message is left; the leases of dead workers expire."""
         client = self.redis.client
 
         def clean() -> bool:

@@ -1,7 +1,7 @@
-"""Real servers for tests: Redis and PostgreSQL from wheels, each in a folder of its own.
+"""Real servers for tests: Redis and PostgreSQL from wheels, each in its own folder.
 
-- A server is stopped by its own process id, and goes when the process that started it dies.
-- Nothing listens beyond this host: Redis on a free loopback port, PostgreSQL on a Unix socket.
+- A server is stopped by its process id, and ends when the process that started it dies.
+- No server is reachable from other hosts: Redis on a free loopback port, PostgreSQL on a Unix socket.
 - As root, PostgreSQL runs as the user that its wheel creates, since it refuses root.
 """
 
@@ -165,6 +165,6 @@ def free_port() -> int:
 
 
 def die_with_parent(stop_signal: signal.Signals) -> None:
-    """Ask Linux for the signal when the parent is gone, even killed (prctl(2), option 1)."""
+    """Let Linux send the signal when the parent ends, even if it is killed (prctl(2), option 1)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, stop_signal.value)
