@@ -26,12 +26,15 @@ def environment(**changes: str) -> dict[str, str]:
     return {**plain, "NO_COLOR": "1", "COLUMNS": "120", **changes}
 
 
-OpenFiles = tuple[int, int]
-"""Soft and hard limit of a process's open files."""
+OpenFiles = Any
+"""Soft and hard limit of a process's open files, or None for its parent's.
+
+`Any`, because mypy matches the dict of a call's `**changes` with every keyword.
+"""
 
 
 def oyer(
-    *arguments: str, cwd: Path, open_files: OpenFiles | None = None, **changes: str
+    *arguments: str, cwd: Path, open_files: OpenFiles = None, **changes: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
@@ -47,7 +50,7 @@ def oyer(
     )
 
 
-def _limit(open_files: OpenFiles | None) -> None:
+def _limit(open_files: OpenFiles) -> None:
     if open_files is not None:
         resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
 
@@ -61,7 +64,7 @@ class Running:
         cwd: Path,
         environ: Mapping[str, str],
         merged: bool,
-        open_files: OpenFiles | None,
+        open_files: OpenFiles,
     ) -> None:
         def prepare() -> None:
             _limit(open_files)
@@ -123,7 +126,7 @@ def running(
     *arguments: str,
     cwd: Path,
     merged: bool = False,
-    open_files: OpenFiles | None = None,
+    open_files: OpenFiles = None,
     **changes: str,
 ) -> Iterator[Running]:
     """Run a command until the block ends.

@@ -29,7 +29,10 @@ class Worker:
         self.log = log
         argv = worker_argv(kind, name=name, concurrency=concurrency, loglevel=loglevel)
         if patch:
-            argv[2:3] = ["tests.support.patched_worker", *patch]
+            module = argv.index("-m") + 1
+            argv[module : module + 1] = ["tests.support.patched_worker", *patch]
+            # -P keeps the working folder off the path.
+            environ = {**environ, "PYTHONPATH": str(ROOT)}
         argv = [*host, *argv]
         with log.open("ab") as output:
             self.process = subprocess.Popen(

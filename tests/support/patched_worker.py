@@ -1,6 +1,6 @@
 """Runs a Celery worker in which one thing differs from a worker of this release and host.
 
-    python -m tests.support.patched_worker PATCH [VALUE…] -A oyer.tasks worker …
+    python -m tests.support.patched_worker PATCH [VALUE…] (arguments of `python -m oyer.tasks`)
 
 - `next-release`: its messages have the next wire version.
 - `clock SECONDS`: its epoch clock is ahead by so many seconds, or behind.
@@ -9,12 +9,15 @@
 """
 
 import os
+import runpy
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from celery import maybe_patch_concurrency
 
 
 def next_release() -> None:
@@ -52,24 +55,23 @@ def _killing(function: Callable[..., Any], marker: Path) -> Callable[..., Any]:
     return once
 
 
+PATCHES: dict[str, tuple[Callable[..., None], int]] = {
+    "next-release": (next_release, 0),
+    "clock": (clock, 1),
+    "kill-at": (kill_at, 2),
+}
+"""Each patch and the number of its values."""
+
+
 def main() -> None:
-    """Apply the patch, then run `celery` with the remaining arguments."""
+    """Apply the patch, then run the worker with the remaining arguments."""
+    apply, count = PATCHES[sys.argv[1]]
+    values = sys.argv[2 : 2 + count]
+    del sys.argv[1 : 2 + count]
     # gevent patches the standard library before Celery's other modules are imported.
-    from celery import maybe_patch_concurrency
-
-    end = sys.argv.index("-A")
-    patch, *values = sys.argv[1:end]
-    del sys.argv[1:end]
     maybe_patch_concurrency()
-    patches: dict[str, Callable[..., None]] = {
-        "next-release": next_release,
-        "clock": clock,
-        "kill-at": kill_at,
-    }
-    patches[patch](*values)
-    from celery.__main__ import main as celery
-
-    celery()
+    apply(*values)
+    runpy.run_module("oyer.tasks", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
