@@ -4,8 +4,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.ready-demo
 TRAINERS := .venv-trainers
-# Tests mostly wait for processes to start and stop, so a few more at once than a small machine has cores.
+# Tests mostly wait for processes to start and stop: run more at once than a small machine has cores.
 JOBS ?= 3
+# What `make test-quick` runs: the rooms without I/O, and one batch through every part.
+QUICK := tests/config tests/protocol tests/tasks/parsing tests/tasks/lengths tests/tasks/rewards \
+	tests/tasks/judging tests/test_docs.py \
+	"tests/integration/test_main_job.py::test_rewards_come_back_in_the_order_submitted[sqlite]"
 SERVERS := .venv-servers
 
 .DEFAULT_GOAL := help
@@ -33,11 +37,14 @@ demo: $(DEMO_READY) ## Score the sample rollouts with everything embedded
 test: $(READY) ## Run the tests; they start the servers they need
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
+test-quick: $(READY) ## Run the pure parts and one whole batch, in less than a minute
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK)
+
 $(TRAINERS)/.ready: tests/trainers/requirements.txt tests/trainers/constraints.txt
 	$(PYTHON) -m venv $(TRAINERS)
 	$(TRAINERS)/bin/python -m pip install --quiet -c tests/trainers/constraints.txt -r tests/trainers/requirements.txt
-	# Without what they ask for: OpenRLHF and AReaL ask for GPU builds, ms-swift for an older TRL, Oyer
-	# for the workers' libraries.
+	# Without dependencies: OpenRLHF and AReaL require GPU builds, ms-swift an older TRL, Oyer the
+	# workers' libraries.
 	$(TRAINERS)/bin/python -m pip install --quiet --no-deps areal==1.0.4 ms-swift==4.6.0 openrlhf==0.11.2 -e .
 	@touch $@
 
@@ -52,29 +59,29 @@ $(SERVERS)/.ready: tests/real_servers/requirements.txt tests/real_servers/constr
 test-real-servers: $(READY) $(SERVERS)/.ready ## Judge through a litellm proxy and transformers serve (2 GB)
 	$(BIN)/python -m pytest -m real_servers tests/real_servers
 
-test-slow: $(READY) ## Run the tests that take long: minutes of rate limits and the like
+test-slow: $(READY) ## Run the tests that take minutes, e.g. of rate limits
 	$(BIN)/python -m pytest -m "slow and not faults"
 
-test-faults: $(READY) ## Kill, stop and cut off real workers, Redis, PostgreSQL and hosts; half an hour
+test-faults: $(READY) ## Kill and disconnect real workers, Redis, PostgreSQL and hosts; half an hour
 	$(BIN)/python -m pytest -m faults tests/faults
 
-test-faults-quick: $(READY) ## The same without what takes long; three minutes
+test-faults-quick: $(READY) ## Run the short ones of test-faults; three minutes
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "faults and not slow" tests/faults
 
-test-fuzz: $(READY) ## Try 10,000 wrong inputs on each surface, new ones each time
+test-fuzz: $(READY) ## Run 10,000 new wrong inputs on each interface
 	OYER_FUZZ_INPUTS=10000 $(BIN)/python -m pytest --timeout 3600 tests/fuzz
 
-test-soak: $(READY) ## Run 200 batches, and 20,000 rollouts at once, and look for what grows
+test-soak: $(READY) ## Run 200 batches, and 20,000 rollouts at once, and check for leaks
 	$(BIN)/python -m pytest -m slow tests/load
 
-check: $(READY) ## Format, lint, types, import contracts
+check: $(READY) ## Check format, lint, types (tests too) and import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	@rm -rf $(VENV)/imports && cp -rL typings $(VENV)/imports
 	cd $(VENV)/imports && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml
 
-audit: ## Ask the advisory database about the pinned packages; needs the network
+audit: ## Check the pinned packages against the advisory database; needs the network
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet pip-audit
 	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
@@ -83,7 +90,7 @@ fix: $(READY) ## Format, and repair what the linter can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-docs: $(READY) ## Write what README.md, docs/record.md and oyer.example.yaml generate from the code
+docs: $(READY) ## Write the generated parts of README.md, docs/record.md and oyer.example.yaml
 	$(BIN)/python -m tests.test_docs
 	$(BIN)/python -m tests.test_record_docs
 
@@ -101,4 +108,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(DEMO_READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-real-servers check audit fix docs bench bench-overlap migration up
+.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-real-servers check audit fix docs bench bench-overlap migration up

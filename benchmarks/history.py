@@ -12,6 +12,7 @@
 """
 
 import argparse
+import json
 import random
 import re
 import statistics
@@ -134,7 +135,9 @@ def judgement_of(i: int, rng: random.Random, filler: str, sent_at: datetime) -> 
         "parsed_layer": None if failed else "final_label",
         "parsed_span": None if failed else "Final score: 7",
         "parser_version": 1,
-        "parameters": {"key": "judge-7b", "scale": [1, 10], "body": {"model": "judge-7b"}},
+        "parameters": json.dumps(
+            {"key": "judge-7b", "scale": [1, 10], "body": {"model": "judge-7b"}}
+        ),
         "model": "judge-7b",
         "endpoint": "local",
         "rubric_hash": RUBRIC_HASH,

@@ -132,7 +132,7 @@ def streaming_in_processes(manager: RewardManager, rollouts: list[Rollout], step
     began = time.monotonic() + 0.1
     for pipe in pipes:
         pipe.send(began)
-    done = max(pipe.recv() for pipe in pipes)
+    done: float = max(pipe.recv() for pipe in pipes)
     for process in processes:
         process.join()
     return done - began

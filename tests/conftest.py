@@ -1,4 +1,4 @@
-"""Servers that start once per session, and a database of its own for each test."""
+"""Servers that start once per session (in each xdist worker), and an empty database per test."""
 
 import contextlib
 import shutil
@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -16,22 +17,42 @@ from sqlalchemy import make_url
 from oyer import migrations
 from tests.support import services
 
+if TYPE_CHECKING:
+    from oyer.demo.judge_server import JudgeServer
+    from oyer.manager import RewardManager
+
 _numbers = count()
 
-# A shell has what it runs in the background ignore Ctrl-C, and all that a test starts would as well.
+# A shell lets background jobs ignore Ctrl-C; processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def redis_service() -> Iterator[str]:
-    """URL of the session's Redis, for what outlives a test."""
+    """URL of the session's Redis, for data that lives longer than a test."""
     with services.redis_server() as url:
         yield url
 
 
+@pytest.fixture(scope="session")
+def shared_backend(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> "Iterator[tuple[RewardManager, JudgeServer]]":
+    """An embedded backend with workers of every kind and its judge, for modules to share.
+
+    Starting and stopping the workers takes seconds. `tests.support.scripted_backend` has the
+    fixtures that give a module its manager.
+    """
+    from tests.support.scripted_backend import scripted_backend
+
+    folder = tmp_path_factory.mktemp("shared-backend")
+    with scripted_backend(folder, length={"method": "median_band"}) as both:
+        yield both
+
+
 @pytest.fixture
 def redis_url(redis_service: str) -> str:
-    """URL of a Redis that is empty."""
+    """URL of the session's Redis, emptied."""
     with redis.Redis.from_url(redis_service) as client:
         client.flushall()
     return redis_service
@@ -46,7 +67,7 @@ def postgres_service() -> Iterator[str]:
 
 @pytest.fixture
 def postgres_url(postgres_service: str) -> Iterator[str]:
-    """URL of a PostgreSQL database that is empty and the test's own."""
+    """URL of an empty PostgreSQL database for this test only."""
     with _database(postgres_service, "template1") as url:
         yield url
 

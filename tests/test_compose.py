@@ -1,4 +1,4 @@
-"""compose.yaml and the Dockerfile: every command in them is one that works, and no secret is in them."""
+"""compose.yaml and the Dockerfile: their commands work, and they hold no secret."""
 
 import os
 import re

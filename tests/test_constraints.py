@@ -4,7 +4,7 @@ import re
 from importlib import metadata
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 
 from tests.support.paths import ROOT
 
@@ -12,9 +12,10 @@ LINES = (ROOT / "constraints.txt").read_text().splitlines()
 PINS = {canonicalize_name(name): version for name, _, version in (x.partition("==") for x in LINES)}
 
 
-def needed() -> set[str]:
+def needed() -> set[NormalizedName]:
     """Follow what Oyer and its extras require, through what is installed here."""
-    todo, seen = [("oyer", frozenset({"all"}))], set[tuple[str, frozenset[str]]]()
+    todo = [(canonicalize_name("oyer"), frozenset({"all"}))]
+    seen: set[tuple[NormalizedName, frozenset[str]]] = set()
     while todo:
         name, extras = todo.pop()
         if (name, extras) in seen:

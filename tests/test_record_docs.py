@@ -139,7 +139,7 @@ def test_postgres_knows_what_each_column_holds(postgres_url: str) -> None:
     migrations.upgrade(postgres_url)
     engine = open_engine(postgres_url)
     with reading(engine) as conn:
-        found = dict(
+        found: dict[str, str | None] = dict(
             conn.exec_driver_sql(
                 "SELECT a.attname, col_description(a.attrelid, a.attnum) FROM pg_attribute AS a"
                 " WHERE a.attrelid = 'judge_history'::regclass AND a.attnum > 0"

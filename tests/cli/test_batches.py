@@ -21,8 +21,8 @@ from oyer.models.writes import ensure_run_and_batch, finish_batch
 from oyer.protocol.batch_store import BatchStore
 from tests.cli.conftest import Backend, rollout_rows
 from tests.support.cli_process import oyer, running
-from tests.support.fault_backend import wait_until
 from tests.support.record_rows import START, make_batch
+from tests.support.waiting import wait_until
 
 _CONFIG = ("--config", "oyer.yaml")
 HERE = f"{socket.gethostname()}:{os.getpid()}"

@@ -1,20 +1,20 @@
-"""A backend of single processes, made whole again before each test."""
+"""One backend of single processes; missing workers are restarted before each test."""
 
 import random
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardBatch
-from tests.support.fault_backend import Backend, rollouts_of
+from tests.support import services
+from tests.support.fault_backend import Backend
 from tests.support.fault_servers import PostgresServer, RedisServer, migrated
-from tests.support.tcp_door import Door
+from tests.support.rollouts import rollouts_of
+from tests.support.tcp_proxy import TcpProxy
 
 SEED = 20260131
-"""Of everything random here; a failing run repeats with the same numbers."""
+"""Seed of the random numbers, fixed so that a failing run can be repeated."""
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +29,8 @@ def redis_part(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer
 @pytest.fixture(scope="session")
 def postgres_part() -> Iterator[PostgresServer]:
     """A PostgreSQL for the fault tests, with the record in it."""
-    # Not below pytest's folder, which each pytest that starts shuts off from other users.
-    with tempfile.TemporaryDirectory(prefix="oyer-pg-") as folder:
-        server = migrated(PostgresServer(Path(folder)))
+    with services.postgres_cluster() as cluster:
+        server = migrated(PostgresServer(cluster))
         yield server
         server.stop()
 
@@ -40,9 +39,9 @@ def postgres_part() -> Iterator[PostgresServer]:
 def _shared(
     redis_part: RedisServer, postgres_part: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Backend]:
-    with JudgeServer() as judge, Door(judge.port) as door:
+    with JudgeServer() as judge, TcpProxy(judge.port) as proxy:
         backend = Backend(
-            tmp_path_factory.mktemp("workers"), redis_part, postgres_part.url, judge, door=door
+            tmp_path_factory.mktemp("workers"), redis_part, postgres_part.url, judge, proxy=proxy
         )
         yield backend
         judge.release()
@@ -64,11 +63,11 @@ def backend(_shared: Backend, request: pytest.FixtureRequest) -> Iterator[Backen
 
 
 @pytest.fixture
-def door(backend: Backend) -> Iterator[Door]:
-    """The way to the endpoint `door`, open again afterwards."""
-    assert backend.door is not None
-    yield backend.door
-    backend.door.open()
+def proxy(backend: Backend) -> Iterator[TcpProxy]:
+    """The proxy in front of the endpoint `proxy`; it forwards again after the test."""
+    assert backend.proxy is not None
+    yield backend.proxy
+    backend.proxy.forward()
 
 
 @pytest.fixture
@@ -80,10 +79,12 @@ def rng() -> random.Random:
 
 @pytest.fixture
 def undisturbed(backend: Backend) -> Callable[[str, int], RewardBatch]:
-    """Score rollouts once in peace; the judge's log is empty afterwards."""
+    """Score rollouts without a fault, and empty the judge's log."""
 
     def run(tag: str, n: int) -> RewardBatch:
-        batch = backend.manager().submit(rollouts_of(tag, n), run="peace").result(timeout_s=60)
+        batch = (
+            backend.manager().submit(rollouts_of(tag, n), run="undisturbed").result(timeout_s=60)
+        )
         assert batch.statuses == ["scored"] * n
         backend.judge.reset()
         return batch

@@ -1,4 +1,4 @@
-"""The judge's endpoint goes away for a while: its calls are made again, and no others."""
+"""Outages of the judge's endpoint: only the calls in flight are repeated."""
 
 import threading
 from collections.abc import Callable
@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from oyer.manager import RewardBatch
-from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend, rollouts_of
-from tests.support.tcp_door import Door
+from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend
+from tests.support.rollouts import rollouts_of
+from tests.support.tcp_proxy import TcpProxy
 
 pytestmark = pytest.mark.faults
 
@@ -28,16 +29,16 @@ WITH_REPEATS = range(N, N + JUDGE_IN_FLIGHT + 1)
     ],
 )
 def test_a_network_that_fails_costs_the_calls_in_flight_and_no_others(
-    backend: Backend, undisturbed: Undisturbed, door: Door, fault: str, lasts_s: float
+    backend: Backend, undisturbed: Undisturbed, proxy: TcpProxy, fault: str, lasts_s: float
 ) -> None:
     tag = f"{fault}-{lasts_s}"
     expected = undisturbed(tag, N)
-    judges = [{"name": "q", "endpoint": "door", "model": "m", "reasks": 0}]
+    judges = [{"name": "q", "endpoint": "proxy", "model": "m", "reasks": 0}]
     future = backend.half_way(tag, N, judges=judges)
-    getattr(door, fault)()
+    getattr(proxy, fault)()
     backend.go_on()
     threading.Event().wait(lasts_s)  # the fault itself: a pause of stated length
-    door.open()
+    proxy.forward()
     backend.check(future.result(timeout_s=120), expected, calls=WITH_REPEATS)
     query = "SELECT count(*) AS n FROM attempts WHERE batch_id = :id AND http_status IS NULL"
     (failed,) = backend.read(query, id=future.batch_id)
@@ -55,7 +56,7 @@ def test_the_judge_fails_for_a_while(
     backend.check(batch, expected, calls=range(3 * N, 3 * N + 1))
 
 
-def test_the_judge_swallows_every_first_request(backend: Backend, undisturbed: Undisturbed) -> None:
+def test_the_judge_never_answers_first_requests(backend: Backend, undisturbed: Undisturbed) -> None:
     expected = undisturbed("black-hole", N)
     impatient = backend.manager(
         judges=[{"name": "q", "endpoint": "impatient", "model": "m", "reasks": 0}]

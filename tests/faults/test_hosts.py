@@ -1,4 +1,4 @@
-"""Two hosts whose link is cut: the batch ends on one, and the other comes back and changes nothing."""
+"""The link between two hosts is cut: the batch ends on one; the other changes nothing later."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -7,11 +7,13 @@ import pytest
 
 from oyer.demo.responses import Action
 from oyer.manager import RewardBatch
-from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
+from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend
 from tests.support.fault_servers import PostgresServer
 from tests.support.fault_worker import Worker
 from tests.support.network_hosts import Host, second_host
-from tests.support.tcp_door import Door
+from tests.support.rollouts import rollouts_of
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
@@ -34,7 +36,7 @@ def far_worker(backend: Backend, postgres_part: PostgresServer, host: Host) -> I
     port = int(backend.redis.url.rpartition(":")[2].partition("/")[0])
     with ExitStack() as stack:
         redis, record, judge = (
-            stack.enter_context(Door(target, host.address))
+            stack.enter_context(TcpProxy(target, host.address))
             for target in (port, postgres_part.socket, backend.judge.port)
         )
         worker = backend.start(

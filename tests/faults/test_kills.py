@@ -1,15 +1,19 @@
-"""A worker dies at any moment: the batch ends with the same rewards, paid for once."""
+"""Workers killed at any moment: the batch ends with the same rewards, paid for once."""
 
 import random
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import redis
 
 from oyer.demo.responses import Action
 from oyer.manager import RewardBatch
-from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
+from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend
 from tests.support.fault_servers import PostgresServer
+from tests.support.rollouts import rollouts_of
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -38,7 +42,7 @@ def test_all_judge_workers_killed_and_one_started(
 def test_a_length_worker_killed_with_a_message_that_redis_has_forgotten(
     backend: Backend, undisturbed: Undisturbed
 ) -> None:
-    """Between Redis handing a message out and the worker noting it down, only the future has it."""
+    """A message lost between Redis and the worker is only known to the future."""
     expected = undisturbed("length-kill", N)
     for worker in backend.living("length"):
         worker.kill()
@@ -105,21 +109,17 @@ def test_clocks_that_are_half_a_minute_wrong_lose_no_message_and_repeat_none(
     expected = undisturbed("skew", N)
     for worker in backend.living("judge"):
         worker.kill()
-    fast, slow = (
-        backend.start("judge", "tests.support.skewed_clock", skew, loglevel="DEBUG")
-        for skew in ("30", "-30")
-    )
+    fast, slow = (backend.start("judge", "clock", skew, loglevel="DEBUG") for skew in ("30", "-30"))
     backend.wait_ready()
     backend.judge.set_plan(Action(hold=True))
     future = backend.manager(stall_timeout_s=600).submit(rollouts_of("skew", N))
     backend.judge.wait_until(lambda log: len(log) == JUDGE_IN_FLIGHT)
     client = backend.redis.client
     for _ in range(2):  # twice, each worker has renewed its leases and swept the others'
-        leases = dict(client.zrange("unacked_index", 0, -1, withscores=True))
+        before = _leases(client)
         wait_until(
-            lambda leases=leases: all(  # type: ignore[misc]
-                stamp > leases.get(tag, 0.0)
-                for tag, stamp in client.zrange("unacked_index", 0, -1, withscores=True)
+            lambda before=before: all(  # type: ignore[misc]
+                stamp > before.get(tag, 0.0) for tag, stamp in _leases(client).items()
             ),
             "leases renewed",
         )
@@ -131,3 +131,9 @@ def test_clocks_that_are_half_a_minute_wrong_lose_no_message_and_repeat_none(
     batch = future.result(timeout_s=60)
     backend.check(batch, expected, calls=range(N, N + JUDGE_IN_FLIGHT + 1))
     slow.kill()
+
+
+def _leases(client: redis.Redis) -> dict[bytes, float]:
+    """Return the time of each unacknowledged message's last lease."""
+    found: Any = client.zrange("unacked_index", 0, -1, withscores=True)
+    return dict(found)

@@ -1,4 +1,4 @@
-"""The broker, the record or the judge goes away for a while: nothing is lost, nothing paid twice."""
+"""Outages of Redis, the database and the trainer: nothing is lost, nothing is paid twice."""
 
 import contextlib
 import subprocess
@@ -11,9 +11,11 @@ import pytest
 from oyer.demo.responses import Action
 from oyer.manager import BackendUnavailable, RewardBatch, RewardFuture
 from oyer.protocol import redis_client
-from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
+from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend
 from tests.support.fault_servers import PostgresServer, RedisServer
-from tests.support.fault_worker import ROOT
+from tests.support.paths import ROOT
+from tests.support.rollouts import rollouts_of
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -162,7 +164,7 @@ def test_a_trainer_that_is_killed_is_followed_by_one_with_its_ticket(
     with _trainer(backend, "ticket") as (trainer, ticket):
         backend.judge.wait_until(lambda log: len(log) == JUDGE_IN_FLIGHT)
         trainer.kill()
-    # Without the trainer, its rollouts are in Redis and nowhere else.
+    # Without the trainer, its rollouts are only in Redis.
     for worker in backend.living("judge"):
         worker.kill()
     backend.go_on()
@@ -173,11 +175,11 @@ def test_a_trainer_that_is_killed_is_followed_by_one_with_its_ticket(
 
 @contextlib.contextmanager
 def _trainer(backend: Backend, tag: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Submit from a process of its own, which prints its ticket and waits for the result."""
+    """Submit from another process, which prints its ticket and waits for the result."""
     code = (
         "import sys\n"
         "from oyer.manager import RewardManager\n"
-        "from tests.support.fault_backend import rollouts_of\n"
+        "from tests.support.rollouts import rollouts_of\n"
         "future = RewardManager.from_file(sys.argv[1]).submit(rollouts_of(sys.argv[2], 48))\n"
         "print(future.ticket, flush=True)\n"
         "future.result()\n"

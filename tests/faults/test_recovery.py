@@ -1,4 +1,4 @@
-"""A batch that makes no progress is submitted again under its id, whatever it was that was lost."""
+"""A batch that makes no progress is resubmitted under its id, whatever was lost."""
 
 import base64
 import contextlib
@@ -16,8 +16,10 @@ from oyer.manager.backend.connection import backend as manager_side
 from oyer.protocol import names
 from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.packing import WIRE_VERSION
-from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
-from tests.support.fault_worker import ROOT
+from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend
+from tests.support.paths import ROOT
+from tests.support.rollouts import rollouts_of
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -43,7 +45,7 @@ def test_a_batch_sent_again_joins_the_calls_that_are_in_flight(
 
 
 def test_the_late_original_changes_nothing(backend: Backend, undisturbed: Undisturbed) -> None:
-    """A worker that was stopped ends its chunks after others have: with other scores, in vain."""
+    """A stopped worker finishes its chunks after others did; its scores are ignored."""
     expected = undisturbed("late", N)
     first, second = backend.living("judge")
     second.kill()
@@ -80,7 +82,7 @@ def test_a_callback_that_was_lost_is_sent_again(backend: Backend, undisturbed: U
     backend.check(future.result(timeout_s=60), expected, calls=EXACT)
 
 
-def test_combine_takes_parts_twice_and_in_any_order_reads_those_that_are_missing_and_says_so(
+def test_combine_handles_repeated_reordered_and_missing_parts_and_logs_it(
     backend: Backend, undisturbed: Undisturbed
 ) -> None:
     expected = undisturbed("parts", N)
@@ -89,7 +91,9 @@ def test_combine_takes_parts_twice_and_in_any_order_reads_those_that_are_missing
     future = backend.manager(stall_timeout_s=600).submit(rollouts_of("parts", N))
     client = backend.redis.client
     wait_until(lambda: client.llen("combine") == 1, "the callback was sent")
-    message = json.loads(client.lpop("combine"))
+    sent = client.lpop("combine")
+    assert isinstance(sent, bytes)
+    message = json.loads(sent)
     (parts,), *rest = json.loads(base64.b64decode(message["body"]))
     assert [part.get("chunk") for part in parts[:3]] == [0, 1, 2]
     doctored = [*parts[:0:-1], parts[1]]
@@ -166,7 +170,7 @@ def test_a_newer_message_is_refused_by_older_workers_and_kept_for_newer_ones(
         for worker in backend.workers:
             worker.kill()
         for kind in names.QUEUES:
-            backend.start(kind, "tests.support.newer_release")
+            backend.start(kind, "next-release")
         backend.wait_ready()
         manager_side(backend.redis.url, 86_400).resubmit(refused.batch_id, "again")
         batch = RewardFuture.from_ticket(refused.ticket).result(timeout_s=60)
@@ -177,7 +181,7 @@ def test_a_newer_message_is_refused_by_older_workers_and_kept_for_newer_ones(
 
 @contextlib.contextmanager
 def _newer_release() -> Iterator[None]:
-    """Let this process write what a later release would."""
+    """Raise this process's wire version to that of a later release."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (
             "oyer.manager.backend.chord",

@@ -1,4 +1,4 @@
-"""A worker that is told to stop, and a backend whose owner is killed."""
+"""Shutdown of a worker, and of a backend whose owner is killed."""
 
 import os
 import re
@@ -12,9 +12,11 @@ import pytest
 
 from oyer.demo.responses import Action
 from oyer.manager import RewardBatch
-from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend, rollouts_of, wait_until
+from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend
 from tests.support.fault_servers import RedisServer
-from tests.support.fault_worker import ROOT
+from tests.support.paths import ROOT
+from tests.support.rollouts import rollouts_of
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.faults
 

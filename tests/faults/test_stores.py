@@ -1,4 +1,4 @@
-"""The record is locked or its disk is full for a while: what was paid for waits, and is recorded."""
+"""Locked tables and full disks: database writes are retried, so that paid replies are not lost."""
 
 import contextlib
 import sqlite3
@@ -10,8 +10,10 @@ import pytest
 from oyer import migrations
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardBatch
-from tests.support.fault_backend import Backend, rollouts_of, wait_until
+from tests.support.fault_backend import Backend
 from tests.support.fault_servers import PostgresServer, RedisServer, small_disk
+from tests.support.rollouts import rollouts_of
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.faults
 

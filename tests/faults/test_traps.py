@@ -1,4 +1,4 @@
-"""Eighteen ways in which Celery on Redis with gevent loses or repeats work, and none of them here.
+"""Eighteen ways in which Celery on Redis with gevent can lose or repeat work, and that Oyer does not.
 
 Each name gives the trap's number in the project's notes on Celery, and what went wrong.
 Where the quick path of recovery is meant, the future's own resubmission is kept out of it.
@@ -19,9 +19,11 @@ from oyer.local.worker_commands import worker_argv
 from oyer.manager import InvalidConfig, RewardBatch
 from oyer.protocol import names
 from oyer.tasks.app import VISIBILITY_TIMEOUT_S
-from tests.support.fault_backend import JUDGE_IN_FLIGHT, KEY, Backend, rollouts_of, wait_until
+from tests.support.fault_backend import JUDGE_IN_FLIGHT, KEY, Backend
 from tests.support.fault_servers import PostgresServer, RedisServer
-from tests.support.fault_worker import ROOT
+from tests.support.paths import ROOT
+from tests.support.rollouts import rollouts_of
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -56,7 +58,7 @@ def test_a_worker_killed_inside_of_the_chord_does_not_hang_it(
     for worker in backend.living("judge"):
         worker.kill()
     marker = backend.folder / f"{point}.killed"
-    doomed = backend.start("judge", "tests.support.killed_at", point, str(marker))
+    doomed = backend.start("judge", "kill-at", point, str(marker))
     future = backend.manager(stall_timeout_s=NEVER_S).submit(rollouts_of(point, N))
     doomed.process.wait(60)
     assert marker.exists()
@@ -126,7 +128,11 @@ def test_trap_08_connections_do_not_grow_with_the_tasks(backend: Backend) -> Non
 def test_trap_09_nothing_sends_sigquit_and_a_remapped_sigterm_is_refused(
     backend: Backend,
 ) -> None:
-    sources = [path for part in ("cli", "manager", "tasks") for path in (ROOT / part).rglob("*.py")]
+    sources = [
+        path
+        for part in ("cli", "local", "manager", "tasks")
+        for path in (ROOT / part).rglob("*.py")
+    ]
     assert sources
     assert not [path for path in sources if "signal.SIGQUIT" in path.read_text()]
     worker = backend.start("combine", REMAP_SIGTERM="SIGQUIT")

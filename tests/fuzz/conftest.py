@@ -1,11 +1,11 @@
-"""How many inputs a fuzz tries: few and always the same by default, many and new by `make test-fuzz`."""
+"""Number of inputs per fuzz test: few fixed ones by default, many new ones by `make test-fuzz`."""
 
 import os
 
 from hypothesis import HealthCheck, Phase, settings
 
 INPUTS = int(os.environ.get("OYER_FUZZ_INPUTS", "0"))
-"""Inputs for each surface; 0 is the short run of `make test`."""
+"""Inputs per test; 0 is the short run of `make test`."""
 
 _SHORT = 150
 

@@ -1,4 +1,4 @@
-"""Whatever a configuration says, it is refused by key with `InvalidConfig`, or it can be used."""
+"""Any configuration is valid, or refused with an `InvalidConfig` that names the key."""
 
 import json
 import string

@@ -1,4 +1,4 @@
-"""Whatever is posted to `oyer serve` is answered with 200 or 4xx and a reason, and in time."""
+"""`oyer serve` answers any request with 200, or with 4xx and a reason."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from oyer.server import ServerSettings, create_app
 from tests.fuzz.conftest import fuzz
 from tests.support.fuzz_values import any_text, damaged, json_like, mutated
 from tests.support.scripted_backend import scripted_backend
-from tests.support.serve_process import Served, served
+from tests.support.served_app import Served, served
 
 ANSWER_S = 60.0
 """A request that is not answered by then hangs."""
@@ -183,8 +183,8 @@ def test_a_body_is_answered_with_a_reward_or_a_reason(
 
 
 @st.composite
-def streams(draw: Any) -> bytes:
-    """What a client might put on the wire: a request, cut or damaged anywhere."""
+def streams(draw: st.DrawFn) -> bytes:
+    """Bytes of a client: a request, cut or damaged anywhere."""
     path, body = draw(requests())
     length = draw(st.sampled_from([len(body), len(body), len(body) + 9, max(0, len(body) - 3)]))
     head = (
@@ -213,7 +213,7 @@ def exchange(port: int, stream: bytes) -> bytes:
             while part := client.recv(65536):
                 answer += part
         except ConnectionError:
-            # The server may hang up on nonsense before it has read all of it.
+            # The server may close the connection before it has read all bytes.
             return answer
         return answer
 

@@ -1,10 +1,9 @@
-"""Messages that are not ours are thrown away, each logged once, and the workers go on."""
+"""Foreign messages are dropped, each logged once; the workers keep running."""
 
 import base64
 import json
 import os
 import re
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +17,12 @@ from hypothesis import strategies as st
 from oyer.manager import RewardManager
 from oyer.protocol import live_workers, names
 from oyer.protocol.names import batch_key
-from oyer.protocol.packing import WIRE_VERSION, pack, zstd
+from oyer.protocol.packing import WIRE_VERSION, pack
 from tests.fuzz.conftest import fuzz
-from tests.support.fuzz_values import any_text, damaged, json_like, mutated
-from tests.support.scripted_backend import rollout, scripted_backend
+from tests.support.fuzz_values import any_text, bomb, damaged, json_like, mutated
+from tests.support.rollouts import rollout
+from tests.support.scripted_backend import scripted_backend
+from tests.support.waiting import wait_until
 
 _AT_ONCE = 50
 """Messages that are pushed before the workers' logs are looked at."""
@@ -75,7 +76,7 @@ OURS = [
         (names.RECALL_TASK, {}),
     ]
 ]
-"""Messages of batches that there are not."""
+"""Messages of batches that do not exist."""
 
 
 def _body(content: Any) -> dict[str, Any]:
@@ -87,7 +88,7 @@ contents = st.one_of(
     mutated([[], {"v": 1, "batch_id": "none", "chunk": 0}, {"chord": None, "callbacks": None}]),
     st.tuples(st.lists(json_like, max_size=2), st.dictionaries(any_text, json_like), json_like),
 ).map(_body)
-strangers = st.one_of(
+foreign_messages = st.one_of(
     st.binary(min_size=1, max_size=60),
     json_like.map(lambda value: json.dumps(value).encode()),
     st.just(b"[" * 5000),
@@ -139,7 +140,7 @@ def client(manager: RewardManager) -> Iterator[redis.Redis]:
 
 
 def processes(client: redis.Redis) -> set[int]:
-    """Process ids of the workers there are."""
+    """Return the process ids of the live workers."""
     return {entry["pid"] for found in live_workers.workers(client).values() for entry in found}
 
 
@@ -153,40 +154,35 @@ def logged(folder: Path) -> int:
 
 def wait_logged(folder: Path, lines: int) -> None:
     """Wait until so many errors are logged: a message may be gone just before its line is there."""
-    deadline = time.monotonic() + 60
-    while logged(folder) < lines and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: logged(folder) >= lines, f"{lines} errors logged")
 
 
-def wait_empty(client: redis.Redis) -> None:
-    """Wait until nothing is queued or unacknowledged."""
-    deadline = time.monotonic() + 120
-    while any(client.llen(queue) for queue in names.QUEUES) or client.hlen("unacked"):
-        assert time.monotonic() < deadline, [client.llen(queue) for queue in names.QUEUES]
-        time.sleep(0.02)
+def idle(client: redis.Redis) -> bool:
+    """Whether no message is queued or unacknowledged."""
+    return not any(client.llen(queue) for queue in names.QUEUES) and not client.hlen("unacked")
 
 
-def test_a_message_that_is_not_ours_is_logged_once(
+def test_a_foreign_message_is_logged_once(
     manager: RewardManager, client: redis.Redis, folder: Path
 ) -> None:
     before = processes(client)
     raw: list[bytes] = []
 
     @fuzz
-    @given(strangers)
+    @given(foreign_messages)
     def collect(one: bytes) -> None:
         raw.append(one)
 
     collect()
     for at in range(0, len(raw), _AT_ONCE):
         some = raw[at : at + _AT_ONCE]
-        already = logged(folder)
+        expected = logged(folder) + len(some)
         for i, one in enumerate(some):
             client.lpush(names.QUEUES[i % len(names.QUEUES)], one)
-        wait_empty(client)
-        wait_logged(folder, already + len(some))
+        wait_until(lambda: idle(client), "all messages taken", 120)
+        wait_logged(folder, expected)
         assert processes(client) == before
-        assert logged(folder) == already + len(some), some
+        assert logged(folder) == expected, some
     batch = manager.submit([rollout("after", i) for i in range(8)]).result(timeout_s=60)
     assert batch.statuses == ["scored"] * 8
     for pid in before:
@@ -202,7 +198,7 @@ def test_a_message_that_is_not_ours_is_logged_once(
         b"oyer9\nx",
         pack(b"[]"),
         pack(b"{" * 3000),
-        b"oyer1\n" + zstd.compress(b" " * (2**28 + 1), 1),
+        bomb(2**28 + 1),
     ],
     ids=["empty", "stamp", "newer", "other", "deep", "bomb"],
 )
@@ -218,5 +214,5 @@ def test_a_payload_that_cannot_be_read_fails_its_batch_and_no_worker(
     client.lpush(
         "judge", json.dumps(message(names.JUDGE_TASK, {"v": 1, "batch_id": batch_id, "chunk": 0}))
     )
-    wait_empty(client)
+    wait_until(lambda: idle(client), "all messages taken", 120)
     assert processes(client) == before

@@ -1,4 +1,4 @@
-"""Whatever a judge writes becomes a status, and a score on the scale or none."""
+"""Any response of a judge becomes a status, with a score on the scale or without one."""
 
 import json
 import math

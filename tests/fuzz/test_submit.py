@@ -1,4 +1,4 @@
-"""Whatever is handed to `submit` is refused with a named field, or packed so that a worker reads it."""
+"""Any input of `submit` is refused with an error that names the field, or can be decoded by a worker."""
 
 import re
 from fractions import Fraction

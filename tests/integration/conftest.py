@@ -1,4 +1,4 @@
-"""A whole backend with real workers, and a scripted judge behind it."""
+"""Embedded backends with real workers and a scripted judge."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager import RewardManager, Rollout
+from oyer.manager import RewardManager
 
 
 @pytest.fixture(scope="session")
 def judge() -> Iterator[JudgeServer]:
-    """A judge endpoint, shared by a session; a test sets its plan."""
+    """The session's judge endpoint; each test sets its plan."""
     with JudgeServer() as server:
         yield server
 
@@ -46,7 +46,7 @@ def backend(
     base_config: dict[str, Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[RewardManager]:
-    """A manager on an embedded backend, once with each store."""
+    """A manager on an embedded backend: the test runs on SQLite and on PostgreSQL."""
     folder = tmp_path_factory.mktemp("backend")
     if request.param == "sqlite":
         url = f"sqlite:///{folder / 'oyer.db'}"
@@ -58,7 +58,7 @@ def backend(
 
 @pytest.fixture
 def sibling(backend: RewardManager) -> Callable[..., RewardManager]:
-    """Make managers with other judges, lengths or rules on the same backend."""
+    """Make managers with a changed configuration on the same backend."""
 
     def make(**changes: Any) -> RewardManager:
         config = backend.config.model_dump(mode="json")
@@ -75,9 +75,11 @@ QUERY_SECRET = "planted-signature-4kP8"
 
 
 @pytest.fixture(scope="session")
-def court(judge: JudgeServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RewardManager]:
-    """A backend of two judge processes, with an endpoint for each of a judge client's limits."""
-    common = {"base_url": judge.base_url, "api_key_env": "COURT_KEY", "timeout_s": 2}
+def judging_backend(
+    judge: JudgeServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RewardManager]:
+    """A backend with two judge processes and one endpoint per limit of a judge client."""
+    common = {"base_url": judge.base_url, "api_key_env": "PLANTED_JUDGE_KEY", "timeout_s": 2}
     endpoints: dict[str, Any] = {
         "fake": {**common, "max_in_flight": 32},
         "other": {**common, "max_in_flight": 32},
@@ -92,49 +94,32 @@ def court(judge: JudgeServer, tmp_path_factory: pytest.TempPathFactory) -> Itera
                 {"url": f"{url}?sig={QUERY_SECRET}"}
                 for url in (judge.base_url, "http://127.0.0.1:9/v1")
             ],
-            "api_key_env": "COURT_KEY",
+            "api_key_env": "PLANTED_JUDGE_KEY",
             "timeout_s": 2,
         },
     }
     prices = {"m": {"prompt_usd": 0, "completion_usd": 1000}}
     for endpoint in endpoints.values():
         endpoint["prices"] = prices
-    folder = tmp_path_factory.mktemp("court")
+    folder = tmp_path_factory.mktemp("judging")
     config = {
         "endpoints": endpoints,
         "judges": [{"name": "q", "endpoint": "fake", "model": "m", "reasks": 0}],
         "store": {"url": f"sqlite:///{folder / 'oyer.db'}"},
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COURT_KEY", KEY)
+        patch.setenv("PLANTED_JUDGE_KEY", KEY)
         with RewardManager.local(config, folder=folder, judge_processes=2) as manager:
             yield manager
 
 
 @pytest.fixture
-def before(court: RewardManager) -> Callable[..., RewardManager]:
-    """Make managers on the court's backend: with changes of its judge, or of the configuration."""
+def manager_with(judging_backend: RewardManager) -> Callable[..., RewardManager]:
+    """Make managers on `judging_backend` with changes of its judge or configuration."""
 
     def make(config: dict[str, Any] | None = None, **judge: Any) -> RewardManager:
-        raw = court.config.model_dump(mode="json")
+        raw = judging_backend.config.model_dump(mode="json")
         judges = [{**raw["judges"][0], **judge}]
         return RewardManager({**raw, "judges": judges, **(config or {})})
 
     return make
-
-
-def rollouts_of(tag: str, n: int = 8, **fields: Any) -> list[Rollout]:
-    """Make distinct rollouts in groups of four."""
-    return [
-        Rollout(
-            **{
-                "prompt": f"{tag} question {i // 4}",
-                "response": f"{tag}: the answer number {i} is {i}.",
-                "group_id": f"{tag}-{i // 4}",
-                "base_score": 1.0,
-                "response_tokens": 100 + 10 * i,
-                **fields,
-            }
-        )
-        for i in range(n)
-    ]

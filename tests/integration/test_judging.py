@@ -1,4 +1,4 @@
-"""What a judge endpoint may do, and what becomes of it: calls, retries, limits, reuse, the record."""
+"""Judging over a real endpoint: calls, retries, limits, reuse and the record."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +12,10 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.demo.request_log import RequestEntry, max_in_any_window, max_in_flight
 from oyer.demo.responses import Action, named
 from oyer.manager import RewardBatch, RewardManager
-from tests.integration.conftest import rollouts_of
 from tests.integration.test_main_job import read
+from tests.support.rollouts import rollouts_of
 
-Before = Callable[..., RewardManager]
+MakeManager = Callable[..., RewardManager]
 
 SIX = {"text": "Final score: 6"}
 
@@ -34,13 +34,13 @@ def attempts_of(manager: RewardManager, batch: RewardBatch) -> list[dict[str, An
 
 @pytest.mark.parametrize("form", ["seconds", "date", "ms", "reset_requests", "reset_tokens"])
 def test_a_call_waits_as_long_as_the_endpoint_asks(
-    court: RewardManager, judge: JudgeServer, form: str
+    judging_backend: RewardManager, judge: JudgeServer, form: str
 ) -> None:
     refusal = {"name": "rate_limited", "retry_after_s": 1.5, "retry_after_form": form}
     judge.set_plan({"rules": [{"when": {"first_of_body": 1}, "then": refusal}], "default": SIX})
-    batch = scored(court, f"wait-{form}", 2)
+    batch = scored(judging_backend, f"wait-{form}", 2)
     assert batch.judge_scores.tolist() == [6.0, 6.0]
-    rows = attempts_of(court, batch)
+    rows = attempts_of(judging_backend, batch)
     assert [row["http_status"] for row in rows] == [429, 200] * 2
     # A date counts from the whole second, so a part of one may be gone on arrival.
     asked_s = 0.5 if form == "date" else 1.4
@@ -48,20 +48,20 @@ def test_a_call_waits_as_long_as_the_endpoint_asks(
 
 
 def test_a_burst_of_500s_costs_retries_and_no_scores(
-    court: RewardManager, judge: JudgeServer
+    judging_backend: RewardManager, judge: JudgeServer
 ) -> None:
     burst = {"when": {"sequence": [0, 12]}, "then": "server_error"}
     judge.set_plan({"rules": [burst], "default": SIX})
-    batch = scored(court, "burst", 16)
+    batch = scored(judging_backend, "burst", 16)
     assert batch.judge_scores.tolist() == [6.0] * 16
     assert batch.usage.calls == 16 + 12
 
 
-def test_an_endpoint_that_always_says_the_same_500_is_asked_three_times(
-    court: RewardManager, judge: JudgeServer
+def test_an_endpoint_that_repeats_the_same_500_is_called_three_times(
+    judging_backend: RewardManager, judge: JudgeServer
 ) -> None:
     judge.set_plan(named("server_error"))
-    batch = scored(court, "broken", 2)
+    batch = scored(judging_backend, "broken", 2)
     assert batch.statuses == ["unavailable"] * 2
     assert batch.usage.calls == 6
 
@@ -84,22 +84,24 @@ def test_an_endpoint_that_always_says_the_same_500_is_asked_three_times(
     ],
     ids=str,
 )
-def test_a_passing_fault_is_on_record_and_got_past(
-    court: RewardManager, judge: JudgeServer, fault: Any, error_class: str
+def test_a_transient_fault_is_on_record_and_retried(
+    judging_backend: RewardManager, judge: JudgeServer, fault: Any, error_class: str
 ) -> None:
     judge.set_plan({"rules": [{"when": {"first_of_body": 1}, "then": fault}], "default": SIX})
-    batch = scored(court, f"fault-{fault}", 1)
+    batch = scored(judging_backend, f"fault-{fault}", 1)
     assert batch.judge_scores.tolist() == [6.0]
-    first, second = attempts_of(court, batch)
+    first, second = attempts_of(judging_backend, batch)
     assert (first["number"], first["error_class"]) == (1, error_class)
     assert (second["number"], second["http_status"], second["error_class"]) == (2, 200, None)
     assert first["retry_wait_s"] is not None
     assert second["retry_wait_s"] is None
 
 
-def test_a_reply_that_drips_in_time_is_a_reply(court: RewardManager, judge: JudgeServer) -> None:
+def test_a_reply_that_drips_in_time_is_a_reply(
+    judging_backend: RewardManager, judge: JudgeServer
+) -> None:
     judge.set_plan(named("drip", text="Final score: 6"))
-    assert scored(court, "drip", 2).usage.calls == 2
+    assert scored(judging_backend, "drip", 2).usage.calls == 2
 
 
 @pytest.mark.parametrize(
@@ -113,28 +115,30 @@ def test_a_reply_that_drips_in_time_is_a_reply(court: RewardManager, judge: Judg
         ("context_length_exceeded", "context_overflow"),
     ],
 )
-def test_what_another_call_would_not_mend_is_asked_once(
-    court: RewardManager, judge: JudgeServer, action: str, status: str
+def test_a_permanent_fault_is_not_retried(
+    judging_backend: RewardManager, judge: JudgeServer, action: str, status: str
 ) -> None:
     judge.set_plan(named(action))
-    batch = scored(court, f"once-{action}", 2)
+    batch = scored(judging_backend, f"once-{action}", 2)
     assert batch.statuses == [status] * 2
     assert len(judge.requests) == 2
 
 
-def test_a_reply_without_usage_is_scored(court: RewardManager, judge: JudgeServer) -> None:
+def test_a_reply_without_usage_is_scored(
+    judging_backend: RewardManager, judge: JudgeServer
+) -> None:
     judge.set_plan(named("no_usage", text="Final score: 6"))
-    batch = scored(court, "no usage", 2)
+    batch = scored(judging_backend, "no usage", 2)
     assert batch.statuses == ["scored"] * 2
     assert batch.usage.tokens == 0
 
 
-def test_an_endpoint_that_refuses_json_is_asked_in_words_from_then_on(
-    before: Before, judge: JudgeServer
+def test_an_endpoint_that_refuses_response_format_gets_no_further_one(
+    manager_with: MakeManager, judge: JudgeServer
 ) -> None:
     refusal = {"when": {"has": "response_format"}, "then": "response_format_unsupported"}
     judge.set_plan({"rules": [refusal], "default": SIX})
-    manager = before(structured=True, model="plain")
+    manager = manager_with(structured=True, model="plain")
     first = scored(manager, "words", 64)
     assert first.judge_scores.tolist() == [6.0] * 64
     query = "SELECT worker, attempts FROM judgements WHERE batch_id = :id"
@@ -143,36 +147,36 @@ def test_an_endpoint_that_refuses_json_is_asked_in_words_from_then_on(
     assert {row["attempts"] for row in second if row["worker"] in knowing} == {1}
 
 
-def test_json_that_is_asked_for_is_read(before: Before, judge: JudgeServer) -> None:
+def test_structured_replies_are_parsed(manager_with: MakeManager, judge: JudgeServer) -> None:
     judge.set_plan(Action(text='{"reasoning": "Good.", "score": 8}'))
-    batch = scored(before(structured=True), "json", 2)
+    batch = scored(manager_with(structured=True), "json", 2)
     assert batch.judge_scores.tolist() == [8.0] * 2
     formats = [arrival.json()["response_format"]["type"] for arrival in judge.requests]
     assert formats == ["json_schema"] * 2
 
 
-def test_an_unparseable_reply_is_asked_for_its_score_once(
-    before: Before, judge: JudgeServer
+def test_an_unparseable_reply_is_reasked_once(
+    manager_with: MakeManager, judge: JudgeServer
 ) -> None:
     def plan(arrival: RequestEntry) -> Action:
         again = any(role == "assistant" for role, _ in arrival.messages())
         return Action(text="Final score: 6" if again else "I like it.")
 
     judge.set_plan(plan)
-    batch = scored(before(reasks=1), "reask", 2)
+    batch = scored(manager_with(reasks=1), "reask", 2)
     assert batch.judge_scores.tolist() == [6.0] * 2
     assert batch.usage.calls == 4
     judge.set_plan(Action(text="I like it."))
-    batch = scored(before(reasks=1), "reask in vain", 2)
+    batch = scored(manager_with(reasks=1), "reask in vain", 2)
     assert batch.statuses == ["unparseable"] * 2
     assert batch.usage.calls == 4
 
 
-def test_an_expected_score_outlives_the_reply_it_was_made_of(
-    before: Before, judge: JudgeServer
+def test_an_expected_score_is_reused_without_its_reply(
+    manager_with: MakeManager, judge: JudgeServer
 ) -> None:
     judge.set_plan(named("logprobs", text="Final score: 8", top_logprobs={"8": -0.5, "6": -1.5}))
-    manager = before(expected_score=True)
+    manager = manager_with(expected_score=True)
     expected = (8 * np.exp(-0.5) + 6 * np.exp(-1.5)) / (np.exp(-0.5) + np.exp(-1.5))
     assert scored(manager, "expected", 1).judge_scores == pytest.approx([expected])
     cached = scored(manager, "expected", 1)
@@ -184,10 +188,10 @@ def test_an_expected_score_outlives_the_reply_it_was_made_of(
 
 
 def test_the_same_rollouts_in_several_batches_at_once_cost_one_call_each(
-    court: RewardManager, judge: JudgeServer
+    judging_backend: RewardManager, judge: JudgeServer
 ) -> None:
     judge.set_plan(Action(text="Final score: 6", hold=True))
-    futures = [court.submit(rollouts_of("twins", 16), run=f"twin-{i}") for i in range(4)]
+    futures = [judging_backend.submit(rollouts_of("twins", 16), run=f"twin-{i}") for i in range(4)]
     judge.wait_until(lambda log: len(log) == 16)
     judge.set_plan(Action(text="Final score: 6"))
     judge.release()
@@ -201,11 +205,16 @@ def test_the_same_rollouts_in_several_batches_at_once_cost_one_call_each(
     ("reuse", "same_run", "other_run"), [("store", 0, 0), ("run", 0, 4), ("off", 4, 4)]
 )
 @pytest.mark.parametrize("forgets", [False, True], ids=["from redis", "from sql"])
-def test_a_judgement_is_reused_as_far_as_it_may_be(
-    before: Before, judge: JudgeServer, reuse: str, same_run: int, other_run: int, forgets: bool
+def test_a_judgement_is_reused_within_the_configured_scope(
+    manager_with: MakeManager,
+    judge: JudgeServer,
+    reuse: str,
+    same_run: int,
+    other_run: int,
+    forgets: bool,
 ) -> None:
     judge.set_plan(Action(text="Final score: 6"))
-    manager = before({"reuse": reuse})
+    manager = manager_with({"reuse": reuse})
     tag = f"reuse-{reuse}-{forgets}"
     calls = []
     for run in (f"{tag}-a", f"{tag}-a", f"{tag}-b"):
@@ -223,7 +232,9 @@ def flush_replies(manager: RewardManager) -> None:
         client.flushall()
 
 
-def test_a_judgement_outlives_workers_redis_and_trainer(judge: JudgeServer, tmp_path: Path) -> None:
+def test_a_judgement_is_reused_after_a_restart_of_everything(
+    judge: JudgeServer, tmp_path: Path
+) -> None:
     judge.set_plan(Action(text="Final score: 6"))
     config = {
         "endpoints": {"fake": {"base_url": judge.base_url}},
@@ -241,8 +252,8 @@ def test_a_judgement_outlives_workers_redis_and_trainer(judge: JudgeServer, tmp_
 
 
 @pytest.mark.parametrize(("configured", "score"), [({}, 1.0), ({"empty_score": -2.0}, -2.0)])
-def test_what_holds_nothing_to_judge_never_reaches_a_judge(
-    before: Before, judge: JudgeServer, configured: dict[str, float], score: float
+def test_a_rollout_with_nothing_to_judge_is_not_sent_to_a_judge(
+    manager_with: MakeManager, judge: JudgeServer, configured: dict[str, float], score: float
 ) -> None:
     openers = [
         "",
@@ -254,22 +265,22 @@ def test_what_holds_nothing_to_judge_never_reaches_a_judge(
         "思考过程：",
     ]
     rollouts = [rollouts_of("empty", 1, response=opener)[0] for opener in openers]
-    manager = before(**configured)
+    manager = manager_with(**configured)
     batch = manager.submit(rollouts).result(timeout_s=60)
     assert batch.statuses == ["empty"] * len(openers)
     assert batch.judge_scores.tolist() == [score] * len(openers)
     assert judge.requests == []
 
 
-def test_a_call_is_not_begun_after_the_deadline(before: Before, judge: JudgeServer) -> None:
-    batch = scored(before({"deadline_s": 0.001}), "late", 4)
+def test_no_call_starts_after_the_deadline(manager_with: MakeManager, judge: JudgeServer) -> None:
+    batch = scored(manager_with({"deadline_s": 0.001}), "late", 4)
     assert batch.statuses == ["expired"] * 4
     assert judge.requests == []
 
 
-def test_of_two_servers_the_dead_one_is_left_alone(before: Before, judge: JudgeServer) -> None:
+def test_a_dead_base_url_is_not_called(manager_with: MakeManager, judge: JudgeServer) -> None:
     judge.set_plan(Action(text="Final score: 6"))
-    manager = before(endpoint="half_dead")
+    manager = manager_with(endpoint="half_dead")
     batch = scored(manager, "half dead", 64)
     assert batch.statuses == ["scored"] * 64
     to_the_dead = [row for row in attempts_of(manager, batch) if row["url_index"] == 1]
@@ -277,9 +288,11 @@ def test_of_two_servers_the_dead_one_is_left_alone(before: Before, judge: JudgeS
     assert {row["error_class"] for row in to_the_dead} == {"ConnectError"}
 
 
-def test_requests_per_minute_hold_over_two_processes(before: Before, judge: JudgeServer) -> None:
+def test_requests_per_minute_hold_over_two_processes(
+    manager_with: MakeManager, judge: JudgeServer
+) -> None:
     judge.set_plan(Action(text="Final score: 6"))
-    manager = before({"deadline_s": 8}, endpoint="slow")
+    manager = manager_with({"deadline_s": 8}, endpoint="slow")
     batch = scored(manager, "per minute", 64)
     assert 27 <= max_in_any_window(judge.requests, 60) <= 30
     assert batch.statuses.count("scored") == len(judge.requests)
@@ -288,20 +301,24 @@ def test_requests_per_minute_hold_over_two_processes(before: Before, judge: Judg
     assert len(read(manager, query, id=batch.id)) == 2
 
 
-def test_calls_in_flight_never_exceed_their_limit(before: Before, judge: JudgeServer) -> None:
+def test_calls_in_flight_never_exceed_their_limit(
+    manager_with: MakeManager, judge: JudgeServer
+) -> None:
     judge.set_plan(Action(text="Final score: 6", latency_s=0.05))
-    batch = scored(before(endpoint="narrow"), "narrow", 96)
+    batch = scored(manager_with(endpoint="narrow"), "narrow", 96)
     assert batch.statuses == ["scored"] * 96
     assert 4 <= max_in_flight(judge.requests) <= 5
 
 
-def test_every_attempt_is_tied_to_its_judgement(court: RewardManager, judge: JudgeServer) -> None:
+def test_every_attempt_is_tied_to_its_judgement(
+    judging_backend: RewardManager, judge: JudgeServer
+) -> None:
     judge.set_plan(
         {"rules": [{"when": {"first_of_body": 1}, "then": "unavailable"}], "default": SIX}
     )
-    batch = scored(court, "tied", 4)
+    batch = scored(judging_backend, "tied", 4)
     rows = read(
-        court,
+        judging_backend,
         """
         SELECT j.attempts, j.cost_usd, count(a.id) AS n, sum(a.cost_usd) AS cost
         FROM judgements j JOIN attempts a USING (batch_id, rollout_index, judge, sample)

@@ -1,4 +1,4 @@
-"""Length methods in whole batches: beside the judges and after them, from counts, ids and texts."""
+"""Length methods in whole batches: in parallel with the judges, after them, and on every input."""
 
 import math
 from collections.abc import Callable
@@ -10,8 +10,8 @@ import pytest
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action, named
 from oyer.manager import BatchFailed, RewardBatch, RewardManager, Rollout
-from tests.integration.conftest import rollouts_of
 from tests.integration.test_main_job import band, read
+from tests.support.rollouts import rollouts_of
 
 Sibling = Callable[..., RewardManager]
 
@@ -158,6 +158,7 @@ def test_repetition_of_token_ids_is_counted_as_python_sets_count_it(
     rows = [rng.integers(0, int(k), 400).tolist() for k in (3, 9, 40, 150_000)] * 40
     manager = sibling(judges=[], length={"method": "repetition", "unit": "token_ids"})
     rollouts = rollouts_of(f"ids-{as_array}", len(rows))
+    given: list[Any] = [np.array(ids, dtype=np.int64) for ids in rows] if as_array else rows
     batch = scored(
         manager,
         [
@@ -166,9 +167,9 @@ def test_repetition_of_token_ids_is_counted_as_python_sets_count_it(
                 response=rollout.response,
                 group_id=rollout.group_id,
                 base_score=1.0,
-                token_ids=np.array(ids, dtype=np.int64) if as_array else ids,
+                token_ids=ids,
             )
-            for rollout, ids in zip(rollouts, rows, strict=True)
+            for rollout, ids in zip(rollouts, given, strict=True)
         ],
     )
     expected = [distinct_share(ids, 3) - 1 for ids in rows]
@@ -177,7 +178,7 @@ def test_repetition_of_token_ids_is_counted_as_python_sets_count_it(
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tokenizer that makes a token of every word, in a folder."""
+    """Folder of a tokenizer with one token per word."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -188,7 +189,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_what_comes_without_a_count_is_counted_by_the_tokenizer(
+def test_the_tokenizer_counts_responses_without_a_token_count(
     sibling: Sibling, tokenizer: str
 ) -> None:
     overlong = {"method": "soft_overlong", "max_len": 10, "cache_len": 10}
@@ -239,7 +240,7 @@ def truncated_batch(sibling: Sibling, policy: str) -> RewardBatch:
     return scored(manager, rollouts)
 
 
-def test_truncated_rollouts_are_like_others_left_out_or_wrong(sibling: Sibling) -> None:
+def test_truncated_rollouts_follow_the_configured_policy(sibling: Sibling) -> None:
     as_is, mask, wrong = (truncated_batch(sibling, p) for p in ("as_is", "mask", "wrong"))
     around_110 = [-2 * 10 / 110, 0, -2 * 10 / 110]
     around_115 = [-2 * 15 / 115, -2 * 5 / 115, -2 * 5 / 115, -1]

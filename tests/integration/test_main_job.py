@@ -1,4 +1,4 @@
-"""A batch goes in, rewards come back, everything is on record: real workers, Redis, SQL, HTTP."""
+"""Whole batches from `submit` to rewards and record: real workers, Redis, SQL, HTTP."""
 
 import asyncio
 import json
@@ -18,8 +18,8 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action, named
 from oyer.manager import BatchCancelled, MissingScores, RewardFuture, RewardManager, Rollout
 from oyer.models.engine import open_engine, reading
-from tests.integration.conftest import rollouts_of
 from tests.support.paths import DATA
+from tests.support.rollouts import rollouts_of
 
 Sibling = Callable[..., RewardManager]
 
@@ -34,7 +34,7 @@ def read(manager: RewardManager, query: str, **values: Any) -> list[dict[str, An
 
 
 def band(length: int, lengths: list[int]) -> float:
-    """The penalty of DESIGN section 3 with its defaults, written out anew."""
+    """The default median-band penalty, computed independently."""
     middle = statistics.median(lengths)
     off = abs(length - middle) / middle
     return float(min(1.0, max(0.0, (off - 0.3) / 0.2)))

@@ -13,14 +13,14 @@ from oyer.demo.replies import token_count
 from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action, named
 from oyer.manager import JudgeOutage, RewardManager
-from tests.integration.conftest import rollouts_of
 from tests.integration.test_main_job import read
+from tests.support.rollouts import rollouts_of
 
-Before = Callable[..., RewardManager]
+MakeManager = Callable[..., RewardManager]
 
 SIX = "Final score: 6"
 CALL_USD = token_count(SIX.encode()) / 1000
-"""What a reply of `SIX` costs at the court's price."""
+"""What a reply of `SIX` costs at the backend's price."""
 
 
 def number_in(arrival: RequestEntry) -> int:
@@ -32,7 +32,9 @@ def panel(*judges: dict[str, Any]) -> dict[str, Any]:
     return {"judges": [{"endpoint": "fake", "reasks": 0, **judge} for judge in judges]}
 
 
-def test_a_panel_stands_with_enough_of_its_members(before: Before, judge: JudgeServer) -> None:
+def test_a_panel_stands_with_enough_of_its_members(
+    manager_with: MakeManager, judge: JudgeServer
+) -> None:
     replies = {"a": Action(text=SIX), "b": Action(text="Final score: 30"), "c": named("not_found")}
     judge.set_plan(lambda arrival: replies[arrival.model or ""])
     three = panel(
@@ -40,7 +42,7 @@ def test_a_panel_stands_with_enough_of_its_members(before: Before, judge: JudgeS
         {"name": "b", "model": "b", "scale": (0, 100), "weight": 0.1, "normalize": True},
         {"name": "c", "model": "c", "scale": (0, 10), "weight": 0.1, "normalize": True},
     )
-    manager = before({**three, "reward": {"min_valid_judges": 2}})
+    manager = manager_with({**three, "reward": {"min_valid_judges": 2}})
     batch = manager.submit(rollouts_of("panel", 4)).result(timeout_s=60)
     assert batch.statuses == ["scored"] * 4
     assert batch.terms["judge:a"] == pytest.approx([0.06] * 4)
@@ -49,13 +51,15 @@ def test_a_panel_stands_with_enough_of_its_members(before: Before, judge: JudgeS
     assert batch.rewards == pytest.approx([1.135] * 4)
     rows = read(manager, "SELECT judge, score FROM judgements WHERE batch_id = :id", id=batch.id)
     assert {(row["judge"], row["score"]) for row in rows} == {("a", 6), ("b", 30), ("c", None)}
-    strict = before({**three, "reward": {"min_valid_judges": 3}})
+    strict = manager_with({**three, "reward": {"min_valid_judges": 3}})
     assert strict.submit(rollouts_of("panel", 4)).result(timeout_s=60).statuses == ["rejected"] * 4
 
 
-def test_samples_are_asked_one_by_one_and_aggregated(before: Before, judge: JudgeServer) -> None:
+def test_samples_are_asked_one_by_one_and_aggregated(
+    manager_with: MakeManager, judge: JudgeServer
+) -> None:
     judge.set_plan(Action(text=["Final score: 2", "Final score: 3", "Final score: 10"]))
-    manager = before(samples=3, aggregate="median", temperature=1.0)
+    manager = manager_with(samples=3, aggregate="median", temperature=1.0)
     batch = manager.submit(rollouts_of("samples", 1)).result(timeout_s=60)
     assert batch.judge_scores.tolist() == [3.0]
     rows = read(manager, "SELECT sample FROM judgements WHERE batch_id = :id", id=batch.id)
@@ -70,10 +74,10 @@ def fails_on_five(arrival: RequestEntry) -> Action:
 
 
 def test_a_fall_back_judges_the_whole_group_of_a_failure_and_no_other(
-    before: Before, judge: JudgeServer
+    manager_with: MakeManager, judge: JudgeServer
 ) -> None:
     judge.set_plan(fails_on_five)
-    manager = before(fallback={"endpoint": "other", "model": "spare"})
+    manager = manager_with(fallback={"endpoint": "other", "model": "spare"})
     batch = manager.submit(rollouts_of("fall back", 12)).result(timeout_s=60)
     assert batch.judge_scores.tolist() == [6.0] * 4 + [9.0] * 4 + [6.0] * 4
     assert batch.statuses == ["scored"] * 12
@@ -96,10 +100,10 @@ def test_a_fall_back_judges_the_whole_group_of_a_failure_and_no_other(
 
 
 def test_a_group_over_several_chunks_has_no_fall_back_and_its_row_says_so(
-    before: Before, judge: JudgeServer
+    manager_with: MakeManager, judge: JudgeServer
 ) -> None:
     judge.set_plan(lambda arrival: named("not_found") if arrival.model == "m" else Action(text=SIX))
-    manager = before(fallback={"endpoint": "other", "model": "spare"})
+    manager = manager_with(fallback={"endpoint": "other", "model": "spare"})
     rollouts = rollouts_of("split", 72)
     scattered = [replace(rollout, group_id=i % 2) for i, rollout in enumerate(rollouts)]
     batch = manager.submit(scattered).result(timeout_s=60)
@@ -110,21 +114,21 @@ def test_a_group_over_several_chunks_has_no_fall_back_and_its_row_says_so(
 
 
 def test_a_group_larger_than_a_chunk_falls_back_as_a_whole(
-    before: Before, judge: JudgeServer
+    manager_with: MakeManager, judge: JudgeServer
 ) -> None:
     judge.set_plan(fails_on_five)
-    manager = before(fallback={"endpoint": "other", "model": "spare"})
+    manager = manager_with(fallback={"endpoint": "other", "model": "spare"})
     rollouts = rollouts_of("large", 100, group_id="one large group")
     batch = manager.submit(rollouts).result(timeout_s=60)
     assert batch.judge_scores.tolist() == [9.0] * 100
 
 
 def test_a_run_stops_at_its_budget_over_batches_and_workers(
-    before: Before, judge: JudgeServer
+    manager_with: MakeManager, judge: JudgeServer
 ) -> None:
     judge.set_plan(Action(text=SIX))
     budget = {"budget": {"usd": 20 * CALL_USD}}
-    manager = before(budget, max_tokens=8)
+    manager = manager_with(budget, max_tokens=8)
     counts = []
     for i in range(3):
         batch = manager.submit(rollouts_of(f"money {i}", 16), run="money").result(timeout_s=60)
@@ -148,20 +152,20 @@ def test_a_run_stops_at_its_budget_over_batches_and_workers(
     assert other.statuses == ["scored"] * 4
 
 
-def test_billed_failures_count(before: Before, judge: JudgeServer) -> None:
+def test_billed_failures_count(manager_with: MakeManager, judge: JudgeServer) -> None:
     judge.set_plan(Action(text="I like it."))
-    manager = before({"budget": {"usd": 0.02}}, max_tokens=8, reasks=3)
+    manager = manager_with({"budget": {"usd": 0.02}}, max_tokens=8, reasks=3)
     batch = manager.submit(rollouts_of("billed", 8), run="billed").result(timeout_s=60)
     assert "scored" not in batch.statuses
     assert 0.01 <= batch.usage.cost_usd <= 0.02
 
 
 def test_past_the_soft_mark_each_judge_is_asked_for_one_sample(
-    before: Before, judge: JudgeServer
+    manager_with: MakeManager, judge: JudgeServer
 ) -> None:
     judge.set_plan(Action(text=SIX))
     soft = {"budget": {"usd": 1.0, "soft_fraction": 4 * CALL_USD}}
-    manager = before(soft, samples=4, min_valid=4, max_tokens=8, temperature=1.0)
+    manager = manager_with(soft, samples=4, min_valid=4, max_tokens=8, temperature=1.0)
     first = manager.submit(rollouts_of("soft", 2), run="soft").result(timeout_s=60)
     second = manager.submit(rollouts_of("softer", 4), run="soft").result(timeout_s=60)
     assert first.statuses == ["scored"] * 2
@@ -169,9 +173,9 @@ def test_past_the_soft_mark_each_judge_is_asked_for_one_sample(
     assert second.usage.calls == 4
 
 
-def test_an_outage_is_raised_and_logged_once(before: Before, judge: JudgeServer) -> None:
+def test_an_outage_is_raised_and_logged_once(manager_with: MakeManager, judge: JudgeServer) -> None:
     judge.set_plan(named("not_found"))
-    manager = before({"reward": {"max_failed_fraction": 0.5}})
+    manager = manager_with({"reward": {"max_failed_fraction": 0.5}})
     with pytest.raises(JudgeOutage, match=r"32 of 32 .*32 rejected.*first errors: .*404") as raised:
         manager.submit(rollouts_of("outage", 32)).result(timeout_s=60)
     assert raised.value.batch.statuses == ["rejected"] * 32

@@ -1,4 +1,6 @@
-"""A trainer that knows only Celery: it polls a batch's id with an app of its own."""
+"""A trainer polls a batch with plain Celery."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from celery.result import AsyncResult
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action
 from oyer.manager import BatchCancelled, RewardBatch, RewardManager
-from tests.integration.conftest import rollouts_of
+from tests.support.rollouts import rollouts_of
 
 WAIT_S = 60.0
 
@@ -17,7 +19,7 @@ def test_a_batch_is_polled_by_celery_alone(backend: RewardManager, judge: JudgeS
     url = str(backend.config.broker.url)
     future = backend.submit(rollouts_of("celery", 4))
     with Celery(broker=url, backend=url, set_as_current=False) as app:
-        result = AsyncResult(future.batch_id, app=app)
+        result: AsyncResult[Any] = AsyncResult(future.batch_id, app=app)
         batch = RewardBatch.from_celery(result.get(timeout=WAIT_S))
         assert result.ready()
         assert result.state == "SUCCESS"
@@ -35,6 +37,7 @@ def test_a_cancelled_batch_says_so(backend: RewardManager, judge: JudgeServer) -
     assert future.cancel()
     judge.release()
     with Celery(broker=url, backend=url, set_as_current=False) as app:
-        value = AsyncResult(future.batch_id, app=app).get(timeout=WAIT_S)
+        result: AsyncResult[Any] = AsyncResult(future.batch_id, app=app)
+        value = result.get(timeout=WAIT_S)
     with pytest.raises(BatchCancelled, match="by the trainer"):
         RewardBatch.from_celery(value)

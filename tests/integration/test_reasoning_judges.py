@@ -1,4 +1,4 @@
-"""Judges that refuse usual fields of a request, and judges that think before they answer."""
+"""Reasoning models as judges: refused request fields, and reasoning before the answer."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from oyer.demo.responses import Action
 from oyer.manager import RewardManager
 from tests.integration.test_judging import attempts_of, scored
 
-Before = Callable[..., RewardManager]
+MakeManager = Callable[..., RewardManager]
 
 SIX = Action(text="Final score: 6")
 
@@ -44,10 +44,10 @@ def reasoning_model(arrival: RequestEntry) -> Action:
 
 
 def test_a_reasoning_model_works_with_the_defaults_and_refuses_the_first_calls_only(
-    before: Before, judge: JudgeServer
+    manager_with: MakeManager, judge: JudgeServer
 ) -> None:
     judge.set_plan(reasoning_model)
-    manager = before(model="o-test", max_tokens=77)
+    manager = manager_with(model="o-test", max_tokens=77)
     first = scored(manager, "o", 32)
     assert first.judge_scores.tolist() == [6.0] * 32
     statuses = {row["http_status"] for row in attempts_of(manager, first)}
@@ -64,10 +64,10 @@ def test_a_reasoning_model_works_with_the_defaults_and_refuses_the_first_calls_o
 
 
 def test_samples_have_a_seed_each_until_the_endpoint_refuses_seeds(
-    before: Before, judge: JudgeServer
+    manager_with: MakeManager, judge: JudgeServer
 ) -> None:
     judge.set_plan(SIX)
-    batch = scored(before(model="seeded", samples=3), "seeds", 2)
+    batch = scored(manager_with(model="seeded", samples=3), "seeds", 2)
     assert batch.judge_scores.tolist() == [6.0] * 2
     assert len({arrival.json()["seed"] for arrival in judge.requests}) == 6
 
@@ -76,26 +76,28 @@ def test_samples_have_a_seed_each_until_the_endpoint_refuses_seeds(
         return unknown if "seed" in arrival.json() else SIX
 
     judge.set_plan(plan)
-    manager = before(model="unseeded", samples=3)
+    manager = manager_with(model="unseeded", samples=3)
     assert scored(manager, "no seeds", 2).judge_scores.tolist() == [6.0] * 2
     assert scored(manager, "no more seeds", 2).usage.calls == 6
 
 
 def test_a_budget_spent_on_thinking_is_truncated_and_says_so(
-    before: Before, judge: JudgeServer
+    manager_with: MakeManager, judge: JudgeServer
 ) -> None:
     message = {"content": None, "reasoning_content": "Final score: 9? Let me see"}
     judge.set_plan(Action(message=message, choice={"finish_reason": "length"}))
-    batch = scored(before(model="thinker", reasoning_effort="high"), "thinking", 2)
+    batch = scored(manager_with(model="thinker", reasoning_effort="high"), "thinking", 2)
     assert batch.statuses == ["truncated"] * 2
     assert "on thinking" in batch.first_errors["truncated"]
     assert judge.requests[0].json()["reasoning_effort"] == "high"
 
 
-def test_a_field_of_the_users_own_body_stays_refused(before: Before, judge: JudgeServer) -> None:
+def test_a_field_of_the_users_own_body_stays_refused(
+    manager_with: MakeManager, judge: JudgeServer
+) -> None:
     judge.set_plan(refusal("provider", "unknown_parameter", "Unknown parameter: 'provider'."))
     own: dict[str, Any] = {"extra_body": {"provider": {"only": ["x"]}}}
-    batch = scored(before(model="strict", **own), "own", 2)
+    batch = scored(manager_with(model="strict", **own), "own", 2)
     assert batch.statuses == ["rejected"] * 2
     assert "'provider'" in batch.first_errors["rejected"]
     assert batch.usage.calls == 2

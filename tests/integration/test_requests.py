@@ -1,4 +1,4 @@
-"""What the record holds of requests: each as it was sent, and the text of every attempt."""
+"""Requests on record: each as it was sent, with the text of every attempt."""
 
 import json
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardBatch, RewardManager, Rollout
 from oyer.models.engine import open_engine, reading
 from oyer.models.requests import judgements_at
-from tests.integration.conftest import rollouts_of
+from tests.support.rollouts import rollouts_of
 
-Before = Callable[..., RewardManager]
+MakeManager = Callable[..., RewardManager]
 SIX = {"text": "Final score: 6"}
 VAGUE = {"text": "I like it."}
 
@@ -78,7 +78,7 @@ def test_what_a_database_cannot_store_is_on_record_as_sent(
 
 
 def test_a_reask_and_the_reply_it_replaced_are_on_record(
-    backend: RewardManager, sibling: Before, judge: JudgeServer
+    backend: RewardManager, sibling: MakeManager, judge: JudgeServer
 ) -> None:
     judge.set_plan({"rules": [{"when": {"sequence": 0}, "then": VAGUE}], "default": SIX})
     asked = {"name": "q", "endpoint": "fake", "model": "m", "reasks": 1}
@@ -90,7 +90,7 @@ def test_a_reask_and_the_reply_it_replaced_are_on_record(
 
 
 def test_the_form_that_an_endpoint_refused_is_on_record_with_its_error(
-    backend: RewardManager, sibling: Before, judge: JudgeServer
+    backend: RewardManager, sibling: MakeManager, judge: JudgeServer
 ) -> None:
     refused = {"when": {"sequence": 0}, "then": "response_format_unsupported"}
     judge.set_plan({"rules": [refused], "default": SIX})
@@ -116,11 +116,11 @@ def test_attempts_of_a_judgement_that_failed_keep_their_texts(
     assert made_again(row) == sent(judge)
 
 
-def test_a_reply_that_was_not_called_for_says_who_called(
+def test_a_reused_reply_names_the_batch_that_called(
     backend: RewardManager, judge: JudgeServer
 ) -> None:
     judge.set_plan({"default": SIX})
-    same = rollouts_of("same", 1)
+    same = rollouts_of("reused request", 1)
     first = backend.submit(same).result(timeout_s=90)
     second = backend.submit(same).result(timeout_s=90)
     (row,) = requests_of(backend, second)
@@ -148,7 +148,7 @@ def test_a_reply_that_was_not_called_for_says_who_called(
     ],
     ids=["reasoning_content", "reasoning", "reasoning_details", "part", "tags"],
 )
-def test_reasoning_is_on_record_and_never_the_verdict(
+def test_reasoning_is_on_record_and_not_parsed(
     backend: RewardManager, judge: JudgeServer, message: dict[str, Any]
 ) -> None:
     judge.set_plan({"default": {**SIX, "message": message}})

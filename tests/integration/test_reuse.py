@@ -1,4 +1,4 @@
-"""Which judgements on record are used again: those of the same state of the judge's model."""
+"""Judgements on record are reused only for the same state of the judge's model."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def says(score: int, model: str = "m") -> Action:
     return Action(body=json.dumps({"model": model, "choices": [choice]}))
 
 
-def test_a_checkpoint_on_another_server_is_asked_unless_the_version_is_the_same(
+def test_another_checkpoint_is_called_unless_the_version_is_the_same(
     tmp_path: Path,
 ) -> None:
     def backend(judge: JudgeServer, folder: str) -> Any:

@@ -15,8 +15,9 @@ from oyer.demo.responses import ACTIONS, Action, named
 from oyer.manager import MissingScores, RewardManager
 from oyer.models import Base
 from oyer.protocol.packing import unpack
-from tests.integration.conftest import KEY, QUERY_SECRET, rollouts_of
+from tests.integration.conftest import KEY, QUERY_SECRET
 from tests.integration.test_main_job import read
+from tests.support.rollouts import rollouts_of
 
 ECHO = f"You sent Authorization: Bearer {KEY} with ?sig={QUERY_SECRET}"
 
@@ -37,21 +38,21 @@ ECHOES = [
     Action(text=f"{ECHO}\nFinal score: 7"),
     Action(message={"content": None, "refusal": ECHO}),
 ]
-"""Every way to fail, with what was sent in the answer wherever there is one."""
+"""Every kind of failure, with the secrets echoed in the response where it has one."""
 
 
 def test_the_key_reaches_the_endpoint_and_nothing_that_is_kept(
-    court: RewardManager,
-    before: Callable[..., RewardManager],
+    judging_backend: RewardManager,
+    manager_with: Callable[..., RewardManager],
     judge: JudgeServer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    manager = before({"reward": {"on_missing": "raise"}}, endpoint="signed", reasks=1)
+    manager = manager_with({"reward": {"on_missing": "raise"}}, endpoint="signed", reasks=1)
     judge.set_plan(Action(text=ECHO, hold=True))
     future = manager.submit(rollouts_of("secret", 160), run="secret")
     judge.wait_until(lambda log: len(log) >= 32)
-    in_flight = list(in_redis(str(court.config.broker.url)))
+    in_flight = list(in_redis(str(judging_backend.config.broker.url)))
     judge.set_plan(lambda arrival: ECHOES[arrival.sequence % len(ECHOES)])
     judge.release()
     with pytest.raises(MissingScores) as raised:
@@ -64,23 +65,22 @@ def test_the_key_reaches_the_endpoint_and_nothing_that_is_kept(
     places = {
         "exception": ["".join(traceback.format_exception(raised.value)), raised.value.batch],
         "redis, with calls in flight": in_flight,
-        "redis": in_redis(str(court.config.broker.url)),
-        # Read now: the ticket below is of an endpoint that does not know this secret.
-        "record": list(in_record(court)),
-        "worker logs": in_logs(court),
+        "redis": in_redis(str(judging_backend.config.broker.url)),
+        "record": in_record(judging_backend),
+        "worker logs": in_logs(judging_backend),
         "trainer's log": [caplog.text],
-        "ticket": [court.submit(rollouts_of("ticket", 1)).ticket],
+        "ticket": [future.ticket],
     }
     for place, texts in places.items():
         found = [text for text in map(str, texts) if KEY in text or QUERY_SECRET in text]
         assert not found, f"{place}: {found[0][:400]}"
-    # The search itself works: what the endpoints said is there, less the secrets.
-    assert any("You sent" in str(value) for value in in_record(court))
-    assert any("[redacted]" in str(value) for value in in_record(court))
+    # The search works: the endpoints' texts are on record, without the secrets.
+    assert any("You sent" in str(value) for value in in_record(judging_backend))
+    assert any("[redacted]" in str(value) for value in in_record(judging_backend))
 
 
 def in_redis(url: str) -> Iterator[str]:
-    """Every key and value, of whatever type; compressed payloads are read as well."""
+    """Yield every key and value of any type; payloads are unpacked."""
     with redis.Redis.from_url(url) as client:
         for key in client.scan_iter(count=1000):
             yield repr(key)
@@ -99,14 +99,14 @@ def in_redis(url: str) -> Iterator[str]:
 
 
 def in_record(manager: RewardManager) -> Iterator[Any]:
-    """Every value of every table."""
+    """Yield every value of every table."""
     for table in Base.metadata.tables:
         for row in read(manager, f"SELECT * FROM {table}"):
             yield from row.values()
 
 
 def in_logs(manager: RewardManager) -> Iterator[str]:
-    """What the backend's processes wrote."""
+    """Return the logs of the backend's processes."""
     folder = Path(manager.config.store.url.removeprefix("sqlite:///")).parent
     logs = list(folder.glob("*.log"))
     assert logs

@@ -1,4 +1,4 @@
-"""Submit early, gather late: the ticket of a process that is gone is redeemed in another."""
+"""A ticket of a process that has ended is redeemed in another process."""
 
 import json
 import signal
@@ -10,13 +10,13 @@ import pytest
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action
 from oyer.manager import RewardFuture, RewardManager
-from tests.integration.conftest import rollouts_of
 from tests.support.paths import ROOT
+from tests.support.rollouts import rollouts_of
 
 SUBMIT = """
 import json, sys, time
 from oyer.manager import RewardManager
-from tests.integration.conftest import rollouts_of
+from tests.support.rollouts import rollouts_of
 config, tag = json.loads(sys.stdin.readline())
 print(RewardManager(config).submit(rollouts_of(tag, 8)).ticket, flush=True)
 time.sleep(600)

@@ -1,4 +1,4 @@
-"""Everything local runs where torch is not installed, in every process of it."""
+"""The embedded backend works without torch, in every process."""
 
 import json
 import os

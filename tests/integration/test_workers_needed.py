@@ -1,11 +1,11 @@
-"""What a backend needs of workers, and what they say of the batches that they finish."""
+"""Which workers a batch needs, and what they log about finished batches."""
 
 from pathlib import Path
 
 import numpy as np
 
 from oyer.manager import RewardManager
-from tests.integration.conftest import rollouts_of
+from tests.support.rollouts import rollouts_of
 
 
 def test_without_judges_no_judge_worker_is_needed(tmp_path: Path) -> None:

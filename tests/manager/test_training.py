@@ -18,7 +18,7 @@ from oyer.manager.training import launched
 from oyer.manager.trl.reward import RewardFunction
 from tests.manager.test_slime import samples
 from tests.support.scripted_backend import Running, rollout, sibling
-from tests.support.serve_process import served
+from tests.support.served_app import served
 
 WAIT_S = 60.0
 

@@ -38,7 +38,7 @@ COOL_DOWN_S = 3
 START_TIMEOUT_S = 180.0
 """Longest wait for one of the servers, which load hundreds of modules, in seconds."""
 
-MOCKED = {
+MOCKED: dict[str, dict[str, Any]] = {
     "good": {"mock_response": "The last step is right.\n\nFinal score: 7"},
     "chatty": {"mock_response": "I rather like it."},
     "limited": {"mock_response": "litellm.RateLimitError"},
@@ -70,7 +70,7 @@ def litellm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         ),
         10_000,
     )
-    config = {
+    config: dict[str, Any] = {
         "model_list": [
             {
                 "model_name": name,

@@ -8,9 +8,9 @@ import pytest
 
 from oyer.manager import RewardBatch, RewardManager
 from oyer.models import Base
-from tests.integration.conftest import rollouts_of
 from tests.integration.test_main_job import read
 from tests.real_servers.conftest import COOL_DOWN_S, MASTER_KEY
+from tests.support.rollouts import rollouts_of
 
 JudgedBy = Callable[..., RewardManager]
 

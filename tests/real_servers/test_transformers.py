@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from oyer.manager import RewardManager
-from tests.integration.conftest import rollouts_of
 from tests.integration.test_main_job import read
+from tests.support.rollouts import rollouts_of
 
 JudgedBy = Callable[..., RewardManager]
 

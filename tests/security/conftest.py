@@ -1,4 +1,4 @@
-"""Backends with signatures, certificates and passwords, and what all of these tests plant."""
+"""Fixtures and forged messages of the security tests."""
 
 import base64
 import json
@@ -12,47 +12,32 @@ import pytest
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action
-from oyer.manager import Rollout
 
 
 @pytest.fixture(scope="session")
 def session_judge() -> Iterator[JudgeServer]:
-    """A judge endpoint, shared by a session."""
+    """The session's judge endpoint."""
     with JudgeServer(Action(text="Final score: 8")) as server:
         yield server
 
 
 @pytest.fixture
 def judge(session_judge: JudgeServer) -> JudgeServer:
-    """The judge, with an empty log, giving 8."""
+    """The judge with an empty log; its reply is a score of 8."""
     session_judge.set_plan(Action(text="Final score: 8"))
     session_judge.reset()
     return session_judge
 
 
-def rollouts_of(tag: str, n: int = 16) -> list[Rollout]:
-    """Make distinct rollouts in groups of four."""
-    return [
-        Rollout(
-            prompt=f"{tag} question {i // 4}",
-            response=f"{tag} answer {i}",
-            group_id=f"{tag}-{i // 4}",
-            base_score=1.0,
-            response_tokens=100 + i,
-        )
-        for i in range(n)
-    ]
-
-
 def logs_in(folder: Path) -> str:
-    """Everything that a backend's processes wrote."""
+    """Return the logs of a backend's processes."""
     logs = sorted(folder.glob("*.log"))
     assert logs
     return "\n".join(log.read_text(errors="replace") for log in logs)
 
 
 class Marker:
-    """Leaves a folder behind where somebody unpickles it."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -62,7 +47,7 @@ class Marker:
 
 
 def raw_message(queue: str, task: str, body: bytes, content_type: str) -> str:
-    """Write a message as Celery does, whatever is in it."""
+    """Encode a Celery message with any body."""
     tag = str(uuid.uuid4())
     headers = {"lang": "py", "task": task, "id": tag, "root_id": tag, "retries": 0}
     headers |= {"timelimit": [None, None], "argsrepr": "", "kwargsrepr": ""}

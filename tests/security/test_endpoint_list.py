@@ -1,4 +1,4 @@
-"""The endpoints are the workers' own: no message sends a key to another host, and no reply does."""
+"""Neither a message nor a reply makes a worker send its key to another host."""
 
 import pickle
 import uuid
@@ -17,8 +17,9 @@ from oyer.manager import BatchFailed, RewardFuture, RewardManager
 from oyer.manager.backend.connection import backend
 from oyer.manager.backend.prepare import PreparedBatch, prepare
 from oyer.protocol import names
-from tests.security.conftest import Marker, logs_in, raw_message, rollouts_of
-from tests.support.fault_backend import wait_until
+from tests.security.conftest import Marker, logs_in, raw_message
+from tests.support.rollouts import rollouts_of
+from tests.support.waiting import wait_until
 
 KEY = "planted-key-of-the-workers-5Wd"
 SENT = sha256(f"Bearer {KEY}".encode()).hexdigest()
@@ -26,7 +27,7 @@ SENT = sha256(f"Bearer {KEY}".encode()).hexdigest()
 
 @pytest.fixture(scope="session")
 def stranger() -> Iterator[JudgeServer]:
-    """A host that a forged message or a redirect points to."""
+    """A host that a forged message or a redirect names."""
     with JudgeServer(Action(text="Final score: 10")) as server:
         yield server
 
@@ -56,7 +57,7 @@ def manager(folder: Path, session_judge: JudgeServer) -> Iterator[RewardManager]
 
 
 def forged(manager: RewardManager, judge: dict[str, Any], **plan: Any) -> RewardFuture:
-    """Submit a batch whose plan no honest trainer would have sent."""
+    """Submit a batch with a forged plan."""
     honest = prepare(rollouts_of(f"forged {uuid.uuid4()}", 4), manager.config, run="r", step=None)
     changed = {**honest.manifest.plan, **plan}
     changed["judges"] = [{**changed["judges"][0], **judge}]
@@ -109,7 +110,7 @@ def test_an_endpoint_that_the_workers_do_not_have_is_called_nowhere(
 def test_a_body_cannot_change_host_path_or_headers(
     manager: RewardManager, judge: JudgeServer, stranger: JudgeServer
 ) -> None:
-    crafted = dict.fromkeys(
+    crafted: dict[str, Any] = dict.fromkeys(
         ("base_url", "url", "path", "extra_query", "extra_body", "api_key", "api_base"),
         stranger.base_url,
     )

@@ -1,4 +1,4 @@
-"""With `broker.signing`, workers and trainers take what a trusted key has signed, and nothing else."""
+"""With `broker.signing`, workers and trainers accept only what a trusted key has signed."""
 
 import base64
 import json
@@ -22,9 +22,10 @@ from oyer.protocol import names
 from oyer.protocol.packing import WIRE_VERSION
 from oyer.tasks.app import make_app
 from oyer.tasks.worker.signing import CONTENT_TYPE
-from tests.security.conftest import Marker, logs_in, raw_message, rollouts_of
+from tests.security.conftest import Marker, logs_in, raw_message
 from tests.support.certificates import Identity, signer
-from tests.support.fault_backend import wait_until
+from tests.support.rollouts import rollouts_of
+from tests.support.waiting import wait_until
 
 PASSPHRASE = "planted-passphrase-9Zt"
 
@@ -39,11 +40,11 @@ class Signed:
     foreign: Identity
 
     def push(self, queue: str, task: str, body: bytes, content_type: str) -> None:
-        """Put a message on a queue as Celery would, whatever is in it."""
+        """Send a message with any body as Celery does."""
         self.redis.lpush(queue, raw_message(queue, task, body, content_type))
 
     def wait_taken(self) -> None:
-        """Wait until every message was taken and none is held."""
+        """Wait until no message is queued or unacknowledged."""
         wait_until(
             lambda: not any(self.redis.exists(key) for key in (*names.QUEUES, "unacked")),
             "no message is left",
@@ -124,14 +125,14 @@ def _arguments(batch_id: str) -> bytes:
 
 
 def _sealed(identity: Identity, body: object, serializer: str = "json") -> bytes:
-    sealed: str = SecureSerializer(
+    sealed: Any = SecureSerializer(
         PrivateKey(identity.key.read_text()),
         Certificate(identity.cert.read_text()),
         FSCertStore(str(identity.cert)),
         "sha256",
         serializer,
     ).serialize(body)
-    return sealed.encode()
+    return str(sealed).encode()
 
 
 @pytest.mark.parametrize("queue", ["judge", "combine"])

@@ -1,4 +1,4 @@
-"""TLS and passwords by URL, for everything that reaches Redis and PostgreSQL; and no password seen."""
+"""TLS and passwords in URLs of Redis and PostgreSQL; no password is shown anywhere."""
 
 import json
 import logging
@@ -22,11 +22,13 @@ from oyer.manager import BackendUnavailable, InvalidConfig, RewardManager
 from oyer.migrations import roles
 from oyer.models import Base
 from tests.integration.test_secrets import in_redis
-from tests.security.conftest import logs_in, rollouts_of
+from tests.security.conftest import logs_in
 from tests.support.certificates import Authority
 from tests.support.cli_process import environment, oyer
 from tests.support.fault_servers import PostgresServer, RedisServer
 from tests.support.paths import ROOT
+from tests.support.rollouts import rollouts_of
+from tests.support.services import PostgresCluster, postgres_cluster
 from tests.support.tls_tunnel import Tunnel, tunnel
 
 SENTINEL = "PLANTED7q"
@@ -75,7 +77,7 @@ def _changed(url: str, changes: dict[str, str]) -> str:
 
 
 def _secret(text: str) -> bool:
-    """Whether a text holds a password, as it is or as it stands in a URL."""
+    """Whether a text holds a password, plain or encoded in a URL."""
     return SENTINEL in text
 
 
@@ -86,11 +88,9 @@ def guarded(
     folder = tmp_path_factory.mktemp("guarded")
     authority, foreign = Authority(folder, "authority"), Authority(folder, "foreign")
     identity = authority.issue("127.0.0.1")
-    redis_server, postgres = (
-        RedisServer(folder / "redis"),
-        _postgres(tmp_path_factory.mktemp("guarded-pg")),
-    )
+    redis_server = RedisServer(folder / "redis")
     with ExitStack() as stack:
+        postgres = _postgres(stack.enter_context(postgres_cluster()))
         for server in (redis_server, postgres):
             server.start()
             stack.callback(server.stop)
@@ -102,9 +102,7 @@ def guarded(
         behind = (host, int(port))
         to_redis = stack.enter_context(tunnel(behind, identity))
         other = stack.enter_context(tunnel(behind, authority.issue("redis.example")))
-        to_sql = stack.enter_context(
-            tunnel(Path(str(postgres._server.pgdata)) / ".s.PGSQL.5432", identity)
-        )
+        to_sql = stack.enter_context(tunnel(postgres.socket, identity))
         config = {
             "endpoints": {"fake": {"base_url": session_judge.base_url}},
             "judges": [{"name": "q", "endpoint": "fake", "model": "m"}],
@@ -124,16 +122,15 @@ def guarded(
         yield Guarded(manager, folder, redis_server, postgres, to_redis, to_sql, foreign, other)
 
 
-def _postgres(folder: Path) -> PostgresServer:
-    """A server that asks everybody but its administrator for a password."""
-    server = PostgresServer(folder)
-    access = Path(str(server._server.pgdata)) / "pg_hba.conf"
+def _postgres(cluster: PostgresCluster) -> PostgresServer:
+    """A server that requires a password from all users except the administrator."""
+    access = cluster.data / "pg_hba.conf"
     access.write_text("local all postgres trust\nlocal all all scram-sha-256\n")
-    return server
+    return PostgresServer(cluster)
 
 
 def _prepare(postgres: PostgresServer) -> None:
-    """Create the record and the workers' role, which may do no more than it needs."""
+    """Create the schema and the workers' role with its least privileges."""
     migrations.upgrade(postgres.url)
     with psycopg.connect(postgres.url, autocommit=True) as admin:
         admin.execute("SET password_encryption = 'scram-sha-256'")
@@ -160,13 +157,13 @@ def test_a_batch_is_scored_through_tls_by_the_users_that_the_urls_name(
     assert guarded.sql_tunnel.opened >= 2
 
 
-def test_a_cancelled_and_a_recalled_batch_need_no_further_right(guarded: Guarded) -> None:
+def test_resumed_and_recalled_batches_need_no_further_privilege(guarded: Guarded) -> None:
     future = guarded.manager.submit(rollouts_of("recalled", 4))
     first = future.result(timeout_s=60)
     config = guarded.config_file("roles.json")
     resumed = oyer("batches", "resume", first.id, "--config", str(config), cwd=guarded.folder)
     assert "4 of 4 rollouts have a reward" in resumed.stdout
-    # What Redis has forgotten, the record gives back.
+    # A result that is gone from Redis is read from the record.
     from oyer.manager.backend.connection import backend
 
     guarded.redis.client.delete(f"celery-task-meta-{first.id}")
@@ -189,7 +186,7 @@ def test_the_checks_reach_everything_and_show_no_password(guarded: Guarded) -> N
         assert not _secret(done.stdout + done.stderr)
 
 
-def test_what_celery_says_of_itself_shows_no_password(guarded: Guarded) -> None:
+def test_celery_s_own_commands_show_no_password(guarded: Guarded) -> None:
     environ = environment(OYER_CONFIG=str(guarded.config_file("celery.json")))
     for command in (
         ["report"],
@@ -293,7 +290,7 @@ FAULTS: list[tuple[str, Fault, str]] = [
 
 
 @pytest.mark.parametrize(("change", "said"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
-def test_what_cannot_be_trusted_is_refused_with_the_reason(
+def test_a_failed_check_of_identity_is_reported_with_its_reason(
     guarded: Guarded, change: Fault, said: str
 ) -> None:
     config = guarded.config_file("fault.json", **change(guarded))

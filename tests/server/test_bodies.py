@@ -8,7 +8,7 @@ import pytest
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardManager
-from tests.support.serve_process import Served, served
+from tests.support.served_app import Served, served
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action
 from oyer.manager import RewardManager
 from tests.support.scripted_backend import Running, sibling
-from tests.support.serve_process import Answer, served
+from tests.support.served_app import Answer, served
 
 
 @pytest.fixture

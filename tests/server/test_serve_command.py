@@ -9,7 +9,7 @@ from pathlib import Path
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action
-from tests.support.serve_process import Served
+from tests.support.served_app import Served
 
 OYER = [sys.executable, "-m", "oyer.cli"]
 

@@ -12,7 +12,7 @@ from oyer.demo.responses import Action, named
 from oyer.manager import InvalidInput, RewardManager
 from oyer.server.settings import check_bind
 from tests.support.scripted_backend import DEAD_JUDGE, Running, by_response, sibling
-from tests.support.serve_process import Answer, Served, served
+from tests.support.served_app import Answer, Served, served
 
 
 @pytest.fixture

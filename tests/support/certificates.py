@@ -1,4 +1,4 @@
-"""Certificates made on the spot: an authority, servers' and signers' certificates."""
+"""Creates certificates: of an authority, of servers and of message signers."""
 
 import datetime
 import ipaddress

@@ -1,4 +1,4 @@
-"""Runs `oyer` as users do: a process of its own, in a folder of its own."""
+"""Runs `oyer` as a process in a folder, as users do."""
 
 import contextlib
 import json
@@ -21,17 +21,20 @@ TIMEOUT_S = 120.0
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Give a process's environment, without what would configure Oyer or colour its output."""
+    """Return an environment without variables that configure Oyer or colour its output."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("OYER_")}
     return {**plain, "NO_COLOR": "1", "COLUMNS": "120", **changes}
 
 
-OpenFiles = tuple[int, int]
-"""Soft and hard limit of a process's open files."""
+OpenFiles = Any
+"""Soft and hard limit of a process's open files, or None for its parent's.
+
+`Any`, because mypy matches the dict of a call's `**changes` with every keyword.
+"""
 
 
 def oyer(
-    *arguments: str, cwd: Path, open_files: OpenFiles | None = None, **changes: str
+    *arguments: str, cwd: Path, open_files: OpenFiles = None, **changes: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
@@ -47,13 +50,13 @@ def oyer(
     )
 
 
-def _limit(open_files: OpenFiles | None) -> None:
+def _limit(open_files: OpenFiles) -> None:
     if open_files is not None:
         resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
 
 
 class Running:
-    """A command that runs on, with its output line by line."""
+    """A running command whose output is read line by line."""
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class Running:
         cwd: Path,
         environ: Mapping[str, str],
         merged: bool,
-        open_files: OpenFiles | None,
+        open_files: OpenFiles,
     ) -> None:
         def prepare() -> None:
             _limit(open_files)
@@ -82,7 +85,7 @@ class Running:
         self.lines: list[str] = []
 
     def read_until(self, part: str) -> str:
-        """Read lines until one holds this text, and return it."""
+        """Read lines up to the first one that holds a text, and return that line."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line.rstrip("\n"))
@@ -91,15 +94,15 @@ class Running:
         raise AssertionError(f"ended without {part!r}: {self.lines} {self.errors()}")
 
     def events(self) -> list[dict[str, Any]]:
-        """Give the lines read so far as JSON."""
+        """Return the lines read so far, parsed as JSON."""
         return [json.loads(line) for line in self.lines]
 
     def errors(self) -> str:
-        """Give what was written to standard error so far."""
+        """Return the standard error so far."""
         return (self.cwd / "stderr.txt").read_text()
 
     def family(self) -> "Family":
-        """Hold on to the process and its children, to see them end."""
+        """Return the process and its children, to wait for their end."""
         return Family([self.process.pid, *children_of(self.process.pid)])
 
     def wait(self) -> int:
@@ -123,7 +126,7 @@ def running(
     *arguments: str,
     cwd: Path,
     merged: bool = False,
-    open_files: OpenFiles | None = None,
+    open_files: OpenFiles = None,
     **changes: str,
 ) -> Iterator[Running]:
     """Run a command until the block ends.
@@ -144,7 +147,7 @@ def running(
 
 
 class Family:
-    """Processes that are watched by file descriptors, which no later process can take over."""
+    """Processes held by file descriptors, so that a reused process id does no harm."""
 
     def __init__(self, pids: list[int]) -> None:
         self._pids = {os.pidfd_open(pid): pid for pid in pids}
@@ -156,18 +159,18 @@ class Family:
         """Wait until every process has ended.
 
         Raises:
-            AssertionError: one has not in time; names it.
+            AssertionError: One has not ended in time; the message names it.
         """
         while self._pids:
             ended, _, _ = select.select(list(self._pids), [], [], TIMEOUT_S)
             if not ended:
-                raise AssertionError(f"still there: {sorted(self._pids.values())}")
+                raise AssertionError(f"still running: {sorted(self._pids.values())}")
             for descriptor in ended:
                 del self._pids[descriptor]
                 os.close(descriptor)
 
 
 def children_of(pid: int) -> list[int]:
-    """List the processes that a process started and that are there."""
+    """List the running child processes of a process."""
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(word) for word in text.split()]

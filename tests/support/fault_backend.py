@@ -1,12 +1,11 @@
-"""A backend whose parts are processes that a test can kill one by one."""
+"""A backend whose workers are processes that a test can kill one by one."""
 
 import contextlib
 import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,24 @@ from sqlalchemy import text
 
 from oyer.config.loading import CONFIG_VARIABLE
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager import RewardBatch, RewardFuture, RewardManager, Rollout
+from oyer.manager import RewardBatch, RewardFuture, RewardManager
 from oyer.models.engine import open_engine, reading
 from oyer.protocol import live_workers, names
 from tests.support.fault_servers import RedisServer
 from tests.support.fault_worker import Worker
-from tests.support.tcp_door import Door
+from tests.support.rollouts import rollouts_of
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import wait_until
 
 KEY = "sk-sentinel-7f3a91c2"
-"""The judge's key, which must turn up nowhere but in the workers' environment."""
+"""The judge's key, which must be found only in the workers' environment."""
 
 JUDGE_IN_FLIGHT = 16
 """Calls under way at once, over all judge workers."""
 
 
 class Backend:
-    """Workers on one Redis and one store, and a judge that answers by plan."""
+    """Workers on one Redis and one database, with a scripted judge."""
 
     def __init__(
         self,
@@ -39,17 +40,17 @@ class Backend:
         store_url: str,
         judge: JudgeServer,
         *,
-        door: Door | None = None,
+        proxy: TcpProxy | None = None,
         **config: Any,
     ) -> None:
         self.folder = folder
         self.redis = redis
         self.judge = judge
-        self.door = door
+        self.proxy = proxy
         self.store_url = store_url
         endpoints = {"fake": (judge.port, 60.0), "impatient": (judge.port, 1.0)}
-        if door is not None:
-            endpoints["door"] = (door.port, 3.0)
+        if proxy is not None:
+            endpoints["proxy"] = (proxy.port, 3.0)
         self.config: dict[str, Any] = {
             "endpoints": {
                 name: {
@@ -65,7 +66,7 @@ class Backend:
             "length": {"method": "median_band"},
             "broker": {"url": redis.url},
             "store": {"url": store_url},
-            # Nothing is shared between batches, so that one can be run a second time.
+            # No reuse, so that a batch can be scored a second time.
             "reuse": "off",
             "stall_timeout_s": 5,
             **config,
@@ -82,7 +83,7 @@ class Backend:
     def start(
         self,
         kind: str,
-        *through: str,
+        *patch: str,
         host: Sequence[str] = (),
         concurrency: int | None = None,
         loglevel: str = "INFO",
@@ -91,7 +92,7 @@ class Backend:
         """Start a worker; `wait_ready` waits for it.
 
         Args:
-            through: a module of this folder that becomes Celery, and its arguments.
+            patch: arguments of `tests.support.patched_worker`; none for a plain worker.
             host: a command that runs another one on another host.
             concurrency: tasks under way at once; the kind's default when left out.
             loglevel: least level that it logs; on DEBUG, each task that arrives.
@@ -100,12 +101,12 @@ class Backend:
         name = f"{kind}-{len(self.workers)}"
         log = self.folder / f"{name}.log"
         environ = {**self._environ, **environ}
-        worker = Worker(kind, name, environ, log, through, host, concurrency, loglevel)
+        worker = Worker(kind, name, environ, log, patch, host, concurrency, loglevel)
         self.workers.append(worker)
         return worker
 
     def complete(self) -> None:
-        """Have two judge workers and one of each other kind, all ready."""
+        """Start missing workers: two judge workers and one of each other kind, all ready."""
         wanted = {names.JUDGE_QUEUE: 2, names.LENGTH_QUEUE: 1, names.COMBINE_QUEUE: 1}
         for kind, count in wanted.items():
             for _ in range(count - len(self.living(kind))):
@@ -117,7 +118,7 @@ class Backend:
         return [worker for worker in self.workers if worker.kind == kind and worker.alive]
 
     def announced(self) -> set[int]:
-        """Return the process ids of the workers that count as there."""
+        """Return the process ids of the workers with a heartbeat."""
         found = live_workers.workers(self.redis.client)
         return {entry["pid"] for entries in found.values() for entry in entries}
 
@@ -170,12 +171,12 @@ class Backend:
         return future
 
     def go_on(self) -> None:
-        """Let the judge answer what it holds, and everything else at once."""
+        """Let the judge answer held and later calls at once."""
         self.judge.set_plan({})
         self.judge.release()
 
     def check(self, batch: RewardBatch, expected: RewardBatch, *, calls: range) -> None:
-        """Assert that a disturbed batch ended like the undisturbed one and left nothing behind.
+        """Assert that a batch with a fault ended like the one without, and left nothing behind.
 
         Args:
             calls: how many requests the judge may have received.
@@ -195,19 +196,19 @@ class Backend:
         self.wait_clean()
 
     def strays(self) -> list[int]:
-        """Find processes of this backend that are none of its living workers."""
+        """Return the processes of this backend that are not among its living workers."""
         known = {worker.process.pid for worker in self.workers if worker.alive}
         mark = f"{CONFIG_VARIABLE}={self._environ[CONFIG_VARIABLE]}".encode()
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
-            # One that ends while it is looked at is none that is left.
+            # A process may end during the look.
             with contextlib.suppress(OSError):
                 if mark in (entry / "environ").read_bytes() and int(entry.name) not in known:
                     found.append(int(entry.name))
         return found
 
     def wait_clean(self) -> None:
-        """Wait until no message is left; what a dead worker held expires by itself."""
+        """Wait until no message is left; the leases of dead workers expire."""
         client = self.redis.client
 
         def clean() -> bool:
@@ -221,29 +222,3 @@ class Backend:
             assert 0 < int(client.pttl(key)) <= 15_000 or not client.exists(key), key
         payloads = [*client.scan_iter("oyer:batch:*:chunk:*", count=1000)]
         assert not payloads, payloads
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
-    """Wait for a condition that nobody notifies of.
-
-    Raises:
-        AssertionError: it does not hold in time.
-    """
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.02)
-
-
-def rollouts_of(tag: str, n: int) -> list[Rollout]:
-    """Make distinct rollouts in groups of four."""
-    return [
-        Rollout(
-            prompt=f"{tag} question {i // 4}",
-            response=f"{tag}: the answer number {i} is {i}.",
-            group_id=f"{tag}-{i // 4}",
-            base_score=1.0,
-            response_tokens=100 + 10 * i,
-        )
-        for i in range(n)
-    ]

@@ -1,4 +1,4 @@
-"""Redis and PostgreSQL that a test stops, kills, pauses and starts again where they were."""
+"""Redis and PostgreSQL that a test stops, kills, pauses and restarts at the same address."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ $$ BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = '53100'; END 
 
 
 class Server(ABC):
-    """One server; its data stay in `folder` while it is down."""
+    """A server whose data stay in `folder` while it is down."""
 
     url: str
 
@@ -64,13 +64,13 @@ class Server(ABC):
 
 
 class RedisServer(Server):
-    """Redis that has written every change before it answers, so that a kill loses none."""
+    """Redis that writes each change before it answers, so that a kill loses none."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._port = services.free_port()
         self.url = f"redis://127.0.0.1:{self._port}/0"
-        # A busy machine is no fault: the test waits.
+        # The machine may be busy.
         self.client = redis.Redis.from_url(self.url, socket_timeout=60)
 
     def run(self) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
@@ -86,34 +86,25 @@ class RedisServer(Server):
 
 
 class PostgresServer(Server):
-    """PostgreSQL with the record's schema."""
+    """A PostgreSQL cluster."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self._server = services.get_server(folder / "data", start=False)
-        self._server.ensure_pgdata_inited()
-        self.url = f"postgresql://postgres@/postgres?host={self._server.pgdata}"
-        self.socket = Path(self._server.pgdata) / ".s.PGSQL.5432"
+    def __init__(self, cluster: services.PostgresCluster) -> None:
+        super().__init__(cluster.data)
+        self._cluster = cluster
+        self.url = cluster.url
+        self.socket = cluster.socket
 
     def run(self) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
-        data = str(self._server.pgdata)
-        argv = [str(self._server.bin_path / "postgres"), "-D", data, "-F", "-h", "", "-k", data]
-        return services.running(
-            argv,
-            lambda: psycopg.connect(self.url).close(),
-            psycopg.OperationalError,
-            self._server.system_user,
-            signal.SIGINT,
-        )
+        return self._cluster.running()
 
     def _signal(self, number: signal.Signals) -> None:
-        """Each connection has a process of its own, all in the server's session."""
+        """Signal all processes: PostgreSQL has one per connection, all in one group."""
         assert self._process is not None
         os.killpg(self._process.pid, number)
 
     @contextlib.contextmanager
     def locked(self, table: str) -> Iterator[None]:
-        """Keep everybody else from writing to a table."""
+        """Lock a table against the writes of other connections."""
         with psycopg.connect(self.url) as conn:
             conn.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE".encode())
             yield
@@ -129,7 +120,7 @@ class PostgresServer(Server):
 
     @contextlib.contextmanager
     def no_space_for(self, table: str, disk: Path | None) -> Iterator[None]:
-        """Keep a table on a disk that is full until the block ends; without one, raise as if."""
+        """Move a table to a full disk during the block; without a disk, raise the same error."""
         if disk is None:
             self.execute(_NO_SPACE)
             self.execute(
@@ -140,7 +131,8 @@ class PostgresServer(Server):
             finally:
                 self.execute("DROP FUNCTION no_space CASCADE")
             return
-        shutil.chown(disk, self._server.system_user)
+        if self._cluster.system_user is not None:
+            shutil.chown(disk, self._cluster.system_user)
         self.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")
         self.execute(f"ALTER TABLE {table} SET TABLESPACE small")
         try:
@@ -180,7 +172,7 @@ def small_disk(folder: Path) -> Iterator[Path | None]:
 
 @contextlib.contextmanager
 def _filled(disk: Path) -> Iterator[None]:
-    """Leave no byte free on a disk until the block ends."""
+    """Fill a disk until the block ends."""
     filler = disk / "filler"
     try:
         with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):

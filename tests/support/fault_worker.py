@@ -1,4 +1,4 @@
-"""One worker process, as a test starts, signals and kills it."""
+"""One worker process, which a test starts, signals and kills."""
 
 import signal
 import subprocess
@@ -8,8 +8,6 @@ from pathlib import Path
 from oyer.local.worker_commands import worker_argv
 from tests.support import services
 from tests.support.paths import ROOT
-
-"""The folder that `tests` is imported from."""
 
 
 class Worker:
@@ -21,16 +19,20 @@ class Worker:
         name: str,
         environ: dict[str, str],
         log: Path,
-        through: Sequence[str],
+        patch: Sequence[str],
         host: Sequence[str],
         concurrency: int | None,
         loglevel: str,
     ) -> None:
         self.kind = kind
+        self.name = name
         self.log = log
         argv = worker_argv(kind, name=name, concurrency=concurrency, loglevel=loglevel)
-        if through:
-            argv[2:3] = through
+        if patch:
+            module = argv.index("-m") + 1
+            argv[module : module + 1] = ["tests.support.patched_worker", *patch]
+            # -P keeps the working folder off the path.
+            environ = {**environ, "PYTHONPATH": str(ROOT)}
         argv = [*host, *argv]
         with log.open("ab") as output:
             self.process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections import OrderedDict, UserString
 from collections.abc import Callable
 from decimal import Decimal
@@ -11,6 +12,11 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 
 class Text(str):
@@ -228,3 +234,8 @@ def _mutate(draw: Callable[..., Any], value: Any, bad: Any) -> Any:
         value[at] = _mutate(draw, value[at], bad)
         return value
     return draw(bad)
+
+
+def bomb(size: int) -> bytes:
+    """Make a small payload of version 1 that unpacks to `size` bytes."""
+    return b"oyer1\n" + zstd.compress(b" " * size, 1)

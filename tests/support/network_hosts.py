@@ -19,16 +19,16 @@ class Host:
     link: str
     """This host's end of the link."""
     address: str
-    """This host, as the other one reaches it."""
+    """Address at which the other host reaches this one."""
 
     @property
     def through(self) -> list[str]:
-        """What runs a command there."""
+        """Command prefix that runs a command on the host."""
         return ["ip", "netns", "exec", self.name]
 
     @contextlib.contextmanager
     def cut_off(self) -> Iterator[None]:
-        """Cut the link until the block ends; neither side is told that the other is gone."""
+        """Cut the link until the block ends; neither side gets an error."""
         _ip("link", "set", self.link, "down")
         try:
             yield
@@ -38,7 +38,7 @@ class Host:
 
 @contextlib.contextmanager
 def second_host() -> Iterator[Host]:
-    """Make another host; skips the test where this user or machine cannot."""
+    """Make another host; skip the test where this user or machine cannot."""
     if shutil.which("ip") is None:
         pytest.skip("a second host needs the command `ip` (iproute2)")
     pid = os.getpid()

@@ -1,4 +1,4 @@
-"""What processes hold: memory, threads, descriptors, connections; and what Redis holds for them."""
+"""Memory, threads, descriptors and connections of processes; memory and keys of Redis."""
 
 import os
 import threading
@@ -17,7 +17,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Held:
-    """What one process holds at a moment."""
+    """Resources of one process at one moment."""
 
     rss_bytes: int
     threads: int
@@ -25,7 +25,7 @@ class Held:
 
 
 def held_by(pid: int) -> Held:
-    """Look a process up in Linux' /proc."""
+    """Read the resources of a process from /proc."""
     status = dict(
         line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
     )
@@ -43,7 +43,7 @@ def peak_bytes(pid: int) -> int:
 
 
 def forget_peaks(pids: Callable[[], dict[str, int]]) -> None:
-    """Begin the peaks anew (proc(5), clear_refs)."""
+    """Reset the peaks (proc(5), clear_refs)."""
     for pid in pids().values():
         Path(f"/proc/{pid}/clear_refs").write_text("5")
 
@@ -72,7 +72,7 @@ def immortal_keys(client: redis.Redis) -> list[str]:
 
 
 class Sampler:
-    """Notes the most that Redis has held while a block runs, from a thread."""
+    """Samples the peak memory of Redis during a block, in a thread."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""How a database means to answer a read."""
+"""Query plans of reads."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""A server that sends the bytes it is told to, for what a well-behaved one never does."""
+"""A server that sends arbitrary bytes, for responses that no correct server sends."""
 
 import socket
 import ssl
@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 DRIP_PAUSE_S = 0.02
-"""Between two drips, in seconds."""
+"""Pause between two drips, in seconds."""
 
 
 class RawServer:
@@ -53,7 +53,7 @@ class RawServer:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for connection in self._open.copy():
-            # One that has just ended by itself needs no ending.
+            # The connection may have ended by itself.
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:

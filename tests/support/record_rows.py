@@ -1,4 +1,4 @@
-"""Rows of the record for tests: a whole one each, with what the test is about replaced."""
+"""Complete rows of the record, with the given columns replaced."""
 
 import uuid
 from datetime import UTC, datetime, timedelta

@@ -1,6 +1,6 @@
-"""A whole embedded backend with a scripted judge behind it, and rollouts for it.
+"""An embedded backend (Redis, SQLite, workers) with a scripted judge.
 
-The fixtures are there for the folders whose `conftest.py` names them.
+The fixtures work in folders whose `conftest.py` imports them.
 """
 
 import contextlib
@@ -13,12 +13,27 @@ import pytest
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action
-from oyer.manager import RewardManager, Rollout
+from oyer.manager import RewardManager
+from tests.support.rollouts import rollout
+
+__all__ = [
+    "DEAD_JUDGE",
+    "backend",
+    "backend_changes",
+    "by_response",
+    "judge",
+    "judge_says",
+    "rollout",
+    "running",
+    "scripted_backend",
+    "sibling",
+    "user_text",
+]
 
 
 @contextlib.contextmanager
 def scripted_backend(folder: Path, **changes: Any) -> Iterator[tuple[RewardManager, JudgeServer]]:
-    """Run Redis, SQLite and workers whose endpoint `fake` is the judge; `dead` answers nobody."""
+    """Run the backend; the endpoint `fake` is the judge, `dead` refuses connections."""
     with JudgeServer() as judge:
         config = {
             "endpoints": {
@@ -43,40 +58,46 @@ Running = tuple[RewardManager, JudgeServer]
 
 @pytest.fixture(scope="module")
 def backend_changes() -> dict[str, Any]:
-    """Change the backend's configuration: for a module to override."""
+    """Changes of the backend's configuration; a module overrides it."""
     return {}
 
 
 @pytest.fixture
 def judge_says() -> str:
-    """Say what the judge replies unless a test plans otherwise: for a module to override."""
+    """The judge's reply unless a test sets a plan; a module overrides it."""
     return "Final score: 5"
 
 
 @pytest.fixture(scope="module")
 def running(
-    tmp_path_factory: pytest.TempPathFactory, backend_changes: dict[str, Any]
-) -> Iterator[Running]:
-    """Share one backend and its judge among a module's tests."""
-    with scripted_backend(tmp_path_factory.mktemp("backend"), **backend_changes) as both:
-        yield both
+    shared_backend: Running, backend_changes: dict[str, Any], request: pytest.FixtureRequest
+) -> Running:
+    """A module's manager on the session's backend, and the judge.
+
+    The judge's `version` is the module's name, so that no module reuses another one's judgements.
+    """
+    shared, judge = shared_backend
+    (q,) = shared.config.model_dump(mode="json")["judges"]
+    judges = [{**q, "version": request.module.__name__}]
+    return sibling(shared, **{"judges": judges, "length": [], **backend_changes}), judge
 
 
 @pytest.fixture
 def backend(running: Running) -> RewardManager:
+    """The manager of the module's backend."""
     return running[0]
 
 
 @pytest.fixture
 def judge(running: Running, judge_says: str) -> JudgeServer:
-    """The judge with an empty log."""
+    """The judge of the module's backend, with an empty log and the default reply."""
     running[1].set_plan(Action(text=judge_says))
     running[1].reset()
     return running[1]
 
 
 def sibling(manager: RewardManager, **changes: Any) -> RewardManager:
-    """Make a manager with other judges, lengths or rules on the same backend."""
+    """Make a manager with a changed configuration on the same backend."""
     return RewardManager({**manager.config.model_dump(mode="json"), **changes})
 
 
@@ -85,7 +106,7 @@ DEAD_JUDGE = {"name": "q", "endpoint": "dead", "model": "m", "reasks": 0}
 
 
 def by_response(scores: dict[str, int]) -> Any:
-    """A plan that scores a request by the response to judge, looked for among `scores`."""
+    """Make a plan that scores each response by `scores`."""
 
     def plan(arrival: RequestEntry) -> Action:
         text = user_text(arrival)
@@ -96,17 +117,5 @@ def by_response(scores: dict[str, int]) -> Any:
 
 
 def user_text(arrival: RequestEntry) -> str:
-    """Every word that the judge was sent."""
+    """Return the text of all messages of a request to the judge."""
     return "\n".join(content for _, content in arrival.messages())
-
-
-def rollout(tag: str, i: int = 0, **fields: Any) -> Rollout:
-    """Make a rollout that differs from those of other tags and numbers; groups of four."""
-    made: dict[str, Any] = {
-        "prompt": f"{tag} question {i // 4}",
-        "response": f"{tag}: the answer number {i} is {i}.",
-        "group_id": f"{tag}-{i // 4}",
-        "base_score": 1.0,
-        "response_tokens": 100 + 10 * i,
-    }
-    return Rollout(**{**made, **fields})

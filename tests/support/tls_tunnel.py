@@ -1,4 +1,4 @@
-"""TLS in front of a real server that has none compiled in, as stunnel or a sidecar does it."""
+"""A TLS proxy in front of a server without TLS, as stunnel or a sidecar."""
 
 import contextlib
 import socket
@@ -10,11 +10,11 @@ from pathlib import Path
 from tests.support.certificates import Identity
 
 _SSL_REQUEST = bytes.fromhex("0000000804d2162f")
-"""What a PostgreSQL client asks before it begins TLS (PostgreSQL manual, 54.2.10)."""
+"""SSLRequest: what a PostgreSQL client sends before TLS (PostgreSQL manual, 54.2.10)."""
 
 
 class Tunnel:
-    """Takes TLS connections on loopback and passes what is in them on to a server."""
+    """Accepts TLS connections on loopback and forwards their content to a server."""
 
     def __init__(self, target: tuple[str, int] | Path, identity: Identity) -> None:
         self._target = target
@@ -23,11 +23,11 @@ class Tunnel:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=200)
         self.port: int = self._listener.getsockname()[1]
         self.opened = 0
-        """Connections that got through the handshake."""
+        """Connections whose handshake succeeded."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Take no further connection."""
+        """Stop accepting connections."""
         # `close` alone would leave `accept` waiting.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)

@@ -18,7 +18,7 @@ class Trainer:
     def rewards(
         self, function: Any, tag: str, lengths: list[int], **columns: Any
     ) -> list[float | None]:
-        """Call it with one group of completions of some lengths."""
+        """Call a reward function with one group of completions of these lengths."""
         n = len(lengths)
         given = {
             "prompts": [f"{tag}?"] * n,
@@ -30,4 +30,4 @@ class Trainer:
             **columns,
         }
         rewards = function(**given)
-        return asyncio.run(rewards) if inspect.iscoroutine(rewards) else rewards  # type: ignore[no-any-return]
+        return asyncio.run(rewards) if inspect.iscoroutine(rewards) else rewards

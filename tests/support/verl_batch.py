@@ -1,4 +1,4 @@
-"""What the tests of the replaced class share: where it judges, a manager, and rows for it."""
+"""Settings, manager and rows for the tests of verl's replaced (legacy) reward manager."""
 
 from typing import Any
 

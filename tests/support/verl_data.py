@@ -66,7 +66,7 @@ def data_proto(
         if lengths[i]:
             batch["responses"][i, : lengths[i]] = filler
             batch["responses"][i, 0] = tokens.encode(responses[i])
-    given = {
+    given: dict[str, Sequence[Any]] = {
         "data_source": ["toolcall"] * rows,
         "reward_model": [{"ground_truth": "42"}] * rows,
         **columns,

@@ -1,4 +1,4 @@
-"""What the tests of verl's reward loop share: a manager as verl makes it, and trajectories."""
+"""Manager and trajectories for the tests of verl's reward loop."""
 
 import asyncio
 from typing import Any

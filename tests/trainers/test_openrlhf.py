@@ -86,7 +86,7 @@ def executed(agent: ModuleType, endpoint: str, responses: list[str]) -> list[dic
     executor = agent.SingleTurnAgentExecutor(endpoint)
     params = SimpleNamespace(max_tokens=32, logprobs=None)
 
-    async def main() -> list[dict[str, Any]]:
+    async def main() -> list[Any]:
         calls = (
             executor.execute("What? ", "42", params, 512, Tokens(), Engine(text))
             for text in responses

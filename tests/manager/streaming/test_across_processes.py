@@ -15,8 +15,8 @@ from oyer.manager import RewardManager, Rollout
 from oyer.manager.score import Score
 from oyer.manager.streaming import group_queue
 from oyer.models.engine import open_engine, reading
-from tests.support.other_process import OtherProcess, Point, other_process
 from tests.support.scripted_backend import Running, by_response, rollout, sibling
+from tests.support.second_trainer import OtherProcess, Point, other_process
 
 PROCESSES, GROUPS, SIZE = 8, 64, 8
 WAIT_S = 60.0

@@ -1,4 +1,4 @@
-"""The app on a real port, and plain HTTP requests to it."""
+"""The app of `oyer serve` on a real port, in a thread; plain HTTP requests to it."""
 
 import contextlib
 import http.client
@@ -37,7 +37,7 @@ class Served:
     def request(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> Answer:
-        """Make one request on a connection of its own; a body that is no bytes is sent as JSON."""
+        """Make one request on a new connection; a body other than bytes is sent as JSON."""
         raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):

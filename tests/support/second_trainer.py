@@ -1,4 +1,4 @@
-"""A second trainer process that tests control and may kill."""
+"""A second trainer process: a test passes rollouts to it, and may kill it."""
 
 import contextlib
 import multiprocessing
@@ -23,10 +23,10 @@ WAIT_S = 60.0
 
 
 class OtherProcess:
-    """Submits rollouts one by one, and keeps their pending scores."""
+    """Calls `score` for each rollout that it gets, and keeps the results."""
 
     def __init__(self, manager: RewardManager, dies_when: Point | None = None) -> None:
-        """Start it with a copy of a manager, which makes both processes one training."""
+        """Start the process with a copy of a manager; both processes then belong to one training."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
@@ -41,19 +41,19 @@ class OtherProcess:
         self._answer()
 
     def scores(self) -> list[Score | Exception]:
-        """Wait for the scores of all rollouts since the last call, in order."""
+        """Wait for the results of all rollouts since the last call, in order."""
         self._pipe.send(None)
         answer = self._answer()
         assert isinstance(answer, list)
         return answer
 
     def wait_dead(self) -> None:
-        """Wait until it has killed itself."""
+        """Wait until the process has killed itself."""
         self._process.join(WAIT_S)
         assert self._process.exitcode == -signal.SIGKILL
 
     def kill(self) -> None:
-        """Kill it."""
+        """Kill the process."""
         self._process.kill()
         self._process.join()
 

@@ -1,4 +1,4 @@
-"""A TCP door in front of a server, which a test shuts in the ways in which networks fail."""
+"""A TCP proxy in front of a server, which fails as networks do when a test says so."""
 
 import contextlib
 import socket
@@ -11,32 +11,31 @@ from typing import Self
 from tests.support import services
 
 
-class Door:
-    """Passes connections on to a server of this host while it is open.
+class TcpProxy:
+    """Forwards connections to a server of this host.
 
-    Whatever is shut ends or silences the connections that are there; what they were sent
-    meanwhile is lost.
+    A fault ends or silences the open connections; what is sent to them meanwhile is lost.
     """
 
     def __init__(self, target: int | Path, host: str = "127.0.0.1") -> None:
-        """Build a door that is shut.
+        """Build a proxy that does not listen yet.
 
         Args:
             target: the server's port on loopback, or its Unix socket.
-            host: the address of this host that the door is at.
+            host: the address of this host that the proxy listens on.
         """
         self.host = host
         self.port = services.free_port()
         self._target = target
         self._listener: socket.socket | None = None
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self._crowd: list[socket.socket] = []
+        self._queue_fillers: list[socket.socket] = []
         self._lock = threading.Lock()
         self._passing = False
         self._resetting = False
 
     def __enter__(self) -> Self:
-        self.open()
+        self.forward()
         return self
 
     def __exit__(
@@ -47,14 +46,14 @@ class Door:
     ) -> None:
         self.refuse()
 
-    def open(self) -> None:
-        """Pass everything on."""
+    def forward(self) -> None:
+        """Forward every connection and byte."""
         self.refuse()
         self._passing = True
         self._listen()
 
     def refuse(self) -> None:
-        """Refuse connections, as a host does whose server is down, and end those that are there."""
+        """Refuse connections, as a host without the server does, and end the open ones."""
         self._passing = self._resetting = False
         if self._listener is not None:
             # Closing alone would leave `accept` waiting in its thread.
@@ -62,9 +61,9 @@ class Door:
                 self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
             self._listener = None
-        for crowding in self._crowd:
-            crowding.close()
-        self._crowd.clear()
+        for filler in self._queue_fillers:
+            filler.close()
+        self._queue_fillers.clear()
         self._end_all()
 
     def swallow(self) -> None:
@@ -72,12 +71,12 @@ class Door:
         self._passing = False
 
     def reset(self) -> None:
-        """Reset every connection, those to come as well."""
+        """Reset every connection, including later ones."""
         self._passing, self._resetting = False, True
         self._end_all()
 
     def drop(self) -> None:
-        """Leave attempts to connect without any answer, as a firewall does that drops them.
+        """Do not answer attempts to connect, as a firewall that drops packets.
 
         Linux drops a SYN when the queue of connections to accept is full.
         """
@@ -88,11 +87,11 @@ class Door:
             self._pairs = silenced
         self._listener = self._bound(backlog=0)
         while True:
-            crowding = socket.socket()
-            crowding.settimeout(0.5)
-            self._crowd.append(crowding)
+            filler = socket.socket()
+            filler.settimeout(0.5)
+            self._queue_fillers.append(filler)
             try:
-                crowding.connect((self.host, self.port))
+                filler.connect((self.host, self.port))
             except TimeoutError:
                 return
 
