@@ -154,7 +154,7 @@ def _text_of(rubric: str) -> str:
         return _built_in(rubric)
     if names_file(rubric):
         raise InvalidConfig(
-            "rubric: is a file path, which only `load_config` and `RewardManager.from_file` read;"
+            "rubric: is a file path, which only `load_config` and `RewardManager` read;"
             " give the file's text"
         )
     if re.search(r"[{\s]", rubric.strip()):

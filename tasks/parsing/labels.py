@@ -144,16 +144,13 @@ def label_candidates(
             continue
         read_to = match.end() + min(value.end, len(tail))
         before = line[max(0, match.start() - WINDOW) : match.start()]
-        number = value.number
         rank, foreign = _rank(match, before, tail)
         if _states_the_maximum(match, tail, value, scale, below):
             continue
-        if names_other_scale_before(before, scale):
-            number = None
         yield Candidate(
             start=offset + match.start(),
             span=line[match.start() : read_to],
-            value=number,
+            value=None if names_other_scale_before(before, scale) else value.number,
             rank=rank,
             layer="label",
             disowned=foreign
