@@ -104,4 +104,4 @@ def _die_at(point: Point) -> None:
             publish(*args)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    group_store.GroupStore.publish = publish_and_die  # type: ignore[method-assign]  # the point to die at
+    setattr(group_store.GroupStore, "publish", publish_and_die)  # noqa: B010 - mypy refuses the assignment

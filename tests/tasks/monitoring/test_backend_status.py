@@ -13,6 +13,7 @@ from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.errors import MessageRefused
 from oyer.protocol.names import batch_key
 from oyer.protocol.redis_client import connect
+from oyer.tasks.coordination.adaptive import Evidence
 from oyer.tasks.coordination.budget import RunBudget, budget_key
 from oyer.tasks.coordination.limiter import Limiter, limits_key
 from oyer.tasks.monitoring.backend_status import EndpointStatus, endpoint_status, run_status
@@ -26,6 +27,11 @@ FAR_S = 3600.0
 def client(redis_url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(redis_url) as client:
         yield client
+
+
+def state_of(client: redis.Redis, key: str) -> dict[bytes, bytes]:
+    """Read a hash as the limiter and the budget write it."""
+    return {bytes(name): bytes(value) for name, value in client.hgetall(key).items()}  # type: ignore[arg-type]  # the client decodes nothing
 
 
 def limiter(url: str, **changes: object) -> Limiter:
@@ -67,7 +73,7 @@ def test_a_call_counts_against_each_limit_until_its_worker_closes(
     assert found.adaptive_limit <= 8
     assert [(one.worker, one.in_flight, one.waiting) for one in found.callers] == [("host:1", 1, 0)]
     assert (found.requests_per_minute, found.tokens_per_minute) == (100, 5000)
-    opened.release(permit, used_tokens=50, rate_limited=True, retry_after_s=60.0)
+    opened.release(permit, used_tokens=50, evidence=Evidence(rate_limited=1), retry_after_s=60.0)
     assert 50 < until(client, lambda found: found.cool_s > 0).cool_s <= 60
     opened.close()
     left = endpoint(client)
@@ -79,7 +85,7 @@ def test_a_call_counts_against_each_limit_until_its_worker_closes(
 def test_expired_calls_and_workers_are_not_counted(redis_url: str, client: redis.Redis) -> None:
     opened = limiter(redis_url)
     assert opened.acquire(70, time.time() + 60) is not None
-    state = client.hgetall(limits_key("e"))
+    state = state_of(client, limits_key("e"))
     now = endpoint_status("e", state, time.time())
     assert now.requests
     assert len(now.callers) == 1
@@ -115,13 +121,13 @@ def test_a_reservation_ends_with_its_lifetime_and_spending_stays(
         keep_s=60,
     )
     assert purse.reserve(1.0, first_sample=True, deadline=time.time() + FAR_S) is None
-    state = client.hgetall(budget_key("r"))
+    state = state_of(client, budget_key("r"))
     held = run_status("r", 2.0, state, time.time())
     assert (held.spent_usd, held.reserved_usd, held.budget_usd) == (0.5, 1.0, 2.0)
     assert run_status("r", 2.0, state, time.time() + FAR_S).reserved_usd == 0
     purse.settle(1.0, 0.25)
     purse.report()
-    spent = run_status("r", 2.0, client.hgetall(budget_key("r")), time.time())
+    spent = run_status("r", 2.0, state_of(client, budget_key("r")), time.time())
     assert (spent.spent_usd, spent.reserved_usd) == (0.75, 0)
     assert run_status("r", None, {}, time.time()).spent_usd is None
 
