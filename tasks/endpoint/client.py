@@ -13,12 +13,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import httpx2
 from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAI
-from openai._models import FinalRequestOptions
 
 from oyer.config.reward import EndpointConfig
 from oyer.config.variables import secret_of, shown
@@ -28,7 +26,7 @@ from oyer.tasks.endpoint.base_urls import BaseUrlPool
 from oyer.tasks.endpoint.redaction import mask, redact
 from oyer.tasks.endpoint.refused_fields import with_lessons
 from oyer.tasks.endpoint.responses import http_failure, read_response
-from oyer.tasks.endpoint.transport import CONNECT_TIMEOUT_S, PooledTransport
+from oyer.tasks.endpoint.transport import JudgeHttpClient, JudgeTransport
 from oyer.tasks.endpoint.types import ChatRequest, Failure, Reply, RetryClass
 
 MESSAGE_CHARS = 500
@@ -40,29 +38,6 @@ _VERSION = re.compile(r"/(v\d|openai/)")
 """What the paths of most endpoints hold; Azure's begin with `/openai/`."""
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
-
-
-class _Client(OpenAI):
-    """Sends the headers and the body that it is given and no others.
-
-    openai-python adds nine of its own, and those of the host's OPENAI_* variables, which may
-    hold another endpoint's credentials.
-    """
-
-    def _build_request(
-        self, options: FinalRequestOptions, *, retries_taken: int = 0
-    ) -> httpx2.Request:
-        # Of what is set here alone: openai-python's own way parses the URL three times and merges
-        # headers five times, a tenth of what a call costs. Its Azure client overrides this as well.
-        # As a stream, since httpx2 then adds no Host and Content-Length, which the transport does.
-        assert isinstance(options.timeout, httpx2.Timeout)
-        return httpx2.Request(
-            "POST",
-            _parsed(options.url),
-            headers=cast(httpx2.Headers, options.headers),
-            stream=httpx2.ByteStream(cast(bytes, options.content)),
-            extensions={"timeout": options.timeout.as_dict()},
-        )
 
 
 class EndpointClient:
@@ -81,7 +56,7 @@ class EndpointClient:
         key = _key(name, config.api_key_env, environ)
         _check_headers(name, config.headers)
         # What these libraries log holds URLs, whose query may hold a key; errors come as values.
-        for library in ("openai", "httpx2", "urllib3"):
+        for library in ("openai", "httpx2"):
             logging.getLogger(library).setLevel(logging.ERROR)
         self._urls = [_chat_url(server.url) for server in config.servers]
         self._choice = BaseUrlPool(
@@ -90,20 +65,19 @@ class EndpointClient:
             rng=random.Random(),
         )
         headers = _headers(key, config.headers)
-        # Made once: `OpenAI.post` makes and deep-copies these options for every call.
-        self._options = [
-            FinalRequestOptions.construct(method="post", url=url, headers=headers)
-            for url in self._urls
-        ]
         self._extra_body = config.extra_body
         self._secrets = _secrets(key, config.headers, self._urls)
-        transport = PooledTransport(self._urls, environ, pool_size=config.max_in_flight)
-        self._client = _Client(
-            api_key=key or "none",
-            base_url=self._urls[0],
-            max_retries=0,
-            http_client=httpx2.Client(transport=transport, trust_env=False),
-        )
+        self._clients = [
+            OpenAI(
+                api_key="none",  # of the headers that openai-python adds, the transport sends none
+                base_url=url,
+                max_retries=0,
+                http_client=JudgeHttpClient(
+                    JudgeTransport(url, headers, environ, pool_size=config.max_in_flight)
+                ),
+            )
+            for url in self._urls
+        ]
 
     def complete(self, request: ChatRequest, *, timeout_s: float) -> Reply | Failure:
         """Make one HTTP request; whatever the endpoint does becomes a `Reply` or a `Failure`.
@@ -116,7 +90,7 @@ class EndpointClient:
         started_s = time.perf_counter()
         answered = False
         try:
-            outcome = self._post(self._options[url_index], body, timeout_s)
+            outcome = self._post(url_index, body, timeout_s)
             answered = isinstance(outcome, Reply) or outcome.retry is not RetryClass.TRANSIENT
         finally:
             self._choice.report(url_index, answered=answered)
@@ -139,17 +113,18 @@ class EndpointClient:
 
     def close(self) -> None:
         """Close the kept connections."""
-        self._client.close()
+        for client in self._clients:
+            client.close()
 
-    def _post(
-        self, options: FinalRequestOptions, body: Mapping[str, Any], timeout_s: float
-    ) -> Reply | Failure:
+    def _post(self, url_index: int, body: Mapping[str, Any], timeout_s: float) -> Reply | Failure:
         # Encoded here: a lone surrogate in a rollout must not fail the call.
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-        timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         try:
-            response = self._client.request(
-                httpx2.Response, options.model_copy(update={"content": content, "timeout": timeout})
+            response = self._clients[url_index].post(
+                self._urls[url_index],
+                cast_to=httpx2.Response,
+                content=content,
+                options={"timeout": timeout_s},
             )
         except APIStatusError as error:
             return http_failure(
@@ -248,9 +223,6 @@ def _headers(key: str | None, extra: Mapping[str, str]) -> httpx2.Headers:
         headers["Authorization"] = f"Bearer {key}"
     headers.update(extra)
     return headers
-
-
-_parsed = lru_cache(maxsize=1024)(httpx2.URL)
 
 
 def _chat_url(base_url: str) -> str:
