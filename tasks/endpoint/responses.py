@@ -23,7 +23,7 @@ from oyer.tasks.endpoint.error_body import (
 )
 from oyer.tasks.endpoint.reasoning import is_reasoning, reasoning_of, reports_reasoning
 from oyer.tasks.endpoint.refused_fields import refused_fields, refuses_structure
-from oyer.tasks.endpoint.retry_after import retry_after_s
+from oyer.tasks.endpoint.retry import retry_after_s
 from oyer.tasks.endpoint.token_usage import token_usage
 from oyer.tasks.endpoint.types import Failure, Reply, RetryClass, TokenLogprob
 from oyer.tasks.parsing.finish_reasons import End, end_of, finish_reason, first_choice
