@@ -1,4 +1,4 @@
-"""One judge call over HTTP: openai-python on a pooled transport, one request and no retry.
+"""One judge call over HTTP: openai-python on `JudgeTransport`, one request and no retry.
 
 - One client per endpoint and worker process, built after the fork; greenlets and threads
   share it.
@@ -33,19 +33,19 @@ MESSAGE_CHARS = 500
 """Longest message of a failure, in characters."""
 
 _WRONG_PLACE = frozenset({404, 405})
-"""Statuses that a wrong `base_url` brings: their messages name the URL."""
+"""Statuses that a wrong `base_url` causes; their messages name the URL."""
 _VERSION = re.compile(r"/(v\d|openai/)")
-"""What the paths of most endpoints hold; Azure's begin with `/openai/`."""
+"""Part of the path of most endpoints; Azure's paths begin with `/openai/`."""
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
 
 
 class EndpointClient:
-    """Makes the calls to one endpoint.
+    """Calls one endpoint.
 
     Args:
         name: The endpoint's name in the configuration.
-        environ: Holds the key, and proxies and certificate authorities if there are any.
+        environ: Environment variables: the key, proxies and certificate authorities.
 
     Raises:
         InvalidConfig: a missing key; a key or header that HTTP cannot carry; an unusable proxy
@@ -55,7 +55,7 @@ class EndpointClient:
     def __init__(self, name: str, config: EndpointConfig, environ: Mapping[str, str]) -> None:
         key = _key(name, config.api_key_env, environ)
         _check_headers(name, config.headers)
-        # What these libraries log holds URLs, whose query may hold a key; errors come as values.
+        # Their log lines hold URLs, whose query may hold a key. Errors are returned as values.
         for library in ("openai", "httpx2"):
             logging.getLogger(library).setLevel(logging.ERROR)
         self._urls = [_chat_url(server.url) for server in config.servers]
@@ -69,7 +69,7 @@ class EndpointClient:
         self._secrets = _secrets(key, config.headers, self._urls)
         self._clients = [
             OpenAI(
-                api_key="none",  # of the headers that openai-python adds, the transport sends none
+                api_key="none",  # required, and not sent: the transport has its own headers
                 base_url=url,
                 max_retries=0,
                 http_client=JudgeHttpClient(
@@ -80,7 +80,7 @@ class EndpointClient:
         ]
 
     def complete(self, request: ChatRequest, *, timeout_s: float) -> Reply | Failure:
-        """Make one HTTP request; whatever the endpoint does becomes a `Reply` or a `Failure`.
+        """Make one HTTP request; every outcome is a `Reply` or a `Failure`.
 
         Args:
             timeout_s: Limit of the whole exchange, in seconds.
@@ -117,7 +117,7 @@ class EndpointClient:
             client.close()
 
     def _post(self, url_index: int, body: Mapping[str, Any], timeout_s: float) -> Reply | Failure:
-        # Encoded here: a lone surrogate in a rollout must not fail the call.
+        # "replace": a lone surrogate in a rollout must not fail the call.
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         try:
             response = self._clients[url_index].post(
@@ -161,13 +161,13 @@ class EndpointClient:
         given = {name: value for name, value in fields.items() if value is not None}
         extra = {**self._extra_body, **request.extra_body}
         if "max_completion_tokens" in extra:
-            # Two names of one thing; endpoints refuse both together.
+            # Both set the same limit; endpoints refuse a request with both.
             given.pop("max_tokens", None)
         return with_lessons({**given, **extra}, request.refused)
 
 
 def _with_address(failure: Failure, url: str) -> str:
-    """Say where a call went that found nothing there: it is mostly a wrong `base_url`."""
+    """Add the URL to the message of a 404 or 405, mostly caused by a wrong `base_url`."""
     address = httpx2.URL(url)
     called = f"{address.scheme}://{address.netloc.decode()}{address.path}"
     hint = "" if _VERSION.search(address.path) else " (is `/v1` missing at the end of base_url?)"
@@ -176,7 +176,7 @@ def _with_address(failure: Failure, url: str) -> str:
 
 
 def _network_failure(error: APIConnectionError) -> Failure:
-    """No response arrived: the connection failed, broke, or took too long."""
+    """Return the failure of a call without a response."""
     cause = error.__cause__ or error
     return Failure(
         status=Status.TIMEOUT if isinstance(error, APITimeoutError) else Status.UNAVAILABLE,
@@ -199,7 +199,7 @@ def _key(name: str, variable: str | None, environ: Mapping[str, str]) -> str | N
     ).strip()
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise InvalidConfig(
-            f"{where}: {shown(variable)} holds characters that no key has"
+            f"{where}: {shown(variable)} holds characters that a key cannot have"
             " (spaces, line breaks or non-ASCII): set it to the bare key"
         )
     return key
@@ -209,13 +209,13 @@ def _check_headers(name: str, headers: Mapping[str, str]) -> None:
     for header, value in headers.items():
         if not (_HEADER_NAME.fullmatch(header) and value.isascii() and value.isprintable()):
             raise InvalidConfig(
-                f"endpoints.{name}.headers: {header!r} is no HTTP header that can be sent: names"
+                f"endpoints.{name}.headers: {header!r} cannot be sent as an HTTP header: names"
                 " are letters, digits and dashes, values printable ASCII"
             )
 
 
 def _headers(key: str | None, extra: Mapping[str, str]) -> httpx2.Headers:
-    """What is sent with every request; configured headers win, in whatever case they are."""
+    """Return the headers of every request; configured headers win, whatever their case."""
     headers = httpx2.Headers(
         {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "oyer"}
     )
@@ -234,5 +234,5 @@ def _secrets(key: str | None, headers: Mapping[str, str], urls: Sequence[str]) -
     parsed = [httpx2.URL(url) for url in urls]
     in_urls = [value for url in parsed for value in (url.password, *url.params.values())]
     found = {key, *headers.values(), *in_urls}
-    # Short values are versions and flags; masking them would tear messages apart.
+    # Short values are versions and flags; masking them would make messages unreadable.
     return tuple(secret for secret in found if secret and len(secret) >= 8)

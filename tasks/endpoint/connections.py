@@ -184,7 +184,7 @@ def _proxy(url: httpx2.URL, environ: Mapping[str, str]) -> urllib.parse.SplitRes
 
 def _open_socket(host: str, port: int, deadline_s: float) -> socket.socket:
     """Connect to the first address of `host` that accepts; the timeout of the socket is set."""
-    error: OSError = TimeoutError()
+    error: OSError = TimeoutError("timed out")
     for family, kind, protocol, _, address in socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM
     ):

@@ -22,8 +22,8 @@ BACKOFF_BASE_S = 0.5
 BACKOFF_CAP_S = 30.0
 """Longest wait that the backoff alone asks for, in seconds."""
 IDENTICAL_5XX = 3
-"""So many equal 5xx in a row are an answer, not an accident (one service retried a deterministic
-500 1,149 times over 24 days)."""
+"""Number of equal 5xx in a row that end the retries: the error is then deterministic (one service
+retried such a 500 1,149 times over 24 days)."""
 
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|[dhms])")
 _UNIT_S = {"d": 86_400, "h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
@@ -56,11 +56,11 @@ _WAIT_S = frozenset(
 )
 _WAIT_MS = frozenset({"retryafterms", "retryaftermilliseconds", "retryinms"})
 MAX_DEPTH = 6
-"""How deep an error body is looked into."""
+"""Depth to which an error body is searched."""
 MAX_PARTS = 200
-"""How many objects and texts of an error body are looked at."""
+"""Number of objects and texts of an error body that are searched."""
 MAX_TEXT_CHARS = 4_000
-"""How much of each text is looked at, in characters."""
+"""How much of each text is searched, in characters."""
 
 EPOCH_FROM_S = 1e9
 """A bare number from here on is a time since 1970 (below: a duration), in seconds."""
@@ -70,7 +70,7 @@ EPOCH_FROM_MS = 1e11
 
 @dataclass(frozen=True, slots=True)
 class RetryDecision:
-    """Wait and try again, or stop."""
+    """Retry after a wait, or stop."""
 
     wait_s: float | None
     """None stops."""
@@ -83,9 +83,9 @@ def decide(
     """Decide after the failures in `history` (oldest first, at least one).
 
     Full jitter: uniform in `[0, min(cap, base · 2ⁿ)]` (Brooker, "Exponential Backoff And
-    Jitter", AWS Architecture Blog 2015), on top of what the endpoint asks for, so that the calls
-    refused together do not come back together. A wait longer than `remaining_s`, what the batch
-    has left, is not waited for.
+    Jitter", AWS Architecture Blog 2015), added to the wait that the endpoint asks for, so that calls
+    refused together do not retry together. A wait longer than `remaining_s`, the time left of the
+    batch, stops.
     """
     last = history[-1]
     if last.retry is RetryClass.NEVER:
@@ -112,18 +112,17 @@ def _is_deterministic(history: Sequence[Failure]) -> bool:
 def retry_after_s(
     headers: Mapping[str, str], now: datetime, *, rate_limited: bool = True, error: Any = None
 ) -> float | None:
-    """Seconds from `now` (aware) to wait before the next request; None where nothing is asked.
+    """Return the wait before the next request in seconds from `now` (aware); None if none is asked.
 
-    `Retry-After`, `retry-after-ms` and what the error says are what the server wants of this
-    client: the longest of them counts. The reset headers (`x-ratelimit-reset-requests`,
-    `anthropic-ratelimit-…-reset`) only stand in for them, first those whose allowance is spent:
-    they tell when *all* of an allowance is back, and come with every reply, so that on a reply that
-    is not `rate_limited` only a spent allowance is waited for. A time that has passed is 0; what
-    cannot be read is nothing.
+    The longest of `Retry-After`, `retry-after-ms` and the waits in the error counts. Without them
+    the reset headers (`x-ratelimit-reset-requests`, `anthropic-ratelimit-…-reset`) count, first
+    those of spent allowances. Reset headers give the time until the *whole* allowance is back and
+    come with every reply; if the reply is not `rate_limited`, only spent allowances count. A time
+    in the past is 0. Unreadable values are ignored.
 
     Args:
         error: The error of the body, as JSON or as text. Gemini (`RetryInfo`), OpenAI and Azure (in
-            words) and OpenRouter (the upstream's headers) state the wait there and nowhere else.
+            words) and OpenRouter (the upstream's headers) state the wait only there.
     """
     parts = list(islice(_walk(error), MAX_PARTS))
     inner = {name: str(value) for part in parts for name, value in _headers_in(part)}
@@ -144,7 +143,7 @@ def retry_after_s(
 
 
 def _walk(node: Any, depth: int = 0) -> Iterator[Mapping[str, Any] | str]:
-    """The objects and the texts of an error, JSON in a text included."""
+    """Yield the objects and the texts of an error, also of JSON in a text."""
     if depth > MAX_DEPTH:
         return
     if isinstance(node, str):
@@ -165,14 +164,14 @@ def _walk(node: Any, depth: int = 0) -> Iterator[Mapping[str, Any] | str]:
 
 
 def _headers_in(part: Mapping[str, Any] | str) -> Iterator[tuple[str, Any]]:
-    """The headers that an error quotes."""
+    """Yield the headers that an error quotes."""
     headers = part.get("headers") if isinstance(part, Mapping) else None
     if isinstance(headers, Mapping):
         yield from headers.items()
 
 
 def _stated_s(parts: list[Mapping[str, Any] | str], now: datetime) -> Iterator[float | None]:
-    """The waits in an error, in seconds: fields that hold one, and sentences that ask for one."""
+    """Yield the waits in an error, in seconds, from its fields and its sentences."""
     for part in parts:
         if isinstance(part, str):
             yield from _said_s(part, now)
@@ -187,7 +186,7 @@ def _stated_s(parts: list[Mapping[str, Any] | str], now: datetime) -> Iterator[f
 
 def _field_s(value: Any, now: datetime) -> float | None:
     if isinstance(value, Mapping):
-        # A protobuf duration, spelt out.
+        # A protobuf duration as an object.
         parts = [_number(str(value.get(name, 0))) for name in ("seconds", "nanos")]
         return None if None in parts else (parts[0] or 0.0) + (parts[1] or 0.0) * 1e-9
     return None if isinstance(value, bool) else _wait_s(str(value).strip(), now)

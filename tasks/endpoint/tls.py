@@ -63,7 +63,7 @@ class NestedTls:
         """Return at most `size` bytes; none at the end."""
         try:
             return self._run(lambda: self._tls.read(size))
-        except ssl.SSLZeroReturnError:
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b""
 
     def close(self) -> None:
