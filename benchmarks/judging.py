@@ -4,16 +4,19 @@
     python benchmarks/judging.py --calls 4096 --in-flight 512 --rounds 5
 
 - Oyer's figure is the CPU time of all judge worker processes, from `/proc`, over a batch whose
-  rollouts all differ: limits, cache, single flight, reading, and a row for each judgement and
+  rollouts all differ: limits, cache, single flight, parsing, and a row for each judgement and
   attempt are in it, and so are Celery's messages.
-- The peers only call: openai-python over its own HTTP stack, and urllib3 without any client, each
-  in one process on greenlets like the worker's, with as many calls in flight and the same body.
-- Rounds alternate, so that a busy machine slows all alike; the table gives medians.
+- The peers only call, each in one process on greenlets like the worker's, with as many calls in
+  flight and the same body: Oyer's endpoint client, openai-python over its own HTTP stack,
+  geventhttpclient, and a bare socket.
+- Rounds alternate, so that a busy machine slows all alike; the table gives medians, and in
+  brackets the ratio to the bare socket.
 """
 
 import argparse
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -22,6 +25,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from common import backend, judge, print_table, rollouts_of, texts
 
@@ -33,7 +37,7 @@ LATENCY_S = 0.2
 
 def peer(kind: str, base_url: str, calls: int, in_flight: int) -> float:
     """Make the calls in this process; returns its CPU per call, in seconds."""
-    post = _openai(base_url) if kind == "openai" else _urllib3(base_url, in_flight)
+    post = PEERS[kind](base_url, in_flight)
     with ThreadPoolExecutor(in_flight) as pool:
         # Connections are opened and code is warm before the clock runs.
         list(pool.map(post, texts(in_flight * 2, "warm")))
@@ -49,7 +53,7 @@ def _messages(text: str) -> list[dict[str, str]]:
     ]
 
 
-def _openai(base_url: str) -> Callable[[str], object]:
+def _openai(base_url: str, _in_flight: int) -> Callable[[str], object]:
     import openai
 
     client = openai.OpenAI(base_url=base_url, api_key="none", max_retries=0)
@@ -65,19 +69,74 @@ def _openai(base_url: str) -> Callable[[str], object]:
     return post
 
 
-def _urllib3(base_url: str, in_flight: int) -> Callable[[str], object]:
-    import urllib3
+def _endpoint_client(base_url: str, in_flight: int) -> Callable[[str], object]:
+    from oyer.config.reward import EndpointConfig
+    from oyer.tasks.endpoint.client import EndpointClient
+    from oyer.tasks.endpoint.types import ChatRequest, Reply
 
-    pool = urllib3.PoolManager(maxsize=in_flight)
+    config = EndpointConfig(base_url=base_url, max_in_flight=in_flight)
+    client = EndpointClient("bench", config, {})
 
     def post(text: str) -> object:
-        fields = {"model": "bench", "messages": _messages(text), "temperature": 0.0}
-        body = json.dumps({**fields, "max_tokens": 1024}).encode()
-        headers = {"Content-Type": "application/json"}
-        reply = pool.request("POST", f"{base_url}/chat/completions", body=body, headers=headers)
-        return reply.json()
+        request = ChatRequest(
+            model="bench",
+            messages=_messages(text),
+            temperature=0.0,
+            max_tokens=1024,
+        )
+        reply = client.complete(request, timeout_s=60.0)
+        if not isinstance(reply, Reply):
+            raise SystemExit(f"a call failed: {reply}")
+        return reply
 
     return post
+
+
+def _body(text: str) -> bytes:
+    fields = {"model": "bench", "messages": _messages(text), "temperature": 0.0}
+    return json.dumps({**fields, "max_tokens": 1024}).encode()
+
+
+def _geventhttpclient(base_url: str, in_flight: int) -> Callable[[str], object]:
+    from geventhttpclient import HTTPClient
+
+    client = HTTPClient.from_url(base_url, concurrency=in_flight, network_timeout=60.0)
+    headers = {"Content-Type": "application/json"}
+
+    def post(text: str) -> object:
+        reply = client.post("/v1/chat/completions", body=_body(text), headers=headers)
+        return json.loads(reply.read())
+
+    return post
+
+
+def _bare(base_url: str, _in_flight: int) -> Callable[[str], object]:
+    url = urlsplit(base_url)
+    head = f"POST {url.path}/chat/completions HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: "
+    free: list[socket.socket] = []
+
+    def post(text: str) -> object:
+        sock = free.pop() if free else socket.create_connection((url.hostname, url.port))
+        body = _body(text)
+        sock.sendall(b"%b%d\r\n\r\n%b" % (head.encode(), len(body), body))
+        data = b""
+        while True:
+            data += sock.recv(65536)
+            reply_head, ends, content = data.partition(b"\r\n\r\n")
+            length = reply_head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
+            if ends and len(content) >= int(length):
+                free.append(sock)
+                return json.loads(content)
+
+    return post
+
+
+PEERS = {
+    "client": _endpoint_client,
+    "openai": _openai,
+    "geventhttpclient": _geventhttpclient,
+    "bare": _bare,
+}
 
 
 def peer_process(kind: str, base_url: str, calls: int, in_flight: int) -> float:
@@ -112,7 +171,7 @@ def cpu_s_of(pids: list[int]) -> float:
 
 def measure(calls: int, in_flight: int, rounds: int) -> dict[str, list[float]]:
     """Alternate Oyer and its peers; returns CPU seconds per call, by round."""
-    figures: dict[str, list[float]] = {"oyer": [], "openai": [], "urllib3": []}
+    figures: dict[str, list[float]] = {"oyer": [], **{kind: [] for kind in PEERS}}
     with (
         tempfile.TemporaryDirectory() as folder,
         judge(LATENCY_S) as url,
@@ -131,7 +190,7 @@ def measure(calls: int, in_flight: int, rounds: int) -> dict[str, list[float]]:
         judged("warm")
         for number in range(rounds):
             figures["oyer"].append(judged(f"round {number}"))
-            for kind in ("openai", "urllib3"):
+            for kind in PEERS:
                 figures[kind].append(peer_process(kind, url, calls, in_flight))
     return figures
 
@@ -142,7 +201,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=2048)
     parser.add_argument("--in-flight", type=int, help="one setting in place of 128 and 512")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peer", choices=["openai", "urllib3"], help=argparse.SUPPRESS)
+    parser.add_argument("--peer", choices=list(PEERS), help=argparse.SUPPRESS)
     parser.add_argument("--base-url", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peer:
@@ -151,11 +210,19 @@ def main() -> None:
     rows = []
     for in_flight in [options.in_flight] if options.in_flight else [128, 512]:
         figures = measure(options.calls, in_flight, options.rounds)
-        medians = [f"{statistics.median(figures[kind]) * 1000:.2f}" for kind in figures]
-        rows.append((str(in_flight), *medians))
+        medians = [statistics.median(figures[kind]) for kind in figures]
+        cells = [f"{cpu_s * 1000:.2f} ({cpu_s / medians[-1]:.1f})" for cpu_s in medians]
+        rows.append((str(in_flight), *cells))
     print_table(
         f"CPU per call in ms, {options.calls} calls, {options.rounds} rounds",
-        ("in flight", "Oyer, all of it", "openai-python alone", "urllib3 alone"),
+        (
+            "in flight",
+            "Oyer, all of it",
+            "its client",
+            "openai-python",
+            "geventhttpclient",
+            "socket",
+        ),
         rows,
     )
 

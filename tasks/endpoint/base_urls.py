@@ -1,8 +1,8 @@
-"""Choosing among an endpoint's base URLs: weighted, away from a failing one, with one probe back.
+"""Selection among an endpoint's base URLs: weighted, with a circuit breaker for each URL.
 
-- Three transient failures in a row cool a URL down; a 429 is an answer and cools nothing.
-- After the cool-down one call probes it (half-open); the others stay away until it succeeds.
-- When every URL cools, the one due first is called: a call is never refused here.
+- Three transient failures in a row open a URL's breaker. A 429 counts as an answer.
+- After the cool-down one call probes the URL (half-open); others avoid it until that succeeds.
+- If every breaker is open, the URL due first is called: no call is refused here.
 - pybreaker does not fit: it holds its lock during the guarded call, one call at a time.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 COOL_DOWN_S = 5.0
-"""How long a failing URL is left alone, in seconds (litellm Router's default)."""
+"""How long a failing URL is avoided, in seconds (default of litellm's Router)."""
 FAILURES_TO_COOL = 3
-"""Transient failures in a row that cool a URL down."""
+"""Transient failures in a row after which a URL is avoided."""
 
 
 @dataclass(slots=True)
@@ -24,10 +24,10 @@ class _Health:
 
 
 class BaseUrlPool:
-    """Which base URL the next call goes to; owns no connection and no clock of its own.
+    """Picks the base URL of the next call.
 
-    `pick` and `report` come in pairs. Neither switches greenlets; between threads the worst
-    race is a second probe.
+    Call `report` once for each `pick`. Neither switches greenlets. A race between threads causes
+    at most a second probe.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class BaseUrlPool:
         self._rng = rng
 
     def pick(self) -> int:
-        """The index of the URL to call."""
+        """Return the index of the URL to call."""
         if len(self._weights) == 1:
             return 0
         now_s = self._clock()
@@ -47,13 +47,13 @@ class BaseUrlPool:
             if _due_s(health) <= now_s and not health.probing:
                 health.probing = True
                 return index
-        well = [i for i, health in enumerate(self._health) if health.cools_until_s is None]
-        if not well:
+        healthy = [i for i, health in enumerate(self._health) if health.cools_until_s is None]
+        if not healthy:
             return min(range(len(self._health)), key=lambda i: _due_s(self._health[i]))
-        return self._rng.choices(well, [self._weights[i] for i in well])[0]
+        return self._rng.choices(healthy, [self._weights[i] for i in healthy])[0]
 
     def report(self, index: int, *, answered: bool) -> None:
-        """Say how the call to URL `index` ended: answered, or failed in a transient way."""
+        """Record whether the call to URL `index` was answered or failed in a transient way."""
         health = self._health[index]
         health.probing = False
         if answered:
@@ -65,5 +65,5 @@ class BaseUrlPool:
 
 
 def _due_s(health: _Health) -> float:
-    """When a cooling URL may be probed; never for one that is well."""
+    """Return when an avoided URL may be probed; infinity for a healthy one."""
     return float("inf") if health.cools_until_s is None else health.cools_until_s

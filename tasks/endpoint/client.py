@@ -1,4 +1,4 @@
-"""One judge call over HTTP: openai-python on a pooled transport, one request and no retry.
+"""One judge call over HTTP: openai-python on `JudgeTransport`, one request and no retry.
 
 - One client per endpoint and worker process, built after the fork; greenlets and threads
   share it.
@@ -13,12 +13,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import httpx2
 from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAI
-from openai._models import FinalRequestOptions
 
 from oyer.config.reward import EndpointConfig
 from oyer.config.variables import secret_of, shown
@@ -28,49 +26,26 @@ from oyer.tasks.endpoint.base_urls import BaseUrlPool
 from oyer.tasks.endpoint.redaction import mask, redact
 from oyer.tasks.endpoint.refused_fields import with_lessons
 from oyer.tasks.endpoint.responses import http_failure, read_response
-from oyer.tasks.endpoint.transport import CONNECT_TIMEOUT_S, PooledTransport
+from oyer.tasks.endpoint.transport import JudgeHttpClient, JudgeTransport
 from oyer.tasks.endpoint.types import ChatRequest, Failure, Reply, RetryClass
 
 MESSAGE_CHARS = 500
 """Longest message of a failure, in characters."""
 
 _WRONG_PLACE = frozenset({404, 405})
-"""Statuses that a wrong `base_url` brings: their messages name the URL."""
+"""Statuses that a wrong `base_url` causes; their messages name the URL."""
 _VERSION = re.compile(r"/(v\d|openai/)")
-"""What the paths of most endpoints hold; Azure's begin with `/openai/`."""
+"""Part of the path of most endpoints; Azure's paths begin with `/openai/`."""
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
 
 
-class _Client(OpenAI):
-    """Sends the headers and the body that it is given and no others.
-
-    openai-python adds nine of its own, and those of the host's OPENAI_* variables, which may
-    hold another endpoint's credentials.
-    """
-
-    def _build_request(
-        self, options: FinalRequestOptions, *, retries_taken: int = 0
-    ) -> httpx2.Request:
-        # Of what is set here alone: openai-python's own way parses the URL three times and merges
-        # headers five times, a tenth of what a call costs. Its Azure client overrides this as well.
-        # As a stream, since httpx2 then adds no Host and Content-Length, which the transport does.
-        assert isinstance(options.timeout, httpx2.Timeout)
-        return httpx2.Request(
-            "POST",
-            _parsed(options.url),
-            headers=cast(httpx2.Headers, options.headers),
-            stream=httpx2.ByteStream(cast(bytes, options.content)),
-            extensions={"timeout": options.timeout.as_dict()},
-        )
-
-
 class EndpointClient:
-    """Makes the calls to one endpoint.
+    """Calls one endpoint.
 
     Args:
         name: The endpoint's name in the configuration.
-        environ: Holds the key, and proxies and certificate authorities if there are any.
+        environ: Environment variables: the key, proxies and certificate authorities.
 
     Raises:
         InvalidConfig: a missing key; a key or header that HTTP cannot carry; an unusable proxy
@@ -80,8 +55,8 @@ class EndpointClient:
     def __init__(self, name: str, config: EndpointConfig, environ: Mapping[str, str]) -> None:
         key = _key(name, config.api_key_env, environ)
         _check_headers(name, config.headers)
-        # What these libraries log holds URLs, whose query may hold a key; errors come as values.
-        for library in ("openai", "httpx2", "urllib3"):
+        # Their log lines hold URLs, whose query may hold a key. Errors are returned as values.
+        for library in ("openai", "httpx2"):
             logging.getLogger(library).setLevel(logging.ERROR)
         self._urls = [_chat_url(server.url) for server in config.servers]
         self._choice = BaseUrlPool(
@@ -90,23 +65,22 @@ class EndpointClient:
             rng=random.Random(),
         )
         headers = _headers(key, config.headers)
-        # Made once: `OpenAI.post` makes and deep-copies these options for every call.
-        self._options = [
-            FinalRequestOptions.construct(method="post", url=url, headers=headers)
-            for url in self._urls
-        ]
         self._extra_body = config.extra_body
         self._secrets = _secrets(key, config.headers, self._urls)
-        transport = PooledTransport(self._urls, environ, pool_size=config.max_in_flight)
-        self._client = _Client(
-            api_key=key or "none",
-            base_url=self._urls[0],
-            max_retries=0,
-            http_client=httpx2.Client(transport=transport, trust_env=False),
-        )
+        self._clients = [
+            OpenAI(
+                api_key="none",  # required, and not sent: the transport has its own headers
+                base_url=url,
+                max_retries=0,
+                http_client=JudgeHttpClient(
+                    JudgeTransport(url, headers, environ, pool_size=config.max_in_flight)
+                ),
+            )
+            for url in self._urls
+        ]
 
     def complete(self, request: ChatRequest, *, timeout_s: float) -> Reply | Failure:
-        """Make one HTTP request; whatever the endpoint does becomes a `Reply` or a `Failure`.
+        """Make one HTTP request; every outcome is a `Reply` or a `Failure`.
 
         Args:
             timeout_s: Limit of the whole exchange, in seconds.
@@ -116,7 +90,7 @@ class EndpointClient:
         started_s = time.perf_counter()
         answered = False
         try:
-            outcome = self._post(self._options[url_index], body, timeout_s)
+            outcome = self._post(url_index, body, timeout_s)
             answered = isinstance(outcome, Reply) or outcome.retry is not RetryClass.TRANSIENT
         finally:
             self._choice.report(url_index, answered=answered)
@@ -139,17 +113,18 @@ class EndpointClient:
 
     def close(self) -> None:
         """Close the kept connections."""
-        self._client.close()
+        for client in self._clients:
+            client.close()
 
-    def _post(
-        self, options: FinalRequestOptions, body: Mapping[str, Any], timeout_s: float
-    ) -> Reply | Failure:
-        # Encoded here: a lone surrogate in a rollout must not fail the call.
+    def _post(self, url_index: int, body: Mapping[str, Any], timeout_s: float) -> Reply | Failure:
+        # "replace": a lone surrogate in a rollout must not fail the call.
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-        timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         try:
-            response = self._client.request(
-                httpx2.Response, options.model_copy(update={"content": content, "timeout": timeout})
+            response = self._clients[url_index].post(
+                self._urls[url_index],
+                cast_to=httpx2.Response,
+                content=content,
+                options={"timeout": timeout_s},
             )
         except APIStatusError as error:
             return http_failure(
@@ -186,13 +161,13 @@ class EndpointClient:
         given = {name: value for name, value in fields.items() if value is not None}
         extra = {**self._extra_body, **request.extra_body}
         if "max_completion_tokens" in extra:
-            # Two names of one thing; endpoints refuse both together.
+            # Both set the same limit; endpoints refuse a request with both.
             given.pop("max_tokens", None)
         return with_lessons({**given, **extra}, request.refused)
 
 
 def _with_address(failure: Failure, url: str) -> str:
-    """Say where a call went that found nothing there: it is mostly a wrong `base_url`."""
+    """Add the URL to the message of a 404 or 405, mostly caused by a wrong `base_url`."""
     address = httpx2.URL(url)
     called = f"{address.scheme}://{address.netloc.decode()}{address.path}"
     hint = "" if _VERSION.search(address.path) else " (is `/v1` missing at the end of base_url?)"
@@ -201,7 +176,7 @@ def _with_address(failure: Failure, url: str) -> str:
 
 
 def _network_failure(error: APIConnectionError) -> Failure:
-    """No response arrived: the connection failed, broke, or took too long."""
+    """Return the failure of a call without a response."""
     cause = error.__cause__ or error
     return Failure(
         status=Status.TIMEOUT if isinstance(error, APITimeoutError) else Status.UNAVAILABLE,
@@ -224,7 +199,7 @@ def _key(name: str, variable: str | None, environ: Mapping[str, str]) -> str | N
     ).strip()
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise InvalidConfig(
-            f"{where}: {shown(variable)} holds characters that no key has"
+            f"{where}: {shown(variable)} holds characters that a key cannot have"
             " (spaces, line breaks or non-ASCII): set it to the bare key"
         )
     return key
@@ -234,13 +209,13 @@ def _check_headers(name: str, headers: Mapping[str, str]) -> None:
     for header, value in headers.items():
         if not (_HEADER_NAME.fullmatch(header) and value.isascii() and value.isprintable()):
             raise InvalidConfig(
-                f"endpoints.{name}.headers: {header!r} is no HTTP header that can be sent: names"
+                f"endpoints.{name}.headers: {header!r} cannot be sent as an HTTP header: names"
                 " are letters, digits and dashes, values printable ASCII"
             )
 
 
 def _headers(key: str | None, extra: Mapping[str, str]) -> httpx2.Headers:
-    """What is sent with every request; configured headers win, in whatever case they are."""
+    """Return the headers of every request; configured headers win, whatever their case."""
     headers = httpx2.Headers(
         {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "oyer"}
     )
@@ -248,9 +223,6 @@ def _headers(key: str | None, extra: Mapping[str, str]) -> httpx2.Headers:
         headers["Authorization"] = f"Bearer {key}"
     headers.update(extra)
     return headers
-
-
-_parsed = lru_cache(maxsize=1024)(httpx2.URL)
 
 
 def _chat_url(base_url: str) -> str:
@@ -262,5 +234,5 @@ def _secrets(key: str | None, headers: Mapping[str, str], urls: Sequence[str]) -
     parsed = [httpx2.URL(url) for url in urls]
     in_urls = [value for url in parsed for value in (url.password, *url.params.values())]
     found = {key, *headers.values(), *in_urls}
-    # Short values are versions and flags; masking them would tear messages apart.
+    # Short values are versions and flags; masking them would make messages unreadable.
     return tuple(secret for secret in found if secret and len(secret) >= 8)

@@ -1,4 +1,4 @@
-"""What the body of an error says, whatever its shape; pure."""
+"""Reads the error in a response body, in any shape that endpoints use; pure."""
 
 import json
 import re
@@ -8,13 +8,13 @@ from typing import Any
 from oyer.tasks.endpoint.token_usage import count
 
 MESSAGE_CHARS = 4_000
-"""How much of an endpoint's message is looked at, in characters."""
+"""How much of an endpoint's message is read, in characters."""
 
 _LIMITED = re.compile(r"rate_?limit|too_many_requests|resource_exhausted", re.IGNORECASE)
 
 
 def parsed(body: bytes) -> Any:
-    """Read a body as JSON; None where it is none."""
+    """Read a body as JSON; None if it is not JSON."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
@@ -22,9 +22,9 @@ def parsed(body: bytes) -> Any:
 
 
 def error_in(data: Any) -> dict[str, Any] | None:
-    """Find the error that JSON reports, also under HTTP 200; None where it reports none.
+    """Find the error that JSON reports, also with HTTP 200; None if there is none.
 
-    Gemini sends a list with the object in it.
+    Gemini sends the error object in a list.
     """
     if isinstance(data, list) and data:
         data = data[0]
@@ -41,7 +41,7 @@ def error_in(data: Any) -> dict[str, Any] | None:
 
 
 def described(error: Mapping[str, Any], body: bytes) -> tuple[str, str]:
-    """Take the codes and the message from an error; without a message, the body is the message."""
+    """Return the codes and the message of an error; the body is the message if there is none."""
     codes = (error.get(key) for key in ("code", "type", "param", "status", "error_code"))
     messages = (error.get(key) for key in ("message", "msg", "error_msg", "detail"))
     code = " ".join(str(found) for found in codes if found)
@@ -50,7 +50,7 @@ def described(error: Mapping[str, Any], body: bytes) -> tuple[str, str]:
 
 
 def named_status(error: Mapping[str, Any]) -> int | None:
-    """Take the HTTP status that an error names, by number or as a rate limit."""
+    """Return the HTTP status that an error names, by number or as a rate limit."""
     named = count(error.get("code"))
     if named and 400 <= named <= 599:
         return named
@@ -59,10 +59,10 @@ def named_status(error: Mapping[str, Any]) -> int | None:
 
 
 def clean(text: str) -> str:
-    """Drop what no database stores: NUL characters and lone surrogates."""
+    """Remove NUL characters and replace lone surrogates, which databases do not store."""
     return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
 
 
 def decoded(body: bytes) -> str:
-    """The start of a body as text."""
+    """Return the start of a body as text."""
     return clean(body[:MESSAGE_CHARS].decode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""Which proxy, if any, serves a URL, by the environment's variables; pure."""
+"""Finds the proxy of a URL in environment variables; pure."""
 
 import ipaddress
 import re
@@ -11,7 +11,7 @@ _PORTS = {"http": 80, "https": 443}
 _ENTRY = re.compile(
     r"\[(?P<six>[^\]]+)\](?P<range>/\d+)?(?::(?P<port6>\d+))?|(?P<name>[^:]+):(?P<port>\d+)"
 )
-"""An entry in brackets, or one with a port; a bare IPv6 address has several colons."""
+"""An entry in brackets or with a port; a bare IPv6 address does not match."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -23,7 +23,7 @@ class _Entry(NamedTuple):
 
 
 def proxy_for(url: httpx2.URL, environ: Mapping[str, str]) -> str | None:
-    """The proxy that `environ` names for `url`; lower-case variables win, as with curl."""
+    """Return the proxy of `url` in `environ`; lower-case variables win, as with curl."""
     proxies = {
         name.lower().removesuffix("_proxy"): value.strip()
         for name, value in sorted(environ.items())
@@ -37,9 +37,9 @@ def proxy_for(url: httpx2.URL, environ: Mapping[str, str]) -> str | None:
 def _bypassed(url: httpx2.URL, no_proxy: str) -> bool:
     """Whether `NO_PROXY` names the URL's host.
 
-    Entries are separated by commas or spaces: `*`, a host name (its subdomains count, with or
-    without a leading dot or `*.`), an address, or a range such as `10.0.0.0/8`, as curl 7.86 and
-    later reads them; and each with a port, as requests reads it.
+    Entries are separated by commas or spaces: `*`, a host name (with its subdomains, with or
+    without a leading dot or `*.`), an address, or a range such as `10.0.0.0/8`, as in curl 7.86 and
+    later; each also with a port, as in requests.
     """
     host = url.host.lower().rstrip(".")
     port = url.port or _PORTS.get(url.scheme)
@@ -74,7 +74,7 @@ def _covers(entry: str, host: str, address: Address | None) -> bool:
 
 
 def _address(host: str) -> Address | None:
-    """The address that a host is, if it is none of DNS; an IPv4 one in IPv6's form as IPv4."""
+    """Return the IP address that `host` is, IPv4-mapped IPv6 as IPv4; None for a name."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

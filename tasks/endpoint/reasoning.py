@@ -1,7 +1,7 @@
-"""Finds what a judge's model thought before its reply, under the names that endpoints give it; pure.
+"""Finds the reasoning of a judge's model in a reply, under the names that endpoints use; pure.
 
 - `reasoning_content`: DeepSeek, Qwen, SGLang, vLLM, LiteLLM.
-- `reasoning`: OpenRouter, Groq, vLLM since 0.12; with `reasoning_details`, its parts.
+- `reasoning`: OpenRouter, Groq, vLLM since 0.12; with `reasoning_details`.
 - `thinking`: Ollama; `thinking_blocks`: LiteLLM for Anthropic's models.
 - Parts of the content of type `thinking` (Mistral) or `reasoning`.
 - A block between tags such as `<think>` in the content: servers without a reasoning parser.
@@ -14,13 +14,13 @@ from oyer.tasks.parsing.normalize import thinking_in
 
 _FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
 _TEXTS = ("text", "summary", "thinking", "reasoning", "content")
-"""Where a part holds its text; encrypted parts hold none."""
+"""Fields that hold the text of a part; encrypted parts have none."""
 
 
 def reasoning_of(message: Mapping[str, Any]) -> str:
-    """Return the reasoning in a message of a chat completion; empty where it shows none.
+    """Return the reasoning in a message of a chat completion; empty if there is none.
 
-    Endpoints repeat the same reasoning under several names: the first that holds text counts.
+    Endpoints repeat the same reasoning under several names; the first name with text counts.
     """
     for name in _FIELDS:
         if found := _text(message.get(name)):
@@ -32,7 +32,7 @@ def reasoning_of(message: Mapping[str, Any]) -> str:
 
 
 def reports_reasoning(message: Mapping[str, Any], usage: Any) -> bool:
-    """Whether a reply reports reasoning: as a text of its own, or as tokens of its usage."""
+    """Whether a reply reports reasoning, as text or as tokens in its usage."""
     content = message.get("content")
     parts = content if isinstance(content, list) else []
     if any(message.get(name) for name in _FIELDS) or any(map(is_reasoning, parts)):
@@ -47,7 +47,7 @@ def reports_reasoning(message: Mapping[str, Any], usage: Any) -> bool:
 
 
 def is_reasoning(part: Any) -> bool:
-    """Whether a part of a message's content is reasoning, and none of the reply."""
+    """Whether a part of a message's content is reasoning and not part of the reply."""
     kind = part.get("type") if isinstance(part, dict) else None
     return isinstance(kind, str) and kind.startswith(("thinking", "reasoning", "redacted_thinking"))
 

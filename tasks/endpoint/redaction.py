@@ -1,4 +1,4 @@
-"""Taking secrets out of text before it is kept, logged or raised."""
+"""Removes secrets from text before it is stored, logged or raised."""
 
 import re
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ _PATTERNS = (
     # `?api_key=xyz`, `"api-key": "xyz"`, `Your api key: ****xyz`
     re.compile(r"""(?i)(\bapi[-_ ]?key["']?\s*[:=]\s*["']?)[^\s"'&,;]+"""),
     re.compile(r"""(?i)(\b(?:key|token|access_token|secret|sig|signature)=)[^\s"'&,;]+"""),
-    # Keys as OpenAI and most others shape them, masked in part or whole.
+    # Keys in the format of OpenAI and others, also partly masked.
     re.compile(r"(\bsk-)[\w*.-]{4,}"),
     # `https://user:password@host`
     re.compile(r"(://)[^/@\s]+(?=@)"),
@@ -21,14 +21,14 @@ _PATTERNS = (
 
 
 def redact(text: str, secrets: Iterable[str] = (), *, limit_chars: int | None = None) -> str:
-    """Mask `secrets` and whatever looks like a credential; then cut to `limit_chars`.
+    """Mask `secrets` and text that looks like a credential; then cut to `limit_chars`.
 
-    A secret is also found as it stands in a URL. Cutting comes last, so that no part of a
+    URL-encoded forms of a secret are masked as well. The text is cut last, so that no part of a
     secret is left at the end.
     """
     text = mask(text, secrets)
     if limit_chars is not None:
-        # Patterns are matched on a little more than is kept, however large an error page is.
+        # Bounds the cost of the patterns on a large error page.
         text = text[: 8 * limit_chars]
     for pattern in _PATTERNS:
         text = pattern.sub(rf"\1{MASK}", text)
@@ -36,7 +36,7 @@ def redact(text: str, secrets: Iterable[str] = (), *, limit_chars: int | None = 
 
 
 def mask(text: str, secrets: Iterable[str]) -> str:
-    """Mask `secrets` and nothing else, for text that is kept as it came."""
+    """Mask `secrets` and nothing else."""
     for secret in secrets:
         for form in {secret, quote(secret), quote(secret, safe="")}:
             text = text.replace(form, MASK)

@@ -1,18 +1,18 @@
-"""Which fields of a request's body an endpoint refuses, read from its error; pure."""
+"""Finds in an error which fields of the request's body the endpoint refuses; pure."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 Refused = Mapping[str, str | None]
-"""Fields of a body that an endpoint does not take: their new names, or None to leave them out."""
+"""Fields that an endpoint refuses: their new names, or None to leave them out."""
 
 _LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens")
-"""Names of the longest reply. OpenAI's reasoning models and Azure's take the second alone
+"""Names of the limit on a reply's length. OpenAI's reasoning models and Azure's take the second alone
 (https://platform.openai.com/docs/api-reference/chat/create); most other servers take the first."""
 
 _OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
-"""Tried where the error names none, so that the length of a reply stays bounded."""
+"""Used if the error names no other field, so that the length of a reply stays bounded."""
 
 _REFUSABLE = (
     *_LENGTHS,
@@ -29,7 +29,7 @@ _REFUSABLE = (
     "frequency_penalty",
     "repetition_penalty",
 )
-"""Fields that may be left out: they say how a reply is drawn, not what is asked or of whom."""
+"""Fields that may be left out: they set how a reply is sampled, not the question or the model."""
 
 # Wordings of OpenAI, Azure, Anthropic, Gemini, Mistral, xAI, Groq, Moonshot, DeepSeek, Bedrock,
 # OpenRouter, LiteLLM, vLLM, SGLang, TGI, and of the libraries that check their bodies (pydantic,
@@ -55,7 +55,7 @@ _LIMIT = re.compile(
     r"|must be|greater|less than|range|integer",
     re.IGNORECASE,
 )
-"""Says that a number does not fit, not that the field is refused."""
+"""Wordings for a value out of range, which does not mean that the field is refused."""
 _TOGETHER = re.compile(r"\bboth\b|same time|together|simultaneously|mutually", re.IGNORECASE)
 _STRUCTURED = re.compile(
     r"response_format|json_(schema|object)|structured[ _-]?output|guided[_ ]|grammar", re.IGNORECASE
@@ -65,7 +65,7 @@ _ADVICE = re.compile(
     r"|must be one of|did you mean|(please )?use\b|in favou?r of|replaced (by|with)|renamed to)",
     re.IGNORECASE,
 )
-"""From here on, a message names what the endpoint takes."""
+"""After such a wording, a message names what the endpoint accepts."""
 _SENTENCE_END = re.compile(r"(?<=[.;!?])\s+|[\n。；]+|(?<=\})\s*,\s*")
 
 
@@ -78,7 +78,7 @@ def refused_fields(
         error: The error object of the response's body.
         code: Its codes, in one text.
         message: Its message.
-        sent: The names of the body's fields; the judge's own stand before those of `extra_body`.
+        sent: The names of the body's fields; those of `extra_body` come last.
     """
     candidates = [name for name in sent if name in _REFUSABLE]
     text = f"{message}\n{_passed_on(error)}".replace("\\", "")
@@ -94,7 +94,7 @@ def refuses_structure(code: str, message: str) -> bool:
 
 
 def with_lessons(body: Mapping[str, Any], refused: Refused) -> dict[str, Any]:
-    """Rename the fields of a body that are refused, or leave them out."""
+    """Rename or leave out the refused fields of a body."""
     kept = {}
     for name, value in body.items():
         new = refused.get(name, name)
@@ -104,14 +104,14 @@ def with_lessons(body: Mapping[str, Any], refused: Refused) -> dict[str, Any]:
 
 
 def described(refused: Refused) -> str:
-    """Say how requests differ from the configured ones: `without seed, max_tokens as …`."""
+    """Describe how requests differ from the configuration: `without seed, max_tokens as …`."""
     dropped = [name for name, new in refused.items() if new is None]
     renamed = [f"{name} as {new}" for name, new in refused.items() if new is not None]
     return ", ".join([f"without {' and '.join(dropped)}"] * bool(dropped) + renamed)
 
 
 def _passed_on(error: Mapping[str, Any]) -> str:
-    """The error of the provider behind a router (OpenRouter's `metadata.raw`)."""
+    """Return the error of the provider behind a router (OpenRouter's `metadata.raw`)."""
     metadata = error.get("metadata")
     return str(metadata.get("raw") or "") if isinstance(metadata, dict) else ""
 
@@ -133,7 +133,7 @@ def _named(
 
 
 def _is_limit(name: str, said: str) -> bool:
-    """Whether a text only says that a length is too large: left out, it would be unbounded."""
+    """Whether a text only reports that a length limit is too large; it must then not be left out."""
     return name in _LENGTHS and bool(_LIMIT.search(said))
 
 

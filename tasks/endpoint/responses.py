@@ -1,7 +1,6 @@
-"""What an endpoint's HTTP response means: a reply, or a failure with its status and retry class.
+"""Reads an HTTP response: a reply, or a failure with its status and retry class.
 
-Pure, and total: any bytes give a `Reply` or a `Failure`. Messages come out as the endpoint
-wrote them; the client redacts them.
+Pure. Any bytes give a `Reply` or a `Failure`. Messages are not redacted here; the client does it.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ from oyer.tasks.endpoint.error_body import (
 )
 from oyer.tasks.endpoint.reasoning import is_reasoning, reasoning_of, reports_reasoning
 from oyer.tasks.endpoint.refused_fields import refused_fields, refuses_structure
-from oyer.tasks.endpoint.retry_after import retry_after_s
+from oyer.tasks.endpoint.retry import retry_after_s
 from oyer.tasks.endpoint.token_usage import token_usage
 from oyer.tasks.endpoint.types import Failure, Reply, RetryClass, TokenLogprob
 from oyer.tasks.parsing.finish_reasons import End, end_of, finish_reason, first_choice
@@ -36,7 +35,7 @@ _CONTEXT = re.compile(
     r"|reduce the length of the (messages|prompt|input)|range of input length",
     re.IGNORECASE,
 )
-# Not "exceeded your current quota": so Gemini words its limits per minute.
+# Not "exceeded your current quota": Gemini uses it for its limits per minute.
 _QUOTA = re.compile(
     r"insufficient[_ ](quota|balance|credits?|funds)|billing_(hard_limit|not_active)"
     r"|exceeded_current_quota|credit balance is too low|account_deactivated|arrearage",
@@ -49,10 +48,10 @@ _FILTER = re.compile(
     re.IGNORECASE,
 )
 _STREAM = re.compile(rb"(?:\s|:[^\n]*\n)*(?:data|event|id|retry):|.*\"chat\.completion\.chunk\"")
-# OpenAI's reasoning models answer so, with 400, where thinking took up all of `max_tokens`.
+# OpenAI's reasoning models answer this with 400 if thinking used up `max_tokens`.
 _SPENT = re.compile(r"max_tokens or model output limit was reached", re.IGNORECASE)
 _VARIABLE = re.compile(r"[0-9a-f-]{8,}|\d+", re.IGNORECASE)
-"""Request ids, times and counters: what differs between two errors that say the same."""
+"""Request ids, times and counters, which differ between otherwise equal errors."""
 
 _BY_STATUS = {
     408: (Status.TIMEOUT, RetryClass.TRANSIENT),
@@ -65,12 +64,12 @@ _BY_STATUS = {
     499: (Status.UNAVAILABLE, RetryClass.TRANSIENT),
 }
 _PASSING_5XX = frozenset({502, 503, 504, *range(520, 531), 598, 599})
-"""Errors of gateways (520 to 527 and 530: Cloudflare's) and of overload (529): equal bodies are
-usual there and say nothing."""
+"""Errors of gateways (520 to 527 and 530: Cloudflare) and of overload (529), where equal bodies
+do not mean that the error is deterministic."""
 
 _MAY_REFUSE = frozenset({Status.REJECTED, Status.UNAVAILABLE})
 _NO_REFUSAL = frozenset({401, 402}) | _PASSING_5XX
-"""Errors of the key, of money and of gateways: no field of the request has caused them."""
+"""Errors of authentication, billing and gateways, which no field of the request causes."""
 
 
 def read_response(
@@ -83,10 +82,9 @@ def read_response(
 ) -> Reply | Failure:
     """Read a 2xx response; arguments as `http_failure`.
 
-    What is no chat completion (HTML, half a JSON, no choice) is transient: a proxy or a dying
-    server sent it. An error body is judged by the status that it names, if it names one. A reply
-    that the endpoint broke off is transient as well; one that was cut or filtered is a `Reply`,
-    with or without a message.
+    A body that is not a chat completion (HTML, incomplete JSON, no choice) is transient: a proxy or
+    a failing server sent it. An error body is classified by the status in it, if there is one. A
+    reply that the endpoint broke off is transient; a cut or filtered one is a `Reply`.
     """
     try:
         data = json.loads(body)
@@ -136,12 +134,12 @@ def http_failure(
     """Read an error response.
 
     Args:
-        status: What the error is judged by.
-        error_class: Its name on record.
+        status: The status that classifies the error.
+        error_class: Its name in the record.
         sent: The names of the fields of the request's body.
-        http_status: The status line, where it differs from `status`.
-        error: The part of the body that reports the error, where it is known.
-        usage: Token counts, where the error was billed.
+        http_status: The response's own status, if it differs from `status`.
+        error: The part of the body that reports the error, if known.
+        usage: Token counts, if the error was billed.
     """
     data = parsed(body)
     rest = {**data, "choices": None} if isinstance(data, dict) else data or decoded(body)
@@ -179,7 +177,7 @@ def http_failure(
 def _refused(
     status: int, error: Mapping[str, Any], code: str, message: str, sent: Collection[str]
 ) -> dict[str, str | None]:
-    """The fields of the request that an error refuses, with their new names."""
+    """Return the fields of the request that an error refuses, with their new names."""
     if status in _NO_REFUSAL or not sent:
         return {}
     found = refused_fields(error, code, message, sent)
@@ -206,7 +204,7 @@ def _meaning(status: int, code: str, message: str) -> tuple[Status, RetryClass]:
 
 
 def _may_be_final(status: int) -> bool:
-    """Whether equal errors of this status in a row are an answer."""
+    """Whether equal errors of this status in a row are taken as deterministic."""
     return status >= 500 and status not in _PASSING_5XX
 
 
@@ -246,7 +244,7 @@ def _broken_off(http_status: int, reason: str, message: Any, usage: Mapping[str,
 
 
 def _stream(http_status: int, body: bytes, usage: Mapping[str, Any] | None = None) -> Failure:
-    # Every reply would be a stream, and each is paid for.
+    # Not retried: every reply would be a stream, and each is billed.
     return Failure(
         status=Status.UNAVAILABLE,
         retry=RetryClass.NEVER,
@@ -278,7 +276,7 @@ def _fingerprint(status: int, code: str, message: str) -> str:
 
 
 def _content(content: Any) -> str:
-    """A message's text: a string, or a list of parts of which the text parts count."""
+    """Return a message's text, given as a string or as a list of parts."""
     if isinstance(content, list):
         parts = [part for part in content if isinstance(part, dict) and not is_reasoning(part)]
         return "".join(_text(part.get("text")) for part in parts)
@@ -286,7 +284,7 @@ def _content(content: Any) -> str:
 
 
 def _token_logprobs(logprobs: Any) -> tuple[TokenLogprob, ...] | None:
-    """The tokens' log-probabilities; None where there are none or they cannot be read."""
+    """Return the tokens' log-probabilities; None if absent or unreadable."""
     try:
         return tuple(
             TokenLogprob(

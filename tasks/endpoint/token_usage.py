@@ -1,11 +1,11 @@
-"""How many tokens a response was billed for, in every form in which endpoints report it; pure."""
+"""Reads the billed tokens of a response, in the forms in which endpoints report them; pure."""
 
 from collections.abc import Mapping
 from typing import Any
 
 MAX_COUNT = 10**8
-"""Largest number of tokens that is believed: more than any model takes, and attempts of it add up
-within the record's columns."""
+"""Largest token count that is accepted: above any model's context, and small enough that sums of
+attempts fit the database columns."""
 
 # Names without case and underscores: of OpenAI, Anthropic, Bedrock, Gemini, watsonx, Cohere, xAI.
 _USAGE = frozenset({"usage", "usagemetadata"})
@@ -22,15 +22,15 @@ _CACHE = frozenset({"cachecreationinputtokens", "cachereadinputtokens"})
 def token_usage(data: Any) -> dict[str, Any]:
     """Read `prompt_tokens`, `completion_tokens` and `usage_reported` from a response body.
 
-    Where fields disagree, the larger reading counts, so that a budget holds. What `total_tokens`
-    has beyond the parts was generated. Thinking counts on top of a completion that is too small to
-    hold it, or that never does (Gemini's candidates).
+    If fields disagree, the larger value counts, so that a budget is not exceeded. The rest of
+    `total_tokens` counts as completion. Thinking is added to a completion that is too small to
+    include it, or that never includes it (Gemini's candidates).
     """
     usage = _usage_in(data)
     prompt, completion = _largest(usage, _PROMPT), _largest(usage, _COMPLETION)
     total, thinking = _largest(usage, _TOTAL), _thinking(usage)
     if prompt is not None and "prompttokens" not in usage:
-        # Anthropic's `input_tokens` leaves these out; `prompt_tokens` holds them.
+        # Anthropic's `input_tokens` excludes these; `prompt_tokens` includes them.
         prompt += sum(count(usage.get(name)) or 0 for name in _CACHE)
     if thinking > (completion or 0) or (thinking and _CANDIDATES & usage.keys()):
         completion = (completion or 0) + thinking
@@ -42,13 +42,13 @@ def token_usage(data: Any) -> dict[str, Any]:
     return {
         "prompt_tokens": min(prompt, MAX_COUNT),
         "completion_tokens": min(completion, MAX_COUNT),
-        # Some gateways send zeros where they know nothing; no call takes no tokens.
+        # Some gateways send zeros if they do not know; every call takes tokens.
         "usage_reported": reported and prompt + completion > 0,
     }
 
 
 def count(value: Any) -> int | None:
-    """A whole number that is not negative, however JSON wrote it; None where it is no count."""
+    """Read a whole number from 0 to `MAX_COUNT`, also from a string; None if it is not one."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -57,12 +57,12 @@ def count(value: Any) -> int | None:
 
 
 def _usage_in(data: Any) -> dict[str, Any]:
-    """The counts of a response, by plain name; empty where there are none."""
+    """Return the counts of a response by normalized name; empty if there are none."""
     if not isinstance(data, Mapping):
         return {}
     choices = data.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
-    # Groq and Moonshot have reported it in these places.
+    # Groq and Moonshot have used these places.
     for holder in (data, data.get("x_groq"), first):
         if found := _inner(_plain(holder), _USAGE):
             return {**_inner(found, _PARTS), **found}
@@ -70,7 +70,7 @@ def _usage_in(data: Any) -> dict[str, Any]:
 
 
 def _inner(holder: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
-    """The first object that is not empty under one of some names, with plain names itself."""
+    """Return the first non-empty object under one of `names`, with normalized names."""
     return next((_plain(holder[name]) for name in holder if name in names and holder[name]), {})
 
 
@@ -86,6 +86,6 @@ def _largest(usage: Mapping[str, Any], names: frozenset[str]) -> int | None:
 
 
 def _thinking(usage: Mapping[str, Any]) -> int:
-    """Tokens of thinking, wherever they are reported; 0 where they are not."""
+    """Return the tokens of thinking; 0 if not reported."""
     inner = _largest(_inner(usage, _DETAILS), _THINKING)
     return max(inner or 0, _largest(usage, _THINKING) or 0)

@@ -1,280 +1,270 @@
-"""HTTP for the judge client: an `httpx2` transport over urllib3's connection pool.
+"""HTTP for the judge client: an `httpx2` transport on geventhttpclient's parser (llhttp).
 
-- A connection is taken from a stack, so that a call costs the same with 10 or 1,000 of them
-  open; httpcore's pool scans all of them for every call.
-- Nothing is retried and no redirect is followed here: a key never reaches another host.
-- The `read` timeout bounds the whole exchange, however slowly the reply drips.
-- Plain blocking sockets, so it is cooperative wherever gevent has patched them.
+- A request's URL and headers are encoded once. Only the body and the time limit differ by call,
+  so that nothing that a library adds is sent, and a key reaches no other host.
+- Nothing is retried and no redirect is followed. One exception: a kept connection that turns out
+  to be closed before it took the whole request is replaced; the server cannot have acted on it.
+- One deadline bounds the whole exchange, however slowly the reply arrives.
 """
 
-import http.client
-import io
-import os
-import select
-import socket
-import ssl
+import re
+import sys
 import time
-import urllib.parse
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx2
-import urllib3
-from gevent.monkey import get_original
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    DecodeError,
-    HTTPError,
-    NewConnectionError,
-    ProtocolError,
-    ProxyError,
-    ReadTimeoutError,
-    SSLError,
-)
-from urllib3.util import make_headers
+from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError, HTTPSocketResponse
 
-from oyer.protocol.errors import InvalidConfig
-from oyer.tasks.endpoint.network_errors import plainly
-from oyer.tasks.endpoint.proxies import proxy_for
+from oyer.tasks.endpoint.connections import Connection, ConnectionPool, basic_login, reason
 
-CONNECT_TIMEOUT_S = 10.0
-"""Longest wait for a connection, in seconds: an unreachable host costs no whole attempt."""
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 MAX_REPLY_BYTES = 64 * 2**20
 """Largest reply read from an endpoint, as sent and unpacked; a judge's reply with logprobs stays
 under 1 MiB."""
+_MAX_HEAD_BYTES = 2**20
+"""Largest head of a reply, with what is received of the body along with it."""
+_CHUNK_BYTES = 65_536
 
-_TOO_LONG = "the reply is longer than {} bytes"
 _NOT_PASSED_ON = frozenset({"set-cookie", "content-encoding", "content-length"})
 
 
-_POLL = get_original("select", "poll")
-_ONCE = urllib3.Retry(False, redirect=False)
+class JudgeTransport(httpx2.BaseTransport):
+    """Sends the body of each request to `url` with `headers`, whatever the request names.
 
-
-class _DeadlineReader(io.RawIOBase):
-    """The receiving side of a socket: every read shares the time that the socket was given."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        timeout_s = sock.gettimeout()
-        self._sock = sock
-        self._raw: io.RawIOBase = sock.makefile("rb", buffering=0)
-        self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        self._left_bytes = MAX_REPLY_BYTES
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        if self._deadline_s is not None:
-            left_s = self._deadline_s - time.monotonic()
-            if left_s <= 0:
-                raise TimeoutError("the reply was not complete in time")
-            self._sock.settimeout(left_s)
-        received = self._raw.readinto(buffer)
-        self._left_bytes -= received or 0
-        if self._left_bytes < 0:
-            raise http.client.HTTPException(_TOO_LONG.format(MAX_REPLY_BYTES))
-        return received
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _DeadlineSocket:
-    """What `http.client` sees of a socket: a file to read the reply from."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_DeadlineReader(self._sock))
-
-
-class _Response(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        # The wrong type on purpose: of a socket, only `makefile` is used.
-        super().__init__(_DeadlineSocket(sock), *args, **kwargs)  # type: ignore[arg-type]
-
-
-class _HTTPConnection(HTTPConnection):
-    response_class = _Response
-
-    @property
-    def is_connected(self) -> bool:
-        return _is_open(self.sock)
-
-
-class _HTTPSConnection(HTTPSConnection):
-    response_class = _Response
-
-    @property
-    def is_connected(self) -> bool:
-        return _is_open(self.sock)
-
-
-def _is_open(sock: socket.socket | None) -> bool:
-    """Whether a kept connection has neither been closed nor sent anything unasked.
-
-    A poll that never waits need not be gevent's, which costs ten times as much.
-    """
-    if sock is None:
-        return False
-    poll = _POLL()
-    poll.register(sock, select.POLLIN)
-    return not poll.poll(0)
-
-
-class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection
-
-
-class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection
-
-
-class PooledTransport(httpx2.BaseTransport):
-    """Reaches the origins of `urls` and no other, each over up to `pool_size` kept connections.
-
-    Proxies (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) and certificate authorities
-    (`SSL_CERT_FILE`, `SSL_CERT_DIR`, `REQUESTS_CA_BUNDLE`) are those of `environ`.
+    Args:
+        headers: Sent with every request; Host and Content-Length are added, and Authorization
+            where the URL holds a user.
+        environ: Holds proxies and certificate authorities, as for `ConnectionPool`.
+        pool_size: Number of connections that are kept.
 
     Raises:
         InvalidConfig: on construction; a proxy or a certificate file that cannot be used.
         httpx2.TransportError: from `handle_request`, for whatever the network does.
     """
 
-    def __init__(self, urls: Iterable[str], environ: Mapping[str, str], *, pool_size: int) -> None:
-        parsed = [httpx2.URL(url) for url in urls]
-        self._pools = {_origin(url): _pool(url, environ, pool_size) for url in parsed}
+    def __init__(
+        self, url: str, headers: Mapping[str, str], environ: Mapping[str, str], *, pool_size: int
+    ) -> None:
+        self.url = httpx2.URL(url)
+        self._pool = ConnectionPool(self.url, environ, size=pool_size)
+        self._head = _head(self.url, headers, self._pool)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        url, timeout = request.url, request.extensions["timeout"]
-        pool = self._pools.get(_origin(url))
-        if pool is None:
-            raise httpx2.UnsupportedProtocol("not an address of this endpoint", request=request)
-        # A proxy is told the whole URL, unless it only opens a tunnel for TLS.
-        forwarded = pool.proxy is not None and url.scheme == "http"
-        limits = urllib3.Timeout(total=timeout["read"], connect=timeout["connect"])
+        """Make one exchange; of the timeouts, `read` bounds it."""
+        content = request.read()
+        limit_s = request.extensions["timeout"]["read"]
+        deadline_s = time.monotonic() + limit_s
+        message = b"%b%d\r\n\r\n%b" % (self._head, len(content), content)
         try:
-            reply = pool.urlopen(
-                request.method,
-                str(url) if forwarded else url.raw_path.decode("ascii"),
-                body=request.read(),
-                headers=dict(request.headers.items()),
-                timeout=limits,
-                retries=_ONCE,
-                redirect=False,
-                assert_same_host=False,
-                preload_content=False,
-            )
-            content = _unpacked(reply)
-        except HTTPError as error:
-            said = plainly(error, _address(url), timeout)
-            raise _httpx2_error(error)(said, request=request) from error
-        except (ValueError, OverflowError) as error:
-            # http.client checks no length that a server announces.
-            raise httpx2.RemoteProtocolError(
-                f"the reply's head cannot be read ({type(error).__name__})", request=request
-            ) from error
-        # Bytes, as httpx2 takes headers given as text for ASCII; no cookies, so that no reply
-        # changes the requests after it; and no encoding, since the content is unpacked already.
-        headers = [
-            (name.encode("latin-1"), value.encode("latin-1"))
-            for name, value in reply.headers.items()
-            if name.lower() not in _NOT_PASSED_ON
-        ]
-        return httpx2.Response(reply.status, headers=headers, content=content)
+            return self._exchange(message, deadline_s)
+        except TimeoutError as error:
+            said = f"no complete reply from {self._pool.address} within {limit_s:.3g} s"
+            raise httpx2.ReadTimeout(said) from error
+        except (HTTPParseError, OSError) as error:
+            kind = httpx2.ReadError if isinstance(error, OSError) else httpx2.RemoteProtocolError
+            said = f"the connection to {self._pool.address} broke: {reason(error)}"
+            raise kind(said) from error
 
     def close(self) -> None:
-        for pool in self._pools.values():
-            pool.close()
+        """Close the kept connections."""
+        self._pool.close()
+
+    def _exchange(self, message: bytes, deadline_s: float) -> httpx2.Response:
+        connection = self._pool.take()
+        kept = connection is not None
+        connection = connection or self._pool.connect(deadline_s)
+        try:
+            if not _send(connection, message, deadline_s) and kept:
+                connection.close()
+                connection = self._pool.connect(deadline_s)
+                _send(connection, message, deadline_s)
+            reply, reusable = _receive(connection, deadline_s)
+        except BaseException:
+            connection.close()
+            raise
+        if reusable:
+            self._pool.keep(connection)
+        else:
+            connection.close()
+        return reply
 
 
-def _unpacked(reply: urllib3.BaseHTTPResponse) -> bytes:
-    """Read a reply's content, unpacked, and no more of it than `MAX_REPLY_BYTES`.
+class JudgeHttpClient(httpx2.Client):
+    """Hands each request's body and time limit to the transport, and nothing else.
 
-    urllib3 unpacks no further than what is asked for, so that a small reply cannot fill the memory.
+    httpx2's own way parses the URL twice, merges headers, cookies and logins, and looks for
+    redirects: about a fifth of the CPU of a call, for what `JudgeTransport` does not send.
     """
-    content = reply.read(MAX_REPLY_BYTES + 1, decode_content=True)
+
+    def __init__(self, transport: JudgeTransport) -> None:
+        super().__init__(transport=transport, trust_env=False)
+        self._judge_transport = transport
+
+    def build_request(  # type: ignore[override]  # of the arguments, openai-python gives these
+        self, method: str, url: str, *, content: bytes, timeout: float, **_: Any
+    ) -> httpx2.Request:
+        """Build a request from its body and its time limit, in seconds."""
+        return httpx2.Request(
+            method,
+            self._judge_transport.url,
+            stream=httpx2.ByteStream(content),
+            extensions={"timeout": {"read": timeout}},
+        )
+
+    def send(self, request: httpx2.Request, **_: Any) -> httpx2.Response:
+        """Make one exchange, without a redirect."""
+        response = self._judge_transport.handle_request(request)
+        response.request = request
+        return response
+
+
+class _Receiver:
+    """A connection as the parser reads it: within a deadline, and no more than `left_bytes`."""
+
+    def __init__(self, connection: Connection, deadline_s: float) -> None:
+        self._connection = connection
+        self._deadline_s = deadline_s
+        self.left_bytes = min(_MAX_HEAD_BYTES, MAX_REPLY_BYTES)
+        self.error: OSError | None = None
+
+    def recv(self, _size: int = 0) -> bytes:
+        try:
+            self._connection.settimeout(_left_s(self._deadline_s))
+            data = self._connection.recv(_CHUNK_BYTES)
+        except OSError as error:
+            self.error = error
+            raise
+        self.left_bytes -= len(data)
+        if self.left_bytes < 0:
+            raise HTTPParseError(_too_long())
+        return data
+
+    def close(self) -> None:
+        """Leave the connection to the transport, which closes it or keeps it."""
+
+
+def _send(connection: Connection, message: bytes, deadline_s: float) -> bool:
+    """Send a request; False where the server closed the connection before it took all of it.
+
+    Servers may do so after an early reply, which is then there to be read.
+    """
+    connection.settimeout(_left_s(deadline_s))
+    try:
+        connection.sendall(message)
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    return True
+
+
+def _receive(connection: Connection, deadline_s: float) -> tuple[httpx2.Response, bool]:
+    """Read a reply; returns it, and whether the connection can be used again."""
+    receiver = _Receiver(connection, deadline_s)
+    try:
+        reply = HTTPSocketResponse(receiver, method="POST")
+    except HTTPConnectionClosed:
+        # The parser reports a reset before the first byte as an end.
+        if receiver.error is not None:
+            raise receiver.error from None
+        raise
+    receiver.left_bytes += MAX_REPLY_BYTES - _MAX_HEAD_BYTES
+    # Not by `reply.read`, which stops early if an interim response (1xx) came before.
+    while not reply.message_complete:
+        data = receiver.recv()
+        reply.feed(data)
+        if not data and not reply.message_complete:
+            raise HTTPParseError("it ended within the reply")
+    fields = list(reply.items())
+    encodings = ",".join(value for name, value in fields if name.lower() == "content-encoding")
+    content = _unpacked(reply.read(), encodings)
+    headers = [
+        (name.encode("latin-1"), value.encode("latin-1"))
+        for name, value in fields
+        if name.lower() not in _NOT_PASSED_ON
+    ]
+    response = httpx2.Response(reply.status_code, headers=headers, content=content)
+    return response, not reply.should_close()
+
+
+def _unpacked(content: bytes, encodings: str) -> bytes:
+    """Unpack a reply's content, and no more of it than `MAX_REPLY_BYTES`.
+
+    No encoding is asked for; some gateways compress all the same.
+    """
+    for name in reversed(re.split(r"[\s,]+", encodings.lower())):
+        if name in ("", "identity"):
+            continue
+        unpack = _UNPACK.get(name)
+        if unpack is None:
+            raise httpx2.DecodingError(
+                f"the reply has the content-encoding {name!r}, not asked for"
+            )
+        try:
+            content = unpack(content)
+        except (zlib.error, zstd.ZstdError, EOFError) as error:
+            raise httpx2.DecodingError(f"the reply's {name} cannot be unpacked: {error}") from error
     if len(content) > MAX_REPLY_BYTES:
-        reply.close()
-        raise ProtocolError(_TOO_LONG.format(MAX_REPLY_BYTES))
+        raise HTTPParseError(_too_long())
     return content
 
 
-def ssl_context(environ: Mapping[str, str]) -> ssl.SSLContext:
-    """Trust the authorities that `environ` names, or else the system's.
-
-    Raises:
-        InvalidConfig: a named file or folder cannot be read.
-    """
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"):
-        path = environ.get(name)
-        if not path:
-            continue
-        try:
-            if os.path.isdir(path):
-                return ssl.create_default_context(capath=path)
-            return ssl.create_default_context(cafile=path)
-        except OSError as error:
-            raise InvalidConfig(
-                f"{name}={path!r} holds no readable certificates ({error}): correct or unset it"
-            ) from error
-    return httpx2.create_ssl_context(trust_env=False)
+def _members(content: bytes, unpacker: Callable[[], Any]) -> bytes:
+    """Unpack compressed members, of which a reply may hold several, up to one byte too many."""
+    unpacked = b""
+    while content and len(unpacked) <= MAX_REPLY_BYTES:
+        member = unpacker()
+        unpacked += member.decompress(content, MAX_REPLY_BYTES + 1 - len(unpacked))
+        if not member.eof and len(unpacked) <= MAX_REPLY_BYTES:
+            raise EOFError("it is incomplete")
+        content = member.unused_data
+    return unpacked
 
 
-def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port
+def _gunzip(content: bytes) -> bytes:
+    return _members(content, lambda: zlib.decompressobj(16 + zlib.MAX_WBITS))
 
 
-def _address(url: httpx2.URL) -> str:
-    return f"{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}"
+def _inflate(content: bytes) -> bytes:
+    # Servers send deflate with and without zlib's header (RFC 9110, 8.4.1.2).
+    try:
+        return _members(content, zlib.decompressobj)
+    except zlib.error:
+        return _members(content, lambda: zlib.decompressobj(-zlib.MAX_WBITS))
 
 
-def _pool(url: httpx2.URL, environ: Mapping[str, str], pool_size: int) -> HTTPConnectionPool:
-    options: dict[str, Any] = {"maxsize": pool_size, "ssl_context": ssl_context(environ)}
-    proxy_url = proxy_for(url, environ)
-    if proxy_url is None:
-        manager = urllib3.PoolManager(**options)
-    else:
-        proxy = urllib.parse.urlsplit(proxy_url if "://" in proxy_url else f"http://{proxy_url}")
-        if proxy.scheme not in ("http", "https"):
-            raise InvalidConfig(
-                f"the proxy for {url.host} is {proxy.scheme}://: give an http:// or https:// proxy,"
-                " or add the host to NO_PROXY"
-            )
-        login = urllib.parse.unquote(f"{proxy.username}:{proxy.password}")
-        manager = urllib3.ProxyManager(
-            proxy.geturl(),
-            proxy_headers=make_headers(proxy_basic_auth=login) if proxy.username else None,
-            **options,
-        )
-    manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
-    return manager.connection_from_url(str(url))
+def _unzstd(content: bytes) -> bytes:
+    return _members(content, zstd.ZstdDecompressor)
 
 
-def _httpx2_error(error: HTTPError) -> type[httpx2.RequestError]:
-    """The `httpx2` name of what urllib3 reports."""
-    cause = error.args[-1] if isinstance(error, ProtocolError) else None
-    if isinstance(cause, TimeoutError):
-        return httpx2.WriteTimeout
-    if isinstance(cause, OSError) and not isinstance(cause, http.client.HTTPException):
-        return httpx2.ReadError
-    return next(ours for theirs, ours in _ERRORS if isinstance(error, theirs))
+_UNPACK = {"gzip": _gunzip, "x-gzip": _gunzip, "deflate": _inflate, "zstd": _unzstd}
 
 
-_ERRORS: tuple[tuple[type[HTTPError], type[httpx2.RequestError]], ...] = (
-    (NewConnectionError, httpx2.ConnectError),
-    (ConnectTimeoutError, httpx2.ConnectTimeout),
-    (ReadTimeoutError, httpx2.ReadTimeout),
-    (ProxyError, httpx2.ProxyError),
-    (DecodeError, httpx2.DecodingError),
-    (SSLError, httpx2.ConnectError),
-    (ProtocolError, httpx2.RemoteProtocolError),
-    (HTTPError, httpx2.NetworkError),
-)
-"""First match wins; `NewConnectionError` is a `ConnectTimeoutError` to urllib3."""
+def _head(url: httpx2.URL, headers: Mapping[str, str], pool: ConnectionPool) -> bytes:
+    """Encode the request line and the headers, up to the length of the content."""
+    netloc, path = url.netloc.decode("ascii"), url.raw_path.decode("ascii")
+    fields: dict[str, Any] = {"host": netloc, "accept-encoding": "identity"}
+    fields |= {name.lower(): value for name, value in headers.items()}
+    if url.username or url.password:
+        fields["authorization"] = basic_login(url.username, url.password)
+    if pool.forwards and pool.proxy_login:
+        fields["proxy-authorization"] = pool.proxy_login
+    fields.pop("content-length", None)
+    target = f"{url.scheme}://{netloc}{path}" if pool.forwards else path
+    lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "content-length: "]).encode("ascii")
+
+
+def _left_s(deadline_s: float) -> float:
+    left_s = deadline_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    return left_s
+
+
+def _too_long() -> str:
+    return f"the reply is longer than {MAX_REPLY_BYTES} bytes"

@@ -14,7 +14,7 @@ from oyer.config.reward import EndpointConfig
 from oyer.protocol.status import Status
 from oyer.tasks.endpoint.client import EndpointClient
 from oyer.tasks.endpoint.responses import http_failure, read_response
-from oyer.tasks.endpoint.retry_after import retry_after_s
+from oyer.tasks.endpoint.retry import retry_after_s
 from oyer.tasks.endpoint.types import ChatRequest, Failure, Reply
 from oyer.tasks.parsing.expected_score import expected_score
 from oyer.tasks.parsing.parser import parse_score
