@@ -15,12 +15,13 @@ from oyer.manager.backend.connection import BeforeSending, Broker, backend
 from oyer.manager.backend.poller import poller
 from oyer.manager.backend.prepare import prepare
 from oyer.manager.future import RewardFuture
+from oyer.manager.requirements import shown
 from oyer.manager.score import Score
 from oyer.manager.streaming import stream
 from oyer.manager.streaming.intake import Where
 from oyer.manager.streaming.pending import Pending, PendingScores
-from oyer.manager.training import launched
-from oyer.manager.wording import is_text, shown
+from oyer.manager.training import training_name
+from oyer.manager.validation import is_text
 from oyer.protocol.errors import BatchCancelled, InvalidConfig, InvalidInput
 from oyer.protocol.rollout import Rollout
 
@@ -49,7 +50,7 @@ class RewardManager:
         self._broker = Broker.of(url, self.config.broker)
         # Loads what talks to the broker now, so that the first `submit` does not wait for it.
         backend(*self._broker)
-        self._use(launched() or uuid.uuid4().hex)
+        self._use(training_name() or uuid.uuid4().hex)
 
     def _use(self, training: str) -> None:
         """Gather groups with the managers of one training, in whichever process."""
@@ -128,7 +129,7 @@ class RewardManager:
         group are gathered by (run, group_id, group_size) from all processes and hosts of the
         training, each is judged at once, and their length terms are computed when the group is
         complete or late. Processes belong to one training if they name the same `run`; without a
-        name, if they have the same launcher (`training.launched`) or copies of one manager.
+        name, if they have the same launcher (`training.training_name`) or copies of one manager.
 
         Raises:
             InvalidRollout: names the field that is wrong; nothing was submitted.

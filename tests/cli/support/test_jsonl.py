@@ -30,7 +30,7 @@ def test_nulls_are_keys_left_out_and_further_keys_become_metadata(tmp_path: Path
         ("{", "is not valid JSON"),
         ("[1]", "is not a JSON object"),
         ('{"response": "r"}', "prompt: is missing"),
-        ('{"prompt": "p", "response": 5}', "response: must be text, and is int"),
+        ('{"prompt": "p", "response": 5}', "response: must be text, but is int"),
         ('{"prompt": "p", "prompt": "q", "response": "r"}', "prompt: stands twice"),
         ('{"prompt": "p", "response": "r", "metadata": {"a": 1, "a": 2}}', "a: stands twice"),
         ('{"prompt": "p", "response": null}', "response: is missing"),
