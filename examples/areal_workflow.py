@@ -1,9 +1,9 @@
 """AReaL 1.0: a workflow that awaits Oyer.
 
-`RLVRWorkflow` runs a reward function in a pool of few processes, one call in each, and turns one
-that takes longer than 15 s into 0. A coroutine takes its place here. A rollout without a reward
-raises, and AReaL rejects it: it is not trained on. `OYER_CONFIG` names the configuration, whose
-length methods must be such that compare no rollouts: AReaL does not say which belong together.
+`RLVRWorkflow` runs a reward function in a small process pool and turns calls of more than 15 s into
+0, so this workflow uses a coroutine instead. A rollout without a reward raises, and AReaL rejects it.
+`OYER_CONFIG` names the configuration. Its length methods must not compare rollouts, because AReaL
+does not pass group ids.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ manager = RewardManager(load_config())
 
 
 class JudgedWorkflow(RLVRWorkflow):
-    """Single turns that Oyer's judges score."""
+    """Single-turn rollouts scored by Oyer's judges."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(reward_fn=self.judged, **options)
@@ -38,7 +38,7 @@ class JudgedWorkflow(RLVRWorkflow):
         """
         rollout = Rollout(
             prompt=data.get("messages", prompt),
-            # `completions` is decoded with the special tokens, which are not for a judge to read.
+            # `completions` contains special tokens, which the judge should not see.
             response=self.tokenizer.decode(completion_ids, skip_special_tokens=True),
             response_tokens=len(completion_ids),
             reference=data.get("answer"),

@@ -1,7 +1,7 @@
 """ms-swift: an asynchronous reward for `--external_plugins examples/ms_swift.py --reward_funcs oyer`.
 
-ms-swift runs it by `asyncio.run` in every step, so nothing here may belong to an event loop; a
-manager does not. `OYER_CONFIG` names the configuration.
+ms-swift calls `asyncio.run` in every step, so nothing here may be bound to an event loop; a manager
+is not. `OYER_CONFIG` names the configuration.
 """
 
 from itertools import chain
@@ -14,12 +14,12 @@ from oyer.manager.trl.reward import RewardFunction
 
 
 class Oyer(AsyncORM):
-    """Judge and length terms in one reward; None for a completion without one."""
+    """Judge and length terms as one reward; None for a missing reward."""
 
     def __init__(self, args: Any = None, **kwargs: Any) -> None:
         super().__init__(args, **kwargs)
         n = getattr(args, "num_generations", None)
-        # After several turns the prompts of a group differ; ms-swift numbers what they began with.
+        # After several turns the prompts of a group differ, so use ms-swift's `prompt_id`.
         self._function = RewardFunction(load_config(), num_generations=n, group="prompt_id")
 
     async def __call__(self, completions: list[str], **kwargs: Any) -> list[float | None]:
@@ -28,9 +28,9 @@ class Oyer(AsyncORM):
         # The last message is the completion itself.
         prompts = [m[:-1] for m in messages] if messages else [""] * len(completions)
         rows = kwargs.pop("response_token_ids", None)
-        # A multi-turn scheduler may leave them out, which is no length of 0.
+        # A multi-turn scheduler may omit them, which is not a length of 0.
         if rows and all(rows):
-            # Of several turns, ms-swift gives a list of lists.
+            # For several turns, ms-swift passes a list of lists.
             kwargs["completion_ids"] = [
                 list(chain(*row)) if row and isinstance(row[0], list) else row for row in rows
             ]

@@ -5,7 +5,7 @@ from oyer.manager.openrlhf import reward_function
 
 
 def base_score(prompt: str, response: str, label: str) -> float:
-    """1 where the response ends with the label; 0 is not judged."""
+    """Return 1 if the response ends with the label; rollouts with 0 are not judged."""
     return float(response.strip().endswith(str(label)))
 
 

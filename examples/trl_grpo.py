@@ -17,7 +17,7 @@ from oyer.manager.trl.reward import reward_function
 
 
 def exact(completions: list[str], answer: list[str], **_: Any) -> list[float]:
-    """The base score: whether the completion ends with the answer; 0 is not judged."""
+    """Base score: 1 if the completion ends with the answer; rows with 0 are not judged."""
     return [
         float(text.strip().endswith(right)) for text, right in zip(completions, answer, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""verifiers 0.4: a task whose reward raises where there is no score, so that nothing is trained on it."""
+"""verifiers 0.4: a task whose reward raises if there is no score, which excludes the trace."""
 
 from typing import Any
 

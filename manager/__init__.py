@@ -1,4 +1,4 @@
-"""The trainer's side: hand over rollouts, go on computing, collect rewards. Light to import."""
+"""The trainer side: submit rollouts, keep computing, collect rewards. Fast to import."""
 
 from oyer.config.reward import EndpointConfig, JudgeConfig, LengthConfig, RewardConfig, RewardRules
 from oyer.manager.batch import BatchUsage, RewardBatch

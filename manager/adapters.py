@@ -1,4 +1,4 @@
-"""What the trainers' adapters share: what a configuration takes of a row, and whether it fits."""
+"""Shared parts of the trainer adapters."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -19,17 +19,17 @@ from oyer.protocol.status import NOT_CALLED, Status
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the length methods of a configuration read beside prompt, response and length."""
+class NeededFields:
+    """Rollout fields that length methods read besides prompt, response and token count."""
 
     token_ids: bool
-    """Whether a method looks at the response's token ids."""
+    """Whether a method reads the response's token ids."""
     metadata: frozenset[str]
-    """The keys of a rollout's metadata that are read."""
+    """Keys of a rollout's metadata that a method reads."""
 
     @classmethod
-    def by(cls, config: RewardConfig) -> Self:
-        """List what a configuration reads."""
+    def of(cls, config: RewardConfig) -> Self:
+        """Collect the fields that a configuration's length methods read."""
         return cls(
             token_ids=any(item.takes_token_ids for item in config.length),
             metadata=frozenset(
@@ -38,28 +38,28 @@ class Wanted:
         )
 
     def metadata_of(self, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """Take what is read out of a row's further columns, as plain values."""
+        """Return the metadata values found in a row's columns, NumPy scalars as Python values."""
         found = {key: columns[key] for key in self.metadata if key in columns}
         return {k: v.item() if isinstance(v, np.generic) else v for k, v in found.items()}
 
 
 OUTAGE_WINDOW = 64
-"""The rollouts to be judged among which `max_failed_fraction` is counted where they come one by one:
-a batch may then hold a single one."""
+"""Number of latest judged rollouts over which `max_failed_fraction` is computed when rollouts arrive
+one by one, because a batch may then have a single rollout."""
 
 
-class Outages:
-    """The outage breaker over the latest rollouts of a process that were to be judged."""
+class OutageBreaker:
+    """Raises when too many of a process's latest rollouts that needed a judge have no score."""
 
     def __init__(self, max_failed_fraction: float, window: int = OUTAGE_WINDOW) -> None:
         self._limit = max_failed_fraction * window
         self._failed: deque[bool] = deque(maxlen=window)
 
     def count(self, scores: Iterable[Score]) -> None:
-        """Count scores in.
+        """Add scores to the window.
 
         Raises:
-            JudgeOutage: too many of the latest have failed.
+            JudgeOutage: the failed fraction exceeds the limit.
         """
         for score in scores:
             if score.status in NOT_CALLED:
@@ -75,42 +75,42 @@ class Outages:
 
 def one_by_one(
     config: RewardConfig, timeout_s: float | None = None
-) -> tuple[RewardConfig, Outages]:
+) -> tuple[RewardConfig, OutageBreaker]:
     """Move the outage breaker from batches to an adapter whose rollouts come one by one.
 
     Args:
-        timeout_s: how long it waits for each, where it does not come again for one that is late.
+        timeout_s: how long the adapter waits for a rollout, if it does not ask for a late one again.
     """
     rules = config.reward.model_copy(update={"max_failed_fraction": 1.0})
-    outages = Outages(config.reward.max_failed_fraction)
+    outages = OutageBreaker(config.reward.max_failed_fraction)
     config = config.model_copy(update={"reward": rules})
-    return config if timeout_s is None else within(config, timeout_s), outages
+    return config if timeout_s is None else with_deadline(config, timeout_s), outages
 
 
 def filed_under(run: str | None, default: str, manager: RewardManager) -> RunOptions:
-    """Say where a trainer's rollouts belong.
+    """Return the run of a trainer's rollouts and the training that scopes their groups.
 
     Args:
-        run: what the user named; two trainings that share groups would have to name the same.
-        default: what the record files the rollouts under without a name. It does not name one
-            training, so the manager's training keeps their groups apart.
+        run: the user's name for the run; processes that name the same run share groups.
+        default: the run on record if the user named none. Several trainings may use it, so the
+            manager's training id scopes the groups.
     """
     return {"run": default, "training": manager.training} if run is None else {"run": run}
 
 
-def number_of(score: Any) -> Any:
-    """Give a verifier's score as a number, where it is one by another type: a bool, a tensor."""
+def as_number(score: Any) -> Any:
+    """Convert a verifier's score, e.g. a bool or a tensor, to a float."""
     try:
         return None if score is None else float(score)
     except (TypeError, ValueError):
-        return score  # and be told by the validation what it is
+        return score  # validation reports it
 
 
-def within(config: RewardConfig, timeout_s: float) -> RewardConfig:
-    """Let no call begin so late that a batch's other scores would be lost with it.
+def with_deadline(config: RewardConfig, timeout_s: float) -> RewardConfig:
+    """Return the configuration with a deadline that fits a trainer's wait of `timeout_s`.
 
-    A trainer that waits `timeout_s` for a batch then gets what is there. The calls under way have
-    their endpoint's `timeout_s`, which is kept free for them, half of the time at most.
+    No call starts when less than its endpoint's `timeout_s` is left (or less than half of the wait),
+    so that one late call does not cost the batch its other scores.
     """
     default_s: float = EndpointConfig.model_fields["timeout_s"].default
     last_s = max((one.timeout_s for one in config.endpoints.values()), default=default_s)
@@ -121,25 +121,25 @@ def within(config: RewardConfig, timeout_s: float) -> RewardConfig:
 def check_fits(
     config: RewardConfig, *, who: str, base_score: bool, group_size: int | None, how: str
 ) -> None:
-    """Refuse a configuration under which no rollout of a trainer's could be scored.
+    """Refuse a configuration under which none of the trainer's rollouts could be scored.
 
     Args:
-        who: the trainer, whose protocol hands over prompt, response and label.
-        base_score: whether a base score is computed here.
-        group_size: samples of one prompt, which arrive one by one.
-        how: names the option that says `group_size`.
+        who: the trainer, whose protocol has prompt, response and label only.
+        base_score: whether the adapter computes a base score.
+        group_size: samples of one prompt, if known.
+        how: name of the option that sets `group_size`.
 
     Raises:
-        InvalidConfig: a length method needs what the protocol has not; the message names the fix.
+        InvalidConfig: a length method needs a field that the protocol lacks.
     """
     sample = Rollout(prompt="p", response="r", group_id="g", base_score=1.0 if base_score else None)
     try:
         validation.check([sample], config)
     except InvalidRollout as error:
         what = str(error).removeprefix("rollouts[0].")
-        raise InvalidConfig(f"length: {who} hands over text only, and {what}") from error
+        raise InvalidConfig(f"length: {who} sends text only, and {what}") from error
     if compares(config) and group_size is None:
         raise InvalidConfig(
-            f"length: {who} hands over single rollouts, and the configuration compares those of one"
-            f" prompt; say by {how} how many they are, or choose a method that compares none"
+            f"length: {who} sends single rollouts, and the configuration compares those of one"
+            f" prompt; set {how} to their number, or choose a method that does not compare"
         )

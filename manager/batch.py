@@ -1,4 +1,4 @@
-"""What a batch comes back as: rewards, what they are made of, and what they cost."""
+"""The result of a batch: rewards, their terms, statuses and cost."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,14 +17,14 @@ Float32s = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class BatchUsage:
-    """What judging a batch took; what was read from the record or the cache is not in it."""
+    """Calls, tokens and cost of a batch; replies reused from the record or the cache count 0."""
 
     calls: int
-    """HTTP requests made, failed ones too."""
+    """HTTP requests, including failed ones."""
     prompt_tokens: int
     completion_tokens: int
     cost_usd: float
-    """0 where the model has no price in the configuration."""
+    """0 for models without a configured price."""
 
     @property
     def tokens(self) -> int:
@@ -41,51 +41,51 @@ class RewardBatch:
     """The rewards of one batch, `[N]` each, in the order submitted."""
 
     id: str
-    """The batch's uuid, under which the record holds it."""
+    """The batch's uuid, also in the record."""
     rewards: Float32s
-    """NaN where there is none."""
+    """NaN where missing."""
     unshaped_rewards: Float32s
     """Base score and judges only, without length terms."""
     judge_scores: Float32s
-    """As judged, on the judge's scale; NaN where there is none."""
+    """On the judge's scale; NaN where missing."""
     mask: NDArray[np.bool_]
-    """True where the reward may be trained on."""
+    """True where the reward may be used for training."""
     statuses: list[str]
     """`scored`, or why there is no score (`oyer.protocol.status.Status`)."""
     terms: dict[str, Float32s]
-    """What each term adds (or multiplies): `base_score`, `judge`, `length_penalty`, …"""
+    """The value that each term adds or multiplies: `base_score`, `judge`, `length_penalty`, …"""
     usage: BatchUsage
     """Calls, tokens and cost."""
     first_errors: dict[str, str]
-    """For each status that is a failure, the first error seen."""
+    """The first error of each failure status."""
     advantages: dict[str, Float32s] = field(default_factory=dict)
-    """From length methods that act on advantages, by name; NaN where there is none."""
+    """From length methods that act on advantages, by name; NaN where missing."""
     history: dict[str, Float32s] = field(default_factory=dict)
-    """From length methods with state, by name: what to hand in with the prompt's next rollouts."""
+    """From length methods with state, by name: pass it with the prompt's next rollouts."""
 
     def __len__(self) -> int:
         return len(self.rewards)
 
     @classmethod
     def from_celery(cls, result: Mapping[str, Any]) -> "RewardBatch":
-        """Read what `celery.result.AsyncResult(future.batch_id, app=app).get()` returned.
+        """Read the result of `celery.result.AsyncResult(future.batch_id, app=app).get()`.
 
-        For a trainer that polls Celery itself. What a `RewardFuture` does besides is then left to the
-        trainer: the failure policy (`reward.on_missing: raise`, `max_failed_fraction`), and sending a
-        batch again that stands still.
+        For a trainer that polls Celery itself. It must then also apply the failure policy
+        (`reward.on_missing: raise`, `max_failed_fraction`) and resubmit a stalled batch, which a
+        `RewardFuture` does otherwise.
 
         Args:
             result: the task's result, a dict.
 
         Raises:
-            MessageRefused: it is no result of a batch, or of another release.
+            MessageRefused: it is not the result of a batch, or is from an incompatible release.
             BatchCancelled: the batch was cancelled.
         """
         return cls.of(_checked(BatchResult.from_wire(result)))
 
     @classmethod
     def of(cls, outcome: BatchResult) -> "RewardBatch":
-        """Turn what `combine` returned into what a trainer uses."""
+        """Convert the result of `combine`."""
         usage = outcome.usage
         return cls(
             id=outcome.batch_id,
@@ -114,11 +114,11 @@ def _checked(outcome: BatchResult) -> BatchResult:
 
 
 OTHER_REWARDS = ": the error's `batch` has the other rewards"
-"""End of the message of `MissingScores`, for programs that can read the attribute."""
+"""End of the message of `MissingScores`; callers without access to the attribute remove it."""
 
 
 def failure_of(batch: RewardBatch, rules: RewardRules) -> MissingScores | None:
-    """Say whether a batch's missing scores are more than the failure policy lets pass."""
+    """Return the error that the failure policy demands for a batch's missing scores, or None."""
     fine = {Status.SCORED, *NOT_CALLED}
     counts = {s: batch.statuses.count(s) for s in sorted(set(batch.statuses) - fine)}
     failed = sum(counts.values())
@@ -133,12 +133,9 @@ def failure_of(batch: RewardBatch, rules: RewardRules) -> MissingScores | None:
     if failed > rules.max_failed_fraction * judged:
         limit = rules.max_failed_fraction
         return JudgeOutage(
-            f"{what}; more than reward.max_failed_fraction = {limit}: `oyer check` asks each judge once",
+            f"{what}; more than reward.max_failed_fraction = {limit}: run `oyer check` to test each judge",
             batch,
         )
     if rules.on_missing == "raise":
-        return MissingScores(
-            f"{what}; reward.on_missing is `raise`{OTHER_REWARDS}",
-            batch,
-        )
+        return MissingScores(f"{what}; reward.on_missing is `raise`{OTHER_REWARDS}", batch)
     return None

@@ -16,12 +16,13 @@ from oyer.manager.backend.connection import Broker, backend
 from oyer.manager.backend.poller import poller
 from oyer.manager.backend.prepare import prepare
 from oyer.manager.future import RewardFuture
+from oyer.manager.requirements import shown
 from oyer.manager.score import Score
 from oyer.manager.streaming import stream
 from oyer.manager.streaming.identity import ScoreOptions
 from oyer.manager.streaming.pending import Pending, PendingScores
-from oyer.manager.training import launched
-from oyer.manager.wording import is_text, shown
+from oyer.manager.training import training_name
+from oyer.manager.validation import is_text
 from oyer.protocol.errors import BatchCancelled, InvalidConfig, InvalidInput
 from oyer.protocol.rollout import Rollout
 
@@ -50,7 +51,7 @@ class RewardManager:
         self._broker = Broker.of(url, self.config.broker)
         # Imports Celery now, so that the first `submit` does not wait for it.
         backend(*self._broker)
-        self._join_training(launched() or uuid.uuid4().hex)
+        self._join_training(training_name() or uuid.uuid4().hex)
 
     def _join_training(self, training: str) -> None:
         """Share groups with the managers of one training, in any process."""
@@ -131,7 +132,7 @@ class RewardManager:
         group are collected by (run, group_id, group_size) from all processes and hosts of the
         training. Each is judged at once; length terms are computed when the group is complete or
         overdue. Processes belong to one training if they pass the same `run`; without `run`, if
-        they have the same launcher (`training.launched`) or copies of one manager.
+        they have the same launcher (`training.training_name`) or copies of one manager.
 
         Raises:
             InvalidRollout: names the field that is wrong; nothing was submitted.

@@ -1,16 +1,16 @@
-"""Oyer in OpenRLHF: a file with `reward_func` for `--reward.remote_url`, and what `oyer serve` says.
+"""OpenRLHF adapter: `reward_func` for `--reward.remote_url`, and the answers of `oyer serve`.
 
     --reward.remote_url /path/to/examples/openrlhf_reward.py     # judged through this process
     --reward.remote_url http://127.0.0.1:8780/get_reward         # judged through `oyer serve`
 
-OpenRLHF knows no missing reward: one becomes a number, and `oyer_missing` in `extra_logs` marks it.
+OpenRLHF has no missing reward: it gets a number, and `oyer_missing` in `extra_logs` marks it.
 """
 
 import math
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -21,9 +21,10 @@ from celery.utils.log import get_logger
 
 from oyer.config.loading import load_config
 from oyer.config.reward import RewardConfig
-from oyer.manager.adapters import check_fits, filed_under, number_of, one_by_one
+from oyer.manager.adapters import OutageBreaker, as_number, check_fits, filed_under, one_by_one
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score, without_reward
+from oyer.manager.streaming.identity import RunOptions
 from oyer.protocol.errors import InvalidInput, InvalidRollout
 from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
@@ -31,16 +32,16 @@ from oyer.protocol.status import Status
 log = get_logger(__name__)
 
 TIMEOUT_S = 150.0
-"""Longest wait for a reward: OpenRLHF's own client gives up after 180 s."""
+"""Longest wait for a reward, in seconds; OpenRLHF's client gives up after 180 s."""
 
 _END_MARKS = re.compile(r"(?:\s|<\|[^<>|]+\|>|</s>)+\Z")
-"""Special tokens at the end of a query: OpenRLHF decodes it with them."""
+"""Special tokens at the end of a query, which OpenRLHF decodes with them."""
 
 Answer = dict[str, Any]
 
 
 def missing_reward(score: Score, stand_in: float) -> float:
-    """Return the reward of a rollout without one; OpenRLHF's baselines bear neither NaN nor None."""
+    """Return the reward, or `stand_in` if there is none: OpenRLHF's baselines take no NaN or None."""
     return score.reward if score.trainable else stand_in
 
 
@@ -49,7 +50,7 @@ def rollouts_of(
     prompts: Sequence[str] | None,
     labels: Sequence[str | None] | None,
 ) -> list[Rollout]:
-    """Read a request; the rollouts of one prompt are one group.
+    """Convert a request; the rollouts of one prompt form a group.
 
     Raises:
         InvalidInput: the lists differ in length.
@@ -73,32 +74,31 @@ def rollouts_of(
 
 
 def reference_of(label: Any) -> str | None:
-    """Write a label as the reference answer that the judge is shown.
+    """Convert a label to the reference answer that the judge sees.
 
     Raises:
-        InvalidInput: it cannot be written, as a whole number of thousands of digits.
+        InvalidInput: it has no text form, e.g. an integer of thousands of digits.
     """
     try:
         return None if label is None else str(label)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(
-            f"label: cannot be written as text ({error}); send it as text"
+            f"label: cannot be converted to text ({error}); send a string"
         ) from error
 
 
 def response_of(query: str, prompt: str) -> str:
-    """Cut the prompt and the special tokens at the end off a query."""
+    """Remove the prompt and the trailing special tokens from a query."""
     _, found, rest = query.partition(prompt) if prompt else ("", "", query)
     return _END_MARKS.sub("", rest if found else query)
 
 
 def answer(scores: Sequence[Score], config: RewardConfig, stand_in: float = 0.0) -> Answer:
-    """Say it in OpenRLHF's words: finite numbers, lists of one length.
+    """Convert scores to OpenRLHF's answer: finite numbers in lists of equal length.
 
     Returns:
-        `rewards`; `scores` in [0, 1] for dynamic filtering: where the judges' score stands on
-        their scales, 0 where the base score kept it from being judged, and the reward where no
-        judge is configured or its score is missing; `extra_logs`.
+        `rewards`; `scores` in [0, 1] for dynamic filtering (the judges' score relative to their
+        scales; 0 for a gated rollout; the reward if there is no judge score); `extra_logs`.
     """
     rewards = [missing_reward(score, stand_in) for score in scores]
     low, high = _judges_scale(config)
@@ -133,56 +133,73 @@ def reward_function(
 
     Args:
         config: a manager, its configuration, or the path of one.
-        base_score: (prompt, response, label) -> the verifier's score.
-        group_size: samples of one prompt, where a length method compares them.
-        run: the training run that the record files the rollouts under, `openrlhf` when left out.
-            Processes that name the same run share its groups; without a name, those of one Ray job.
+        base_score: computes the verifier's score from (prompt, response, label).
+        group_size: samples per prompt; needed if a length method compares them.
+        run: the training run on record, by default `openrlhf`. Processes that name the same run
+            share its groups; without a name, the processes of one Ray job do.
         timeout_s: longest wait for a reward, in seconds.
-        stand_in: the reward of a rollout without one.
+        stand_in: the reward given for a missing one.
 
     Raises:
         InvalidConfig: a key of the configuration is wrong, no broker is named, or a length method
-            needs what OpenRLHF does not hand over.
+            needs a field that OpenRLHF does not send.
     """
     given = RewardManager.of(config)
     streamed, outages = one_by_one(given.config)
     manager = given.under(streamed)
     check_fits(
-        manager.config,
+        streamed,
         who="OpenRLHF",
         base_score=base_score is not None,
         group_size=group_size,
         how="group_size",
     )
+    return _RewardFunc(
+        manager,
+        outages,
+        filed_under(run, "openrlhf", manager),
+        base_score,
+        group_size,
+        timeout_s,
+        stand_in,
+    )
 
-    where = filed_under(run, "openrlhf", manager)
 
-    def reward_func(
+@dataclass(frozen=True)
+class _RewardFunc:
+    manager: RewardManager
+    outages: OutageBreaker
+    owner: RunOptions
+    base_score: Callable[[str, str, Any], float] | None
+    group_size: int | None
+    timeout_s: float
+    stand_in: float
+
+    def __call__(
+        self,
         queries: Sequence[str],
         prompts: Sequence[str] | None = None,
         labels: Sequence[Any] | None = None,
         **_: Any,
     ) -> Answer:
+        config = self.manager.config
         rollouts = rollouts_of(queries, prompts, labels)
-        rules = manager.config.reward
-        # OpenRLHF calls once for each sample, also for two of a group with one text.
-        sample_id = uuid.uuid4().hex if group_size else None
+        # OpenRLHF calls once per sample, also for two samples of a group with equal text.
+        sample_id = uuid.uuid4().hex if self.group_size else None
         try:
-            if base_score is not None:
-                rollouts = _with_base_scores(rollouts, labels, base_score)
-            pending = manager.score_many(
-                rollouts, **where, group_size=group_size, sample_id=sample_id
+            if self.base_score is not None:
+                rollouts = _with_base_scores(rollouts, labels, self.base_score)
+            pending = self.manager.score_many(
+                rollouts, **self.owner, group_size=self.group_size, sample_id=sample_id
             )
-            scores = pending.collect(timeout_s, rules)
+            scores = pending.collect(self.timeout_s, config.reward)
         except InvalidRollout as error:
-            scores = [without_reward(error, rules)] * len(rollouts)
-        outages.count(scores)
+            scores = [without_reward(error, config.reward)] * len(rollouts)
+        self.outages.count(scores)
         for score in scores:
             if not score.trainable:
                 log.warning("a rollout has no reward (%s): %s", score.status, score.error)
-        return answer(scores, manager.config, stand_in)
-
-    return reward_func
+        return answer(scores, config, self.stand_in)
 
 
 def _with_base_scores(
@@ -193,7 +210,7 @@ def _with_base_scores(
     """Compute the base scores.
 
     Raises:
-        InvalidRollout: `base_score` raised. OpenRLHF would swallow that, and end far from it.
+        InvalidRollout: `base_score` raised, an error that OpenRLHF itself would hide.
     """
     try:
         bases = [
@@ -201,9 +218,9 @@ def _with_base_scores(
             for rollout, label in zip(rollouts, labels or [None] * len(rollouts), strict=True)
         ]
     except Exception as error:
-        raise InvalidRollout(f"base_score raised {error!r}; repair it") from error
+        raise InvalidRollout(f"base_score raised {error!r}; fix it") from error
     return [
-        replace(one, base_score=number_of(base)) for one, base in zip(rollouts, bases, strict=True)
+        replace(one, base_score=as_number(base)) for one, base in zip(rollouts, bases, strict=True)
     ]
 
 
@@ -218,12 +235,12 @@ def reward_func(
     labels: Sequence[Any] | None = None,
     **_: Any,
 ) -> Answer:
-    """Score rollouts as the configuration that `OYER_CONFIG` names says."""
+    """Score rollouts with the configuration that `OYER_CONFIG` names."""
     return _configured()(queries, prompts, labels)
 
 
 def _judges_scale(config: RewardConfig) -> tuple[float, float]:
-    """Lowest and highest of `Score.judge_score`, the weighted mean over judges."""
+    """Return the range of `Score.judge_score`, the weighted mean over judges."""
     judges = [judge for judge in config.judges if judge.weight] or config.judges
     weights = [abs(judge.weight) or 1.0 for judge in judges]
     if not judges:
@@ -233,5 +250,5 @@ def _judges_scale(config: RewardConfig) -> tuple[float, float]:
 
 
 def _finite(value: float) -> float:
-    """JSON and OpenRLHF's averages bear no NaN; `oyer_missing` says where this 0 is one."""
+    """Replace NaN, which JSON and OpenRLHF's averages do not take, with 0; see `oyer_missing`."""
     return value if math.isfinite(value) else 0.0

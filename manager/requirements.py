@@ -1,4 +1,4 @@
-"""What the length methods of a configuration need of each rollout; pure."""
+"""The fields of a rollout that the length methods of a configuration require; pure."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -8,26 +8,38 @@ import numpy as np
 
 from oyer.config.length import COUNTS, FLAGS, SPANS
 from oyer.config.reward import LengthConfig, RewardConfig
-from oyer.manager.wording import shown
 from oyer.protocol import token_ids
 from oyer.protocol.rollout import Rollout
 
 Need = Callable[[Rollout], str | None]
-"""Names the field of a rollout that does not meet it, what is wrong and the fix; or None."""
+"""Returns the field of a rollout that fails the requirement, what is wrong and the fix; or None."""
 
 
 _MAX_NUMBER = 2**53
-"""Up to here every whole number is a float64 as well."""
+"""Largest magnitude up to which every integer is exact in float64."""
+
+_SHOWN_CHARS = 80
+"""How much of a value an error message shows, in characters."""
+
+
+def shown(value: object) -> str:
+    """Return a value's `repr` for an error message: shortened, and safe if `repr` itself fails."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - callers pass arbitrary objects, e.g. integers too long to
+        # print; the message is about the field.
+        text = f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
 
 
 def compares(config: RewardConfig) -> bool:
-    """Whether the rollouts of one prompt are compared: by a length method, or by `group_mean`."""
+    """Whether a length method or `on_missing: group_mean` compares the rollouts of one prompt."""
     needed = any("group_ids" in item.needs for item in config.length)
     return needed or config.reward.on_missing == "group_mean"
 
 
 def needs_of(config: RewardConfig) -> list[Need]:
-    """List what every rollout must bring for the length methods and for `zero_unless`."""
+    """List the requirements of the length methods and of `zero_unless` on each rollout."""
     needs: list[Need] = []
     if config.reward.zero_unless == "correct":
         needs.append(partial(_correct, who="reward.zero_unless"))
@@ -43,8 +55,8 @@ def _of_method(item: LengthConfig, config: RewardConfig) -> Iterator[Need]:
         yield partial(_group_id, who=who)
     if "correct" in needs and item.condition is None:
         yield partial(_correct, who=who)
-    looked_at = {key for key, source in item.scores.items() if source == "base_score"}
-    if "correct" in looked_at or ("quality" in looked_at and item.needs_score):
+    compared = {key for key, source in item.scores.items() if source == "base_score"}
+    if "correct" in compared or ("quality" in compared and item.needs_score):
         yield partial(_base_score, who=who, positive="quality>=0" in needs)
     if item.takes_token_ids:
         yield partial(_token_ids, who=who, required="token_ids" in needs)
@@ -72,11 +84,11 @@ def _correct(rollout: Rollout, who: str) -> str | None:
 def _base_score(rollout: Rollout, who: str, *, positive: bool) -> str | None:
     score = rollout.base_score
     if score is None and rollout.correct is None:
-        return f"base_score: is missing; {who} judges by it"
+        return f"base_score: is missing; {who} uses it as the quality score"
     if positive and score is not None and score < 0:
         return (
-            f"base_score: is {shown(score)}; {who} needs scores of at least 0, or a lower score would turn"
-            " its sign"
+            f"base_score: is {shown(score)}; {who} needs scores of at least 0, because a negative one"
+            " inverts its effect"
         )
     return None
 
@@ -99,7 +111,7 @@ def _metadata(rollout: Rollout, who: str, *, name: str, key: str) -> str | None:
             return None
         return f"{where}: is missing; {who} needs it as `{name}`"
     if name in FLAGS:
-        return None if isinstance(value, (bool, np.bool_)) else f"{where}: is true or false"
+        return None if isinstance(value, (bool, np.bool_)) else f"{where}: must be true or false"
     whole = name in COUNTS | SPANS
     number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     if not number or abs(value) > _MAX_NUMBER or (name != "advantages" and value < 0):
@@ -112,7 +124,7 @@ def _metadata(rollout: Rollout, who: str, *, name: str, key: str) -> str | None:
 def _split(rollout: Rollout, who: str, *, by_ids: bool) -> str | None:
     if not by_ids:
         return (
-            f"response: {who} tells thinking from answer; set `tokenizer` in the config, or"
+            f"response: {who} separates thinking from answer; set `tokenizer` in the config, or"
             " `think.close_ids`, or another `unit` than tokens"
         )
     return _token_ids(rollout, who, required=True)

@@ -1,11 +1,11 @@
-"""Oyer in slime and its forks: reward functions for `--custom-rm-path` and the reward post-process.
+"""slime adapter: reward functions for `--custom-rm-path`, and the reward post-process.
 
     --custom-rm-path oyer.manager.slime.custom_rm
     --custom-reward-post-process-path oyer.manager.slime.post_process
 
-- The configuration is the file that `OYER_CONFIG` names; slime's own arguments say the rest.
-- slime knows no missing reward: one becomes a number, `remove_sample` keeps the sample out of the
-  loss, `post_process` out of its group's mean, and `metadata["judge_status"]` says why.
+- `OYER_CONFIG` names the configuration file; the other settings come from slime's arguments.
+- slime has no missing reward: the sample gets a number, `remove_sample` excludes it from the loss,
+  `post_process` from its group's mean, and `metadata["judge_status"]` has the reason.
 """
 
 import os
@@ -19,7 +19,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from oyer.config.loading import CONFIG_VARIABLE, load_config
-from oyer.manager.adapters import Outages, Wanted, filed_under, number_of, one_by_one
+from oyer.manager.adapters import NeededFields, OutageBreaker, as_number, filed_under, one_by_one
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score, without_reward
 from oyer.manager.streaming.identity import GROUP_TIMEOUT_S
@@ -30,19 +30,19 @@ from oyer.protocol.rollout import Rollout
 log = get_logger(__name__)
 
 TIMEOUT_S = 600.0
-"""Longest wait for a reward unless `args.oyer_timeout_s` says otherwise, in seconds."""
+"""Default of `args.oyer_timeout_s`, the longest wait for a reward, in seconds."""
 
 _STD_FLOOR = 1e-6
-"""Added to a group's standard deviation, as slime does."""
+"""Added to a group's standard deviation, as in slime."""
 
 _SCALED = ("grpo", "gspo", "cispo", "sapo")
 _CENTRED = (*_SCALED, "reinforce_plus_plus_baseline")
-"""Advantage estimators for which slime subtracts the group's mean, and divides by its deviation;
-`sapo` is Relax's."""
+"""Advantage estimators for which slime subtracts the group's mean; for `_SCALED` it also divides by
+the standard deviation. `sapo` is from Relax."""
 
 
 async def custom_rm(args: Any, sample: Any, **_: Any) -> Any:
-    """Score a sample, or each of a list; a number, or a dict under slime's `--reward-key`."""
+    """Score a sample or a list; returns numbers, or dicts under slime's `--reward-key`."""
     if isinstance(sample, Sequence):
         return await group_rm(args, sample)
     size = 1 if sample.group_index is None else getattr(args, "n_samples_per_prompt", None)
@@ -50,14 +50,14 @@ async def custom_rm(args: Any, sample: Any, **_: Any) -> Any:
 
 
 async def group_rm(args: Any, samples: Sequence[Any], **_: Any) -> list[Any]:
-    """Score one prompt's samples, for `--group-rm`."""
+    """Score the samples of one prompt, for `--group-rm`."""
     return await _scored(args, samples, group_size=None)
 
 
 def post_process(args: Any, samples: Sequence[Any]) -> tuple[list[float], list[float]]:
-    """Normalise rewards in their groups as slime does, with samples without a reward left out.
+    """Normalise rewards per group as slime does, but without samples that have no reward.
 
-    Samples of one attempt, which share a `rollout_id`, count once in their group.
+    Samples of one attempt share a `rollout_id` and count once in their group.
 
     Returns:
         Raw and normalised rewards; a sample without a reward has the normalised reward 0.
@@ -70,7 +70,7 @@ def post_process(args: Any, samples: Sequence[Any]) -> tuple[list[float], list[f
     size = getattr(args, "n_samples_per_prompt", None) or len(samples)
     for i, sample in enumerate(samples):
         if not sample.remove_sample:
-            # Rollouts of a custom function may be numbered by their places only.
+            # A custom rollout function may leave `group_index` out.
             place = ("place", i // size)
             groups[place if sample.group_index is None else sample.group_index].append(i)
     normalised = [0.0] * len(raw)
@@ -86,7 +86,7 @@ def post_process(args: Any, samples: Sequence[Any]) -> tuple[list[float], list[f
 
 
 def _attempts(rows: Mapping[int, tuple[Any, float]]) -> list[float]:
-    """Rewards by attempt: the best of the samples into which one was split, as slime takes it."""
+    """Return one reward per attempt: the highest of its samples, as in slime."""
     rewards: dict[Any, float] = {}
     for i, (sample, reward) in rows.items():
         rollout_id = getattr(sample, "rollout_id", None)
@@ -96,7 +96,7 @@ def _attempts(rows: Mapping[int, tuple[Any, float]]) -> list[float]:
 
 
 def missing_reward(sample: Any, score: Score, stand_in: float) -> float:
-    """Return a sample's reward; without one, a number and the mark that keeps it out of the loss."""
+    """Return the reward, or `stand_in` if there is none; then exclude the sample from the loss."""
     sample.metadata = {**(sample.metadata or {}), "judge_status": score.status}
     if score.trainable:
         return score.reward
@@ -106,7 +106,7 @@ def missing_reward(sample: Any, score: Score, stand_in: float) -> float:
 
 async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> list[Any]:
     if not samples:
-        # slime also asks where a custom generate function has filled every reward in.
+        # slime calls with no samples if a custom generate function has set every reward.
         return []
     timeout_s = float(getattr(args, "oyer_timeout_s", TIMEOUT_S))
     manager, outages = _manager(os.getpid(), os.environ.get(CONFIG_VARIABLE), timeout_s)
@@ -114,17 +114,17 @@ async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> 
     stand_in = float(getattr(args, "oyer_missing_reward", 0.0))
     run = getattr(args, "oyer_run", None)
     where = filed_under(None if run is None else str(run), "slime", manager)
-    wanted = Wanted.by(manager.config)
-    # slime numbers no groups in evaluation; what comes in one call belongs together.
-    unnumbered = uuid.uuid4().hex
-    rollouts = [_rollout(sample, wanted, unnumbered) for sample in samples]
+    needed = NeededFields.of(manager.config)
+    # slime sets no group index in evaluation; the samples of one call form a group.
+    default_group = uuid.uuid4().hex
+    rollouts = [_rollout(sample, needed, default_group) for sample in samples]
     try:
-        # A sample's index tells it from another of its group with the same text.
+        # The index distinguishes samples of a group with equal text.
         identity = str(samples[0].index) if len(samples) == 1 else None
         pending = manager.score_many(
             rollouts,
             **where,
-            # Two trainings that name the same run both number their groups from 0.
+            # Two trainings that name the same run both number groups from 0.
             one_prompt=True,
             group_size=group_size,
             sample_id=identity,
@@ -138,34 +138,36 @@ async def _scored(args: Any, samples: Sequence[Any], group_size: int | None) -> 
     for sample, score in zip(samples, scores, strict=True):
         if not score.trainable:
             log.warning("a sample has no reward (%s): %s", score.status, score.error)
-        rewards.append(_worded(args, sample, missing_reward(sample, score, stand_in), score))
+        rewards.append(
+            _as_slime_reward(args, sample, missing_reward(sample, score, stand_in), score)
+        )
     return rewards
 
 
-def _rollout(sample: Any, wanted: Wanted, unnumbered: str) -> Rollout:
+def _rollout(sample: Any, needed: NeededFields, default_group: str) -> Rollout:
     metadata = sample.metadata or {}
     status = str(getattr(sample.status, "value", sample.status))
     return Rollout(
         prompt=plain_messages(sample.prompt),
         response=sample.response,
-        group_id=unnumbered if sample.group_index is None else str(sample.group_index),
-        base_score=number_of(metadata.get("base_score")),
-        response_tokens=_own_length(sample),
-        token_ids=_own_ids(sample) if wanted.token_ids else None,
+        group_id=default_group if sample.group_index is None else str(sample.group_index),
+        base_score=as_number(metadata.get("base_score")),
+        response_tokens=_policy_tokens(sample),
+        token_ids=_policy_token_ids(sample) if needed.token_ids else None,
         truncated=status == "truncated",
         reference=None if sample.label is None else str(sample.label),
-        metadata=wanted.metadata_of(metadata),
+        metadata=needed.metadata_of(metadata),
     )
 
 
-def _own_length(sample: Any) -> int:
-    """Count the policy's own tokens: those that `loss_mask` keeps, as slime's own metrics do."""
+def _policy_tokens(sample: Any) -> int:
+    """Count the tokens that the policy wrote, i.e. those in `loss_mask`, as slime's metrics do."""
     mask = getattr(sample, "loss_mask", None)
     return int(sample.response_length if mask is None else sum(map(bool, mask)))
 
 
-def _own_ids(sample: Any) -> list[int]:
-    """Return the response's token ids, without those that `loss_mask` leaves out: a tool's."""
+def _policy_token_ids(sample: Any) -> list[int]:
+    """Return the response's token ids without those outside `loss_mask`, e.g. of tools."""
     length = sample.response_length
     ids = list(sample.tokens[len(sample.tokens) - length :])
     mask = getattr(sample, "loss_mask", None)
@@ -174,8 +176,8 @@ def _own_ids(sample: Any) -> list[int]:
     return [token for token, own in zip(ids, mask, strict=True) if own]
 
 
-def _worded(args: Any, sample: Any, reward: float, score: Score) -> Any:
-    """A number, or under `--reward-key` a dict that has it."""
+def _as_slime_reward(args: Any, sample: Any, reward: float, score: Score) -> Any:
+    """Return the number, or a dict with it if `--reward-key` is set."""
     keys = {getattr(args, "reward_key", None)}
     if sample.group_index is None:
         keys.add(getattr(args, "eval_reward_key", None))
@@ -191,6 +193,6 @@ def _value(args: Any, reward: Any) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _manager(pid: int, path: str | None, timeout_s: float) -> tuple[RewardManager, Outages]:
+def _manager(pid: int, path: str | None, timeout_s: float) -> tuple[RewardManager, OutageBreaker]:
     streamed, outages = one_by_one(load_config(path), timeout_s)
     return RewardManager(streamed), outages

@@ -1,8 +1,8 @@
-"""Names the training that a process belongs to, so that groups of two trainings never mix.
+"""Identifies the training that a process belongs to, so that groups of two trainings never mix.
 
-Read from what a launcher tells all processes of one training: Ray's job, the rendezvous of torchrun,
-accelerate or DeepSpeed, or a Slurm step. Trainers number their groups from 0 or name them by the
-prompt, so that a group's id alone does not tell two trainings apart.
+The identity comes from the launcher: Ray's job, the rendezvous of torchrun, accelerate or DeepSpeed,
+or a Slurm step. A group's id alone is not enough, because trainers number groups from 0 or name them
+by the prompt.
 """
 
 import os
@@ -11,16 +11,16 @@ import sys
 from collections.abc import Mapping
 
 _RENDEZVOUS = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
-"""Equal in all ranks that torchrun, accelerate or DeepSpeed start together."""
+"""Variables that are equal in all ranks of one torchrun, accelerate or DeepSpeed launch."""
 
 _SLURM_STEP = ("SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_STEP_ID")
-"""Equal in all tasks of one `srun`."""
+"""Variables that are equal in all tasks of one `srun`."""
 
 _LOOPBACK = ("", "localhost", "127.0.0.1", "::1")
 
 
-def launched(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return what names this training in all its processes; None where no launcher says it."""
+def training_name(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return an id that all processes of this training share; None without a known launcher."""
     job = _ray_job()
     if job is not None:
         return job
@@ -32,7 +32,7 @@ def launched(environ: Mapping[str, str] = os.environ) -> str | None:
 
 
 def _ray_job() -> str | None:
-    """Name the Ray job of this driver, task or actor; a cluster numbers its jobs from 1."""
+    """Return the cluster and job of this Ray driver, task or actor; jobs are numbered from 1."""
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
         context = ray.get_runtime_context()
@@ -41,9 +41,9 @@ def _ray_job() -> str | None:
 
 
 def _host(environ: Mapping[str, str]) -> str:
-    """Name host and launcher of ranks that all run on one host; nothing for several hosts.
+    """Return host and launcher process if all ranks run on one host, else nothing.
 
-    On one host the rendezvous is often the default address, which two trainings then share.
+    On one host the rendezvous is often the default address, which two trainings may share.
     """
     one_host = environ.get("LOCAL_WORLD_SIZE") == environ.get("WORLD_SIZE")
     if one_host or environ.get("MASTER_ADDR", "") in _LOOPBACK:

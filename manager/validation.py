@@ -1,4 +1,4 @@
-"""Refuses rollouts that cannot be scored, naming the row and the field; pure."""
+"""Refuses rollouts that cannot be scored, with the row, the field and the fix; pure."""
 
 import contextlib
 from collections.abc import Mapping, Sequence, Sized
@@ -10,18 +10,18 @@ import numpy as np
 
 from oyer.config.reward import RewardConfig
 from oyer.manager.backend.chunks import bytes_of
-from oyer.manager.requirements import Need, needs_of
-from oyer.manager.wording import is_text, shown
+from oyer.manager.requirements import Need, needs_of, shown
 from oyer.protocol.errors import InvalidRollout
 from oyer.protocol.rollout import Rollout
 
 _MAX_DEPTH = 64
-"""Levels of nested lists and mappings in metadata and messages; the encoder bears about 250."""
+"""Levels of nested lists and mappings in metadata and messages; the JSON encoder fails at about 250."""
 
 _MAX_GROUP_ID = 500
-"""Longest group id, in characters; the record has it in each row."""
+"""Longest group id, in characters; it is stored in every row of the record."""
 
 _ID_BYTES = 4
+"""Size of one token id in a message."""
 
 _LARGEST_SCORE = float(np.finfo(np.float32).max)
 """Rewards are float32."""
@@ -30,18 +30,18 @@ _LARGEST_SCORE = float(np.finfo(np.float32).max)
 def check(
     rollouts: Sequence[Rollout], config: RewardConfig, needs: Sequence[Need] | None = None
 ) -> None:
-    """Check a batch before anything of it is sent.
+    """Check a batch before any of it is sent.
 
     Args:
-        needs: the configuration's, where they are known; listing them takes longer than one rollout.
+        needs: the result of `needs_of(config)`, to avoid computing it once per rollout.
 
     Raises:
         InvalidRollout: names the first row and field that is wrong, and the fix.
     """
     if not isinstance(rollouts, Sequence) or isinstance(rollouts, (str, bytes)):
-        raise InvalidRollout("rollouts: is a list of Rollout")
+        raise InvalidRollout("rollouts: must be a list of Rollout")
     if not rollouts:
-        raise InvalidRollout("rollouts: the batch is empty; hand over at least one rollout")
+        raise InvalidRollout("rollouts: the batch is empty; submit at least one rollout")
     needs = needs_of(config) if needs is None else needs
     for row, rollout in enumerate(rollouts):
         problem = _problem(rollout, config, needs)
@@ -50,7 +50,7 @@ def check(
 
 
 def has_broken_text(rollout: Rollout) -> bool:
-    """Whether a text of a rollout, its group id or metadata holds a lone surrogate."""
+    """Whether any text of a rollout, its group id or its metadata contains a lone surrogate."""
     if isinstance(rollout.group_id, str) and not is_text(rollout.group_id):
         return True
     try:
@@ -58,14 +58,25 @@ def has_broken_text(rollout: Rollout) -> bool:
     except UnicodeEncodeError:
         return True
     except (TypeError, ValueError, RecursionError):
-        pass  # `check` names what is wrong
+        pass  # `check` reports these
     return False
 
 
+def is_text(value: object) -> bool:
+    """Whether a value is a string that UTF-8 can encode, i.e. without lone surrogates."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _problem(rollout: Any, config: RewardConfig, needs: Sequence[Need]) -> str | None:
-    """Name the first field that is wrong, or return None."""
+    """Return the first wrong field with the problem, or None."""
     if not isinstance(rollout, Rollout):
-        return f"__class__: is {type(rollout).__name__}; hand over oyer.manager.Rollout"
+        return f"__class__: is {type(rollout).__name__}; pass an oyer.manager.Rollout"
     return (
         _text_problem(rollout, config.max_rollout_bytes)
         or _number_problem(rollout, config.max_rollout_bytes)
@@ -78,7 +89,7 @@ def _text_problem(rollout: Rollout, max_bytes: int) -> str | None:
     if not isinstance(rollout.response, str):
         if rollout.response is None:
             return "response: is missing; give the completion as text"
-        return f"response: must be text, and is {type(rollout.response).__name__}"
+        return f"response: must be text, but is {type(rollout.response).__name__}"
     if isinstance(rollout.prompt, list):
         for i, message in enumerate(rollout.prompt):
             if not (
@@ -86,7 +97,7 @@ def _text_problem(rollout: Rollout, max_bytes: int) -> str | None:
                 and isinstance(message.get("role"), str)
                 and _text_keys(message)
             ):
-                return f'prompt[{i}]: must be a chat message, as {{"role": …, "content": …}}'
+                return f'prompt[{i}]: must be a chat message, e.g. {{"role": …, "content": …}}'
     elif not isinstance(rollout.prompt, str):
         return "prompt: must be text or a list of chat messages"
     if rollout.reference is not None and not isinstance(rollout.reference, str):
@@ -96,14 +107,16 @@ def _text_problem(rollout: Rollout, max_bytes: int) -> str | None:
     try:
         size = bytes_of(rollout)
     except UnicodeEncodeError:
-        return "response: or another text holds a lone surrogate, which is not valid text"
+        return "response: this or another text contains a lone surrogate, which is not valid text"
     except (TypeError, ValueError, RecursionError):
-        return "metadata: or prompt holds a value that JSON cannot; use strings and finite numbers"
+        return (
+            "metadata: this or prompt has a value that is not JSON; use strings and finite numbers"
+        )
     if _nests_deeper(rollout.metadata, _MAX_DEPTH) or _nests_deeper(rollout.prompt, _MAX_DEPTH):
-        return f"metadata: or prompt nests deeper than {_MAX_DEPTH} levels; flatten it"
+        return f"metadata: this or prompt is nested deeper than {_MAX_DEPTH} levels; flatten it"
     if size > max_bytes:
         return (
-            f"response: prompt, response, reference and metadata are {size} bytes together,"
+            f"response: prompt, response, reference and metadata have {size} bytes in total,"
             f" more than max_rollout_bytes = {max_bytes}; shorten them or raise the limit"
         )
     return None
@@ -134,15 +147,15 @@ def _number_problem(rollout: Rollout, max_bytes: int) -> str | None:
 def _ids_problem(ids: Any, max_bytes: int) -> str | None:
     count = None
     if isinstance(ids, Sized) and not isinstance(ids, (str, bytes, AbstractSet, Mapping)):
-        # An array without dimensions has a length that raises.
+        # `len` of a zero-dimensional array raises.
         with contextlib.suppress(TypeError):
             count = len(ids)
     if count is None:
-        return "token_ids: is a sequence of the response's token ids, or None"
+        return "token_ids: must be a sequence of the response's token ids, or None"
     if _ID_BYTES * count > max_bytes:
         return (
-            f"token_ids: are {count}, more than max_rollout_bytes = {max_bytes} holds at"
-            f" {_ID_BYTES} bytes each; shorten the response or raise the limit"
+            f"token_ids: has {count} ids of {_ID_BYTES} bytes, more than max_rollout_bytes ="
+            f" {max_bytes} allows; shorten the response or raise the limit"
         )
     return None
 
@@ -151,11 +164,11 @@ def _is_score(value: Any) -> bool:
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     try:
-        # As float64 first: in a narrow type of numpy's, the comparison would overflow.
+        # Convert to float64 first: comparing in a narrower NumPy type would overflow.
         number = float(value)
     except OverflowError:
         return False
-    # NaN compares as false.
+    # False for NaN.
     return abs(number) <= _LARGEST_SCORE
 
 
@@ -172,7 +185,7 @@ def _group_problem(group_id: Any) -> str | None:
         return None
     if isinstance(group_id, str):
         if not is_text(group_id):
-            return "group_id: holds a lone surrogate, which is not valid text"
+            return "group_id: contains a lone surrogate, which is not valid text"
         fits = 0 < len(group_id) <= _MAX_GROUP_ID
     else:
         fits = isinstance(group_id, Integral) and abs(int(group_id)) < 2**63
@@ -186,5 +199,5 @@ def _group_problem(group_id: Any) -> str | None:
 
 def _need_problem(rollout: Rollout, config: RewardConfig, needs: Sequence[Need]) -> str | None:
     if rollout.group_id is None and config.reward.on_missing == "group_mean":
-        return "group_id: is missing; `on_missing: group_mean` is the mean of one prompt's group"
+        return "group_id: is missing; `on_missing: group_mean` averages over the group"
     return next(filter(None, (need(rollout) for need in needs)), None)

@@ -1,7 +1,7 @@
-"""The record's schema, step by step: Alembic migrations, and what runs them from Python.
+"""Alembic migrations of the record's schema, and functions that run them.
 
-- Linear and numbered: each migration names the one before it.
-- An upgrade is one transaction, and concurrent ones queue for a lock (`env.py`).
+- Migrations are linear and numbered; each names its predecessor.
+- An upgrade is one transaction; concurrent upgrades wait for a lock (`env.py`).
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from oyer.models.engine import has_database, open_engine, reading
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Bring the record at `url` up to a revision; one that is there already changes nothing."""
+    """Upgrade the record at `url` to a revision; no change if it is already there."""
     with _locked(url) as config:
         command.upgrade(config, revision)
         describe(config.attributes["connection"])
 
 
 def downgrade(url: str, revision: str) -> None:
-    """Take the record at `url` down to a revision, e.g. `0001`, `-1` or `base`."""
+    """Downgrade the record at `url` to a revision, e.g. `0001`, `-1` or `base`."""
     with _locked(url) as config:
         command.downgrade(config, revision)
 
@@ -34,14 +34,14 @@ def check(url: str) -> None:
     """Compare the record at `url` with the models.
 
     Raises:
-        alembic.util.CommandError: it is not at the head, or differs; the message lists how.
+        alembic.util.CommandError: it is not at the newest revision, or differs from the models.
     """
     with _locked(url) as config:
         command.check(config)
 
 
 def current(url: str) -> str | None:
-    """Return the revision of the record at `url`, or none where there is no record yet."""
+    """Return the revision of the record at `url`, or None if there is no record."""
     if not has_database(url):
         return None
     engine = open_engine(url)
@@ -53,20 +53,20 @@ def current(url: str) -> str | None:
 
 
 def head() -> str:
-    """Return the newest revision that this installation knows."""
+    """Return the newest revision of this installation."""
     revision = ScriptDirectory.from_config(_config()).get_current_head()
     assert revision is not None
     return revision
 
 
 def known() -> set[str]:
-    """Return every revision that this installation knows."""
+    """Return all revisions of this installation."""
     return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
 def _config(connection: Connection | None = None) -> Config:
     config = Config(attributes={"connection": connection})
-    # With the colon, Alembic finds the folder in an editable install and in a wheel alike.
+    # With the colon, Alembic finds the folder in editable installs and in wheels.
     config.set_main_option("script_location", "oyer.migrations:")
     return config
 

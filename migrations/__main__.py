@@ -11,11 +11,11 @@ from oyer import migrations
 from oyer.models.engine import redacted_url
 
 URL_VARIABLE = "OYER_STORE__URL"
-"""The environment variable that names the record where `--url` is left out."""
+"""The environment variable with the default of `--url`."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return 1 and say why on stderr if it fails."""
+    """Run one command; on failure, print the reason to stderr and return 1."""
     args = _parser().parse_args(argv)
     if not args.url:
         print(f"no record named: give --url or set {URL_VARIABLE}", file=sys.stderr)
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """Say what the driver said where no statement of ours is to blame, e.g. when it cannot connect."""
+    """Return the driver's message if no statement failed, e.g. for a refused connection."""
     if isinstance(error, DBAPIError) and error.statement is None:
         return str(error.orig).strip()
     return str(error)
@@ -49,11 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser = argparse.ArgumentParser(prog="python -m oyer.migrations")
     commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("upgrade", parents=[common], help="bring the record up to date")
+    up = commands.add_parser("upgrade", parents=[common], help="upgrade the schema")
     up.add_argument("revision", nargs="?", default="head")
-    down = commands.add_parser("downgrade", parents=[common], help="take the record back")
+    down = commands.add_parser("downgrade", parents=[common], help="downgrade the schema")
     down.add_argument("revision", help="e.g. 0001, -1 or base")
-    commands.add_parser("current", parents=[common], help="say which revision the record has")
+    commands.add_parser("current", parents=[common], help="print the record's revision")
     commands.add_parser("check", parents=[common], help="compare the record with the models")
     return parser
 

@@ -1,23 +1,18 @@
-"""Writes into PostgreSQL what each table, view and column holds; SQLite has no comments.
+"""Writes the comments of tables, views and columns into PostgreSQL; SQLite has no comments.
 
-It runs after every upgrade and changes only what differs, so that a new text needs no migration, and a
-record that is up to date needs no owner.
+It runs after every upgrade and changes only what differs. So a changed comment needs no migration, and
+an up-to-date record needs no owner privileges.
 """
 
 from sqlalchemy import Connection, inspect, text
 
-from oyer.models.comments import (
-    COLUMNS,
-    JUDGE_HISTORY,
-    TABLES,
-    history_comments,
-)
+from oyer.models.comments import COLUMNS, JUDGE_HISTORY, TABLES, history_comments
 
 VIEW = "judge_history"
 
 
 def describe(conn: Connection) -> None:
-    """Bring the comments of tables, the view and their columns up to date."""
+    """Update the comments of all tables, the view and their columns."""
     if conn.dialect.name != "postgresql":
         return
     inspector = inspect(conn)
@@ -30,7 +25,7 @@ def describe(conn: Connection) -> None:
 
 
 def _comment(conn: Connection, kind: str, name: str, about: str, columns: dict[str, str]) -> None:
-    """Comment on a table or view, and on those of these columns that it has."""
+    """Set the comments of a table or view and of its existing columns."""
     found = conn.execute(
         text(
             "SELECT attname, col_description(attrelid, attnum) FROM pg_attribute"
@@ -50,6 +45,6 @@ def _comment(conn: Connection, kind: str, name: str, about: str, columns: dict[s
 
 
 def _set(conn: Connection, what: str, comment: str) -> None:
-    # COMMENT takes no parameters; the texts are this package's own.
+    # COMMENT accepts no parameters; the texts come from this package.
     quoted = comment.replace("'", "''")
     conn.exec_driver_sql(f"COMMENT ON {what} IS '{quoted}'")

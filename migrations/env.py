@@ -1,9 +1,9 @@
-"""How Alembic runs a migration here: one transaction, one upgrade at a time, numbered files.
+"""Alembic environment: one transaction per upgrade, one upgrade at a time, numbered files.
 
-- From Python the connection comes with the configuration (`oyer.migrations`); the `alembic`
-  command, for writing migrations, opens the record that `OYER_STORE__URL` names.
-- PostgreSQL upgrades queue for an advisory lock that ends with the transaction; on SQLite the
-  transaction begins with the file's write lock.
+- `oyer.migrations` passes a connection. The `alembic` command, used to write migrations, opens the
+  record at `OYER_STORE__URL`.
+- On PostgreSQL, upgrades wait for an advisory lock that the transaction holds; on SQLite, for the
+  file's write lock.
 """
 
 import os
@@ -32,7 +32,7 @@ def next_number(
 
 
 def run(connection: Connection) -> None:
-    """Run what was asked for on a connection within its transaction."""
+    """Run the requested migrations in the connection's transaction."""
     sqlite = connection.dialect.name == "sqlite"
     if not sqlite:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
@@ -46,7 +46,7 @@ def run(connection: Connection) -> None:
 
 
 def run_from_command_line() -> None:
-    """Open the record that the environment names, and run there."""
+    """Run the requested migrations on the record at `OYER_STORE__URL`."""
     url = os.environ.get("OYER_STORE__URL")
     if not url:
         raise CommandError("set OYER_STORE__URL to a record to compare with")

@@ -1,8 +1,8 @@
-"""Least-privilege roles of PostgreSQL: workers that add to the record, analysts that read it.
+"""Least-privilege PostgreSQL roles: workers add to the record, analysts read it.
 
-- A worker inserts, and updates what `models/record.py` does: judgements without a score and the
-  state of batches. It deletes nothing and changes no schema: migrations run as the owner.
-- Grants are taken back first, so that running this again leaves exactly these.
+- A worker may insert, and update what `models/writes.py` updates: judgements without a score and the
+  state of batches. It may not delete or change the schema; migrations run as the owner.
+- Existing grants are revoked first, so that a role has exactly these after each run.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from oyer.models.base import Base
 from oyer.models.engine import open_engine
 
 _UPDATED = ("batches", "judgements")
-"""Tables of which workers change rows."""
+"""Tables whose rows workers update."""
 
 VIEWS = ("judge_history",)
 
@@ -26,7 +26,7 @@ def _quoted(name: str) -> str:
 def statements(
     workers: Sequence[str], analysts: Sequence[str], schema: str = "public"
 ) -> list[str]:
-    """Write what grants these roles what they need, in the schema that holds the record."""
+    """Return the SQL that grants these roles their privileges on the record's schema."""
     found = [f"REVOKE CREATE ON SCHEMA {_quoted(schema)} FROM PUBLIC"]
     tables = sorted(Base.metadata.tables)
     for role in [*workers, *analysts]:
@@ -37,7 +37,7 @@ def statements(
             _grant("INSERT", tables, schema, role),
             _grant("UPDATE", _UPDATED, schema, role),
             f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {_quoted(schema)} TO {_quoted(role)}",
-            # What later migrations add; a role is made exact again by running this after them.
+            # For tables of later migrations, until this is run again after them.
             _later("SELECT, INSERT, UPDATE ON TABLES", schema, role),
             _later("USAGE ON SEQUENCES", schema, role),
         ]
@@ -50,16 +50,16 @@ def statements(
 
 
 def apply(url: str, workers: Sequence[str], analysts: Sequence[str]) -> list[str]:
-    """Grant these roles what they need; returns the statements.
+    """Grant these roles their privileges; returns the statements.
 
     Raises:
-        ValueError: the record is no PostgreSQL, or there is no such role.
+        ValueError: the record is not on PostgreSQL, or a role does not exist or is too powerful.
     """
     engine = open_engine(url)
     try:
         if engine.dialect.name != "postgresql":
             raise ValueError(
-                "store.url: SQLite knows no roles, whoever may write the file may change the record;"
+                "store.url: SQLite has no roles; anyone who can write the file can change the record;"
                 " set the file's permissions, or use PostgreSQL"
             )
         with engine.begin() as conn:
@@ -88,8 +88,8 @@ def _check(conn: Connection, role: str) -> None:
         )
     if found[0]:
         raise ValueError(
-            f"role {role!r}: owns the record or may do everything already, and no grant limits it;"
-            " name a role of its own"
+            f"role {role!r}: is a superuser or a member of the record's owner, so grants cannot limit"
+            " it; use a separate role"
         )
 
 

@@ -1,9 +1,9 @@
-"""The declarative base: constraint names, and column types that keep bad values out.
+"""The declarative base: constraint names, and column types that normalise values.
 
-- A time is aware and UTC. SQLite keeps it as text of fixed width that sorts by time and that
-  its date functions read: `2026-01-31T12:00:00.000000Z`.
-- A number that is not finite is NULL. Text loses what PostgreSQL cannot store: NUL characters
-  and lone surrogates become U+FFFD.
+- Times are timezone-aware and in UTC. SQLite stores fixed-width text that sorts by time and that its
+  date functions accept: `2026-01-31T12:00:00.000000Z`.
+- Non-finite numbers become NULL. NUL characters and lone surrogates, which PostgreSQL cannot store,
+  become U+FFFD.
 """
 
 import json
@@ -30,7 +30,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 
 def clean_text(text: str) -> str:
-    """Replace what PostgreSQL text cannot hold (NUL, lone surrogates) by U+FFFD."""
+    """Replace NUL and lone surrogates, which PostgreSQL cannot store, by U+FFFD."""
     text = text.replace("\0", "\ufffd")
     try:
         text.encode()
@@ -40,7 +40,7 @@ def clean_text(text: str) -> str:
 
 
 def clean_json(value: Any) -> Any:
-    """Clean every string of a JSON value, and make null of every number that is not finite."""
+    """Clean every string of a JSON value, and replace non-finite numbers by null."""
     if isinstance(value, str):
         return clean_text(value)
     if isinstance(value, dict):
@@ -53,10 +53,10 @@ def clean_json(value: Any) -> Any:
 
 
 def dump_json(value: Any, *, sort_keys: bool = True) -> str:
-    """Encode a JSON value that both databases can store, in one canonical form.
+    """Encode a JSON value in a canonical form that both databases can store.
 
     Args:
-        sort_keys: False keeps the order of the keys, where a reader of the text may see it.
+        sort_keys: False keeps the order of the keys.
     """
     return json.dumps(
         clean_json(value),
@@ -68,7 +68,7 @@ def dump_json(value: Any, *, sort_keys: bool = True) -> str:
 
 
 class Timestamp(TypeDecorator[datetime]):
-    """An aware moment in UTC, to the microsecond."""
+    """A timezone-aware time in UTC with microseconds."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -94,7 +94,7 @@ class Timestamp(TypeDecorator[datetime]):
 
 
 class Finite(TypeDecorator[float]):
-    """A double that is never NaN and never infinite: those become NULL."""
+    """A double; NaN and infinity become NULL."""
 
     impl = Double
     cache_ok = True
@@ -114,11 +114,11 @@ class CleanText(TypeDecorator[str]):
 
 
 JSON_VALUE = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-"""A JSON value: text in SQLite, binary JSON that can be indexed in PostgreSQL."""
+"""A JSON value: text in SQLite, `JSONB` in PostgreSQL."""
 
 
 class Base(DeclarativeBase):
-    """Every table's base; `Base.metadata` is what the migrations are compared with."""
+    """Base of all tables; the migrations are compared with `Base.metadata`."""
 
     metadata = MetaData(
         naming_convention={
@@ -138,21 +138,30 @@ class Base(DeclarativeBase):
 
 
 class BatchPart:
-    """What a table that grows with the rollouts starts with.
+    """First key columns of the tables whose rows belong to rollouts.
 
-    The batch's submission time opens the primary key, so that PostgreSQL can partition the
-    table by it and still hold one row per key: the time is the batch's own, the same whenever
-    a part of the batch is run again.
+    The primary key starts with the batch's first submission time, so that PostgreSQL can partition
+    the table by it. The time is the same in every resubmission, so that keys stay unique.
     """
 
-    submitted_at: Mapped[datetime] = mapped_column(primary_key=True, sort_order=-3)
-    batch_id: Mapped[str] = mapped_column(
-        String(36), ForeignKey("batches.id"), primary_key=True, sort_order=-2
+    submitted_at: Mapped[datetime] = mapped_column(
+        primary_key=True,
+        sort_order=-3,
+        comment="When the batch was first submitted (UTC); the same in all rows of a batch.",
     )
-    rollout_index: Mapped[int] = mapped_column(primary_key=True, sort_order=-1)
+    batch_id: Mapped[str] = mapped_column(
+        String(36),
+        ForeignKey("batches.id"),
+        primary_key=True,
+        sort_order=-2,
+        comment="The batch, as `batches.id`.",
+    )
+    rollout_index: Mapped[int] = mapped_column(
+        primary_key=True, sort_order=-1, comment="Index of the rollout in its batch, from 0."
+    )
 
 
 def set_index(column: str) -> Index:
-    """Index the rows in which a column is set, for a column that is NULL in most rows."""
+    """Return a partial index on the non-NULL rows of a column that is mostly NULL."""
     filled = text(f"{column} IS NOT NULL")
     return Index(None, column, sqlite_where=filled, postgresql_where=filled)

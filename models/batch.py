@@ -1,4 +1,4 @@
-"""The `batches` table."""
+"""The tables `batches`, `runs` and `submissions`."""
 
 from datetime import datetime
 from typing import Any
@@ -10,58 +10,74 @@ from oyer.models.base import Base
 
 
 class Batch(Base):
-    """What one `submit` handed over."""
+    """The rollouts of one `submit`."""
 
     __tablename__ = "batches"
-    __table_args__ = (Index(None, "run_id", "step"), Index(None, "submitted_at"))
+    __table_args__ = (
+        Index(None, "run_id", "step"),
+        Index(None, "submitted_at"),
+        {"comment": "The rollouts of one `submit`."},
+    )
 
-    id: Mapped[str] = mapped_column(String(36), primary_key=True)
-    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"))
-    step: Mapped[int | None]
-    size: Mapped[int]
-    """Number of rollouts."""
-    plan: Mapped[dict[str, Any]]
-    """Judges, length methods and rules, as they travelled with the batch."""
-    status: Mapped[str] = mapped_column(String(20))
-    """`submitted` until it ends: `finished`, `cancelled`, or `failed` when its trainer gave it up."""
-    submissions: Mapped[int]
-    """How often the batch was handed to the workers; `submissions` has when and from where."""
-    oyer_version: Mapped[str]
-    submitted_at: Mapped[datetime]
-    finished_at: Mapped[datetime | None]
-    split: Mapped[str | None]
-    """What the rollouts are for, e.g. `train` or `eval`; NULL where nobody said."""
-    ending: Mapped[str | None]
-    """Who cancelled the batch or gave it up, and why."""
-    counts: Mapped[dict[str, Any] | None]
-    """Rollouts per status once nothing of the batch is under way; null before."""
-    usage: Mapped[dict[str, Any] | None]
-    """Calls, tokens and cost once nothing of the batch is under way; null before."""
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, comment="UUID of the batch.")
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), comment="The run, as `runs.id`.")
+    step: Mapped[int | None] = mapped_column(
+        comment="Training step; NULL if the trainer gave none."
+    )
+    size: Mapped[int] = mapped_column(comment="Number of rollouts.")
+    plan: Mapped[dict[str, Any]] = mapped_column(
+        comment="Judges, length methods and reward rules of the batch (JSON)."
+    )
+    status: Mapped[str] = mapped_column(
+        String(20), comment="`submitted` until it ends; then `finished`, `cancelled` or `failed`."
+    )
+    submissions: Mapped[int] = mapped_column(comment="How often the batch was sent to the workers.")
+    oyer_version: Mapped[str] = mapped_column(comment="Release of the worker that recorded it.")
+    submitted_at: Mapped[datetime] = mapped_column(comment="When it was first submitted (UTC).")
+    finished_at: Mapped[datetime | None] = mapped_column(comment="When it ended (UTC).")
+    split: Mapped[str | None] = mapped_column(
+        comment="Purpose of the rollouts, e.g. `train` or `eval`; NULL if not given."
+    )
+    ending: Mapped[str | None] = mapped_column(
+        comment="Who cancelled the batch or marked it as failed, and why."
+    )
+    counts: Mapped[dict[str, Any] | None] = mapped_column(
+        comment="Rollouts per status, once the batch has ended (JSON)."
+    )
+    usage: Mapped[dict[str, Any] | None] = mapped_column(
+        comment="Calls, tokens and cost in US dollars, once the batch has ended (JSON)."
+    )
 
 
 class Run(Base):
-    """A training run, known by its name."""
+    """A training run, identified by its name."""
 
     __tablename__ = "runs"
+    __table_args__ = ({"comment": "Trainings and evaluations, by name."},)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
-    created_at: Mapped[datetime]
+    id: Mapped[int] = mapped_column(primary_key=True, comment="Number of the run.")
+    name: Mapped[str] = mapped_column(unique=True, comment="Name of the run.")
+    created_at: Mapped[datetime] = mapped_column(comment="When its first batch was recorded (UTC).")
 
 
 class BatchSubmission(Base):
-    """One time that a batch was handed to the workers."""
+    """One submission or resubmission of a batch to the workers."""
 
     __tablename__ = "submissions"
+    __table_args__ = ({"comment": "Submissions and resubmissions of batches to the workers."},)
 
-    batch_id: Mapped[str] = mapped_column(String(36), ForeignKey("batches.id"), primary_key=True)
-    sent_at: Mapped[datetime] = mapped_column(primary_key=True)
-    """By the sender's clock."""
-    host: Mapped[str | None]
-    """Machine and process that sent it."""
-    why: Mapped[str]
-    """`submit` at first; then what it was sent again for."""
-    seen_at: Mapped[datetime | None]
-    """When a worker began on it; NULL where it reached none."""
-    worker: Mapped[str | None]
-    """The worker process that did."""
+    batch_id: Mapped[str] = mapped_column(
+        String(36),
+        ForeignKey("batches.id"),
+        primary_key=True,
+        comment="The batch, as `batches.id`.",
+    )
+    sent_at: Mapped[datetime] = mapped_column(
+        primary_key=True, comment="When the trainer sent it (UTC)."
+    )
+    host: Mapped[str | None] = mapped_column(comment="Host and process that sent it.")
+    why: Mapped[str] = mapped_column(comment="`submit`, or the reason of a resubmission.")
+    seen_at: Mapped[datetime | None] = mapped_column(
+        comment="When a worker first received it (UTC); NULL if none has."
+    )
+    worker: Mapped[str | None] = mapped_column(comment="That worker.")

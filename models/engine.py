@@ -1,10 +1,10 @@
-"""Opens the SQL record by its URL: SQLite (WAL) or PostgreSQL through psycopg 3.
+"""Opens the SQL record by URL: SQLite (WAL) or PostgreSQL through psycopg 3.
 
-- One engine per process, opened after the fork: connections must not be shared by processes.
-- No yield inside a transaction, only before it: under gevent, a greenlet that waits for HTTP between `begin`
-  and `commit` holds SQLite's only write lock, and every other greenlet freezes on it.
-- `engine.begin()` is for writes. On SQLite it takes the write lock at once, so that two writers
-  queue instead of failing; `reading(engine)` takes none.
+- One engine per process, opened after the fork, because processes must not share connections.
+- No yield inside a transaction: under gevent, a greenlet that waits for HTTP between `begin` and
+  `commit` holds SQLite's only write lock and blocks all other greenlets.
+- `engine.begin()` is for writes. On SQLite it takes the write lock immediately, so that writers queue
+  instead of failing. `reading(engine)` takes no write lock.
 """
 
 import contextlib
@@ -23,21 +23,21 @@ from sqlalchemy.exc import ArgumentError
 from oyer.models.base import dump_json
 
 LOCK_TIMEOUT_S = 30
-"""How long a writer waits for SQLite's lock, or a greenlet for a connection, in seconds."""
+"""Longest wait for SQLite's write lock or a pooled connection, in seconds."""
 
 _LOCK_PAUSE_S = 0.001, 0.005
-"""Shortest and longest pause between two looks at SQLite's write lock, in seconds."""
+"""Shortest and longest pause between attempts to take SQLite's write lock, in seconds."""
 
 POOL_SIZE = 8
-"""PostgreSQL connections per process; a chunk holds one for milliseconds, never during a call."""
+"""PostgreSQL connections per process; a chunk uses one for milliseconds, never during a call."""
 
 
 def open_engine(url: str) -> Engine:
-    """Open the record; the folder of a SQLite file is created.
+    """Open the record; creates the folder of a SQLite file.
 
     Args:
         url: `sqlite:///file.db` or `postgresql://user@host/db`; `~` is the home folder, and
-            `postgres:` is `postgresql:`.
+            `postgres:` means `postgresql:`.
 
     Raises:
         ValueError: the URL cannot be used as a record.
@@ -65,7 +65,7 @@ def open_engine(url: str) -> Engine:
 
 
 def has_database(url: str) -> bool:
-    """Whether there is something to open: a SQLite file that is not there is made by opening it.
+    """Whether the database exists, checked without creating a SQLite file.
 
     Raises:
         ValueError: the URL cannot be used as a record.
@@ -75,10 +75,9 @@ def has_database(url: str) -> bool:
 
 
 def checkpoint(url: str) -> None:
-    """Move what SQLite holds in `-wal` into the file itself, so that a copy of the file is whole.
+    """Move the content of SQLite's `-wal` into the file, so that a copy of the file is complete.
 
-    SQLite does so by itself when the last connection closes, and removes `-wal`; a process that
-    was killed closes nothing. While others use the file, they do it when they close it.
+    SQLite does this when the last connection closes, but a killed process closes none.
     """
     if _parsed(url).get_backend_name() != "sqlite" or not has_database(url):
         return
@@ -91,10 +90,10 @@ def checkpoint(url: str) -> None:
 
 
 def copy_sqlite(engine: Engine, file: Path) -> None:
-    """Write what a SQLite record holds at this moment into a new file, without unused space.
+    """Write a compact copy of a SQLite record to a new file.
 
     Raises:
-        sqlalchemy.exc.DBAPIError: it cannot be read or written; nothing is left behind.
+        sqlalchemy.exc.DBAPIError: reading or writing failed; no file is left.
     """
     part = file.with_name(f"{file.name}.part")
     part.unlink(missing_ok=True)
@@ -108,13 +107,13 @@ def copy_sqlite(engine: Engine, file: Path) -> None:
 
 @contextlib.contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """Connect for reads only: on SQLite, beside whoever writes."""
+    """Connect for reads; on SQLite, concurrently with a writer."""
     with engine.connect() as connection:
         yield connection.execution_options(sqlite_begin="BEGIN")
 
 
 def redacted_url(url: str) -> str:
-    """Render a URL for logs and messages, without what is secret in it."""
+    """Return a URL for logs and messages, without secrets."""
     parsed = _parsed(url)
     hidden = {key: "***" for key in parsed.query if "password" in key.lower()}
     return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
@@ -132,13 +131,13 @@ def _parsed(url: str) -> URL:
         raise ValueError(f"store.url: {backend!r} is not supported; use sqlite or postgresql")
     if parsed.database in (None, "", ":memory:"):
         raise ValueError(
-            "store.url: workers cannot share a SQLite in memory; name a file: `sqlite:///file.db`"
+            "store.url: workers cannot share an in-memory SQLite; name a file: `sqlite:///file.db`"
         )
     return parsed.set(drivername="sqlite", database=os.path.expanduser(str(parsed.database)))
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
-    # The driver's own BEGIN is off, as SQLAlchemy advises: `_begin_sqlite` says which kind.
+    # Turns the driver's own BEGIN off, as SQLAlchemy advises; `_begin_sqlite` emits it.
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -147,13 +146,12 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     begin = connection.get_execution_options().get("sqlite_begin", "BEGIN IMMEDIATE")
-    if not begin:  # a statement that SQLite runs outside of transactions only
+    if not begin:  # for statements that SQLite runs only outside transactions
         return
     if begin != "BEGIN IMMEDIATE":
         connection.exec_driver_sql(begin)
         return
-    # SQLite's own wait for the write lock sleeps in C: under gevent it would stop every call
-    # in flight of the process. This one yields.
+    # SQLite's own wait for the write lock sleeps in C and would block all greenlets; this one yields.
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
     deadline = time.monotonic() + LOCK_TIMEOUT_S
@@ -167,7 +165,7 @@ def _begin_sqlite(connection: Connection) -> None:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                     break
                 time.sleep(random.uniform(*_LOCK_PAUSE_S))
-        # Once more by SQLAlchemy, which raises what is wrong as its own error.
+        # Try again through SQLAlchemy, which raises the failure as its own error.
         connection.exec_driver_sql(begin)
     finally:
         driver.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT_S * 1000}")

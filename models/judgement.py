@@ -1,4 +1,4 @@
-"""The `judgements` table."""
+"""The tables `judgements` and `attempts`."""
 
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from oyer.models.base import Base, BatchPart, set_index
 
 
 class Judgement(BatchPart, Base):
-    """One judge's verdict on one rollout, one sample: a score, or a status that says why not."""
+    """Result of one judge for one rollout and sample: a score, or a status with the reason."""
 
     __tablename__ = "judgements"
     __table_args__ = (
@@ -21,57 +21,80 @@ class Judgement(BatchPart, Base):
         Index(None, "request_hash"),
         Index(None, "parameters_hash"),
         set_index("messages_hash"),
+        {"comment": "One row per rollout, judge and sample: a score, or a status with the reason."},
     )
 
-    judge: Mapped[str] = mapped_column(String(100), primary_key=True)
-    sample: Mapped[int] = mapped_column(primary_key=True)
-    """0 unless the judge is asked several times."""
-    status: Mapped[str] = mapped_column(String(20))
-    score: Mapped[float | None]
-    """On the judge's own scale; always there when `status` is `scored`."""
-    reply: Mapped[str | None]
-    """The judge's reply, as it came."""
-    reasoning: Mapped[str | None]
-    """What the judge's model thought before the reply; a score is never read from it."""
-    parsed_layer: Mapped[str | None]
-    """Which reading of the reply gave the score."""
-    parsed_span: Mapped[str | None]
-    """The words that the score was read from."""
-    parser_version: Mapped[int | None]
-    model: Mapped[str | None]
-    endpoint: Mapped[str | None]
-    """The endpoint's name."""
-    rubric_hash: Mapped[str | None] = mapped_column(String(64))
-    request_hash: Mapped[str | None] = mapped_column(String(64))
-    """Equal for requests that would be answered alike; what reuse looks up."""
-    parameters_hash: Mapped[str | None] = mapped_column(String(64))
-    """The text in `texts`, JSON: `key` and `scale` of which the request and its hash are made with
-    the rubric and the rollout, and `body`, the request's fields as sent last, without messages."""
-    messages_hash: Mapped[str | None] = mapped_column(String(64))
-    """The text in `texts` with the messages, JSON; NULL where the rollout's texts on record make
-    them: those that no database can store are on record changed."""
-    prompt_tokens: Mapped[int | None]
-    completion_tokens: Mapped[int | None]
-    cost_usd: Mapped[float | None]
-    """All attempts together, in US dollars."""
-    latency_ms: Mapped[float | None]
-    """From the first request to the last answer, waits included, in milliseconds."""
-    attempts: Mapped[int]
-    """HTTP requests made."""
-    source: Mapped[str] = mapped_column(String(10))
-    """`called`, or `cache`, `record`, `joined` for a reply paid for elsewhere, or `none`."""
-    worker: Mapped[str | None]
-    error: Mapped[str | None]
-    started_at: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
+    judge: Mapped[str] = mapped_column(String(100), primary_key=True, comment="Name of the judge.")
+    sample: Mapped[int] = mapped_column(
+        primary_key=True, comment="0 unless the judge is asked several times."
+    )
+    status: Mapped[str] = mapped_column(
+        String(20), comment="`scored`, or the reason why there is no score; see README.md."
+    )
+    score: Mapped[float | None] = mapped_column(
+        comment="On the judge's scale; set if and only if `status` is `scored`."
+    )
+    reply: Mapped[str | None] = mapped_column(comment="The judge's reply, verbatim.")
+    reasoning: Mapped[str | None] = mapped_column(
+        comment="Reasoning of the judge's model before the reply."
+    )
+    parsed_layer: Mapped[str | None] = mapped_column(
+        comment="The parser layer that found the score."
+    )
+    parsed_span: Mapped[str | None] = mapped_column(
+        comment="The part of the reply that holds the score."
+    )
+    parser_version: Mapped[int | None] = mapped_column(
+        comment="Version of the parser that read it."
+    )
+    model: Mapped[str | None] = mapped_column(comment="The judge's model.")
+    endpoint: Mapped[str | None] = mapped_column(comment="Name of the endpoint that answered.")
+    rubric_hash: Mapped[str | None] = mapped_column(
+        String(64), comment="The rubric, as `rubrics.hash`."
+    )
+    request_hash: Mapped[str | None] = mapped_column(
+        String(64), comment="Equal for equivalent requests; reuse looks replies up by it."
+    )
+    parameters_hash: Mapped[str | None] = mapped_column(
+        String(64), comment="Parameters of its request, as `texts.hash`; a text of JSON."
+    )
+    """The JSON text in `texts` with `key` and `scale`, from which the request and its hash are built
+    together with rubric and rollout, and `body`, the last request's fields without messages."""
+    messages_hash: Mapped[str | None] = mapped_column(
+        String(64),
+        comment="Messages of its request, as `texts.hash`; NULL if the rollout's texts give them.",
+    )
+    """The JSON text in `texts` with the messages; NULL if they can be rebuilt from the rollout's texts.
+    They cannot if the record had to change a text that databases cannot store."""
+    prompt_tokens: Mapped[int | None] = mapped_column(
+        comment="Prompt tokens of all attempts together."
+    )
+    completion_tokens: Mapped[int | None] = mapped_column(
+        comment="Completion tokens of all attempts together."
+    )
+    cost_usd: Mapped[float | None] = mapped_column(
+        comment="Cost of all attempts together, in US dollars."
+    )
+    latency_ms: Mapped[float | None] = mapped_column(
+        comment="From the first request to the last reply, including waits, in ms."
+    )
+    attempts: Mapped[int] = mapped_column(comment="HTTP requests made.")
+    source: Mapped[str] = mapped_column(
+        String(10),
+        comment="`called`, `none`, or `cache`, `record`, `joined` for the reply of another call.",
+    )
+    worker: Mapped[str | None] = mapped_column(comment="Worker process that judged it.")
+    error: Mapped[str | None] = mapped_column(comment="The error; NULL if there was none.")
+    started_at: Mapped[datetime | None] = mapped_column(comment="When it started (UTC).")
+    finished_at: Mapped[datetime | None] = mapped_column(comment="When it ended (UTC).")
 
 
 class Attempt(BatchPart, Base):
-    """One HTTP request made for a judgement, failed ones too.
+    """One HTTP request made for a judgement, including failed ones.
 
-    The judgement is known by the key's first five columns. It may be replaced by a later one;
-    the attempts stay, since each may have been charged. `parameters_hash`, `reply_hash` and
-    `reasoning_hash` are NULL where the judgement is scored and holds the same.
+    The first five key columns identify the judgement. A later judgement may replace it, but its
+    attempts stay, because each may have been charged. `parameters_hash`, `reply_hash` and
+    `reasoning_hash` are NULL if a scored judgement holds the same value.
     """
 
     __tablename__ = "attempts"
@@ -86,34 +109,49 @@ class Attempt(BatchPart, Base):
             sqlite_where=text("turns IS NOT NULL"),
             postgresql_where=text("turns IS NOT NULL"),
         ),
+        {"comment": "One row per HTTP request to a judge, including failed ones."},
     )
 
-    judge: Mapped[str] = mapped_column(String(100), primary_key=True)
-    sample: Mapped[int] = mapped_column(primary_key=True)
-    id: Mapped[str] = mapped_column(String(36), primary_key=True)
-    number: Mapped[int]
-    """1 for the first request of its judgement."""
-    started_at: Mapped[datetime]
-    url_index: Mapped[int | None]
-    """Which of the endpoint's base URLs was asked."""
-    http_status: Mapped[int | None]
-    error_class: Mapped[str | None]
-    latency_ms: Mapped[float | None]
-    prompt_tokens: Mapped[int | None]
-    completion_tokens: Mapped[int | None]
-    cost_usd: Mapped[float | None]
-    retry_wait_s: Mapped[float | None]
-    """Wait before the next request, in seconds; NULL when none followed."""
-    parameters_hash: Mapped[str | None] = mapped_column(String(64))
-    """The text in `texts` with the request's parameters, as of `Judgement.parameters_hash`."""
-    seed: Mapped[int | None] = mapped_column(BigInteger)
-    """The body's `seed`, which the parameters leave out since it differs by request."""
-    turns: Mapped[dict[str, Any] | None]
-    """The messages of a re-ask: of the first request's, `kept` many stay, and `added` follow, each
-    with the hash of its content."""
-    reply_hash: Mapped[str | None] = mapped_column(String(64))
-    """The text in `texts` that the judge replied."""
-    reasoning_hash: Mapped[str | None] = mapped_column(String(64))
-    """The text in `texts` that the judge's model thought before the reply."""
-    error: Mapped[str | None]
-    """What the endpoint or the network said where there is no reply; redacted."""
+    judge: Mapped[str] = mapped_column(String(100), primary_key=True, comment="Name of the judge.")
+    sample: Mapped[int] = mapped_column(
+        primary_key=True, comment="0 unless the judge is asked several times."
+    )
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, comment="UUID of the attempt.")
+    number: Mapped[int] = mapped_column(comment="1 for the first request of its judgement.")
+    started_at: Mapped[datetime] = mapped_column(comment="When it was sent (UTC).")
+    url_index: Mapped[int | None] = mapped_column(
+        comment="Index of the endpoint's base URL, from 0."
+    )
+    http_status: Mapped[int | None] = mapped_column(
+        comment="HTTP status; NULL if there was no response."
+    )
+    error_class: Mapped[str | None] = mapped_column(
+        comment="Kind of failure; NULL if it succeeded."
+    )
+    latency_ms: Mapped[float | None] = mapped_column(comment="From request to response, in ms.")
+    prompt_tokens: Mapped[int | None] = mapped_column(comment="Prompt tokens charged.")
+    completion_tokens: Mapped[int | None] = mapped_column(comment="Completion tokens charged.")
+    cost_usd: Mapped[float | None] = mapped_column(comment="Cost in US dollars.")
+    retry_wait_s: Mapped[float | None] = mapped_column(
+        comment="Wait before the next request, in s; NULL if there was none."
+    )
+    parameters_hash: Mapped[str | None] = mapped_column(
+        String(64), comment="As in `judgements`; NULL if the scored judgement holds the same."
+    )
+    seed: Mapped[int | None] = mapped_column(
+        BigInteger, comment="Seed of the request; NULL if it had none."
+    )
+    """The body's `seed`; not in the parameters, because it differs per request."""
+    turns: Mapped[dict[str, Any] | None] = mapped_column(
+        comment="Messages of a re-ask: number of first messages `kept`, and those `added` (JSON)."
+    )
+    reply_hash: Mapped[str | None] = mapped_column(
+        String(64),
+        comment="Its reply, as `texts.hash`; NULL if the scored judgement holds the same.",
+    )
+    reasoning_hash: Mapped[str | None] = mapped_column(
+        String(64), comment="As `reply_hash`, for the reasoning before the reply."
+    )
+    error: Mapped[str | None] = mapped_column(
+        comment="Error of the endpoint or the network if there was no reply."
+    )

@@ -1,10 +1,10 @@
-"""Deletes of what the record need not keep, in short transactions beside the workers' writes.
+"""Deletes old batches or their texts in short transactions, while workers write.
 
-- Only batches that have ended are pruned; workers write to no other.
-- A transaction covers about `SLICE_ROLLOUTS` rollouts, so that writers wait for milliseconds. A
-  batch goes last, after its rows: a prune that was interrupted is finished by the next one.
-- On PostgreSQL, texts are deleted under a lock that no writer of texts holds at the same time. A
-  worker that finds its text on record, while it is deleted here, would refer to a row that is gone.
+- Only ended batches are pruned, to which workers no longer write.
+- A transaction covers about `SLICE_ROLLOUTS` rollouts, so that writers wait only briefly. A batch's
+  own row is deleted last, so that the next prune completes an interrupted one.
+- On PostgreSQL, a lock excludes writers of texts while texts are deleted. Otherwise a worker could
+  reference a text that is being deleted.
 """
 
 import contextlib
@@ -42,38 +42,38 @@ SLICE_ROLLOUTS = 2000
 """Rollouts per transaction: about 0.1 s of work, 0.5 s at most, measured at 200,000 judgements."""
 
 _CACHE_KIB = 256 * 1024
-"""Memory that SQLite may use for pages: hashes lie all over their indexes."""
+"""SQLite's page cache, in KiB; deletes by hash touch pages all over the indexes."""
 
 _WAL_PAGES = 50_000
-"""Pages of 4 KiB that gather in SQLite's `-wal` before they are written into the file."""
+"""Pages of 4 KiB in SQLite's `-wal` before a checkpoint writes them to the file."""
 
 PRUNED_TEXT = "[pruned]"
-"""The text that a rollout points to once its own were dropped."""
+"""The text that rollouts refer to after their own texts were dropped."""
 
 _PRUNED_HASH = sha256(PRUNED_TEXT.encode()).hexdigest()
 
-_WORDS: dict[type[BatchPart], tuple[str, ...]] = {
+_TEXT_COLUMNS: dict[type[BatchPart], tuple[str, ...]] = {
     Judgement: ("reply", "reasoning", "parsed_span", "messages_hash"),
     Attempt: ("reply_hash", "reasoning_hash", "turns", "error"),
 }
-"""Columns that hold words of the judge or were shown to it, by table; cleared with the texts."""
+"""Columns with texts from or for the judge, by table; cleared together with the texts."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which batches to prune; conditions that are set must all hold."""
+    """Which batches to prune; all conditions that are set must hold."""
 
     before: datetime | None = None
-    """Submitted before this moment."""
+    """Submitted before this time."""
     runs: Sequence[str] = ()
-    """Of one of these runs; of any run if empty."""
+    """In one of these runs; in any run if empty."""
     keep_runs: Sequence[str] = ()
-    """Of none of these runs."""
+    """In none of these runs."""
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a selection holds, or a transaction deleted."""
+    """Number of batches and rollouts that are selected or were deleted."""
 
     batches: int
     rollouts: int
@@ -81,7 +81,7 @@ class Pruned:
 
 @dataclass(frozen=True)
 class _Part:
-    """Rollouts of one batch, from `start` up to before `end`; the last part ends the batch."""
+    """Rollouts `start` to `end - 1` of one batch; `last` marks the batch's last part."""
 
     submitted_at: datetime
     batch_id: str
@@ -99,7 +99,7 @@ class _Part:
 
 
 def unknown_runs(conn: Connection, names: Sequence[str]) -> list[str]:
-    """Tell which of these names no run on record has."""
+    """Return the names that no run on record has."""
     known = set(conn.scalars(select(Run.name).where(Run.name.in_(names))))
     return [name for name in names if name not in known]
 
@@ -118,10 +118,10 @@ def not_ended(conn: Connection, selection: Selection) -> int:
 
 
 def prune(engine: Engine, selection: Selection, *, texts_only: bool) -> Iterator[Pruned]:
-    """Delete the ended batches of a selection; yields what each transaction deleted.
+    """Delete the ended batches of a selection; yields the counts of each transaction.
 
     Args:
-        texts_only: keep the batches, and drop prompts, responses, references and replies.
+        texts_only: keep the batches, but delete prompts, responses, references and replies.
     """
     keys = _batches(selection, Batch.submitted_at, Batch.id, Batch.size)
     with reading(engine) as conn:
@@ -141,11 +141,10 @@ def prune(engine: Engine, selection: Selection, *, texts_only: bool) -> Iterator
 
 @contextlib.contextmanager
 def _prepared(conn: Connection) -> Iterator[None]:
-    """Set SQLite up for deletes all over its indexes.
+    """Configure SQLite for deletes all over its indexes.
 
-    Pages of an index are written back once in a while, and not after each transaction. References
-    are not checked again: the order of the deletes keeps them, and a text is deleted only after
-    its references were looked up.
+    Index pages are written back less often than after each transaction. Foreign keys are not checked:
+    the order of the deletes preserves them, and texts are deleted only if no row refers to them.
     """
     driver = conn.connection.driver_connection
     if not isinstance(driver, sqlite3.Connection):
@@ -157,7 +156,7 @@ def _prepared(conn: Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        conn.invalidate()  # the next user of the engine gets a connection that checks
+        conn.invalidate()  # the engine's next connection checks foreign keys again
 
 
 def _batches(selection: Selection, *columns: Any) -> Select[Any]:
@@ -172,7 +171,7 @@ def _batches(selection: Selection, *columns: Any) -> Select[Any]:
 
 
 def _slices(batches: Sequence[tuple[datetime, str, int]]) -> Iterator[list[_Part]]:
-    """Put small batches together, and cut large ones, into parts for one transaction each."""
+    """Yield the parts for each transaction: small batches combined, large ones divided."""
     parts: list[_Part] = []
     filled = 0
     for submitted_at, batch_id, size in batches:
@@ -188,8 +187,8 @@ def _slices(batches: Sequence[tuple[datetime, str, int]]) -> Iterator[list[_Part
 
 
 def _delete_parts(conn: Connection, parts: Sequence[_Part]) -> None:
-    """Delete rows in the order of their references, then the texts that nothing holds any more."""
-    # Before any row of theirs goes: a chunk that is judged twice waits here, or this for it.
+    """Delete rows in the order of their references, then the texts that no row refers to."""
+    # Locked before the deletes, so that a chunk that is judged twice and this exclude each other.
     ended = [part.batch_id for part in parts if part.last]
     conn.execute(select(Batch.id).where(Batch.id.in_(ended)).with_for_update()).all()
     hashes = _lock_and_read_hashes(conn, parts)
@@ -202,7 +201,7 @@ def _delete_parts(conn: Connection, parts: Sequence[_Part]) -> None:
 
 
 def _drop_texts(conn: Connection, parts: Sequence[_Part]) -> None:
-    """Point rollouts to `PRUNED_TEXT`, clear the replies, and delete the texts left over."""
+    """Replace the rollouts' texts by `PRUNED_TEXT`, clear replies, and delete unused texts."""
     hashes = _lock_and_read_hashes(conn, parts)
     insert = sqlite_dialect.insert if conn.dialect.name == "sqlite" else postgresql.insert
     pruned = {"hash": _PRUNED_HASH, "body": PRUNED_TEXT}
@@ -216,7 +215,7 @@ def _drop_texts(conn: Connection, parts: Sequence[_Part]) -> None:
                 prompt_hash=_PRUNED_HASH, response_hash=_PRUNED_HASH, reference_hash=None
             )
         )
-        for model, names in _WORDS.items():
+        for model, names in _TEXT_COLUMNS.items():
             rows = update(model).where(part.rows_of(model))
             filled = or_(*(getattr(model, name).is_not(None) for name in names))
             conn.execute(rows.where(filled).values(dict.fromkeys(names)))
@@ -224,6 +223,6 @@ def _drop_texts(conn: Connection, parts: Sequence[_Part]) -> None:
 
 
 def _lock_and_read_hashes(conn: Connection, parts: Sequence[_Part]) -> set[str]:
-    """Read which texts these rows hold, with every writer of texts kept waiting."""
+    """Lock the texts against writers, and return the hashes that these rows refer to."""
     lock_texts(conn)
     return hashes_in(conn, ({model: part.rows_of(model) for model in HASHES} for part in parts))

@@ -1,4 +1,4 @@
-"""Reads of the record; each finds a batch's rows by key, whatever the tables' size."""
+"""Queries on batches; each finds a batch's rows by key, so that table size does not matter."""
 
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -20,20 +20,20 @@ from oyer.models.rows import (
 )
 
 IN_LIST = 1000
-"""Most values in one IN list; SQLite takes 32,766."""
+"""Most values in one IN list; SQLite allows 32,766."""
 
 
 def judgements_of(
     conn: Connection, batch_id: str, indices: Sequence[int] | None = None
 ) -> list[StoredJudgement]:
-    """Return the judgements of a batch, of all its rollouts or of those with these indices."""
+    """Return the judgements of a batch's rollouts, of all or of those with these indices."""
     query = select(Judgement.__table__).where(_of(Judgement, batch_id))
     query = query.order_by(Judgement.rollout_index, Judgement.judge, Judgement.sample)
     if indices is None:
         return cast(list[StoredJudgement], _rows(conn, query))
     if not indices:
         return []
-    # A chunk's indices are neighbours: a range of the key reads what a long list would name.
+    # A chunk's indices are contiguous, so a key range is cheaper than a long IN list.
     query = query.where(Judgement.rollout_index.between(min(indices), max(indices)))
     wanted = set(indices)
     rows = [row for row in _rows(conn, query) if row["rollout_index"] in wanted]
@@ -43,12 +43,12 @@ def judgements_of(
 def scored_by_request(
     conn: Connection, request_hashes: Iterable[str], run: str | None = None
 ) -> dict[str, StoredJudgement]:
-    """Return the last scored judgement of each request that has one.
+    """Return the latest scored judgement of each request that has one.
 
-    The last, since an earlier one may be of a model that has been replaced under its name.
+    The latest, because an earlier one may come from a model that was later replaced under its name.
 
     Args:
-        run: look among this run's batches only.
+        run: only consider this run's batches.
     """
     found: dict[str, StoredJudgement] = {}
     hashes = sorted(set(request_hashes))
@@ -61,9 +61,9 @@ def scored_by_request(
 
 @cache
 def _last_scored(of_one_run: bool) -> Select[Any]:
-    """Build the query of `scored_by_request`, which takes longer than running it."""
+    """Build the query of `scored_by_request`; cached, because building is slower than running."""
     judgements = Judgement.__table__
-    # Were the status a condition here, planners would go by its index and read nearly all.
+    # The status is not a condition here, because planners would then scan its index.
     nth = func.row_number().over(
         partition_by=Judgement.request_hash,
         order_by=[Judgement.status != "scored", *(key.desc() for key in judgements.primary_key)],
@@ -85,7 +85,7 @@ def rewards_of(conn: Connection, batch_id: str) -> list[StoredReward]:
 
 
 def usage_of(conn: Connection, batch_id: str) -> Usage:
-    """Return what the batch's attempts used, those of replaced judgements too."""
+    """Return the usage of a batch's attempts, including those of replaced judgements."""
     columns = Attempt.prompt_tokens, Attempt.completion_tokens, Attempt.cost_usd
     sums = [func.coalesce(func.sum(column), 0).label(column.key) for column in columns]
     query = select(func.count().label("calls"), *sums).where(_of(Attempt, batch_id))
@@ -93,7 +93,7 @@ def usage_of(conn: Connection, batch_id: str) -> Usage:
 
 
 def cost_of_run(conn: Connection, run: str) -> float:
-    """Return what all attempts of a run have cost, in US dollars."""
+    """Return the cost of all attempts of a run, in US dollars."""
     cost = select(func.coalesce(func.sum(Attempt.cost_usd), 0.0)).select_from(Batch).join(Run)
     cost = cost.join(
         Attempt, (Attempt.submitted_at == Batch.submitted_at) & (Attempt.batch_id == Batch.id)
@@ -102,13 +102,13 @@ def cost_of_run(conn: Connection, run: str) -> float:
 
 
 def batch(conn: Connection, batch_id: str) -> BatchState | None:
-    """Return one batch as the ledger shows it, or none."""
+    """Return one batch with its counts, or None."""
     found = _states(conn, _batches().where(Batch.id == batch_id))
     return found[0] if found else None
 
 
 def ids_starting(conn: Connection, prefix: str, limit: int) -> list[str]:
-    """Return the ids of batches on record that begin with `prefix`, the latest first."""
+    """Return the ids of batches that start with `prefix`, latest first."""
     query = select(Batch.id).where(Batch.id.startswith(prefix, autoescape=True))
     return list(conn.scalars(query.order_by(Batch.submitted_at.desc()).limit(limit)))
 
@@ -116,7 +116,7 @@ def ids_starting(conn: Connection, prefix: str, limit: int) -> list[str]:
 def list_batches(
     conn: Connection, *, run: str | None = None, status: str | None = None, limit: int = 50
 ) -> list[BatchState]:
-    """Return the latest batches, newest first."""
+    """Return batches, newest first."""
     query = _batches().order_by(Batch.submitted_at.desc(), Batch.id).limit(limit)
     if run is not None:
         query = query.where(Run.name == run)
@@ -126,7 +126,7 @@ def list_batches(
 
 
 def missing_from_record(conn: Connection, batch_ids: Sequence[str]) -> set[str]:
-    """Tell which of these batches are not on record."""
+    """Return the ids that are not on record."""
     missing = set(batch_ids)
     for start in range(0, len(batch_ids), IN_LIST):
         some = batch_ids[start : start + IN_LIST]
@@ -135,13 +135,13 @@ def missing_from_record(conn: Connection, batch_ids: Sequence[str]) -> set[str]:
 
 
 def submissions_of(conn: Connection, batch_id: str) -> list[SubmissionRow]:
-    """Return the times that a batch was handed to the workers, in order."""
+    """Return the submissions of a batch, oldest first."""
     query = select(BatchSubmission.__table__).where(BatchSubmission.batch_id == batch_id)
     return cast(list[SubmissionRow], _rows(conn, query.order_by(BatchSubmission.sent_at)))
 
 
 def work_of(conn: Connection, batch_id: str) -> list[WorkRow]:
-    """Return which worker processes judged a batch, and when, the first to begin first."""
+    """Return the worker processes that judged a batch, by start time."""
     first = func.min(Judgement.started_at).label("first_at")
     last = func.max(Judgement.finished_at).label("last_at")
     query = select(Judgement.worker, func.count().label("judgements"), first, last)
@@ -150,7 +150,7 @@ def work_of(conn: Connection, batch_id: str) -> list[WorkRow]:
 
 
 def first_errors_of(conn: Connection, batch_id: str) -> dict[str, str]:
-    """Return an error of each status that a batch's judgements failed with."""
+    """Return one error for each status of a batch's failed judgements."""
     query = select(Judgement.status, func.min(Judgement.error))
     query = query.where(_of(Judgement, batch_id), Judgement.error.is_not(None))
     found = conn.execute(query.group_by(Judgement.status))
@@ -158,7 +158,7 @@ def first_errors_of(conn: Connection, batch_id: str) -> dict[str, str]:
 
 
 def counts_of(conn: Connection, batch_id: str) -> dict[str, int]:
-    """Return how many judgements of a batch have each status."""
+    """Return the number of a batch's judgements by status."""
     query = select(Judgement.status, func.count()).where(_of(Judgement, batch_id))
     return dict(conn.execute(query.group_by(Judgement.status)).all())
 
@@ -169,7 +169,7 @@ def _batches() -> Select[Any]:
 
 
 def _states(conn: Connection, query: Executable) -> list[BatchState]:
-    """Run a query on batches; those under way have their judgements counted."""
+    """Run a query on batches, and count the judgements of those without stored counts."""
     rows = _rows(conn, query)
     for row in rows:
         if row["counts"] is None:
@@ -178,7 +178,7 @@ def _states(conn: Connection, query: Executable) -> list[BatchState]:
 
 
 def _of(model: type[BatchPart], batch_id: str) -> ColumnElement[bool]:
-    """Narrow to a batch by the key's first two columns, so that other partitions are not read."""
+    """Match a batch by the first two key columns, so that only its partition is read."""
     submitted = select(Batch.submitted_at).where(Batch.id == batch_id).scalar_subquery()
     return (model.submitted_at == submitted) & (model.batch_id == batch_id)
 

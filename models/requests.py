@@ -1,4 +1,4 @@
-"""Reads of what the record keeps of requests: judgements, their attempts, and the texts of both."""
+"""Queries on recorded requests: judgements, their attempts, and the texts of both."""
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -15,22 +15,22 @@ from oyer.models.rubric import Rubric
 
 
 def batch_ids(conn: Connection, prefix: str, limit: int) -> list[str]:
-    """Return the ids of batches that begin so, or the id itself where it is one."""
+    """Return the ids of batches that start with `prefix`; only `prefix` itself if it is an id."""
     query = select(Batch.id).where(Batch.id.startswith(prefix, autoescape=True))
     found = list(conn.scalars(query.order_by(Batch.id).limit(limit)))
     return [prefix] if prefix in found else found
 
 
 def judgements_at(conn: Connection, batch_id: str, rollout_index: int) -> list[StoredJudgement]:
-    """Return the judgements of one rollout, by judge and sample."""
+    """Return the judgements of one rollout, ordered by judge and sample."""
     query = _at(Judgement, batch_id, rollout_index)
     rows = conn.execute(query.order_by(Judgement.judge, Judgement.sample)).mappings()
     return [cast(StoredJudgement, dict(row)) for row in rows]
 
 
 def judgements_by_hash(conn: Connection, prefix: str, limit: int) -> list[StoredJudgement]:
-    """Return the judgements whose request hash begins so, those that were called for first."""
-    # A range is found by the index in either database; `g` follows the hexadecimal digits.
+    """Return the judgements whose request hash starts with `prefix`, called ones first."""
+    # Both databases use the index for a range; `g` sorts after the hexadecimal digits.
     hashed = Judgement.request_hash
     query = select(Judgement.__table__).where(hashed >= prefix, hashed < f"{prefix}g")
     query = query.order_by(Judgement.source != "called", Judgement.submitted_at, hashed)
@@ -39,7 +39,7 @@ def judgements_by_hash(conn: Connection, prefix: str, limit: int) -> list[Stored
 
 
 def attempts_of(conn: Connection, judgement: StoredJudgement) -> list[StoredAttempt]:
-    """Return every HTTP request made for a judgement, in order."""
+    """Return the HTTP requests made for a judgement, in order."""
     query = _at(Attempt, judgement["batch_id"], judgement["rollout_index"])
     query = query.where(
         Attempt.judge == judgement["judge"], Attempt.sample == judgement["sample"]
@@ -48,7 +48,7 @@ def attempts_of(conn: Connection, judgement: StoredJudgement) -> list[StoredAtte
 
 
 def rollout_texts(conn: Connection, batch_id: str, rollout_index: int) -> dict[str, str | None]:
-    """Return `prompt`, `response` and `reference` of a rollout; empty where it is not on record."""
+    """Return `prompt`, `response` and `reference` of a rollout; empty if it is not on record."""
     row = conn.execute(_at(Rollout, batch_id, rollout_index)).mappings().first()
     if row is None:
         return {}
@@ -58,7 +58,7 @@ def rollout_texts(conn: Connection, batch_id: str, rollout_index: int) -> dict[s
 
 
 def texts_of(conn: Connection, hashes: Iterable[str | None]) -> dict[str | None, str]:
-    """Return the texts that there are, by hash."""
+    """Return the texts on record, by hash."""
     wanted = sorted({digest for digest in hashes if digest is not None})
     found: dict[str | None, str] = {}
     for start in range(0, len(wanted), IN_LIST):

@@ -10,23 +10,28 @@ from oyer.models.base import Base, BatchPart
 
 
 class Reward(BatchPart, Base):
-    """What the trainer was given for one rollout."""
+    """The reward that the trainer got for one rollout."""
 
     __tablename__ = "rewards"
     __table_args__ = (
         CheckConstraint("NOT trainable OR reward IS NOT NULL", name="trainable_has_reward"),
         Index(None, "batch_id"),
+        {"comment": "The reward that the trainer got for each rollout."},
     )
 
-    reward: Mapped[float | None]
-    """NULL where there is none."""
-    unshaped_reward: Mapped[float | None]
-    judge_score: Mapped[float | None]
-    status: Mapped[str] = mapped_column(String(20))
-    trainable: Mapped[bool]
-    """Whether the reward may be trained on: the batch's mask."""
-    terms: Mapped[dict[str, Any]]
-    """Each named term's value; null where it has none."""
-    created_at: Mapped[datetime]
-    group_size: Mapped[int | None]
-    """Rollouts of its group in its batch; NULL where it has no group."""
+    reward: Mapped[float | None] = mapped_column(
+        comment="The reward that the trainer got; NULL if there is none."
+    )
+    unshaped_reward: Mapped[float | None] = mapped_column(comment="The reward before length terms.")
+    judge_score: Mapped[float | None] = mapped_column(
+        comment="Combined score of all judges; NULL if there is none."
+    )
+    status: Mapped[str] = mapped_column(String(20), comment="Status of the rollout; see README.md.")
+    trainable: Mapped[bool] = mapped_column(comment="Whether the reward may be used for training.")
+    terms: Mapped[dict[str, Any]] = mapped_column(
+        comment="Value of each named term; null if missing (JSON)."
+    )
+    created_at: Mapped[datetime] = mapped_column(comment="When it was computed (UTC).")
+    group_size: Mapped[int | None] = mapped_column(
+        comment="Rollouts of its group in its batch; NULL without a group."
+    )

@@ -1,4 +1,4 @@
-"""The `rollouts` table."""
+"""The tables `rollouts` and `texts`."""
 
 from typing import Any
 
@@ -9,36 +9,61 @@ from oyer.models.base import Base, BatchPart
 
 
 class Rollout(BatchPart, Base):
-    """One sampled completion of a batch, its texts by hash."""
+    """One sampled completion of a batch, with its texts by hash."""
 
     __tablename__ = "rollouts"
     __table_args__ = (
-        # A group id may be as long as its prompt; a B-tree of PostgreSQL refuses such a key.
+        # A hash index, because a group id may be longer than a PostgreSQL B-tree key.
         Index(None, "group_id", postgresql_using="hash"),
         Index(None, "batch_id"),
         Index(None, "prompt_hash"),
         Index(None, "response_hash"),
         Index(None, "reference_hash"),
+        {"comment": "Sampled completions, with their texts by hash."},
     )
 
-    group_id: Mapped[str | None]
-    prompt_hash: Mapped[str] = mapped_column(String(64), ForeignKey("texts.hash"))
-    response_hash: Mapped[str] = mapped_column(String(64), ForeignKey("texts.hash"))
-    reference_hash: Mapped[str | None] = mapped_column(String(64), ForeignKey("texts.hash"))
-    base_score: Mapped[float | None]
-    correct: Mapped[bool | None]
-    truncated: Mapped[bool]
-    response_tokens: Mapped[int | None]
-    details: Mapped[dict[str, Any] | None] = mapped_column("metadata")
-    """The trainer's own metadata."""
+    group_id: Mapped[str | None] = mapped_column(
+        comment="Group of rollouts that the trainer compares."
+    )
+    prompt_hash: Mapped[str] = mapped_column(
+        String(64), ForeignKey("texts.hash"), comment="The prompt, as `texts.hash`."
+    )
+    response_hash: Mapped[str] = mapped_column(
+        String(64), ForeignKey("texts.hash"), comment="The response, as `texts.hash`."
+    )
+    reference_hash: Mapped[str | None] = mapped_column(
+        String(64),
+        ForeignKey("texts.hash"),
+        comment="The reference answer, as `texts.hash`; NULL if there is none.",
+    )
+    base_score: Mapped[float | None] = mapped_column(
+        comment="The trainer's own score, e.g. of a verifier."
+    )
+    correct: Mapped[bool | None] = mapped_column(
+        comment="Whether the trainer says that the response is correct."
+    )
+    truncated: Mapped[bool] = mapped_column(
+        comment="Whether the response was cut off at the token limit."
+    )
+    response_tokens: Mapped[int | None] = mapped_column(comment="Length of the response in tokens.")
+    details: Mapped[dict[str, Any] | None] = mapped_column(
+        "metadata", comment="The trainer's own metadata (JSON)."
+    )
 
 
 class Text(Base):
-    """A text of a rollout, a request or a reply, stored once however many rows name it."""
+    """A text of a rollout, a request or a reply; stored once."""
 
     __tablename__ = "texts"
+    __table_args__ = (
+        {
+            "comment": "Prompts, responses, references and texts of requests; each text is stored once."
+        },
+    )
 
-    hash: Mapped[str] = mapped_column(String(64), primary_key=True)
-    """SHA-256 of the body's UTF-8, in hex."""
-    body: Mapped[str]
-    """The text; chat messages as JSON, their keys in the order given."""
+    hash: Mapped[str] = mapped_column(
+        String(64), primary_key=True, comment="SHA-256 of the body's UTF-8, in hex."
+    )
+    body: Mapped[str] = mapped_column(
+        comment="The text; chat messages as JSON with their keys in the original order."
+    )

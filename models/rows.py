@@ -1,6 +1,6 @@
-"""The plain rows that go into the record and come out of it.
+"""Typed dicts of the rows that are written to and read from the record.
 
-A key that is left out is NULL. Times are aware; `_ms` is milliseconds, `_usd` US dollars.
+A missing key is NULL. Times are timezone-aware; `_ms` is milliseconds, `_usd` US dollars.
 """
 
 from datetime import datetime
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 
 class BatchKey(NamedTuple):
-    """What the rows of one batch are found by."""
+    """The key columns that the rows of one batch share."""
 
     submitted_at: datetime
     batch_id: str
@@ -28,7 +28,7 @@ class BatchRow(TypedDict):
 
 
 class SubmissionRow(TypedDict):
-    """One time that a batch was handed to the workers; columns as in `models/submission.py`."""
+    """One submission of a batch; columns as in `models/batch.py`."""
 
     batch_id: str
     sent_at: datetime
@@ -54,7 +54,7 @@ class RolloutRow(TypedDict):
 
 
 class JudgementRow(TypedDict):
-    """One judge's verdict on one rollout, one sample; columns as in `models/judgement.py`."""
+    """Result of one judge for one rollout and sample; columns as in `models/judgement.py`."""
 
     rollout_index: int
     judge: str
@@ -81,13 +81,13 @@ class JudgementRow(TypedDict):
     finished_at: NotRequired[datetime | None]
     reasoning: NotRequired[str | None]
     parameters: NotRequired[str | None]
-    """The text that `parameters_hash` is to name."""
+    """The text to be stored under `parameters_hash`."""
     messages: NotRequired[str | None]
-    """The text that `messages_hash` is to name."""
+    """The text to be stored under `messages_hash`."""
 
 
 class StoredJudgement(JudgementRow):
-    """A judgement as it is on record; every key is there, and texts of its request by hash."""
+    """A judgement on record, with all keys; the texts of its request by hash."""
 
     submitted_at: datetime
     batch_id: str
@@ -96,7 +96,7 @@ class StoredJudgement(JudgementRow):
 
 
 class Turn(TypedDict):
-    """A message that a re-ask adds to the first request's."""
+    """A message that a re-ask adds to those of the first request."""
 
     role: str
     content: str
@@ -110,7 +110,7 @@ class Turns(TypedDict):
 
 
 class AttemptRow(TypedDict):
-    """One HTTP request made for a judgement; `id` is a uuid of its own."""
+    """One HTTP request made for a judgement; `id` is a uuid."""
 
     rollout_index: int
     judge: str
@@ -130,13 +130,13 @@ class AttemptRow(TypedDict):
     error: NotRequired[str | None]
     turns: NotRequired[Turns | None]
     parameters: NotRequired[str | None]
-    """The text that `parameters_hash` is to name; so for `reply` and `reasoning`."""
+    """The text to be stored by hash, as are `reply` and `reasoning`."""
     reply: NotRequired[str | None]
     reasoning: NotRequired[str | None]
 
 
 class StoredAttempt(TypedDict):
-    """An attempt as it is on record; columns as in `models/attempt.py`."""
+    """An attempt on record; columns as in `models/judgement.py`."""
 
     submitted_at: datetime
     batch_id: str
@@ -163,7 +163,7 @@ class StoredAttempt(TypedDict):
 
 
 class RewardRow(TypedDict):
-    """What the trainer is given for one rollout; NaN becomes NULL."""
+    """The reward of one rollout; NaN becomes NULL."""
 
     rollout_index: int
     status: str
@@ -177,14 +177,14 @@ class RewardRow(TypedDict):
 
 
 class StoredReward(RewardRow):
-    """A reward as it is on record; every key is there."""
+    """A reward on record, with all keys."""
 
     submitted_at: datetime
     batch_id: str
 
 
 class RubricRow(TypedDict):
-    """A rubric, known by its hash."""
+    """A rubric, identified by its hash."""
 
     hash: str
     name: str
@@ -192,7 +192,7 @@ class RubricRow(TypedDict):
 
 
 class Usage(TypedDict):
-    """What a batch's attempts used and cost."""
+    """Tokens and cost of a batch's attempts."""
 
     calls: int
     prompt_tokens: int
@@ -201,7 +201,7 @@ class Usage(TypedDict):
 
 
 class BatchState(TypedDict):
-    """A batch as the ledger shows it; `counts` is judgements per status."""
+    """A batch with its run; `counts` is judgements per status."""
 
     id: str
     run: str
@@ -220,7 +220,7 @@ class BatchState(TypedDict):
 
 
 class WorkRow(TypedDict):
-    """What one worker process judged of a batch."""
+    """The judgements that one worker process made of a batch."""
 
     worker: str | None
     judgements: int

@@ -1,8 +1,7 @@
-"""Texts that rows hold by hash, and deletes of those that no row holds any more.
+"""Finds the texts that rows refer to by hash, and deletes those that no row refers to any more.
 
-Every column that holds a hash is named here and has an index, which for a column that is NULL in
-most rows leaves those rows out. The turns of re-asked requests are JSON: all of them are read,
-by an index of the attempts that have any.
+Every column with a hash is listed here and has an index, a partial one if it is mostly NULL. The turns
+of re-asked requests are JSON; all are read, through an index of the attempts that have any.
 """
 
 import json
@@ -35,15 +34,15 @@ HASHES: dict[type[BatchPart], tuple[Column, ...]] = {
     Judgement: (Judgement.parameters_hash, Judgement.messages_hash),
     Attempt: (Attempt.parameters_hash, Attempt.reply_hash, Attempt.reasoning_hash),
 }
-"""The columns that hold the hash of a text, by table."""
+"""The columns with the hash of a text, by table."""
 
 
 def lock_texts(conn: Connection) -> None:
-    """Keep every writer of texts waiting until the transaction ends; SQLite has one writer only."""
+    """Block writers of texts until the transaction ends; SQLite has a single writer anyway."""
     if conn.dialect.name == "postgresql":
         conn.execute(text("LOCK TABLE texts IN SHARE ROW EXCLUSIVE MODE"))
-        # For a column of few distinct hashes the planner expects to find each at once, and would
-        # read the whole table for each that is not there.
+        # With few distinct hashes in a column, the planner would scan the whole table for each hash
+        # that is not in it.
         conn.execute(text("SET LOCAL enable_seqscan = off"))
         conn.execute(text("SET LOCAL enable_bitmapscan = off"))
 
@@ -51,7 +50,7 @@ def lock_texts(conn: Connection) -> None:
 def hashes_in(
     conn: Connection, ranges: Iterable[dict[type[BatchPart], ColumnElement[bool]]]
 ) -> set[str]:
-    """Read which texts the rows in these ranges hold.
+    """Return the hashes of the texts that the rows in these ranges refer to.
 
     Args:
         ranges: a condition on the rows of each table.
@@ -66,11 +65,11 @@ def hashes_in(
 
 
 def delete_unused(conn: Connection, hashes: set[str]) -> None:
-    """Delete those of these texts that no row holds; the caller has called `lock_texts`."""
+    """Delete the texts that no row refers to; requires `lock_texts`."""
     columns = [each for columns in HASHES.values() for each in columns]
     kept = set(conn.scalars(_turn_hashes(conn))) if hashes else set()
     listed = _listed(conn, sorted(hashes - kept))
-    # Scalar subqueries end at the first row: a reference may be that of every rollout on record.
+    # Scalar subqueries stop at the first row; one text may be referenced by every rollout.
     held = (
         select(literal_column("1")).where(each == listed.c.value).limit(1).scalar_subquery()
         for each in columns
@@ -80,14 +79,14 @@ def delete_unused(conn: Connection, hashes: set[str]) -> None:
 
 
 def _listed(conn: Connection, values: Sequence[str]) -> TableValuedAlias:
-    """Make a table of values that travel as one parameter: thousands are slow to render."""
+    """Return a table of values passed as one parameter; thousands of parameters are slow."""
     if conn.dialect.name == "sqlite":
         return func.json_each(json.dumps(values)).table_valued("value")
     return func.unnest(literal(values, ARRAY(String))).table_valued("value").render_derived()
 
 
 def _turn_hashes(conn: Connection) -> Select[tuple[str]]:
-    """Select the hashes of what re-asked requests added to the first request's messages."""
+    """Select the hashes of the messages that re-asks added to the first request's."""
     found: ColumnElement[str]
     if conn.dialect.name == "sqlite":
         added = func.json_each(Attempt.turns, "$.added").table_valued("value")

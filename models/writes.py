@@ -1,11 +1,10 @@
-"""Writes to the record: idempotent, in bulk, from any number of processes at once.
+"""Writes to the record: idempotent, in bulk, safe from many processes at once.
 
-- Rows are written in the order of their keys and tables always in the same order, so that
-  two writers on PostgreSQL wait for each other and never in a circle. This holds for one
-  chunk per transaction, with the batch and its rubrics recorded before it.
-- What is on record stays: texts, rollouts, attempts and rewards are written once. A judgement
-  is replaced only while it is without a score.
-- Every function writes on the connection it is given and leaves the commit to the caller.
+- Rows are written in key order and tables in a fixed order, so that writers on PostgreSQL cannot
+  deadlock. This requires one chunk per transaction, after the batch and its rubrics.
+- Texts, rollouts, attempts and rewards are written once and never changed. A judgement is replaced
+  only if it has no score.
+- Functions use the given connection and leave the commit to the caller.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,20 +37,20 @@ from oyer.models.rows import (
 from oyer.models.rubric import Rubric
 
 SCORED = "scored"
-"""The status of a judgement that is never overwritten."""
+"""Status of a judgement that is never replaced."""
 
 SUBMITTED = "submitted"
-"""The status of a batch that has not ended."""
+"""Status of a batch that has not ended."""
 
 FAILED = "failed"
-"""The status of a batch that its trainer gave up."""
+"""Status of a batch that its trainer gave up."""
 
 
 def ensure_run_and_batch(conn: Connection, batch: BatchRow) -> BatchKey:
-    """Put the batch and its run on record, unless they are there.
+    """Record the batch and its run if they are not on record.
 
     Returns:
-        The key that the batch's rows carry: the submission time first recorded for its id.
+        The key of the batch's rows, with the submission time first recorded for its id.
     """
     known = select(Batch.submitted_at).where(Batch.id == batch["id"])
     submitted_at = conn.scalar(known)
@@ -68,7 +67,7 @@ def ensure_run_and_batch(conn: Connection, batch: BatchRow) -> BatchKey:
 def record_submissions(
     conn: Connection, batch_id: str, submissions: Sequence[SubmissionRow]
 ) -> None:
-    """Record the times that a batch, which is on record, was handed to the workers."""
+    """Record submissions of a batch that is on record."""
     if not _write(conn, BatchSubmission, submissions):
         return
     counted = select(func.count()).where(BatchSubmission.batch_id == batch_id).scalar_subquery()
@@ -83,15 +82,14 @@ def record_chunk(
     judgements: Sequence[JudgementRow] = (),
     attempts: Iterable[AttemptRow] = (),
 ) -> list[StoredJudgement]:
-    """Record a chunk of rollouts, what was judged of them, and every request made for it.
+    """Record a chunk: its rollouts, judgements, and the attempts of the judgements.
 
-    A text of an attempt that its judgement holds as well, which has a score and therefore stays,
-    is not stored twice.
+    An attempt's text is not stored again if its scored judgement holds the same text.
 
     Returns:
-        Nothing in an ordinary run. Where a judgement was on record with a score already, that
-        one stays, and these are the rows on record for all judgements of the chunk: what a
-        late duplicate returns in place of its own.
+        An empty list if all judgements were written. If a scored judgement was already on record,
+        it stays, and the result is the rows on record for all judgements of the chunk, which the
+        caller must return instead of its own.
     """
     texts: dict[str, str] = {}
     made = list(attempts)
@@ -103,12 +101,14 @@ def record_chunk(
     written = _write(conn, Judgement, judged, batch)
     stored: list[StoredJudgement] = []
     if written != len(judgements):
-        wanted = {_PLACE(row) for row in judgements}
+        wanted = {_JUDGEMENT_KEY(row) for row in judgements}
         indices = [row["rollout_index"] for row in judgements]
         stored = [
-            row for row in judgements_of(conn, batch.batch_id, indices) if _PLACE(row) in wanted
+            row
+            for row in judgements_of(conn, batch.batch_id, indices)
+            if _JUDGEMENT_KEY(row) in wanted
         ]
-        # The judgement on record is another's: it does not hold what these attempts brought.
+        # The judgement on record is from other attempts and may not hold the texts of these.
         texts = {}
         tried = _attempts(made, stored, texts)
         _write_texts(conn, texts)
@@ -117,16 +117,16 @@ def record_chunk(
 
 
 def record_rewards(conn: Connection, batch: BatchKey, rewards: Sequence[RewardRow]) -> bool:
-    """Record the rewards of a batch; the first to do so wins.
+    """Record the rewards of a batch; the first writer wins.
 
     Returns:
-        Whether all of these are on record now; if not, `rewards_of` has what is.
+        Whether these rewards are now on record; if not, `rewards_of` returns those that are.
     """
     return _write(conn, Reward, rewards, batch) == len(rewards)
 
 
 def record_rubrics(conn: Connection, rubrics: Iterable[RubricRow]) -> None:
-    """Record the rubrics that judgements name by hash."""
+    """Record the rubrics that judgements refer to by hash."""
     _write(conn, Rubric, rubrics)
 
 
@@ -140,13 +140,13 @@ def finish_batch(
     usage: Mapping[str, Any] | None = None,
     ending: str | None = None,
 ) -> bool:
-    """End a batch as `finished`, `cancelled` or `failed`; the first end stays.
+    """End a batch as `finished`, `cancelled` or `failed`; a later call cannot change this.
 
     Args:
-        counts: rollouts or judgements per status; left out while calls of the batch may be under way.
-            A later call then adds them, and readers count the judgements until it does.
-        usage: what `usage_of` returns, and whatever else the batch used; left out with `counts`.
-        ending: who cancelled it or gave it up, and why.
+        counts: rollouts or judgements per status; None while calls may be in flight. A later call
+            adds them, and until then readers count the judgements.
+        usage: the result of `usage_of` plus further usage; None if `counts` is.
+        ending: who cancelled it or marked it as failed, and why.
 
     Returns:
         Whether this call ended it.
@@ -164,35 +164,35 @@ def finish_batch(
 
 
 def reopen_batch(conn: Connection, batch_id: str) -> None:
-    """Let a batch that was given up go on; how it ends then is its end."""
+    """Set a failed batch back to `submitted`."""
     given_up = update(Batch).where(Batch.id == batch_id, Batch.status == FAILED)
     nothing = {"finished_at": None, "counts": None, "usage": None, "ending": None}
     conn.execute(given_up.values({"status": SUBMITTED, **nothing}))
 
 
 def _by_hash(row: Mapping[str, Any], names: Iterable[str], texts: dict[str, str]) -> dict[str, Any]:
-    """Put these texts of a row into `texts` by hash, and the hashes in their place."""
+    """Move the named texts of a row to `texts`, and put their hashes in their place."""
     columns: dict[str, Any] = dict(row)
     for name in names:
         body = columns.pop(name, None)
         if body is not None:
-            columns[f"{name}_hash"] = _kept(body, texts)
+            columns[f"{name}_hash"] = _add_text(body, texts)
     if columns.get("group_id") is not None:
         columns["group_id"] = str(columns["group_id"])
     return columns
 
 
-def _kept(body: Any, texts: dict[str, str]) -> str:
-    """Put a text into `texts`; returns its hash."""
-    # A judge is shown chat messages with their keys in the trainer's order.
+def _add_text(body: Any, texts: dict[str, str]) -> str:
+    """Add a text to `texts`; returns its hash."""
+    # Keep the key order of chat messages, because the judge sees it.
     body = clean_text(body) if isinstance(body, str) else dump_json(body, sort_keys=False)
     digest = sha256(body.encode()).hexdigest()
     texts[digest] = body
     return digest
 
 
-_PLACE = itemgetter("rollout_index", "judge", "sample")
-"""What tells a judgement from the others of its batch."""
+_JUDGEMENT_KEY = itemgetter("rollout_index", "judge", "sample")
+"""Identifies a judgement within its batch."""
 
 
 def _attempts(
@@ -200,23 +200,23 @@ def _attempts(
     judgements: Iterable[Mapping[str, Any]],
     texts: dict[str, str],
 ) -> list[dict[str, Any]]:
-    """Hash the texts of attempts, except those that a judgement with a score holds.
+    """Replace the texts of attempts by hashes; drop those that a scored judgement holds.
 
     Args:
-        judgements: as they are on record, their parameters by hash.
+        judgements: the rows on record, with the parameters by hash.
     """
-    scored = {_PLACE(row): row for row in judgements if row["status"] == SCORED}
+    scored = {_JUDGEMENT_KEY(row): row for row in judgements if row["status"] == SCORED}
     rows = []
     for attempt in attempts:
         row: dict[str, Any] = dict(attempt)
-        held = scored.get(_PLACE(row), {})
+        held = scored.get(_JUDGEMENT_KEY(row), {})
         for name in ("reply", "reasoning"):
             if row.get(name) == held.get(name):
                 row.pop(name, None)
         row = _by_hash(row, ("reply", "reasoning"), texts)
         if (parameters := row.pop("parameters", None)) is not None:
             own: dict[str, str] = {}
-            digest = _kept(parameters, own)
+            digest = _add_text(parameters, own)
             if digest != held.get("parameters_hash"):
                 texts |= own
                 row["parameters_hash"] = digest
@@ -237,10 +237,10 @@ def _write(
     rows: Iterable[Mapping[str, Any]],
     batch: BatchKey | None = None,
 ) -> int:
-    """Write rows in the order of their keys; return how many of them changed the record.
+    """Write rows in key order; returns how many changed the record.
 
     Raises:
-        ValueError: a row lacks a column that is needed, or has one that the table has not.
+        ValueError: a row lacks a required column, or has an unknown one.
     """
     table = model.__table__
     assert isinstance(table, Table)
@@ -253,7 +253,7 @@ def _write(
             raise ValueError(f"{table.name}: missing or unknown: {sorted(row.keys() ^ names)}")
     if not full:
         return 0
-    if len(full) > 1:  # a run comes alone: its key is the database's to give
+    if len(full) > 1:  # a run is written alone, and the database assigns its key
         full.sort(key=itemgetter(*(column.name for column in table.primary_key)))
     upsert = _upsert(conn.dialect.name, table)
     return conn.execute(upsert, full, execution_options={"preserve_rowcount": True}).rowcount
@@ -261,7 +261,7 @@ def _write(
 
 @cache
 def _upsert(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """Build the statement that keeps what is there, except a judgement without a score."""
+    """Build an upsert that replaces only judgements without a score."""
     statement: sqlite.Insert | postgresql.Insert
     statement = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
     if table is not Judgement.__table__:

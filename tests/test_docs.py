@@ -81,6 +81,12 @@ def test_the_links_lead_to_files() -> None:
         assert (ROOT / target).exists(), target
 
 
+def test_the_files_that_contributing_names_exist() -> None:
+    paths = re.findall(r"`((?:[a-z_]+/)+[a-z_.]*)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 if __name__ == "__main__":
     README.write_text(with_every_key(README.read_text()))
     EXAMPLE.write_text(example())

@@ -1,10 +1,10 @@
-"""verl up to 0.7.0: the replaced `LengthPenaltyRewardManager`, by the same name and settings.
+"""verl up to 0.7.0: `LengthPenaltyRewardManager` with the name and settings of the original.
 
-In a fork's `main_ppo.py`, where the reward manager is made:
+In a fork's `main_ppo.py`, where the reward manager is created:
 
     reward_fn = make_reward_manager(tokenizer, num_examine=0, compute_score=compute_score)
 
-A trainer that splits the phases submits first and collects when advantages are computed:
+To overlap phases, submit first and collect when advantages are computed:
 
     future = reward_fn.submit(batch)
     …                                   # old log-probs, reference, values
@@ -19,7 +19,7 @@ from oyer.manager.verl import LengthPenaltyConfig, LengthPenaltyRewardManager
 def make_reward_manager(
     tokenizer: Any, num_examine: int, compute_score: Any
 ) -> LengthPenaltyRewardManager:
-    """Make the manager: workers of its own on this machine judge with the key by name."""
+    """Make the manager; it starts workers on this machine, with the key by variable name."""
     return LengthPenaltyRewardManager(
         tokenizer,
         num_examine,

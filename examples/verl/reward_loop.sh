@@ -1,5 +1,5 @@
 # verl 0.7.1 and later: append these lines to the arguments of verl.trainer.main_ppo.
-# The base score stays where it is: reward.custom_reward_function, or verl's own by data_source.
+# The base score is still reward.custom_reward_function, or verl's default by data_source.
 set -eu
 
 python3 -m verl.trainer.main_ppo \

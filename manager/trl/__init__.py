@@ -1,4 +1,4 @@
-"""TRL and ms-swift: `reward_function` makes a reward function of a configuration."""
+"""TRL and ms-swift adapter: `reward_function` makes a reward function from a configuration."""
 
 from oyer.manager.trl.reward import RewardFunction, missing_reward, reward_function
 

@@ -1,4 +1,4 @@
-"""Reads what TRL hands a reward function, and tells TRL what the rewards are made of."""
+"""Reads the columns that TRL passes to a reward function, and logs reward terms to TRL."""
 
 import json
 import math
@@ -20,19 +20,19 @@ from oyer.protocol.status import Status
 Texts = Sequence[str | list[Message]]
 
 TICKETS = "oyer_ticket"
-"""The column in which a `rollout_func` hands over what `submit` gave it."""
+"""The column in which a `rollout_func` passes the tickets of `submit`."""
 
 _MASKS = ("tool_mask", "env_mask")
-"""Columns that say which of a completion's tokens the policy wrote: 1, or 0 for a tool's."""
+"""Columns that mark the completion tokens of the policy with 1 and those of tools with 0."""
 
-NOWHERE = "-"
-"""Stands in a ticket for the place of a row that stayed behind."""
+NOT_SUBMITTED = "-"
+"""Replaces the row number in the ticket of a row that was not submitted."""
 
 UNREADABLE = Score(status=Status.REJECTED, error="the row cannot be scored; see the log")
 
 
 def group_ids(prompts: Texts, num_generations: int | None) -> list[str]:
-    """Name the group of each row: neighbouring rows of one prompt, `num_generations` at most."""
+    """Return each row's group id; adjacent rows of one prompt, at most `num_generations`, share it."""
     named: list[str] = []
     for run, (_, rows) in enumerate(groupby(prompts)):
         count = len(list(rows))
@@ -41,10 +41,10 @@ def group_ids(prompts: Texts, num_generations: int | None) -> list[str]:
 
 
 def group_size(columns: Mapping[str, Any], num_generations: int | None) -> int | None:
-    """How many rows of one prompt there are: in an evaluation, maybe another number.
+    """Return the number of rows per prompt, which an evaluation may set differently.
 
-    TRL tells no reward function whether it evaluates. Its trainer knows, whose method `log_metric`
-    is.
+    TRL does not pass a reward function whether it evaluates, so it is read from the trainer, which is
+    the instance behind the bound method `log_metric`.
     """
     trainer = getattr(columns.get("log_metric"), "__self__", None)
     model = getattr(trainer, "model", None)
@@ -54,24 +54,24 @@ def group_size(columns: Mapping[str, Any], num_generations: int | None) -> int |
 
 
 def are_spread(prompts: Texts, num_generations: int) -> bool:
-    """Whether groups are spread over ranks: some lack rows here that another rank has."""
+    """Whether some groups are incomplete on this rank because other ranks have their rows."""
     return any(len(list(rows)) % num_generations for _, rows in groupby(prompts))
 
 
 def shared_group_ids(prompts: Texts, step: int | None) -> list[str]:
-    """Name the group of each row alike on every rank: by its prompt, images too, and the step."""
+    """Return group ids that are equal on all ranks, from prompt (with images) and step."""
     written = [json.dumps(prompt, sort_keys=True, default=_fingerprint) for prompt in prompts]
     return [f"{step}.{sha256(text.encode()).hexdigest()[:32]}" for text in written]
 
 
 def _fingerprint(value: Any) -> str:
-    """Tell images and arrays in prompts apart by what they hold."""
+    """Return a digest of an image or array in a prompt."""
     held = value.tobytes() if hasattr(value, "tobytes") else repr(value).encode()
     return f"{type(value).__name__} {getattr(value, 'size', '')} {sha256(held).hexdigest()}"
 
 
-def tell(scores: Sequence[Score], columns: Mapping[str, Any]) -> None:
-    """Log the terms: the same names on every rank and in every step."""
+def log_terms(scores: Sequence[Score], columns: Mapping[str, Any]) -> None:
+    """Log the terms, under the same names on every rank and in every step."""
     parts = {
         "oyer/judge_score": [score.judge_score for score in scores],
         "oyer/judge_term": [score.judge_term for score in scores],
@@ -90,7 +90,7 @@ def tell(scores: Sequence[Score], columns: Mapping[str, Any]) -> None:
 
 
 def text_of(completion: str | list[Message]) -> str:
-    """The completion as text: contents and tool calls of its messages, others' under their role."""
+    """Return a completion as text: contents and tool calls, other roles with a `[role]` heading."""
     if isinstance(completion, str):
         return completion
     parts, before = [], "assistant"
@@ -108,10 +108,10 @@ def text_of(completion: str | list[Message]) -> str:
     return "\n".join(parts)
 
 
-def own_ids(columns: Mapping[str, Any], i: int) -> list[int] | None:
-    """Return a row's token ids, without those of tools where a mask is handed over.
+def policy_token_ids(columns: Mapping[str, Any], i: int) -> list[int] | None:
+    """Return a row's token ids, without tool tokens if there is a mask.
 
-    TRL hands reward functions no mask of its own; a `rollout_func` may give one as a column.
+    TRL passes no mask to reward functions; a `rollout_func` may return one as a column.
     """
     ids = columns.get("completion_ids")
     if ids is None:
@@ -123,33 +123,34 @@ def own_ids(columns: Mapping[str, Any], i: int) -> list[int] | None:
 
 
 def step_of(columns: Mapping[str, Any]) -> int | None:
-    """Read the training step; None for a scorer that is not told."""
+    """Return the training step, or None if TRL did not pass it."""
     state = columns.get("trainer_state")
     return None if state is None else int(state.global_step)
 
 
 def ranks() -> int:
-    """How many processes train, as torchrun and accelerate tell each of them."""
+    """Return the number of training processes, from torchrun or accelerate."""
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
-def in_place(scores: Sequence[Score], rows: Sequence[int], size: int) -> list[Score]:
-    """Put scores back to their rows, those between them being unreadable."""
+def in_row_order(scores: Sequence[Score], rows: Sequence[int], size: int) -> list[Score]:
+    """Return one score per row; rows not listed get `UNREADABLE`."""
     placed = [UNREADABLE] * size
     for row, score in zip(rows, scores, strict=True):
         placed[row] = score
     return placed
 
 
-async def redeemed(tickets: Sequence[str]) -> list[Score]:
-    """Collect what was submitted early, row by row."""
+async def collect_tickets(tickets: Sequence[str]) -> list[Score]:
+    """Wait for rows that were submitted early, by their tickets."""
     places = [ticket.rpartition("#") for ticket in tickets]
-    if not all(ticket and (row == NOWHERE or row.isdecimal()) for ticket, _, row in places):
-        raise InvalidInput(f"{TICKETS}: holds what `submit` did not give; pass it on unchanged")
+    if not all(ticket and (row == NOT_SUBMITTED or row.isdecimal()) for ticket, _, row in places):
+        raise InvalidInput(f"{TICKETS}: is not a ticket from `submit`; pass tickets on unchanged")
     batches = {
         ticket: scores_of(await RewardFuture.from_ticket(ticket))
         for ticket in dict.fromkeys(ticket for ticket, _, _ in places)
     }
     return [
-        UNREADABLE if row == NOWHERE else batches[ticket][int(row)] for ticket, _, row in places
+        UNREADABLE if row == NOT_SUBMITTED else batches[ticket][int(row)]
+        for ticket, _, row in places
     ]

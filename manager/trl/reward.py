@@ -1,11 +1,11 @@
-"""Oyer in TRL: judges and length terms as one reward function, so that a missing score masks the row.
+"""TRL adapter: judges and length terms as one reward function, so that a missing score masks the row.
 
     trainer = GRPOTrainer(..., reward_funcs=reward_function("oyer.yaml", num_generations=8))
 
-- TRL adds the rewards of several functions and masks a row only where all gave None: a judge and a
-  length penalty in two functions would turn an outage into a penalty.
-- `reward_function` gives a real coroutine function (TRL 0.27 and later); `RewardFunction` is a
-  picklable callable for earlier ones, and for AsyncGRPO, whose scorer is another process.
+- TRL adds the rewards of several functions and masks a row only if all return None. With judge and
+  length penalty in two functions, a judge outage would leave the penalty as the reward.
+- `reward_function` returns a coroutine function (TRL 0.27 and later). `RewardFunction` is a picklable
+  callable for earlier releases, and for AsyncGRPO, which scores in another process.
 """
 
 import asyncio
@@ -15,31 +15,38 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from celery.utils.log import get_logger
 
 from oyer.config.reward import RewardConfig
 from oyer.manager import validation
-from oyer.manager.adapters import Outages, Wanted, filed_under, number_of, one_by_one, within
+from oyer.manager.adapters import (
+    NeededFields,
+    OutageBreaker,
+    as_number,
+    filed_under,
+    one_by_one,
+    with_deadline,
+)
 from oyer.manager.client import RewardManager
 from oyer.manager.future import RewardFuture
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score, scores_of, without_reward
 from oyer.manager.trl.columns import (
-    NOWHERE,
+    NOT_SUBMITTED,
     TICKETS,
     Texts,
     are_spread,
+    collect_tickets,
     group_ids,
     group_size,
-    in_place,
-    own_ids,
+    in_row_order,
+    log_terms,
+    policy_token_ids,
     ranks,
-    redeemed,
     shared_group_ids,
     step_of,
-    tell,
     text_of,
 )
 from oyer.protocol.content import plain_messages
@@ -50,20 +57,20 @@ from oyer.protocol.status import NOT_CALLED
 log = get_logger(__name__)
 
 Rewards = list[float | None]
-
+Sent = TypeVar("Sent")
 
 RANKS_TIMEOUT_S = 1500.0
-"""Longest wait unless told otherwise where several ranks train, in seconds: the others wait in a
-collective, which ends the training after the trainer's `ddp_timeout`, 1800 s by default."""
+"""Default of `timeout_s` with several ranks, in seconds: the other ranks wait in a collective, which
+ends the training after the trainer's `ddp_timeout`, 1800 s by default."""
 
 
 def missing_reward(score: Score) -> float | None:
-    """Return what TRL is given: None masks a row without a reward and keeps it out of baselines."""
+    """Return the reward; None makes TRL mask the row and exclude it from baselines."""
     return score.reward if score.trainable else None
 
 
 class RewardFunction:
-    """Scores what TRL generated: a synchronous, picklable reward function."""
+    """A synchronous, picklable reward function."""
 
     def __init__(
         self,
@@ -81,16 +88,16 @@ class RewardFunction:
         Args:
             config: a manager, its configuration, or the path of one.
             num_generations: the trainer's; a group is that many rows of one prompt, also when
-                they are spread over ranks. Left out, it is the neighbouring rows of one prompt.
-            base_score: a reward function as TRL takes it, sync or async; its rewards are the base
-                scores, None for a row that has none.
-            reference: the dataset column that holds the reference answer for the judge.
-            group: the column whose values the rows of a group share, where their prompts differ,
-                as after several turns; the prompt when left out.
-            run: the training run that the record files batches under, `trl` when left out. Ranks
-                gather groups with those of their own launcher, or with all that name the same run.
-            timeout_s: longest wait for a batch, in seconds; the deadline of the configuration
-                bounds it when left out, and with several ranks `RANKS_TIMEOUT_S`.
+                they are spread over ranks. By default the adjacent rows of one prompt.
+            base_score: a TRL reward function, sync or async, that returns the base scores; None
+                for a row without one.
+            reference: the dataset column with the reference answer for the judge.
+            group: the column that identifies a group if its prompts differ, e.g. after several
+                turns; by default the prompt.
+            run: the training run on record, by default `trl`. Ranks share groups within their
+                launcher, or with all processes that name the same run.
+            timeout_s: longest wait for a batch, in seconds; by default the configuration's
+                deadline, and with several ranks `RANKS_TIMEOUT_S`.
 
         Raises:
             InvalidConfig: a key of the configuration is wrong, or no broker is named.
@@ -99,15 +106,17 @@ class RewardFunction:
         given = RewardManager.of(config)
         if timeout_s is None and ranks() > 1:
             timeout_s = RANKS_TIMEOUT_S
-        self._manager = given if timeout_s is None else given.under(within(given.config, timeout_s))
+        self._manager = (
+            given if timeout_s is None else given.under(with_deadline(given.config, timeout_s))
+        )
         self._streamed = self._manager.under(one_by_one(self._manager.config)[0])
         self._num_generations = num_generations
-        self._wanted = Wanted.by(self._manager.config)
+        self._needed = NeededFields.of(self._manager.config)
         self._compares = compares(self._manager.config)
         if ranks() > 1 and self._compares and num_generations is None:
             raise InvalidConfig(
-                "num_generations: is needed with several ranks, over which TRL may spread a group;"
-                " give the trainer's"
+                "num_generations: is required with several ranks, because TRL may spread a group over"
+                " them; pass the trainer's value"
             )
         self._base_score = base_score
         self._reference = reference
@@ -117,62 +126,59 @@ class RewardFunction:
         self._has_read = False
 
     def __call__(self, prompts: Texts, completions: Texts, **columns: Any) -> Rewards:
-        """Score the rows of one call, as TRL hands them over."""
+        """Score the rows of one call of TRL."""
         scoring = self.score(prompts, completions, **columns)
         try:
             asyncio.get_running_loop()
         except RuntimeError:
             return asyncio.run(scoring)
-        # A notebook trains on a thread whose loop is running already.
+        # In a notebook, this thread already runs an event loop.
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(asyncio.run, scoring).result()
 
     async def score(self, prompts: Texts, completions: Texts, **columns: Any) -> Rewards:
         """Score the rows of one call without blocking the running event loop."""
         tickets = columns.get(TICKETS)
-        if tickets is None:
-            tickets = [None] * len(prompts)
-        scores: list[Score] = []
         try:
-            if None not in tickets:
-                scores = await asyncio.wait_for(redeemed(tickets), self._timeout_s)
+            if tickets is not None and None not in tickets:
+                scores = await asyncio.wait_for(collect_tickets(tickets), self._timeout_s)
             else:
                 rollouts = await self._read(prompts, completions, columns)
                 step = step_of(columns)
                 if self._spread(prompts, columns):
                     scores = await self._with_other_ranks(rollouts, step, columns)
                 else:
-                    future, rows = await self._submitted(rollouts, step)
+                    future, rows = await self._sent(self._submission(step), rollouts)
                     found = scores_of(await asyncio.wait_for(future, self._timeout_s))
-                    scores = in_place(found, rows, len(rollouts))
+                    scores = in_row_order(found, rows, len(rollouts))
             self._has_read = True
         except Exception as error:
             if isinstance(error, InvalidRollout) and not self._has_read:
-                raise  # a column or a setting is wrong, and would be in every step
+                raise  # a wrong column or setting, which would fail every step
             score = without_reward(error, self._manager.config.reward)
             log.warning("a batch has no rewards (%s): %s", score.status, score.error)
             scores = [score] * len(prompts)
-        tell(scores, columns)
+        log_terms(scores, columns)
         return [missing_reward(score) for score in scores]
 
     async def submit(self, prompts: Texts, completions: Texts, **columns: Any) -> list[str]:
-        """Hand rows over early, e.g. from a `rollout_func`, and go on.
+        """Submit rows early, e.g. from a `rollout_func`, without waiting.
 
         Returns:
-            One ticket a row, to be returned as the extra field `oyer_ticket`.
+            One ticket per row, to be returned as the extra field `oyer_ticket`.
 
         Raises:
-            InvalidInput: groups are spread over ranks; only the reward function gathers those.
+            InvalidInput: groups are spread over ranks, which only the reward function can gather.
         """
         if self._spread(prompts, columns):
             raise InvalidInput(
-                "prompts: a group is spread over ranks; let per_device_train_batch_size ·"
-                " steps_per_generation be a multiple of num_generations to submit early"
+                "prompts: a group is spread over ranks; to submit early, make per_device_train_batch_size"
+                " · steps_per_generation a multiple of num_generations"
             )
         rollouts = await self._read(prompts, completions, columns)
-        future, rows = await self._submitted(rollouts, step_of(columns))
+        future, rows = await self._sent(self._submission(step_of(columns)), rollouts)
         places = {row: place for place, row in enumerate(rows)}
-        return [f"{future.ticket}#{places.get(i, NOWHERE)}" for i in range(len(prompts))]
+        return [f"{future.ticket}#{places.get(i, NOT_SUBMITTED)}" for i in range(len(prompts))]
 
     async def _read(
         self, prompts: Texts, completions: Texts, columns: Mapping[str, Any]
@@ -183,44 +189,41 @@ class RewardFunction:
             bases = await given if inspect.isawaitable(given) else given
         return self._rollouts(prompts, completions, bases, columns)
 
-    async def _submitted(
-        self, rollouts: Sequence[Rollout], step: int | None
-    ) -> tuple[RewardFuture, Sequence[int]]:
-        """Submit the rows; also say which, since one that cannot be scored stays behind."""
-        submit = partial(self._manager.submit, run=self._where["run"], step=step)
+    def _submission(self, step: int | None) -> Callable[[Sequence[Rollout]], RewardFuture]:
+        return partial(self._manager.submit, run=self._where["run"], step=step)
+
+    async def _sent(
+        self, send: Callable[[Sequence[Rollout]], Sent], rollouts: Sequence[Rollout]
+    ) -> tuple[Sent, Sequence[int]]:
+        """Send the rows that can be scored; returns the result of `send` and their indices."""
         try:
-            return await asyncio.to_thread(submit, rollouts), range(len(rollouts))
+            return await asyncio.to_thread(send, rollouts), range(len(rollouts))
         except InvalidRollout as error:
             rows = self._readable(rollouts, error)
-            return await asyncio.to_thread(submit, [rollouts[row] for row in rows]), rows
+            return await asyncio.to_thread(send, [rollouts[row] for row in rows]), rows
 
     async def _with_other_ranks(
         self, rollouts: Sequence[Rollout], step: int | None, columns: Mapping[str, Any]
     ) -> list[Score]:
-        """Let the backend gather groups of which other ranks have the rest."""
-        rows: Sequence[int] = range(len(rollouts))
+        """Score rows whose groups are spread over ranks; the backend gathers the groups."""
         gather = partial(
             self._streamed.score_many,
             **self._where,
             step=step,
             group_size=group_size(columns, self._num_generations),
-            # Two ranks' samples with one text are two.
+            # Samples of two ranks with equal text are different samples.
             sample_id=uuid.uuid4().hex,
         )
-        try:
-            pending = await asyncio.to_thread(gather, rollouts)
-        except InvalidRollout as error:
-            rows = self._readable(rollouts, error)
-            pending = await asyncio.to_thread(gather, [rollouts[row] for row in rows])
+        pending, rows = await self._sent(gather, rollouts)
         config = self._streamed.config
         found = await pending.gather(self._timeout_s or config.deadline_s, config.reward)
-        # A rank's rollouts are one batch to the trainer, in however many they were judged.
+        # To the trainer, a rank's rollouts are one batch, however they were batched for judging.
         judged = sum(score.status not in NOT_CALLED for score in found)
-        Outages(self._manager.config.reward.max_failed_fraction, judged).count(found)
-        return in_place(found, rows, len(rollouts))
+        OutageBreaker(self._manager.config.reward.max_failed_fraction, judged).count(found)
+        return in_row_order(found, rows, len(rollouts))
 
     def _shared(self, prompts: Texts, columns: Mapping[str, Any]) -> Texts:
-        """What the rows of one group have in common."""
+        """Return the value that the rows of a group share: the `group` column or the prompt."""
         values: Texts = columns.get(self._group or "") or ()
         return values if values and all(values) else prompts
 
@@ -231,10 +234,10 @@ class RewardFunction:
         return are_spread(self._shared(prompts, columns), n)
 
     def _readable(self, rollouts: Sequence[Rollout], first: InvalidRollout) -> list[int]:
-        """Name the rows that can be scored.
+        """Return the indices of the rows that can be scored.
 
         Raises:
-            InvalidRollout: none can, or the rules ask to be told.
+            InvalidRollout: no row can be scored, or the failure policy is to raise.
         """
         rows = []
         for row, rollout in enumerate(rollouts):
@@ -255,7 +258,8 @@ class RewardFunction:
         bases: Sequence[float | None],
         columns: Mapping[str, Any],
     ) -> list[Rollout]:
-        ids = [own_ids(columns, i) for i in range(len(prompts))]
+        needed = self._needed
+        ids = [policy_token_ids(columns, i) for i in range(len(prompts))]
         references = columns.get(self._reference) if self._reference else None
         shared = self._shared(prompts, columns)
         if self._spread(prompts, columns):
@@ -267,12 +271,12 @@ class RewardFunction:
                 prompt=plain_messages(prompts[i]),
                 response=text_of(completions[i]),
                 group_id=groups[i],
-                base_score=number_of(bases[i]),
+                base_score=as_number(bases[i]),
                 response_tokens=None if (own := ids[i]) is None else len(own),
                 token_ids=ids[i],
                 reference=None if references is None else str(references[i]),
-                metadata=self._wanted.metadata_of(
-                    {key: columns[key][i] for key in self._wanted.metadata if key in columns}
+                metadata=needed.metadata_of(
+                    {key: columns[key][i] for key in needed.metadata if key in columns}
                 ),
             )
             for i in range(len(prompts))
@@ -282,7 +286,7 @@ class RewardFunction:
 def reward_function(
     config: RewardManager | RewardConfig | Mapping[str, Any] | str | Path, **options: Any
 ) -> Callable[..., Coroutine[Any, Any, Rewards]]:
-    """Make a coroutine function for `reward_funcs`; `options` are those of `RewardFunction`.
+    """Make a coroutine function for `reward_funcs`, with the options of `RewardFunction`.
 
     Its attribute `submit` is `RewardFunction.submit`.
 
@@ -310,5 +314,5 @@ def reward_function(
             **columns,
         )
 
-    oyer.submit = scorer.submit  # type: ignore[attr-defined]  # a function may carry attributes
+    oyer.submit = scorer.submit  # type: ignore[attr-defined]  # functions accept attributes
     return oyer

@@ -1,8 +1,8 @@
-"""The replaced system's own class: a whole `DataProto` in, a reward tensor out (verl to 0.7.0).
+"""`LengthPenaltyRewardManager`: scores a whole `DataProto` (verl up to 0.7.0).
 
-- Called again with the same data, as verl does after an exception, it pays nothing again.
-- A pickled copy scores through the backend of its original, which must live on; a key given by
-  value is pickled only where the process itself judges.
+- A second call with the same data, as verl makes after an exception, makes no further judge calls.
+- A pickled copy uses the backend of its original, which must keep running. An API key given by value
+  is pickled only in the mode in which the process itself calls the judge.
 """
 
 import importlib
@@ -43,10 +43,10 @@ Wait = Callable[[float | None], RewardBatch]
 
 
 class LengthPenaltyRewardManager:
-    """Base score, a judge's quality score and the median-band length penalty of a batch.
+    """Reward of base score, a judge's quality score and the median-band length penalty.
 
-    `manager(data)` gives `float32 [B, R]`, each reward at its response's last token;
-    `manager(data, return_dict=True)` gives `reward_tensor` and `reward_extra_info`.
+    `manager(data)` returns `float32 [B, R]`, each reward at its response's last token;
+    `manager(data, return_dict=True)` returns `reward_tensor` and `reward_extra_info`.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class LengthPenaltyRewardManager:
         length_penalty_config: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Check the settings; a backend is started or reached by the first batch.
+        """Check the settings; the first batch starts a backend or connects to one.
 
         Args:
             tokenizer: decodes token ids.
-            num_examine: examples to print, per call and data source.
+            num_examine: examples to print per call and data source.
             compute_score: (data_source, solution_str, ground_truth, extra_info) -> float or dict
-                with `score`; verl's own when left out.
-            reward_fn_key: the column that holds the data source.
-            length_penalty_config: a `LengthPenaltyConfig`, a mapping, or an object of such names.
-            kwargs: settings, where verl hands its `reward_kwargs` over one by one.
+                with `score`; by default verl's.
+            reward_fn_key: the column with the data source.
+            length_penalty_config: a `LengthPenaltyConfig`, a mapping, or an object with its attributes.
+            kwargs: the settings as single arguments, as verl passes its `reward_kwargs`.
 
         Raises:
             InvalidConfig: a setting is wrong.
@@ -78,7 +78,9 @@ class LengthPenaltyRewardManager:
         self.reward_fn_key = reward_fn_key
         if kwargs and length_penalty_config is not None:
             names = ", ".join(sorted(kwargs))
-            raise InvalidConfig(f"{names}: give settings in length_penalty_config or one by one")
+            raise InvalidConfig(
+                f"{names}: pass settings in length_penalty_config or as arguments, not both"
+            )
         settings = LengthPenaltyConfig.of(kwargs or length_penalty_config)
         self.length_penalty_config = settings
         resolve(settings)
@@ -88,12 +90,12 @@ class LengthPenaltyRewardManager:
         return self.submit(data).result(return_dict=return_dict)
 
     def submit(self, data: Any) -> "VerlFuture":
-        """Hand a batch over and go on computing.
+        """Submit a batch without waiting for it.
 
         Raises:
-            InvalidConfig: a setting is wrong, or a key by value would have to leave this machine.
+            InvalidConfig: a setting is wrong, or an API key given by value would be sent to a broker.
             InvalidRollout: a row cannot be scored; nothing was submitted.
-            BackendUnavailable: the broker cannot be reached, or no backend could be started.
+            BackendUnavailable: the broker cannot be reached, or starting a backend failed.
         """
         if "rm_scores" in data.batch.keys():  # noqa: SIM118 - a TensorDict is no mapping
             return VerlFuture(self, data, [], [], None)
@@ -125,7 +127,7 @@ class LengthPenaltyRewardManager:
         if resolved.mode == "direct":
             check(rollouts, resolved.config)
             columns = prepare(rollouts, resolved.config, run=settings.run, step=None).columns
-            batch = RewardBatch.of(_direct_scorer(settings).score(columns, rollouts))
+            batch = RewardBatch.of(_in_process_scorer(settings).score(columns, rollouts))
             return partial(_checked, batch, resolved.config.reward)
         return _manager(settings, resolved).submit(rollouts, run=settings.run).result
 
@@ -146,24 +148,24 @@ class LengthPenaltyRewardManager:
 
 @dataclass(frozen=True)
 class VerlFuture:
-    """The rewards of one `DataProto`, to come."""
+    """The future rewards of one `DataProto`."""
 
     manager: LengthPenaltyRewardManager
     data: Any
     rows: Sequence[VerlRow]
     base_scores: Sequence[float]
     wait: Wait | None
-    """None where verl brought `rm_scores` along."""
+    """None if the data already has `rm_scores`."""
 
     def result(self, timeout_s: float | None = None, *, return_dict: bool = False) -> Any:
         """Wait for the rewards.
 
         Args:
-            timeout_s: longest wait in seconds; the settings' `timeout_s` when left out. Rows that
-                have no reward by then get the one that the settings give a missing score.
+            timeout_s: longest wait in seconds; by default the settings' `timeout_s`. Rows without
+                a reward by then are handled as the settings handle a missing score.
 
         Raises:
-            MissingScores: rows without a score, under `on_missing: raise`.
+            MissingScores: rows have no score, and `on_missing` is `raise`.
         """
         if self.wait is None:
             return _passed_through(self.data, return_dict)
@@ -182,7 +184,7 @@ class VerlFuture:
         limit_s = settings.timeout_s if timeout_s is None else timeout_s
         try:
             return scores_of(wait(limit_s))
-        except Exception as error:  # noqa: BLE001 - sorted out by `without_reward`, or raised
+        except Exception as error:  # noqa: BLE001 - `without_reward` raises unknown errors again
             score = without_reward(error, resolve(settings).config.reward)
             log.warning("a batch has no rewards (%s): %s", score.status, score.error)
             return [score] * len(self.rows)
@@ -217,13 +219,13 @@ class VerlFuture:
 
 
 def unjudged_reward(score: Score, base_score: float) -> float:
-    """Return the reward of a row without one: base score less penalty, as without a judge."""
+    """Return the reward of a row without a judge score: base score minus length penalty."""
     penalty = score.terms.get("length_penalty", math.nan)
     return base_score + (penalty if math.isfinite(penalty) else 0.0)
 
 
 def _quality(score: Score) -> float:
-    """What the judge adds: 0 for a row that is not judged, NaN for one whose judging failed."""
+    """Return the judge's term: 0 for a row that is not judged, NaN if judging failed."""
     return score.judge_term if score.trainable or score.status in NOT_CALLED else math.nan
 
 
@@ -254,7 +256,7 @@ def _passed_through(data: Any, return_dict: bool) -> Any:
 
 
 def _checked(batch: RewardBatch, rules: RewardRules, timeout_s: float | None) -> RewardBatch:
-    """Give a batch that was scored at once, as a future's `result` does."""
+    """Apply the failure policy to a batch that is already scored, as a future's `result` does."""
     failure = failure_of(batch, rules)
     if failure is not None:
         raise failure
@@ -266,7 +268,7 @@ _backends_lock = threading.Lock()
 
 
 def _manager(settings: LengthPenaltyConfig, resolved: Resolved) -> client.RewardManager:
-    """Return this process's manager for some settings, and start its backend where there is none."""
+    """Return this process's manager for these settings; starts a local backend if needed."""
     with _backends_lock:
         place_ = (os.getpid(), settings)
         if place_ not in _backends:
@@ -279,7 +281,7 @@ def _manager(settings: LengthPenaltyConfig, resolved: Resolved) -> client.Reward
 
 
 def _started(resolved: Resolved) -> client.RewardManager:
-    """Start workers on this machine; they inherit the key through their environment."""
+    """Start workers on this machine; they inherit the API key through the environment."""
     before = {name: os.environ.get(name) for name in resolved.environ}
     os.environ.update(resolved.environ)
     try:
@@ -293,8 +295,8 @@ def _started(resolved: Resolved) -> client.RewardManager:
 
 
 @lru_cache(maxsize=16)
-def _direct_scorer(settings: LengthPenaltyConfig) -> Any:
-    # By name: judging in this process loads what a trainer's side never loads otherwise.
+def _in_process_scorer(settings: LengthPenaltyConfig) -> Any:
+    # Imported by name: this mode loads worker libraries that the trainer side never loads otherwise.
     module = importlib.import_module("oyer.tasks.in_process")
     resolved = resolve(settings)
-    return module.DirectScorer(resolved.config, {**os.environ, **resolved.environ})
+    return module.InProcessScorer(resolved.config, {**os.environ, **resolved.environ})

@@ -1,4 +1,4 @@
-"""Reads rows out of a verl `DataProto`, and places rewards where verl reads them."""
+"""Reads rows of a verl `DataProto`, and places rewards in the tensor that verl reads."""
 
 import importlib
 import json
@@ -23,11 +23,11 @@ class VerlRow:
     prompt: str | list[Message]
     response: str
     response_tokens: int
-    """The policy's own, without those that `response_mask` leaves out."""
+    """Tokens that the policy wrote, i.e. those in `response_mask`."""
     token_ids: list[int] | None = None
-    """The response's, where they were asked for."""
+    """The policy's token ids, if requested."""
     uid: str | None
-    """The prompt's id; None where verl gave none."""
+    """The prompt's id, if verl set one."""
     data_source: Any
     ground_truth: Any
     extra_info: dict[str, Any]
@@ -54,7 +54,7 @@ def read_row(
     response_tokens = int(mask[-responses.shape[-1] :].sum())
     own = responses[:response_tokens]
     if "response_mask" in data.batch.keys():  # noqa: SIM118 - a TensorDict has no `in`
-        # Without what tools and other turns' users said.
+        # Exclude the tokens of tools and of users in other turns.
         own = own[data.batch["response_mask"][i][:response_tokens].bool()]
     prompt_tokens = int(mask[: prompts.shape[-1]].sum())
     extras = {name: column[i] for name, column in data.non_tensor_batch.items()}
@@ -78,7 +78,7 @@ def read_row(
 
 
 def place(data: Any, rewards: Sequence[float]) -> Any:
-    """Put each reward at its response's last token, `float32 [B, R]`; as verl's own managers do."""
+    """Put each reward at its response's last token, `float32 [B, R]`, as verl's managers do."""
     responses = data.batch["responses"]
     placed = responses.new_zeros(responses.shape).float()
     lengths = data.batch["attention_mask"][:, -responses.shape[-1] :].sum(-1)
@@ -88,10 +88,10 @@ def place(data: Any, rewards: Sequence[float]) -> Any:
 
 
 def base_score_of(result: Any) -> float:
-    """Read what a `compute_score` returned: a number, or a dict with `score`.
+    """Read the result of `compute_score`: a number, or a dict with `score`.
 
     Raises:
-        InvalidRollout: it is neither; nothing is taken for 0.
+        InvalidRollout: it is neither.
     """
     score: Any = result.get("score") if isinstance(result, Mapping) else result
     try:
@@ -104,23 +104,23 @@ def base_score_of(result: Any) -> float:
 
 
 def accuracy_of(result: Any, base_score: float) -> float:
-    """Read `acc` of a dict that `compute_score` returned; the base score where there is none."""
+    """Return `acc` of the result of `compute_score`, or the base score if there is none."""
     given = result.get("acc") if isinstance(result, Mapping) else None
     return float(given) if isinstance(given, (Real, np.bool_)) else base_score
 
 
 def default_compute_score() -> ComputeScore:
-    """Return verl's own rule-based scorer.
+    """Return verl's rule-based scorer.
 
     Raises:
-        InvalidConfig: verl is not installed here.
+        InvalidConfig: verl is not installed.
     """
     try:
-        # By name: Oyer does not depend on verl.
+        # Imported by name, because Oyer does not depend on verl.
         module = importlib.import_module("verl.utils.reward_score")
     except ImportError as error:
         raise InvalidConfig(
-            "compute_score: is missing, and verl's own cannot be imported; give a function"
+            "compute_score: is missing, and verl's cannot be imported; pass a function"
             " (data_source, solution_str, ground_truth, extra_info) -> float"
         ) from error
     found: ComputeScore = module.default_compute_score
@@ -128,7 +128,7 @@ def default_compute_score() -> ComputeScore:
 
 
 def _extra_info(extras: Mapping[str, Any]) -> dict[str, Any]:
-    """What verl's own managers hand to `compute_score` as `extra_info`."""
+    """Return the `extra_info` that verl's managers pass to `compute_score`."""
     info = dict(extras.get("extra_info") or {})
     info |= dict(extras.get("tool_extra_fields") or {})
     if "__num_turns__" in extras:

@@ -1,7 +1,7 @@
-"""verl's reward loop (0.7.1 and later): one rollout a call, many calls on one event loop.
+"""Reward manager for verl's reward loop (0.7.1 and later): one rollout per call, concurrently.
 
-- Nothing here blocks the loop, and every call ends within its own deadline.
-- Every answer has the same `reward_extra_info` keys: verl reads those of the first row from all.
+- No call blocks the event loop, and each ends within its timeout.
+- All results have the same `reward_extra_info` keys, because verl reads the first row's keys from all.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from oyer.config.explaining import explain
 from oyer.config.loading import load_config, validate
 from oyer.manager import client
-from oyer.manager.adapters import Wanted, one_by_one
+from oyer.manager.adapters import NeededFields, one_by_one
 from oyer.manager.score import Score, without_reward
 from oyer.manager.streaming.pending import TimeoutPolicy
 from oyer.manager.verl.data import (
@@ -44,26 +44,26 @@ class VerlOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     config: str | dict[str, Any] | None = None
-    """Path of an `oyer.yaml`, or its keys in place; `OYER_CONFIG` names it when left out."""
+    """Path of an `oyer.yaml`, or its keys inline; by default the path in `OYER_CONFIG`."""
     run: str = "verl"
-    """The training run that the record files the rollouts under."""
+    """The training run on record."""
     timeout_s: float = Field(300.0, gt=0)
-    """Longest that verl waits for one rollout's reward, in seconds."""
+    """Longest wait for one rollout's reward, in seconds."""
     on_missing: OnMissing = "base_score"
-    """The reward of a rollout without one: its base score, a number, or `raise`."""
+    """What replaces a missing reward: `base_score` or a number; `raise` raises instead."""
     group_size: int | None = Field(None, ge=1)
-    """Rollouts of one prompt; `actor_rollout_ref.rollout.n` when left out."""
+    """Rollouts per prompt; by default `actor_rollout_ref.rollout.n`."""
     validation_splits: tuple[str, ...] = ("test", "val", "validation")
-    """Rows whose `extra_info.split` is one of these come in groups of `rollout.val_kwargs.n`: verl
-    does not say which rollouts it validates with."""
+    """Rows whose `extra_info.split` is one of these have groups of `rollout.val_kwargs.n`, because
+    verl does not mark validation rollouts."""
     group_timeout_s: float = Field(60.0, gt=0)
-    """How long a group waits for its last rollout, in seconds."""
+    """Longest wait of a group for its last rollout, in seconds."""
     on_group_timeout: TimeoutPolicy = "partial"
-    """What becomes of a late group's length terms."""
+    """How length terms are computed for a group that is still incomplete then."""
 
 
 def missing_reward(score: Score, base_score: float, on_missing: OnMissing) -> float:
-    """Return the reward of a rollout without one: verl's advantages bear neither NaN nor None.
+    """Return the reward or its replacement: verl's advantages accept neither NaN nor None.
 
     Raises:
         MissingScores: the option is `raise`.
@@ -81,7 +81,7 @@ def missing_reward(score: Score, base_score: float, on_missing: OnMissing) -> fl
 
 
 class RewardManager:
-    """What verl's reward loop workers instantiate, each in a process of its own."""
+    """The class that each reward loop worker process of verl instantiates."""
 
     def __init__(
         self,
@@ -114,17 +114,17 @@ class RewardManager:
         loaded = validate(inline) if isinstance(inline, dict) else load_config(inline)
         streamed, self._outages = one_by_one(loaded, self.options.timeout_s)
         self.manager = client.RewardManager(streamed)
-        self._wanted = Wanted.by(self.manager.config)
+        self._needed = NeededFields.of(self.manager.config)
 
     async def run_single(self, data: Any) -> dict[str, Any]:
-        """Score one trajectory; of several rows, the last.
+        """Score the last row of `data`.
 
         Returns:
-            `{"reward_score": float, "reward_extra_info": …}`, the same keys whatever happens.
+            `{"reward_score": float, "reward_extra_info": …}`, always with the same keys.
 
         Raises:
-            MissingScores: there is no reward, and the options or the reward rules say `raise`.
-            JudgeOutage: more of the latest have no score than `max_failed_fraction` allows.
+            MissingScores: there is no reward, and `on_missing` of the options or the rules is `raise`.
+            JudgeOutage: more of the latest rollouts failed than `max_failed_fraction` allows.
         """
         last = data[-1:]
         base, accuracy = math.nan, math.nan
@@ -136,7 +136,7 @@ class RewardManager:
                 base = base_score_of(result)
                 accuracy = accuracy_of(result, base)
                 score = await self.manager.score(self._rollout(row, base), **self._where(row, last))
-        except Exception as error:  # noqa: BLE001 - one row's failure would end verl's whole step
+        except Exception as error:  # noqa: BLE001 - an exception would end verl's whole step
             score = self._failed(error, expired=limit.expired())
         self._outages.count([score])
         return {
@@ -146,7 +146,7 @@ class RewardManager:
 
     @classmethod
     def assemble_rm_scores(cls, data: Any, scores: list[float]) -> Any:
-        """Place the rewards of a batch, `float32 [B, R]`; verl 0.8 and later ask for it."""
+        """Place the rewards of a batch, `float32 [B, R]`; called by verl 0.8 and later."""
         return place(data, scores)
 
     async def _computed(self, row: VerlRow) -> Any:
@@ -165,10 +165,10 @@ class RewardManager:
             result = await (call() if inspect.iscoroutinefunction(inner) else _in_thread(call))
             return await result if inspect.isawaitable(result) else result
         except Exception as error:
-            raise InvalidRollout(f"compute_score raised {error!r}; repair it") from error
+            raise InvalidRollout(f"compute_score raised {error!r}; fix it") from error
 
     def _read(self, data: Any) -> VerlRow:
-        return read_row(data, 0, self.tokenizer, token_ids=self._wanted.token_ids)
+        return read_row(data, 0, self.tokenizer, token_ids=self._needed.token_ids)
 
     def _rollout(self, row: VerlRow, base: float) -> Rollout:
         return Rollout(
@@ -179,16 +179,16 @@ class RewardManager:
             response_tokens=row.response_tokens,
             token_ids=row.token_ids,
             reference=row.reference,
-            metadata=self._wanted.metadata_of(row.extra_info),
+            metadata=self._needed.metadata_of(row.extra_info),
         )
 
     def _where(self, row: VerlRow, data: Any) -> Any:
         columns = data.non_tensor_batch
         step = int(columns["global_steps"][0]) if "global_steps" in columns else None
-        # The V1 trainer numbers the samples of a prompt; else two with one text are two.
+        # The V1 trainer numbers a prompt's samples; otherwise equal texts are different samples.
         sample = columns["session_id"][0] if "session_id" in columns else uuid.uuid4().hex
         return {
-            # verl gives each prompt a random uid: no two trainings share a group.
+            # verl's uids are random, so two trainings never share a group.
             "run": self.options.run,
             "step": step if step is None or step >= 0 else None,
             "group_size": self._size_of_group(row),
@@ -210,8 +210,8 @@ class RewardManager:
                 f"no reward within {self.options.timeout_s:g} s (reward_kwargs.oyer.timeout_s)"
             )
         elif not isinstance(error, (OyerError, TimeoutError)):
-            log.error("a rollout could not be read", exc_info=error)
-            error = InvalidRollout(f"reading it raised {error!r}")
+            log.error("a row of verl's data could not be read", exc_info=error)
+            error = InvalidRollout(f"reading the row raised {error!r}")
         score = without_reward(error, self.manager.config.reward)
         log.warning("a rollout has no reward (%s): %s", score.status, score.error)
         return score
@@ -243,14 +243,14 @@ def _options(config: Any, kwargs: Mapping[str, Any]) -> VerlOptions:
 
 
 def _at(config: Any, path: str) -> Any:
-    """Read a dotted key of an OmegaConf or plain mapping; None where it is not there."""
+    """Return the value at a dotted path of an OmegaConf or plain mapping, or None."""
     for key in path.split("."):
         config = config.get(key) if hasattr(config, "get") else getattr(config, key, None)
     return config
 
 
 def _plain(raw: Any) -> Any:
-    """Turn OmegaConf's containers, which are mappings and sequences, into dicts and lists."""
+    """Convert OmegaConf containers to dicts and lists."""
     if hasattr(raw, "items"):
         return {str(key): _plain(value) for key, value in raw.items()}
     return raw if isinstance(raw, str) or not hasattr(raw, "__iter__") else [*map(_plain, raw)]

@@ -1,4 +1,4 @@
-"""The settings of the replaced `LengthPenaltyRewardManager`, and the reward they amount to."""
+"""Settings of `LengthPenaltyRewardManager`, and their conversion to a reward configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -7,14 +7,14 @@ from typing import Any, Literal
 from oyer.config.loading import load_config, validate
 from oyer.config.reward import EndpointConfig, RewardConfig
 from oyer.config.variables import shown
-from oyer.manager.adapters import within
+from oyer.manager.adapters import with_deadline
 from oyer.protocol.errors import InvalidConfig
 
 JUDGE_NAME = "quality"
-"""Names the judge in rows and terms."""
+"""The judge's name in rows and terms."""
 
 KEY_VARIABLE = "OYER_JUDGE_API_KEY"
-"""Environment variable under which a key given by value reaches workers on this machine."""
+"""Environment variable that passes an API key given by value to workers on this machine."""
 
 _ENDPOINT_NAME = "judge"
 _COMPLETIONS = "/chat/completions"
@@ -22,51 +22,51 @@ _COMPLETIONS = "/chat/completions"
 
 @dataclass(frozen=True, kw_only=True)
 class LengthPenaltyConfig:
-    """The replaced system's settings by their own names and defaults, and a few of Oyer's."""
+    """The replaced system's settings with their names and defaults, and some of Oyer's."""
 
     enable: bool = True
-    """Whether there is a length penalty."""
+    """Whether to compute a length penalty."""
     use_async_io: bool = False
-    """True: workers judge. False: this process judges, without broker or record, to debug."""
+    """True: workers judge. False: this process judges, without broker or record, for debugging."""
     api_key: str | None = None
-    """The key by value: for judging in this process and by workers that it starts."""
+    """The API key by value; only for this process and the workers that it starts."""
     model_name: str = "deepseek-v3"
     """The judge's model."""
     api_endpoint: str | None = None
-    """`…/v1/chat/completions` or `…/v1`; without one there is no judge on this machine."""
+    """`…/v1/chat/completions` or `…/v1`; if unset, this machine has no judge."""
     max_concurrent_requests: int = 10
-    """Calls under way at once on this machine; elsewhere the workers' `max_in_flight` counts."""
+    """Calls in flight on this machine; remote workers use their endpoint's `max_in_flight`."""
     reward_coefficient: float = 1.0
-    """What one point of the judge's score adds to the reward."""
+    """Reward per point of the judge's score."""
     penalty_scale: float = 1.0
     """Multiplies the length penalty."""
     max_penalty: float = 1.0
-    """The full length penalty."""
+    """The largest length penalty, before `penalty_scale`."""
     peak_ratio: float = 0.3
-    """Half width of the band without penalty, as a share of the group's median length."""
+    """Half width of the band without penalty, as a fraction of the group's median length."""
     outer_ratio: float = 0.5
-    """Distance from the median at which the penalty is full, as a share of it."""
+    """Distance from the median at which the penalty is largest, as a fraction of the median."""
 
     api_key_env: str | None = None
-    """Name of the environment variable that holds the key, in place of `api_key`."""
+    """Name of the environment variable with the API key, instead of `api_key`."""
     rubric: str = "tool_call_zh"
-    """A built-in rubric's name, a file, or the text itself."""
+    """A built-in rubric's name, a file, or the text."""
     on_missing: Literal["unjudged", "group_mean", "raise"] = "unjudged"
-    """A row without a score: the reward without its judge, its group's mean score, or raise."""
+    """For a row without a score: drop the judge's term, use the group's mean score, or raise."""
     oyer_config: str | None = None
-    """An `oyer.yaml` for broker, store and endpoints; `OYER_CONFIG` names it as well."""
+    """An `oyer.yaml` with broker, store and endpoints; by default the one in `OYER_CONFIG`."""
     broker_url: str | None = None
-    """Redis of workers that run elsewhere; over the file's. None of both starts them here."""
+    """Redis of running workers; overrides the file. Without either, workers start here."""
     endpoint: str | None = None
-    """Which of the remote workers' endpoints judges; needed where they have several."""
+    """The remote workers' endpoint to use; required if they have several."""
     run: str = "verl"
-    """The training run that the record files batches under."""
+    """The training run on record."""
     timeout_s: float = 600.0
     """Longest wait for a batch, in seconds."""
 
     @classmethod
     def of(cls, raw: Any) -> "LengthPenaltyConfig":
-        """Read settings from a mapping, or from any object's attributes, as the original did.
+        """Read settings from a mapping or an object's attributes, as the replaced system did.
 
         Raises:
             InvalidConfig: a key of a mapping is unknown.
@@ -84,19 +84,19 @@ class LengthPenaltyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """Where a batch is scored, and by what."""
+    """Where a batch is scored, and with which configuration."""
 
     mode: Literal["direct", "local", "remote"]
     config: RewardConfig
     environ: Mapping[str, str]
-    """What is laid over the environment where this machine judges: the key by value."""
+    """Added to the environment of local judging: the API key given by value."""
 
 
 def resolve(settings: LengthPenaltyConfig) -> Resolved:
-    """Turn the settings into a reward configuration.
+    """Convert the settings to a reward configuration.
 
     Raises:
-        InvalidConfig: a value is wrong, or a key by value would have to reach remote workers.
+        InvalidConfig: a value is wrong, or remote workers would need a key given by value.
     """
     if settings.outer_ratio <= settings.peak_ratio:
         raise InvalidConfig("length_penalty_config.outer_ratio: must be greater than peak_ratio")
@@ -126,14 +126,14 @@ def resolve(settings: LengthPenaltyConfig) -> Resolved:
     if not config.judges and not config.length:
         mode = "direct"
     key = {KEY_VARIABLE: settings.api_key} if settings.api_key else {}
-    return Resolved(mode=mode, config=within(config, settings.timeout_s), environ=key)
+    return Resolved(mode=mode, config=with_deadline(config, settings.timeout_s), environ=key)
 
 
 _ON_MISSING = {"unjudged": "skip", "group_mean": "group_mean", "raise": "raise"}
 
 
 def _remote_endpoint(settings: LengthPenaltyConfig, base: RewardConfig) -> str | None:
-    """Name the workers' endpoint: as told, as the file's only one, or the file's first judge's."""
+    """Return the workers' endpoint: the setting, the file's only one, or its first judge's."""
     if settings.endpoint is not None:
         return settings.endpoint
     if len(base.endpoints) == 1:
@@ -151,8 +151,8 @@ def _refuse_key(settings: LengthPenaltyConfig, base: RewardConfig, endpoint: str
     known = base.endpoints.get(endpoint or "", EndpointConfig(base_url="http://unknown"))
     variable = shown(known.api_key_env or KEY_VARIABLE)
     raise InvalidConfig(
-        "length_penalty_config.api_key: is given by value, and the workers behind the broker read"
-        f" keys from their own environment only: set {variable} there"
+        "length_penalty_config.api_key: is given by value, but remote workers read keys from their"
+        f" own environment only: set {variable} there"
         f" (endpoints.{endpoint}.api_key_env: {variable}), and leave api_key out"
     )
 
@@ -165,8 +165,8 @@ def _refuse_another_url(
         return
     if _base_url(settings.api_endpoint) not in [server.url for server in known.servers]:
         raise InvalidConfig(
-            f"length_penalty_config.api_endpoint: is not where endpoints.{endpoint} of the workers"
-            " is; leave it out, or name with `endpoint` the one that is meant"
+            f"length_penalty_config.api_endpoint: is not a URL of the workers' endpoints.{endpoint};"
+            " leave it out, or set `endpoint` to the right one"
         )
 
 
@@ -178,7 +178,7 @@ def _own_endpoint(settings: LengthPenaltyConfig) -> dict[str, Any]:
     if settings.api_endpoint is None:
         if settings.api_key or settings.api_key_env:
             raise InvalidConfig(
-                "length_penalty_config.api_endpoint: is missing; give the judge's URL, e.g."
+                "length_penalty_config.api_endpoint: is missing; set the judge's URL, e.g."
                 " https://api.deepseek.com/v1/chat/completions"
             )
         return {}

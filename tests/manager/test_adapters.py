@@ -9,7 +9,7 @@ import pytest
 
 from oyer.config.loading import validate
 from oyer.manager import JudgeOutage, RewardManager, openrlhf
-from oyer.manager.adapters import Outages, within
+from oyer.manager.adapters import OutageBreaker, with_deadline
 from oyer.manager.score import Score
 from oyer.manager.trl import reward
 from oyer.manager.verl.settings import LengthPenaltyConfig, resolve
@@ -30,7 +30,7 @@ ENDPOINT = {"fake": {"base_url": "http://127.0.0.1:9/v1", "timeout_s": 20}}
 def test_a_deadline_keeps_time_for_the_calls_under_way(
     given: dict[str, Any], timeout_s: float, deadline_s: float
 ) -> None:
-    assert within(validate(given), timeout_s).deadline_s == deadline_s
+    assert with_deadline(validate(given), timeout_s).deadline_s == deadline_s
 
 
 def test_the_replaced_class_gets_what_is_judged_in_its_time() -> None:
@@ -42,7 +42,7 @@ def test_the_replaced_class_gets_what_is_judged_in_its_time() -> None:
 
 def test_one_by_one_an_outage_is_seen_among_what_was_to_be_judged() -> None:
     gated, failed = Score(status="gated"), Score(status="unavailable", error="no answer")
-    outages = Outages(0.5, window=4)
+    outages = OutageBreaker(0.5, window=4)
     for _ in range(2):
         outages.count([*[gated] * 9, failed])
     with pytest.raises(JudgeOutage, match="3 of the latest 4 rollouts to be judged"):

@@ -122,7 +122,7 @@ def test_of_a_bad_batch_nothing_is_submitted(manager: RewardManager, workers: Wo
 
 @pytest.mark.parametrize("batch", [None, "text", 3])
 def test_what_is_no_batch_is_refused(manager: RewardManager, batch: Any) -> None:
-    with pytest.raises(InvalidRollout, match=r"rollouts: is a list of Rollout"):
+    with pytest.raises(InvalidRollout, match=r"rollouts: must be a list of Rollout"):
         manager.submit(batch)
 
 

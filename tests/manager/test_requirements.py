@@ -39,7 +39,7 @@ GROUP = {"group_id": "g", "response_tokens": 3}
         (BAND, {"group_id": "g"}, "response_tokens: is missing; give the count"),
         (JET, GROUP, "correct: is missing; length method jet needs it, or a base_score"),
         ({**JET, "correct": "base_score > 0"}, GROUP, "base_score: is missing; length method jet"),
-        ({"method": "gr3"}, GROUP, "base_score: is missing; length method gr3 judges by it"),
+        ({"method": "gr3"}, GROUP, "base_score: is missing; length method gr3 uses it"),
         ({"method": "gr3"}, {**GROUP, "base_score": -1}, "base_score: is -1; length method gr3"),
         ({"method": "effort_shaping"}, GROUP, "base_score: is missing"),
         (BY_TARGET, {"response_tokens": 3}, "metadata['t']: is missing; length method lcpo_exact"),
@@ -49,12 +49,12 @@ GROUP = {"group_id": "g", "response_tokens": 3}
         (
             {"method": "adaptthink"},
             {"correct": True, "metadata": {"no_think": 1, "reference_accuracy": 0.5}},
-            "metadata['no_think']: is true or false",
+            "metadata['no_think']: must be true or false",
         ),
         (DENSE, {}, "token_ids: are missing; length method repetition needs them"),
         (DENSE, {"token_ids": [1.5]}, "token_ids: holds float64"),
         (DENSE, {"token_ids": [-1]}, "token_ids: holds ids from -1"),
-        (THINK, {"response_tokens": 3}, "response: length method soft_overlong tells thinking"),
+        (THINK, {"response_tokens": 3}, "response: length method soft_overlong separates thinking"),
         (BY_IDS, {"response_tokens": 3}, "token_ids: are missing; length method soft_overlong"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardManager, openrlhf, slime
 from oyer.manager.score import Score
-from oyer.manager.training import launched
+from oyer.manager.training import training_name
 from oyer.manager.trl.reward import RewardFunction
 from tests.manager.test_slime import samples
 from tests.support.scripted_backend import Running, rollout, sibling
@@ -51,14 +51,14 @@ def lengths_of(scores: list[Score]) -> list[float]:
 
 def test_what_a_launcher_tells_its_processes_names_the_training() -> None:
     ranks = {"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8", **TORCHRUN}
-    assert launched(ranks) == launched({**ranks, "RANK": "9", "LOCAL_RANK": "1"})
-    assert launched(ranks) != launched({**ranks, "MASTER_PORT": "29501"})
-    assert launched(ranks) != launched({**ranks, "TORCHELASTIC_RUN_ID": "b"})
+    assert training_name(ranks) == training_name({**ranks, "RANK": "9", "LOCAL_RANK": "1"})
+    assert training_name(ranks) != training_name({**ranks, "MASTER_PORT": "29501"})
+    assert training_name(ranks) != training_name({**ranks, "TORCHELASTIC_RUN_ID": "b"})
     # The default address of a single host is the same for two trainings on two hosts.
-    assert socket.gethostname() in str(launched({**ONE_HOST, "TORCHELASTIC_RUN_ID": "none"}))
+    assert socket.gethostname() in str(training_name({**ONE_HOST, "TORCHELASTIC_RUN_ID": "none"}))
     step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}
-    assert launched(step) == launched({**step, "SLURM_PROCID": "3"})
-    assert launched(step) != launched({**step, "SLURM_STEP_ID": "1"})
+    assert training_name(step) == training_name({**step, "SLURM_PROCID": "3"})
+    assert training_name(step) != training_name({**step, "SLURM_STEP_ID": "1"})
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_what_a_launcher_tells_its_processes_names_the_training() -> None:
     ],
 )
 def test_without_other_processes_no_launcher_names_the_training(environ: dict[str, str]) -> None:
-    assert launched(environ) is None
+    assert training_name(environ) is None
 
 
 def test_the_processes_of_a_ray_job_are_one_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_the_processes_of_a_ray_job_are_one_training(monkeypatch: pytest.MonkeyP
     ray = SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: context)
     monkeypatch.setitem(__import__("sys").modules, "ray", ray)
     # Ray's actors have the ranks of whatever they are part of.
-    assert launched(ONE_HOST) == launched({}) == "ray 10.0.0.1:6379 02000000"
+    assert training_name(ONE_HOST) == training_name({}) == "ray 10.0.0.1:6379 02000000"
 
 
 def test_a_manager_carries_its_training_to_other_processes(two: list[RewardManager]) -> None:

@@ -43,12 +43,12 @@ def test_a_plain_rollout_is_accepted() -> None:
 
 @pytest.mark.parametrize("batch", [None, "text", b"text", 3, {rollout: 1}, iter([rollout()])])
 def test_what_is_no_list_is_refused(batch: Any) -> None:
-    with pytest.raises(InvalidRollout, match=r"rollouts: is a list of Rollout"):
+    with pytest.raises(InvalidRollout, match=r"rollouts: must be a list of Rollout"):
         check(batch, config())
 
 
 def test_an_empty_batch_is_refused() -> None:
-    assert refusal() == "rollouts: the batch is empty; hand over at least one rollout"
+    assert refusal() == "rollouts: the batch is empty; submit at least one rollout"
 
 
 def test_the_first_wrong_row_is_named() -> None:
@@ -58,7 +58,7 @@ def test_the_first_wrong_row_is_named() -> None:
 
 
 def test_what_is_no_rollout_is_refused() -> None:
-    assert refusal({"prompt": "p"}).startswith("rollouts[0].__class__: is dict; hand over")
+    assert refusal({"prompt": "p"}).startswith("rollouts[0].__class__: is dict; pass an")
 
 
 DEEP: Any = "end"
@@ -72,15 +72,15 @@ CIRCULAR["self"] = CIRCULAR
     ("fields", "message"),
     [
         ({"response": None}, "response: is missing"),
-        ({"response": 3}, "response: must be text, and is int"),
-        ({"response": "half \ud83d"}, "response: or another text holds a lone surrogate"),
-        ({"reference": "\udc00"}, "response: or another text holds a lone surrogate"),
-        ({"prompt": "\udc00"}, "response: or another text holds a lone surrogate"),
-        ({"metadata": {"k": "\udc00"}}, "response: or another text holds a lone surrogate"),
-        ({"group_id": "\udc00"}, "group_id: holds a lone surrogate"),
+        ({"response": 3}, "response: must be text, but is int"),
+        ({"response": "half \ud83d"}, "response: this or another text contains a lone surrogate"),
+        ({"reference": "\udc00"}, "response: this or another text contains a lone surrogate"),
+        ({"prompt": "\udc00"}, "response: this or another text contains a lone surrogate"),
+        ({"metadata": {"k": "\udc00"}}, "response: this or another text contains a lone surrogate"),
+        ({"group_id": "\udc00"}, "group_id: contains a lone surrogate"),
         (
             {"prompt": [{"role": "user", "content": "\udc00"}]},
-            "response: or another text holds a lone surrogate",
+            "response: this or another text contains a lone surrogate",
         ),
         ({"prompt": None}, "prompt: must be text or a list"),
         ({"prompt": ({"role": "user", "content": "x"},)}, "prompt: must be text or a list"),
@@ -88,16 +88,22 @@ CIRCULAR["self"] = CIRCULAR
         ({"prompt": [{"role": "user"}, {"content": "x"}]}, "prompt[1]: must be a chat message"),
         ({"prompt": [{"role": 3, "content": "x"}]}, "prompt[0]: must be a chat message"),
         ({"prompt": [{"role": "user", 1: "x"}]}, "prompt[0]: must be a chat message"),
-        ({"prompt": [{"role": "user", "content": b"x"}]}, "metadata: or prompt holds a value"),
-        ({"prompt": [{"role": "user", "content": DEEP}]}, "metadata: or prompt nests deeper"),
+        ({"prompt": [{"role": "user", "content": b"x"}]}, "metadata: this or prompt has a value"),
+        (
+            {"prompt": [{"role": "user", "content": DEEP}]},
+            "metadata: this or prompt is nested deeper",
+        ),
         ({"reference": 42}, "reference: must be text or None"),
         ({"metadata": None}, "metadata: must be a dict"),
         ({"metadata": {1: 2}}, "metadata: must be a dict of JSON values with text as keys"),
-        ({"metadata": {"k": math.nan}}, "metadata: or prompt holds a value that JSON cannot"),
-        ({"metadata": {"k": {1, 2}}}, "metadata: or prompt holds a value that JSON cannot"),
-        ({"metadata": {"k": np.float32(1)}}, "metadata: or prompt holds a value that JSON cannot"),
-        ({"metadata": CIRCULAR}, "metadata: or prompt holds a value that JSON cannot"),
-        ({"metadata": {"k": DEEP}}, "metadata: or prompt nests deeper than 64 levels"),
+        ({"metadata": {"k": math.nan}}, "metadata: this or prompt has a value that is not JSON"),
+        ({"metadata": {"k": {1, 2}}}, "metadata: this or prompt has a value that is not JSON"),
+        (
+            {"metadata": {"k": np.float32(1)}},
+            "metadata: this or prompt has a value that is not JSON",
+        ),
+        ({"metadata": CIRCULAR}, "metadata: this or prompt has a value that is not JSON"),
+        ({"metadata": {"k": DEEP}}, "metadata: this or prompt is nested deeper than 64 levels"),
         ({"base_score": math.nan}, "base_score: is nan; give a finite number"),
         ({"base_score": math.inf}, "base_score: is inf"),
         ({"base_score": 1e39}, "base_score: is 1e+39"),
@@ -109,8 +115,8 @@ CIRCULAR["self"] = CIRCULAR
         ({"response_tokens": 2**31}, "response_tokens: is 2147483648"),
         ({"response_tokens": 1.5}, "response_tokens: is 1.5"),
         ({"response_tokens": True}, "response_tokens: is True"),
-        ({"token_ids": 3}, "token_ids: is a sequence"),
-        ({"token_ids": "123"}, "token_ids: is a sequence"),
+        ({"token_ids": 3}, "token_ids: must be a sequence"),
+        ({"token_ids": "123"}, "token_ids: must be a sequence"),
         ({"correct": 1}, "correct: is 1; give True, False or None"),
         ({"truncated": None}, "truncated: is None; give True or False"),
         ({"group_id": ""}, "group_id: is ''"),
@@ -175,11 +181,11 @@ def test_a_rollout_over_the_limit_is_refused_with_its_size() -> None:
     batch = [rollout(prompt="", response="é" * 1000, reference="x")]
     check(batch, config(max_rollout_bytes=2001))
     message = refusal(rollout(prompt="p", response="é" * 1000), max_rollout_bytes=2000)
-    assert "2001 bytes together, more than max_rollout_bytes = 2000" in message
+    assert "2001 bytes in total, more than max_rollout_bytes = 2000" in message
 
 
 def test_metadata_counts_towards_the_limit() -> None:
-    assert "metadata are" in refusal(rollout(metadata={"k": "x" * 2000}), max_rollout_bytes=2000)
+    assert "metadata have" in refusal(rollout(metadata={"k": "x" * 2000}), max_rollout_bytes=2000)
 
 
 def test_a_group_method_needs_group_ids() -> None:

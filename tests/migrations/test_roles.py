@@ -150,7 +150,7 @@ def test_a_role_that_is_not_there_or_may_do_everything_is_refused(postgres_url: 
     migrations.upgrade(postgres_url)
     with pytest.raises(ValueError, match=r"'nobody': does not exist; CREATE ROLE"):
         roles.apply(postgres_url, ["nobody"], [])
-    with pytest.raises(ValueError, match="owns the record or may do everything"):
+    with pytest.raises(ValueError, match="is a superuser or a member of the record's owner"):
         roles.apply(postgres_url, [], ["postgres"])
 
 

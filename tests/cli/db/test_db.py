@@ -90,7 +90,7 @@ def test_roles_are_granted_by_the_command_or_printed_by_it(
         admin.execute("DROP OWNED BY oyer_w, oyer_a; DROP ROLE oyer_w, oyer_a")
     refused = oyer(*wanted, "--url", sqlite_url, cwd=tmp_path)
     assert refused.returncode == 1
-    assert "SQLite knows no roles" in refused.stderr
+    assert "SQLite has no roles" in refused.stderr
 
 
 def test_a_table_prints_markup_as_text(store_url: str, tmp_path: Path) -> None:

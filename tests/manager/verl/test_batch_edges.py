@@ -148,7 +148,9 @@ def test_another_url_than_the_workers_have_is_refused(running: Running, tmp_path
     file.write_text(json.dumps({"endpoints": endpoints, "broker": broker}))
     settings = {"use_async_io": True, "oyer_config": str(file)}
     manager_of(Tokens(), **settings, api_endpoint="http://127.0.0.1:9/v1/chat/completions")
-    with pytest.raises(InvalidConfig, match=r"api_endpoint: is not where endpoints\.own"):
+    with pytest.raises(
+        InvalidConfig, match=r"api_endpoint: is not a URL of the workers' endpoints\.own"
+    ):
         manager_of(Tokens(), **settings, api_endpoint="http://127.0.0.1:8/v1/chat/completions")
 
 

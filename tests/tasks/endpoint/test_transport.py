@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from oyer.protocol import packing
 from oyer.protocol.errors import InvalidConfig
-from oyer.protocol.packing import zstd
 from oyer.tasks.endpoint import connections, transport
 from oyer.tasks.endpoint.transport import JudgeTransport
 from tests.support.paths import SUPPORT
@@ -76,7 +76,9 @@ def test_a_kept_connection_that_fails_before_the_request_is_sent_is_replaced(
         transport = JudgeTransport(url, {}, {}, pool_size=8)
         with httpx2.Client(transport=transport, trust_env=False) as client:
             assert client.post(url, content=b"{}").status_code == 200
-            transport._pool._free[0].shutdown(socket.SHUT_WR)
+            kept = transport._pool._free[0]
+            assert isinstance(kept, socket.socket)
+            kept.shutdown(socket.SHUT_WR)
             assert client.post(url, content=b"{}").status_code == 200
         assert (len(server.requests), server.connections) == (2, 2)
 
@@ -127,7 +129,7 @@ def test_each_encoding_of_a_body_is_read(answer: bytes) -> None:
         (b"SSH-2.0-OpenSSH_9.6\r\n", httpx2.RemoteProtocolError),
         (ok(b"{}", b"Content-Encoding: gzip"), httpx2.DecodingError),
         (ok(gzip.compress(b"{}")[:-9], b"Content-Encoding: gzip"), httpx2.DecodingError),
-        (ok(zstd.compress(b"{}")[:-1], b"Content-Encoding: zstd"), httpx2.DecodingError),
+        (ok(packing.zstd.compress(b"{}")[:-1], b"Content-Encoding: zstd"), httpx2.DecodingError),
         (ok(b"{}", b"Content-Encoding: br"), httpx2.DecodingError),
     ],
 )
@@ -173,7 +175,7 @@ def test_a_reply_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None
         (b"gzip", gzip.compress),
         (b"deflate", zlib.compress),
         (b"deflate", lambda data: zlib.compress(data, wbits=-zlib.MAX_WBITS)),
-        (b"zstd", zstd.compress),
+        (b"zstd", packing.zstd.compress),
         (b"gzip, gzip", lambda data: gzip.compress(gzip.compress(data))),
     ],
 )
