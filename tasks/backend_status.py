@@ -151,7 +151,7 @@ def batch_status(manifest: Manifest, judged: int, ended: bytes | None, now_s: fl
 
 
 def endpoint_status(name: str, state: Mapping[bytes, bytes], now_s: float) -> EndpointStatus:
-    """Read an endpoint's shared limits, as `lease.lua` keeps them.
+    """Read an endpoint's shared limits, as `limiter.lua` keeps them.
 
     Args:
         state: the hash; empty where no worker has called the endpoint lately.
