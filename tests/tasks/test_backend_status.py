@@ -15,6 +15,7 @@ from oyer.protocol.names import batch_key
 from oyer.protocol.redis_connection import connect
 from oyer.tasks.backend_reading import read_status
 from oyer.tasks.backend_status import EndpointStatus, endpoint_status, run_status
+from oyer.tasks.coordination.adaptive import Evidence
 from oyer.tasks.coordination.budget import RunBudget, budget_key
 from oyer.tasks.coordination.limiter import Limiter, limits_key
 from tests.manager.conftest import JUDGE
@@ -67,7 +68,7 @@ def test_a_call_counts_against_each_limit_and_leaves_with_its_worker(
     assert found.adaptive_limit <= 8
     assert [(one.worker, one.in_flight, one.waiting) for one in found.callers] == [("host:1", 1, 0)]
     assert (found.requests_per_minute, found.tokens_per_minute) == (100, 5000)
-    opened.release(permit, used_tokens=50, rate_limited=True, retry_after_s=60.0)
+    opened.release(permit, used_tokens=50, evidence=Evidence(rate_limited=True), retry_after_s=60.0)
     assert 50 < until(client, lambda found: found.cool_s > 0).cool_s <= 60
     opened.close()
     left = endpoint(client)
