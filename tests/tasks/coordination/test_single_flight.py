@@ -228,7 +228,7 @@ def test_an_expired_claim_is_not_held_any_more(client: Redis) -> None:
     stopped = SingleFlight(client, "stopped", claim_ttl_s=600)
     assert stopped.claim(["k", "other"]) == {"k": True, "other": True}
     assert stopped.holds("k")
-    # As after a pause longer than the lease: it is gone, and nobody has renewed it since.
+    # As after a pause longer than the time to live: the claim has expired unrenewed.
     client.delete("oyer:flight:k")
     stopped._renewed_s -= 1200
     assert not stopped.holds("k")
