@@ -1,4 +1,4 @@
-"""A second trainer process: a test passes rollouts to it, and may kill it."""
+"""A second trainer process that a test tells what to hand over, and may kill."""
 
 import contextlib
 import multiprocessing
@@ -17,16 +17,16 @@ Point = Literal["claimed", "published"]
 """Where a process kills itself: with the claim on a group, or with its batch but no task of it sent."""
 
 LEASE_S = 0.3
-"""Seconds that a killed process's claims last; short, so that the test is short."""
+"""Of the claims of a process that kills itself: nobody has to wait long for it."""
 
 WAIT_S = 60.0
 
 
 class OtherProcess:
-    """Calls `score` for each rollout that it gets, and keeps the results."""
+    """Hands over rollouts one by one, and keeps what comes of them."""
 
     def __init__(self, manager: RewardManager, dies_when: Point | None = None) -> None:
-        """Start the process with a copy of a manager; both processes then belong to one training."""
+        """Start it with a copy of a manager, which makes both processes one training."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
@@ -36,24 +36,24 @@ class OtherProcess:
         theirs.close()
 
     def hand_over(self, rollouts: Sequence[Rollout], **where: Any) -> None:
-        """Have the process call `score` for each rollout; return after the last call."""
+        """Have it call `score` for each; returns once it has."""
         self._pipe.send((rollouts, where))
         self._answer()
 
     def scores(self) -> list[Score | Exception]:
-        """Wait for the results of all rollouts since the last call, in order."""
+        """Wait for what came of all that it was given since the last time, in order."""
         self._pipe.send(None)
         answer = self._answer()
         assert isinstance(answer, list)
         return answer
 
     def wait_dead(self) -> None:
-        """Wait until the process has killed itself."""
+        """Wait until it has killed itself."""
         self._process.join(WAIT_S)
         assert self._process.exitcode == -signal.SIGKILL
 
     def kill(self) -> None:
-        """Kill the process."""
+        """End it at once."""
         self._process.kill()
         self._process.join()
 
@@ -74,7 +74,7 @@ def other_process(manager: RewardManager, dies_when: Point | None = None) -> Ite
 
 def _main(pipe: Connection, manager: RewardManager, dies_when: Point | None) -> None:
     if dies_when is not None:
-        _kill_self_at(dies_when)
+        _make_deadly(dies_when)
     pending: list[Pending[Score]] = []
     with contextlib.suppress(EOFError):
         while True:
@@ -95,13 +95,13 @@ def _outcome(pending: Pending[Score]) -> Score | Exception:
         return error
 
 
-def _kill_self_at(point: Point) -> None:
+def _make_deadly(point: Point) -> None:
     group_store.LEASE_S = LEASE_S
     publish = group_store.GroupStore.publish
 
-    def killing(*args: Any) -> Any:
+    def deadly(*args: Any) -> Any:
         if point == "published":
             publish(*args)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(group_store.GroupStore, "publish", killing)  # noqa: B010 - mypy refuses the assignment
+    group_store.GroupStore.publish = deadly  # type: ignore[method-assign]  # the point to die at
