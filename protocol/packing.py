@@ -16,6 +16,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+__all__ = ["MAX_PAYLOAD_BYTES", "WIRE_VERSION", "decode_json", "pack", "unpack", "zstd"]
+
 
 T = TypeVar("T")
 

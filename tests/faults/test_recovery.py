@@ -182,11 +182,9 @@ def test_a_newer_message_is_refused_by_older_workers_and_kept_for_newer_ones(
 @contextlib.contextmanager
 def _newer_release() -> Iterator[None]:
     """Raise this process's wire version to that of a later release."""
+    trainer_side = ("oyer.manager.", "oyer.protocol.")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (
-            "oyer.manager.backend.chord",
-            "oyer.protocol.batch_result",
-            "oyer.protocol.rollout",
-        ):
-            patch.setattr(f"{module}.WIRE_VERSION", WIRE_VERSION + 1)
+        for name, module in list(sys.modules.items()):
+            if name.startswith(trainer_side) and hasattr(module, "WIRE_VERSION"):
+                patch.setattr(module, "WIRE_VERSION", WIRE_VERSION + 1)
         yield

@@ -1,4 +1,4 @@
-"""A second trainer process: a test passes rollouts to it, and may kill it."""
+"""A second trainer process that a test tells what to hand over, and may kill."""
 
 import contextlib
 import multiprocessing
@@ -23,10 +23,10 @@ WAIT_S = 60.0
 
 
 class OtherProcess:
-    """Calls `score` for each rollout that it gets, and keeps the results."""
+    """Hands over rollouts one by one, and keeps what comes of them."""
 
     def __init__(self, manager: RewardManager, dies_when: Point | None = None) -> None:
-        """Start the process with a copy of a manager; both processes then belong to one training."""
+        """Start it with a copy of a manager, which makes both processes one training."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
@@ -41,19 +41,19 @@ class OtherProcess:
         self._answer()
 
     def scores(self) -> list[Score | Exception]:
-        """Wait for the results of all rollouts since the last call, in order."""
+        """Wait for what came of all that it was given since the last time, in order."""
         self._pipe.send(None)
         answer = self._answer()
         assert isinstance(answer, list)
         return answer
 
     def wait_dead(self) -> None:
-        """Wait until the process has killed itself."""
+        """Wait until it has killed itself."""
         self._process.join(WAIT_S)
         assert self._process.exitcode == -signal.SIGKILL
 
     def kill(self) -> None:
-        """Kill the process."""
+        """End it at once."""
         self._process.kill()
         self._process.join()
 
