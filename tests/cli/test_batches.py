@@ -250,7 +250,7 @@ def test_a_batch_abandoned_by_its_trainer_is_failed_until_it_is_resumed(backend:
         with running("batches", "resume", state["id"], *options, cwd=backend.folder) as command:
             wait_until(
                 lambda: _recorded(backend, future.batch_id)["status"] == "submitted",
-                "it goes on",
+                "it was resubmitted",
             )
             backend.judge.release()
             assert command.wait() == 0, command.errors()
