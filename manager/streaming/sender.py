@@ -118,7 +118,9 @@ class Sender:
         """
         with contextlib.suppress(BackendUnavailable):
             try:
-                backend(*self._broker).resubmit(group.batch, "the process that submitted its group stopped")
+                backend(*self._broker).resubmit(
+                    group.batch, "the process that submitted its group stopped"
+                )
             except BackendUnavailable:
                 raise
             except OyerError as error:
