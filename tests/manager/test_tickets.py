@@ -1,4 +1,4 @@
-"""A ticket reopens a future in another process, which can do all that the first one could."""
+"""A ticket reopens a future in another process, with all its methods."""
 
 import base64
 import json
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from oyer.manager import InvalidInput, MissingScores, RewardFuture
+from oyer.manager.backend.poller import poller
 from tests.manager.conftest import Submit, Workers
 
 pytestmark = pytest.mark.filterwarnings(
@@ -32,7 +33,7 @@ def test_a_reopened_future_resubmits_from_the_payloads_in_redis(
     submit: Submit, workers: Workers
 ) -> None:
     future = submit()
-    future.cancel()
+    poller(*future._broker).forget(future)
     reopened = RewardFuture.from_ticket(future.ticket)
     workers.fail(reopened.batch_id, OSError("disk"))
     workers.wait_for_sent(2)
@@ -45,8 +46,8 @@ def test_a_reopened_future_without_payloads_reads_the_record(
     submit: Submit, workers: Workers
 ) -> None:
     future = submit()
+    poller(*future._broker).forget(future)
     workers.exchange.discard(workers.exchange.manifest(future.batch_id))
-    future.cancel()
     reopened = RewardFuture.from_ticket(future.ticket)
     workers.fail(reopened.batch_id, OSError("disk"))
     workers.wait_for_sent(1, "combine")
