@@ -297,4 +297,4 @@ def _direct_scorer(settings: LengthPenaltyConfig) -> Any:
     # By name: judging in this process loads what a trainer's side never loads otherwise.
     module = importlib.import_module("oyer.tasks.in_process")
     resolved = resolve(settings)
-    return module.DirectScorer(resolved.config, {**os.environ, **resolved.environ})
+    return module.InProcessScorer(resolved.config, {**os.environ, **resolved.environ})
