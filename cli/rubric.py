@@ -74,11 +74,11 @@ def show(
     """
     from oyer.cli.views import rubric_tables
     from oyer.config import rubric as rubrics
-    from oyer.config.loading import load_config
+    from oyer.config.loading import load_config, read_rubric
 
     judges = {judge.name: judge.rubric for judge in load_config(config).judges}
     named = name not in rubrics.BUILT_IN and name in judges
-    text = judges[name] if named else rubrics.resolve(name)
+    text = judges[name] if named else read_rubric(name)
     if as_json:
         print_json({**rubric_tables.facts(name, text), "text": text})
         return
@@ -155,11 +155,11 @@ def try_(
 
 def _judge(settings: "RewardConfig", name: str | None, rubric: str | None) -> "JudgeConfig":
     """Choose a judge of the configuration, or make one that can only be shown."""
-    from oyer.config import rubric as rubrics
+    from oyer.config.loading import read_rubric
     from oyer.config.reward import JudgeConfig
 
     judges = {judge.name: judge for judge in settings.judges}
-    text = None if rubric is None else rubrics.resolve(rubric)
+    text = None if rubric is None else read_rubric(rubric)
     if not judges and name is None:
         if text is None:
             raise InvalidConfig("--rubric: name one, since the configuration has no judges")

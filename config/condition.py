@@ -1,4 +1,4 @@
-"""Thresholds on scores, as a configuration writes them: `judge >= 6`."""
+"""Thresholds on scores in a configuration: `judge >= 6`."""
 
 import re
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 SOURCE = r"judge(?::[A-Za-z0-9_.-]+)?|base_score|unshaped_reward"
-"""The scores of a rollout by name: all judges together, one of them, the verifier's, or base score
-and weighted judges."""
+"""A rollout's scores by name: of all judges together, of one judge, the base score, or the base
+score plus the weighted judges."""
 
 _CONDITION = re.compile(rf"\s*({SOURCE})\s*(>=|>)\s*(\S+)\s*")
 
@@ -18,17 +18,17 @@ class Condition:
     """A threshold on a score."""
 
     source: str
-    """A name that `SOURCE` matches."""
+    """Name of the score; matches `SOURCE`."""
     strict: bool
-    """Above the threshold, rather than at or above it."""
+    """True for `>`, False for `>=`."""
     threshold: float
 
     @classmethod
     def parse(cls, text: str) -> "Condition":
-        """Read a condition.
+        """Parse a condition.
 
         Raises:
-            ValueError: it is none; the message shows how one is written.
+            ValueError: it is not a condition; the message gives examples.
         """
         found = _CONDITION.fullmatch(text)
         try:
@@ -43,11 +43,11 @@ class Condition:
         return cls(found[1], found[2] == ">", threshold)
 
     def holds(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Say for `[N]` scores whether the condition holds: 1 or 0, NaN for a missing score."""
+        """Return 1 or 0 for each of `[N]` scores; NaN for a missing score."""
         held = scores > self.threshold if self.strict else scores >= self.threshold
         return np.where(np.isnan(scores), np.nan, held.astype(np.float64))
 
 
 def needs_judge(source: str) -> bool:
-    """Whether a score is known only once the judges have answered."""
+    """Whether the score depends on a judge."""
     return source != "base_score"

@@ -1,17 +1,12 @@
-"""Configuration of an endpoint: URLs, key name, limits, prices."""
+"""Configuration of an endpoint: URLs, name of the API key, limits, prices."""
 
 import json
-import re
 from typing import Annotated, Any, Self
-from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, model_validator
 
-from oyer.config.section import MAX_TIME_S, MAX_USD, Section, names_host
+from oyer.config.section import MAX_TIME_S, MAX_USD, Section
+from oyer.config.urls import HttpUrl
 from oyer.config.variables import VariableName
 
 MAX_DEPTH = 64
@@ -19,46 +14,24 @@ MAX_DEPTH = 64
 
 
 def _depth(value: Any, seen: int = 0) -> int:
-    """Count the levels of a value, and no further than is too deep."""
+    """Count the nested levels of a value, up to one more than `MAX_DEPTH`."""
     inner = value.values() if isinstance(value, dict) else value
     if seen > MAX_DEPTH or not isinstance(value, (dict, list, tuple)):
         return seen
     return max((_depth(item, seen + 1) for item in inner), default=seen + 1)
 
 
-_CALLED = re.compile(r"/(chat/completions|completions|responses|embeddings|models)/*$")
-"""Ends of a path that belong to one call, and not to a `base_url`."""
-
-
-def _with_host(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("must begin with http:// or https://, as in https://api.deepseek.com/v1")
-    if not names_host(url):
-        raise ValueError(
-            "must name a host and a port that can be called, as in http://host:8000/v1; letters beyond"
-            " ASCII are written as xn--…"
-        )
-    if called := _CALLED.search(urlsplit(url).path):
-        raise ValueError(
-            f"ends in `/{called[1]}`; leave that off, as in https://api.deepseek.com/v1: the path"
-            " of a call is added to it"
-        )
-    return url
-
-
-HttpUrl = Annotated[str, AfterValidator(_with_host)]
-"""Where requests go, up to and without `/chat/completions`."""
-
-
 def _plain_json(body: dict[str, Any]) -> dict[str, Any]:
-    """Take a body apart as JSON would, so that it is the same wherever it is read."""
+    """Convert a body to plain JSON values, so that all processes read the same."""
     if _depth(body) > MAX_DEPTH:
         raise ValueError(f"nests deeper than {MAX_DEPTH} levels; flatten it")
     try:
         plain: dict[str, Any] = json.loads(json.dumps(body, allow_nan=False))
         json.dumps(plain, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError("holds what JSON cannot say; use text, finite numbers, lists") from error
+        raise ValueError(
+            "holds a value that JSON cannot represent; use text, finite numbers, lists"
+        ) from error
     return plain
 
 

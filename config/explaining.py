@@ -1,4 +1,4 @@
-"""Writes what pydantic found wrong as `key.path: what is wrong`, in words of the configuration."""
+"""Turns pydantic's validation errors into `key.path: what is wrong`, in terms of the configuration."""
 
 import difflib
 import re
@@ -8,10 +8,10 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 _MAX_PROBLEMS = 20
-"""Problems that one message names; the first few show what the others are."""
+"""Most problems in one message."""
 
 _MAX_PART_CHARS = 500
-"""How much a message shows of one key or one explanation, in characters."""
+"""Longest key and longest explanation in a message, in characters."""
 
 _TEXTS = {
     "missing": "is missing, and it is required",
@@ -29,13 +29,13 @@ _TEXTS = {
     "float_parsing": "must be a number",
     "string_pattern_mismatch": "may hold only letters, digits, `_`, `.` and `-`",
 }
-"""Explanations by pydantic's type of error, in place of pydantic's own."""
+"""Our explanation for each of pydantic's error types."""
 
 _GENERIC = re.compile(r"^(?:Input|Value|String|Tuple|List|Dictionary) should ")
-"""How pydantic begins its messages about a value."""
+"""The start of pydantic's messages about a value."""
 
 _INNER_PATH = re.compile(r"([a-z_]+)((?:\.[\w-]+|\[\d+\])*): ")
-"""The path at the beginning of a message that a validator of ours wrote."""
+"""The key path at the start of a message of our own validators."""
 
 _KEY_BY_VALUE = "put the key into an environment variable, and name that in `api_key_env`"
 
@@ -45,27 +45,27 @@ _HINTS = {
     "key": _KEY_BY_VALUE,
     "token": _KEY_BY_VALUE,
 }
-"""What to write for an unknown key whose meaning is clear."""
+"""The fix for unknown keys whose intent is clear."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Suggest the known names that a word resembles, e.g. "did you mean `judges`?"; else ""."""
+    """Suggest similar known names, e.g. "did you mean `judges`?"; "" if none is similar."""
     by_lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.6)
     return f"did you mean {' or '.join(f'`{by_lower[name]}`' for name in near)}?" if near else ""
 
 
 def suggestion_or_known(word: str, known: Iterable[str]) -> str:
-    """Suggest near names, or list all of them where none is near."""
+    """Suggest similar names, or list all names if none is similar."""
     names = sorted(known)
     return did_you_mean(word, names) or f"known: {', '.join(names) or 'none'}"
 
 
 def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
-    """Write a validation error as `key.path: what is wrong`, joined by semicolons.
+    """Write a validation error as `key.path: what is wrong`, separated by semicolons.
 
     Args:
-        model: what was validated; with it, an unknown key is answered with the nearest known one.
+        model: the validated model; with it, the message suggests a known key for an unknown one.
     """
     items = error.errors(include_url=False)
     lines = []
@@ -86,7 +86,7 @@ def _path(loc: tuple[int | str, ...]) -> str:
 
 
 def _what(item: Any, around: type[BaseModel] | None) -> str:
-    """Explain one problem; a value is compared with what is allowed, and never shown."""
+    """Explain one problem; the value, which may be a secret, is never shown."""
     kind, value = item["type"], item.get("input")
     if kind == "extra_forbidden":
         name = str(item["loc"][-1])
@@ -103,7 +103,7 @@ def _what(item: Any, around: type[BaseModel] | None) -> str:
 
 
 def _joined(where: str, loc: tuple[int | str, ...], what: str) -> tuple[str, str]:
-    """Make one path of the error's own and of that with which a validator's message begins."""
+    """Join the error's path with the path at the start of a validator's message."""
     inner = _INNER_PATH.match(what)
     if not where or inner is None:
         return where, what
@@ -115,7 +115,7 @@ def _joined(where: str, loc: tuple[int | str, ...], what: str) -> tuple[str, str
 
 
 def _model_at(model: type[BaseModel] | None, loc: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """Find the model that validated the value at a path."""
+    """Return the model that validated the value at a path."""
     for part in loc:
         if model is None or isinstance(part, int):
             continue

@@ -1,25 +1,20 @@
-"""Configuration of a judge and its fall-back."""
+"""Configuration of a judge and its fallback."""
 
 import math
 from typing import Literal, Self
 
-from pydantic import (
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from oyer.config import rubric as rubrics
 from oyer.config.endpoint import Body
 from oyer.config.section import Section
 
 MAX_EXPECTED = 1000
-"""Widest scale over which an expected score is taken: each score is looked for in the logprobs."""
+"""Widest scale with an expected score: the logprobs are searched for each score."""
 
 
 class Fallback(Section):
-    """Who judges in a judge's place, by the same rubric on the same scale."""
+    """The model that replaces a judge, with the same rubric and scale."""
 
     endpoint: str = Field(min_length=1, max_length=100)
     """Name of an entry of the workers' `endpoints`."""
@@ -37,9 +32,9 @@ class JudgeConfig(Section):
     model: str = Field(min_length=1, max_length=200)
     """The model name that the endpoint expects."""
     version: str | None = Field(default=None, max_length=200, coerce_numbers_to_str=True)
-    """Names the model's state, e.g. a checkpoint; judgements under another version are not reused.
-    Null: those of other base URLs, or of another model than the endpoint now reports in its
-    replies, are not reused. `""`: any are, also those of releases without versions."""
+    """State of the model, e.g. a checkpoint name; judgements of another version are not reused. Null:
+    judgements of other base URLs, or of another model than the endpoint now reports, are not
+    reused. `""`: all are reused, also those of releases without versions."""
     rubric: str = Field(default="reasoning_en", validate_default=True)
     """A built-in rubric's name, a path from this file's folder, or the text (with `{response}`)."""
     scale: tuple[float, float] = (1.0, 10.0)
@@ -67,15 +62,15 @@ class JudgeConfig(Section):
     structured: bool = False
     """Ask for JSON by `response_format`; an endpoint that refuses it is asked in words."""
     reasks: int = Field(default=1, ge=0, le=5)
-    """Times that a judge is asked again for the verdict line that its reply lacks."""
+    """Times that a judge is asked again if its reply lacks the verdict line."""
     expected_score: bool = False
-    """Score by the mean over the scores that the judge might have written, from its logprobs."""
+    """Use the mean of all scores, weighted by the judge's logprobs, in place of the score it wrote."""
     fallback: Fallback | None = None
     """Re-judges the whole group if the judge fails on any of it; submit the rollouts of a group together."""
     extra_body: Body = Field(default_factory=dict)
     """Further fields of the request's body, e.g. `{top_p: 0.9}`."""
     empty_score: float | None = Field(default=None, allow_inf_nan=False)
-    """Score of a response that holds nothing to judge; null means the lowest of the scale."""
+    """Score of an empty response; null means the lowest of the scale."""
 
     @field_validator("scale")
     @classmethod
@@ -105,27 +100,27 @@ class JudgeConfig(Section):
 
     @property
     def counted_scale(self) -> tuple[float, float]:
-        """The scale that scores are on where they count."""
+        """The scale of scores in rewards and results."""
         return (0.0, 1.0) if self.normalize else self.scale
 
     def counted(self, score: float) -> float:
-        """Take a score from the judge's scale to the one that counts."""
+        """Convert a score from the judge's scale to `counted_scale`."""
         low, high = self.scale
         return (score - low) / (high - low) if self.normalize else score
 
     @property
     def substitute(self) -> "JudgeConfig | None":
-        """The fall-back as a judge of its own; no configured name holds a slash.
+        """The fallback as a separate judge, `<name>/fallback`; no configured name holds a slash.
 
-        The judge's `version` is of its own model, not of the fall-back's.
+        It has no `version`: the judge's version is not the fallback model's.
         """
         if self.fallback is None:
             return None
-        place = {"endpoint": self.fallback.endpoint, "model": self.fallback.model}
-        changed = {**place, "name": f"{self.name}/fallback", "fallback": None, "version": None}
+        model = {"endpoint": self.fallback.endpoint, "model": self.fallback.model}
+        changed = {**model, "name": f"{self.name}/fallback", "fallback": None, "version": None}
         return self.model_copy(update=changed)
 
     @field_validator("rubric")
     @classmethod
-    def _resolved(cls, rubric: str, info: ValidationInfo) -> str:
-        return rubrics.resolve(rubric, **(info.context or {}))
+    def _resolved(cls, rubric: str) -> str:
+        return rubrics.resolve(rubric)

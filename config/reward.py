@@ -1,20 +1,12 @@
-"""What one configuration file holds: endpoints, judges, length methods, reward rules, broker, store.
+"""The configuration file: endpoints, judges, length methods, reward rules, broker, store.
 
-The trainer and the workers read the same file; `endpoints` serve the workers only.
+Trainer and workers read the same file; only the workers use `endpoints`.
 """
 
 import os
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from oyer.config.condition import Condition
 from oyer.config.endpoint import BaseUrl, EndpointConfig, Price
@@ -43,19 +35,19 @@ __all__ = [
 
 
 STALL_CALLS = 3
-"""Calls that may time out one after the other before a batch is taken to stand still."""
+"""Consecutive call time-outs after which a batch counts as stalled."""
 
 MIN_STALL_S = 30.0
-"""A killed worker's messages come back by themselves within 13 s: sooner only repeats them."""
+"""Shortest stall time-out, in seconds: Redis redelivers a killed worker's messages within 13 s."""
 
 
 def _off(value: Any) -> Any:
-    """YAML reads a bare `off` as false."""
+    """Return `off` for False: YAML reads a bare `off` as false."""
     return "off" if value is False else value
 
 
 class RewardRules(Section):
-    """How a reward is composed, and what a missing score becomes."""
+    """How a reward is composed, and how a missing score is handled."""
 
     gate: Literal["base_score", "none"] = "base_score"
     """`base_score`: a rollout whose base score is not positive is not judged; `none`: all are judged."""
@@ -71,12 +63,12 @@ class RewardRules(Section):
     are not), raises `JudgeOutage`; 1 never does."""
     min_valid_judges: int | None = Field(default=None, ge=1)
     """Judges that must have a score, or the rollout has none; null means all. A missing judge then
-    counts as if its score stood where the others' mean stands on their scales."""
+    counts with the others' mean, as a fraction of each scale."""
 
     @model_validator(mode="before")
     @classmethod
     def _value_in_place(cls, raw: Any) -> Any:
-        """`on_missing: {value: 5}` says in one place what two keys say."""
+        """Expand `on_missing: {value: 5}` into the keys `on_missing` and `value`."""
         if isinstance(raw, dict) and isinstance(raw.get("on_missing"), dict):
             inner = raw["on_missing"]
             if set(inner) == {"value"} and "value" not in raw:
@@ -107,7 +99,7 @@ class Budget(Section):
 
 
 class SigningConfig(Section):
-    """Messages and results are signed, and what is not signed by a trusted key is refused."""
+    """Signs messages and results; those without a trusted signature are refused."""
 
     key: str
     """PEM file of this host's RSA private key."""
@@ -122,8 +114,8 @@ class SigningConfig(Section):
 
     @field_validator("key", "cert", "cert_store")
     @classmethod
-    def _from_file(cls, path: str, info: ValidationInfo) -> str:
-        return str((info.context or {}).get("folder", Path()) / os.path.expanduser(path))
+    def _expanded(cls, path: str) -> str:
+        return os.path.expanduser(path)
 
 
 class BrokerConfig(Section):
@@ -134,21 +126,21 @@ class BrokerConfig(Section):
     result_expires_s: int = Field(default=86_400, ge=600, le=int(MAX_TIME_S))
     """How long payloads and results stay in Redis, in seconds."""
     max_backlog_bytes: int = Field(default=2**30, ge=2**20, le=2**50)
-    """Payloads under way, packed, beyond which `submit` refuses, in bytes: of batches, and of rollouts
-    that wait for their group."""
+    """Largest total of packed payloads in Redis, in bytes, of unfinished batches and of rollouts that
+    wait for their group; beyond it `submit` refuses."""
     signing: SigningConfig | None = None
     """Sign messages and results; null trusts whoever reaches Redis (docs/security.md)."""
 
 
 class StoreConfig(Section):
-    """The SQL record, as the workers reach it."""
+    """The SQL database, as the workers reach it."""
 
     url: Annotated[str, AfterValidator(store_url)] = Field(default="sqlite:///oyer.db", repr=False)
     """`sqlite:///file.db` or `postgresql://user@host/db`."""
 
 
 class RewardConfig(Section):
-    """Everything one `oyer.yaml` holds."""
+    """The content of one `oyer.yaml`."""
 
     endpoints: dict[str, EndpointConfig] = Field(default_factory=dict)
     """The workers' own; a trainer only names them, and may leave them out."""
@@ -173,7 +165,7 @@ class RewardConfig(Section):
     deadline_s: float = Field(default=3600.0, gt=0, le=MAX_TIME_S)
     """Calls not begun this long after `submit` are `expired`, in seconds."""
     stall_timeout_s: float | None = Field(default=None, gt=0, le=MAX_TIME_S)
-    """A batch without progress for this long is submitted again under its id, in seconds; null
+    """A batch without progress for this long is resubmitted under its id, in seconds; null
     means three times the longest `timeout_s` of its endpoints, and 30 s at least."""
     grace_s: float = Field(default=15.0, ge=0, le=86_400)
     """Time that a worker's calls in flight have to finish after SIGTERM, in seconds."""
@@ -187,17 +179,17 @@ class RewardConfig(Section):
 
     @property
     def length_follows_judges(self) -> bool:
-        """Whether length terms wait for the judges, rather than being computed beside them."""
+        """Whether length terms need judge scores, and so are computed after the judges."""
         return follows_judges(self.length, self.judges)
 
     @property
     def stall_s(self) -> float:
-        """The stall timeout, derived where it is left out."""
+        """`stall_timeout_s`, or its default, in seconds."""
         if self.stall_timeout_s is not None:
             return self.stall_timeout_s
         asked = {judge.endpoint for judge in self.judges}
         timeouts_s = [e.timeout_s for name, e in self.endpoints.items() if name in asked]
-        # A trainer may leave the endpoints to the workers: then theirs are taken to be default.
+        # A trainer may leave out the endpoints; the workers' time-outs then count as the default.
         default_s: float = EndpointConfig.model_fields["timeout_s"].default
         return max(MIN_STALL_S, STALL_CALLS * max(timeouts_s, default=default_s))
 
@@ -206,7 +198,7 @@ class RewardConfig(Section):
         if self.broker.result_expires_s < self.deadline_s:
             raise ValueError(
                 f"broker.result_expires_s: {self.broker.result_expires_s} is less than `deadline_s`"
-                f" {self.deadline_s:g}: results would be gone before their batch ends"
+                f" {self.deadline_s:g}: results would expire before their batch ends"
             )
         names = [judge.name for judge in self.judges]
         for i, judge in enumerate(self.judges):
@@ -226,23 +218,23 @@ class RewardConfig(Section):
         return self
 
     def _check_endpoints(self, i: int, judge: JudgeConfig) -> None:
-        """Refuse endpoints nobody can call, and a budget without the prices that it is kept by."""
-        for who, where in ((judge, ""), (judge.fallback, ".fallback")):
-            if who is None or not self.endpoints:
+        """Refuse unknown endpoints, and a budget for a model without a price."""
+        for called, where in ((judge, ""), (judge.fallback, ".fallback")):
+            if called is None or not self.endpoints:
                 continue
-            if who.endpoint not in self.endpoints:
+            if called.endpoint not in self.endpoints:
                 raise ValueError(
-                    f"judges[{i}]{where}.endpoint: {who.endpoint!r} is not in `endpoints`;"
-                    f" {suggestion_or_known(who.endpoint, self.endpoints)}"
+                    f"judges[{i}]{where}.endpoint: {called.endpoint!r} is not in `endpoints`;"
+                    f" {suggestion_or_known(called.endpoint, self.endpoints)}"
                 )
-            if self.budget and who.model not in self.endpoints[who.endpoint].prices:
+            if self.budget and called.model not in self.endpoints[called.endpoint].prices:
                 raise ValueError(
-                    f"endpoints.{who.endpoint}.prices: lacks {who.model!r}; `budget` needs it"
+                    f"endpoints.{called.endpoint}.prices: lacks {called.model!r}; `budget` needs it"
                 )
 
 
 def plan_of(config: RewardConfig) -> dict[str, Any]:
-    """What travels with a batch: judges, length methods and rules, and nothing of the workers'."""
+    """Return the part of a configuration that is sent with a batch; the workers' part is left out."""
     return config.model_dump(
         mode="json", include={"judges", "length", "reward", "budget", "reuse", "tokenizer"}
     )

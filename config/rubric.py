@@ -1,11 +1,11 @@
-"""Rubrics: what a judge is told, and how a rollout is put before it.
+"""Rubrics: the text that tells a judge what to score, with a place for the rollout.
 
-A rubric is text. Everything but the place for the response may be left out:
+Only the place for the response is required:
 
     ---
     name: politeness
-    language: en               # en or zh: the language of the parts written here
-    scale: [1, 10]             # what the text was written for; it travels with the rubric
+    language: en               # en or zh: the language of the generated parts
+    scale: [1, 10]             # the scale that the text was written for
     reason_first: true         # false asks for the verdict alone
     levels: [rude, neutral, polite]            # worst to best, spread over the judge's scale
     criteria:
@@ -13,27 +13,26 @@ A rubric is text. Everything but the place for the response may be left out:
     ---
     The system message. {criteria} {levels} {verdict} {low} {high}
     ---user---
-    The user message. {rollout}, or {prompt} {reference} {response} each in its own place.
+    The user message. {rollout}, or {prompt} {reference} {response} separately.
 
 - Without a `---user---` line the whole body is the user message and there is no system message.
-- The rollout may stand in the user message only; `{rollout}` is its three parts under headings,
-  without the reference when there is none.
-- Criteria, levels and the verdict line that the body does not place follow the system message.
+- The rollout may be in the user message only; `{rollout}` is its three parts under headings,
+  without the reference if there is none.
+- Criteria, levels and the verdict line are appended to the system message if the body has no
+  placeholder for them.
 """
 
 import functools
 import hashlib
-import os
 import re
 from importlib import resources
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from oyer.config.explaining import did_you_mean, explain
 from oyer.config.template import PLACEHOLDER, ROLLOUT_PARTS, RubricTemplate, ScoreBand, render
-from oyer.config.yaml_text import KeyTwice, read_yaml
+from oyer.config.yaml_text import read_yaml
 from oyer.protocol.errors import InvalidConfig
 
 __all__ = [
@@ -48,7 +47,7 @@ __all__ = [
 ]
 
 BUILT_IN = ("tool_call_zh", "tool_call_en", "reasoning_zh", "reasoning_en")
-"""Rubrics that ship with the package, named for the kind of rollout and the language."""
+"""Rubrics that ship with the package, named by the kind of rollout and the language."""
 
 _SYSTEM_PARTS = ("criteria", "levels", "verdict")
 _KNOWN = frozenset({*ROLLOUT_PARTS, *_SYSTEM_PARTS, "rollout", "low", "high"})
@@ -57,7 +56,7 @@ _USER_MARK = re.compile(r"^---user---[ \t]*$\n?", re.MULTILINE)
 
 
 class _FrontMatter(BaseModel):
-    """What may stand between the two `---` lines."""
+    """The keys between the two `---` lines."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -69,25 +68,31 @@ class _FrontMatter(BaseModel):
     criteria: tuple[ScoreBand, ...] = ()
 
 
-def resolve(rubric: str, folder: Path | None = Path()) -> str:
-    """Turn a built-in name, a path to a `.md` or `.txt` file, or the text itself into the text.
+def resolve(rubric: str) -> str:
+    """Turn a built-in name, or the text itself, into the text; no file is read.
 
-    A text is returned as it is, so resolving twice changes nothing.
-
-    Args:
-        folder: what a relative path starts from; None takes no path, as from a message.
+    A text is returned unchanged, so resolving twice changes nothing.
 
     Raises:
-        InvalidConfig: there is no such name or file, or the text cannot serve as a rubric.
+        InvalidConfig: there is no such name, or the text cannot serve as a rubric.
     """
-    text = _text_of(rubric, folder).replace("\r\n", "\n")
+    return checked(_text_of(rubric))
+
+
+def checked(text: str) -> str:
+    """Return a rubric's text with `\\n` line ends.
+
+    Raises:
+        InvalidConfig: the text cannot serve as a rubric.
+    """
+    text = text.replace("\r\n", "\n")
     _check_sentinels(parse(text))
     return text
 
 
 @functools.lru_cache(maxsize=64)
 def parse(text: str) -> RubricTemplate:
-    """Read a rubric's text into its parts; every chunk names the same few.
+    """Parse a rubric's text into its parts; cached, since all chunks use the same few rubrics.
 
     Raises:
         InvalidConfig: the front matter or a placeholder cannot be used.
@@ -107,12 +112,12 @@ def parse(text: str) -> RubricTemplate:
         )
     if misplaced := sorted(_names_in(system) & {*ROLLOUT_PARTS, "rollout"}):
         raise InvalidConfig(
-            f"rubric: {{{'}, {'.join(misplaced)}}} stands in the system message;"
-            " move it below the `---user---` line, where a rollout cannot pass for rules"
+            f"rubric: {{{'}, {'.join(misplaced)}}} is in the system message;"
+            " move it below the `---user---` line, so that a rollout cannot act as instructions"
         )
     if not _names_in(user) & {"response", "rollout"}:
         raise InvalidConfig(
-            "rubric: has no place for the response; put {response} where the judge is to see it"
+            "rubric: has no place for the response; add {response} to the user message"
         )
     missing = [part for part in _to_add(fields) if part not in named]
     system = "\n\n".join([system.strip(), *(f"{{{part}}}" for part in missing)]).strip()
@@ -129,24 +134,30 @@ def parse(text: str) -> RubricTemplate:
 
 
 def asks_for_verdict(rubric: RubricTemplate) -> bool:
-    """Whether a rubric places the verdict line; else its own words must ask for a score."""
+    """Whether the messages hold a verdict line; without it, the text itself must ask for a score."""
     return "verdict" in _names_in(rubric.system) | _names_in(rubric.user)
 
 
 @functools.lru_cache(maxsize=64)
 def rubric_hash(text: str) -> str:
-    """Name a rubric's text in cache keys and on record: sha256, hex."""
+    """Return the sha256 of a rubric's text in hex, as in cache keys and in the database."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _text_of(rubric: str, folder: Path | None) -> str:
+def names_file(rubric: str) -> bool:
+    """Whether a `rubric` setting is a path to a `.md` or `.txt` file, rather than a name or a text."""
+    return not re.search(r"[{\n\0]", rubric) and rubric.lower().endswith((".md", ".txt"))
+
+
+def _text_of(rubric: str) -> str:
     if rubric in BUILT_IN:
         return _built_in(rubric)
-    if "{" in rubric or "\n" in rubric:
-        return rubric
-    if folder is not None and rubric.lower().endswith((".md", ".txt")):
-        return _file_text(folder / os.path.expanduser(rubric))
-    if re.search(r"\s", rubric.strip()):
+    if names_file(rubric):
+        raise InvalidConfig(
+            "rubric: is a file path, which only `load_config` and `RewardManager.from_file` read;"
+            " give the file's text"
+        )
+    if re.search(r"[{\s]", rubric.strip()):
         return rubric
     raise InvalidConfig(
         f"rubric: {rubric!r} is neither a built-in rubric ({', '.join(BUILT_IN)}), nor a .md or .txt file,"
@@ -161,24 +172,10 @@ def _built_in(name: str) -> str:
     return resources.files("oyer.config.rubrics").joinpath(f"{name}.md").read_text("utf-8")
 
 
-def _file_text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8-sig")
-    except FileNotFoundError as error:
-        raise InvalidConfig(
-            f"rubric: there is no file {str(path.absolute())!r};"
-            f" the built-in rubrics are {', '.join(BUILT_IN)}"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfig(f"rubric: file {str(path)!r} cannot be read: {error}") from error
-
-
 def _front_fields(block: str) -> _FrontMatter:
     try:
-        # The line above it is that of the `---`, so that an error counts lines of the rubric.
+        # The added line stands for the `---`, so that errors count lines of the rubric.
         raw = read_yaml("\n" + block)
-    except KeyTwice as error:
-        raise InvalidConfig(f"rubric: front matter: {error}") from error
     except ValueError as error:
         raise InvalidConfig(f"rubric: the front matter is not YAML: {error}") from error
     try:
@@ -202,7 +199,7 @@ def _names_in(template: str) -> set[str]:
 
 
 def _to_add(fields: _FrontMatter) -> list[str]:
-    """Parts that the front matter asks for, wherever the body places them."""
+    """Return the parts that the front matter asks for."""
     wanted = {
         "criteria": bool(fields.criteria),
         "levels": bool(fields.levels),
@@ -212,7 +209,7 @@ def _to_add(fields: _FrontMatter) -> list[str]:
 
 
 def _check_sentinels(rubric: RubricTemplate) -> None:
-    """Render once and look for each part, so that no template drops one silently."""
+    """Render once and check that each part appears, so that no template drops one silently."""
     sentinels = {part: f"<<{part} sentinel>>" for part in ROLLOUT_PARTS}
     scale = rubric.scale or (1.0, 10.0)
     messages = render(rubric, scale=scale, **sentinels)

@@ -1,7 +1,7 @@
-"""Puts a rollout before a judge: fills a rubric's templates into chat messages.
+"""Renders a rubric and a rollout into the chat messages for a judge.
 
-- Filling is one pass over the known names: what a value contains is never filled again.
-- A value of the rollout stands in a fence longer than any run of backticks inside it.
+- Placeholders are filled in one pass: a placeholder inside a value is never filled.
+- Each part of the rollout is fenced by more backticks than any run of them inside it.
 """
 
 import functools
@@ -16,13 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from oyer.protocol.content import PLACEHOLDERS, content_text, plain_json
 
 ROLLOUT_PARTS = ("prompt", "reference", "response")
-"""Placeholders that stand for one part of the rollout, fenced."""
+"""Placeholders of one part of the rollout, which is fenced."""
 
 PLACEHOLDER = re.compile(r"\\[A-Za-z]+\{\w*\}|(\{*)\{([A-Za-z_]\w*)\}")
-"""A name in braces (group 2; group 1: doubled braces), or a LaTeX argument, which is none."""
+"""A name in braces (group 2; group 1: doubled braces), or a LaTeX argument (no group), kept as is."""
 
 _ROLE_LINE = re.compile(rf"(?m)^(?=\s*\[(?!(?:{'|'.join(PLACEHOLDERS)})\])\w+\]\s*$)")
-"""Where a line of content begins that could pass for a role line; a placeholder is none."""
+"""The start of a content line that looks like a role line; media placeholders are excepted."""
 
 _WORDS: Mapping[str, Mapping[str, str]] = {
     "en": {
@@ -58,7 +58,7 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
 
 
 class ScoreBand(BaseModel):
-    """One thing the judge looks at."""
+    """One criterion of a rubric."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -70,19 +70,19 @@ class ScoreBand(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class RubricTemplate:
-    """A parsed rubric; `render` fills it."""
+    """A parsed rubric, for `render`."""
 
     system: str
-    """Template of the system message; empty when there is none."""
+    """Template of the system message; empty if there is none."""
     user: str
     """Template of the user message."""
     name: str | None = None
     language: Literal["en", "zh"] = "en"
     scale: tuple[float, float] | None = None
-    """Scale that the text was written for; none where the text leaves it open."""
+    """Scale that the text was written for; None if the text fits any scale."""
     reason_first: bool = True
     levels: tuple[str, ...] = ()
-    """What scores mean, from worst to best."""
+    """The meaning of the scores, from worst to best."""
     criteria: tuple[ScoreBand, ...] = ()
 
 
@@ -94,11 +94,11 @@ def render(
     reference: str | None,
     scale: tuple[float, float],
 ) -> list[dict[str, str]]:
-    """Fill a rubric with one rollout.
+    """Render a rubric with one rollout.
 
     Args:
         prompt: text or chat messages; messages become text with a `[role]` line before each.
-        reference: the reference answer, or none.
+        reference: the reference answer, or None.
         scale: lowest and highest score the judge may give.
 
     Returns:
@@ -125,7 +125,7 @@ def render(
 
 
 def fence(content: str) -> str:
-    """Put content between backtick fences that it cannot close."""
+    """Fence content with backticks that it cannot close."""
     runs = re.findall(r"`+", content) if "`" in content else ()
     longest = max(map(len, runs), default=0)
     bar = "`" * max(3, longest + 1)
@@ -133,9 +133,9 @@ def fence(content: str) -> str:
 
 
 def flatten(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Chat messages as text: a `[role]` line, the content as text, tool calls as JSON.
+    """Convert chat messages to text: a `[role]` line, the content as text, tool calls as JSON.
 
-    A line of content that looks like a role line is escaped, so that no message can open another.
+    A content line that looks like a role line is escaped, so that no message can start another.
     """
     blocks = []
     for message in messages:

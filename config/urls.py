@@ -1,12 +1,54 @@
-"""Addresses of Redis and of the record, as a configuration writes them."""
+"""Checks the URLs in a configuration: of endpoints, Redis and the database."""
 
+import ipaddress
 import re
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from oyer.config.section import names_host
+from pydantic import AfterValidator
+
+_HOST_NAME = re.compile(r"(?![0-9]+(\.[0-9]+){3}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
+"""A DNS host name; four numbers are an IP address instead."""
+
+
+def names_host(url: str) -> bool:
+    """Whether a URL has a host, in ASCII as in DNS, and a port other than 0."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if not _HOST_NAME.fullmatch(host):
+            ipaddress.ip_address(host)
+        named = parts.port != 0
+    except ValueError:
+        return False
+    return named and url.isprintable() and " " not in url
+
+
+_CALL_PATH = re.compile(r"/(chat/completions|completions|responses|embeddings|models)/*$")
+"""Path endings that belong to one call, not to a `base_url`."""
+
+
+def _http_url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://, as in https://api.deepseek.com/v1")
+    if not names_host(url):
+        raise ValueError(
+            "must name a host and a port that can be called, as in http://host:8000/v1; letters beyond"
+            " ASCII are written as xn--…"
+        )
+    if called := _CALL_PATH.search(urlsplit(url).path):
+        raise ValueError(
+            f"ends in `/{called[1]}`; leave that off, as in https://api.deepseek.com/v1: the path"
+            " of a call is added to it"
+        )
+    return url
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+"""A base URL, without the `/chat/completions` of a call."""
 
 _REDIS = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
-"""The scheme that redis-py and Celery know, by the one that is written."""
+"""The scheme that redis-py and Celery accept, by the scheme as written."""
 
 _NO_REDIS = {
     "sentinel": "Sentinel is not supported: give the address under which your clients reach the"
@@ -17,23 +59,23 @@ _NO_REDIS = {
     "amqp": "RabbitMQ is not supported: give a Redis, as redis://host:6379/0",
     "amqps": "RabbitMQ is not supported: give a Redis, as redis://host:6379/0",
 }
-"""What to write in place of other brokers' schemes."""
+"""What to write instead, by the scheme of an unsupported broker."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
 def broker_url(url: str | None) -> str | None:
-    """Check a Redis URL; `valkey://` is written as `redis://`.
+    """Check a Redis URL; `valkey://` becomes `redis://`.
 
     Raises:
-        ValueError: says what to write.
+        ValueError: the message says what to write.
     """
     if url is None:
         return None
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower()
     if not rest or scheme not in _REDIS:
-        # What is no scheme may be a password: only a known one is named.
+        # An unknown scheme may be a password: only known schemes are named.
         fix = _NO_REDIS.get(scheme, "must be a Redis URL, as redis://host:6379/0 or rediss://…")
         raise ValueError(fix)
     url = f"{_REDIS[scheme]}://{rest}"
@@ -45,10 +87,10 @@ def broker_url(url: str | None) -> str | None:
 
 
 def store_url(url: str) -> str:
-    """Check the URL of a record; `oyer.models.engine` reads the same ones.
+    """Check a database URL; `oyer.models.engine` accepts the same URLs.
 
     Raises:
-        ValueError: says what to write.
+        ValueError: the message says what to write.
     """
     found = _SCHEME.match(url)
     scheme = found[1].lower() if found else ""

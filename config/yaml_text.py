@@ -1,38 +1,26 @@
-"""Reads YAML of which no alias makes more than its text could say: configuration, rubrics, options."""
+"""Reads YAML of configuration files, rubrics and options, without aliases and duplicate keys."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
-MAX_CHARACTERS = 1_000_000
-"""What a text may come to with its aliases written out, each value counted as one more.
-
-Many times a large configuration with its rubrics; a few lines of aliases of aliases come to
-billions, which whatever goes through the values one by one never ends with.
-"""
-
 _MAX_KEY_CHARS = 100
-"""How much a message shows of a key, in characters."""
-
-
-class KeyTwice(ValueError):
-    """A mapping holds a key twice; the message names the key and its lines, and shows no value."""
+"""How much of a key an error shows, in characters."""
 
 
 def read_yaml(text: str) -> Any:
     """Read one YAML document.
 
     Raises:
-        KeyTwice: a key stands twice in one mapping.
-        ValueError: it is not YAML, or its aliases come to more than `MAX_CHARACTERS`.
+        ValueError: it is not YAML, uses an alias, or holds a key twice; the message names the
+            line and shows no value, which may be a password.
     """
     try:
-        return _read(text)
+        return yaml.load(text, _Loader)
     except RecursionError as error:
         raise ValueError("it nests too deep") from error
     except yaml.MarkedYAMLError as error:
-        # PyYAML's own text quotes the line, which may hold a password.
+        # PyYAML's own text quotes the line.
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ValueError(f"{where}{error.problem or error.context}") from None
@@ -40,84 +28,38 @@ def read_yaml(text: str) -> Any:
         raise ValueError(str(error)) from error
 
 
-def _read(text: str) -> Any:
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _check_size(node, max(MAX_CHARACTERS, 2 * len(text)))
-        _refuse_key_twice(node)
-        return _constructed(loader, node)
-    finally:
-        loader.dispose()
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader; it refuses aliases, which a few lines can expand to billions of values."""
 
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs lack its type
+            name = event.anchor[:_MAX_KEY_CHARS]
+            problem = f"aliases (`*{name}`) are not supported; write out the value"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
 
-def _constructed(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
-    try:
-        return loader.construct_document(node)
-    except (ValueError, LookupError, AttributeError, TypeError):
-        # What Python raises for a value that does not fit its tag shows the value.
-        raise ValueError(
-            "a value does not fit its tag or form, e.g. `!!bool maybe` or the date 2026-13-01"
-        ) from None
-
-
-def _check_size(root: yaml.Node, most: int) -> None:
-    """Count with aliases written out; each node is gone through once, however often it is named.
-
-    It comes before the values are made: merge keys (`<<`) are written out while they are.
-    """
-    sizes: dict[yaml.Node, int] = {}
-    under_way: list[tuple[yaml.Node, Iterator[yaml.Node]]] = [(root, _inside(root))]
-    above = {root}
-    while under_way:
-        node, left = under_way[-1]
-        inner = next(left, None)
-        if inner is None:
-            under_way.pop()
-            above.remove(node)
-            own = len(node.value) if isinstance(node, yaml.ScalarNode) else 0
-            sizes[node] = 1 + own + sum(sizes[each] for each in _inside(node))
-            if sizes[node] > most:
-                raise ValueError(
-                    f"its aliases (`*name`) come to more than {most:,} characters; write out what"
-                    " is meant"
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Refuse a duplicate key: PyYAML silently takes the last value."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if first := lines.get((key.tag, key.value)):
+                problem = (
+                    f"the key {key.value[:_MAX_KEY_CHARS]!r} is already in line {first};"
+                    " keep one of them"
                 )
-        elif inner in above:
-            raise ValueError("an alias (`*name`) stands inside of what it names; write out a value")
-        elif inner not in sizes:
-            under_way.append((inner, _inside(inner)))
-            above.add(inner)
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            lines[key.tag, key.value] = key.start_mark.line + 1
+        return node
 
-
-def _refuse_key_twice(root: yaml.Node) -> None:
-    """PyYAML takes the last of two equal keys; a merge key (`<<`) may still be overridden."""
-    left, seen = [root], {root}
-    while left:
-        node = left.pop()
-        if isinstance(node, yaml.MappingNode):
-            keys: dict[tuple[str, str], yaml.Node] = {}
-            for key, _ in node.value:
-                if not isinstance(key, yaml.ScalarNode):
-                    continue
-                first = keys.get((key.tag, key.value))
-                if first is not None:
-                    raise KeyTwice(
-                        f"line {key.start_mark.line + 1}: the key {key.value[:_MAX_KEY_CHARS]!r}"
-                        f" stands in line {first.start_mark.line + 1} already; keep one of them"
-                    )
-                keys[key.tag, key.value] = key
-        for inner in _inside(node):
-            if inner not in seen:
-                seen.add(inner)
-                left.append(inner)
-
-
-def _inside(node: yaml.Node) -> Iterator[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield key
-            yield value
-    elif isinstance(node, yaml.SequenceNode):
-        yield from node.value
+    def construct_document(self, node: yaml.Node) -> Any:
+        try:
+            return super().construct_document(node)
+        except (ValueError, LookupError, AttributeError, TypeError):
+            # Python's own error shows the value.
+            raise ValueError(
+                "a value does not fit its tag or form, e.g. `!!bool maybe` or the date 2026-13-01"
+            ) from None

@@ -24,7 +24,7 @@ from oyer.protocol.partial_results import (
     missing_chunks,
     read_results,
 )
-from oyer.tasks.judging.verdicts import fine_rows, recorded_part
+from oyer.tasks.judging.judgements import recorded_result, settled_rows
 from oyer.tasks.recall import stored_result, usage_amounts
 from oyer.tasks.record import check_schema, record_rewards
 from oyer.tasks.rewards.compose import RewardInputs, batch_result, compose, missing, verdicts_of
@@ -90,12 +90,12 @@ def _recorded_results(
     late = missing_chunks(manifest, arrived)
     if not late:
         return {}
-    rows = fine_rows(context.read(lambda conn: queries.judgements_of(conn, manifest.batch_id)))
+    rows = settled_rows(context.read(lambda conn: queries.judgements_of(conn, manifest.batch_id)))
     spans = {k: manifest.chunks[k] for k in late}
     found = {
         k: part
         for k, (start, count) in spans.items()
-        if (part := recorded_part(k, range(start, start + count), plan.judges, rows))
+        if (part := recorded_result(k, range(start, start + count), plan.judges, rows))
     }
     log.warning(
         "batch %s: chunks %s did not arrive; %s read from the record",

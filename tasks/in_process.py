@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -22,8 +21,8 @@ from oyer.protocol.token_ids import TokenIds
 from oyer.tasks.coordination.lessons import Lessons, server_identity
 from oyer.tasks.endpoint.client import EndpointClient
 from oyer.tasks.judging.aggregate import aggregate
-from oyer.tasks.judging.gate import EndpointServices
-from oyer.tasks.judging.judge_call import JudgeCaller
+from oyer.tasks.judging.call import EndpointServices, JudgeCaller
+from oyer.tasks.judging.judge_call import judge_call
 from oyer.tasks.judging.judgements import Answer, judgement_row
 from oyer.tasks.judging.requests import JudgeRequest, decided_score, requests_of
 from oyer.tasks.rewards.compose import RewardInputs, batch_result, compose
@@ -48,7 +47,7 @@ class InProcessScorer:
             name: EndpointServices(
                 config=endpoint,
                 client=EndpointClient(name, endpoint, environ),
-                permits=_Unlimited(),
+                limiter=None,
                 lessons=Lessons(name, endpoint),
             )
             for name, endpoint in config.endpoints.items()
@@ -89,29 +88,19 @@ class InProcessScorer:
         to_call = [job for key, job in jobs.items() if key not in known]
         if not to_call:
             return known
-        asker = JudgeCaller(
+        caller = JudgeCaller(
             endpoints=self._endpoints,
             problems={},
             deadline=time.time() + self._config.deadline_s,
             cancelled=lambda: False,
         )
         with ThreadPoolExecutor(min(self._in_flight, len(to_call))) as pool:
-            answers = list(pool.map(asker.ask, to_call))
+            answers = list(pool.map(lambda job: judge_call(caller, job), to_call))
         called = {str(job.key): answer for job, answer in zip(to_call, answers, strict=True)}
         for key, answer in called.items():
             if answer.status is Status.SCORED:
                 self._kept[key] = replace(answer, source="cache", attempts=())
         return known | called
-
-
-class _Unlimited:
-    """Grants every permit: the thread pool limits the calls in flight."""
-
-    def acquire(self, estimated_tokens: int, deadline: float) -> bool:
-        return True
-
-    def release(self, permit: Any, **_: Any) -> None:
-        pass
 
 
 def _row(job: JudgeRequest, asked: Mapping[str, Answer]) -> JudgementRow:

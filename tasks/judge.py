@@ -24,14 +24,26 @@ from oyer.protocol.errors import OyerError
 from oyer.protocol.partial_results import JudgeResult
 from oyer.protocol.status import SETTLED
 from oyer.tasks.coordination.budget import RunBudget
-from oyer.tasks.judging import fallback
-from oyer.tasks.judging.aggregate import Verdict
-from oyer.tasks.judging.judge_call import JudgeCaller
-from oyer.tasks.judging.judgements import Answer, attempt_rows, judgement_row
+from oyer.tasks.judging.aggregate import (
+    FALLBACK_NOT_APPLIED,
+    Verdict,
+    chunk_groups,
+    groups_to_fall_back,
+    with_fallback,
+)
+from oyer.tasks.judging.call import JudgeCaller
+from oyer.tasks.judging.judgements import (
+    Answer,
+    attempt_rows,
+    judge_result,
+    judgement_row,
+    key_of,
+    settled_rows,
+    verdicts_on,
+)
 from oyer.tasks.judging.request_record import changed_on_record, messages_text
 from oyer.tasks.judging.requests import JudgementKey, JudgeRequest, decided_score, requests_of
 from oyer.tasks.judging.resolver import Resolver
-from oyer.tasks.judging.verdicts import fine_rows, part_of, place_of, verdicts_on
 from oyer.tasks.record import check_schema, record_chunk, record_submission
 from oyer.tasks.worker.context import WorkerContext
 from oyer.tasks.worker.open_files import check_calls_fit, raise_limit
@@ -83,7 +95,7 @@ class _Chunk:
         self.start, _ = self.manifest.chunks[chunk]
         self.rollouts = retry_storage(context.batches.rollouts, batch_id, chunk)
         self.indices = range(self.start, self.start + len(self.rollouts))
-        self.groups = fallback.groups_in(
+        self.groups = chunk_groups(
             [None if row.group_id is None else str(row.group_id) for row in self.rollouts],
             self.start,
             set(self.manifest.split_groups),
@@ -112,17 +124,17 @@ class _Chunk:
                     judge.substitute, verdicts[judge.name], progress
                 )
         progress.report(len(self.rollouts) * len(self.plan.judges))
-        return part_of(self.number, verdicts)
+        return judge_result(self.number, verdicts)
 
     def _with_fallback(
         self, substitute: JudgeConfig, verdicts: dict[int, Verdict], progress: "_Progress"
     ) -> dict[int, Verdict]:
         """Let the fallback judge the groups on which a judge failed."""
-        groups = fallback.groups_in_need(self.groups, verdicts)
+        groups = groups_to_fall_back(self.groups, verdicts)
         indices = sorted(index for group in groups for index in group)
         self._judge([substitute], indices, progress)
         replacements = verdicts_on(self.rows, substitute, indices)
-        return fallback.replaced(verdicts, replacements, groups)
+        return with_fallback(verdicts, replacements, groups)
 
     @cached_property
     def _changed(self) -> set[int]:
@@ -134,7 +146,7 @@ class _Chunk:
         rows = self.context.read(
             lambda conn: queries.judgements_of(conn, self.manifest.batch_id, self.indices)
         )
-        return fine_rows(rows)
+        return settled_rows(rows)
 
     def _judge(
         self, judges: Sequence[JudgeConfig], indices: Sequence[int], progress: "_Progress"
@@ -161,7 +173,7 @@ class _Chunk:
         self._record(judges, [(request, answers[request.place]) for request in requests])
         # Under `reuse: off` the database is not read, so a later chunk needs the cached replies.
         if self.plan.reuse != "off":
-            resolver.recorded(asked)
+            resolver.expire_recorded(asked)
         failed = any(answer.status not in SETTLED for answer in answers.values())
         if self.context.shutdown.requested and failed:
             raise HandedBack(f"chunk {self.number} of batch {self.manifest.batch_id}")
@@ -177,7 +189,7 @@ class _Chunk:
         written = record_chunk(
             self.context, self.manifest, self.number, self.rollouts, judges, judgements, attempts
         )
-        self.rows.update((place_of(row), row) for row in written)
+        self.rows.update((key_of(row), row) for row in written)
         if self.budget is not None:
             self.budget.recorded(sum(row.get("cost_usd") or 0.0 for row in attempts))
             self.budget.report()
@@ -190,7 +202,7 @@ class _Chunk:
             row["messages"] = messages_text(request.request.messages)
         failed = row["status"] not in SETTLED
         if failed and request.judge.fallback and request.index in self.groups.split:
-            row["error"] = (row.get("error") or "") + fallback.NOT_APPLIED
+            row["error"] = (row.get("error") or "") + FALLBACK_NOT_APPLIED
         return row
 
 
@@ -210,13 +222,13 @@ def _resolver(
         problems=services.problems,
         deadline=manifest.deadline,
         cancelled=lambda: context.must_stop(manifest.batch_id),
-        purse=budget,
+        budget=budget,
     )
     scopes = {"store": "", "run": f"run:{manifest.run}", "off": f"batch:{manifest.batch_id}"}
     return Resolver(
-        asker=caller,
-        cache=services.reply_cache,
-        flight=services.single_flight,
+        caller=caller,
+        reply_cache=services.reply_cache,
+        single_flight=services.single_flight,
         record=recorded,
         scope=scopes[plan.reuse],
     )

@@ -30,7 +30,7 @@ from oyer.protocol.batch import Manifest
 from oyer.protocol.batch_result import BatchResult, Float32s
 from oyer.protocol.errors import InvalidConfig
 from oyer.protocol.rollout import Rollout
-from oyer.tasks.judging.verdicts import part_of
+from oyer.tasks.judging.judgements import judge_result
 from oyer.tasks.worker.storage_retry import retry_storage
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def record_unjudged(context: "WorkerContext", batch_id: str, chunk: int) -> dict
     if chunk == 0:
         record_submission(context, manifest)
     record_chunk(context, manifest, chunk, rollouts)
-    return part_of(chunk, {}).to_wire()
+    return judge_result(chunk, {}).to_wire()
 
 
 def record_rewards(

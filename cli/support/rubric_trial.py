@@ -21,7 +21,7 @@ def send(job: "JudgeRequest", settings: "RewardConfig") -> dict[str, Any]:
     from oyer.tasks.coordination.lessons import Lessons, complete
     from oyer.tasks.endpoint.client import EndpointClient
     from oyer.tasks.endpoint.types import Failure
-    from oyer.tasks.judging.judge_call import read_reply
+    from oyer.tasks.judging.call import read_reply
 
     assert job.request is not None
     endpoint = settings.endpoints[job.judge.endpoint]

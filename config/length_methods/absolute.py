@@ -1,4 +1,4 @@
-"""Catalogue rows of the methods that look at one row's length and fixed thresholds."""
+"""Declarations of methods based on one row's length and fixed thresholds."""
 
 from typing import Literal, Self
 
@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from oyer.config.length_methods.method import Method, Params
 
-_HERE = "oyer.tasks.lengths.methods.absolute:"
+_MODULE = "oyer.tasks.lengths.methods.absolute:"
 
 
 class SoftOverlong(Params):
@@ -19,14 +19,14 @@ class SoftOverlong(Params):
     penalty_factor: float = Field(1.0, ge=0)
     """The full penalty."""
     clamp: bool = True
-    """Stop at the full penalty beyond `max_len`; off, it goes on rising as in verl."""
+    """Stop at the full penalty beyond `max_len`; off, it keeps rising as in verl."""
 
 
 class StopProperly(Params):
-    """What becomes of a truncated row's reward."""
+    """How a truncated row's reward changes."""
 
     coef: float = Field(0.1, le=1)
-    """0 to 1 multiplies the reward; below 0 takes its place."""
+    """0 to 1 multiplies the reward; below 0 replaces it."""
 
     def also_needs(self) -> frozenset[str]:
         return frozenset({"base_reward"} if self.coef < 0 else ())
@@ -36,17 +36,17 @@ class Linear(Params):
     """A penalty proportional to length."""
 
     coef: float = Field(0.25, ge=0)
-    """Penalty at one normaliser's length; a dual method's multiplier goes here."""
+    """Penalty at a length equal to `norm`; also for the multiplier of a dual method."""
     norm: float | Literal["group_max", "group_mean"] = "group_max"
-    """What length is divided by: a constant, or the group's longest or mean length."""
+    """Divisor of the length: a constant, or the group's longest or mean length."""
     scale_by: Literal["none", "pass_rate", "reward"] = "none"
     """Multiply by the group's share of correct rows, or by its mean reward (prime-rl)."""
     pass_rate_floor: float | Literal["1/K"] = 0.0
-    """Least pass rate used; `1/K` keeps pressure on groups that nobody solved (ALP)."""
+    """Least pass rate used; `1/K` also penalises groups without a correct row (ALP)."""
     free_len: int = Field(0, ge=0)
-    """Length below which nothing is charged (LEASH's budget)."""
+    """Length without a penalty (LEASH's budget)."""
     gate_by_correctness: bool = False
-    """Charge correct rows only."""
+    """Penalise correct rows only."""
     cap: float | None = Field(None, ge=0)
     """Largest penalty."""
 
@@ -83,7 +83,7 @@ class TargetRange(Params):
     cap: float | None = Field(1.0, ge=0)
     """Largest penalty."""
     gate_by_correctness: bool = False
-    """Charge correct rows only."""
+    """Penalise correct rows only."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -99,9 +99,9 @@ class MinLengthRamp(Params):
     """A penalty on short answers."""
 
     min_len: int = Field(100, ge=0)
-    """Up to here the penalty is full."""
+    """Length up to which the penalty is full."""
     max_len: int = Field(400, gt=0)
-    """From here there is none."""
+    """Length from which there is no penalty."""
     max_penalty: float = Field(0.5, ge=0)
     """The full penalty."""
 
@@ -148,7 +148,7 @@ METHODS = (
         name="soft_overlong",
         summary="Linear penalty over the last tokens before the limit.",
         kind="add",
-        function=_HERE + "soft_overlong",
+        function=_MODULE + "soft_overlong",
         params=SoftOverlong,
         needs=frozenset({"lengths"}),
         range="[-penalty_factor, 0]; unbounded below with clamp off",
@@ -159,7 +159,7 @@ METHODS = (
         name="stop_properly_penalty",
         summary="Scales or replaces the reward of truncated rows.",
         kind="multiply",
-        function=_HERE + "stop_properly_penalty",
+        function=_MODULE + "stop_properly_penalty",
         params=StopProperly,
         needs=frozenset({"truncated"}),
         uses=frozenset({"base_reward"}),
@@ -172,7 +172,7 @@ METHODS = (
         name="linear",
         summary="Penalty proportional to length, optionally scaled by the pass rate.",
         kind="add",
-        function=_HERE + "linear",
+        function=_MODULE + "linear",
         params=Linear,
         needs=frozenset({"lengths"}),
         uses=frozenset({"group_ids", "correct", "quality"}),
@@ -185,7 +185,7 @@ METHODS = (
         name="target_range",
         summary="No penalty inside a range, linear outside, capped.",
         kind="add",
-        function=_HERE + "target_range",
+        function=_MODULE + "target_range",
         params=TargetRange,
         needs=frozenset({"lengths"}),
         uses=frozenset({"correct"}),
@@ -198,7 +198,7 @@ METHODS = (
         name="min_length_ramp",
         summary="Penalty on short answers, fading out linearly.",
         kind="add",
-        function=_HERE + "min_length_ramp",
+        function=_MODULE + "min_length_ramp",
         params=MinLengthRamp,
         needs=frozenset({"lengths"}),
         range="[-max_penalty, 0]",
@@ -209,7 +209,7 @@ METHODS = (
         name="think_length_bonus",
         summary="Bonus that grows with the length of the thinking.",
         kind="add",
-        function=_HERE + "think_length_bonus",
+        function=_MODULE + "think_length_bonus",
         params=ThinkLengthBonus,
         needs=frozenset({"lengths"}),
         range="[min, max]",
@@ -220,7 +220,7 @@ METHODS = (
         name="concave_effort",
         summary="Cost that grows ever more slowly with effort.",
         kind="add",
-        function=_HERE + "concave_effort",
+        function=_MODULE + "concave_effort",
         params=ConcaveEffort,
         needs=frozenset({"lengths"}),
         range="(-inf, 0]",
@@ -230,7 +230,7 @@ METHODS = (
         name="lagrangian_over_budget",
         summary="Penalty in proportion to the overrun of a budget, multiplier passed in.",
         kind="add",
-        function=_HERE + "lagrangian_over_budget",
+        function=_MODULE + "lagrangian_over_budget",
         params=LagrangianOverBudget,
         needs=frozenset({"lengths"}),
         range="(-inf, 0]",

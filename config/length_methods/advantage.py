@@ -1,4 +1,4 @@
-"""Catalogue rows of the methods that select rows, shape advantages or aggregate rewards."""
+"""Declarations of methods that select rows, shape advantages or aggregate rewards."""
 
 from dataclasses import replace
 from typing import Literal, Self
@@ -7,8 +7,7 @@ from pydantic import Field, model_validator
 
 from oyer.config.length_methods.method import Method, Params
 
-_HERE = "oyer.tasks.lengths.methods.advantage:"
-_AGGREGATE = "oyer.tasks.lengths.methods.aggregate:"
+_MODULE = "oyer.tasks.lengths.methods.advantage:"
 
 
 class Qglas(Params):
@@ -126,7 +125,7 @@ _AGGREGATE_METHOD = Method(
     name="aggregate",
     summary="Several rewards to one advantage: sum, sum then normalise, or GDPO.",
     kind="advantage",
-    function=_AGGREGATE + "aggregate",
+    function=_MODULE + "aggregate",
     params=Aggregate,
     needs=frozenset({"components", "group_ids"}),
     uses=frozenset({"lengths"}),
@@ -140,7 +139,7 @@ METHODS = (
         name="qglas",
         summary="A bonus for short rows among those with a positive advantage.",
         kind="advantage",
-        function=_HERE + "qglas",
+        function=_MODULE + "qglas",
         params=Qglas,
         needs=frozenset({"lengths", "quality", "group_ids"}),
         range="the sign of every advantage is kept",
@@ -151,7 +150,7 @@ METHODS = (
         name="advantage_reweight",
         summary="Moves positive advantage from long rows to short ones, keeping its sum.",
         kind="advantage",
-        function=_HERE + "advantage_reweight",
+        function=_MODULE + "advantage_reweight",
         params=AdvantageReweight,
         needs=frozenset({"lengths", "group_ids", "advantages|quality"}),
         range="the sign of every advantage is kept",
@@ -162,7 +161,7 @@ METHODS = (
         name="gfpo",
         summary="Advantages within the kept rows of every group; 0 for the others.",
         kind="advantage",
-        function=_HERE + "gfpo",
+        function=_MODULE + "gfpo",
         params=Gfpo,
         needs=frozenset({"lengths", "quality", "group_ids"}),
         range="z-scores",
@@ -173,7 +172,7 @@ METHODS = (
         name="gfpo_mask",
         summary="Keeps the k shortest or most efficient rows of every group.",
         kind="mask",
-        function=_HERE + "gfpo_mask",
+        function=_MODULE + "gfpo_mask",
         params=GfpoMask,
         needs=frozenset({"lengths", "group_ids"}),
         uses=frozenset({"quality"}),
@@ -184,7 +183,7 @@ METHODS = (
         name="grpo_lead_advantage",
         summary="Weighs advantages by the prompt's difficulty.",
         kind="advantage",
-        function=_HERE + "grpo_lead_advantage",
+        function=_MODULE + "grpo_lead_advantage",
         params=DifficultyWeight,
         needs=frozenset({"correct", "group_ids", "advantages|quality"}),
         range="the sign of every advantage is kept",
@@ -194,7 +193,7 @@ METHODS = (
         name="grpo_lead_difficulty_weight",
         summary="The weight of a pass rate; negative advantages take that of 1 - rate.",
         kind="measure",
-        function=_HERE + "difficulty_weight",
+        function=_MODULE + "difficulty_weight",
         params=DifficultyWeight,
         needs=frozenset({"correct_ratio"}),
         range="[A, B]",
@@ -208,7 +207,7 @@ METHODS = (
         name="brpo",
         summary="Advantage of every thinking segment over scores at several budgets.",
         kind="measure",
-        function=_AGGREGATE + "brpo",
+        function=_MODULE + "brpo",
         params=Brpo,
         needs=frozenset({"budget_scores", "group_ids"}),
         range="one advantage a row and segment",

@@ -1,4 +1,4 @@
-"""The catalogue of length methods, for configuration, lists and checks; imports no torch."""
+"""The catalogue of length methods, for configuration, lists and checks; does not import torch."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -40,10 +40,10 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 
 
 def find(method: str) -> Method:
-    """Look a method up.
+    """Return a method by name.
 
     Raises:
-        InvalidConfig: there is no such method; the message lists near names, or all.
+        InvalidConfig: there is no such method; the message lists similar names, or all.
     """
     if method in METHODS:
         return METHODS[method]
@@ -67,11 +67,11 @@ def validate(method: Method, params: Mapping[str, Any]) -> Params:
 
 
 def resolve(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Validate a configured method; its parameters with defaults filled in, as JSON values.
+    """Return the validated parameters of a method, with defaults, as JSON values.
 
     Raises:
-        InvalidConfig: the method is unknown or is a measure, which shapes no reward, or a
-            parameter is wrong.
+        InvalidConfig: the method is unknown or a measure, which shapes no reward, or a parameter
+            is wrong.
     """
     found = find(method)
     if found.kind == "measure":
@@ -83,7 +83,7 @@ def resolve(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def needs(method: str, params: Mapping[str, Any]) -> frozenset[str]:
-    """What a call of the method with these parameters needs, as fields of `Inputs`.
+    """Return the fields of `Inputs` that the method requires with these parameters.
 
     Raises:
         InvalidConfig: the method is unknown, or a parameter is wrong.

@@ -1,4 +1,4 @@
-"""Catalogue rows of the group methods whose lengths of reference are those of correct rows."""
+"""Declarations of methods that compare lengths with those of a group's correct rows."""
 
 from dataclasses import replace
 from typing import Literal
@@ -7,7 +7,7 @@ from pydantic import Field
 
 from oyer.config.length_methods.method import Method, Params
 
-_HERE = "oyer.tasks.lengths.methods.correct:"
+_MODULE = "oyer.tasks.lengths.methods.correct:"
 
 
 class Kimi(Params):
@@ -55,16 +55,16 @@ class GrpoLead(Params):
     eps: float = Field(0.0, ge=0)
     """Added to the standard deviation, for parity; 0 makes equal lengths neutral."""
     skip_if_mean_of_3_shortest_le: float | None = Field(None, ge=0)
-    """Leave a group alone whose 3 shortest average at most this; 4000 in the released code."""
+    """Skip a group whose 3 shortest rows average at most this; 4000 in the released code."""
 
 
 class Alp(Params):
     """The adaptive length penalty."""
 
     beta: float = Field(0.1, ge=0)
-    """Penalty of one normaliser's length where everybody is right."""
+    """Penalty at a length equal to `norm` if all rows are correct."""
     norm: float = Field(1000.0, gt=0)
-    """What length is divided by, in tokens."""
+    """Divisor of the length, in tokens."""
 
 
 class ShortRl(Params):
@@ -86,7 +86,7 @@ class Jet(Params):
     alpha: float = Field(1.2, ge=0)
     """Scale of the brevity."""
     delta: float = Field(0.05, ge=0, le=1)
-    """What the longest correct answer still earns."""
+    """Reward of the longest correct answer."""
     eps: float = Field(0.0, ge=0)
     """Added to the range of lengths, for parity."""
 
@@ -95,7 +95,7 @@ class Dast(Params):
     """DAST's token budget."""
 
     max_len: int = Field(4096, gt=0)
-    """Budget where nobody is right."""
+    """Budget if no row is correct."""
 
 
 class Diet(Params):
@@ -111,7 +111,7 @@ class ShortestCorrectBonus(Params):
     """prime-rl's bonus for fully solved groups."""
 
     bonus: float = Field(0.1, ge=0)
-    """What every shortest row of such a group receives."""
+    """Added to every shortest row of such a group."""
 
 
 _CORRECT = frozenset({"lengths", "correct", "group_ids"})
@@ -120,7 +120,7 @@ _GRPO_LEAD = Method(
     name="grpo_lead",
     summary="Exponential of the length's z-score among the group's correct rows.",
     kind="multiply",
-    function=_HERE + "grpo_lead_length",
+    function=_MODULE + "grpo_lead_length",
     params=GrpoLead,
     needs=_CORRECT,
     range="(0, inf)",
@@ -133,9 +133,9 @@ _GRPO_LEAD = Method(
 METHODS = (
     Method(
         name="kimi_length_reward",
-        summary="Half at the group's shortest, minus half at its longest; wrong rows gain nothing.",
+        summary="Half at the group's shortest, minus half at its longest; wrong rows get at most 0.",
         kind="add",
-        function=_HERE + "kimi_length_reward",
+        function=_MODULE + "kimi_length_reward",
         params=Kimi,
         needs=_CORRECT,
         range="[-weight / 2, weight / 2]",
@@ -147,7 +147,7 @@ METHODS = (
         name="sigmoid_length",
         summary="Correct rows lose up to alpha by their length's z-score; wrong rows get 0.",
         kind="multiply",
-        function=_HERE + "sigmoid_length",
+        function=_MODULE + "sigmoid_length",
         params=SigmoidLength,
         needs=_CORRECT,
         uses=frozenset({"truncated"}),
@@ -160,7 +160,7 @@ METHODS = (
         name="shorterbetter",
         summary="Correctness minus the distance to the shortest correct answer.",
         kind="total",
-        function=_HERE + "shorterbetter",
+        function=_MODULE + "shorterbetter",
         params=ShorterBetter,
         needs=_CORRECT,
         range="(-inf, alpha]",
@@ -174,7 +174,7 @@ METHODS = (
         name="alp",
         summary="Linear penalty scaled by the pass rate, which is at least 1/K.",
         kind="add",
-        function=_HERE + "alp",
+        function=_MODULE + "alp",
         params=Alp,
         needs=_CORRECT,
         range="(-inf, 0]",
@@ -185,7 +185,7 @@ METHODS = (
         name="short_rl",
         summary="Kimi's term among correct rows, flat near the shortest, off at low accuracy.",
         kind="add",
-        function=_HERE + "short_rl",
+        function=_MODULE + "short_rl",
         params=ShortRl,
         needs=_CORRECT,
         range="[-0.5, 0.5]",
@@ -197,7 +197,7 @@ METHODS = (
         name="jet",
         summary="Brevity among correct rows, with a floor.",
         kind="add",
-        function=_HERE + "jet",
+        function=_MODULE + "jet",
         params=Jet,
         needs=_CORRECT,
         range="{0} and [delta, alpha * (1 - delta) + delta]",
@@ -209,7 +209,7 @@ METHODS = (
         name="dast",
         summary="Distance to a budget between the correct rows' mean and the limit.",
         kind="total",
-        function=_HERE + "dast",
+        function=_MODULE + "dast",
         params=Dast,
         needs=_CORRECT,
         range="[0.1, 1] correct, [-1, -0.1] wrong",
@@ -220,7 +220,7 @@ METHODS = (
         name="diet_token_score",
         summary="Kimi's term over the range of correct rows, scaled by the pass rate.",
         kind="add",
-        function=_HERE + "diet_token_score",
+        function=_MODULE + "diet_token_score",
         params=Diet,
         needs=_CORRECT,
         range="small, of either sign",
@@ -230,7 +230,7 @@ METHODS = (
         name="shortest_correct_bonus",
         summary="A bonus for every shortest row of a fully solved group.",
         kind="add",
-        function=_HERE + "shortest_correct_bonus",
+        function=_MODULE + "shortest_correct_bonus",
         params=ShortestCorrectBonus,
         needs=_CORRECT,
         range="{0, bonus}",

@@ -1,4 +1,4 @@
-"""Catalogue rows of the methods that compare lengths inside a group, whoever is correct."""
+"""Declarations of methods that compare the lengths of a group, correct or not."""
 
 from typing import Literal, Self
 
@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from oyer.config.length_methods.method import Method, Params
 
-_HERE = "oyer.tasks.lengths.methods.group:"
+_MODULE = "oyer.tasks.lengths.methods.group:"
 
 
 class MedianBand(Params):
@@ -45,7 +45,7 @@ class LinearPassRate(Params):
     max_seq_len: int = Field(8192, gt=0)
     """The constant normaliser."""
     gate_by_correctness: bool = False
-    """Charge only rows whose reward is 1."""
+    """Penalise only rows whose reward is 1."""
     w_output: float = Field(0.25, ge=0)
     """Weight of sampled tokens under `group_max`."""
     w_input: float = Field(0.1, ge=0)
@@ -92,7 +92,7 @@ METHODS = (
         name="median_band",
         summary="No penalty around the group's median length, rising on both sides.",
         kind="add",
-        function=_HERE + "median_band",
+        function=_MODULE + "median_band",
         params=MedianBand,
         needs=frozenset({"lengths", "group_ids"}),
         range="[-penalty_scale * max_penalty, 0]",
@@ -103,7 +103,7 @@ METHODS = (
         name="gr3",
         summary="Divides a reward that is not negative by one plus the relative length.",
         kind="multiply",
-        function=_HERE + "gr3",
+        function=_MODULE + "gr3",
         params=Gr3,
         needs=frozenset({"lengths", "group_ids", "quality>=0"}),
         range="(0, 1]",
@@ -115,7 +115,7 @@ METHODS = (
         name="brevity_bonus",
         summary="Up to double reward for the group's best rows that are short.",
         kind="multiply",
-        function=_HERE + "brevity_bonus",
+        function=_MODULE + "brevity_bonus",
         needs=frozenset({"lengths", "group_ids", "quality"}),
         range="[1, 2]",
         gate="rows with the group's highest score",
@@ -126,7 +126,7 @@ METHODS = (
         name="linear_pass_rate",
         summary="Linear penalty on output, input and turns, scaled by the group's mean reward.",
         kind="add",
-        function=_HERE + "linear_pass_rate",
+        function=_MODULE + "linear_pass_rate",
         params=LinearPassRate,
         needs=frozenset({"lengths", "group_ids", "quality"}),
         uses=frozenset({"total_tokens", "turns"}),
@@ -139,7 +139,7 @@ METHODS = (
         name="grlc",
         summary="Centred brevity of thinking and answer, and a bonus for the shortest good row.",
         kind="add",
-        function=_HERE + "grlc",
+        function=_MODULE + "grlc",
         params=Grlc,
         needs=frozenset({"think_lengths", "answer_lengths", "group_ids", "quality"}),
         range="[-(lambda_think + lambda_answer), their sum + beta_think + beta_answer]",
@@ -150,7 +150,7 @@ METHODS = (
         name="o1_pruner",
         summary="Reference length over length, plus the accuracy gain over the reference.",
         kind="add",
-        function=_HERE + "o1_pruner",
+        function=_MODULE + "o1_pruner",
         params=O1Pruner,
         needs=frozenset({"lengths", "correct", "group_ids"}),
         uses=frozenset({"reference_lengths", "reference_accuracy"}),
@@ -162,7 +162,7 @@ METHODS = (
         name="lc_r1_length",
         summary="One minus length over the longest correct answer, on every row.",
         kind="add",
-        function=_HERE + "lc_r1_length",
+        function=_MODULE + "lc_r1_length",
         params=LcR1,
         needs=frozenset({"lengths", "correct", "group_ids"}),
         range="(-inf, coef]",

@@ -1,4 +1,4 @@
-"""Catalogue rows of LASER's methods."""
+"""Declarations of LASER's methods."""
 
 from dataclasses import replace
 from typing import Literal
@@ -7,7 +7,7 @@ from pydantic import Field
 
 from oyer.config.length_methods.method import Method, Params
 
-_HERE = "oyer.tasks.lengths.methods.laser:"
+_MODULE = "oyer.tasks.lengths.methods.laser:"
 
 LaserType = Literal["reward", "penalty", "hybrid"]
 """Correct rows: reward those within the target, charge those beyond it, or both."""
@@ -77,7 +77,7 @@ _LASER_D = Method(
     name="laser_d",
     summary="LASER's step at a target that depends on the group's pass rate.",
     kind="add",
-    function=_HERE + "laser_d",
+    function=_MODULE + "laser_d",
     params=LaserD,
     needs=frozenset({"lengths", "correct", "group_ids"}),
     range="{-alpha, 0, alpha}",
@@ -91,7 +91,7 @@ METHODS = (
         name="laser",
         summary="A step reward for correct rows within a target length.",
         kind="add",
-        function=_HERE + "laser",
+        function=_MODULE + "laser",
         params=Laser,
         needs=frozenset({"lengths", "correct"}),
         uses=frozenset({"target_lengths"}),
@@ -105,7 +105,7 @@ METHODS = (
         _LASER_D,
         name="laser_de",
         summary="LASER-D that also rewards wrong rows for exploring beyond the target.",
-        function=_HERE + "laser_de",
+        function=_MODULE + "laser_de",
         uses=frozenset({"repetitive"}),
         gate="correct; wrong rows beyond the target that do not repeat",
     ),
@@ -113,7 +113,7 @@ METHODS = (
         name="laser_choose_target",
         summary="The smallest threshold within which enough correct answers are expected.",
         kind="measure",
-        function=_HERE + "laser_choose_target",
+        function=_MODULE + "laser_choose_target",
         params=LaserChooseTarget,
         needs=frozenset({"thresholds", "coverage", "max_response_length"}),
         range="a threshold, or max_response_length, per band",
@@ -124,7 +124,7 @@ METHODS = (
         name="laser_clip_ratio_rebalance",
         summary="Scales scores so that accuracy keeps its weight against the clip ratio.",
         kind="measure",
-        function=_HERE + "laser_clip_ratio_rebalance",
+        function=_MODULE + "laser_clip_ratio_rebalance",
         params=LaserClipRatioRebalance,
         needs=frozenset({"base_reward"}),
         range="unbounded",

@@ -1,4 +1,4 @@
-"""What the catalogue says about a length method; imports no torch."""
+"""The declaration of a length method; does not import torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 Kind = Literal["add", "multiply", "total", "advantage", "mask", "per_token", "measure"]
-"""What a method's values are.
+"""The kind of a method's values.
 
 add: a signed term for the reward. multiply: a factor for it. total: the reward itself.
 advantage: one advantage a row. mask: 1 keeps the row in the loss, 0 drops it.
@@ -17,7 +17,7 @@ per_token: one term a token. measure: a quantity that shapes nothing by itself.
 
 
 class Params(BaseModel):
-    """Parameters of a length method: unknown keys are refused, values never change."""
+    """Parameters of a length method: unknown keys are refused, values are immutable."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -26,7 +26,7 @@ class Params(BaseModel):
     )
 
     def also_needs(self) -> frozenset[str]:
-        """Fields of `Inputs` that these values need, beyond those the method always needs."""
+        """Return the fields of `Inputs` that these values require beyond `Method.needs`."""
         return frozenset()
 
 
@@ -36,34 +36,34 @@ class NoParams(Params):
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One row of the catalogue."""
+    """One entry of the catalogue."""
 
     name: str
     """The name in a configuration."""
     summary: str
     """One line for a list of methods."""
     kind: Kind
-    """What its values are; see `Kind`. A `Term` says it for a call, where parameters change it."""
+    """See `Kind`; the `Term` of a call has another kind if parameters change it."""
     function: str
     """`module:function`, loaded by `load`; it takes `needs`, `uses` and `params` by keyword."""
     params: type[Params] = NoParams
     """Its parameters, documented, with the literature's defaults."""
     needs: frozenset[str] = frozenset()
-    """Fields of `Inputs` it cannot do without: `a|b` is either, `a>=0` only bounds it."""
+    """Required fields of `Inputs`: `a|b` is either, `a>=0` only bounds it."""
     uses: frozenset[str] = frozenset()
-    """Fields of `Inputs` it takes into account when they are given."""
+    """Optional fields of `Inputs`."""
     range: str
-    """The values it can return."""
+    """The values that it can return."""
     gate: str = "none"
-    """Which rows it acts on."""
+    """The rows that it acts on."""
     paper: str
-    """Where the formula is from."""
+    """Source of the formula."""
     parity: str = "none"
-    """Which published code it matches, as the test vectors hold it."""
+    """Published code whose results it reproduces, as tested by vectors."""
 
     @property
     def columns(self) -> frozenset[str]:
-        """The fields of `Inputs` that the function takes, needed or not."""
+        """The fields of `Inputs` that the function takes, required or not."""
         taken = (need.split("|") for need in self.needs if ">=" not in need)
         return frozenset(name for either in taken for name in either) | self.uses
 

@@ -1,4 +1,4 @@
-"""Catalogue rows of the methods that look for repeated n-grams."""
+"""Declarations of methods that find repeated n-grams."""
 
 from dataclasses import replace
 from typing import Literal
@@ -7,10 +7,10 @@ from pydantic import Field
 
 from oyer.config.length_methods.method import Method, Params
 
-_HERE = "oyer.tasks.lengths.methods.repetition:"
+_MODULE = "oyer.tasks.lengths.methods.repetition:"
 
 Unit = Literal["token_ids", "words", "chars"]
-"""What an n-gram is made of: token ids, lower-cased words between white space, characters."""
+"""The units of an n-gram: token ids, lower-cased words between white space, characters."""
 
 MAX_WINDOWS = 2**26
 """N-grams sorted at once: 512 MiB of keys."""
@@ -27,11 +27,11 @@ class Repetition(_Counting):
     """Share of n-grams that were seen before."""
 
     max_penalty: float = Field(-1.0, le=0)
-    """What a text of nothing but repetition costs."""
+    """Penalty of a text that only repeats itself."""
     unit: Unit | None = None
-    """What an n-gram is made of; none is token ids where given, else words."""
+    """The units of an n-gram; null means token ids if given, else words."""
     dead_zone: float = Field(0.0, ge=0, lt=1)
-    """Repeated share that costs nothing; ordinary text has some."""
+    """Repeated share without a penalty; ordinary text has some."""
 
     def also_needs(self) -> frozenset[str]:
         if self.unit is None:
@@ -45,7 +45,7 @@ class RepetitionDense(_Counting):
     ngram_size: int = Field(40, ge=1)
     """Units in an n-gram."""
     penalty: float = Field(-0.05, le=0)
-    """What such a token costs; it does not add up."""
+    """Penalty of such a token; it does not add up."""
     only_start: bool = False
     """Only the first n-gram of each unbroken run of repeated ones."""
 
@@ -68,7 +68,7 @@ _REPETITION = Method(
     name="repetition",
     summary="Penalty in proportion to the share of repeated n-grams.",
     kind="add",
-    function=_HERE + "repetition",
+    function=_MODULE + "repetition",
     params=Repetition,
     uses=frozenset({"token_ids", "texts"}),
     range="[max_penalty, 0]",
@@ -83,7 +83,7 @@ METHODS = (
         name="repetition_dense",
         summary="A penalty on every token of an n-gram that was seen before.",
         kind="per_token",
-        function=_HERE + "repetition_dense",
+        function=_MODULE + "repetition_dense",
         params=RepetitionDense,
         needs=frozenset({"token_ids"}),
         range="{penalty, 0}",
@@ -94,7 +94,7 @@ METHODS = (
         name="laser_ngram_repetition_onset",
         summary="Where a row begins to repeat itself, or its length.",
         kind="measure",
-        function=_HERE + "repetition_onset",
+        function=_MODULE + "repetition_onset",
         params=RepetitionOnset,
         needs=frozenset({"token_ids"}),
         range="[0, length]",
@@ -105,7 +105,7 @@ METHODS = (
         name="consecutive_ngram_loop",
         summary="The longest run of one n-gram after itself, and its size.",
         kind="measure",
-        function=_HERE + "consecutive_ngram_loop",
+        function=_MODULE + "consecutive_ngram_loop",
         params=NgramLoop,
         needs=frozenset({"texts"}),
         range="[repeats, n]; zeros where nothing repeats",

@@ -1,4 +1,4 @@
-"""Catalogue rows of the methods that measure against a stated length, mode or reference."""
+"""Declarations of methods that measure against a stated length, mode or reference."""
 
 from dataclasses import replace
 from typing import Literal
@@ -7,7 +7,7 @@ from pydantic import Field
 
 from oyer.config.length_methods.method import Method, Params
 
-_HERE = "oyer.tasks.lengths.methods.target:"
+_MODULE = "oyer.tasks.lengths.methods.target:"
 
 
 class LcpoExact(Params):
@@ -49,7 +49,7 @@ class Hapo(Params):
     clip_wrong: float = Field(-1.0, le=0)
     """Least term of a wrong row."""
     tolerance: float = Field(0.1, ge=0)
-    """Linear shape: share above the history that costs nothing."""
+    """Linear shape: share above the history without a penalty."""
 
 
 class HapoLinear(Hapo):
@@ -91,7 +91,7 @@ _HAPO = Method(
     name="hapo",
     summary="Distance to the prompt's shortest correct answer so far; history in, history out.",
     kind="add",
-    function=_HERE + "hapo",
+    function=_MODULE + "hapo",
     params=Hapo,
     needs=frozenset({"lengths", "correct", "history_lengths"}),
     uses=frozenset({"group_ids"}),
@@ -106,7 +106,7 @@ METHODS = (
         name="lcpo_exact",
         summary="Penalty in proportion to the distance to a stated length.",
         kind="add",
-        function=_HERE + "lcpo_exact",
+        function=_MODULE + "lcpo_exact",
         params=LcpoExact,
         needs=frozenset({"lengths", "target_lengths"}),
         range="(-inf, 0], or [-cap, 0]",
@@ -117,7 +117,7 @@ METHODS = (
         name="lcpo_max",
         summary="Correct rows are scaled down as they near and pass a stated maximum.",
         kind="multiply",
-        function=_HERE + "lcpo_max",
+        function=_MODULE + "lcpo_max",
         params=LcpoMax,
         needs=_TARGET,
         range="[0, 1]",
@@ -129,7 +129,7 @@ METHODS = (
         name="lcpo_max_code",
         summary="The maximum variant of L1's released code, with half the paper's slope.",
         kind="total",
-        function=_HERE + "lcpo_max_code",
+        function=_MODULE + "lcpo_max_code",
         params=LcpoMaxCode,
         needs=_TARGET,
         range="[0, 1]; [0, 2] when added",
@@ -141,7 +141,7 @@ METHODS = (
         name="lcpo_clip",
         summary="Correct rows count only within a stated length.",
         kind="multiply",
-        function=_HERE + "lcpo_clip",
+        function=_MODULE + "lcpo_clip",
         needs=_TARGET,
         range="{0, 1}",
         gate="correct",
@@ -155,7 +155,7 @@ METHODS = (
         name="adaptthink",
         summary="Correctness above the reference's accuracy, and a bonus for not thinking.",
         kind="total",
-        function=_HERE + "adaptthink",
+        function=_MODULE + "adaptthink",
         params=AdaptThink,
         needs=frozenset({"correct", "no_think", "reference_accuracy"}),
         range="[-1, 1 + delta]",
@@ -166,7 +166,7 @@ METHODS = (
         name="length_controlled",
         summary="Takes a judge's frozen length bias out of its score.",
         kind="add",
-        function="oyer.tasks.lengths.methods.judge_bias:length_controlled",
+        function=_MODULE + "length_controlled",
         params=LengthControlled,
         needs=frozenset({"lengths", "quality"}),
         uses=frozenset({"reference_lengths"}),
@@ -177,7 +177,7 @@ METHODS = (
         name="length_controlled_winrate",
         summary="Win rate at equal lengths, from a logistic fit on the length gap.",
         kind="measure",
-        function="oyer.tasks.lengths.methods.judge_bias:length_controlled_winrate",
+        function=_MODULE + "length_controlled_winrate",
         needs=frozenset({"preference", "baseline_lengths", "lengths"}),
         range="[0, 100] twice: raw and length-controlled",
         paper="Length-controlled AlpacaEval, arXiv:2404.04475",

@@ -1,4 +1,4 @@
-"""Catalogue rows of the methods that make the whole reward from one row's length."""
+"""Declarations of methods that make the whole reward from one row's length."""
 
 from typing import Self
 
@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from oyer.config.length_methods.method import Method, Params
 
-_HERE = "oyer.tasks.lengths.methods.absolute:"
+_MODULE = "oyer.tasks.lengths.methods.total:"
 
 
 class Cosine(Params):
@@ -83,7 +83,7 @@ METHODS = (
         name="cosine",
         summary="Cosine from the short to the long reward, one branch for correct, one for wrong.",
         kind="total",
-        function=_HERE + "cosine",
+        function=_MODULE + "cosine",
         params=Cosine,
         needs=frozenset({"lengths", "correct"}),
         uses=frozenset({"token_ids", "texts"}),
@@ -96,7 +96,7 @@ METHODS = (
         name="length_scaled_risk",
         summary="Correct answers pay for length quadratically, wrong ones linearly.",
         kind="total",
-        function=_HERE + "length_scaled_risk",
+        function=_MODULE + "length_scaled_risk",
         params=LengthScaledRisk,
         needs=frozenset({"lengths", "correct"}),
         range="[-1, 1]",
@@ -108,7 +108,7 @@ METHODS = (
         name="phi4_length_aware",
         summary="Cosine branches that begin at control lengths.",
         kind="total",
-        function=_HERE + "phi4_length_aware",
+        function=_MODULE + "phi4_length_aware",
         params=Phi4LengthAware,
         needs=frozenset({"lengths", "correct"}),
         range="[0.5, 1] correct, [-1, -0.5] wrong",
@@ -119,7 +119,7 @@ METHODS = (
         name="effort_shaping",
         summary="Bonus in proportion to the reward below a bound, penalty above it.",
         kind="total",
-        function=_HERE + "effort_shaping",
+        function=_MODULE + "effort_shaping",
         params=EffortShaping,
         needs=frozenset({"lengths", "base_reward"}),
         range="(-inf, 2 r]",

@@ -1,9 +1,8 @@
-"""The control law of adaptive concurrency: slow start, additive increase, multiplicative decrease.
+"""Adaptive concurrency: slow start, additive increase, multiplicative decrease; pure.
 
-- Pure: a state and what was seen go in, a state comes out. The workers' shared copy is in Redis.
-- Only a 429 cuts, once per cool-down. A transient error only starts the count of clean calls anew.
-- Growth takes a round of clean calls while the limit was in use. A cache hit, or a success that
-  needed a retry, says nothing about the limit.
+- Only a 429 cuts the limit, once per cool-down. A transient error resets the count of clean calls.
+- The limit grows after a round of clean calls made while it was in use. A cache hit or a retried
+  success is no evidence about the limit.
 
 Numbers: inspect_ai, `util/_concurrency.py` (499e615, 2026-08-22).
 """
@@ -14,17 +13,17 @@ from dataclasses import asdict, dataclass, replace
 MIN_LIMIT = 10
 """The limit is never cut below this many calls in flight."""
 START_LIMIT = 20
-"""Calls in flight before anything is known."""
+"""The limit before any call was made."""
 CUT = 0.8
 """A 429 multiplies the limit by this."""
 COOLDOWN_S = 15.0
-"""Seconds after a cut in which nothing counts: most calls then began under the old limit."""
+"""Seconds after a cut without evidence: most calls that end then began under the old limit."""
 ROUND_MIN = 4
 """A round is as many clean calls as the limit, and at least this many."""
 GROWTH = 0.05
-"""Share of the limit added after a round, once a 429 or an error has ended slow start."""
+"""Part of the limit added after a round, once a 429 or an error has ended slow start."""
 SATURATION = 0.8
-"""A limit used less than this says nothing about a higher one."""
+"""A limit grows only if at least this part of it was in use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,32 +33,32 @@ class Control:
     limit: int
     """Calls allowed in flight, over all workers."""
     clean: int = 0
-    """Clean calls of the present round."""
+    """Clean calls of the current round."""
     slow_start: bool = True
     """Rounds double the limit until the first 429 or transient error."""
     cooldown_until_s: float = 0.0
     """Redis time, in seconds."""
 
     def encode(self) -> str:
-        """Return the JSON kept in Redis; the script that grants slots reads `limit`."""
+        """Return the JSON stored in Redis; `limiter.lua` reads its `limit`."""
         return json.dumps(asdict(self))
 
     @classmethod
     def decode(cls, text: str) -> "Control":
-        """Read what `encode` wrote."""
+        """Parse the result of `encode`."""
         return cls(**json.loads(text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What the calls that ended since the last step said."""
+    """Outcomes of the calls that ended since the last step."""
 
     clean: int = 0
     """Calls that succeeded at their first attempt."""
     transient: bool = False
     """Some failed by timeout, connection or 5xx."""
     rate_limited: bool = False
-    """Some were answered 429."""
+    """Some got a 429."""
 
     def __add__(self, other: "Evidence") -> "Evidence":
         return Evidence(
@@ -70,7 +69,7 @@ class Evidence:
 
 
 def initial(max_limit: int) -> Control:
-    """Return the state of an endpoint that nothing is known of."""
+    """Return the state of an endpoint without calls so far."""
     return Control(limit=min(START_LIMIT, max_limit))
 
 
@@ -78,7 +77,7 @@ def step(state: Control, seen: Evidence, *, in_use: int, now_s: float, max_limit
     """Return the state after `seen`.
 
     Args:
-        in_use: most calls lately in flight, over all workers.
+        in_use: most calls recently in flight, over all workers.
         now_s: Redis time, in seconds.
         max_limit: the configured limit; the result is within `[1, max_limit]`.
     """

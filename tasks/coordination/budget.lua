@@ -1,10 +1,10 @@
--- One exchange between a worker and the budget of a run: what it spent and holds goes in, what it
--- may begin comes out. Amounts are whole nano-dollars, which add up without rounding.
+-- One exchange between a worker and the budget of a run: the worker reports what it spent and
+-- reserved, and receives what it may begin. Amounts are whole nano-dollars: sums are exact.
 --
--- KEYS[1], a hash:  born         time when this state began; another one tells that it was lost
+-- KEYS[1], a hash:  born         creation time of this state; a different one means it was lost
 --                   spent        by all calls that have ended, on record or not yet
---                   h:<holder>   "held expires_ms": reserved by a worker for calls under way
--- ARGV[1]: JSON, written by Purse._exchange. Returns JSON, read there.
+--                   h:<holder>   "held expires_ms": reserved by a worker for calls in flight
+-- ARGV[1]: JSON, written by RunBudget._request. Returns JSON, read by RunBudget._apply.
 local ask = cjson.decode(ARGV[1])
 local key, me = KEYS[1], 'h:' .. ask.holder
 local time = redis.call('TIME')
@@ -21,7 +21,7 @@ end
 redis.call('PEXPIRE', key, ask.keep)
 if ask.spent ~= 0 then redis.call('HINCRBY', key, 'spent', string.format('%.0f', ask.spent)) end
 
--- A holder whose lease has expired is gone; what its calls under way cost, nobody knows.
+-- A holder whose entry has expired is gone. What its calls in flight cost is unknown.
 local spent, others = tonumber(redis.call('HGET', key, 'spent')), 0
 local flat = redis.call('HGETALL', key)
 for i = 1, #flat, 2 do
@@ -35,7 +35,7 @@ for i = 1, #flat, 2 do
   end
 end
 
--- Those that wait are served in turn; far from the limit, some more is reserved for the next ones.
+-- Waiting calls are served in order. Far from the limit, more is reserved for later calls.
 local held, granted = ask.held, 0
 for _, amount in ipairs(ask.waiting) do
   if spent + others + held + amount > ask.limit then break end
@@ -44,7 +44,7 @@ end
 local spare = math.max(0, math.min(ask.ahead, ask.soft - spent - others - held))
 held = held + spare
 if held > 0 then
-  redis.call('HSET', key, me, string.format('%.0f %.0f', held, now + ask.lease))
+  redis.call('HSET', key, me, string.format('%.0f %.0f', held, now + ask.ttl))
 else
   redis.call('HDEL', key, me)
 end

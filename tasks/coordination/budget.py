@@ -1,16 +1,17 @@
-"""The money of a run: reserved before each call, reconciled after it, over all workers and hosts.
+"""A run's budget: its cost is reserved before each call and settled after it, over all workers.
 
-- Redis holds what was spent and what is reserved; the SQL record says it again where Redis has
-  lost it. What is spent and not on record yet, each worker remembers until it is.
-- Far from the limit a worker reserves for several calls ahead, so that a call costs no round trip.
-- A call waits while only reservations stand in its way, since most calls cost less than reserved.
+- Redis holds what is spent and reserved. If Redis loses it, the sum is rebuilt from the SQL record
+  and from what each worker has spent that is not on record yet.
+- Far from the limit a worker reserves for several calls ahead, so that most need no round trip.
+- A call waits while only reservations block it, because most calls cost less than reserved.
 - Without Redis nothing can be reserved: calls wait for it, up to their batch's deadline.
 """
 
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,18 +21,19 @@ from oyer.config.reward import Budget
 from oyer.protocol.redis_client import Outage, load_script
 
 AHEAD_CALLS = 32
-"""Calls to reserve for ahead of time."""
+"""Number of calls to reserve for ahead of time."""
 SPARE_S = 10.0
-"""How long what was reserved ahead may be used, in seconds."""
+"""How long a reservation made ahead may be used, in seconds."""
 MARGIN_S = 20.0
-"""A reservation is kept this much longer than its call may last, in seconds."""
+"""Redis keeps a reservation this much longer than its call may last, in seconds."""
 POLL_S = 0.1
-"""Pause before asking again for what others hold, in seconds."""
+"""Pause before asking again while reservations of others block a call, in seconds."""
 
 NANO = 1_000_000_000
+"""Nano-dollars per dollar."""
 
 Refusal = Literal["soft", "hard", "expired"]
-"""Why a call may not begin: the soft mark is passed, its cost would pass the limit, no time."""
+"""Why a call may not begin: past the soft mark, past the limit, past the deadline."""
 
 
 def budget_key(run: str) -> str:
@@ -40,21 +42,31 @@ def budget_key(run: str) -> str:
 
 
 @dataclass(eq=False, slots=True)
-class _Waiter:
+class _PendingReservation:
     amount: int
-    first: bool
-    """Whether it asks for the first sample of a judgement, which the soft mark lets through."""
+    first_sample: bool
+    """Whether the call is for a judgement's first sample, which the soft mark lets pass."""
     granted: bool = False
     answered: bool = False
-    """Whether an exchange that spoke of it has ended since it looked."""
+    """Whether a Redis round trip that included this request has completed."""
 
 
 @dataclass(slots=True)
-class _Books:
-    """What one worker holds and owes, in nano-dollars."""
+class Reservation:
+    """A call's share of the budget while the call is made."""
+
+    refusal: Refusal | None = None
+    """Set if the call may not begin; nothing is reserved then."""
+    spent_usd: float = 0.0
+    """What the call cost; the rest of the reservation becomes available again."""
+
+
+@dataclass(slots=True)
+class _Amounts:
+    """What one worker has reserved and spent, in nano-dollars."""
 
     held: int = 0
-    """Reserved for calls under way."""
+    """Reserved for calls in flight."""
     spare: int = 0
     """Reserved ahead."""
     spare_until_s: float = 0.0
@@ -62,16 +74,16 @@ class _Books:
     """Spent since the last exchange."""
     unrecorded: int = 0
     """Spent, and not on record yet."""
-    waiting: list[_Waiter] = field(default_factory=list)
+    pending: list[_PendingReservation] = field(default_factory=list)
 
 
 class RunBudget:
     """One worker process's access to the budget of one run.
 
     Args:
-        redis: Client made by `shared.connect`.
+        redis: Client made by `redis_connection.connect`.
         holder: Unique among all processes of all hosts.
-        recorded_usd: Reads from the record what the run has spent.
+        recorded_usd: Returns what the run has spent according to the record.
         call_s: Longest time that one call may take, in seconds.
         keep_s: How long Redis remembers a run after its last call, in seconds.
     """
@@ -91,144 +103,160 @@ class RunBudget:
         self._limit = round(budget.usd * NANO)
         self._soft = round(budget.usd * budget.soft_fraction * NANO)
         self._constant = {
-            # Two budgets of one run are two holders of one sum.
+            # A run that is continued with another budget has another holder on the same sum.
             "holder": f"{holder}:{self._limit}:{self._soft}",
             "limit": self._limit,
             "soft": self._soft,
-            "lease": int((call_s + SPARE_S + MARGIN_S) * 1000),
+            "ttl": int((call_s + SPARE_S + MARGIN_S) * 1000),
             "keep": int(keep_s * 1000),
         }
         self._recorded_usd = recorded_usd
         self._script = load_script(redis, __package__, "budget")
         self._outage = Outage(f"calls of run {run!r} wait, since its budget is kept there")
-        self._books = _Books()
+        self._amounts = _Amounts()
         self._born = ""
         self._spent = 0
         self._lock = threading.Lock()
         self._exchanging = threading.Lock()
 
-    def reserve(self, usd: float, *, first: bool, deadline: float) -> Refusal | None:
-        """Reserve the cost of a call, or say why it may not begin; `settle` must follow.
+    @contextmanager
+    def reservation(
+        self, usd: float, *, first_sample: bool, deadline: float
+    ) -> Iterator[Reservation]:
+        """Hold a reservation for one call; arguments as of `reserve`."""
+        reservation = Reservation(self.reserve(usd, first_sample=first_sample, deadline=deadline))
+        try:
+            yield reservation
+        finally:
+            if reservation.refusal is None:
+                self.settle(usd, reservation.spent_usd)
+
+    def reserve(self, usd: float, *, first_sample: bool, deadline: float) -> Refusal | None:
+        """Reserve the cost of a call until `settle`, or return why the call may not begin.
+
+        Waits while only reservations of other calls block it.
 
         Args:
-            usd: What the call may cost at most, as estimated.
-            first: Whether it is the first sample of its judgement.
+            usd: Estimate of the most that the call may cost.
+            first_sample: Whether the call is for the first sample of its judgement.
             deadline: Epoch seconds.
         """
-        waiter = _Waiter(_nano(usd), first)
+        pending = _PendingReservation(_nano(usd), first_sample)
         with self._lock:
-            if self._past_soft_mark(waiter):
+            if self._past_soft_mark(pending):
                 return "soft"
-            if self._take_spare(waiter.amount):
+            if self._take_spare(pending.amount):
                 return None
-            self._books.waiting.append(waiter)
+            self._amounts.pending.append(pending)
         try:
-            refusal = self._wait(waiter, deadline)
+            refusal = self._wait(pending, deadline)
         finally:
             with self._lock:
-                if not waiter.granted:
-                    self._books.waiting.remove(waiter)
-        return None if waiter.granted else refusal
-
-    def _wait(self, waiter: _Waiter, deadline: float) -> Refusal | None:
-        while not waiter.granted:
-            # One at a time: those that come meanwhile share the next exchange.
-            with self._exchanging:
-                if not waiter.answered:
-                    self._exchange()
-            if waiter.granted:
-                break
-            if waiter.answered and self._spent + waiter.amount > self._limit:
-                return "hard"
-            if waiter.answered and self._past_soft_mark(waiter):
-                return "soft"
-            if time.time() + POLL_S >= deadline:
-                return "expired"
-            time.sleep(POLL_S)
-            waiter.answered = False
-        return None
+                if not pending.granted:
+                    self._amounts.pending.remove(pending)
+        return None if pending.granted else refusal
 
     def settle(self, reserved_usd: float, spent_usd: float) -> None:
-        """End a call: of what was reserved for it, `spent_usd` was spent."""
+        """End a call's reservation: `spent_usd` is spent, the rest is available again."""
         reserved, spent = _nano(reserved_usd), _nano(spent_usd)
         with self._lock:
-            books = self._books
-            books.held -= reserved
-            books.unreported += spent
-            books.unrecorded += spent
-            # Redis counts it as held until the next exchange, so the rest may be used again.
-            books.spare += reserved - spent
-            tight = self._spent + books.unreported >= self._soft
+            amounts = self._amounts
+            amounts.held -= reserved
+            amounts.unreported += spent
+            amounts.unrecorded += spent
+            # Redis counts the rest as held until the next exchange, so other calls here may use it.
+            amounts.spare += reserved - spent
+            tight = self._spent + amounts.unreported >= self._soft
         if tight:
             self.report()
 
     def report(self) -> None:
-        """Tell what was spent, and hand back what is reserved ahead."""
+        """Report what was spent, and return what is reserved ahead."""
         with self._exchanging:
             self._exchange(leave=True)
 
     def recorded(self, usd: float) -> None:
-        """Note that what was spent is on record now."""
+        """Note that an amount spent is on record now."""
         with self._lock:
-            self._books.unrecorded -= _nano(usd)
+            self._amounts.unrecorded -= _nano(usd)
 
-    def _past_soft_mark(self, waiter: _Waiter) -> bool:
-        return not waiter.first and self._spent >= self._soft
+    def _wait(self, pending: _PendingReservation, deadline: float) -> Refusal | None:
+        while not pending.granted:
+            # One exchange at a time: calls that arrive during it share the next one.
+            with self._exchanging:
+                if not pending.answered:
+                    self._exchange()
+            if pending.granted:
+                break
+            if pending.answered and self._spent + pending.amount > self._limit:
+                return "hard"
+            if pending.answered and self._past_soft_mark(pending):
+                return "soft"
+            if time.time() + POLL_S >= deadline:
+                return "expired"
+            time.sleep(POLL_S)
+            pending.answered = False
+        return None
+
+    def _past_soft_mark(self, pending: _PendingReservation) -> bool:
+        return not pending.first_sample and self._spent >= self._soft
 
     def _take_spare(self, amount: int) -> bool:
-        books = self._books
-        if books.spare < amount or time.monotonic() > books.spare_until_s:
+        amounts = self._amounts
+        if amounts.spare < amount or time.monotonic() > amounts.spare_until_s:
             return False
-        books.spare -= amount
-        books.held += amount
+        amounts.spare -= amount
+        amounts.held += amount
         return True
 
     def _exchange(self, *, leave: bool = False) -> None:
-        """Report and ask; where Redis cannot be reached, nobody is answered."""
+        """Report to Redis and apply its grants; without Redis every pending call keeps waiting."""
         seed = -1
         while True:
             with self._lock:
-                asked, ask = self._ask(seed, leave)
+                sent, request = self._request(seed, leave)
             try:
-                reply = json.loads(self._script(keys=[self._key], args=[json.dumps(ask)]))
+                reply = json.loads(self._script(keys=[self._key], args=[json.dumps(request)]))
             except RedisError as error:
-                # If the script ran, what was spent is reported twice: never too little.
+                # If the script ran all the same, the amount is reported twice: never too little.
                 self._outage.begin(error)
                 return
             self._outage.end()
             with self._lock:
                 if "born" in reply:
-                    self._take(asked, ask, reply)
+                    self._apply(sent, request, reply)
                     return
-                # Redis has lost its state: what is not on record yet is reported in full.
-                self._born, self._books.unreported = "", self._books.unrecorded
+                # Redis has lost its state: report again all that is not on record yet.
+                self._born, self._amounts.unreported = "", self._amounts.unrecorded
             if "unseeded" in reply:
                 seed = _nano(self._recorded_usd())
 
-    def _ask(self, seed: int, leave: bool) -> tuple[list[_Waiter], dict[str, Any]]:
-        books = self._books
-        books.spare, books.spare_until_s = 0, time.monotonic() + SPARE_S
-        waiting = list(books.waiting)
-        amounts = [waiter.amount for waiter in waiting]
-        return waiting, self._constant | {
+    def _request(self, seed: int, leave: bool) -> tuple[list[_PendingReservation], dict[str, Any]]:
+        amounts = self._amounts
+        amounts.spare, amounts.spare_until_s = 0, time.monotonic() + SPARE_S
+        pending = list(amounts.pending)
+        waiting = [one.amount for one in pending]
+        return pending, self._constant | {
             "seed": seed,
             "born": self._born,
-            "spent": books.unreported,
-            "held": books.held,
-            "waiting": amounts,
-            "ahead": 0 if leave else AHEAD_CALLS * max(amounts, default=0),
+            "spent": amounts.unreported,
+            "held": amounts.held,
+            "waiting": waiting,
+            "ahead": 0 if leave else AHEAD_CALLS * max(waiting, default=0),
         }
 
-    def _take(self, asked: list[_Waiter], ask: dict[str, Any], reply: dict[str, Any]) -> None:
-        books = self._books
+    def _apply(
+        self, sent: list[_PendingReservation], request: dict[str, Any], reply: dict[str, Any]
+    ) -> None:
+        amounts = self._amounts
         self._born, self._spent = reply["born"], reply["spent"]
-        books.unreported -= ask["spent"]
-        books.spare += reply["spare"] + sum(waiter.amount for waiter in asked[: reply["granted"]])
-        for waiter in list(books.waiting):
-            waiter.answered = waiter.answered or waiter in asked
-            if not self._past_soft_mark(waiter) and self._take_spare(waiter.amount):
-                waiter.granted = True
-                books.waiting.remove(waiter)
+        amounts.unreported -= request["spent"]
+        amounts.spare += reply["spare"] + sum(one.amount for one in sent[: reply["granted"]])
+        for pending in list(amounts.pending):
+            pending.answered = pending.answered or pending in sent
+            if not self._past_soft_mark(pending) and self._take_spare(pending.amount):
+                pending.granted = True
+                amounts.pending.remove(pending)
 
 
 def _nano(usd: float) -> int:

@@ -1,7 +1,7 @@
-"""What the workers have learnt of an endpoint's models: fields they refuse, names they report.
+"""What workers learn about an endpoint's models: fields they refuse, names they report.
 
-Kept in Redis for all workers, so that only the first calls are refused. With Redis away, each
-process knows what it has learnt itself.
+Shared through Redis, so that only the first calls are refused. Without Redis, each process uses
+what it has learnt itself.
 """
 
 import json
@@ -20,13 +20,13 @@ from oyer.tasks.endpoint.refused_fields import Refused, described
 from oyer.tasks.endpoint.types import ChatRequest, Client, Failure, Reply
 
 KEEP_S = 86_400
-"""How long a lesson is kept after the last one, in seconds: endpoints change."""
+"""Lifetime in Redis after the last change, in seconds: endpoints change."""
 
-LOOK_S = 1.0
-"""How old the knowledge of what other workers have learnt may be, in seconds."""
+READ_PAUSE_S = 1.0
+"""Pause between two reads of what other workers have learnt, in seconds."""
 
-AWAY_S = 10.0
-"""Pause before the next look after Redis did not answer, in seconds."""
+OUTAGE_PAUSE_S = 10.0
+"""Pause before the next read after Redis did not answer, in seconds."""
 
 _REPORTED = "reported"
 _REFUSED = "refused:"
@@ -42,10 +42,10 @@ def server_identity(config: EndpointConfig) -> str:
 
 
 class Lessons:
-    """What is known of the models of one endpoint.
+    """What is known about the models of one endpoint.
 
     Args:
-        config: Tells its servers from others that the name may have stood for.
+        config: Its servers are part of the Redis key: the name may have meant other servers before.
         redis: Shared by the workers; None keeps the lessons in this process.
     """
 
@@ -56,23 +56,23 @@ class Lessons:
         self._lock = threading.Lock()
         self._refused: dict[str, Refused] = {}
         self._reported: dict[str, str] = {}
-        self._look_at_s: dict[str, float] = {}
-        self._outage = Outage(f"what endpoint {endpoint!r} refuses is learnt by each process")
+        self._read_at_s: dict[str, float] = {}
+        self._outage = Outage(f"each process learns by itself what endpoint {endpoint!r} refuses")
 
     def refused(self, model: str) -> Refused:
         """Return the fields that a model refuses, each with its new name or None."""
-        self._look(model)
+        self._refresh(model)
         return self._refused.get(model, {})
 
     def reported(self, model: str) -> str | None:
-        """Return what the endpoint last called a model in its replies; None if not known."""
-        self._look(model)
+        """Return the name that the endpoint's last reply gave a model; None if not known."""
+        self._refresh(model)
         return self._reported.get(model)
 
     def learn(self, model: str, refused: Refused) -> Refused:
-        """Take in what a request was refused for; returns all that is known of the model.
+        """Add the fields that a request was refused for; returns all known ones of the model.
 
-        A field that is refused under its new name too is left out from then on.
+        A field that is refused under its new name as well is omitted from then on.
         """
         with self._lock:
             before = self._refused.get(model, {})
@@ -96,27 +96,27 @@ class Lessons:
         return known
 
     def report(self, model: str, name: str) -> None:
-        """Note what the endpoint calls a model in a reply."""
+        """Note the name that a reply gives a model."""
         if name and self._reported.get(model) != name:
             self._reported[model] = name
             self._share(model, {_REPORTED: name})
 
-    def _look(self, model: str) -> None:
-        """Take in what others have learnt, now and then; the first look is waited for by all."""
+    def _refresh(self, model: str) -> None:
+        """Read what others have learnt, if it is due; every call waits for the first read."""
         if self._redis is None:
             return
         with self._lock:
-            first = model not in self._look_at_s
-            if time.monotonic() < self._look_at_s.get(model, 0.0):
+            first = model not in self._read_at_s
+            if time.monotonic() < self._read_at_s.get(model, 0.0):
                 return
-            # Nobody else looks meanwhile: calls must not queue up behind a Redis that is away.
-            self._look_at_s[model] = time.monotonic() + AWAY_S
+            # Other calls do not read meanwhile: they must not queue for a Redis that does not answer.
+            self._read_at_s[model] = time.monotonic() + OUTAGE_PAUSE_S
             if first:
-                self._take_in(model, self._read(model))
+                self._merge(model, self._read(model))
                 return
         found = self._read(model)
         with self._lock:
-            self._take_in(model, found)
+            self._merge(model, found)
 
     def _read(self, model: str) -> dict[str, str] | None:
         assert self._redis is not None
@@ -128,8 +128,10 @@ class Lessons:
         self._outage.end()
         return {_text(key): _text(value) for key, value in found.items()}
 
-    def _take_in(self, model: str, found: Mapping[str, str] | None) -> None:
-        self._look_at_s[model] = time.monotonic() + (AWAY_S if found is None else LOOK_S)
+    def _merge(self, model: str, found: Mapping[str, str] | None) -> None:
+        self._read_at_s[model] = time.monotonic() + (
+            OUTAGE_PAUSE_S if found is None else READ_PAUSE_S
+        )
         if not found:
             return
         if _REPORTED in found:
@@ -140,7 +142,7 @@ class Lessons:
             if name.startswith(_REFUSED)
         }
         own = self._refused.get(model, {})
-        # What is left out stays so: a worker that lags behind may still write the new name.
+        # An omitted field stays omitted: a worker that lags behind may still write its new name.
         gone = {name: None for name, new in own.items() if new is None}
         self._refused[model] = {**own, **shared, **gone}
 
@@ -166,7 +168,7 @@ def _text(value: bytes | str) -> str:
 def complete(
     client: Client, request: ChatRequest, lessons: Lessons, *, timeout_s: float
 ) -> Reply | Failure:
-    """Make a request, and again without the fields that the endpoint refuses."""
+    """Make a request; repeat it without the fields that the endpoint refuses."""
     while True:
         request = replace(request, refused=lessons.refused(request.model))
         result = client.complete(request, timeout_s=timeout_s)

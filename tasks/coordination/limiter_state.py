@@ -1,4 +1,4 @@
-"""A worker's account with the shared limits of an endpoint: what it holds, may start and reports.
+"""One worker's side of an endpoint's shared limits: what it holds, may start and reports.
 
 Pure: no clock, no lock, no I/O. Times are seconds of one monotonic clock, given by the caller.
 """
@@ -10,15 +10,15 @@ from typing import Any
 from oyer.tasks.coordination.adaptive import Control, Evidence, initial, step
 from oyer.tasks.coordination.token_windows import TokenWindows
 
-LEASE_TRUST = 0.9
-"""Part of a lease that its holder relies on; the rest covers a stalled thread."""
+TRUSTED_PART = 0.9
+"""Part of `worker_ttl_s` in which a worker relies on its slots; the rest covers a stalled thread."""
 MAX_COOL_S = 120.0
-"""Longest Retry-After that stops everyone, in seconds, then it is tried again (openai-python)."""
+"""Longest Retry-After that is respected, in seconds (openai-python)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What an endpoint allows, over all workers; the same on every worker."""
+    """An endpoint's limits over all workers; equal on every worker."""
 
     max_in_flight: int
     requests: int
@@ -29,7 +29,8 @@ class Limits:
     share: float
     """Part of the limits that a worker uses alone before it has ever reached Redis."""
     window_s: float
-    lease_s: float
+    worker_ttl_s: float
+    """A worker that does not report for this long loses its slots."""
     delay_s: float
     """Longest time from a permit to the call's arrival at the endpoint."""
 
@@ -40,28 +41,28 @@ class Limits:
 
     @property
     def bucket_s(self) -> float:
-        """The slices of time that the windows are counted in."""
+        """Length of the time slices in which windows are counted."""
         return self.window_s / 120
 
     @property
     def counted_s(self) -> float:
-        """How long a grant counts: its call may arrive this much later than it was granted."""
+        """How long a grant is charged: its call may arrive as late as `use_s + delay_s` after it."""
         return self.window_s + self.use_s + self.delay_s
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """Leave to make one call."""
+    """Permission to make one call."""
 
     bucket: int
-    """Slice of time that the call is charged to."""
+    """Time slice that the call is charged to."""
     tokens: int
     """Tokens charged for it."""
 
 
 @dataclass(slots=True)
 class _Demand:
-    """What the calls wanted and did since the last exchange."""
+    """What calls needed and reported since the last exchange."""
 
     wanted: int = 0
     """Most calls in flight and waiting at once."""
@@ -75,11 +76,11 @@ class _Demand:
 
 
 class LimiterState:
-    """One worker's side of `lease.lua`.
+    """One worker's side of `limiter.lua`; see docs/internals/limiter.md.
 
     Args:
         worker: Unique among all processes of all hosts.
-        clock_s: Best guess of the epoch time minus the monotonic clock, until Redis tells its own.
+        clock_s: Epoch time minus the monotonic clock; replaced by Redis's time once that is known.
     """
 
     def __init__(self, limits: Limits, worker: str, clock_s: float) -> None:
@@ -90,7 +91,7 @@ class LimiterState:
         self._limits = limits
         self._constant = {
             "worker": worker,
-            "lease": int(limits.lease_s * 1000),
+            "ttl": int(limits.worker_ttl_s * 1000),
             "window": int(limits.counted_s * 1000),
             "bucket": int(limits.bucket_s * 1000),
             "max_cool": int(MAX_COOL_S * 1000),
@@ -100,34 +101,34 @@ class LimiterState:
             "adaptive": limits.adaptive,
         }
         self._clock_s = clock_s
-        self._ledger = TokenWindows()
+        self._windows = TokenWindows()
         self._demand, self._sent = _Demand(), _Demand()
         self._changes: list[tuple[str, int, int]] = []
         self._born = ""
         self._workers = self._held = self._target = self._ahead = self._all_in_use = 0
-        self._lease_until_s = self._recovering_until_s = 0.0
+        self._slots_until_s = self._recovering_until_s = 0.0
         self._control = initial(limits.max_in_flight)
-        # The adaptive state as Redis had it, and as it was last asked to have it.
+        # The adaptive state as last read from Redis, and as last proposed to it.
         self._stored = self._proposed = ""
 
     def open(self, now_s: float) -> None:
-        """Hold nothing until the first answer, or until that is long overdue."""
-        self._lease_until_s = now_s + self._limits.lease_s
+        """Start without slots: wait up to `worker_ttl_s` for the first answer before working alone."""
+        self._slots_until_s = now_s + self._limits.worker_ttl_s
 
     def alone(self, now_s: float) -> bool:
-        """Whether this worker keeps to its share: its lease is over, or Redis lost its state."""
-        return now_s >= self._lease_until_s or now_s < self._recovering_until_s
+        """Whether this worker keeps to its own share: its slots expired, or Redis lost its state."""
+        return now_s >= self._slots_until_s or now_s < self._recovering_until_s
 
     def idle(self, now_s: float) -> bool:
-        """Whether something held could serve others."""
-        return self._held > self.in_use or any(self._ledger.balance(now_s))
+        """Whether slots or windows are held that no call here uses."""
+        return self._held > self.in_use or any(self._windows.balance(now_s))
 
     def want(self, waiting: int) -> None:
         """Note how many calls wait."""
         self._demand.wanted = max(self._demand.wanted, self.in_use + waiting)
 
     def begin(self, now_s: float, tokens: int) -> Permit | None:
-        """Begin a call that is estimated at `tokens`, if slots and windows allow one now."""
+        """Begin a call of an estimated number of tokens, if slots and windows allow one now."""
         if now_s < self.cool_until_s or self.in_use >= self._slots(now_s):
             return None
         permit = self._pay_alone(now_s, tokens) if self.alone(now_s) else self._pay(now_s, tokens)
@@ -150,8 +151,8 @@ class LimiterState:
         self.in_use -= 1
         if self._limits.tokens and used_tokens is not None:
             over = used_tokens - permit.tokens
-            # What was not used goes back to where it came from; over-use counts from now.
-            self._ledger.charge(self._bucket(now_s) if over > 0 else permit.bucket, 0, over)
+            # Unused tokens return to the slice they were charged to; over-use is charged now.
+            self._windows.charge(self._bucket(now_s) if over > 0 else permit.bucket, 0, over)
         self._demand.evidence += evidence
         if cool_s > 0:
             cool_s = min(cool_s, MAX_COOL_S)
@@ -159,11 +160,11 @@ class LimiterState:
             self.cool_until_s = max(self.cool_until_s, now_s + cool_s)
 
     def ask(self, now_s: float, waiting: Sequence[int], *, leave: bool = False) -> dict[str, Any]:
-        """Return what to tell Redis; one of `take` and `fail` must follow.
+        """Return the request to `limiter.lua`; call `take` or `fail` with its outcome.
 
         Args:
-            waiting: Estimated tokens of the calls that wait, the next one first.
-            leave: Hand everything back.
+            waiting: Estimated tokens of the waiting calls, the next one first.
+            leave: Return all slots and grants; no further exchange may follow.
         """
         limits, demand = self._limits, self._demand
         waiting = [min(tokens, limits.tokens) for tokens in waiting]
@@ -171,11 +172,11 @@ class LimiterState:
         kept = 0 if self.alone(now_s) else min(self._held, self._target, demand.wanted)
         self._held = max(self.in_use, kept)
         recovering = now_s < self._recovering_until_s
-        requests, tokens = self._ledger.balance(float("inf") if leave else now_s)
-        self._ledger.total(self._oldest(now_s))
-        self._changes = self._ledger.changes()
+        requests, tokens = self._windows.balance(float("inf") if leave else now_s)
+        self._windows.total(self._oldest(now_s))
+        self._changes = self._windows.changes()
         self._proposed = self._step(demand.evidence, now_s).encode() if limits.adaptive else ""
-        # Halved rather than forgotten: the last exchange may have been a moment ago.
+        # Halved, not reset: little may have begun only because the last exchange was recent.
         self._ahead = max(demand.begun, self._ahead // 2)
         costs, calls = sum(waiting) + demand.begun_tokens, len(waiting) + demand.begun
         return self._constant | {
@@ -198,41 +199,41 @@ class LimiterState:
         }
 
     def take(self, reply: dict[str, Any], sent_s: float, now_s: float) -> bool:
-        """Take in the answer to what was asked at `sent_s`; returns whether it granted anything."""
+        """Apply the answer to a request sent at `sent_s`; returns whether it granted anything."""
         self._clock_s = reply["now"] / 1000 - (sent_s + now_s) / 2
         self._born = reply["born"]
         if reply.get("lost"):
-            # The others are still to report what they hold: this worker's share, for one lease.
-            self._recovering_until_s = sent_s + self._limits.lease_s
-            self._ledger.restate()
+            # Until the others have reported what they hold, keep to this worker's own share.
+            self._recovering_until_s = sent_s + self._limits.worker_ttl_s
+            self._windows.restate()
             self._stored = ""
-            self._remember()
+            self._restore_demand()
             return False
-        self._lease_until_s = sent_s + self._limits.lease_s * LEASE_TRUST
+        self._slots_until_s = sent_s + self._limits.worker_ttl_s * TRUSTED_PART
         self._held, self._target = self._held + reply["growth"], reply["target"]
         known = self._workers if now_s < self._recovering_until_s else 0
         self._workers = max(known, reply["workers"])
         self._all_in_use = reply["in_use"]
         self.cool_until_s = max(self.cool_until_s, sent_s + reply["cool"] / 1000)
         self.frees_s = sent_s + reply["frees"] / 1000
-        self._ledger.confirm(self._changes)
+        self._windows.confirm(self._changes)
         granted = reply["requests"], reply["tokens"]
         if any(granted):
-            self._ledger.grant(reply["bucket"], sent_s + self._limits.use_s, *granted)
+            self._windows.grant(reply["bucket"], sent_s + self._limits.use_s, *granted)
         self._stored = reply["control"]
         if self._stored:
             self._control = Control.decode(self._stored)
         if self._stored != self._proposed:
-            # Another worker changed it first: the same evidence is weighed again.
+            # Another worker changed the state first: apply the same evidence to the new state.
             self._demand.evidence += self._sent.evidence
         return bool(reply["growth"] or any(granted))
 
     def fail(self) -> None:
-        """Note that nobody knows whether Redis has heard the last question."""
-        self._ledger.doubt(self._changes)
-        self._remember()
+        """Record that the last request may or may not have been carried out."""
+        self._windows.doubt(self._changes)
+        self._restore_demand()
 
-    def _remember(self) -> None:
+    def _restore_demand(self) -> None:
         self._demand.evidence += self._sent.evidence
         self._demand.cool_s = max(self._demand.cool_s, self._sent.cool_s)
 
@@ -243,7 +244,7 @@ class LimiterState:
         return self._own(self._control.limit if limits.adaptive else limits.max_in_flight)
 
     def _own(self, limit: int) -> int:
-        """Return this worker's share of a limit; never nothing."""
+        """Return this worker's share of a limit; at least 1."""
         return max(1, limit // self._workers if self._workers else int(limit * self._limits.share))
 
     def _bucket(self, at_s: float) -> int:
@@ -254,25 +255,25 @@ class LimiterState:
 
     def _pay(self, now_s: float, tokens: int) -> Permit | None:
         tokens = min(tokens, self._limits.tokens)
-        bucket = self._ledger.spend(now_s, min(1, self._limits.requests), tokens)
+        bucket = self._windows.spend(now_s, min(1, self._limits.requests), tokens)
         return None if bucket is None else Permit(bucket, tokens)
 
     def _pay_alone(self, now_s: float, tokens: int) -> Permit | None:
-        """Charge this worker's share of the window instead of a grant."""
+        """Charge a call to this worker's share of the windows, without a grant."""
         own_requests, own_tokens = self._own(self._limits.requests), self._own(self._limits.tokens)
         requests = min(1, self._limits.requests)
         tokens = min(tokens, self._limits.tokens, own_tokens)
-        spent_requests, spent_tokens = self._ledger.total(self._oldest(now_s))
+        spent_requests, spent_tokens = self._windows.total(self._oldest(now_s))
         if requests and spent_requests + requests > own_requests:
             return None
         if tokens and spent_tokens + tokens > own_tokens:
             return None
         bucket = self._bucket(now_s)
-        self._ledger.charge(bucket, requests, tokens)
+        self._windows.charge(bucket, requests, tokens)
         return Permit(bucket, tokens)
 
     def _step(self, seen: Evidence, now_s: float) -> Control:
-        """Return the adaptive state to put in place of the one last seen."""
+        """Return the adaptive state that is to replace the one last read."""
         return step(
             self._control,
             seen,

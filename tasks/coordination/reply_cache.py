@@ -1,84 +1,25 @@
-"""The pay-once cache: a judge's complete replies in Redis, read again instead of paid for again.
+"""A cache of judges' complete replies in Redis, so that no call is paid for twice.
 
-- What is kept is the reply as it came, so that a better parser can read it anew.
-- Redis failing is a miss, never an error: the SQL record stands behind this cache.
+- Replies are cached unparsed, so that a later parser can read them again.
+- A Redis failure is a cache miss, never an error: every reply is on the SQL record as well.
 """
 
-import hashlib
-import json
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from redis import Redis, RedisError
 from redis.client import Pipeline
 
-from oyer.protocol.errors import InvalidInput, MessageRefused
+from oyer.protocol.errors import MessageRefused
 from oyer.protocol.packing import pack, unpack
 from oyer.protocol.redis_client import Outage
 
-KEY_VERSION = 1
-"""Raised whenever the same fields come to mean another request."""
-
-
-FADE_MS = 60_000
-"""How long a reply on record stays in Redis, for those who wait for it now, in milliseconds."""
-
-
-def request_key(
-    *,
-    endpoint: str,
-    model: str,
-    messages: Sequence[Mapping[str, Any]],
-    sampling: Mapping[str, Any],
-    rubric_hash: str,
-    sample: int,
-) -> str:
-    """Return the sha256, in hex, that names a judge request: all that its reply depends on.
-
-    The order of keys and the spelling of a number (`1`, `1.0`) make no difference, every character
-    of the text does. The sample's index keeps k samples of one request apart.
-
-    Raises:
-        InvalidInput: a value is no JSON (NaN and infinity included).
-    """
-    request = {
-        "version": KEY_VERSION,
-        "endpoint": endpoint,
-        "model": model,
-        "messages": messages,
-        "sampling": sampling,
-        "rubric": rubric_hash,
-        "sample": sample,
-    }
-    try:
-        text = json.dumps(
-            _canonical(request),
-            sort_keys=True,
-            ensure_ascii=False,
-            allow_nan=False,
-            separators=(",", ":"),
-        )
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(
-            f"a request to {endpoint!r} holds what JSON cannot say ({error}): give messages and"
-            " sampling settings of strings, finite numbers, lists and mappings"
-        ) from error
-    # A policy can emit half a surrogate pair, which plain UTF-8 refuses.
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _canonical(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _canonical(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_canonical(item) for item in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
+EXPIRE_SOON_MS = 60_000
+"""How long a reply stays cached once it is on record, in milliseconds, for those waiting for it."""
 
 
 def reply_key(key: str) -> str:
@@ -88,21 +29,21 @@ def reply_key(key: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CachedReply:
-    """A complete reply of a judge; a cut, refused or failed one cannot be made into this."""
+    """A complete reply of a judge; one that was cut, refused or failed does not validate."""
 
     text: str = Field(min_length=1)
-    """As it came."""
+    """As received."""
     finish_reason: Literal["stop"]
     model: str
     """As the endpoint names it."""
     usage: dict[str, int]
     """Tokens by kind, as reported: `prompt_tokens`, `completion_tokens`, …"""
     at_s: float
-    """When it came, epoch seconds."""
+    """Time received, in epoch seconds."""
     expected_score: float | None = None
-    """From the reply's log-probabilities, which are not kept."""
+    """From the reply's log-probabilities, which are not cached."""
     reasoning: str | None = None
-    """What the judge's model thought before the reply."""
+    """The reasoning that the judge's model returned beside the reply."""
 
 
 _REPLY = TypeAdapter(CachedReply)
@@ -116,10 +57,10 @@ class ReplyCache:
         self._ttl_ms = int(ttl_s * 1000)
         self._unsent: deque[tuple[str, bytes]] = deque()
         self._sending = threading.Lock()
-        self._outage = Outage("replies are read from and kept in the SQL record only")
+        self._outage = Outage("replies are read from the SQL record only")
 
     def get_many(self, keys: Sequence[str]) -> dict[str, CachedReply]:
-        """Return the replies there are, in one round trip; what cannot be read is deleted."""
+        """Return the cached replies, in one round trip; unreadable ones are deleted."""
         found: dict[str, CachedReply] = {}
         if not keys:
             return found
@@ -142,9 +83,9 @@ class ReplyCache:
         return found
 
     def keep(self, key: str, reply: CachedReply) -> None:
-        """Keep a reply; one that cannot be sent is not kept.
+        """Cache a reply; while Redis is unreachable the reply is lost to the cache.
 
-        Replies that come while others are being sent share the next round trip.
+        Replies that arrive while others are being sent share the next round trip.
         """
         self._unsent.append((reply_key(key), pack(_REPLY.dump_json(reply))))
         with self._sending:
@@ -157,18 +98,18 @@ class ReplyCache:
             self._send(pipe)
 
     def drop(self, keys: Sequence[str]) -> None:
-        """Delete replies, so that those who wait for one of these requests pay for it anew."""
+        """Delete replies, so that the next process to need one calls for it again."""
         pipe = self._redis.pipeline(transaction=False)
         pipe.delete(*(reply_key(key) for key in keys))
         self._send(pipe)
 
-    def fade(self, keys: Sequence[str]) -> None:
-        """Let replies go soon: they are on record now, and read from there."""
+    def expire_soon(self, keys: Sequence[str]) -> None:
+        """Shorten the lifetime of replies that are on record now and read from there."""
         if not keys:
             return
         pipe = self._redis.pipeline(transaction=False)
         for key in keys:
-            pipe.pexpire(reply_key(key), min(FADE_MS, self._ttl_ms))
+            pipe.pexpire(reply_key(key), min(EXPIRE_SOON_MS, self._ttl_ms))
         self._send(pipe)
 
     def _send(self, pipe: Pipeline) -> None:

@@ -1,21 +1,21 @@
-"""A worker's books on an endpoint's request and token windows; pure, times are arguments.
+"""One worker's part of an endpoint's request and token windows; pure, times are arguments.
 
-- Redis keeps, per slice of time (a bucket), the sum over all workers; a worker's books say how much
-  of it is its own: spent, or granted in a block and not spent yet.
-- A change of the books travels with the next exchange. When nobody knows whether an exchange was
-  carried out, returns are forgotten and charges repeated, so that Redis never counts too little.
+- Redis holds, per slice of time (a bucket), the sum over all workers. A worker counts its own part:
+  spent, or granted in a block and not spent yet.
+- Changes are sent with the next exchange. If it is unknown whether an exchange was carried out,
+  returns are dropped and charges repeated, so that Redis never counts too little.
 """
 
 from collections import Counter, deque
 from dataclasses import dataclass
 
 Change = tuple[str, int, int]
-"""Kind (`q` requests, `t` tokens), bucket, and what is added to its sum."""
+"""Kind (`q` requests, `t` tokens), bucket, and the amount to add."""
 
 
 @dataclass(slots=True)
 class _Block:
-    """Requests and tokens granted together, for use before `use_by_s`."""
+    """Requests and tokens granted together, to be used before `use_by_s`."""
 
     bucket: int
     use_by_s: float
@@ -32,14 +32,14 @@ class TokenWindows:
         self._reported: Counter[tuple[str, int]] = Counter()
 
     def grant(self, bucket: int, use_by_s: float, requests: int, tokens: int) -> None:
-        """Take in a block that Redis has charged to `bucket`."""
+        """Add a block that Redis has charged to `bucket`."""
         self._blocks.append(_Block(bucket, use_by_s, requests, tokens))
         for kind, n in (("q", requests), ("t", tokens)):
             self._charged[kind, bucket] += n
             self._reported[kind, bucket] += n
 
     def balance(self, now_s: float) -> tuple[int, int]:
-        """Return the requests and tokens that may be spent now; what came of age is handed back."""
+        """Return the requests and tokens that may be spent now; expired blocks are returned."""
         while self._blocks and self._blocks[0].use_by_s <= now_s:
             block = self._blocks.popleft()
             self.charge(block.bucket, -block.requests, -block.tokens)
@@ -49,8 +49,8 @@ class TokenWindows:
         """Take a call's cost from the oldest blocks.
 
         Returns:
-            The newest bucket drawn from, to settle with (0 where the call costs nothing), or None
-            when the balance is too low.
+            The newest bucket charged, to settle with (0 if the call costs nothing), or None if the
+            balance is too low.
         """
         has_requests, has_tokens = self.balance(now_s)
         if has_requests < requests or has_tokens < tokens:
@@ -59,7 +59,7 @@ class TokenWindows:
         for block in self._blocks:
             if not requests and not tokens:
                 break
-            # The call's tokens move to its newest bucket: what it leaves over returns to one place.
+            # Move the call's tokens to its newest bucket, so that unused ones return to one bucket.
             self.charge(bucket, 0, -taken)
             q, t = min(requests, block.requests), min(tokens, block.tokens)
             self.charge(block.bucket, 0, taken)
@@ -71,7 +71,7 @@ class TokenWindows:
         return bucket
 
     def charge(self, bucket: int, requests: int, tokens: int) -> None:
-        """Charge a bucket, or give back to it; one that has left the window takes nothing back."""
+        """Charge a bucket, or return to it; nothing is returned to a bucket that has left the window."""
         for kind, n in (("q", requests), ("t", tokens)):
             if n > 0 or (kind, bucket) in self._charged:
                 self._charged[kind, bucket] += n
@@ -87,22 +87,22 @@ class TokenWindows:
         return totals["q"], totals["t"]
 
     def changes(self) -> list[Change]:
-        """Return what Redis does not know yet."""
+        """Return the changes that have not been reported to Redis."""
         entries = self._charged.keys() | self._reported.keys()
         changes = ((k, b, self._charged[k, b] - self._reported[k, b]) for k, b in entries)
         return [change for change in changes if change[2]]
 
     def confirm(self, changes: list[Change]) -> None:
-        """Note that Redis has carried `changes` out."""
+        """Record that Redis has carried out `changes`."""
         for kind, bucket, n in changes:
             self._reported[kind, bucket] += n
 
     def doubt(self, changes: list[Change]) -> None:
-        """Note that Redis may or may not have carried `changes` out."""
+        """Record that Redis may or may not have carried out `changes`."""
         for kind, bucket, n in changes:
             if n < 0:
                 self._charged[kind, bucket] -= n
 
     def restate(self) -> None:
-        """Report everything anew: Redis has lost its state."""
+        """Report everything again, because Redis has lost its state."""
         self._reported.clear()

@@ -1,1 +1,1 @@
-"""Scoring rollouts with LLM judges: pure decisions in small modules, I/O at the edge."""
+"""Judges rollouts: requests, calls, answers and their aggregation to verdicts."""

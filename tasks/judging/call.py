@@ -1,202 +1,273 @@
-"""The attempts of one judgement: permit, deadline, call, decide, wait, again.
+"""One judge call: HTTP requests until one brings a reply, each under a permit and a reservation.
 
-- The deadline is looked at before every attempt, before its permit and after: expired work is
-  never paid for.
-- A permit is held during an attempt and never while waiting for the next.
+The promises are listed in docs/internals/limiter.md and docs/internals/single_flight.md.
 """
 
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
 
-from oyer.protocol.rollout import Message
+from oyer.config.reward import EndpointConfig, JudgeConfig
 from oyer.protocol.status import Status
+from oyer.tasks.coordination.budget import Refusal, Reservation, RunBudget
+from oyer.tasks.coordination.lessons import Lessons
+from oyer.tasks.coordination.limiter import HeldPermit, Limiter
+from oyer.tasks.coordination.reply_cache import CachedReply, ReplyCache
+from oyer.tasks.coordination.single_flight import SingleFlight
 from oyer.tasks.endpoint.retry import decide
-from oyer.tasks.endpoint.types import ChatRequest, Client, Failure, Reply, RetryClass
+from oyer.tasks.endpoint.types import ChatRequest, Client, Failure, Reply
+from oyer.tasks.judging.judgements import LOGPROBS, AttemptRecord, cost_usd
+from oyer.tasks.judging.requests import JudgeRequest
+from oyer.tasks.parsing.expected_score import expected_score
+from oyer.tasks.parsing.parser import ParsedScore, parse_score
 
 BYTES_PER_TOKEN = 3.5
-"""For the estimate that is reserved before a call, of UTF-8: below the 4 of English prose, for
-code and markup, and close to one token for a Chinese character. The reported usage corrects it."""
+"""UTF-8 bytes per token, for the estimate reserved before a call: below the 4 of English prose,
+because of code and markup, and about one token for a Chinese character."""
 
 UNLIMITED_REPLY_TOKENS = 1024
-"""Reserved for a reply without `max_tokens`."""
+"""Tokens reserved for a reply without `max_tokens`."""
+
+_RANDOM = random.Random()
 
 
-class Permits(Protocol):
-    """The right to call an endpoint, under limits shared by all workers and hosts."""
+@dataclass(frozen=True, slots=True)
+class NotCalled:
+    """Why an attempt was not made."""
 
-    def acquire(self, estimated_tokens: int, deadline: float) -> Any | None:
-        """Wait for a permit until `deadline` (epoch seconds); None when that passes first."""
-
-    def release(
-        self,
-        permit: Any,
-        *,
-        used_tokens: int | None,
-        rate_limited: bool = False,
-        retry_after_s: float | None = None,
-        transient: bool = False,
-        clean: bool = True,
-    ) -> None:
-        """Give a permit back, once.
-
-        Args:
-            used_tokens: As the endpoint reports; None keeps the estimate.
-            rate_limited: The reply was a 429.
-            retry_after_s: What the endpoint asked to wait, in seconds.
-            transient: It failed by timeout, connection or 5xx.
-            clean: It succeeded at its first attempt.
-        """
+    status: Status
+    reason: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AttemptRecord:
-    """One HTTP request, for the record."""
+DEADLINE_PASSED = NotCalled(Status.EXPIRED, "the batch's deadline has passed")
+CANCELLED = NotCalled(Status.EXPIRED, "the batch was cancelled")
+TAKEN_OVER = NotCalled(Status.EXPIRED, "another worker has taken over this request")
+"""This worker's claim was lost: the other worker's reply is awaited."""
 
-    number: int
-    """From 1."""
-    started_at: datetime
-    url_index: int
-    http_status: int | None
-    error_class: str | None
-    """None where the attempt brought a reply."""
-    latency_ms: float
-    prompt_tokens: int
-    completion_tokens: int
-    retry_wait_s: float | None
-    """How long was waited after it, in seconds; None after the last."""
-    messages: Sequence[Message] = ()
-    """As sent."""
-    sent: Mapping[str, Any] = field(default_factory=dict)
-    """The body that was sent, without its messages."""
-    text: str | None = None
-    """The reply's; None where there is none."""
-    reasoning: str | None = None
-    error: str | None = None
-    """What the endpoint or the network said where there is no reply."""
+_BUDGET_REFUSALS: dict[Refusal, NotCalled] = {
+    "soft": NotCalled(
+        Status.OVER_BUDGET,
+        "the run's spending has passed the soft mark of its budget: one sample for each judgement",
+    ),
+    "hard": NotCalled(
+        Status.OVER_BUDGET,
+        "the run's budget is spent: raise budget.usd, or continue without judges",
+    ),
+    "expired": DEADLINE_PASSED,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointServices:
+    """What a call to one endpoint needs."""
+
+    config: EndpointConfig
+    client: Client
+    limiter: Limiter | None
+    """None sets no limit, for scoring in the trainer's process."""
+    lessons: Lessons
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """This worker's claim on one request: it alone makes the call and caches the reply."""
+
+    key: str
+    single_flight: SingleFlight
+    reply_cache: ReplyCache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallResult:
-    """How a judgement's calls ended: with a reply, or with the last failure, or without a call."""
+    """How a call ended: with a reply, with its last failure, or without an attempt."""
 
-    reply: Reply | None
-    failure: Failure | None
     status: Status
-    """`scored` with a reply (the text is still to be read), else why there is none."""
+    """With a reply, what was parsed from it; else why there is none."""
     attempts: tuple[AttemptRecord, ...]
-    stop_reason: str
+    reply: Reply | None = None
+    parsed: ParsedScore | None = None
+    """Set with a reply."""
+    failure: Failure | None = None
+    stop_reason: str = ""
     """Why no further attempt was made; empty with a reply."""
 
 
-def call(
-    client: Client,
-    request: ChatRequest,
-    *,
-    permits: Permits,
-    deadline: float,
-    timeout_s: float,
-    max_attempts: int,
-    clock: Callable[[], float],
-    sleep: Callable[[float], None],
-    rng: random.Random,
-) -> CallResult:
-    """Call until there is a reply, or until another attempt cannot help or comes too late.
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    started_at: datetime
+    result: Reply | Failure
+    parsed: ParsedScore | None = None
 
-    Args:
-        deadline: No attempt begins from here on, in epoch seconds; one under way may end later.
-        timeout_s: Limit of each attempt, in seconds.
-        clock: Epoch seconds.
-    """
-    estimated_tokens = estimate_tokens(request)
-    failures: list[Failure] = []
-    records: list[AttemptRecord] = []
-    while True:
-        permit = permits.acquire(estimated_tokens, deadline) if clock() < deadline else None
-        if permit is not None and clock() >= deadline:
-            # Permits are handed out in the background: one may come with the last moment gone.
-            permits.release(permit, used_tokens=0, clean=False)
-            permit = None
-        if permit is None:
-            return _ended(failures, records, "the batch's deadline has passed")
-        started_at = datetime.fromtimestamp(clock(), UTC)
-        result = _under_permit(
-            client, request, permits, permit, timeout_s=timeout_s, first=not failures
-        )
-        if isinstance(result, Reply):
-            records.append(_record(len(records) + 1, started_at, request, result, None))
-            return CallResult(
-                reply=result,
-                failure=None,
-                status=Status.SCORED,
-                attempts=tuple(records),
-                stop_reason="",
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeCaller:
+    """Makes the calls of one batch's chunk."""
+
+    endpoints: Mapping[str, EndpointServices]
+    problems: Mapping[str, str]
+    """By endpoint name, why this worker cannot call an endpoint."""
+    deadline: float
+    """Epoch seconds; no attempt begins later, and one under way may end later."""
+    cancelled: Callable[[], bool]
+    """Looked at before each attempt."""
+    budget: RunBudget | None = None
+
+    def call(self, job: JudgeRequest, request: ChatRequest, claim: Claim | None) -> CallResult:
+        """Call until a reply arrives, or until another attempt cannot help or would be late.
+
+        Args:
+            request: the request of `job`, or one derived from it.
+            claim: None makes the call without single flight and reply cache.
+        """
+        config = self.endpoints[job.judge.endpoint].config
+        failures: list[Failure] = []
+        attempts: list[AttemptRecord] = []
+        while True:
+            attempt = self._attempt(job, request, claim, first=not failures)
+            if isinstance(attempt, NotCalled):
+                if attempt is DEADLINE_PASSED and failures:
+                    return _failed(failures[-1], attempts, attempt.reason)
+                return CallResult(
+                    status=attempt.status, attempts=tuple(attempts), stop_reason=attempt.reason
+                )
+            if isinstance(attempt.result, Reply):
+                assert attempt.parsed is not None
+                attempts.append(_record(len(attempts) + 1, request, attempt, None))
+                return CallResult(
+                    status=attempt.parsed.status,
+                    attempts=tuple(attempts),
+                    reply=attempt.result,
+                    parsed=attempt.parsed,
+                )
+            failures.append(attempt.result)
+            remaining_s = self.deadline - time.time()
+            retry = decide(
+                failures, max_attempts=config.max_attempts, remaining_s=remaining_s, rng=_RANDOM
             )
-        failures.append(result)
-        decision = decide(
-            failures, max_attempts=max_attempts, remaining_s=deadline - clock(), rng=rng
-        )
-        records.append(_record(len(records) + 1, started_at, request, result, decision.wait_s))
-        if decision.wait_s is None:
-            return _ended(failures, records, decision.reason)
-        sleep(decision.wait_s)
+            attempts.append(_record(len(attempts) + 1, request, attempt, retry.wait_s))
+            if retry.wait_s is None:
+                return _failed(attempt.result, attempts, retry.reason)
+            time.sleep(retry.wait_s)
+
+    def _attempt(
+        self, job: JudgeRequest, request: ChatRequest, claim: Claim | None, *, first: bool
+    ) -> _Attempt | NotCalled:
+        """Make one HTTP request, unless the call may not be made any more."""
+        endpoint = self.endpoints[job.judge.endpoint]
+        prompt_tokens, reply_tokens = estimate_tokens(request)
+        price = endpoint.config.prices.get(request.model)
+        estimated_usd = cost_usd(price, prompt_tokens, reply_tokens)
+        with self._permit(endpoint, prompt_tokens + reply_tokens) as permit:
+            if permit is None:
+                return DEADLINE_PASSED
+            if self.cancelled():
+                return CANCELLED
+            if claim is not None and not claim.single_flight.holds(claim.key):
+                return TAKEN_OVER
+            with self._reservation(estimated_usd, first_sample=job.sample == 0) as reservation:
+                if reservation.refusal is not None:
+                    return _BUDGET_REFUSALS[reservation.refusal]
+                if time.time() >= self.deadline:
+                    return DEADLINE_PASSED
+                permit.start()
+                started_at = datetime.fromtimestamp(time.time(), UTC)
+                result = endpoint.client.complete(request, timeout_s=endpoint.config.timeout_s)
+                permit.settle(result, first_attempt=first)
+                reservation.spent_usd = cost_usd(price, *_billed_tokens(result, prompt_tokens))
+                if isinstance(result, Failure):
+                    return _Attempt(started_at, result)
+                parsed = read_reply(result, job.judge)
+                endpoint.lessons.report(job.judge.model, result.model)
+                if claim is not None and parsed.status is Status.SCORED:
+                    # Before the permit is released: a worker killed between the two would cost
+                    # a call more than may be in flight.
+                    claim.reply_cache.keep(claim.key, _cached_reply(result, parsed, job.judge))
+                return _Attempt(started_at, result, parsed)
+
+    def _permit(
+        self, endpoint: EndpointServices, tokens: int
+    ) -> AbstractContextManager[HeldPermit | None]:
+        if endpoint.limiter is None:
+            return nullcontext(HeldPermit())
+        return endpoint.limiter.permit(tokens, self.deadline)
+
+    def _reservation(
+        self, usd: float, *, first_sample: bool
+    ) -> AbstractContextManager[Reservation]:
+        if self.budget is None:
+            return nullcontext(Reservation())
+        return self.budget.reservation(usd, first_sample=first_sample, deadline=self.deadline)
 
 
-def estimate_tokens(request: ChatRequest) -> int:
-    """Tokens to reserve for a call: its text, and the longest reply it allows."""
-    size_bytes = sum(
-        len(str(message.get("content") or "").encode("utf-8", "replace"))
-        for message in request.messages
+def estimate_tokens(request: ChatRequest) -> tuple[int, int]:
+    """Estimate a call's tokens: those of its messages, and those of the longest reply it allows."""
+    size_bytes = sum(_bytes(str(message.get("content") or "")) for message in request.messages)
+    return int(size_bytes / BYTES_PER_TOKEN), request.max_tokens or UNLIMITED_REPLY_TOKENS
+
+
+def read_reply(reply: Reply, judge: JudgeConfig) -> ParsedScore:
+    """Parse the score that a reply states, or compute the expected one if the judge asks for it."""
+    parsed = parse_score(
+        reply.text, scale=judge.scale, finish_reason=reply.finish_reason, refusal=reply.refusal
     )
-    return int(size_bytes / BYTES_PER_TOKEN) + (request.max_tokens or UNLIMITED_REPLY_TOKENS)
+    if not judge.expected_score or parsed.status is not Status.SCORED or not reply.token_logprobs:
+        return parsed
+    tokens = [
+        {
+            "token": token.token,
+            "logprob": token.logprob,
+            "top_logprobs": [{"token": name, "logprob": p} for name, p in token.top],
+        }
+        for token in reply.token_logprobs
+    ]
+    expected = expected_score(tokens, judge.scale, parsed.score)
+    return parsed if expected is None else replace(parsed, score=expected, layer=LOGPROBS)
 
 
-def _under_permit(
-    client: Client,
-    request: ChatRequest,
-    permits: Permits,
-    permit: Any,
-    *,
-    timeout_s: float,
-    first: bool,
-) -> Reply | Failure:
-    result: Reply | Failure | None = None
-    try:
-        result = client.complete(request, timeout_s=timeout_s)
-        return result
-    finally:
-        failure = result if isinstance(result, Failure) else None
-        permits.release(
-            permit,
-            used_tokens=_used_tokens(result),
-            rate_limited=failure is not None and failure.retry is RetryClass.RATE_LIMIT,
-            retry_after_s=failure.retry_after_s if failure else None,
-            transient=failure is not None and failure.retry is RetryClass.TRANSIENT,
-            clean=first and isinstance(result, Reply),
-        )
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
 
 
-def _used_tokens(result: Reply | Failure | None) -> int | None:
-    # Without a report the estimate stands: endpoints count failed requests as well.
-    if result is None or not result.usage_reported:
-        return None
-    return result.prompt_tokens + result.completion_tokens
+def _billed_tokens(result: Reply | Failure, prompt_tokens: int) -> tuple[int, int]:
+    """Return prompt and completion tokens as reported, or estimated for a reply without usage."""
+    if isinstance(result, Reply) and not result.usage_reported:
+        return prompt_tokens, round(_bytes(result.text) / BYTES_PER_TOKEN)
+    return result.prompt_tokens, result.completion_tokens
+
+
+def _cached_reply(reply: Reply, parsed: ParsedScore, judge: JudgeConfig) -> CachedReply:
+    return CachedReply(
+        text=reply.text,
+        finish_reason="stop",
+        model=reply.model or judge.model,
+        usage={
+            "prompt_tokens": reply.prompt_tokens,
+            "completion_tokens": reply.completion_tokens,
+        },
+        at_s=time.time(),
+        expected_score=parsed.score if parsed.layer == LOGPROBS else None,
+        reasoning=reply.reasoning,
+    )
+
+
+def _failed(failure: Failure, attempts: Sequence[AttemptRecord], stop_reason: str) -> CallResult:
+    return CallResult(
+        status=failure.status, attempts=tuple(attempts), failure=failure, stop_reason=stop_reason
+    )
 
 
 def _record(
-    number: int,
-    started_at: datetime,
-    request: ChatRequest,
-    result: Reply | Failure,
-    wait_s: float | None,
+    number: int, request: ChatRequest, attempt: _Attempt, wait_s: float | None
 ) -> AttemptRecord:
+    result = attempt.result
     failure = result if isinstance(result, Failure) else None
     reply = result if isinstance(result, Reply) else None
     return AttemptRecord(
         number=number,
-        started_at=started_at,
+        started_at=attempt.started_at,
         url_index=result.url_index,
         http_status=result.http_status,
         error_class=failure.error_class if failure else None,
@@ -209,15 +280,4 @@ def _record(
         text=reply.text if reply else None,
         reasoning=reply.reasoning if reply else None,
         error=failure.message if failure else None,
-    )
-
-
-def _ended(failures: list[Failure], records: list[AttemptRecord], reason: str) -> CallResult:
-    failure = failures[-1] if failures else None
-    return CallResult(
-        reply=None,
-        failure=failure,
-        status=failure.status if failure else Status.EXPIRED,
-        attempts=tuple(records),
-        stop_reason=reason,
     )

@@ -1,7 +1,7 @@
-"""Tells responses that hold something to judge from those that only open or decorate one.
+"""Detects responses without content: empty, punctuation only, or only the opening of an answer.
 
-- "One Token to Fool LLM-as-a-Judge" (arXiv:2507.08794): replies such as ":" or "Thought process:"
-  get false positives of up to 80-90 % from strong judges, so they never reach one.
+- "One Token to Fool LLM-as-a-Judge" (arXiv:2507.08794): responses such as ":" or "Thought process:"
+  get false positives of up to 80-90 % from strong judges, so they are not judged.
 - A short answer is content: `42`, `B`, `是`, `∞`.
 """
 
@@ -9,7 +9,7 @@ import re
 import unicodedata
 
 _LONGEST = 400
-"""Characters; openers alone are never longer."""
+"""Characters; a longer response is never an opening alone."""
 
 _MARKS = re.compile(
     r"<\|[^|<>]{0,40}\|>|</?(?:think|thinking|answer|reasoning|tool_call|s|bos|eos|pad)\s*/?>|\\boxed\{\s*\}"
@@ -17,7 +17,7 @@ _MARKS = re.compile(
     re.IGNORECASE,
 )
 _EDGES = re.compile(r"^[\W_]+|[\W_]+$")
-# Letters and symbols that show nothing: Hangul fillers and the blank Braille cell.
+# Letters and symbols without a visible form: Hangul fillers and the blank Braille cell.
 _BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800"
 _STEP_BY_STEP_EN = (
     r"(?:(?:ok|okay|sure|alright|well),? )?(?:let's|let us|let me|i will|i'll|we will|we'll)"
@@ -47,10 +47,10 @@ _SIMPLIFIED = str.maketrans(
 
 
 def has_content(response: str) -> bool:
-    """Whether a response holds something to judge.
+    """Return whether a response holds something to judge.
 
-    False for what is empty, invisible or punctuation only, and for openers without anything after
-    them (`Thought process:`, `Solution`, `解：`, `Let's solve this problem step by step.`).
+    False if it is empty, invisible or punctuation only, or an opening without a continuation
+    (`Thought process:`, `Solution`, `解：`, `Let's solve this problem step by step.`).
     """
     text = unicodedata.normalize("NFKC", response)
     if "<" in text or "\\" in text or "```" in text:
@@ -65,7 +65,7 @@ def has_content(response: str) -> bool:
 
 
 def _shows(char: str) -> bool:
-    """Letters, digits, and symbols that are not ASCII decoration (`∞`, `√`, an emoji)."""
+    """Return whether a character is a letter, a digit or a non-ASCII symbol (`∞`, `√`, an emoji)."""
     category = unicodedata.category(char)
     return char not in _BLANK_LETTERS and (
         category[0] in "LN" or (category[0] == "S" and not char.isascii())

@@ -1,36 +1,65 @@
-"""How one judgement ended, and the rows that say so; pure."""
+"""How judgements ended: answers, their rows on record, and a chunk's `JudgeResult`; pure."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import uuid4
 
-from oyer.config.reward import Price
-from oyer.models.rows import AttemptRow, JudgementRow
-from oyer.protocol.status import Status
-from oyer.tasks.judging.call import AttemptRecord
+from oyer.config.reward import JudgeConfig, Price
+from oyer.models.rows import AttemptRow, JudgementRow, StoredJudgement
+from oyer.protocol.partial_results import JudgeResult
+from oyer.protocol.rollout import Message
+from oyer.protocol.status import SETTLED, Status
+from oyer.tasks.judging.aggregate import Verdict, aggregate
 from oyer.tasks.judging.request_record import parameters_text, seed_of, turns_of
-from oyer.tasks.judging.requests import JudgeRequest
+from oyer.tasks.judging.requests import JudgementKey, JudgeRequest
 from oyer.tasks.parsing.parser import PARSER_VERSION, ParsedScore
 
 Source = Literal["called", "cache", "record", "joined", "none"]
-"""Where a judgement's reply came from; `none` where no reply was asked for."""
+"""Where a judgement's reply came from; `none` if no call was made."""
 
 LOGPROBS = "logprobs"
-"""`parsed_layer` of an expected score: the reply's text alone does not give it again."""
+"""`parsed_layer` of an expected score, which cannot be parsed again from the reply's text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttemptRecord:
+    """One HTTP request, for the record."""
+
+    number: int
+    """From 1."""
+    started_at: datetime
+    url_index: int
+    http_status: int | None
+    error_class: str | None
+    """None if the attempt brought a reply."""
+    latency_ms: float
+    prompt_tokens: int
+    completion_tokens: int
+    retry_wait_s: float | None
+    """Wait before the next attempt, in seconds; None after the last."""
+    messages: Sequence[Message] = ()
+    """As sent."""
+    sent: Mapping[str, Any] = field(default_factory=dict)
+    """The body that was sent, without its messages."""
+    text: str | None = None
+    """The reply's text; None without a reply."""
+    reasoning: str | None = None
+    error: str | None = None
+    """The endpoint's or the network's error message; None with a reply."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What became of one request: a reply, or a failure in its place."""
+    """The outcome of one request: a reply, or why there is none."""
 
     source: Source
     status: Status
-    """`scored` with a reply (its text is still to be read), else why there is none."""
     text: str | None = None
     reasoning: str | None = None
-    reading: ParsedScore | None = None
+    parsed: ParsedScore | None = None
+    """Set with a reply."""
     model: str | None = None
     error: str | None = None
     attempts: Sequence[AttemptRecord] = ()
@@ -39,22 +68,22 @@ class Answer:
 
     @property
     def joined(self) -> "Answer":
-        """The same answer for a duplicate: nothing was paid for it."""
+        """The same answer for a duplicate of the request, without cost."""
         return replace(self, source="joined", attempts=(), started_at=None, finished_at=None)
 
     @property
     def prompt_tokens(self) -> int:
-        """Of all attempts together."""
+        """Sum over all attempts."""
         return sum(attempt.prompt_tokens for attempt in self.attempts)
 
     @property
     def completion_tokens(self) -> int:
-        """Of all attempts together."""
+        """Sum over all attempts."""
         return sum(attempt.completion_tokens for attempt in self.attempts)
 
 
 def cost_usd(price: Price | None, prompt_tokens: int, completion_tokens: int) -> float:
-    """Price some tokens; 0 where the model has no price."""
+    """Return the cost of a call's tokens; 0 without a price."""
     if price is None:
         return 0.0
     return (prompt_tokens * price.prompt_usd + completion_tokens * price.completion_usd) / 1e6
@@ -63,8 +92,8 @@ def cost_usd(price: Price | None, prompt_tokens: int, completion_tokens: int) ->
 def judgement_row(
     job: JudgeRequest, answer: Answer, *, worker: str, price: Price | None
 ) -> JudgementRow:
-    """Write a judgement as the record keeps it."""
-    reading = answer.reading
+    """Return the row of a judgement."""
+    parsed = answer.parsed
     last = answer.attempts[-1] if answer.attempts else None
     latency_ms = None
     if answer.started_at and answer.finished_at:
@@ -73,13 +102,13 @@ def judgement_row(
         "rollout_index": job.index,
         "judge": job.judge.name,
         "sample": job.sample,
-        "status": reading.status if reading else answer.status,
-        "score": reading.score if reading else None,
+        "status": parsed.status if parsed else answer.status,
+        "score": parsed.score if parsed else None,
         "reply": answer.text,
         "reasoning": answer.reasoning,
-        "parsed_layer": reading.layer if reading else None,
-        "parsed_span": reading.span if reading else None,
-        "parser_version": PARSER_VERSION if reading else None,
+        "parsed_layer": parsed.layer if parsed else None,
+        "parsed_span": parsed.span if parsed else None,
+        "parser_version": PARSER_VERSION if parsed else None,
         "model": answer.model or job.judge.model,
         "endpoint": job.judge.endpoint,
         "rubric_hash": job.rubric_hash,
@@ -99,7 +128,7 @@ def judgement_row(
 
 
 def attempt_rows(job: JudgeRequest, answer: Answer, *, price: Price | None) -> list[AttemptRow]:
-    """Write every HTTP request made for a judgement."""
+    """Return a row for each HTTP request made for a judgement."""
     first = job.request.messages if job.request else ()
     return [
         {
@@ -126,3 +155,58 @@ def attempt_rows(job: JudgeRequest, answer: Answer, *, price: Price | None) -> l
         }
         for attempt in answer.attempts
     ]
+
+
+def key_of(row: JudgementRow | StoredJudgement) -> JudgementKey:
+    """Return which judgement of its batch a row is."""
+    return row["rollout_index"], row["judge"], row["sample"]
+
+
+def settled_rows(rows: Iterable[StoredJudgement]) -> dict[JudgementKey, StoredJudgement]:
+    """Return the judgements with a final status; the others are judged again."""
+    return {key_of(row): row for row in rows if row["status"] in SETTLED}
+
+
+def verdicts_on(
+    rows: Mapping[JudgementKey, JudgementRow], judge: JudgeConfig, indices: Iterable[int]
+) -> dict[int, Verdict]:
+    """Aggregate a judge's samples to one verdict for each rollout."""
+    samples = range(judge.samples)
+    return {i: aggregate([rows[i, judge.name, k] for k in samples], judge) for i in indices}
+
+
+def judge_result(chunk: int, verdicts: Mapping[str, Mapping[int, Verdict]]) -> JudgeResult:
+    """Return a chunk's verdicts, by judge and rollout index, in the form that `combine` reads."""
+    ordered = {name: [found[i] for i in sorted(found)] for name, found in verdicts.items()}
+    errors: dict[str, str] = {}
+    for verdict in (verdict for found in ordered.values() for verdict in found):
+        if verdict.error is not None:
+            errors.setdefault(verdict.status, verdict.error)
+    return JudgeResult(
+        chunk=chunk,
+        scores={name: [verdict.score for verdict in found] for name, found in ordered.items()},
+        statuses={name: [verdict.status for verdict in found] for name, found in ordered.items()},
+        errors=errors,
+    )
+
+
+def recorded_result(
+    chunk: int,
+    indices: Sequence[int],
+    judges: Sequence[JudgeConfig],
+    settled: Mapping[JudgementKey, StoredJudgement],
+) -> JudgeResult | None:
+    """Build a chunk's result from the record.
+
+    Args:
+        settled: as `settled_rows` returns. If all of a judge's are, its fallback was not needed.
+
+    Returns:
+        None if any judgement is missing, because the chunk may be unfinished.
+    """
+    wanted = [(i, judge.name, k) for judge in judges for k in range(judge.samples) for i in indices]
+    if not wanted or not settled.keys() >= set(wanted):
+        return None
+    return judge_result(
+        chunk, {judge.name: verdicts_on(settled, judge, indices) for judge in judges}
+    )

@@ -1,46 +1,51 @@
-"""Turns the rollouts of a chunk into what there is to ask, and what needs no asking; pure."""
+"""Builds the judge requests of a chunk, with their keys, or decides without a call; pure."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from oyer.config import rubric as rubrics
 from oyer.config.reward import JudgeConfig, RewardRules
-from oyer.protocol.rollout import Rollout
+from oyer.protocol.errors import InvalidInput
+from oyer.protocol.rollout import Message, Rollout
 from oyer.protocol.status import Status
-from oyer.tasks.coordination.reply_cache import request_key
 from oyer.tasks.endpoint.types import ChatRequest
 from oyer.tasks.judging.empty_response import has_content
 from oyer.tasks.parsing import parser
 
 TOP_LOGPROBS = 20
-"""Alternatives asked for at each token: the most that OpenAI's endpoint gives."""
+"""Alternatives requested for each token: the maximum of OpenAI's endpoint."""
+
+KEY_VERSION = 1
+"""Raise it whenever the same fields mean another request."""
 
 JudgementKey = tuple[int, str, int]
-"""What tells a judgement from the others of its batch: rollout, judge's name, sample."""
+"""Identifies a judgement in its batch: rollout index, judge's name, sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeRequest:
-    """One judgement to reach: a rollout, a judge, a sample."""
+    """One judgement to be made: of a rollout, by a judge, as one of its samples."""
 
     index: int
-    """The rollout's place in its batch."""
+    """The rollout's index in its batch."""
     judge: JudgeConfig
     sample: int
     rubric_hash: str
     decided: Status | None = None
-    """A status reached without a call."""
+    """Set if no call is needed."""
     request: ChatRequest | None = None
     key: str | None = None
-    """Equal for requests that would be answered alike."""
-    keyed: Mapping[str, Any] = field(default_factory=dict)
-    """What `request_key` made `key` of, besides the messages and the sample."""
+    """Result of `request_key`: equal for identical requests."""
+    key_fields: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of `request_key`, without the messages and the sample."""
 
     @property
     def place(self) -> JudgementKey:
-        """What tells this judgement from the others of its batch."""
+        """Identifies this judgement in its batch."""
         return self.index, self.judge.name, self.sample
 
 
@@ -54,43 +59,37 @@ def requests_of(
     """List the judgements of a chunk, rollout by rollout.
 
     Args:
-        rollouts: by their places in the batch.
-        bodies: what this worker adds to the body of every request, by endpoint: another body
-            may bring another reply, so it is part of the key.
-        servers: what tells the servers behind an endpoint from others, by endpoint
-            (`lessons.server_identity`); part of the key of judges without a `version`.
+        rollouts: by their indices in the batch.
+        bodies: fields that this worker adds to every request's body, by endpoint. They can change
+            the reply, so they are part of the key.
+        servers: identity of an endpoint's servers (`lessons.server_identity`), by endpoint; part of
+            the key of judges without a `version`.
     """
-    parsed = {judge.name: rubrics.parse(judge.rubric) for judge in judges}
-    hashes = {judge.name: rubrics.rubric_hash(judge.rubric) for judge in judges}
+    rubric_of = {judge.name: rubrics.parse(judge.rubric) for judge in judges}
+    settings_of = {judge.name: _settings(judge) for judge in judges}
+    key_fields_of = {
+        judge.name: _key_fields(judge, settings_of[judge.name], bodies, servers) for judge in judges
+    }
     for index, rollout in rollouts.items():
         decided = decided_without_call(rollout, rules)
         for judge in judges:
+            settings, fields = settings_of[judge.name], key_fields_of[judge.name]
+            rubric_hash = fields["rubric_hash"]
+            messages = [] if decided else _messages(rollout, judge, rubric_of[judge.name])
             for sample in range(judge.samples):
                 if decided is not None:
-                    yield JudgeRequest(index, judge, sample, hashes[judge.name], decided)
+                    yield JudgeRequest(index, judge, sample, rubric_hash, decided)
                     continue
-                request = _request(rollout, judge, parsed[judge.name])
-                keyed: dict[str, Any] = {
-                    "endpoint": judge.endpoint,
-                    "model": judge.model,
-                    "sampling": {
-                        **_sampling(request, bodies.get(judge.endpoint, {})),
-                        **_served_by(judge, servers),
-                    },
-                    "rubric_hash": hashes[judge.name],
-                }
-                key = request_key(**keyed, messages=request.messages, sample=sample)
-                if judge.samples > 1 and judge.temperature == 0:
-                    request = replace(request, seed=_seed(key))
-                yield JudgeRequest(
-                    index, judge, sample, hashes[judge.name], None, request, key, keyed
-                )
+                key = request_key(**fields, messages=messages, sample=sample)
+                seed = _seed(key) if judge.samples > 1 and judge.temperature == 0 else None
+                request = ChatRequest(model=judge.model, messages=messages, seed=seed, **settings)
+                yield JudgeRequest(index, judge, sample, rubric_hash, None, request, key, fields)
 
 
 def decided_without_call(rollout: Rollout, rules: RewardRules) -> Status | None:
-    """Say whether a rollout's judgement is decided before any call is paid for.
+    """Return the status of a rollout that needs no call; None if it is to be judged.
 
-    A rollout without a base score has nothing that a gate could look at: it is judged.
+    The gate does not apply to a rollout without a base score.
     """
     base = rollout.base_score
     if rules.gate == "base_score" and base is not None and base <= 0:
@@ -99,48 +98,110 @@ def decided_without_call(rollout: Rollout, rules: RewardRules) -> Status | None:
 
 
 def decided_score(job: JudgeRequest) -> float | None:
-    """Score of a judgement that needed no call: an empty response's, as the judge configures."""
+    """Return the score that the judge configures for an empty response; None for other statuses."""
     if job.decided is not Status.EMPTY:
         return None
     return job.judge.scale[0] if job.judge.empty_score is None else job.judge.empty_score
 
 
-def _request(rollout: Rollout, judge: JudgeConfig, rubric: rubrics.RubricTemplate) -> ChatRequest:
-    return ChatRequest(
-        model=judge.model,
-        messages=rubrics.render(
-            rubric,
-            prompt=rollout.prompt,
-            response=rollout.response,
-            reference=rollout.reference,
-            scale=judge.scale,
-        ),
-        temperature=judge.temperature,
-        max_tokens=judge.max_tokens,
-        response_format=parser.response_format(judge.scale) if judge.structured else None,
-        logprobs=TOP_LOGPROBS if judge.expected_score else None,
-        reasoning_effort=judge.reasoning_effort,
-        extra_body=judge.extra_body,
+def request_key(
+    *,
+    endpoint: str,
+    model: str,
+    messages: Sequence[Mapping[str, Any]],
+    sampling: Mapping[str, Any],
+    rubric_hash: str,
+    sample: int,
+) -> str:
+    """Return the sha256, in hex, of all that a judge's reply depends on.
+
+    The order of mapping keys and the form of a number (`1`, `1.0`) make no difference; every
+    character of a text does. The sample's index separates the samples of one request.
+
+    Raises:
+        InvalidInput: a value cannot be written as JSON (NaN and infinity included).
+    """
+    request = {
+        "version": KEY_VERSION,
+        "endpoint": endpoint,
+        "model": model,
+        "messages": messages,
+        "sampling": sampling,
+        "rubric": rubric_hash,
+        "sample": sample,
+    }
+    try:
+        text = json.dumps(
+            _canonical(request),
+            sort_keys=True,
+            ensure_ascii=False,
+            allow_nan=False,
+            separators=(",", ":"),
+        )
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"a request to {endpoint!r} cannot be written as JSON ({error}): use only strings, finite"
+            " numbers, lists and mappings in messages and sampling settings"
+        ) from error
+    # A policy can emit half a surrogate pair, which strict UTF-8 refuses.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _messages(
+    rollout: Rollout, judge: JudgeConfig, rubric: rubrics.RubricTemplate
+) -> Sequence[Message]:
+    return rubrics.render(
+        rubric,
+        prompt=rollout.prompt,
+        response=rollout.response,
+        reference=rollout.reference,
+        scale=judge.scale,
     )
 
 
-def _sampling(request: ChatRequest, body: Mapping[str, Any]) -> dict[str, Any]:
-    # Left out where it is not set, so that earlier judgements keep their keys.
-    effort = {"reasoning_effort": request.reasoning_effort} if request.reasoning_effort else {}
+def _settings(judge: JudgeConfig) -> dict[str, Any]:
+    """Return a judge's fields of `ChatRequest`, which are part of the request's key as well."""
+    # Omitted if unset, so that requests made before the setting existed keep their keys.
+    effort = {"reasoning_effort": judge.reasoning_effort} if judge.reasoning_effort else {}
     return {
         **effort,
-        "temperature": request.temperature,
-        "max_tokens": request.max_tokens,
-        "response_format": request.response_format,
-        "logprobs": request.logprobs,
-        "extra_body": {**body, **request.extra_body},
+        "temperature": judge.temperature,
+        "max_tokens": judge.max_tokens,
+        "response_format": parser.response_format(judge.scale) if judge.structured else None,
+        "logprobs": TOP_LOGPROBS if judge.expected_score else None,
+        "extra_body": judge.extra_body,
+    }
+
+
+def _key_fields(
+    judge: JudgeConfig,
+    settings: Mapping[str, Any],
+    bodies: Mapping[str, Mapping[str, Any]],
+    servers: Mapping[str, str],
+) -> dict[str, Any]:
+    body = {**bodies.get(judge.endpoint, {}), **judge.extra_body}
+    return {
+        "endpoint": judge.endpoint,
+        "model": judge.model,
+        "sampling": {**settings, "extra_body": body, **_served_by(judge, servers)},
+        "rubric_hash": rubrics.rubric_hash(judge.rubric),
     }
 
 
 def _served_by(judge: JudgeConfig, servers: Mapping[str, str]) -> dict[str, str]:
-    """What tells one state of a model from another under the same name, for the key.
+    """Return the part of the key that differs between states of a model under the same name.
 
-    An empty version adds nothing, as before there were versions.
+    An empty version adds nothing: such keys equal those made before versions existed.
     """
     if judge.version is not None:
         return {"version": judge.version} if judge.version else {}
@@ -149,5 +210,5 @@ def _served_by(judge: JudgeConfig, servers: Mapping[str, str]) -> dict[str, str]
 
 
 def _seed(key: str) -> int:
-    """Return a seed that is a sample's own, from 0 to 2³¹ - 1: some endpoints take 32 bits."""
+    """Return a seed that differs by sample, from 0 to 2³¹ - 1: some endpoints take 32 bits."""
     return int(key[:8], 16) & 0x7FFF_FFFF

@@ -1,7 +1,6 @@
 """Length, verbosity and repetition shaping: one pure function per method.
 
-The formulas run on NumPy arrays, or on torch tensors where they are given some. Importing the
-package or its catalogue loads neither.
+The formulas run on NumPy arrays or torch tensors, as given. Importing the package loads neither.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Run a method of the catalogue on the columns of a batch, or refuse with the reason."""
+"""Runs a length method on the columns of a batch."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -22,7 +22,7 @@ MEANINGS = {
     "quality>=0": "each row's score, not negative",
     "target_lengths": "the length asked for",
 }
-"""Says in a refusal what a missing column is."""
+"""Explains a missing column in an error."""
 
 
 def compute(method: str, params: Mapping[str, Any], inputs: Inputs) -> Term:
@@ -31,12 +31,12 @@ def compute(method: str, params: Mapping[str, Any], inputs: Inputs) -> Term:
     Args:
         method: a name of the catalogue.
         params: the method's parameters; defaults are filled in.
-        inputs: the batch's columns, NumPy arrays or torch tensors on one device; the values come
-            back as such.
+        inputs: the batch's columns, NumPy arrays or torch tensors on one device; the returned
+            values are of the same kind.
 
     Raises:
         InvalidConfig: the method is unknown, or a parameter is wrong.
-        InvalidLengthCall: a need of the method is not met; the message names it.
+        InvalidLengthCall: a required input is missing or out of bounds; the message names it.
     """
     found = catalogue.find(method)
     columns = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
@@ -49,7 +49,7 @@ def compute(method: str, params: Mapping[str, Any], inputs: Inputs) -> Term:
 def apply(
     method: Method, params: Mapping[str, Any], columns: Mapping[str, Any], size: int | None
 ) -> Term:
-    """As `compute`, on columns by name."""
+    """Run `compute` on columns by name, in groups of `size` rows if given."""
     checked = catalogue.validate(method, params)
     present = {name: column for name, column in columns.items() if column is not None}
     needs = method.needs | checked.also_needs()
@@ -79,7 +79,7 @@ def _check_need(method: Method, need: str, columns: Mapping[str, Any]) -> None:
     if not any(either in columns for either in name.split("|")):
         meaning = f" ({MEANINGS[need]})" if need in MEANINGS else ""
         raise InvalidLengthCall(
-            f"{method.name} needs `{name.replace('|', '` or `')}`{meaning}: hand it over, or "
+            f"{method.name} needs `{name.replace('|', '` or `')}`{meaning}: pass it, or "
             "choose another method"
         )
     if bounded and bool((columns[name] < float(bound)).any()):

@@ -2,7 +2,7 @@
 
 - Rows are sorted by group and reduced segment by segment; no floating-point scatter-add,
   whose order on CUDA changes from run to run.
-- A mask leaves rows out of a statistic; a group without rows gets the stated filler.
+- A mask excludes rows from a statistic; a group without rows gets the given filler.
 """
 
 import math
@@ -26,7 +26,7 @@ _UFUNCS = {"sum": np.add, "max": np.maximum, "min": np.minimum}
 
 
 class Groups:
-    """Rows by group.
+    """Statistics of rows by group.
 
     Args:
         group_ids: int64[N], any values, in any order.
@@ -58,7 +58,7 @@ class Groups:
         return int(self.sizes.shape[0])
 
     def spread(self, per_group: Array) -> Array:
-        """Give every row its group's value: [G] to [N]."""
+        """Return each row's group value: [G] to [N]."""
         return self._xp.take(per_group, self.index)
 
     def _reduce(self, values: Array, how: Reduction) -> Array:
@@ -146,7 +146,7 @@ class Groups:
         change = xp.astype(ordered[1:] != ordered[:-1], xp.int64)
         rank = xp.zeros_like(self.index)
         rank[order[1:]] = xp.cumulative_sum(change)
-        # One sort by group and rank: NumPy's stable sort is slow, and fast on what is almost sorted.
+        # One sort by group and rank: NumPy's stable sort is fast on nearly sorted values only.
         return xp.argsort(self.index * len(order) + rank, stable=True)
 
     def first_smallest(self, values: Array) -> Array:
@@ -180,7 +180,7 @@ class Groups:
         below = select(some, ordered[self._starts + low], math.nan)
         above = select(some, ordered[self._starts + high], math.nan)
         share, gap = position - double(low), above - below
-        # From the nearer neighbour, so that each is met exactly.
+        # Interpolate from the nearer neighbour, so that fractions at a value return it exactly.
         return select(share < 0.5, below + share * gap, above - (1 - share) * gap)
 
     def _whole(self, values: Array) -> Array:
@@ -195,8 +195,8 @@ def ratio(part: Array, whole: Array) -> Array:
 def _sortable(values: Array) -> Array:
     """int64 in the order of the values: torch sorts integers several times faster than floats.
 
-    A float's bits, read as an integer, grow with it where it is positive; those of negative
-    ones are turned round. Adding 0 makes one zero of two.
+    The bits of a positive float, read as an integer, have its order; those of a negative float are
+    inverted. Adding 0 turns -0 into 0.
     """
     xp = namespace(values)
     if not xp.isdtype(values.dtype, "real floating"):

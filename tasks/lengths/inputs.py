@@ -1,4 +1,4 @@
-"""What a length method is given and what it returns."""
+"""Inputs and result of a length method."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,10 +71,10 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Term:
-    """What a length method returns."""
+    """The result of a length method."""
 
     kind: Kind
-    """What the values are; see `Kind`."""
+    """Kind of the values; see `Kind`."""
     values: Array
     """float64[N], or one a token for `per_token`, in the order of the rows."""
     history: Array | None = None
@@ -82,11 +82,11 @@ class Term:
 
 
 def given(column: Array | None, name: str) -> Array:
-    """A column that the chosen parameters need.
+    """Return a column that the parameters require.
 
     Raises:
-        InvalidLengthCall: it was left out.
+        InvalidLengthCall: it is missing.
     """
     if column is None:
-        raise InvalidLengthCall(f"these parameters need `{name}`: hand it over")
+        raise InvalidLengthCall(f"these parameters need `{name}`: pass it")
     return column

@@ -1,10 +1,10 @@
 """Exact counts of distinct n-grams, and where they repeat, on packed token ids.
 
 - An n-gram that fits in 62 bits is its own key, and sorted keys are counted.
-- A longer one is hashed. Rows whose hashes all differ are counted as they are; in the others
-  every pair of neighbours with equal hashes is compared token by token.
-- Rows with a collision are counted once more with dense ranks in the place of hashes, which
-  cannot collide, so no result depends on the hash.
+- A longer one is hashed. In rows with equal hashes, each pair of equal neighbours is compared
+  token by token.
+- Rows with a hash collision are counted again with dense ranks, which cannot collide, so no
+  result depends on the hash.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,10 +23,10 @@ Join = Callable[[Array, Array], Array]
 give equal codes."""
 
 KEY_BITS = 62
-"""Bits of an n-gram that is its own key; above it lies the filler."""
+"""Bits of an n-gram that is its own key; `FILLER` is larger."""
 
 FILLER = 2**63 - 1
-"""Sorts after every key; stands where a row has no n-gram."""
+"""Sorts after every key; marks columns without an n-gram."""
 
 CPU_WINDOWS = 2**20
 """N-grams sorted at once on a CPU: 8 MiB of keys stay near the cache."""
@@ -93,7 +93,7 @@ def _on_cpu(values: Array) -> bool:
 
 
 def _each_chunk(widths: Array, limit: int, work: Callable[[Array], None]) -> None:
-    """Hand rows of like size to `work`; halve what runs out of memory."""
+    """Pass rows of similar size to `work`; halve a chunk that runs out of memory."""
     pending = list(_chunks(widths, limit))
     while pending:
         rows = pending.pop()
@@ -107,7 +107,7 @@ def _each_chunk(widths: Array, limit: int, work: Callable[[Array], None]) -> Non
 
 
 def _out_of_memory(like: Array) -> type[Exception]:
-    """The error of an array that does not fit where `like` is."""
+    """Return the out-of-memory error of the device of `like`."""
     if not is_torch_array(like):
         return MemoryError
     import torch

@@ -33,10 +33,10 @@ def _load(name: str) -> Any:
     except ImportError as error:
         raise InvalidConfig(
             "tokenizer: transformers is not installed on the length worker:"
-            " pip install 'oyer[gpu]', or hand over response_tokens"
+            " pip install 'oyer[gpu]', or set response_tokens"
         ) from error
     except (OSError, ValueError) as error:
         raise InvalidConfig(
             f"tokenizer: {name!r} cannot be loaded on the length worker ({error}); give a folder"
-            " that is there, or hand over response_tokens"
+            " that is there, or set response_tokens"
         ) from error

@@ -1,8 +1,8 @@
-"""Methods on plain lists, in the words of the test vectors: for plots, checks and tests.
+"""Evaluates methods on plain lists, with the names of the test vectors: for plots, checks and tests.
 
-A vector names parameters and inputs as its source does, and expects what that source returns:
-a term, a total reward or a centred advantage. The formulas are elsewhere; here is the
-translation, in and out.
+A vector names parameters and inputs as its source repository does, and expects the value that the
+source returns: a term, a total reward or a centred advantage. This module translates names and
+values; the formulas are in `methods`.
 """
 
 import math
@@ -12,32 +12,84 @@ from typing import Any
 import numpy as np
 
 from oyer.config.length_methods import catalogue
-from oyer.tasks.lengths import dialect
 from oyer.tasks.lengths.arrays import Array, double, isnan, namespace, select, without_nan
 from oyer.tasks.lengths.compute import apply
 from oyer.tasks.lengths.groups import Groups
 from oyer.tasks.lengths.inputs import Term
-from oyer.tasks.lengths.methods.aggregate import length_weighted_mean
+from oyer.tasks.lengths.methods.advantage import length_weighted_mean
 from oyer.tasks.lengths.methods.repetition import pack
 
 _FLAGS = frozenset({"correct", "truncated", "no_think", "repetitive"})
 _PLAIN = frozenset({"texts", "max_response_length"})
 
 _ON_CORRECTNESS = frozenset({"alp", "jet", "lagrangian_over_budget", "lcpo_exact", "short_rl"})
-"""Their sources return correctness plus the term, where no base reward is given."""
+"""Methods whose sources return correctness plus the term if no base reward is given."""
 
 _CENTRED = frozenset({"brevity_bonus", "gr3", "lc_r1_length", "linear_pass_rate"})
-"""Their sources return the shaped reward less the group's baseline."""
+"""Methods whose sources return the shaped reward minus the group's baseline."""
 
 _PRESENTATION = frozenset({"format_weight", "length_weighted_baseline", "max_tokens", "n_used"})
-"""Parameters of what is shown, and of no formula."""
+"""Parameters of the returned form, which no formula uses."""
+
+_INPUTS = {
+    "effort": "lengths",
+    "fully_correct": "correct",
+    "history_len": "history_lengths",
+    "is_repetitive": "repetitive",
+    "num_turns": "turns",
+    "ref_acc": "reference_accuracy",
+    "rewards_per_func": "components",
+}
+"""Inputs that the catalogue calls by another name."""
+
+_GROUP_SIZES = ("group_size", "num_generations", "rollouts_per_prompt", "n_group")
+"""Names of the number of rows that every group has."""
+
+_COSINE = {
+    "max_value_correct": "short_correct",
+    "min_value_correct": "long_correct",
+    "min_value_wrong": "short_wrong",
+    "max_value_wrong": "long_wrong",
+    "min_len_value_correct": "short_correct",
+    "max_len_value_correct": "long_correct",
+    "min_len_value_wrong": "short_wrong",
+    "max_len_value_wrong": "long_wrong",
+}
+"""open-r1, TRL and the paper name the branches' values by size, ms-swift by length."""
+
+_RENAMED: Mapping[str, Mapping[str, str]] = {
+    "cosine": _COSINE,
+    "laser_ngram_repetition_onset": {"n": "ngram_size"},
+    "qglas": {"c": "clip"},
+}
+
+_WITHOUT_EFFECT: Mapping[str, frozenset[str]] = {
+    "kimi_length_reward": frozenset({"wrong_score"}),
+    "lcpo_clip": frozenset({"alpha", "delta"}),
+    "length_controlled_winrate": frozenset({"glm", "seed", "C_cv"}),
+    "think_length_bonus": frozenset({"unit"}),
+}
+"""Parameters that a source records without using them."""
+
+_IMPLIED: Mapping[tuple[str, str], tuple[str, Any]] = {
+    ("kimi_length_reward", "correct_score"): ("singleton", "min0_max1"),
+    ("lcpo_exact", "delta"): ("cap", 1.0),
+}
+"""Parameters of one source only, and our parameter for its rule (LASER, prime-rl)."""
+
+_VALUES: Mapping[tuple[str, Any], str] = {
+    ("unit", "lowercased_whitespace_words"): "words",
+    ("unit", "characters"): "chars",
+    ("metric", "token_efficiency"): "efficiency",
+    ("metric", "reward_per_token"): "efficiency",
+}
 
 JET_FORMAT_WEIGHT = 0.1
 """Share of the format score, which is 1, in the total that JET's script returns."""
 
 
 def evaluate(method: str, params: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
-    """Compute what a vector of the method expects, from plain lists to plain lists.
+    """Compute the value that a vector of the method expects, from and to plain lists.
 
     Args:
         method: a name of the catalogue.
@@ -51,25 +103,42 @@ def evaluate(method: str, params: Mapping[str, Any], inputs: Mapping[str, Any]) 
 
     Raises:
         InvalidConfig: the method is unknown, or a parameter is wrong.
-        InvalidLengthCall: a need of the method is not met.
+        InvalidLengthCall: a required input is missing.
     """
     found = catalogue.find(method)
-    aside = {*dialect.GROUP_SIZES, *_PRESENTATION}
+    aside = {*_GROUP_SIZES, *_PRESENTATION}
     named = {**params, **{name: inputs[name] for name in aside & inputs.keys()}}
-    sizes = [named.pop(name) for name in dialect.GROUP_SIZES if name in named]
+    sizes = [named.pop(name) for name in _GROUP_SIZES if name in named]
     size = sizes[0] if sizes else None
     shown = {name: named.pop(name) for name in _PRESENTATION & named.keys()}
     columns = _columns({name: inputs[name] for name in inputs.keys() - aside}, size)
     if "correct" in found.columns and "correct" not in columns and "base_reward" in columns:
         columns["correct"] = columns["base_reward"] > 0
     columns.setdefault("quality", columns.get("base_reward"))
-    term = apply(found, dialect.translate(method, named), columns, size)
+    term = apply(found, _translated(method, named), columns, size)
     return _present(method, term, columns, shown)
 
 
+def _translated(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate a vector's parameters to the catalogue's names; unknown names are kept."""
+    renamed = _RENAMED.get(method, {})
+    ours: dict[str, Any] = {}
+    for name, value in params.items():
+        if name in _WITHOUT_EFFECT.get(method, ()):
+            continue
+        if (method, name) in _IMPLIED:
+            implied, rule = _IMPLIED[method, name]
+            ours[implied] = rule
+        elif isinstance(value, str):
+            ours[name] = _VALUES.get((name, value), value)
+        else:
+            ours[renamed.get(name, name)] = value
+    return ours
+
+
 def _columns(inputs: Mapping[str, Any], size: int | None) -> dict[str, Any]:
-    """Arrays by the catalogue's names; rows are grouped in order where only a size is given."""
-    ours = {dialect.INPUTS.get(name, name): values for name, values in inputs.items()}
+    """Return arrays by the catalogue's names; with only a group size, rows are grouped in order."""
+    ours = {_INPUTS.get(name, name): values for name, values in inputs.items()}
     columns = {name: _column(name, values) for name, values in ours.items()}
     if size and "group_ids" not in columns:
         rows = max(len(column) for column in columns.values())
@@ -101,7 +170,7 @@ def _with_nan(values: Any) -> Any:
 
 
 def _present(method: str, term: Term, columns: Mapping[str, Any], shown: Mapping[str, Any]) -> Any:
-    """What the method's source returns, as lists."""
+    """Return the values as the method's source does, as lists."""
     values = term.values
     if term.kind == "per_token":
         return _rows(values, columns["token_ids"].cu_seqlens, shown.get("max_tokens"))
@@ -125,7 +194,7 @@ def _first(group_ids: Array, k: int) -> Array:
 
 
 def _base(method: str, columns: Mapping[str, Any], shown: Mapping[str, Any]) -> Array | None:
-    """The reward that the term is shown with; none shows the term."""
+    """Return the reward to combine with the term; None returns the term alone."""
     if "base_reward" in columns or method not in _ON_CORRECTNESS:
         return columns.get("base_reward")
     correct: Array = double(columns["correct"])
@@ -136,7 +205,7 @@ def _base(method: str, columns: Mapping[str, Any], shown: Mapping[str, Any]) -> 
 
 
 def _multiplied(method: str, factor: Array, base: Array, columns: Mapping[str, Any]) -> Array:
-    """LASER leaves the score of a wrong row, which is negative, as it is."""
+    """Multiply; LASER keeps the score of a wrong row, which is negative."""
     shaped = base * factor
     return select(columns["correct"], shaped, base) if method == "sigmoid_length" else shaped
 
@@ -151,7 +220,7 @@ def _centred(values: Array, columns: Mapping[str, Any], length_weighted: bool) -
 
 
 def _rows(values: Array, cu_seqlens: Array, width: int | None) -> list[list[float]]:
-    """Packed values by row, cut or filled with 0 to a stated width."""
+    """Split packed values by row, cut or padded with 0 to a given width."""
     rows = []
     for start, stop in zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True):
         row = values[start:stop].tolist()

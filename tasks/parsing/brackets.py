@@ -10,10 +10,10 @@ from oyer.tasks.parsing.numbers import read_value
 from oyer.tasks.parsing.vocabulary import finder
 
 MAX_BRACKETS = 64
-"""Double brackets looked at, from the end of the reply."""
+"""Double brackets read, counted from the end of the reply."""
 
 _BRACKETS = re.compile(r"\[\[\s{0,9}([^\[\]\n]{1,30}?)\s{0,9}\]\]")
-# FastChat's fallback; further brackets would make it a reference.
+# FastChat's fallback; with further brackets it may be a citation.
 _SINGLE = re.compile(
     r"(?:[.!:。]|^)[ \t]*(?P<box>\[ ?(?P<value>[0-9.]{1,5}) ?\])\W*\Z", re.MULTILINE
 )
@@ -37,8 +37,8 @@ _PLAIN_TAG = re.compile("score|rating|grade|评分|得分", re.IGNORECASE)
 _PAIRWISE = re.compile(r"[ABC<>=≈~\s]{1,8}|tie|N/?A", re.IGNORECASE)
 
 
-def bracket_claims(text: str, scale: tuple[float, float]) -> Iterator[Candidate]:
-    """Scores in double brackets, the form of FastChat's single-answer judge, or in `[7]` at the end."""
+def bracket_candidates(text: str, scale: tuple[float, float]) -> Iterator[Candidate]:
+    """Find scores in double brackets, as FastChat's single-answer judge writes, or in a final `[7]`."""
     end = None
     for match in list(_BRACKETS.finditer(text))[-MAX_BRACKETS:]:
         value = read_value(match[1], 0, scale)
@@ -60,11 +60,11 @@ def bracket_claims(text: str, scale: tuple[float, float]) -> Iterator[Candidate]
             yield Candidate(single.start("box"), single["box"], value.number, Rank.PROSE, "bracket")
 
 
-def boxed_claims(text: str, scale: tuple[float, float]) -> Iterator[Candidate]:
-    """The score in a `\\boxed{}` that ends the reply, if its sentence is about the score.
+def boxed_candidates(text: str, scale: tuple[float, float]) -> Iterator[Candidate]:
+    """Find the score in a `\\boxed{}` at the end of the reply, if its sentence is about the score.
 
-    Judges of mathematics quote boxed answers; a box that has its line to itself reads as any
-    lone number.
+    Judges of mathematics quote boxed answers; a box on a separate line is read like any bare
+    number.
     """
     at = text.rfind("\\boxed{")
     box = _BOX.match(text, at) if at >= 0 else None
@@ -78,10 +78,10 @@ def boxed_claims(text: str, scale: tuple[float, float]) -> Iterator[Candidate]:
         yield Candidate(at, box["box"], value.number, Rank.FINAL, "boxed", disowned)
 
 
-def element_claims(text: str, scale: tuple[float, float]) -> Iterator[Candidate]:
-    """Scores between tags such as `<score>` and `</score>`."""
+def element_candidates(text: str, scale: tuple[float, float]) -> Iterator[Candidate]:
+    """Find scores between tags such as `<score>` and `</score>`."""
     matches = list(_ELEMENT.finditer(text))
-    # Several `<score>` within further elements are those of criteria.
+    # Several different `<score>` inside other elements are scores of criteria.
     inner = {
         match.start(): match["value"]
         for match in matches
@@ -99,5 +99,5 @@ def element_claims(text: str, scale: tuple[float, float]) -> Iterator[Candidate]
 
 
 def _on_line(text: str, at: int) -> str:
-    """What stands before a place on its line."""
+    """Return the text before an offset on its line."""
     return text[max(text.rfind("\n", 0, at) + 1, at - WINDOW) : at]

@@ -1,11 +1,11 @@
-"""Judges the words around a stated score: whose it is, what it is about, whether it still holds."""
+"""Decides from the words around a score whether it is the judge's verdict on the whole response."""
 
 import re
 
 from oyer.tasks.parsing.vocabulary import any_of, finder, words
 
 WINDOW = 200
-"""Characters looked at before and after a place; bounds the work on any reply."""
+"""Characters read before and after a candidate; this bounds the work on any reply."""
 
 _LEAD_INS = """so, thus, therefore, hence, then, overall, finally, and, but, accordingly, consequently,
     conclusion, verdict, judge, judge's, judgment, judgement, result, feedback, evaluation, assessment,
@@ -24,7 +24,7 @@ _LEAD_INS_ZH = """评分标准, 按, 按照, 根据, 在, 内, 以, 综上, 综�
     考生, 答案, 解答, 质量, 整个, 更正, 修正, 修改后, 重新, 重新评估, 重新考虑, 重新打分, 重新后, 重新评估后,
     重新考虑后, 重新打分后, 评审, 裁判, 评委, 结果, 如下, 以上, 上述, 评价, 评估, 其, 它, 只, 只能, 只有, 仅, 但, 但是,
     不过, 而, 现在, 目前, 当前, 此处"""
-"""Words that may precede a judge's own score without making it about something else."""
+"""Words before a score that leave it about the whole response."""
 
 _LEAD_IN = re.compile(
     rf"""(?:{words(_LEAD_INS)}|\b(?:step|section|part)\s\d{{1,2}}\b
@@ -44,8 +44,8 @@ _ENUMERATION = re.compile(
     r"^[^\w\ufffc]{0,12}(?:\(?\d{1,2}[.)、]|[一二三四五六七八九十]{1,3}、|[ivx]{1,4}[.)]|[a-z][.)])?[^\w\ufffc]*",
     re.IGNORECASE,
 )
-# Quoting verbs that taint a whole sentence, and those that only taint their own clause.
-_STOLEN = finder(
+# Quoting words that disown every score in their sentence, and those that act in their clause only.
+_QUOTING_SENTENCE = finder(
     """claims, claimed, claiming, tells, telling, told, instructs, instructed, instructing, instruction,
     instructions, demands, demanded, demanding, inject*, pretend*, forge, forged, fake, faked, faking,
     tries to, trying to, attempt to, attempts to, ends with, self-*, itself, its own,
@@ -54,13 +54,13 @@ _STOLEN = finder(
     r"\bask(?:s|ed|ing)\s+(?:me|the|for|us|you)\b",
     r"\b(?:says|said|reads|states?|wrote|writes)\s*:?\s*$",
 )
-_STOLEN_HERE = finder(
+_QUOTING_CLAUSE = finder(
     """says, said, saying, state, states, stated, stating, contain, contains, containing, write, writes,
     wrote, written, ask, asks, asked, request, requests, embedded, ignore, ignores, ignoring, quot*,
     appended, inserted, original text, reads, include, includes, included, including, text,
     原文, 原回复, 原回答, 原输出, 要求, 指示, 忽略, 无视, 包含, 含有, 出现, 提到, 写入, 附加, 插入, 输出了"""
 )
-_IMAGINED = finder(
+_HYPOTHETICAL = finder(
     """if, unless, would have, could have, might have, had it, 如果, 假如, 本可, 本应, 原本, 否则, 除非""",
     "若(?!干)",
 )
@@ -79,14 +79,14 @@ _SUPERSEDED = finder(
     r"^\W*(?:fix|add|remove|correct|include|change|with)\b[^.;]{1,60}\b(?:and|then)\s*$",
     r"先\s*$",
 )
-# A score inside the task that the rollout solves, or an assignment in its code.
-_OTHERS = finder(
+# A score in the task that the rollout solves, or an assignment in its code.
+_OTHER_SUBJECT = finder(
     "set, sets, print, prints, compute, computes, variable",
     r"\b(?:his|her|their|team|player|class|exam|test|game)\s+$",
     r"\b(?!(?:model|response|assistant|answer|judge|solution|agent|output|rollout|it|here|that|let)'s)"
     r"[a-z]+'s\s+$",
 )
-_NO_QUALITY = re.compile(
+_NOT_QUALITY = re.compile(
     r"(?:\b(?:confidence|certainty|difficulty|complexity|(?:pass|success|error|hit)\s+rate)|通过率|完成率|置信度|信心|难度)(?:\s+(?:score|level|rating))?\W*$",
     re.IGNORECASE,
 )
@@ -94,7 +94,7 @@ _CONCLUDES = finder(
     "so, therefore, thus, hence, overall, 因此, 所以, 综上, 故而, 总体而言, 目前, 当前",
     r"[,;]\s*(?:but|yet|however|但是?|然而|不过)[^.。;!?\n\ufffc]{0,60}?(?=\b(?:I|my)\b|我)",
 )
-_NOT_OURS = re.compile(
+_DISOWNED_AFTER = re.compile(
     rf"""\s*(?:['\"”’」』]|的?{any_of("字样, 字眼, 语句")}|这{any_of("句, 行, 段, 一, 种, 类, 样")}
     |的{any_of("指令, 内容, 注入, 要求, 文字, 文本, 标准")}|等{any_of("字, 内容, 指令, 文")}
     |{any_of("表示, 代表, 意味, 对应, 是指, 才, 则")}
@@ -118,7 +118,7 @@ ASPECT = any_of(
     faithful*, grounded*, instruction*, factual*, reasoning, safety, useful*, depth, creativ*, style*,
     format*, tool*, argument*, similar*, equivalen*, 质量, 正确, 准确, 完整, 清晰, 格式, 思考, 调用, 参数"""
 ).replace("(?:", "(?:[\u4e00-\u9fff]{1,4}性|", 1)
-"""A word for one side of a response's quality, as a regular expression without groups."""
+"""A word for one aspect of a response's quality, as a regular expression without groups."""
 
 _ASPECT = re.compile(
     rf"[^\w\ufffc]*(?:the\s+|\d{{1,2}}[.)]\s*)?(?:[a-z]{{3,20}}(?:al|ive|ness|ity|ful|ence|ance|ency)\s+|{ASPECT}[\s_-]*(?:[a-z]+[\s_-]+)?|[a-z-]+\s+{ASPECT}\s+)(?:的|方面)?",
@@ -141,11 +141,11 @@ _HEADING = re.compile(
 
 
 def neutral(before: str) -> tuple[bool, bool]:
-    """Look at what precedes a label on its line.
+    """Classify the text before a label on its line.
 
     Returns:
-        Whether the label opens the line (numbering and lead-ins apart), and whether the words
-        of its clause leave it about the whole reply.
+        Whether the label opens the line, numbering and lead-ins aside, and whether its clause is
+        about the whole response.
     """
     lead = _ENUMERATION.match(before)
     text = before[lead.end() if lead else 0 :]
@@ -158,7 +158,7 @@ def neutral(before: str) -> tuple[bool, bool]:
 
 
 def only_neutral(words: str) -> bool:
-    """Whether words are a lead-in such as `Therefore, my` or `综上，我给这个回答`."""
+    """Whether words are only a lead-in such as `Therefore, my` or `综上，我给这个回答`."""
     if compared(words):
         return False
     at = len(words) - len(words.lstrip(" \t,:、-–—|*>#(["))
@@ -171,22 +171,22 @@ def only_neutral(words: str) -> bool:
 
 
 def about_an_aspect(before: str) -> bool:
-    """Whether all that precedes a label is the name of one side of quality: `The relevance`."""
+    """Whether the text before a label is only the name of an aspect: `The relevance`."""
     return bool(_ASPECT.fullmatch(before))
 
 
-def names_no_quality(before: str) -> bool:
-    """Whether a number is how sure the judge is, or how hard the task: `Confidence: 9/10`."""
-    return bool(_NO_QUALITY.search(before))
+def names_other_measure(before: str) -> bool:
+    """Whether a number measures confidence, difficulty or the like: `Confidence: 9/10`."""
+    return bool(_NOT_QUALITY.search(before))
 
 
 def compared(words: str) -> set[str]:
-    """Names of the candidates that words tell apart: `response A`, `回答2`."""
+    """Return the labels of compared responses: `response A`, `回答2`."""
     return {(match["en"] or match["zh"]).lower() for match in _COMPARED.finditer(words)}
 
 
 def names_other_scale_before(before: str, scale: tuple[float, float]) -> bool:
-    """Whether the sentence up to a score says that full marks are not this scale's."""
+    """Whether the text before a score states another maximum than the scale's."""
     if "百分制" in before and scale[1] != 100:
         return True
     stated = [m[m.lastindex or 0] for m in _FULL_MARKS.finditer(before)]
@@ -194,32 +194,32 @@ def names_other_scale_before(before: str, scale: tuple[float, float]) -> bool:
 
 
 def clause(before: str) -> str:
-    """The words since the last sentence end, or since the last word that draws a conclusion."""
+    """Return the words since the last sentence end or the last concluding word."""
     cuts = [end.end() for end in _SENTENCE_END.finditer(before)]
     cuts += [word.start() for word in _CONCLUDES.finditer(before)]
     return before[max(cuts) :] if cuts else before
 
 
 def disowned_before(before: str, above: str = "") -> bool:
-    """Whether the words before a score make it another's, an earlier or an imagined one."""
+    """Whether the words before a score make it quoted, superseded or hypothetical."""
     words = clause(before)
-    if _STOLEN.search(words) or _IMAGINED.search(words):
+    if _QUOTING_SENTENCE.search(words) or _HYPOTHETICAL.search(words):
         return True
     here = words.rpartition(",")[2]
-    if _OTHERS.search(here) or names_no_quality(here):
+    if _OTHER_SUBJECT.search(here) or names_other_measure(here):
         return True
-    if _STOLEN_HERE.search(here) or _SUPERSEDED.search(here):
+    if _QUOTING_CLAUSE.search(here) or _SUPERSEDED.search(here):
         return True
     introduces = above.rstrip().endswith(":") and not before.strip(" *#>-|")
     quoted = clause(above[-200:])
-    return introduces and bool(_STOLEN.search(quoted) or _STOLEN_HERE.search(quoted))
+    return introduces and bool(_QUOTING_SENTENCE.search(quoted) or _QUOTING_CLAUSE.search(quoted))
 
 
 def disowned_after(after: str) -> bool:
     """Whether the words right after a score make it a quotation or a line of the rubric."""
-    return bool(_NOT_OURS.match(after))
+    return bool(_DISOWNED_AFTER.match(after))
 
 
 def at_heading(line: str, above: str) -> bool:
-    """Whether a line is a list item or stands under a heading, so that it may be one of several."""
+    """Whether a line is a list item or under a heading, so that it may be one of several."""
     return bool(_HEADING.match(line) or _HEADING.match(above))

@@ -1,8 +1,8 @@
-"""Expected score from the probabilities that a judge gave to every score it could have written.
+"""Computes the expected score from the token probabilities (logprobs) of a judge's score.
 
-- Mean of the distribution over the valid integer scores, renormalised (G-Eval, arXiv:2303.16634;
-  better than the most likely score in all settings of arXiv:2503.03064).
-- None wherever the distribution cannot be trusted: the reply's own score then stands.
+- It is the mean of the renormalised distribution over the valid integer scores (G-Eval,
+  arXiv:2303.16634; better than the most likely score in all settings of arXiv:2503.03064).
+- It is None if the distribution is unreliable; the caller then keeps the score in the text.
 """
 
 import math
@@ -11,29 +11,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MIN_VALID_MASS = 0.5
-"""Least probability that the listed valid scores must hold together at the verdict's place."""
+"""Least total probability of the valid scores at the score's token."""
 
 MAX_UNRESOLVED = 0.01
-"""Largest share of a `1` that may have been the start of a `10`."""
+"""Largest share of the token `1`, which may start a `10`, that is ignored."""
 
 
 def expected_score(
     tokens: Sequence[Mapping[str, Any]], scale: tuple[float, float], score: float
 ) -> float | None:
-    """Mean score over the alternatives at the place where the reply states its score.
+    """Return the mean score over the alternatives of the token that states the score.
 
-    Where a tokenizer splits `10` into `1` and `0`, the probability of `1` is shared out by the
-    alternatives listed after it; if the reply did not take that path, they are unknown, and more
-    than `MAX_UNRESOLVED` on `1` gives none.
+    If a tokenizer splits `10` into `1` and `0`, the probability of `1` is divided by the
+    alternatives of the next token. They are unknown if the reply does not hold that `1`; more than
+    `MAX_UNRESOLVED` on `1` then gives None.
 
     Args:
         tokens: `choices[0].logprobs.content` of a chat completion: each with `token`, `logprob`
             and `top_logprobs`, a list of `token` and `logprob`.
         scale: lowest and highest score, whole numbers.
-        score: what was read from the reply's text.
+        score: the score parsed from the reply's text.
 
     Returns:
-        A number on the scale, or none if the place or its distribution is not clear.
+        A number on the scale, or None if the token or its distribution is unclear.
     """
     place = _verdict_place(tokens, score)
     if place is None or not all(bound.is_integer() for bound in map(float, scale)):
@@ -62,7 +62,7 @@ def expected_score(
 def _share_out(
     valid: dict[str, float], head: str, longer: list[str], after: Sequence[Mapping[str, Any]]
 ) -> bool:
-    """Split a head's probability over the numbers that begin with it; false where unknown."""
+    """Divide a digit's probability over the numbers that begin with it; False if that is unknown."""
     if not after:
         return True
     mass, following = valid[head], _probabilities(after[0], strip=False)
@@ -74,7 +74,7 @@ def _share_out(
 
 
 def _verdict_place(tokens: Sequence[Mapping[str, Any]], score: float) -> int | None:
-    """Index of the token that starts the reply's last number, if that number is the score."""
+    """Return the index of the token that starts the last number, if that number is the score."""
     text = "".join(str(token["token"]) for token in tokens)
     numbers = list(re.finditer(r"(?<![0-9./])[0-9]+(?:\.[0-9]+)?", text))
     if not numbers or not float(score).is_integer() or numbers[-1].group() != str(int(score)):
@@ -90,10 +90,10 @@ def _verdict_place(tokens: Sequence[Mapping[str, Any]], score: float) -> int | N
 
 
 def _probabilities(token: Mapping[str, Any], *, strip: bool = True) -> dict[str, float]:
-    """Probability per alternative; spellings that differ in white space only are one."""
+    """Return the probability of each alternative; white space around it is ignored."""
     found: dict[str, float] = {}
     for entry in token.get("top_logprobs") or ():
         text = str(entry["token"]).strip() if strip else str(entry["token"])
-        # No probability is above 1: what an endpoint says beyond that is cut, NaN is nothing.
+        # A logprob above 0 is cut to 0, the largest that a probability can have; NaN becomes 0 too.
         found[text] = found.get(text, 0.0) + math.exp(min(0.0, float(entry["logprob"])))
     return found

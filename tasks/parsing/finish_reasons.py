@@ -1,6 +1,6 @@
-"""How a reply ended, by the endpoint's `finish_reason`; pure.
+"""Classifies how a reply ended, by the endpoint's `finish_reason`.
 
-The words of `_TABLE` come from the API references of OpenAI, Azure, Anthropic, Bedrock, Gemini,
+The values in `_TABLE` come from the API references of OpenAI, Azure, Anthropic, Bedrock, Gemini,
 Cohere, Mistral, DeepSeek, z.AI, Baidu, watsonx, Together, OpenRouter, LiteLLM, the Vercel AI SDK,
 vLLM, SGLang, TGI, llama.cpp and Ollama.
 """
@@ -15,15 +15,15 @@ class End(StrEnum):
     """What a `finish_reason` says about the reply's text."""
 
     COMPLETE = "complete"
-    """The model ended the reply by itself."""
+    """The model ended the reply."""
     CUT = "cut"
-    """A token limit ended it; another attempt would be cut as well."""
+    """A token limit ended the reply; a retry would be truncated as well."""
     FILTERED = "filtered"
-    """A content filter ended or replaced it."""
+    """A content filter ended or replaced the reply."""
     BROKEN = "broken"
-    """The endpoint or a gateway failed; another attempt can help."""
+    """The endpoint or a gateway failed; a retry can help."""
     UNKNOWN = "unknown"
-    """The word is in no list."""
+    """The value is in no list."""
 
 
 _TABLE = {
@@ -63,35 +63,35 @@ _PARTS = (
     ),
     (End.CUT, re.compile("length|tokens|tokenlimit|window|context|truncat|incomplete")),
 )
-"""For words that the table lacks, by what they contain; first match wins."""
+"""Classifies values that are not in the table by what they contain; the first match wins."""
 
 
 def end_of(finish_reason: str | None) -> End:
     """Classify a `finish_reason`, in any case and with any detail after a colon.
 
-    None is `COMPLETE`: some servers send no word with a complete reply.
+    None is `COMPLETE`: some servers send no reason with a complete reply.
     """
     if not finish_reason:
         return End.COMPLETE
     head, _, detail = finish_reason.partition(":")
     end = _end_of_word(_plain(head))
-    # `content_filter: MAX_TOKENS` and `stop: error` are what the worse half says.
+    # The worse half decides: `content_filter: MAX_TOKENS`, `stop: error`.
     if end in (End.COMPLETE, End.UNKNOWN) and detail.strip():
         return _end_of_word(_plain(detail))
     return end
 
 
 def first_choice(data: Any) -> dict[str, Any]:
-    """Take the first choice of a response body; empty where there is none."""
+    """Return the first choice of a response body; empty without choices."""
     choices = data.get("choices") if isinstance(data, dict) else None
     first = choices[0] if isinstance(choices, list) and choices else None
     return first if isinstance(first, dict) else {}
 
 
 def finish_reason(data: Any, choice: Mapping[str, Any]) -> str | None:
-    """Say how the reply ended: a word that names a failure wins (OpenRouter sends two words).
+    """Return why the reply ended; a reason that names a failure wins (OpenRouter sends two).
 
-    A prompt that was blocked is `content_filter: …`, whichever field says so.
+    A blocked prompt gives `content_filter: …`, whichever field reports it.
     """
     blocked = None if isinstance(choice.get("message"), dict) else _blocked(data)
     words = [_word(choice.get(name)) for name in ("finish_reason", "native_finish_reason")]
@@ -109,7 +109,7 @@ def _word(value: Any) -> str | None:
 
 
 def _blocked(data: Any) -> str | None:
-    """Say why a prompt was blocked: Gemini's `promptFeedback`, Azure's `prompt_filter_results`."""
+    """Return why a prompt was blocked: Gemini's `promptFeedback`, Azure's `prompt_filter_results`."""
     if not isinstance(data, dict):
         return None
     for name in ("promptFeedback", "prompt_feedback"):
@@ -134,6 +134,6 @@ def _end_of_word(word: str) -> End:
 
 
 def _plain(word: str) -> str:
-    """Letters and digits, without the enumeration's name: `FinishReason.MAX_TOKENS`, `maxTokens`."""
+    """Reduce `FinishReason.MAX_TOKENS` and `maxTokens` alike to `maxtokens`."""
     plain = re.sub(r"[^a-z0-9]+", "", word.lower())
     return re.sub(r"^finishreason(?=.)", "", plain)

@@ -1,7 +1,7 @@
 """Finds verdict objects: JSON and Python dicts that hold a score.
 
-- A verdict object is all of the reply, opens it or ends it; one in the middle may be quoted.
-- A key that names the whole (`overall_score`, `综合得分`) beats `score`; aspects never count.
+- A verdict object is the whole reply, or opens or ends it; one in the middle may be quoted.
+- A key for the overall score (`overall_score`, `综合得分`) beats `score`; aspects never count.
 """
 
 import json
@@ -15,13 +15,13 @@ from oyer.tasks.parsing.numbers import names_other_scale, read_value
 from oyer.tasks.parsing.vocabulary import finder
 
 MAX_OBJECTS = 64
-"""Objects looked at, from the end of the reply."""
+"""Objects parsed, counted from the end of the reply."""
 
 MAX_OBJECT_CHARS = 65_536
-"""Longer objects are no verdicts."""
+"""A longer object is not a verdict."""
 
 MAX_NUMBER = 1e15
-"""Larger numbers are no scores."""
+"""A larger number is not a score."""
 
 _FINAL_KEY = re.compile(
     r"(?:final|overall|total|aggregate|weighted)(?:score|rating|grade|verdict)?"
@@ -67,13 +67,13 @@ _FENCE_MARK = re.compile(r"(?:`{3}|~{3})[\w-]*")
 _FENCED = re.compile(r"[ \t]*(?:`{3,}|~{3,})[\w-]*[ \t]*|json", re.IGNORECASE)
 
 
-def object_claims(
+def object_candidates(
     text: str, scale: tuple[float, float]
 ) -> tuple[list[Candidate], list[tuple[int, int]]]:
-    """Scores in verdict objects, and where closed objects stand.
+    """Find the scores in verdict objects, and the (start, end) of every closed object.
 
     Args:
-        text: the cleaned reply, fences and quotations in place.
+        text: the normalised reply, with fences and quotations.
     """
     spans = _objects(text)
     found = [
@@ -81,7 +81,7 @@ def object_claims(
         for span in spans[-MAX_OBJECTS:]
         if (value := _verdict(text[slice(*span)], scale)) is not None
     ]
-    claims = []
+    candidates = []
     for i, ((start, end), value) in enumerate(found):
         rank = _rank_at(text, start, end)
         between = _FENCE_MARK.sub("", text[found[i - 1][0][1] : start]) if i else ""
@@ -89,13 +89,13 @@ def object_claims(
             rank, value = Rank.FINAL, math.nan
         if rank is not None:
             number = None if math.isnan(value) else value
-            claims.append(Candidate(start, text[start:end], number, rank, "object"))
+            candidates.append(Candidate(start, text[start:end], number, rank, "object"))
     closed = [(start, end) for start, end in spans if text[end - 1] == "}"]
-    return claims, closed
+    return candidates, closed
 
 
 def ends_with_verdict(text: str, scale: tuple[float, float]) -> bool:
-    """Whether a whole JSON object that states a score ends the reply."""
+    """Whether the reply ends with a complete JSON object that states a score."""
     spans = _objects(text)
     if not spans:
         return False
@@ -105,7 +105,7 @@ def ends_with_verdict(text: str, scale: tuple[float, float]) -> bool:
 
 
 def _objects(text: str) -> list[tuple[int, int]]:
-    """Where outermost objects open and close; one that is cut ends with the reply or at the next."""
+    """Find (start, end) of the outermost objects; a truncated one ends at the next or with the reply."""
     spans: list[tuple[int, int]] = []
     at = cut = 0
     while brace := _OPEN_BRACE.search(text, at):
@@ -138,17 +138,17 @@ def _balanced_end(text: str, start: int) -> int | None:
 
 
 def _is_object(text: str, start: int, end: int) -> bool:
-    """Whether braces hold keys and values, and not the argument of a LaTeX command."""
+    """Whether braces hold keys and values, rather than the argument of a LaTeX command."""
     argument = re.search(r"\\[A-Za-z]{1,20}$", text[max(0, start - 21) : start])
     return not argument and bool(_OPENING.match(text, start)) and ":" in text[start:end]
 
 
 def _verdict(body: str, scale: tuple[float, float]) -> float | None:
-    """The score that an object states: NaN where it is unreliable, none where it states none."""
+    """Return the score that an object states: NaN if it is unreliable, None if it states none."""
     if len(body) > MAX_OBJECT_CHARS:
         return None
     pairs = _pairs(body)
-    stated = _stated(pairs)
+    stated = _score_value(pairs)
     if stated is None or _CALL_KEYS & {key for key, _ in pairs}:
         return None
     maxima = [_value(value, scale) for key, value in pairs if _MAXIMUM_KEY.fullmatch(_plain(key))]
@@ -167,7 +167,7 @@ def _verdict(body: str, scale: tuple[float, float]) -> float | None:
 
 
 def _rank_at(text: str, start: int, end: int) -> Rank | None:
-    """What an object weighs by its place; none where it is part of a sentence or quoted."""
+    """Return an object's rank by its position; None if it is part of a sentence or quoted."""
     lead = text[max(0, start - 600) : start]
     before = [line for line in lead.split("\n") if line.strip()]
     while before and _FENCED.fullmatch(before[-1].strip()):
@@ -192,9 +192,9 @@ def _rank_at(text: str, start: int, end: int) -> Rank | None:
 
 
 def _pairs(body: str) -> list[tuple[str, Any]]:
-    """Keys and plain values, strictly where the object is JSON, else by pattern."""
+    """Return keys and plain values, by the JSON parser if it is JSON, else by pattern."""
     try:
-        return list(_walk(json.loads(body, strict=False, object_pairs_hook=_unrepeated)))
+        return list(_walk(json.loads(body, strict=False, object_pairs_hook=_without_conflicts)))
     except (ValueError, RecursionError):
         return [
             (
@@ -205,8 +205,8 @@ def _pairs(body: str) -> list[tuple[str, Any]]:
         ]
 
 
-def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object in which a key that has two values has none that can be read."""
+def _without_conflicts(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object; a key with two different values gets an empty string."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         found[key] = value if found.setdefault(key, value) == value else ""
@@ -214,7 +214,7 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _walk(node: Any) -> Iterator[tuple[str, Any]]:
-    """The pairs of an object, those of objects that only wrap the verdict, and the other keys."""
+    """Yield the pairs of an object, and those of nested objects that only wrap the verdict."""
     if not isinstance(node, dict):
         return
     for key, value in node.items():
@@ -224,10 +224,10 @@ def _walk(node: Any) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _stated(pairs: list[tuple[str, Any]]) -> Any:
-    """The value under the key that names the whole best; none without such a key.
+def _score_value(pairs: list[tuple[str, Any]]) -> Any:
+    """Return the value of the best key for the overall score; None without such a key.
 
-    Two different values under keys of the same weight are no verdict: an empty string.
+    Two different values under keys of the same kind give an empty string.
     """
     for keys in (_FINAL_KEY, _PLAIN_KEY, _VALUE_KEY):
         values = [value for key, value in pairs if keys.fullmatch(_plain(key))]
@@ -241,7 +241,7 @@ def _stated(pairs: list[tuple[str, Any]]) -> Any:
 
 
 def _only_aspects(keys: list[str]) -> bool:
-    """Whether `answer_score` is one of several such keys, and none of them is `score` itself."""
+    """Whether keys such as `answer_score` score several aspects, and none of them is `score`."""
     aspects = {key for key in keys if _ASPECT_KEY.fullmatch(key)} - {
         key for key in keys if _MAXIMUM_KEY.fullmatch(key)
     }
@@ -250,7 +250,7 @@ def _only_aspects(keys: list[str]) -> bool:
 
 
 def _holds_a_digit(value: Any) -> bool:
-    """Whether a value is or holds a number; `"verdict": "pass"` beside a score does not."""
+    """Whether a value holds a number; `"verdict": "pass"` beside a score does not."""
     return not isinstance(value, bool) and bool(re.search("[0-9]", str(value)))
 
 
@@ -264,7 +264,7 @@ def _value(stated: Any, scale: tuple[float, float]) -> float | None:
     if isinstance(stated, bool) or not isinstance(stated, (int, float, str)):
         return None
     if not isinstance(stated, str):
-        # JSON knows whole numbers beyond every float; they are on no scale.
+        # JSON integers can exceed every float; they are on no scale.
         return float(stated) if abs(stated) <= MAX_NUMBER else None
     value = read_value(stated.strip(), 0, scale)
     return value.number if value and _COMMENT.fullmatch(stated.strip(), value.end) else None

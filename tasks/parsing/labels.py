@@ -20,32 +20,32 @@ from oyer.tasks.parsing.vocabulary import any_of, finder
 _FOREIGN = """puntuación, puntuacion, calificación, calificacion, pontuação, pontuacao, bewertung,
     gesamtbewertung, punktzahl, оценка, 評価, 评价, 得点, スコア, 最终スコア, 점수, 최종 점수, 최종점수, 총 점수, 총점수, 평점"""
 
-_WHOLES = any_of(
+_WHOLE_WORDS = any_of(
     "final, overall, total, aggregate, composite, combined, weighted, cumulative, net, holistic, actual"
 )
-_WHOLES_ZH = any_of("最终, 最后, 综合, 总体, 整体, 总, 总的, 合计, 总计, 终, 实际")
-"""Words that say of a score that it is about all."""
+_WHOLE_WORDS_ZH = any_of("最终, 最后, 综合, 总体, 整体, 总, 总的, 合计, 总计, 终, 实际")
+"""Words that make a score the overall score."""
 
 _BETWEEN = any_of(
     """quality, rating, evaluation, judge, judge's, judgment, judgement, response, weighted, overall,
     numeric, numerical, combined, average, assessment, total"""
 )
-_MARKS = any_of(
+_SCORE_WORDS = any_of(
     """score, scores, rating, ratings, grade, mark, marks, point, points, verdict, evaluation, assessment,
     judgment, judgement"""
 )
-_MARKS_ZH = any_of(
+_SCORE_WORDS_ZH = any_of(
     "评分, 得分, 打分, 给分, 分数, 分值, 评级, 评价得分, 评价, 评定, 评估得分, 评估, 成绩, 分"
 )
-"""Words for a score where another word says that it is about all."""
+"""Words for a score after a word of `_WHOLE_WORDS`."""
 
 _REVISING = any_of("revised, corrected, updated, adjusted, amended, new")
 _REVISING_ZH = any_of("修正, 更正, 修订, 调整, 复核, 改正")
 
 _FINAL = "|".join(
     [
-        rf"{_WHOLES}[\s_-]{{0,3}}(?:{_BETWEEN}[\s_-]{{1,3}}){{0,2}}{_MARKS}",
-        rf"{_WHOLES_ZH}的?(?:{any_of('综合, 总体, 整体, 加权, 总')}|[\u4e00-\u9fff]{{2}}(?={any_of('评分, 得分, 打分')}))?{_MARKS_ZH}",
+        rf"{_WHOLE_WORDS}[\s_-]{{0,3}}(?:{_BETWEEN}[\s_-]{{1,3}}){{0,2}}{_SCORE_WORDS}",
+        rf"{_WHOLE_WORDS_ZH}的?(?:{any_of('综合, 总体, 整体, 加权, 总')}|[\u4e00-\u9fff]{{2}}(?={any_of('评分, 得分, 打分')}))?{_SCORE_WORDS_ZH}",
         rf"{_REVISING}\s+{any_of('score, scores, rating, ratings')}",
         rf"{_REVISING_ZH}后?的?{any_of('评分, 得分, 打分, 分数')}",
         rf"{any_of('correction, 更正, 修正')}(?=\s*:)",
@@ -67,12 +67,12 @@ _PLAIN = "|".join(
     ]
 )
 _LABEL = re.compile(
-    # The lookahead only saves time: no label starts with another character.
+    # The lookahead only saves time: every label starts with one of these characters.
     rf"(?<![A-Za-z0-9_\-])(?=[a-zо\[最综总实整合终修更调复改平评得打给分成評ス점최총평])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
     re.IGNORECASE,
 )
 _NOTE = r"(?:\((?P<{}>[^()\n]{{0,60}})\)|\[(?P<{}b>[^\[\]\n]{{0,20}}[-~][^\[\]\n]{{0,20}})\])"
-_GLUE = re.compile(
+_CONNECTORS = re.compile(
     rf"""(?:结果|情况|结论)?\s*(?:(?:given|assigned|awarded)\b\s*)?
     (?:{_NOTE.format("note", "note")}\s*)?
     (?:,?\s*(?P<scale>(?:on\s+an?\s+(?:scale\s+)?)?(?:(?:from|of|between)\s+)?{NUMBER}\s*分?\s*(?:-|–|—|~|to|and|至|到)\s*{NUMBER}\s*分?(?:\s*scale)?
@@ -88,7 +88,7 @@ _GLUE = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_BARE_GLUE = re.compile(r"[\s:=#]*(?:是|为|如下)?[\s:=#]*")
+_BARE_CONNECTORS = re.compile(r"[\s:=#]*(?:是|为|如下)?[\s:=#]*")
 _HEDGE = finder(
     """about, around, approx*, roughly, somewhere, between, least, most, up to, under, below, above, over,
     less, more, greater, higher, lower, not, never, nearly, almost, maybe, perhaps, possibly, either, from,
@@ -120,24 +120,24 @@ _VERDICT = re.compile(r"final|最终|最后|\[", re.IGNORECASE)
 _CONDITION = finder("if, unless, had it, otherwise, 如果, 若")
 
 
-def label_claims(
+def label_candidates(
     line: str, offset: int, scale: tuple[float, float], above: str, below: str
 ) -> Iterator[Candidate]:
-    """Labelled scores of one line.
+    """Find the labelled scores of one line.
 
     Args:
-        line: cleaned text without a line break.
-        offset: where the line starts in the reply.
-        above: the nearest line above with anything in it; it may quote or head this one.
-        below: the nearest line below with anything in it; it may hold the number.
+        line: normalised text without a line break.
+        offset: where the line starts in the reply, in characters.
+        above: the nearest line above that is not blank; it may introduce a quotation or be a heading.
+        below: the nearest line below that is not blank; it may hold the number.
     """
     read_to = 0
     for match in _LABEL.finditer(line):
         if match.start() < read_to:
             continue
         tail = line[match.end() : match.end() + WINDOW]
-        value = _labelled(tail, scale)
-        if value is None and _BARE_GLUE.fullmatch(tail):
+        value = _value_after(tail, scale)
+        if value is None and _BARE_CONNECTORS.fullmatch(tail):
             value = bare_value(below, scale)
             tail = ""
         if value is None:
@@ -145,7 +145,7 @@ def label_claims(
         read_to = match.end() + min(value.end, len(tail))
         before = line[max(0, match.start() - WINDOW) : match.start()]
         number = value.number
-        rank, foreign = _weigh(match, before, tail)
+        rank, foreign = _rank(match, before, tail)
         if _states_the_maximum(match, tail, value, scale, below):
             continue
         if names_other_scale_before(before, scale):
@@ -164,8 +164,8 @@ def label_claims(
         )
 
 
-def _weigh(match: re.Match[str], before: str, tail: str) -> tuple[Rank, bool]:
-    """What a label weighs by its place, and whether it may be about something else."""
+def _rank(match: re.Match[str], before: str, tail: str) -> tuple[Rank, bool]:
+    """Return a label's rank by its position, and whether it may be about something else."""
     opens_line, is_neutral = neutral(before)
     opens_line = opens_line and match.start() == len(before)
     if match["final"]:
@@ -177,9 +177,9 @@ def _weigh(match: re.Match[str], before: str, tail: str) -> tuple[Rank, bool]:
     return (Rank.PART if about_an_aspect(before) else Rank.LOOSE), False
 
 
-def _labelled(tail: str, scale: tuple[float, float]) -> Value | None:
-    """Read what follows a label, over its separators, remarks, revisions and sums."""
-    glue = _GLUE.match(tail)
+def _value_after(tail: str, scale: tuple[float, float]) -> Value | None:
+    """Read the value after a label, past separators, remarks, revisions and sums."""
+    glue = _CONNECTORS.match(tail)
     at = glue.end() if glue else 0
     notes = [
         note
@@ -209,7 +209,7 @@ def _labelled(tail: str, scale: tuple[float, float]) -> Value | None:
 def _without_number(
     tail: str, at: int, notes: list[str], scale: tuple[float, float]
 ) -> Value | None:
-    """A remark that is the number, a hedged number, a letter grade; or nothing at all."""
+    """Read a number in a remark; return an unreliable value for a hedge or a letter grade."""
     if notes and (value := read_value(notes[0], 0, scale)) and value.end == len(notes[0]):
         return value
     if (word := _WORD_FIRST.match(tail, at)) and not _HEDGE.search(word[0]):
@@ -228,7 +228,7 @@ def _without_number(
 
 
 def _only_cell(row: str, scale: tuple[float, float]) -> Value | None:
-    """The number of a table's row that holds one: `| 总分 | 正确性 | 8.5 |`."""
+    """Read the only number of a table row: `| 总分 | 正确性 | 8.5 |`."""
     values = [value for cell in row.split("|") if (value := bare_value(cell, scale))]
     if not values:
         return None
@@ -236,7 +236,7 @@ def _only_cell(row: str, scale: tuple[float, float]) -> Value | None:
 
 
 def bare_value(line: str, scale: tuple[float, float]) -> Value | None:
-    """Read a line that holds a score and nothing else but a remark in parentheses."""
+    """Read a line that holds only a score, with or without a remark in parentheses."""
     if len(line) > WINDOW:
         return None
     lead = _DECORATION.match(line)
@@ -251,12 +251,12 @@ def bare_value(line: str, scale: tuple[float, float]) -> Value | None:
 def _states_the_maximum(
     match: re.Match[str], tail: str, value: Value, scale: tuple[float, float], below: str
 ) -> bool:
-    """`总分10分，得8分`, `总分10` and `总分：10` above `得分：7` say what the scale is."""
+    """Whether the number is the maximum: `总分10分，得8分`, `总分10`, `总分：10` above `得分：7`."""
     if match[0] not in {"总分", "分数", "总分值"} or value.number != scale[1]:
         return False
     return not re.match(r"\s*[:=|]", tail) or bool(re.match(r"\W*[^\W\d]{0,2}得分", below))
 
 
 def _describes_a_level(tail: str, value: Value) -> bool:
-    """`Score 10: flawless` is a line of a rubric."""
+    """Whether this is a line of a rubric: `Score 10: flawless`."""
     return not re.match(r"\s*[^\s0-9]", tail) and bool(re.match(r"\s*[:=]", tail[value.end :]))

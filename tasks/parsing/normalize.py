@@ -1,6 +1,7 @@
-"""Prepares a judge's reply for reading: visible text only, thinking gone, quotations masked.
+"""Prepares a judge's reply for parsing: removes thinking, masks quotations, blanks out markup.
 
-- Masking and unmarking keep every character's place, so that spans of all layers compare.
+Masking and blanking keep the position of every character, so that the offsets of all readers
+compare.
 """
 
 import re
@@ -8,10 +9,10 @@ import unicodedata
 from collections.abc import Iterator
 
 MASK = "\ufffc"
-"""Stands for a character of quoted or structured text that prose is not read from."""
+"""Replaces each character of quoted or structured text, in which no prose is read."""
 
-# Superscripts and vulgar fractions would become plain digits ("8²" as 82): keep them apart.
-_APART = {
+# NFKC turns superscripts and vulgar fractions into plain digits ("8²" into 82): a slash prevents it.
+_KEPT_APART = {
     ord(c): "⁄" + unicodedata.normalize("NFKC", c)
     for c in "⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⅟↉"
 }
@@ -78,19 +79,19 @@ _MARK = re.compile(r"[*_<\\${}【】〖〗]")
 
 
 def normalise(text: str) -> str:
-    """NFKC without zero-width and direction characters, in simplified Chinese, LF line breaks.
+    """Return NFKC text without invisible characters, in simplified Chinese, with `\\n` line breaks.
 
     Long blanks within a line are shortened.
     """
     text = _LINE_BREAK.sub("\n", text)
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text.translate(_APART | _COLONS))
+        text = unicodedata.normalize("NFKC", text.translate(_KEPT_APART | _COLONS))
         text = _INVISIBLE.sub("", text).translate(_SIMPLIFIED)
     return _LONG_BLANK.sub(" " * _BLANK_END, text)
 
 
 def thinking_in(text: str) -> str:
-    """Return what `strip_thinking` drops as thinking; the blocks one after the other."""
+    """Return the thinking that `strip_thinking` drops, its blocks joined by line breaks."""
     thoughts: list[str] = []
     start, thinking = 0, False
     for tag, closing in _thinking_tags(text):
@@ -105,20 +106,20 @@ def thinking_in(text: str) -> str:
 
 
 def _thinking_tags(text: str) -> Iterator[tuple[re.Match[str], bool]]:
-    """Find the tags around thinking, and whether each closes."""
+    """Find the tags around thinking, and whether each is a closing tag."""
     for tag in _THINK_TAG.finditer(text):
-        if not tag["self"] and not _is_named(text, tag):
+        if not tag["self"] and not _is_mentioned(text, tag):
             marks = {mark.lower() for mark in tag.group("a", "b", "c", "d", "e") if mark}
             yield tag, bool(marks & _CLOSING)
 
 
 def strip_thinking(text: str) -> str | None:
-    """Drop thinking blocks and what precedes a closing tag without an opening one.
+    """Drop thinking blocks, and everything before a closing tag without an opening tag.
 
-    A tag that is only named (in quotes, or before the word `tag`) counts as text.
+    A tag that is only mentioned (in quotes, or before the word `tag`) counts as text.
 
     Returns:
-        What is left, or none where thinking was opened and not closed.
+        The rest, or None if thinking is opened and never closed.
     """
     kept: list[str] = []
     start, thinking = 0, False
@@ -131,7 +132,7 @@ def strip_thinking(text: str) -> str | None:
     return None if thinking else "\n".join([*kept, text[start:]])
 
 
-def _is_named(text: str, tag: re.Match[str]) -> bool:
+def _is_mentioned(text: str, tag: re.Match[str]) -> bool:
     if not text[: tag.start()].strip():
         return False
     quoted = text[tag.start() - 1] in "`'\"“‘「『"
@@ -139,7 +140,7 @@ def _is_named(text: str, tag: re.Match[str]) -> bool:
 
 
 def unwrap(text: str) -> str:
-    """Take the reply out of one fence, quotation or element that holds all of it."""
+    """Remove one fence, quotation or element that encloses the whole reply."""
     text = _SPECIAL_TOKEN.sub("", text).strip()
     lines = text.split("\n")
     if [i for i, line in enumerate(lines) if _FENCE_LINE.fullmatch(line)] == [0, len(lines) - 1]:
@@ -160,7 +161,7 @@ def mask_fences(text: str) -> tuple[str, int | None]:
     """Mask fenced code blocks.
 
     Returns:
-        The text, and where a fence opens that nothing closes: it hides nothing.
+        The text, and the offset of an opening fence that is never closed; it masks nothing.
     """
     lines = text.split("\n")
     opened: tuple[int, str] | None = None
@@ -183,7 +184,7 @@ def mask_fences(text: str) -> tuple[str, int | None]:
 def mask_quotations(text: str) -> str:
     """Mask block quotes, elements such as `<response>`, quoted strings, inline code, struck-out text.
 
-    Quotation marks around a lone number go, the number stays: `Score: "8"`.
+    Of a quoted number only the quotation marks are removed: `Score: "8"`.
     """
     if ">" in text:
         text = _BLOCKQUOTE.sub(_masked, text)
@@ -193,15 +194,15 @@ def mask_quotations(text: str) -> str:
 
 
 def unmark(text: str) -> str:
-    """Blank out emphasis, LaTeX and HTML that only dress the text; no long blank is left."""
+    """Blank out emphasis, LaTeX and HTML markup; put a mask into long blanks."""
     if _MARK.search(text):
         text = re.sub(r"([0-9)]\s{0,3})\*(?=\s{1,3}[0-9(])", r"\1×", text)
         text = _MARKUP.sub(lambda m: " " * len(m[0]), text)
-    return _LONG_BLANK.sub(_barred, text)
+    return _LONG_BLANK.sub(_with_mask, text)
 
 
-def _barred(blank: re.Match[str]) -> str:
-    """A long blank with a mask in it: patterns with several optional parts take cubic time on it."""
+def _with_mask(blank: re.Match[str]) -> str:
+    """Put a mask into a long blank, on which patterns with optional parts take cubic time."""
     start, end = blank[0][:_BLANK_END], blank[0][-_BLANK_END:]
     return start + MASK * (len(blank[0]) - 2 * _BLANK_END) + end
 

@@ -1,7 +1,7 @@
-"""Reads the number that stands at one place of a line: digits, Chinese numerals, English words.
+"""Reads the number at one position of a line: digits, Chinese numerals, English words.
 
-- A number that is there but cannot be relied on (a range, a hedge, another denominator, a
-  percentage, a delta) is a `Value` without number, so that no weaker place is looked at instead.
+An unreliable number (a range, a hedge, another denominator, a percentage, a delta) is a `Value`
+without a number, so that no weaker candidate replaces it.
 """
 
 import math
@@ -41,7 +41,7 @@ _SCALE_NOTE = re.compile(
 _RANGE = re.compile(rf"(?P<low>{NUMBER})\s*分?\s*(?:-|–|—|~|to|至|到)\s*(?P<high>{NUMBER})")
 _PERCENT = re.compile(r"\s*(?:%|percent\b|per\s+cent\b|个?百分点)", re.IGNORECASE)
 _LOOSE_NUMBER = rf"(?:{NUMBER}|[零一二两三四五六七八九十]|(?:{'|'.join(_WORDS)}|a\s+half)\b)"
-# What after a number makes it no score: ranges, alternatives, sums, bounds, ordinals, measures.
+# Text after a number that makes it unreliable: ranges, alternatives, sums, bounds, ordinals, measures.
 _SPOILED = re.compile(
     rf"""\s*(?:[-–—−~+±*×÷/^⁄:&、|]|\b(?:to|or|and)\b|至|到|或者?|和)\s*
             (?:even\s+|maybe\s+|perhaps\s+|possibly\s+|可能(?:是)?|\(\s*)?{_LOOSE_NUMBER}
@@ -69,7 +69,7 @@ _SPOILED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A number found at a place; `number` is none where it cannot be relied on."""
+    """A number in a line, and the offset of its end; `number` is None if it is unreliable."""
 
     number: float | None
     end: int
@@ -79,11 +79,11 @@ def read_value(line: str, start: int, scale: tuple[float, float]) -> Value | Non
     """Read the score at `start`, with its unit and denominator.
 
     Args:
-        line: one line of cleaned text.
+        line: one line of normalised text.
         scale: lowest and highest score; a denominator must equal the highest.
 
     Returns:
-        The value, or none where no number stands at `start`.
+        The value, or None without a number at `start`.
     """
     opener = _OPENER.match(line, start)
     opened_at = opener.end() if opener else start
@@ -109,7 +109,7 @@ def read_value(line: str, start: int, scale: tuple[float, float]) -> Value | Non
 
 
 def names_other_scale(note: str, scale: tuple[float, float]) -> bool:
-    """Whether a remark such as `满分100分` or `(1-5)` states a scale that is not this one."""
+    """Whether a remark such as `满分100分` or `(1-5)` states another scale."""
     if "百分制" in note:
         return scale[1] != 100
     if not (_SCALE_NOTE.search(note) or _RANGE.search(note)):
@@ -148,18 +148,18 @@ def _number(numeral: re.Match[str], scale: tuple[float, float]) -> float | None:
 
 
 def _plain_number(text: str) -> float:
-    """The number that digits, an English word or a Chinese numeral stands for; NaN for none."""
+    """Convert digits, an English word or a Chinese numeral to a number; NaN if it is none."""
     if text.lower() in _WORDS:
         return float(_WORDS.index(text.lower()))
     if re.fullmatch(NUMBER, text):
         return float(text)
     whole, _, decimals = text.partition("点")
     fraction = "".join(str(_HAN_DIGITS[digit]) for digit in decimals)
-    return _han_integer(whole) + float(f"0.{fraction}" if fraction else 0)
+    return _chinese_integer(whole) + float(f"0.{fraction}" if fraction else 0)
 
 
-def _han_integer(text: str) -> float:
-    """`八` 8, `十` 10, `八十五` 85, `一百` 100; NaN for `七八`, which is a range."""
+def _chinese_integer(text: str) -> float:
+    """Convert `八` to 8, `十` to 10, `八十五` to 85, `一百` to 100; `七八`, a range, to NaN."""
     if text in {"一百", "百"}:
         return 100.0
     tens, ten, ones = text.rpartition("十")

@@ -1,4 +1,4 @@
-"""Finds scores that a sentence gives: `I'd rate this an 8`, `综上，给 8 分`, `7/10`."""
+"""Finds scores in sentences: `I'd rate this an 8`, `综上，给 8 分`, `7/10`."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from oyer.tasks.parsing.context import (
     WINDOW,
     disowned_after,
     disowned_before,
-    names_no_quality,
+    names_other_measure,
     names_other_scale_before,
     only_neutral,
 )
@@ -16,7 +16,7 @@ from oyer.tasks.parsing.numbers import NUMBER, Value, read_value
 from oyer.tasks.parsing.vocabulary import any_of, finder, words
 
 SHORT = 25
-"""Characters before a fraction that still leave it the point of its line: `Verdict: correct (8/10)`."""
+"""Most characters before a fraction that is still the main statement: `Verdict: correct (8/10)`."""
 
 _NAMED = re.compile(r"[^\W0-9][\s*]*:\s*$")
 _PREDICATE = re.compile(r"\b(?:is|was|are|were|of|on|in|by|to|from)\s+$", re.IGNORECASE)
@@ -34,7 +34,7 @@ _JUDGED = any_of(
     completion, submission, document, text, passage, summary, conversation, candidate, one, call, trajectory"""
 )
 _STRENGTH = any_of("solid, strong, clear, perfect, easy, weak, low, high, full")
-_FITS = (
+_IS_FAIR = (
     rf"{any_of('is, seems, feels, would be')}\s+"
     rf"{any_of('fair, right, appropriate, reasonable, justified, warranted, fitting')}\b"
 )
@@ -42,7 +42,7 @@ _FIRST_PERSON = (
     rf"(?:I|we)(?:'d|'ll|'ve|'m)?{_ADVERB}\s+{_GIVES}(?:\s+{_JUDGED}){{0,7}}"
     r"(?:\s+an?(?:\s+[a-z-]+){1,2})?\s+(?=\S)"
 )
-_GAIN = (
+_DESERVES = (
     r"(?:deserves|earns|merits|warrants)"
     rf"(?:\s+(?:{any_of('a, an, the, overall, final, score, rating, grade, of')}|{_STRENGTH})){{0,5}}\s+"
 )
@@ -54,7 +54,7 @@ _REVISES = (
     rf"{any_of('raised, lowered, changed, moved, dropped, bumped, revised, adjusted, reduced, brought, raise, lower, drop, reduce, brings, drops')}\s+"
     r"(?:(?:it|this|that|the\s+score)\s+)?(?:up\s+|down\s+)?to\s+(?:an?\s+)?"
 )
-_FITTING = rf"an?\s+(?={NUMBER}(?:\s*/\s*{NUMBER})?\s+{_FITS})"
+_FAIR_NUMBER = rf"an?\s+(?={NUMBER}(?:\s*/\s*{NUMBER})?\s+{_IS_FAIR})"
 _EARLIER = finder("initially, originally, previously, first")
 _GIVES_ZH = any_of(
     """给, 给出, 给予, 给到, 打, 打出, 打到, 打个, 评, 评为, 评出, 评定, 得, 实得, 得到, 判, 判为, 判定, 定为, 记, 记为, 赋, 赋予,
@@ -63,18 +63,18 @@ _GIVES_ZH = any_of(
 _JUDGED_ZH = any_of(
     "这个, 该, 此, 本, 它, 其, 模型, 助手, 回答, 回复, 响应, 输出, 解答, 的, 一个, 评分, 分数, 总分, 满分, 最终, 综合"
 )
-_HAN_VERB = rf"{_GIVES_ZH}了?(?:\s*{_JUDGED_ZH}){{0,12}}\s*"
+_VERB_ZH = rf"{_GIVES_ZH}了?(?:\s*{_JUDGED_ZH}){{0,12}}\s*"
 _NUMERAL = rf"(?:{NUMBER}|[零一二两三四五六七八九十](?![^\W0-9点分半十]))"
 _NUMBERED = re.compile("[0-9零一二两三四五六七八九十]")
 _SPELLED = words("one, two, three, four, five, six, seven, eight, nine, ten")
 _SPELLED_OUT = re.compile(_SPELLED, re.IGNORECASE)
 _GIVEN = re.compile(
-    # The lookahead only saves time: none of them starts with another letter.
-    rf"\b(?=[abcdeilmrtw])(?:{_FIRST_PERSON}|{_GAIN}|{_COPULA}|{_REVISES}|{_FITTING})(?=[(\[*\s]*(?:{NUMBER}|{_SPELLED}))",
+    # The lookahead only saves time: every alternative starts with one of these letters.
+    rf"\b(?=[abcdeilmrtw])(?:{_FIRST_PERSON}|{_DESERVES}|{_COPULA}|{_REVISES}|{_FAIR_NUMBER})(?=[(\[*\s]*(?:{NUMBER}|{_SPELLED}))",
     re.IGNORECASE,
 )
-_HAN_GIVEN = re.compile(
-    rf"(?=[给打评得实判定记赋值取降升调改修])(?:{_HAN_VERB})(?={_NUMERAL}[^,。;]{{0,6}}分)"
+_GIVEN_ZH = re.compile(
+    rf"(?=[给打评得实判定记赋值取降升调改修])(?:{_VERB_ZH})(?={_NUMERAL}[^,。;]{{0,6}}分)"
 )
 _POINTS = re.compile(rf"(?<![0-9.第/\-–—~至到十点])(?={_NUMERAL}\s*分(?![制满钟之数析类别布支]))")
 _OPENS = re.compile(rf"\s*{_NUMERAL}\s*分\s*[,.。]")
@@ -84,26 +84,26 @@ _FRACTION = re.compile(
 )
 _AFTER = """because, since, as, for, due, based, given, overall, in total, and, but, with, from, response,
     answer, reply, solution, output, performance"""
-"""Words that may follow a score; another noun would say what was counted."""
+"""Words that may follow a score; after another noun the number may be a count."""
 
 _ENDS = re.compile(
-    rf"\s*(?:$|[^\w\s\ufffc]|\ufffc|[^\x00-\x7f]|{_FITS}|{words(_AFTER)})", re.IGNORECASE
+    rf"\s*(?:$|[^\w\s\ufffc]|\ufffc|[^\x00-\x7f]|{_IS_FAIR}|{words(_AFTER)})", re.IGNORECASE
 )
-_CLAIMANTS = any_of(
+_SUBJECTS = any_of(
     """this, it, that, response, answer, reply, output, solution, completion, rollout, assistant, model,
     overall, I, we, my, rating, verdict, judgment, judgement"""
 )
-_CLAIMANTS_ZH = any_of(
+_SUBJECTS_ZH = any_of(
     "回答, 回复, 响应, 模型, 助手, 该, 本, 此, 我, 综上, 因此, 总体, 整体, 综合, 最终"
 )
-_CLAIMING = re.compile(
-    rf"\b{_CLAIMANTS}(?:'s|'d)?(?:\s+[\w']+){{0,3}}\s*$|{_CLAIMANTS_ZH}[^,。;:]{{0,12}}$",
+_WITH_SUBJECT = re.compile(
+    rf"\b{_SUBJECTS}(?:'s|'d)?(?:\s+[\w']+){{0,3}}\s*$|{_SUBJECTS_ZH}[^,。;:]{{0,12}}$",
     re.IGNORECASE,
 )
 _CONCLUDING = re.compile(
     r"\s*(?:但|而|那么)?(?:我|因此|所以|故|综合|综上|总体|整体|最终|总分|目前|只能|实得|[该本此]回[答复])"
 )
-_SO = re.compile(
+_CONCLUDES = re.compile(
     r"[,;:]\s*(?:so|thus|hence|therefore|overall|making\s+it|leaving\s+it\s+at)\s*,?\s*(?:an?\s*)?$",
     re.IGNORECASE,
 )
@@ -112,7 +112,7 @@ _BOUNDS = any_of(
     below, above, maybe, perhaps, possibly, 可能, 可能是, 可能为, 或许, 或许是, 也许, 也许是, 至少, 至多, 最多, 不到,
     不超过, 低于, 高于, 超过"""
 )
-# What before a number makes it one of two, or a bound.
+# Text before a number that makes it one of two alternatives, or a bound.
 _ALTERNATIVE = re.compile(
     rf"{NUMBER}\s*分?\s*(?:-|–|—|~|/|、|\b(?:to|or|and)\b|至|到|或者?|和)\s*(?:(?:maybe|even|perhaps|an?)\s+)*$"
     rf"|(?<![A-Za-z]){_BOUNDS}\s*(?:an?\s+)?$",
@@ -123,8 +123,8 @@ _FINAL = finder(
 )
 
 
-def prose_claims(line: str, offset: int, scale: tuple[float, float]) -> Iterator[Candidate]:
-    """Scores that the sentences of one line give; a line that quotes a table row gives none."""
+def prose_candidates(line: str, offset: int, scale: tuple[float, float]) -> Iterator[Candidate]:
+    """Find the scores in the sentences of one line; a table row has none."""
     if line.lstrip().startswith("|"):
         return
     read_to = 0
@@ -137,7 +137,7 @@ def prose_claims(line: str, offset: int, scale: tuple[float, float]) -> Iterator
         read_to = value.end
         before = line[max(0, start - WINDOW) : start]
         if rank <= Rank.PART:
-            own = not names_no_quality(before)
+            own = not names_other_measure(before)
         else:
             own = not (disowned_before(before) or _EARLIER.search(line, start, at))
         spoiled = names_other_scale_before(before, scale) or _ALTERNATIVE.search(
@@ -154,36 +154,36 @@ def prose_claims(line: str, offset: int, scale: tuple[float, float]) -> Iterator
 
 
 def _places(line: str, opens_reply: bool) -> Iterator[tuple[int, int, Rank]]:
-    """Where a sentence starts to give a score, where its number stands, and what it weighs."""
+    """Yield the start of each phrase that gives a score, the position of its number, and its rank."""
     numbered = bool(_NUMBERED.search(line))
     if numbered or _SPELLED_OUT.search(line):
         for match in _GIVEN.finditer(line):
             yield match.start(), match.end(), Rank.PROSE
     if not numbered:
         return
-    for match in _HAN_GIVEN.finditer(line):
-        if _is_about_all(line[max(0, match.start() - WINDOW) : match.start()]):
+    for match in _GIVEN_ZH.finditer(line):
+        if _is_about_whole(line[max(0, match.start() - WINDOW) : match.start()]):
             yield match.start(), match.end(), Rank.PROSE
     for match in _POINTS.finditer(line):
         before = line[max(0, match.start() - WINDOW) : match.start()]
         opens = opens_reply and _OPENS.match(line)
-        if (before.strip() or opens) and _is_about_all(before):
+        if (before.strip() or opens) and _is_about_whole(before):
             yield match.start(), match.end(), Rank.PROSE
     for match in _FRACTION.finditer(line):
         before = line[max(0, match.start() - WINDOW) : match.start()]
         names = _NAMED.search(before)
         if names or (len(before) <= SHORT and not _PREDICATE.search(before)):
-            whole = only_neutral(before) or (not names and bool(_CLAIMING.search(before)))
+            whole = only_neutral(before) or (not names and bool(_WITH_SUBJECT.search(before)))
             yield match.start(), match.end(), Rank.PROSE if whole else Rank.PART
-        elif _CLAIMING.search(before) or only_neutral(re.split(r"[.。;!?]\s*", before)[-1]):
+        elif _WITH_SUBJECT.search(before) or only_neutral(re.split(r"[.。;!?]\s*", before)[-1]):
             yield match.start(), match.end(), Rank.PROSE
         else:
-            concludes = _SO.search(before)
+            concludes = _CONCLUDES.search(before)
             yield match.start(), match.end(), Rank.PROSE if concludes else Rank.LOOSE
 
 
-def _is_about_all(before: str) -> bool:
-    """Whether the sentence up to a number has no subject of its own, or concludes."""
+def _is_about_whole(before: str) -> bool:
+    """Whether the sentence up to a number names no other subject, or draws a conclusion."""
     sentence = re.split(r"[。;!?]|\.\s", before)[-1]
     last = sentence.rpartition(",")[2]
     return only_neutral(sentence.replace(",", " ")) or (
@@ -192,5 +192,5 @@ def _is_about_all(before: str) -> bool:
 
 
 def _ends_well(line: str, value: Value) -> bool:
-    """Whether the sentence does not go on to say what was counted: `3/5 tests`."""
+    """Whether the number is not followed by a counted noun: `3/5 tests`."""
     return value.number is None or bool(_ENDS.match(line, value.end))

@@ -1,4 +1,4 @@
-"""Finds the total of a Markdown table of scores: the row of the whole under the column of scores."""
+"""Finds the total of a Markdown table: the overall row in the column of scores."""
 
 import re
 from collections.abc import Iterator
@@ -8,27 +8,29 @@ from oyer.tasks.parsing.labels import bare_value
 from oyer.tasks.parsing.numbers import names_other_scale
 from oyer.tasks.parsing.vocabulary import any_of
 
-_DRESS = r"[\s*_#(]*"
+_MARKUP = r"[\s*_#(]*"
 _SCORE_COLUMN = re.compile(
-    rf"{_DRESS}(?:{any_of('最终, 实际')})?{any_of('score, rating, points, grade, 得分, 评分, 分数, 打分')}(?![a-z])(?P<note>.*)",
+    rf"{_MARKUP}(?:{any_of('最终, 实际')})?{any_of('score, rating, points, grade, 得分, 评分, 分数, 打分')}(?![a-z])(?P<note>.*)",
     re.IGNORECASE,
 )
 _MAXIMUM_COLUMN = re.compile(
-    rf"{_DRESS}{any_of('max, maximum, out of, possible, full, 满分, 总分, 分值')}", re.IGNORECASE
+    rf"{_MARKUP}{any_of('max, maximum, out of, possible, full, 满分, 总分, 分值')}", re.IGNORECASE
 )
 _WHOLE = re.compile(
-    rf"{_DRESS}(?:{any_of('final, overall, total, 总分, 总计, 合计, 总评, 总体, 综合, 最终')})"
+    rf"{_MARKUP}(?:{any_of('final, overall, total, 总分, 总计, 合计, 总评, 总体, 综合, 最终')})"
     rf"(?:\s*{any_of('score, rating, grade, 评分, 得分, 评价')})?[\s*_:)]*",
     re.IGNORECASE,
 )
 
 
-def table_claims(lines: list[tuple[int, str]], scale: tuple[float, float]) -> Iterator[Candidate]:
-    """Totals of tables with one column of scores.
+def table_candidates(
+    lines: list[tuple[int, str]], scale: tuple[float, float]
+) -> Iterator[Candidate]:
+    """Find the totals of tables with one column of scores.
 
     Args:
-        lines: where each line starts in the reply, and its cleaned text.
-        scale: lowest and highest score; a column of maxima must name the highest in that row.
+        lines: where each line starts in the reply, and its normalised text.
+        scale: lowest and highest score; a column of maxima must hold the highest in that row.
     """
     header: list[str] = []
     for i, (start, line) in enumerate(lines):
@@ -50,7 +52,7 @@ def _cells(row: str) -> list[str]:
 def _total(
     header: list[str], cells: list[str], scale: tuple[float, float]
 ) -> tuple[float | None] | None:
-    """The total, in a tuple of its own as it may be unreliable; none where no column holds it."""
+    """Return `(total,)`, `(None,)` if it is unreliable, or None without a column of scores."""
     columns = [(i, name) for i, cell in enumerate(header) if (name := _SCORE_COLUMN.match(cell))]
     if len(columns) != 1 or len(cells) != len(header):
         return None

@@ -1,18 +1,18 @@
-"""Turns lists of phrases into patterns, so that vocabularies read as words and not as regexes.
+"""Builds regular expressions from lists of phrases, so that vocabularies are written as words.
 
-- Phrases are parted by commas. A space stands for any white space, `*` at the end for any ending.
+Phrases are separated by commas. A space matches any white space, a final `*` any ending.
 """
 
 import re
 
 
 def any_of(phrases: str) -> str:
-    """A group that matches any of the phrases, the longest first, within words too."""
+    """Return a group that matches any of the phrases, the longest first, also inside words."""
     return f"(?:{'|'.join(_pattern(phrase) for phrase in _longest_first(phrases))})"
 
 
 def words(phrases: str) -> str:
-    """A group that matches any of the phrases; Latin ones as whole words."""
+    """Return a group that matches any of the phrases; Latin phrases as whole words only."""
     split = _longest_first(phrases)
     latin = [_pattern(phrase) for phrase in split if phrase.isascii()]
     han = [_pattern(phrase) for phrase in split if not phrase.isascii()]
@@ -21,7 +21,7 @@ def words(phrases: str) -> str:
 
 
 def finder(phrases: str, *patterns: str) -> re.Pattern[str]:
-    """Search for any of the phrases, or of further patterns, in any case of letters."""
+    """Compile a case-insensitive pattern of the phrases and of further patterns."""
     return re.compile("|".join([words(phrases), *patterns]), re.IGNORECASE)
 
 

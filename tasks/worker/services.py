@@ -13,7 +13,7 @@ from oyer.tasks.coordination.limiter import Limiter
 from oyer.tasks.coordination.reply_cache import ReplyCache
 from oyer.tasks.coordination.single_flight import SingleFlight
 from oyer.tasks.endpoint.client import EndpointClient
-from oyer.tasks.judging.gate import EndpointServices
+from oyer.tasks.judging.call import EndpointServices
 
 if TYPE_CHECKING:
     from oyer.tasks.worker.context import WorkerContext
@@ -74,7 +74,7 @@ class JudgeServices:
 
     def _endpoint(self, name: str, config: EndpointConfig) -> EndpointServices:
         client = EndpointClient(name, config, os.environ)
-        permits = Limiter(
+        limiter = Limiter(
             self._redis,
             name,
             max_in_flight=config.max_in_flight,
@@ -84,7 +84,7 @@ class JudgeServices:
             worker_id=self._context.name,
         )
         lessons = Lessons(name, config, self._redis)
-        return EndpointServices(config=config, client=client, permits=permits, lessons=lessons)
+        return EndpointServices(config=config, client=client, limiter=limiter, lessons=lessons)
 
 
 class _Problems(dict[str, str]):

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from oyer.config import rubric as rubrics
+from oyer.config.loading import read_rubric
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action, named
 from tests.cli.conftest import Backend, rollout_rows, write_config, write_lines
@@ -74,7 +75,7 @@ def test_a_built_in_rubric_is_shown_as_a_file_that_serves_as_it_is(name: str, fo
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.rstrip("\n") == rubrics.resolve(name).rstrip("\n")
     (folder / "copy.md").write_text(done.stdout)
-    copy = rubrics.parse(rubrics.resolve("copy.md", folder))
+    copy = rubrics.parse(read_rubric("copy.md", folder))
     assert copy == rubrics.parse(rubrics.resolve(name))
 
 

@@ -1,4 +1,4 @@
-"""Thresholds on scores are read as written, and a missing score meets none."""
+"""Conditions on scores are parsed, and a missing score satisfies none."""
 
 import numpy as np
 import pytest
@@ -18,14 +18,14 @@ from oyer.config.condition import Condition, needs_judge
         ("unshaped_reward > 0", Condition("unshaped_reward", True, 0.0)),
     ],
 )
-def test_a_condition_is_read(text: str, expected: Condition) -> None:
+def test_a_condition_is_parsed(text: str, expected: Condition) -> None:
     assert Condition.parse(text) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["", "judge", "judge < 6", "judge >= six", "judge >= nan", "judge >= inf", "reward > 1"]
 )
-def test_what_is_no_condition_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_condition_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not a condition; write e\.g\. `judge >= 6`"):
         Condition.parse(text)
 

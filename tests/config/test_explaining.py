@@ -1,4 +1,4 @@
-"""What a wrong configuration is told: the key by its one path, what is expected, a near name."""
+"""An error names the key path, the expected value and a similar name."""
 
 from typing import Any
 
@@ -50,7 +50,7 @@ WRONG = [
         judge() | {"reward": {"zero_unless": "judge:Q > 1"}},
         "reward.zero_unless: no judge is called 'Q'; did you mean `q`?",
     ),
-    # Types, in words of the configuration.
+    # Types, in terms of the configuration.
     ({"judges": "x"}, "judges: must be a list"),
     ({"budget": 3}, "budget: must be a section of keys"),
     ({"endpoints": []}, "endpoints: must be a mapping"),
@@ -82,7 +82,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("raw", "said"), WRONG, ids=[said[:60] for _, said in WRONG])
-def test_a_wrong_configuration_is_told_what_to_write(raw: dict[str, Any], said: str) -> None:
+def test_an_error_says_what_to_write(raw: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidConfig) as raised:
         validate(raw)
     message = str(raised.value)
@@ -99,7 +99,7 @@ def test_a_wrong_configuration_is_told_what_to_write(raw: dict[str, Any], said: 
         ("redis://h:6379/0", "redis://h:6379/0"),
     ],
 )
-def test_valkey_is_a_redis(written: str, taken: str) -> None:
+def test_valkey_urls_become_redis_urls(written: str, taken: str) -> None:
     assert validate({"broker": {"url": written}}).broker.url == taken
 
 

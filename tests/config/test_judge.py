@@ -1,4 +1,4 @@
-"""What a configuration may say of judges, fall-backs, panels and money."""
+"""Configuration of judges, fallbacks and budgets."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from oyer.config.loading import validate
 from oyer.config.reward import plan_of
-from oyer.config.section import names_host
+from oyer.config.urls import names_host
 from oyer.protocol.errors import InvalidConfig
 
 ENDPOINTS = {
@@ -40,7 +40,7 @@ def config(judge: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]
         (config({"samples": 2, "min_valid": 3}), "min_valid"),
     ],
 )
-def test_what_cannot_work_is_refused_by_name(raw: dict[str, Any], names: str) -> None:
+def test_an_invalid_judge_is_refused_by_key(raw: dict[str, Any], names: str) -> None:
     with pytest.raises(InvalidConfig, match=names):
         validate(raw)
 
@@ -50,7 +50,7 @@ def test_a_trainer_without_endpoints_leaves_prices_to_the_workers() -> None:
     assert validate({**raw, "endpoints": {}}).budget is not None
 
 
-def test_budget_and_fall_back_travel_and_endpoints_do_not() -> None:
+def test_a_plan_holds_budget_and_fallback_and_no_endpoints() -> None:
     raw = config({"fallback": {"endpoint": "b", "model": "m"}})
     plan = plan_of(validate(raw))
     assert plan["judges"][0]["fallback"] == {"endpoint": "b", "model": "m"}
@@ -58,7 +58,7 @@ def test_budget_and_fall_back_travel_and_endpoints_do_not() -> None:
     assert "endpoints" not in plan
 
 
-def test_a_fall_back_is_the_judge_at_another_place() -> None:
+def test_a_fallback_is_the_judge_with_another_endpoint_and_model() -> None:
     judge = validate(
         config({"fallback": {"endpoint": "b", "model": "n"}, "samples": 3, "version": "7"})
     ).judges[0]
@@ -67,11 +67,11 @@ def test_a_fall_back_is_the_judge_at_another_place() -> None:
     assert (substitute.name, substitute.endpoint, substitute.model) == ("q/fallback", "b", "n")
     assert (substitute.rubric, substitute.samples) == (judge.rubric, 3)
     assert substitute.substitute is None
-    # A version is of the judge's own model.
+    # A version names a state of the judge's model only.
     assert substitute.version is None
 
 
-def test_a_normalized_judge_counts_from_zero_to_one() -> None:
+def test_a_normalized_judge_has_scores_from_zero_to_one() -> None:
     judge = validate(config({"scale": (2, 12), "normalize": True})).judges[0]
     assert judge.counted_scale == (0, 1)
     assert [judge.counted(score) for score in (2, 7, 12)] == [0.0, 0.5, 1.0]

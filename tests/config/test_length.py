@@ -1,4 +1,4 @@
-"""A length method's keys are told from its parameters, and what cannot work is refused by name."""
+"""A method's parameters are separated from common keys; invalid settings are refused by key."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def method(name: str, **keys: Any) -> LengthConfig:
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_parameters_stand_beside_the_method_or_in_params(nested: bool) -> None:
+def test_parameters_are_beside_the_method_or_in_params(nested: bool) -> None:
     own = {"max_len": 100, "cache_len": 10}
     keys: dict[str, Any] = {"params": own} if nested else own
     item = method("soft_overlong", weight=2, **keys)
@@ -30,13 +30,13 @@ def test_parameters_stand_beside_the_method_or_in_params(nested: bool) -> None:
     assert item.weight == 2
 
 
-def test_a_key_that_the_method_has_too_is_the_methods_own() -> None:
+def test_a_key_that_is_also_a_parameter_is_the_parameter() -> None:
     kimi, repetition = method("kimi_length_reward", weight=0.4), method("repetition", unit="words")
     assert (kimi.weight, kimi.params["weight"]) == (1.0, 0.4)
     assert (repetition.unit, repetition.params["unit"]) == ("tokens", "words")
 
 
-def test_the_methods_that_share_a_key_are_these() -> None:
+def test_methods_with_a_parameter_named_like_a_common_key() -> None:
     shared = {
         (name, key)
         for name, found in catalogue.METHODS.items()
@@ -50,7 +50,7 @@ def test_the_methods_that_share_a_key_are_these() -> None:
     }
 
 
-def test_what_travels_is_read_back_the_same() -> None:
+def test_a_plan_keeps_the_length_methods() -> None:
     sent = config(
         {"method": "kimi_length_reward", "weight": 0.4, "correct": "judge >= 6"},
         {"method": "grlc", "unit": "bytes", "quality": "judge:q", "think": {"close": "</t>"}},
@@ -69,8 +69,11 @@ def test_what_travels_is_read_back_the_same() -> None:
         ({"method": "qglas", "weight": 2}, "weight: qglas has values of kind 'advantage'"),
         ({"method": "repetition_dense"}, "method: repetition_dense gives a value to each token"),
         ({"method": "length_controlled_winrate"}, "measures and shapes no reward"),
-        ({"method": "gr3", "correct": "judge > 3"}, "correct: gr3 does not ask who is correct"),
-        ({"method": "median_band", "quality": "judge"}, "quality: median_band does not look at"),
+        ({"method": "gr3", "correct": "judge > 3"}, "correct: gr3 does not use correctness"),
+        (
+            {"method": "median_band", "quality": "judge"},
+            "quality: median_band does not use a score",
+        ),
         ({"method": "effort_shaping", "quality": "judge"}, "`base_score` or `unshaped_reward`"),
         ({"method": "jet", "correct": "judge"}, "length[0].correct: 'judge' is not a condition"),
         (
@@ -91,7 +94,7 @@ def test_what_travels_is_read_back_the_same() -> None:
         ),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_key(item: dict[str, Any], message: str) -> None:
+def test_an_invalid_method_is_refused_by_key(item: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidConfig) as caught:
         config(item)
     assert message in str(caught.value)
@@ -103,7 +106,7 @@ def test_scores_of_judges_need_a_judge() -> None:
     config({"method": "gr3", "quality": "unshaped_reward"}, judges=[])
 
 
-def test_a_scale_below_zero_is_refused_where_the_sign_would_turn() -> None:
+def test_a_scale_below_zero_is_refused_for_multiplying_methods() -> None:
     signed = {**JUDGE, "scale": [-5, 5]}
     with pytest.raises(InvalidConfig, match=r"scale of judge 'q' begins at -5; set `normalize"):
         config({"method": "gr3", "quality": "judge"}, judges=[signed])
@@ -115,7 +118,7 @@ def test_two_methods_cannot_both_make_the_whole_reward() -> None:
         config({"method": "cosine"}, {"method": "dast"})
 
 
-def test_terms_are_named_by_method_number_or_as_wished() -> None:
+def test_terms_are_named_by_method_and_number_or_by_name() -> None:
     items = config(
         {"method": "median_band"},
         {"method": "soft_overlong"},
@@ -139,13 +142,13 @@ def test_terms_are_named_by_method_number_or_as_wished() -> None:
         ({"method": "gdpo"}, True),
     ],
 )
-def test_lengths_wait_for_the_judges_only_where_they_need_them(
+def test_lengths_follow_the_judges_only_if_they_need_scores(
     item: dict[str, Any], follows: bool
 ) -> None:
     assert config({"method": "soft_overlong"}, item).length_follows_judges is follows
 
 
-def test_without_judges_there_is_nothing_to_wait_for() -> None:
+def test_lengths_without_judges_follow_nothing() -> None:
     assert not config({"method": "gdpo"}, judges=[]).length_follows_judges
 
 
@@ -156,7 +159,7 @@ def test_without_judges_there_is_nothing_to_wait_for() -> None:
         ("judge:x > 1", "reward.zero_unless: no judge is called 'x'"),
     ],
 )
-def test_a_gate_that_nobody_can_tell_is_refused(unless: str, message: str) -> None:
+def test_an_undecidable_zero_unless_is_refused(unless: str, message: str) -> None:
     with pytest.raises(InvalidConfig) as caught:
         config(reward={"zero_unless": unless})
     assert message in str(caught.value)

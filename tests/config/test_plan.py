@@ -1,4 +1,4 @@
-"""A batch's plan, read back on a worker."""
+"""A worker reads a batch's plan."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def manifest_of(plan: dict[str, Any]) -> Manifest:
     return decode_manifest(encode_manifest(manifest))
 
 
-def test_what_the_trainer_chose_arrives_as_it_was() -> None:
+def test_a_plan_is_read_as_it_was_sent() -> None:
     plan = read_plan(manifest_of(plan_of(CONFIG)))
     assert plan.judges == CONFIG.judges
     assert plan.length == CONFIG.length
@@ -62,7 +62,7 @@ def test_a_plan_of_another_version_is_refused_with_the_fix(change: dict[str, Any
     assert "run the same release of Oyer on the trainer and the workers" in str(caught.value)
 
 
-def test_a_refusal_names_the_key_and_repeats_no_rubric() -> None:
+def test_an_error_names_the_key_without_the_rubric() -> None:
     plan = plan_of(CONFIG)
     plan["judges"][0]["rubric"] = "A secret rubric: {unknown} {response}"
     with pytest.raises(MessageRefused, match=r"judges\[0\]\.rubric: ") as caught:
@@ -70,11 +70,9 @@ def test_a_refusal_names_the_key_and_repeats_no_rubric() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_message_makes_no_worker_read_a_file_of_its_host(tmp_path: Path) -> None:
+def test_a_plan_cannot_make_a_worker_read_a_file(tmp_path: Path) -> None:
     (tmp_path / "secret.md").write_text("not for judges {response}")
     plan = plan_of(CONFIG)
     plan["judges"][0]["rubric"] = str(tmp_path / "secret.md")
-    with pytest.raises(
-        MessageRefused, match=r"judges\[0\]\.rubric: .*is neither a built-in rubric"
-    ):
+    with pytest.raises(MessageRefused, match=r"judges\[0\]\.rubric: is a file path, which only"):
         read_plan(manifest_of(plan))

@@ -1,4 +1,4 @@
-"""What a configuration accepts, refuses, and what of it travels."""
+"""Validation of a configuration, and the plan made from it."""
 
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -71,7 +71,7 @@ def with_endpoint(**keys: Any) -> dict[str, Any]:
         ),
         (with_judge(rubric="/no/such.md"), "judges[0].rubric: there is no file"),
         ({**with_judge(), "endpoints": {"x": ENDPOINT}}, "judges[0].endpoint: 'e' is not in"),
-        (with_endpoint(api_key_env="sk-123"), "endpoints.e.api_key_env: is the *name*"),
+        (with_endpoint(api_key_env="sk-123"), "endpoints.e.api_key_env: must be the *name*"),
         (with_endpoint(api_key="x"), "endpoints.e.api_key: unknown key"),
         (with_endpoint(base_url="localhost:8000"), "endpoints.e.base_url: "),
         (with_endpoint(base_url=None), "endpoints.e: give either `base_url` or `base_urls`"),
@@ -129,7 +129,7 @@ def test_all_wrong_keys_are_named_at_once() -> None:
     assert all(f"{key}: " in message for key in ("deadline_s", "tokenizer", "x"))
 
 
-def test_a_refusal_does_not_repeat_the_value_which_may_be_a_key() -> None:
+def test_an_error_does_not_show_the_value_which_may_be_a_secret() -> None:
     assert "sk-abcdef" not in refusal(**with_endpoint(api_key_env="sk-abcdef"))
 
 
@@ -147,7 +147,7 @@ def test_the_default_is_the_replaced_system() -> None:
     }
 
 
-def test_no_configuration_at_all_is_the_defaults() -> None:
+def test_an_empty_configuration_has_the_defaults() -> None:
     assert validate({}) == RewardConfig()
 
 
@@ -156,7 +156,7 @@ def test_a_bare_off_of_yaml_turns_reuse_off(off: Any) -> None:
     assert validate({"reuse": off}).reuse == "off"
 
 
-def test_a_value_may_stand_in_place_of_the_policy() -> None:
+def test_on_missing_may_hold_the_value() -> None:
     rules = RewardRules.model_validate({"on_missing": {"value": 5}})
     assert rules == RewardRules.model_validate({"on_missing": "value", "value": 5})
 
@@ -167,7 +167,7 @@ def test_one_length_method_needs_no_list() -> None:
     assert validate({"length": None}).length == validate({"length": []}).length == ()
 
 
-def test_a_configuration_never_changes() -> None:
+def test_a_configuration_is_immutable() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         setattr(RewardRules(), "gate", "none")  # noqa: B010 - mypy would refuse the assignment
 
@@ -180,20 +180,20 @@ def test_an_endpoint_has_one_server_or_several() -> None:
     assert [(s.url, s.weight) for s in several.servers] == [("http://a", 2.0), ("http://b", 1.0)]
 
 
-def test_the_rubric_travels_as_its_text() -> None:
+def test_a_plan_holds_the_text_of_the_rubric() -> None:
     judge = validate(with_judge(rubric="tool_call_zh")).judges[0]
     assert "{" in judge.rubric
     assert JudgeConfig.model_validate(judge.model_dump()) == judge
 
 
-def test_what_travels_is_the_trainers_choice_and_nothing_of_the_workers() -> None:
+def test_a_plan_holds_nothing_of_the_workers_part() -> None:
     plan = plan_of(validate(with_judge() | with_endpoint(api_key_env="KEY")))
     assert {"judges", "length", "reward", "reuse", "tokenizer"} <= set(plan)
     assert not {"endpoints", "broker", "store"} & set(plan)
 
 
 @pytest.mark.parametrize("method", REWARDING)
-def test_a_length_method_survives_the_journey_with_its_defaults(method: str) -> None:
+def test_a_plan_keeps_a_length_method_with_its_defaults(method: str) -> None:
     config = validate({"judges": [JUDGE], "length": [{"method": method}]})
     assert RewardConfig.model_validate(plan_of(config)).length == config.length
     assert config.length[0].params == catalogue.resolve(method, {})
@@ -203,16 +203,14 @@ def test_a_length_method_survives_the_journey_with_its_defaults(method: str) -> 
     ("method", "outer", "own"),
     [("median_band", 0.5, None), ("kimi_length_reward", 1.0, 0.5), ("diet_token_score", 1.0, 0.5)],
 )
-def test_a_weight_counts_once_and_survives_the_journey(
-    method: str, outer: float, own: float | None
-) -> None:
+def test_a_plan_keeps_the_weight_of_a_method(method: str, outer: float, own: float | None) -> None:
     config = validate({"length": [{"method": method, "weight": 0.5}]})
     [item] = RewardConfig.model_validate(plan_of(config)).length
     assert (item.weight, item.params.get("weight")) == (outer, own)
 
 
 def _sections(model: type[BaseModel] = RewardConfig) -> set[type[BaseModel]]:
-    """The model of a configuration and, in turn, those of its parts."""
+    """Return the model of a configuration and those of its sections."""
     found = {model}
     for field in model.model_fields.values():
         for part in _types(field.annotation):
@@ -232,7 +230,7 @@ def test_every_key_is_documented(section: type[BaseModel]) -> None:
     assert field_docs(section).keys() == section.model_fields.keys()
 
 
-def test_the_parts_of_a_configuration_are_found() -> None:
+def test_all_sections_of_a_configuration_are_found() -> None:
     assert {EndpointConfig, JudgeConfig, RewardRules} < _sections()
 
 
@@ -245,7 +243,7 @@ def test_the_parts_of_a_configuration_are_found() -> None:
         ({"e": 90}, 7, 7),
     ],
 )
-def test_a_batch_stands_still_after_a_few_of_the_judges_timeouts(
+def test_the_stall_timeout_is_a_few_times_the_longest_judge_timeout(
     timeouts_s: dict[str, float], stall_timeout_s: float | None, stall_s: float
 ) -> None:
     endpoints = {name: {**ENDPOINT, "timeout_s": value} for name, value in timeouts_s.items()}

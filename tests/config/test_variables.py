@@ -1,4 +1,4 @@
-"""Names of variables are told from keys, and what may be a key is in no message."""
+"""Names of variables are accepted, pasted keys are refused, and no message shows a possible key."""
 
 import pytest
 
@@ -23,7 +23,7 @@ NAMES = ["DEEPSEEK_API_KEY", "KEY", "_TOKEN", "K8S_TOKEN", "OPENAI_KEY_2", "GPT4
 
 
 @pytest.mark.parametrize("name", [*NAMES, "deepseek_api_key"])
-def test_names_are_taken(name: str) -> None:
+def test_names_are_accepted(name: str) -> None:
     assert is_name(name)
     config = validate({"endpoints": {"e": {"base_url": "http://h/v1", "api_key_env": name}}})
     assert config.endpoints["e"].api_key_env == name
@@ -31,18 +31,18 @@ def test_names_are_taken(name: str) -> None:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_keys_are_refused_and_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InvalidConfig, match="api_key_env: is the \\*name\\*") as raised:
+    with pytest.raises(InvalidConfig, match="api_key_env: must be the \\*name\\*") as raised:
         validate({"endpoints": {"e": {"base_url": "http://h/v1", "api_key_env": key}}})
     assert not key or key not in str(raised.value)
     monkeypatch.setenv(
         "OYER_ENDPOINTS", f"{{e: {{base_url: 'http://h/v1', api_key_env: '{key}'}}}}"
     )
-    with pytest.raises(InvalidConfig, match="api_key_env: is the \\*name\\*") as raised:
+    with pytest.raises(InvalidConfig, match="api_key_env: must be the \\*name\\*") as raised:
         load_config()
     assert not key or key not in str(raised.value)
 
 
-def test_a_missing_variable_is_named_only_where_it_cannot_be_a_key() -> None:
+def test_a_missing_variable_is_named_unless_it_may_be_a_key() -> None:
     with pytest.raises(InvalidConfig, match="place: JUDGE_KEY is not set; export it"):
         secret_of("JUDGE_KEY", {}, where="place", fix="export it")
     with pytest.raises(InvalidConfig) as raised:

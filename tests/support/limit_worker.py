@@ -15,6 +15,7 @@ import threading
 import time
 
 from oyer.protocol.redis_client import connect
+from oyer.tasks.coordination.adaptive import Evidence
 from oyer.tasks.coordination.limiter import Limiter
 
 
@@ -29,7 +30,7 @@ def main() -> None:
         while permit := limiter.acquire(job["estimated_tokens"], never_s):
             connection.request("GET", "/")
             used_tokens = int(connection.getresponse().read())
-            limiter.release(permit, used_tokens=used_tokens)
+            limiter.release(permit, used_tokens=used_tokens, evidence=Evidence(clean=1))
 
     if "port" in job:
         threads = [threading.Thread(target=call) for _ in range(job["greenlets"])]

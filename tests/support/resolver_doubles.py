@@ -1,4 +1,4 @@
-"""A resolver whose cache, flight, record and endpoint are in memory and scripted."""
+"""A resolver whose reply cache, single flight, record and endpoint are in memory and scripted."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,15 @@ from oyer.models.rows import StoredJudgement
 from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
 from oyer.tasks.coordination.lessons import Lessons
-from oyer.tasks.coordination.reply_cache import CachedReply
+from oyer.tasks.coordination.limiter import Limiter
+from oyer.tasks.coordination.limiter_state import Permit
+from oyer.tasks.coordination.reply_cache import CachedReply, ReplyCache
+from oyer.tasks.coordination.single_flight import SingleFlight, WaitResult
 from oyer.tasks.endpoint.types import ChatRequest, Failure, Reply, RetryClass
-from oyer.tasks.judging.gate import EndpointServices
-from oyer.tasks.judging.judge_call import JudgeCaller
+from oyer.tasks.judging.call import EndpointServices, JudgeCaller
 from oyer.tasks.judging.judgements import Answer
 from oyer.tasks.judging.requests import JudgeRequest, requests_of
-from oyer.tasks.judging.resolver import Cache, Flight, Resolver
+from oyer.tasks.judging.resolver import Resolver
 
 REPLY = Reply(
     text="Sound. Final score: 8",
@@ -60,22 +62,21 @@ class ScriptedClient:
 
 
 @dataclass
-class Unlimited:
-    """Permits for everybody; notes which replies were kept when one came back."""
+class RecordingLimiter(Limiter):
+    """Grants every permit; records which replies were cached when one was released."""
 
     cache: "MemoryCache"
     kept_at_release: list[list[str]] = field(default_factory=list)
 
-    def acquire(self, estimated_tokens: int, deadline: float) -> str:
-        return "permit"
+    def acquire(self, estimated_tokens: int, deadline: float) -> Permit:
+        return Permit(0, estimated_tokens)
 
-    def release(self, permit: object, **report: Any) -> None:
-        """Take it back."""
+    def release(self, permit: Permit, **report: Any) -> None:
         self.kept_at_release.append([reply.text for reply in self.cache.replies.values()])
 
 
 @dataclass
-class MemoryCache:
+class MemoryCache(ReplyCache):
     """Replies in a dict."""
 
     replies: dict[str, CachedReply] = field(default_factory=dict)
@@ -92,13 +93,13 @@ class MemoryCache:
 
 
 @dataclass
-class MemoryFlight:
-    """Claims in a set; what a wait meets is scripted."""
+class MemoryFlight(SingleFlight):
+    """Claims in a set; the results of waiting are scripted."""
 
     cache: MemoryCache
     held: set[str] = field(default_factory=set)
-    ends: list[str | CachedReply] = field(default_factory=list)
-    given_up: list[str] = field(default_factory=list)
+    ends: list[WaitResult | CachedReply] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
     taken_over: set[str] = field(default_factory=set)
 
     def claim(self, keys: Sequence[str]) -> dict[str, bool]:
@@ -106,15 +107,15 @@ class MemoryFlight:
         self.held |= {key for key in keys if free[key]}
         return free
 
-    def ours(self, key: str) -> bool:
+    def holds(self, key: str) -> bool:
         return key not in self.taken_over
 
-    def done(self, key: str) -> None:
+    def release(self, key: str) -> None:
         self.taken_over.discard(key)
         self.held.discard(key)
-        self.given_up.append(key)
+        self.released.append(key)
 
-    def wait(self, key: str, deadline: float) -> str:
+    def wait(self, key: str, deadline: float) -> WaitResult:
         end = self.ends.pop(0)
         if isinstance(end, CachedReply):
             self.cache.keep(key, end)
@@ -129,7 +130,7 @@ class Bench:
     def __init__(self, *results: Reply | Failure, scope: str = "", **judge: Any) -> None:
         self.client = ScriptedClient(list(results))
         self.cache = MemoryCache()
-        self.permits = Unlimited(self.cache)
+        self.limiter = RecordingLimiter(self.cache)
         self.flight = MemoryFlight(self.cache)
         self.recorded: dict[str, StoredJudgement] = {}
         self.looked_up: list[Sequence[str]] = []
@@ -139,19 +140,25 @@ class Bench:
         )
         self.resolver = self.resolver_with(self.cache, self.flight, scope)
 
-    def resolver_with(self, cache: Cache, flight: Flight, scope: str = "") -> Resolver:
+    def resolver_with(self, cache: ReplyCache, flight: SingleFlight, scope: str = "") -> Resolver:
         config = EndpointConfig.model_validate({"base_url": "http://h/v1", "max_attempts": 1})
         self.lessons = Lessons("e", config)
         endpoint = EndpointServices(
-            config=config, client=self.client, permits=self.permits, lessons=self.lessons
+            config=config, client=self.client, limiter=self.limiter, lessons=self.lessons
         )
-        asker = JudgeCaller(
+        caller = JudgeCaller(
             endpoints={"e": endpoint},
             problems={"gone": "endpoint 'gone' is not in the configuration of this worker"},
             deadline=time.time() + 600,
             cancelled=lambda: self.cancelled,
         )
-        return Resolver(asker=asker, cache=cache, flight=flight, record=self._record, scope=scope)
+        return Resolver(
+            caller=caller,
+            reply_cache=cache,
+            single_flight=flight,
+            record=self._record,
+            scope=scope,
+        )
 
     def _record(self, keys: Sequence[str]) -> Mapping[str, StoredJudgement]:
         self.looked_up.append(keys)

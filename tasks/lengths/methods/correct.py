@@ -1,7 +1,7 @@
-"""Length terms whose lengths of reference are those of a group's correct rows.
+"""Methods that compare lengths with those of a group's correct rows.
 
 Lengths are int64[N] in one unit, group_ids int64[N], flags bool[N]; every function returns
-float64[N]. Equal lengths and single rows are neutral unless `eps` asks for a reference's rule.
+float64[N]. Equal lengths and single rows are neutral unless `eps` selects the rule of a published code.
 """
 
 from typing import Literal
@@ -125,7 +125,7 @@ def grpo_lead_length(
 def shorterbetter(
     lengths: Array, correct: Array, group_ids: Array, *, alpha: float, beta: float
 ) -> Array:
-    """`alpha c - beta |L - S|`, S the shortest correct length, or the mean if nobody is."""
+    """`alpha c - beta |L - S|`, S the shortest correct length, or the mean length without one."""
     groups = Groups(group_ids)
     solved = groups.count(correct) > 0
     optimum = select(solved, groups.min(lengths, correct), groups.mean(lengths))

@@ -1,4 +1,4 @@
-"""Length terms that compare the lengths of a group, whoever is correct.
+"""Methods that compare the lengths of a group, correct or not.
 
 Lengths are int64[N] in one unit, group_ids int64[N], flags bool[N], scores float64[N] with
 NaN for a missing one; every function returns float64[N]. Equal lengths and single rows are
@@ -36,7 +36,7 @@ def gr3(lengths: Array, group_ids: Array, *, alpha: float) -> Array:
 
 
 def brevity_bonus(lengths: Array, group_ids: Array, quality: Array) -> Array:
-    """`1 + clip(1 - L / mean L, 0, 1)` on the group's best rows, over whom the mean is taken."""
+    """`1 + clip(1 - L / mean L, 0, 1)` on the group's best rows, which also give the mean."""
     groups = Groups(group_ids)
     best = quality == groups.spread(groups.max(quality, ~isnan(quality)))
     mean = groups.spread(bound(groups.mean(lengths, best), min=1))
@@ -146,7 +146,7 @@ def o1_pruner(
 def lc_r1_length(
     lengths: Array, correct: Array, group_ids: Array, *, coef: float, eps: float
 ) -> Array:
-    """`coef * (1 - L / longest correct)` on every row; 0 where nobody is correct."""
+    """`coef * (1 - L / longest correct)` on every row; 0 if no row is correct."""
     groups = Groups(group_ids)
     longest = groups.spread(groups.max(lengths, correct))
     divisor = longest + eps if eps else bound(longest, min=1)

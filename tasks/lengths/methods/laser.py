@@ -1,4 +1,4 @@
-"""LASER's step rewards and what keeps their targets, arXiv:2505.15612.
+"""LASER's step rewards and the choice of their targets, arXiv:2505.15612.
 
 Lengths and targets are numbers of tokens [N], group_ids int64[N], flags bool[N]; terms are
 float64[N].
@@ -105,7 +105,7 @@ def laser_choose_target(
     Args:
         thresholds: lengths to choose from, ascending.
         coverage: per band, the share of correct answers within each threshold.
-        max_response_length: the target where no threshold is enough.
+        max_response_length: the target if no threshold is large enough.
 
     The bands expect 1, n/3 and 2n/3 correct answers of n, rounded down.
     """
@@ -125,9 +125,9 @@ def laser_choose_target(
 def laser_clip_ratio_rebalance(
     base_reward: Array, *, acc_weight: float, r_c: float, r_w: float
 ) -> Array:
-    """Scale scores so that accuracy weighs `acc_weight` against the share of clipped rows.
+    """Scale scores so that accuracy has weight `acc_weight` against the share of clipped rows.
 
-    A clipped row scores neither `r_c` nor `r_w`. The factor is
+    A clipped row has a score other than `r_c` and `r_w`. The factor is
     `acc_weight / (1 - acc_weight) * clipped / sum of |score|`; 1 without clipped or scored rows.
     """
     xp = namespace(base_reward)

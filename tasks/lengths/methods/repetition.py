@@ -24,8 +24,8 @@ def repetition(
 ) -> Array:
     """`max_penalty * max(0, 1 - distinct / all - dead_zone)` of n-grams: float64[N].
 
-    0 where there are fewer than `ngram_size` units, arXiv:2502.03373. Without a unit, token
-    ids are taken where given, and words otherwise.
+    0 for fewer than `ngram_size` units, arXiv:2502.03373. Without a unit, token ids are used if
+    given, else words.
     """
     tokens = _tokens(token_ids, texts, unit)
     distinct, windows = ngrams.count_distinct(tokens, ngram_size, max_windows=max_windows)
@@ -40,7 +40,7 @@ def _tokens(
         return token_ids
     if unit == "token_ids" or texts is None:
         raise InvalidLengthCall(
-            "repetition: hand over `token_ids`, or `texts` with unit: words or chars"
+            "repetition: pass `token_ids`, or `texts` with unit: words or chars"
         )
     return pack(_characters(texts) if unit == "chars" else _words(texts))
 
@@ -57,7 +57,7 @@ def _words(texts: Sequence[str]) -> list[Sequence[int]]:
 
 
 def pack(rows: Sequence[Sequence[int]], device: Any = None) -> PackedTokens:
-    """Put rows of token ids, below 2^31 and not negative, one after the other.
+    """Pack rows of token ids from 0 to 2^31 - 1.
 
     Args:
         device: a torch device that the ids go to; NumPy arrays when left out.
@@ -89,17 +89,17 @@ def repetition_dense(
 
 
 def _after(flags: Array) -> Array:
-    """Flags of the place before."""
+    """Return each token's predecessor's flag."""
     xp = namespace(flags)
     return xp.concat([xp.zeros_like(flags[:1]), flags[:-1]])
 
 
 def repetition_onset(token_ids: PackedTokens, *, ngram_size: int) -> Array:
-    """Where LASER-DE's detector sees a row begin to repeat itself: int64[N].
+    """Return where LASER-DE's detector sees a row start to repeat itself: int64[N].
 
-    The row's length if no n-gram recurs. Otherwise the start of its last `2 n` tokens, though
-    not before token `2 n - 1`, which is the rule that fits the reference's known outputs;
-    LASER-DE only asks whether `onset < length`.
+    It is the row's length if no n-gram recurs, else the start of its last `2 n` tokens, but not
+    before token `2 n - 1`. This rule fits the known outputs of the published code; LASER-DE uses
+    only `onset < length`.
     """
     distinct, windows = ngrams.count_distinct(token_ids, ngram_size)
     lengths = token_ids.cu_seqlens[1:] - token_ids.cu_seqlens[:-1]
@@ -108,10 +108,10 @@ def repetition_onset(token_ids: PackedTokens, *, ngram_size: int) -> Array:
 
 
 def consecutive_ngram_loop(texts: Sequence[str], *, max_ngram: int) -> Array:
-    """The most often that one n-gram follows itself, and its n: int64[N, 2] (GRPO-LEAD).
+    """Return the longest run of one repeated n-gram, and its n: int64[N, 2] (GRPO-LEAD).
 
-    Every n up to `max_ngram` cuts the words into n-grams from the start, so a loop is found
-    only if it begins at a multiple of n. Zeros where nothing follows itself.
+    For every n up to `max_ngram`, words are split into n-grams from the start, so a loop is found
+    only if it begins at a multiple of n. Zeros without a repetition.
     """
     loops = [_longest_loop(text.split(), max_ngram) for text in texts]
     return np.array(loops, dtype=np.int64).reshape(-1, 2)

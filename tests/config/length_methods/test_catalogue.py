@@ -1,4 +1,4 @@
-"""The catalogue: light to import, true to the functions, helpful when refused."""
+"""The catalogue imports quickly, matches the functions, and gives helpful errors."""
 
 import inspect
 import json
@@ -44,7 +44,7 @@ ISSUED = [
     "length_controlled",
     "aggregate",
 ]
-"""The names that users are promised."""
+"""Public names of length methods, which must stay."""
 
 
 def test_the_catalogue_loads_neither_torch_nor_numpy() -> None:
@@ -56,7 +56,7 @@ def test_the_catalogue_loads_neither_torch_nor_numpy() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_exported_names_are_no_modules() -> None:
+def test_exported_names_are_not_modules() -> None:
     for method in METHODS.values():
         method.load()
     exported = [getattr(lengths, name) for name in lengths.__all__]
@@ -70,7 +70,7 @@ def test_every_promised_method_can_be_configured() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_a_function_takes_what_its_row_declares(name: str) -> None:
+def test_a_function_takes_the_declared_inputs_and_parameters(name: str) -> None:
     method = METHODS[name]
     parameters = inspect.signature(method.load()).parameters.values()
     columns = {p.name for p in parameters if p.kind is not p.KEYWORD_ONLY}
@@ -94,12 +94,12 @@ def test_resolved_parameters_are_json_and_resolve_to_themselves(name: str) -> No
     assert catalogue.resolve(name, json.loads(json.dumps(resolved))) == resolved
 
 
-def test_a_near_name_is_proposed_for_an_unknown_method() -> None:
+def test_a_similar_name_is_suggested_for_an_unknown_method() -> None:
     with pytest.raises(InvalidConfig, match=r"'soft_overlng'.*did you mean `soft_overlong`"):
         catalogue.resolve("soft_overlng", {})
 
 
-def test_all_names_are_listed_where_none_is_near() -> None:
+def test_all_names_are_listed_if_none_is_similar() -> None:
     with pytest.raises(InvalidConfig, match=r"known: adaptthink, .*trl_aggregate"):
         catalogue.resolve("xyz", {})
 

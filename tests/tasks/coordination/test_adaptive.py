@@ -1,4 +1,4 @@
-"""The control law of adaptive concurrency."""
+"""Adaptive concurrency: growth, cuts and bounds."""
 
 import json
 
@@ -59,7 +59,7 @@ def test_after_a_429_a_round_adds_a_twentieth() -> None:
     assert grown(state, Evidence(clean=1)).limit == 42
 
 
-def test_a_transient_error_starts_the_round_anew_and_cuts_nothing() -> None:
+def test_a_transient_error_restarts_the_round_without_a_cut() -> None:
     state = grown(Control(limit=40, clean=39), TRANSIENT)
     assert (state.limit, state.clean, state.slow_start) == (40, 0, False)
 
@@ -83,7 +83,7 @@ def test_the_limit_stays_within_its_bounds(
 
 
 @given(STATES)
-def test_the_state_survives_its_encoding_with_the_limit_where_the_script_reads_it(
+def test_the_encoded_state_round_trips_and_has_the_limit_that_the_script_reads(
     state: Control,
 ) -> None:
     assert Control.decode(state.encode()) == state

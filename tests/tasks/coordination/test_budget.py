@@ -1,4 +1,4 @@
-"""A run never spends more than its budget, whoever spends it and whatever Redis forgets."""
+"""All workers together never spend more than a run's budget, also if Redis loses its state."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def purse(url: str, holder: str = "a", recorded: float = 0.0, **fields: float) -
 def reserve(
     purse: RunBudget, usd: float, *, first: bool = True, wait_s: float = FAR_S
 ) -> str | None:
-    return purse.reserve(usd, first=first, deadline=time.time() + wait_s)
+    return purse.reserve(usd, first_sample=first, deadline=time.time() + wait_s)
 
 
 def test_a_call_that_would_pass_the_limit_is_refused(redis_url: str) -> None:
@@ -37,7 +37,7 @@ def test_a_call_that_would_pass_the_limit_is_refused(redis_url: str) -> None:
     assert reserve(mine, 0.1) == "hard"
 
 
-def test_what_a_call_did_not_use_is_there_for_others(redis_url: str) -> None:
+def test_unspent_reservations_become_available_to_others(redis_url: str) -> None:
     mine, other = purse(redis_url), purse(redis_url, "b")
     assert reserve(mine, 0.9) is None
     assert reserve(other, 0.5, wait_s=0.0) == "expired"
@@ -46,7 +46,7 @@ def test_what_a_call_did_not_use_is_there_for_others(redis_url: str) -> None:
     assert reserve(other, 0.5) is None
 
 
-def test_a_call_waits_while_only_reservations_stand_in_its_way(redis_url: str) -> None:
+def test_a_call_waits_while_only_reservations_block_it(redis_url: str) -> None:
     mine, other = purse(redis_url), purse(redis_url, "b")
     assert reserve(mine, 0.9) is None
     ended: list[str | None] = []
@@ -66,7 +66,7 @@ def test_past_the_soft_mark_only_first_samples_are_begun(redis_url: str) -> None
     assert reserve(mine, 0.1) is None
 
 
-def test_a_process_new_to_the_run_keeps_to_the_soft_mark_that_others_have_passed(
+def test_a_new_process_respects_a_soft_mark_that_others_have_passed(
     redis_url: str,
 ) -> None:
     other = purse(redis_url, soft_fraction=0.5)
@@ -91,11 +91,11 @@ def test_far_from_the_limit_calls_share_one_round_trip(redis_url: str) -> None:
         assert scripts() == before
 
 
-def test_the_sum_is_read_from_the_record_where_redis_has_none(redis_url: str) -> None:
+def test_without_a_sum_in_redis_it_is_read_from_the_record(redis_url: str) -> None:
     assert reserve(purse(redis_url, recorded=0.95), 0.1) == "hard"
 
 
-def test_what_redis_forgets_is_made_good_by_the_record_and_the_workers(redis_url: str) -> None:
+def test_a_sum_lost_by_redis_is_rebuilt_from_record_and_workers(redis_url: str) -> None:
     spent = {"recorded": 0.0}
     purses = [
         RunBudget(
@@ -117,7 +117,7 @@ def test_what_redis_forgets_is_made_good_by_the_record_and_the_workers(redis_url
     purses[0].recorded(0.3)
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
-    # The first asks the record; the second adds what only it knows of.
+    # The first reads the record; the second adds its unrecorded spending.
     assert reserve(purses[0], 0.1) is None
     purses[1].report()
     assert reserve(purses[1], 0.41) == "hard"
@@ -125,23 +125,23 @@ def test_what_redis_forgets_is_made_good_by_the_record_and_the_workers(redis_url
     assert reserve(purses[1], 0.29) is None
 
 
-def test_a_dead_workers_reservation_is_given_back_and_what_it_spent_is_not(redis_url: str) -> None:
+def test_a_dead_workers_reservation_expires_and_its_spending_stays(redis_url: str) -> None:
     dead = RunBudget(
         connect(redis_url),
         "r",
         Budget(usd=1.0),
         holder="dead",
         recorded_usd=lambda: 0.0,
-        call_s=-29.9,  # leaves a lease of a tenth of a second
+        call_s=-29.9,  # its reservations expire after a tenth of a second
         keep_s=60,
     )
     assert reserve(dead, 0.4) is None
     dead.settle(0.4, 0.4)
     assert reserve(dead, 0.5) is None
-    heir = purse(redis_url, "b")
-    assert reserve(heir, 0.6) is None
-    heir.settle(0.6, 0.6)
-    assert reserve(heir, 0.01) == "hard"
+    successor = purse(redis_url, "b")
+    assert reserve(successor, 0.6) is None
+    successor.settle(0.6, 0.6)
+    assert reserve(successor, 0.01) == "hard"
 
 
 def test_without_redis_a_call_waits_until_its_deadline() -> None:
@@ -159,7 +159,7 @@ redis = connect(url)
 purse = RunBudget(redis, "r", Budget(usd=1.0), holder=holder, recorded_usd=lambda: 0.0, call_s=5, keep_s=60)
 
 def call(cost):
-    while purse.reserve(0.01, first=True, deadline=time.time() + 60) is None:
+    while purse.reserve(0.01, first_sample=True, deadline=time.time() + 60) is None:
         redis.incrbyfloat("really-spent", cost)
         purse.settle(0.01, cost)
 

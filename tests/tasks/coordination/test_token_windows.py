@@ -1,9 +1,9 @@
-"""A worker's books on the request and token windows."""
+"""One worker's part of the request and token windows."""
 
 from oyer.tasks.coordination.token_windows import TokenWindows
 
 
-def test_a_call_that_draws_on_two_blocks_returns_its_rest_to_the_newer_one() -> None:
+def test_a_call_charged_to_two_blocks_returns_its_rest_to_the_newer_one() -> None:
     ledger = TokenWindows()
     ledger.grant(1, 10.0, 0, 10)
     ledger.grant(2, 10.0, 1, 90)
@@ -14,7 +14,7 @@ def test_a_call_that_draws_on_two_blocks_returns_its_rest_to_the_newer_one() -> 
     assert ledger.total(oldest=2) == (1, 55)
 
 
-def test_a_call_is_not_begun_on_less_than_it_costs() -> None:
+def test_a_call_needs_its_whole_cost() -> None:
     ledger = TokenWindows()
     ledger.grant(1, 10.0, 1, 49)
     assert ledger.spend(5.0, 1, 50) is None
@@ -31,7 +31,7 @@ def test_an_old_block_cannot_be_spent_and_returns_once() -> None:
     assert ledger.changes() == []
 
 
-def test_after_a_lost_answer_returns_are_forgotten_and_charges_repeated() -> None:
+def test_after_a_lost_answer_returns_are_dropped_and_charges_repeated() -> None:
     ledger = TokenWindows()
     ledger.grant(1, 10.0, 3, 0)
     ledger.balance(10.0)

@@ -1,4 +1,4 @@
-"""Responses that hold nothing to judge are told from short answers."""
+"""Responses without content, and short answers that are content."""
 
 import pytest
 from hypothesis import given

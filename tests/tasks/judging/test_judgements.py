@@ -1,16 +1,24 @@
-"""How a judgement ended, as the rows of the record say it."""
+"""Rows of judgements and attempts, and a chunk's result built from the record."""
 
 import math
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from oyer.config.reward import JudgeConfig, Price, RewardRules
+from oyer.models.rows import StoredJudgement
 from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
-from oyer.tasks.judging.call import AttemptRecord
-from oyer.tasks.judging.judgements import Answer, attempt_rows, cost_usd, judgement_row
+from oyer.tasks.judging.judgements import (
+    Answer,
+    AttemptRecord,
+    attempt_rows,
+    cost_usd,
+    judgement_row,
+    recorded_result,
+    settled_rows,
+)
 from oyer.tasks.judging.requests import JudgeRequest, requests_of
 from oyer.tasks.parsing.parser import PARSER_VERSION, parse_score
 
@@ -40,12 +48,12 @@ def attempt(number: int, **fields: Any) -> AttemptRecord:
 
 
 def answered(text: str = "Final score: 7", **fields: Any) -> Answer:
-    reading = parse_score(text, scale=(1, 10))
+    parsed = parse_score(text, scale=(1, 10))
     plain: dict[str, Any] = {
         "source": "called",
-        "status": reading.status,
+        "status": parsed.status,
         "text": text,
-        "reading": reading,
+        "parsed": parsed,
         "model": "m-2026",
         "attempts": (attempt(1),),
         "started_at": START,
@@ -58,7 +66,7 @@ def row(answer: Answer, price: Price | None = PRICE) -> dict[str, Any]:
     return dict(judgement_row(job(), answer, worker="host:1", price=price))
 
 
-def test_a_scored_judgement_is_written_with_all_that_explains_it() -> None:
+def test_a_scored_judgement_is_written_with_its_parse_and_its_origin() -> None:
     written = row(answered())
     assert (written["rollout_index"], written["judge"], written["sample"]) == (5, "q", 1)
     assert (written["status"], written["score"]) == (Status.SCORED, 7.0)
@@ -73,7 +81,7 @@ def test_a_scored_judgement_is_written_with_all_that_explains_it() -> None:
     assert (written["source"], written["worker"], written["error"]) == ("called", "host:1", None)
 
 
-def test_a_reply_without_a_score_is_kept_and_its_score_is_no_number() -> None:
+def test_a_reply_without_a_score_is_written_with_nan() -> None:
     written = row(answered("I like it.", error="no score: none"))
     assert written["status"] == Status.UNPARSEABLE
     assert math.isnan(written["score"])
@@ -91,7 +99,7 @@ def test_a_failure_is_written_without_a_reply() -> None:
     assert written["attempts"] == 0
 
 
-def test_tokens_and_cost_are_those_of_all_attempts() -> None:
+def test_tokens_and_cost_are_sums_over_all_attempts() -> None:
     attempts = (attempt(1, http_status=500, completion_tokens=0), attempt(2))
     written = row(answered(attempts=attempts))
     assert (written["prompt_tokens"], written["completion_tokens"]) == (200, 10)
@@ -99,12 +107,12 @@ def test_tokens_and_cost_are_those_of_all_attempts() -> None:
     assert written["attempts"] == 2
 
 
-def test_what_was_not_paid_for_costs_nothing() -> None:
+def test_a_cached_reply_costs_nothing() -> None:
     written = row(answered(source="cache", attempts=()))
     assert (written["cost_usd"], written["prompt_tokens"], written["source"]) == (0, 0, "cache")
 
 
-def test_a_duplicate_shares_the_answer_and_none_of_its_cost() -> None:
+def test_a_duplicate_shares_the_answer_without_its_cost() -> None:
     first = answered()
     written = row(first.joined)
     assert (written["source"], written["score"], written["reply"]) == ("joined", 7.0, first.text)
@@ -122,7 +130,7 @@ def test_prices_are_per_million_tokens() -> None:
     assert cost_usd(PRICE, 0, 500_000) == 4.0
 
 
-def test_every_request_is_a_row_of_its_own() -> None:
+def test_every_http_request_is_a_separate_row() -> None:
     attempts = (
         attempt(1, http_status=429, error_class="RateLimitError", retry_wait_s=2.0, url_index=1),
         attempt(2),
@@ -141,3 +149,41 @@ def test_every_request_is_a_row_of_its_own() -> None:
 def test_without_a_request_there_are_no_rows() -> None:
     answer = Answer(source="none", status=Status.EXPIRED, error="late")
     assert attempt_rows(job(), answer, price=PRICE) == []
+
+
+def judge(name: str = "q", **fields: Any) -> JudgeConfig:
+    return JudgeConfig.model_validate({"name": name, "endpoint": "e", "model": "m", **fields})
+
+
+def recorded(
+    index: int, score: float | None, status: str = "scored", **fields: Any
+) -> StoredJudgement:
+    place = {"rollout_index": index, "judge": "q", "sample": 0}
+    return cast(StoredJudgement, {**place, "score": score, "status": status, **fields})
+
+
+def test_recorded_judgements_become_a_result_in_order() -> None:
+    rows = settled_rows([recorded(5, 3.0), recorded(4, None, "gated"), recorded(6, 8.0)])
+    result = recorded_result(2, range(4, 7), [judge()], rows)
+    assert result is not None
+    assert (result.chunk, result.scores) == (2, {"q": [None, 3.0, 8.0]})
+    assert result.statuses == {"q": ["gated", "scored", "scored"]}
+
+
+def test_recorded_samples_are_aggregated() -> None:
+    rows = settled_rows([recorded(0, 4.0), recorded(0, 8.0, sample=1)])
+    result = recorded_result(0, range(1), [judge(samples=2)], rows)
+    assert result is not None
+    assert result.scores == {"q": [6.0]}
+
+
+def test_a_missing_or_failed_judgement_leaves_the_chunk_unfinished() -> None:
+    assert recorded_result(0, range(2), [judge()], settled_rows([recorded(0, 4.0)])) is None
+    failed = settled_rows([recorded(0, 4.0), recorded(1, None, "timeout")])
+    assert recorded_result(0, range(2), [judge()], failed) is None
+    one_of_two = settled_rows([recorded(0, 4.0)])
+    assert recorded_result(0, range(1), [judge(), judge("other")], one_of_two) is None
+
+
+def test_without_judges_the_record_does_not_show_whether_a_chunk_ended() -> None:
+    assert recorded_result(0, range(2), [], {}) is None

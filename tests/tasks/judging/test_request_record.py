@@ -1,4 +1,4 @@
-"""A request is made again of what the record keeps of it, and nothing else passes for it."""
+"""A request is rebuilt from the record, and a different one is recognised by its hash."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import pytest
 from oyer.config.reward import JudgeConfig, RewardRules
 from oyer.models.base import clean_text, dump_json
 from oyer.protocol.rollout import Rollout
-from oyer.tasks.judging.reask import reask
+from oyer.tasks.judging.judge_call import reask
 from oyer.tasks.judging.request_record import (
     Kept,
     body_of,
@@ -69,13 +69,13 @@ ROLLOUTS = {
 
 
 @pytest.mark.parametrize("rollout", ROLLOUTS.values(), ids=ROLLOUTS)
-def test_messages_on_record_are_those_of_the_request(rollout: Rollout) -> None:
+def test_rebuilt_messages_equal_those_of_the_request(rollout: Rollout) -> None:
     job = job_of(rollout, {"e": {"top_p": 0.5}})
     assert job.request is not None
     assert first_messages(on_record(rollout, job)) == job.request.messages
 
 
-def test_the_messages_are_stored_only_where_the_texts_do_not_make_them() -> None:
+def test_messages_are_stored_only_if_the_recorded_texts_do_not_give_them() -> None:
     stored = [name for name, rollout in ROLLOUTS.items() if changed_on_record(rollout)]
     assert stored == ["NUL", "NUL in messages", "no number"]
 
@@ -85,7 +85,7 @@ def test_the_messages_are_stored_only_where_the_texts_do_not_make_them() -> None
     [{"response": "s"}, {"reference": "43"}, {"sample": 0}, {"rubric": None}, {"prompt": None}],
     ids=str,
 )
-def test_what_makes_another_request_is_none(changed: dict[str, Any]) -> None:
+def test_changed_data_does_not_match_the_hash(changed: dict[str, Any]) -> None:
     rollout = ROLLOUTS["text"]
     assert first_messages(on_record(rollout, job_of(rollout), **changed)) is None
 
@@ -108,7 +108,7 @@ def test_a_seed_that_the_column_cannot_hold_stays_in_the_parameters(seed: Any) -
     assert body_of(parameters, [], None) == {**sent, "messages": []}
 
 
-def test_a_reask_is_told_by_what_it_adds() -> None:
+def test_a_re_ask_is_recorded_by_the_messages_it_adds() -> None:
     request = job_of(ROLLOUTS["text"]).request
     assert request is not None
     again = reask(request, "Hm.", JUDGE)
@@ -119,7 +119,7 @@ def test_a_reask_is_told_by_what_it_adds() -> None:
     assert turns_of(request.messages, list(request.messages)) is None
 
 
-def test_messages_that_a_reask_changes_are_told_as_well() -> None:
+def test_messages_that_a_re_ask_changes_are_recorded() -> None:
     first = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     for messages in ([first[0], {"role": "user", "content": "u, again"}], first[:1]):
         assert turned(first, turns_of(first, messages)) == messages

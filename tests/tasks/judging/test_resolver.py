@@ -1,4 +1,4 @@
-"""Every way to an answer: cached, on record, joined, taken over, called for, refused."""
+"""Answers from the cache, the record, another process and calls, with in-memory parts."""
 
 import time
 from dataclasses import replace
@@ -14,18 +14,18 @@ from oyer.tasks.endpoint.types import Failure, Reply
 from tests.support.resolver_doubles import FAILURE, NO_JSON, REPLY, Bench, kept, reply, stored
 
 
-def test_a_cached_reply_is_read_anew_and_nothing_is_called() -> None:
+def test_a_cached_reply_is_parsed_again_without_a_call() -> None:
     bench = Bench()
     bench.cache.keep(bench.key, kept("Final score: 6"))
     [answer] = bench.resolver.known([bench.job]).values()
     assert (answer.source, answer.status, answer.model) == ("cache", Status.SCORED, "m-kept")
-    assert answer.reading is not None
-    assert answer.reading.score == 6
+    assert answer.parsed is not None
+    assert answer.parsed.score == 6
     assert answer.attempts == ()
     assert bench.looked_up == []
 
 
-def test_what_the_cache_lacks_is_looked_up_on_record_in_one_go() -> None:
+def test_uncached_requests_are_looked_up_on_record_in_one_query() -> None:
     bench = Bench()
     first, second, third = bench.jobs("1", "2", "3")
     assert first.key is not None
@@ -42,7 +42,7 @@ def test_what_the_cache_lacks_is_looked_up_on_record_in_one_go() -> None:
 
 
 @pytest.mark.parametrize("text", ["", None, "I like it.", "Final score: 42"])
-def test_what_todays_parser_cannot_read_is_no_answer(text: str | None) -> None:
+def test_a_stored_reply_that_the_parser_cannot_read_is_not_an_answer(text: str | None) -> None:
     bench = Bench()
     bench.recorded[bench.key] = stored(reply=text)
     if text:
@@ -56,25 +56,25 @@ def test_a_chunk_without_requests_looks_nothing_up() -> None:
     assert bench.looked_up == []
 
 
-def test_a_reply_is_kept_before_its_permit_is_given_back() -> None:
-    """Else a worker that is killed in between costs more calls than may be in flight."""
+def test_a_reply_is_cached_before_its_permit_is_released() -> None:
+    """A worker killed between the two would cost a call more than may be in flight."""
     bench = Bench(reply("I like it."), REPLY, reasks=1)
     bench.claimed()
-    assert bench.permits.kept_at_release == [[], [REPLY.text]]
+    assert bench.limiter.kept_at_release == [[], [REPLY.text]]
 
 
-def test_a_claimed_request_is_called_for_kept_and_given_up() -> None:
+def test_a_claimed_request_is_called_for_cached_and_released() -> None:
     bench = Bench(REPLY)
     answer = bench.claimed()
     assert (answer.source, answer.status, answer.text) == ("called", Status.SCORED, REPLY.text)
-    assert answer.reading is not None
-    assert answer.reading.score == 8
+    assert answer.parsed is not None
+    assert answer.parsed.score == 8
     assert answer.model == "m-2026"
     assert (answer.prompt_tokens, answer.completion_tokens, len(answer.attempts)) == (12, 3, 1)
     assert answer.started_at is not None
     assert answer.finished_at is not None
     assert bench.cache.replies[bench.key].text == REPLY.text
-    assert bench.flight.given_up == [bench.key]
+    assert bench.flight.released == [bench.key]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_claimed_request_is_called_for_kept_and_given_up() -> None:
         (reply("Final score: 7", finish_reason="content_filter"), Status.REFUSED),
     ],
 )
-def test_a_failure_is_a_status_that_is_not_kept_and_frees_the_request(
+def test_a_failure_is_a_status_that_is_not_cached_and_its_claim_is_released(
     result: Reply | Failure, status: Status
 ) -> None:
     bench = Bench(result)
@@ -97,25 +97,25 @@ def test_a_failure_is_a_status_that_is_not_kept_and_frees_the_request(
     assert answer.error
     assert len(answer.attempts) == 1
     assert bench.cache.replies == {}
-    assert bench.flight.given_up == [bench.key]
+    assert bench.flight.released == [bench.key]
     assert bench.flight.held == set()
 
 
-def test_a_request_is_given_up_even_if_the_call_breaks() -> None:
+def test_a_claim_is_released_even_if_the_call_raises() -> None:
     bench = Bench()
     with pytest.raises(IndexError):
         bench.claimed()
-    assert bench.flight.given_up == [bench.key]
+    assert bench.flight.released == [bench.key]
 
 
-def test_an_endpoint_that_this_worker_lacks_is_a_status() -> None:
+def test_an_endpoint_missing_on_this_worker_is_a_status() -> None:
     bench = Bench(endpoint="gone")
     answer = bench.claimed()
     assert (answer.source, answer.status) == ("none", Status.REJECTED)
     assert answer.error == "endpoint 'gone' is not in the configuration of this worker"
 
 
-def test_a_cancelled_batch_begins_no_call() -> None:
+def test_a_cancelled_batch_makes_no_call() -> None:
     bench = Bench()
     bench.cancelled = True
     answer = bench.claimed()
@@ -125,16 +125,16 @@ def test_a_cancelled_batch_begins_no_call() -> None:
     assert bench.flight.held == set()
 
 
-def test_after_the_deadline_no_call_is_begun() -> None:
+def test_after_the_deadline_no_call_is_made() -> None:
     bench = Bench()
-    late = replace(bench.resolver.asker, deadline=time.time() - 1)
-    answer = replace(bench.resolver, asker=late).answer(bench.job, claimed=True)
+    late = replace(bench.resolver.caller, deadline=time.time() - 1)
+    answer = replace(bench.resolver, caller=late).answer(bench.job, claimed=True)
     assert answer.status is Status.EXPIRED
     assert answer.error == "the batch's deadline has passed"
     assert bench.client.asked == []
 
 
-def test_anothers_reply_is_joined_and_nothing_is_called() -> None:
+def test_another_processs_reply_is_joined_without_a_call() -> None:
     bench = Bench()
     bench.flight.held.add(bench.key)
     bench.flight.ends = [kept("Final score: 6")]
@@ -143,7 +143,7 @@ def test_anothers_reply_is_joined_and_nothing_is_called() -> None:
     assert (answer.source, answer.status) == ("joined", Status.SCORED)
     assert answer.attempts == ()
     assert bench.client.asked == []
-    assert bench.flight.given_up == []
+    assert bench.flight.released == []
 
 
 def test_a_request_whose_owner_is_gone_is_taken_over() -> None:
@@ -152,10 +152,10 @@ def test_a_request_whose_owner_is_gone_is_taken_over() -> None:
     bench.flight.ends = ["free"]
     answer = bench.resolver.answer(bench.job, claimed=False)
     assert (answer.source, answer.status) == ("called", Status.SCORED)
-    assert bench.flight.given_up == [bench.key]
+    assert bench.flight.released == [bench.key]
 
 
-def test_a_request_that_a_third_worker_took_over_is_waited_for_again() -> None:
+def test_a_request_taken_over_by_a_third_worker_is_waited_for_again() -> None:
     bench = Bench()
     bench.flight.ends = ["free", kept("Final score: 6")]
     taken = iter([False])
@@ -163,7 +163,7 @@ def test_a_request_that_a_third_worker_took_over_is_waited_for_again() -> None:
     assert bench.resolver.answer(bench.job, claimed=False).source == "joined"
 
 
-def test_a_request_that_was_taken_over_is_not_paid_for_and_its_reply_is_waited_for() -> None:
+def test_a_request_with_a_lost_claim_is_not_called_for_but_waited_for() -> None:
     bench = Bench()
     bench.flight.taken_over.add(bench.key)
     bench.flight.ends = [kept("Final score: 6")]
@@ -172,15 +172,15 @@ def test_a_request_that_was_taken_over_is_not_paid_for_and_its_reply_is_waited_f
     assert bench.client.asked == []
 
 
-def test_what_was_paid_before_a_request_was_taken_over_stays_on_record() -> None:
+def test_attempts_made_before_a_claim_was_lost_stay_on_record() -> None:
     bench = Bench(reply("I like it."), reasks=1)
-    bench.flight.ours = lambda key: not bench.client.asked  # type: ignore[method-assign]  # lost while it is called
+    bench.flight.holds = lambda key: not bench.client.asked  # type: ignore[method-assign]  # lost while it is called
     bench.flight.ends = [kept("Final score: 6")]
     answer = bench.claimed()
     assert (answer.status, len(answer.attempts)) == (Status.UNPARSEABLE, 1)
 
 
-def test_waiting_ends_with_the_deadline() -> None:
+def test_waiting_ends_at_the_deadline() -> None:
     bench = Bench()
     bench.flight.ends = ["expired"]
     answer = bench.resolver.answer(bench.job, claimed=False)
@@ -188,7 +188,7 @@ def test_waiting_ends_with_the_deadline() -> None:
     assert answer.error == "the batch's deadline has passed"
 
 
-def test_a_kept_reply_that_cannot_be_read_here_is_paid_for_anew() -> None:
+def test_an_unreadable_cached_reply_is_called_for_again() -> None:
     bench = Bench(REPLY)
     bench.flight.held.add(bench.key)
     bench.flight.ends = [kept("Final score: 42")]
@@ -197,8 +197,8 @@ def test_a_kept_reply_that_cannot_be_read_here_is_paid_for_anew() -> None:
     assert bench.cache.replies[bench.key].text == REPLY.text
 
 
-def test_a_kept_reply_that_cannot_be_read_is_no_trap_in_redis_either(redis_url: str) -> None:
-    """An unreadable reply can be neither joined nor claimed, so waiting for it would not end."""
+def test_an_unreadable_cached_reply_does_not_block_a_request_in_redis(redis_url: str) -> None:
+    """An unreadable reply can be neither joined nor claimed: without care, waiting would not end."""
     bench = Bench(REPLY)
     client: redis.Redis = connect(redis_url)
     cache, flight = ReplyCache(client, 60), SingleFlight(client, "owner")
@@ -213,7 +213,7 @@ def test_a_kept_reply_that_cannot_be_read_is_no_trap_in_redis_either(redis_url: 
     client.close()
 
 
-def test_a_scope_keeps_the_replies_of_two_runs_apart() -> None:
+def test_a_scope_separates_the_replies_of_two_runs() -> None:
     first, second = Bench(REPLY, scope="run:a"), Bench(scope="run:b")
     first.claimed()
     second.cache.replies = first.cache.replies
@@ -222,7 +222,7 @@ def test_a_scope_keeps_the_replies_of_two_runs_apart() -> None:
     assert first.key not in first.cache.replies
 
 
-def test_an_endpoint_that_refuses_json_is_asked_in_words_from_then_on() -> None:
+def test_after_an_endpoint_refuses_json_output_it_is_not_requested_again() -> None:
     bench = Bench(NO_JSON, REPLY, REPLY, structured=True)
     answer = bench.claimed()
     assert answer.status is Status.SCORED
@@ -233,11 +233,11 @@ def test_an_endpoint_that_refuses_json_is_asked_in_words_from_then_on() -> None:
     assert bench.client.asked[2].refused == {"response_format": None}
 
 
-def test_a_reply_without_a_verdict_is_asked_for_it_once_more() -> None:
+def test_a_reply_without_a_verdict_causes_a_re_ask() -> None:
     bench = Bench(reply("I like it."), reply("Final score: 7"), reasks=1)
     answer = bench.claimed()
-    assert answer.reading is not None
-    assert (answer.status, answer.reading.score) == (Status.SCORED, 7)
+    assert answer.parsed is not None
+    assert (answer.status, answer.parsed.score) == (Status.SCORED, 7)
     assert answer.text == "Final score: 7"
     assert [attempt.number for attempt in answer.attempts] == [1, 2]
     assert (answer.prompt_tokens, answer.completion_tokens) == (24, 6)
@@ -245,7 +245,7 @@ def test_a_reply_without_a_verdict_is_asked_for_it_once_more() -> None:
     assert bench.cache.replies[bench.key].text == "Final score: 7"
 
 
-def test_a_judge_is_asked_again_as_often_as_it_is_configured() -> None:
+def test_re_asks_end_at_the_configured_number() -> None:
     vague = [reply(f"Vague {i}.") for i in range(3)]
     bench = Bench(*vague, reasks=2)
     answer = bench.claimed()
@@ -255,7 +255,7 @@ def test_a_judge_is_asked_again_as_often_as_it_is_configured() -> None:
     assert bench.cache.replies == {}
 
 
-def test_a_re_ask_that_fails_leaves_the_reply_that_was_there() -> None:
+def test_a_failed_re_ask_leaves_the_earlier_reply() -> None:
     bench = Bench(reply("I like it."), FAILURE, reasks=1)
     answer = bench.claimed()
     assert (answer.status, answer.text) == (Status.UNPARSEABLE, "I like it.")
@@ -266,13 +266,13 @@ def test_a_re_ask_that_fails_leaves_the_reply_that_was_there() -> None:
 @pytest.mark.parametrize(
     "result", [reply("Final score: 7", finish_reason="length"), reply("", refusal="No."), FAILURE]
 )
-def test_only_a_complete_reply_is_asked_for_its_verdict(result: Reply | Failure) -> None:
+def test_only_a_complete_reply_causes_a_re_ask(result: Reply | Failure) -> None:
     bench = Bench(result, reasks=3)
     bench.claimed()
     assert len(bench.client.asked) == 1
 
 
-def test_a_field_refused_under_both_names_is_left_out() -> None:
+def test_a_field_refused_under_both_names_is_omitted() -> None:
     no_length = replace(NO_JSON, refused={"max_tokens": "max_completion_tokens"})
     neither = replace(NO_JSON, refused={"max_completion_tokens": "max_tokens"})
     bench = Bench(no_length, neither, REPLY)
@@ -286,7 +286,7 @@ def test_a_field_refused_under_both_names_is_left_out() -> None:
     ]
 
 
-def test_an_endpoint_that_refuses_whatever_is_sent_is_rejected() -> None:
+def test_an_endpoint_that_refuses_a_field_again_is_rejected() -> None:
     bench = Bench(NO_JSON, NO_JSON)
     answer = bench.claimed()
     assert (answer.status, answer.error) == (Status.REJECTED, NO_JSON.message)
@@ -297,7 +297,7 @@ def test_an_endpoint_that_refuses_whatever_is_sent_is_rejected() -> None:
     ("text", "thought"),
     [("", True), ("<think>First, the sum", False), ("<think>a</think>\n", True)],
 )
-def test_a_budget_spent_on_thinking_says_so(text: str, thought: bool) -> None:
+def test_the_error_of_max_tokens_spent_on_thinking_names_the_fix(text: str, thought: bool) -> None:
     bench = Bench(reply(text, finish_reason="length", thought=thought), max_tokens=99)
     answer = bench.claimed()
     assert answer.status is Status.TRUNCATED
@@ -306,14 +306,14 @@ def test_a_budget_spent_on_thinking_says_so(text: str, thought: bool) -> None:
 
 
 @pytest.mark.parametrize(("text", "thought"), [("", False), ("The first step is", True)])
-def test_another_reply_that_was_cut_is_not_blamed_on_thinking(text: str, thought: bool) -> None:
+def test_the_error_of_another_cut_reply_does_not_mention_thinking(text: str, thought: bool) -> None:
     answer = Bench(reply(text, finish_reason="length", thought=thought)).claimed()
     assert answer.status is Status.TRUNCATED
     assert "thinking" not in str(answer.error)
 
 
 @pytest.mark.parametrize("where", ["cache", "record"])
-def test_a_reply_of_a_model_that_is_no_longer_served_is_not_used_again(where: str) -> None:
+def test_a_stored_reply_of_a_model_no_longer_served_is_not_used(where: str) -> None:
     bench = Bench()
     if where == "cache":
         bench.cache.replies[bench.key] = kept()
@@ -325,7 +325,7 @@ def test_a_reply_of_a_model_that_is_no_longer_served_is_not_used_again(where: st
     bench.lessons.report("m", "m-new")
     assert bench.resolver.known([bench.job]) == {}
     assert bench.cache.replies == {}
-    # Who names the version answers for it.
+    # A judge with a version does not depend on the reported model.
     [named] = bench.jobs("42", version="1")
     assert named.key is not None
     bench.cache.replies[named.key] = kept()

@@ -1,4 +1,4 @@
-"""Section 4 of the methods' reference: what equal, single, empty and missing rows become."""
+"""Equal, single, empty and missing rows have the values that docs and papers define."""
 
 import math
 from dataclasses import replace
@@ -28,8 +28,8 @@ NEUTRAL: dict[str, float] = {
     "trl_aggregate": 0.0,
     "gdpo": 0.0,
 }
-"""What a correct row is given when its group has nothing to compare: 0 for what is added, the
-formula's constant for what multiplies."""
+"""The term of a correct row in a group of equal rows: 0 for an added term, the formula's constant for a
+factor."""
 
 
 def equal_rows(count: int, length: int = 70) -> Inputs:
@@ -50,7 +50,7 @@ def test_equal_and_single_rows_are_neutral(name: str, count: int) -> None:
     assert term.values.tolist() == pytest.approx([NEUTRAL[name]] * count, abs=1e-15)
 
 
-def test_equal_scores_have_exactly_no_advantage() -> None:
+def test_equal_scores_have_an_advantage_of_exactly_zero() -> None:
     inputs = Inputs(
         lengths=torch.tensor([5, 6, 7]),
         quality=torch.full((3,), 0.1, dtype=torch.float64),
@@ -120,13 +120,13 @@ def test_one_missing_reward_of_several_adds_nothing() -> None:
     assert found == [1.0, 2.0, 7.0]
 
 
-def test_soft_overlong_is_clamped_unless_told_otherwise() -> None:
+def test_soft_overlong_is_clamped_by_default() -> None:
     params = {"max_len": 100, "cache_len": 20}
     assert evaluate("soft_overlong", params, {"lengths": [120]}) == [-1.0]
     assert evaluate("soft_overlong", {**params, "clamp": False}, {"lengths": [120]}) == [-2.0]
 
 
-def test_cosine_does_not_come_back_up_unless_told_to() -> None:
+def test_cosine_stays_at_its_end_value_by_default() -> None:
     inputs = {"lengths": [2000], "correct": [1]}
     assert evaluate("cosine", {"max_len": 1000}, inputs) == [0.5]
     assert evaluate("cosine", {"max_len": 1000, "clamp": False}, inputs) == [1.0]

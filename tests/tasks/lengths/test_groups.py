@@ -26,7 +26,7 @@ BOTH = pytest.mark.parametrize("array", [np.array, torch.tensor], ids=["numpy", 
 
 def columns(rows: list[tuple[int, float, bool]], array: Any) -> tuple[Groups, Any, Any]:
     ids, values, mask = zip(*rows, strict=True)
-    # As the tests' own lists have it: in the precision of torch's default.
+    # In the default precision of torch, as lists have it.
     kept = torch.tensor(values).double().tolist()
     return Groups(array(ids)), array(kept, dtype=double(array([0])).dtype), array(mask)
 
@@ -39,7 +39,7 @@ def members(rows: list[tuple[int, float, bool]]) -> list[list[float]]:
 
 @BOTH
 @given(ROWS)
-def test_reductions_are_those_of_the_standard_library(
+def test_reductions_match_the_standard_library(
     array: Any, rows: list[tuple[int, float, bool]]
 ) -> None:
     groups, values, mask = columns(rows, array)
@@ -61,7 +61,7 @@ def test_reductions_are_those_of_the_standard_library(
 
 @BOTH
 @given(ROWS, st.floats(0, 1))
-def test_quantiles_are_numpys(
+def test_quantiles_match_numpy(
     array: Any, rows: list[tuple[int, float, bool]], fraction: float
 ) -> None:
     groups, values, mask = columns(rows, array)
@@ -72,7 +72,7 @@ def test_quantiles_are_numpys(
 
 @BOTH
 @given(ROWS, st.integers(0, 5))
-def test_the_smallest_are_the_first_of_a_stable_sort(
+def test_the_smallest_rows_match_a_stable_sort(
     array: Any, rows: list[tuple[int, float, bool]], k: int
 ) -> None:
     groups, values, _ = columns(rows, array)
@@ -88,7 +88,7 @@ def test_the_smallest_are_the_first_of_a_stable_sort(
 
 @BOTH
 @given(st.floats(-1e6, 1e6), st.integers(1, 30), st.sampled_from([0, 1]))
-def test_equal_values_deviate_by_exactly_nothing(
+def test_equal_values_have_a_deviation_of_exactly_zero(
     array: Any, value: float, count: int, ddof: int
 ) -> None:
     values = double(array([value] * count))

@@ -78,7 +78,7 @@ def check_on(
     st.sampled_from([1, 40, 2**26]),
     st.sampled_from(sorted(BROKEN)),
 )
-def test_counts_are_those_of_python_sets(
+def test_counts_match_python_sets(
     rows: list[list[int]], n: int, max_windows: int, broken: str
 ) -> None:
     check(rows, n, max_windows, broken)
@@ -114,7 +114,7 @@ def test_real_text_is_counted_exactly(n: int) -> None:
     check([[ord(character) for character in text] for text in texts], n, 2**26, "sound")
 
 
-def test_a_broken_hash_is_found_out_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_colliding_hash_is_detected_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     ranked = []
     rank = ngrams._dense_rank
     monkeypatch.setattr(ngrams, "_dense_rank", lambda codes: ranked.append(1) or rank(codes))
@@ -126,7 +126,7 @@ def test_a_broken_hash_is_found_out_and_replaced(monkeypatch: pytest.MonkeyPatch
     assert ranked
 
 
-def test_the_hash_tells_order_and_scales() -> None:
+def test_the_hash_depends_on_the_order() -> None:
     left, right = torch.arange(1000)[None], torch.arange(1000, 2000)[None]
     forward, backward = ngrams._hash_join(left, right), ngrams._hash_join(right, left)
     assert len(torch.cat([forward, backward], dim=1).flatten().unique(sorted=True)) == 2000
@@ -154,7 +154,7 @@ def test_running_out_of_memory_halves_the_chunk(
 
 
 @OUT_OF_MEMORY
-def test_a_row_that_never_fits_is_an_error(
+def test_a_row_that_does_not_fit_into_memory_is_an_error(
     device: torch.device | None, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_memory(keys: Array) -> Array:

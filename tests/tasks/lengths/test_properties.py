@@ -1,4 +1,4 @@
-"""What holds for every batch: order, labels, precision, and what a formula promises."""
+"""Properties of every batch: order, group labels, precision, and each formula's guarantees."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -38,7 +38,7 @@ def test_permuted_rows_permute_the_values(name: str, inputs: Inputs, random: Any
 @settings(deadline=None, max_examples=5)
 @given(BATCHES)
 @pytest.mark.parametrize("name", BY_ROW)
-def test_names_of_groups_do_not_matter(name: str, inputs: Inputs) -> None:
+def test_group_labels_do_not_matter(name: str, inputs: Inputs) -> None:
     assert inputs.group_ids is not None
     renamed = replace(inputs, group_ids=1000 - 13 * inputs.group_ids)
     assert values(name, renamed) == pytest.approx(values(name, inputs), **CLOSE)
@@ -79,7 +79,7 @@ def test_numpy_and_torch_give_the_same_values_each_in_its_own_arrays(name: str) 
 
 
 @pytest.mark.parametrize("name", BY_ROW)
-def test_inputs_are_left_as_they_were(name: str) -> None:
+def test_inputs_are_not_modified(name: str) -> None:
     inputs, twin = make_batch(), make_batch()
     compute(name, NEEDED.get(name, {}), inputs)
     for field in fields(inputs):
@@ -186,7 +186,7 @@ def test_special_cases_of_linear_are_the_methods_they_replace() -> None:
     assert prime == pytest.approx(values("linear_pass_rate", inputs, norm="max_seq_len"))
 
 
-def test_a_frozen_bias_is_taken_out_of_a_score() -> None:
+def test_a_frozen_bias_is_removed_from_a_score() -> None:
     logit = torch.tensor([-1.0, 0.2, 2.0], dtype=torch.float64)
     lengths = torch.tensor([100, 400, 900])
     bias = -1.5 * torch.tanh((400 - lengths.double()) / 300)

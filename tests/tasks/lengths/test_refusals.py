@@ -1,4 +1,4 @@
-"""A call whose needs are unmet is refused with the reason."""
+"""A call with a missing or invalid input is refused with the reason."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ def test_a_missing_column_is_named(name: str, need: str) -> None:
         compute(name, NEEDED.get(name, {}), replace(make_batch(), **dropped))
 
 
-def test_either_of_two_columns_will_do_and_both_are_named() -> None:
+def test_either_of_two_columns_is_enough_and_both_are_named() -> None:
     inputs = replace(make_batch(), token_ids=None)
     assert compute("repetition", {}, inputs).values.shape == (20,)
     with pytest.raises(InvalidLengthCall, match=r"repetition needs `token_ids` or `texts`"):
@@ -35,7 +35,7 @@ def test_gr3_refuses_a_negative_score() -> None:
         evaluate("gr3", {}, inputs)
 
 
-def test_gr3_lets_a_missing_score_pass() -> None:
+def test_gr3_accepts_a_missing_score() -> None:
     inputs = {"lengths": [10, 10, 20], "base_reward": [1.0, None, 0.5], "group_ids": [0, 0, 0]}
     assert evaluate("gr3", {}, inputs)[1] == 0.0
 
@@ -51,12 +51,12 @@ def test_an_incomplete_group_is_refused(name: str) -> None:
         compute(name, {}, replace(inputs, group_ids=ids))
 
 
-def test_a_group_size_means_nothing_to_a_method_without_groups() -> None:
+def test_a_method_without_groups_ignores_the_group_size() -> None:
     inputs = Inputs(lengths=torch.tensor([3, 4]), group_size=8)
     assert compute("soft_overlong", {}, inputs).values.tolist() == [0.0, 0.0]
 
 
-def test_a_stated_group_size_is_held_to_on_plain_lists() -> None:
+def test_a_group_size_is_checked_on_plain_lists() -> None:
     rewards = {"rewards_per_func": [[1.0], [2.0], [3.0]], "group_ids": [0, 0, 1]}
     with pytest.raises(InvalidLengthCall, match=r"groups of 2 rows; 1 of 2 groups"):
         evaluate("trl_aggregate", {"num_generations": 2}, rewards)

@@ -1,4 +1,4 @@
-"""Every published vector, through the interface that speaks the vectors' words."""
+"""Every published vector, with the names that the vectors use."""
 
 import json
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def as_tensors(value: Any) -> Any:
 
 @pytest.fixture(params=["numpy", "torch"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the formulas run on; `evaluate` takes NumPy by itself."""
+    """Return arrays of the kind that the formulas run on; `evaluate` uses NumPy by default."""
     apply = vectors.apply
 
     def on_tensors(method: Any, params: Any, columns: Any, size: int | None) -> Term:
@@ -54,7 +54,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     "vector", VECTORS, ids=[f"{i}-{vector['method']}" for i, vector in enumerate(VECTORS)]
 )
-def test_a_vector_is_met_within_its_tolerance(vector: dict[str, Any]) -> None:
+def test_a_vector_is_reproduced_within_its_tolerance(vector: dict[str, Any]) -> None:
     found = evaluate(vector["method"], vector["params"], vector["inputs"])
     expected = list(flat(vector["expected"]))
     assert list(flat(found)) == pytest.approx(expected, rel=0, abs=vector["tol"])
@@ -82,7 +82,7 @@ def test_median_band_gives_the_replaced_systems_reward(vector: dict[str, Any], a
     assert rewards.tolist() == pytest.approx(vector["expected_rewards"], rel=0, abs=1e-5)
 
 
-def test_a_bug_of_a_reference_needs_its_own_parameter() -> None:
+def test_a_bug_of_a_published_code_has_its_own_parameter() -> None:
     one = {"lengths": [100], "correct": [1], "group_ids": [0]}
     assert evaluate("kimi_length_reward", {"weight": 0.4, "eps": 1e-6}, one) == [0.2]
     laser = evaluate("kimi_length_reward", {"weight": 0.4, "singleton": "min0_max1"}, one)

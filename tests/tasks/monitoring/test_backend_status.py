@@ -114,7 +114,7 @@ def test_a_reservation_ends_with_its_lifetime_and_spending_stays(
         call_s=5,
         keep_s=60,
     )
-    assert purse.reserve(1.0, first=True, deadline=time.time() + FAR_S) is None
+    assert purse.reserve(1.0, first_sample=True, deadline=time.time() + FAR_S) is None
     state = client.hgetall(budget_key("r"))
     held = run_status("r", 2.0, state, time.time())
     assert (held.spent_usd, held.reserved_usd, held.budget_usd) == (0.5, 1.0, 2.0)

@@ -1,4 +1,4 @@
-"""The expected score follows the distribution, or there is none."""
+"""The expected score is the mean of the token distribution, or None."""
 
 import math
 from typing import Any
@@ -34,13 +34,13 @@ def test_ten_as_one_token_counts_as_ten() -> None:
     assert expected_score(tokens, ON_TEN, 10) == pytest.approx(6 + 0.2 + 1.8)
 
 
-def test_ten_in_two_tokens_is_shared_out_by_what_follows() -> None:
+def test_ten_in_two_tokens_is_divided_by_the_next_token() -> None:
     tokens = [*LEAD, token("1", _1=0.6, _9=0.4), {**token("0"), **token("0", _0=0.75)}]
     tokens[-1]["top_logprobs"].append({"token": "\n", "logprob": math.log(0.25)})
     assert expected_score(tokens, ON_TEN, 10) == pytest.approx(0.45 * 10 + 0.15 * 1 + 0.4 * 9)
 
 
-def test_a_possible_ten_that_was_not_followed_gives_none() -> None:
+def test_an_unresolved_ten_gives_none() -> None:
     assert expected_score([*LEAD, token("9", _9=0.8, _1=0.2)], ON_TEN, 9) is None
     assert expected_score([*LEAD, token("9", _9=0.999, _1=0.001)], ON_TEN, 9) is not None
     assert expected_score([*LEAD, token("5", _5=0.8, _1=0.2)], (1, 5), 5) == pytest.approx(4.2)
@@ -58,13 +58,13 @@ def test_a_possible_ten_that_was_not_followed_gives_none() -> None:
         ([*LEAD, {"token": "8", "logprob": 0.0}], ON_TEN, 8),
     ],
 )
-def test_a_distribution_that_is_not_clear_gives_none(
+def test_an_unclear_distribution_gives_none(
     tokens: list[dict[str, Any]], scale: tuple[float, float], score: float
 ) -> None:
     assert expected_score(tokens, scale, score) is None
 
 
-def test_a_denominator_after_the_score_is_no_other_number() -> None:
+def test_a_denominator_is_not_a_second_number() -> None:
     tokens = [*LEAD, token(" 8", _8=0.5, _6=0.5), token("/"), token("10")]
     assert expected_score(tokens, (1, 9), 8) == pytest.approx(7)
 

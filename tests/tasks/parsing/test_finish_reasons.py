@@ -1,4 +1,4 @@
-"""What each provider's `finish_reason` says about the reply."""
+"""Each provider's `finish_reason` is classified."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ WORDS = {
 @pytest.mark.parametrize(
     ("word", "end"), [(word, end) for end, words in WORDS.items() for word in words.split()]
 )
-def test_each_word_is_classified_in_any_spelling(word: str, end: End) -> None:
+def test_each_reason_is_classified_in_any_spelling(word: str, end: End) -> None:
     assert end_of(word) is end
     assert end_of(f" {word.upper()} ") is end
 
@@ -49,12 +49,12 @@ def test_each_word_is_classified_in_any_spelling(word: str, end: End) -> None:
         (None, COMPLETE),
     ],
 )
-def test_a_detail_after_the_word_is_taken_into_account(reason: str | None, end: End) -> None:
+def test_a_detail_after_the_reason_counts(reason: str | None, end: End) -> None:
     assert end_of(reason) is end
 
 
 @given(st.text())
-def test_any_text_is_an_end(text: str) -> None:
+def test_any_text_is_classified(text: str) -> None:
     assert end_of(text) in End
 
 
@@ -73,7 +73,7 @@ def test_any_text_is_an_end(text: str) -> None:
         ({"finish_reason": "stop", "native_finish_reason": "odd"}, "stop"),
     ],
 )
-def test_a_word_that_names_a_failure_wins(choice: dict[str, Any], reason: str | None) -> None:
+def test_a_reason_that_names_a_failure_wins(choice: dict[str, Any], reason: str | None) -> None:
     message = {"message": {"content": "Score: 8"}}
     assert finish_reason({}, {**message, **choice}) == reason
 
@@ -102,7 +102,7 @@ def test_a_blocked_prompt_is_a_content_filter(data: Any, reason: str | None) -> 
     assert finish_reason(data, first_choice(data)) == reason
 
 
-def test_feedback_on_a_prompt_that_was_answered_blocks_nothing() -> None:
+def test_feedback_on_an_answered_prompt_is_ignored() -> None:
     data = {
         "promptFeedback": {"blockReason": "SAFETY"},
         "choices": [{"message": {"content": "Score: 8"}, "finish_reason": "stop"}],

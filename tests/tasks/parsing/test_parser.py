@@ -1,4 +1,4 @@
-"""Replies are read right or not at all."""
+"""A reply gives its score, or no score with the reason why."""
 
 import json
 import math
@@ -12,11 +12,12 @@ from oyer.protocol.status import Status
 from oyer.tasks.parsing.parser import ParsedScore, parse_score, response_format
 from tests.support.paths import DATA
 
-ROWS: list[dict[str, Any]] = [
-    json.loads(line)
+RECORDED: dict[str, list[dict[str, Any]]] = {
+    name: [json.loads(line) for line in (DATA / name).read_text("utf-8").splitlines()]
     for name in ("judge_outputs.jsonl", "judge_outputs_more.jsonl")
-    for line in (DATA / name).read_text("utf-8").splitlines()
-]
+}
+ROWS = [row for rows in RECORDED.values() for row in rows]
+EXCERPT_CHARS = 300
 ON_TEN = (1.0, 10.0)
 DECOYS = [
     "评分标准：8-10分为优秀，5-7分为良好。",
@@ -41,18 +42,57 @@ DECOYS = [
 ]
 
 
-def read(text: str, **kwargs: Any) -> ParsedScore:
+def parse(text: str, **kwargs: Any) -> ParsedScore:
     return parse_score(text, **{"scale": ON_TEN, **kwargs})
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[f"{i}: {r['text'][:40]}" for i, r in enumerate(ROWS)])
-def test_every_recorded_reply_reads_as_a_careful_reader_would(row: dict[str, Any]) -> None:
-    reading = parse_score(
+def difference(place: str, row: dict[str, Any]) -> str | None:
+    """Describe how a recorded reply is parsed otherwise than its row expects; None if it is not."""
+    parsed = parse_score(
         row["text"], scale=tuple(row["scale"]), finish_reason=row.get("finish_reason", "stop")
     )
-    expected = math.nan if row["expected"] is None else row["expected"]
-    assert reading.score == pytest.approx(expected, abs=0, nan_ok=True), reading
-    assert (reading.status is Status.SCORED) == (row["expected"] is not None)
+    got = parsed.score if parsed.status is Status.SCORED else None
+    if got == row["expected"] and math.isnan(parsed.score) is (row["expected"] is None):
+        return None
+    excerpt = row["text"]
+    if len(excerpt) > EXCERPT_CHARS:
+        excerpt = f"{excerpt[: EXCERPT_CHARS // 2]} … {excerpt[-EXCERPT_CHARS // 2 :]}"
+    return (
+        f"{place} {row.get('tags', [])}: expected {row['expected']}, got {got}"
+        f" ({parsed.status}, {parsed.layer}, from {parsed.span!r}) on scale {row['scale']}"
+        f" in {excerpt!r}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "replies", "scored"),
+    [("judge_outputs.jsonl", 46, 35), ("judge_outputs_more.jsonl", 3242, 2120)],
+)
+def test_every_recorded_reply_gives_the_score_that_a_careful_reader_gave(
+    name: str, replies: int, scored: int
+) -> None:
+    rows = RECORDED[name]
+    assert (len(rows), sum(row["expected"] is not None for row in rows)) == (replies, scored)
+    places = ((f"{name}:{line}", row) for line, row in enumerate(rows, start=1))
+    differences = [found for place, row in places if (found := difference(place, row))]
+    assert not differences, f"{len(differences)} of {replies} differ:\n" + "\n".join(differences)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "report"),
+    [
+        ("Score: 7", 7, None),
+        ("Good.", None, None),
+        ("Score: 7", 8, "a:1 ['en']: expected 8, got 7.0 (scored, label, from 'Score: 7')"),
+        ("Score: 7", None, "a:1 ['en']: expected None, got 7.0 (scored, label, from 'Score: 7')"),
+        ("Good.", 7, "a:1 ['en']: expected 7, got None (unparseable, none, from '')"),
+    ],
+)
+def test_a_difference_shows_expected_and_parsed_score_and_the_reply(
+    text: str, expected: float | None, report: str | None
+) -> None:
+    row = {"text": text, "expected": expected, "scale": [1, 10], "tags": ["en"]}
+    assert difference("a:1", row) == (report and f"{report} on scale [1, 10] in {text!r}")
 
 
 @pytest.mark.parametrize(
@@ -83,9 +123,9 @@ def test_every_recorded_reply_reads_as_a_careful_reader_would(row: dict[str, Any
 def test_a_missing_score_says_why(
     text: str, kwargs: dict[str, str], status: Status, layer: str
 ) -> None:
-    reading = read(text, **kwargs)
-    assert math.isnan(reading.score)
-    assert (reading.status, reading.layer) == (status, layer)
+    parsed = parse(text, **kwargs)
+    assert math.isnan(parsed.score)
+    assert (parsed.status, parsed.layer) == (status, layer)
 
 
 @pytest.mark.parametrize(
@@ -99,13 +139,13 @@ def test_a_missing_score_says_why(
         ("Fine.\n7", "bare", "7"),
     ],
 )
-def test_a_score_names_its_layer_and_span(text: str, layer: str, span: str) -> None:
-    assert read(text) == ParsedScore(7.0, Status.SCORED, layer, span)
+def test_a_score_has_its_layer_and_span(text: str, layer: str, span: str) -> None:
+    assert parse(text) == ParsedScore(7.0, Status.SCORED, layer, span)
 
 
 @pytest.mark.parametrize("finish_reason", ["stop", None, "tool_calls", "STOP", "eos", "end_turn"])
-def test_a_reply_that_ended_by_itself_is_read(finish_reason: str | None) -> None:
-    assert read("最终评分: 8", finish_reason=finish_reason).score == 8
+def test_a_complete_reply_is_parsed(finish_reason: str | None) -> None:
+    assert parse("最终评分: 8", finish_reason=finish_reason).score == 8
 
 
 @pytest.mark.parametrize(
@@ -118,29 +158,29 @@ def test_a_reply_that_ended_by_itself_is_read(finish_reason: str | None) -> None
         '<think>{"score": 3}</think>{"score": 8}',
     ],
 )
-def test_after_an_unknown_end_a_whole_json_verdict_is_read(text: str) -> None:
-    assert read(text, finish_reason="odd").score == 8
+def test_after_an_unknown_finish_reason_a_complete_json_verdict_is_parsed(text: str) -> None:
+    assert parse(text, finish_reason="odd").score == 8
 
 
 @pytest.mark.parametrize(("scale", "score"), [((1, 5), 4), ((0, 1), 0.5), ((0, 100), 91)])
-def test_a_score_is_read_on_the_judges_own_scale(scale: tuple[int, int], score: float) -> None:
+def test_a_score_is_parsed_on_the_judges_scale(scale: tuple[int, int], score: float) -> None:
     assert parse_score(f"最终评分：{score}/{scale[1]}", scale=scale).score == score
     assert math.isnan(parse_score(f"最终评分：{score}/{scale[1] * 2}", scale=scale).score)
 
 
-def test_a_scale_below_zero_takes_signs() -> None:
+def test_a_scale_below_zero_accepts_signs() -> None:
     assert parse_score("Score: -3", scale=(-5, 5)).score == -3
     assert parse_score("Score: +3", scale=(-5, 5)).score == 3
 
 
-def test_structured_output_asks_for_reasons_first_and_reads_back() -> None:
+def test_structured_output_asks_for_reasons_first_and_is_parsed() -> None:
     schema = response_format(ON_TEN)["json_schema"]["schema"]
     assert list(schema["properties"]) == schema["required"] == ["reasoning", "score"]
     assert (schema["properties"]["score"]["minimum"], schema["properties"]["score"]["maximum"]) == (
         1.0,
         10.0,
     )
-    assert read(json.dumps({"reasoning": "Final score: 3?", "score": 8})).score == 8
+    assert parse(json.dumps({"reasoning": "Final score: 3?", "score": 8})).score == 8
 
 
 FRAGMENT = st.sampled_from([row["text"] for row in ROWS] + DECOYS) | st.text(max_size=12)
@@ -151,33 +191,33 @@ SCALE = st.sampled_from([(1, 10), (0, 10), (1, 5), (0, 1), (0, 100), (-5, 5)])
 def test_no_text_raises_or_scores_off_the_scale(
     parts: list[str], glue: str, scale: tuple[int, int]
 ) -> None:
-    reading = parse_score(glue.join(parts), scale=scale)
-    if reading.status is Status.SCORED:
-        assert scale[0] <= reading.score <= scale[1]
+    parsed = parse_score(glue.join(parts), scale=scale)
+    if parsed.status is Status.SCORED:
+        assert scale[0] <= parsed.score <= scale[1]
     else:
-        assert math.isnan(reading.score)
+        assert math.isnan(parsed.score)
 
 
 @given(st.text())
-def test_any_text_at_all_is_read_without_raising(text: str) -> None:
-    assert isinstance(read(text), ParsedScore)
+def test_any_text_is_parsed_without_raising(text: str) -> None:
+    assert isinstance(parse(text), ParsedScore)
 
 
 @given(st.lists(st.sampled_from(DECOYS), max_size=5), st.integers(1, 10))
 def test_a_final_line_wins_over_every_decoy_before_it(decoys: list[str], score: int) -> None:
     for line in (f"最终评分: {score}", f"**Final score:** {score}/10"):
-        assert read("\n".join([*decoys, "", line])).score == score
+        assert parse("\n".join([*decoys, "", line])).score == score
 
 
 @pytest.mark.parametrize(
     "verdict", ["最终评分: {}", "Final score: {}/10", "[[{}]]", '{{"score": {}}}']
 )
 @given(before=st.lists(FRAGMENT, max_size=3), score=st.integers(1, 10))
-def test_a_verdict_at_the_end_is_never_read_as_another_number(
+def test_a_verdict_at_the_end_never_gives_another_number(
     verdict: str, before: list[str], score: int
 ) -> None:
-    reading = read("\n".join([*before, "", verdict.format(score)]))
-    assert math.isnan(reading.score) or reading.score == score
+    parsed = parse("\n".join([*before, "", verdict.format(score)]))
+    assert math.isnan(parsed.score) or parsed.score == score
 
 
 @pytest.mark.parametrize(
@@ -190,27 +230,27 @@ def test_a_verdict_at_the_end_is_never_read_as_another_number(
         ('The tool call was {"score": 9}', math.nan),
     ],
 )
-def test_an_object_that_the_text_announces_as_quoted_is_no_verdict(text: str, score: float) -> None:
-    assert read(text).score == pytest.approx(score, nan_ok=True)
+def test_an_object_announced_as_a_quotation_is_not_a_verdict(text: str, score: float) -> None:
+    assert parse(text).score == pytest.approx(score, nan_ok=True)
 
 
 @given(st.sampled_from([row["text"] for row in ROWS]))
-def test_full_width_forms_read_like_ascii(text: str) -> None:
+def test_full_width_characters_are_parsed_like_ascii(text: str) -> None:
     wide = text.translate({ord(c): ord(c) + 0xFEE0 for c in "0123456789:/().,!;|[]{}=<>+"})
-    assert read(wide).score == pytest.approx(read(text).score, abs=0, nan_ok=True)
+    assert parse(wide).score == pytest.approx(parse(text).score, abs=0, nan_ok=True)
 
 
 @given(st.sampled_from([row["text"] for row in ROWS if "<" not in row["text"]]))
 def test_closed_thinking_before_a_reply_changes_nothing(text: str) -> None:
-    plain = read(text)
+    plain = parse(text)
     for thought in ("<think>最终评分：10</think>", "Final score: 9\n</think>\n"):
-        assert read(thought + text).score == pytest.approx(plain.score, abs=0, nan_ok=True)
+        assert parse(thought + text).score == pytest.approx(plain.score, abs=0, nan_ok=True)
 
 
 @given(st.sampled_from([row["text"] for row in ROWS if not {"`", "~"} & set(row["text"])]))
 def test_a_fence_around_the_whole_reply_changes_nothing(text: str) -> None:
-    fenced = read(f"```markdown\n{text}\n```")
-    assert fenced.score == pytest.approx(read(text).score, abs=0, nan_ok=True)
+    fenced = parse(f"```markdown\n{text}\n```")
+    assert fenced.score == pytest.approx(parse(text).score, abs=0, nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -232,12 +272,12 @@ def test_a_fence_around_the_whole_reply_changes_nothing(text: str) -> None:
         *("score: 8 ", "评分：8，", "8/10 ", "给", "综合", "that ", "1+1=", "8→", "“8", "x   "),
     ],
 )
-def test_a_reply_of_two_hundred_kilobytes_is_read(unit: str) -> None:
-    # Quadratic reading would run into the suite's time limit here.
+def test_a_reply_of_200_000_characters_is_parsed(unit: str) -> None:
+    # Quadratic parsing would run into the suite's time limit here.
     long = (unit * 200_000)[:200_000]
-    assert isinstance(read(long), ParsedScore)
-    assert read(f"{long}\n</think>\n最终评分: 7").score == 7
+    assert isinstance(parse(long), ParsedScore)
+    assert parse(f"{long}\n</think>\n最终评分: 7").score == 7
 
 
 def test_an_unclosed_fence_before_the_verdict_gives_no_score() -> None:
-    assert math.isnan(read("Score: 7\n```\ncode\n\nFinal score: 4").score)
+    assert math.isnan(parse("Score: 7\n```\ncode\n\nFinal score: 4").score)

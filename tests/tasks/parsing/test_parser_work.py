@@ -1,4 +1,4 @@
-"""Reading takes work in proportion to the reply, whatever it is made of."""
+"""The time to parse a reply is linear in its length, whatever its content."""
 
 import resource
 import subprocess
@@ -7,13 +7,13 @@ import sys
 import pytest
 
 CPU_S = 60
-"""Processor time that one child may take, in seconds: about ten times what linear reading takes."""
+"""CPU limit of a child process, in seconds: about ten times what linear parsing takes."""
 
-READ = """
+SCRIPT = """
 import random, sys
-from oyer.tasks.parsing.parser import read_score
+from oyer.tasks.parsing.parser import parse_score
 
-SIZES = (15_000, 100_000)  # a line of its own is read up to 16 KiB
+SIZES = (15_000, 100_000)  # a line is parsed up to 16 KiB
 PIECES = (
     "[ ] [[ ]] { } ( ) < > * ** _ ` ``` ~~ “ ” 「 \\" ' $ # | 1 9 . , ; : 。 ， 、 - – / = → % 分 满分 给 打 评分 最终 "
     "综合 八点 十 回答 根据 这 先 可能 若 的 <score> </score> \\\\boxed{ <think> </think> {\\"score\\": \\"a\\":{ [1, /* // {//"
@@ -30,8 +30,8 @@ for _ in range(int(sys.argv[2])):
     tail = "".join(draw.choices(PIECES, k=draw.randint(0, 3)))
     print(repr((head, unit, tail)), flush=True)
     size = draw.choice(SIZES)
-    read_score(head + (unit * size)[:size] + tail, scale=(1, 10))
-print("all read")
+    parse_score(head + (unit * size)[:size] + tail, scale=(1, 10))
+print("all parsed")
 """
 
 
@@ -40,16 +40,16 @@ def _limit_cpu() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_long_replies_from_hostile_pieces_are_read(seed: int) -> None:
+def test_long_replies_of_hostile_pieces_are_parsed(seed: int) -> None:
     child = subprocess.run(
-        [sys.executable, "-c", READ, str(seed), "100"],
+        [sys.executable, "-c", SCRIPT, str(seed), "100"],
         preexec_fn=_limit_cpu,
         capture_output=True,
         text=True,
         check=False,
     )
     last = child.stdout.splitlines()[-1:]
-    assert last == ["all read"], f"stopped on {last}: {child.stderr[-500:]}"
+    assert last == ["all parsed"], f"stopped on {last}: {child.stderr[-500:]}"
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_long_replies_from_hostile_pieces_are_read(seed: int) -> None:
         ("", '\n{"score": 7', "}"),
     ],
 )
-def test_what_once_took_cubic_time_is_read(head: str, unit: str, tail: str) -> None:
-    script = f"from oyer.tasks.parsing.parser import read_score\nread_score({head!r} + ({unit!r} * 15_000)[:15_000] + {tail!r}, scale=(1, 10))"
+def test_replies_that_once_took_cubic_time_are_parsed(head: str, unit: str, tail: str) -> None:
+    script = f"from oyer.tasks.parsing.parser import parse_score\nparse_score({head!r} + ({unit!r} * 15_000)[:15_000] + {tail!r}, scale=(1, 10))"
     child = subprocess.run(
         [sys.executable, "-c", script], preexec_fn=_limit_cpu, capture_output=True, check=False
     )

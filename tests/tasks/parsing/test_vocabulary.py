@@ -1,4 +1,4 @@
-"""Lists of phrases match what they list."""
+"""Patterns of phrases match the phrases."""
 
 import re
 
@@ -25,10 +25,10 @@ def test_the_longest_phrase_is_taken() -> None:
     assert re.match(any_of("综合, 综合来看, 综合来"), "综合来看，")[0] == "综合来看"  # type: ignore[index] # matches
 
 
-def test_further_patterns_stand_beside_the_phrases() -> None:
+def test_further_patterns_are_alternatives() -> None:
     assert finder("never", r"n't\b").search("It isn't.")
 
 
-def test_letters_and_signs_of_a_phrase_stand_for_themselves() -> None:
+def test_special_characters_of_a_phrase_are_literal() -> None:
     assert not re.fullmatch(words("e.g"), "ebg")
     assert re.fullmatch(words("it's"), "it's")

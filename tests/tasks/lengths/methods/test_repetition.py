@@ -22,7 +22,7 @@ def test_a_unit_is_a_token_a_word_or_a_character() -> None:
     assert evaluate("repetition", {"ngram_size": 1}, {"token_ids": [[5, 5], [5, 6]]}) == [-0.5, 0]
 
 
-def test_token_ids_come_first_where_no_unit_is_stated() -> None:
+def test_token_ids_are_the_default_unit() -> None:
     both = Inputs(token_ids=pack([[1, 2, 3]]), texts=["da da da"])
     assert compute("repetition", {"ngram_size": 1}, both).values.tolist() == [0.0]
     words = compute("repetition", {"ngram_size": 1, "unit": "words"}, both)
@@ -31,7 +31,7 @@ def test_token_ids_come_first_where_no_unit_is_stated() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 4), max_size=50), st.floats(0, 0.9), st.integers(1, 6))
-def test_the_dead_zone_is_taken_off_the_repeated_share(
+def test_the_dead_zone_is_subtracted_from_the_repeated_share(
     row: list[int], dead_zone: float, n: int
 ) -> None:
     windows = [tuple(row[i : i + n]) for i in range(len(row) - n + 1)]
@@ -72,7 +72,7 @@ def test_dense_penalties_are_packed_like_the_tokens() -> None:
     assert term.values.tolist() == [0.0] * 3 + [-0.05] * 12 + [0.0] * 3
 
 
-def test_an_onset_before_the_end_says_that_a_row_repeats() -> None:
+def test_an_onset_before_the_end_means_a_repetition() -> None:
     rows = [LOOP, list(range(16)), [], [1]]
     onset = evaluate("laser_ngram_repetition_onset", {"n": 4}, {"token_ids": rows})
     assert onset[0] < 16
@@ -85,7 +85,7 @@ def test_a_loop_is_found_only_at_a_multiple_of_its_size() -> None:
     assert found == [[4, 3], [3, 3], [3, 3], [0, 0]]
 
 
-def test_cosine_charges_repetition_to_wrong_answers_only() -> None:
+def test_cosine_penalises_repetition_in_wrong_answers_only() -> None:
     inputs = {"lengths": [0, 0], "correct": [1, 0], "token_ids": [[5] * 4, [5] * 4]}
     params = {"max_len": 100, "repetition_max_penalty": -1.0, "repetition_ngram_size": 1}
     assert evaluate("cosine", params, inputs) == [1.0, -1.75]

@@ -1,11 +1,11 @@
-"""The question for a verdict line that a reply lacks."""
+"""The re-ask for a verdict line that a reply lacks."""
 
 import pytest
 
 from oyer.config.reward import JudgeConfig
 from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import ChatRequest
-from oyer.tasks.judging.reask import reask
+from oyer.tasks.judging.judge_call import reask
 from oyer.tasks.parsing.parser import parse_score
 
 REQUEST = ChatRequest(
@@ -22,7 +22,7 @@ def judge(rubric: str, scale: tuple[float, float] = (1, 10)) -> JudgeConfig:
     )
 
 
-def test_the_conversation_goes_on_with_the_reply() -> None:
+def test_the_re_ask_continues_the_conversation() -> None:
     again = reask(REQUEST, "Hmm.", judge("reasoning_en"))
     assert list(again.messages[:2]) == list(REQUEST.messages)
     assert again.messages[2] == {"role": "assistant", "content": "Hmm."}
@@ -44,7 +44,7 @@ def test_the_conversation_goes_on_with_the_reply() -> None:
         "<|im_end|>",
     ],
 )
-def test_after_a_reply_without_visible_text_the_request_is_repeated(reply: str) -> None:
+def test_a_reply_without_visible_text_repeats_the_request(reply: str) -> None:
     assert reask(REQUEST, reply, judge("reasoning_en")) == REQUEST
 
 
@@ -56,12 +56,12 @@ def test_after_a_reply_without_visible_text_the_request_is_repeated(reply: str) 
         ("tool_call_zh", "最终评分: N"),
     ],
 )
-def test_it_asks_in_the_rubrics_language_for_the_rubrics_line(rubric: str, line: str) -> None:
+def test_the_question_is_in_the_rubrics_language(rubric: str, line: str) -> None:
     assert line in reask(REQUEST, "Hmm.", judge(rubric)).messages[-1]["content"].splitlines()
 
 
 @pytest.mark.parametrize("rubric", ["reasoning_en", "reasoning_zh"])
-def test_it_states_the_scale(rubric: str) -> None:
+def test_the_question_states_the_scale(rubric: str) -> None:
     question = reask(REQUEST, "Hmm.", judge(rubric, (0.5, 100))).messages[-1]["content"]
     assert "0.5" in question
     assert "100" in question
@@ -69,13 +69,13 @@ def test_it_states_the_scale(rubric: str) -> None:
 
 
 @pytest.mark.parametrize("rubric", ["reasoning_en", "reasoning_zh"])
-def test_a_judge_that_repeats_the_question_has_given_no_score(rubric: str) -> None:
+def test_a_repeated_question_is_not_a_score(rubric: str) -> None:
     question = reask(REQUEST, "Hmm.", judge(rubric)).messages[-1]["content"]
     assert parse_score(question, scale=(1, 10)).status is not Status.SCORED
 
 
 @pytest.mark.parametrize("rubric", ["reasoning_en", "reasoning_zh"])
-def test_the_line_that_it_asks_for_can_be_read(rubric: str) -> None:
+def test_the_requested_line_can_be_parsed(rubric: str) -> None:
     question = reask(REQUEST, "Hmm.", judge(rubric)).messages[-1]["content"]
     line = next(line for line in question.splitlines() if line.endswith(": N"))
     assert parse_score(line.replace("N", "7"), scale=(1, 10)).score == 7

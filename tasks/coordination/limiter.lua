@@ -1,14 +1,14 @@
--- One exchange between a worker and the shared limits of an endpoint: what it holds and used goes
--- in, what it may hold and use comes out. One script, so that all workers see one order of events;
--- one clock, Redis's own, so that the clocks of the hosts do not matter.
+-- One exchange between a worker and an endpoint's shared limits: the worker reports what it holds
+-- and used, and receives what it may hold and use. A script is atomic, so all workers see one order
+-- of events. All times are Redis's own, so the clocks of the hosts do not matter.
 --
--- KEYS[1], a hash:  born         time when this state began; another one tells that it was lost
---                   cool         ms until which nobody may call (Retry-After)
+-- KEYS[1], a hash:  born         creation time of this state; a different one means it was lost
+--                   cool         epoch ms before which no worker may call (Retry-After)
 --                   control      JSON of adaptive.Control
---                   limits       "max_in_flight requests tokens bucket_ms" as configured; for readers
+--                   limits       "max_in_flight requests tokens bucket_ms" as configured, for display
 --                   w:<worker>   "held peak wanted expires_ms" of a worker
 --                   q:<bucket>, t:<bucket>   requests, tokens charged to a slice of time
--- ARGV[1]: JSON, written by Account.ask. Returns JSON, read by Account.take.
+-- ARGV[1]: JSON, written by LimiterState.ask. Returns JSON, read by LimiterState.take.
 local ask = cjson.decode(ARGV[1])
 local key, me = KEYS[1], 'w:' .. ask.worker
 local time = redis.call('TIME')
@@ -25,9 +25,9 @@ end
 
 if not state.born then put('born', time[1] .. '.' .. time[2]) end
 local born = state.born
-redis.call('PEXPIRE', key, ask.window + ask.bucket + ask.lease + ask.max_cool)
+redis.call('PEXPIRE', key, ask.window + ask.bucket + ask.ttl + ask.max_cool)
 if ask.born ~= '' and ask.born ~= born then
-  -- The caller's books refer to a state that is gone: it charges all of them anew first.
+  -- The caller's charges refer to a lost state: it reports all of them again first.
   return cjson.encode({born = born, now = now, lost = true})
 end
 
@@ -57,7 +57,7 @@ for field, value in pairs(state) do
   end
 end
 
--- Workers. One whose lease has expired is gone, and its slots with it.
+-- Workers. A worker whose entry has expired is gone, and its slots are free.
 local workers, others, in_use = {}, 0, ask.peak
 for field, value in pairs(state) do
   if field:sub(1, 2) == 'w:' and field ~= me then
@@ -70,23 +70,27 @@ for field, value in pairs(state) do
     end
   end
 end
+
+-- What the worker learnt is stored first, also when it leaves: the others must respect its last 429.
+local cool = math.max(tonumber(state.cool) or 0, ask.cool > 0 and now + ask.cool or 0)
+if ask.cool > 0 then put('cool', cool) end
+if ask.control_now ~= '' and ask.control_was == (state.control or '') then
+  put('control', ask.control_now)
+end
 if ask.leave then
   put(me, nil)
   return cjson.encode({born = born, now = now})
 end
 workers[#workers + 1] = {name = me, wanted = ask.wanted}
-
-if ask.control_now ~= '' and ask.control_was == (state.control or '') then
-  put('control', ask.control_now)
-end
 local limit = ask.max_in_flight
 if ask.adaptive and state.control then
   limit = math.min(limit, cjson.decode(state.control).limit)
 end
 
 -- Max-min fair shares: the worker that wants least is served first, and the rest is divided again.
--- Equal ones take turns for the remainder, lest more workers than slots leave the same ones without.
-local turn = math.floor(now / ask.lease)
+-- Workers that want the same take turns for the remainder; otherwise, with more workers than slots,
+-- the same ones would always have none.
+local turn = math.floor(now / ask.ttl)
 table.sort(workers, function(a, b) return a.name < b.name end)
 for i, w in ipairs(workers) do w.rank = (i + turn) % #workers end
 table.sort(workers, function(a, b)
@@ -98,16 +102,13 @@ for i, w in ipairs(workers) do
   left = left - share
   if w.name == me then target = share end
 end
--- Slots above the target are not taken: the worker gives them back as its calls end.
+-- Slots above the target are not taken away: the worker returns them as its calls end.
 local growth = math.max(0, math.min(target, limit - others) - ask.held)
-put(me, string.format('%d %d %d %.0f', ask.held + growth, ask.peak, ask.wanted, now + ask.lease))
+put(me, string.format('%d %d %d %.0f', ask.held + growth, ask.peak, ask.wanted, now + ask.ttl))
 
-local cool = math.max(tonumber(state.cool) or 0, ask.cool > 0 and now + ask.cool or 0)
-if ask.cool > 0 then put('cool', cool) end
-
--- Requests and tokens for the calls that can start before the next exchange: those that wait for
--- them, and as many more as began since the last one. Both or none, and none that is too small for
--- the next call, lest two workers hold a half of it each.
+-- Requests and tokens for the calls that can start before the next exchange: the waiting ones, and as
+-- many more as began since the last one. Grant both or neither, and nothing too small for the next
+-- call; otherwise two workers could each hold half of what it needs.
 local calls = math.min(ask.waiting, ask.free + growth) + ask.ahead
 if now < cool then calls = 0 end
 local requests, tokens = 0, 0
