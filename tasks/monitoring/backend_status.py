@@ -151,7 +151,7 @@ def batch_status(manifest: Manifest, judged: int, ended: bytes | None, now_s: fl
 
 
 def endpoint_status(name: str, state: Mapping[bytes, bytes], now_s: float) -> EndpointStatus:
-    """Return the status of an endpoint from the limiter's state in Redis (`lease.lua`).
+    """Return the status of an endpoint from the limiter's state in Redis (`limiter.lua`).
 
     Args:
         state: the hash; empty if no worker called the endpoint recently.
