@@ -69,15 +69,15 @@ def _recalled(conn: "Connection", batch_id: str) -> BatchResult:
     state = queries.batch(conn, batch_id)
     if state is None:
         raise BatchLost(
-            f"batch {batch_id}: is neither in Redis nor on record; submit its rollouts anew"
+            f"batch {batch_id}: is neither in Redis nor in the database; submit its rollouts again"
         )
     stored = queries.rewards_of(conn, batch_id)
     judgements = queries.judgements_of(conn, batch_id)
     if len(stored) < state["size"]:
         judged = len({row["rollout_index"] for row in judgements})
         raise BatchLost(
-            f"batch {batch_id}: is no longer in Redis, and the record holds {judged} of its"
-            f" {state['size']} rollouts; submit them anew: what is on record is not paid for again"
+            f"batch {batch_id}: is no longer in Redis, and the database holds {judged} of its"
+            f" {state['size']} rollouts; submit them again: recorded judgements are not paid for again"
         )
     first_errors: dict[str, str] = {}
     for row in judgements:
