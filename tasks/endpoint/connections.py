@@ -24,7 +24,7 @@ from oyer.tasks.endpoint.tls import NestedTls, ssl_context
 CONNECT_TIMEOUT_S = 10.0
 """Longest wait for a connection, in seconds: an unreachable host costs no whole attempt."""
 
-Connection = socket.socket | NestedTls
+HttpConnection = socket.socket | NestedTls
 
 _POLL = get_original("select", "poll")
 _PORTS = {"http": 80, "https": 443}
@@ -48,7 +48,7 @@ class ConnectionPool:
         self.address = f"{self._host}:{self._port}"
         """Host and port of the server, for messages."""
         self._size = size
-        self._free: list[Connection] = []
+        self._free: list[HttpConnection] = []
         weakref.finalize(self, _close_all, self._free)
         self._tls = ssl_context(environ)
         self._tunnel_head: bytes | None = None
@@ -62,7 +62,7 @@ class ConnectionPool:
         """Whether a proxy forwards requests, which then name the whole URL."""
         self._server_tls = url.scheme == "https"
 
-    def take(self) -> Connection | None:
+    def take(self) -> HttpConnection | None:
         """Take a kept connection that is still open; None if there is none."""
         while (connection := _pop(self._free)) is not None:
             if _is_open(connection):
@@ -70,7 +70,7 @@ class ConnectionPool:
             connection.close()
         return None
 
-    def keep(self, connection: Connection) -> None:
+    def keep(self, connection: HttpConnection) -> None:
         """Keep a connection for another call."""
         if len(self._free) < self._size:
             self._free.append(connection)
@@ -81,7 +81,7 @@ class ConnectionPool:
         """Close the kept connections."""
         _close_all(self._free)
 
-    def connect(self, deadline_s: float) -> Connection:
+    def connect(self, deadline_s: float) -> HttpConnection:
         """Open a connection.
 
         Args:
@@ -112,7 +112,7 @@ class ConnectionPool:
             said = f"cannot connect to {self.address}: {reason(error)}"
             raise httpx2.ConnectError(said) from error
 
-    def _with_tls(self, sock: socket.socket) -> Connection:
+    def _with_tls(self, sock: socket.socket) -> HttpConnection:
         hostname = self._host.rstrip(".")
         try:
             if isinstance(sock, ssl.SSLSocket):
@@ -207,19 +207,19 @@ def _open_socket(host: str, port: int, deadline_s: float) -> socket.socket:
     raise error
 
 
-def _pop(free: list[Connection]) -> Connection | None:
+def _pop(free: list[HttpConnection]) -> HttpConnection | None:
     try:
         return free.pop()
     except IndexError:  # not asked before: another thread may take the last one
         return None
 
 
-def _close_all(free: list[Connection]) -> None:
+def _close_all(free: list[HttpConnection]) -> None:
     while (connection := _pop(free)) is not None:
         connection.close()
 
 
-def _is_open(connection: Connection) -> bool:
+def _is_open(connection: HttpConnection) -> bool:
     """Whether a kept connection has neither been closed nor sent anything unasked.
 
     A poll that never waits need not be gevent's, which costs ten times as much.

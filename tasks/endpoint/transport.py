@@ -17,7 +17,7 @@ from typing import Any
 import httpx2
 from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError, HTTPSocketResponse
 
-from oyer.tasks.endpoint.connections import Connection, ConnectionPool, basic_login, reason
+from oyer.tasks.endpoint.connections import ConnectionPool, HttpConnection, basic_login, reason
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -127,7 +127,7 @@ class JudgeHttpClient(httpx2.Client):
 class _Receiver:
     """A connection as the parser reads it: within a deadline, and no more than `left_bytes`."""
 
-    def __init__(self, connection: Connection, deadline_s: float) -> None:
+    def __init__(self, connection: HttpConnection, deadline_s: float) -> None:
         self._connection = connection
         self._deadline_s = deadline_s
         self.left_bytes = min(_MAX_HEAD_BYTES, MAX_REPLY_BYTES)
@@ -149,7 +149,7 @@ class _Receiver:
         """Leave the connection to the transport, which closes it or keeps it."""
 
 
-def _send(connection: Connection, message: bytes, deadline_s: float) -> bool:
+def _send(connection: HttpConnection, message: bytes, deadline_s: float) -> bool:
     """Send a request; False where the server closed the connection before it took all of it.
 
     Servers may do so after an early reply, which is then there to be read.
@@ -162,7 +162,7 @@ def _send(connection: Connection, message: bytes, deadline_s: float) -> bool:
     return True
 
 
-def _receive(connection: Connection, deadline_s: float) -> tuple[httpx2.Response, bool]:
+def _receive(connection: HttpConnection, deadline_s: float) -> tuple[httpx2.Response, bool]:
     """Read a reply; returns it, and whether the connection can be used again."""
     receiver = _Receiver(connection, deadline_s)
     try:
