@@ -63,9 +63,8 @@ def check(config: options.Config = None, as_json: options.AsJson = False) -> Non
 
 
 def _checks(settings: "RewardConfig") -> Iterator[Finding]:
-    import redis
-
     from oyer.local.state import running_broker
+    from oyer.protocol.redis_client import connect
 
     yield _guarded("store", partial(_store, settings))
     there, broker_url = False, None
@@ -74,7 +73,7 @@ def _checks(settings: "RewardConfig") -> Iterator[Finding]:
     except InvalidConfig as error:
         yield Finding("broker", False, str(error))
     else:
-        with redis.Redis.from_url(url, socket_connect_timeout=5) as client:
+        with connect(url, timeout_s=5) as client:
             broker = _guarded("broker", partial(_broker, client))
             yield broker
             found = []

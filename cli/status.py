@@ -40,17 +40,17 @@ def status(
 
     Example: `oyer status --watch`
     """
-    import redis
 
     from oyer.config.loading import load_config
     from oyer.local.state import running_broker
+    from oyer.protocol.redis_client import connect
     from oyer.tasks.monitoring.status_reader import read_status
 
     settings = load_config(config)
     url = settings.broker.url or running_broker()
     endpoints = {*settings.endpoints, *(judge.endpoint for judge in settings.judges)}
     spend = _Spend(settings)
-    with redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5) as client:
+    with connect(url, timeout_s=5) as client:
 
         def look() -> "BackendStatus":
             return spend.added_to(read_status(client, endpoints))

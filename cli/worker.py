@@ -109,9 +109,9 @@ def alive(
     import redis
 
     from oyer.protocol import live_workers
-    from oyer.protocol.redis_client import unreachable
+    from oyer.protocol.redis_client import connect, unreachable
 
-    with redis.Redis.from_url(_environment(config)[_BROKER], socket_connect_timeout=5) as client:
+    with connect(_environment(config)[_BROKER], timeout_s=5) as client:
         try:
             entries = live_workers.workers(client)[kind]
         except redis.RedisError as error:

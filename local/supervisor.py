@@ -33,7 +33,7 @@ from oyer.local.worker_commands import (
 from oyer.protocol import live_workers, names
 from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.errors import BackendUnavailable, MessageRefused, OyerError
-from oyer.protocol.redis_client import unreachable
+from oyer.protocol.redis_client import connect, unreachable
 
 START_TIMEOUT_S = 120.0
 """Maximum wait for all workers to be ready; long, because the machine may be busy."""
@@ -117,7 +117,7 @@ class Supervisor:
         """Record unfinished batches as ended, since their embedded broker is about to stop."""
         why = f"its backend was stopped ({socket.gethostname()}:{os.getpid()})"
         try:
-            with redis.Redis.from_url(str(self.config.broker.url), socket_timeout=5) as client:
+            with connect(str(self.config.broker.url), timeout_s=5) as client:
                 exchange = BatchStore(client, expires_s=self.config.broker.result_expires_s)
                 endings = {
                     batch_id: exchange.ending(batch_id) or ("cancelled", why)
@@ -164,7 +164,7 @@ class Supervisor:
 
     def _ping(self, url: str) -> None:
         try:
-            with redis.Redis.from_url(url, socket_connect_timeout=5) as client:
+            with connect(url, timeout_s=5) as client:
                 client.ping()
         except redis.RedisError as error:
             raise BackendUnavailable(
@@ -220,7 +220,7 @@ class Supervisor:
         # On a shared broker, workers of other hosts may have the same process ids.
         host = socket.gethostname()
         waiting = {(host, child.pid): child for child in self._children if child.name != _REDIS}
-        with redis.Redis.from_url(self.config.broker.url) as client:
+        with connect(self.config.broker.url, timeout_s=5) as client:
             while waiting and not self.stopping.wait(_POLL_S):
                 for entries in live_workers.workers(client).values():
                     for entry in entries:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from oyer.config.reward import RewardRules
 from oyer.protocol.batch_result import BatchResult
 from oyer.protocol.errors import BatchCancelled, JudgeOutage, MissingScores
-from oyer.protocol.status import NOT_CALLED, Status
+from oyer.protocol.status import NOT_CALLED, SETTLED
 
 Float32s = NDArray[np.float32]
 
@@ -119,8 +119,7 @@ OTHER_REWARDS = ": the error's `batch` has the other rewards"
 
 def failure_of(batch: RewardBatch, rules: RewardRules) -> MissingScores | None:
     """Return the error that the failure policy demands for a batch's missing scores, or None."""
-    fine = {Status.SCORED, *NOT_CALLED}
-    counts = {s: batch.statuses.count(s) for s in sorted(set(batch.statuses) - fine)}
+    counts = {s: batch.statuses.count(s) for s in sorted(set(batch.statuses) - SETTLED)}
     failed = sum(counts.values())
     if not failed:
         return None

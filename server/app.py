@@ -18,6 +18,7 @@ from oyer.config.explaining import explain
 from oyer.local.state import running_broker
 from oyer.manager import InvalidInput, RewardManager
 from oyer.protocol import live_workers, names
+from oyer.protocol.redis_client import connect
 from oyer.server.auth import NOT_AUTHENTICATED, read_body, token_checks
 from oyer.server.docs import docs_page, documented, request_body
 from oyer.server.idempotency import Replies, Reply
@@ -183,7 +184,7 @@ def _problem(manager: RewardManager) -> str | None:
     needed += [names.LENGTH_QUEUE] if manager.config.length else []
     try:
         url = manager.config.broker.url or running_broker()
-        with redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5) as client:
+        with connect(url, timeout_s=5) as client:
             workers = live_workers.workers(client)
     except (redis.RedisError, InvalidInput) as error:
         return f"the broker does not answer: {type(error).__name__}"

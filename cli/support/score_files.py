@@ -59,10 +59,9 @@ class Summary:
     @property
     def failed(self) -> int:
         """Number of rollouts whose judging failed."""
-        from oyer.protocol.status import NOT_CALLED, Status
+        from oyer.protocol.status import SETTLED
 
-        fine = {Status.SCORED, *NOT_CALLED}
-        return sum(count for status, count in self.statuses.items() if status not in fine)
+        return sum(count for status, count in self.statuses.items() if status not in SETTLED)
 
     @property
     def used(self) -> str:

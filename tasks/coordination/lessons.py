@@ -17,7 +17,7 @@ from redis import Redis, RedisError
 from oyer.config.endpoint import EndpointConfig
 from oyer.protocol.redis_client import Outage, log
 from oyer.tasks.endpoint.refused_fields import Refused, described
-from oyer.tasks.endpoint.types import ChatRequest, Client, Failure, Reply
+from oyer.tasks.endpoint.types import ChatClient, ChatRequest, Failure, Reply
 
 KEEP_S = 86_400
 """Lifetime in Redis after the last change, in seconds: endpoints change."""
@@ -166,7 +166,7 @@ def _text(value: bytes | str) -> str:
 
 
 def complete(
-    client: Client, request: ChatRequest, lessons: Lessons, *, timeout_s: float
+    client: ChatClient, request: ChatRequest, lessons: Lessons, *, timeout_s: float
 ) -> Reply | Failure:
     """Make a request; repeat it without the fields that the endpoint refuses."""
     while True:

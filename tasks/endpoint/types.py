@@ -108,7 +108,3 @@ class ChatClient(Protocol):
 
     def complete(self, request: ChatRequest, *, timeout_s: float) -> Reply | Failure:
         """Make one request; failures of the endpoint are returned, not raised."""
-
-
-Client = ChatClient
-"""Name until tasks.judging and tasks.coordination import `ChatClient`."""

@@ -18,7 +18,7 @@ from oyer.tasks.coordination.limiter import HeldPermit, Limiter
 from oyer.tasks.coordination.reply_cache import CachedReply, ReplyCache
 from oyer.tasks.coordination.single_flight import SingleFlight
 from oyer.tasks.endpoint.retry import decide
-from oyer.tasks.endpoint.types import ChatRequest, Client, Failure, Reply
+from oyer.tasks.endpoint.types import ChatClient, ChatRequest, Failure, Reply
 from oyer.tasks.judging.judgements import LOGPROBS, AttemptRecord, cost_usd
 from oyer.tasks.judging.requests import JudgeRequest
 from oyer.tasks.parsing.expected_score import expected_score
@@ -65,7 +65,7 @@ class EndpointServices:
     """What a call to one endpoint needs."""
 
     config: EndpointConfig
-    client: Client
+    client: ChatClient
     limiter: Limiter | None
     """None sets no limit, for scoring in the trainer's process."""
     lessons: Lessons

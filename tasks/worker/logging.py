@@ -19,7 +19,6 @@ _QUIET = (
     "openai",
     "httpx",
     "httpx2",
-    "urllib3",
     "alembic",
     # Logs each task's whole result.
     "celery.app.trace",

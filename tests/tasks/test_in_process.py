@@ -46,4 +46,4 @@ def test_a_batch_is_judged_composed_and_answered_from_memory_again(config: Rewar
 
 def test_the_verl_adapter_finds_the_scorer() -> None:
     settings = LengthPenaltyConfig(use_async_io=False)
-    assert isinstance(batch._direct_scorer(settings), InProcessScorer)
+    assert isinstance(batch._in_process_scorer(settings), InProcessScorer)

@@ -16,7 +16,7 @@ import logging
 from oyer.tasks.worker.logging import configure_logging
 logging.basicConfig(format="twice: %(message)s")
 configure_logging({level})
-for name in ("oyer.tasks.judge", "openai", "httpx2", "urllib3", "alembic.runtime"):
+for name in ("oyer.tasks.judge", "openai", "httpx2", "alembic.runtime"):
     logging.getLogger(name).info("told by %s", name)
     logging.getLogger(name).warning("warned by %s", name)
 """
