@@ -84,7 +84,7 @@ def test_a_changed_record_is_detected_by_the_hash(backend: Backend) -> None:
     engine.dispose()
     done = _request(backend, f"{batch_id}/3", "--json")
     assert done.returncode == 1
-    assert "another request" in json.loads(done.stdout)["problem"]
+    assert "differs from the one that Oyer" in json.loads(done.stdout)["problem"]
 
 
 def test_an_id_without_a_judgement_is_refused_with_an_example(backend: Backend) -> None:

@@ -38,7 +38,7 @@ def test_info_lines_of_libraries_are_dropped() -> None:
 
 def test_a_warning_is_one_line() -> None:
     warned = [line for line in lines("logging.INFO") if "warned by" in line]
-    assert len(warned) == 5
+    assert len(warned) == 4
     assert not any("twice" in line for line in warned)
 
 
@@ -76,4 +76,4 @@ def test_an_unknown_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_default_level_is_warning() -> None:
-    assert len(lines("0")) == 5
+    assert len(lines("0")) == 4
