@@ -41,7 +41,7 @@ def test_its_steps_have_the_rewards_on_record(backend: Backend, tmp_path: Path) 
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     first, second, storm, turned = json.loads(done.stdout.splitlines()[-1])
     groups["turned"] = [f"turned {i}." for i in range(4)]
-    recorded = backend.recorded("ms-swift")
+    recorded = backend.recorded("trl")
     for name, rewards in (("first", first), ("second", second), ("turned", turned)):
         scores = [0.1 * score_of(text) for text in groups[name]]
         assert rewards == pytest.approx([*scores[:3], scores[3] - 1])
