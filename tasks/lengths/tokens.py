@@ -29,7 +29,7 @@ def _load(name: str) -> Any:
     try:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(os.path.expanduser(name))
     except ImportError as error:
         raise InvalidConfig(
             "tokenizer: transformers is not installed on the length worker:"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action, named
 from oyer.manager import BatchFailed, RewardBatch, RewardManager, Rollout
+from oyer.tasks.lengths.tokens import count_tokens
 from tests.integration.test_main_job import band, read
 from tests.support.rollouts import rollouts_of
 
@@ -216,6 +218,14 @@ def test_the_tokenizer_counts_responses_without_a_token_count(
     np.testing.assert_allclose(batch.terms["thinking"], [-0.4, -0.4])
     np.testing.assert_allclose(batch.terms["answer"], [-0.3, -0.3])
     np.testing.assert_allclose(batch.terms["bytes"], [-1.0, -1.0])
+
+
+def test_a_tokenizers_folder_may_begin_with_the_home_folder(
+    tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(tokenizer)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert count_tokens(["a b c"], tokenizer=f"~/{folder.name}") == [3]
 
 
 def truncated_batch(sibling: Sibling, policy: str) -> RewardBatch:
