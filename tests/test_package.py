@@ -72,3 +72,14 @@ def test_a_worker_imports_nothing_from_its_working_folder(shadowed: Path, kind: 
     assert "was imported" not in done.stderr
     assert done.returncode == 0
     assert "Start worker instance" in done.stdout
+
+
+def test_import_paths_of_earlier_releases_name_the_same_objects() -> None:
+    from oyer.config import loading
+    from oyer.protocol import errors
+    from oyer.tasks import errors as earlier_errors
+    from oyer.tasks import settings as earlier_settings
+
+    assert earlier_errors.InvalidConfig is errors.InvalidConfig
+    assert earlier_errors.BatchCancelled is errors.BatchCancelled
+    assert earlier_settings.load_config is loading.load_config

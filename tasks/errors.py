@@ -1,0 +1,3 @@
+"""Import path of earlier releases; the errors are defined in `oyer.protocol.errors`."""
+
+from oyer.protocol.errors import *
