@@ -35,7 +35,7 @@ def centred(quality: Array, groups: Groups) -> Array:
 
 
 def _advantages(advantages: Array | None, quality: Array | None, groups: Groups) -> Array:
-    """The advantages that were handed over, or the centred score; 0 for a missing one."""
+    """The given advantages, or the centred score; 0 for a missing one."""
     if advantages is None:
         return centred(given(quality, "advantages"), groups)
     return without_nan(advantages)
