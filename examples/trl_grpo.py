@@ -3,10 +3,11 @@
     oyer up --config oyer.yaml &
     python examples/trl_grpo.py --config oyer.yaml --model Qwen/Qwen3-0.6B --data train.jsonl
 
-A line of the data is `{"prompt": …, "answer": …}`.
+A line of the data is `{"prompt": …, "answer": …}`. The run on record is named after `--out`.
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ def main() -> None:
         num_generations=config.num_generations,
         base_score=exact,
         reference="answer",
+        run=Path(options.out).name,
     )
     data = load_dataset("json", data_files=options.data, split="train")
     trainer = GRPOTrainer(options.model, reward_funcs=reward, args=config, train_dataset=data)

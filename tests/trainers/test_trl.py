@@ -101,7 +101,7 @@ def test_the_example_trains(
     command += ["--config", str(backend.file(length={"method": "median_band"}))]
     command += ["--model", str(tmp_path / "model"), "--data", str(data), "--out", str(tmp_path)]
     subprocess.run(command, check=True, cwd=tmp_path)
-    recorded = backend.recorded("trl")
+    recorded = backend.recorded(tmp_path.name)
     assert len(recorded) == 8
     assert all(reward is not None for reward in recorded.values())
 
