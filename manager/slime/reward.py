@@ -168,10 +168,7 @@ def _watch(
 
 
 def _close(scorer: _Scorer, rollout: Rollout, options: dict[str, Any]) -> None:
-    scope = {key: options[key] for key in ("run", "training", "split", "step") if key in options}
-    scorer.manager.close_groups(
-        [str(rollout.group_id)], group_size=options["group_size"], prompts=[rollout.prompt], **scope
-    )
+    scorer.manager.close_groups([str(rollout.group_id)], prompts=[rollout.prompt], **options)
 
 
 def _remember(

@@ -26,7 +26,7 @@ def rollout_of(
     own = _own_tokens(args, sample)
     return Rollout(
         prompt=_prompt(sample, with_images=needed.images),
-        response=_response(sample, own, tokenizer),
+        response=_response(sample, own, tokenizer, with_images=needed.images),
         tools=_tools(metadata),
         group_id=group_id_of(sample) or default_group,
         base_score=as_number(metadata.get("base_score")),
@@ -86,11 +86,13 @@ def _response_ids(sample: Any) -> list[int]:
     return list(sample.tokens[len(sample.tokens) - int(sample.response_length) :])
 
 
-def _response(sample: Any, own: Sequence[bool] | None, tokenizer: Any) -> Any:
+def _response(
+    sample: Any, own: Sequence[bool] | None, tokenizer: Any, *, with_images: bool
+) -> Any:
     """Return the response as text, or as messages if parts of it are not the policy's words."""
     messages = (sample.metadata or {}).get("messages")
     if isinstance(messages, (list, tuple)) and messages:
-        return as_messages(messages)  # of a custom generate function
+        return as_messages(messages, images=with_images)  # of a custom generate function
     if own is None or not any(own):
         return sample.response
     ids = _response_ids(sample)
@@ -112,7 +114,7 @@ def _messages(parts: Sequence[Any], own: Sequence[bool], text: Any) -> list[dict
 def _prompt(sample: Any, *, with_images: bool) -> Any:
     images = (getattr(sample, "multimodal_inputs", None) or {}).get("images")
     if not with_images or not images or not isinstance(sample.prompt, str):
-        return as_messages(sample.prompt)
+        return as_messages(sample.prompt, images=with_images)
     parts = [{"type": "image", "image": image} for image in images]
     content = [*parts, {"type": "text", "text": sample.prompt}]
     return as_messages([{"role": "user", "content": content}])
