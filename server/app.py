@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import redis
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
@@ -23,6 +23,7 @@ from oyer.protocol.redis_client import connect
 from oyer.server.auth import NOT_AUTHENTICATED, read_body, token_checks
 from oyer.server.docs import docs_page, documented, request_body
 from oyer.server.graders import GradeAnswer, GradeRequest, Graders, RunAnswer, RunRequest
+from oyer.server.held import HeldRequests
 from oyer.server.idempotency import Replies, Reply
 from oyer.server.routes import Scoring
 from oyer.server.schemas import (
@@ -36,7 +37,6 @@ from oyer.server.schemas import (
 )
 from oyer.server.sender import Sender
 from oyer.server.settings import ServerSettings
-from oyer.server.turns import MAX_BODY_BYTES, Turn, follows, own_query
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a request whose client disconnected; only logs see it."""
@@ -76,6 +76,11 @@ def _sender(
     return Sender(run=run, step=step, split=split)
 
 
+_GIVES_WAY = (
+    "the samples of this prompt that are still missing find no free connection: send the request"
+    " again; the sample is being judged"
+)
+
 FromUrl = Annotated[Sender, Depends(_sender)]
 
 Score = Callable[[bytes, Sender], Awaitable[Reply]]
@@ -96,7 +101,8 @@ def create_app(manager: RewardManager, settings: ServerSettings | None = None) -
     _add_health(app, manager)
 
     async def answer(request: Request, sender: Sender, score: Score, waits: bool) -> Response:
-        return await _answer(request, settings.max_body_bytes, replies, sender, score, waits)
+        held = scoring.held if waits else None
+        return await _answer(request, settings, replies, held, sender, score)
 
     checks: Any = {"dependencies": token_checks(settings.token), "responses": _ERRORS}
 
@@ -169,53 +175,60 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 async def _answer(
-    request: Request, max_bytes: int, replies: Replies, sender: Sender, score: Score, waits: bool
+    request: Request,
+    settings: ServerSettings,
+    replies: Replies,
+    held: HeldRequests | None,
+    sender: Sender,
+    score: Score,
 ) -> Response:
     """Score a request, or join the equal request in progress, while the client is connected.
 
-    A request that `waits` for others is redirected to itself if its client follows.
+    Args:
+        held: counts the connection if the request waits for others.
     """
-    body = await read_body(request, max_bytes)
-    query = dict(request.query_params)
-    own = sorted(own_query(query).items())
-    content = hashlib.sha256(f"{request.url.path}?{own}\n".encode() + body).hexdigest()
-    turn = Turn.of(request)
-    returns = waits and follows(request) and len(body) <= MAX_BODY_BYTES
-    if waits and not returns:
-        sender = replace(sender, held_for=request.client.host if request.client else "")
-    with replies.waiting(content, turn.copy) as seat:
-        sender = replace(sender, copy=seat.number)
-        made = replies.get(f"{content} {seat.number}", lambda: score(body, sender))
-        reply = await _while_connected(request, made, turn.hold_s if returns else None)
-        if reply is None:
-            seat.comes_again = True
-            return RedirectResponse(turn.next_url(query, seat.number), status_code=307)
+    body = await read_body(request, settings.max_body_bytes)
+    query = sorted(dict(request.query_params).items())
+    content = hashlib.sha256(f"{request.url.path}?{query}\n".encode() + body).hexdigest()
+    with replies.waiting(content) as copy:
+        key = f"{content} {copy}"
+        sender = replace(sender, copy=copy, key_of_reply=key)
+        made = replies.get(key, lambda: score(body, sender))
+        if held is None:
+            reply = await _while_connected(request, made)
+        else:
+            host, port = request.client or ("", 0)
+            asks_again = request.url.path == "/rm" and "aiohttp/" in request.headers.get(
+                "user-agent", ""
+            )
+            with held.connection(host, port, key, asks_again=asks_again) as connection:
+                reply = await _while_connected(request, made, connection.gives_way)
     retry = {"Retry-After": "1"} if reply.status_code == 503 else None
     return JSONResponse(reply.content, status_code=reply.status_code, headers=retry)
 
 
 async def _while_connected(
-    request: Request, reply: Coroutine[Any, Any, Reply], hold_s: float | None
-) -> Reply | None:
-    """Wait for a reply until the client disconnects, or for `hold_s` seconds: then return None.
+    request: Request, reply: Coroutine[Any, Any, Reply], gives_way: asyncio.Event | None = None
+) -> Reply:
+    """Wait for a reply until the client disconnects, or until its connection gives way to others.
 
     Raises:
         HTTPException: the client disconnected; scoring continues.
     """
     replying = asyncio.create_task(reply)
     disconnected = asyncio.create_task(_disconnect_of(request))
+    giving_way = asyncio.create_task((gives_way or asyncio.Event()).wait())
+    tasks = {replying, disconnected, giving_way}
     try:
-        await asyncio.wait(
-            {replying, disconnected}, timeout=hold_s, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if replying.done():
             return replying.result()
         if disconnected.done():
             raise HTTPException(CLIENT_CLOSED_REQUEST, "the client disconnected")
-        return None
+        return Reply(content={"error": _GIVES_WAY}, status_code=503, complete=False)
     finally:
-        replying.cancel()
-        disconnected.cancel()
+        for task in tasks:
+            task.cancel()
 
 
 async def _disconnect_of(request: Request) -> None:

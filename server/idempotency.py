@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,10 +14,6 @@ KEEP_S = 900.0
 
 MAX_KEPT_ROLLOUTS = 100_000
 """Maximum number of rollouts in the kept replies; one takes about half a KB."""
-
-
-RETURN_S = 120.0
-"""How long the number of a client that was told to come again is kept, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +29,6 @@ class Reply:
     """Number of rollouts it answers."""
 
 
-@dataclass
-class Seat:
-    """The place of a waiting client among those with an equal request."""
-
-    number: int
-    comes_again: bool = False
-    """Whether the client was told to come again, so that its number stays its own."""
-
-
 class Replies:
     """The replies in progress and the recent complete ones, of one event loop."""
 
@@ -51,35 +37,22 @@ class Replies:
         self._in_progress: dict[str, asyncio.Future[Reply]] = {}
         self._kept: OrderedDict[str, tuple[float, Reply]] = OrderedDict()
         self._rollouts = 0
-        self._waiting: dict[str, dict[int, float]] = {}
-        """By content: the numbers in use, and when each is free again."""
+        self._waiting: dict[str, set[int]] = {}
 
     @contextlib.contextmanager
-    def waiting(self, content: str, number: int | None = None) -> Iterator["Seat"]:
+    def waiting(self, content: str) -> Iterator[int]:
         """Number the clients that wait for equal requests at the same time, from 0.
 
         Two that wait are two samples with equal text. One that disconnected and retries gets its
         number again, and joins the reply in progress.
-
-        Args:
-            content: identifies the request.
-            number: of a client that was told to come again.
         """
-        numbers = self._waiting.setdefault(content, {})
-        now_s = self._clock()
-        for old in [n for n, until_s in numbers.items() if until_s <= now_s]:
-            del numbers[old]
-        if number is None:
-            number = next(n for n in count() if n not in numbers)
-        numbers[number] = math.inf
-        seat = Seat(number)
+        numbers = self._waiting.setdefault(content, set())
+        number = next(n for n in count() if n not in numbers)
+        numbers.add(number)
         try:
-            yield seat
+            yield number
         finally:
-            if seat.comes_again:
-                numbers[number] = self._clock() + RETURN_S
-            else:
-                numbers.pop(number, None)
+            numbers.discard(number)
             if not numbers:
                 self._waiting.pop(content, None)
 

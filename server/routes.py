@@ -1,7 +1,6 @@
 """Scores the requests of the protocols, and formats their answers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -61,7 +60,8 @@ class Scoring:
         self._settings = settings
         self._texts = QueryText.of(manager.config, settings.tokenizer)
         self._stand_ins = StandIns(settings.stand_in)
-        self._held = HeldRequests()
+        self.held = HeldRequests()
+        """The connections of requests that wait for others."""
 
     @property
     def texts_wait(self) -> bool:
@@ -290,9 +290,8 @@ class Scoring:
         pending = manager.score_many(rollouts, **options)
         waits = options["group_size"] is not None and compares(manager.config)
         groups = [_held_group(manager, one, options) for one in rollouts] if waits else []
-        held = self._held.waiting(sender.held_for, groups) if sender.held_for else nullcontext()
         try:
-            with held:
+            with self.held.reply(sender.key_of_reply, groups):
                 scores = await pending.gather(self._settings.timeout_s, manager.config.reward)
             self._outages.count(scores)
         except (TimeoutError, OyerError) as error:

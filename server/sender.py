@@ -13,5 +13,5 @@ class Sender:
     step: int | None = None
     split: str | None = None
     key: str | None = None
-    held_for: str | None = None
-    """The client whose connection the request holds while it waits; None if it does not hold it."""
+    key_of_reply: str = ""
+    """Identifies the reply that it gets."""
