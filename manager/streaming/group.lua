@@ -12,7 +12,9 @@
 --   published  the batch is in Redis and its id is final; its tasks may not be sent
 --   sent       the tasks are sent
 --   failed     the group was overdue under the policy `error`
--- Field m:<id> is the row of a rollout; w:<mailbox> is a process to notify of changes.
+-- Field m:<id> is the row of a rollout; x:<name> is a rollout that will not come, `absent` their number;
+-- w:<mailbox> is a process to notify of changes. A generation without rollouts (n = 0) only holds what
+-- `close` has said about those to come.
 
 local base, operation, args = KEYS[1], ARGV[1], cjson.decode(ARGV[2])
 local time = redis.call('TIME')
@@ -132,29 +134,72 @@ local created = 0
 local function create()
   created = created + 1
   local generation = time[1] .. '.' .. time[2] .. '.' .. created
-  redis.call('HSET', key(generation), 'state', 'open', 'n', 0, 'policy', args.policy,
-    'step', args.step, 'due', now + args.timeout_ms)
+  redis.call('HSET', key(generation), 'state', 'open', 'n', 0, 'step', args.step)
   redis.call('LPUSH', base, generation)
   redis.call('LTRIM', base, 0, REMEMBERED - 1)
   return generation
 end
 
-local function add(id)
+-- The generation that a rollout of this step joins, or nothing and the one that was closed without it.
+local function open_generation()
   local generation = newest()
-  local state = generation and redis.call('HGET', key(generation), 'state')
-  if state and state ~= 'open' then
-    local late, step = unpack(redis.call('HMGET', key(generation), 'late', 'step'))
-    if late and step == tostring(args.step) then return generation, -1 end
-  end
-  if state ~= 'open' then generation = create() end
+  if not generation then return create() end
+  local state, late, step, n = unpack(redis.call('HMGET', key(generation), 'state', 'late', 'step', 'n'))
+  local same_step = step == tostring(args.step)
+  if state == 'open' and (same_step or n ~= '0') then return generation end
+  if state and state ~= 'open' and late and same_step then return nil, generation end
+  return create()
+end
+
+-- Makes a group due at once if all of its rollouts that will come are there.
+local function close_if_all_came(at)
+  local n, absent = unpack(redis.call('HMGET', at, 'n', 'absent'))
+  if absent and n + absent >= args.size then redis.call('HSET', at, 'due', now) end
+end
+
+local function add(id)
+  local generation, closed = open_generation()
+  if not generation then return closed, -1 end
   local at = key(generation)
   local n = redis.call('HINCRBY', at, 'n', 1)
   redis.call('HSET', at, 'm:' .. id, n - 1)
+  if n == 1 then
+    redis.call('HSET', at, 'policy', args.policy, 'opened', now)
+    redis.call('HSETNX', at, 'due', now + args.timeout_ms)
+  end
   if n == args.size then
     close(at, 'claimed')
     claim(at)
+  else
+    close_if_all_came(at)
   end
   return generation, n - 1
+end
+
+-- Notes rollouts that will not come; without names, no further rollout will.
+local function exclude(names)
+  local latest = newest()
+  if latest and not names then
+    local state, step = unpack(redis.call('HMGET', key(latest), 'state', 'step'))
+    -- The group was complete already; what follows under its name is another one.
+    if state and state ~= 'open' and step == tostring(args.step) then return end
+  end
+  local generation = open_generation()
+  if not generation then return end
+  local at = key(generation)
+  if names then
+    for _, name in ipairs(names) do
+      if redis.call('HSETNX', at, 'x:' .. name, 1) == 1 then redis.call('HINCRBY', at, 'absent', 1) end
+    end
+    close_if_all_came(at)
+  else
+    redis.call('HSET', at, 'due', now)
+  end
+  if redis.call('HGET', at, 'n') == '0' then
+    redis.call('PEXPIRE', at, args.memory_ms)
+    redis.call('PEXPIRE', base, args.expires_ms)
+  end
+  notify(at)
 end
 
 if operation == 'join' then
@@ -185,6 +230,14 @@ if operation == 'join' then
     views[#views + 1] = view(generation, added[generation])
   end
   return {cjson.encode(places), views}
+end
+
+if operation == 'close' then
+  for _, group in ipairs(KEYS) do
+    base = group
+    exclude(args.absent)
+  end
+  return {}
 end
 
 local answer = {}

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from oyer.manager.backend.connection import Broker, backend
 from oyer.manager.streaming.identity import PackedRollouts, pack
-from oyer.manager.streaming.pending import PendingRollout, TimeoutPolicy
+from oyer.manager.streaming.pending import GroupClosing, PendingRollout, TimeoutPolicy
 from oyer.protocol.batch_store import COUNTING_SCRIPT
 from oyer.protocol.names import BACKLOG_ENDS_KEY, BACKLOG_KEY, group_key, mailbox_key
 
@@ -120,6 +120,16 @@ class GroupStore:
         answers = zip(keys, self._run(calls), strict=True)
         return [_state(group, *views[0]) for (group, _), (_, views) in answers]
 
+    def close(self, closings: Sequence[GroupClosing]) -> None:
+        """Note rollouts that will not come; groups without further ones are due at once."""
+        calls = []
+        for closing in closings:
+            args: dict[str, Any] = {"size": closing.group_size, "step": _step(closing.step)}
+            if closing.absent is not None:
+                args["absent"] = closing.absent
+            calls.append(self._call("close", closing.groups, args))
+        self._run(calls)
+
     def publish(
         self, starts: Mapping[GroupKey, int], batch_id: str, verdicts: int
     ) -> list[GroupKey]:
@@ -159,7 +169,7 @@ class GroupStore:
         args = {
             "ids": [one.id for one in rollouts],
             "size": first.group_size,
-            "step": -1 if first.step is None else int(first.step),
+            "step": _step(first.step),
             "timeout_ms": max(0, math.ceil((first.group_due_s - time.monotonic()) * 1000)),
             "policy": first.on_group_timeout,
         }
@@ -205,6 +215,10 @@ class GroupStore:
         for keys, argv in calls:
             pipe.evalsha(_SHA, len(keys), *keys, *argv)
         return list(pipe.execute(raise_on_error=False))
+
+
+def _step(step: int | None) -> int:
+    return -1 if step is None else int(step)
 
 
 def _state(group: str, view: bytes, rows: Sequence[bytes]) -> GroupState:

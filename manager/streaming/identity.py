@@ -8,11 +8,11 @@ from typing import Any, TypedDict
 
 from oyer.config.reward import RewardConfig, plan_of
 from oyer.manager.backend.prepare import plain
-from oyer.manager.streaming.pending import PendingRollout, TimeoutPolicy
+from oyer.manager.streaming.pending import GroupClosing, PendingRollout, TimeoutPolicy
 from oyer.protocol import token_ids
 from oyer.protocol.errors import BatchFailed, InvalidInput
 from oyer.protocol.packing import WIRE_VERSION
-from oyer.protocol.rollout import Rollout, decode_rollouts, encode_rollouts
+from oyer.protocol.rollout import Message, Rollout, decode_rollouts, encode_rollouts
 
 GROUP_TIMEOUT_S = 60.0
 """Default time that a group waits for its last rollout, in seconds."""
@@ -95,6 +95,58 @@ def pending_rollouts(
             one.on_group_timeout = options.get("on_group_timeout", "partial")
         pending.append(one)
     return pending
+
+
+def closing_of(
+    group_ids: Iterable[str | int],
+    absent: int | Iterable[str] | None,
+    prompts: Iterable[str | list[Message]] | None,
+    options: ScoreOptions,
+    *,
+    plan: str,
+    training: str,
+    now_s: float,
+) -> GroupClosing:
+    """Name groups as `pending_rollouts` does for their rollouts; see `RewardManager.close_groups`.
+
+    Raises:
+        InvalidInput: names the argument and the fix.
+    """
+    run, size = options.get("run", "default"), options.get("group_size")
+    ids = [str(group_id) for group_id in group_ids]
+    of_prompts: list[Any] = [None] * len(ids) if prompts is None else list(prompts)
+    if size is None:
+        raise InvalidInput(
+            "group_size: is missing; give the one that the rollouts were submitted with"
+        )
+    if len(of_prompts) != len(ids) or (prompts is None and options.get("one_prompt", False)):
+        raise InvalidInput(
+            "prompts: give one per group, since groups with `one_prompt` have it in their name"
+        )
+    shared = options.get("training") or ("" if "run" in options else training)
+    return GroupClosing(
+        groups=[
+            group_name(plan, run, scope_of(shared, prompt), group_id, size)
+            for group_id, prompt in zip(ids, of_prompts, strict=True)
+        ],
+        group_size=size,
+        step=options.get("step"),
+        absent=_absent(absent, size),
+        expires_s=now_s + GROUP_TIMEOUT_S,
+    )
+
+
+def _absent(absent: int | Iterable[str] | None, size: int) -> list[str] | None:
+    """Return names of rollouts that will not come; a number's names are the same each time."""
+    if absent is None:
+        return None
+    if isinstance(absent, int) and not isinstance(absent, bool) and 0 <= absent <= size:
+        return [f"#{i}" for i in range(absent)]
+    if isinstance(absent, Iterable) and not isinstance(absent, (str, bytes)):
+        return [str(name) for name in absent]
+    raise InvalidInput(
+        f"absent: is {absent!r}; give how many of the group's rollouts will not come, or their names"
+    )
 
 
 def plan_name(config: RewardConfig) -> str:

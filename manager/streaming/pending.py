@@ -180,6 +180,21 @@ class PendingRollout:
     pending: Pending[Score] = field(default_factory=Pending)
 
 
+@dataclass(eq=False, kw_only=True, slots=True)
+class GroupClosing:
+    """What a process knows about rollouts of groups that will not come."""
+
+    groups: Sequence[str]
+    """Their names in Redis."""
+    group_size: int
+    step: int | None
+    absent: Sequence[str] | None
+    """Names of rollouts that will not come; None if no further rollout will."""
+    expires_s: float
+    """Until when it is tried to reach the broker, in seconds of `time.monotonic`."""
+    pending: Pending[None] = field(default_factory=Pending)
+
+
 class PendingRollouts:
     """The pending rollouts of one stream, so that a rollout submitted again joins the first."""
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from oyer.manager.backend.connection import Broker
 from oyer.manager.streaming.group_store import GroupState, GroupStore, Joined
-from oyer.manager.streaming.pending import PendingRollout, TimeoutPolicy
+from oyer.manager.streaming.pending import GroupClosing, PendingRollout, TimeoutPolicy
 from oyer.protocol.rollout import Rollout
 
 HOURS_S = 36000.0
@@ -40,6 +40,20 @@ def join(
         for name in ids
     ]
     return store.join([rollouts])
+
+
+def close(
+    store: GroupStore,
+    absent: Sequence[str] | None = None,
+    *,
+    group: str = "g",
+    size: int = 3,
+    step: int | None = 1,
+) -> None:
+    """Note rollouts that will not come; None if no further one will."""
+    store.close(
+        [GroupClosing(groups=[group], group_size=size, step=step, absent=absent, expires_s=0.0)]
+    )
 
 
 def states_of(joined: Sequence[Joined]) -> list[GroupState]:
