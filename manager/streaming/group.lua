@@ -21,6 +21,12 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local REMEMBERED = 4
 
+-- Without a timeout of its own, a group waits for FACTOR times what the slowest one of the latest two
+-- steps needed from its first to its last rollout, within these bounds.
+local FACTOR, SHORTEST_MS, LONGEST_MS = 4, 2000, 60000
+-- Groups without a step: how many must have been seen, and how many count as one step.
+local FEWEST, WINDOW = 8, 64
+
 local function key(generation)
   return base .. ':' .. generation
 end
@@ -56,9 +62,49 @@ local function close(at, state)
   strike(args.backlog[1], args.backlog[2], at)
 end
 
+-- Notes how long a group needed. Its key args.spread is of one run and split: `max` is the largest of its
+-- latest step, `before` that of the steps before.
+local function observe(at)
+  local spread, opened = unpack(redis.call('HMGET', at, 'spread', 'opened'))
+  if not spread then return end
+  local ms = now - opened
+  local step, count, max, before = unpack(redis.call('HMGET', spread, 'step', 'count', 'max', 'before'))
+  step, count, max, before = tonumber(step or -1), tonumber(count or 0), tonumber(max or 0), tonumber(before or 0)
+  if args.step >= 0 and args.step < step then
+    redis.call('HSET', spread, 'before', math.max(before, ms))
+    return
+  end
+  if count > 0 and (args.step > step or count >= WINDOW and step < 0) then
+    redis.call('HSET', spread, 'before', max)
+    count, max = 0, 0
+  end
+  redis.call('HSET', spread, 'step', args.step, 'count', count + 1, 'max', math.max(max, ms))
+  redis.call('PEXPIRE', spread, args.expires_ms)
+end
+
+local function timeout_ms(spread, step)
+  local seen, count, max, before = unpack(redis.call('HMGET', spread, 'step', 'count', 'max', 'before'))
+  if not seen then return LONGEST_MS end
+  if step < 0 and tonumber(count) < FEWEST or step == tonumber(seen) and step >= 0 then
+    -- Of these groups, those that are seen first are the fast ones.
+    if not before then return LONGEST_MS end
+  end
+  return math.min(math.max(FACTOR * math.max(max, before or 0), SHORTEST_MS), LONGEST_MS)
+end
+
+-- Gives a group more time if others needed more since it was opened.
+local function is_overdue(at, due)
+  local spread, told, opened, step = unpack(redis.call('HMGET', at, 'spread', 'told', 'opened', 'step'))
+  if spread and not told then
+    due = math.max(due, opened + timeout_ms(spread, tonumber(step)))
+    redis.call('HSET', at, 'due', due)
+  end
+  return now >= due
+end
+
 local function close_overdue(generation)
   local at = key(generation)
-  redis.call('HSET', at, 'late', 1)
+  redis.call('HSET', at, 'late', 1, 'waited', now - (redis.call('HGET', at, 'opened') or now))
   if redis.call('HGET', at, 'policy') == 'error' then
     close(at, 'failed')
     redis.call('UNLINK', at .. ':rows')
@@ -75,19 +121,21 @@ end
 local function view(generation, added)
   local at = key(generation)
   local field = {}
-  local names = {'state', 'n', 'policy', 'step', 'due', 'lease', 'token', 'batch', 'start', 'verdicts', 'late'}
+  local names = {'state', 'n', 'policy', 'step', 'due', 'lease', 'token', 'batch', 'start', 'verdicts',
+    'late', 'told', 'waited'}
   local values = redis.call('HMGET', at, unpack(names))
   for i, name in ipairs(names) do field[name] = values[i] or nil end
   if not field.state then
     return {cjson.encode({generation = generation, state = 'gone'}), {}}
   end
   if field.state == 'open' and now >= tonumber(field.due) then
-    close_overdue(generation)
+    if is_overdue(at, tonumber(field.due)) then close_overdue(generation) end
     return view(generation, added)
   end
   local state = {
     generation = generation, state = field.state, n = tonumber(field.n), policy = field.policy,
     step = tonumber(field.step), late = field.late == '1',
+    told = field.told == '1', waited_ms = tonumber(field.waited),
   }
   local rows = {}
   if field.state == 'open' then
@@ -154,22 +202,27 @@ end
 -- Makes a group due at once if all of its rollouts that will come are there.
 local function close_if_all_came(at)
   local n, absent = unpack(redis.call('HMGET', at, 'n', 'absent'))
-  if absent and n + absent >= args.size then redis.call('HSET', at, 'due', now) end
+  if absent and n + absent >= args.size then redis.call('HSET', at, 'due', now, 'told', 1) end
 end
 
 local function add(id)
   local generation, closed = open_generation()
-  if not generation then return closed, -1 end
+  if not generation then
+    observe(key(closed))
+    return closed, -1
+  end
   local at = key(generation)
   local n = redis.call('HINCRBY', at, 'n', 1)
   redis.call('HSET', at, 'm:' .. id, n - 1)
   if n == 1 then
     redis.call('HSET', at, 'policy', args.policy, 'opened', now)
-    redis.call('HSETNX', at, 'due', now + args.timeout_ms)
+    if not args.timeout_ms then redis.call('HSET', at, 'spread', args.spread) end
+    redis.call('HSETNX', at, 'due', now + (args.timeout_ms or timeout_ms(args.spread, args.step)))
   end
   if n == args.size then
     close(at, 'claimed')
     claim(at)
+    observe(at)
   else
     close_if_all_came(at)
   end
@@ -193,7 +246,7 @@ local function exclude(names)
     end
     close_if_all_came(at)
   else
-    redis.call('HSET', at, 'due', now)
+    redis.call('HSET', at, 'due', now, 'told', 1)
   end
   if redis.call('HGET', at, 'n') == '0' then
     redis.call('PEXPIRE', at, args.memory_ms)

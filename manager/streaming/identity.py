@@ -15,7 +15,7 @@ from oyer.protocol.packing import WIRE_VERSION
 from oyer.protocol.rollout import Message, Rollout, decode_rollouts, encode_rollouts
 
 GROUP_TIMEOUT_S = 60.0
-"""Default time that a group waits for its last rollout, in seconds."""
+"""The longest time that a group waits for its last rollout by default, in seconds; also in `group.lua`."""
 
 PackedRollouts = tuple[bytes, bytes, bytes]
 """Rollouts as one process stores them for others: ids, rollouts, and token ids or nothing."""
@@ -42,8 +42,9 @@ class ScoreOptions(RunOptions, total=False):
     """Rollouts of the group, over all processes; without it, a group is submitted in one call."""
     sample_id: str | None
     """Distinguishes samples with the same text in one group; the same text again is a retry else."""
-    group_timeout_s: float
-    """How long the group waits for its last rollout, in seconds; its first rollout decides."""
+    group_timeout_s: float | None
+    """How long the group waits for its last rollout, in seconds; its first rollout decides. None
+    (default): 4 times what the slowest group of the run's latest two steps needed, 2 to 60 seconds."""
     on_group_timeout: TimeoutPolicy
     """`partial` (default), `neutral` or `error`; the group's first rollout decides."""
 
@@ -60,10 +61,13 @@ def check_options(options: ScoreOptions, max_timeout_s: float) -> None:
     policy = options.get("on_group_timeout", "partial")
     if policy not in ("partial", "neutral", "error"):
         raise InvalidInput(f"on_group_timeout: is {policy!r}; give partial, neutral or error")
-    timeout_s = options.get("group_timeout_s", GROUP_TIMEOUT_S)
+    timeout_s = options.get("group_timeout_s")
+    if timeout_s is None:
+        return
     if not isinstance(timeout_s, (int, float)) or not 0 <= timeout_s <= max_timeout_s:
         raise InvalidInput(
-            f"group_timeout_s: is {timeout_s!r}; give seconds, `broker.result_expires_s` at most"
+            f"group_timeout_s: is {timeout_s!r}; give seconds, `broker.result_expires_s` at most, or"
+            " leave it out"
         )
 
 
@@ -80,7 +84,9 @@ def pending_rollouts(
     """
     run, step, size = options.get("run", "default"), options.get("step"), options.get("group_size")
     shared = options.get("training") or ("" if "run" in options else training)
-    due_s = now_s + options.get("group_timeout_s", GROUP_TIMEOUT_S)
+    timeout_s = options.get("group_timeout_s")
+    due_s = None if timeout_s is None else now_s + timeout_s
+    spread = _digest([plan, run, shared, options.get("split")])
     count: dict[str, int] = {}
     pending = []
     for rollout in rollouts:
@@ -91,7 +97,7 @@ def pending_rollouts(
         if size is not None and row.group_id is not None:
             scope = scope_of(shared, row.prompt if options.get("one_prompt", False) else None)
             one.group = group_name(plan, run, scope, str(row.group_id), size)
-            one.group_size, one.group_due_s = size, due_s
+            one.group_size, one.group_due_s, one.spread = size, due_s, spread
             one.on_group_timeout = options.get("on_group_timeout", "partial")
         pending.append(one)
     return pending

@@ -168,8 +168,11 @@ class PendingRollout:
     group: str | None = None
     """Name of its group in Redis; None if its group need not be gathered."""
     group_size: int = 0
-    group_due_s: float = 0.0
-    """When the group is overdue if this is its first rollout, in seconds of `time.monotonic`."""
+    group_due_s: float | None = None
+    """When the group is overdue if this is its first rollout, in seconds of `time.monotonic`; None: as
+    the times of earlier groups say."""
+    spread: str = ""
+    """Name of the groups whose times these are."""
     on_group_timeout: TimeoutPolicy = "partial"
     row: int = -1
     """Its row in its group, once it has joined it."""

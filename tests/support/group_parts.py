@@ -22,8 +22,9 @@ def join(
     group: str = "g",
     size: int = 3,
     step: int | None = 1,
-    timeout_s: float = HOURS_S,
+    timeout_s: float | None = HOURS_S,
     on_timeout: TimeoutPolicy = "partial",
+    spread: str = "run",
 ) -> list[Joined]:
     """Add rollouts to a group."""
     rollouts = [
@@ -34,7 +35,8 @@ def join(
             step=step,
             group=group,
             group_size=size,
-            group_due_s=time.monotonic() + timeout_s,
+            group_due_s=None if timeout_s is None else time.monotonic() + timeout_s,
+            spread=spread,
             on_group_timeout=on_timeout,
         )
         for name in ids

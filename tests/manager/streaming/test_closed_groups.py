@@ -51,7 +51,7 @@ def group_of(tag: str, *lengths: int) -> list[Rollout]:
     ]
 
 
-def terms_and_batches_of(scores: Sequence[Score | Exception]) -> tuple[list[float], int]:
+def terms_and_batches_of(scores: Sequence[Score | Exception]) -> tuple[Any, int]:
     found = [score for score in scores if isinstance(score, Score)]
     assert len(found) == len(scores), scores
     return [score.length_term for score in found], len({score.batch_id for score in found})
