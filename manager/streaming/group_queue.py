@@ -95,6 +95,7 @@ class GroupQueue:
             elif group.policy == "error":
                 updates.failed.append((one, _overdue(one, group)))
             else:
+                one.is_late = True
                 updates.late.append((one, group))
         self._update({place.group.key: place.group for place in joined}.values(), updates)
         return updates
@@ -199,17 +200,23 @@ class GroupQueue:
 def _overdue(one: PendingRollout, group: GroupState) -> TimeoutError:
     return TimeoutError(
         f"group {one.rollout.group_id!r} of run {one.run!r}: {group.n} of {one.group_size} rollouts"
-        " arrived in time"
+        f" arrived within {group.waited_s:.1f} s"
     )
 
 
 def _log_late(claims: Sequence[GroupClaim]) -> None:
-    """Warn about incomplete groups, because their length terms differ from those of whole groups."""
-    late = [claim for claim in claims if claim.group.late]
-    if late:
-        log.warning(
-            "groups closed by group_timeout_s before all their rollouts arrived: %d; the first: %s."
-            " Processes share groups if they pass the same `run` or have the same launcher",
-            len(late),
-            _overdue(late[0].members[0], late[0].group),
-        )
+    """Log incomplete groups, because their length terms differ from those of whole groups."""
+    for claim in claims:
+        if not claim.group.late:
+            continue
+        overdue = _overdue(claim.members[0], claim.group)
+        if claim.group.told:
+            log.info("%s; the others were reported as absent", overdue)
+        else:
+            log.warning(
+                "%s; it is scored without the others. If they never come, report them by"
+                " `close_groups` or correct `group_size`; if they come later, raise"
+                " `group_timeout_s`; if another process submits them, pass the same `run` or start"
+                " both with one launcher",
+                overdue,
+            )

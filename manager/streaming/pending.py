@@ -177,6 +177,8 @@ class PendingRollout:
     on_group_timeout: TimeoutPolicy = "partial"
     row: int = -1
     """Its row in its group, once it has joined it."""
+    is_late: bool = False
+    """Whether its group was closed before it arrived."""
     group_closed: bool = False
     """True once the group is complete or overdue: the rollout is no longer judged early on its own."""
     unit: tuple[str, ...] = ()

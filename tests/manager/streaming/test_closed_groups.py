@@ -1,14 +1,17 @@
 """Groups whose last rollouts never come: closed by any process, at any time, and paid for once."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import InvalidInput, RewardManager, Rollout
 from oyer.manager.score import Score
 from oyer.manager.streaming.group_store import GroupStore
+from oyer.models.engine import open_engine, reading
 from tests.support.group_parts import close, join, rows_of, store_on
 from tests.support.scripted_backend import Running, rollout
 from tests.support.second_trainer import OtherProcess, other_process
@@ -74,6 +77,46 @@ def test_a_closed_group_is_compared_at_once_without_its_missing_rollouts(
     late = manager.score(rollout("closed", 9, group_id="closed"), **HOUR).result(WAIT_S)
     assert late.length_term == 0
     assert late.batch_id != scores[0].batch_id
+
+
+def statuses_of(manager: RewardManager, run: str) -> list[str | None]:
+    query = text(
+        "SELECT rewards.length_status FROM rewards JOIN batches ON batches.id = rewards.batch_id"
+        " JOIN runs ON runs.id = batches.run_id WHERE runs.name = :run AND rewards.terms LIKE :term"
+        " ORDER BY rewards.rollout_index"
+    )
+    with reading(open_engine(manager.config.store.url)) as conn:
+        found = conn.execute(query, {"run": run, "term": "%length_penalty%"})
+        return [row.length_status for row in found]
+
+
+def test_an_incomplete_group_is_so_on_record_and_a_whole_one_is_not(
+    manager: RewardManager, judge: JudgeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    overdue = {**HOUR, "group_timeout_s": 0.05, "run": "overdue"}
+    manager.score_many(group_of("too few", 100, 160), **overdue).result(WAIT_S)
+    (warning,) = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert "group 'too few' of run 'overdue': 2 of 4 rollouts arrived within" in warning
+    assert "`close_groups`" in warning
+    assert statuses_of(manager, "overdue") == ["incomplete"] * 2
+    late = manager.score(rollout("too few", 9, group_id="too few"), **overdue).result(WAIT_S)
+    assert late.trainable
+    assert statuses_of(manager, "overdue") == ["incomplete"] * 3
+    whole = {**HOUR, "run": "whole"}
+    manager.score_many(group_of("enough", 100, 100, 100, 160), **whole).result(WAIT_S)
+    assert statuses_of(manager, "whole") == [None] * 4
+    manager.submit(group_of("batch", 100, 160), run="batch").result(WAIT_S)
+    assert statuses_of(manager, "batch") == [None] * 2
+
+
+def test_a_group_that_is_known_to_be_incomplete_is_no_warning(
+    manager: RewardManager, judge: JudgeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = {**HOUR, "run": "told"}
+    manager.close_groups(["told"], absent=2, **told)
+    manager.score_many(group_of("told", 100, 160), **told).result(WAIT_S)
+    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+    assert statuses_of(manager, "told") == ["incomplete"] * 2
 
 
 def test_another_process_closes_a_group(
