@@ -1,7 +1,7 @@
 """RewardManager: submits batches and returns futures of their rewards."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from oyer.manager.streaming.pending import Pending, PendingScores
 from oyer.manager.training import training_name
 from oyer.manager.validation import is_text
 from oyer.protocol.errors import BatchCancelled, InvalidConfig, InvalidInput
-from oyer.protocol.rollout import Rollout
+from oyer.protocol.rollout import Message, Rollout
 
 
 class RewardManager:
@@ -158,6 +158,38 @@ class RewardManager:
         """
         check_place(options.get("run", "default"), options.get("step"), options.get("split"))
         return self._stream.score_many(rollouts, **options)
+
+    def close_groups(
+        self,
+        group_ids: Iterable[str | int],
+        *,
+        absent: int | Iterable[str] | None = None,
+        prompts: Iterable[str | list[Message]] | None = None,
+        **options: Unpack[ScoreOptions],
+    ) -> Pending[None]:
+        """Say which rollouts of groups will not come, so that the others do not wait for them.
+
+        May be called by any process, more than once, before or after the groups' rollouts. A group
+        is compared at once, under its `on_group_timeout`, when no further rollout will come. A
+        rollout that comes nevertheless is scored as one that is late.
+
+        Args:
+            group_ids: the groups.
+            absent: how many rollouts of each group will not come, or a name for each of them; of
+                each name, one rollout is absent, however often it is named. None: no further rollout
+                will come, except those that this process has submitted before. Give a number or names
+                if other processes may have rollouts on their way.
+            prompts: of the groups, if their rollouts were submitted with `one_prompt`.
+            options: those that the groups' rollouts are submitted with; `group_size` is required.
+
+        Returns:
+            Done once the groups know. It may be ignored.
+
+        Raises:
+            InvalidInput: names the argument that is wrong.
+        """
+        check_place(options.get("run", "default"), options.get("step"))
+        return self._stream.close_groups(group_ids, absent, prompts, options)
 
     def close(self) -> None:
         """Stop the embedded backend, if this manager started one.

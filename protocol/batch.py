@@ -80,6 +80,8 @@ class Columns:
     response_tokens: list[int | None]
     metadata: dict[str, list[Any]] = field(default_factory=dict)
     """Metadata values that length methods read, `[N]` each, by key."""
+    incomplete: list[int] = field(default_factory=list)
+    """Rows whose groups lack rollouts."""
 
     @property
     def correctness(self) -> list[bool | None]:

@@ -46,6 +46,11 @@ def group_key(group: str) -> str:
     return f"oyer:group:{group}"
 
 
+def spread_key(name: str) -> str:
+    """Redis key of how long the groups of a run and split took from first to last rollout."""
+    return f"oyer:spread:{name}"
+
+
 def mailbox_key(process: str) -> str:
     """Redis key of the list of group events for one process."""
     return f"oyer:mailbox:{process}"

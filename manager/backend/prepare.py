@@ -43,8 +43,9 @@ def prepare(
     run: str,
     step: int | None,
     split: str | None = None,
+    incomplete: Sequence[int] = (),
 ) -> PreparedBatch:
-    """Pack checked rollouts under a new batch id."""
+    """Pack checked rollouts under a new batch id; `incomplete` are rows whose groups lack rollouts."""
     rows = [plain(rollout) for rollout in rollouts]
     in_flight = [
         endpoint.max_in_flight
@@ -77,7 +78,8 @@ def prepare(
         split_groups=split_groups(group_ids, spans) if falls_back else [],
     )
     chunks = [encode_rollouts(rows[start : start + count]) for start, count in spans]
-    return PreparedBatch(manifest, _columns(rows, group_ids, config), chunks, packed_ids)
+    columns = replace(_columns(rows, group_ids, config), incomplete=list(incomplete))
+    return PreparedBatch(manifest, columns, chunks, packed_ids)
 
 
 def _columns(rows: Sequence[Rollout], group_ids: list[str | None], config: RewardConfig) -> Columns:

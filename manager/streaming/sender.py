@@ -78,7 +78,14 @@ class Sender:
             rollouts, starts = _layout(batch)
             rows = [*enumerate(batch.members), *_rows(batch.claims, starts)]
             try:
-                prepared = prepare(rollouts, config, run=key.run, step=key.step, split=key.split)
+                prepared = prepare(
+                    rollouts,
+                    config,
+                    run=key.run,
+                    step=key.step,
+                    split=key.split,
+                    incomplete=_incomplete(batch, starts),
+                )
                 taken = self._submit(prepared, starts)
                 if not taken:
                     future = RewardFuture.of(prepared, config, self._broker)
@@ -193,6 +200,16 @@ def _layout(batch: OpenBatch) -> tuple[list[Rollout], dict[GroupKey, int]]:
         starts[claim.group.key] = len(rollouts)
         rollouts += claim.rollouts
     return rollouts + [one.rollout for one in batch.early], starts
+
+
+def _incomplete(batch: OpenBatch, starts: dict[GroupKey, int]) -> list[int]:
+    """Return the rows that are compared without some rollouts of their groups."""
+    rows = [row for row, one in enumerate(batch.members) if one.is_late]
+    for claim in batch.claims:
+        if claim.group.late:
+            start = starts[claim.group.key]
+            rows += range(start, start + len(claim.rollouts))
+    return rows
 
 
 def _rows(
