@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, Unpack, get_args
 
 from oyer.config.loading import load_config, validate
 from oyer.config.reward import RewardConfig
@@ -23,6 +23,7 @@ from oyer.manager.streaming.identity import ScoreOptions
 from oyer.manager.streaming.pending import Pending, PendingScores
 from oyer.manager.training import training_name
 from oyer.manager.validation import is_text
+from oyer.protocol.batch import Priority
 from oyer.protocol.errors import BatchCancelled, InvalidConfig, InvalidInput
 from oyer.protocol.rollout import Rollout
 
@@ -106,7 +107,12 @@ class RewardManager:
         return manager
 
     def submit(
-        self, rollouts: Sequence[Rollout], *, run: str = "default", step: int | None = None
+        self,
+        rollouts: Sequence[Rollout],
+        *,
+        run: str = "default",
+        step: int | None = None,
+        priority: Priority = "training",
     ) -> RewardFuture:
         """Submit a batch and return at once.
 
@@ -114,14 +120,16 @@ class RewardManager:
             rollouts: the batch; a group's rollouts must be in one batch.
             run: name of the training run in the record.
             step: training step, for the record.
+            priority: `background` (evaluation, replays) does not delay training; `interactive` goes
+                first. All of them progress.
 
         Raises:
             InvalidRollout: names the row and field that is wrong; nothing was submitted.
             BackendUnavailable: the broker cannot be reached; nothing was submitted.
         """
-        check_place(run, step)
+        check_place(run, step, priority)
         validation.check(rollouts, self.config)
-        prepared = prepare(rollouts, self.config, run=run, step=step)
+        prepared = prepare(rollouts, self.config, run=run, step=step, priority=priority)
         backend(*self._broker).submit(prepared, self.config.broker.max_backlog_bytes)
         return RewardFuture.of(prepared, self.config, self._broker)
 
@@ -137,7 +145,7 @@ class RewardManager:
         Raises:
             InvalidRollout: names the field that is wrong; nothing was submitted.
         """
-        check_place(options.get("run", "default"), options.get("step"))
+        _check_place(options)
         return self._stream.score(rollout, **options)
 
     def score_many(
@@ -150,7 +158,7 @@ class RewardManager:
         Raises:
             InvalidRollout: names the row and field that is wrong; nothing was submitted.
         """
-        check_place(options.get("run", "default"), options.get("step"))
+        _check_place(options)
         return self._stream.score_many(rollouts, **options)
 
     def close(self) -> None:
@@ -200,8 +208,14 @@ def _checked(config: RewardConfig | Mapping[str, Any]) -> RewardConfig:
     return validate(dict(config) if isinstance(config, Mapping) else config)
 
 
-def check_place(run: object, step: object) -> None:
-    """Check the run and step of a batch.
+def _check_place(options: ScoreOptions) -> None:
+    check_place(
+        options.get("run", "default"), options.get("step"), options.get("priority", "training")
+    )
+
+
+def check_place(run: object, step: object, priority: object = "training") -> None:
+    """Check the run, step and priority of a batch.
 
     Raises:
         InvalidInput: names the argument and the fix.
@@ -212,3 +226,7 @@ def check_place(run: object, step: object) -> None:
         not isinstance(step, Integral) or isinstance(step, bool) or not 0 <= int(step) < 2**31
     ):
         raise InvalidInput(f"step: is {shown(step)}; give a whole number from 0, or leave it out")
+    if not isinstance(priority, str) or priority not in get_args(Priority):
+        raise InvalidInput(
+            f"priority: is {shown(priority)}; give interactive, training or background"
+        )

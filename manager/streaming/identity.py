@@ -10,6 +10,7 @@ from oyer.config.reward import RewardConfig, plan_of
 from oyer.manager.backend.prepare import plain
 from oyer.manager.streaming.pending import PendingRollout, TimeoutPolicy
 from oyer.protocol import token_ids
+from oyer.protocol.batch import Priority
 from oyer.protocol.errors import BatchFailed, InvalidInput
 from oyer.protocol.packing import WIRE_VERSION
 from oyer.protocol.rollout import Rollout, decode_rollouts, encode_rollouts
@@ -38,6 +39,8 @@ class ScoreOptions(RunOptions, total=False):
     """Whether all rollouts of a group have one prompt: rollouts of another prompt form another group."""
     step: int | None
     """The training step, for the record."""
+    priority: Priority
+    """`training` if left out; `background` does not delay training, `interactive` goes first."""
     group_size: int | None
     """Rollouts of the group, over all processes; without it, a group is submitted in one call."""
     sample_id: str | None
@@ -88,6 +91,7 @@ def pending_rollouts(
         name = rollout_name(row, run, step, size, options.get("sample_id"))
         count[name] = count.get(name, 0) + 1
         one = PendingRollout(rollout=row, id=f"{name}-{count[name]}", run=run, step=step)
+        one.priority = options.get("priority", "training")
         if size is not None and row.group_id is not None:
             scope = scope_of(shared, row.prompt if options.get("one_prompt", False) else None)
             one.group = group_name(plan, run, scope, str(row.group_id), size)

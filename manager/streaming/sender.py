@@ -21,6 +21,7 @@ from oyer.manager.score import Score, scores_of
 from oyer.manager.streaming.group_queue import GroupClaim
 from oyer.manager.streaming.group_store import GroupKey, GroupState, GroupStore
 from oyer.manager.streaming.pending import PendingRollout, PendingRollouts
+from oyer.protocol.batch import Priority
 from oyer.protocol.errors import BackendUnavailable, MissingScores, OyerError
 from oyer.protocol.rollout import Rollout
 
@@ -34,6 +35,7 @@ class OpenBatchKey(NamedTuple):
     step: int | None
     with_length: bool
     """Whether their rewards get length terms."""
+    priority: Priority = "training"
 
 
 @dataclass
@@ -77,7 +79,9 @@ class Sender:
             rollouts, starts = _layout(batch)
             rows = [*enumerate(batch.members), *_rows(batch.claims, starts)]
             try:
-                prepared = prepare(rollouts, config, run=key.run, step=key.step)
+                prepared = prepare(
+                    rollouts, config, run=key.run, step=key.step, priority=key.priority
+                )
                 taken = self._submit(prepared, starts)
                 if not taken:
                     future = RewardFuture.of(prepared, config, self._broker)
