@@ -104,6 +104,10 @@ async def _scored(
     except InvalidRollout as error:
         scores = [without_reward(error, rules)] * len(samples)
     scorer.outages.count(score for score in scores if score.status != ABORTED)
+    for sample, score in zip(samples, scores, strict=True):
+        scorer.stand_ins.add(group_id_of(sample), [score])
+    if not all(score.trainable for score in scores):
+        await asyncio.sleep(0)  # until the siblings, whose scores came at once, have added theirs
     rewards = _rewards(args, scorer, samples, scores)
     if watch is not None:
         _remember(args, scorer, watch, samples[0], rollouts[0], scores[0])
@@ -191,8 +195,6 @@ def _remember(
 def _rewards(
     args: Any, scorer: _Scorer, samples: Sequence[Any], scores: Sequence[Score]
 ) -> list[Any]:
-    for sample, score in zip(samples, scores, strict=True):
-        scorer.stand_ins.add(group_id_of(sample), [score])
     columns = component_columns(scores, names=component_names(scorer.manager.config))
     rewards = []
     for i, (sample, score) in enumerate(zip(samples, scores, strict=True)):
