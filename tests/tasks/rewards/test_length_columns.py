@@ -83,10 +83,12 @@ TRAJECTORY = [
 
 
 def test_of_messages_only_the_policys_own_words_count() -> None:
-    assert counted([TRAJECTORY], unit="chars") == [len("<think></think>") * 2 + 5 + 5 + 2]
+    wide: dict[str, Any] = {"max_len": 100, "cache_len": 100, "unit": "chars"}
+    words = "<think>123</think>ab\n<think>45</think>cd\ne"
+    assert counted([TRAJECTORY], **wide) == [len(words) / 10]
     own = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
     called = [{"role": "assistant", "content": None, "tool_calls": [CALL]}]
-    assert counted([called], unit="chars") == [len(own)]
+    assert counted([called], **wide) == [len(own) / 10]
 
 
 def test_reasoning_of_messages_is_thinking() -> None:
