@@ -176,6 +176,7 @@ class RewardRow(TypedDict):
     unshaped_reward: NotRequired[float | None]
     judge_score: NotRequired[float | None]
     group_size: NotRequired[int | None]
+    length_status: NotRequired[str | None]
 
 
 class StoredReward(RewardRow):

@@ -21,6 +21,15 @@ Counts = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Response = str | list[Message]
 
+INCOMPLETE = "incomplete"
+
+
+def length_statuses(items: Sequence[LengthConfig], columns: Columns) -> list[str | None]:
+    """Return `incomplete` for rows that are compared without some rollouts of their group."""
+    compares = any("group_ids" in item.needs for item in items)
+    incomplete = set(columns.incomplete) if compares else ()
+    return [INCOMPLETE if i in incomplete else None for i in range(len(columns.truncated))]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LengthInputs:
