@@ -137,7 +137,7 @@ def test_only_a_judge_that_takes_images_needs_them() -> None:
 
 
 def test_the_small_values_of_a_row_are_its_metadata() -> None:
-    row = {
+    row: dict[Any, Any] = {
         "data_source": "gsm8k",
         "index": np.int64(3),
         "weight": np.float32(0.5),

@@ -74,6 +74,12 @@ def test_anything_but_a_list_of_messages_is_unchanged() -> None:
     assert plain_messages(["no message"]) == ["no message"]
 
 
+def messages_of(value: Any, **options: Any) -> list[dict[str, Any]]:
+    found = as_messages(value, **options)
+    assert isinstance(found, list)
+    return found
+
+
 def test_messages_of_a_trainer_become_json() -> None:
     picture = PIL.Image.new("RGB", (2, 2))
     completion = np.array(
@@ -93,7 +99,7 @@ def test_messages_of_a_trainer_become_json() -> None:
         ],
         dtype=object,
     )
-    first, second, third = as_messages(completion)
+    first, second, third = messages_of(completion)
     assert first == {
         "role": "assistant",
         "content": "a\nb",
@@ -104,7 +110,7 @@ def test_messages_of_a_trainer_become_json() -> None:
     assert part["image_url"]["url"].startswith("data:image/png;base64,iVBORw0KGgo")
     assert third == {"role": "user", "content": "c", "reasoning_content": "so"}
     json.dumps([first, second, third], allow_nan=False)
-    assert as_messages(completion, images=False)[1]["content"] == "[image]"  # type: ignore[index]
+    assert messages_of(completion, images=False)[1]["content"] == "[image]"
 
 
 @pytest.mark.parametrize(
@@ -152,7 +158,7 @@ JPEG = b"\xff\xd8\xff rest"
     ids=str,
 )
 def test_images_of_many_forms_become_one(part: Any) -> None:
-    (message,) = as_messages([{"role": "user", "content": [part]}])
+    (message,) = messages_of([{"role": "user", "content": [part]}])
     url = "data:image/jpeg;base64,/9j/IHJlc3Q="
     assert message == {
         "role": "user",
@@ -195,7 +201,7 @@ def test_images_become_placeholders_and_other_messages_stay() -> None:
 
 def test_the_policys_words_are_those_of_the_assistant() -> None:
     call = {"id": "1", "function": {"name": "f", "arguments": '{"a":  1}'}}
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "assistant", "content": "a", "reasoning_content": "r", "tool_calls": [call]},
         {"role": "tool", "content": "t"},
         {"role": "user", "content": "u"},

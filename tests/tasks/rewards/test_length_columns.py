@@ -92,7 +92,7 @@ def test_of_messages_only_the_policys_own_words_count() -> None:
 
 
 def test_reasoning_of_messages_is_thinking() -> None:
-    marks = {"think": {"open": "<r>", "close": "</r>"}}
+    marks: dict[str, Any] = {"think": {"open": "<r>", "close": "</r>"}}
     for keys in ({}, marks):
         assert counted([TRAJECTORY], part="think", unit="chars", **keys) == [len("123\n45")]
         assert counted([TRAJECTORY], part="answer", unit="chars", **keys) == [len("ab\ncd\ne")]
