@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from sqlalchemy import text
 
 from oyer.demo.judge_server import JudgeServer
@@ -62,7 +63,7 @@ def test_a_trajectory_is_judged_counted_recorded_and_paid_for_once(
     assert "Final score: 10" not in own
     assert "## Tools that the response could call" in shown
     assert batch.components["q"].tolist() == [6.0]
-    assert batch.components["soft_overlong"].round(4).tolist() == [round(-len(WORDS) / 1000, 4)]
+    assert batch.components["soft_overlong"] == pytest.approx([-len(WORDS) / 1000])
     row = record_of(manager, batch.id)
     assert json.loads(row.response) == trajectory("one").response
     assert (row.split, row.view_truncated, row.response_tokens) == ("eval", False, 9)
