@@ -273,8 +273,8 @@ class Stream:
         for group, members in updates.sent:
             self._sender.wait_for(group, members)
         for claim in updates.claims:
-            first, group = claim.members[0], claim.group
-            key = OpenBatchKey.of(first, with_length=group.with_length)._replace(step=group.step)
+            step, with_length = claim.group.step, claim.group.with_length
+            key = OpenBatchKey.of(claim.members[0], with_length=with_length)._replace(step=step)
             batches.setdefault(key, OpenBatch()).claims.append(claim)
         for one, group in updates.late:
             key = OpenBatchKey.of(one, with_length=group.with_length)

@@ -7,8 +7,8 @@ from sqlalchemy import Engine, select, text
 
 from oyer.models import Text
 from oyer.models.engine import reading
-from oyer.models.images import REFERENCE, with_images, without_images
 from oyer.models.requests import rollout_images, rollout_texts, texts_of
+from oyer.models.rollout import REFERENCE, with_images, without_images
 from oyer.models.writes import ensure_run_and_batch, record_chunk
 from tests.support.record_rows import make_batch, make_judgement, make_rollout
 
