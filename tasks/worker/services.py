@@ -72,6 +72,12 @@ class JudgeServices:
         endpoint = self._context.config.endpoints.get(judge.endpoint)
         return endpoint.prices.get(judge.model) if endpoint else None
 
+    def close(self) -> None:
+        """Return permits and claims, so that other workers need not wait until they expire."""
+        for endpoint in self.endpoints.values():
+            endpoint.limiter.close()
+        self.single_flight.close()
+
     def _endpoint(self, name: str, config: EndpointConfig) -> EndpointServices:
         client = EndpointClient(name, config, os.environ)
         limiter = Limiter(
