@@ -162,7 +162,7 @@ class _Chunk:
         if not requests and judges:
             return
         answers = {
-            request.place: Answer(source="none", status=request.decided)
+            request.place: Answer(source="none", status=request.decided, error=request.error)
             for request in requests
             if request.decided is not None
         }

@@ -265,4 +265,5 @@ def _rollout_row(index: int, rollout: Rollout) -> RolloutRow:
         "truncated": rollout.truncated,
         "response_tokens": rollout.response_tokens,
         "metadata": rollout.metadata,
+        "tools": rollout.tools,
     }
