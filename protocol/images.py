@@ -53,6 +53,8 @@ def without_images(messages: Any) -> Any:
     """Return chat messages without their images: a content with any becomes text; else unchanged."""
     if not isinstance(messages, list):
         return messages
+    from oyer.protocol.content import content_text
+
     return [
         {**message, "content": content_text(message["content"])}
         if isinstance(message, dict) and any(True for _ in images_in([message]))

@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from oyer.config.reward import RewardRules
 from oyer.manager.score import Score, without_reward
+from oyer.protocol.batch import Priority
 from oyer.protocol.errors import OyerError
 from oyer.protocol.rollout import Rollout
 
@@ -166,6 +167,7 @@ class PendingRollout:
     run: str
     step: int | None
     split: str | None = None
+    priority: Priority = "training"
     group: str | None = None
     """Name of its group in Redis; None if its group need not be gathered."""
     group_size: int = 0

@@ -14,6 +14,7 @@ from oyer.config.reward import EndpointConfig, JudgeConfig
 from oyer.protocol.rollout import Message
 from oyer.protocol.status import Status
 from oyer.tasks.coordination.budget import Refusal, Reservation, RunBudget
+from oyer.tasks.coordination.fair_queue import ANY_FLOW, Flow
 from oyer.tasks.coordination.lessons import Lessons
 from oyer.tasks.coordination.limiter import HeldPermit, Limiter
 from oyer.tasks.coordination.reply_cache import CachedReply, ReplyCache
@@ -119,6 +120,8 @@ class JudgeCaller:
     cancelled: Callable[[], bool]
     """Looked at before each attempt."""
     budget: RunBudget | None = None
+    flow: Flow = ANY_FLOW
+    """The batch's run and priority, which share the endpoints' permits with others."""
 
     def call(self, job: JudgeRequest, request: ChatRequest, claim: Claim | None) -> CallResult:
         """Call until a reply arrives, or until another attempt cannot help or would be late.
@@ -197,7 +200,7 @@ class JudgeCaller:
     ) -> AbstractContextManager[HeldPermit | None]:
         if endpoint.limiter is None:
             return nullcontext(HeldPermit())
-        return endpoint.limiter.permit(tokens, self.deadline)
+        return endpoint.limiter.permit(tokens, self.deadline, self.flow)
 
     def _reservation(
         self, usd: float, *, first_sample: bool
