@@ -92,7 +92,8 @@ class JudgeServices:
     def close(self) -> None:
         """Return permits and claims, so that other workers need not wait until they expire."""
         for endpoint in self.endpoints.values():
-            endpoint.limiter.close()
+            if endpoint.limiter is not None:
+                endpoint.limiter.close()
         self.single_flight.close()
 
     def _endpoint(self, name: str, config: EndpointConfig) -> EndpointServices:
