@@ -69,6 +69,15 @@ class JudgeConfig(Section):
     """Re-judges the whole group if the judge fails on any of it; submit the rollouts of a group together."""
     extra_body: Body = Field(default_factory=dict)
     """Further fields of the request's body, e.g. `{top_p: 0.9}`."""
+    view: Literal["full", "last_reply", "no_thinking", "tool_calls"] = "full"
+    """What the judge is shown of a response: `full`, all of it; `last_reply`, the last message of the
+    policy, without thinking; `no_thinking`, all but thinking; `tool_calls`, tool calls and results."""
+    max_view_chars: int | None = Field(default=None, ge=100, le=10**8)
+    """Longest response shown, in characters: the middle of its longest parts is cut, which the judge is
+    told and the record notes (`view_truncated`); null cuts nothing."""
+    images: Literal["placeholder", "send", "reject"] = "placeholder"
+    """Images in prompt and response: `placeholder`, shown as `[image]`; `send`, sent to the judge's
+    model as image parts; `reject`, a rollout with images is `rejected`."""
     empty_score: float | None = Field(default=None, allow_inf_nan=False)
     """Score of an empty response; null means the lowest of the scale."""
 

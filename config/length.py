@@ -201,6 +201,12 @@ class LengthConfig(Section):
         return by_ids or any("token_ids" in need.split("|") for need in self.needs)
 
     @property
+    def takes_truncated(self) -> bool:
+        """Whether it treats rollouts that hit the length limit in their own way."""
+        checks = self.params.get("check_eos", True) and "truncated" in self.takes
+        return self.truncated != "as_is" or bool(checks)
+
+    @property
     def needs_score(self) -> bool:
         """Whether it requires the score that `quality` names."""
         scored = {"quality", "quality>=0", "base_reward"} & self.needs

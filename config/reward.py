@@ -12,7 +12,7 @@ from oyer.config.condition import Condition
 from oyer.config.endpoint import BaseUrl, EndpointConfig, Price
 from oyer.config.explaining import suggestion_or_known
 from oyer.config.judge import Fallback, JudgeConfig
-from oyer.config.length import LengthConfig, check_lengths, check_source, follows_judges
+from oyer.config.length import LengthConfig, check_lengths, check_source, follows_judges, term_names
 from oyer.config.section import MAX_TIME_S, MAX_USD, Section
 from oyer.config.urls import broker_url, store_url
 from oyer.config.variables import VariableName
@@ -206,6 +206,12 @@ class RewardConfig(Section):
                 raise ValueError(f"judges[{i}].name: {judge.name!r} is taken; names are unique")
             self._check_endpoints(i, judge)
         check_lengths(self.length, self.judges)
+        for i, term in enumerate(term_names(self.length)):
+            if term in names:
+                raise ValueError(
+                    f"length[{i}].name: {term!r} is also the name of a judge, and results are"
+                    " returned by name; give the term or the judge another one"
+                )
         unless = self.reward.zero_unless
         if unless not in (None, "correct"):
             by_name = {judge.name: judge for judge in self.judges}

@@ -1,12 +1,15 @@
 """Shared parts of the trainer adapters."""
 
+import itertools
+import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
+from oyer.config.length import term_names
 from oyer.config.reward import EndpointConfig, RewardConfig
 from oyer.manager import validation
 from oyer.manager.client import RewardManager
@@ -26,6 +29,10 @@ class NeededFields:
     """Whether a method reads the response's token ids."""
     metadata: frozenset[str]
     """Keys of a rollout's metadata that a method reads."""
+    truncated: bool = False
+    """Whether a method or a rule reads whether generation hit the length limit."""
+    images: bool = False
+    """Whether a judge sends images or refuses them; else adapters may make them placeholders."""
 
     @classmethod
     def of(cls, config: RewardConfig) -> Self:
@@ -35,12 +42,75 @@ class NeededFields:
             metadata=frozenset(
                 key for item in config.length for key in item.metadata_keys.values()
             ),
+            truncated=any(item.takes_truncated for item in config.length),
+            images=any(judge.images != "placeholder" for judge in config.judges),
         )
 
     def metadata_of(self, columns: Mapping[str, Any]) -> dict[str, Any]:
         """Return the metadata values found in a row's columns, NumPy scalars as Python values."""
         found = {key: columns[key] for key in self.metadata if key in columns}
         return {k: v.item() if isinstance(v, np.generic) else v for k, v in found.items()}
+
+
+MAX_ROW_VALUES, MAX_ROW_CHARS = 32, 200
+"""Most values of a data set's row that are kept as metadata, and longest text among them."""
+
+
+def row_metadata(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the small values of a data set's row, for `Rollout.metadata`: ids, data source, …
+
+    Args:
+        columns: the row's columns; short texts, numbers and flags are kept, also those inside a
+            mapping such as verl's `extra_info`, under their own key.
+    """
+    found: dict[str, Any] = {}
+    inner = [value for value in columns.values() if isinstance(value, Mapping)]
+    for key, value in itertools.chain(columns.items(), *(one.items() for one in inner)):
+        scalar = value.item() if isinstance(value, np.generic) else value
+        if len(found) < MAX_ROW_VALUES and key not in found and _is_small(key, scalar):
+            found[str(key)] = scalar
+    return found
+
+
+def _is_small(key: Any, value: Any) -> bool:
+    if not validation.is_text(key) or len(key) > MAX_ROW_CHARS:
+        return False
+    if isinstance(value, str):
+        return len(value) <= MAX_ROW_CHARS and validation.is_text(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**63)
+
+
+def component_names(config: RewardConfig) -> list[str]:
+    """Return the names of all components of a configuration: its judges, then its length terms."""
+    return [judge.name for judge in config.judges] + term_names(config.length)
+
+
+def component_columns(
+    scores: Sequence[Score], prefix: str = "oyer/", names: Sequence[str] = ()
+) -> dict[str, list[float]]:
+    """Return each component as a column without NaN, and a column that says where it is present.
+
+    A missing value is replaced by the mean of the rollout's group, which changes no ranking in it,
+    or by 0.0 if the whole group lacks it; `<prefix><name>_present` is then 0.0, else 1.0.
+
+    Args:
+        scores: `[N]`.
+        prefix: of all keys.
+        names: components that must have columns even if no score has them (`component_names`).
+    """
+    found = dict.fromkeys(itertools.chain(names, *(score.components for score in scores)))
+    columns: dict[str, list[float]] = {}
+    for name in found:
+        values = [score.components.get(name, math.nan) for score in scores]
+        means = [score.component_means.get(name, math.nan) for score in scores]
+        columns[prefix + name] = [
+            next((number for number in pair if math.isfinite(number)), 0.0)
+            for pair in zip(values, means, strict=True)
+        ]
+        columns[f"{prefix}{name}_present"] = [float(math.isfinite(value)) for value in values]
+    return columns
 
 
 OUTAGE_WINDOW = 64
@@ -119,7 +189,13 @@ def with_deadline(config: RewardConfig, timeout_s: float) -> RewardConfig:
 
 
 def check_fits(
-    config: RewardConfig, *, who: str, base_score: bool, group_size: int | None, how: str
+    config: RewardConfig,
+    *,
+    who: str,
+    base_score: bool,
+    group_size: int | None,
+    how: str,
+    truncated: bool = True,
 ) -> None:
     """Refuse a configuration under which none of the trainer's rollouts could be scored.
 
@@ -128,10 +204,17 @@ def check_fits(
         base_score: whether the adapter computes a base score.
         group_size: samples of one prompt, if known.
         how: name of the option that sets `group_size`.
+        truncated: whether the protocol says which rollouts hit the length limit.
 
     Raises:
         InvalidConfig: a length method needs a field that the protocol lacks.
     """
+    unknown = [item.method for item in config.length if item.takes_truncated]
+    if unknown and not truncated:
+        raise InvalidConfig(
+            f"length: {who} does not say which rollouts hit the length limit, and {unknown[0]} reads"
+            " it; set `truncated: as_is` (sigmoid_length: `check_eos: false`), or choose another method"
+        )
     sample = Rollout(prompt="p", response="r", group_id="g", base_score=1.0 if base_score else None)
     try:
         validation.check([sample], config)

@@ -1,6 +1,6 @@
 """The result of a batch: rewards, their terms, statuses and cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,10 @@ class RewardBatch:
     """From length methods that act on advantages, by name; NaN where missing."""
     history: dict[str, Float32s] = field(default_factory=dict)
     """From length methods with state, by name: pass it with the prompt's next rollouts."""
+    components: dict[str, Float32s] = field(default_factory=dict)
+    """Every judge's score and every length term (or advantage), by name; NaN where missing."""
+    groups: list[int] = field(default_factory=list)
+    """Number of each rollout's group, -1 without one; empty if unknown."""
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -104,7 +108,40 @@ class RewardBatch:
             first_errors=outcome.first_errors,
             advantages=outcome.advantages,
             history=outcome.history,
+            components=_components(outcome),
+            groups=outcome.groups,
         )
+
+    @property
+    def component_means(self) -> dict[str, Float32s]:
+        """The mean of each component over a rollout's group, of those that have it, `[N]` each."""
+        return {name: _group_means(values, self.groups) for name, values in self.components.items()}
+
+
+_OTHER_TERMS = ("base_score", "judge", "gate")
+"""Terms of the reward that are neither a judge's score nor a length term, beside `judge:<name>`."""
+
+
+def _components(outcome: BatchResult) -> dict[str, Float32s]:
+    lengths = {
+        name: values
+        for name, values in {**outcome.terms, **outcome.advantages}.items()
+        if name not in _OTHER_TERMS and not name.startswith("judge:")
+    }
+    return {**outcome.scores, **lengths}
+
+
+def _group_means(values: Float32s, groups: Sequence[int]) -> Float32s:
+    """Return each row's mean of its group's finite values; NaN without one."""
+    numbers = np.array(groups or range(-1, -1 - len(values), -1), dtype=np.int64)
+    alone = numbers < 0
+    numbers[alone] = numbers.max(initial=0) + 1 + np.arange(alone.sum())
+    known = np.isfinite(values)
+    size = int(numbers.max(initial=-1)) + 1
+    sums = np.bincount(numbers[known], weights=values[known].astype(float), minlength=size)
+    counts = np.bincount(numbers[known], minlength=size)
+    means = np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
+    return means[numbers].astype(np.float32)
 
 
 def _checked(outcome: BatchResult) -> BatchResult:

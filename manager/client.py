@@ -106,7 +106,12 @@ class RewardManager:
         return manager
 
     def submit(
-        self, rollouts: Sequence[Rollout], *, run: str = "default", step: int | None = None
+        self,
+        rollouts: Sequence[Rollout],
+        *,
+        run: str = "default",
+        step: int | None = None,
+        split: str | None = None,
     ) -> RewardFuture:
         """Submit a batch and return at once.
 
@@ -114,14 +119,15 @@ class RewardManager:
             rollouts: the batch; a group's rollouts must be in one batch.
             run: name of the training run in the record.
             step: training step, for the record.
+            split: purpose of the rollouts in the record, e.g. `eval`; None is training.
 
         Raises:
             InvalidRollout: names the row and field that is wrong; nothing was submitted.
             BackendUnavailable: the broker cannot be reached; nothing was submitted.
         """
-        check_place(run, step)
+        check_place(run, step, split)
         validation.check(rollouts, self.config)
-        prepared = prepare(rollouts, self.config, run=run, step=step)
+        prepared = prepare(rollouts, self.config, run=run, step=step, split=split)
         backend(*self._broker).submit(prepared, self.config.broker.max_backlog_bytes)
         return RewardFuture.of(prepared, self.config, self._broker)
 
@@ -137,7 +143,7 @@ class RewardManager:
         Raises:
             InvalidRollout: names the field that is wrong; nothing was submitted.
         """
-        check_place(options.get("run", "default"), options.get("step"))
+        check_place(options.get("run", "default"), options.get("step"), options.get("split"))
         return self._stream.score(rollout, **options)
 
     def score_many(
@@ -150,7 +156,7 @@ class RewardManager:
         Raises:
             InvalidRollout: names the row and field that is wrong; nothing was submitted.
         """
-        check_place(options.get("run", "default"), options.get("step"))
+        check_place(options.get("run", "default"), options.get("step"), options.get("split"))
         return self._stream.score_many(rollouts, **options)
 
     def close(self) -> None:
@@ -200,8 +206,8 @@ def _checked(config: RewardConfig | Mapping[str, Any]) -> RewardConfig:
     return validate(dict(config) if isinstance(config, Mapping) else config)
 
 
-def check_place(run: object, step: object) -> None:
-    """Check the run and step of a batch.
+def check_place(run: object, step: object, split: object = None) -> None:
+    """Check the run, step and split of a batch.
 
     Raises:
         InvalidInput: names the argument and the fix.
@@ -212,3 +218,10 @@ def check_place(run: object, step: object) -> None:
         not isinstance(step, Integral) or isinstance(step, bool) or not 0 <= int(step) < 2**31
     ):
         raise InvalidInput(f"step: is {shown(step)}; give a whole number from 0, or leave it out")
+    if split is not None and (
+        not isinstance(split, str) or not 0 < len(split) <= 100 or not is_text(split)
+    ):
+        raise InvalidInput(
+            f"split: is {shown(split)}; give a name of 1 to 100 characters, e.g. `eval`, or leave"
+            " it out for training"
+        )

@@ -39,6 +39,11 @@ class Score:
     """From length methods that act on advantages, by name."""
     history: Mapping[str, float] = field(default_factory=dict)
     """From length methods with state, by name: input for the prompt's next rollouts."""
+    components: Mapping[str, float] = field(default_factory=dict)
+    """Every judge's score and every length term (or advantage), by name; NaN where missing."""
+    component_means: Mapping[str, float] = field(default_factory=dict)
+    """The mean of each component over the rollout's group in its batch, of those that have it; NaN if
+    none has."""
     kept: bool = True
     """False if a length method excludes the rollout from training."""
 
@@ -64,6 +69,7 @@ def scores_of(batch: RewardBatch, rows: Iterable[int] | None = None) -> list[Sco
     Args:
         rows: of these rows; of all if None.
     """
+    means = batch.component_means
     return [
         Score(
             reward=float(batch.rewards[i]),
@@ -75,6 +81,8 @@ def scores_of(batch: RewardBatch, rows: Iterable[int] | None = None) -> list[Sco
             error=batch.first_errors.get(status),
             advantages={name: float(values[i]) for name, values in batch.advantages.items()},
             history={name: float(values[i]) for name, values in batch.history.items()},
+            components={name: float(values[i]) for name, values in batch.components.items()},
+            component_means={name: float(values[i]) for name, values in means.items()},
             kept=bool(batch.mask[i]) or not math.isfinite(batch.rewards[i]),
         )
         for i in (range(len(batch.statuses)) if rows is None else rows)

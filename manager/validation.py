@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from oyer.config.reward import RewardConfig
-from oyer.manager.backend.chunks import bytes_of
+from oyer.manager.backend.chunks import bytes_of, json_bytes
+from oyer.manager.messages import messages_problem, tools_problem
 from oyer.manager.requirements import Need, needs_of, shown
 from oyer.protocol.errors import InvalidRollout
 from oyer.protocol.rollout import Rollout
@@ -86,37 +87,41 @@ def _problem(rollout: Any, config: RewardConfig, needs: Sequence[Need]) -> str |
 
 
 def _text_problem(rollout: Rollout, max_bytes: int) -> str | None:
-    if not isinstance(rollout.response, str):
-        if rollout.response is None:
-            return "response: is missing; give the completion as text"
-        return f"response: must be text, but is {type(rollout.response).__name__}"
-    if isinstance(rollout.prompt, list):
-        for i, message in enumerate(rollout.prompt):
-            if not (
-                isinstance(message, dict)
-                and isinstance(message.get("role"), str)
-                and _text_keys(message)
-            ):
-                return f'prompt[{i}]: must be a chat message, e.g. {{"role": …, "content": …}}'
-    elif not isinstance(rollout.prompt, str):
-        return "prompt: must be text or a list of chat messages"
+    if rollout.response is None:
+        return "response: is missing; give the completion as text or messages"
     if rollout.reference is not None and not isinstance(rollout.reference, str):
         return "reference: must be text or None"
     if not isinstance(rollout.metadata, dict) or not _text_keys(rollout.metadata):
         return "metadata: must be a dict of JSON values with text as keys"
-    try:
-        size = bytes_of(rollout)
-    except UnicodeEncodeError:
-        return "response: this or another text contains a lone surrogate, which is not valid text"
-    except (TypeError, ValueError, RecursionError):
-        return (
-            "metadata: this or prompt has a value that is not JSON; use strings and finite numbers"
-        )
-    if _nests_deeper(rollout.metadata, _MAX_DEPTH) or _nests_deeper(rollout.prompt, _MAX_DEPTH):
-        return f"metadata: this or prompt is nested deeper than {_MAX_DEPTH} levels; flatten it"
+    return (
+        messages_problem("prompt", rollout.prompt)
+        or messages_problem("response", rollout.response)
+        or tools_problem(rollout.tools)
+        or _json_problem(rollout)
+        or _size_problem(rollout, max_bytes)
+    )
+
+
+def _json_problem(rollout: Rollout) -> str | None:
+    for name in ("prompt", "response", "reference", "metadata", "tools"):
+        value = getattr(rollout, name)
+        try:
+            json_bytes(value)
+        except UnicodeEncodeError:
+            return f"{name}: contains a lone surrogate, which is not valid text"
+        except (TypeError, ValueError, RecursionError):
+            fix = "" if name == "metadata" else ", or convert with oyer.protocol.content.as_messages"
+            return f"{name}: has a value that is not JSON; use strings and finite numbers{fix}"
+        if _nests_deeper(value, _MAX_DEPTH):
+            return f"{name}: is nested deeper than {_MAX_DEPTH} levels; flatten it"
+    return None
+
+
+def _size_problem(rollout: Rollout, max_bytes: int) -> str | None:
+    size = bytes_of(rollout)
     if size > max_bytes:
         return (
-            f"response: prompt, response, reference and metadata have {size} bytes in total,"
+            f"response: prompt, response, reference, metadata and tools have {size} bytes in total,"
             f" more than max_rollout_bytes = {max_bytes}; shorten them or raise the limit"
         )
     return None

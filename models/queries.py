@@ -10,6 +10,7 @@ from oyer.models.base import BatchPart
 from oyer.models.batch import Batch, BatchSubmission, Run
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.reward import Reward
+from oyer.models.rollout import Rollout
 from oyer.models.rows import (
     BatchState,
     StoredJudgement,
@@ -82,6 +83,12 @@ def rewards_of(conn: Connection, batch_id: str) -> list[StoredReward]:
     """Return the rewards of a batch, in the order submitted."""
     query = select(Reward.__table__).where(_of(Reward, batch_id)).order_by(Reward.rollout_index)
     return cast(list[StoredReward], _rows(conn, query))
+
+
+def group_ids_of(conn: Connection, batch_id: str) -> list[str | None]:
+    """Return the group ids of a batch's rollouts, in the order submitted."""
+    query = select(Rollout.group_id).where(_of(Rollout, batch_id)).order_by(Rollout.rollout_index)
+    return list(conn.scalars(query))
 
 
 def usage_of(conn: Connection, batch_id: str) -> Usage:

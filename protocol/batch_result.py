@@ -7,7 +7,7 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ USAGE = ("calls", "prompt_tokens", "completion_tokens", "cost_usd")
 
 _ADVANTAGE = "advantage:"
 _HISTORY = "history:"
+_SCORE = "score:"
 """Prefixes of names in `rewards.terms`; other names contain a colon only for a judge."""
 
 
@@ -47,6 +48,10 @@ class BatchResult:
     """New histories of length methods with state, by name."""
     cancelled: str | None = None
     """Who cancelled the batch, and why; None if it was not cancelled."""
+    scores: dict[str, Float32s] = field(default_factory=dict)
+    """Each judge's scores as they came, by judge; NaN where missing."""
+    groups: list[int] = field(default_factory=list)
+    """Number of each row's group, -1 without one; empty if unknown."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -55,11 +60,12 @@ class BatchResult:
 
     @property
     def recorded(self) -> dict[str, Float32s]:
-        """The values stored in `rewards.terms` by name: terms, advantages and histories."""
+        """The values stored in `rewards.terms` by name: terms, advantages, histories and scores."""
         return {
             **self.terms,
             **{_ADVANTAGE + name: values for name, values in self.advantages.items()},
             **{_HISTORY + name: values for name, values in self.history.items()},
+            **{_SCORE + name: values for name, values in self.scores.items()},
         }
 
     def to_wire(self) -> dict[str, Any]:
@@ -78,6 +84,8 @@ class BatchResult:
             "advantages": {name: _packed(values) for name, values in self.advantages.items()},
             "history": {name: _packed(values) for name, values in self.history.items()},
             "cancelled": self.cancelled,
+            "scores": {name: _packed(values) for name, values in self.scores.items()},
+            "groups": self.groups,
         }
 
     @classmethod
@@ -117,24 +125,41 @@ class BatchResult:
             advantages=_unpacked_all(wire["advantages"], n),
             history=_unpacked_all(wire["history"], n),
             cancelled=_reason(wire.get("cancelled")),
+            # Absent in results of earlier releases.
+            scores=_unpacked_all(wire.get("scores") or {}, n),
+            groups=_group_numbers(wire.get("groups") or [], n),
         )
 
 
-def split_recorded(
-    recorded: Mapping[str, T],
-) -> tuple[dict[str, T], dict[str, T], dict[str, T]]:
-    """Split `BatchResult.recorded` into terms, advantages and histories."""
-    terms: dict[str, T] = {}
-    advantages: dict[str, T] = {}
-    history: dict[str, T] = {}
+class RecordedValues(NamedTuple, Generic[T]):
+    """What `BatchResult.recorded` holds, by name."""
+
+    terms: dict[str, T]
+    advantages: dict[str, T]
+    history: dict[str, T]
+    scores: dict[str, T]
+
+
+def split_recorded(recorded: Mapping[str, T]) -> RecordedValues[T]:
+    """Split `BatchResult.recorded` by the kinds of values."""
+    found: RecordedValues[T] = RecordedValues({}, {}, {}, {})
+    kinds = {_ADVANTAGE: found.advantages, _HISTORY: found.history, _SCORE: found.scores}
     for name, values in recorded.items():
-        if name.startswith(_ADVANTAGE):
-            advantages[name.removeprefix(_ADVANTAGE)] = values
-        elif name.startswith(_HISTORY):
-            history[name.removeprefix(_HISTORY)] = values
-        else:
-            terms[name] = values
-    return terms, advantages, history
+        prefix = next((prefix for prefix in kinds if name.startswith(prefix)), "")
+        kinds.get(prefix, found.terms)[name.removeprefix(prefix)] = values
+    return found
+
+
+def number_groups(group_ids: Sequence[Any]) -> list[int]:
+    """Number the groups of a batch in order of appearance; -1 for a row without a group."""
+    numbers: dict[Any, int] = {}
+    return [-1 if one is None else numbers.setdefault(one, len(numbers)) for one in group_ids]
+
+
+def _group_numbers(values: Any, n: int) -> list[int]:
+    if not isinstance(values, list) or len(values) not in (0, n):
+        raise ValueError(f"{len(values)} group numbers for {n} rollouts")
+    return [int(value) for value in values]
 
 
 def _packed(values: NDArray[Any] | Sequence[float]) -> str:

@@ -9,7 +9,8 @@ from pydantic import TypeAdapter
 from oyer.protocol.packing import decode_json, pack
 
 Message = dict[str, Any]
-"""One chat message: `{"role": …, "content": …}`."""
+"""One chat message: `{"role": …, "content": …}`, and if needed `reasoning_content`, `tool_calls`,
+`tool_call_id`, `name`. The content is text, content parts (OpenAI's format), or None."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,16 +22,18 @@ class Rollout:
 
     prompt: str | list[Message]
     """Text, or chat messages."""
-    response: str
-    """The policy's completion."""
+    response: str | list[Message]
+    """The policy's completion: text, or the messages of a trajectory. Messages of the role `assistant`
+    are the policy's own words, all others are what tools and users answered."""
     group_id: str | int | None = None
     """The prompt's uid; rollouts with the same id form a group."""
     base_score: float | None = None
     """The verifier's score; default: 1 or 0 from `correct` if that is set, else no base score."""
     response_tokens: int | None = None
-    """Response length in the policy's tokens; required unless a tokenizer is configured."""
+    """Number of the policy's own tokens in the response, without those of tools and users; required
+    unless a tokenizer is configured."""
     token_ids: Sequence[int] | None = None
-    """The response's token ids, for length methods that measure repetition."""
+    """The policy's own token ids in the response, for length methods that measure repetition."""
     correct: bool | None = None
     """Whether the verifier accepted the answer."""
     truncated: bool = False
@@ -39,6 +42,9 @@ class Rollout:
     """The reference answer, shown to the judge."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """JSON values stored with the rollout in the database."""
+    tools: list[dict[str, Any]] | None = None
+    """Definitions of the tools that the policy could call (OpenAI's function format), shown to the
+    judge."""
 
 
 _ROLLOUTS = TypeAdapter(list[Rollout])

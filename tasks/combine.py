@@ -76,8 +76,7 @@ def combine_batch(
         first_errors=_first_errors(judged),
         cancelled=why if status == "cancelled" else None,
     )
-    sizes = _group_sizes(columns.group_ids)
-    recorded = _recorded(context, manifest, result, sizes, status, why)
+    recorded = _recorded(context, manifest, result, columns.group_ids, status, why)
     retry_storage(context.batches.discard, manifest)
     _log_end(manifest, recorded)
     return recorded.to_wire()
@@ -123,19 +122,22 @@ def _recorded(
     context: WorkerContext,
     manifest: Manifest,
     result: BatchResult,
-    group_sizes: Sequence[int | None],
+    group_ids: Sequence[str | None],
     status: str,
     why: str | None,
 ) -> BatchResult:
     """Record a result; return the recorded one if an earlier run of this task recorded one."""
-    usage, stored = record_rewards(context, manifest, result, group_sizes, status, why)
+    sizes = _group_sizes(group_ids)
+    usage, stored = record_rewards(context, manifest, result, sizes, status, why)
     gaps = len(missing(result.statuses))
     if gaps:
         log.warning("batch %s: %d of %d without a score", result.batch_id, gaps, manifest.size)
     if not stored:
         return replace(result, usage=usage_amounts(usage))
     log.warning("batch %s: keeps the rewards that are already on record", result.batch_id)
-    return stored_result(result.batch_id, stored, usage, result.first_errors, result.cancelled)
+    return stored_result(
+        result.batch_id, stored, group_ids, usage, result.first_errors, result.cancelled
+    )
 
 
 def _log_end(manifest: Manifest, result: BatchResult) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from oyer.models import queries
 from oyer.models.rows import StoredReward, Usage
-from oyer.protocol.batch_result import USAGE, BatchResult, split_recorded
+from oyer.protocol.batch_result import USAGE, BatchResult, number_groups, split_recorded
 from oyer.protocol.errors import BatchLost
 from oyer.protocol.partial_results import Floats, LengthResult
 from oyer.protocol.status import SETTLED
@@ -30,26 +30,34 @@ def recall_batch(context: WorkerContext, batch_id: str) -> dict[str, Any]:
 def stored_result(
     batch_id: str,
     stored: Sequence[StoredReward],
+    group_ids: Sequence[str | None],
     usage: Usage,
     first_errors: Mapping[str, str],
     cancelled: str | None,
 ) -> BatchResult:
-    """Build a batch's result from the rewards in the database."""
+    """Build a batch's result from the rewards in the database.
+
+    Args:
+        stored: its rewards, in the order submitted.
+        group_ids: of its rollouts, in the order submitted.
+    """
     names = stored[0]["terms"]
     columns = {name: _floats(row["terms"].get(name) for row in stored) for name in names}
-    terms, advantages, history = split_recorded(columns)
+    values = split_recorded(columns)
     composed = ComposedRewards(
         rewards=_floats(row["reward"] for row in stored),
         unshaped_rewards=_floats(row["unshaped_reward"] for row in stored),
         judge_scores=_floats(row["judge_score"] for row in stored),
         mask=np.array([row["trainable"] for row in stored], dtype=bool),
         statuses=[row["status"] for row in stored],
-        terms=terms,
+        terms=values.terms,
+        raw_scores=values.scores,
+        groups=number_groups(group_ids),
     )
     return batch_result(
         batch_id,
         composed,
-        LengthResult(advantages=advantages, history=history),
+        LengthResult(advantages=values.advantages, history=values.history),
         usage=usage_amounts(usage),
         first_errors=first_errors,
         cancelled=cancelled,
@@ -86,4 +94,5 @@ def _recalled(conn: "Connection", batch_id: str) -> BatchResult:
             first_errors.setdefault(row["status"], error)
     cancelled = (state["ending"] or "") if state["status"] == "cancelled" else None
     usage = queries.usage_of(conn, batch_id)
-    return stored_result(batch_id, stored, usage, first_errors, cancelled)
+    group_ids = queries.group_ids_of(conn, batch_id)
+    return stored_result(batch_id, stored, group_ids, usage, first_errors, cancelled)

@@ -235,6 +235,7 @@ def _batch_row(manifest: Manifest) -> BatchRow:
         "plan": manifest.plan,
         "oyer_version": _version(),
         "submitted_at": datetime.fromtimestamp(manifest.submitted_at, UTC),
+        "split": manifest.split,
     }
 
 

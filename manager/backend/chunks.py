@@ -97,10 +97,24 @@ def bytes_of(rollout: Rollout) -> int:
         UnicodeEncodeError: a text holds a lone surrogate.
         TypeError, ValueError, RecursionError: messages or metadata are not JSON.
     """
-    prompt = rollout.prompt if isinstance(rollout.prompt, str) else _json(rollout.prompt)
-    texts = (prompt, rollout.response, rollout.reference or "", _json(rollout.metadata))
-    return sum(len(text.encode()) for text in texts)
+    values = (
+        rollout.prompt,
+        rollout.response,
+        rollout.reference,
+        rollout.metadata,
+        rollout.tools,
+    )
+    return sum(map(json_bytes, values))
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False) if value else ""
+def json_bytes(value: object) -> int:
+    """Count the UTF-8 bytes of a text, or of a JSON value; 0 for an empty one.
+
+    Raises:
+        UnicodeEncodeError: a text holds a lone surrogate.
+        TypeError, ValueError, RecursionError: it is not JSON.
+    """
+    if not value:
+        return 0
+    text = value if isinstance(value, str) else json.dumps(value, allow_nan=False, ensure_ascii=False)
+    return len(text.encode())

@@ -37,7 +37,12 @@ class PreparedBatch:
 
 
 def prepare(
-    rollouts: Sequence[Rollout], config: RewardConfig, *, run: str, step: int | None
+    rollouts: Sequence[Rollout],
+    config: RewardConfig,
+    *,
+    run: str,
+    step: int | None,
+    split: str | None = None,
 ) -> PreparedBatch:
     """Pack checked rollouts under a new batch id."""
     rows = [plain(rollout) for rollout in rollouts]
@@ -68,6 +73,7 @@ def prepare(
         chunks=spans,
         length_follows_judges=config.length_follows_judges,
         token_ids=bool(packed_ids),
+        split=split,
         split_groups=split_groups(group_ids, spans) if falls_back else [],
     )
     chunks = [encode_rollouts(rows[start : start + count]) for start, count in spans]
@@ -121,4 +127,5 @@ def plain(rollout: Rollout, token_ids: Sequence[int] | None = None) -> Rollout:
         truncated=bool(rollout.truncated),
         reference=rollout.reference,
         metadata=rollout.metadata,
+        tools=rollout.tools,
     )

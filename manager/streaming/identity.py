@@ -38,6 +38,9 @@ class ScoreOptions(RunOptions, total=False):
     """Whether all rollouts of a group have one prompt: rollouts of another prompt form another group."""
     step: int | None
     """The training step, for the record."""
+    split: str | None
+    """Purpose of the rollouts in the record, e.g. `eval`; None is training. Rollouts of two splits never
+    share a group."""
     group_size: int | None
     """Rollouts of the group, over all processes; without it, a group is submitted in one call."""
     sample_id: str | None
@@ -79,17 +82,21 @@ def pending_rollouts(
         now_s: of `time.monotonic`.
     """
     run, step, size = options.get("run", "default"), options.get("step"), options.get("group_size")
+    split = options.get("split")
     shared = options.get("training") or ("" if "run" in options else training)
     due_s = now_s + options.get("group_timeout_s", GROUP_TIMEOUT_S)
     count: dict[str, int] = {}
     pending = []
     for rollout in rollouts:
         row = plain(rollout, rollout.token_ids)
-        name = rollout_name(row, run, step, size, options.get("sample_id"))
+        name = rollout_name(row, run, step, size, options.get("sample_id"), split)
         count[name] = count.get(name, 0) + 1
-        one = PendingRollout(rollout=row, id=f"{name}-{count[name]}", run=run, step=step)
+        one = PendingRollout(
+            rollout=row, id=f"{name}-{count[name]}", run=run, step=step, split=split
+        )
         if size is not None and row.group_id is not None:
-            scope = scope_of(shared, row.prompt if options.get("one_prompt", False) else None)
+            prompt = row.prompt if options.get("one_prompt", False) else None
+            scope = scope_of(shared, prompt, split)
             one.group = group_name(plan, run, scope, str(row.group_id), size)
             one.group_size, one.group_due_s = size, due_s
             one.on_group_timeout = options.get("on_group_timeout", "partial")
@@ -107,9 +114,9 @@ def group_name(plan: str, run: str, scope: str, group_id: str, size: int) -> str
     return _digest([plan, run, scope, group_id, size])
 
 
-def scope_of(training: str, prompt: Any = None) -> str:
-    """Name what may share a group: the rollouts of a training and, if given, of a prompt."""
-    return _digest([training, prompt])
+def scope_of(training: str, prompt: Any = None, split: str | None = None) -> str:
+    """Name what may share a group: the rollouts of a training's split and, if given, of a prompt."""
+    return _digest([training, prompt, split])
 
 
 def rollout_name(rollout: Rollout, run: str, step: int | None, *distinguished_by: Any) -> str:
@@ -125,7 +132,7 @@ def rollout_name(rollout: Rollout, run: str, step: int | None, *distinguished_by
     numbers = [rollout.base_score, rollout.correct, rollout.truncated, rollout.response_tokens]
     texts = (rollout.prompt, rollout.response, rollout.reference)
     # JSON of a long text would cost more than its hash; with their lengths, texts can follow as is.
-    shape = [len(one) if isinstance(one, str) else one for one in texts]
+    shape = [len(one) if isinstance(one, str) else one for one in (*texts, rollout.tools)]
     return _digest([place, numbers, shape], *(one for one in texts if isinstance(one, str)))
 
 

@@ -165,6 +165,7 @@ class PendingRollout:
     """The same in every process."""
     run: str
     step: int | None
+    split: str | None = None
     group: str | None = None
     """Name of its group in Redis; None if its group need not be gathered."""
     group_size: int = 0

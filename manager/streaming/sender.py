@@ -32,7 +32,8 @@ class OpenBatchKey(NamedTuple):
 
     run: str
     step: int | None
-    with_length: bool
+    split: str | None
+    with_length: bool = True
     """Whether their rewards get length terms."""
 
 
@@ -77,7 +78,9 @@ class Sender:
             rollouts, starts = _layout(batch)
             rows = [*enumerate(batch.members), *_rows(batch.claims, starts)]
             try:
-                prepared = prepare(rollouts, config, run=key.run, step=key.step)
+                prepared = prepare(
+                    rollouts, config, run=key.run, step=key.step, split=key.split
+                )
                 taken = self._submit(prepared, starts)
                 if not taken:
                     future = RewardFuture.of(prepared, config, self._broker)

@@ -137,7 +137,7 @@ class Stream:
                 pending = self._pending.add(unit)
                 if pending is unit:
                     first = unit[0]
-                    batch = batch or self._batch(OpenBatchKey(first.run, first.step, True), now_s)
+                    batch = batch or self._batch(OpenBatchKey(first.run, first.step, first.split), now_s)
                     joins = self._compares and first.group is not None
                     (batch.joining if joins else batch.members).extend(unit)
                 scores += [one.pending for one in pending]
@@ -232,19 +232,20 @@ class Stream:
         for group, members in updates.sent:
             self._sender.wait_for(group, members)
         for claim in updates.claims:
-            key = OpenBatchKey(claim.members[0].run, claim.group.step, claim.group.with_length)
+            first, group = claim.members[0], claim.group
+            key = OpenBatchKey(first.run, group.step, first.split, group.with_length)
             batches.setdefault(key, OpenBatch()).claims.append(claim)
         for one, group in updates.late:
-            key = OpenBatchKey(one.run, one.step, group.with_length)
+            key = OpenBatchKey(one.run, one.step, one.split, group.with_length)
             batches.setdefault(key, OpenBatch()).members.append(one)
         for key, batch in batches.items():
             self._groups.wait_again(self._sender.send(key, batch))
         with self._changed:
             now_s = time.monotonic()
             for one in updates.gone:
-                self._batch(OpenBatchKey(one.run, one.step, True), now_s).joining.append(one)
+                self._batch(OpenBatchKey(one.run, one.step, one.split), now_s).joining.append(one)
             for one in updates.incomplete if self._judges_early else ():
-                self._batch(OpenBatchKey(one.run, one.step, False), now_s).early.append(one)
+                self._batch(OpenBatchKey(one.run, one.step, one.split, False), now_s).early.append(one)
         for group in updates.unsent:
             self._sender.resubmit(group)
 

@@ -94,6 +94,9 @@ def _probabilities(token: Mapping[str, Any], *, strip: bool = True) -> dict[str,
     found: dict[str, float] = {}
     for entry in token.get("top_logprobs") or ():
         text = str(entry["token"]).strip() if strip else str(entry["token"])
-        # A logprob above 0 is cut to 0, the largest that a probability can have; NaN becomes 0 too.
-        found[text] = found.get(text, 0.0) + math.exp(min(0.0, float(entry["logprob"])))
+        logprob = float(entry["logprob"])
+        if math.isnan(logprob):
+            continue
+        # A logprob above 0 is cut to 0, the largest that a probability can have.
+        found[text] = found.get(text, 0.0) + math.exp(min(0.0, logprob))
     return found

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from oyer.config.condition import Condition
 from oyer.config.reward import JudgeConfig, RewardRules
 from oyer.protocol.batch import Columns
-from oyer.protocol.batch_result import BatchResult, Float32s
+from oyer.protocol.batch_result import BatchResult, Float32s, number_groups
 from oyer.protocol.partial_results import Floats, JudgeResult, LengthResult
 from oyer.protocol.status import SETTLED, Status
 from oyer.tasks.rewards.missing_judges import Verdicts, completed
@@ -53,6 +53,10 @@ class ComposedRewards:
     terms: dict[str, Floats] = field(default_factory=dict)
     summands: dict[str, Floats] = field(default_factory=dict)
     """Terms after gate and multipliers; they add up to the rewards."""
+    raw_scores: dict[str, Floats] = field(default_factory=dict)
+    """Each judge's scores as they came; NaN where missing."""
+    groups: list[int] = field(default_factory=list)
+    """Number of each row's group, -1 without one."""
     scores: dict[str, Floats] = field(default_factory=dict)
     """`base_score`, `judge`, `judge:<name>` and `unshaped_reward` as conditions and length methods
     read them: after the failure policy, NaN where still missing. A gated rollout has the lowest
@@ -103,6 +107,8 @@ def compose(inputs: RewardInputs, length: LengthResult | None = None) -> Compose
         statuses=statuses,
         terms=_unsigned({**inner, "judge": judged, **factors, **length.added}),
         summands=_unsigned(summands),
+        raw_scores={judge.name: inputs.verdicts[judge.name].scores for judge in judges},
+        groups=number_groups(columns.group_ids),
         scores=scores,
     )
 
@@ -137,6 +143,8 @@ def batch_result(
         advantages=_float32s(length.advantages),
         history=_float32s(length.history),
         cancelled=cancelled,
+        scores=_float32s(composed.raw_scores),
+        groups=composed.groups,
     )
 
 
