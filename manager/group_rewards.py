@@ -1,13 +1,14 @@
 """Rewards of whole groups for trainers whose rewards are plain numbers, without NaN or None."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Unpack
 
+from oyer.config.reward import RewardConfig
 from oyer.manager import validation
-from oyer.manager.adapters import component_columns
+from oyer.manager.adapters import component_columns, component_names
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score, without_reward
 from oyer.manager.streaming.identity import ScoreOptions
@@ -32,9 +33,7 @@ class GroupReward:
     """`oyer/<judge or term>` and `…_present`, the same keys for every rollout, and `oyer/missing`."""
 
 
-def neutral_rewards(
-    scores: Sequence[Score], own: Sequence[float] | None = None
-) -> list[float]:
+def neutral_rewards(scores: Sequence[Score], own: Sequence[float] | None = None) -> list[float]:
     """Return the rewards of one group; a missing one neither raises nor lowers the rollout.
 
     A rollout without a reward gets the mean of the group's others, so that its advantage is 0 and
@@ -79,37 +78,61 @@ async def group_rewards(
         OyerError: the failure policy raises (`reward.on_missing: raise`, `max_failed_fraction`).
     """
     sent, scores = _readable(manager, rollouts)
-    pending = manager.score_many([rollouts[row] for row in sent], **options)
-    settled = await pending.gather(timeout_s, manager.config.reward)
-    scores.update(zip(sent, settled, strict=True))
-    return rewards_of(rollouts, [scores[row] for row in range(len(rollouts))], own)
+    if sent:
+        pending = manager.score_many([rollouts[row] for row in sent], **options)
+        settled = await pending.gather(timeout_s, manager.config.reward)
+        scores.update(zip(sent, settled, strict=True))
+    in_order = [scores[row] for row in range(len(rollouts))]
+    return _rewards_of(manager.config, rollouts, in_order, own)
 
 
-def rewards_of(
-    rollouts: Sequence[Rollout], scores: Sequence[Score], own: Sequence[float] | None = None
+def finite_metrics(config: RewardConfig, scores: Sequence[Score]) -> list[dict[str, float]]:
+    """Return each rollout's metrics, `GroupReward.metrics`.
+
+    Args:
+        config: decides which components have keys.
+        scores: `[N]`.
+    """
+    columns = component_columns(scores, names=component_names(config))
+    return [
+        {name: values[row] for name, values in columns.items()}
+        | {"oyer/missing": float(not score.trainable)}
+        for row, score in enumerate(scores)
+    ]
+
+
+def with_group_mean(config: RewardConfig) -> RewardConfig:
+    """Return the configuration with `on_missing: group_mean` instead of `skip`.
+
+    For trainers that cannot exclude a rollout and whose rollouts are scored one by one, in groups.
+    """
+    if config.reward.on_missing != "skip":
+        return config
+    rules = config.reward.model_copy(update={"on_missing": "group_mean"})
+    return config.model_copy(update={"reward": rules})
+
+
+def _rewards_of(
+    config: RewardConfig,
+    rollouts: Sequence[Rollout],
+    scores: Sequence[Score],
+    own: Sequence[float] | None,
 ) -> list[GroupReward]:
-    """Return the rewards and metrics of scored rollouts; see `group_rewards`."""
     rewards = [math.nan] * len(scores)
-    groups: dict[str | int | None, list[int]] = {}
+    groups: dict[Hashable, list[int]] = {}
     for row, rollout in enumerate(rollouts):
-        groups.setdefault(rollout.group_id, []).append(row)
+        alone = rollout.group_id is None
+        groups.setdefault(("row", row) if alone else rollout.group_id, []).append(row)
     for rows in groups.values():
         added = None if own is None else [own[row] for row in rows]
         neutral = neutral_rewards([scores[row] for row in rows], added)
         for row, reward in zip(rows, neutral, strict=True):
             rewards[row] = reward
-    columns = component_columns(scores)
     return [
-        GroupReward(
-            reward=rewards[row],
-            judged=score.trainable,
-            score=score,
-            metrics={
-                **{name: values[row] for name, values in columns.items()},
-                "oyer/missing": float(not score.trainable),
-            },
+        GroupReward(reward=rewards[row], judged=score.trainable, score=score, metrics=metrics)
+        for row, (score, metrics) in enumerate(
+            zip(scores, finite_metrics(config, scores), strict=True)
         )
-        for row, score in enumerate(scores)
     ]
 
 
