@@ -23,7 +23,7 @@ from openai.types.chat.chat_completion import Choice
 from oyer.config.loading import load_config
 from oyer.manager import MissingScores, RewardManager, Rollout
 from oyer.manager.adapters import row_metadata
-from oyer.manager.group_rewards import group_rewards
+from oyer.manager.group_rewards import group_rewards, response_of
 from oyer.protocol.content import as_messages
 
 manager = RewardManager(load_config())
@@ -71,7 +71,7 @@ def rollout(trajectory: art.Trajectory, group_id: str) -> Rollout:
     counts = [len(turns[i].logprobs.content or []) for i in own if turns[i].logprobs]
     return Rollout(
         prompt=as_messages(messages[:start]),
-        response=as_messages(messages[start:]),
+        response=response_of(messages[start:]),
         response_tokens=sum(counts) if len(counts) == len(own) and own else None,
         truncated=any(turns[i].finish_reason == "length" for i in own[-1:]),
         group_id=group_id,

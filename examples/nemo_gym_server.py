@@ -31,9 +31,8 @@ from pydantic import ConfigDict
 from oyer.config.loading import load_config
 from oyer.manager import RewardManager, Rollout
 from oyer.manager.adapters import row_metadata
-from oyer.manager.group_rewards import finite_metrics, with_group_mean
+from oyer.manager.group_rewards import group_rewards, response_of, with_group_mean
 from oyer.protocol.content import as_messages
-from oyer.protocol.status import SETTLED
 
 
 class OyerServerConfig(BaseResourcesServerConfig):
@@ -77,20 +76,20 @@ class OyerServer(SimpleResourcesServer):
             JudgeError: there is no reward.
         """
         columns = body.model_extra or {}
-        pending = self._manager.score_many(
+        (found,) = await group_rewards(
+            self._manager,
             [rollout(body, columns)],
+            timeout_s=self.config.timeout_s,
             run=self.config.run,
             split=self.config.split,
             group_size=self.config.num_rollouts_per_prompt,
-            sample_id=f"{columns.get('_ng_rollout_index', uuid.uuid4().hex)}",
+            sample_id=str(columns.get("_ng_rollout_index", uuid.uuid4().hex)),
         )
-        rules = self._manager.config.reward
-        (score,) = await pending.gather(self.config.timeout_s, rules)
-        if score.status not in SETTLED or not score.trainable:
+        score, metrics = found.score, found.metrics
+        if not found.judged:
             columns["instance_config"] = {"mask_sample": True}
         if not score.trainable:
             raise JudgeError(f"{score.status}: {score.error}")
-        (metrics,) = finite_metrics(self._manager.config, [score])
         components = {"judge": score.unshaped_reward, "length": score.length_term}
         if self.config.gdpo:
             named = {name.removeprefix("oyer/"): value for name, value in metrics.items()}
@@ -111,7 +110,7 @@ def rollout(body: Any, columns: dict[str, Any]) -> Rollout:
     index, reference = columns.get("_ng_task_index"), columns.get("expected_answer")
     return Rollout(
         prompt=chat(params.input),
-        response=chat(body.response.output),
+        response=response_of(chat(body.response.output)),
         response_tokens=usage.output_tokens if usage else None,
         truncated=getattr(body.response.incomplete_details, "reason", None) == "max_output_tokens",
         reference=None if reference is None else str(reference),

@@ -25,7 +25,7 @@ from nemo_rl.environments.interfaces import EnvironmentInterface, EnvironmentRet
 from oyer.config.loading import load_config
 from oyer.manager import RewardManager, Rollout
 from oyer.manager.adapters import row_metadata
-from oyer.manager.group_rewards import group_rewards, with_group_mean
+from oyer.manager.group_rewards import group_rewards, response_of, with_group_mean
 from oyer.protocol.content import as_messages
 
 
@@ -97,7 +97,7 @@ def rollout(log: list[dict[str, Any]], row: dict[str, Any]) -> Rollout:
     reference = row.get("ground_truth")
     return Rollout(
         prompt=as_messages(prompt),
-        response=as_messages(response) or "",
+        response=response_of(response),
         response_tokens=sum(map(len, ids)) if ids else None,
         reference=None if reference is None else str(reference),
         group_id=sha256(json.dumps(prompt, default=str).encode()).hexdigest(),

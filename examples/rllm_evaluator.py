@@ -3,13 +3,14 @@
 rLLM evaluates each episode in a thread of its own (`n_parallel_tasks`, at least `group_size`), so the
 wait does not hold up other episodes. `OYER_CONFIG` names the configuration.
 
-- Missing score: the mean of the task's other episodes. An episode without any reward ends as
-  `TerminationReason.ERROR`, which `rllm.compact_filtering.mask_error` excludes from the loss.
+- Missing score: the mean of the task's other episodes, and `TerminationReason.ERROR`, which
+  `rllm.compact_filtering.mask_error` excludes from the group.
 - Components: signals `oyer/<judge or term>`, which rLLM logs and puts on the trajectories.
 - Groups: the episodes of one task, `group_size` (`rllm.rollout.n`).
 - Evaluation: `JudgedEvaluator(split="eval")` for a validation of one episode per task.
 """
 
+import asyncio
 from typing import Any
 
 from rllm.eval.types import EvalOutput, Signal
@@ -18,7 +19,7 @@ from rllm.workflows.workflow import TerminationReason
 from oyer.config.loading import load_config
 from oyer.manager import RewardManager, Rollout
 from oyer.manager.adapters import row_metadata
-from oyer.manager.group_rewards import finite_metrics, with_group_mean
+from oyer.manager.group_rewards import group_rewards, response_of, with_group_mean
 from oyer.protocol.content import as_messages
 
 
@@ -40,22 +41,23 @@ class JudgedEvaluator:
 
     def evaluate(self, task: Any, episode: Any) -> EvalOutput:
         """Score one episode; called in a thread."""
-        pending = self.manager.score_many(
-            [rollout(task, episode)],
-            run=self.run,
-            split=self.split,
-            group_size=self.group_size,
-            sample_id=episode.id,
+        (found,) = asyncio.run(
+            group_rewards(
+                self.manager,
+                [rollout(task, episode)],
+                timeout_s=self.timeout_s,
+                run=self.run,
+                split=self.split,
+                group_size=self.group_size,
+                sample_id=episode.id,
+            )
         )
-        (score,) = pending.collect(self.timeout_s, self.manager.config.reward)
-        (metrics,) = finite_metrics(self.manager.config, [score])
-        if not score.trainable:
+        if not found.judged:
             episode.termination_reason = TerminationReason.ERROR
         return EvalOutput(
-            reward=score.reward if score.trainable else 0.0,
-            is_correct=score.trainable and score.reward > 0,
-            signals=[Signal(name, value) for name, value in metrics.items()],
-            metadata={"oyer/judged": float(score.status == "scored")},
+            reward=found.reward,
+            is_correct=found.judged and found.reward > 0,
+            signals=[Signal(name, value) for name, value in found.metrics.items()],
         )
 
 
@@ -67,7 +69,7 @@ def rollout(task: Any, episode: Any) -> Rollout:
     reference = task.metadata.get("ground_truth", task.metadata.get("answer"))
     return Rollout(
         prompt=as_messages(messages[:start]) or as_messages(task.instruction),
-        response=as_messages(messages[start:]) or "",
+        response=response_of(messages[start:]),
         response_tokens=sum(len(step.response_ids) for step in steps) or None,
         token_ids=[token for step in steps for token in step.response_ids] or None,
         truncated=getattr(episode.termination_reason, "value", None)

@@ -26,9 +26,8 @@ from skyrl.train.generators.skyrl_gym_generator import SkyRLGymGenerator, StepWi
 from oyer.config.loading import load_config
 from oyer.manager import InvalidInput, RewardManager, Rollout
 from oyer.manager.adapters import row_metadata
-from oyer.manager.group_rewards import finite_metrics, with_group_mean
+from oyer.manager.group_rewards import group_rewards, response_of, with_group_mean
 from oyer.protocol.content import as_messages
-from oyer.protocol.status import SETTLED
 
 RUN = "skyrl"
 TIMEOUT_S = 600.0
@@ -62,26 +61,26 @@ class JudgedGenerator(SkyRLGymGenerator):
         trajectory, (sizes, batch) = options.get("trajectory_id"), self._batch.get()
         rollout = Rollout(
             prompt=as_messages(prompt),
-            response=as_messages([turn for step in steps for turn in self._turns(step)]),
+            response=response_of([turn for step in steps for turn in self._turns(step)]),
             response_tokens=sum(sum(step.loss_mask) for step in steps),
             truncated=steps[-1].stop_reason == "length",
             reference=_reference(env_extras),
             group_id=None if trajectory is None else trajectory.instance_id,
             metadata=columns,
         )
-        pending = self.manager.score_many(
+        (found,) = await group_rewards(
+            self.manager,
             [rollout],
+            timeout_s=TIMEOUT_S,
             run=RUN,
             split=None if batch is None else batch.training_phase,
             step=None if batch is None else batch.global_step,
             group_size=None if trajectory is None else sizes[trajectory.instance_id],
             sample_id=None if trajectory is None else trajectory.to_string(),
         )
-        (score,) = await pending.gather(TIMEOUT_S, self.manager.config.reward)
-        steps[-1].env_metrics |= finite_metrics(self.manager.config, [score])[0]
-        if score.trainable:
-            _add(steps[-1], score.reward)
-        if score.status not in SETTLED or not score.trainable:
+        steps[-1].env_metrics |= found.metrics
+        _add(steps[-1], found.reward)
+        if not found.judged:
             for step in steps:
                 step.loss_mask = [0] * len(step.loss_mask)
         return output

@@ -31,7 +31,7 @@ from tinker_cookbook.rl.types import (
 
 from oyer.config.loading import load_config
 from oyer.manager import RewardManager, Rollout
-from oyer.manager.group_rewards import group_rewards
+from oyer.manager.group_rewards import group_rewards, response_of
 from oyer.protocol.content import as_messages
 
 
@@ -127,7 +127,7 @@ def rollout(trajectory: Trajectory, env: Any, group_id: str) -> Rollout:
         prompt = [*env.convo_prefix, {"role": "user", "content": env.get_question()}]
     return Rollout(
         prompt=as_messages(prompt),
-        response=as_messages(messages),
+        response=response_of(messages),
         response_tokens=len(ids),
         token_ids=ids,
         truncated=trajectory.stop_reason == "max_tokens",

@@ -4,7 +4,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Unpack
+from typing import Any, Unpack
 
 from oyer.config.reward import RewardConfig
 from oyer.manager import validation
@@ -12,8 +12,10 @@ from oyer.manager.adapters import component_columns, component_names
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score, without_reward
 from oyer.manager.streaming.identity import ScoreOptions
+from oyer.protocol.content import as_messages
 from oyer.protocol.errors import InvalidRollout
-from oyer.protocol.rollout import Rollout
+from oyer.protocol.rollout import Message, Rollout
+from oyer.protocol.status import SETTLED
 
 TIMEOUT_S = 600.0
 """Default time that `group_rewards` waits for the scores, in seconds."""
@@ -26,7 +28,7 @@ class GroupReward:
     reward: float
     """Neutral if the rollout has no score: see `neutral_rewards`."""
     judged: bool
-    """False if the rollout has no reward of its own; exclude it from training if you can."""
+    """False if the reward is not the rollout's own; exclude it from training if you can."""
     score: Score
     """What the backend returned."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -65,14 +67,15 @@ async def group_rewards(
     timeout_s: float = TIMEOUT_S,
     **options: Unpack[ScoreOptions],
 ) -> list[GroupReward]:
-    """Score rollouts, whose groups are complete in this call, by `Rollout.group_id`.
+    """Score rollouts; those with one `Rollout.group_id` are a group, complete in this call.
 
     Args:
         manager: of a running backend.
         rollouts: of one or several groups.
         own: see `neutral_rewards`.
         timeout_s: how long to wait; a later score counts as missing.
-        options: run, step, split of `RewardManager.score_many`.
+        options: of `RewardManager.score_many`. With `group_size`, groups come in several calls; use
+            `with_group_mean` then, because this call does not know the siblings' rewards.
 
     Raises:
         OyerError: the failure policy raises (`reward.on_missing: raise`, `max_failed_fraction`).
@@ -84,21 +87,6 @@ async def group_rewards(
         scores.update(zip(sent, settled, strict=True))
     in_order = [scores[row] for row in range(len(rollouts))]
     return _rewards_of(manager.config, rollouts, in_order, own)
-
-
-def finite_metrics(config: RewardConfig, scores: Sequence[Score]) -> list[dict[str, float]]:
-    """Return each rollout's metrics, `GroupReward.metrics`.
-
-    Args:
-        config: decides which components have keys.
-        scores: `[N]`.
-    """
-    columns = component_columns(scores, names=component_names(config))
-    return [
-        {name: values[row] for name, values in columns.items()}
-        | {"oyer/missing": float(not score.trainable)}
-        for row, score in enumerate(scores)
-    ]
 
 
 def with_group_mean(config: RewardConfig) -> RewardConfig:
@@ -128,12 +116,41 @@ def _rewards_of(
         neutral = neutral_rewards([scores[row] for row in rows], added)
         for row, reward in zip(rows, neutral, strict=True):
             rewards[row] = reward
+    columns = component_columns(scores, names=component_names(config))
     return [
-        GroupReward(reward=rewards[row], judged=score.trainable, score=score, metrics=metrics)
-        for row, (score, metrics) in enumerate(
-            zip(scores, finite_metrics(config, scores), strict=True)
+        GroupReward(
+            reward=rewards[row],
+            judged=judged,
+            score=scores[row],
+            metrics={name: values[row] for name, values in columns.items()}
+            | {"oyer/missing": float(not judged)},
         )
+        for row, judged in enumerate(_has_own(score) for score in scores)
     ]
+
+
+def _has_own(score: Score) -> bool:
+    """Whether the reward is the rollout's own, not missing and not its group's mean."""
+    return score.trainable and score.status in SETTLED
+
+
+def response_of(messages: Any) -> str | list[Message]:
+    """Convert a trajectory's messages after the prompt; a single plain reply becomes text.
+
+    The judge then sees a single turn as it sees the text of any other trainer.
+
+    Args:
+        messages: as `protocol.content.as_messages` takes them.
+    """
+    response = as_messages(messages)
+    if not response:
+        return ""
+    if len(response) == 1 and isinstance(response[0], dict):
+        message = {key: value for key, value in response[0].items() if value is not None}
+        content = message.get("content")
+        if message.keys() == {"role", "content"} and message["role"] == "assistant":
+            return content if isinstance(content, str) else response
+    return response
 
 
 def _readable(

@@ -23,6 +23,7 @@ from verifiers.v1.types import ID, Usage
 from oyer.config.loading import load_config
 from oyer.manager.adapters import row_metadata
 from oyer.manager.client import RewardManager
+from oyer.manager.group_rewards import response_of
 from oyer.manager.score import Score, scores_of
 from oyer.protocol.content import as_messages
 from oyer.protocol.errors import MissingScores
@@ -107,7 +108,7 @@ def _rollout(task: Any, trace: Any, config: OyerJudgeConfig) -> Rollout:
     reference = getattr(task, config.answer_field, None)
     return Rollout(
         prompt=as_messages(prompt) or task.prompt_text,
-        response=as_messages(response) or trace.last_reply,
+        response=response_of(response) or trace.last_reply,
         response_tokens=sum(node.sampled and sum(node.mask) for node in nodes[start:])
         or trace.num_output_tokens
         or None,

@@ -78,9 +78,7 @@ class Sender:
             rollouts, starts = _layout(batch)
             rows = [*enumerate(batch.members), *_rows(batch.claims, starts)]
             try:
-                prepared = prepare(
-                    rollouts, config, run=key.run, step=key.step, split=key.split
-                )
+                prepared = prepare(rollouts, config, run=key.run, step=key.step, split=key.split)
                 taken = self._submit(prepared, starts)
                 if not taken:
                     future = RewardFuture.of(prepared, config, self._broker)

@@ -137,7 +137,9 @@ class Stream:
                 pending = self._pending.add(unit)
                 if pending is unit:
                     first = unit[0]
-                    batch = batch or self._batch(OpenBatchKey(first.run, first.step, first.split), now_s)
+                    batch = batch or self._batch(
+                        OpenBatchKey(first.run, first.step, first.split), now_s
+                    )
                     joins = self._compares and first.group is not None
                     (batch.joining if joins else batch.members).extend(unit)
                 scores += [one.pending for one in pending]
@@ -245,7 +247,9 @@ class Stream:
             for one in updates.gone:
                 self._batch(OpenBatchKey(one.run, one.step, one.split), now_s).joining.append(one)
             for one in updates.incomplete if self._judges_early else ():
-                self._batch(OpenBatchKey(one.run, one.step, one.split, False), now_s).early.append(one)
+                self._batch(OpenBatchKey(one.run, one.step, one.split, False), now_s).early.append(
+                    one
+                )
         for group in updates.unsent:
             self._sender.resubmit(group)
 

@@ -10,8 +10,8 @@ import pytest
 import verifiers.v1 as vf
 from trainer_backend import Backend, judged, load_example, score_of
 from verifiers.v1 import graph
-from verifiers.v1.configs.task import TaskConfig
 from verifiers.v1.configs.judge import resolve_judges
+from verifiers.v1.configs.task import TaskConfig
 from verifiers.v1.trace import AgentInfo, Trace, TraceTask
 from verifiers.v1.types import AssistantMessage, Response, Tool, ToolCall, ToolMessage, UserMessage
 
@@ -64,7 +64,9 @@ SEARCHED = (
 
 
 def test_the_plugged_judge_needs_no_code_of_the_user(backend: Backend) -> None:
-    trace = scored(plugged(backend.file("plugged.yaml")), said(AssistantMessage(content="verified")))
+    trace = scored(
+        plugged(backend.file("plugged.yaml")), said(AssistantMessage(content="verified"))
+    )
     expected = 0.1 * score_of("verified")
     assert trace.reward == pytest.approx(expected)
     assert {key: one.score for key, one in trace.rewards.items()} == {
@@ -130,9 +132,7 @@ def test_a_missing_score_is_an_error_of_the_task(
     assert trace.has_error
 
 
-def test_the_example_scores_a_task(
-    backend: Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_example_scores_a_task(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     backend.file("oyer.yaml")
     monkeypatch.chdir(backend.folder)
     example = load_example("verifiers_task")
