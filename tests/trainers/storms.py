@@ -1,5 +1,6 @@
 """A judge that fails for some responses, and what the examples must make of them."""
 
+import re
 import sqlite3
 from typing import Any
 
@@ -14,6 +15,13 @@ def stormy(arrival: Any) -> Action:
     if "storm" in text:
         return named("rate_limited", retry_after_s=0)
     return Action(text=f"Final score: {score_of(text)}")
+
+
+def authors(arrival: Any, text: str) -> list[str]:
+    """The authors under whose names the judge was shown a part that begins with a text."""
+    sent = "\n".join(content for _, content in arrival.messages())
+    found: list[str] = re.findall(rf"^\[(\w+)\].*\n.*\n{re.escape(text)}", sent, re.MULTILINE)
+    return found
 
 
 def splits(backend: Backend, run: str) -> dict[str | None, set[int | None]]:

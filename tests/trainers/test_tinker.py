@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import tinker
-from storms import splits, stormy
+from storms import authors, splits, stormy
 from tinker_cookbook.completers import TokenCompleter, TokensWithLogprobs
 from tinker_cookbook.renderers.role_colon import RoleColonRenderer
 from tinker_cookbook.rl.problem_env import ProblemEnv, ProblemGroupBuilder
@@ -23,7 +23,7 @@ from tinker_cookbook.rl.types import (
     StepResult,
     TrajectoryGroup,
 )
-from trainer_backend import Backend, judged, load_example, score_of
+from trainer_backend import Backend, load_example, score_of
 from transformers import AutoTokenizer
 
 
@@ -138,11 +138,9 @@ def test_the_judge_sees_what_the_environment_said_as_such(
     group = rolled_out(builder, Saying(renderer, ["search for it", "it is 42"]))
     assert len(group.trajectories_G[0].transitions) == 2
     (arrival,) = backend.judge.arrivals
-    shown = judged(arrival)
-    before = shown[: shown.index("SECRET")].lower()
-    assert "search for it" in before
-    assert before.rindex("tool") > before.rindex("search for it")
-    assert "it is 42" in shown[shown.index("SECRET") :]
+    assert authors(arrival, "search for it") == ["assistant"]
+    assert authors(arrival, "SECRET") == ["tool"]
+    assert authors(arrival, "it is 42") == ["assistant"]
 
 
 def test_without_any_score_only_the_environment_decides(

@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 import verifiers.v1 as vf
-from trainer_backend import Backend, judged, load_example, score_of
+from storms import authors, splits
+from trainer_backend import Backend, load_example, score_of
 from verifiers.v1 import graph
 from verifiers.v1.configs.judge import resolve_judges
 from verifiers.v1.configs.task import TaskConfig
@@ -84,16 +84,12 @@ def test_the_judge_sees_the_transcript_with_roles(backend: Backend) -> None:
     trace = scored(plugged(backend.file("transcript.yaml"), split="eval"), said(*SEARCHED))
     assert trace.reward == pytest.approx(0.7)
     (arrival,) = backend.judge.arrivals
-    shown = judged(arrival)
-    assert "Let me look." in shown
-    assert "It is 42." in shown
-    assert "The page says so." in shown
-    # What the tool answered is marked as such.
-    before = shown[: shown.index("SECRET PAGE")].lower()
-    assert before.rindex("tool") > before.rindex("let me look")
-    with sqlite3.connect(backend.folder / "record.db") as connection:
-        query = "SELECT count(*) FROM batches WHERE run = 'verifiers' AND split = 'eval'"
-        assert connection.execute(query).fetchone() == (1,)
+    assert authors(arrival, "Let me look.") == ["assistant"]
+    assert authors(arrival, '{"name": "search"') == ["assistant"]
+    assert authors(arrival, "SECRET PAGE") == ["tool"]
+    assert authors(arrival, "The page says so.") == ["assistant"]
+    assert authors(arrival, "It is 42.") == ["assistant"]
+    assert splits(backend, "verifiers")["eval"] == {None}
 
 
 def test_the_rollouts_of_a_task_are_compared(backend: Backend) -> None:
