@@ -9,7 +9,7 @@ import abc
 import functools
 import sys
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import pytest
 import torch
@@ -18,6 +18,8 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse
 from openai.types.responses import Response
 from pydantic import BaseModel
+
+MetadataT = TypeVar("MetadataT")
 
 
 class JudgeError(Exception):
@@ -82,7 +84,7 @@ class SimpleResourcesServer(BaseModel):
     async def verify(self, body: BaseVerifyRequest) -> BaseVerifyResponse: ...
 
 
-class EnvironmentReturn(NamedTuple):
+class EnvironmentReturn(NamedTuple, Generic[MetadataT]):
     """nemo_rl/environments/interfaces.py."""
 
     observations: list[dict[str, str]]
@@ -92,15 +94,9 @@ class EnvironmentReturn(NamedTuple):
     terminateds: torch.Tensor
     answers: list[str | None] | None
 
-    def __class_getitem__(cls, item: Any) -> Any:
-        return cls
 
-
-class EnvironmentInterface(abc.ABC):
+class EnvironmentInterface(abc.ABC, Generic[MetadataT]):
     """nemo_rl/environments/interfaces.py."""
-
-    def __class_getitem__(cls, item: Any) -> Any:
-        return cls
 
     @abc.abstractmethod
     def step(self, message_log_batch: list[Any], metadata: list[Any]) -> EnvironmentReturn: ...

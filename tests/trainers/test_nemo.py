@@ -13,8 +13,7 @@ from storms import authors, splits, stormy
 from trainer_backend import Backend, load_example, score_of
 
 TWO_JUDGES = [
-    {"name": name, "endpoint": "fake", "model": "m", "reasks": 0, "system_prompt": name}
-    for name in ("quality", "style")
+    {"name": name, "endpoint": "fake", "model": "m", "reasks": 0} for name in ("quality", "style")
 ]
 
 
@@ -74,7 +73,8 @@ def row(text: str, index: int = 0, output: list[Any] | None = None) -> dict[str,
 def test_gym_has_the_reward_and_components_that_sum_to_it(server: Any, backend: Backend) -> None:
     client = server("gym", {"judges": TWO_JUDGES}, split="eval", run="gym")
     answer = client.post("/verify", json=row("verified")).json()
-    assert answer["reward"] == pytest.approx(0.1 * score_of("verified"))
+    # Two judges, whose terms add up.
+    assert answer["reward"] == pytest.approx(2 * 0.1 * score_of("verified"))
     assert sum(answer["reward_components"].values()) == pytest.approx(answer["reward"])
     assert answer["oyer/quality"] == answer["oyer/style"] == score_of("verified")
     assert splits(backend, "gym").keys() == {"eval"}
@@ -126,9 +126,9 @@ def test_gyms_tool_results_have_their_role(server: Any, backend: Backend) -> Non
     shown = example.chat([search, page, *params["response"]["output"]])
     assert [one["role"] for one in shown] == ["assistant", "tool", "assistant"]
     server("gym", run="gym-tools").post("/verify", json=row("it is 42", output=[search])).json()
-    (arrival,) = backend.judge.arrivals
-    assert authors(arrival, "it is 42") == ["assistant"]
-    assert authors(arrival, '{"name": "search"') == ["assistant"]
+    (request,) = backend.judge.requests
+    assert authors(request, "it is 42") == ["assistant"]
+    assert authors(request, '{"name": "search"') == ["assistant"]
 
 
 def environment(backend: Backend, changes: dict[str, Any] | None = None, **cfg: Any) -> Any:

@@ -14,7 +14,7 @@ import pytest
 import skyrl_gym
 import typing_extensions
 from skyrl_gym.envs.base_text_env import BaseTextEnv, BaseTextEnvStepOutput
-from storms import authors, splits, stormy
+from storms import authors, sent, splits, stormy
 from trainer_backend import Backend, load_example, score_of
 from transformers import AutoTokenizer
 
@@ -132,11 +132,11 @@ def test_a_missing_score_is_masked_and_neutral(backend: Backend, generate: Gener
 
 def test_what_the_environment_says_is_not_the_policys(backend: Backend, generate: Generate) -> None:
     output = generate(backend.file("skyrl.yaml"), [[["search it", "it is 42"]]])
-    (arrival,) = backend.judge.arrivals
-    assert authors(arrival, "search it") == ["assistant"]
-    assert authors(arrival, "it is 42") == ["assistant"]
-    sent = "".join(content for _, content in arrival.messages())
-    assert "SECRET" in sent[sent.index("[tool]") :]
+    (request,) = backend.judge.requests
+    assert authors(request, "search it") == ["assistant"]
+    assert authors(request, "it is 42") == ["assistant"]
+    shown = sent(request)
+    assert "SECRET" in shown[shown.index("[tool]") :]
     assert sum(output["loss_masks"][0]) == len("search it") + len("it is 42") + 2
 
 

@@ -137,10 +137,10 @@ def test_the_judge_sees_what_the_environment_said_as_such(
     builder = example.JudgedGroup(Searches(renderer), run="tinker-turns")
     group = rolled_out(builder, Saying(renderer, ["search for it", "it is 42"]))
     assert len(group.trajectories_G[0].transitions) == 2
-    (arrival,) = backend.judge.arrivals
-    assert authors(arrival, "search for it") == ["assistant"]
-    assert authors(arrival, "SECRET") == ["tool"]
-    assert authors(arrival, "it is 42") == ["assistant"]
+    (request,) = backend.judge.requests
+    assert authors(request, "search for it") == ["assistant"]
+    assert authors(request, "SECRET") == ["tool"]
+    assert authors(request, "it is 42") == ["assistant"]
 
 
 def test_without_any_score_only_the_environment_decides(

@@ -83,12 +83,12 @@ def test_the_judge_sees_the_transcript_with_roles(backend: Backend) -> None:
     backend.judge.set_plan(lambda _: Action(text="Final score: 7"))
     trace = scored(plugged(backend.file("transcript.yaml"), split="eval"), said(*SEARCHED))
     assert trace.reward == pytest.approx(0.7)
-    (arrival,) = backend.judge.arrivals
-    assert authors(arrival, "Let me look.") == ["assistant"]
-    assert authors(arrival, '{"name": "search"') == ["assistant"]
-    assert authors(arrival, "SECRET PAGE") == ["tool"]
-    assert authors(arrival, "The page says so.") == ["assistant"]
-    assert authors(arrival, "It is 42.") == ["assistant"]
+    (request,) = backend.judge.requests
+    assert authors(request, "Let me look.") == ["assistant"]
+    assert authors(request, '{"name": "search"') == ["assistant"]
+    assert authors(request, "SECRET PAGE") == ["tool"]
+    assert authors(request, "The page says so.") == ["assistant"]
+    assert authors(request, "It is 42.") == ["assistant"]
     assert splits(backend, "verifiers")["eval"] == {None}
 
 
@@ -121,7 +121,7 @@ def test_a_missing_score_is_an_error_of_the_task(
     backend: Backend, failure: str, status: str
 ) -> None:
     backend.judge.set_plan(named("rate_limited", retry_after_s=0))
-    config = plugged(backend.file("verifiers.yaml", **backend.changes(failure)))
+    config = plugged(backend.file(f"{failure}.yaml", **backend.changes(failure)))
     trace = said(AssistantMessage(content=f"verifiers {failure}"))
     with pytest.raises(vf.TaskError, match=status):
         scored(config, trace)
