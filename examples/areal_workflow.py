@@ -9,7 +9,7 @@ this workflow awaits the score instead. `OYER_CONFIG` names the configuration.
 - Evaluation: split `eval` on record by `workflow_context.is_eval`; the step is the weights' version.
 """
 
-import logging
+import asyncio
 import math
 import uuid
 from collections import Counter
@@ -17,14 +17,15 @@ from typing import Any
 
 from areal import workflow_context
 from areal.api import InferenceEngine, ModelResponse
-from areal.utils import stats_tracker
+from areal.utils import logging, stats_tracker
 from areal.workflow.rlvr import RLVRWorkflow
 
 from oyer.config.loading import load_config
 from oyer.manager import MissingScores, RewardManager, Rollout
+from oyer.manager.group_rewards import group_rewards
 
 manager = RewardManager(load_config())
-log = logging.getLogger(__name__)
+log = logging.getLogger("JudgedWorkflow")
 
 PROCESS = uuid.uuid4().hex
 """AReaL numbers tasks within one process, and a task's episodes run in one process."""
@@ -37,20 +38,25 @@ class JudgedWorkflow(RLVRWorkflow):
         # A name, so that AReaL starts no process pool for it; nothing calls it.
         super().__init__(reward_fn="oyer", **options)
         self.reward_fn = None
-        self._version = 0
         self._episodes: Counter[str] = Counter()
+        self._open: Counter[str] = Counter()
 
     async def arun_episode(self, engine: InferenceEngine, data: dict[str, Any]) -> Any:
         """Run one episode; None if it has no reward."""
-        self._version = engine.get_version()
-        # AReaL starts the episodes of a group together, before any of them has been generated.
         group, _ = _group()
         self._episodes[group] += 1
+        self._open[group] += 1
+        # AReaL starts the episodes of a group together: now all of them are counted.
+        await asyncio.sleep(0)
         try:
             return await super().arun_episode(engine, data)
         except MissingScores as error:
             log.warning("rejected: %s", error)
             return None
+        finally:
+            self._open[group] -= 1
+            if not self._open[group]:
+                del self._open[group], self._episodes[group]
 
     async def _compute_rewards(
         self, resp: ModelResponse, prompt_str: str, task_data: dict[str, Any]
@@ -71,23 +77,28 @@ class JudgedWorkflow(RLVRWorkflow):
             reference=task_data.get("answer"),
             group_id=group,
         )
-        score = await manager.score(
-            rollout,
+        sample = getattr(context, "sample_idx", None)
+        (found,) = await group_rewards(
+            manager,
+            [rollout],
             run="areal",
             split="eval" if context.is_eval else "train",
-            step=self._version,
+            step=max(resp.output_versions, default=None),
             group_size=self._episodes[group],
-            # Recent versions number the samples of a group: equal texts are then two samples.
-            sample_id=str(getattr(context, "sample_idx", None) or uuid.uuid4().hex),
+            # Releases after 1.0.4 number the samples of a group.
+            sample_id=uuid.uuid4().hex if sample is None else str(sample),
         )
-        found = {name: v for name, v in score.components.items() if math.isfinite(v)}
+        present = {
+            f"oyer/{name}": value
+            for name, value in found.score.components.items()
+            if math.isfinite(value)
+        }
         stats_tracker.get(workflow_context.stat_scope()).scalar(
-            **{f"oyer/{name}": value for name, value in found.items()},
-            **{"oyer/missing": float(not score.trainable)},
+            **present, **{"oyer/missing": float(not found.judged)}
         )
-        if not score.trainable:
-            raise MissingScores(f"no reward ({score.status}): {score.error}")
-        return score.reward
+        if not found.judged:
+            raise MissingScores(f"no reward ({found.score.status}): {found.score.error}")
+        return found.reward
 
 
 def _group() -> tuple[str, workflow_context.WorkflowContext]:

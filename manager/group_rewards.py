@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Unpack
 
-from oyer.config.reward import RewardConfig
+from oyer.config.reward import RewardConfig, RewardRules
 from oyer.manager import validation
 from oyer.manager.adapters import component_columns, component_names
 from oyer.manager.client import RewardManager
@@ -28,7 +28,8 @@ class GroupReward:
     reward: float
     """Neutral if the rollout has no score: see `neutral_rewards`."""
     judged: bool
-    """False if the reward is not the rollout's own; exclude it from training if you can."""
+    """False if the reward is not the rollout's own; exclude it from training if you can. True also for
+    `on_missing: value`."""
     score: Score
     """What the backend returned."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -125,13 +126,13 @@ def _rewards_of(
             metrics={name: values[row] for name, values in columns.items()}
             | {"oyer/missing": float(not judged)},
         )
-        for row, judged in enumerate(_has_own(score) for score in scores)
+        for row, judged in enumerate(_has_own(score, config.reward) for score in scores)
     ]
 
 
-def _has_own(score: Score) -> bool:
-    """Whether the reward is the rollout's own, not missing and not its group's mean."""
-    return score.trainable and score.status in SETTLED
+def _has_own(score: Score, rules: RewardRules) -> bool:
+    """Whether the reward is the rollout's own, or the value that the user chose for a missing one."""
+    return score.trainable and (score.status in SETTLED or rules.on_missing == "value")
 
 
 def response_of(messages: Any) -> str | list[Message]:
