@@ -10,7 +10,7 @@ from typing import Any
 from swift.rewards import AsyncORM, orms
 
 from oyer.config.loading import load_config
-from oyer.manager.trl.reward import RewardFunction
+from oyer.manager.trl import RewardFunction
 
 
 class Oyer(AsyncORM):
