@@ -46,6 +46,14 @@ def is_training(trainer: Any) -> bool | None:
     return None if model is None else bool(model.training)
 
 
+def generations_of(trainer: Any) -> int:
+    """Return the rows per prompt of a trainer, which an evaluation may set differently."""
+    size = trainer.num_generations
+    if is_training(trainer) is False:
+        size = getattr(trainer, "num_generations_eval", size)
+    return int(size)
+
+
 def ranks() -> int:
     """Return the number of training processes, from torchrun or accelerate."""
     return int(os.environ.get("WORLD_SIZE") or 1)
@@ -73,12 +81,9 @@ def groups_of(
     several = compared and ranks() > 1
     trainer = trainer_of(columns)
     if trainer is not None:
-        size = trainer.num_generations
-        if is_training(trainer) is False:
-            size = getattr(trainer, "num_generations_eval", size)
         accelerator = getattr(trainer, "accelerator", None)
         rank = getattr(accelerator, "process_index", 0)
-        return _by_place(len(prompts), int(size), rank, several, call)
+        return _by_place(len(prompts), generations_of(trainer), rank, several, call)
     if num_generations is not None and len(prompts) == num_generations:
         # AsyncGRPO scores one group per call; its prompts differ if environments add to them.
         return _by_place(len(prompts), num_generations, 0, False, call)

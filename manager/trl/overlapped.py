@@ -29,6 +29,7 @@ class OverlappedRewards:
     models and environments included. TRL then masks it.
     """
 
+    masks_rows_without_score = True
     reward_funcs: list[Any]
     state: Any
 

@@ -4,7 +4,7 @@
 
 - Judges and length terms are one function, so that a missing score masks the row: TRL adds the
   rewards of several functions and masks a row only if all return None. With functions beside Oyer's,
-  use `masked_with` or `OverlappedRewards`.
+  use `masked_with` or `OverlappedRewards`; without them, a missing score is the mean of its group.
 - `RewardFunction` is a picklable callable for AsyncGRPO, which scores in another process.
 """
 
@@ -18,6 +18,7 @@ from oyer.manager.adapters import component_columns
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score
 from oyer.manager.trl.columns import TICKETS, Texts
+from oyer.manager.trl.neutral import is_masked
 from oyer.manager.trl.scorer import RewardFunction, Rewards, missing_reward
 from oyer.protocol.errors import InvalidInput
 
@@ -32,7 +33,7 @@ __all__ = [
 
 Config = RewardManager | RewardConfig | Mapping[str, Any] | str | Path
 CoroutineFunction = Callable[..., Coroutine[Any, Any, Rewards]]
-ReadScores = Callable[[list[Score]], Rewards]
+ReadScores = Callable[[list[Score], Mapping[str, Any]], Rewards]
 
 BASE_SCORE = "base_score"
 """Name of the first function of `reward_functions` if base scores are computed."""
@@ -48,7 +49,7 @@ def reward_function(config: Config, **options: Any) -> CoroutineFunction:
         InvalidConfig: a key of the configuration is wrong, or no broker is named.
     """
     scorer = RewardFunction(config, **options)
-    return _function(scorer, scorer.name, lambda scores: [missing_reward(one) for one in scores])
+    return _function(scorer, scorer.name, scorer.rewards)
 
 
 def reward_functions(config: Config, **options: Any) -> list[CoroutineFunction]:
@@ -68,11 +69,13 @@ def reward_functions(config: Config, **options: Any) -> list[CoroutineFunction]:
         InvalidConfig: a key of the configuration is wrong, or no broker is named.
     """
     scorer = RewardFunction(config, **options)
-    bases = [_function(scorer, f"{scorer.name}/{BASE_SCORE}", _base_scores)]
-    return (bases if scorer.has_base_score else []) + [
-        _function(scorer, f"{scorer.name}/{component}", _component(component))
-        for component in scorer.components
-    ]
+    functions = []
+    if scorer.has_base_score:
+        functions.append(_function(scorer, f"{scorer.name}/{BASE_SCORE}", _base_scores))
+    for component in scorer.components:
+        read = _component(scorer, component)
+        functions.append(_function(scorer, f"{scorer.name}/{component}", read))
+    return functions
 
 
 def masked_with(
@@ -111,14 +114,18 @@ def masked_with(
     return [*functions, *masked]
 
 
-def _base_scores(scores: list[Score]) -> Rewards:
+def _base_scores(scores: list[Score], _: Mapping[str, Any]) -> Rewards:
     return [one.terms.get(BASE_SCORE, 0.0) if one.trainable else None for one in scores]
 
 
-def _component(name: str) -> ReadScores:
-    def read(scores: list[Score]) -> Rewards:
+def _component(scorer: RewardFunction, name: str) -> ReadScores:
+    def read(scores: list[Score], columns: Mapping[str, Any]) -> Rewards:
         values = component_columns(scores, "", [name])[name]
-        return [v if one.trainable else None for v, one in zip(values, scores, strict=True)]
+        masked = is_masked(scorer, columns)
+        return [
+            value if one.trainable or not masked else None
+            for value, one in zip(values, scores, strict=True)
+        ]
 
     return read
 
@@ -135,13 +142,13 @@ def _function(scorer: RewardFunction, name: str, read: ReadScores) -> CoroutineF
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> Rewards:
-        given = {
+        columns |= {
             "completion_ids": completion_ids,
             "trainer_state": trainer_state,
             "log_extra": log_extra,
             "log_metric": log_metric,
         }
-        return read(await scorer.scores(name, prompts, completions, {**given, **columns}))
+        return read(await scorer.scores(name, prompts, completions, columns), columns)
 
     return _readers_of(scorer, oyer, name, name)
 

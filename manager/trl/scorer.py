@@ -29,6 +29,7 @@ from oyer.manager.trl import columns as trl_columns
 from oyer.manager.trl.calls import SharedCalls
 from oyer.manager.trl.columns import TICKETS, Texts
 from oyer.manager.trl.groups import Groups, groups_of, ranks
+from oyer.manager.trl.neutral import is_masked, neutral_rewards
 from oyer.manager.trl.rows import RowReader
 from oyer.manager.trl.tickets import collect_tickets, in_row_order, tickets_of
 from oyer.protocol.errors import InvalidInput, InvalidRollout
@@ -136,7 +137,13 @@ class RewardFunction:
     async def score(self, prompts: Texts, completions: Texts, **columns: Any) -> Rewards:
         """Score the rows of one call without blocking the running event loop."""
         scores = await self.scores(self.name, prompts, completions, columns)
-        return [missing_reward(score) for score in scores]
+        return self.rewards(scores, columns)
+
+    def rewards(self, scores: Sequence[Score], columns: Mapping[str, Any]) -> Rewards:
+        """Return the rewards of one call; a missing one is None, or neutral if TRL cannot mask it."""
+        if is_masked(self, columns):
+            return [missing_reward(score) for score in scores]
+        return neutral_rewards(scores, columns)
 
     def begin(self, prompts: Texts, completions: Texts, **columns: Any) -> None:
         """Submit a batch in another thread; `score` with the same list of completions collects it."""
