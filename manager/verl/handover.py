@@ -137,13 +137,32 @@ def _with_groups(compute: Any) -> Any:
         sizes = [validated] if validate else [sampled, validated]
         expected = expected_samples(Counter(uids).values(), sizes)
         guess = validate or expected == validated != sampled
-        columns[COLUMN] = _column(members(uids, expected, validate=guess or None))
+        rows = members(uids, expected, validate=guess or None)
+        columns[COLUMN] = _column(_same_as_original(rows, uids, data.batch["responses"]))
         try:
             return compute(self, data)
         finally:
             del columns[COLUMN]
 
     return compute_rm_score
+
+
+def _same_as_original(
+    rows: Sequence[Handover], uids: Sequence[str], responses: Any
+) -> list[Handover]:
+    """Let a copy with the response of a member be that member: it is judged and compared once."""
+    places: dict[str, list[int]] = {}
+    for i, uid in enumerate(uids):
+        places.setdefault(uid, []).append(i)
+    return [
+        next(
+            (rows[j] for j in places[uids[i]] if bool((responses[i] == responses[j]).all())),
+            row,
+        )
+        if row["sample"].startswith("copy")
+        else row
+        for i, row in enumerate(rows)
+    ]
 
 
 def _with_handover(init: Any) -> Any:
