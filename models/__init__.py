@@ -4,7 +4,7 @@ from oyer.models.base import Base
 from oyer.models.batch import Batch, BatchSubmission, Run
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.reward import Reward
-from oyer.models.rollout import Rollout, Text
+from oyer.models.rollout import Rollout, RolloutImage, Text
 from oyer.models.rubric import Rubric
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Judgement",
     "Reward",
     "Rollout",
+    "RolloutImage",
     "Rubric",
     "Run",
     "Text",
