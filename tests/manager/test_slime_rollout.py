@@ -107,9 +107,7 @@ def test_a_refused_or_rewarded_sibling_is_not_waited_for(
     assert [sample.reward for sample in group[2:]] == pytest.approx([0.5, 0.5])
 
 
-def test_step_and_split_are_on_record(
-    running: Running, judge: JudgeServer, configure: Any
-) -> None:
+def test_step_and_split_are_on_record(running: Running, judge: JudgeServer, configure: Any) -> None:
     configure(length={"method": "median_band"})
     given = args(rollout_batch_size=1, oyer_run="slime steps")
     trainer = Trainer(given, custom_rm, unless_surplus)

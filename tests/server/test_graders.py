@@ -71,7 +71,9 @@ def test_a_multi_grader_combines_checks_and_judges(server: Served, judge: JudgeS
         "evaluation_metric": "fuzzy_match",
     }
     body = {
-        "grader": multi("0.5 * exact + max(judged, 0) - similar", exact=EXACT, judged=JUDGED, similar=similar),
+        "grader": multi(
+            "0.5 * exact + max(judged, 0) - similar", exact=EXACT, judged=JUDGED, similar=similar
+        ),
         "item": {"question": "2+2?", "answer": "four"},
         "model_sample": '{"answers": ["Four."]}',
     }
@@ -110,7 +112,9 @@ def test_a_grader_that_cannot_run_is_refused(
     assert error in answer.json()["error"]
 
 
-@pytest.mark.parametrize("formula", ["__import__('os')", "a if a else 1", "[a]", "a = 1", "9**9**9"])
+@pytest.mark.parametrize(
+    "formula", ["__import__('os')", "a if a else 1", "[a]", "a = 1", "9**9**9"]
+)
 def test_a_formula_is_arithmetic_only(formula: str) -> None:
     with pytest.raises(InvalidInput, match="calculate_output"):
         evaluate(formula, {"a": 1.0})

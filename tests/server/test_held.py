@@ -79,7 +79,11 @@ class CappedClient:
 def samples(tag: str) -> list[dict[str, Any]]:
     """The first samples of all prompts, then the second ones: no group fits into the cap."""
     return [
-        {"prompt": f"{tag} {g}?", "response": f"{g}{i}" + "x" * (20 if i == 3 else 8), "label": None}
+        {
+            "prompt": f"{tag} {g}?",
+            "response": f"{g}{i}" + "x" * (20 if i == 3 else 8),
+            "label": None,
+        }
         for i in range(SIZE)
         for g in range(PROMPTS)
     ]
