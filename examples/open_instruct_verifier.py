@@ -17,7 +17,7 @@ from open_instruct.ground_truth_utils import (  # type: ignore[import-not-found]
 )
 
 
-class OyerVerifier(VerifierFunction):  # type: ignore[misc]
+class OyerVerifier(VerifierFunction):
     """Scores one prediction; its reward is the judges' and the length terms'."""
 
     def __init__(self, verifier_config: VerifierConfig | None = None) -> None:
