@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from oyer.demo.judge_server import JudgeServer
@@ -173,6 +173,7 @@ def train(
         ),
     )
     trainer.generation_s, trainer.log_probs_s = options.generation_s, options.log_probs_s
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     return trainer
 
