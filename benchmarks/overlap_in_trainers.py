@@ -145,9 +145,7 @@ def tiny_model(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def train(
-    way: str, seed: int, config: Path, folder: Path, options: argparse.Namespace
-) -> Timed:
+def train(way: str, seed: int, config: Path, folder: Path, options: argparse.Namespace) -> Timed:
     """Train some steps in one way."""
     tokenizer = tiny_model(folder / "model")
     kind = TimedMixin if way == MIXIN else Timed
@@ -211,10 +209,13 @@ def row_of(way: str, trainers: list[Timed], waves_s: float) -> dict[str, Any]:
 
 def markdown(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     """Return the table."""
-    lines = [
+    title = (
         f"{options.rollouts} rollouts, {options.in_flight} in flight, generation"
         f" {options.generation_s:g} s, log-probs {options.log_probs_s:g} s, judge"
-        f" {options.latency_s:g} s; medians of {rows[0]['steps']} steps",
+        f" {options.latency_s:g} s; medians of {rows[0]['steps']} steps"
+    )
+    lines = [
+        title,
         "",
         "| trainer | rewards by | waited s | least … most s | bound s | step s | ratio |",
         "|---|---|--:|--:|--:|--:|--:|",

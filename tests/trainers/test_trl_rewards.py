@@ -176,7 +176,9 @@ def test_components_train_by_gdpo_in_an_outage(backend: Backend, train: Train) -
     assert not all(map(all, missing))
     # One submission for all functions.
     with sqlite3.connect(backend.folder / "record.db") as connection:
-        query = "SELECT count(*) FROM batches b JOIN runs u ON u.id = b.run_id WHERE u.name = 'gdpo'"
+        query = (
+            "SELECT count(*) FROM batches b JOIN runs u ON u.id = b.run_id WHERE u.name = 'gdpo'"
+        )
         assert connection.execute(query).fetchone() == (2,)
     for entry in logged(trainer):
         assert entry["oyer/quality"] == pytest.approx(7) or entry["oyer/quality"] >= 1
@@ -262,9 +264,7 @@ def test_images_in_prompts_and_tool_results_are_no_error(backend: Backend, sent:
     ]
     function = masked_with(reward_function(file, num_generations=2, run=f"images-{sent}"))[0]
     rewards = asyncio.run(
-        function(
-            prompts=[prompt] * 2, completions=[completion] * 2, completion_ids=[[1, 2, 3]] * 2
-        )
+        function(prompts=[prompt] * 2, completions=[completion] * 2, completion_ids=[[1, 2, 3]] * 2)
     )
     assert rewards == pytest.approx([0.5] * 2)
     body = json.dumps(backend.judge.requests[0].json())

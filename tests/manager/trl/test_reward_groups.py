@@ -109,8 +109,9 @@ def test_a_column_can_say_what_the_rows_of_a_group_share(
     lengths = [10, 10, 10, 16]
     rewards = Trainer().rewards(function, "turns", lengths, prompts=prompts, prompt_id=["p"] * 4)
     assert rewards == pytest.approx([0.5] * 3 + [-0.5])
-    alone = Trainer().rewards(function, "alone", lengths, prompts=prompts)
-    assert alone == pytest.approx([0.5] * 4)
+    prompts = [f"alone? {i}" for i in range(8)]
+    alone = Trainer().rewards(function, "alone", lengths * 2, prompts=prompts)
+    assert alone == pytest.approx([0.5] * 8)
 
 
 def grouped(
