@@ -50,6 +50,15 @@ def test_a_group_that_is_spread_over_ranks_is_compared_as_a_whole(
         on_two_ranks(strict, "gone", [["a.", "b."], ["c.", "d."]])
 
 
+def test_ranks_do_not_wait_for_a_row_that_another_rank_cannot_read(
+    backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a surrogate pair is no text. Waiting for that row would end without any reward."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    rewards = on_two_ranks(backend, "torn", [["torn a.", "torn \ud83d"], ["torn c.", "torn d."]])
+    assert rewards == [[pytest.approx(0.5), None], pytest.approx([0.5, -0.5])]
+
+
 def test_ranks_do_not_wait_for_a_judge_until_their_collective_fails(
     backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action
 from oyer.manager import InvalidConfig, InvalidInput, RewardManager
 from oyer.manager.trl import (
+    OverlappedRewards,
     RewardFunction,
     masked_with,
     reward_function,
@@ -140,6 +141,15 @@ def test_truncation_is_known_by_the_last_token_or_refused(
         function = reward_function(manager, num_generations=4, **options)  # type: ignore[arg-type]
         (rewards,) = rewards_of([function], Trainer(), "ends", completion_ids=ids, **columns)
         assert rewards == ended
+
+
+def test_the_mixin_is_refused_after_the_trainer() -> None:
+    class TheirTrainer:
+        def training_step(self) -> None: ...
+
+    with pytest.raises(TypeError, match="OverlappedRewards, GRPOTrainer"):
+        type("Trainer", (TheirTrainer, OverlappedRewards), {})
+    type("Trainer", (OverlappedRewards, TheirTrainer), {})
 
 
 def test_a_batch_that_has_begun_is_collected_by_the_function(
