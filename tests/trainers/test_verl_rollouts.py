@@ -85,7 +85,7 @@ def scored(loop: RewardLoopManager, data: DataProto) -> DataProto:
 def rows_of(backend: Backend, group: str) -> list[dict[str, Any]]:
     """Read a group's rollouts on record."""
     query = (
-        "SELECT h.response, h.step, r.response_tokens, r.truncated, r.metadata, b.split"
+        "SELECT DISTINCT h.rollout_index, h.response, h.step, r.response_tokens, r.truncated, r.metadata, b.split"
         " FROM judge_history h JOIN batches b ON b.id = h.batch_id JOIN rollouts r"
         " ON r.batch_id = h.batch_id AND r.rollout_index = h.rollout_index"
         " WHERE h.run = 'rollouts' AND h.group_id = ? ORDER BY h.rollout_index"
@@ -151,7 +151,7 @@ def test_every_key_comes_back_and_gdpo_trains_on_them_in_an_outage(
     def plan(arrival: Any) -> Action:
         response = judged(arrival)
         number = int(response.rsplit(" ", 1)[1])
-        if arrival.body["model"] == "s" and number % 4 == 1:
+        if arrival.model == "s" and number % 4 == 1:
             return Action(status=404)
         return Action(text=f"Final score: {number % 4 + 1}")
 
@@ -271,7 +271,7 @@ def test_an_image_in_the_prompt_reaches_the_judge(
     parts = [
         part
         for request in backend.judge.requests
-        for message in request.body["messages"]
+        for message in json.loads(request.body)["messages"]
         if isinstance(message["content"], list)
         for part in message["content"]
         if part["type"] == "image_url"
@@ -296,7 +296,6 @@ class Recorder(AgentLoopManager):
         self.batches.append(prompts)
 
 
-@pytest.mark.usefixtures("loop")
 def test_a_batch_says_who_belongs_to_a_group(loop: RewardLoopManager, tokenizer: Any) -> None:
     """What V0 knows before generation: validation, the step, copies and greedy baselines."""
     manager = Recorder(loop.config)
