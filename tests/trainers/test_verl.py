@@ -212,6 +212,45 @@ def test_the_replaced_class_works_in_a_ray_task(backend: Backend, tokenizer: Any
     assert len(backend.judge.requests) == 2
 
 
+def test_the_replaced_class_judges_while_the_trainer_computes_log_probs(
+    backend: Backend, tokenizer: Any
+) -> None:
+    """`submit` returns while no call has ended: whatever comes before `result` overlaps with judging."""
+    backend.judge.set_plan(Action(text="Final score: 5", hold=True))
+    manager = legacy_manager(tokenizer, backend, reward_coefficient=0.1)
+    future = manager.submit(batch_of(tokenizer, ["overlaps 1", "overlaps 2"]))
+    backend.judge.wait_until(lambda log: len(log) == 2)
+    backend.judge.release()
+    assert future.result().sum(-1).tolist() == pytest.approx([1.5, 1.5])
+
+
+@pytest.mark.parametrize("missing", ["one", "all"])
+def test_the_replaced_class_ranks_no_unjudged_row_below_its_judged_siblings(
+    backend: Backend, tokenizer: Any, missing: str
+) -> None:
+    matches = "neutral one 0" if missing == "one" else "neutral all"
+    backend.judge.set_plan(
+        {
+            "rules": [
+                {"when": {"matches": matches}, "then": "not_found"},
+                {"when": {"matches": f"neutral {missing} 1"}, "then": {"text": "Final score: 3"}},
+            ],
+            "default": {"text": "Final score: 7"},
+        }
+    )
+    texts = [f"neutral {missing} {i}" for i in range(3)]
+    data = batch_of(tokenizer, texts, uid=["neutral"] * 3)
+    result = legacy_manager(tokenizer, backend, reward_coefficient=0.1)(data, return_dict=True)
+    rewards = result["reward_tensor"].sum(-1).tolist()
+    if missing == "all":
+        assert rewards == [1.0] * 3
+    else:
+        assert min(rewards) < rewards[0] < max(rewards)
+    info = result["reward_extra_info"]
+    assert info["oyer/quality_present"] == [0.0] + [float(missing == "one")] * 2
+    assert all(np.isfinite(column).all() for column in info.values())
+
+
 def _by_name(scores: dict[str, int]) -> Any:
     def plan(arrival: Any) -> Action:
         response = judged(arrival)
