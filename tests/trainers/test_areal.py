@@ -70,9 +70,10 @@ def episodes(
         }
         logger = logging.getLogger("rollouts")
         # Importing AReaL takes the root's handlers away.
-        for one in (logger, logging.getLogger("JudgedWorkflow")):
-            one.addHandler(caplog.handler)
+        logger.addHandler(caplog.handler)
         workflow = RemoteInfEngine._resolve_workflow(SimpleNamespace(logger=logger), name, options)
+        # AReaL's `getLogger` makes loggers that `logging` does not know.
+        sys.modules[name.partition(".")[0]].log.addHandler(caplog.handler)
         if group_size > 1:
             workflow = GroupedRolloutWorkflow(workflow, group_size, logger)
         executor = WorkflowExecutor(InferenceEngineConfig(consumer_batch_size=8), Engine())
