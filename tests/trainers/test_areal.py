@@ -142,4 +142,4 @@ def test_with_a_failing_judge_areal_rejects_the_rollout(
     file = backend.file("areal.yaml", **backend.changes(failure))
     texts = [f"areal {failure} {i}" for i in range(2)]
     assert episodes(file, texts) == [None, None]
-    assert f"MissingScores: no reward ({status})" in caplog.text
+    assert f"rejected: no reward ({status})" in caplog.text
