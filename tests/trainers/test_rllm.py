@@ -163,9 +163,9 @@ def test_an_episode_has_reward_and_signals_and_a_missing_one_the_mean(
 
 
 def test_nobody_waits_for_an_episode_that_cannot_be_read(
-    backend: Backend, evaluate: Evaluate
+    backend: Backend, evaluate: Evaluate, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The others are compared with each other, and the record says that their group lacks one."""
+    """The others are compared with each other at once; a timeout would log a warning."""
     unreadable = "lone surrogate \ud800"
     episodes = evaluate(
         replies(unreadable, "so", "much"), group_size=3, run="rllm-bad", length="median_band"
@@ -174,6 +174,7 @@ def test_nobody_waits_for_an_episode_that_cannot_be_read(
     for text, episode in zip(("so", "much"), episodes[1:], strict=True):
         assert episode.trajectories[0].signals["oyer/q"] == score_of(text)
         assert episode.trajectories[0].signals["oyer/length_penalty_present"] == 1
+    assert not [one for one in caplog.records if one.levelname == "WARNING"]
 
 
 def test_a_validation_of_one_episode_per_task_does_not_wait(
