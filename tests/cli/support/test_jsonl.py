@@ -30,7 +30,7 @@ def test_nulls_are_missing_keys_and_other_keys_become_metadata(tmp_path: Path) -
         ("{", "is not valid JSON"),
         ("[1]", "is not a JSON object"),
         ('{"response": "r"}', "prompt: is missing"),
-        ('{"prompt": "p", "response": 5}', "response: must be text, but is int"),
+        ('{"prompt": "p", "response": 5}', "response: must be text or a list of chat messages, but is int"),
         ('{"prompt": "p", "prompt": "q", "response": "r"}', "prompt: occurs twice"),
         ('{"prompt": "p", "response": "r", "metadata": {"a": 1, "a": 2}}', "a: occurs twice"),
         ('{"prompt": "p", "response": null}', "response: is missing"),
