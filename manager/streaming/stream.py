@@ -126,15 +126,8 @@ class Stream:
     ) -> Pending[None]:
         """Note rollouts that will not come; see `RewardManager.close_groups`."""
         check_options(options, self._config.broker.result_expires_s)
-        closing = closing_of(
-            group_ids,
-            absent,
-            prompts,
-            options,
-            plan=self._plan,
-            training=self._training,
-            now_s=time.monotonic(),
-        )
+        names = {"plan": self._plan, "training": self._training}
+        closing = closing_of(group_ids, absent, prompts, options, **names, now_s=time.monotonic())
         if not self._compares or not closing.groups:
             closing.pending.end(None)
             return closing.pending
