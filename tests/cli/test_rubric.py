@@ -107,6 +107,27 @@ def test_a_rubric_is_rendered_with_one_line_of_a_file(folder: Path) -> None:
     assert "## Reference answer\n```\nHi.\n```" in user
 
 
+def test_a_trajectory_is_rendered_by_author_and_a_refused_image_is_reported(folder: Path) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
+    said = {"role": "assistant", "content": "Hello."}
+    rows = [
+        {"prompt": "p", "response": [{"role": "tool", "content": "page"}, said]},
+        {"prompt": [{"role": "user", "content": [image]}], "response": [said]},
+    ]
+    write_lines(folder / "t.jsonl", rows)
+    for how in ("send", "reject"):
+        judge = f"{{name: q, endpoint: e, model: m, rubric: mine.md, images: {how}}}"
+        (folder / f"{how}.yaml").write_text(f"judges: [{judge}]\n")
+    render = ["rubric", "render", "t.jsonl", "--config"]
+    shown = oyer(*render, "send.yaml", cwd=folder).stdout
+    assert "[tool]\n```\npage\n```\n\n[assistant]\n```\nHello.\n```" in shown
+    sent = oyer(*render, "send.yaml", "--line", "2", cwd=folder)
+    assert (sent.returncode, "[image 1]" in sent.stdout) == (0, True)
+    refused = oyer(*render, "reject.yaml", "--line", "2", cwd=folder)
+    assert refused.returncode == 1
+    assert "`images` is `reject`" in refused.stderr
+
+
 def test_a_line_that_no_judge_would_get_is_reported(folder: Path) -> None:
     render = ["rubric", "render", "r.jsonl", "--rubric", "mine.md", "--line"]
     gated = oyer(*render, "2", cwd=folder)

@@ -102,6 +102,41 @@ def test_a_step_is_a_count(manager: RewardManager, workers: Workers, step: Any) 
     assert workers.redis.dbsize() == 0
 
 
+@pytest.mark.parametrize("split", ["", 3, "x" * 101, "\udc00"])
+def test_a_split_is_a_name(manager: RewardManager, workers: Workers, split: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"^split: is .*; give a name of 1 to 100 characters"):
+        manager.submit(rollouts_of(), split=split)
+    with pytest.raises(InvalidInput, match=r"^split: is "):
+        manager.score(rollouts_of(1)[0], split=split)
+    assert workers.redis.dbsize() == 0
+
+
+@pytest.mark.parametrize("images", ["placeholder", "send", "reject"])
+def test_images_travel_only_to_a_judge_that_takes_them(
+    redis_url: str, workers: Workers, images: str
+) -> None:
+    content = [
+        {"type": "text", "text": "look"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 2000}},
+    ]
+    rollout = Rollout(
+        prompt=[{"role": "user", "content": content}],
+        response=[{"role": "assistant", "content": "a"}, {"role": "tool", "content": content}],
+        base_score=1.0,
+    )
+    config = {"judges": [{**JUDGE, "images": images}], "broker": {"url": redis_url}}
+    future = RewardManager(config).submit([rollout], split="eval")
+    assert workers.exchange.manifest(future.batch_id).split == "eval"
+    (sent,) = workers.exchange.rollouts(future.batch_id, 0)
+    if images != "placeholder":
+        assert (sent.prompt, sent.response) == (rollout.prompt, rollout.response)
+        return
+    assert sent.prompt == [{"role": "user", "content": "look\n[image]"}]
+    assert sent.response[1] == {"role": "tool", "content": "look\n[image]"}
+    small = RewardManager({**config, "max_rollout_bytes": 1024})
+    assert small.submit([rollout]).batch_id
+
+
 @pytest.mark.parametrize("step", [None, 0, 2**31 - 1, np.int64(7)])
 def test_a_step_travels_as_a_plain_number(
     manager: RewardManager, workers: Workers, step: Any
