@@ -100,7 +100,7 @@ def test_trl_judges_the_texts_of_parts_and_counts_own_tokens(
 
 
 def test_trl_shows_who_said_what_in_a_completion_of_several_turns() -> None:
-    turns = [
+    turns: list[dict[str, Any]] = [
         {"role": "assistant", "content": "Let me look.", "tool_calls": [{"name": "查"}]},
         {"role": "tool", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]},
         {"role": "assistant", "content": "Five."},

@@ -16,18 +16,18 @@ from pathlib import Path
 
 _PRELOADED = [
     "alembic.command",
-    "oyer.cli",
-    "oyer.cli.support.example_config",
-    "oyer.cli.support.score_files",
-    "oyer.cli.views.batch_tables",
     "oyer.config.loading",
     "oyer.manager",
     "oyer.migrations",
     "oyer.models",
     "oyer.tasks.app",
     "redis",
+    "rich.progress",
+    "rich.table",
+    "typer.main",
+    "yaml",
 ]
-"""What most commands import. None of it reads the environment when it is imported."""
+"""What most commands import, without `oyer.cli`, which reads the terminal's width when imported."""
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_PRELOADED)

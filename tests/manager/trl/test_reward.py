@@ -17,7 +17,8 @@ from oyer.manager import (
     MissingScores,
     RewardManager,
 )
-from oyer.manager.trl.reward import TICKETS, RewardFunction, reward_function
+from oyer.manager.trl.columns import TICKETS
+from oyer.manager.trl.reward import RewardFunction, reward_function
 from tests.support.scripted_backend import DEAD_JUDGE, by_response, sibling, user_text
 from tests.support.trl_trainer import Trainer
 
@@ -215,7 +216,7 @@ def test_rows_submitted_early_are_collected_by_ticket(
     """A `rollout_func` submits and returns the tickets; the reward function collects."""
     judge.set_plan(by_response({f"early {i}.": i + 1 for i in range(4)}))
     function: Any = reward_function(backend, num_generations=4)
-    rows = {
+    rows: dict[str, list[Any]] = {
         "prompts": ["early?"] * 4,
         "completions": [f"early {i}." for i in range(4)],
         "completion_ids": [[0] * 10] * 4,

@@ -117,4 +117,4 @@ def test_groups_are_neighbouring_rows_of_one_prompt() -> None:
     assert group_ids(["a", "a", "b", "b", "b"], None) == ["0.0", "0.0", "1.0", "1.0", "1.0"]
     assert group_ids(["a"] * 4, 2) == ["0.0", "0.0", "0.1", "0.1"]
     chat = [[{"role": "user", "content": "a"}], [{"role": "user", "content": "a"}]]
-    assert group_ids(chat, 8) == ["0.0", "0.0"]  # type: ignore[arg-type]
+    assert group_ids(chat, 8) == ["0.0", "0.0"]

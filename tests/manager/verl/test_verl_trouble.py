@@ -174,7 +174,7 @@ def test_a_late_group_says_that_it_was_the_group(
 ) -> None:
     tokens = Tokens()
     banded = {**oyer, "length": {"method": "median_band"}}
-    late = {"group_timeout_s": 0.3, "on_group_timeout": "error"}
+    late: dict[str, Any] = {"group_timeout_s": 0.3, "on_group_timeout": "error"}
     manager = manager_of(tokens, banded, n=2, **late)
     (result,) = scored(manager, trajectories(tokens, "alone", [10]))
     assert result["reward_extra_info"]["judge_status"] == "expired"

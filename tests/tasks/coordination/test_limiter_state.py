@@ -48,10 +48,12 @@ class Worker:
         """Exchange with Redis; the request or the answer may be lost."""
         self.state.want(len(self.waiting))
         ask = self.state.ask(self.now_s, self.waiting, leave=leave)
-        reply = json.loads(self.script(keys=[self.key], args=[json.dumps(ask)])) if heard else None
-        if heard and answered:
-            return leave or self.state.take(reply, self.now_s, self.now_s)
-        return self.state.fail()
+        if not heard:
+            return self.state.fail()
+        reply = json.loads(self.script(keys=[self.key], args=[json.dumps(ask)]))
+        if not answered:
+            return self.state.fail()
+        return leave or self.state.take(reply, self.now_s, self.now_s)
 
     def begin(self) -> int:
         """Begin as many of the waiting calls as may; return how many."""

@@ -1,6 +1,7 @@
 """What the record says of a call without reply, or to the wrong address, is plain text."""
 
 import socket
+from collections.abc import Iterator
 
 import pytest
 
@@ -30,7 +31,7 @@ def failure(url: str, timeout_s: float = 20.0, environ: dict[str, str] | None = 
 
 
 @pytest.fixture
-def silent() -> int:
+def silent() -> Iterator[int]:
     """Give a port where connections are taken and nothing is answered."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -39,7 +40,7 @@ def silent() -> int:
 
 
 @pytest.fixture
-def closed() -> int:
+def closed() -> Iterator[int]:
     """Give a port where nobody listens."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))

@@ -301,8 +301,9 @@ def test_summands_add_up_to_the_reward_with_gate_and_multipliers(
     data: st.DataObject, n: int
 ) -> None:
     judged = [verdicts(*data.draw(st.lists(NUMBERS, min_size=n, max_size=n))) for _ in range(2)]
-    drawn = {kind: {kind: data.draw(arrays(n))} for kind in ("added", "multiplied")}
-    result = composed(*judged, zero_unless="judge >= 0", lengths=LengthResult(**drawn))
+    added, multiplied = ({kind: data.draw(arrays(n))} for kind in ("added", "multiplied"))
+    lengths = LengthResult(added=added, multiplied=multiplied)
+    result = composed(*judged, zero_unless="judge >= 0", lengths=lengths)
     np.testing.assert_allclose(result.rewards, sum(result.summands.values()), atol=1e-9)
     factor = result.terms["gate"] * result.terms["multiplied"]
     expected = factor * result.unshaped_rewards + result.terms["added"]
