@@ -182,7 +182,8 @@ def test_the_retry_after_and_the_cut_of_a_worker_that_leaves_reach_the_others(
     second.waiting = [0]
     second.exchange()
     assert second.begin() == 0
-    assert second.now_s + 25 < second.state.cool_until_s <= second.now_s + 30
+    # What is left of it is measured by the clock of Redis.
+    assert second.now_s < second.state.cool_until_s <= second.now_s + 30
     assert adaptive_limit(shared) == START_LIMIT * CUT
 
 
@@ -230,7 +231,8 @@ def test_a_retry_after_reaches_the_other_worker_and_does_not_grow(
         for worker in (first, second):
             worker.exchange()
     assert first.state.cool_until_s == pytest.approx(first.now_s + 30, abs=1e-6)
-    assert second.now_s + 25 < second.state.cool_until_s <= second.now_s + 30
+    # What is left of it is measured by the clock of Redis.
+    assert second.now_s < second.state.cool_until_s <= second.now_s + 30
 
 
 def test_after_redis_lost_its_state_charges_are_reported_again(shared: SharedEndpoint) -> None:
