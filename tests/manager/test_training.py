@@ -152,9 +152,11 @@ def test_two_trl_trainings_on_the_same_data_stay_apart(
         monkeypatch.setenv("MASTER_PORT", port)
         functions.append([RewardFunction(sibling(running[0]), num_generations=4) for _ in range(2)])
 
-    def call(function: RewardFunction, said: str, tokens: int) -> Any:
+    def call(function: RewardFunction, response: str, tokens: int) -> Any:
         return function.score(
-            ["the same?"] * 2, [f"{said} 1.", f"{said} 2."], completion_ids=[[7] * tokens] * 2
+            ["the same?"] * 2,
+            [f"{response} 1.", f"{response} 2."],
+            completion_ids=[[7] * tokens] * 2,
         )
 
     async def all_of() -> list[Any]:

@@ -1,4 +1,4 @@
-"""Judging with `transformers serve` and a random model, which never says what a judge would."""
+"""Judging with `transformers serve` and a random model, whose replies hold no score."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -265,7 +265,7 @@ def test_token_ids_and_columns_reach_the_length_methods(
     methods = [{"method": "repetition", "ngram_size": 2}, {"method": "lcpo_exact", "alpha": 0.01}]
     manager = manager_of(Tokens(), {**oyer, "length": methods})
     tokens = manager.tokenizer
-    # The filler of ten tokens is one token over and over; 30 are 20 more than was asked for.
+    # The filler of ten tokens is one token over and over; 30 exceed the requested length by 20.
     row = {"base": 1.0, "target_lengths": np.int64(10)}
     (result,) = scored(manager, trajectories(tokens, "wanted", [30], extra_info=[row]))
     info = result["reward_extra_info"]

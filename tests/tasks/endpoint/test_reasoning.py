@@ -38,7 +38,7 @@ def replied(message: Any) -> Reply:
             "Hm, 2?",
             "8",
         ),
-        # OpenRouter says the same thing twice.
+        # OpenRouter sends the same text in two fields.
         (
             {"content": "8", "reasoning": "Hm.", "reasoning_details": [{"text": "Hm."}]},
             "Hm.",

@@ -162,14 +162,14 @@ def test_two_5xx_that_say_the_same_have_one_fingerprint() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"error": {"message": "said"}}, "HTTP 500: said"),
-        ({"error": "said"}, "HTTP 500: said"),
-        ({"object": "error", "message": "said", "code": 500}, "HTTP 500: said"),
-        ({"detail": "said"}, "HTTP 500: said"),
-        ({"error_code": 336, "error_msg": "said"}, "HTTP 500: said"),
-        (b"said", "HTTP 500: said"),
+        ({"error": {"message": "broken"}}, "HTTP 500: broken"),
+        ({"error": "broken"}, "HTTP 500: broken"),
+        ({"object": "error", "message": "broken", "code": 500}, "HTTP 500: broken"),
+        ({"detail": "broken"}, "HTTP 500: broken"),
+        ({"error_code": 336, "error_msg": "broken"}, "HTTP 500: broken"),
+        (b"broken", "HTTP 500: broken"),
         (b"\xff\x00said", "HTTP 500: \ufffdsaid"),
-        ([{"error": {"message": "said"}}], "HTTP 500: said"),
+        ([{"error": {"message": "broken"}}], "HTTP 500: broken"),
         (b"[" * 100_000, "HTTP 500: " + "[" * 4000),
     ],
 )

@@ -1,4 +1,4 @@
-"""Every form in which an endpoint says how long to wait."""
+"""Every form in which an endpoint states a wait."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
