@@ -90,7 +90,7 @@ class LcR1(Params):
 METHODS = (
     Method(
         name="median_band",
-        summary="No penalty near the group's median length; it increases on both sides.",
+        summary="No penalty around the group's median length; it increases on both sides.",
         kind="add",
         function=_MODULE + "median_band",
         params=MedianBand,

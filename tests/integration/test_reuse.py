@@ -37,7 +37,7 @@ def test_after_a_restart_another_checkpoint_is_called_unless_the_version_is_the_
         raw = manager.config.model_dump(mode="json")
         return RewardManager({**raw, "judges": [{**raw["judges"][0], "version": version}]})
 
-    def kept(manager: RewardManager) -> RewardManager:
+    def unchanged(manager: RewardManager) -> RewardManager:
         raw = manager.config.model_dump(mode="json")
         return RewardManager({**raw, "judges": [{**raw["judges"][0], "endpoint": "kept"}]})
 
@@ -45,10 +45,10 @@ def test_after_a_restart_another_checkpoint_is_called_unless_the_version_is_the_
         for version in (None, "step-100"):
             assert scored(versioned(manager, version), "same", 2).judge_scores.tolist() == [3, 3]
         assert scored(manager, "same", 2).usage.calls == 0
-        before = scored(kept(manager), "kept", 4, "before")
+        before = scored(unchanged(manager), "kept", 4, "before")
         assert (before.judge_scores.tolist(), before.usage.calls) == ([6.0] * 4, 4)
     with JudgeServer(says(8)) as new, backend(new, "new") as manager:
-        after = scored(kept(manager), "kept", 4, "after")
+        after = scored(unchanged(manager), "kept", 4, "after")
         assert (after.judge_scores.tolist(), after.usage.calls) == ([6.0] * 4, 0)
         assert len(judge.requests) == 4
         first = scored(manager, "same", 2)
@@ -57,7 +57,7 @@ def test_after_a_restart_another_checkpoint_is_called_unless_the_version_is_the_
         assert (kept.judge_scores.tolist(), kept.usage.calls) == ([3, 3], 0)
         later = scored(versioned(manager, "step-200"), "same", 2)
         assert (later.judge_scores.tolist(), later.usage.calls) == ([8, 8], 2)
-        # The endpoint says that another model answers now.
+        # The endpoint now reports another model in its replies.
         new.set_plan(says(5, "m-2"))
         assert scored(manager, "other", 2).judge_scores.tolist() == [5, 5]
         again = scored(manager, "same", 2)
