@@ -178,7 +178,7 @@ async def verl(base_url: str, rollouts: list[Rollout], step: Step) -> tuple[str,
         scores = await asyncio.gather(*map(one, range(len(rollouts)), step.ends_s))
         done = time.monotonic()
     if set(scores) != {8.0}:
-        # A failed call is no error there but the reward 0, whatever the rollout is worth.
+        # There, a failed call gives the reward 0 and no error.
         print(f"{name}: {scores.count(0.0)} of {len(scores)} rewards are 0 for calls that failed")
     return name, done - began + step.log_probs_s
 

@@ -76,7 +76,7 @@ def test_without_other_processes_no_launcher_names_the_training(environ: dict[st
 
 
 def test_the_processes_of_a_ray_job_are_one_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray is no dependency: a stand-in has its public calls."""
+    """Ray is not a dependency: a stand-in has its public calls."""
     context = SimpleNamespace(gcs_address="10.0.0.1:6379", get_job_id=lambda: "02000000")
     ray = SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: context)
     monkeypatch.setitem(__import__("sys").modules, "ray", ray)

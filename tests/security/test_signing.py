@@ -136,7 +136,7 @@ def _sealed(identity: Identity, body: object, serializer: str = "json") -> bytes
 
 
 @pytest.mark.parametrize("queue", ["judge", "combine"])
-def test_what_is_unsigned_or_signed_by_a_stranger_is_refused_and_the_worker_lives(
+def test_unsigned_messages_and_foreign_signatures_are_refused_and_the_worker_lives(
     signed: Signed, judge: JudgeServer, queue: str
 ) -> None:
     task = {"judge": names.JUDGE_TASK, "combine": names.COMBINE_TASK}[queue]
@@ -164,7 +164,9 @@ def test_what_is_unsigned_or_signed_by_a_stranger_is_refused_and_the_worker_live
     assert "Warm shutdown" not in logged
 
 
-def test_a_result_that_a_stranger_stored_is_no_reward(signed: Signed, judge: JudgeServer) -> None:
+def test_a_result_without_a_trusted_signature_is_not_a_reward(
+    signed: Signed, judge: JudgeServer
+) -> None:
     judge.set_plan({"default": {"text": "Final score: 8", "hold": True}})
     future = signed.manager.submit(rollouts_of("forged", 4))
     judge.wait_until(lambda log: len(log) == 4)

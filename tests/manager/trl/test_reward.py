@@ -119,7 +119,7 @@ def test_a_wrong_row_is_an_error_and_no_hole(backend: RewardManager) -> None:
 def test_one_row_that_cannot_be_scored_is_one_hole(
     backend: RewardManager, judge: JudgeServer
 ) -> None:
-    """Half a surrogate pair is no text; the other rows keep their rewards."""
+    """Half a surrogate pair is not text; the other rows keep their rewards."""
     completions = ["torn 0.", "torn \ud83d", "torn 2.", "torn 3."]
     trainer = Trainer()
     function: Any = reward_function(backend, num_generations=4)

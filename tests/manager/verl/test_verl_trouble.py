@@ -169,7 +169,7 @@ def test_rollouts_judged_in_time_are_not_lost_with_those_of_their_batch_that_are
     assert statuses == {"scored", "expired"}
 
 
-def test_a_late_group_says_that_it_was_the_group(
+def test_an_overdue_group_is_logged_as_the_cause(
     judge: JudgeServer, oyer: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     tokens = Tokens()

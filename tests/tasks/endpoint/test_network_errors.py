@@ -62,13 +62,13 @@ def test_a_time_out_names_its_limit(silent: int) -> None:
     assert message == f"no complete reply from 127.0.0.1:{silent} within 0.25 s"
 
 
-def test_a_broken_connection_is_told() -> None:
+def test_a_broken_connection_is_named() -> None:
     with RawServer(lambda _: b"", close=True) as server:
         message = failure(f"http://127.0.0.1:{server.port}/v1").message
     assert message.startswith(f"the connection to 127.0.0.1:{server.port} broke: ")
 
 
-def test_a_proxy_that_is_away_is_told(closed: int) -> None:
+def test_an_unreachable_proxy_is_named(closed: int) -> None:
     proxy = {"HTTP_PROXY": f"http://127.0.0.1:{closed}"}
     message = failure("http://judge.example/v1", environ=proxy).message
     assert message == "cannot reach judge.example:80 through the proxy: Connection refused"

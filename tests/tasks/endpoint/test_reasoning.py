@@ -78,7 +78,9 @@ def replied(message: Any) -> Reply:
     ],
     ids=repr,
 )
-def test_reasoning_and_reply_are_told_apart(message: Any, reasoning: str | None, text: str) -> None:
+def test_reasoning_is_separated_from_the_reply(
+    message: Any, reasoning: str | None, text: str
+) -> None:
     reply = replied(message)
     assert (reply.reasoning, reply.text) == (reasoning, text)
 

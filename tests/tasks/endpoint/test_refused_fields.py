@@ -283,7 +283,7 @@ def test_a_body_follows_what_was_learnt() -> None:
     assert with_lessons(both, learnt) == {"model": "m", "max_completion_tokens": 7}
 
 
-def test_what_was_learnt_is_said() -> None:
+def test_learnt_fields_are_described() -> None:
     learnt = {"temperature": None, "seed": None, "max_tokens": "max_completion_tokens"}
     assert described(learnt) == "without temperature and seed, max_tokens as max_completion_tokens"
     assert described({"seed": None}) == "without seed"

@@ -55,7 +55,7 @@ def test_a_wait_longer_than_the_batch_has_left_is_not_waited_for() -> None:
     assert wait_s([failed], remaining_s=31.0) is not None
 
 
-def test_a_stop_says_why() -> None:
+def test_a_decision_to_stop_has_its_reason() -> None:
     decision = decide([FAILURE] * 3, max_attempts=3, remaining_s=1.0, rng=random.Random(0))
     assert decision.reason == "3 of 3 attempts made"
 

@@ -128,7 +128,7 @@ def test_multipliers_scale_base_and_judges_but_no_added_term() -> None:
 
 @pytest.mark.parametrize("status", FAILURES)
 @pytest.mark.parametrize("policy", ["skip", "raise"])
-def test_a_missing_score_is_no_number_and_not_trained_on(status: Status, policy: str) -> None:
+def test_a_missing_score_is_nan_and_masked(status: Status, policy: str) -> None:
     result = composed(verdicts(8.0, status), on_missing=policy)
     assert np.isnan(result.rewards[1])
     assert np.isnan(result.judge_scores[1])
