@@ -71,16 +71,16 @@ def test_an_incomplete_real_judge_is_refused(arguments: list[str], tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("store", "said"),
+    ("store", "error"),
     [
         ("postgresql://h/d", "--store: must be a file"),
         ("/no/such/folder/x.db", "there is no folder /no/such/folder"),
     ],
 )
 def test_an_invalid_store_is_refused_before_the_backend_starts(
-    store: str, said: str, tmp_path: Path
+    store: str, error: str, tmp_path: Path
 ) -> None:
     done = oyer("demo", "--store", store, cwd=tmp_path)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert error in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -197,7 +197,7 @@ def test_a_manager_without_the_key_cannot_have_anything_run(
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "reason"),
     [
         ({"key": "/nowhere/a.key"}, r"broker\.signing: cannot be used: .*a\.key"),
         ({"key_password_env": "OYER_NOT_SET"}, "OYER_NOT_SET is not set; export"),
@@ -209,7 +209,7 @@ def test_a_manager_without_the_key_cannot_have_anything_run(
 def test_a_signing_that_cannot_work_is_refused_at_the_start_with_the_fix(
     signing: dict[str, Any],
     changed: dict[str, Any],
-    said: str,
+    reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OYER_TEST_PASSPHRASE", PASSPHRASE)
@@ -218,7 +218,7 @@ def test_a_signing_that_cannot_work_is_refused_at_the_start_with_the_fix(
     make_app(url, signing=SigningConfig.model_validate(signing))
     if "digest" not in changed:
         monkeypatch.setattr("oyer.tasks.worker.signing._registered", [])
-    with pytest.raises(InvalidConfig, match=said) as raised:
+    with pytest.raises(InvalidConfig, match=reason) as raised:
         make_app(url, signing=SigningConfig.model_validate({**signing, **changed}))
     assert PASSPHRASE not in str(raised.value)
     monkeypatch.undo()
