@@ -169,7 +169,7 @@ def test_the_rendered_request_equals_the_one_that_a_worker_sends_and_records(
     backend.write_rollouts("rubric.jsonl", rows)
     done = oyer("score", "rubric.jsonl", "--run", "rubric", cwd=backend.folder)
     assert done.returncode == 0, done.stderr
-    sent = {json.dumps(json.loads(request.body)["messages"]) for request in backend.judge.requests}
+    sent = {json.dumps(request.json()["messages"]) for request in backend.judge.requests}
     rendered = [
         json.loads(
             oyer("rubric", "render", "rubric.jsonl", *line, "--json", cwd=backend.folder).stdout
@@ -194,7 +194,7 @@ def test_try_prints_the_reply_and_the_parsed_score(folder: Path) -> None:
         report = json.loads(
             oyer("rubric", "try", "r.jsonl", "--rubric", "mine.md", "--json", cwd=folder).stdout
         )
-        assert json.loads(judge.requests[-1].body)["messages"] == report["request"]["messages"]
+        assert judge.requests[-1].json()["messages"] == report["request"]["messages"]
     assert (report["status"], report["score"]) == ("scored", 7)
     assert "7" in report["span"]
 

@@ -77,7 +77,7 @@ def test_a_broker_is_named_or_runs_in_this_folder(
         assert future.cancel()
 
 
-def test_what_a_killed_oyer_up_left_is_no_running_broker(
+def test_the_state_file_of_a_killed_oyer_up_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -156,7 +156,7 @@ def test_of_a_bad_batch_nothing_is_submitted(manager: RewardManager, workers: Wo
 
 
 @pytest.mark.parametrize("batch", [None, "text", 3])
-def test_what_is_no_batch_is_refused(manager: RewardManager, batch: Any) -> None:
+def test_an_invalid_batch_is_refused(manager: RewardManager, batch: Any) -> None:
     with pytest.raises(InvalidRollout, match=r"rollouts: must be a list of Rollout"):
         manager.submit(batch)
 
@@ -175,7 +175,7 @@ def test_the_batch_may_change_after_submit(manager: RewardManager, workers: Work
     future.cancel()
 
 
-def test_a_broker_that_is_away_is_said_at_submit() -> None:
+def test_an_unreachable_broker_is_an_error_of_submit() -> None:
     url = f"redis://127.0.0.1:{services.free_port()}/0"
     manager = RewardManager({"judges": [JUDGE], "broker": {"url": url}})
     with pytest.raises(BackendUnavailable, match=r"cannot be reached"):
