@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from oyer.demo.judge_server import JudgeServer
@@ -145,9 +145,7 @@ def tiny_model(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def train(
-    way: str, seed: int, config: Path, folder: Path, options: argparse.Namespace
-) -> Timed:
+def train(way: str, seed: int, config: Path, folder: Path, options: argparse.Namespace) -> Timed:
     """Train some steps in one way."""
     tokenizer = tiny_model(folder / "model")
     kind = TimedMixin if way == MIXIN else Timed
@@ -173,6 +171,7 @@ def train(
         ),
     )
     trainer.generation_s, trainer.log_probs_s = options.generation_s, options.log_probs_s
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     return trainer
 
@@ -210,10 +209,13 @@ def row_of(way: str, trainers: list[Timed], waves_s: float) -> dict[str, Any]:
 
 def markdown(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     """Return the table."""
-    lines = [
+    title = (
         f"{options.rollouts} rollouts, {options.in_flight} in flight, generation"
         f" {options.generation_s:g} s, log-probs {options.log_probs_s:g} s, judge"
-        f" {options.latency_s:g} s; medians of {rows[0]['steps']} steps",
+        f" {options.latency_s:g} s; medians of {rows[0]['steps']} steps"
+    )
+    lines = [
+        title,
         "",
         "| trainer | rewards by | waited s | least … most s | bound s | step s | ratio |",
         "|---|---|--:|--:|--:|--:|--:|",

@@ -14,7 +14,11 @@ import torch
 from datasets import load_dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from oyer.manager.trl import reward_function
+from oyer.manager.trl import OverlappedRewards, reward_function
+
+
+class Trainer(OverlappedRewards, GRPOTrainer):
+    """GRPO that submits completions when they are generated, and collects rewards when it needs them."""
 
 
 def exact(completions: list[str], answer: list[str], **_: Any) -> list[float]:
@@ -51,7 +55,7 @@ def main() -> None:
         run=Path(options.out).name,
     )
     data = load_dataset("json", data_files=options.data, split="train")
-    trainer = GRPOTrainer(options.model, reward_funcs=reward, args=config, train_dataset=data)
+    trainer = Trainer(options.model, reward_funcs=reward, args=config, train_dataset=data)
     trainer.train()
 
 

@@ -17,7 +17,7 @@ from oyer.protocol.errors import InvalidConfig
 
 
 @dataclass(frozen=True)
-class Groups:
+class RowGroups:
     """The groups of one call's rows."""
 
     ids: list[str]
@@ -67,7 +67,7 @@ def groups_of(
     column: str | None,
     call: str,
     compared: bool,
-) -> Groups:
+) -> RowGroups:
     """Group the rows of one call.
 
     Args:
@@ -92,17 +92,17 @@ def groups_of(
     return _by_value(shared, columns, num_generations, several)
 
 
-def _by_place(count: int, size: int, rank: int, several: bool, call: str) -> Groups:
+def _by_place(count: int, size: int, rank: int, several: bool, call: str) -> RowGroups:
     """Group by place; ranks have equally many rows, because TRL gathers their rewards."""
     spread = several and count % size != 0
     first = rank * count if spread else 0
     prefix = f"{call}." if spread else ""
-    return Groups([f"{prefix}{(first + i) // size}" for i in range(count)], size, spread)
+    return RowGroups([f"{prefix}{(first + i) // size}" for i in range(count)], size, spread)
 
 
 def _by_value(
     values: Sequence[Any], columns: Mapping[str, Any], size: int | None, several: bool
-) -> Groups:
+) -> RowGroups:
     """Group adjacent rows with equal values, at most `size`; for ms-swift and rollout functions."""
     runs = [len(list(rows)) for _, rows in groupby(values)]
     if several and size is None:
@@ -113,9 +113,9 @@ def _by_value(
     if several and size is not None and any(run % size for run in runs):
         texts = [json.dumps(value, sort_keys=True, default=_fingerprint) for value in values]
         step = getattr(columns.get("trainer_state"), "global_step", None)
-        return Groups([f"{step}.{_digest(text.encode())}" for text in texts], size, spread=True)
+        return RowGroups([f"{step}.{_digest(text.encode())}" for text in texts], size, spread=True)
     ids = [f"{run}.{i // (size or count)}" for run, count in enumerate(runs) for i in range(count)]
-    return Groups(ids, size, spread=False)
+    return RowGroups(ids, size, spread=False)
 
 
 def _digest(content: bytes) -> str:

@@ -33,6 +33,16 @@ class OverlappedRewards:
     reward_funcs: list[Any]
     state: Any
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        place = cls.__mro__.index(OverlappedRewards)
+        trainers = [i for i, base in enumerate(cls.__mro__) if "training_step" in vars(base)]
+        if trainers and max(trainers) < place:
+            raise TypeError(
+                "OverlappedRewards: is after the trainer; write class Trainer(OverlappedRewards,"
+                " GRPOTrainer)"
+            )
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         self._oyer_inputs = inputs
         return super()._generate_and_score_completions(inputs)  # type: ignore[misc]  # of TRL

@@ -12,7 +12,7 @@ from oyer.manager.trl.columns import (
     tools_of,
     truncated_rows,
 )
-from oyer.manager.trl.groups import Groups
+from oyer.manager.trl.groups import RowGroups
 from oyer.protocol.content import as_messages
 from oyer.protocol.errors import InvalidConfig
 from oyer.protocol.rollout import Message, Rollout
@@ -34,7 +34,7 @@ class RowReader:
         completions: Texts,
         bases: Sequence[float | None],
         columns: Mapping[str, Any],
-        groups: Groups,
+        groups: RowGroups,
     ) -> list[Rollout]:
         """Return the rows as rollouts.
 

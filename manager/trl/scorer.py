@@ -25,10 +25,11 @@ from oyer.manager.client import RewardManager
 from oyer.manager.future import RewardFuture
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score, scores_of, without_reward
+from oyer.manager.streaming.identity import ScoreOptions
 from oyer.manager.trl import columns as trl_columns
 from oyer.manager.trl.calls import SharedCalls
 from oyer.manager.trl.columns import TICKETS, Texts
-from oyer.manager.trl.groups import Groups, groups_of, ranks
+from oyer.manager.trl.groups import RowGroups, groups_of, ranks
 from oyer.manager.trl.neutral import is_masked, neutral_rewards
 from oyer.manager.trl.rows import RowReader
 from oyer.manager.trl.tickets import collect_tickets, in_row_order, tickets_of
@@ -52,7 +53,29 @@ def missing_reward(score: Score) -> float | None:
 
 
 class RewardFunction:
-    """A synchronous, picklable reward function."""
+    """A synchronous, picklable reward function.
+
+    Args:
+        config: a manager, its configuration, or the path of one.
+        num_generations: rows of a group where no trainer is known, as in AsyncGRPO and ms-swift;
+            GRPOTrainer and RLOOTrainer give their own, also for evaluation.
+        base_score: a TRL reward function, sync or async, that returns the base scores; None
+            for a row without one.
+        reference: the dataset column with the reference answer for the judge.
+        group: the column that identifies a group where no trainer is known, if the prompts of a
+            group differ; by default the prompt.
+        eos_token_ids: end and padding tokens where no trainer is known, so that completions
+            that hit the length limit are told from others.
+        run: the training run on record, by default `trl`. Ranks share groups within their
+            launcher, or with all processes that name the same run.
+        timeout_s: longest wait for a batch, in seconds; by default the configuration's
+            deadline, and with several ranks `RANKS_TIMEOUT_S`.
+        name: of the function, and before the slash in the keys of its metrics; differs for each
+            function of a trainer.
+
+    Raises:
+        InvalidConfig: a key of the configuration is wrong, or no broker is named.
+    """
 
     def __init__(
         self,
@@ -67,29 +90,7 @@ class RewardFunction:
         timeout_s: float | None = None,
         name: str = "oyer",
     ) -> None:
-        """Connect to a running backend.
-
-        Args:
-            config: a manager, its configuration, or the path of one.
-            num_generations: rows of a group where no trainer is known, as in AsyncGRPO and ms-swift;
-                GRPOTrainer and RLOOTrainer give their own, also for evaluation.
-            base_score: a TRL reward function, sync or async, that returns the base scores; None
-                for a row without one.
-            reference: the dataset column with the reference answer for the judge.
-            group: the column that identifies a group where no trainer is known, if the prompts of a
-                group differ; by default the prompt.
-            eos_token_ids: end and padding tokens where no trainer is known, so that completions
-                that hit the length limit are told from others.
-            run: the training run on record, by default `trl`. Ranks share groups within their
-                launcher, or with all processes that name the same run.
-            timeout_s: longest wait for a batch, in seconds; by default the configuration's
-                deadline, and with several ranks `RANKS_TIMEOUT_S`.
-            name: of the function, and before the slash in the keys of its metrics; differs for each
-                function of a trainer.
-
-        Raises:
-            InvalidConfig: a key of the configuration is wrong, or no broker is named.
-        """
+        """Connect to a running backend."""
         self.__name__ = self.name = name
         given = RewardManager.of(config)
         if timeout_s is None and ranks() > 1:
@@ -105,6 +106,7 @@ class RewardFunction:
         self.components = component_names(self._manager.config)
         """Names of the judges and length terms."""
         self._base_score = base_score
+        self.has_base_score = base_score is not None
         self._group = group
         self._where = filed_under(run, "trl", self._manager)
         self._timeout_s = timeout_s
@@ -117,11 +119,6 @@ class RewardFunction:
     def scorer(self) -> "RewardFunction":
         """The function itself, as of the functions that read its scores."""
         return self
-
-    @property
-    def has_base_score(self) -> bool:
-        """Whether it computes base scores."""
-        return self._base_score is not None
 
     def __call__(self, prompts: Texts, completions: Texts, **columns: Any) -> Rewards:
         """Score the rows of one call of TRL."""
@@ -212,7 +209,7 @@ class RewardFunction:
             scores = [score] * len(prompts)
         return scores
 
-    def _groups(self, prompts: Texts, columns: Mapping[str, Any]) -> Groups:
+    def _groups(self, prompts: Texts, columns: Mapping[str, Any]) -> RowGroups:
         self._calls += 1
         return groups_of(
             prompts,
@@ -225,7 +222,7 @@ class RewardFunction:
         )
 
     async def _read(
-        self, prompts: Texts, completions: Texts, columns: Mapping[str, Any], groups: Groups
+        self, prompts: Texts, completions: Texts, columns: Mapping[str, Any], groups: RowGroups
     ) -> list[Rollout]:
         bases = [None] * len(prompts)
         if self._base_score is not None:
@@ -254,21 +251,26 @@ class RewardFunction:
             return await asyncio.to_thread(send, [rollouts[row] for row in rows]), rows
 
     async def _with_other_ranks(
-        self, rollouts: Sequence[Rollout], columns: Mapping[str, Any], groups: Groups
+        self, rollouts: Sequence[Rollout], columns: Mapping[str, Any], groups: RowGroups
     ) -> list[Score]:
         """Score rows whose groups are spread over ranks; the backend gathers the groups."""
-        gather = partial(
-            self._streamed.score_many,
+        options: ScoreOptions = {
             **self._where,
-            step=trl_columns.step_of(columns),
-            split=trl_columns.split_of(columns),
-            group_size=groups.size,
-            # The prompts of a group may differ.
-            one_prompt=False,
-            # Samples of two ranks with equal text are different samples.
-            sample_id=uuid.uuid4().hex,
-        )
-        pending, rows = await self._sent(gather, rollouts)
+            "step": trl_columns.step_of(columns),
+            "split": trl_columns.split_of(columns),
+            "group_size": groups.size,
+        }
+        # Samples of two ranks with equal text are different samples.
+        gather = partial(self._streamed.score_many, **options, sample_id=uuid.uuid4().hex)
+        rows: Sequence[int] = ()
+        try:
+            pending, rows = await self._sent(gather, rollouts)
+        finally:
+            for lost in set(range(len(rollouts))).difference(rows):
+                # Other ranks do not wait for it.
+                self._streamed.close_groups(
+                    [groups.ids[lost]], absent=[uuid.uuid4().hex], **options
+                )
         config = self._streamed.config
         found = await pending.gather(self._timeout_s or config.deadline_s, config.reward)
         # To the trainer, a rank's rollouts are one batch, however they were batched for judging.

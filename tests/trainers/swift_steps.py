@@ -2,7 +2,7 @@
 
 Run alone: importing ms-swift changes TRL and transformers for the whole process.
 
-    python swift_steps.py 'steps as JSON: of each rollout, its turns and its number of tokens'
+    python swift_steps.py 'steps as JSON: of each rollout, question, turns, tokens, and why it ended'
 """
 
 import json
@@ -25,14 +25,14 @@ from swift.utils import import_external_file
 from trainer_backend import ROOT
 
 
-def sample(question: str, turns: list[str], tokens: int) -> GRPOSample:
+def sample(question: str, turns: list[str], tokens: int, reason: str = "stop") -> GRPOSample:
     """Give a sample as it is after the rollout."""
     row = {"messages": [{"role": "user", "content": question}], "prompt_id": question}
     made = GRPOSample.from_row({**row, "solution": "42"})
     message = ChatMessage(role="assistant", content=turns[-1])
     single = len(turns) == 1
     choice = ChatCompletionResponseChoice(
-        0, message, "stop", token_ids=[7] * tokens if single else None
+        0, message, reason, token_ids=[7] * tokens if single else None
     )
     response = ChatCompletionResponse("policy", [choice], UsageInfo(1, tokens, 1 + tokens))
     history: list[dict[str, Any]] = list(made.messages)

@@ -50,6 +50,15 @@ def test_a_group_that_is_spread_over_ranks_is_compared_as_a_whole(
         on_two_ranks(strict, "gone", [["a.", "b."], ["c.", "d."]])
 
 
+def test_ranks_do_not_wait_for_a_row_that_another_rank_cannot_read(
+    backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a surrogate pair is no text. Waiting for that row would end without any reward."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    rewards = on_two_ranks(backend, "torn", [["torn a.", "torn \ud83d"], ["torn c.", "torn d."]])
+    assert rewards == [[pytest.approx(0.5), None], pytest.approx([0.5, -0.5])]
+
+
 def test_ranks_do_not_wait_for_a_judge_until_their_collective_fails(
     backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,8 +118,9 @@ def test_a_column_can_say_what_the_rows_of_a_group_share(
     lengths = [10, 10, 10, 16]
     rewards = Trainer().rewards(function, "turns", lengths, prompts=prompts, prompt_id=["p"] * 4)
     assert rewards == pytest.approx([0.5] * 3 + [-0.5])
-    alone = Trainer().rewards(function, "alone", lengths, prompts=prompts)
-    assert alone == pytest.approx([0.5] * 4)
+    prompts = [f"alone? {i}" for i in range(8)]
+    alone = Trainer().rewards(function, "alone", lengths * 2, prompts=prompts)
+    assert alone == pytest.approx([0.5] * 8)
 
 
 def grouped(
