@@ -160,6 +160,15 @@ def step_of(columns: Mapping[str, Any]) -> int | None:
     return None if state is None else int(state.global_step)
 
 
+def key_prefix(scorer: Any, columns: Mapping[str, Any]) -> str:
+    """Return the prefix of a scorer's keys: its name, numbered if an earlier function has it too."""
+    functions = getattr(trainer_of(columns), "reward_funcs", None) or ()
+    scorers = [getattr(one, "scorer", None) for one in functions]
+    same = list(dict.fromkeys(id(s) for s in scorers if getattr(s, "name", None) == scorer.name))
+    number = same.index(id(scorer)) + 1 if id(scorer) in same else 1
+    return str(scorer.name) if number == 1 else f"{scorer.name}_{number}"
+
+
 def log_terms(
     scores: Sequence[Score], columns: Mapping[str, Any], name: str, components: Sequence[str]
 ) -> None:

@@ -158,7 +158,8 @@ class RewardFunction:
         scoring = partial(self._scores, prompts, completions, columns)
         scores, first = await self.shared.read(reader, completions, scoring)
         if first:
-            trl_columns.log_terms(scores, columns, self.name, self.components)
+            prefix = trl_columns.key_prefix(self, columns)
+            trl_columns.log_terms(scores, columns, prefix, self.components)
         return scores
 
     async def submit(self, prompts: Texts, completions: Texts, **columns: Any) -> list[str]:
