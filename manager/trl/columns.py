@@ -1,6 +1,7 @@
 """Reads the columns that TRL and ms-swift pass to a reward function, and logs reward terms to TRL."""
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -128,9 +129,8 @@ def tools_of(columns: Mapping[str, Any], count: int) -> list[list[dict[str, Any]
 
 def _schemas(tools: Sequence[Any]) -> list[dict[str, Any]]:
     # TRL has loaded transformers, and renders the tools by the same function.
-    from transformers.utils import get_json_schema
-
-    return [dict(one) if isinstance(one, Mapping) else get_json_schema(one) for one in tools]
+    schema_of = sys.modules["transformers.utils"].get_json_schema
+    return [dict(one) if isinstance(one, Mapping) else schema_of(one) for one in tools]
 
 
 def metadata_rows(

@@ -256,13 +256,15 @@ class RewardFunction:
     ) -> list[Score]:
         """Score rows whose groups are spread over ranks; the backend gathers the groups."""
         options: ScoreOptions = {
-            **self._where,
             "step": trl_columns.step_of(columns),
             "split": trl_columns.split_of(columns),
             "group_size": groups.size,
         }
+        options.update(self._where)
+        sampled = options.copy()
         # Samples of two ranks with equal text are different samples.
-        gather = partial(self._streamed.score_many, **options, sample_id=uuid.uuid4().hex)
+        sampled["sample_id"] = uuid.uuid4().hex
+        gather = partial(self._streamed.score_many, **sampled)
         rows: Sequence[int] = ()
         try:
             pending, rows = await self._sent(gather, rollouts)
