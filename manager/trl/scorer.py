@@ -259,8 +259,9 @@ class RewardFunction:
             "step": trl_columns.step_of(columns),
             "split": trl_columns.split_of(columns),
             "group_size": groups.size,
+            "run": self._where["run"],
+            "training": self._where.get("training"),
         }
-        options.update(self._where)
         sampled = options.copy()
         # Samples of two ranks with equal text are different samples.
         sampled["sample_id"] = uuid.uuid4().hex

@@ -149,7 +149,7 @@ def test_truncation_is_known_by_the_last_token_or_refused(
         ({}, {"is_truncated": [False, False, True, True]}),
         ({}, {"finish_reason": ["stop", None, "length", "length"]}),
     ):
-        function = reward_function(manager, num_generations=4, **options)  # type: ignore[arg-type]
+        function = reward_function(manager, num_generations=4, **options)
         (rewards,) = rewards_of([function], Trainer(), "ends", completion_ids=ids, **columns)
         assert rewards == ended
 
