@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from importlib import resources
 from typing import Any
 
 import pytest
@@ -87,11 +88,10 @@ def test_slots_of_a_worker_that_died_serve_the_other_runs(redis: Redis) -> None:
 
 def test_a_share_below_one_slot_gets_its_turn(redis: Redis) -> None:
     """The offset of the rounding changes every second; the clock is the script's argument here."""
-    source = load_script(redis, "oyer.tasks.coordination", "limiter").script
-    text = source.decode() if isinstance(source, bytes) else source
-    text = text.replace(
-        "local now = time[1] * 1000", "time[1] = tonumber(ARGV[2])\nlocal now = time[1] * 1000"
-    )
+    text = resources.files("oyer.tasks.coordination").joinpath("limiter.lua").read_text()
+    clock = "local now = time[1] * 1000"
+    assert clock in text
+    text = text.replace(clock, f"time[1] = tonumber(ARGV[2])\n{clock}")
     script = redis.register_script(text)
     worker = Worker(redis, "1")
     demand: Demand = {"background": (1 / 16, 100), "training": (1.0, 100)}
