@@ -186,8 +186,7 @@ class LimiterState:
         kept = 0 if self.alone(now_s) else min(self._held, self._target, demand.wanted)
         self._held = max(self.in_use, kept)
         recovering = now_s < self._recovering_until_s
-        if flows is None or recovering:
-            flows = [("", 1.0, self.in_use if recovering else demand.wanted)]
+        wanted = self.in_use if recovering else demand.wanted
         requests, tokens = self._windows.balance(float("inf") if leave else now_s)
         self._windows.total(self._oldest(now_s))
         self._changes = self._windows.changes()
@@ -204,8 +203,8 @@ class LimiterState:
             "cool": int(demand.cool_s * 1000),
             "held": self._held,
             "peak": demand.peak,
-            "wanted": self.in_use if recovering else demand.wanted,
-            "runs": flows,
+            "wanted": wanted,
+            "runs": [("", 1.0, wanted)] if flows is None or recovering else flows,
             "free": self._held - self.in_use,
             "waiting": 0 if recovering else len(waiting),
             "ahead": 0 if recovering else self._ahead,

@@ -20,7 +20,7 @@ from redis import RedisError
 
 from oyer.protocol import names
 from oyer.protocol.redis_client import Client, RedisRefuses, load_script
-from oyer.tasks.worker.admission import Admission, flow_of, task_id_of
+from oyer.tasks.coordination.admission import Admission, flow_of, task_id_of
 from oyer.tasks.worker.message_lease import LeasedQoS
 
 log = get_logger(__name__)
@@ -88,13 +88,23 @@ class Channel(redis.Channel):
             return
         PlainMessage(raw, channel=self)
         try:
-            self._take(dumps(raw))
+            taken = self._look(dumps(raw))
         except RedisError as error:
             log.warning("a message is processed out of turn: %s", error)
             self._handle(raw)
+            return
+        if taken:
+            self._take()
 
-    def _take(self, message: str = "") -> bool:
-        """Take messages that may start, until there are none; returns whether there were any.
+    def _take(self) -> bool:
+        """Take messages until none may start; returns whether there were any."""
+        taken = False
+        while self._look():
+            taken = True
+        return taken
+
+    def _look(self, message: str = "") -> bool:
+        """Take some messages that may start; returns whether there were any.
 
         Args:
             message: taken from the queue, to be sorted first.
@@ -104,18 +114,16 @@ class Channel(redis.Channel):
             return False
         if self._script is None:
             self._script = load_script(self.client, __package__, "take_messages")
-        taken = False
-        while True:
-            most = 0 if self._closing else admission.free
-            args = [names.flow_key(""), most, _TAKEN_OF_EACH, message, *admission.full_flows()]
-            keys = [names.JUDGE_QUEUE, names.FLOWS_KEY, qos.unacked_index_key, qos.unacked_key]
-            with self.conn_or_acquire() as client:
-                self._flows_left, *messages = self._script(keys=keys, args=args, client=client)
-            for one in messages:
-                self._begin(one, admission)
-            if not messages:
-                return taken
-            taken, message = True, ""
+        most = 0 if self._closing else admission.free
+        with self.conn_or_acquire() as client:
+            self._flows_left, *messages = self._script(
+                keys=[names.JUDGE_QUEUE, names.FLOWS_KEY, qos.unacked_index_key, qos.unacked_key],
+                args=[names.flow_key(""), most, _TAKEN_OF_EACH, message, *admission.full_flows()],
+                client=client,
+            )
+        for one in messages:
+            self._begin(one, admission)
+        return bool(messages)
 
     def _begin(self, message: bytes, admission: Admission) -> None:
         """Deliver a message that `take_messages.lua` has leased; drop one that is not Celery's."""
@@ -144,18 +152,19 @@ class Channel(redis.Channel):
         broker = self.connection
         reraised = connection_errors(broker.connection_errors, broker.channel_errors, (Empty,))
         try:
-            read = super()._brpop_read(**options)  # type: ignore[misc]  # not in the stubs
+            try:
+                read = super()._brpop_read(**options)  # type: ignore[misc]  # not in the stubs
+            except Empty:
+                read = self._take()
+                if not read:
+                    self._note_answer()
+                    raise
         except RedisRefuses as error:
             if not self._refused:
                 log.warning("no messages from Redis: %s; asking again each second", error)
             self._refused = True
             time.sleep(REFUSED_PAUSE_S)
             return True
-        except Empty:
-            self._note_answer()
-            if self._take():
-                return True
-            raise
         except reraised:
             raise
         except Exception as error:  # noqa: BLE001 - kombu validates nothing, so any error is possible

@@ -17,7 +17,7 @@ from kombu.transport import redis, virtual
 from kombu.utils.json import dumps, loads
 from redis import RedisError
 
-from oyer.tasks.worker.admission import task_id_of
+from oyer.tasks.coordination.admission import task_id_of
 
 log = get_logger(__name__)
 

@@ -20,7 +20,7 @@ from oyer.manager import (
     Rollout,
 )
 from oyer.protocol import names
-from oyer.tasks.worker.admission import flow_of
+from oyer.tasks.coordination.admission import flow_of
 from tests.manager.conftest import JUDGE, Workers, rollouts_of
 from tests.support import services
 

@@ -11,8 +11,8 @@ import redis
 
 from oyer.protocol.redis_client import RedisRefuses
 from oyer.tasks.app import make_app
+from oyer.tasks.coordination.admission import Admission
 from oyer.tasks.worker import broker_transport
-from oyer.tasks.worker.admission import Admission
 from oyer.tasks.worker.message_lease import LeasedQoS
 
 

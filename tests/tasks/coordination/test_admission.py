@@ -3,7 +3,7 @@
 import pytest
 
 from oyer.protocol.names import FLOW_HEADER, flow_header
-from oyer.tasks.worker.admission import Admission, flow_of, task_id_of
+from oyer.tasks.coordination.admission import Admission, flow_of, task_id_of
 
 
 def flow(run: str, *endpoints: str) -> str:
