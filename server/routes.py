@@ -108,7 +108,7 @@ class Scoring:
         rows = openrlhf.rows_of(request.query, prompts, request.labels, self._texts)
         if not rows:
             return Reply(content=openrlhf.answer([], config), rollouts=0)
-        self._check_fits(truncated=True)
+        self._check_fits(truncated=True, base_score=request.base_scores is not None)
         fields = request.fields()
         rollouts = [
             replace(row, **fields[i])
@@ -126,7 +126,8 @@ class Scoring:
     async def remote_rm(self, body: bytes, sender: Sender) -> Reply:
         """Score `POST /rm`, slime's `remote_rm`; with `key` the answer is a dict."""
         request = RemoteRequest.model_validate(read_json(body))
-        self._check_fits(truncated=request.says_truncated)
+        base_score = request.base_score is not None
+        self._check_fits(truncated=request.says_truncated, base_score=base_score)
         rollout = request.rollout(self._texts)
 
         def format_scores(scores: list[Score]) -> Any:
@@ -172,7 +173,7 @@ class Scoring:
             self._stand_ins.add(rollout.group_id, [score])
         return [self._stand_ins.reward(rollout.group_id) for rollout in rollouts]
 
-    def _check_fits(self, *, truncated: bool) -> None:
+    def _check_fits(self, *, truncated: bool, base_score: bool) -> None:
         """Refuse a configuration under which no sample of a protocol could be scored.
 
         Raises:
@@ -181,7 +182,7 @@ class Scoring:
         check_fits(
             self._manager.config,
             who="the client",
-            base_score=False,
+            base_score=base_score,
             group_size=self._settings.group_size,
             how="--group-size",
             truncated=truncated,
@@ -274,9 +275,7 @@ class Scoring:
             # The same name again if the client retries.
             text = openrlhf.group_id_of(str(rollout.response))
             name = f"{text} {options['sample_id']} {i}"
-            manager.close_groups(
-                [str(rollout.group_id)], absent=[name], prompts=prompts, **options
-            )
+            manager.close_groups([str(rollout.group_id)], absent=[name], prompts=prompts, **options)
 
     async def _reply(
         self,
@@ -303,9 +302,7 @@ class Scoring:
         return Reply(content=format_scores(scores), complete=complete, rollouts=len(scores))
 
 
-def _held_group(
-    manager: RewardManager, rollout: Rollout, options: Mapping[str, Any]
-) -> HeldGroup:
+def _held_group(manager: RewardManager, rollout: Rollout, options: Mapping[str, Any]) -> HeldGroup:
     prompts = [rollout.prompt] if options["one_prompt"] else None
     return HeldGroup(
         f"{options.get('run')} {options['step']} {rollout.group_id}",

@@ -42,7 +42,7 @@ def replica(client: redis.Redis) -> Iterator[None]:
 
 
 def fail_over_once_blocked(client: redis.Redis) -> None:
-    while client.info("clients")["blocked_clients"] == 0:  # type: ignore[index]
+    while client.info("clients")["blocked_clients"] == 0:
         pass
     client.execute_command("REPLICAOF", "127.0.0.1", "1")
 
