@@ -16,7 +16,6 @@ from rich.markup import escape
 
 from oyer.cli.support import options
 from oyer.cli.support.output import console, notes, print_json, print_part, print_stopping
-from oyer.protocol.content import policy_text
 from oyer.protocol.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -150,6 +149,8 @@ def _config(endpoint: dict[str, Any], model: str | None, store: Path) -> dict[st
 def _groups_table(rows: "list[Rollout]", lines: "list[RewardLine]") -> "Table":
     """Build a table of the first groups with a score, or of the first groups if none has one."""
     from rich.table import Table
+
+    from oyer.protocol.content import policy_text
 
     title = "A few groups: base + judge + length = reward"
     table = Table(title=title, title_justify="left", expand=True)

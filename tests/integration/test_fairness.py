@@ -148,5 +148,6 @@ def test_background_calls_progress_without_delaying_training(
     judge.wait_until(lambda log: len(log) >= IN_FLIGHT)
     judged(submit(manager, "T", 384))
     counts = calls_between(judge, "T training")
-    assert 0 < counts["eval background"] <= counts["T training"] / 8
+    # Without priorities, both would have equal parts.
+    assert 0 < counts["eval background"] <= counts["T training"] / 5
     background.cancel()
