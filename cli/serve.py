@@ -95,12 +95,9 @@ def serve(
     """
     _check_installed()
     from oyer.server import ServerSettings
-    from oyer.server.settings import check_bind
 
-    token = _token(token_env)
-    check_bind(host, token)
     settings = ServerSettings(
-        token=token,
+        token=_token(token_env, host),
         timeout_s=timeout_s,
         on_late="retry" if late_retry else "answer",
         stand_in=stand_in,
@@ -178,14 +175,15 @@ def only_batches(manager: "RewardManager", group_size: int | None) -> str | None
     )
 
 
-def _token(variable: str | None) -> str | None:
-    if variable is None:
-        return None
+def _token(variable: str | None, host: str) -> str | None:
+    """Read the token, which any address but loopback needs."""
     from oyer.config.variables import secret_of
+    from oyer.server.settings import check_bind
 
-    return secret_of(
-        variable, os.environ, where="--token-env", fix="export the token under that name"
-    ).strip()
+    fix = "export the token under that name"
+    token = variable and secret_of(variable, os.environ, where="--token-env", fix=fix).strip()
+    check_bind(host, token)
+    return token
 
 
 def _listen(host: str, port: int) -> socket.socket:
