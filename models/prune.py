@@ -32,6 +32,7 @@ from sqlalchemy.dialects import sqlite as sqlite_dialect
 from oyer.models.base import BatchPart
 from oyer.models.batch import Batch, BatchSubmission, Run
 from oyer.models.engine import reading
+from oyer.models.human_verdict import HumanVerdict
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout, Text
@@ -196,6 +197,7 @@ def _delete_parts(conn: Connection, parts: Sequence[_Part]) -> None:
         for model in (Attempt, Judgement, Reward, Rollout):
             conn.execute(delete(model).where(part.rows_of(model)))
     conn.execute(delete(BatchSubmission).where(BatchSubmission.batch_id.in_(ended)))
+    conn.execute(delete(HumanVerdict).where(HumanVerdict.batch_id.in_(ended)))
     conn.execute(delete(Batch).where(Batch.id.in_(ended)))
     delete_unused(conn, hashes)
 

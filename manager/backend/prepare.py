@@ -43,8 +43,13 @@ def prepare(
     run: str,
     step: int | None,
     split: str | None = None,
+    preliminary: bool = False,
 ) -> PreparedBatch:
-    """Pack checked rollouts under a new batch id."""
+    """Pack checked rollouts under a new batch id.
+
+    Args:
+        preliminary: whether the rollouts are scored again with their groups.
+    """
     rows = [plain(rollout) for rollout in rollouts]
     in_flight = [
         endpoint.max_in_flight
@@ -74,6 +79,7 @@ def prepare(
         length_follows_judges=config.length_follows_judges,
         token_ids=bool(packed_ids),
         split=split,
+        preliminary=preliminary,
         split_groups=split_groups(group_ids, spans) if falls_back else [],
     )
     chunks = [encode_rollouts(rows[start : start + count]) for start, count in spans]

@@ -68,7 +68,10 @@ class Sender:
 
     def send(self, key: OpenBatchKey, batch: OpenBatch) -> list[GroupClaim]:
         """Submit a batch; returns the claims that other processes have taken over by now."""
+        early = OpenBatch(early=batch.early)
+        batch.early = []
         parts = _split(batch) if self._compares and key.with_length else [batch]
+        parts.append(early)
         return [claim for part in parts for claim in self._send(key, part)]
 
     def _send(self, key: OpenBatchKey, batch: OpenBatch) -> list[GroupClaim]:
@@ -79,7 +82,12 @@ class Sender:
             rows = [*enumerate(batch.members), *_rows(batch.claims, starts)]
             try:
                 prepared = prepare(
-                    rollouts, config, run=key.run, step=key.step, split=key.split
+                    rollouts,
+                    config,
+                    run=key.run,
+                    step=key.step,
+                    split=key.split,
+                    preliminary=bool(batch.early),
                 )
                 taken = self._submit(prepared, starts)
                 if not taken:
@@ -169,7 +177,7 @@ def _split(batch: OpenBatch) -> list[OpenBatch]:
 
     Two trainings that share a server may use the same group ids.
     """
-    parts: list[tuple[OpenBatch, dict[str | int, Hashable]]] = [(OpenBatch(early=batch.early), {})]
+    parts: list[tuple[OpenBatch, dict[str | int, Hashable]]] = [(OpenBatch(), {})]
 
     def part_for(group_id: str | int | None, unit: Hashable) -> OpenBatch:
         if group_id is None:
