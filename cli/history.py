@@ -58,7 +58,7 @@ def request(
     Example: `oyer history request 6f1c/12 --judge quality`
     """
     from oyer.cli.support.batch_ledger import BatchLedger
-    from oyer.cli.support.recorded_requests import shown
+    from oyer.history.recorded_requests import shown
     from oyer.cli.views import history_tables
     from oyer.config.loading import load_config
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from oyer.cli.support.recorded_requests import shown
+from oyer.history.recorded_requests import shown
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardBatch, RewardManager, Rollout
 from oyer.models.engine import open_engine, reading
