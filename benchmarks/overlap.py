@@ -167,7 +167,7 @@ async def verl(base_url: str, rollouts: list[Rollout], step: Step) -> tuple[str,
             reply = await call(client, rollouts[extra_info["i"]])
             return float((reply or "").rpartition(":")[2])
 
-        responses = [rollout.response for rollout in rollouts]
+        responses = [str(rollout.response) for rollout in rollouts]
         name, score = rate_limited(compute_score, responses, max_concurrent=step.in_flight)
         began = time.monotonic() + 0.1
 

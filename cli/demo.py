@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from oyer.cli.support import options
 from oyer.cli.support.output import console, notes, print_json, print_part, print_stopping
+from oyer.protocol.content import policy_text
 from oyer.protocol.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def _groups_table(rows: "list[Rollout]", lines: "list[RewardLine]") -> "Table":
             terms = line["terms"]
             numbers = [line["judge_score"], terms["base_score"], terms["judge"]]
             numbers += [terms["length_penalty"], line["reward"]]
-            response = escape(" ".join(row.response.split()))
+            response = escape(" ".join(policy_text(row.response).split()))
             table.add_row(response, line["status"], *map(_shown, numbers))
         table.add_section()
     return table

@@ -195,9 +195,9 @@ def _job(settings: "RewardConfig", judge: "JudgeConfig", path: Path, line: int) 
     servers = {name: server_identity(endpoint) for name, endpoint in settings.endpoints.items()}
     job = next(requests_of({0: rollout}, [judge], rules, bodies, servers))
     if job.request is None:
+        why = job.error or "its response has no text to judge"
         raise InvalidRollout(
-            f"{path}: line {line}: its response has no text to judge; its status is"
-            f" `{job.decided}`, and no request is sent"
+            f"{path}: line {line}: {why}; its status is `{job.decided}`, and no request is sent"
         )
     return job
 

@@ -160,6 +160,9 @@ class RewardConfig(Section):
     """Where a judgement already paid for is looked up: `run` (this run), `store` (the whole record)
     or `off`. It is used for requests with equal messages, rubric, endpoint name, model, sampling
     settings, `extra_body` and sample, to the same state of the model (see a judge's `version`)."""
+    run_weights: dict[str, Annotated[float, Field(ge=0.001, le=1000)]] = Field(default_factory=dict)
+    """Share of a run in each endpoint's calls while other runs wait as well, relative to theirs, by name
+    of the run; 1 for every other run. Only the workers use it."""
     tokenizer: str | None = None
     """Hugging Face name or folder; counts tokens where `response_tokens` is left out."""
     deadline_s: float = Field(default=3600.0, gt=0, le=MAX_TIME_S)

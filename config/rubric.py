@@ -13,11 +13,11 @@ Only the place for the response is required:
     ---
     The system message. {criteria} {levels} {verdict} {low} {high}
     ---user---
-    The user message. {rollout}, or {prompt} {reference} {response} separately.
+    The user message. {rollout}, or {prompt} {tools} {reference} {response} separately.
 
 - Without a `---user---` line the whole body is the user message and there is no system message.
-- The rollout may be in the user message only; `{rollout}` is its three parts under headings,
-  without the reference if there is none.
+- The rollout may be in the user message only; `{rollout}` is its parts under headings, without
+  the tools and the reference if there are none.
 - Criteria, levels and the verdict line are appended to the system message if the body has no
   placeholder for them.
 """
@@ -130,6 +130,7 @@ def parse(text: str) -> RubricTemplate:
         reason_first=fields.reason_first is not False,
         levels=fields.levels,
         criteria=fields.criteria,
+        places=frozenset(_names_in(user)),
     )
 
 
@@ -212,7 +213,14 @@ def _check_sentinels(rubric: RubricTemplate) -> None:
     """Render once and check that each part appears, so that no template drops one silently."""
     sentinels = {part: f"<<{part} sentinel>>" for part in ROLLOUT_PARTS}
     scale = rubric.scale or (1.0, 10.0)
-    messages = render(rubric, scale=scale, **sentinels)
+    messages = render(
+        rubric,
+        scale=scale,
+        prompt=sentinels["prompt"],
+        response=sentinels["response"],
+        reference=sentinels["reference"],
+        tools=[{"name": sentinels["tools"]}],
+    )
     shown = "\n".join(message["content"] for message in messages)
     named = _names_in(rubric.user)
     expected = ROLLOUT_PARTS if "rollout" in named else [p for p in ROLLOUT_PARTS if p in named]

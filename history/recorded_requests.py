@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from oyer.models import queries, requests
+from oyer.models.images import with_images
 from oyer.tasks.judging.request_record import Kept, body_of, first_messages, turned
 
 if TYPE_CHECKING:
@@ -76,17 +77,19 @@ def _messages(
     parameters = _parameters(judgement.get("parameters_hash"), texts)
     if parameters is None:
         return None, NOT_KEPT, None
-    words = requests.rollout_texts(conn, judgement["batch_id"], judgement["rollout_index"])
+    place = judgement["batch_id"], judgement["rollout_index"]
+    words, images = requests.rollout_texts(conn, *place), requests.rollout_images(conn, *place)
     messages = first_messages(
         Kept(
             request_hash=request_hash,
             sample=judgement["sample"],
             parameters=parameters,
-            messages=texts.get(judgement.get("messages_hash")),
+            messages=with_images(texts.get(judgement.get("messages_hash")), images),
             rubric=requests.rubric_of(conn, judgement.get("rubric_hash")),
             prompt=words.get("prompt"),
             response=words.get("response"),
             reference=words.get("reference"),
+            tools=words.get("tools"),
         )
     )
     if messages is not None:

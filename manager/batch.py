@@ -141,7 +141,7 @@ def _group_means(values: Float32s, groups: Sequence[int]) -> Float32s:
     sums = np.bincount(numbers[known], weights=values[known].astype(float), minlength=size)
     counts = np.bincount(numbers[known], minlength=size)
     means = np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
-    return means[numbers].astype(np.float32)
+    return np.asarray(means[numbers], dtype=np.float32)
 
 
 def _checked(outcome: BatchResult) -> BatchResult:

@@ -1,11 +1,11 @@
 """RewardManager: submits batches and returns futures of their rewards."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, Unpack, get_args
 
 from oyer.config.loading import load_config, validate
 from oyer.config.reward import RewardConfig
@@ -23,8 +23,9 @@ from oyer.manager.streaming.identity import ScoreOptions
 from oyer.manager.streaming.pending import Pending, PendingScores
 from oyer.manager.training import training_name
 from oyer.manager.validation import is_text
+from oyer.protocol.batch import Priority
 from oyer.protocol.errors import BatchCancelled, InvalidConfig, InvalidInput
-from oyer.protocol.rollout import Rollout
+from oyer.protocol.rollout import Message, Rollout
 
 
 class RewardManager:
@@ -112,6 +113,7 @@ class RewardManager:
         run: str = "default",
         step: int | None = None,
         split: str | None = None,
+        priority: Priority = "training",
     ) -> RewardFuture:
         """Submit a batch and return at once.
 
@@ -120,14 +122,18 @@ class RewardManager:
             run: name of the training run in the record.
             step: training step, for the record.
             split: purpose of the rollouts in the record, e.g. `eval`; None is training.
+            priority: `background` (evaluation, replays) does not delay training; `interactive` goes
+                first. All of them progress.
 
         Raises:
             InvalidRollout: names the row and field that is wrong; nothing was submitted.
             BackendUnavailable: the broker cannot be reached; nothing was submitted.
         """
-        check_place(run, step, split)
+        check_place(run, step, split, priority)
         validation.check(rollouts, self.config)
-        prepared = prepare(rollouts, self.config, run=run, step=step, split=split)
+        prepared = prepare(
+            rollouts, self.config, run=run, step=step, split=split, priority=priority
+        )
         backend(*self._broker).submit(prepared, self.config.broker.max_backlog_bytes)
         return RewardFuture.of(prepared, self.config, self._broker)
 
@@ -143,7 +149,7 @@ class RewardManager:
         Raises:
             InvalidRollout: names the field that is wrong; nothing was submitted.
         """
-        check_place(options.get("run", "default"), options.get("step"), options.get("split"))
+        _check_place(options)
         return self._stream.score(rollout, **options)
 
     def score_many(
@@ -156,8 +162,40 @@ class RewardManager:
         Raises:
             InvalidRollout: names the row and field that is wrong; nothing was submitted.
         """
-        check_place(options.get("run", "default"), options.get("step"), options.get("split"))
+        _check_place(options)
         return self._stream.score_many(rollouts, **options)
+
+    def close_groups(
+        self,
+        group_ids: Iterable[str | int],
+        *,
+        absent: int | Iterable[str] | None = None,
+        prompts: Iterable[str | list[Message]] | None = None,
+        **options: Unpack[ScoreOptions],
+    ) -> Pending[None]:
+        """Say which rollouts of groups will not come, so that the others do not wait for them.
+
+        May be called by any process, more than once, before or after the groups' rollouts. A group
+        is compared at once, under its `on_group_timeout`, when no further rollout will come. A
+        rollout that comes nevertheless is scored as one that is late.
+
+        Args:
+            group_ids: the groups.
+            absent: how many rollouts of each group will not come, or a name for each of them; of
+                each name, one rollout is absent, however often it is named. None: no further rollout
+                will come, except those that this process has submitted before. Give a number or names
+                if other processes may have rollouts on their way.
+            prompts: of the groups, if their rollouts were submitted with `one_prompt`.
+            options: those that the groups' rollouts are submitted with; `group_size` is required.
+
+        Returns:
+            Done once the groups know. It may be ignored.
+
+        Raises:
+            InvalidInput: names the argument that is wrong.
+        """
+        _check_place(options)
+        return self._stream.close_groups(group_ids, absent, prompts, options)
 
     def close(self) -> None:
         """Stop the embedded backend, if this manager started one.
@@ -206,8 +244,19 @@ def _checked(config: RewardConfig | Mapping[str, Any]) -> RewardConfig:
     return validate(dict(config) if isinstance(config, Mapping) else config)
 
 
-def check_place(run: object, step: object, split: object = None) -> None:
-    """Check the run, step and split of a batch.
+def _check_place(options: ScoreOptions) -> None:
+    check_place(
+        options.get("run", "default"),
+        options.get("step"),
+        options.get("split"),
+        options.get("priority", "training"),
+    )
+
+
+def check_place(
+    run: object, step: object, split: object = None, priority: object = "training"
+) -> None:
+    """Check the run, step, split and priority of a batch.
 
     Raises:
         InvalidInput: names the argument and the fix.
@@ -224,4 +273,8 @@ def check_place(run: object, step: object, split: object = None) -> None:
         raise InvalidInput(
             f"split: is {shown(split)}; give a name of 1 to 100 characters, e.g. `eval`, or leave"
             " it out for training"
+        )
+    if not isinstance(priority, str) or priority not in get_args(Priority):
+        raise InvalidInput(
+            f"priority: is {shown(priority)}; give interactive, training or background"
         )

@@ -22,8 +22,9 @@ def messages_problem(field: str, value: Any) -> str | None:
             f"{field}: must be text or a list of chat messages, but is {type(value).__name__};"
             " convert it with oyer.protocol.content.as_messages"
         )
+    check = _role_problem if field == "prompt" else _message_problem
     for i, message in enumerate(value):
-        problem = _message_problem(message)
+        problem = check(message)
         if problem is not None:
             return f"{field}[{i}]{problem}"
     return None
@@ -44,13 +45,21 @@ def tools_problem(tools: Any) -> str | None:
     return None
 
 
-def _message_problem(message: Any) -> str | None:
+def _role_problem(message: Any) -> str | None:
     if not _has_text_keys(message):
         return f": is {shown(message)}, and must be a chat message, {_EXAMPLE}"
     role = message.get("role")
     if not isinstance(role, str) or not role.strip():
         state = "is missing" if role is None else f"is {shown(role)}"
         return f".role: {state}; name the author, {_EXAMPLE}"
+    return None
+
+
+def _message_problem(message: Any) -> str | None:
+    """Return what is wrong with a message of a response, whose parts are shown one by one."""
+    problem = _role_problem(message)
+    if problem is not None:
+        return problem
     content = message.get("content")
     if isinstance(content, list):
         for k, part in enumerate(content):

@@ -25,6 +25,7 @@ from oyer.manager.adapters import OutageBreaker, as_number, check_fits, filed_un
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score, without_reward
 from oyer.manager.streaming.identity import RunOptions
+from oyer.protocol.content import policy_text
 from oyer.protocol.errors import InvalidInput, InvalidRollout
 from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
@@ -214,7 +215,7 @@ def _with_base_scores(
     """
     try:
         bases = [
-            base_score(str(rollout.prompt), rollout.response, label)
+            base_score(str(rollout.prompt), policy_text(rollout.response), label)
             for rollout, label in zip(rollouts, labels or [None] * len(rollouts), strict=True)
         ]
     except Exception as error:

@@ -110,7 +110,9 @@ def _json_problem(rollout: Rollout) -> str | None:
         except UnicodeEncodeError:
             return f"{name}: contains a lone surrogate, which is not valid text"
         except (TypeError, ValueError, RecursionError):
-            fix = "" if name == "metadata" else ", or convert with oyer.protocol.content.as_messages"
+            fix = (
+                "" if name == "metadata" else ", or convert with oyer.protocol.content.as_messages"
+            )
             return f"{name}: has a value that is not JSON; use strings and finite numbers{fix}"
         if _nests_deeper(value, _MAX_DEPTH):
             return f"{name}: is nested deeper than {_MAX_DEPTH} levels; flatten it"

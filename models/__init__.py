@@ -5,7 +5,7 @@ from oyer.models.batch import Batch, BatchSubmission, Run
 from oyer.models.human_verdict import HumanVerdict
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.reward import Reward
-from oyer.models.rollout import Rollout, Text
+from oyer.models.rollout import Rollout, RolloutImage, Text
 from oyer.models.rubric import Rubric
 from oyer.models.step_total import StepTotal
 
@@ -18,6 +18,7 @@ __all__ = [
     "Judgement",
     "Reward",
     "Rollout",
+    "RolloutImage",
     "Rubric",
     "Run",
     "StepTotal",

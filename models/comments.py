@@ -21,7 +21,7 @@ HISTORY_COLUMNS = {
     "run": "Name of the run.",
     "step": COLUMNS["batches"]["step"],
     "prompt": "The prompt; chat messages as JSON.",
-    "response": "The response that was judged.",
+    "response": "The response that was judged: text, or messages as JSON.",
     "reference": "The reference answer; NULL if there is none.",
     "prompt_tokens": "Prompt tokens of the judge's requests for this judgement.",
     "completion_tokens": "Completion tokens of the judge's replies for this judgement.",
@@ -33,6 +33,7 @@ HISTORY_COLUMNS = {
     "scale_low": "Lowest score of the judge's scale.",
     "scale_high": "Highest score of the judge's scale.",
     "rubric": "Name of the rubric.",
+    "tools": "Definitions of the tools that the policy could call (JSON); NULL if none.",
 }
 """Descriptions by name; the view has some of these columns."""
 

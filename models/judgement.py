@@ -87,6 +87,9 @@ class Judgement(BatchPart, Base):
     error: Mapped[str | None] = mapped_column(comment="The error; NULL if there was none.")
     started_at: Mapped[datetime | None] = mapped_column(comment="When it started (UTC).")
     finished_at: Mapped[datetime | None] = mapped_column(comment="When it ended (UTC).")
+    view_truncated: Mapped[bool | None] = mapped_column(
+        comment="Whether the judge was shown a shortened response (`max_view_chars`)."
+    )
 
 
 class Attempt(BatchPart, Base):

@@ -35,7 +35,7 @@ from oyer.models.engine import reading
 from oyer.models.human_verdict import HumanVerdict
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.reward import Reward
-from oyer.models.rollout import Rollout, Text
+from oyer.models.rollout import Rollout, RolloutImage, Text
 from oyer.models.unused_texts import HASHES, delete_unused, hashes_in, lock_texts
 from oyer.models.writes import SUBMITTED
 
@@ -194,7 +194,7 @@ def _delete_parts(conn: Connection, parts: Sequence[_Part]) -> None:
     conn.execute(select(Batch.id).where(Batch.id.in_(ended)).with_for_update()).all()
     hashes = _lock_and_read_hashes(conn, parts)
     for part in parts:
-        for model in (Attempt, Judgement, Reward, Rollout):
+        for model in (Attempt, Judgement, Reward, RolloutImage, Rollout):
             conn.execute(delete(model).where(part.rows_of(model)))
     conn.execute(delete(BatchSubmission).where(BatchSubmission.batch_id.in_(ended)))
     conn.execute(delete(HumanVerdict).where(HumanVerdict.batch_id.in_(ended)))
@@ -214,9 +214,13 @@ def _drop_texts(conn: Connection, parts: Sequence[_Part]) -> None:
         )
         conn.execute(
             rollouts.values(
-                prompt_hash=_PRUNED_HASH, response_hash=_PRUNED_HASH, reference_hash=None
+                prompt_hash=_PRUNED_HASH,
+                response_hash=_PRUNED_HASH,
+                reference_hash=None,
+                tools_hash=None,
             )
         )
+        conn.execute(delete(RolloutImage).where(part.rows_of(RolloutImage)))
         for model, names in _TEXT_COLUMNS.items():
             rows = update(model).where(part.rows_of(model))
             filled = or_(*(getattr(model, name).is_not(None) for name in names))

@@ -7,9 +7,10 @@ from sqlalchemy import Connection, Select, select
 
 from oyer.models.base import BatchPart
 from oyer.models.batch import Batch
+from oyer.models.images import with_images
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.queries import IN_LIST
-from oyer.models.rollout import Rollout, Text
+from oyer.models.rollout import Rollout, RolloutImage, Text
 from oyer.models.rows import StoredAttempt, StoredJudgement
 from oyer.models.rubric import Rubric
 
@@ -48,13 +49,21 @@ def attempts_of(conn: Connection, judgement: StoredJudgement) -> list[StoredAtte
 
 
 def rollout_texts(conn: Connection, batch_id: str, rollout_index: int) -> dict[str, str | None]:
-    """Return `prompt`, `response` and `reference` of a rollout; empty if it is not on record."""
+    """Return `prompt`, `response`, `reference` and `tools` of a rollout; empty if it is not on record."""
     row = conn.execute(_at(Rollout, batch_id, rollout_index)).mappings().first()
     if row is None:
         return {}
-    hashes = {name: row[f"{name}_hash"] for name in ("prompt", "response", "reference")}
+    hashes = {name: row[f"{name}_hash"] for name in ("prompt", "response", "reference", "tools")}
     bodies = texts_of(conn, hashes.values())
-    return {name: bodies.get(digest) for name, digest in hashes.items()}
+    images = rollout_images(conn, batch_id, rollout_index)
+    return {name: with_images(bodies.get(digest), images) for name, digest in hashes.items()}
+
+
+def rollout_images(conn: Connection, batch_id: str, rollout_index: int) -> dict[str, str]:
+    """Return the images of a rollout as `data:` URLs, by hash."""
+    linked = conn.execute(_at(RolloutImage, batch_id, rollout_index)).mappings()
+    found = texts_of(conn, [row["hash"] for row in linked])
+    return {digest: url for digest, url in found.items() if digest is not None}
 
 
 def texts_of(conn: Connection, hashes: Iterable[str | None]) -> dict[str | None, str]:

@@ -35,3 +35,7 @@ class Reward(BatchPart, Base):
     group_size: Mapped[int | None] = mapped_column(
         comment="Rollouts of its group in its batch; NULL without a group."
     )
+    length_status: Mapped[str | None] = mapped_column(
+        String(20),
+        comment="`incomplete` if its length terms compare it without some rollouts of its group.",
+    )

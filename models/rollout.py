@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from oyer.models.base import Base, BatchPart
+from oyer.models.base import Base, BatchPart, set_index
 
 
 class Rollout(BatchPart, Base):
@@ -19,6 +19,7 @@ class Rollout(BatchPart, Base):
         Index(None, "prompt_hash"),
         Index(None, "response_hash"),
         Index(None, "reference_hash"),
+        set_index("tools_hash"),
         {"comment": "Sampled completions, with their texts by hash."},
     )
 
@@ -29,7 +30,9 @@ class Rollout(BatchPart, Base):
         String(64), ForeignKey("texts.hash"), comment="The prompt, as `texts.hash`."
     )
     response_hash: Mapped[str] = mapped_column(
-        String(64), ForeignKey("texts.hash"), comment="The response, as `texts.hash`."
+        String(64),
+        ForeignKey("texts.hash"),
+        comment="The response, as `texts.hash`; messages as JSON.",
     )
     reference_hash: Mapped[str | None] = mapped_column(
         String(64),
@@ -48,6 +51,28 @@ class Rollout(BatchPart, Base):
     response_tokens: Mapped[int | None] = mapped_column(comment="Length of the response in tokens.")
     details: Mapped[dict[str, Any] | None] = mapped_column(
         "metadata", comment="The trainer's own metadata (JSON)."
+    )
+    tools_hash: Mapped[str | None] = mapped_column(
+        String(64),
+        comment="Definitions of the tools that the policy could call, as `texts.hash`; NULL if none.",
+    )
+
+
+class RolloutImage(BatchPart, Base):
+    """An image in the messages of a rollout; the messages hold `oyer-image:<hash>` in its place."""
+
+    __tablename__ = "rollout_images"
+    __table_args__ = (
+        Index(None, "batch_id"),
+        Index(None, "hash"),
+        {"comment": "Images in the messages of rollouts; each image is stored once, in `texts`."},
+    )
+
+    hash: Mapped[str] = mapped_column(
+        String(64),
+        ForeignKey("texts.hash"),
+        primary_key=True,
+        comment="The image as a `data:` URL, as `texts.hash`.",
     )
 
 

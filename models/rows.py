@@ -40,11 +40,12 @@ class SubmissionRow(TypedDict):
 
 
 class RolloutRow(TypedDict):
-    """A rollout with its texts; `prompt` is text or chat messages."""
+    """A rollout with its texts; `prompt` and `response` are text or chat messages."""
 
     rollout_index: int
     prompt: str | list[dict[str, Any]]
-    response: str
+    response: str | list[dict[str, Any]]
+    tools: NotRequired[list[dict[str, Any]] | None]
     truncated: bool
     reference: NotRequired[str | None]
     group_id: NotRequired[str | int | None]
@@ -81,6 +82,7 @@ class JudgementRow(TypedDict):
     started_at: NotRequired[datetime | None]
     finished_at: NotRequired[datetime | None]
     reasoning: NotRequired[str | None]
+    view_truncated: NotRequired[bool | None]
     parameters: NotRequired[str | None]
     """The text to be stored under `parameters_hash`."""
     messages: NotRequired[str | None]
@@ -175,6 +177,7 @@ class RewardRow(TypedDict):
     unshaped_reward: NotRequired[float | None]
     judge_score: NotRequired[float | None]
     group_size: NotRequired[int | None]
+    length_status: NotRequired[str | None]
 
 
 class StoredReward(RewardRow):

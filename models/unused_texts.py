@@ -25,12 +25,18 @@ from sqlalchemy.sql.selectable import TableValuedAlias
 
 from oyer.models.base import BatchPart
 from oyer.models.judgement import Attempt, Judgement
-from oyer.models.rollout import Rollout, Text
+from oyer.models.rollout import Rollout, RolloutImage, Text
 
 Column = InstrumentedAttribute[str] | InstrumentedAttribute[str | None]
 
 HASHES: dict[type[BatchPart], tuple[Column, ...]] = {
-    Rollout: (Rollout.prompt_hash, Rollout.response_hash, Rollout.reference_hash),
+    Rollout: (
+        Rollout.prompt_hash,
+        Rollout.response_hash,
+        Rollout.reference_hash,
+        Rollout.tools_hash,
+    ),
+    RolloutImage: (RolloutImage.hash,),
     Judgement: (Judgement.parameters_hash, Judgement.messages_hash),
     Attempt: (Attempt.parameters_hash, Attempt.reply_hash, Attempt.reasoning_hash),
 }

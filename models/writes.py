@@ -7,6 +7,7 @@
 - Functions use the given connection and leave the commit to the caller.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
@@ -19,10 +20,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from oyer.models.base import Base, clean_text, dump_json
 from oyer.models.batch import Batch, BatchSubmission, Run
+from oyer.models.images import without_images
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.queries import judgements_of
 from oyer.models.reward import Reward
-from oyer.models.rollout import Rollout, Text
+from oyer.models.rollout import Rollout, RolloutImage, Text
 from oyer.models.rows import (
     AttemptRow,
     BatchKey,
@@ -42,6 +44,8 @@ SCORED = "scored"
 
 SUBMITTED = "submitted"
 """Status of a batch that has not ended."""
+
+_DATA_IMAGE = "data:image/"
 
 FAILED = "failed"
 """Status of a batch that its trainer gave up."""
@@ -94,11 +98,14 @@ def record_chunk(
     """
     texts: dict[str, str] = {}
     made = list(attempts)
-    hashed = [_by_hash(row, ("prompt", "response", "reference"), texts) for row in rollouts]
-    judged = [_by_hash(row, ("parameters", "messages"), texts) for row in judgements]
+    hashed, images = _rollouts(rollouts, texts)
+    judged = [
+        _by_hash(_without_images(row), ("parameters", "messages"), texts) for row in judgements
+    ]
     tried = _attempts(made, judged, texts)
     _write_texts(conn, texts)
     _write(conn, Rollout, hashed, batch)
+    _write(conn, RolloutImage, images, batch)
     written = _write(conn, Judgement, judged, batch)
     stored: list[StoredJudgement] = []
     if written != len(judgements):
@@ -191,6 +198,31 @@ def reopen_batch(conn: Connection, batch_id: str) -> None:
     given_up = update(Batch).where(Batch.id == batch_id, Batch.status == FAILED)
     nothing = {"finished_at": None, "counts": None, "usage": None, "ending": None}
     conn.execute(given_up.values({"status": SUBMITTED, **nothing}))
+
+
+def _rollouts(
+    rollouts: Iterable[RolloutRow], texts: dict[str, str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows of rollouts and of their images; texts and images go to `texts`."""
+    rows, linked = [], []
+    for rollout in rollouts:
+        row: dict[str, Any] = dict(rollout)
+        images: dict[str, str] = {}
+        for name in ("prompt", "response"):
+            if isinstance(row[name], list):
+                row[name] = without_images(row[name], images)
+        texts |= images
+        linked += [{"rollout_index": row["rollout_index"], "hash": digest} for digest in images]
+        rows.append(_by_hash(row, ("prompt", "response", "reference", "tools"), texts))
+    return rows, linked
+
+
+def _without_images(judgement: JudgementRow) -> Mapping[str, Any]:
+    """Replace the images of a judgement's messages by references; its rollout has the images."""
+    messages = judgement.get("messages")
+    if messages is None or _DATA_IMAGE not in messages:
+        return judgement
+    return {**judgement, "messages": json.dumps(without_images(json.loads(messages), {}))}
 
 
 def _by_hash(row: Mapping[str, Any], names: Iterable[str], texts: dict[str, str]) -> dict[str, Any]:

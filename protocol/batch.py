@@ -4,11 +4,14 @@ import os
 import socket
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
 from oyer.protocol.packing import decode_json, pack
+
+Priority = Literal["interactive", "training", "background"]
+"""Whose calls begin first at an endpoint that several batches wait for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +58,8 @@ class Manifest:
     """Whether its rollouts are scored again with their groups."""
     split: str | None = None
     """Purpose of the rollouts, e.g. `eval`; None is training."""
+    priority: Priority = "training"
+    """Weight of the batch's calls, see `oyer.tasks.coordination.fair_queue`."""
 
     @property
     def size(self) -> int:
@@ -82,6 +87,8 @@ class Columns:
     response_tokens: list[int | None]
     metadata: dict[str, list[Any]] = field(default_factory=dict)
     """Metadata values that length methods read, `[N]` each, by key."""
+    incomplete: list[int] = field(default_factory=list)
+    """Rows whose groups lack rollouts."""
 
     @property
     def correctness(self) -> list[bool | None]:

@@ -37,16 +37,30 @@ def image_url(part: Any) -> str | None:
     return found if isinstance(found, str) and found.startswith(_URLS) else _encoded(found)
 
 
-def parts_with_images(messages: Any) -> Iterator[str]:
+def images_in(messages: Any) -> Iterator[str]:
     """Yield the URL of each image in chat messages, in order; nothing for a text."""
     if isinstance(messages, str):
         return
     for message in messages:
         content = message.get("content")
-        for part in content if isinstance(content, list) else ():
+        for part in content if isinstance(content, (list, tuple)) else ():
             url = image_url(part)
             if url is not None:
                 yield url
+
+
+def without_images(messages: Any) -> Any:
+    """Return chat messages without their images: a content with any becomes text; else unchanged."""
+    if not isinstance(messages, list):
+        return messages
+    from oyer.protocol.content import content_text
+
+    return [
+        {**message, "content": content_text(message["content"])}
+        if isinstance(message, dict) and any(True for _ in images_in([message]))
+        else message
+        for message in messages
+    ]
 
 
 def _source(image: Mapping[str, Any]) -> Any:

@@ -1,5 +1,9 @@
 """Names of tasks, queues and Redis keys. They do not depend on file names."""
 
+import json
+from collections.abc import Iterable
+from typing import Any
+
 JUDGE_TASK = "oyer.judge.chunk"
 LENGTH_TASK = "oyer.length.batch"
 COMBINE_TASK = "oyer.combine.batch"
@@ -26,6 +30,12 @@ QUEUE_OF_TASK = {
     END_TASK: COMBINE_QUEUE,
 }
 
+FLOWS_KEY = "oyer:judge:flows"
+"""Redis set of the flows that have judge messages waiting in a list of their own."""
+
+FLOW_HEADER = "oyer"
+"""Message header of a judge task: its flow and its number of calls, see `flow_header`."""
+
 BACKLOG_KEY = "oyer:backlog"
 """Redis hash of payload sizes in bytes, by batch id or by the key of an incomplete group."""
 
@@ -36,6 +46,22 @@ LEASE_KEY = "oyer:lease"
 """Redis key of the message lease time that all running workers share, in seconds."""
 
 
+def flow_header(run: str, priority: str, endpoints: Iterable[str], calls: int) -> dict[str, Any]:
+    """Return the header by which workers share their slots: by run, priority and endpoints.
+
+    Args:
+        endpoints: names of the endpoints that the task calls.
+        calls: maximum number of calls of the task.
+    """
+    flow = json.dumps([run, priority, sorted(set(endpoints))])
+    return {FLOW_HEADER: {"flow": flow, "calls": calls}}
+
+
+def flow_key(flow: str) -> str:
+    """Redis key of the list of a flow's judge messages."""
+    return f"oyer:judge:flow:{flow}"
+
+
 def batch_key(batch_id: str, part: str) -> str:
     """Redis key of one payload of a batch."""
     return f"oyer:batch:{batch_id}:{part}"
@@ -44,6 +70,11 @@ def batch_key(batch_id: str, part: str) -> str:
 def group_key(group: str) -> str:
     """Redis key of a group whose rollouts arrive from several processes."""
     return f"oyer:group:{group}"
+
+
+def spread_key(name: str) -> str:
+    """Redis key of how long the groups of a run and split took from first to last rollout."""
+    return f"oyer:spread:{name}"
 
 
 def mailbox_key(process: str) -> str:

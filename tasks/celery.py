@@ -28,6 +28,7 @@ from oyer.protocol.batch_store import ENDED_S
 from oyer.protocol.errors import MessageRefused, OyerError
 from oyer.protocol.packing import WIRE_VERSION
 from oyer.tasks.app import VISIBILITY_TIMEOUT_S, make_app
+from oyer.tasks.worker.broker_transport import Channel
 from oyer.tasks.worker.context import WorkerContext
 from oyer.tasks.worker.heartbeat import Heartbeat
 from oyer.tasks.worker.logging import configure_logging, log_format
@@ -69,7 +70,8 @@ def judge_chunk(*none: Any, **message: Any) -> dict[str, Any]:
     from oyer.tasks.judge import judge_chunk as body
 
     try:
-        return body(context, batch_id, chunk)
+        load = context.admission.load(str(judge_chunk.request.id))
+        return body(context, batch_id, chunk, load)
     except HandedBack as error:
         context.shutdown.handed_back += 1
         raise Reject(error, requeue=True) from error
@@ -181,6 +183,9 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
     try:
         for queue in queues:
             import_module(_BODIES[queue]).warm_up(context)
+        if names.JUDGE_QUEUE in queues:
+            context.slots = sender.pool.num_processes
+            Channel.admission = context.admission
         _heartbeat = Heartbeat(context, queues, VISIBILITY_TIMEOUT_S)
         _heartbeat.start()
     except OyerError as error:

@@ -14,7 +14,7 @@ from celery.utils.log import get_logger
 
 from oyer.config.plan import Plan
 from oyer.models import queries
-from oyer.protocol.batch import Manifest
+from oyer.protocol.batch import Columns, Manifest
 from oyer.protocol.batch_result import BatchResult
 from oyer.protocol.errors import BatchFailed
 from oyer.protocol.partial_results import (
@@ -28,6 +28,7 @@ from oyer.tasks.judging.judgements import recorded_result, settled_rows
 from oyer.tasks.recall import stored_result, usage_amounts
 from oyer.tasks.record import check_schema, record_rewards
 from oyer.tasks.rewards.compose import RewardInputs, batch_result, compose, missing, verdicts_of
+from oyer.tasks.rewards.length_columns import length_statuses
 from oyer.tasks.worker.context import WorkerContext
 from oyer.tasks.worker.storage_retry import retry_storage
 
@@ -76,7 +77,7 @@ def combine_batch(
         first_errors=_first_errors(judged),
         cancelled=why if status == "cancelled" else None,
     )
-    recorded = _recorded(context, manifest, result, columns.group_ids, status, why)
+    recorded = _recorded(context, manifest, plan, columns, result, status, why)
     retry_storage(context.batches.discard, manifest)
     _log_end(manifest, recorded)
     return recorded.to_wire()
@@ -121,14 +122,16 @@ def _group_sizes(group_ids: Sequence[str | None]) -> list[int | None]:
 def _recorded(
     context: WorkerContext,
     manifest: Manifest,
+    plan: Plan,
+    columns: Columns,
     result: BatchResult,
-    group_ids: Sequence[str | None],
     status: str,
     why: str | None,
 ) -> BatchResult:
     """Record a result; return the recorded one if an earlier run of this task recorded one."""
-    sizes = _group_sizes(group_ids)
-    usage, stored = record_rewards(context, manifest, result, sizes, status, why)
+    sizes = _group_sizes(columns.group_ids)
+    compared = length_statuses(plan.length, columns)
+    usage, stored = record_rewards(context, manifest, result, sizes, compared, status, why)
     gaps = len(missing(result.statuses))
     if gaps:
         log.warning("batch %s: %d of %d without a score", result.batch_id, gaps, manifest.size)
@@ -136,7 +139,7 @@ def _recorded(
         return replace(result, usage=usage_amounts(usage))
     log.warning("batch %s: keeps the rewards that are already on record", result.batch_id)
     return stored_result(
-        result.batch_id, stored, group_ids, usage, result.first_errors, result.cancelled
+        result.batch_id, stored, columns.group_ids, usage, result.first_errors, result.cancelled
     )
 
 

@@ -105,7 +105,7 @@ class InProcessScorer:
 
 def _row(job: JudgeRequest, asked: Mapping[str, Answer]) -> JudgementRow:
     if job.decided is not None:
-        answer = Answer(source="none", status=job.decided)
+        answer = Answer(source="none", status=job.decided, error=job.error)
     else:
         answer = asked[str(job.key)]
     row = judgement_row(job, answer, worker="direct", price=None)

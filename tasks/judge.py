@@ -24,6 +24,7 @@ from oyer.protocol.errors import OyerError
 from oyer.protocol.partial_results import JudgeResult
 from oyer.protocol.status import SETTLED
 from oyer.tasks.coordination.budget import RunBudget
+from oyer.tasks.coordination.fair_queue import Flow
 from oyer.tasks.judging.aggregate import (
     FALLBACK_NOT_APPLIED,
     Verdict,
@@ -45,6 +46,7 @@ from oyer.tasks.judging.request_record import changed_on_record, messages_text
 from oyer.tasks.judging.requests import JudgementKey, JudgeRequest, decided_score, requests_of
 from oyer.tasks.judging.resolver import Resolver
 from oyer.tasks.record import check_schema, record_chunk, record_submission
+from oyer.tasks.worker.admission import ChunkLoad
 from oyer.tasks.worker.context import WorkerContext
 from oyer.tasks.worker.open_files import check_calls_fit, raise_limit
 from oyer.tasks.worker.shutdown import HandedBack
@@ -76,20 +78,26 @@ def warm_up(context: WorkerContext) -> None:
     gc.set_threshold(_GC_ALLOCATIONS)
 
 
-def judge_chunk(context: WorkerContext, batch_id: str, chunk: int) -> dict[str, Any]:
+def judge_chunk(
+    context: WorkerContext, batch_id: str, chunk: int, load: ChunkLoad | None = None
+) -> dict[str, Any]:
     """Judge one chunk and record it; returns its `JudgeResult` in wire form.
+
+    Args:
+        load: kept at the number of calls that have not ended.
 
     Raises:
         HandedBack: this worker stops; another one finishes the chunk.
     """
-    return _Chunk(context, batch_id, chunk).judge().to_wire()
+    return _Chunk(context, batch_id, chunk, load or ChunkLoad()).judge().to_wire()
 
 
 class _Chunk:
     """The judging of one chunk."""
 
-    def __init__(self, context: WorkerContext, batch_id: str, chunk: int) -> None:
+    def __init__(self, context: WorkerContext, batch_id: str, chunk: int, load: ChunkLoad) -> None:
         self.context = context
+        self.load = load
         self.manifest, self.plan = context.manifest(batch_id)
         self.number = chunk
         self.start, _ = self.manifest.chunks[chunk]
@@ -162,14 +170,14 @@ class _Chunk:
         if not requests and judges:
             return
         answers = {
-            request.place: Answer(source="none", status=request.decided)
+            request.place: Answer(source="none", status=request.decided, error=request.error)
             for request in requests
             if request.decided is not None
         }
         progress.add(len(answers))
         asked = [request for request in requests if request.key is not None]
         resolver = _resolver(self.context, self.manifest, self.plan, self.budget)
-        answers |= _ask(asked, resolver, progress)
+        answers |= _ask(asked, resolver, progress, self.load)
         self._record(judges, [(request, answers[request.place]) for request in requests])
         # Under `reuse: off` the database is not read, so a later chunk needs the cached replies.
         if self.plan.reuse != "off":
@@ -223,6 +231,7 @@ def _resolver(
         deadline=manifest.deadline,
         cancelled=lambda: context.must_stop(manifest.batch_id),
         budget=budget,
+        flow=Flow.of(manifest.run, manifest.priority, context.config.run_weights),
     )
     scopes = {"store": "", "run": f"run:{manifest.run}", "off": f"batch:{manifest.batch_id}"}
     return Resolver(
@@ -262,7 +271,7 @@ class _Progress:
 
 
 def _ask(
-    requests: Sequence[JudgeRequest], resolver: Resolver, progress: _Progress
+    requests: Sequence[JudgeRequest], resolver: Resolver, progress: _Progress, load: ChunkLoad
 ) -> dict[JudgementKey, Answer]:
     """Answer each request on its own greenlet; identical requests share one."""
     sharing: dict[str, list[JudgeRequest]] = {}
@@ -272,9 +281,11 @@ def _ask(
     answers = resolver.known(requests)
     open_keys = [key for key in sharing if key not in answers]
     claims = resolver.claim(open_keys) if open_keys else {}
+    load.calls = len(open_keys)
 
     def answer(key: str) -> None:
         answers[key] = resolver.answer(sharing[key][0], claimed=claims[key])
+        load.calls -= 1
         progress.add()
 
     gevent.joinall([gevent.spawn(answer, key) for key in open_keys], raise_error=True)

@@ -7,7 +7,7 @@ from typing import Any
 from oyer.protocol.batch import Manifest
 from oyer.protocol.partial_results import check_results, read_results
 from oyer.tasks.rewards.compose import RewardInputs, verdicts_of
-from oyer.tasks.rewards.length_columns import LengthInputs
+from oyer.tasks.rewards.length_columns import LengthInputs, Response
 from oyer.tasks.worker.context import WorkerContext
 from oyer.tasks.worker.storage_retry import retry_storage
 
@@ -55,7 +55,7 @@ def length_batch(
     return part if parts is None else [*parts, part]
 
 
-def _responses(context: WorkerContext, manifest: Manifest) -> list[str]:
+def _responses(context: WorkerContext, manifest: Manifest) -> list[Response]:
     return [
         rollout.response
         for chunk in range(len(manifest.chunks))

@@ -126,6 +126,7 @@ def record_rewards(
     manifest: Manifest,
     result: BatchResult,
     group_sizes: Sequence[int | None],
+    length_statuses: Sequence[str | None],
     status: str,
     why: str | None,
 ) -> tuple[Usage, list[StoredReward]]:
@@ -137,8 +138,8 @@ def record_rewards(
     now = datetime.now(UTC)
     columns = result.recorded
     rows = [_reward_row(result, columns, i, now) for i in range(len(result.rewards))]
-    for row, size in zip(rows, group_sizes, strict=True):
-        row["group_size"] = size
+    for row, size, length_status in zip(rows, group_sizes, length_statuses, strict=True):
+        row["group_size"], row["length_status"] = size, length_status
     key = BatchKey(datetime.fromtimestamp(manifest.submitted_at, UTC), manifest.batch_id)
 
     def write(conn: "Connection") -> tuple[Usage, list[StoredReward]]:
@@ -275,4 +276,5 @@ def _rollout_row(index: int, rollout: Rollout) -> RolloutRow:
         "truncated": rollout.truncated,
         "response_tokens": rollout.response_tokens,
         "metadata": rollout.metadata,
+        "tools": rollout.tools,
     }

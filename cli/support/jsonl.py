@@ -101,7 +101,7 @@ def _rollout(line: bytes) -> Rollout:
     given = {name: value for name, value in raw.items() if value is not None}
     for name in ("prompt", "response"):
         if name not in given:
-            raise InvalidRollout(f"{name}: is missing; give it as text")
+            raise InvalidRollout(f"{name}: is missing; give it as text or messages")
     known = {name: value for name, value in given.items() if name in _FIELDS}
     # Other columns of a data set are stored as metadata.
     extra = {name: value for name, value in given.items() if name not in _FIELDS}

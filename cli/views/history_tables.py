@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from oyer.cli.support.output import console
 from oyer.cli.views.batch_tables import plain
+from oyer.protocol.content import content_text
 
 __all__ = ["plain", "show"]
 
@@ -63,7 +64,7 @@ def _show_attempt(attempt: Mapping[str, Any], *, same: bool) -> None:
 
 def _show_messages(messages: Any) -> None:
     for message in messages:
-        _text(str(message["role"]), str(message["content"]))
+        _text(str(message["role"]), content_text(message["content"]))
 
 
 def _line(name: str, value: str) -> None:

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from oyer.cli.support.output import console, notes, print_table
+from oyer.protocol.content import content_text
 
 if TYPE_CHECKING:
     from oyer.config.reward import RewardConfig
@@ -95,7 +96,7 @@ def print_request(job: "JudgeRequest") -> None:
     for message in job.request.messages:
         _heading(message["role"])
         # Printed without wrapping and markup.
-        typer.echo(message["content"])
+        typer.echo(content_text(message["content"]))
     _heading(f"end of the request {job.key}")
 
 

@@ -24,6 +24,9 @@ def header_and_callback(
     batch_id = manifest.batch_id
     of_chunk = names.JUDGE_TASK if manifest.plan["judges"] else names.RECORD_TASK
     header = [task(app, of_chunk, batch_id, chunk=k) for k in range(len(manifest.chunks))]
+    if of_chunk == names.JUDGE_TASK:
+        for signature, (_, rollouts) in zip(header, manifest.chunks, strict=True):
+            signature.set(headers=_flow_header(manifest, rollouts))
     combine = task(app, names.COMBINE_TASK, batch_id, takes_parts=True)
     if manifest.length_follows_judges:
         length = task(app, names.LENGTH_TASK, batch_id, takes_parts=True)
@@ -31,6 +34,16 @@ def header_and_callback(
     if manifest.plan["length"]:
         header.append(task(app, names.LENGTH_TASK, batch_id))
     return header, combine
+
+
+def _flow_header(manifest: Manifest, rollouts: int) -> dict[str, Any]:
+    judges = manifest.plan["judges"]
+    return names.flow_header(
+        manifest.run,
+        manifest.priority,
+        [judge["endpoint"] for judge in judges],
+        rollouts * sum(judge["samples"] for judge in judges),
+    )
 
 
 def task(

@@ -116,5 +116,7 @@ def json_bytes(value: object) -> int:
     """
     if not value:
         return 0
-    text = value if isinstance(value, str) else json.dumps(value, allow_nan=False, ensure_ascii=False)
+    text = (
+        value if isinstance(value, str) else json.dumps(value, allow_nan=False, ensure_ascii=False)
+    )
     return len(text.encode())

@@ -9,7 +9,7 @@ from itertools import accumulate
 from oyer.config.reward import RewardConfig, plan_of
 from oyer.manager.backend.chunks import bytes_of, chunk_sizes, split_groups
 from oyer.protocol import token_ids
-from oyer.protocol.batch import Columns, Manifest, Submission
+from oyer.protocol.batch import Columns, Manifest, Priority, Submission
 from oyer.protocol.rollout import Rollout, encode_rollouts
 
 _DEFAULT_IN_FLIGHT = 64
@@ -44,11 +44,14 @@ def prepare(
     step: int | None,
     split: str | None = None,
     preliminary: bool = False,
+    incomplete: Sequence[int] = (),
+    priority: Priority = "training",
 ) -> PreparedBatch:
     """Pack checked rollouts under a new batch id.
 
     Args:
         preliminary: whether the rollouts are scored again with their groups.
+        incomplete: rows whose groups lack rollouts.
     """
     rows = [plain(rollout) for rollout in rollouts]
     in_flight = [
@@ -71,6 +74,7 @@ def prepare(
         batch_id=str(uuid.uuid4()),
         run=run,
         step=None if step is None else int(step),
+        priority=priority,
         submitted_at=now,
         sendings=[Submission.now("submit")],
         deadline=now + config.deadline_s,
@@ -83,7 +87,8 @@ def prepare(
         split_groups=split_groups(group_ids, spans) if falls_back else [],
     )
     chunks = [encode_rollouts(rows[start : start + count]) for start, count in spans]
-    return PreparedBatch(manifest, _columns(rows, group_ids, config), chunks, packed_ids)
+    columns = replace(_columns(rows, group_ids, config), incomplete=list(incomplete))
+    return PreparedBatch(manifest, columns, chunks, packed_ids)
 
 
 def _columns(rows: Sequence[Rollout], group_ids: list[str | None], config: RewardConfig) -> Columns:

@@ -12,12 +12,20 @@
 --   published  the batch is in Redis and its id is final; its tasks may not be sent
 --   sent       the tasks are sent
 --   failed     the group was overdue under the policy `error`
--- Field m:<id> is the row of a rollout; w:<mailbox> is a process to notify of changes.
+-- Field m:<id> is the row of a rollout; x:<name> is a rollout that will not come, `absent` their number;
+-- w:<mailbox> is a process to notify of changes. A generation without rollouts (n = 0) only holds what
+-- `close` has said about those to come.
 
 local base, operation, args = KEYS[1], ARGV[1], cjson.decode(ARGV[2])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local REMEMBERED = 4
+
+-- Without a timeout of its own, a group waits for FACTOR times what the slowest one of the latest two
+-- steps needed from its first to its last rollout, within these bounds.
+local FACTOR, SHORTEST_MS, LONGEST_MS = 4, 2000, 60000
+-- Groups without a step: how many must have been seen, and how many count as one step.
+local FEWEST, WINDOW = 8, 64
 
 local function key(generation)
   return base .. ':' .. generation
@@ -54,9 +62,49 @@ local function close(at, state)
   strike(args.backlog[1], args.backlog[2], at)
 end
 
+-- Notes how long a group needed. Its key args.spread is of one run and split: `max` is the largest of its
+-- latest step, `before` that of the steps before.
+local function observe(at)
+  local spread, opened = unpack(redis.call('HMGET', at, 'spread', 'opened'))
+  if not spread then return end
+  local ms = now - opened
+  local step, count, max, before = unpack(redis.call('HMGET', spread, 'step', 'count', 'max', 'before'))
+  step, count, max, before = tonumber(step or -1), tonumber(count or 0), tonumber(max or 0), tonumber(before or 0)
+  if args.step >= 0 and args.step < step then
+    redis.call('HSET', spread, 'before', math.max(before, ms))
+    return
+  end
+  if count > 0 and (args.step > step or count >= WINDOW and step < 0) then
+    redis.call('HSET', spread, 'before', max)
+    count, max = 0, 0
+  end
+  redis.call('HSET', spread, 'step', args.step, 'count', count + 1, 'max', math.max(max, ms))
+  redis.call('PEXPIRE', spread, args.expires_ms)
+end
+
+local function timeout_ms(spread, step)
+  local seen, count, max, before = unpack(redis.call('HMGET', spread, 'step', 'count', 'max', 'before'))
+  if not seen then return LONGEST_MS end
+  if step < 0 and tonumber(count) < FEWEST or step == tonumber(seen) and step >= 0 then
+    -- Of these groups, those that are seen first are the fast ones.
+    if not before then return LONGEST_MS end
+  end
+  return math.min(math.max(FACTOR * math.max(max, before or 0), SHORTEST_MS), LONGEST_MS)
+end
+
+-- Gives a group more time if others needed more since it was opened.
+local function is_overdue(at, due)
+  local spread, told, opened, step = unpack(redis.call('HMGET', at, 'spread', 'told', 'opened', 'step'))
+  if spread and not told then
+    due = math.max(due, opened + timeout_ms(spread, tonumber(step)))
+    redis.call('HSET', at, 'due', due)
+  end
+  return now >= due
+end
+
 local function close_overdue(generation)
   local at = key(generation)
-  redis.call('HSET', at, 'late', 1)
+  redis.call('HSET', at, 'late', 1, 'waited', now - (redis.call('HGET', at, 'opened') or now))
   if redis.call('HGET', at, 'policy') == 'error' then
     close(at, 'failed')
     redis.call('UNLINK', at .. ':rows')
@@ -73,19 +121,21 @@ end
 local function view(generation, added)
   local at = key(generation)
   local field = {}
-  local names = {'state', 'n', 'policy', 'step', 'due', 'lease', 'token', 'batch', 'start', 'verdicts', 'late'}
+  local names = {'state', 'n', 'policy', 'step', 'due', 'lease', 'token', 'batch', 'start', 'verdicts',
+    'late', 'told', 'waited'}
   local values = redis.call('HMGET', at, unpack(names))
   for i, name in ipairs(names) do field[name] = values[i] or nil end
   if not field.state then
     return {cjson.encode({generation = generation, state = 'gone'}), {}}
   end
   if field.state == 'open' and now >= tonumber(field.due) then
-    close_overdue(generation)
+    if is_overdue(at, tonumber(field.due)) then close_overdue(generation) end
     return view(generation, added)
   end
   local state = {
     generation = generation, state = field.state, n = tonumber(field.n), policy = field.policy,
     step = tonumber(field.step), late = field.late == '1',
+    told = field.told == '1', waited_ms = tonumber(field.waited),
   }
   local rows = {}
   if field.state == 'open' then
@@ -132,29 +182,77 @@ local created = 0
 local function create()
   created = created + 1
   local generation = time[1] .. '.' .. time[2] .. '.' .. created
-  redis.call('HSET', key(generation), 'state', 'open', 'n', 0, 'policy', args.policy,
-    'step', args.step, 'due', now + args.timeout_ms)
+  redis.call('HSET', key(generation), 'state', 'open', 'n', 0, 'step', args.step)
   redis.call('LPUSH', base, generation)
   redis.call('LTRIM', base, 0, REMEMBERED - 1)
   return generation
 end
 
-local function add(id)
+-- The generation that a rollout of this step joins, or nothing and the one that was closed without it.
+local function open_generation()
   local generation = newest()
-  local state = generation and redis.call('HGET', key(generation), 'state')
-  if state and state ~= 'open' then
-    local late, step = unpack(redis.call('HMGET', key(generation), 'late', 'step'))
-    if late and step == tostring(args.step) then return generation, -1 end
+  if not generation then return create() end
+  local state, late, step, n = unpack(redis.call('HMGET', key(generation), 'state', 'late', 'step', 'n'))
+  local same_step = step == tostring(args.step)
+  if state == 'open' and (same_step or n ~= '0') then return generation end
+  if state and state ~= 'open' and late and same_step then return nil, generation end
+  return create()
+end
+
+-- Makes a group due at once if all of its rollouts that will come are there.
+local function close_if_all_came(at)
+  local n, absent = unpack(redis.call('HMGET', at, 'n', 'absent'))
+  if absent and n + absent >= args.size then redis.call('HSET', at, 'due', now, 'told', 1) end
+end
+
+local function add(id)
+  local generation, closed = open_generation()
+  if not generation then
+    observe(key(closed))
+    return closed, -1
   end
-  if state ~= 'open' then generation = create() end
   local at = key(generation)
   local n = redis.call('HINCRBY', at, 'n', 1)
   redis.call('HSET', at, 'm:' .. id, n - 1)
+  if n == 1 then
+    redis.call('HSET', at, 'policy', args.policy, 'opened', now)
+    if not args.timeout_ms then redis.call('HSET', at, 'spread', args.spread) end
+    redis.call('HSETNX', at, 'due', now + (args.timeout_ms or timeout_ms(args.spread, args.step)))
+  end
   if n == args.size then
     close(at, 'claimed')
     claim(at)
+    observe(at)
+  else
+    close_if_all_came(at)
   end
   return generation, n - 1
+end
+
+-- Notes rollouts that will not come; without names, no further rollout will.
+local function exclude(names)
+  local latest = newest()
+  if latest and not names then
+    local state, step = unpack(redis.call('HMGET', key(latest), 'state', 'step'))
+    -- The group was complete already; what follows under its name is another one.
+    if state and state ~= 'open' and step == tostring(args.step) then return end
+  end
+  local generation = open_generation()
+  if not generation then return end
+  local at = key(generation)
+  if names then
+    for _, name in ipairs(names) do
+      if redis.call('HSETNX', at, 'x:' .. name, 1) == 1 then redis.call('HINCRBY', at, 'absent', 1) end
+    end
+    close_if_all_came(at)
+  else
+    redis.call('HSET', at, 'due', now, 'told', 1)
+  end
+  if redis.call('HGET', at, 'n') == '0' then
+    redis.call('PEXPIRE', at, args.memory_ms)
+    redis.call('PEXPIRE', base, args.expires_ms)
+  end
+  notify(at)
 end
 
 if operation == 'join' then
@@ -185,6 +283,14 @@ if operation == 'join' then
     views[#views + 1] = view(generation, added[generation])
   end
   return {cjson.encode(places), views}
+end
+
+if operation == 'close' then
+  for _, group in ipairs(KEYS) do
+    base = group
+    exclude(args.absent)
+  end
+  return {}
 end
 
 local answer = {}

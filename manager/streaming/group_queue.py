@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from oyer.manager.streaming.group_store import GroupKey, GroupState, GroupStore
 from oyer.manager.streaming.identity import unpack
-from oyer.manager.streaming.pending import PendingRollout
+from oyer.manager.streaming.pending import GroupClosing, PendingRollout
 from oyer.protocol.errors import BackendUnavailable
 from oyer.protocol.rollout import Rollout
 
@@ -68,11 +68,12 @@ class GroupQueue:
     def __init__(self, store: GroupStore) -> None:
         self._store = store
         self._waiting: dict[GroupKey, _WaitingGroup] = {}
+        self._closings: list[GroupClosing] = []
         self._poll_at_s = 0.0
 
     def next_poll_s(self) -> float | None:
-        """When to `poll` next, in seconds of `time.monotonic`; None if no group is waiting."""
-        return self._poll_at_s if self._waiting else None
+        """When to `poll` next, in seconds of `time.monotonic`; None if there is nothing to do."""
+        return self._poll_at_s if self._waiting or self._closings else None
 
     def join(self, rollouts: Sequence[PendingRollout]) -> GroupUpdates:
         """Add rollouts to their groups.
@@ -94,12 +95,18 @@ class GroupQueue:
             elif group.policy == "error":
                 updates.failed.append((one, _overdue(one, group)))
             else:
+                one.is_late = True
                 updates.late.append((one, group))
         self._update({place.group.key: place.group for place in joined}.values(), updates)
         return updates
 
+    def close(self, closings: Iterable[GroupClosing]) -> None:
+        """Note with the next `poll` that rollouts will not come."""
+        self._closings += closings
+        self._poll_at_s = 0.0
+
     def poll(self) -> GroupUpdates:
-        """Read the groups that may have changed, and those that are due.
+        """Close groups, and read those that may have changed and those that are due.
 
         Raises:
             BackendUnavailable: the broker cannot be reached; all groups are read when it is back.
@@ -107,7 +114,8 @@ class GroupQueue:
         now_s = time.monotonic()
         self._poll_at_s = now_s + POLL_S
         try:
-            changed = self._store.changed()
+            closed = self._close()
+            changed = self._store.changed() | closed
             due = [
                 key
                 for key, waiting in self._waiting.items()
@@ -118,18 +126,37 @@ class GroupQueue:
             self._poll_at_s = now_s + OUTAGE_PAUSE_S
             for waiting in self._waiting.values():
                 waiting.read_at_s = now_s
+            self._give_up_closings(now_s)
             raise
         updates = GroupUpdates()
         self._update(groups, updates)
         return updates
+
+    def _close(self) -> set[str]:
+        """Close groups; returns their names."""
+        self._store.close(self._closings)
+        closings, self._closings = self._closings, []
+        for closing in closings:
+            closing.pending.end(None)
+        return {group for closing in closings for group in closing.groups}
+
+    def _give_up_closings(self, now_s: float) -> None:
+        error = BackendUnavailable("the broker could not be reached before the groups were overdue")
+        for closing in self._closings:
+            if closing.expires_s <= now_s:
+                closing.pending.end(error)
+        self._closings = [closing for closing in self._closings if now_s < closing.expires_s]
 
     def wait_again(self, claims: Iterable[GroupClaim]) -> None:
         """Wait for groups that another process has claimed meanwhile."""
         for claim in claims:
             self._waiting[claim.group.key] = _WaitingGroup(list(claim.members))
 
-    def clear(self) -> list[PendingRollout]:
-        """Stop waiting for all groups; returns the rollouts that waited."""
+    def clear(self, error: Exception) -> list[PendingRollout]:
+        """Stop waiting for all groups, and fail what was to be closed; returns the rollouts that waited."""
+        for closing in self._closings:
+            closing.pending.end(error)
+        self._closings = []
         waiting, self._waiting = self._waiting, {}
         return [one for group in waiting.values() for one in group.members]
 
@@ -173,17 +200,23 @@ class GroupQueue:
 def _overdue(one: PendingRollout, group: GroupState) -> TimeoutError:
     return TimeoutError(
         f"group {one.rollout.group_id!r} of run {one.run!r}: {group.n} of {one.group_size} rollouts"
-        " came in time"
+        f" arrived within {group.waited_s:.1f} s"
     )
 
 
 def _log_late(claims: Sequence[GroupClaim]) -> None:
-    """Warn about incomplete groups, because their length terms differ from those of whole groups."""
-    late = [claim for claim in claims if claim.group.late]
-    if late:
-        log.warning(
-            "groups closed by group_timeout_s before all their rollouts had come: %d; the first: %s."
-            " Processes share groups if they pass the same `run` or have the same launcher",
-            len(late),
-            _overdue(late[0].members[0], late[0].group),
-        )
+    """Log incomplete groups, because their length terms differ from those of whole groups."""
+    for claim in claims:
+        if not claim.group.late:
+            continue
+        overdue = _overdue(claim.members[0], claim.group)
+        if claim.group.told:
+            log.info("%s; the others were reported as absent", overdue)
+        else:
+            log.warning(
+                "%s; it is scored without the others. If they never come, report them by"
+                " `close_groups` or correct `group_size`; if they come later, raise"
+                " `group_timeout_s`; if another process submits them, pass the same `run` or start"
+                " both with one launcher",
+                overdue,
+            )

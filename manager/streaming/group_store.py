@@ -15,9 +15,9 @@ from typing import Any, Literal, NamedTuple
 
 from oyer.manager.backend.connection import Broker, backend
 from oyer.manager.streaming.identity import PackedRollouts, pack
-from oyer.manager.streaming.pending import PendingRollout, TimeoutPolicy
+from oyer.manager.streaming.pending import GroupClosing, PendingRollout, TimeoutPolicy
 from oyer.protocol.batch_store import COUNTING_SCRIPT
-from oyer.protocol.names import BACKLOG_ENDS_KEY, BACKLOG_KEY, group_key, mailbox_key
+from oyer.protocol.names import BACKLOG_ENDS_KEY, BACKLOG_KEY, group_key, mailbox_key, spread_key
 
 CLAIM_S = 5.0
 """A claim expires after this time unless its group is published, in seconds."""
@@ -50,7 +50,11 @@ class GroupState:
     policy: TimeoutPolicy = "partial"
     step: int | None = None
     late: bool = False
-    """Whether it was closed because it was overdue."""
+    """Whether it was closed without some of its rollouts."""
+    told: bool = False
+    """Whether a process said that these would not come."""
+    waited_s: float = 0.0
+    """For a group closed late: how long it was open, in seconds."""
     wait_s: float = 0.0
     """For `open` and `claimed_elsewhere`: when the state changes by itself, in seconds."""
     ids: Sequence[str] = ()
@@ -120,6 +124,16 @@ class GroupStore:
         answers = zip(keys, self._run(calls), strict=True)
         return [_state(group, *views[0]) for (group, _), (_, views) in answers]
 
+    def close(self, closings: Sequence[GroupClosing]) -> None:
+        """Note rollouts that will not come; groups without further ones are due at once."""
+        calls = []
+        for closing in closings:
+            args: dict[str, Any] = {"size": closing.group_size, "step": _step(closing.step)}
+            if closing.absent is not None:
+                args["absent"] = closing.absent
+            calls.append(self._call("close", closing.groups, args))
+        self._run(calls)
+
     def publish(
         self, starts: Mapping[GroupKey, int], batch_id: str, verdicts: int
     ) -> list[GroupKey]:
@@ -159,10 +173,13 @@ class GroupStore:
         args = {
             "ids": [one.id for one in rollouts],
             "size": first.group_size,
-            "step": -1 if first.step is None else int(first.step),
-            "timeout_ms": max(0, math.ceil((first.group_due_s - time.monotonic()) * 1000)),
+            "step": _step(first.step),
             "policy": first.on_group_timeout,
+            "spread": spread_key(first.spread),
         }
+        if first.group_due_s is not None:
+            left_s = first.group_due_s - time.monotonic()
+            args["timeout_ms"] = max(0, math.ceil(left_s * 1000))
         by_id = {one.id: one.rollout for one in rollouts}
         packed = pack(by_id, with_token_ids=self._with_token_ids)
         return self._call("join", [str(first.group)], args, *packed)
@@ -207,6 +224,10 @@ class GroupStore:
         return list(pipe.execute(raise_on_error=False))
 
 
+def _step(step: int | None) -> int:
+    return -1 if step is None else int(step)
+
+
 def _state(group: str, view: bytes, rows: Sequence[bytes]) -> GroupState:
     fields = json.loads(view)
     key = group, fields["generation"]
@@ -219,6 +240,8 @@ def _state(group: str, view: bytes, rows: Sequence[bytes]) -> GroupState:
         policy=fields["policy"],
         step=None if fields["step"] < 0 else fields["step"],
         late=fields["late"],
+        told=fields["told"],
+        waited_s=fields.get("waited_ms", 0) / 1000,
         wait_s=fields.get("wait_ms", 0) / 1000,
         ids=fields.get("ids", ()),
         packed=list(zip(rows[0::3], rows[1::3], rows[2::3], strict=True)),

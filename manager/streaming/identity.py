@@ -8,14 +8,15 @@ from typing import Any, TypedDict
 
 from oyer.config.reward import RewardConfig, plan_of
 from oyer.manager.backend.prepare import plain
-from oyer.manager.streaming.pending import PendingRollout, TimeoutPolicy
+from oyer.manager.streaming.pending import GroupClosing, PendingRollout, TimeoutPolicy
 from oyer.protocol import token_ids
+from oyer.protocol.batch import Priority
 from oyer.protocol.errors import BatchFailed, InvalidInput
 from oyer.protocol.packing import WIRE_VERSION
-from oyer.protocol.rollout import Rollout, decode_rollouts, encode_rollouts
+from oyer.protocol.rollout import Message, Rollout, decode_rollouts, encode_rollouts
 
 GROUP_TIMEOUT_S = 60.0
-"""Default time that a group waits for its last rollout, in seconds."""
+"""The longest time that a group waits for its last rollout by default, in seconds; also in `group.lua`."""
 
 PackedRollouts = tuple[bytes, bytes, bytes]
 """Rollouts as one process stores them for others: ids, rollouts, and token ids or nothing."""
@@ -41,12 +42,15 @@ class ScoreOptions(RunOptions, total=False):
     split: str | None
     """Purpose of the rollouts in the record, e.g. `eval`; None is training. Rollouts of two splits never
     share a group."""
+    priority: Priority
+    """`training` if left out; `background` does not delay training, `interactive` goes first."""
     group_size: int | None
     """Rollouts of the group, over all processes; without it, a group is submitted in one call."""
     sample_id: str | None
     """Distinguishes samples with the same text in one group; the same text again is a retry else."""
-    group_timeout_s: float
-    """How long the group waits for its last rollout, in seconds; its first rollout decides."""
+    group_timeout_s: float | None
+    """How long the group waits for its last rollout, in seconds; its first rollout decides. None
+    (default): 4 times what the slowest group of the run's latest two steps needed, 2 to 60 seconds."""
     on_group_timeout: TimeoutPolicy
     """`partial` (default), `neutral` or `error`; the group's first rollout decides."""
 
@@ -63,10 +67,13 @@ def check_options(options: ScoreOptions, max_timeout_s: float) -> None:
     policy = options.get("on_group_timeout", "partial")
     if policy not in ("partial", "neutral", "error"):
         raise InvalidInput(f"on_group_timeout: is {policy!r}; give partial, neutral or error")
-    timeout_s = options.get("group_timeout_s", GROUP_TIMEOUT_S)
+    timeout_s = options.get("group_timeout_s")
+    if timeout_s is None:
+        return
     if not isinstance(timeout_s, (int, float)) or not 0 <= timeout_s <= max_timeout_s:
         raise InvalidInput(
-            f"group_timeout_s: is {timeout_s!r}; give seconds, `broker.result_expires_s` at most"
+            f"group_timeout_s: is {timeout_s!r}; give seconds, `broker.result_expires_s` at most, or"
+            " leave it out"
         )
 
 
@@ -84,24 +91,78 @@ def pending_rollouts(
     run, step, size = options.get("run", "default"), options.get("step"), options.get("group_size")
     split = options.get("split")
     shared = options.get("training") or ("" if "run" in options else training)
-    due_s = now_s + options.get("group_timeout_s", GROUP_TIMEOUT_S)
+    timeout_s = options.get("group_timeout_s")
+    due_s = None if timeout_s is None else now_s + timeout_s
+    spread = _digest([plan, run, shared, options.get("split")])
     count: dict[str, int] = {}
     pending = []
     for rollout in rollouts:
         row = plain(rollout, rollout.token_ids)
         name = rollout_name(row, run, step, size, options.get("sample_id"), split)
         count[name] = count.get(name, 0) + 1
-        one = PendingRollout(
-            rollout=row, id=f"{name}-{count[name]}", run=run, step=step, split=split
-        )
+        one = PendingRollout(rollout=row, id=f"{name}-{count[name]}", run=run, step=step)
+        one.split = split
+        one.priority = options.get("priority", "training")
         if size is not None and row.group_id is not None:
             prompt = row.prompt if options.get("one_prompt", False) else None
             scope = scope_of(shared, prompt, split)
             one.group = group_name(plan, run, scope, str(row.group_id), size)
-            one.group_size, one.group_due_s = size, due_s
+            one.group_size, one.group_due_s, one.spread = size, due_s, spread
             one.on_group_timeout = options.get("on_group_timeout", "partial")
         pending.append(one)
     return pending
+
+
+def closing_of(
+    group_ids: Iterable[str | int],
+    absent: int | Iterable[str] | None,
+    prompts: Iterable[str | list[Message]] | None,
+    options: ScoreOptions,
+    *,
+    plan: str,
+    training: str,
+    now_s: float,
+) -> GroupClosing:
+    """Name groups as `pending_rollouts` does for their rollouts; see `RewardManager.close_groups`.
+
+    Raises:
+        InvalidInput: names the argument and the fix.
+    """
+    run, size = options.get("run", "default"), options.get("group_size")
+    ids = [str(group_id) for group_id in group_ids]
+    of_prompts: list[Any] = [None] * len(ids) if prompts is None else list(prompts)
+    if size is None:
+        raise InvalidInput(
+            "group_size: is missing; give the one that the rollouts were submitted with"
+        )
+    if len(of_prompts) != len(ids) or (prompts is None and options.get("one_prompt", False)):
+        raise InvalidInput(
+            "prompts: give one per group, since groups with `one_prompt` have it in their name"
+        )
+    shared = options.get("training") or ("" if "run" in options else training)
+    return GroupClosing(
+        groups=[
+            group_name(plan, run, scope_of(shared, prompt), group_id, size)
+            for group_id, prompt in zip(ids, of_prompts, strict=True)
+        ],
+        group_size=size,
+        step=options.get("step"),
+        absent=_absent(absent, size),
+        expires_s=now_s + GROUP_TIMEOUT_S,
+    )
+
+
+def _absent(absent: int | Iterable[str] | None, size: int) -> list[str] | None:
+    """Return names of rollouts that will not come; a number's names are the same each time."""
+    if absent is None:
+        return None
+    if isinstance(absent, int) and not isinstance(absent, bool) and 0 <= absent <= size:
+        return [f"#{i}" for i in range(absent)]
+    if isinstance(absent, Iterable) and not isinstance(absent, (str, bytes)):
+        return [str(name) for name in absent]
+    raise InvalidInput(
+        f"absent: is {absent!r}; give how many of the group's rollouts will not come, or their names"
+    )
 
 
 def plan_name(config: RewardConfig) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from oyer.config.reward import RewardRules
 from oyer.manager.score import Score, without_reward
+from oyer.protocol.batch import Priority
 from oyer.protocol.errors import OyerError
 from oyer.protocol.rollout import Rollout
 
@@ -166,19 +167,40 @@ class PendingRollout:
     run: str
     step: int | None
     split: str | None = None
+    priority: Priority = "training"
     group: str | None = None
     """Name of its group in Redis; None if its group need not be gathered."""
     group_size: int = 0
-    group_due_s: float = 0.0
-    """When the group is overdue if this is its first rollout, in seconds of `time.monotonic`."""
+    group_due_s: float | None = None
+    """When the group is overdue if this is its first rollout, in seconds of `time.monotonic`; None: as
+    the times of earlier groups say."""
+    spread: str = ""
+    """Name of the groups whose times these are."""
     on_group_timeout: TimeoutPolicy = "partial"
     row: int = -1
     """Its row in its group, once it has joined it."""
+    is_late: bool = False
+    """Whether its group was closed before it arrived."""
     group_closed: bool = False
     """True once the group is complete or overdue: the rollout is no longer judged early on its own."""
     unit: tuple[str, ...] = ()
     """The ids of the rollouts that must share its batch, its own among them."""
     pending: Pending[Score] = field(default_factory=Pending)
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class GroupClosing:
+    """What a process knows about rollouts of groups that will not come."""
+
+    groups: Sequence[str]
+    """Their names in Redis."""
+    group_size: int
+    step: int | None
+    absent: Sequence[str] | None
+    """Names of rollouts that will not come; None if no further rollout will."""
+    expires_s: float
+    """Until when it is tried to reach the broker, in seconds of `time.monotonic`."""
+    pending: Pending[None] = field(default_factory=Pending)
 
 
 class PendingRollouts:

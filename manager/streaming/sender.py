@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from oyer.config.reward import RewardConfig
 from oyer.manager.backend.connection import Broker, backend
@@ -21,6 +21,7 @@ from oyer.manager.score import Score, scores_of
 from oyer.manager.streaming.group_queue import GroupClaim
 from oyer.manager.streaming.group_store import GroupKey, GroupState, GroupStore
 from oyer.manager.streaming.pending import PendingRollout, PendingRollouts
+from oyer.protocol.batch import Priority
 from oyer.protocol.errors import BackendUnavailable, MissingScores, OyerError
 from oyer.protocol.rollout import Rollout
 
@@ -35,6 +36,12 @@ class OpenBatchKey(NamedTuple):
     split: str | None
     with_length: bool = True
     """Whether their rewards get length terms."""
+    priority: Priority = "training"
+
+    @classmethod
+    def of(cls, one: PendingRollout, *, with_length: bool = True) -> Self:
+        """Return the key of the batches that a rollout may be in."""
+        return cls(one.run, one.step, one.split, with_length, one.priority)
 
 
 @dataclass
@@ -88,6 +95,8 @@ class Sender:
                     step=key.step,
                     split=key.split,
                     preliminary=bool(batch.early),
+                    priority=key.priority,
+                    incomplete=_incomplete(batch, starts),
                 )
                 taken = self._submit(prepared, starts)
                 if not taken:
@@ -203,6 +212,16 @@ def _layout(batch: OpenBatch) -> tuple[list[Rollout], dict[GroupKey, int]]:
         starts[claim.group.key] = len(rollouts)
         rollouts += claim.rollouts
     return rollouts + [one.rollout for one in batch.early], starts
+
+
+def _incomplete(batch: OpenBatch, starts: dict[GroupKey, int]) -> list[int]:
+    """Return the rows that are compared without some rollouts of their groups."""
+    rows = [row for row, one in enumerate(batch.members) if one.is_late]
+    for claim in batch.claims:
+        if claim.group.late:
+            start = starts[claim.group.key]
+            rows += range(start, start + len(claim.rollouts))
+    return rows
 
 
 def _rows(

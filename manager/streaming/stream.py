@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Unpack
 
 from oyer.config.reward import RewardConfig
@@ -27,13 +27,20 @@ from oyer.manager.streaming.group_store import GroupStore
 from oyer.manager.streaming.identity import (
     ScoreOptions,
     check_options,
+    closing_of,
     pending_rollouts,
     plan_name,
 )
-from oyer.manager.streaming.pending import Pending, PendingRollout, PendingRollouts, PendingScores
+from oyer.manager.streaming.pending import (
+    GroupClosing,
+    Pending,
+    PendingRollout,
+    PendingRollouts,
+    PendingScores,
+)
 from oyer.manager.streaming.sender import OpenBatch, OpenBatchKey, Sender
 from oyer.protocol.errors import BackendUnavailable, InvalidRollout
-from oyer.protocol.rollout import Rollout
+from oyer.protocol.rollout import Message, Rollout
 
 MAX_BATCH_ROLLOUTS = 1024
 """A batch with this many rollouts is sent without further delay."""
@@ -74,6 +81,7 @@ class Stream:
         self._rate = ArrivalRate()
         self._pending = PendingRollouts()
         self._batches: dict[OpenBatchKey, OpenBatch] = {}
+        self._closings: list[GroupClosing] = []
         with_token_ids = any(item.takes_token_ids for item in self._config.length)
         store = GroupStore(self._broker, with_token_ids=with_token_ids)
         self._groups = GroupQueue(store)
@@ -109,6 +117,32 @@ class Stream:
         by_row = dict(zip(order, scores, strict=True))
         return PendingScores([by_row[i] for i in range(len(rollouts))])
 
+    def close_groups(
+        self,
+        group_ids: Iterable[str | int],
+        absent: int | Iterable[str] | None,
+        prompts: Iterable[str | list[Message]] | None,
+        options: ScoreOptions,
+    ) -> Pending[None]:
+        """Note rollouts that will not come; see `RewardManager.close_groups`."""
+        check_options(options, self._config.broker.result_expires_s)
+        closing = closing_of(
+            group_ids,
+            absent,
+            prompts,
+            options,
+            plan=self._plan,
+            training=self._training,
+            now_s=time.monotonic(),
+        )
+        if not self._compares or not closing.groups:
+            closing.pending.end(None)
+            return closing.pending
+        with self._changed:
+            self._closings.append(closing)
+            self._wake()
+        return closing.pending
+
     def fail_all(self, error: Exception) -> None:
         """Fail every pending rollout, because the broker is stopped for good."""
         with self._changed:
@@ -137,7 +171,7 @@ class Stream:
                 pending = self._pending.add(unit)
                 if pending is unit:
                     first = unit[0]
-                    batch = batch or self._batch(OpenBatchKey(first.run, first.step, first.split), now_s)
+                    batch = batch or self._batch(OpenBatchKey.of(first), now_s)
                     joins = self._compares and first.group is not None
                     (batch.joining if joins else batch.members).extend(unit)
                 scores += [one.pending for one in pending]
@@ -166,12 +200,15 @@ class Stream:
                 key = self._due_key(now_s)
                 poll_at_s = self._groups.next_poll_s()
                 polls = poll_at_s is not None and poll_at_s <= now_s
-                if failure is None and key is None and not polls:
+                if failure is None and key is None and not polls and not self._closings:
                     if not self._wait(now_s, poll_at_s):
                         self._thread, self._wakes_at_s = None, math.inf
                         return
                     continue
                 batch = None if key is None or failure is not None else self._batches.pop(key)
+                closings: list[GroupClosing] = []
+                if failure is None and not any(it.joining for it in self._batches.values()):
+                    closings, self._closings = self._closings, []
             if failure is not None:
                 self._fail_all(failure)
                 continue
@@ -179,6 +216,8 @@ class Stream:
                 self._poll_groups()
             if key is not None and batch is not None:
                 self._send(key, batch)
+            if closings:
+                self._groups.close(closings)
 
     def _wait(self, now_s: float, poll_at_s: float | None) -> bool:
         """Wait until a batch or a poll is due; returns False after a long time with neither."""
@@ -190,7 +229,7 @@ class Stream:
         self._changed.wait(_IDLE_S if idle else self._wakes_at_s - now_s)
         self._wakes_at_s = -math.inf
         # A rollout may arrive just as the wait ends.
-        return not idle or bool(self._batches) or self._failure is not None
+        return not idle or bool(self._batches or self._closings) or self._failure is not None
 
     def _due_key(self, now_s: float) -> OpenBatchKey | None:
         due = [key for key, batch in self._batches.items() if self._due_at_s(batch, now_s) <= now_s]
@@ -199,6 +238,8 @@ class Stream:
     def _due_at_s(self, batch: OpenBatch, now_s: float) -> float:
         waiting = len(batch.members) + len(batch.joining)
         if waiting + len(batch.early) >= MAX_BATCH_ROLLOUTS:
+            return now_s
+        if batch.joining and self._closings:
             return now_s
         if waiting:
             return self._rate.due_at(batch.opened_s, now_s)
@@ -224,7 +265,7 @@ class Stream:
                 log.warning("%s; still trying", error)
             self._outage = True
         except Exception as error:  # noqa: BLE001 - the sending thread must survive
-            self._pending.end([(one, error) for one in self._groups.clear()])
+            self._pending.end([(one, error) for one in self._groups.clear(error)])
 
     def _apply(self, updates: GroupUpdates, batches: dict[OpenBatchKey, OpenBatch]) -> None:
         """Send `batches` and the claimed groups, and do what else the updates ask for."""
@@ -233,19 +274,19 @@ class Stream:
             self._sender.wait_for(group, members)
         for claim in updates.claims:
             first, group = claim.members[0], claim.group
-            key = OpenBatchKey(first.run, group.step, first.split, group.with_length)
+            key = OpenBatchKey.of(first, with_length=group.with_length)._replace(step=group.step)
             batches.setdefault(key, OpenBatch()).claims.append(claim)
         for one, group in updates.late:
-            key = OpenBatchKey(one.run, one.step, one.split, group.with_length)
+            key = OpenBatchKey.of(one, with_length=group.with_length)
             batches.setdefault(key, OpenBatch()).members.append(one)
         for key, batch in batches.items():
             self._groups.wait_again(self._sender.send(key, batch))
         with self._changed:
             now_s = time.monotonic()
             for one in updates.gone:
-                self._batch(OpenBatchKey(one.run, one.step, one.split), now_s).joining.append(one)
+                self._batch(OpenBatchKey.of(one), now_s).joining.append(one)
             for one in updates.incomplete if self._judges_early else ():
-                self._batch(OpenBatchKey(one.run, one.step, one.split, False), now_s).early.append(one)
+                self._batch(OpenBatchKey.of(one, with_length=False), now_s).early.append(one)
         for group in updates.unsent:
             self._sender.resubmit(group)
 
@@ -253,7 +294,9 @@ class Stream:
         """Fail rollouts that wait for a batch or a group; the others fail with their batches."""
         with self._changed:
             batches, self._batches = self._batches, {}
-        waiting = self._groups.clear()
+            closings, self._closings = self._closings, []
+        self._groups.close(closings)
+        waiting = self._groups.clear(error)
         for batch in batches.values():
             waiting += batch.members + batch.joining
         self._pending.end([(one, error) for one in waiting])

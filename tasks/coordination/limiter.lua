@@ -7,6 +7,7 @@
 --                   control      JSON of adaptive.Control
 --                   limits       "max_in_flight requests tokens bucket_ms" as configured, for display
 --                   w:<worker>   "held peak wanted expires_ms" of a worker
+--                   r:<worker>   its runs: JSON of [[run, weight, calls in flight and waiting], ...]
 --                   q:<bucket>, t:<bucket>   requests, tokens charged to a slice of time
 -- ARGV[1]: JSON, written by LimiterState.ask. Returns JSON, read by LimiterState.take.
 local ask = cjson.decode(ARGV[1])
@@ -64,9 +65,14 @@ for field, value in pairs(state) do
     local held, peak, wanted, expires = value:match('(%d+) (%d+) (%d+) (%d+)')
     if tonumber(expires) <= now then
       put(field, nil)
+      put('r:' .. field:sub(3), nil)
     else
       others, in_use = others + held, in_use + peak
-      workers[#workers + 1] = {name = field, wanted = tonumber(wanted)}
+      -- A worker of an earlier release does not name its runs: all of them count as one.
+      local runs = state['r:' .. field:sub(3)]
+      workers[#workers + 1] = {
+        name = field, runs = runs and cjson.decode(runs) or {{'', 1, tonumber(wanted)}},
+      }
     end
   end
 end
@@ -79,28 +85,67 @@ if ask.control_now ~= '' and ask.control_was == (state.control or '') then
 end
 if ask.leave then
   put(me, nil)
+  put('r:' .. ask.worker, nil)
   return cjson.encode({born = born, now = now})
 end
-workers[#workers + 1] = {name = me, wanted = ask.wanted}
+workers[#workers + 1] = {name = me, runs = ask.runs}
+local named = cjson.encode(ask.runs)
+if state['r:' .. ask.worker] ~= named then put('r:' .. ask.worker, named) end
 local limit = ask.max_in_flight
 if ask.adaptive and state.control then
   limit = math.min(limit, cjson.decode(state.control).limit)
 end
 
--- Max-min fair shares: the worker that wants least is served first, and the rest is divided again.
--- Workers that want the same take turns for the remainder; otherwise, with more workers than slots,
--- the same ones would always have none.
-local turn = math.floor(now / ask.ttl)
+-- Weighted max-min fair shares of the runs: the run that wants least for its weight is served first,
+-- and the rest is divided again. What a run does not want goes to the others.
+local runs, names = {}, {}
 table.sort(workers, function(a, b) return a.name < b.name end)
-for i, w in ipairs(workers) do w.rank = (i + turn) % #workers end
-table.sort(workers, function(a, b)
-  return a.wanted < b.wanted or (a.wanted == b.wanted and a.rank < b.rank)
-end)
-local left, target = limit, 0
+local turn = math.floor(now / ask.ttl)
 for i, w in ipairs(workers) do
-  local share = math.min(w.wanted, math.floor(left / (#workers - i + 1)))
-  left = left - share
-  if w.name == me then target = share end
+  for _, run in ipairs(w.runs) do
+    local name, weight, wanted = unpack(run)
+    if not runs[name] then
+      runs[name] = {name = name, weight = 0, wanted = 0, parts = {}}
+      names[#names + 1] = name
+    end
+    local all = runs[name]
+    -- The workers' configurations may differ for a moment; the largest weight counts.
+    all.weight, all.wanted = math.max(all.weight, weight), all.wanted + wanted
+    all.parts[#all.parts + 1] = {name = w.name, wanted = wanted, rank = (i + turn) % #workers}
+  end
+end
+local poorest, weights, left = {}, 0, limit
+for _, name in ipairs(names) do
+  poorest[#poorest + 1], weights = runs[name], weights + runs[name].weight
+end
+table.sort(poorest, function(a, b)
+  local x, y = a.wanted / a.weight, b.wanted / b.weight
+  return x < y or (x == y and a.name < b.name)
+end)
+for _, run in ipairs(poorest) do
+  run.share = math.min(run.wanted, left * run.weight / weights)
+  left, weights = left - run.share, weights - run.weight
+end
+
+-- Systematic rounding, with an offset that changes every second by the golden ratio: whole slots that
+-- add up, and on average each run's exact share, so that a share below one slot does not starve.
+local target, mine = 0, {}
+local sum = math.floor(now / 1000) * 0.6180339887498949 % 1 + 1e-9
+table.sort(names)
+for _, name in ipairs(names) do
+  local run = runs[name]
+  local slots = math.floor(sum + run.share) - math.floor(sum)
+  sum = sum + run.share
+  -- Max-min fair shares of the workers that have calls of the run. Workers that want the same take
+  -- turns for the remainder; otherwise, with more workers than slots, the same would have none.
+  table.sort(run.parts, function(a, b)
+    return a.wanted < b.wanted or (a.wanted == b.wanted and a.rank < b.rank)
+  end)
+  for i, part in ipairs(run.parts) do
+    local share = math.min(part.wanted, math.floor(slots / (#run.parts - i + 1)))
+    slots = slots - share
+    if part.name == me then mine[name], target = share, target + share end
+  end
 end
 -- Slots above the target are not taken away: the worker returns them as its calls end.
 local growth = math.max(0, math.min(target, limit - others) - ask.held)
@@ -130,7 +175,7 @@ end
 
 return cjson.encode({
   born = born, now = now, workers = #workers, in_use = in_use, control = state.control or '',
-  growth = growth, target = target, cool = math.max(0, cool - now),
+  growth = growth, target = target, shares = mine, cool = math.max(0, cool - now),
   bucket = bucket, requests = requests, tokens = tokens,
   frees = first and (first + 1) * ask.bucket + ask.window - now or 0,
 })

@@ -6,7 +6,6 @@ What it promises and how: docs/internals/limiter.md.
 import json
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from redis import Redis, RedisError
 
 from oyer.protocol.redis_client import Outage, load_script
 from oyer.tasks.coordination.adaptive import Evidence
+from oyer.tasks.coordination.fair_queue import ANY_FLOW, FairQueue, Flow
 from oyer.tasks.coordination.limiter_state import LimiterState, Limits, Permit
 from oyer.tasks.endpoint.types import Failure, Reply, RetryClass
 
@@ -30,6 +30,7 @@ def limits_key(endpoint: str) -> str:
 @dataclass(eq=False, slots=True)
 class _WaitingCall:
     tokens: int
+    flow: Flow
     permit: Permit | None = None
     ready: threading.Event = field(default_factory=threading.Event)
 
@@ -110,21 +111,24 @@ class Limiter:
         self._outage = Outage(f"endpoint {endpoint!r} keeps to this worker's share of its limits")
         self._refresh_s = worker_ttl_s / 3
         self._poll_s = POLL_MIN_S
-        self._waiting: deque[_WaitingCall] = deque()
+        self._waiting: FairQueue[_WaitingCall] = FairQueue()
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def permit(self, estimated_tokens: int, deadline: float) -> Iterator[HeldPermit | None]:
+    def permit(
+        self, estimated_tokens: int, deadline: float, flow: Flow = ANY_FLOW
+    ) -> Iterator[HeldPermit | None]:
         """Hold a permit for one call; None if there is none before the deadline.
 
         Args:
             estimated_tokens: Prompt and reply together.
             deadline: Epoch seconds.
+            flow: Flows share the permits by weight.
         """
-        permit = self.acquire(estimated_tokens, deadline)
+        permit = self.acquire(estimated_tokens, deadline, flow)
         if permit is None:
             yield None
             return
@@ -139,12 +143,20 @@ class Limiter:
                 retry_after_s=held.retry_after_s,
             )
 
-    def acquire(self, estimated_tokens: int, deadline: float) -> Permit | None:
+    @property
+    def workers(self) -> int:
+        """Workers that call the endpoint, as of the last exchange; at least 1."""
+        return max(1, self._state.workers)
+
+    def acquire(
+        self, estimated_tokens: int, deadline: float, flow: Flow = ANY_FLOW
+    ) -> Permit | None:
         """Wait for a permit.
 
         Args:
             estimated_tokens: Prompt and reply together; more than the limit counts as the limit.
             deadline: Epoch seconds.
+            flow: Flows share the permits by weight.
 
         Returns:
             A permit for `release`, or None if there is none before the deadline.
@@ -152,12 +164,12 @@ class Limiter:
         until_s = time.monotonic() + deadline - time.time()
         if until_s <= time.monotonic():
             return None
-        waiter = _WaitingCall(estimated_tokens)
+        waiter = _WaitingCall(estimated_tokens, flow)
         with self._lock:
             self._start()
-            self._waiting.append(waiter)
+            first = self._waiting.push(flow, waiter)
             self._pump()
-            if waiter.permit is None and len(self._waiting) == 1:
+            if first and waiter.permit is None:
                 self._wake.set()
         while waiter.permit is None:
             left_s = until_s - time.monotonic()
@@ -169,7 +181,7 @@ class Limiter:
                     self._pump()
         with self._lock:
             if waiter.permit is None:
-                self._waiting.remove(waiter)
+                self._waiting.remove(flow, waiter)
             return waiter.permit
 
     def release(
@@ -190,6 +202,7 @@ class Limiter:
         cool_s = (retry_after_s or 0.0) if evidence.rate_limited else 0.0
         with self._lock:
             self._state.end(time.monotonic(), permit, used_tokens, evidence, cool_s)
+            self._waiting.end(permit.flow)
             self._pump()
         if evidence.rate_limited:
             self._wake.set()
@@ -203,15 +216,15 @@ class Limiter:
             thread.join()
 
     def _pump(self) -> None:
-        """Grant permits to waiting calls in order, while slots, requests and tokens last."""
+        """Grant permits to waiting calls in fair order, while slots, requests and tokens last."""
         now_s = time.monotonic()
         self._state.want(len(self._waiting))
-        while self._waiting:
-            permit = self._state.begin(now_s, self._waiting[0].tokens)
-            if permit is None:
+        shares = {} if self._state.alone(now_s) else self._state.shares
+        while (waiter := self._waiting.next(shares)) is not None:
+            waiter.permit = self._state.begin(now_s, waiter.tokens, waiter.flow.name)
+            if waiter.permit is None:
                 break
-            waiter = self._waiting.popleft()
-            waiter.permit = permit
+            self._waiting.begin(waiter.flow)
             waiter.ready.set()
 
     def _start(self) -> None:
@@ -244,8 +257,8 @@ class Limiter:
         """Report to Redis and apply what it grants."""
         with self._lock:
             sent_s = time.monotonic()
-            waiting = [waiter.tokens for waiter in self._waiting]
-            ask = self._state.ask(sent_s, waiting, leave=leave)
+            waiting = [waiter.tokens for waiter in self._waiting.waiting(self._state.shares)]
+            ask = self._state.ask(sent_s, waiting, flows=self._waiting.demand(), leave=leave)
         granted = False
         try:
             reply = json.loads(self._script(keys=[self._key], args=[json.dumps(ask)]))

@@ -58,6 +58,8 @@ class Permit:
     """Time slice that the call is charged to."""
     tokens: int
     """Tokens charged for it."""
+    flow: str = ""
+    """Whose call it is, see `fair_queue.Flow`."""
 
 
 @dataclass(slots=True)
@@ -88,6 +90,8 @@ class LimiterState:
         self.cool_until_s = 0.0
         self.frees_s = 0.0
         """When the oldest charge leaves a window."""
+        self.shares: dict[str, int] = {}
+        """This worker's fair slots of each flow, as of the last exchange."""
         self._limits = limits
         self._constant = {
             "worker": worker,
@@ -105,7 +109,7 @@ class LimiterState:
         self._demand, self._sent = _Demand(), _Demand()
         self._changes: list[tuple[str, int, int]] = []
         self._born = ""
-        self._workers = self._held = self._target = self._ahead = self._all_in_use = 0
+        self.workers = self._held = self._target = self._ahead = self._all_in_use = 0
         self._slots_until_s = self._recovering_until_s = 0.0
         self._control = initial(limits.max_in_flight)
         # The adaptive state as last read from Redis, and as last proposed to it.
@@ -127,11 +131,12 @@ class LimiterState:
         """Note how many calls wait."""
         self._demand.wanted = max(self._demand.wanted, self.in_use + waiting)
 
-    def begin(self, now_s: float, tokens: int) -> Permit | None:
+    def begin(self, now_s: float, tokens: int, flow: str = "") -> Permit | None:
         """Begin a call of an estimated number of tokens, if slots and windows allow one now."""
         if now_s < self.cool_until_s or self.in_use >= self._slots(now_s):
             return None
-        permit = self._pay_alone(now_s, tokens) if self.alone(now_s) else self._pay(now_s, tokens)
+        pay = self._pay_alone if self.alone(now_s) else self._pay
+        permit = pay(now_s, tokens, flow)
         if permit is not None:
             self.in_use += 1
             self._demand.begun += 1
@@ -159,11 +164,20 @@ class LimiterState:
             self._demand.cool_s = max(self._demand.cool_s, cool_s)
             self.cool_until_s = max(self.cool_until_s, now_s + cool_s)
 
-    def ask(self, now_s: float, waiting: Sequence[int], *, leave: bool = False) -> dict[str, Any]:
+    def ask(
+        self,
+        now_s: float,
+        waiting: Sequence[int],
+        *,
+        flows: Sequence[tuple[str, float, int]] | None = None,
+        leave: bool = False,
+    ) -> dict[str, Any]:
         """Return the request to `limiter.lua`; call `take` or `fail` with its outcome.
 
         Args:
             waiting: Estimated tokens of the waiting calls, the next one first.
+            flows: Name, weight and most calls in flight and waiting of each flow since the last
+                request; None counts all calls as one flow.
             leave: Return all slots and grants; no further exchange may follow.
         """
         limits, demand = self._limits, self._demand
@@ -172,6 +186,8 @@ class LimiterState:
         kept = 0 if self.alone(now_s) else min(self._held, self._target, demand.wanted)
         self._held = max(self.in_use, kept)
         recovering = now_s < self._recovering_until_s
+        if flows is None or recovering:
+            flows = [("", 1.0, self.in_use if recovering else demand.wanted)]
         requests, tokens = self._windows.balance(float("inf") if leave else now_s)
         self._windows.total(self._oldest(now_s))
         self._changes = self._windows.changes()
@@ -189,6 +205,7 @@ class LimiterState:
             "held": self._held,
             "peak": demand.peak,
             "wanted": self.in_use if recovering else demand.wanted,
+            "runs": flows,
             "free": self._held - self.in_use,
             "waiting": 0 if recovering else len(waiting),
             "ahead": 0 if recovering else self._ahead,
@@ -211,8 +228,9 @@ class LimiterState:
             return False
         self._slots_until_s = sent_s + self._limits.worker_ttl_s * TRUSTED_PART
         self._held, self._target = self._held + reply["growth"], reply["target"]
-        known = self._workers if now_s < self._recovering_until_s else 0
-        self._workers = max(known, reply["workers"])
+        self.shares = reply["shares"]
+        known = self.workers if now_s < self._recovering_until_s else 0
+        self.workers = max(known, reply["workers"])
         self._all_in_use = reply["in_use"]
         self.cool_until_s = max(self.cool_until_s, sent_s + reply["cool"] / 1000)
         self.frees_s = sent_s + reply["frees"] / 1000
@@ -245,7 +263,7 @@ class LimiterState:
 
     def _own(self, limit: int) -> int:
         """Return this worker's share of a limit; at least 1."""
-        return max(1, limit // self._workers if self._workers else int(limit * self._limits.share))
+        return max(1, limit // self.workers if self.workers else int(limit * self._limits.share))
 
     def _bucket(self, at_s: float) -> int:
         return int((at_s + self._clock_s) / self._limits.bucket_s)
@@ -253,12 +271,12 @@ class LimiterState:
     def _oldest(self, now_s: float) -> int:
         return self._bucket(now_s - self._limits.counted_s)
 
-    def _pay(self, now_s: float, tokens: int) -> Permit | None:
+    def _pay(self, now_s: float, tokens: int, flow: str) -> Permit | None:
         tokens = min(tokens, self._limits.tokens)
         bucket = self._windows.spend(now_s, min(1, self._limits.requests), tokens)
-        return None if bucket is None else Permit(bucket, tokens)
+        return None if bucket is None else Permit(bucket, tokens, flow)
 
-    def _pay_alone(self, now_s: float, tokens: int) -> Permit | None:
+    def _pay_alone(self, now_s: float, tokens: int, flow: str) -> Permit | None:
         """Charge a call to this worker's share of the windows, without a grant."""
         own_requests, own_tokens = self._own(self._limits.requests), self._own(self._limits.tokens)
         requests = min(1, self._limits.requests)
@@ -270,7 +288,7 @@ class LimiterState:
             return None
         bucket = self._bucket(now_s)
         self._windows.charge(bucket, requests, tokens)
-        return Permit(bucket, tokens)
+        return Permit(bucket, tokens, flow)
 
     def _step(self, seen: Evidence, now_s: float) -> Control:
         """Return the adaptive state that is to replace the one last read."""

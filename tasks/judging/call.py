@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from oyer.config.reward import EndpointConfig, JudgeConfig
+from oyer.protocol.rollout import Message
 from oyer.protocol.status import Status
 from oyer.tasks.coordination.budget import Refusal, Reservation, RunBudget
+from oyer.tasks.coordination.fair_queue import ANY_FLOW, Flow
 from oyer.tasks.coordination.lessons import Lessons
 from oyer.tasks.coordination.limiter import HeldPermit, Limiter
 from oyer.tasks.coordination.reply_cache import CachedReply, ReplyCache
@@ -27,6 +29,10 @@ from oyer.tasks.parsing.parser import ParsedScore, parse_score
 BYTES_PER_TOKEN = 3.5
 """UTF-8 bytes per token, for the estimate reserved before a call: below the 4 of English prose,
 because of code and markup, and about one token for a Chinese character."""
+
+IMAGE_TOKENS = 1600
+"""Estimated tokens of an image: the most that Claude counts for one; OpenAI's models count about 1,100
+for 1024 x 1024 pixels."""
 
 UNLIMITED_REPLY_TOKENS = 1024
 """Tokens reserved for a reply without `max_tokens`."""
@@ -114,6 +120,8 @@ class JudgeCaller:
     cancelled: Callable[[], bool]
     """Looked at before each attempt."""
     budget: RunBudget | None = None
+    flow: Flow = ANY_FLOW
+    """The batch's run and priority, which share the endpoints' permits with others."""
 
     def call(self, job: JudgeRequest, request: ChatRequest, claim: Claim | None) -> CallResult:
         """Call until a reply arrives, or until another attempt cannot help or would be late.
@@ -192,7 +200,7 @@ class JudgeCaller:
     ) -> AbstractContextManager[HeldPermit | None]:
         if endpoint.limiter is None:
             return nullcontext(HeldPermit())
-        return endpoint.limiter.permit(tokens, self.deadline)
+        return endpoint.limiter.permit(tokens, self.deadline, self.flow)
 
     def _reservation(
         self, usd: float, *, first_sample: bool
@@ -204,8 +212,16 @@ class JudgeCaller:
 
 def estimate_tokens(request: ChatRequest) -> tuple[int, int]:
     """Estimate a call's tokens: those of its messages, and those of the longest reply it allows."""
-    size_bytes = sum(_bytes(str(message.get("content") or "")) for message in request.messages)
+    size_bytes = sum(_content_bytes(message.get("content") or "") for message in request.messages)
     return int(size_bytes / BYTES_PER_TOKEN), request.max_tokens or UNLIMITED_REPLY_TOKENS
+
+
+def _content_bytes(content: str | list[Message]) -> float:
+    """Return the size of a text, or of parts, with an image as its tokens' worth of text."""
+    if isinstance(content, str):
+        return _bytes(content)
+    texts = [part["text"] for part in content if part["type"] == "text"]
+    return sum(map(_bytes, texts)) + BYTES_PER_TOKEN * IMAGE_TOKENS * (len(content) - len(texts))
 
 
 def read_reply(reply: Reply, judge: JudgeConfig) -> ParsedScore:

@@ -122,6 +122,7 @@ def judgement_row(
         "source": answer.source,
         "worker": worker,
         "error": answer.error,
+        "view_truncated": job.view_truncated,
         "started_at": answer.started_at,
         "finished_at": answer.finished_at,
     }

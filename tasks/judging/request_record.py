@@ -4,6 +4,7 @@ The record stores a rollout's texts and a judge's rubric once. With a request's 
 give its messages and its body as sent; the request's hash confirms that they are the same.
 """
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from oyer.models.base import clean_text
 from oyer.models.rows import Turn, Turns
 from oyer.protocol.rollout import Message, Rollout
 from oyer.tasks.judging.requests import JudgeRequest, request_key
+from oyer.tasks.judging.views import ShownRollout, ViewSettings, render_request
 
 _SEEDS = range(-(2**63), 2**63)
 """The range of the record's column."""
@@ -26,6 +28,9 @@ def parameters_text(job: JudgeRequest, sent: Mapping[str, Any] | None) -> str:
         sent: the body as sent, without its messages; None if nothing was sent.
     """
     kept: dict[str, Any] = {"key": job.key_fields, "scale": job.judge.scale}
+    # Left out if default, so that equal parameters of earlier releases stay one text.
+    if changed := ViewSettings.of(job.judge).changed:
+        kept["view"] = changed
     if sent is not None:
         # The seed has a column: it differs by request, and requests share the rest of this text.
         own = seed_of(sent) is not None
@@ -66,16 +71,18 @@ def changed_on_record(rollout: Rollout) -> bool:
 
     The record replaces characters that no database stores.
     """
-    texts = [rollout.response, rollout.reference or ""]
-    if isinstance(rollout.prompt, str):
-        texts.append(rollout.prompt)
-    else:
-        try:
-            prompt = json.dumps(rollout.prompt, ensure_ascii=False, allow_nan=False)
-        except ValueError:
-            return True  # a non-finite number is null on record
-        texts.append(prompt.replace("\\u0000", "\0"))
-    return any(clean_text(text) != text for text in texts)
+    try:
+        texts = [*map(_text, (rollout.prompt, rollout.response, rollout.tools or ""))]
+    except ValueError:
+        return True  # a non-finite number is null on record
+    return any(clean_text(text) != text for text in [*texts, rollout.reference or ""])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return text.replace("\\u0000", "\0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +98,10 @@ class Kept:
     prompt: str | None
     """Text, or chat messages as JSON."""
     response: str | None
+    """Text, or messages as JSON."""
     reference: str | None
+    tools: str | None = None
+    """Tool definitions as JSON."""
 
 
 def first_messages(kept: Kept) -> list[Message] | None:
@@ -133,20 +143,20 @@ def _candidates(kept: Kept) -> Iterator[list[Message]]:
     if kept.rubric is None or kept.prompt is None or kept.response is None:
         return
     low, high = kept.parameters["scale"]
-    for prompt in _prompts(kept.prompt):
-        yield [
-            *rubrics.render(
-                rubrics.parse(kept.rubric),
-                prompt=prompt,
-                response=kept.response,
-                reference=kept.reference,
-                scale=(low, high),
-            )
-        ]
+    tools = None if kept.tools is None else json.loads(kept.tools)
+    for prompt, response in itertools.product(_readings(kept.prompt), _readings(kept.response)):
+        rendered = render_request(
+            rubrics.parse(kept.rubric),
+            ShownRollout(prompt=prompt, response=response, reference=kept.reference, tools=tools),
+            scale=(low, high),
+            settings=ViewSettings(**kept.parameters.get("view", {})),
+        )
+        if rendered.error is None:
+            yield rendered.messages
 
 
-def _prompts(body: str) -> Iterator[str | list[Message]]:
-    """Yield both readings of a recorded prompt: chat messages, and text that looks like them."""
+def _readings(body: str) -> Iterator[str | list[Message]]:
+    """Yield both readings of a recorded text: chat messages, and text that looks like them."""
     if body.startswith("["):
         try:
             prompt = json.loads(body)

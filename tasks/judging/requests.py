@@ -9,11 +9,19 @@ from typing import Any
 
 from oyer.config import rubric as rubrics
 from oyer.config.reward import JudgeConfig, RewardRules
+from oyer.protocol.content import policy_text
 from oyer.protocol.errors import InvalidInput
-from oyer.protocol.rollout import Message, Rollout
+from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import ChatRequest
 from oyer.tasks.judging.empty_response import has_content
+from oyer.tasks.judging.views import (
+    Rendered,
+    ShownRollout,
+    ViewSettings,
+    render_request,
+    shows_nothing,
+)
 from oyer.tasks.parsing import parser
 
 TOP_LOGPROBS = 20
@@ -36,7 +44,11 @@ class JudgeRequest:
     sample: int
     rubric_hash: str
     decided: Status | None = None
-    """Set if no call is needed."""
+    """Set if no call is made: `gated`, `empty`, or `rejected` with `error`."""
+    error: str | None = None
+    """Why it is rejected."""
+    view_truncated: bool = False
+    """Whether the judge is shown a shortened response."""
     request: ChatRequest | None = None
     key: str | None = None
     """Result of `request_key`: equal for identical requests."""
@@ -71,19 +83,32 @@ def requests_of(
         judge.name: _key_fields(judge, settings_of[judge.name], bodies, servers) for judge in judges
     }
     for index, rollout in rollouts.items():
-        decided = decided_without_call(rollout, rules)
+        decided_for_all = decided_without_call(rollout, rules)
         for judge in judges:
             settings, fields = settings_of[judge.name], key_fields_of[judge.name]
             rubric_hash = fields["rubric_hash"]
-            messages = [] if decided else _messages(rollout, judge, rubric_of[judge.name])
+            decided, shown = decided_for_all or _decided_by_view(rollout, judge), Rendered()
+            if decided is None:
+                shown = _rendered(rollout, judge, rubric_of[judge.name])
+                decided = Status.REJECTED if shown.error else None
             for sample in range(judge.samples):
                 if decided is not None:
-                    yield JudgeRequest(index, judge, sample, rubric_hash, decided)
+                    yield JudgeRequest(index, judge, sample, rubric_hash, decided, shown.error)
                     continue
+                messages = shown.messages
                 key = request_key(**fields, messages=messages, sample=sample)
                 seed = _seed(key) if judge.samples > 1 and judge.temperature == 0 else None
                 request = ChatRequest(model=judge.model, messages=messages, seed=seed, **settings)
-                yield JudgeRequest(index, judge, sample, rubric_hash, None, request, key, fields)
+                yield JudgeRequest(
+                    index,
+                    judge,
+                    sample,
+                    rubric_hash,
+                    view_truncated=shown.truncated,
+                    request=request,
+                    key=key,
+                    key_fields=fields,
+                )
 
 
 def decided_without_call(rollout: Rollout, rules: RewardRules) -> Status | None:
@@ -94,7 +119,12 @@ def decided_without_call(rollout: Rollout, rules: RewardRules) -> Status | None:
     base = rollout.base_score
     if rules.gate == "base_score" and base is not None and base <= 0:
         return Status.GATED
-    return None if has_content(rollout.response) else Status.EMPTY
+    return None if has_content(policy_text(rollout.response)) else Status.EMPTY
+
+
+def _decided_by_view(rollout: Rollout, judge: JudgeConfig) -> Status | None:
+    """Return `empty` if a judge's view leaves nothing to judge, e.g. an answer that never came."""
+    return Status.EMPTY if shows_nothing(rollout.response, ViewSettings.of(judge)) else None
 
 
 def decided_score(job: JudgeRequest) -> float | None:
@@ -157,16 +187,14 @@ def _canonical(value: Any) -> Any:
     return value
 
 
-def _messages(
-    rollout: Rollout, judge: JudgeConfig, rubric: rubrics.RubricTemplate
-) -> Sequence[Message]:
-    return rubrics.render(
-        rubric,
+def _rendered(rollout: Rollout, judge: JudgeConfig, rubric: rubrics.RubricTemplate) -> Rendered:
+    shown = ShownRollout(
         prompt=rollout.prompt,
         response=rollout.response,
         reference=rollout.reference,
-        scale=judge.scale,
+        tools=rollout.tools,
     )
+    return render_request(rubric, shown, scale=judge.scale, settings=ViewSettings.of(judge))
 
 
 def _settings(judge: JudgeConfig) -> dict[str, Any]:

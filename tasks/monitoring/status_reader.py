@@ -101,13 +101,17 @@ def _queues(client: Redis) -> tuple[QueueStatus, ...]:
     for queue in names.QUEUES:
         pipe.llen(queue)
     pipe.hvals("unacked")
-    *lengths, entries = pipe.execute()
+    pipe.smembers(names.FLOWS_KEY)
+    *lengths, entries, flows = pipe.execute()
+    for flow in flows:
+        pipe.llen(names.flow_key(flow.decode()))
+    sorted_by_flow = sum(pipe.execute()) if flows else 0
     taken = Counter(json.loads(entry)[2] for entry in entries)
     present = live_workers.workers(client)
     return tuple(
         QueueStatus(
             name=queue,
-            waiting=length,
+            waiting=length + (sorted_by_flow if queue == names.JUDGE_QUEUE else 0),
             taken=taken[queue],
             workers=tuple(sorted(f"{who['host']}:{who['pid']}" for who in present[queue])),
         )

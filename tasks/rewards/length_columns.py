@@ -8,14 +8,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from oyer.config.length import ThinkConfig
 from oyer.config.reward import LengthConfig
 from oyer.protocol.batch import Columns
+from oyer.protocol.content import policy_text, policy_turns
 from oyer.protocol.partial_results import Floats, LengthResult
+from oyer.protocol.rollout import Message
 from oyer.protocol.token_ids import TokenIds
 from oyer.tasks.rewards.compose import ComposedRewards, RewardInputs, compose, meets
 
 Counts = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Response = str | list[Message]
+
+INCOMPLETE = "incomplete"
+
+
+def length_statuses(items: Sequence[LengthConfig], columns: Columns) -> list[str | None]:
+    """Return `incomplete` for rows that are compared without some rollouts of their group."""
+    compares = any("group_ids" in item.needs for item in items)
+    incomplete = set(columns.incomplete) if compares else ()
+    return [INCOMPLETE if i in incomplete else None for i in range(len(columns.truncated))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +37,7 @@ class LengthInputs:
 
     rewards: RewardInputs
     """Without judges if the length task runs beside the judge tasks."""
-    read_responses: Callable[[], Sequence[str]]
+    read_responses: Callable[[], Sequence[Response]]
     read_token_ids: Callable[[], TokenIds | None]
     tokenizer: str | None
 
@@ -37,9 +50,14 @@ class LengthInputs:
         return len(self.columns.truncated)
 
     @cached_property
-    def responses(self) -> Sequence[str]:
-        """The texts."""
+    def responses(self) -> Sequence[Response]:
+        """The responses, texts or messages."""
         return self.read_responses()
+
+    @cached_property
+    def texts(self) -> Sequence[str]:
+        """The policy's own words in the responses."""
+        return [policy_text(response) for response in self.responses]
 
     @cached_property
     def token_ids(self) -> TokenIds | None:
@@ -94,7 +112,7 @@ class LengthInputs:
         if item.takes_token_ids and self.token_ids is not None:
             found["token_ids"] = self.token_ids
         elif any("texts" in need.split("|") for need in item.needs):
-            found["texts"] = self.responses
+            found["texts"] = self.texts
         return {name: found[name] for name in found.keys() & item.takes}, unknown
 
     def replaced(self, item: LengthConfig) -> Floats:
@@ -113,13 +131,13 @@ class LengthInputs:
 
     def _lengths(self, item: LengthConfig) -> Counts:
         if item.unit != "tokens":
-            return self._sizes(self.responses, item)
+            return self._sizes(self.texts, item)
         lengths = self.columns.response_tokens
         open_rows = [i for i, n in enumerate(lengths) if n is None]
         if not open_rows:
             return np.array(lengths, dtype=np.int64)
         counted = np.array([n or 0 for n in lengths], dtype=np.int64)
-        counted[open_rows] = self._sizes([self.responses[i] for i in open_rows], item)
+        counted[open_rows] = self._sizes([self.texts[i] for i in open_rows], item)
         return counted
 
     def _sizes(self, texts: Sequence[str], item: LengthConfig) -> Counts:
@@ -139,15 +157,36 @@ class LengthInputs:
         ids = self.token_ids
         if item.unit == "tokens" and think.close_ids and ids is not None:
             return _split_ids(ids, item)
-        parts = [text.partition(think.close) for text in self.responses]
-        closed = np.array([bool(close) for _, close, _ in parts], dtype=bool)
-        before = [text.lstrip().removeprefix(think.open) for text, _, _ in parts]
-        after = [answer for _, _, answer in parts]
+        parts = [think_and_answer(response, think) for response in self.responses]
+        before = [thought for thought, _, _ in parts]
+        after = [answer for _, answer, _ in parts]
+        closed = np.array([ended for _, _, ended in parts], dtype=bool)
         if think.missing_close == "answer":
             for i in np.flatnonzero(~closed).tolist():
-                before[i], after[i] = "", self.responses[i]
+                before[i], after[i] = "", self.texts[i]
         split = closed | (think.missing_close != "invalid")
         return self._sizes(before, item), self._sizes(after, item), split
+
+
+def think_and_answer(response: Response, think: ThinkConfig) -> tuple[str, str, bool]:
+    """Split a response into thinking and answer, and say whether the thinking was closed.
+
+    Each message of the policy is split on its own. Of several, one without the closing marker is
+    answer, unless it opens thinking.
+    """
+    thoughts, answers, closed = [], [], False
+    turns = policy_turns(response, (think.open, think.close))
+    for turn in turns:
+        thought, close, answer = turn.partition(think.close)
+        opened = bool(think.open) and turn.lstrip().startswith(think.open)
+        if not close and len(turns) > 1 and not opened:
+            thought, answer = "", turn
+        thoughts.append(thought.lstrip().removeprefix(think.open))
+        answers.append(answer)
+        closed |= bool(close)
+    if not closed:
+        return "\n".join(turns).lstrip().removeprefix(think.open), "", False
+    return "\n".join(filter(None, thoughts)), "\n".join(filter(None, answers)), True
 
 
 def _split_ids(ids: TokenIds, item: LengthConfig) -> tuple[Counts, Counts, Flags]:

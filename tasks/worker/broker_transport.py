@@ -1,6 +1,7 @@
 """A subclass of kombu's Redis transport; `oyer.tasks.app` uses it through `BrokerConnection`.
 
 - Drops and logs an entry of a queue that is not a Celery message; kombu would raise and end the worker.
+- In a judge worker, sorts judge messages by flow and takes those that `Admission` allows.
 - Keeps polling while Redis refuses commands, so that running tasks keep their channel.
 - Overrides kombu's `_brpop_read` and `_get_client`. Its version is therefore pinned;
   `tests/fuzz/test_messages.py` and `tests/tasks/worker/test_broker_transport.py` test both.
@@ -8,19 +9,28 @@
 
 import time
 from queue import Empty
-from typing import Any
+from typing import Any, ClassVar
 
 import kombu
 from celery.utils.log import get_logger
 from kombu.transport import redis, virtual
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import dumps, loads
+from redis import RedisError
 
-from oyer.protocol.redis_client import Client, RedisRefuses
+from oyer.protocol import names
+from oyer.protocol.redis_client import Client, RedisRefuses, load_script
+from oyer.tasks.worker.admission import Admission, flow_of, task_id_of
 from oyer.tasks.worker.message_lease import LeasedQoS
 
 log = get_logger(__name__)
 
 REFUSED_PAUSE_S = 1.0
 """Pause before the next poll after Redis refused one, in seconds."""
+
+
+POLL_S = 0.05
+"""Pause between two looks at the flows' lists while they hold messages, in seconds."""
 
 
 class PlainMessage(virtual.Message):
@@ -34,7 +44,7 @@ class PlainMessage(virtual.Message):
             compressed = (payload.get("headers") or {}).get("compression") is not None
         except (LookupError, TypeError, AttributeError) as error:
             raise ValueError("not a message") from error
-        if compressed or not all(isinstance(name, str) for name in named):
+        if compressed or not all(isinstance(name, str) for name in named) or "\n" in named[0]:
             raise ValueError("compressed, or without an address")
         super().__init__(payload, channel=channel, **kwargs)
 
@@ -45,11 +55,83 @@ class Channel(redis.Channel):
     Message = PlainMessage
     QoS = LeasedQoS
 
+    admission: ClassVar[Admission | None] = None
+    """Set in a judge worker once it is ready."""
+
     connection: Any
+    _closing: bool
     _refused = False
+    _flows_left = 0
+    """Flows with messages in Redis, as of the last look."""
+    _handle: Any = None
+    """Kombu's callback for a judge message that was taken."""
+    _script: Any = None
 
     def _get_client(self) -> type[Client]:
         return Client
+
+    def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """Consume from a queue; messages of queue `judge` pass through the lists of their flows."""
+        super().basic_consume(queue, *args, **kwargs)
+        if queue == names.JUDGE_QUEUE:
+            self._handle = self.connection._callbacks[queue]
+            self.connection._callbacks[queue] = self._sort
+
+    def _sort(self, raw: Any) -> None:
+        """Put a message into the list of its flow, and take what may start."""
+        if self.admission is None:
+            self._handle(raw)
+            return
+        message = PlainMessage(raw, channel=self)
+        place, headers = message.delivery_info, message.headers
+        entry = dumps([raw, place["exchange"], place["routing_key"]])
+        flow, _ = flow_of(headers)
+        returned = "1" if isinstance(headers, dict) and headers.get("redelivered") else ""
+        try:
+            self._take(flow, f"{message.delivery_tag}\n{entry}", returned)
+        except RedisError as error:
+            log.warning("a message is processed out of turn: %s", error)
+            self._handle(raw)
+
+    def _take(self, flow: str = "", message: str = "", returned: str = "") -> bool:
+        """Take messages that may start; returns whether there were any.
+
+        Args:
+            flow: flow of a message that is to be sorted first.
+            message: in the form that `take_messages.lua` describes; empty for none.
+            returned: `1` if it was taken before.
+        """
+        admission = self.admission
+        qos: Any = self.qos
+        if admission is None or self._handle is None:
+            return False
+        if self._script is None:
+            self._script = load_script(self.client, __package__, "take_messages")
+        most = 0 if self._closing else admission.free
+        with self.conn_or_acquire() as client:
+            self._flows_left, *items = self._script(
+                keys=[names.FLOWS_KEY, qos.unacked_index_key, qos.unacked_key],
+                args=[names.flow_key(""), most, flow, message, returned, *admission.full_flows()],
+                client=client,
+            )
+        for item in items:
+            tag, _, entry = bytes_to_str(item).partition("\n")
+            raw = loads(entry)[0]
+            headers = raw.get("headers")
+            task_id = task_id_of(headers)
+            admission.begin(task_id, *flow_of(headers))
+            qos.leased.add(tag)
+            try:
+                self._handle(raw)
+            except BaseException:
+                admission.end(task_id)
+                raise
+        return bool(items)
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        if timeout is None and self._flows_left:
+            timeout = POLL_S
+        super()._brpop_start(timeout)  # type: ignore[misc]  # not in the stubs
 
     def _brpop_read(self, **options: Any) -> Any:
         broker = self.connection
@@ -64,6 +146,8 @@ class Channel(redis.Channel):
             return True
         except Empty:
             self._note_answer()
+            if self._take():
+                return True
             raise
         except reraised:
             raise

@@ -16,10 +16,13 @@ from redis import Redis, RedisError
 
 from oyer.config.plan import Plan, read_plan
 from oyer.config.reward import RewardConfig
+from oyer.protocol import names
 from oyer.protocol.batch import Manifest
 from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.errors import InvalidConfig
 from oyer.protocol.redis_client import connect
+from oyer.tasks.worker.admission import Admission
+from oyer.tasks.worker.pools import DEFAULT_CONCURRENCY
 from oyer.tasks.worker.shutdown import Shutdown
 from oyer.tasks.worker.storage_retry import retry_storage
 
@@ -50,6 +53,8 @@ class WorkerContext:
     def __init__(self, config: RewardConfig) -> None:
         self.config = config
         self.shutdown = Shutdown(config.grace_s)
+        self.slots = DEFAULT_CONCURRENCY[names.JUDGE_QUEUE]
+        """Judge tasks that this process runs at once."""
         self._plans: dict[str, tuple[dict[str, Any], Plan]] = {}
         self._endings: dict[str, tuple[float, bool]] = {}
 
@@ -96,6 +101,11 @@ class WorkerContext:
         from oyer.tasks.worker.services import JudgeServices
 
         return JudgeServices(self)
+
+    @cached_property
+    def admission(self) -> Admission:
+        """The chunks in work here, for a judge worker."""
+        return Admission(self.slots, lambda endpoints: self.judging.lookahead(endpoints))
 
     @cached_property
     def device(self) -> "torch.device | None":

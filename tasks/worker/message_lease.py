@@ -16,6 +16,8 @@ from kombu.transport import redis, virtual
 from kombu.utils.json import dumps
 from redis import RedisError
 
+from oyer.tasks.worker.admission import task_id_of
+
 log = get_logger(__name__)
 
 CONNECTION_TIMEOUT_S = 1.0
@@ -36,12 +38,18 @@ class LeasedQoS(redis.QoS):
         super().__init__(*args, **kwargs)
         self._ahead_s: float | None = None
         self._unsent_acks: set[str] = set()
+        self.leased: set[str] = set()
+        """Tags of messages that `take_messages.lua` has leased and that are delivered next."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Lease a message that was just taken from its queue.
 
         If Redis is down by then, process it without a lease: the queue no longer holds it.
         """
+        if delivery_tag in self.leased:
+            self.leased.discard(delivery_tag)
+            virtual.QoS.append(self, message, delivery_tag)
+            return
         place = message.delivery_info
         entry = dumps([message._raw, place["exchange"], place["routing_key"]])
         try:
@@ -61,12 +69,23 @@ class LeasedQoS(redis.QoS):
         Not in a transaction, which a full Redis refuses. A lease without a message, left by a kill
         between the two commands, is removed by the next sweep.
         """
+        self._end_chunk(delivery_tag)
         try:
             self._delete([delivery_tag])
         except RedisError as error:
             log.warning("an acknowledgement is sent later: %s", error)
             self._unsent_acks.add(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Return a message to its queue, or delete it."""
+        self._end_chunk(delivery_tag)
+        super().reject(delivery_tag, requeue)
+
+    def _end_chunk(self, delivery_tag: str) -> None:
+        admission, message = self.channel.admission, self._delivered.get(delivery_tag)
+        if admission is not None and message is not None:
+            admission.end(task_id_of(message.headers))
 
     def _delete(self, tags: Iterable[str]) -> None:
         with self.channel.conn_or_acquire() as client:

@@ -1,6 +1,7 @@
 """Services of judge calls in one worker process: endpoints, limiters, reply cache, single flight."""
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from oyer.config.reward import Budget, EndpointConfig, JudgeConfig, Price
@@ -17,6 +18,8 @@ from oyer.tasks.judging.call import EndpointServices
 
 if TYPE_CHECKING:
     from oyer.tasks.worker.context import WorkerContext
+
+_MIN_LOOKAHEAD = 64
 
 
 class JudgeServices:
@@ -66,6 +69,20 @@ class JudgeServices:
                 keep_s=config.broker.result_expires_s,
             )
         return known
+
+    def lookahead(self, endpoints: Sequence[str]) -> int:
+        """Return how many calls of a flow this process holds, in flight or waiting.
+
+        Twice its part of the endpoints' limits: the next round of calls is prepared while one is in
+        flight. The constant covers the time between two looks at the queues with small limits.
+        """
+        calls = _MIN_LOOKAHEAD
+        for name in endpoints:
+            endpoint = self.endpoints.get(name)
+            if endpoint is not None and endpoint.limiter is not None:
+                workers = endpoint.limiter.workers
+                calls += 2 * -(-endpoint.config.max_in_flight // workers)
+        return calls
 
     def price(self, judge: JudgeConfig) -> Price | None:
         """Return the price of a judge's model; None if this worker has none."""

@@ -127,7 +127,7 @@ def test_how_long_a_group_waits_can_be_said(
     given = args(oyer_group_timeout_s=1)
     rewards = asyncio.run(one_by_one(given, samples("waited", (10, 10, 16))))
     assert rewards == pytest.approx([0.5, 0.5, -0.5])
-    assert "3 of 4 rollouts came in time" in caplog.text
+    assert "3 of 4 rollouts arrived within" in caplog.text
 
 
 def test_a_group_in_one_call_is_compared(judge: JudgeServer, configure: Any) -> None:

@@ -61,6 +61,7 @@ def test_what_is_no_rollout_is_refused() -> None:
     assert refusal({"prompt": "p"}).startswith("rollouts[0].__class__: is dict; pass an")
 
 
+SAID = {"role": "assistant", "content": "x"}
 DEEP: Any = "end"
 for _ in range(300):
     DEEP = [DEEP]
@@ -72,38 +73,56 @@ CIRCULAR["self"] = CIRCULAR
     ("fields", "message"),
     [
         ({"response": None}, "response: is missing"),
-        ({"response": 3}, "response: must be text, but is int"),
-        ({"response": "half \ud83d"}, "response: this or another text contains a lone surrogate"),
-        ({"reference": "\udc00"}, "response: this or another text contains a lone surrogate"),
-        ({"prompt": "\udc00"}, "response: this or another text contains a lone surrogate"),
-        ({"metadata": {"k": "\udc00"}}, "response: this or another text contains a lone surrogate"),
+        ({"response": 3}, "response: must be text or a list of chat messages, but is int"),
+        ({"response": "half \ud83d"}, "response: contains a lone surrogate"),
+        ({"reference": "\udc00"}, "reference: contains a lone surrogate"),
+        ({"prompt": "\udc00"}, "prompt: contains a lone surrogate"),
+        ({"metadata": {"k": "\udc00"}}, "metadata: contains a lone surrogate"),
         ({"group_id": "\udc00"}, "group_id: contains a lone surrogate"),
         (
             {"prompt": [{"role": "user", "content": "\udc00"}]},
-            "response: this or another text contains a lone surrogate",
+            "prompt: contains a lone surrogate",
         ),
         ({"prompt": None}, "prompt: must be text or a list"),
         ({"prompt": ({"role": "user", "content": "x"},)}, "prompt: must be text or a list"),
-        ({"prompt": ["hi"]}, "prompt[0]: must be a chat message"),
-        ({"prompt": [{"role": "user"}, {"content": "x"}]}, "prompt[1]: must be a chat message"),
-        ({"prompt": [{"role": 3, "content": "x"}]}, "prompt[0]: must be a chat message"),
-        ({"prompt": [{"role": "user", 1: "x"}]}, "prompt[0]: must be a chat message"),
-        ({"prompt": [{"role": "user", "content": b"x"}]}, "metadata: this or prompt has a value"),
+        ({"prompt": ["hi"]}, "prompt[0]: is 'hi', and must be a chat message"),
+        ({"prompt": [{"role": "user"}, {"content": "x"}]}, "prompt[1].role: is missing"),
+        ({"prompt": [{"role": 3, "content": "x"}]}, "prompt[0].role: is 3; name the author"),
+        ({"prompt": [{"role": "user", 1: "x"}]}, "prompt[0]: is {'role': 'user', 1"),
+        ({"prompt": [{"role": "user", "content": b"x"}]}, "prompt: has a value that is not JSON"),
         (
             {"prompt": [{"role": "user", "content": DEEP}]},
-            "metadata: this or prompt is nested deeper",
+            "prompt: is nested deeper",
         ),
+        ({"response": [3]}, "response[0]: is 3, and must be a chat message"),
+        ({"response": [{"content": "x"}]}, "response[0].role: is missing; name the author"),
+        (
+            {"response": [SAID, {"role": "tool", "content": 3}]},
+            "response[1].content: is 3; give text",
+        ),
+        (
+            {"response": [{"role": "tool", "content": [3]}]},
+            "response[0].content[0]: is 3; give parts",
+        ),
+        ({"response": [{**SAID, "tool_calls": "f()"}]}, "response[0].tool_calls: is 'f()'"),
+        ({"response": [{**SAID, "tool_calls": ["f()"]}]}, "response[0].tool_calls: is ['f()']"),
+        ({"response": [{**SAID, "reasoning_content": 3}]}, "response[0].reasoning_content: is 3"),
+        ({"response": [{**SAID, "n": math.nan}]}, "response: has a value that is not JSON"),
+        ({"response": [{**SAID, "content": "\udc00"}]}, "response: contains a lone surrogate"),
+        ({"tools": {"name": "f"}}, "tools: must be a list of tool definitions, but is dict"),
+        ({"tools": ["f"]}, "tools[0]: is 'f'; give a definition"),
+        ({"tools": [{"name": math.inf}]}, "tools: has a value that is not JSON"),
         ({"reference": 42}, "reference: must be text or None"),
         ({"metadata": None}, "metadata: must be a dict"),
         ({"metadata": {1: 2}}, "metadata: must be a dict of JSON values with text as keys"),
-        ({"metadata": {"k": math.nan}}, "metadata: this or prompt has a value that is not JSON"),
-        ({"metadata": {"k": {1, 2}}}, "metadata: this or prompt has a value that is not JSON"),
+        ({"metadata": {"k": math.nan}}, "metadata: has a value that is not JSON"),
+        ({"metadata": {"k": {1, 2}}}, "metadata: has a value that is not JSON"),
         (
             {"metadata": {"k": np.float32(1)}},
-            "metadata: this or prompt has a value that is not JSON",
+            "metadata: has a value that is not JSON",
         ),
-        ({"metadata": CIRCULAR}, "metadata: this or prompt has a value that is not JSON"),
-        ({"metadata": {"k": DEEP}}, "metadata: this or prompt is nested deeper than 64 levels"),
+        ({"metadata": CIRCULAR}, "metadata: has a value that is not JSON"),
+        ({"metadata": {"k": DEEP}}, "metadata: is nested deeper than 64 levels"),
         ({"base_score": math.nan}, "base_score: is nan; give a finite number"),
         ({"base_score": math.inf}, "base_score: is inf"),
         ({"base_score": 1e39}, "base_score: is 1e+39"),
@@ -134,6 +153,11 @@ def test_a_wrong_field_is_refused_with_the_fix(fields: dict[str, Any], message: 
         {"prompt": []},
         {"prompt": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]},
         {"prompt": [{"role": "assistant", "content": None, "tool_calls": []}]},
+        {"response": []},
+        {"response": [{"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}]},
+        {"response": [{"role": "tool", "content": [{"type": "text", "text": "x"}], "name": "f"}]},
+        {"tools": []},
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
         {"base_score": np.float32(0.5)},
         {"base_score": Fraction(1, 2)},
         {"base_score": -3},
@@ -185,7 +209,9 @@ def test_a_rollout_over_the_limit_is_refused_with_its_size() -> None:
 
 
 def test_metadata_counts_towards_the_limit() -> None:
-    assert "metadata have" in refusal(rollout(metadata={"k": "x" * 2000}), max_rollout_bytes=2000)
+    assert "metadata and tools have" in refusal(
+        rollout(metadata={"k": "x" * 2000}), max_rollout_bytes=2000
+    )
 
 
 def test_a_group_method_needs_group_ids() -> None:

@@ -134,7 +134,7 @@ def test_a_payload_of_another_type_is_refused() -> None:
 def test_an_error_does_not_contain_the_users_text() -> None:
     blob = pack(b'[{"prompt": "secret prompt", "response": {"secret": 1}}]')
     with pytest.raises(
-        MessageRefused, match=r"0\.response Input should be a valid string"
+        MessageRefused, match=r"0\.response\.str Input should be a valid string"
     ) as caught:
         decode_rollouts(blob)
     assert "secret" not in str(caught.value)

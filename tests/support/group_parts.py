@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from oyer.manager.backend.connection import Broker
 from oyer.manager.streaming.group_store import GroupState, GroupStore, Joined
-from oyer.manager.streaming.pending import PendingRollout, TimeoutPolicy
+from oyer.manager.streaming.pending import GroupClosing, PendingRollout, TimeoutPolicy
 from oyer.protocol.rollout import Rollout
 
 HOURS_S = 36000.0
@@ -22,8 +22,9 @@ def join(
     group: str = "g",
     size: int = 3,
     step: int | None = 1,
-    timeout_s: float = HOURS_S,
+    timeout_s: float | None = HOURS_S,
     on_timeout: TimeoutPolicy = "partial",
+    spread: str = "run",
 ) -> list[Joined]:
     """Add rollouts to a group."""
     rollouts = [
@@ -34,12 +35,27 @@ def join(
             step=step,
             group=group,
             group_size=size,
-            group_due_s=time.monotonic() + timeout_s,
+            group_due_s=None if timeout_s is None else time.monotonic() + timeout_s,
+            spread=spread,
             on_group_timeout=on_timeout,
         )
         for name in ids
     ]
     return store.join([rollouts])
+
+
+def close(
+    store: GroupStore,
+    absent: Sequence[str] | None = None,
+    *,
+    group: str = "g",
+    size: int = 3,
+    step: int | None = 1,
+) -> None:
+    """Note rollouts that will not come; None if no further one will."""
+    store.close(
+        [GroupClosing(groups=[group], group_size=size, step=step, absent=absent, expires_s=0.0)]
+    )
 
 
 def states_of(joined: Sequence[Joined]) -> list[GroupState]:

@@ -9,6 +9,7 @@ from oyer.config.reward import EndpointConfig, JudgeConfig, RewardRules
 from oyer.models.rows import StoredJudgement
 from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
+from oyer.tasks.coordination.fair_queue import ANY_FLOW, Flow
 from oyer.tasks.coordination.lessons import Lessons
 from oyer.tasks.coordination.limiter import Limiter
 from oyer.tasks.coordination.limiter_state import Permit
@@ -68,7 +69,7 @@ class RecordingLimiter(Limiter):
     cache: "MemoryCache"
     kept_at_release: list[list[str]] = field(default_factory=list)
 
-    def acquire(self, estimated_tokens: int, deadline: float) -> Permit:
+    def acquire(self, estimated_tokens: int, deadline: float, flow: Flow = ANY_FLOW) -> Permit:
         return Permit(0, estimated_tokens)
 
     def release(self, permit: Permit, **report: Any) -> None:

@@ -47,6 +47,11 @@ class OtherProcess:
         assert isinstance(answer, list)
         return answer
 
+    def close_groups(self, group_ids: Sequence[str], **options: Any) -> None:
+        """Call `close_groups` in that process; returns when the groups are closed."""
+        self._pipe.send(((), {"group_ids": group_ids, **options}))
+        self._answer()
+
     def wait_dead(self) -> None:
         """Wait until it has killed itself."""
         self._process.join(WAIT_S)
@@ -84,6 +89,8 @@ def _main(pipe: Connection, manager: RewardManager, dies_when: Point | None) -> 
                 pending = []
             else:
                 rollouts, where = task
+                if "group_ids" in where:
+                    manager.close_groups(**where).result(WAIT_S)
                 pending += [manager.score(rollout, **where) for rollout in rollouts]
                 pipe.send(None)
 

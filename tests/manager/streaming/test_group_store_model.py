@@ -16,13 +16,13 @@ from hypothesis.stateful import (
 
 from oyer.manager.streaming import group_store
 from oyer.manager.streaming.group_store import GroupKey, GroupState
-from tests.support.group_parts import HOURS_S, join, states_of, store_on
+from tests.support.group_parts import HOURS_S, close, join, states_of, store_on
 
 PROCESSES = 3
 
 
 class Model(RuleBasedStateMachine):
-    """Processes that join, read, publish, release and die in any order."""
+    """Processes that join, close, read, publish, release and die in any order."""
 
     url: str
     size = 3
@@ -58,6 +58,14 @@ class Model(RuleBasedStateMachine):
                 self.row[name] = (generation, row)
         for group in states_of(joined):
             self.note(process, group, ids)
+
+    @rule(
+        process=st.integers(0, PROCESSES - 1),
+        absent=st.none() | st.lists(st.sampled_from("xyz"), max_size=3),
+    )
+    def close(self, process: int, absent: list[str] | None) -> None:
+        """Note rollouts that will not come."""
+        close(self.stores[process], absent, size=self.size)
 
     @rule(process=st.integers(0, PROCESSES - 1), which=st.integers(0, 4))
     def read(self, process: int, which: int) -> None:

@@ -13,6 +13,7 @@ from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
 from oyer.tasks.coordination.adaptive import Evidence
 from oyer.tasks.coordination.budget import RunBudget
+from oyer.tasks.coordination.fair_queue import ANY_FLOW, Flow
 from oyer.tasks.coordination.lessons import Lessons
 from oyer.tasks.coordination.limiter import Limiter
 from oyer.tasks.coordination.limiter_state import Permit
@@ -72,7 +73,9 @@ class Bench(Limiter):
             raise result
         return result
 
-    def acquire(self, estimated_tokens: int, deadline: float) -> Permit | None:
+    def acquire(
+        self, estimated_tokens: int, deadline: float, flow: Flow = ANY_FLOW
+    ) -> Permit | None:
         self.events.append(f"acquire {estimated_tokens}")
         self.permits_left -= 1
         self.now_s += self.permit_s

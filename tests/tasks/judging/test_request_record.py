@@ -46,7 +46,7 @@ def on_record(rollout: Rollout, job: JudgeRequest, **changed: Any) -> Kept:
         "prompt": clean_text(prompt)
         if isinstance(prompt, str)
         else dump_json(prompt, sort_keys=False),
-        "response": clean_text(rollout.response),
+        "response": clean_text(str(rollout.response)),
         "reference": rollout.reference,
     }
     return Kept(**{**plain, **changed})

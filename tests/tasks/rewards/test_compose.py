@@ -345,5 +345,10 @@ def test_a_batch_result_holds_the_rewards_and_the_length_outputs_as_float32() ->
     result = batch_result("b", composed_rewards, lengths, usage=usage, first_errors={})
     np.testing.assert_allclose(result.rewards, [1.55], rtol=1e-6)
     assert result.rewards.dtype == result.terms["length_penalty"].dtype == np.float32
-    assert set(result.recorded) == {*composed_rewards.terms, "advantage:grpo", "history:laser"}
+    assert set(result.recorded) == {
+        *composed_rewards.terms,
+        "advantage:grpo",
+        "history:laser",
+        "score:q0",
+    }
     assert (result.usage, result.cancelled) == (usage, None)
