@@ -173,5 +173,3 @@ def _budget(conn: Connection, run_id: int) -> float | None:
     plan = conn.scalar(latest.limit(1))
     budget = (plan or {}).get("budget")
     return None if budget is None else float(budget["usd"])
-
-

@@ -27,9 +27,7 @@ class HumanVerdict(Base):
     )
     rollout_index: Mapped[int] = mapped_column(comment="Index of the rollout in its batch.")
     judge: Mapped[str] = mapped_column(String(100), comment="Name of the judge.")
-    verdict: Mapped[str] = mapped_column(
-        String(20), comment="`agree`, `should_be` or `unsure`."
-    )
+    verdict: Mapped[str] = mapped_column(String(20), comment="`agree`, `should_be` or `unsure`.")
     score: Mapped[float | None] = mapped_column(
         comment="The score that the person would give, on the judge's scale; NULL unless `should_be`."
     )

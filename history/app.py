@@ -1,0 +1,335 @@
+"""The web application of `oyer view`."""
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from oyer.history import groups, runs, scores, search, steps, verdicts
+from oyer.history.access import Access, AccessRules
+from oyer.history.reading import bounded
+from oyer.history.rendering import STATIC, html
+from oyer.models.base import dump_json
+from oyer.models.requests import texts_of
+from oyer.protocol.errors import InvalidInput, OyerError
+
+_MAX_FORM_BYTES = 100_000
+
+Query = Callable[[Connection], Any]
+
+
+@dataclass(frozen=True)
+class _Pages:
+    """Handlers of the pages, on one record."""
+
+    engine: Engine
+
+    async def runs(self, request: Request) -> Response:
+        """All runs."""
+        before = _whole(request, "before")
+        found = await self._read(lambda conn: runs.runs_page(conn, before))
+        return html("runs.html", found)
+
+    async def run(self, request: Request) -> Response:
+        """One run."""
+        run_id, before = request.path_params["run_id"], _whole(request, "before")
+        split = request.query_params.get("split")
+        return html(
+            "run.html",
+            await self._found(lambda conn: runs.run_page(conn, run_id, split, before)),
+        )
+
+    async def step(self, request: Request) -> Response:
+        """One step."""
+        return html("step.html", await self._step(request))
+
+    async def step_rows(self, request: Request) -> Response:
+        """The rollouts that a step's page shows, as a file."""
+        found = await self._step(request)
+        rows = [
+            {
+                "run": found["run"]["name"],
+                "step": found["step"],
+                "group_id": cell.group_id,
+                "batch_id": cell.batch_id,
+                "rollout_index": cell.index,
+                "status": cell.status,
+                "reward": cell.reward,
+                "response_tokens": cell.tokens,
+                "cost_usd": cell.cost_usd,
+                "latency_ms": cell.latency_ms,
+                **cell.components,
+            }
+            for group in found["groups"]
+            for cell in group.cells
+        ]
+        return _file(rows, request.path_params["kind"])
+
+    async def _step(self, request: Request) -> Mapping[str, Any]:
+        given = request.query_params
+        filters = steps.Filters(
+            status=given.get("status") or None,
+            component=given.get("component") or None,
+            low=_float(request, "low"),
+            high=_float(request, "high"),
+            text=given.get("text") or None,
+            sort=given.get("sort", "order"),
+        )
+        run_id, step = request.path_params["run_id"], int(request.path_params["step"])
+        return await self._found(
+            lambda conn: steps.step_page(conn, run_id, step, given.get("split"), filters)
+        )
+
+    async def group(self, request: Request) -> Response:
+        """One group."""
+        batch_id, index = request.path_params["batch_id"], request.path_params["index"]
+        base = _whole(request, "base")
+        return html(
+            "group.html",
+            await self._found(lambda conn: groups.group_page(conn, batch_id, index, base)),
+        )
+
+    async def score(self, request: Request) -> Response:
+        """One score."""
+        batch_id, index = request.path_params["batch_id"], request.path_params["index"]
+        found = await self._found(lambda conn: scores.score_page(conn, batch_id, index))
+        review = _review_of(request)
+        return html("score.html", {**found, "review": review, "author": _author(request)})
+
+    async def search(self, request: Request) -> Response:
+        """Search."""
+        query = search.Query.of(request.query_params)
+        after = request.query_params.get("after")
+        return html(
+            "search.html",
+            await self._read(lambda conn: search.search_page(conn, query, after)),
+        )
+
+    async def review(self, request: Request) -> Response:
+        """Redirect to the next judgement to review."""
+        run_id = _whole(request, "run")
+        mode = request.query_params.get("mode", "disagreements")
+        author = _author(request)
+        if run_id is None or not author:
+            found = await self._read(lambda conn: runs.runs_page(conn, None))
+            return html("review.html", {**found, "author": author, "run_id": run_id})
+        chosen = await self._read(lambda conn: verdicts.next_to_review(conn, run_id, mode, author))
+        if chosen is None:
+            return html("review.html", {"runs": [], "author": author, "run_id": run_id})
+        batch_id, index, judge = chosen
+        answer = RedirectResponse(
+            request.url_for("score", batch_id=batch_id, index=index)
+            .include_query_params(review=run_id, mode=mode, judge=judge)
+            .replace(scheme="", netloc="")
+            .__str__(),
+            303,
+        )
+        answer.set_cookie("oyer_author", author.encode().hex(), samesite="strict", httponly=True)
+        return answer
+
+    async def add_verdict(self, request: Request) -> Response:
+        """Add a person's verdict, and return to the page or to the review queue."""
+        form = await _form(request)
+        batch_id, index, judge = (
+            form.get("batch_id", ""),
+            form.get("index", ""),
+            form.get("judge", ""),
+        )
+        if not index.isdigit():
+            raise InvalidInput("index: is missing; use the form of a score's page")
+        place = await self._read(lambda conn: groups.place_of(conn, batch_id))
+        row = await self._read(lambda conn: scores.judgement_of(conn, batch_id, int(index), judge))
+        if place is None or row is None:
+            raise HTTPException(404, "This judgement is not on record.")
+        name = judge.removesuffix("/fallback")
+        scale = next((j["scale"] for j in place["plan"]["judges"] if j["name"] == name), (0.0, 1.0))
+        number = form.get("score", "").strip()
+        try:
+            score = float(number) if number else None
+        except ValueError as error:
+            raise InvalidInput(f"score: is {number!r:.40}; give a number") from error
+        await run_in_threadpool(
+            verdicts.add,
+            self.engine,
+            batch_id=batch_id,
+            index=int(index),
+            judge=judge,
+            verdict=form.get("verdict", ""),
+            score=score,
+            scale=(float(scale[0]), float(scale[1])),
+            note=form.get("note", ""),
+            author=form.get("author", ""),
+            blind=form.get("blind") == "1",
+        )
+        author = form["author"].strip()
+        run_id, mode = form.get("review", ""), form.get("mode", "")
+        target = f"/scores/{batch_id}/{index}#verdicts"
+        if run_id.isdigit():
+            kind = "random" if mode == "random" else "disagreements"
+            target = f"/review?run={run_id}&mode={kind}"
+        answer = RedirectResponse(target, 303)
+        answer.set_cookie("oyer_author", author.encode().hex(), samesite="strict", httponly=True)
+        return answer
+
+    async def labels(self, request: Request) -> Response:
+        """The verdicts of people as JSON lines."""
+        run = request.query_params.get("run") or None
+        lines = await self._read(lambda conn: list(verdicts.labels(conn, run)))
+        return _attached("".join(f"{line}\n" for line in lines), "labels.jsonl")
+
+    async def text(self, request: Request) -> Response:
+        """One whole text, as plain text."""
+        digest = request.path_params["digest"]
+        found = await self._read(lambda conn: texts_of(conn, [digest]).get(digest))
+        if found is None:
+            raise HTTPException(404, "This text is not on record.")
+        return PlainTextResponse(found)
+
+    async def _read(self, query: Query) -> Any:
+        def run() -> Any:
+            with bounded(self.engine) as conn:
+                return query(conn)
+
+        return await run_in_threadpool(run)
+
+    async def _found(self, query: Query) -> Mapping[str, Any]:
+        found: Mapping[str, Any] | None = await self._read(query)
+        if found is None:
+            raise HTTPException(404, "This is not on record.")
+        return found
+
+
+def create_app(engine: Engine, rules: AccessRules | None = None) -> Starlette:
+    """Create the application on a record, which the caller closes."""
+    pages = _Pages(engine)
+    return Starlette(
+        routes=[
+            Route("/", pages.runs, name="runs"),
+            Route("/runs/{run_id:int}", pages.run, name="run"),
+            Route("/runs/{run_id:int}/steps/{step}", pages.step, name="step"),
+            Route("/runs/{run_id:int}/steps/{step}/rollouts.{kind}", pages.step_rows),
+            Route("/groups/{batch_id}/{index:int}", pages.group, name="group"),
+            Route("/scores/{batch_id}/{index:int}", pages.score, name="score"),
+            Route("/search", pages.search, name="search"),
+            Route("/review", pages.review, name="review"),
+            Route("/verdicts", pages.add_verdict, methods=["POST"]),
+            Route("/labels.jsonl", pages.labels),
+            Route("/texts/{digest}", pages.text),
+            Mount("/static", StaticFiles(directory=STATIC), name="static"),
+        ],
+        middleware=[Middleware(Access, rules=rules or AccessRules())],
+        exception_handlers={
+            HTTPException: _http_error,
+            OyerError: _oyer_error,
+            DBAPIError: _database_error,
+        },
+    )
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return html("error.html", {"message": error.detail}, error.status_code)
+
+
+async def _oyer_error(_: Request, error: Exception) -> Response:
+    return html(
+        "error.html", {"message": str(error)}, 422 if isinstance(error, InvalidInput) else 503
+    )
+
+
+async def _database_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, DBAPIError)
+    text = str(error.orig).splitlines()[0]
+    fix = "The record may be of an older release: run `oyer db upgrade`."
+    if ("read" in text.lower() and "only" in text.lower()) or "permission" in text.lower():
+        fix = "This role may only read: open the page with a role that may add to human_verdicts."
+    return html("error.html", {"message": f"{text}. {fix}"}, 503)
+
+
+def _whole(request: Request, name: str) -> int | None:
+    value = request.query_params.get(name)
+    if not value:
+        return None
+    try:
+        return int(value)
+    except ValueError as error:
+        raise InvalidInput(f"{name}: is {value!r:.40}; give a whole number") from error
+
+
+def _float(request: Request, name: str) -> float | None:
+    value = request.query_params.get(name)
+    if not value:
+        return None
+    try:
+        return float(value)
+    except ValueError as error:
+        raise InvalidInput(f"{name}: is {value!r:.40}; give a number") from error
+
+
+def _author(request: Request) -> str:
+    given = request.query_params.get("author", "").strip()
+    try:
+        return given or bytes.fromhex(request.cookies.get("oyer_author", "")).decode()
+    except ValueError:
+        return given
+
+
+def _review_of(request: Request) -> dict[str, str] | None:
+    """Return run, mode and judge of the review that a score's page is opened for."""
+    given = request.query_params
+    if not given.get("review", "").isdigit():
+        return None
+    mode = "random" if given.get("mode") == "random" else "disagreements"
+    return {"run": given["review"], "mode": mode, "judge": given.get("judge", "")}
+
+
+async def _form(request: Request) -> dict[str, str]:
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _MAX_FORM_BYTES:
+            raise HTTPException(413, "The form is too long.")
+    fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True)
+    return {name: values[-1] for name, values in fields.items()}
+
+
+def _file(rows: list[dict[str, Any]], kind: str) -> Response:
+    """Return rows as JSONL, CSV or Parquet."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if kind == "jsonl":
+        return _attached("".join(f"{dump_json(row)}\n" for row in rows), "rollouts.jsonl")
+    if kind == "csv":
+        out = io.StringIO()
+        writer = csv.DictWriter(out, names)
+        writer.writeheader()
+        writer.writerows(rows)
+        return _attached(out.getvalue(), "rollouts.csv")
+    if kind != "parquet":
+        raise HTTPException(404, "The formats are jsonl, csv and parquet.")
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise InvalidInput("parquet: needs pyarrow; pip install pyarrow") from error
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([{n: row.get(n) for n in names} for row in rows]), buffer)
+    return _attached(buffer.getvalue(), "rollouts.parquet")
+
+
+def _attached(content: str | bytes, name: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    body = content if isinstance(content, bytes) else content.encode("utf-8", "replace")
+    return StreamingResponse(iter([body]), headers=headers, media_type="application/octet-stream")
