@@ -94,15 +94,15 @@ def _score(
     config: dict[str, Any], rows: "list[Rollout]", *, as_json: bool
 ) -> "tuple[list[RewardLine], Summary]":
     """Score by an embedded backend, and print the first groups unless `as_json`."""
-    from oyer.cli.support.score_files import score_all
+    from oyer.cli.support.score_files import Place, score_all
     from oyer.manager import RewardManager
 
     if as_json:
         with RewardManager.local(config) as manager:
-            return score_all(manager, rows, run="demo", batch_size=_BATCH_SIZE, quiet=True)
+            return score_all(manager, rows, Place("demo"), batch_size=_BATCH_SIZE, quiet=True)
     notes.print("starting Redis, the record and the workers …")
     with RewardManager.local(config, report=print_part) as manager:
-        lines, summary = score_all(manager, rows, run="demo", batch_size=_BATCH_SIZE)
+        lines, summary = score_all(manager, rows, Place("demo"), batch_size=_BATCH_SIZE)
         console.print(_groups_table(rows, lines))
         print_stopping()
     return lines, summary

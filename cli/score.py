@@ -14,7 +14,7 @@ from oyer.cli.support.output import counted, notes, print_json, print_part, prin
 from oyer.protocol.errors import InvalidInput, MissingScores
 
 if TYPE_CHECKING:
-    from oyer.cli.support.score_files import Summary
+    from oyer.cli.support.score_files import Place, Summary
     from oyer.config.reward import RewardConfig
     from oyer.manager import Rollout
 
@@ -27,6 +27,12 @@ Out = Annotated[
     Path | None, typer.Option("--out", help="File for the rewards; defaults to standard output.")
 ]
 Run = Annotated[str, typer.Option("--run", help="Run to record the batches under.")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split", help="Purpose of the rollouts on record, e.g. eval; default: training."
+    ),
+]
 Local = Annotated[bool, typer.Option("--local", help="Start an embedded backend for this command.")]
 BatchSize = Annotated[
     int, typer.Option("--batch-size", min=1, help="Rollouts per batch; groups are not split.")
@@ -41,6 +47,7 @@ def score(
     config: options.Config = None,
     out: Out = None,
     run: Run = "score",
+    split: Split = None,
     local: Local = False,
     batch_size: BatchSize = 1024,
     as_json: AsJson = False,
@@ -48,7 +55,8 @@ def score(
     """Score a file of rollouts and write one JSON line per rollout, in the file's order.
 
     A line is `{"group_id": …, "prompt": …, "response": …, "base_score": … or "correct": …,
-    "response_tokens": …, "reference": …}`; other keys are stored as metadata. The whole file is
+    "response_tokens": …, "reference": …, "tools": …}`; other keys are stored as metadata. Prompt and
+    response are text or chat messages. The whole file is
     checked first: an invalid line is reported with its number, and nothing is submitted.
 
     Exit code 0: judging succeeded for every rollout. 3: rewards are written, but judging failed for
@@ -58,12 +66,14 @@ def score(
     Example: `oyer score rollouts.jsonl --config oyer.yaml --out rewards.jsonl`
     """
     from oyer.cli.support.jsonl import read_rollouts
+    from oyer.cli.support.score_files import Place
     from oyer.config.loading import load_config
 
     settings = load_config(config)
     rows = read_rollouts(rollouts, settings)
     try:
-        summary = _score(settings, rows, out, run, batch_size, local=local, as_json=as_json)
+        place = Place(run, split)
+        summary = _score(settings, rows, out, place, batch_size, local=local, as_json=as_json)
     except KeyboardInterrupt:
         notes.print(
             "interrupted: running batches are cancelled, and nothing is written; recorded judgements"
@@ -80,7 +90,7 @@ def _score(
     settings: "RewardConfig",
     rows: "list[Rollout]",
     out: Path | None,
-    run: str,
+    place: "Place",
     batch_size: int,
     *,
     local: bool,
@@ -101,7 +111,7 @@ def _score(
                     else RewardManager(settings)
                 )
                 lines, summary = score_all(
-                    manager, rows, run=run, batch_size=batch_size, quiet=as_json
+                    manager, rows, place, batch_size=batch_size, quiet=as_json
                 )
                 target.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         except MissingScores as error:

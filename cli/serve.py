@@ -35,10 +35,19 @@ LateRetry = Annotated[
     typer.Option("--late-retry", help="If a judge is late, answer 503 so that the client retries."),
 ]
 StandIn = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--stand-in",
-        help="Number to send for a missing reward if the protocol allows only numbers.",
+        help="Number to send for a missing reward if the protocol allows only numbers; by default the"
+        " mean of the prompt's rewards.",
+    ),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        help="Folder or Hugging Face name of the policy's tokenizer, whose special tokens end a"
+        " response; defaults to the configured one, else to the end marks of common models.",
     ),
 ]
 GroupSize = Annotated[
@@ -66,8 +75,9 @@ def serve(
     token_env: TokenEnv = None,
     timeout_s: TimeoutS = 100.0,
     late_retry: LateRetry = False,
-    stand_in: StandIn = 0.0,
+    stand_in: StandIn = None,
     group_size: GroupSize = None,
+    tokenizer: Tokenizer = None,
     run: Run = None,
     max_body_mib: MaxBodyMib = 64,
     local: Local = False,
@@ -95,6 +105,7 @@ def serve(
         on_late="retry" if late_retry else "answer",
         stand_in=stand_in,
         group_size=group_size,
+        tokenizer=tokenizer,
         run=run,
         max_body_bytes=max_body_mib * 2**20,
     )
@@ -139,23 +150,32 @@ def _print_ready(url: str, note: str | None, *, as_json: bool) -> None:
 
 
 def only_batches(manager: "RewardManager", group_size: int | None) -> str | None:
-    """Return a warning if the configuration allows only `/v1/score`."""
+    """Return a warning if the configuration makes protocols of single samples refuse every request."""
     from oyer.manager.adapters import check_fits
 
-    try:
-        check_fits(
-            manager.config,
-            who="the client",
-            base_score=False,
-            group_size=group_size,
-            how="--group-size",
-        )
-    except InvalidConfig as error:
-        return (
-            "Only /v1/score can answer: /get_reward and /rm refuse every request, because the"
-            f" configuration needs fields that their protocols do not carry. {error}."
-        )
-    return None
+    routes = {}
+    # slime's `remote_rm` does not say which rollouts hit the length limit.
+    for route, truncated in (("/get_reward", True), ("/rm", False)):
+        try:
+            check_fits(
+                manager.config,
+                who="the client",
+                base_score=False,
+                group_size=group_size,
+                how="--group-size",
+                truncated=truncated,
+            )
+        except InvalidConfig as error:
+            routes[route] = str(error)
+    if not routes:
+        return None
+    first = next(iter(routes.values()))
+    if len(routes) == 1:
+        return f"/rm refuses requests without `truncated` or `finish_reason`: {first}."
+    return (
+        "Only /v1/score can answer: /get_reward and /rm refuse every request, because the"
+        f" configuration needs fields that their protocols do not carry. {first}."
+    )
 
 
 def _token(variable: str | None) -> str | None:

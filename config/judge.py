@@ -77,7 +77,8 @@ class JudgeConfig(Section):
     told and the record notes (`view_truncated`); null cuts nothing."""
     images: Literal["placeholder", "send", "reject"] = "placeholder"
     """Images in prompt and response: `placeholder`, shown as `[image]`; `send`, sent to the judge's
-    model as image parts; `reject`, a rollout with images is `rejected`."""
+    model as image parts; `reject`, a rollout with images is `rejected`. Images that no judge takes
+    are not recorded."""
     empty_score: float | None = Field(default=None, allow_inf_nan=False)
     """Score of an empty response; null means the lowest of the scale."""
 

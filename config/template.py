@@ -156,11 +156,7 @@ def render(
     }
     whole = [f"{words[part]}\n{parts[part]}" for part in ROLLOUT_PARTS if part in given]
     if tools and not {"tools", "rollout"} & rubric.places:
-        heading = f"{words['tools']}\n{parts['tools']}"
-        if "prompt" in rubric.places:
-            parts["prompt"] += f"\n\n{heading}"
-        else:
-            parts["response"] = f"{heading}\n\n{words['response']}\n{parts['response']}"
+        _place_tools(parts, rubric, words)
     values = {
         **parts,
         "rollout": "\n\n".join([*whole, words["guard"]]),
@@ -170,6 +166,15 @@ def render(
     if rubric.system:
         messages.insert(0, {"role": "system", "content": _fill(rubric.system, values)})
     return messages
+
+
+def _place_tools(parts: dict[str, str], rubric: RubricTemplate, words: Mapping[str, str]) -> None:
+    """Show the tools behind the prompt, or before the response if the rubric shows no prompt."""
+    heading = f"{words['tools']}\n{parts['tools']}"
+    if "prompt" in rubric.places:
+        parts["prompt"] += f"\n\n{heading}"
+    else:
+        parts["response"] = f"{heading}\n\n{words['response']}\n{parts['response']}"
 
 
 def fence(content: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from datasets import load_dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from oyer.manager.trl.reward import reward_function
+from oyer.manager.trl import reward_function
 
 
 def exact(completions: list[str], answer: list[str], **_: Any) -> list[float]:

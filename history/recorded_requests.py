@@ -4,7 +4,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from oyer.models import queries, requests
-from oyer.models.images import with_images
+from oyer.models.rollout import with_images
 from oyer.tasks.judging.request_record import Kept, body_of, first_messages, turned
 
 if TYPE_CHECKING:

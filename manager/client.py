@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,7 @@ from oyer.manager.streaming.pending import Pending, PendingScores
 from oyer.manager.training import training_name
 from oyer.manager.validation import is_text
 from oyer.protocol.batch import Priority
+from oyer.protocol.content import images_as_text
 from oyer.protocol.errors import BatchCancelled, InvalidConfig, InvalidInput
 from oyer.protocol.rollout import Message, Rollout
 
@@ -130,6 +132,7 @@ class RewardManager:
             BackendUnavailable: the broker cannot be reached; nothing was submitted.
         """
         check_place(run, step, split, priority)
+        rollouts = self._without_unused_images(rollouts)
         validation.check(rollouts, self.config)
         prepared = prepare(
             rollouts, self.config, run=run, step=step, split=split, priority=priority
@@ -150,7 +153,7 @@ class RewardManager:
             InvalidRollout: names the field that is wrong; nothing was submitted.
         """
         _check_place(options)
-        return self._stream.score(rollout, **options)
+        return self._stream.score(*self._without_unused_images([rollout]), **options)
 
     def score_many(
         self, rollouts: Sequence[Rollout], **options: Unpack[ScoreOptions]
@@ -163,7 +166,7 @@ class RewardManager:
             InvalidRollout: names the row and field that is wrong; nothing was submitted.
         """
         _check_place(options)
-        return self._stream.score_many(rollouts, **options)
+        return self._stream.score_many(self._without_unused_images(rollouts), **options)
 
     def close_groups(
         self,
@@ -195,7 +198,28 @@ class RewardManager:
             InvalidInput: names the argument that is wrong.
         """
         _check_place(options)
+        if prompts is not None and not self._takes_images:
+            prompts = [images_as_text(prompt) for prompt in prompts]
         return self._stream.close_groups(group_ids, absent, prompts, options)
+
+    @property
+    def _takes_images(self) -> bool:
+        return any(judge.images != "placeholder" for judge in self.config.judges)
+
+    def _without_unused_images(self, rollouts: Sequence[Rollout]) -> Sequence[Rollout]:
+        """Replace images by placeholders if no judge takes them, since they may be megabytes."""
+        if self._takes_images or not isinstance(rollouts, (list, tuple)):
+            return rollouts
+        return [
+            replace(
+                one,
+                prompt=images_as_text(one.prompt),
+                response=images_as_text(one.response),
+            )
+            if isinstance(one, Rollout) and not _is_text_only(one)
+            else one
+            for one in rollouts
+        ]
 
     def close(self) -> None:
         """Stop the embedded backend, if this manager started one.
@@ -229,6 +253,10 @@ class RewardManager:
         config = self.config.model_dump(mode="json")
         config["broker"]["url"] = self._broker.url
         return (_reopened, (config, self.training))
+
+
+def _is_text_only(rollout: Rollout) -> bool:
+    return isinstance(rollout.prompt, str) and isinstance(rollout.response, str)
 
 
 def _reopened(config: Mapping[str, Any], training: str) -> RewardManager:

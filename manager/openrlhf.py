@@ -3,11 +3,11 @@
     --reward.remote_url /path/to/examples/openrlhf_reward.py     # judged through this process
     --reward.remote_url http://127.0.0.1:8780/get_reward         # judged through `oyer serve`
 
-OpenRLHF has no missing reward: it gets a number, and `oyer_missing` in `extra_logs` marks it.
+OpenRLHF has no missing reward: it gets a neutral number, and `oyer_missing` in `extra_logs` marks it.
+It sends decoded tokens: a response without an end mark hit the length limit.
 """
 
 import math
-import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +20,24 @@ import numpy as np
 from celery.utils.log import get_logger
 
 from oyer.config.loading import load_config
+from oyer.config.judge import JudgeConfig
 from oyer.config.reward import RewardConfig
-from oyer.manager.adapters import OutageBreaker, as_number, check_fits, filed_under, one_by_one
+from oyer.manager.adapters import (
+    OutageBreaker,
+    as_number,
+    check_fits,
+    component_columns,
+    component_names,
+    filed_under,
+    one_by_one,
+)
 from oyer.manager.client import RewardManager
+from oyer.manager.query_text import QueryText
+from oyer.manager.requirements import compares
 from oyer.manager.score import Score, without_reward
+from oyer.manager.stand_ins import StandIns, is_missing, with_neutral_rows
 from oyer.manager.streaming.identity import RunOptions
+from oyer.manager.streaming.pending import PendingScores
 from oyer.protocol.content import policy_text
 from oyer.protocol.errors import InvalidInput, InvalidRollout
 from oyer.protocol.rollout import Rollout
@@ -35,10 +48,10 @@ log = get_logger(__name__)
 TIMEOUT_S = 150.0
 """Longest wait for a reward, in seconds; OpenRLHF's client gives up after 180 s."""
 
-_END_MARKS = re.compile(r"(?:\s|<\|[^<>|]+\|>|</s>)+\Z")
-"""Special tokens at the end of a query, which OpenRLHF decodes with them."""
-
 Answer = dict[str, Any]
+
+Row = Rollout | InvalidRollout
+"""A rollout of a request, or why its row cannot be scored."""
 
 
 def missing_reward(score: Score, stand_in: float) -> float:
@@ -46,11 +59,12 @@ def missing_reward(score: Score, stand_in: float) -> float:
     return score.reward if score.trainable else stand_in
 
 
-def rollouts_of(
+def rows_of(
     queries: Sequence[str],
     prompts: Sequence[str] | None,
-    labels: Sequence[str | None] | None,
-) -> list[Rollout]:
+    labels: Sequence[Any] | None,
+    texts: QueryText,
+) -> list[Row]:
     """Convert a request; the rollouts of one prompt form a group.
 
     Raises:
@@ -63,15 +77,26 @@ def rollouts_of(
             f"query, prompts, labels: have {len(queries)}, {len(prompts)} and {len(labels)} entries;"
             " send one of each per rollout"
         )
-    return [
-        Rollout(
-            prompt=prompt,
-            response=response_of(query, prompt),
-            group_id=sha256(prompt.encode("utf-8", "replace")).hexdigest()[:32],
-            reference=reference_of(label),
-        )
-        for query, prompt, label in zip(queries, prompts, labels, strict=True)
-    ]
+    return [_row(*row, texts) for row in zip(queries, prompts, labels, strict=True)]
+
+
+def _row(query: str, prompt: str, label: Any, texts: QueryText) -> Row:
+    try:
+        response, ended = texts.response(query, prompt)
+    except InvalidRollout as error:
+        return error
+    return Rollout(
+        prompt=prompt,
+        response=response,
+        group_id=group_id_of(prompt),
+        reference=reference_of(label),
+        truncated=not ended,
+    )
+
+
+def group_id_of(prompt: str) -> str:
+    """Return the id of the group of a prompt, for protocols without group ids."""
+    return sha256(prompt.encode("utf-8", "replace")).hexdigest()[:32]
 
 
 def reference_of(label: Any) -> str | None:
@@ -88,35 +113,42 @@ def reference_of(label: Any) -> str | None:
         ) from error
 
 
-def response_of(query: str, prompt: str) -> str:
-    """Remove the prompt and the trailing special tokens from a query."""
-    _, found, rest = query.partition(prompt) if prompt else ("", "", query)
-    return _END_MARKS.sub("", rest if found else query)
-
-
-def answer(scores: Sequence[Score], config: RewardConfig, stand_in: float = 0.0) -> Answer:
+def answer(
+    scores: Sequence[Score], config: RewardConfig, stand_ins: Sequence[float] | None = None
+) -> Answer:
     """Convert scores to OpenRLHF's answer: finite numbers in lists of equal length.
+
+    Args:
+        scores: of the rows.
+        config: names the judges and length terms, whose keys every answer has.
+        stand_ins: the numbers for missing rewards, 0 by default.
 
     Returns:
         `rewards`; `scores` in [0, 1] for dynamic filtering (the judges' score relative to their
-        scales; 0 for a gated rollout; the reward if there is no judge score); `extra_logs`.
+        scales, or its mean over the group if it is missing; 0 for a gated rollout; the reward if
+        there is no judge score); `extra_logs`, with one key per judge and length term.
     """
-    rewards = [missing_reward(score, stand_in) for score in scores]
+    rewards = [
+        missing_reward(score, stand_in)
+        for score, stand_in in zip(scores, stand_ins or [0.0] * len(scores), strict=True)
+    ]
     low, high = _judges_scale(config)
+    judged = [_judge_score(score, config) for score in scores]
     return {
         "rewards": rewards,
         "scores": [
-            (score.judge_score - low) / (high - low)
-            if math.isfinite(score.judge_score) and high > low
+            (number - low) / (high - low)
+            if math.isfinite(number) and high > low
             else 0.0
             if score.status == Status.GATED
             else reward
-            for score, reward in zip(scores, rewards, strict=True)
+            for score, number, reward in zip(scores, judged, rewards, strict=True)
         ],
         "extra_logs": {
-            "oyer_missing": [float(not score.trainable) for score in scores],
-            "oyer_judge_score": [_finite(score.judge_score) for score in scores],
+            "oyer_missing": [float(is_missing(score)) for score in scores],
+            "oyer_judge_score": [_finite(number) for number in judged],
             "oyer_length_term": [_finite(score.length_term) for score in scores],
+            **component_columns(scores, names=component_names(config)),
         },
     }
 
@@ -128,45 +160,51 @@ def reward_function(
     group_size: int | None = None,
     run: str | None = None,
     timeout_s: float = TIMEOUT_S,
-    stand_in: float = 0.0,
+    stand_in: float | None = None,
+    tokenizer: str | None = None,
 ) -> Callable[..., Answer]:
     """Make a `reward_func(queries, prompts, labels)`.
 
     Args:
         config: a manager, its configuration, or the path of one.
         base_score: computes the verifier's score from (prompt, response, label).
-        group_size: samples per prompt; needed if a length method compares them.
+        group_size: samples per prompt; needed if a length method compares them. With it, a missing
+            judge score is replaced by its group's mean unless `reward.on_missing` says otherwise.
         run: the training run on record, by default `openrlhf`. Processes that name the same run
             share its groups; without a name, the processes of one Ray job do.
         timeout_s: longest wait for a reward, in seconds.
-        stand_in: the reward given for a missing one.
+        stand_in: the reward given for a missing one; by default the mean of the prompt's rewards so
+            far, else of the latest ones, else 0.
+        tokenizer: a folder or Hugging Face name whose special tokens are the end marks; by default
+            the configured `tokenizer`, else the end marks of common models.
 
     Raises:
         InvalidConfig: a key of the configuration is wrong, no broker is named, or a length method
             needs a field that OpenRLHF does not send.
     """
     given = RewardManager.of(config)
-    streamed, outages = one_by_one(given.config)
-    manager = given.under(streamed)
     check_fits(
-        streamed,
+        given.config,
         who="OpenRLHF",
         base_score=base_score is not None,
         group_size=group_size,
         how="group_size",
     )
+    streamed, outages = one_by_one(with_neutral_rows(given.config, group_size))
+    manager = given.under(streamed)
     return _RewardFunc(
-        manager,
-        outages,
-        filed_under(run, "openrlhf", manager),
-        base_score,
-        group_size,
-        timeout_s,
-        stand_in,
+        manager=manager,
+        outages=outages,
+        owner=filed_under(run, "openrlhf", manager),
+        base_score=base_score,
+        group_size=group_size,
+        timeout_s=timeout_s,
+        stand_ins=StandIns(stand_in),
+        texts=QueryText.of(given.config, tokenizer),
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _RewardFunc:
     manager: RewardManager
     outages: OutageBreaker
@@ -174,7 +212,8 @@ class _RewardFunc:
     base_score: Callable[[str, str, Any], float] | None
     group_size: int | None
     timeout_s: float
-    stand_in: float
+    stand_ins: StandIns
+    texts: QueryText
 
     def __call__(
         self,
@@ -183,46 +222,66 @@ class _RewardFunc:
         labels: Sequence[Any] | None = None,
         **_: Any,
     ) -> Answer:
-        config = self.manager.config
-        rollouts = rollouts_of(queries, prompts, labels)
-        # OpenRLHF calls once per sample, also for two samples of a group with equal text.
-        sample_id = uuid.uuid4().hex if self.group_size else None
-        try:
-            if self.base_score is not None:
-                rollouts = _with_base_scores(rollouts, labels, self.base_score)
-            pending = self.manager.score_many(
-                rollouts, **self.owner, group_size=self.group_size, sample_id=sample_id
-            )
-            scores = pending.collect(self.timeout_s, config.reward)
-        except InvalidRollout as error:
-            scores = [without_reward(error, config.reward)] * len(rollouts)
+        prompts = list(prompts or [""] * len(queries))
+        rows = rows_of(queries, prompts, labels, self.texts)
+        if self.base_score is not None:
+            rows = _with_base_scores(rows, labels, self.base_score)
+        scores = self._scores(prompts, rows)
+        groups = [group_id_of(prompt) for prompt in prompts]
+        for group, score in zip(groups, scores, strict=True):
+            if is_missing(score):
+                log.warning("a rollout has no score (%s): %s", score.status, score.error)
+            self.stand_ins.add(group, [score])
+        stand_ins = [self.stand_ins.reward(group) for group in groups]
+        return answer(scores, self.manager.config, stand_ins)
+
+    def _scores(self, prompts: Sequence[str], rows: Sequence[Row]) -> list[Score]:
+        """Score rows; each is a sample of its own, because OpenRLHF calls once per sample."""
+        rules = self.manager.config.reward
+        call = uuid.uuid4().hex
+        options: dict[str, Any] = {**self.owner, "group_size": self.group_size, "split": "train"}
+        pending: list[PendingScores | Score] = []
+        for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+            try:
+                if isinstance(row, InvalidRollout):
+                    raise row
+                sample_id = f"{call} {i}" if self.group_size else None
+                pending.append(self.manager.score_many([row], **options, sample_id=sample_id))
+            except InvalidRollout as error:
+                pending.append(without_reward(error, rules))
+                if self.group_size and compares(self.manager.config):
+                    # Its siblings would wait for it.
+                    self.manager.close_groups(
+                        [group_id_of(prompt)], absent=[f"{call} {i}"], **options
+                    )
+        scores = [
+            one if isinstance(one, Score) else one.collect(self.timeout_s, rules)[0]
+            for one in pending
+        ]
         self.outages.count(scores)
-        for score in scores:
-            if not score.trainable:
-                log.warning("a rollout has no reward (%s): %s", score.status, score.error)
-        return answer(scores, config, self.stand_in)
+        return scores
 
 
 def _with_base_scores(
-    rollouts: Sequence[Rollout],
+    rows: Sequence[Row],
     labels: Sequence[Any] | None,
     base_score: Callable[[str, str, Any], float],
-) -> list[Rollout]:
-    """Compute the base scores.
-
-    Raises:
-        InvalidRollout: `base_score` raised, an error that OpenRLHF itself would hide.
-    """
-    try:
-        bases = [
-            base_score(str(rollout.prompt), policy_text(rollout.response), label)
-            for rollout, label in zip(rollouts, labels or [None] * len(rollouts), strict=True)
-        ]
-    except Exception as error:
-        raise InvalidRollout(f"base_score raised {error!r}; fix it") from error
+) -> list[Row]:
+    """Compute the base scores; a row fails if `base_score` raises, which OpenRLHF would hide."""
     return [
-        replace(one, base_score=as_number(base)) for one, base in zip(rollouts, bases, strict=True)
+        row if isinstance(row, InvalidRollout) else _with_base_score(row, label, base_score)
+        for row, label in zip(rows, labels or [None] * len(rows), strict=True)
     ]
+
+
+def _with_base_score(
+    rollout: Rollout, label: Any, base_score: Callable[[str, str, Any], float]
+) -> Row:
+    try:
+        base = base_score(str(rollout.prompt), policy_text(rollout.response), label)
+    except Exception as error:  # noqa: BLE001 - the user's function raises anything
+        return InvalidRollout(f"base_score raised {error!r}; fix it")
+    return replace(rollout, base_score=as_number(base))
 
 
 @cache
@@ -240,14 +299,28 @@ def reward_func(
     return _configured()(queries, prompts, labels)
 
 
+def _judge_score(score: Score, config: RewardConfig) -> float:
+    """Return the judges' score, or its mean over the rollout's group if it is missing."""
+    if math.isfinite(score.judge_score) or score.status == Status.GATED:
+        return score.judge_score
+    judges = _weighted(config)
+    means = [(score.component_means.get(one.name, math.nan), abs(one.weight) or 1.0) for one in judges]
+    known = [(mean, weight) for mean, weight in means if math.isfinite(mean)]
+    return float(np.average([m for m, _ in known], weights=[w for _, w in known])) if known else math.nan
+
+
 def _judges_scale(config: RewardConfig) -> tuple[float, float]:
     """Return the range of `Score.judge_score`, the weighted mean over judges."""
-    judges = [judge for judge in config.judges if judge.weight] or config.judges
+    judges = _weighted(config)
     weights = [abs(judge.weight) or 1.0 for judge in judges]
     if not judges:
         return 0.0, 0.0
     low, high = np.average([judge.counted_scale for judge in judges], axis=0, weights=weights)
     return float(low), float(high)
+
+
+def _weighted(config: RewardConfig) -> list[JudgeConfig]:
+    return [judge for judge in config.judges if judge.weight] or list(config.judges)
 
 
 def _finite(value: float) -> float:

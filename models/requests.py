@@ -7,10 +7,9 @@ from sqlalchemy import Connection, Select, select
 
 from oyer.models.base import BatchPart
 from oyer.models.batch import Batch
-from oyer.models.images import with_images
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.queries import IN_LIST
-from oyer.models.rollout import Rollout, RolloutImage, Text
+from oyer.models.rollout import Rollout, RolloutImage, Text, with_images
 from oyer.models.rows import StoredAttempt, StoredJudgement
 from oyer.models.rubric import Rubric
 

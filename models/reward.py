@@ -29,7 +29,8 @@ class Reward(BatchPart, Base):
     status: Mapped[str] = mapped_column(String(20), comment="Status of the rollout; see README.md.")
     trainable: Mapped[bool] = mapped_column(comment="Whether the reward may be used for training.")
     terms: Mapped[dict[str, Any]] = mapped_column(
-        comment="Value of each named term; null if missing (JSON)."
+        comment="Value of each named term, and each judge's score as `score:<judge>`; null if"
+        " missing (JSON)."
     )
     created_at: Mapped[datetime] = mapped_column(comment="When it was computed (UTC).")
     group_size: Mapped[int | None] = mapped_column(

@@ -1,11 +1,25 @@
-"""The tables `rollouts` and `texts`."""
+"""The tables `rollouts`, `rollout_images` and `texts`.
 
+Each image of chat messages is stored once: the messages hold a reference to its text.
+"""
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from oyer.models.base import Base, BatchPart, set_index
+
+REFERENCE = "oyer-image:"
+"""Prefix of the hash that stands for an image in recorded messages."""
+
+_DATA_URL = "data:"
+
+_MIN_CHARS = 200
+"""A shorter URL is left in its place; it is not much longer than a reference."""
 
 
 class Rollout(BatchPart, Base):
@@ -92,3 +106,31 @@ class Text(Base):
     body: Mapped[str] = mapped_column(
         comment="The text; chat messages as JSON with their keys in the original order."
     )
+
+
+def without_images(value: Any, images: dict[str, str]) -> Any:
+    """Replace the `data:` URLs in messages by references, and add them to `images` by hash."""
+    if isinstance(value, str):
+        if len(value) < _MIN_CHARS or not value.startswith(_DATA_URL):
+            return value
+        digest = sha256(value.encode("utf-8", "replace")).hexdigest()
+        images[digest] = value
+        return f"{REFERENCE}{digest}"
+    if isinstance(value, Mapping):
+        return {key: without_images(inner, images) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_images(inner, images) for inner in value]
+    return value
+
+
+def with_images(body: str | None, images: Mapping[str, str]) -> str | None:
+    """Put images back into recorded messages.
+
+    Args:
+        body: the messages as JSON.
+        images: by hash.
+    """
+    for digest, url in images.items():
+        if body is not None:
+            body = body.replace(f'"{REFERENCE}{digest}"', json.dumps(url))
+    return body

@@ -20,11 +20,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from oyer.models.base import Base, clean_text, dump_json
 from oyer.models.batch import Batch, BatchSubmission, Run
-from oyer.models.images import without_images
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.queries import judgements_of
 from oyer.models.reward import Reward
-from oyer.models.rollout import Rollout, RolloutImage, Text
+from oyer.models.rollout import Rollout, RolloutImage, Text, without_images
 from oyer.models.rows import (
     AttemptRow,
     BatchKey,

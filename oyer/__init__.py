@@ -3,6 +3,7 @@
 `from oyer import RewardManager, Rollout, RewardConfig` gives what `oyer.manager` exports.
 """
 
+import sys
 from importlib import import_module
 from pkgutil import extend_path
 from typing import TYPE_CHECKING
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> object:
     if name == "__version__":
         # A worker loads as little as possible before gevent patches the standard library.
         return import_module("importlib.metadata").version("oyer")
+    if name in ("__all__", "OyerJudge") and "verifiers.v1" in sys.modules:
+        # verifiers looks for a plugged judge in `__all__` of the package that its `id` names.
+        adapter = import_module("oyer.manager.verifiers")
+        return adapter.__all__ if name == "__all__" else adapter.OyerJudge
     if not name.startswith("_"):
         manager = import_module("oyer.manager")
         if name in manager.__all__:

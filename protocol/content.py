@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from oyer.protocol.images import image_url
+from oyer.protocol.images import image_url, images_in
 from oyer.protocol.rollout import Message
 
 _TEXTS = ("text", "refusal", "thinking", "reasoning")
@@ -61,6 +61,18 @@ def as_messages(value: Any, *, images: bool = True) -> str | list[Message]:
     if not all(isinstance(one, Mapping) for one in messages):
         return content_text(value)
     return [_safe_message(one, images) for one in messages]
+
+
+def images_as_text(messages: Any) -> Any:
+    """Return chat messages whose images are placeholders; anything else is returned unchanged."""
+    if not isinstance(messages, list) or next(images_in(messages), None) is None:
+        return messages
+    return [
+        {**message, "content": content_text(message["content"])}
+        if next(images_in([message]), None) is not None
+        else message
+        for message in messages
+    ]
 
 
 def policy_text(response: str | Sequence[Mapping[str, Any]]) -> str:

@@ -42,25 +42,11 @@ def images_in(messages: Any) -> Iterator[str]:
     if isinstance(messages, str):
         return
     for message in messages:
-        content = message.get("content")
+        content = message.get("content") if isinstance(message, Mapping) else None
         for part in content if isinstance(content, (list, tuple)) else ():
             url = image_url(part)
             if url is not None:
                 yield url
-
-
-def without_images(messages: Any) -> Any:
-    """Return chat messages without their images: a content with any becomes text; else unchanged."""
-    if not isinstance(messages, list):
-        return messages
-    from oyer.protocol.content import content_text
-
-    return [
-        {**message, "content": content_text(message["content"])}
-        if isinstance(message, dict) and any(True for _ in images_in([message]))
-        else message
-        for message in messages
-    ]
 
 
 def _source(image: Mapping[str, Any]) -> Any:

@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import redis
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import ValidationError
@@ -21,6 +22,8 @@ from oyer.protocol import live_workers, names
 from oyer.protocol.redis_client import connect
 from oyer.server.auth import NOT_AUTHENTICATED, read_body, token_checks
 from oyer.server.docs import docs_page, documented, request_body
+from oyer.server.graders import GradeAnswer, GradeRequest, Graders, RunAnswer, RunRequest
+from oyer.server.held import HeldRequests
 from oyer.server.idempotency import Replies, Reply
 from oyer.server.routes import Scoring
 from oyer.server.schemas import (
@@ -32,6 +35,7 @@ from oyer.server.schemas import (
     ScoreAnswer,
     ScoreRequest,
 )
+from oyer.server.sender import Sender
 from oyer.server.settings import ServerSettings
 
 CLIENT_CLOSED_REQUEST = 499
@@ -55,16 +59,39 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }  # fmt: skip
 
 _RUN = Query(description="The training run to record the rollouts under.")
+_STEP = Query(ge=0, description="The training step.")
+_SPLIT = Query(
+    min_length=1,
+    max_length=100,
+    description="`train` (default), or e.g. `eval`, whose rollouts do not wait for others.",
+)
 _KEY = Query(description="Answer with an object that holds the reward under this key.")
 
-Score = Callable[[bytes, int], Awaitable[Reply]]
-"""Scores a request body; the number tells concurrent requests with equal bodies apart."""
+
+def _sender(
+    run: Annotated[str | None, _RUN] = None,
+    step: Annotated[int | None, _STEP] = None,
+    split: Annotated[str | None, _SPLIT] = None,
+) -> Sender:
+    return Sender(run=run, step=step, split=split)
+
+
+_GIVES_WAY = (
+    "the samples of this prompt that are still missing find no free connection: send the request"
+    " again; the sample is being judged"
+)
+
+FromUrl = Annotated[Sender, Depends(_sender)]
+
+Score = Callable[[bytes, Sender], Awaitable[Reply]]
+"""Scores a request body."""
 
 
 def create_app(manager: RewardManager, settings: ServerSettings | None = None) -> FastAPI:
     """Create the application. It scores through `manager`, which the caller closes."""
     settings = settings or ServerSettings()
     scoring, replies = Scoring(manager, settings), Replies()
+    graders = Graders(manager, scoring)
     # FastAPI's own documentation pages load scripts from a CDN.
     app = FastAPI(
         title="Oyer", version=version("oyer"), description=_ABOUT, docs_url=None, redoc_url=None
@@ -73,31 +100,41 @@ def create_app(manager: RewardManager, settings: ServerSettings | None = None) -
     _add_error_handlers(app)
     _add_health(app, manager)
 
-    async def answer(request: Request, score: Score) -> Response:
-        return await _answer(request, settings.max_body_bytes, replies, score)
+    async def answer(request: Request, sender: Sender, score: Score, waits: bool) -> Response:
+        held = scoring.held if waits else None
+        return await _answer(request, settings, replies, held, sender, score)
 
     checks: Any = {"dependencies": token_checks(settings.token), "responses": _ERRORS}
 
     @app.post("/v1/score", response_model=ScoreAnswer, **checks, **request_body(ScoreRequest))
-    async def score(request: Request, run: Annotated[str | None, _RUN] = None) -> Response:
+    async def score(request: Request, sender: FromUrl) -> Response:
         """Score a batch: whole groups or, with `group_size`, parts of them."""
-        return await answer(request, lambda body, copy: scoring.score(body, run, copy))
+        return await answer(request, sender, scoring.score, scoring.parts_wait)
 
     @app.post(
         "/get_reward", response_model=GetRewardAnswer, **checks, **request_body(GetRewardRequest)
     )
-    async def get_reward(request: Request, run: Annotated[str | None, _RUN] = None) -> Response:
+    async def get_reward(request: Request, sender: FromUrl) -> Response:
         """OpenRLHF's remote reward model."""
-        return await answer(request, lambda body, copy: scoring.get_reward(body, run, copy))
+        return await answer(request, sender, scoring.get_reward, scoring.texts_wait)
 
     @app.post("/rm", response_model=float | dict[str, Any], **checks, **request_body(RemoteRequest))
     async def remote_rm(
-        request: Request,
-        run: Annotated[str | None, _RUN] = None,
-        key: Annotated[str | None, _KEY] = None,
+        request: Request, sender: FromUrl, key: Annotated[str | None, _KEY] = None
     ) -> Response:
-        """slime's `remote_rm`."""
-        return await answer(request, lambda body, copy: scoring.remote_rm(body, run, key, copy))
+        """The `remote_rm` of slime, miles and ROLL."""
+        sender = replace(sender, key=key)
+        return await answer(request, sender, scoring.remote_rm, scoring.texts_wait)
+
+    @app.post("/grade", response_model=GradeAnswer, **checks, **request_body(GradeRequest))
+    async def grade(request: Request, sender: FromUrl) -> Response:
+        """An endpoint grader: a sample and its item, answered with a score."""
+        return await answer(request, sender, graders.grade, False)
+
+    @app.post("/graders/run", response_model=RunAnswer, **checks, **request_body(RunRequest))
+    async def run_grader(request: Request, sender: FromUrl) -> Response:
+        """Run a grader in OpenAI's JSON, e.g. of the type `multi`."""
+        return await answer(request, sender, graders.run, False)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
@@ -137,34 +174,61 @@ def _add_error_handlers(app: FastAPI) -> None:
         return _error(400, "the body ended before its announced length: send it again")
 
 
-async def _answer(request: Request, max_bytes: int, replies: Replies, score: Score) -> Response:
-    """Score a request, or join the equal request in progress, while the client is connected."""
-    body = await read_body(request, max_bytes)
+async def _answer(
+    request: Request,
+    settings: ServerSettings,
+    replies: Replies,
+    held: HeldRequests | None,
+    sender: Sender,
+    score: Score,
+) -> Response:
+    """Score a request, or join the equal request in progress, while the client is connected.
+
+    Args:
+        held: counts the connection if the request waits for others.
+    """
+    body = await read_body(request, settings.max_body_bytes)
     query = sorted(dict(request.query_params).items())
     content = hashlib.sha256(f"{request.url.path}?{query}\n".encode() + body).hexdigest()
     with replies.waiting(content) as copy:
-        made = replies.get(f"{content} {copy}", lambda: score(body, copy))
-        reply = await _while_connected(request, made)
+        key = f"{content} {copy}"
+        sender = replace(sender, copy=copy, key_of_reply=key)
+        made = replies.get(key, lambda: score(body, sender))
+        if held is None:
+            reply = await _while_connected(request, made)
+        else:
+            host, port = request.client or ("", 0)
+            asks_again = request.url.path == "/rm" and "aiohttp/" in request.headers.get(
+                "user-agent", ""
+            )
+            with held.connection(host, port, key, asks_again=asks_again) as connection:
+                reply = await _while_connected(request, made, connection.gives_way)
     retry = {"Retry-After": "1"} if reply.status_code == 503 else None
     return JSONResponse(reply.content, status_code=reply.status_code, headers=retry)
 
 
-async def _while_connected(request: Request, reply: Coroutine[Any, Any, Reply]) -> Reply:
-    """Wait for a reply until the client disconnects.
+async def _while_connected(
+    request: Request, reply: Coroutine[Any, Any, Reply], gives_way: asyncio.Event | None = None
+) -> Reply:
+    """Wait for a reply until the client disconnects, or until its connection gives way to others.
 
     Raises:
         HTTPException: the client disconnected; scoring continues.
     """
     replying = asyncio.create_task(reply)
     disconnected = asyncio.create_task(_disconnect_of(request))
+    giving_way = asyncio.create_task((gives_way or asyncio.Event()).wait())
+    tasks = {replying, disconnected, giving_way}
     try:
-        await asyncio.wait({replying, disconnected}, return_when=asyncio.FIRST_COMPLETED)
-        if not replying.done():
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if replying.done():
+            return replying.result()
+        if disconnected.done():
             raise HTTPException(CLIENT_CLOSED_REQUEST, "the client disconnected")
-        return replying.result()
+        return Reply(content={"error": _GIVES_WAY}, status_code=503, complete=False)
     finally:
-        replying.cancel()
-        disconnected.cancel()
+        for task in tasks:
+            task.cancel()
 
 
 async def _disconnect_of(request: Request) -> None:

@@ -8,9 +8,16 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from oyer.server.graders import GradeRequest, RunRequest
 from oyer.server.schemas import GetRewardRequest, RemoteRequest, ScoreRequest
 
-_REQUESTS: list[type[BaseModel]] = [ScoreRequest, GetRewardRequest, RemoteRequest]
+_REQUESTS: list[type[BaseModel]] = [
+    ScoreRequest,
+    GetRewardRequest,
+    RemoteRequest,
+    GradeRequest,
+    RunRequest,
+]
 _REF = "#/components/schemas/{model}"
 
 

@@ -1,9 +1,7 @@
-"""Scores the requests of the three protocols, and formats their answers."""
+"""Scores the requests of the protocols, and formats their answers."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from typing import Any
 
 from oyer.manager import (
@@ -15,9 +13,18 @@ from oyer.manager import (
     openrlhf,
     validation,
 )
-from oyer.manager.adapters import check_fits, filed_under, one_by_one
+from oyer.manager.adapters import (
+    check_fits,
+    component_columns,
+    component_names,
+    filed_under,
+    one_by_one,
+)
+from oyer.manager.query_text import QueryText
+from oyer.manager.requirements import compares
 from oyer.manager.score import Score, without_reward
-from oyer.protocol.content import plain_messages
+from oyer.manager.stand_ins import StandIns, is_missing, with_neutral_rows
+from oyer.server.held import HeldGroup, HeldRequests
 from oyer.server.idempotency import Reply
 from oyer.server.schemas import (
     GetRewardRequest,
@@ -26,10 +33,17 @@ from oyer.server.schemas import (
     ScoreRequest,
     read_json,
 )
+from oyer.server.sender import Sender
 from oyer.server.settings import ServerSettings
 
 GROUP_TIMEOUT_FRACTION = 0.6
 """Largest fraction of the answer's timeout that a group may wait for its last rollout."""
+
+MAX_GROUP_TIMEOUT_S = 60.0
+"""Longest wait of a group for its last rollout that the manager chooses by itself, in seconds."""
+
+TRAINING = (None, "train")
+"""Values of `split` whose rollouts arrive in groups of `--group-size`."""
 
 Format = Callable[[list[Score]], Any]
 """Turns scores into the content of an answer."""
@@ -41,14 +55,35 @@ class Scoring:
     def __init__(self, manager: RewardManager, settings: ServerSettings) -> None:
         streamed, self._outages = one_by_one(manager.config)
         self._manager = manager.under(streamed)
+        self._numbers = manager.under(with_neutral_rows(streamed, settings.group_size))
+        """For protocols that carry nothing but numbers."""
         self._settings = settings
+        self._texts = QueryText.of(manager.config, settings.tokenizer)
+        self._stand_ins = StandIns(settings.stand_in)
+        self.held = HeldRequests()
+        """The connections of requests that wait for others."""
 
-    async def score(self, body: bytes, run: str | None, copy: int) -> Reply:
+    @property
+    def texts_wait(self) -> bool:
+        """Whether requests of single samples wait for their siblings."""
+        return self._settings.group_size is not None and compares(self._numbers.config)
+
+    @property
+    def parts_wait(self) -> bool:
+        """Whether parts of groups wait for the others."""
+        return compares(self._manager.config)
+
+    async def score(self, body: bytes, sender: Sender) -> Reply:
         """Score `POST /v1/score`: whole groups or, with `group_size`, parts of them."""
         request = ScoreRequest.model_validate(read_json(body))
         rollouts = [item.rollout() for item in request.rollouts]
-        options = self._options(request.group_size, copy, request.run or run)
-        options["step"] = request.step
+        sender = replace(
+            sender,
+            run=request.run or sender.run,
+            step=sender.step if request.step is None else request.step,
+            split=request.split or sender.split,
+        )
+        options = self._options(self._manager, request.group_size, sender)
         refused = {
             row: InvalidRollout(
                 f"rollouts[{row}]: a text holds a lone surrogate; send valid Unicode"
@@ -57,89 +92,147 @@ class Scoring:
             if validation.has_broken_text(rollout)
         }
         return await self._reply_except(
+            self._manager,
             refused,
             rollouts,
             options,
+            sender,
             lambda scores: ScoreAnswer.of(scores).model_dump(mode="json"),
         )
 
-    async def get_reward(self, body: bytes, run: str | None, copy: int) -> Reply:
+    async def get_reward(self, body: bytes, sender: Sender) -> Reply:
         """Score `POST /get_reward`, OpenRLHF's remote reward model."""
         request = GetRewardRequest.model_validate(read_json(body))
-        rollouts = openrlhf.rollouts_of(request.query, request.prompts, request.labels)
-        config, stand_in = self._manager.config, self._settings.stand_in
-        if not rollouts:
+        config = self._numbers.config
+        prompts = request.prompts or [""] * len(request.query)
+        rows = openrlhf.rows_of(request.query, prompts, request.labels, self._texts)
+        if not rows:
             return Reply(content=openrlhf.answer([], config), rollouts=0)
-        return await self._reply_texts(
-            rollouts, copy, run, lambda scores: openrlhf.answer(scores, config, stand_in)
-        )
+        self._check_fits(truncated=True)
+        fields = request.fields()
+        rollouts = [
+            replace(row, **fields[i])
+            if isinstance(row, Rollout)
+            else Rollout(prompt=prompt, response="", group_id=openrlhf.group_id_of(prompt))
+            for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True))
+        ]
+        refused = {i: row for i, row in enumerate(rows) if isinstance(row, InvalidRollout)}
 
-    async def remote_rm(self, body: bytes, run: str | None, key: str | None, copy: int) -> Reply:
+        def format_scores(scores: list[Score]) -> Any:
+            return openrlhf.answer(scores, config, self._stand_ins_of(rollouts, scores))
+
+        return await self._reply_numbers(refused, rollouts, request.place(sender), format_scores)
+
+    async def remote_rm(self, body: bytes, sender: Sender) -> Reply:
         """Score `POST /rm`, slime's `remote_rm`; with `key` the answer is a dict."""
         request = RemoteRequest.model_validate(read_json(body))
-        prompt = request.prompt if isinstance(request.prompt, str) else json.dumps(request.prompt)
-        rollout = Rollout(
-            prompt=plain_messages(request.prompt),
-            response=request.response,
-            group_id=sha256(prompt.encode("utf-8", "replace")).hexdigest()[:32],
-            reference=openrlhf.reference_of(request.label),
-        )
-        return await self._reply_texts([rollout], copy, run, lambda s: self._rm(s[0], key))
+        self._check_fits(truncated=request.says_truncated)
+        rollout = request.rollout(self._texts)
 
-    def _rm(self, score: Score, key: str | None) -> Any:
-        reward = openrlhf.missing_reward(score, self._settings.stand_in)
+        def format_scores(scores: list[Score]) -> Any:
+            (stand_in,) = self._stand_ins_of([rollout], scores)
+            return self._rm(scores[0], stand_in, sender.key)
+
+        return await self._reply_numbers({}, [rollout], request.place(sender), format_scores)
+
+    async def grade(
+        self, rollout: Rollout, sender: Sender, format_score: Callable[[Score], Any]
+    ) -> Reply:
+        """Score one sample for a grader's protocol, which has no groups."""
+        check_fits(
+            self._manager.config,
+            who="the grader's client",
+            base_score=rollout.base_score is not None,
+            group_size=None,
+            how="/v1/score with whole groups",
+            truncated=False,
+        )
+        options = self._options(self._manager, None, sender)
+        refused = _refusals([rollout], self._manager.config)
+        return await self._reply_except(
+            self._manager, refused, [rollout], options, sender, lambda s: format_score(s[0])
+        )
+
+    def _rm(self, score: Score, stand_in: float, key: str | None) -> Any:
+        reward = openrlhf.missing_reward(score, stand_in)
         if key is None:
             return reward
-        answer = ScoreAnswer.of([score])
+        columns = component_columns([score], names=component_names(self._numbers.config))
+        components = {name: column[0] for name, column in columns.items()}
         return {
-            "judge_score": answer.judge_scores[0],
+            "judge_score": ScoreAnswer.of([score]).judge_scores[0],
             "judge_status": score.status,
-            "missing": not score.trainable,
+            "missing": is_missing(score),
             key: reward,
+            **components,
         }
 
-    async def _reply_texts(
-        self, rollouts: Sequence[Rollout], copy: int, run: str | None, format_scores: Format
-    ) -> Reply:
-        """Score rollouts of a protocol that carries only texts.
+    def _stand_ins_of(self, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> list[float]:
+        for rollout, score in zip(rollouts, scores, strict=True):
+            self._stand_ins.add(rollout.group_id, [score])
+        return [self._stand_ins.reward(rollout.group_id) for rollout in rollouts]
 
-        A text that cannot be scored gets a missing score, not an HTTP error: after an error the
-        clients retry, and then train without a reward.
+    def _check_fits(self, *, truncated: bool) -> None:
+        """Refuse a configuration under which no sample of a protocol could be scored.
 
         Raises:
-            InvalidConfig: no rollout of this protocol can be scored under this configuration.
+            InvalidConfig: names what the protocol lacks.
         """
-        size = self._settings.group_size
-        config = self._manager.config
-        check_fits(config, who="the client", base_score=False, group_size=size, how="--group-size")
-        refused = {
-            row: error
-            for row, rollout in enumerate(rollouts)
-            if (error := _refusal(rollout, config)) is not None
-        }
-        options = self._options(size, copy, run)
-        return await self._reply_except(refused, rollouts, options, format_scores)
+        check_fits(
+            self._manager.config,
+            who="the client",
+            base_score=False,
+            group_size=self._settings.group_size,
+            how="--group-size",
+            truncated=truncated,
+        )
 
-    def _options(self, group_size: int | None, copy: int, run: str | None) -> dict[str, Any]:
-        """Return the options of `score_many`; `run` is the one that the request names."""
+    async def _reply_numbers(
+        self,
+        refused: Mapping[int, InvalidRollout],
+        rollouts: Sequence[Rollout],
+        sender: Sender,
+        format_scores: Format,
+    ) -> Reply:
+        """Score rollouts of a protocol that answers with numbers.
+
+        A rollout that cannot be scored gets a missing score, not an HTTP error: after an error the
+        clients retry, and then train without a reward.
+        """
+        refused = {**_refusals(rollouts, self._numbers.config), **refused}
+        options = self._options(self._numbers, self._settings.group_size, sender)
+        return await self._reply_except(
+            self._numbers, refused, rollouts, options, sender, format_scores
+        )
+
+    def _options(
+        self, manager: RewardManager, group_size: int | None, sender: Sender
+    ) -> dict[str, Any]:
+        """Return the options of `score_many`."""
         settings = self._settings
-        named = settings.run if run is None else run
-        options: dict[str, Any] = {**filed_under(named, "http", self._manager)}
-        options["group_size"] = group_size
+        named = settings.run if sender.run is None else sender.run
+        options: dict[str, Any] = {**filed_under(named, "http", manager)}
+        options["step"], options["split"] = sender.step, sender.split
         # Trainings that share a server may use equal group ids.
-        options["one_prompt"] = run is None
-        if group_size is not None:
+        options["one_prompt"] = sender.run is None
+        # An evaluation may have any number of samples per prompt.
+        options["group_size"] = group_size if sender.split in TRAINING else None
+        if options["group_size"] is not None:
             # Leaves time to score an incomplete group before the answer is due.
             limit_s = GROUP_TIMEOUT_FRACTION * settings.timeout_s
-            options["group_timeout_s"] = min(settings.group_timeout_s, limit_s)
-            options["sample_id"] = str(copy)
+            if settings.group_timeout_s is not None or limit_s < MAX_GROUP_TIMEOUT_S:
+                given_s = settings.group_timeout_s
+                options["group_timeout_s"] = limit_s if given_s is None else min(given_s, limit_s)
+            options["sample_id"] = str(sender.copy)
         return options
 
     async def _reply_except(
         self,
+        manager: RewardManager,
         refused: Mapping[int, InvalidRollout],
         rollouts: Sequence[Rollout],
         options: Mapping[str, Any],
+        sender: Sender,
         format_scores: Format,
     ) -> Reply:
         """Score all rollouts except the refused ones, which get a missing score.
@@ -148,14 +241,15 @@ class Scoring:
             InvalidRollout: another rollout is invalid; the message names its row.
         """
         if not refused:
-            return await self._reply(rollouts, options, format_scores)
-        config = self._manager.config
+            return await self._reply(manager, rollouts, options, sender, format_scores)
         rows = [row for row in range(len(rollouts)) if row not in refused]
         for row in rows:
-            error = _refusal(rollouts[row], config)
+            error = _refusal(rollouts[row], manager.config)
             if error is not None:
                 raise InvalidRollout(str(error).replace("rollouts[0]", f"rollouts[{row}]", 1))
-        missing = {row: without_reward(error, config.reward) for row, error in refused.items()}
+        self._leave_out(manager, [rollouts[row] for row in refused], options)
+        rules = manager.config.reward
+        missing = {row: without_reward(error, rules) for row, error in refused.items()}
 
         def format_all(scored: list[Score]) -> Any:
             scores = missing | dict(zip(rows, scored, strict=True))
@@ -163,24 +257,66 @@ class Scoring:
 
         if not rows:
             return Reply(content=format_all([]), complete=False, rollouts=len(rollouts))
-        reply = await self._reply([rollouts[row] for row in rows], options, format_all)
+        kept = [rollouts[row] for row in rows]
+        reply = await self._reply(manager, kept, options, sender, format_all)
         return replace(reply, complete=False)
 
+    def _leave_out(
+        self, manager: RewardManager, refused: Sequence[Rollout], options: Mapping[str, Any]
+    ) -> None:
+        """Say that refused rollouts will not come, so that their siblings do not wait for them."""
+        if options["group_size"] is None or not compares(manager.config):
+            return
+        for i, rollout in enumerate(refused):
+            if rollout.group_id is None:
+                continue
+            prompts = [rollout.prompt] if options["one_prompt"] else None
+            # The same name again if the client retries.
+            text = openrlhf.group_id_of(str(rollout.response))
+            name = f"{text} {options['sample_id']} {i}"
+            manager.close_groups(
+                [str(rollout.group_id)], absent=[name], prompts=prompts, **options
+            )
+
     async def _reply(
-        self, rollouts: Sequence[Rollout], options: Mapping[str, Any], format_scores: Format
+        self,
+        manager: RewardManager,
+        rollouts: Sequence[Rollout],
+        options: Mapping[str, Any],
+        sender: Sender,
+        format_scores: Format,
     ) -> Reply:
         """Score, and answer within the timeout with the scores available by then."""
-        pending = self._manager.score_many(rollouts, **options)
+        pending = manager.score_many(rollouts, **options)
+        waits = options["group_size"] is not None and compares(manager.config)
+        groups = [_held_group(manager, one, options) for one in rollouts] if waits else []
         try:
-            scores = await pending.gather(self._settings.timeout_s, self._manager.config.reward)
+            with self.held.reply(sender.key_of_reply, groups):
+                scores = await pending.gather(self._settings.timeout_s, manager.config.reward)
             self._outages.count(scores)
         except (TimeoutError, OyerError) as error:
             return Reply(content={"error": str(error)}, status_code=503, complete=False)
         if self._settings.on_late == "retry" and not pending.done():
             late = f"a judge is late: not all scores came in {self._settings.timeout_s:g} s"
             return Reply(content={"error": late}, status_code=503, complete=False)
-        complete = all(score.trainable for score in scores)
+        complete = not any(map(is_missing, scores)) and all(score.trainable for score in scores)
         return Reply(content=format_scores(scores), complete=complete, rollouts=len(scores))
+
+
+def _held_group(
+    manager: RewardManager, rollout: Rollout, options: Mapping[str, Any]
+) -> HeldGroup:
+    prompts = [rollout.prompt] if options["one_prompt"] else None
+    return HeldGroup(
+        f"{options.get('run')} {options['step']} {rollout.group_id}",
+        options["group_size"],
+        lambda: manager.close_groups([str(rollout.group_id)], prompts=prompts, **options),
+    )
+
+
+def _refusals(rollouts: Sequence[Rollout], config: RewardConfig) -> dict[int, InvalidRollout]:
+    errors = [_refusal(rollout, config) for rollout in rollouts]
+    return {row: error for row, error in enumerate(errors) if error is not None}
 
 
 def _refusal(rollout: Rollout, config: RewardConfig) -> InvalidRollout | None:

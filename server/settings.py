@@ -25,13 +25,17 @@ class ServerSettings:
     on_late: Literal["answer", "retry"] = "answer"
     """If a judge is late, answer without that reward, or answer 503; the client's retry then joins
     the judge calls in progress."""
-    stand_in: float = 0.0
-    """The number sent for a missing reward if the protocol allows only numbers."""
+    stand_in: float | None = None
+    """The number sent for a missing reward if the protocol allows only numbers; None sends a neutral one:
+    the mean of the prompt's rewards so far, else of the latest ones, else 0."""
     group_size: int | None = None
     """Samples per prompt, if the rollouts of a prompt arrive in separate requests."""
-    group_timeout_s: float = 60.0
+    group_timeout_s: float | None = None
     """Maximum wait of such a group for its last rollout, in seconds; limited to a fraction of
-    `timeout_s`."""
+    `timeout_s`. None: a small multiple of what the latest groups needed."""
+    tokenizer: str | None = None
+    """Folder or Hugging Face name of the tokenizer whose special tokens end a response; None: the
+    configured `tokenizer`, else the end marks of common models."""
     run: str | None = None
     """The training run to record rollouts under, unless a request names one; defaults to `http`.
     Servers with the same run share its groups; without a run, each server has its own."""

@@ -7,7 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import RedisError
 from rich.markup import escape
@@ -82,11 +82,18 @@ class Summary:
         return {**vars(self), **more, "failed": self.failed}
 
 
+class Place(NamedTuple):
+    """Where batches are recorded."""
+
+    run: str
+    split: str | None = None
+
+
 def score_all(
     manager: RewardManager,
     rollouts: Sequence[Rollout],
+    place: Place,
     *,
-    run: str,
     batch_size: int,
     quiet: bool = False,
 ) -> tuple[list[RewardLine], Summary]:
@@ -107,7 +114,7 @@ def score_all(
         def show(judged: float) -> None:
             bar.update(task, completed=summary.rollouts + int(judged))
 
-        for rows, batch in _ended(manager, rollouts, batches(rollouts, batch_size), run, show):
+        for rows, batch in _ended(manager, rollouts, batches(rollouts, batch_size), place, show):
             summary.add(batch)
             scored = reward_lines([rollouts[row] for row in rows], batch)
             for row, line in zip(rows, scored, strict=True):
@@ -155,7 +162,7 @@ def _ended(
     manager: RewardManager,
     rollouts: Sequence[Rollout],
     cut: Sequence[list[int]],
-    run: str,
+    place: Place,
     show: Callable[[float], None],
 ) -> Iterator[tuple[list[int], RewardBatch]]:
     """Submit a few batches ahead, and yield the results in order, each with its row numbers."""
@@ -164,7 +171,9 @@ def _ended(
         for step, rows in enumerate(cut):
             if len(under_way) == _AHEAD:
                 yield _first_ended(under_way, show)
-            future = manager.submit([rollouts[row] for row in rows], run=run, step=step)
+            future = manager.submit(
+                [rollouts[row] for row in rows], run=place.run, step=step, split=place.split
+            )
             under_way.append(_Part(rows, future))
         while under_way:
             yield _first_ended(under_way, show)

@@ -21,12 +21,6 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local REMEMBERED = 4
 
--- Without a timeout of its own, a group waits for FACTOR times what the slowest one of the latest two
--- steps needed from its first to its last rollout, within these bounds.
-local FACTOR, SHORTEST_MS, LONGEST_MS = 4, 2000, 60000
--- Groups without a step: how many must have been seen, and how many count as one step.
-local FEWEST, WINDOW = 8, 64
-
 local function key(generation)
   return base .. ':' .. generation
 end
@@ -62,46 +56,6 @@ local function close(at, state)
   strike(args.backlog[1], args.backlog[2], at)
 end
 
--- Notes how long a group needed. Its key args.spread is of one run and split: `max` is the largest of its
--- latest step, `before` that of the steps before.
-local function observe(at)
-  local spread, opened = unpack(redis.call('HMGET', at, 'spread', 'opened'))
-  if not spread then return end
-  local ms = now - opened
-  local step, count, max, before = unpack(redis.call('HMGET', spread, 'step', 'count', 'max', 'before'))
-  step, count, max, before = tonumber(step or -1), tonumber(count or 0), tonumber(max or 0), tonumber(before or 0)
-  if args.step >= 0 and args.step < step then
-    redis.call('HSET', spread, 'before', math.max(before, ms))
-    return
-  end
-  if count > 0 and (args.step > step or count >= WINDOW and step < 0) then
-    redis.call('HSET', spread, 'before', max)
-    count, max = 0, 0
-  end
-  redis.call('HSET', spread, 'step', args.step, 'count', count + 1, 'max', math.max(max, ms))
-  redis.call('PEXPIRE', spread, args.expires_ms)
-end
-
-local function timeout_ms(spread, step)
-  local seen, count, max, before = unpack(redis.call('HMGET', spread, 'step', 'count', 'max', 'before'))
-  if not seen then return LONGEST_MS end
-  if step < 0 and tonumber(count) < FEWEST or step == tonumber(seen) and step >= 0 then
-    -- Of these groups, those that are seen first are the fast ones.
-    if not before then return LONGEST_MS end
-  end
-  return math.min(math.max(FACTOR * math.max(max, before or 0), SHORTEST_MS), LONGEST_MS)
-end
-
--- Gives a group more time if others needed more since it was opened.
-local function is_overdue(at, due)
-  local spread, told, opened, step = unpack(redis.call('HMGET', at, 'spread', 'told', 'opened', 'step'))
-  if spread and not told then
-    due = math.max(due, opened + timeout_ms(spread, tonumber(step)))
-    redis.call('HSET', at, 'due', due)
-  end
-  return now >= due
-end
-
 local function close_overdue(generation)
   local at = key(generation)
   redis.call('HSET', at, 'late', 1, 'waited', now - (redis.call('HGET', at, 'opened') or now))
@@ -129,7 +83,7 @@ local function view(generation, added)
     return {cjson.encode({generation = generation, state = 'gone'}), {}}
   end
   if field.state == 'open' and now >= tonumber(field.due) then
-    if is_overdue(at, tonumber(field.due)) then close_overdue(generation) end
+    if is_overdue(at, tonumber(field.due), now) then close_overdue(generation) end
     return view(generation, added)
   end
   local state = {
@@ -208,7 +162,7 @@ end
 local function add(id)
   local generation, closed = open_generation()
   if not generation then
-    observe(key(closed))
+    observe(key(closed), now, args.step, args.expires_ms)
     return closed, -1
   end
   local at = key(generation)
@@ -222,7 +176,7 @@ local function add(id)
   if n == args.size then
     close(at, 'claimed')
     claim(at)
-    observe(at)
+    observe(at, now, args.step, args.expires_ms)
   else
     close_if_all_came(at)
   end

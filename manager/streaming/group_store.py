@@ -26,7 +26,10 @@ MEMORY_S = 120.0
 """How long a finished group is kept for retries of its rollouts, in seconds. Trainers retry within
 seconds; later, the same response to a prompt may be another sample."""
 
-_SCRIPT = COUNTING_SCRIPT + resources.files(__package__).joinpath("group.lua").read_text()
+_SCRIPT = COUNTING_SCRIPT + "".join(
+    resources.files(__package__).joinpath(name).read_text()
+    for name in ("group_wait.lua", "group.lua")
+)
 _SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # its name in Redis
 
 GroupKey = tuple[str, str]

@@ -126,15 +126,8 @@ class Stream:
     ) -> Pending[None]:
         """Note rollouts that will not come; see `RewardManager.close_groups`."""
         check_options(options, self._config.broker.result_expires_s)
-        closing = closing_of(
-            group_ids,
-            absent,
-            prompts,
-            options,
-            plan=self._plan,
-            training=self._training,
-            now_s=time.monotonic(),
-        )
+        names = {"plan": self._plan, "training": self._training}
+        closing = closing_of(group_ids, absent, prompts, options, **names, now_s=time.monotonic())
         if not self._compares or not closing.groups:
             closing.pending.end(None)
             return closing.pending
@@ -273,8 +266,8 @@ class Stream:
         for group, members in updates.sent:
             self._sender.wait_for(group, members)
         for claim in updates.claims:
-            first, group = claim.members[0], claim.group
-            key = OpenBatchKey.of(first, with_length=group.with_length)._replace(step=group.step)
+            step, with_length = claim.group.step, claim.group.with_length
+            key = OpenBatchKey.of(claim.members[0], with_length=with_length)._replace(step=step)
             batches.setdefault(key, OpenBatch()).claims.append(claim)
         for one, group in updates.late:
             key = OpenBatchKey.of(one, with_length=group.with_length)

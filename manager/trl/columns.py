@@ -1,156 +1,196 @@
-"""Reads the columns that TRL passes to a reward function, and logs reward terms to TRL."""
+"""Reads the columns that TRL and ms-swift pass to a reward function, and logs reward terms to TRL."""
 
-import json
 import math
-import os
-from collections.abc import Mapping, Sequence
-from hashlib import sha256
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-import numpy as np
+from celery.utils.log import get_logger
 
-from oyer.manager.future import RewardFuture
-from oyer.manager.score import Score, scores_of
-from oyer.protocol.content import content_text, plain_json
-from oyer.protocol.errors import InvalidInput
+from oyer.manager.adapters import component_columns, row_metadata
+from oyer.manager.messages import tools_problem
+from oyer.manager.score import Score
+from oyer.manager.trl.groups import is_training, ranks, trainer_of
 from oyer.protocol.rollout import Message
-from oyer.protocol.status import Status
+
+log = get_logger(__name__)
 
 Texts = Sequence[str | list[Message]]
+Ids = Sequence[Sequence[int]]
 
 TICKETS = "oyer_ticket"
 """The column in which a `rollout_func` passes the tickets of `submit`."""
 
-_MASKS = ("tool_mask", "env_mask")
+MASKS = ("tool_mask", "env_mask")
 """Columns that mark the completion tokens of the policy with 1 and those of tools with 0."""
 
-NOT_SUBMITTED = "-"
-"""Replaces the row number in the ticket of a row that was not submitted."""
-
-UNREADABLE = Score(status=Status.REJECTED, error="the row cannot be scored; see the log")
+_NO_ROW_VALUES = (*MASKS, TICKETS, "completion_ids", "is_truncated", "finish_reason", "tools")
+"""Columns that are not metadata of the data set's row."""
 
 
-def group_ids(prompts: Texts, num_generations: int | None) -> list[str]:
-    """Return each row's group id; adjacent rows of one prompt, at most `num_generations`, share it."""
-    named: list[str] = []
-    for run, (_, rows) in enumerate(groupby(prompts)):
-        count = len(list(rows))
-        named += [f"{run}.{i // (num_generations or count)}" for i in range(count)]
-    return named
+def own_token_ids(columns: Mapping[str, Any], completions: Texts, i: int) -> list[int] | None:
+    """Return a row's token ids without those of tools; None if TRL passed no ids.
 
-
-def group_size(columns: Mapping[str, Any], num_generations: int | None) -> int | None:
-    """Return the number of rows per prompt, which an evaluation may set differently.
-
-    TRL does not pass a reward function whether it evaluates, so it is read from the trainer, which is
-    the instance behind the bound method `log_metric`.
+    The mask comes from a column, e.g. of a `rollout_func` or of `OverlappedRewards`. TRL passes none
+    to reward functions; without a mask, the trainer encodes the tool messages again.
     """
-    trainer = getattr(columns.get("log_metric"), "__self__", None)
-    model = getattr(trainer, "model", None)
-    if num_generations is None or model is None or model.training:
-        return num_generations
-    return getattr(trainer, "num_generations_eval", num_generations)
-
-
-def are_spread(prompts: Texts, num_generations: int) -> bool:
-    """Whether some groups are incomplete on this rank because other ranks have their rows."""
-    return any(len(list(rows)) % num_generations for _, rows in groupby(prompts))
-
-
-def shared_group_ids(prompts: Texts, step: int | None) -> list[str]:
-    """Return group ids that are equal on all ranks, from prompt (with images) and step."""
-    written = [json.dumps(prompt, sort_keys=True, default=_fingerprint) for prompt in prompts]
-    return [f"{step}.{sha256(text.encode()).hexdigest()[:32]}" for text in written]
-
-
-def _fingerprint(value: Any) -> str:
-    """Return a digest of an image or array in a prompt."""
-    held = value.tobytes() if hasattr(value, "tobytes") else repr(value).encode()
-    return f"{type(value).__name__} {getattr(value, 'size', '')} {sha256(held).hexdigest()}"
-
-
-def log_terms(scores: Sequence[Score], columns: Mapping[str, Any]) -> None:
-    """Log the terms, under the same names on every rank and in every step."""
-    parts = {
-        "oyer/judge_score": [score.judge_score for score in scores],
-        "oyer/judge_term": [score.judge_term for score in scores],
-        "oyer/length_term": [score.length_term for score in scores],
-    }
-    log_metric, log_extra = columns.get("log_metric"), columns.get("log_extra")
-    if log_metric is not None:
-        for name, values in parts.items():
-            known = [value for value in values if math.isfinite(value)]
-            log_metric(name, float(np.mean(known)) if known else math.nan)
-        log_metric("oyer/missing", sum(not score.trainable for score in scores) / len(scores))
-    if log_extra is not None:
-        for name, values in parts.items():
-            log_extra(name, values)
-        log_extra("oyer/judge_status", [score.status for score in scores])
-
-
-def text_of(completion: str | list[Message]) -> str:
-    """Return a completion as text: contents and tool calls, other roles with a `[role]` heading."""
-    if isinstance(completion, str):
-        return completion
-    parts, before = [], "assistant"
-    for message in completion:
-        role = message.get("role") or "assistant"
-        if role != "assistant":
-            parts.append(f"[{role}]")
-        elif before != "assistant":
-            parts.append("[assistant]")
-        before = role
-        if message.get("content"):
-            parts.append(content_text(message["content"]))
-        if message.get("tool_calls"):
-            parts.append(plain_json(message["tool_calls"]))
-    return "\n".join(parts)
-
-
-def policy_token_ids(columns: Mapping[str, Any], i: int) -> list[int] | None:
-    """Return a row's token ids, without tool tokens if there is a mask.
-
-    TRL passes no mask to reward functions; a `rollout_func` may return one as a column.
-    """
-    ids = columns.get("completion_ids")
-    if ids is None:
+    given = columns.get("completion_ids")
+    if given is None:
         return None
-    masks = next((columns[name] for name in _MASKS if columns.get(name) is not None), None)
-    if masks is None or masks[i] is None or len(masks[i]) != len(ids[i]):
-        return list(ids[i])
-    return [token for token, own in zip(ids[i], masks[i], strict=True) if own]
+    ids = list(given[i])
+    masks = next((columns[name] for name in MASKS if columns.get(name) is not None), None)
+    mask = None if masks is None else masks[i]
+    if mask is None or len(mask) != len(ids):
+        mask = _mask_from_messages(trainer_of(columns), completions[i], ids)
+    if mask is None:
+        return ids
+    return [token for token, own in zip(ids, mask, strict=True) if own]
+
+
+def _mask_from_messages(trainer: Any, completion: Any, ids: Sequence[int]) -> list[int] | None:
+    """Mask the tokens that TRL added for tool messages; None if there are none or if unknown.
+
+    TRL appends `_get_tool_suffix_ids` of each run of tool messages to the policy's tokens
+    (`GRPOTrainer._tool_call_loop`).
+    """
+    blocks = [] if isinstance(completion, str) else list(_tool_blocks(completion))
+    encode = getattr(trainer, "_get_tool_suffix_ids", None)
+    if not blocks or encode is None:
+        return None
+    mask, at = [1] * len(ids), 0
+    for block in blocks:
+        suffix = list(encode(block))
+        start = _find(ids, suffix, at)
+        if start is None:
+            log.warning(
+                "a completion's tool tokens were not found; its length counts them too (use"
+                " `OverlappedRewards`, which has TRL's own mask)"
+            )
+            return None
+        at = start + len(suffix)
+        mask[start:at] = [0] * len(suffix)
+    return mask
+
+
+def _tool_blocks(completion: Sequence[Mapping[str, Any]]) -> Iterator[list[Any]]:
+    for role, messages in groupby(completion, key=lambda message: message.get("role")):
+        if role == "tool":
+            yield list(messages)
+
+
+def _find(ids: Sequence[int], part: list[int], start: int) -> int | None:
+    for at in range(start, len(ids) - len(part) + 1):
+        if ids[at] == part[0] and list(ids[at : at + len(part)]) == part:
+            return at
+    return None
+
+
+def truncated_rows(
+    columns: Mapping[str, Any], count: int, eos_token_ids: frozenset[int]
+) -> list[bool] | None:
+    """Return whether generation hit the length limit, `[N]`; None if that is not known.
+
+    ms-swift passes it as a column. In TRL, a completion that does not end in an end or padding token
+    was cut, as in its metric `completions/clipped_ratio`.
+
+    Args:
+        eos_token_ids: end and padding tokens where no trainer is known.
+    """
+    if columns.get("is_truncated") is not None:
+        return [bool(flag) for flag in columns["is_truncated"]]
+    if columns.get("finish_reason") is not None:
+        return [reason == "length" for reason in columns["finish_reason"]]
+    trainer, ids = trainer_of(columns), columns.get("completion_ids")
+    ends = eos_token_ids
+    if hasattr(trainer, "eos_token_ids"):
+        tokenizer = getattr(trainer, "_tokenizer", None) or trainer.processing_class
+        ends = frozenset([*trainer.eos_token_ids, tokenizer.pad_token_id])
+    if ids is None or not ends:
+        return None
+    return [len(ids[i]) > 0 and int(ids[i][-1]) not in ends for i in range(count)]
+
+
+def tools_of(columns: Mapping[str, Any], count: int) -> list[list[dict[str, Any]] | None]:
+    """Return the definitions of the tools that each row's policy could call, `[N]`."""
+    given = columns.get("tools")
+    if given is not None:
+        return [None if tools_problem(one) else one for one in given]
+    trainer = trainer_of(columns)
+    if not getattr(trainer, "tools", None):
+        return [None] * count
+    by_environment = getattr(trainer, "_env_tools", None) or {}
+    names = getattr(trainer, "_batch_environments", None) or [None] * count
+    if len(names) != count:
+        names = [None] * count
+    shown = {name: _schemas(by_environment.get(name, trainer.tools)) for name in set(names)}
+    return [shown[name] for name in names]
+
+
+def _schemas(tools: Sequence[Any]) -> list[dict[str, Any]]:
+    # TRL has loaded transformers, and renders the tools by the same function.
+    from transformers.utils import get_json_schema
+
+    return [dict(one) if isinstance(one, Mapping) else get_json_schema(one) for one in tools]
+
+
+def metadata_rows(
+    columns: Mapping[str, Any], count: int, reference: str | None
+) -> list[dict[str, Any]]:
+    """Return the small values of each data set row, `[N]`."""
+    kept = {
+        key: values
+        for key, values in columns.items()
+        if key != reference
+        and key not in _NO_ROW_VALUES
+        and isinstance(values, (list, tuple))
+        and len(values) == count
+    }
+    return [row_metadata({key: values[i] for key, values in kept.items()}) for i in range(count)]
+
+
+def split_of(columns: Mapping[str, Any]) -> str | None:
+    """Return `train` or `eval`; None if it is not known."""
+    training = is_training(trainer_of(columns))
+    return None if training is None else "train" if training else "eval"
 
 
 def step_of(columns: Mapping[str, Any]) -> int | None:
     """Return the training step, or None if TRL did not pass it."""
-    state = columns.get("trainer_state")
+    state = columns.get("trainer_state") or getattr(trainer_of(columns), "state", None)
     return None if state is None else int(state.global_step)
 
 
-def ranks() -> int:
-    """Return the number of training processes, from torchrun or accelerate."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
+def log_terms(
+    scores: Sequence[Score], columns: Mapping[str, Any], name: str, components: Sequence[str]
+) -> None:
+    """Log terms and components, to metrics and to the table of completions.
 
+    The names are the same in every step and on every rank, because some releases of TRL gather one
+    metric after the other. A metric is the mean of the values that exist, and `…_present` says how
+    many do. Without any, a single process logs no value, and one of several ranks logs 0.0: NaN would
+    spread to all of them.
 
-def in_row_order(scores: Sequence[Score], rows: Sequence[int], size: int) -> list[Score]:
-    """Return one score per row; rows not listed get `UNREADABLE`."""
-    placed = [UNREADABLE] * size
-    for row, score in zip(rows, scores, strict=True):
-        placed[row] = score
-    return placed
-
-
-async def collect_tickets(tickets: Sequence[str]) -> list[Score]:
-    """Wait for rows that were submitted early, by their tickets."""
-    places = [ticket.rpartition("#") for ticket in tickets]
-    if not all(ticket and (row == NOT_SUBMITTED or row.isdecimal()) for ticket, _, row in places):
-        raise InvalidInput(f"{TICKETS}: is not a ticket from `submit`; pass tickets on unchanged")
-    batches = {
-        ticket: scores_of(await RewardFuture.from_ticket(ticket))
-        for ticket in dict.fromkeys(ticket for ticket, _, _ in places)
-    }
-    return [
-        UNREADABLE if row == NOT_SUBMITTED else batches[ticket][int(row)]
-        for ticket, _, row in places
-    ]
+    Args:
+        name: prefix of the keys, before the slash.
+        components: names of the judges and length terms.
+    """
+    parts = {
+        "judge_score": [score.judge_score for score in scores],
+        "judge_term": [score.judge_term for score in scores],
+        "length_term": [score.length_term for score in scores],
+    } | {part: [score.components.get(part, math.nan) for score in scores] for part in components}
+    filled = component_columns(scores, "", components)
+    masks = {f"{part}_present": filled[f"{part}_present"] for part in components}
+    log_metric, log_extra = columns.get("log_metric"), columns.get("log_extra")
+    if log_metric is not None:
+        for part, values in parts.items():
+            known = [value for value in values if math.isfinite(value)]
+            for value in known or ([0.0] if ranks() > 1 else []):
+                log_metric(f"{name}/{part}", value)
+        for part, flags in masks.items():
+            log_metric(f"{name}/{part}", sum(flags) / len(flags))
+        log_metric(f"{name}/missing", sum(not score.trainable for score in scores) / len(scores))
+    if log_extra is not None:
+        for part, values in (parts | masks).items():
+            log_extra(f"{name}/{part}", values)
+        log_extra(f"{name}/judge_status", [score.status for score in scores])

@@ -5,37 +5,37 @@
   is pickled only in the mode in which the process itself calls the judge.
 """
 
-import importlib
 import math
-import os
-import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 from celery.utils.log import get_logger
 
 from oyer.config.reward import RewardRules
-from oyer.manager import client
+from oyer.manager.adapters import component_columns, component_names
 from oyer.manager.backend.prepare import prepare
 from oyer.manager.batch import RewardBatch, failure_of
 from oyer.manager.score import Score, scores_of, without_reward
 from oyer.manager.validation import check
+from oyer.manager.verl import backends
+from oyer.manager.verl.columns import passed_on
 from oyer.manager.verl.data import (
     ComputeScore,
+    Reading,
     VerlRow,
     base_score_of,
     default_compute_score,
+    end_ids_of,
     place,
     read_row,
 )
-from oyer.manager.verl.settings import LengthPenaltyConfig, Resolved, resolve
+from oyer.manager.verl.settings import LengthPenaltyConfig, resolve
 from oyer.protocol.errors import InvalidConfig
 from oyer.protocol.rollout import Rollout
-from oyer.protocol.status import NOT_CALLED
 
 log = get_logger(__name__)
 
@@ -99,43 +99,49 @@ class LengthPenaltyRewardManager:
         """
         if "rm_scores" in data.batch.keys():  # noqa: SIM118 - a TensorDict is no mapping
             return VerlFuture(self, data, [], [], None)
-        rows = [read_row(data, i, self.tokenizer, self.reward_fn_key) for i in range(len(data))]
-        bases = [self._base_score(row) for row in rows]
-        rollouts = [_rollout(i, row, bases[i]) for i, row in enumerate(rows)]
-        return VerlFuture(self, data, rows, bases, self._send(rollouts))
+        reading = Reading(
+            tokenizer=self.tokenizer,
+            end_ids=end_ids_of(self.tokenizer),
+            reward_fn_key=self.reward_fn_key,
+        )
+        rows = [read_row(data, i, reading) for i in range(len(data))]
+        results = [self._computed(row) for row in rows]
+        rollouts = [
+            _rollout(i, row, base_score_of(result))
+            for i, (row, result) in enumerate(zip(rows, results, strict=True))
+        ]
+        return VerlFuture(self, data, rows, results, self._send(rollouts, data.meta_info))
 
     def close(self) -> None:
         """Stop the backend that this process started for these settings."""
-        with _backends_lock:
-            started = _backends.pop((os.getpid(), self.length_penalty_config), None)
-        if started is not None:
-            started.close()
+        backends.close(self.length_penalty_config)
 
-    def _base_score(self, row: VerlRow) -> float:
-        return base_score_of(
-            self.compute_score(
-                data_source=row.data_source,
-                solution_str=row.response,
-                ground_truth=row.ground_truth,
-                extra_info=row.extra_info,
-            )
+    def _computed(self, row: VerlRow) -> Any:
+        return self.compute_score(
+            data_source=row.data_source,
+            solution_str=row.text,
+            ground_truth=row.ground_truth,
+            extra_info=row.extra_info,
         )
 
-    def _send(self, rollouts: list[Rollout]) -> Wait:
+    def _send(self, rollouts: list[Rollout], meta_info: Mapping[str, Any]) -> Wait:
         settings = self.length_penalty_config
         resolved = resolve(settings)
+        step = meta_info.get("global_steps")
+        split = "eval" if meta_info.get("validate", False) else "train"
         if resolved.mode == "direct":
             check(rollouts, resolved.config)
-            columns = prepare(rollouts, resolved.config, run=settings.run, step=None).columns
-            batch = RewardBatch.of(_in_process_scorer(settings).score(columns, rollouts))
+            columns = prepare(rollouts, resolved.config, run=settings.run, step=step).columns
+            batch = RewardBatch.of(backends.in_process_scorer(settings).score(columns, rollouts))
             return partial(_checked, batch, resolved.config.reward)
-        return _manager(settings, resolved).submit(rollouts, run=settings.run).result
+        manager = backends.manager_of(settings, resolved)
+        return manager.submit(rollouts, run=settings.run, step=step, split=split).result
 
     def __getstate__(self) -> dict[str, Any]:
         settings = self.length_penalty_config
         resolved = resolve(settings)
         if resolved.mode == "local":
-            running = _manager(settings, resolved).config
+            running = backends.manager_of(settings, resolved).config
             settings = replace(
                 settings,
                 api_key=None,
@@ -153,7 +159,8 @@ class VerlFuture:
     manager: LengthPenaltyRewardManager
     data: Any
     rows: Sequence[VerlRow]
-    base_scores: Sequence[float]
+    results: Sequence[Any]
+    """What `compute_score` returned for each row."""
     wait: Wait | None
     """None if the data already has `rm_scores`."""
 
@@ -172,7 +179,7 @@ class VerlFuture:
         scores = self._scores(self.wait, timeout_s)
         rewards = [
             score.reward if score.trainable else unjudged_reward(score, base)
-            for score, base in zip(scores, self.base_scores, strict=True)
+            for score, base in zip(scores, self._base_scores(), strict=True)
         ]
         tensor = place(self.data, rewards)
         info = self._extra_info(scores)
@@ -189,20 +196,26 @@ class VerlFuture:
             log.warning("a batch has no rewards (%s): %s", score.status, score.error)
             return [score] * len(self.rows)
 
+    def _base_scores(self) -> list[float]:
+        return [base_score_of(result) for result in self.results]
+
     def _extra_info(self, scores: Sequence[Score]) -> dict[str, list[Any]]:
+        config = resolve(self.manager.length_penalty_config).config
         lengths: dict[str, list[int]] = defaultdict(list)
         groups = [_group_id(i, row) for i, row in enumerate(self.rows)]
         for group, row in zip(groups, self.rows, strict=True):
             lengths[group].append(row.response_tokens)
         medians = {group: float(np.median(counts)) for group, counts in lengths.items()}
         info: dict[str, list[Any]] = {
-            "openai_quality_reward": [_quality(score) for score in scores],
-            "original_score": list(self.base_scores),
+            **passed_on(self.results),
+            **component_columns(scores, names=component_names(config)),
+            "openai_quality_reward": [_finite(score.judge_term) for score in scores],
+            "original_score": self._base_scores(),
             "response_length": [row.response_tokens for row in self.rows],
             "median_length": [medians[group] for group in groups],
         }
         if self.manager.length_penalty_config.enable:
-            penalties = [-score.terms.get("length_penalty", math.nan) for score in scores]
+            penalties = [_finite(-score.terms.get("length_penalty", 0.0)) for score in scores]
             info["length_penalty"] = penalties
         return info
 
@@ -215,7 +228,10 @@ class VerlFuture:
                 print(f"[prompt] {row.prompt}\n[response] {row.response}")
                 print(f"[ground_truth] {row.ground_truth}\n[reward] {rewards[i]:g}")
                 for name, values in info.items():
-                    print(f"[{name}] {values[i]:g}")
+                    value = values[i]
+                    print(
+                        f"[{name}] {value:g}" if isinstance(value, float) else f"[{name}] {value}"
+                    )
 
 
 def unjudged_reward(score: Score, base_score: float) -> float:
@@ -224,9 +240,9 @@ def unjudged_reward(score: Score, base_score: float) -> float:
     return base_score + (penalty if math.isfinite(penalty) else 0.0)
 
 
-def _quality(score: Score) -> float:
-    """Return the judge's term: 0 for a row that is not judged, NaN if judging failed."""
-    return score.judge_term if score.trainable or score.status in NOT_CALLED else math.nan
+def _finite(value: float) -> float:
+    """Return a value that verl can average: 0 for NaN."""
+    return value if math.isfinite(value) else 0.0
 
 
 def _group_id(i: int, row: VerlRow) -> str:
@@ -240,6 +256,8 @@ def _rollout(i: int, row: VerlRow, base_score: float) -> Rollout:
         group_id=_group_id(i, row),
         base_score=base_score,
         response_tokens=row.response_tokens,
+        truncated=row.truncated,
+        metadata=row.metadata,
         reference=row.reference,
     )
 
@@ -261,42 +279,3 @@ def _checked(batch: RewardBatch, rules: RewardRules, timeout_s: float | None) ->
     if failure is not None:
         raise failure
     return batch
-
-
-_backends: dict[tuple[int, LengthPenaltyConfig], client.RewardManager] = {}
-_backends_lock = threading.Lock()
-
-
-def _manager(settings: LengthPenaltyConfig, resolved: Resolved) -> client.RewardManager:
-    """Return this process's manager for these settings; starts a local backend if needed."""
-    with _backends_lock:
-        place_ = (os.getpid(), settings)
-        if place_ not in _backends:
-            _backends[place_] = (
-                _started(resolved)
-                if resolved.mode == "local"
-                else client.RewardManager(resolved.config)
-            )
-        return _backends[place_]
-
-
-def _started(resolved: Resolved) -> client.RewardManager:
-    """Start workers on this machine; they inherit the API key through the environment."""
-    before = {name: os.environ.get(name) for name in resolved.environ}
-    os.environ.update(resolved.environ)
-    try:
-        return client.RewardManager.local(resolved.config)
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@lru_cache(maxsize=16)
-def _in_process_scorer(settings: LengthPenaltyConfig) -> Any:
-    # Imported by name: this mode loads worker libraries that the trainer side never loads otherwise.
-    module = importlib.import_module("oyer.tasks.in_process")
-    resolved = resolve(settings)
-    return module.InProcessScorer(resolved.config, {**os.environ, **resolved.environ})

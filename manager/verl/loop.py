@@ -17,25 +17,31 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from oyer.config.explaining import explain
 from oyer.config.loading import load_config, validate
+from oyer.config.reward import RewardConfig
 from oyer.manager import client
 from oyer.manager.adapters import NeededFields, one_by_one
+from oyer.manager.requirements import compares
 from oyer.manager.score import Score, without_reward
 from oyer.manager.streaming.pending import TimeoutPolicy
+from oyer.manager.verl.columns import ExtraColumns
 from oyer.manager.verl.data import (
     ComputeScore,
+    Reading,
     VerlRow,
     accuracy_of,
     base_score_of,
     default_compute_score,
+    end_ids_of,
     place,
     read_row,
 )
+from oyer.manager.verl.handover import COLUMN, Handover, install
 from oyer.protocol.errors import InvalidConfig, InvalidRollout, MissingScores, OyerError
 from oyer.protocol.rollout import Rollout
 
 log = get_logger(__name__)
 
-OnMissing = float | Literal["base_score", "raise"]
+OnMissing = float | Literal["neutral", "base_score", "raise"]
 
 
 class VerlOptions(BaseModel):
@@ -49,17 +55,28 @@ class VerlOptions(BaseModel):
     """The training run on record."""
     timeout_s: float = Field(300.0, gt=0)
     """Longest wait for one rollout's reward, in seconds."""
-    on_missing: OnMissing = "base_score"
-    """What replaces a missing reward: `base_score` or a number; `raise` raises instead."""
+    on_missing: OnMissing = "neutral"
+    """What replaces a missing reward. `neutral`: the mean judge score of the prompt's other rollouts
+    replaces a missing one (`reward.on_missing: group_mean` instead of `skip`), and the base score
+    replaces the rewards of a prompt without any. `base_score` or a number; `raise` raises instead."""
     group_size: int | None = Field(None, ge=1)
-    """Rollouts per prompt; by default `actor_rollout_ref.rollout.n`."""
+    """Rollouts per prompt if verl's batches do not say it; by default `actor_rollout_ref.rollout.n`."""
     validation_splits: tuple[str, ...] = ("test", "val", "validation")
-    """Rows whose `extra_info.split` is one of these have groups of `rollout.val_kwargs.n`, because
-    verl does not mark validation rollouts."""
-    group_timeout_s: float = Field(60.0, gt=0)
-    """Longest wait of a group for its last rollout, in seconds."""
+    """Values of `extra_info.split` that mark validation rollouts if verl's batches do not say it; their
+    groups have `rollout.val_kwargs.n` rollouts."""
+    group_timeout_s: float | None = Field(None, gt=0)
+    """Longest wait of a group for its last rollout, in seconds; by default it follows from what the
+    latest groups needed."""
     on_group_timeout: TimeoutPolicy = "partial"
     """How length terms are computed for a group that is still incomplete then."""
+
+
+def neutral(config: RewardConfig) -> RewardConfig:
+    """Return the configuration with `group_mean` instead of `skip`: verl cannot leave a row out."""
+    if config.reward.on_missing != "skip" or not config.judges:
+        return config
+    rules = config.reward.model_copy(update={"on_missing": "group_mean"})
+    return config.model_copy(update={"reward": rules})
 
 
 def missing_reward(score: Score, base_score: float, on_missing: OnMissing) -> float:
@@ -75,7 +92,7 @@ def missing_reward(score: Score, base_score: float, on_missing: OnMissing) -> fl
             f"a rollout has no reward ({score.status}: {score.error}), and"
             " reward_kwargs.oyer.on_missing is `raise`"
         )
-    if on_missing == "base_score":
+    if on_missing in ("neutral", "base_score"):
         return base_score if math.isfinite(base_score) else 0.0
     return float(on_missing)
 
@@ -112,9 +129,21 @@ class RewardManager:
         )
         inline = self.options.config
         loaded = validate(inline) if isinstance(inline, dict) else load_config(inline)
-        streamed, self._outages = one_by_one(loaded, self.options.timeout_s)
+        streamed, self._outages = one_by_one(
+            neutral(loaded) if self.options.on_missing == "neutral" else loaded,
+            self.options.timeout_s,
+        )
         self.manager = client.RewardManager(streamed)
-        self._needed = NeededFields.of(self.manager.config)
+        self._compares = compares(streamed)
+        self._needed = NeededFields.of(streamed)
+        self._columns = ExtraColumns(streamed, _at(config, "algorithm.gdpo_reward_keys") or ())
+        self._reading = Reading(
+            tokenizer=tokenizer,
+            end_ids=end_ids_of(tokenizer),
+            response_length=_at(config, "actor_rollout_ref.rollout.response_length"),
+            token_ids=self._needed.token_ids,
+            images=self._needed.images,
+        )
 
     async def run_single(self, data: Any) -> dict[str, Any]:
         """Score the last row of `data`.
@@ -127,21 +156,26 @@ class RewardManager:
             JudgeOutage: more of the latest rollouts failed than `max_failed_fraction` allows.
         """
         last = data[-1:]
-        base, accuracy = math.nan, math.nan
+        columns = {name: column[0] for name, column in last.non_tensor_batch.items()}
+        base, accuracy, result, sent = math.nan, math.nan, None, False
         limit = asyncio.timeout(self.options.timeout_s)
         try:
             async with limit:
-                row = await _in_thread(self._read, last)
-                result = await self._computed(row)
-                base = base_score_of(result)
-                accuracy = accuracy_of(result, base)
-                score = await self.manager.score(self._rollout(row, base), **self._where(row, last))
+                row = await _in_thread(read_row, last, 0, self._reading)
+                computed = await self._computed(row)
+                base = base_score_of(computed)
+                result, accuracy = computed, accuracy_of(computed, base)
+                scoring = self.manager.score(self._rollout(row, base), **self._place(columns))
+                sent = True
+                score = await scoring
         except Exception as error:  # noqa: BLE001 - an exception would end verl's whole step
+            if not sent:
+                self.absent(columns)
             score = self._failed(error, expired=limit.expired())
         self._outages.count([score])
         return {
             "reward_score": missing_reward(score, base, self.options.on_missing),
-            "reward_extra_info": _extra_info(score, base, accuracy),
+            "reward_extra_info": self._columns.row(score, base, accuracy, result),
         }
 
     @classmethod
@@ -153,7 +187,7 @@ class RewardManager:
         call = partial(
             self.compute_score,
             data_source=row.data_source,
-            solution_str=row.response,
+            solution_str=row.text,
             ground_truth=row.ground_truth,
             extra_info=row.extra_info,
             **self._router,
@@ -167,9 +201,6 @@ class RewardManager:
         except Exception as error:
             raise InvalidRollout(f"compute_score raised {error!r}; fix it") from error
 
-    def _read(self, data: Any) -> VerlRow:
-        return read_row(data, 0, self.tokenizer, token_ids=self._needed.token_ids)
-
     def _rollout(self, row: VerlRow, base: float) -> Rollout:
         return Rollout(
             prompt=row.prompt,
@@ -178,31 +209,44 @@ class RewardManager:
             base_score=base,
             response_tokens=row.response_tokens,
             token_ids=row.token_ids,
+            truncated=row.truncated,
             reference=row.reference,
-            metadata=self._needed.metadata_of(row.extra_info),
+            metadata=row.metadata | self._needed.metadata_of(row.extra_info),
         )
 
-    def _where(self, row: VerlRow, data: Any) -> Any:
-        columns = data.non_tensor_batch
-        step = int(columns["global_steps"][0]) if "global_steps" in columns else None
+    def absent(self, row: Mapping[str, Any]) -> None:
+        """Let no group wait for a rollout that failed; `row` has the columns of its batch."""
+        uid = row.get("uid")
+        if uid is None or not self._compares:
+            return
+        place = self._place(row)
+        name = place.pop("sample_id")
+        if (place["group_size"] or 1) > 1:
+            self.manager.close_groups([str(uid)], absent=[name], **place)
+
+    def _place(self, row: Mapping[str, Any]) -> Any:
+        """Return run, step, split and group of a row, given by its columns."""
+        handed: Handover = row.get(COLUMN) or Handover()
+        step = row.get("global_steps") if handed.get("step") is None else handed["step"]
+        validate = handed.get("validate")
+        if validate is None:
+            split = (row.get("extra_info") or {}).get("split")
+            validate = split in self.options.validation_splits
+        size = self._validation_size if validate else self._group_size
         # The V1 trainer numbers a prompt's samples; otherwise equal texts are different samples.
-        sample = columns["session_id"][0] if "session_id" in columns else uuid.uuid4().hex
-        return {
+        sample = handed.get("sample", row.get("session_id"))
+        place = {
             # verl's uids are random, so two trainings never share a group.
             "run": self.options.run,
-            "step": step if step is None or step >= 0 else None,
-            "group_size": self._size_of_group(row),
-            "sample_id": str(sample),
-            "group_timeout_s": self.options.group_timeout_s,
+            "step": int(step) if step is not None and step >= 0 else None,
+            "split": "eval" if validate else "train",
+            "group_size": 1 if row.get("uid") is None else handed.get("group_size", size),
+            "sample_id": uuid.uuid4().hex if sample is None else str(sample),
             "on_group_timeout": self.options.on_group_timeout,
         }
-
-    def _size_of_group(self, row: VerlRow) -> int | None:
-        if row.uid is None:
-            return 1
-        if row.extra_info.get("split") in self.options.validation_splits:
-            return int(self._validation_size)
-        return self._group_size
+        if self.options.group_timeout_s is not None:
+            place["group_timeout_s"] = self.options.group_timeout_s
+        return place
 
     def _failed(self, error: Exception, *, expired: bool) -> Score:
         if expired:
@@ -215,19 +259,6 @@ class RewardManager:
         score = without_reward(error, self.manager.config.reward)
         log.warning("a rollout has no reward (%s): %s", score.status, score.error)
         return score
-
-
-def _extra_info(score: Score, base: float, accuracy: float) -> dict[str, Any]:
-    return {
-        "acc": accuracy,
-        "base_score": base,
-        "judge_score": score.judge_score,
-        "judge_term": score.judge_term,
-        "length_term": score.length_term,
-        "unshaped_reward": score.unshaped_reward,
-        "judge_status": str(score.status),
-        "has_reward": score.trainable,
-    }
 
 
 async def _in_thread(function: Any, *args: Any) -> Any:
@@ -254,3 +285,7 @@ def _plain(raw: Any) -> Any:
     if hasattr(raw, "items"):
         return {str(key): _plain(value) for key, value in raw.items()}
     return raw if isinstance(raw, str) or not hasattr(raw, "__iter__") else [*map(_plain, raw)]
+
+
+# verl loads this module by name, in the process that builds its batches and in those that score them.
+install()

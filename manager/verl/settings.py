@@ -51,8 +51,9 @@ class LengthPenaltyConfig:
     """Name of the environment variable with the API key, instead of `api_key`."""
     rubric: str = "tool_call_zh"
     """A built-in rubric's name, a file, or the text."""
-    on_missing: Literal["unjudged", "group_mean", "raise"] = "unjudged"
-    """For a row without a score: drop the judge's term, use the group's mean score, or raise."""
+    on_missing: Literal["unjudged", "group_mean", "raise"] = "group_mean"
+    """For a row without a score: drop the judge's term, use the group's mean score (and drop the
+    judge's term of the whole group if no row has a score), or raise."""
     oyer_config: str | None = None
     """An `oyer.yaml` with broker, store and endpoints; by default the one in `OYER_CONFIG`."""
     broker_url: str | None = None

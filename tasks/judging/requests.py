@@ -85,7 +85,7 @@ def requests_of(
     for index, rollout in rollouts.items():
         decided_for_all = decided_without_call(rollout, rules)
         for judge in judges:
-            settings, fields = settings_of[judge.name], key_fields_of[judge.name]
+            fields = key_fields_of[judge.name]
             rubric_hash = fields["rubric_hash"]
             decided, shown = decided_for_all or _decided_by_view(rollout, judge), Rendered()
             if decided is None:
@@ -95,20 +95,24 @@ def requests_of(
                 if decided is not None:
                     yield JudgeRequest(index, judge, sample, rubric_hash, decided, shown.error)
                     continue
-                messages = shown.messages
-                key = request_key(**fields, messages=messages, sample=sample)
-                seed = _seed(key) if judge.samples > 1 and judge.temperature == 0 else None
-                request = ChatRequest(model=judge.model, messages=messages, seed=seed, **settings)
+                key = request_key(**fields, messages=shown.messages, sample=sample)
                 yield JudgeRequest(
                     index,
                     judge,
                     sample,
                     rubric_hash,
                     view_truncated=shown.truncated,
-                    request=request,
+                    request=_request(judge, key, shown, settings_of[judge.name]),
                     key=key,
                     key_fields=fields,
                 )
+
+
+def _request(
+    judge: JudgeConfig, key: str, shown: Rendered, settings: Mapping[str, Any]
+) -> ChatRequest:
+    seed = _seed(key) if judge.samples > 1 and judge.temperature == 0 else None
+    return ChatRequest(model=judge.model, messages=shown.messages, seed=seed, **settings)
 
 
 def decided_without_call(rollout: Rollout, rules: RewardRules) -> Status | None:

@@ -163,7 +163,9 @@ class WorkerContext:
         return retry_storage(work)
 
     def close(self) -> None:
-        """Close the database, if it was opened; a SQLite file then leaves no `-wal` file behind."""
+        """Return permits and claims, and close the database; a SQLite file leaves no `-wal` file behind."""
+        if "judging" in self.__dict__:
+            self.judging.close()
         if "engine" in self.__dict__:
             self.engine.dispose()
 

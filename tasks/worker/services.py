@@ -89,6 +89,13 @@ class JudgeServices:
         endpoint = self._context.config.endpoints.get(judge.endpoint)
         return endpoint.prices.get(judge.model) if endpoint else None
 
+    def close(self) -> None:
+        """Return permits and claims, so that other workers need not wait until they expire."""
+        for endpoint in self.endpoints.values():
+            if endpoint.limiter is not None:
+                endpoint.limiter.close()
+        self.single_flight.close()
+
     def _endpoint(self, name: str, config: EndpointConfig) -> EndpointServices:
         client = EndpointClient(name, config, os.environ)
         limiter = Limiter(

@@ -43,6 +43,10 @@ def with_endpoint(**keys: Any) -> dict[str, Any]:
         (with_judge(weigth=1), "judges[0].weigth: unknown key"),
         (with_judge(name="two words"), "judges[0].name: "),
         (with_judge(name=""), "judges[0].name: "),
+        (
+            {"judges": [{**JUDGE, "name": "length_penalty"}], "length": {"method": "median_band"}},
+            "length[0].name: 'length_penalty' is also the name of a judge",
+        ),
         ({"judges": [JUDGE, JUDGE]}, "judges[1].name: 'q' is taken; names are unique"),
         (with_judge(scale=[10, 1]), "judges[0].scale: must be [lowest, highest]"),
         (with_judge(scale=[1, 1]), "judges[0].scale: must be [lowest, highest]"),

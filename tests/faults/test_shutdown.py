@@ -12,6 +12,7 @@ import pytest
 
 from oyer.demo.responses import Action
 from oyer.manager import RewardBatch
+from oyer.tasks.coordination.limiter import limits_key
 from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend
 from tests.support.fault_servers import RedisServer
 from tests.support.paths import ROOT
@@ -46,6 +47,32 @@ def test_sigterm_lets_calls_in_flight_end_and_hands_the_rest_back(
     backend.judge.set_plan({})
     backend.start("judge")
     backend.check(future.result(timeout_s=60), expected, calls=EXACT)
+
+
+def test_a_stopped_worker_holds_no_permits_and_claims(backend: Backend) -> None:
+    for worker in backend.living("judge"):
+        worker.kill()
+    client = backend.redis.client
+    client.flushall()
+    worker = backend.start("judge")
+    backend.wait_ready()
+
+    def held() -> tuple[int, int]:
+        workers = [field for field in client.hkeys(limits_key("fake")) if field[:2] == b"w:"]
+        return len(workers), len(client.keys("oyer:flight:*"))
+
+    backend.judge.set_plan(Action(hold=True))
+    future = backend.manager(reuse="store").submit(rollouts_of("permits", 4))
+    backend.judge.wait_until(lambda log: len(log) == 4)
+    assert held() == (1, 4)
+    worker.send(signal.SIGTERM)
+    wait_until(lambda: "Warm shutdown" in worker.output(), "the worker was told")
+    backend.judge.release()
+    assert worker.process.wait(30) == 0
+    assert held() == (0, 0)
+    assert "Traceback" not in worker.output()
+    future.cancel()
+    backend.start_over()
 
 
 def test_a_second_signal_ends_a_worker_at_once(backend: Backend, undisturbed: Undisturbed) -> None:

@@ -5,11 +5,20 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from oyer.config.loading import validate
-from oyer.manager import JudgeOutage, RewardManager, openrlhf
-from oyer.manager.adapters import OutageBreaker, with_deadline
+from oyer.manager import InvalidConfig, JudgeOutage, RewardManager, openrlhf
+from oyer.manager.adapters import (
+    NeededFields,
+    OutageBreaker,
+    check_fits,
+    component_columns,
+    component_names,
+    row_metadata,
+    with_deadline,
+)
 from oyer.manager.score import Score
 from oyer.manager.trl import reward
 from oyer.manager.verl.settings import LengthPenaltyConfig, resolve
@@ -61,3 +70,91 @@ def test_a_manager_that_only_its_adapter_knows_lives_on(adapter: Callable[..., A
     gc.collect()
     assert alive() is not None
     del function
+
+
+JUDGES = [{"name": "q", "endpoint": "fake", "model": "m"}]
+
+
+def test_component_columns_have_no_nan_and_the_same_keys_in_every_row() -> None:
+    nan = float("nan")
+    scores = [
+        Score(status="scored", components={"q": 2.0}, component_means={"q": 2.0}),
+        Score(status="timeout", components={"q": nan}, component_means={"q": 2.0}),
+        Score(status="timeout", components={"q": nan}, component_means={"q": nan}),
+        Score(status="unavailable"),
+    ]
+    assert component_columns(scores) == {
+        "oyer/q": [2.0, 2.0, 0.0, 0.0],
+        "oyer/q_present": [1.0, 0.0, 0.0, 0.0],
+    }
+    assert component_columns([], prefix="x-") == {}
+
+
+def test_an_outage_leaves_the_columns_of_the_configuration() -> None:
+    config = validate({"judges": JUDGES, "length": [{"method": "median_band"}]})
+    assert component_names(config) == ["q", "length_penalty"]
+    columns = component_columns([Score(status="expired")], "", component_names(config))
+    assert columns == {
+        "q": [0.0],
+        "q_present": [0.0],
+        "length_penalty": [0.0],
+        "length_penalty_present": [0.0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("length", "reads"),
+    [
+        ({"method": "median_band"}, False),
+        ({"method": "median_band", "truncated": "mask"}, True),
+        ({"method": "median_band", "truncated": "wrong"}, True),
+        ({"method": "stop_properly_penalty", "coef": -0.5}, True),
+        ({"method": "sigmoid_length", "alpha": 0.2}, True),
+        ({"method": "sigmoid_length", "alpha": 0.2, "check_eos": False}, False),
+    ],
+    ids=str,
+)
+def test_what_reads_truncation_is_refused_where_nobody_says_it(
+    length: dict[str, Any], reads: bool
+) -> None:
+    config = validate({"length": [length], "tokenizer": "t"})
+    assert NeededFields.of(config).truncated is reads
+    how: dict[str, Any] = {"who": "X", "base_score": True, "group_size": 4, "how": "n"}
+    check_fits(config, truncated=True, **how)
+    if reads:
+        with pytest.raises(InvalidConfig, match="length: X does not say which rollouts hit"):
+            check_fits(config, truncated=False, **how)
+    else:
+        check_fits(config, truncated=False, **how)
+
+
+def test_only_a_judge_that_takes_images_needs_them() -> None:
+    needed = [
+        NeededFields.of(validate({"judges": [{**JUDGES[0], "images": how}]})).images
+        for how in ("placeholder", "send", "reject")
+    ]
+    assert needed == [False, True, True]
+
+
+def test_the_small_values_of_a_row_are_its_metadata() -> None:
+    row: dict[Any, Any] = {
+        "data_source": "gsm8k",
+        "index": np.int64(3),
+        "weight": np.float32(0.5),
+        "hard": True,
+        "prompt": "x" * 201,
+        "images": [1],
+        "none": None,
+        "nan": float("nan"),
+        "broken": "\udc00",
+        3: "no text key",
+        "extra_info": {"split": "test", "index": 4, "deep": {"a": 1}},
+    }
+    assert row_metadata(row) == {
+        "data_source": "gsm8k",
+        "index": 3,
+        "weight": 0.5,
+        "hard": True,
+        "split": "test",
+    }
+    assert len(row_metadata({f"k{i}": i for i in range(100)})) == 32

@@ -1,5 +1,6 @@
 """What a batch comes back as, and when its missing scores are too many."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 
 from oyer.config.reward import RewardRules
 from oyer.manager.batch import BatchUsage, RewardBatch, failure_of
-from oyer.protocol.errors import JudgeOutage, MissingScores
+from oyer.manager.score import scores_of
+from oyer.protocol.batch_result import BatchResult
+from oyer.protocol.errors import JudgeOutage, MessageRefused, MissingScores
 from tests.manager.conftest import outcome_of
 
 
@@ -94,3 +97,55 @@ def test_arrays_are_single_precision_and_the_mask_is_boolean() -> None:
     batch = batch_of("scored")
     assert batch.rewards.dtype == batch.judge_scores.dtype == np.float32
     assert batch.mask.dtype == np.bool_
+
+
+def test_components_are_every_judge_and_every_length_term() -> None:
+    scores = {"q": [1.0, np.nan, 3.0], "style": [4.0, 5.0, 6.0]}
+    batch = batch_of(
+        *["scored"] * 3,
+        scores={name: np.array(values, dtype=np.float32) for name, values in scores.items()},
+        terms={
+            name: np.full(3, value, dtype=np.float32)
+            for name, value in {
+                "base_score": 1.0,
+                "judge": 2.0,
+                "judge:q": 1.0,
+                "judge:style": 1.0,
+                "gate": 1.0,
+                "length_penalty": -0.5,
+            }.items()
+        },
+        advantages={"grpo": np.full(3, 0.25, dtype=np.float32)},
+        groups=[0, 0, -1],
+    )
+    assert list(batch.components) == ["q", "style", "length_penalty", "grpo"]
+    assert all(values.dtype == np.float32 for values in batch.components.values())
+    means = batch.component_means
+    np.testing.assert_array_equal(means["q"], [1.0, 1.0, 3.0])
+    np.testing.assert_array_equal(means["style"], [4.5, 4.5, 6.0])
+    first, second, _ = scores_of(batch)
+    assert first.components == {"q": 1.0, "style": 4.0, "length_penalty": -0.5, "grpo": 0.25}
+    assert np.isnan(second.components["q"])
+    assert second.component_means["q"] == 1.0
+
+
+def test_a_group_without_a_score_has_no_mean() -> None:
+    nan = np.full(2, np.nan, dtype=np.float32)
+    for groups in ([0, 0], [-1, -1], []):
+        batch = batch_of("timeout", "timeout", scores={"q": nan}, groups=groups)
+        assert np.isnan(batch.component_means["q"]).all()
+
+
+def test_scores_and_groups_travel_and_earlier_results_have_none() -> None:
+    scores = {"q": np.array([1.0, np.nan], dtype=np.float32)}
+    wire = outcome_of("b", 2, scores=scores, groups=[0, -1]).to_wire()
+    back = BatchResult.from_wire(json.loads(json.dumps(wire)))
+    np.testing.assert_array_equal(back.scores["q"], scores["q"])
+    assert back.groups == [0, -1]
+    earlier = {name: value for name, value in wire.items() if name not in ("scores", "groups")}
+    assert (BatchResult.from_wire(earlier).scores, BatchResult.from_wire(earlier).groups) == (
+        {},
+        [],
+    )
+    with pytest.raises(MessageRefused, match="1 group numbers for 2 rollouts"):
+        BatchResult.from_wire({**wire, "groups": [0]})

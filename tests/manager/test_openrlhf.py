@@ -3,14 +3,16 @@
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action, named
-from oyer.manager import InvalidConfig, InvalidInput, RewardManager, openrlhf
-from oyer.manager.openrlhf import missing_reward, response_of, reward_function, rollouts_of
+from oyer.manager import InvalidConfig, InvalidInput, InvalidRollout, RewardManager, openrlhf
+from oyer.manager.openrlhf import missing_reward, reward_function, rows_of
+from oyer.manager.query_text import QueryText, special_tokens
 from oyer.manager.score import Score
 from tests.support.scripted_backend import DEAD_JUDGE, by_response, sibling, user_text
 
@@ -66,7 +68,7 @@ def test_a_base_score_that_fails_is_a_stand_in_and_no_exception(
     def failing(prompt: str, response: str, label: Any) -> float:
         raise ZeroDivisionError
 
-    answer = reward_function(backend, base_score=failing, stand_in=-1.0)(["fails"], ["?"], [None])
+    answer = reward_function(backend, base_score=failing, stand_in=-1.0)(["? fails"], ["?"], [None])
     assert answer["rewards"] == [-1.0]
     assert answer["extra_logs"]["oyer_missing"] == [1.0]
     assert "ZeroDivisionError" in caplog.text
@@ -159,16 +161,53 @@ def test_a_missing_reward_is_the_stand_in() -> None:
         ("Q: 2+2? 4", "Q: 2+2?", " 4"),
         ("<s>Q A</s>", "Q", " A"),
         ("Q A<|im_end|>\n<|endoftext|>", "Q", " A"),
-        ("something else", "Q: 2+2?", "something else"),
         ("no prompt", "", "no prompt"),
+        # White space is decoded differently.
+        ("<s> Q : 2 + 2 ?\n4", "Q: 2+2?", "4"),
+        # The trainer has cut the prompt on the left, also inside a character.
+        ("of a question? A\n4<eos>", "The long start of a question? A\n", "4"),
+        ("\ufffd\ufffdof a question? 4", "日本 of a question?", " 4"),
+        ("a a a a a b b b b b c", "a a a a a a a a a a b b b b b", "c"),
     ],
 )
 def test_the_response_is_the_query_without_prompt_and_end_marks(
     query: str, prompt: str, response: str
 ) -> None:
-    assert response_of(query, prompt) == response
+    assert QueryText().response(query, prompt)[0].strip() == response.strip()
+
+
+@pytest.mark.parametrize("query", ["something else", "2? 4", ""])
+def test_a_query_without_its_prompt_is_refused(query: str) -> None:
+    with pytest.raises(InvalidRollout, match="query: does not start with the prompt"):
+        QueryText().response(query, "Q: what is 2+2?")
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "<eos>", "<end_of_turn>\n", "<｜end▁of▁sentence｜>", "<|im_end|>", "<|eot_id|>", "</s>",
+        "<|endoftext|>", "<|return|>", "<|END_OF_TURN_TOKEN|>", "[|endofturn|]", "<turn|>", "[e~[",
+    ],
+)  # fmt: skip
+def test_end_marks_of_common_models_are_no_part_of_a_response(mark: str) -> None:
+    assert QueryText().response(f"Q? The end.{mark}", "Q?") == (" The end.", True)
+    assert QueryText().response("Q? The en", "Q?") == (" The en", False)
+    # Padding does not end a response.
+    assert QueryText().response("Q? The en<pad>", "Q?") == (" The en", False)
+
+
+def test_the_end_marks_are_the_special_tokens_of_a_named_tokenizer(tmp_path: Path) -> None:
+    added = [{"id": 1, "content": "<fin>", "special": True}, {"id": 2, "content": "<b>"}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<over>"}))
+    texts = QueryText(special_tokens(str(tmp_path)))
+    assert texts.response("Q <b>bold<b><fin>", "Q") == (" <b>bold<b>", True)
+    assert texts.response("Q A<over>", "Q") == (" A", True)
+    assert texts.response("Q A<|im_end|>", "Q") == (" A<|im_end|>", False)
+    with pytest.raises(InvalidConfig, match="tokenizer: .* give a folder"):
+        special_tokens(str(tmp_path / "nothing"))
 
 
 def test_lists_of_different_lengths_are_refused() -> None:
     with pytest.raises(InvalidInput, match="have 1, 2 and 1 entries"):
-        rollouts_of(["q"], ["p", "p"], None)
+        rows_of(["q"], ["p", "p"], None, QueryText())

@@ -12,9 +12,9 @@ import torch
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import slime
-from oyer.manager.trl.columns import shared_group_ids, text_of
+from oyer.manager.trl.groups import groups_of
 from oyer.manager.trl.reward import RewardFunction
-from oyer.manager.verl.data import read_row
+from oyer.manager.verl.data import Reading, read_row
 from tests.manager.test_slime import samples
 from tests.support.scripted_backend import Running, user_text
 from tests.support.verl_data import Tokens, data_proto
@@ -73,7 +73,7 @@ def test_verl_leaves_out_what_its_response_mask_leaves_out() -> None:
     data.batch["response_mask"] = torch.zeros_like(data.batch["responses"])
     data.batch["response_mask"][0, [0, 1, 5]] = 1
     tokens.texts += [""] * 6
-    row = read_row(data, 0, tokens, token_ids=True)
+    row = read_row(data, 0, Reading(tokenizer=tokens, token_ids=True))
     assert (row.response_tokens, row.token_ids) == (3, [0, 1, 5])
     assert row.prompt == [{"role": "user", "content": "[image]\nLook."}]
 
@@ -99,20 +99,13 @@ def test_trl_judges_the_texts_of_parts_and_counts_own_tokens(
     assert all("[image]\n几？" in text and "五 " in text and "\\u" not in text for text in asked)
 
 
-def test_trl_shows_who_said_what_in_a_completion_of_several_turns() -> None:
-    turns = [
-        {"role": "assistant", "content": "Let me look.", "tool_calls": [{"name": "查"}]},
-        {"role": "tool", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]},
-        {"role": "assistant", "content": "Five."},
-    ]
-    assert text_of(turns) == 'Let me look.\n[{"name": "查"}]\n[tool]\n[image]\n[assistant]\nFive.'
-    assert text_of(turns[2:]) == "Five."
-
-
-def test_trl_names_groups_by_their_images_too() -> None:
+def test_trl_names_groups_by_their_images_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
     prompts = [
         [{"role": "user", "content": [{"type": "image", "image": Image(pixels)}]}]
         for pixels in (b"a", b"b", b"a")
     ]
-    first, other, again = shared_group_ids(prompts, 3)
+    groups = groups_of(prompts, {}, num_generations=2, column=None, call="", compared=True)
+    first, other, again = groups.ids
+    assert groups.spread
     assert first == again != other

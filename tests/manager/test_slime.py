@@ -171,7 +171,10 @@ def test_under_a_reward_key_the_answer_is_a_dict_with_it(
     reward = asyncio.run(custom_rm(args(reward_key="score"), sample))
     assert reward == {
         "score": pytest.approx(0.5), "judge_score": 5.0, "judge_status": "scored",
+        "oyer/q": 5.0, "oyer/q_present": 1.0,
     }  # fmt: skip
+    component = asyncio.run(custom_rm(args(reward_key="oyer/q"), sample))
+    assert component["oyer/q"] == 5.0
 
 
 def test_an_evaluation_may_read_the_reward_under_a_key_of_its_own(

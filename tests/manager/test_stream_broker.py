@@ -10,7 +10,7 @@ import pytest
 
 from oyer.manager import BackendUnavailable, RewardManager, Rollout
 from oyer.manager.score import Score
-from oyer.manager.streaming import group_queue, stream
+from oyer.manager.streaming import group_queue, identity, stream
 from oyer.manager.streaming.pending import Pending
 from oyer.protocol.batch_store import Backlog
 from oyer.protocol.errors import Overloaded
@@ -156,6 +156,30 @@ def test_a_group_survives_a_broker_that_restarts_empty(
     pending.append(manager.score(members[2], group_size=3))
     end_all(workers, *pending)
     assert sorted(one.result(0).length_term for one in pending) == [-2, -1, 0]
+
+
+def test_a_group_closed_during_an_outage_is_closed_after_it(server: RedisServer) -> None:
+    manager = manager_on(server.url, length=BAND)
+    where: dict[str, Any] = {"group_size": 3, "group_timeout_s": 600}
+    workers = Workers(server.url)
+    pending = manager.score_many(members_of("closed", 2), **where).scores
+    workers.wait_for_sent(1)
+    server.kill()
+    closed = manager.close_groups(["closed"], absent=1, **where)
+    server.start()
+    end_all(workers, *pending)
+    closed.result(WAIT_S)
+    assert [one.result(0).length_term for one in pending] == [0, -1]
+
+
+def test_a_group_that_cannot_be_closed_until_it_is_overdue_is_left_to_its_timeout(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "GROUP_TIMEOUT_S", 0.05)
+    manager = manager_on(server.url, length=BAND)
+    server.kill()
+    with pytest.raises(BackendUnavailable):
+        manager.close_groups(["never"], group_size=3).result(WAIT_S)
 
 
 def test_a_group_over_the_backlog_limit_fails_and_can_be_submitted_again(

@@ -15,7 +15,7 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardManager, openrlhf, slime
 from oyer.manager.score import Score
 from oyer.manager.training import training_name
-from oyer.manager.trl.reward import RewardFunction
+from oyer.manager.trl import RewardFunction
 from tests.manager.test_slime import samples
 from tests.support.scripted_backend import Running, rollout, sibling
 from tests.support.served_app import served

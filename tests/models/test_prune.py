@@ -8,7 +8,17 @@ import pytest
 from sqlalchemy import Engine, event, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from oyer.models import Attempt, Base, Batch, BatchSubmission, Judgement, Reward, Rollout, Text
+from oyer.models import (
+    Attempt,
+    Base,
+    Batch,
+    BatchSubmission,
+    Judgement,
+    Reward,
+    Rollout,
+    RolloutImage,
+    Text,
+)
 from oyer.models import prune as pruning
 from oyer.models.engine import reading
 from oyer.models.prune import PRUNED_TEXT, Pruned, Selection, not_ended, prune, selected
@@ -29,7 +39,7 @@ from tests.support.record_rows import (
     make_submission,
 )
 
-PARTS = (Attempt, Judgement, Reward, Rollout)
+PARTS = (Attempt, Judgement, Reward, Rollout, RolloutImage)
 
 
 def record(
@@ -143,6 +153,36 @@ def test_texts_alone_can_go_and_the_scores_stay(engine: Engine) -> None:
     after = rows(engine)
     assert {name for name in before if after[name] != before[name]} == {"texts"}
     assert not {f"a {i}" for i in range(4)} & texts(engine)
+
+
+IMAGE = "data:image/png;base64," + "QUJD" * 100
+
+
+def record_images(engine: Engine, batch_id: str, run: str, *images: str) -> None:
+    """Record a batch of one rollout whose prompt and response hold these images."""
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in images]
+    messages = [{"role": "user", "content": [*parts, {"type": "text", "text": batch_id}]}]
+    with engine.begin() as conn:
+        key = ensure_run_and_batch(conn, make_batch(id=batch_id, run=run, size=1))
+        rollout = make_rollout(0, prompt=messages, response=messages, tools=[{"name": batch_id}])
+        record_chunk(conn, key, rollouts=[rollout], judgements=[make_judgement(0)])
+        finish_batch(conn, batch_id, status="finished", finished_at=START, counts={}, usage={})
+
+
+@pytest.mark.parametrize("texts_only", [False, True])
+def test_an_image_goes_with_the_last_rollout_that_holds_it(
+    engine: Engine, texts_only: bool
+) -> None:
+    own = IMAGE + "own"
+    record_images(engine, "a", "gone", IMAGE, own)
+    record_images(engine, "b", "kept", IMAGE)
+    list(prune(engine, Selection(runs=["gone"]), texts_only=texts_only))
+    left = texts(engine)
+    assert IMAGE in left
+    assert own not in left
+    assert '[{"name":"a"}]' not in left
+    assert '[{"name":"b"}]' in left
+    assert rows(engine)["rollout_images"] == 1
 
 
 def test_a_worker_that_writes_meanwhile_keeps_its_texts(engine: Engine) -> None:

@@ -75,6 +75,8 @@ def test_slime_gets_a_number_or_a_dict(server: Served, judge: JudgeServer) -> No
         "judge_score": 10.0,
         "judge_status": "scored",
         "missing": False,
+        "oyer/q": 10.0,
+        "oyer/q_present": 1.0,
     }
     chat = {"prompt": [{"role": "user", "content": "chat?"}], "response": "yes", "label": None}
     assert server.post("/rm", chat).json() == pytest.approx(1.0)

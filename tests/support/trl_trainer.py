@@ -15,6 +15,14 @@ class Trainer:
         self.extra: dict[str, list[Any]] = defaultdict(list)
         self.state = SimpleNamespace(global_step=7)
 
+    def columns(self) -> dict[str, Any]:
+        """Return the columns that every call has."""
+        return {
+            "trainer_state": self.state,
+            "log_extra": lambda column, values: self.extra[column].extend(values),
+            "log_metric": lambda name, value: self.metrics[name].append(value),
+        }
+
     def rewards(
         self, function: Any, tag: str, lengths: list[int], **columns: Any
     ) -> list[float | None]:
@@ -24,9 +32,7 @@ class Trainer:
             "prompts": [f"{tag}?"] * n,
             "completions": [f"{tag} {i}." for i in range(n)],
             "completion_ids": [[0] * length for length in lengths],
-            "trainer_state": self.state,
-            "log_extra": lambda column, values: self.extra[column].extend(values),
-            "log_metric": lambda name, value: self.metrics[name].append(value),
+            **self.columns(),
             **columns,
         }
         rewards = function(**given)

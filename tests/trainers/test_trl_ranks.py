@@ -19,19 +19,27 @@ RANK = Path(__file__).with_name("trl_rank.py")
 HANG_S = 300
 """A training that takes this long hangs, in seconds."""
 
-RUNS = ("well", "holes", "storm", "dead")
+GROUP, ROWS_PER_RANK = 4, 6
+
+RUNS = ("well", "mixin", "repeated", "holes", "storm", "dead")
 """By the judge's model, which is named like the run, the scripted judge knows how to behave."""
 BREAKER = "breaker"
 """A run whose rules are that an outage ends it."""
 
-METRICS = ("judge_score", "judge_term", "length_term", "missing")
-COLUMNS = ("judge_score", "judge_status", "judge_term", "length_term")
+ROOMS = ("rooms", "rooms-mixin")
+"""Runs with an environment."""
+
+COMPONENTS = ("length_penalty", "length_penalty_present", "q", "q_present")
+METRICS = ("judge_score", "judge_term", "length_term", "missing", *COMPONENTS)
+COLUMNS = ("judge_score", "judge_status", "judge_term", *COMPONENTS[:2], "length_term", "q", "q_present")
 
 Seen = dict[str, list[dict[str, Any]]]
 
 
 def plan(arrival: Any) -> Action:
     """Score well, not the odd ones, or limit every request."""
+    if arrival.model in ROOMS:
+        return Action(text="Final score: 5")
     if arrival.model == "storm":
         return named("rate_limited", retry_after_s=0)
     score = score_of(judged(arrival))
@@ -47,7 +55,7 @@ def seen(up: Backend, tokenizer_folder: Path, tmp_path_factory: pytest.TempPathF
     up.judge.reset()
     folder = tmp_path_factory.mktemp("ranks")
     runs = {}
-    for run in (*RUNS, BREAKER):
+    for run in (*RUNS, *ROOMS, BREAKER):
         endpoint = "dead" if run in ("dead", BREAKER) else "fake"
         changes = {
             "judges": [{"name": "q", "endpoint": endpoint, "model": run, "reasks": 0}],
@@ -66,15 +74,16 @@ def seen(up: Backend, tokenizer_folder: Path, tmp_path_factory: pytest.TempPathF
             # torchrun ends its ranks on SIGTERM.
             process.terminate()
     ranks = [json.loads((folder / f"rank{i}.json").read_text()) for i in range(2)]
-    return {run: [rank[f"ranks-{run}"] for rank in ranks] for run in (*RUNS, BREAKER)}
+    return {run: [rank[f"ranks-{run}"] for rank in ranks] for run in (*RUNS, *ROOMS, BREAKER)}
 
 
 def groups_of(ranks: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The rows of both ranks, by step and prompt."""
+    """The rows of both ranks, by step and by the place among the rows of both."""
     groups = defaultdict(list)
     for rank, one in enumerate(ranks):
-        for row in one["rows"]:
-            groups[row["step"], row["prompt"]].append({**row, "rank": rank})
+        for i, row in enumerate(one["rows"]):
+            place = rank * ROWS_PER_RANK + i % ROWS_PER_RANK
+            groups[row["step"], place // GROUP].append({**row, "rank": rank})
     return list(groups.values())
 
 
@@ -91,12 +100,17 @@ def expected_rewards(group: list[dict[str, Any]]) -> list[float]:
     return list(0.1 * np.array([judge_score(row["completion"]) for row in group]) - penalties)
 
 
-def test_rewards_are_those_on_record_and_compare_the_whole_group(up: Backend, seen: Seen) -> None:
-    groups = groups_of(seen["well"])
+@pytest.mark.parametrize("run", ["well", "mixin", "repeated"])
+def test_rewards_are_those_on_record_and_compare_the_whole_group(
+    up: Backend, seen: Seen, run: str
+) -> None:
+    groups = groups_of(seen[run])
     assert [len(group) for group in groups] == [4] * 6
+    prompts = [{row["prompt"] for row in group} for group in groups]
+    assert [len(one) for one in prompts] == [1] * 6
     spans = [len({row["rank"] for row in group}) for group in groups]
     assert sorted(spans) == [1, 1, 1, 1, 2, 2]
-    recorded = up.shaped_rewards("ranks-well")
+    recorded = up.shaped_rewards(f"ranks-{run}")
     penalised_across = 0
     for group, span in zip(groups, spans, strict=True):
         expected = expected_rewards(group)
@@ -120,6 +134,13 @@ def test_both_ranks_log_the_same_and_stay_in_step(seen: Seen, run: str) -> None:
     for entry in first["metrics"][:2]:
         assert {*map("oyer/{}".format, METRICS)} <= {*entry}
     assert first["weights"] == second["weights"]
+
+
+@pytest.mark.parametrize("run", ROOMS)
+def test_prompts_that_all_differ_are_grouped_by_place(seen: Seen, run: str) -> None:
+    """Six rows a rank: the second group has two on each. The last of each four is long."""
+    for one in seen[run]:
+        assert one["rewards"] == pytest.approx([0.5, 0.5, 0.5, -0.5] * 3 * 2)
 
 
 def test_of_the_holes_only_the_rows_are_masked(seen: Seen) -> None:

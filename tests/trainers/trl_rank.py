@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 from trainer_backend import random_llama
+from trl_tools import train_with_tools
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from oyer.manager import OyerError
-from oyer.manager.trl.reward import reward_function
+from oyer.manager.trl import OverlappedRewards, reward_function
 
 GROUP = 4
 ROWS_PER_RANK = 6
@@ -54,18 +55,44 @@ class Watched(GRPOTrainer):
         return gathered
 
 
+class WatchedMixin(OverlappedRewards, Watched):
+    """The same, with judging that overlaps."""
+
+
+def train_in_rooms(run: str, config: str, folder: str, tokenizer: str) -> dict[str, Any]:
+    """Train with an environment that gives each rollout a prompt of its own."""
+    trainer = train_with_tools(
+        (OverlappedRewards,) if "mixin" in run else (),
+        reward_function(config, run=run, timeout_s=30),
+        Path(tokenizer),
+        Path(folder),
+        environment=True,
+        per_device_train_batch_size=ROWS_PER_RANK,
+    )
+    return {"rewards": trainer.rewards, "own_lengths": trainer.own_lengths}
+
+
 def train(run: str, config: str, folder: str, tokenizer: str) -> dict[str, Any]:
-    """Train for some steps and say what was seen."""
+    """Train for some steps and say what was seen.
+
+    A run is named after its set-up: `rooms` have an environment, `mixin` overlaps, and `repeated` has
+    one prompt only.
+    """
+    if "rooms" in run:
+        return train_in_rooms(run, config, folder, tokenizer)
     # Another seed, other completions: those of an earlier run are on record.
     seed = zlib.crc32(run.encode()) % 1000
     torch.manual_seed(seed)
     names = AutoTokenizer.from_pretrained(tokenizer).get_vocab()
-    trainer = Watched(
+    questions = [f"What is {i}+1?" for i in range(6)]
+    trainer = (WatchedMixin if "mixin" in run else Watched)(
         random_llama(Path(tokenizer)),
         # Nobody waits for the rest of a group that has no rest.
         reward_funcs=reward_function(config, num_generations=GROUP, run=run, timeout_s=30),
         processing_class=AutoTokenizer.from_pretrained(tokenizer),
-        train_dataset=Dataset.from_dict({"prompt": [f"What is {i}+1?" for i in range(6)]}),
+        train_dataset=Dataset.from_dict(
+            {"prompt": ["Same?"] * 6 if "repeated" in run else questions}
+        ),
         eval_dataset=Dataset.from_dict({"prompt": ["What is 8+1?", "What is 9+1?"]}),
         args=GRPOConfig(
             output_dir=folder,

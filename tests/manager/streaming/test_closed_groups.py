@@ -1,6 +1,8 @@
 """Groups whose last rollouts never come: closed by any process, at any time, and paid for once."""
 
 import logging
+import random
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,12 +13,15 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.manager import InvalidInput, RewardManager, Rollout
 from oyer.manager.score import Score
 from oyer.manager.streaming.group_store import GroupStore
+from oyer.manager.streaming.pending import Pending
 from oyer.models.engine import open_engine, reading
 from tests.support.group_parts import close, join, rows_of, store_on
 from tests.support.scripted_backend import Running, rollout
 from tests.support.second_trainer import OtherProcess, other_process
 
 WAIT_S = 60.0
+LONGEST_S = 60.0
+"""How long a group waits before any other was seen."""
 HOUR: dict[str, Any] = {"group_size": 4, "group_timeout_s": 600.0, "step": 1}
 """Tests end only if groups are closed."""
 
@@ -77,6 +82,10 @@ def test_a_closed_group_is_compared_at_once_without_its_missing_rollouts(
     late = manager.score(rollout("closed", 9, group_id="closed"), **HOUR).result(WAIT_S)
     assert late.length_term == 0
     assert late.batch_id != scores[0].batch_id
+
+
+def length_terms_of(manager: RewardManager, members: list[Rollout]) -> list[float]:
+    return [score.length_term for score in manager.score_many(members, run="alone").result(WAIT_S)]
 
 
 def statuses_of(manager: RewardManager, run: str) -> list[str | None]:
@@ -149,6 +158,49 @@ def test_a_group_closes_with_the_last_rollout_that_comes_if_the_absent_are_known
     scores = [first.result(WAIT_S), *other.scores(), last.result(WAIT_S)]
     assert terms_and_batches_of(scores) == (pytest.approx([0, 0, -1]), 1)
     assert len(judge.requests) == 3
+
+
+def test_in_any_order_each_group_is_one_batch_and_each_rollout_is_paid_for_once(
+    manager: RewardManager, judge: JudgeServer, other: OtherProcess
+) -> None:
+    rng = random.Random(12)
+    counts = {f"any order {k}": rng.randint(1, 4) for k in range(24)}
+    groups = {tag: group_of(tag, *[100] * (n - 1), 160) for tag, n in counts.items()}
+    events: list[tuple[str, Rollout | None]] = [(tag, None) for tag in counts]
+    events += [(tag, one) for tag, members in groups.items() for one in members]
+    rng.shuffle(events)
+    batches: dict[str, list[Pending[Score]]] = defaultdict(list)
+    theirs: list[str] = []
+    for tag, one in events:
+        here = rng.random() < 0.5
+        if one is None:
+            process = manager if here else other
+            process.close_groups([tag], absent=4 - counts[tag], **HOUR)
+        elif here:
+            batches[tag].append(manager.score(one, **HOUR))
+        else:
+            other.submit([one], **HOUR)
+            theirs.append(tag)
+    found: dict[str, list[Score | Exception]] = {
+        tag: [one.result(WAIT_S) for one in pending] for tag, pending in batches.items()
+    }
+    for tag, score in zip(theirs, other.scores(), strict=True):
+        found.setdefault(tag, []).append(score)
+    for tag, n in counts.items():
+        terms, in_batches = terms_and_batches_of(found[tag])
+        assert (len(terms), in_batches) == (n, 1)
+        assert sorted(terms) == sorted(length_terms_of(manager, groups[tag]))
+    assert len(judge.requests) == sum(counts.values())
+
+
+def test_a_group_that_is_never_closed_waits_as_long_as_earlier_ones_suggest(
+    manager: RewardManager, judge: JudgeServer
+) -> None:
+    where: dict[str, Any] = {"group_size": 2, "run": "earlier"}
+    for one in [manager.score(one, step=0, **where) for one in group_of("whole", 100, 160)]:
+        one.result(WAIT_S)
+    lonely = manager.score(group_of("lonely", 100)[0], step=1, **where)
+    assert lonely.result(LONGEST_S / 2).length_term == 0
 
 
 def test_the_policy_of_a_closed_group_is_its_own(

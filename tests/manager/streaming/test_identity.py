@@ -124,6 +124,7 @@ def test_plan_training_prompt_run_id_and_size_change_a_groups_name() -> None:
     # The broker is not part of the plan.
     assert plans[0] == plans[2] != plans[1]
     scopes = [identity.scope_of("a"), identity.scope_of("b"), identity.scope_of("a", "p")]
+    scopes.append(identity.scope_of("a", None, "eval"))
     keys = [(plans[0], "r", scope, "g", 4) for scope in scopes]
     keys += [(plans[1], "r", scopes[0], "g", 4), (plans[0], "s", scopes[0], "g", 4)]
     keys += [(plans[0], "r", scopes[0], "h", 4), (plans[0], "r", scopes[0], "g", 5)]

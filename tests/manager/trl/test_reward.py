@@ -17,7 +17,9 @@ from oyer.manager import (
     MissingScores,
     RewardManager,
 )
-from oyer.manager.trl.reward import TICKETS, RewardFunction, reward_function
+from oyer.manager.score import Score
+from oyer.manager.trl import RewardFunction, masked_with, reward_function, reward_functions
+from oyer.manager.trl.columns import TICKETS, log_terms
 from tests.support.scripted_backend import DEAD_JUDGE, by_response, sibling, user_text
 from tests.support.trl_trainer import Trainer
 
@@ -43,8 +45,8 @@ def test_judge_and_length_are_one_reward(backend: RewardManager, judge: JudgeSer
     trainer = Trainer()
     rewards = trainer.rewards(reward_function(backend), "both", [10, 10, 10, 16])
     assert rewards == pytest.approx([0.1, 0.2, 0.3, 0.4 - 1])
-    assert trainer.metrics["oyer/judge_score"] == pytest.approx([2.5])
-    assert trainer.metrics["oyer/length_term"] == pytest.approx([-0.25])
+    assert trainer.metrics["oyer/judge_score"] == pytest.approx([1, 2, 3, 4])
+    assert trainer.metrics["oyer/length_term"] == pytest.approx([0, 0, 0, -1])
     assert trainer.metrics["oyer/missing"] == [0]
     assert trainer.extra["oyer/judge_score"] == pytest.approx([1, 2, 3, 4])
     assert trainer.extra["oyer/judge_status"] == ["scored"] * 4
@@ -72,13 +74,14 @@ def test_a_row_without_a_score_is_none_as_a_whole(
     rewards = trainer.rewards(reward_function(backend), "holes", [10, 16, 10, 10])
     assert rewards == [pytest.approx(0.5), None, pytest.approx(0.5), pytest.approx(0.5)]
     assert trainer.metrics["oyer/missing"] == [0.25]
-    assert trainer.metrics["oyer/judge_score"] == pytest.approx([5.0])
+    assert trainer.metrics["oyer/judge_score"] == pytest.approx([5.0] * 3)
+    assert trainer.metrics["oyer/q_present"] == [0.75]
     assert trainer.extra["oyer/judge_status"][1] == "rejected"
 
 
 @pytest.mark.parametrize("failure", ["rate_limited", "dead", "late", "broker"])
 def test_a_failing_backend_is_none_for_every_row_and_the_same_metrics(
-    backend: RewardManager, judge: JudgeServer, failure: str
+    backend: RewardManager, judge: JudgeServer, failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     well, ill = Trainer(), Trainer()
     well.rewards(reward_function(backend), f"well {failure}", [10] * 4)
@@ -95,10 +98,17 @@ def test_a_failing_backend_is_none_for_every_row_and_the_same_metrics(
     rewards = ill.rewards(reward_function(manager, **options), failure, [10] * 4)
     judge.release()
     assert rewards == [None] * 4
-    assert ill.metrics.keys() == well.metrics.keys()
     assert ill.extra.keys() == well.extra.keys()
     assert ill.metrics["oyer/missing"] == [1]
-    assert math.isnan(ill.metrics["oyer/judge_score"][0])
+    assert ill.metrics["oyer/q_present"] == [0]
+    # A mean of nothing is no value, least of all NaN, which a mean over steps would keep.
+    assert not {"oyer/judge_score", "oyer/q"} & ill.metrics.keys()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    # Some releases of TRL gather one metric after the other: each rank needs the same names.
+    ranks = Trainer()
+    log_terms([Score(status="expired")], ranks.columns(), "oyer", ["q", "length_penalty"])
+    assert ranks.metrics.keys() == well.metrics.keys()
+    assert all(math.isfinite(v) for values in ranks.metrics.values() for v in values)
 
 
 def test_a_failure_is_raised_where_the_rules_say_so(

@@ -10,7 +10,7 @@ import pytest
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action, named
 from oyer.manager import InvalidConfig, InvalidInput, JudgeOutage, RewardManager
-from oyer.manager.trl.columns import group_ids
+from oyer.manager.trl.groups import groups_of
 from oyer.manager.trl.reward import reward_function
 from tests.support.scripted_backend import sibling
 from tests.support.trl_trainer import Trainer
@@ -54,7 +54,7 @@ def test_ranks_do_not_wait_for_a_judge_until_their_collective_fails(
     backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("oyer.manager.trl.reward.RANKS_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("oyer.manager.trl.scorer.RANKS_TIMEOUT_S", 0.3)
     judge.set_plan(Action(hold=True))
     function = reward_function(backend, num_generations=2)
     assert Trainer().rewards(function, "held", [10, 10]) == [None, None]
@@ -68,7 +68,7 @@ def test_an_evaluation_may_have_groups_of_another_size(
     monkeypatch.setenv("WORLD_SIZE", "2")
 
     class Evaluating:
-        num_generations_eval = 1
+        num_generations, num_generations_eval = 4, 1
         model = SimpleNamespace(training=False)
 
         def log_metric(self, name: str, value: float) -> None:
@@ -84,7 +84,7 @@ def test_with_several_ranks_the_size_of_a_group_is_needed(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InvalidConfig, match="num_generations"):
-        reward_function(backend)
+        Trainer().rewards(reward_function(backend), "unsized", [10] * 4)
     function: Any = reward_function(backend, num_generations=4)
     with pytest.raises(InvalidInput, match="multiple of num_generations"):
         asyncio.run(function.submit(prompts=["p"] * 2, completions=["a", "b"]))
@@ -113,8 +113,41 @@ def test_a_column_can_say_what_the_rows_of_a_group_share(
     assert alone == pytest.approx([0.5] * 4)
 
 
-def test_groups_are_neighbouring_rows_of_one_prompt() -> None:
-    assert group_ids(["a", "a", "b", "b", "b"], None) == ["0.0", "0.0", "1.0", "1.0", "1.0"]
-    assert group_ids(["a"] * 4, 2) == ["0.0", "0.0", "0.1", "0.1"]
+def grouped(
+    prompts: list[Any], size: int | None, trainer: Any = None, column: str | None = None
+) -> list[str]:
+    columns = {"trainer": trainer}
+    return groups_of(
+        prompts, columns, num_generations=size, column=column, call="c", compared=True
+    ).ids
+
+
+def test_without_a_trainer_groups_are_neighbouring_rows_of_one_prompt() -> None:
+    assert grouped(["a", "a", "b", "b", "b"], None) == ["0.0", "0.0", "1.0", "1.0", "1.0"]
+    assert grouped(["a"] * 4, 2) == ["0.0", "0.0", "0.1", "0.1"]
     chat = [[{"role": "user", "content": "a"}], [{"role": "user", "content": "a"}]]
-    assert group_ids(chat, 8) == ["0.0", "0.0"]  # type: ignore[arg-type]
+    assert grouped(chat, 8) == ["0.0", "0.0"]
+    # AsyncGRPO scores one group per call, whatever environments add to its prompts.
+    assert grouped(["a", "b", "c"], 3) == ["0", "0", "0"]
+
+
+def trainer_of(rank: int, *, training: bool = True) -> Any:
+    return SimpleNamespace(
+        num_generations=4,
+        num_generations_eval=2,
+        model=SimpleNamespace(training=training),
+        accelerator=SimpleNamespace(process_index=rank),
+    )
+
+
+def test_a_trainers_groups_go_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment gives each row its own prompt; a data set may repeat a prompt."""
+    differ, equal = [f"p{i}" for i in range(8)], ["p"] * 8
+    for prompts in (differ, equal):
+        assert grouped(prompts, 8, trainer_of(0)) == ["0"] * 4 + ["1"] * 4
+    assert grouped(equal[:4], 4, trainer_of(0, training=False)) == ["0", "0", "1", "1"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    # Whole groups on each rank need not meet.
+    assert grouped(differ, 4, trainer_of(1)) == ["0"] * 4 + ["1"] * 4
+    assert grouped(equal[:6], 4, trainer_of(0)) == ["c.0"] * 4 + ["c.1"] * 2
+    assert grouped(equal[:6], 4, trainer_of(1)) == ["c.1"] * 2 + ["c.2"] * 4

@@ -26,6 +26,10 @@ KEYS = {
     "original_score",
     "response_length",
     "median_length",
+    "oyer/quality",
+    "oyer/quality_present",
+    "oyer/length_penalty",
+    "oyer/length_penalty_present",
 }
 
 
@@ -163,7 +167,8 @@ def test_a_failing_judge_leaves_the_rest_of_the_reward(
     rewards = result["reward_tensor"].sum(-1)
     torch.testing.assert_close(rewards, torch.tensor([1.0, 0.5, 0.0, 0.0]))
     quality = result["reward_extra_info"]["openai_quality_reward"]
-    np.testing.assert_array_equal(quality, [np.nan, np.nan, 0.0, np.nan])
+    assert quality == [0.0] * 4
+    assert result["reward_extra_info"]["oyer/quality_present"] == [0.0] * 4
     strict = manager_of(tokens, **settings, on_missing="raise")
     with pytest.raises(MissingScores, match="3 of 3 rollouts"):
         strict(data)
@@ -242,4 +247,9 @@ def test_without_penalty_and_judge_the_base_score_is_the_reward() -> None:
     manager = LengthPenaltyRewardManager(tokens, 0, base_from_extra_info)
     result = manager(rows(tokens, "bare", base=0.25), return_dict=True)
     assert result["reward_tensor"].sum(-1).tolist() == [0.25] * 4
-    assert result["reward_extra_info"].keys() == KEYS - {"length_penalty"}
+    assert result["reward_extra_info"].keys() == {
+        "original_score",
+        "openai_quality_reward",
+        "response_length",
+        "median_length",
+    }

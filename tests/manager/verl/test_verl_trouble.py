@@ -77,7 +77,7 @@ def test_whatever_fails_the_keys_are_the_same_and_the_base_score_is_the_reward(
     check_stacks(well, result)
     info = result["reward_extra_info"]
     assert info["judge_status"] == status
-    assert math.isnan(info["judge_score"])
+    assert info["judge_score"] == info["oyer/quality"] == info["oyer/quality_present"] == 0.0
     assert not info["has_reward"]
     # A row that cannot be read has no base score either.
     assert result["reward_score"] == (0.0 if failure == "tokenizer" else 1.0)
@@ -117,20 +117,35 @@ def test_a_scorer_that_fails_leaves_the_row_without_a_score(
     assert judge.requests == []
 
 
-def test_dicts_of_any_keys_come_back_as_the_same_keys(
-    judge: JudgeServer, oyer: dict[str, Any], well: dict[str, Any]
+def test_every_key_of_compute_score_is_passed_on_and_the_same_in_every_row(
+    judge: JudgeServer, oyer: dict[str, Any]
 ) -> None:
+    """verl reads the first row's keys from all rows (`AgentLoopWorker._postprocess`)."""
     tokens = Tokens()
-    given: list[Any] = [{"score": 0.5, "acc": True, "pred": "x"}, {"score": 0.25, "format": 1}, 1]
-    results = []
-    for i, value in enumerate(given):
-        manager = manager_of(tokens, oyer, compute_score=lambda value=value, **_: value)
-        results += scored(manager, trajectories(tokens, f"dict {i}", [10]))
-    for result in results:
-        check_stacks(well, result)
-    infos = [result["reward_extra_info"] for result in results]
-    assert [info["base_score"] for info in infos] == [0.5, 0.25, 1.0]
-    assert [info["acc"] for info in infos] == [1.0, 0.25, 1.0]
+    given: list[Any] = [
+        {"score": 0.5, "acc": True, "pred": "x", "steps": [1, 2]},
+        {"score": 0.25, "pred": "y", "format": np.float32(1), "steps": [1]},
+        1,
+        KeyError("no verdict"),
+    ]
+
+    def compute_score(extra_info: dict[str, Any], **_: Any) -> Any:
+        value = given[extra_info["row"]]
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    manager = manager_of(tokens, oyer, compute_score=compute_score)
+    rows = [{"row": i} for i in range(4)]
+    data = trajectories(tokens, "dicts", [10] * 4, extra_info=rows)
+    infos = [scored(manager, data[i : i + 1])[0]["reward_extra_info"] for i in range(4)]
+    columns = {key: [info[key] for info in infos] for key in (*infos[0], "format")}
+    assert all(np.array(column).dtype != object for column in columns.values())
+    assert columns["base_score"] == [0.5, 0.25, 1.0, 0.0]
+    assert columns["acc"] == [1.0, 0.25, 1.0, 0.0]
+    assert columns["pred"] == ["x", "y", "", ""]
+    assert columns["format"] == [0.0, 1.0, 0.0, 0.0]
+    assert columns["steps"] == ["[1, 2]", "[1]", "", ""]
 
 
 def test_a_slow_rollout_delays_none_that_comes_later(

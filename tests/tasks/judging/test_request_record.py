@@ -34,19 +34,21 @@ def job_of(rollout: Rollout, bodies: Mapping[str, Any] | None = None) -> JudgeRe
     return list(requests_of({0: rollout}, [JUDGE], RewardRules(), bodies or {}))[1]
 
 
+def recorded_text(value: Any) -> str:
+    return clean_text(value) if isinstance(value, str) else dump_json(value, sort_keys=False)
+
+
 def on_record(rollout: Rollout, job: JudgeRequest, **changed: Any) -> Kept:
     assert job.request is not None
-    prompt = rollout.prompt
     plain: dict[str, Any] = {
         "request_hash": job.key,
         "sample": job.sample,
         "parameters": json.loads(parameters_text(job, SENT)),
         "messages": messages_text(job.request.messages) if changed_on_record(rollout) else None,
         "rubric": JUDGE.rubric,
-        "prompt": clean_text(prompt)
-        if isinstance(prompt, str)
-        else dump_json(prompt, sort_keys=False),
-        "response": clean_text(str(rollout.response)),
+        "prompt": recorded_text(rollout.prompt),
+        "response": recorded_text(rollout.response),
+        "tools": None if rollout.tools is None else recorded_text(rollout.tools),
         "reference": rollout.reference,
     }
     return Kept(**{**plain, **changed})
@@ -61,6 +63,19 @@ ROLLOUTS = {
     ),
     "looks like messages": Rollout(prompt='[{"content":"p","role":"user"}]', response="r"),
     "a list that is no messages": Rollout(prompt="[1, 2]", response="r"),
+    "a trajectory": Rollout(
+        prompt="p",
+        response=[
+            {"role": "assistant", "content": None, "tool_calls": [{"name": "f", "id": "1"}]},
+            {"tool_call_id": "1", "role": "tool", "content": [{"type": "text", "text": "x"}]},
+            {"role": "assistant", "content": "done", "reasoning_content": "so"},
+        ],
+        tools=[{"type": "function", "function": {"name": "f"}}],
+    ),
+    "a response that looks like messages": Rollout(
+        prompt="p", response='[{"role":"assistant","content":"x"}]'
+    ),
+    "NUL in a trajectory": Rollout(prompt="p", response=[{"role": "assistant", "content": "r\0"}]),
     "NUL": Rollout(prompt="p\0", response="\0 r"),
     "emoji": Rollout(prompt=[{"role": "user", "content": "\U0001f600"}], response="\U0001f600"),
     "NUL in messages": Rollout(prompt=[{"role": "user", "content": "p\0"}], response="r"),
@@ -75,9 +90,32 @@ def test_rebuilt_messages_equal_those_of_the_request(rollout: Rollout) -> None:
     assert first_messages(on_record(rollout, job)) == job.request.messages
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"view": "no_thinking"},
+        {"view": "last_reply", "max_view_chars": 100},
+        {"images": "send"},
+    ],
+    ids=str,
+)
+def test_what_a_view_showed_is_rebuilt(keys: dict[str, Any]) -> None:
+    url = "data:image/png;base64,AAAA"
+    rollout = Rollout(
+        prompt=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}],
+        response=[{"role": "assistant", "content": "long " * 50, "reasoning_content": "so"}],
+    )
+    judge = JUDGE.model_copy(update=keys)
+    job = next(requests_of({0: rollout}, [judge], RewardRules(), {}))
+    assert job.request is not None
+    assert first_messages(on_record(rollout, job)) == job.request.messages
+    assert json.loads(parameters_text(job, SENT))["view"] == keys
+    assert "view" not in json.loads(parameters_text(job_of(rollout), SENT))
+
+
 def test_messages_are_stored_only_if_the_recorded_texts_do_not_give_them() -> None:
     stored = [name for name, rollout in ROLLOUTS.items() if changed_on_record(rollout)]
-    assert stored == ["NUL", "NUL in messages", "no number"]
+    assert stored == ["NUL in a trajectory", "NUL", "NUL in messages", "no number"]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,12 @@ def test_ten_in_two_tokens_is_divided_by_the_next_token() -> None:
     assert expected_score(tokens, ON_TEN, 10) == pytest.approx(0.45 * 10 + 0.15 * 1 + 0.4 * 9)
 
 
+def test_an_alternative_without_a_probability_is_absent() -> None:
+    unsure = [token("7", **{"7": 0.6, "9": 0.4})]
+    unsure[0]["top_logprobs"].append({"token": "1", "logprob": math.nan})
+    assert expected_score(unsure, (1, 9), 7) == pytest.approx(0.6 * 7 + 0.4 * 9)
+
+
 def test_an_unresolved_ten_gives_none() -> None:
     assert expected_score([*LEAD, token("9", _9=0.8, _1=0.2)], ON_TEN, 9) is None
     assert expected_score([*LEAD, token("9", _9=0.999, _1=0.001)], ON_TEN, 9) is not None

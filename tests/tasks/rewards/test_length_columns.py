@@ -10,7 +10,7 @@ from tests.support.length_batches import NAN, shaped
 OVERLONG = {"method": "soft_overlong", "max_len": 10, "cache_len": 10, "name": "long"}
 
 
-def counted(responses: list[str], ids: list[list[int]] | None = None, **keys: Any) -> list[float]:
+def counted(responses: list[Any], ids: list[list[int]] | None = None, **keys: Any) -> list[float]:
     """Return the lengths that a method gets, from a penalty of 0.1 per unit."""
     part = shaped(
         {**OVERLONG, **keys},
@@ -71,6 +71,33 @@ def test_token_ids_are_split_at_the_markers_ids(
     rows = [[7, 8], ids]
     found = [counted(["", ""], rows, part=part, think=marks)[1] for part in ("think", "answer")]
     np.testing.assert_array_equal(found, [think, answer])
+
+
+CALL = {"function": {"name": "f", "arguments": "{}"}}
+TRAJECTORY = [
+    {"role": "assistant", "content": "ab", "reasoning_content": "123"},
+    {"role": "tool", "content": "what a tool returned is nobody's length"},
+    {"role": "assistant", "content": "cd", "reasoning_content": "45"},
+    {"role": "assistant", "content": "e"},
+]
+
+
+def test_of_messages_only_the_policys_own_words_count() -> None:
+    wide: dict[str, Any] = {"max_len": 100, "cache_len": 100, "unit": "chars"}
+    words = "<think>123</think>ab\n<think>45</think>cd\ne"
+    assert counted([TRAJECTORY], **wide) == [len(words) / 10]
+    own = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    called = [{"role": "assistant", "content": None, "tool_calls": [CALL]}]
+    assert counted([called], **wide) == [len(own) / 10]
+
+
+def test_reasoning_of_messages_is_thinking() -> None:
+    marks: dict[str, Any] = {"think": {"open": "<r>", "close": "</r>"}}
+    for keys in ({}, marks):
+        assert counted([TRAJECTORY], part="think", unit="chars", **keys) == [len("123\n45")]
+        assert counted([TRAJECTORY], part="answer", unit="chars", **keys) == [len("ab\ncd\ne")]
+    open_end = [*TRAJECTORY, {"role": "assistant", "content": "<think>cut"}]
+    assert counted([open_end], part="think", unit="chars") == [len("123\n45\ncut")]
 
 
 def test_custom_markers_split_texts() -> None:

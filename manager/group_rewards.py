@@ -1,0 +1,170 @@
+"""Rewards of whole groups for trainers whose rewards are plain numbers, without NaN or None."""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any, Unpack
+
+from oyer.config.reward import RewardConfig, RewardRules
+from oyer.manager import validation
+from oyer.manager.adapters import component_columns, component_names
+from oyer.manager.client import RewardManager
+from oyer.manager.score import Score, without_reward
+from oyer.manager.streaming.identity import ScoreOptions
+from oyer.protocol.content import as_messages
+from oyer.protocol.errors import InvalidRollout
+from oyer.protocol.rollout import Message, Rollout
+from oyer.protocol.status import SETTLED
+
+TIMEOUT_S = 600.0
+"""Default time that `group_rewards` waits for the scores, in seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupReward:
+    """The reward of one rollout and its metrics, all of them finite."""
+
+    reward: float
+    """Neutral if the rollout has no score: see `neutral_rewards`."""
+    judged: bool
+    """False if the reward is not the rollout's own; exclude it from training if you can. True also for
+    `on_missing: value`."""
+    score: Score
+    """What the backend returned."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """`oyer/<judge or term>` and `…_present`, the same keys for every rollout, and `oyer/missing`."""
+
+
+def neutral_rewards(scores: Sequence[Score], own: Sequence[float] | None = None) -> list[float]:
+    """Return the rewards of one group; a missing one neither raises nor lowers the rollout.
+
+    A rollout without a reward gets the mean of the group's others, so that its advantage is 0 and
+    theirs do not change. If no rollout of the group has one, all get 0.
+
+    Args:
+        scores: of one group.
+        own: rewards that the trainer adds to these, e.g. of its environment, one per score; the
+            mean is then that of the sums.
+    """
+    added = [0.0] * len(scores) if own is None else list(own)
+    sums = [
+        score.reward + plus for score, plus in zip(scores, added, strict=True) if score.trainable
+    ]
+    if not sums:
+        return [0.0] * len(scores)
+    mean = fmean(sums)
+    return [
+        score.reward if score.trainable else mean - plus
+        for score, plus in zip(scores, added, strict=True)
+    ]
+
+
+async def group_rewards(
+    manager: RewardManager,
+    rollouts: Sequence[Rollout],
+    *,
+    own: Sequence[float] | None = None,
+    timeout_s: float = TIMEOUT_S,
+    **options: Unpack[ScoreOptions],
+) -> list[GroupReward]:
+    """Score rollouts; those with one `Rollout.group_id` are a group, complete in this call.
+
+    Args:
+        manager: of a running backend.
+        rollouts: of one or several groups.
+        own: see `neutral_rewards`.
+        timeout_s: how long to wait; a later score counts as missing.
+        options: of `RewardManager.score_many`. With `group_size`, groups come in several calls; use
+            `with_group_mean` then, because this call does not know the siblings' rewards.
+
+    Raises:
+        OyerError: the failure policy raises (`reward.on_missing: raise`, `max_failed_fraction`).
+    """
+    sent, scores = _readable(manager, rollouts)
+    if sent:
+        pending = manager.score_many([rollouts[row] for row in sent], **options)
+        settled = await pending.gather(timeout_s, manager.config.reward)
+        scores.update(zip(sent, settled, strict=True))
+    in_order = [scores[row] for row in range(len(rollouts))]
+    return _rewards_of(manager.config, rollouts, in_order, own)
+
+
+def with_group_mean(config: RewardConfig) -> RewardConfig:
+    """Return the configuration with `on_missing: group_mean` instead of `skip`.
+
+    For trainers that cannot exclude a rollout and whose rollouts are scored one by one, in groups.
+    """
+    if config.reward.on_missing != "skip":
+        return config
+    rules = config.reward.model_copy(update={"on_missing": "group_mean"})
+    return config.model_copy(update={"reward": rules})
+
+
+def _rewards_of(
+    config: RewardConfig,
+    rollouts: Sequence[Rollout],
+    scores: Sequence[Score],
+    own: Sequence[float] | None,
+) -> list[GroupReward]:
+    rewards = [math.nan] * len(scores)
+    groups: dict[Hashable, list[int]] = {}
+    for row, rollout in enumerate(rollouts):
+        alone = rollout.group_id is None
+        groups.setdefault(("row", row) if alone else rollout.group_id, []).append(row)
+    for rows in groups.values():
+        added = None if own is None else [own[row] for row in rows]
+        neutral = neutral_rewards([scores[row] for row in rows], added)
+        for row, reward in zip(rows, neutral, strict=True):
+            rewards[row] = reward
+    columns = component_columns(scores, names=component_names(config))
+    return [
+        GroupReward(
+            reward=rewards[row],
+            judged=judged,
+            score=scores[row],
+            metrics={name: values[row] for name, values in columns.items()}
+            | {"oyer/missing": float(not judged)},
+        )
+        for row, judged in enumerate(_has_own(score, config.reward) for score in scores)
+    ]
+
+
+def _has_own(score: Score, rules: RewardRules) -> bool:
+    """Whether the reward is the rollout's own, or the value that the user chose for a missing one."""
+    return score.trainable and (score.status in SETTLED or rules.on_missing == "value")
+
+
+def response_of(messages: Any) -> str | list[Message]:
+    """Convert a trajectory's messages after the prompt; a single plain reply becomes text.
+
+    The judge then sees a single turn as it sees the text of any other trainer.
+
+    Args:
+        messages: as `protocol.content.as_messages` takes them.
+    """
+    response = as_messages(messages)
+    if not response:
+        return ""
+    if len(response) == 1 and isinstance(response[0], dict):
+        message = {key: value for key, value in response[0].items() if value is not None}
+        content = message.get("content")
+        if message.keys() == {"role", "content"} and message["role"] == "assistant":
+            return content if isinstance(content, str) else response
+    return response
+
+
+def _readable(
+    manager: RewardManager, rollouts: Sequence[Rollout]
+) -> tuple[list[int], dict[int, Score]]:
+    """Return the rows that can be submitted, and the scores of those that cannot."""
+    sent: list[int] = []
+    refused: dict[int, Score] = {}
+    for row, rollout in enumerate(rollouts):
+        try:
+            validation.check([rollout], manager.config)
+        except InvalidRollout as error:
+            refused[row] = without_reward(error, manager.config.reward)
+        else:
+            sent.append(row)
+    return sent, refused

@@ -1,0 +1,87 @@
+"""Makes rollouts of the rows of a call of TRL."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from oyer.manager.adapters import NeededFields, as_number
+from oyer.manager.trl.columns import (
+    Texts,
+    metadata_rows,
+    own_token_ids,
+    tools_of,
+    truncated_rows,
+)
+from oyer.manager.trl.groups import Groups
+from oyer.protocol.content import as_messages
+from oyer.protocol.errors import InvalidConfig
+from oyer.protocol.rollout import Message, Rollout
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """What is read of each row."""
+
+    needed: NeededFields
+    reference: str | None
+    """The column with the reference answer."""
+    eos_token_ids: frozenset[int]
+    """End and padding tokens where no trainer is known."""
+
+    def rollouts(
+        self,
+        prompts: Texts,
+        completions: Texts,
+        bases: Sequence[float | None],
+        columns: Mapping[str, Any],
+        groups: Groups,
+    ) -> list[Rollout]:
+        """Return the rows as rollouts.
+
+        Raises:
+            InvalidConfig: the configuration reads which rows were truncated, and that is not known.
+        """
+        count, images = len(prompts), self.needed.images
+        truncated = truncated_rows(columns, count, self.eos_token_ids)
+        if truncated is None and self.needed.truncated:
+            raise InvalidConfig(
+                "length: the configuration reads which rollouts hit the length limit, and no trainer"
+                " says it here; pass eos_token_ids=[…] (end and padding tokens) and completion_ids"
+            )
+        references = columns.get(self.reference) if self.reference else None
+        metadata = self._metadata(columns, count)
+        tools = tools_of(columns, count)
+        ids = [own_token_ids(columns, completions, i) for i in range(count)]
+        return [
+            Rollout(
+                prompt=as_messages(prompts[i], images=images),
+                response=_response(completions[i], images),
+                group_id=groups.ids[i],
+                base_score=as_number(bases[i]),
+                response_tokens=None if (own := ids[i]) is None else len(own),
+                token_ids=ids[i],
+                truncated=truncated is not None and truncated[i],
+                reference=None if references is None else str(references[i]),
+                tools=tools[i],
+                metadata=metadata[i],
+            )
+            for i in range(count)
+        ]
+
+    def _metadata(self, columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+        """Return the row's own small values, and what length methods read."""
+        needed = {key: columns[key] for key in self.needed.metadata if key in columns}
+        return [
+            row | self.needed.metadata_of({key: values[i] for key, values in needed.items()})
+            for i, row in enumerate(metadata_rows(columns, count, self.reference))
+        ]
+
+
+def _response(completion: Any, images: bool) -> str | list[Message]:
+    """Return a completion as messages, and as text if it is one message with text only."""
+    messages = as_messages(completion, images=images)
+    if not isinstance(messages, str) and len(messages) == 1:
+        (only,) = messages
+        if only.keys() == {"role", "content"} and only["role"] == "assistant":
+            return only["content"] if isinstance(only["content"], str) else messages
+    return messages

@@ -1,0 +1,180 @@
+"""Keeps requests that wait for siblings from holding all connections of a client.
+
+Clients cap their connections (slime: 64), and HTTP does not say so. If every connection of a client is
+held by a request that waits for siblings, and those cannot be sent for want of a connection, none would
+ever be answered. When no request has arrived for a while, the group that is furthest along is closed
+and answered, as a probe. If further requests follow at once, the client is at its cap: from then on,
+requests give way as soon as that many wait. If none follow, the siblings are still being generated.
+
+slime's `remote_rm` asks again after a 503, one second later and then less and less often, so its
+requests give way by a 503, and their groups stay whole. For other clients a group is closed.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+MIN_CAP = 8
+"""Smallest number of connections that is taken for a cap."""
+
+QUIET_S = 2.0
+"""How long no request arrives before the probe, in seconds."""
+
+MAX_GIVEN_WAY = 4
+"""How often a request gives way, of slime's ten attempts; its pauses then add up to about 20 s."""
+
+_PAUSE_S = 0.1
+"""Pause between two looks, in seconds."""
+
+_FOLLOW_S = 1.0
+"""How soon requests follow an answer if they waited for its connection, in seconds."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeldGroup:
+    """A group whose rollouts arrive in several requests."""
+
+    name: str
+    size: int
+    close: Callable[[], object]
+    """Says that no more rollouts of it will come."""
+
+
+@dataclass(eq=False)
+class Connection:
+    """A request that is held open."""
+
+    key: str
+    """Of its reply."""
+    asks_again: bool
+    """Whether its client asks again after a 503."""
+    gives_way: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(eq=False)
+class _Client:
+    connections: set[Connection] = field(default_factory=set)
+    last_arrival_s: float = 0.0
+    ports: set[int] = field(default_factory=set)
+    reuses: bool = False
+    """Whether it sends several requests over one connection, as a client with a pool does."""
+    probe: tuple[float, int] | None = None
+    """When a group was closed last, and how many connections were held then."""
+    cap: int | None = None
+    more_than: int = 0
+    """Number of held connections at which it still had others."""
+
+
+class HeldRequests:
+    """The requests of one event loop that wait for siblings."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._clients: dict[str, _Client] = {}
+        self._members: dict[str, Sequence[HeldGroup]] = {}
+        """The groups of each reply in progress, one entry per rollout."""
+        self._arrived: dict[str, int] = {}
+        """Rollouts so far, by incomplete group."""
+        self._given_way: dict[str, int] = {}
+        self._looking: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def connection(
+        self, host: str, port: int, key: str, *, asks_again: bool
+    ) -> Iterator[Connection]:
+        """Count a connection while it is held."""
+        client = self._clients.setdefault(host, _Client())
+        if key not in self._given_way:
+            self._note_arrival(client, port)
+        one = Connection(key, asks_again)
+        client.connections.add(one)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        try:
+            yield one
+        finally:
+            client.connections.discard(one)
+
+    @contextmanager
+    def reply(self, key: str, groups: Sequence[HeldGroup]) -> Iterator[None]:
+        """Count the rollouts of a reply as arrived, and as waiting until it is made."""
+        self._members[key] = groups
+        for group in groups:
+            self._arrived[group.name] = self._arrived.get(group.name, 0) + 1
+            if self._arrived[group.name] >= group.size:
+                del self._arrived[group.name]
+        try:
+            yield
+        finally:
+            del self._members[key]
+            self._given_way.pop(key, None)
+            for group in groups:
+                if not any(group.name == one.name for one in self._open_groups()):
+                    self._arrived.pop(group.name, None)
+
+    def _note_arrival(self, client: _Client, port: int) -> None:
+        now_s = self._clock()
+        client.last_arrival_s = now_s
+        client.reuses = client.reuses or port in client.ports
+        client.ports.add(port)
+        if client.probe is not None and now_s - client.probe[0] <= _FOLLOW_S:
+            client.cap, client.probe = client.probe[1], None
+
+    async def _look(self) -> None:
+        while any(client.connections for client in self._clients.values()):
+            await asyncio.sleep(_PAUSE_S)
+            for client in self._clients.values():
+                self._relieve(client)
+
+    def _relieve(self, client: _Client) -> None:
+        """Let a request give way or close a group, if nothing else would go on."""
+        now_s, held = self._clock(), len(client.connections)
+        if client.probe is not None and now_s - client.probe[0] > _FOLLOW_S:
+            client.more_than, client.probe = max(client.more_than, client.probe[1]), None
+        if not held or not all(self._waits(one) for one in client.connections):
+            return
+        if client.cap is not None and held >= client.cap:
+            self._give_way(client)
+        elif (
+            client.probe is None
+            and held >= max(MIN_CAP, client.more_than + 1)
+            and now_s - client.last_arrival_s >= QUIET_S
+        ):
+            client.probe = now_s, held
+            self._close_one(client)
+
+    def _give_way(self, client: _Client) -> None:
+        """Free connections of a client at its cap: half of them, those furthest from an answer."""
+        able = [
+            one
+            for one in client.connections
+            if one.asks_again and client.reuses and self._given_way.get(one.key, 0) < MAX_GIVEN_WAY
+        ]
+        if not able:
+            self._close_one(client)
+            return
+        able.sort(key=self._progress)
+        for one in able[: max(1, len(client.connections) // 2)]:
+            self._given_way[one.key] = self._given_way.get(one.key, 0) + 1
+            one.gives_way.set()
+
+    def _close_one(self, client: _Client) -> None:
+        """Close the group of a client that is furthest along."""
+        furthest = max(client.connections, key=self._progress)
+        groups = [one for one in self._members[furthest.key] if one.name in self._arrived]
+        group = max(groups, key=lambda one: self._arrived[one.name] / one.size)
+        del self._arrived[group.name]
+        group.close()
+
+    def _waits(self, one: Connection) -> bool:
+        return any(group.name in self._arrived for group in self._members.get(one.key, ()))
+
+    def _progress(self, one: Connection) -> float:
+        groups = self._members.get(one.key, ())
+        return max(self._arrived.get(group.name, 0) / group.size for group in groups)
+
+    def _open_groups(self) -> Iterator[HeldGroup]:
+        for groups in self._members.values():
+            yield from groups
