@@ -145,9 +145,7 @@ def tiny_model(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def train(
-    way: str, seed: int, config: Path, folder: Path, options: argparse.Namespace
-) -> Timed:
+def train(way: str, seed: int, config: Path, folder: Path, options: argparse.Namespace) -> Timed:
     """Train some steps in one way."""
     tokenizer = tiny_model(folder / "model")
     kind = TimedMixin if way == MIXIN else Timed

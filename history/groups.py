@@ -15,7 +15,7 @@ from oyer.models.judgement import Judgement
 from oyer.models.requests import texts_of
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout
-from oyer.protocol.batch_result import split_recorded
+from oyer.protocol.batch_result import components_of, split_recorded
 
 SHOWN_CHARS = 20_000
 """Longest response that a group's page shows, in characters; the score's page has all."""
@@ -132,7 +132,6 @@ def _members(conn: Connection, rows: Sequence[Any]) -> list[Member]:
     found = []
     for row in rows:
         recorded = split_recorded(row.terms or {})
-        lengths = {k: v for k, v in recorded.terms.items() if not k.startswith("judge:")}
         found.append(
             Member(
                 index=row.rollout_index,
@@ -142,7 +141,7 @@ def _members(conn: Connection, rows: Sequence[Any]) -> list[Member]:
                 reward=row.reward,
                 status=row.status or "not ended",
                 trainable=bool(row.trainable),
-                components={**recorded.scores, **lengths},
+                components=components_of(recorded),
             )
         )
     return found
@@ -188,7 +187,8 @@ def _folded(members: Sequence[Member]) -> list[Member]:
 
 def _length_chart(members: Sequence[Member], name: str, index: int) -> Markup | None:
     """Draw a component by response length; None if fewer than two rollouts have both."""
-    points, marked = [], None
+    points: list[tuple[float, float, str]] = []
+    marked = None
     for one in members:
         value = one.components.get(name)
         if value is None or one.tokens is None:

@@ -31,6 +31,7 @@ def bounded(engine: Engine, timeout_s: float = TIMEOUT_S) -> Iterator[Connection
     """
     with reading(engine) as conn:
         driver = conn.connection.driver_connection
+        limited: contextlib.AbstractContextManager[None]
         if isinstance(driver, sqlite3.Connection):
             limited = _sqlite(driver, timeout_s)
         else:

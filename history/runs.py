@@ -106,7 +106,7 @@ def under_way(conn: Connection, run_id: int | None = None) -> list[Mapping[str, 
     )
     if run_id is not None:
         query = query.where(Batch.run_id == run_id)
-    return [row._mapping for row in conn.execute(query)]
+    return [dict(row) for row in conn.execute(query).mappings()]
 
 
 def run_page(

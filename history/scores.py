@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection, select
 
 from oyer.history import verdicts
 from oyer.history.groups import place_of
 from oyer.history.recorded_requests import shown
+from oyer.history.sums import reward_sum
 from oyer.history.words import marked
 from oyer.models.batch import Batch, Run
 from oyer.models.judgement import Judgement
@@ -16,22 +17,9 @@ from oyer.models.requests import judgements_at, judgements_by_hash, texts_of
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout
 from oyer.models.rows import StoredJudgement
-from oyer.protocol.batch_result import split_recorded
 
 ELSEWHERE = 20
 """Most rollouts with the same response that a page lists."""
-
-_CLOSE = 1e-4
-"""How far the terms may be from the reward, both being float32, to count as its sum."""
-
-
-class Term(NamedTuple):
-    """A summand of a reward."""
-
-    name: str
-    value: float | None
-    how: str
-    """How it was computed, e.g. `0.1 × 6`."""
 
 
 def score_page(conn: Connection, batch_id: str, index: int) -> dict[str, Any] | None:
@@ -56,7 +44,9 @@ def score_page(conn: Connection, batch_id: str, index: int) -> dict[str, Any] | 
         "response": messages_of(texts.get(rollout["response_hash"])),
         "reference": texts.get(rollout["reference_hash"]),
         "reward": reward,
-        **_sum(reward, rollout, place["plan"]),
+        "sum": reward_sum(
+            reward["terms"] if reward else {}, reward["reward"] if reward else None, place["plan"]
+        ),
         "judgements": [_judgement(conn, one, place["plan"]) for one in judgements],
         "elsewhere": _elsewhere(conn, rollout["response_hash"], batch_id, index),
         "verdicts": verdicts.of_rollout(conn, batch_id, index),
@@ -96,39 +86,13 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=2)
 
 
-def _sum(
-    reward: Mapping[str, Any] | None, rollout: Mapping[str, Any], plan: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Write the reward as a sum of its terms, with what the sum leaves unexplained."""
-    if reward is None:
-        return {"terms": [], "scores": {}, "rest": None}
-    recorded = split_recorded(reward["terms"])
-    weights = {f"judge:{one['name']}": one for one in plan.get("judges", ())}
-    terms = []
-    if rollout["base_score"] is not None:
-        terms.append(Term("base score", rollout["base_score"], "of the trainer"))
-    for name, value in recorded.terms.items():
-        how = "length term"
-        if judge := weights.get(name):
-            score = recorded.scores.get(judge["name"])
-            how = f"{judge['weight']:g} × {score:.6g}" if score is not None else "no score"
-        terms.append(Term(name, value, how))
-    total = sum(term.value for term in terms if term.value is not None)
-    given = reward["reward"]
-    rest = (
-        None
-        if given is None or abs(given - total) <= _CLOSE * max(1, abs(given))
-        else given - total
-    )
-    return {"terms": terms, "scores": recorded.scores, "rest": rest}
-
-
 def _judgement(
     conn: Connection, judgement: StoredJudgement, plan: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return a judgement with its reply marked, its requests, and where it was paid."""
     name = judgement["judge"].removesuffix("/fallback")
-    judge = next((one for one in plan.get("judges", ()) if one["name"] == name), {})
+    judges: list[dict[str, Any]] = plan.get("judges", [])
+    judge = next((one for one in judges if one["name"] == name), {})
     found = {
         **judgement,
         **shown(conn, judgement),
@@ -163,7 +127,7 @@ def _elsewhere(
         .where(Rollout.response_hash == response_hash)
         .limit(ELSEWHERE + 1)
     )  # fmt: skip
-    rows = [row._mapping for row in conn.execute(query)]
+    rows = [dict(row) for row in conn.execute(query).mappings()]
     return [row for row in rows if (row["batch_id"], row["rollout_index"]) != (batch_id, index)]
 
 
@@ -194,4 +158,5 @@ def judgement_of(
         Judgement.rollout_index == index,
         Judgement.judge == judge,
     )
-    return conn.execute(query.order_by(Judgement.sample).limit(1)).mappings().first()
+    row = conn.execute(query.order_by(Judgement.sample).limit(1)).mappings().first()
+    return None if row is None else dict(row)

@@ -162,7 +162,7 @@ def _conditions(query: Query) -> list[Any]:
     return found
 
 
-def _full(keys: Any) -> Select[Any]:
+def _full(keys: Any) -> Select[*tuple[Any, ...]]:
     """Read what a page shows of the judgements with these keys."""
     return (
         select(

@@ -13,7 +13,7 @@ from oyer.models.judgement import Judgement
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout, Text
 from oyer.models.step_total import NO_STEP
-from oyer.protocol.batch_result import split_recorded
+from oyer.protocol.batch_result import components_of, split_recorded
 
 MAX_ROLLOUTS = 4096
 """Most rollouts on one page."""
@@ -146,7 +146,7 @@ def step_page(
     }
 
 
-def _batches(run_id: int, step: int, split: str | None) -> Select[Any]:
+def _batches(run_id: int, step: int, split: str | None) -> Select[*tuple[Any, ...]]:
     step_is = Batch.step.is_(None) if step == NO_STEP else Batch.step == step
     query = select(Batch.id, Batch.submitted_at).where(
         Batch.run_id == run_id, step_is, Batch.preliminary.is_(False)
@@ -156,7 +156,7 @@ def _batches(run_id: int, step: int, split: str | None) -> Select[Any]:
     return query
 
 
-def _cells(conn: Connection, batches: Select[Any], text: str | None) -> list[Cell]:
+def _cells(conn: Connection, batches: Select[*tuple[Any, ...]], text: str | None) -> list[Cell]:
     chosen = batches.subquery()
     query = (
         select(
@@ -184,12 +184,13 @@ def _cells(conn: Connection, batches: Select[Any], text: str | None) -> list[Cel
     found = []
     for *values, terms in conn.execute(query):
         recorded = split_recorded(terms)
-        lengths = {k: v for k, v in recorded.terms.items() if not k.startswith("judge:")}
-        found.append(Cell(*values, components={**recorded.scores, **lengths}))
+        found.append(Cell(*values, components_of(recorded)))
     return found
 
 
-def _add_judgements(conn: Connection, batches: Select[Any], cells: Sequence[Cell]) -> None:
+def _add_judgements(
+    conn: Connection, batches: Select[*tuple[Any, ...]], cells: Sequence[Cell]
+) -> None:
     """Add cost, latency and the judges' scores to the cells."""
     by_key = {(cell.batch_id, cell.index): cell for cell in cells}
     chosen = batches.subquery()
@@ -213,7 +214,7 @@ def _add_judgements(conn: Connection, batches: Select[Any], cells: Sequence[Cell
             cell.judge_scores.append((score - low) / ((high - low) or 1.0))
 
 
-def _scales(conn: Connection, batches: Select[Any]) -> dict[str, tuple[float, float]]:
+def _scales(conn: Connection, batches: Select[*tuple[Any, ...]]) -> dict[str, tuple[float, float]]:
     """Return the scale of each judge, as the step's first batch configures it."""
     plan = conn.scalar(batches.with_only_columns(Batch.plan).limit(1))
     return {one["name"]: tuple(one["scale"]) for one in (plan or {}).get("judges", ())}

@@ -29,7 +29,7 @@ def of_rollout(conn: Connection, batch_id: str, index: int) -> Sequence[Mapping[
     query = select(HumanVerdict.__table__).where(
         HumanVerdict.batch_id == batch_id, HumanVerdict.rollout_index == index
     )
-    return [row._mapping for row in conn.execute(query.order_by(HumanVerdict.created_at))]
+    return [dict(row) for row in conn.execute(query.order_by(HumanVerdict.created_at)).mappings()]
 
 
 def add(

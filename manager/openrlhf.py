@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from celery.utils.log import get_logger
 
-from oyer.config.loading import load_config
 from oyer.config.judge import JudgeConfig
+from oyer.config.loading import load_config
 from oyer.config.reward import RewardConfig
 from oyer.manager.adapters import (
     OutageBreaker,
@@ -304,9 +304,15 @@ def _judge_score(score: Score, config: RewardConfig) -> float:
     if math.isfinite(score.judge_score) or score.status == Status.GATED:
         return score.judge_score
     judges = _weighted(config)
-    means = [(score.component_means.get(one.name, math.nan), abs(one.weight) or 1.0) for one in judges]
+    means = [
+        (score.component_means.get(one.name, math.nan), abs(one.weight) or 1.0) for one in judges
+    ]
     known = [(mean, weight) for mean, weight in means if math.isfinite(mean)]
-    return float(np.average([m for m, _ in known], weights=[w for _, w in known])) if known else math.nan
+    return (
+        float(np.average([m for m, _ in known], weights=[w for _, w in known]))
+        if known
+        else math.nan
+    )
 
 
 def _judges_scale(config: RewardConfig) -> tuple[float, float]:

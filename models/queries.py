@@ -106,7 +106,7 @@ def latency_of(conn: Connection, batch_id: str) -> tuple[int, float, float]:
         func.count(ms), func.coalesce(func.sum(ms), 0.0), func.coalesce(func.sum(ms * ms), 0.0)
     ).where(_of(Judgement, batch_id), Judgement.source == "called")
     n, total, total_sq = conn.execute(query).one()
-    return int(n), float(total), float(total_sq)
+    return int(n), float(total or 0.0), float(total_sq or 0.0)
 
 
 def cost_of_run(conn: Connection, run: str) -> float:

@@ -274,9 +274,7 @@ class Scoring:
             # The same name again if the client retries.
             text = openrlhf.group_id_of(str(rollout.response))
             name = f"{text} {options['sample_id']} {i}"
-            manager.close_groups(
-                [str(rollout.group_id)], absent=[name], prompts=prompts, **options
-            )
+            manager.close_groups([str(rollout.group_id)], absent=[name], prompts=prompts, **options)
 
     async def _reply(
         self,
@@ -303,9 +301,7 @@ class Scoring:
         return Reply(content=format_scores(scores), complete=complete, rollouts=len(scores))
 
 
-def _held_group(
-    manager: RewardManager, rollout: Rollout, options: Mapping[str, Any]
-) -> HeldGroup:
+def _held_group(manager: RewardManager, rollout: Rollout, options: Mapping[str, Any]) -> HeldGroup:
     prompts = [rollout.prompt] if options["one_prompt"] else None
     return HeldGroup(
         f"{options.get('run')} {options['step']} {rollout.group_id}",

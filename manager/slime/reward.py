@@ -25,7 +25,7 @@ from oyer.manager.requirements import compares
 from oyer.manager.score import Score, without_reward
 from oyer.manager.slime.caller import Caller, current_caller
 from oyer.manager.slime.normalise import group_of
-from oyer.manager.slime.samples import group_id_of, rollout_of, status_of
+from oyer.manager.slime.samples import group_id_of, rollout_of
 from oyer.manager.slime.siblings import Recent, SiblingWatch, unless_aborted
 from oyer.manager.stand_ins import StandIns
 from oyer.protocol.errors import InvalidRollout
@@ -133,9 +133,7 @@ def _options(
     return options
 
 
-def _rollouts(
-    args: Any, scorer: _Scorer, samples: Sequence[Any], caller: Caller
-) -> list[Rollout]:
+def _rollouts(args: Any, scorer: _Scorer, samples: Sequence[Any], caller: Caller) -> list[Rollout]:
     # The samples of one call without a group index form a group.
     default_group = uuid.uuid4().hex
     tokenizer = getattr(caller.state, "tokenizer", None)

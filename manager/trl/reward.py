@@ -98,7 +98,9 @@ def masked_with(
     functions = list(oyer) if isinstance(oyer, Sequence) else [oyer]
     scorer = getattr(functions[0], "scorer", None) if functions else None
     if not isinstance(scorer, RewardFunction):
-        raise InvalidInput("oyer: is not from reward_function or reward_functions; pass one of these")
+        raise InvalidInput(
+            "oyer: is not from reward_function or reward_functions; pass one of these"
+        )
     masked = []
     for i, other in enumerate(others):
         # A torch module is callable too, but TRL calls it with tokens.
@@ -158,16 +160,12 @@ def _masked(scorer: RewardFunction, other: Callable[..., Any], reader: str) -> C
         given = other(prompts=prompts, completions=completions, **columns)
         values = await given if inspect.isawaitable(given) else given
         scores = await scorer.scores(reader, prompts, completions, columns)
-        return [
-            value if one.trainable else None for value, one in zip(values, scores, strict=True)
-        ]
+        return [value if one.trainable else None for value, one in zip(values, scores, strict=True)]
 
     return _readers_of(scorer, masked, getattr(other, "__name__", type(other).__name__), reader)
 
 
-def _readers_of(
-    scorer: RewardFunction, function: Any, name: str, reader: str
-) -> CoroutineFunction:
+def _readers_of(scorer: RewardFunction, function: Any, name: str, reader: str) -> CoroutineFunction:
     """Name a function, and count it among the readers of a scorer's batches."""
     function.__name__ = function.__qualname__ = name
     function.scorer, function.submit = scorer, scorer.submit

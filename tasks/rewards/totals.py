@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from oyer.protocol.batch_result import BatchResult, Float32s
+from oyer.protocol.batch_result import BatchResult, Float32s, components_of, split_recorded
 
 
 class Total(NamedTuple):
@@ -46,8 +46,7 @@ def totals_of(
 
 def _rewards(result: BatchResult) -> dict[str, Total]:
     found = {"reward": _total(result.rewards[result.mask])}
-    components = {k: v for k, v in result.terms.items() if not k.startswith("judge:")}
-    for name, values in {**components, **result.scores}.items():
+    for name, values in components_of(split_recorded(result.recorded)).items():
         found[f"component/{name}"] = _total(values)
     for status, count in result.counts.items():
         found[f"status/{status}"] = Total(count, 0.0, 0.0)

@@ -31,7 +31,15 @@ ROOMS = ("rooms", "rooms-mixin")
 
 COMPONENTS = ("length_penalty", "length_penalty_present", "q", "q_present")
 METRICS = ("judge_score", "judge_term", "length_term", "missing", *COMPONENTS)
-COLUMNS = ("judge_score", "judge_status", "judge_term", *COMPONENTS[:2], "length_term", "q", "q_present")
+COLUMNS = (
+    "judge_score",
+    "judge_status",
+    "judge_term",
+    *COMPONENTS[:2],
+    "length_term",
+    "q",
+    "q_present",
+)
 
 Seen = dict[str, list[dict[str, Any]]]
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 from trainer_backend import random_llama
-from trl_tools import train_with_tools
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
+from trl_tools import train_with_tools
 
 from oyer.manager import OyerError
 from oyer.manager.trl import OverlappedRewards, reward_function

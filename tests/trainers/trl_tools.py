@@ -30,7 +30,7 @@ class Room:
 
     def reset(self, **_: Any) -> str:
         """Return an observation that no other rollout has."""
-        return f" You are in room {random.randint(0, 10**9)}."  # noqa: S311 - no secret
+        return f" You are in room {random.randint(0, 10**9)}."
 
     def look(self, query: str) -> str:
         """Look at something.

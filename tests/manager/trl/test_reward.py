@@ -18,7 +18,7 @@ from oyer.manager import (
     RewardManager,
 )
 from oyer.manager.score import Score
-from oyer.manager.trl import RewardFunction, masked_with, reward_function, reward_functions
+from oyer.manager.trl import RewardFunction, reward_function
 from oyer.manager.trl.columns import TICKETS, log_terms
 from tests.support.scripted_backend import DEAD_JUDGE, by_response, sibling, user_text
 from tests.support.trl_trainer import Trainer
