@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 320, 110
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 6, 8, 18
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 6, 8, 18
 
 MAX_POINTS = 300
 """Most points of a curve; neighbouring ones are averaged beyond."""
@@ -69,7 +69,7 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     if value == int(value) and abs(value) < 1e6:
-        return str(int(value))
+        return str(int(value)).replace("-", "−")
     return f"{value:.4g}".replace("-", "−")
 
 
