@@ -209,9 +209,11 @@ def row_of(way: str, trainers: list[Timed], waves_s: float) -> dict[str, Any]:
 def markdown(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     """Return the table."""
     lines = [
-        f"{options.rollouts} rollouts, {options.in_flight} in flight, generation"
-        f" {options.generation_s:g} s, log-probs {options.log_probs_s:g} s, judge"
-        f" {options.latency_s:g} s; medians of {rows[0]['steps']} steps",
+        (
+            f"{options.rollouts} rollouts, {options.in_flight} in flight, generation"
+            f" {options.generation_s:g} s, log-probs {options.log_probs_s:g} s, judge"
+            f" {options.latency_s:g} s; medians of {rows[0]['steps']} steps"
+        ),
         "",
         "| trainer | rewards by | waited s | least … most s | bound s | step s | ratio |",
         "|---|---|--:|--:|--:|--:|--:|",

@@ -182,9 +182,9 @@ def _cells(conn: Connection, batches: Select[*tuple[Any, ...]], text: str | None
             Text.body.contains(text, autoescape=True)
         )
     found = []
-    for *values, terms in conn.execute(query):
-        recorded = split_recorded(terms)
-        found.append(Cell(*values, components_of(recorded)))
+    for row in conn.execute(query):
+        values: list[Any] = [*row[:-1], components_of(split_recorded(row[-1]))]
+        found.append(Cell(*values))
     return found
 
 

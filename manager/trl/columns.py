@@ -128,7 +128,7 @@ def tools_of(columns: Mapping[str, Any], count: int) -> list[list[dict[str, Any]
 
 def _schemas(tools: Sequence[Any]) -> list[dict[str, Any]]:
     # TRL has loaded transformers, and renders the tools by the same function.
-    from transformers.utils import get_json_schema
+    from transformers.utils.chat_template_utils import get_json_schema
 
     return [dict(one) if isinstance(one, Mapping) else get_json_schema(one) for one in tools]
 
