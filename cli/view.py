@@ -1,8 +1,12 @@
 """`oyer view`: the web page on the record."""
 
 import contextlib
+import io
 import os
 import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,9 +14,10 @@ import typer
 from oyer.cli.serve import _listen as listen
 from oyer.cli.support import options
 from oyer.cli.support.output import console, print_json
-from oyer.protocol.errors import InvalidConfig
+from oyer.protocol.errors import InvalidConfig, InvalidInput
 
 if TYPE_CHECKING:
+    import uvicorn
     from sqlalchemy import Engine
 
     from oyer.history.access import AccessRules
@@ -35,15 +40,26 @@ TrustedHosts = Annotated[
         help="Name under which browsers reach the page, e.g. of a proxy; repeatable.",
     ),
 ]
+Export = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        "--export",
+        metavar="RUN[/STEP] FILE",
+        help="Write a run or a step as one HTML file, which opens without a server, and end.",
+    ),
+]
+
+PORT = 8790
 
 
 def view(
     config: options.Config = None,
     url: options.RecordUrl = None,
     host: Host = "127.0.0.1",
-    port: Port = 8790,
+    port: Port = PORT,
     token_env: TokenEnv = None,
     trusted_host: TrustedHosts = None,
+    export: Export = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Serve a web page that explains each score, until Ctrl-C.
@@ -55,6 +71,9 @@ def view(
     Example: `oyer view --config oyer.yaml`
     """
     check_installed()
+    if export is not None:
+        _export(options.record_url(config, url), *export, as_json=as_json)
+        return
     from oyer.cli.support.database import existing
     from oyer.history.access import AccessRules
     from oyer.server.settings import check_bind
@@ -64,24 +83,86 @@ def view(
     rules = AccessRules(token=token, hosts=frozenset([host, *(trusted_host or ())]))
     record = options.record_url(config, url)
     with contextlib.closing(listen(host, port)) as listener, existing(record) as engine:
-        address = f"http://{host}:{listener.getsockname()[1]}/"
+        address = address_of(listener)
         if as_json:
             print_json({"event": "ready", "url": address})
         else:
             console.print(
                 f"the page is at {address}; Ctrl-C stops it", highlight=False, soft_wrap=True
             )
-        serve_page(engine, rules, listener)
+        _server(engine, rules).run(sockets=[listener])
 
 
-def serve_page(engine: "Engine", rules: "AccessRules", listener: socket.socket) -> None:
-    """Answer requests until a signal."""
+def local_listener() -> socket.socket:
+    """Listen on the page's loopback port, or on a free one if that is taken.
+
+    Raises:
+        InvalidConfig: the page's libraries are not installed.
+    """
+    check_installed()
+    try:
+        return listen("127.0.0.1", PORT)
+    except InvalidInput:
+        return listen("127.0.0.1", 0)
+
+
+def address_of(listener: socket.socket) -> str:
+    """Return the address that a browser opens."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def serve_local(record: str, listener: socket.socket) -> None:
+    """Serve the page on this machine until a signal."""
+    from oyer.cli.support.database import existing
+    from oyer.history.access import AccessRules
+
+    with existing(record) as engine:
+        _server(engine, AccessRules()).run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def served_beside(record: str, listener: socket.socket) -> Iterator[None]:
+    """Serve the page on this machine, in a thread, until the block ends."""
+    from oyer.cli.support.database import existing
+    from oyer.history.access import AccessRules
+
+    with existing(record) as engine:
+        server = _server(engine, AccessRules())
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="page")
+        thread.start()
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _server(engine: "Engine", rules: "AccessRules") -> "uvicorn.Server":
     import uvicorn
 
     from oyer.history.app import create_app
 
-    config = uvicorn.Config(create_app(engine, rules), log_level="warning", access_log=False)
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(
+        uvicorn.Config(create_app(engine, rules), log_level="warning", access_log=False)
+    )
+
+
+def _export(record: str, place: str, file: str, *, as_json: bool) -> None:
+    """Write a run or a step to a file."""
+    from oyer.cli.support.database import existing
+    from oyer.history.export import export
+    from oyer.models.engine import reading
+
+    with existing(record) as engine, reading(engine) as conn:
+        text = io.StringIO()
+        rollouts = export(conn, place, text)
+    # Lone surrogates of a rollout cannot be encoded; browsers show the same mark.
+    Path(file).write_bytes(text.getvalue().encode("utf-8", "replace"))
+    if as_json:
+        print_json({"event": "exported", "file": file, "rollouts": rollouts})
+    else:
+        console.print(f"wrote {rollouts} rollouts to {file}", highlight=False, soft_wrap=True)
 
 
 def check_installed() -> None:
