@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oyer.cli.serve import _listen as listen
+from oyer.cli.serve import listen
 from oyer.cli.support import options
 from oyer.cli.support.output import console, print_json
 from oyer.protocol.errors import InvalidConfig, InvalidInput

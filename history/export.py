@@ -21,7 +21,10 @@ MAX_ROLLOUTS = 2000
 _MAIN = re.compile(r"<main[^>]*>(.*)</main>", re.DOTALL)
 # Texts of rollouts contain no `<` and no `"`: templates escape them. So these match only what the
 # templates wrote.
-_FORM = re.compile(r"<form\b.*?</form>|<button\b.*?</button>", re.DOTALL)
+_LIVE = re.compile(
+    r"""<form\b.*?</form>|<button\b.*?</button>|<(p|span) class="live">.*?</\1>""", re.DOTALL
+)
+"""What works with a server only."""
 _LINK = re.compile(r' href="([^"]*)"')
 _ID = re.compile(r' (id|aria-labelledby)="([^"]*)"')
 
@@ -46,7 +49,7 @@ class _File:
     def sections(self) -> Iterator[str]:
         """Yield each page as a section, with links between them as anchors."""
         for anchor, content in self.pages:
-            inner = _FORM.sub("", content)
+            inner = _LIVE.sub("", content)
             inner = _ID.sub(lambda found, a=anchor: f' {found[1]}="{a}-{found[2]}"', inner)
             inner = _LINK.sub(self._anchored, inner)
             yield f'<section class="page" id="{anchor}">\n{inner}\n</section>\n'
