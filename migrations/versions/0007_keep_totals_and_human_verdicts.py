@@ -14,6 +14,10 @@ depends_on = None
 TIME = sa.DateTime(timezone=True).with_variant(sa.Text(), "sqlite")
 
 PLACE = "batches.run_id, coalesce(batches.step, -1), coalesce(batches.split, '')"
+COMPONENT = """'component/' || CASE WHEN each.key LIKE 'score:%' THEN substr(each.key, 7)
+    WHEN each.key LIKE 'advantage:%' THEN substr(each.key, 11) ELSE each.key END"""
+IS_COMPONENT = """each.key NOT IN ('base_score', 'judge', 'gate') AND each.key NOT LIKE 'judge:%'
+    AND each.key NOT LIKE 'history:%'"""
 REWARDS = """
 FROM rewards JOIN batches ON batches.id = rewards.batch_id AND batches.submitted_at = rewards.submitted_at
 """
@@ -44,24 +48,22 @@ TOTALS = [
 
 BY_DIALECT = {
     "sqlite": [
-        f"""SELECT {PLACE}, 'component/' || replace(each.key, 'score:', ''), count(*), sum(each.value),
+        f"""SELECT {PLACE}, {COMPONENT}, count(*), sum(each.value),
             sum(each.value * each.value)
         FROM rewards JOIN batches ON batches.id = rewards.batch_id
             AND batches.submitted_at = rewards.submitted_at, json_each(rewards.terms) AS each
-        WHERE each.value IS NOT NULL AND each.key NOT LIKE 'judge:%' AND each.key NOT LIKE 'advantage:%'
-            AND each.key NOT LIKE 'history:%' AND each.type IN ('real', 'integer')
+        WHERE {IS_COMPONENT} AND each.type IN ('real', 'integer')
         GROUP BY 1, 2, 3, 4""",
         f"""SELECT {PLACE}, 'batch_s', count(*),
             sum((julianday(finished_at) - julianday(submitted_at)) * 86400.0), 0.0
         FROM batches WHERE counts IS NOT NULL GROUP BY 1, 2, 3""",
     ],
     "postgresql": [
-        f"""SELECT {PLACE}, 'component/' || replace(each.key, 'score:', ''), count(*),
+        f"""SELECT {PLACE}, {COMPONENT}, count(*),
             sum(each.value::text::float8), sum(each.value::text::float8 * each.value::text::float8)
         FROM rewards JOIN batches ON batches.id = rewards.batch_id
             AND batches.submitted_at = rewards.submitted_at, jsonb_each(rewards.terms) AS each
-        WHERE jsonb_typeof(each.value) = 'number' AND each.key NOT LIKE 'judge:%'
-            AND each.key NOT LIKE 'advantage:%' AND each.key NOT LIKE 'history:%'
+        WHERE {IS_COMPONENT} AND jsonb_typeof(each.value) = 'number'
         GROUP BY 1, 2, 3, 4""",
         f"""SELECT {PLACE}, 'batch_s', count(*),
             sum(extract(epoch FROM finished_at - submitted_at)::float8), 0.0
@@ -88,6 +90,14 @@ def upgrade() -> None:
     op.add_column(
         "batches",
         sa.Column("preliminary", sa.Boolean(), server_default=sa.false(), nullable=False),
+    )
+    under_way = sa.text("status = 'submitted'")
+    op.create_index(
+        "ix_batches_under_way",
+        "batches",
+        ["submitted_at"],
+        sqlite_where=under_way,
+        postgresql_where=under_way,
     )
     dialect = op.get_bind().dialect.name
     for query in TOTALS + BY_DIALECT[dialect]:
@@ -121,4 +131,5 @@ def downgrade() -> None:
     """Drop both tables; verdicts of people are lost."""
     op.drop_table("human_verdicts")
     op.drop_table("step_totals")
+    op.drop_index("ix_batches_under_way", "batches")
     op.drop_column("batches", "preliminary")
