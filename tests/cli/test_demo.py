@@ -42,7 +42,9 @@ def test_a_second_run_reuses_the_record_and_its_printed_query_works(folder: Path
         assert reward == pytest.approx(base + judge + length, abs=0.011)
     assert "-0.00" not in done.stdout
     lines = done.stdout.strip().splitlines()
-    assert lines[-1] == "  oyer view --url sqlite:///oyer-demo.db" or " -m oyer.cli view " in lines[-1]
+    assert (
+        lines[-1] == "  oyer view --url sqlite:///oyer-demo.db" or " -m oyer.cli view " in lines[-1]
+    )
     (command,) = [line for line in lines if " db sql " in line]
     argv = shlex.split(f"{command} --json")
     shown = subprocess.run(argv, cwd=folder, env=environment(), capture_output=True, check=True)
