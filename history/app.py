@@ -1,32 +1,28 @@
 """The web application of `oyer view`."""
 
-import csv
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from oyer.history import groups, runs, scores, search, steps, verdicts
 from oyer.history.access import Access, AccessRules
+from oyer.history.downloads import attached, file_of
+from oyer.history.parameters import author_of, decimal, form_of, review_of, whole, whole_number
 from oyer.history.reading import bounded
 from oyer.history.rendering import STATIC, html
-from oyer.models.base import dump_json
 from oyer.models.requests import texts_of
 from oyer.protocol.errors import InvalidInput, OyerError
-
-_MAX_FORM_BYTES = 100_000
 
 Query = Callable[[Connection], Any]
 
@@ -39,13 +35,13 @@ class _Pages:
 
     async def runs(self, request: Request) -> Response:
         """All runs."""
-        before = _whole(request, "before")
+        before = whole(request, "before")
         found = await self._read(lambda conn: runs.runs_page(conn, before))
         return html("runs.html", found)
 
     async def run(self, request: Request) -> Response:
         """One run."""
-        run_id, before = request.path_params["run_id"], _whole(request, "before")
+        run_id, before = request.path_params["run_id"], whole(request, "before")
         split = request.query_params.get("split")
         return html(
             "run.html",
@@ -76,19 +72,22 @@ class _Pages:
             for group in found["groups"]
             for cell in group.cells
         ]
-        return _file(rows, request.path_params["kind"])
+        return file_of(rows, request.path_params["kind"])
 
     async def _step(self, request: Request) -> Mapping[str, Any]:
         given = request.query_params
         filters = steps.Filters(
             status=given.get("status") or None,
             component=given.get("component") or None,
-            low=_float(request, "low"),
-            high=_float(request, "high"),
+            low=decimal(request, "low"),
+            high=decimal(request, "high"),
             text=given.get("text") or None,
             sort=given.get("sort", "order"),
         )
-        run_id, step = request.path_params["run_id"], int(request.path_params["step"])
+        run_id, step = (
+            request.path_params["run_id"],
+            whole_number("step", request.path_params["step"]),
+        )
         return await self._found(
             lambda conn: steps.step_page(conn, run_id, step, given.get("split"), filters)
         )
@@ -96,7 +95,7 @@ class _Pages:
     async def group(self, request: Request) -> Response:
         """One group."""
         batch_id, index = request.path_params["batch_id"], request.path_params["index"]
-        base = _whole(request, "base")
+        base = whole(request, "base")
         return html(
             "group.html",
             await self._found(lambda conn: groups.group_page(conn, batch_id, index, base)),
@@ -106,8 +105,8 @@ class _Pages:
         """One score."""
         batch_id, index = request.path_params["batch_id"], request.path_params["index"]
         found = await self._found(lambda conn: scores.score_page(conn, batch_id, index))
-        review = _review_of(request)
-        return html("score.html", {**found, "review": review, "author": _author(request)})
+        review = review_of(request)
+        return html("score.html", {**found, "review": review, "author": author_of(request)})
 
     async def search(self, request: Request) -> Response:
         """Search."""
@@ -120,9 +119,9 @@ class _Pages:
 
     async def review(self, request: Request) -> Response:
         """Redirect to the next judgement to review."""
-        run_id = _whole(request, "run")
+        run_id = whole(request, "run")
         mode = request.query_params.get("mode", "disagreements")
-        author = _author(request)
+        author = author_of(request)
         if run_id is None or not author:
             found = await self._read(lambda conn: runs.runs_page(conn, None))
             return html("review.html", {**found, "author": author, "run_id": run_id})
@@ -142,7 +141,7 @@ class _Pages:
 
     async def add_verdict(self, request: Request) -> Response:
         """Add a person's verdict, and return to the page or to the review queue."""
-        form = await _form(request)
+        form = await form_of(request)
         batch_id, index, judge = (
             form.get("batch_id", ""),
             form.get("index", ""),
@@ -188,7 +187,7 @@ class _Pages:
         """The verdicts of people as JSON lines."""
         run = request.query_params.get("run") or None
         lines = await self._read(lambda conn: list(verdicts.labels(conn, run)))
-        return _attached("".join(f"{line}\n" for line in lines), "labels.jsonl")
+        return attached("".join(f"{line}\n" for line in lines), "labels.jsonl")
 
     async def text(self, request: Request) -> Response:
         """One whole text, as plain text."""
@@ -201,7 +200,12 @@ class _Pages:
     async def _read(self, query: Query) -> Any:
         def run() -> Any:
             with bounded(self.engine) as conn:
-                return query(conn)
+                try:
+                    return query(conn)
+                except (DataError, OverflowError) as error:
+                    raise InvalidInput(
+                        "the address has a value that the record cannot hold, e.g. too large a number"
+                    ) from error
 
         return await run_in_threadpool(run)
 
@@ -253,83 +257,8 @@ async def _oyer_error(_: Request, error: Exception) -> Response:
 async def _database_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, DBAPIError)
     text = str(error.orig).splitlines()[0]
-    fix = "The record may be of an older release: run `oyer db upgrade`."
+    status, fix = 503, "The record may be of an older release: run `oyer db upgrade`."
     if ("read" in text.lower() and "only" in text.lower()) or "permission" in text.lower():
+        status = 403
         fix = "This role may only read: open the page with a role that may add to human_verdicts."
-    return html("error.html", {"message": f"{text}. {fix}"}, 503)
-
-
-def _whole(request: Request, name: str) -> int | None:
-    value = request.query_params.get(name)
-    if not value:
-        return None
-    try:
-        return int(value)
-    except ValueError as error:
-        raise InvalidInput(f"{name}: is {value!r:.40}; give a whole number") from error
-
-
-def _float(request: Request, name: str) -> float | None:
-    value = request.query_params.get(name)
-    if not value:
-        return None
-    try:
-        return float(value)
-    except ValueError as error:
-        raise InvalidInput(f"{name}: is {value!r:.40}; give a number") from error
-
-
-def _author(request: Request) -> str:
-    given = request.query_params.get("author", "").strip()
-    try:
-        return given or bytes.fromhex(request.cookies.get("oyer_author", "")).decode()
-    except ValueError:
-        return given
-
-
-def _review_of(request: Request) -> dict[str, str] | None:
-    """Return run, mode and judge of the review that a score's page is opened for."""
-    given = request.query_params
-    if not given.get("review", "").isdigit():
-        return None
-    mode = "random" if given.get("mode") == "random" else "disagreements"
-    return {"run": given["review"], "mode": mode, "judge": given.get("judge", "")}
-
-
-async def _form(request: Request) -> dict[str, str]:
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > _MAX_FORM_BYTES:
-            raise HTTPException(413, "The form is too long.")
-    fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True)
-    return {name: values[-1] for name, values in fields.items()}
-
-
-def _file(rows: list[dict[str, Any]], kind: str) -> Response:
-    """Return rows as JSONL, CSV or Parquet."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    if kind == "jsonl":
-        return _attached("".join(f"{dump_json(row)}\n" for row in rows), "rollouts.jsonl")
-    if kind == "csv":
-        out = io.StringIO()
-        writer = csv.DictWriter(out, names)
-        writer.writeheader()
-        writer.writerows(rows)
-        return _attached(out.getvalue(), "rollouts.csv")
-    if kind != "parquet":
-        raise HTTPException(404, "The formats are jsonl, csv and parquet.")
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise InvalidInput("parquet: needs pyarrow; pip install pyarrow") from error
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([{n: row.get(n) for n in names} for row in rows]), buffer)
-    return _attached(buffer.getvalue(), "rollouts.parquet")
-
-
-def _attached(content: str | bytes, name: str) -> Response:
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    body = content if isinstance(content, bytes) else content.encode("utf-8", "replace")
-    return StreamingResponse(iter([body]), headers=headers, media_type="application/octet-stream")
+    return html("error.html", {"message": f"{text}. {fix}"}, status)

@@ -139,6 +139,5 @@ def _write(file: _File, title: str, out: TextIO) -> None:
         f'<header><nav aria-label="Pages"><a class="brand" href="#page-0">Oyer</a>'
         f" <bdi>{Markup.escape(title)}</bdi></nav></header>\n<main>\n"
     )
-    for section in file.sections():
-        out.write(section)
+    out.writelines(file.sections())
     out.write("</main>\n</body>\n</html>\n")

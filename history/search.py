@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, func, or_, select, tuple_
+from sqlalchemy import Connection, Select, and_, func, literal, or_, select, tuple_
 
 from oyer.models.batch import Batch, Run
 from oyer.models.judgement import Judgement
@@ -117,7 +117,11 @@ def _rows(conn: Connection, query: Query, after: str | None) -> tuple[list[Any],
     if query.group:
         keys = keys.join(Rollout, _same(Rollout)).where(Rollout.group_id == query.group)
     if after is not None:
-        keys = keys.where(tuple_(*_ORDER) < tuple_(*_cursor(after)))
+        key = [
+            literal(value, column.type)
+            for value, column in zip(_cursor(after), _ORDER, strict=True)
+        ]
+        keys = keys.where(tuple_(*_ORDER) < tuple_(*key))
     keys = keys.order_by(*(column.desc() for column in _ORDER))
     if not query.text:
         return list(conn.execute(_full(keys.limit(PER_PAGE + 1).subquery()))), None
