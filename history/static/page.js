@@ -40,7 +40,7 @@ function move(by) {
 }
 
 function verdict(value, score) {
-  const form = document.querySelector("form.verdict");
+  const form = document.activeElement.closest("form.verdict") ?? document.querySelector("form.verdict");
   if (!form) return;
   const choice = form.querySelector(`input[name=verdict][value=${value}]`);
   if (!choice) return;
