@@ -66,6 +66,9 @@ $(VENV)/.ready-browser: $(READY) tests/browser/requirements.txt
 test-browser: $(VENV)/.ready-browser ## Test `oyer view` in Chromium; needs apt-get install chromium chromium-driver
 	$(BIN)/python -m pytest -o addopts=--import-mode=importlib tests/browser
 
+screenshots: $(VENV)/.ready-browser ## Take the pictures of docs/images of the page, after `make demo`
+	$(BIN)/python -m tests.browser.screenshots sqlite:///oyer-demo.db docs/images
+
 test-slow: $(READY) ## Run the tests that take minutes, e.g. of rate limits
 	$(BIN)/python -m pytest -m "slow and not faults"
 
@@ -115,4 +118,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(DEMO_READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-browser test-real-servers check audit fix docs bench bench-overlap migration up
+.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-browser screenshots test-real-servers check audit fix docs bench bench-overlap migration up
