@@ -13,7 +13,6 @@
 """
 
 import argparse
-import json
 import random
 import re
 import statistics
@@ -83,7 +82,10 @@ def record_batch(
                 "run": run,
                 "step": step,
                 "size": BATCH_SIZE,
-                "plan": {"judges": [{"name": "quality", "scale": [1, 10]}], "length": []},
+                "plan": {
+                    "judges": [{"name": "quality", "scale": [1, 10], "weight": 0.1}],
+                    "length": [],
+                },
                 "oyer_version": "0",
                 "submitted_at": sent_at,
             },
@@ -139,9 +141,6 @@ def judgement_of(i: int, rng: random.Random, filler: str, sent_at: datetime) -> 
         "parsed_layer": None if failed else "final_label",
         "parsed_span": None if failed else "Final score: 7",
         "parser_version": 1,
-        "parameters": json.dumps(
-            {"key": "judge-7b", "scale": [1, 10], "body": {"model": "judge-7b"}}
-        ),
         "model": "judge-7b",
         "endpoint": "local",
         "rubric_hash": RUBRIC_HASH,

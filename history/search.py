@@ -16,8 +16,9 @@ from oyer.protocol.errors import InvalidInput
 
 PER_PAGE = 50
 
-TEXT_WINDOW = 20_000
-"""Newest matching judgements whose texts are read for a text search; the next page reads on."""
+WINDOW = 10_000
+"""Newest matching judgements that are read for a condition without an index, i.e. on texts or cost;
+the next page reads on."""
 
 SNIPPET_CHARS = 160
 
@@ -123,14 +124,11 @@ def _rows(conn: Connection, query: Query, after: str | None) -> tuple[list[Any],
         ]
         keys = keys.where(tuple_(*_ORDER) < tuple_(*key))
     keys = keys.order_by(*(column.desc() for column in _ORDER))
-    if not query.text:
+    unindexed = _unindexed(query)
+    if not unindexed:
         return list(conn.execute(_full(keys.limit(PER_PAGE + 1).subquery()))), None
-    window = keys.limit(TEXT_WINDOW).subquery()
-    contains = or_(
-        Judgement.reply.contains(query.text, autoescape=True),
-        Text.body.contains(query.text, autoescape=True),
-    )
-    found = list(conn.execute(_full(window).where(contains).limit(PER_PAGE + 1)))
+    window = keys.limit(WINDOW).subquery()
+    found = list(conn.execute(_full(window).where(*unindexed).limit(PER_PAGE + 1)))
     if len(found) > PER_PAGE:
         return found, None
     last = conn.execute(
@@ -138,7 +136,7 @@ def _rows(conn: Connection, query: Query, after: str | None) -> tuple[list[Any],
         .order_by(*(column for column in window.c))
         .limit(1)
     ).one_or_none()
-    return found, _key(last) if last is not None and last.n == TEXT_WINDOW else None
+    return found, _key(last) if last is not None and last.n == WINDOW else None
 
 
 def _conditions(query: Query) -> list[Any]:
@@ -157,12 +155,21 @@ def _conditions(query: Query) -> list[Any]:
         found.append(Judgement.status == query.status)
     if query.judge:
         found.append(Judgement.judge == query.judge)
-    if query.min_cost_usd is not None:
-        found.append(Judgement.cost_usd >= query.min_cost_usd)
     if query.since is not None:
         found.append(Judgement.submitted_at >= query.since)
     if query.until is not None:
         found.append(Judgement.submitted_at < query.until)
+    return found
+
+
+def _unindexed(query: Query) -> list[Any]:
+    """Return the conditions on columns without an index."""
+    found: list[Any] = []
+    if query.text:
+        reply = Judgement.reply.contains(query.text, autoescape=True)
+        found.append(or_(reply, Text.body.contains(query.text, autoescape=True)))
+    if query.min_cost_usd is not None:
+        found.append(Judgement.cost_usd >= query.min_cost_usd)
     return found
 
 

@@ -56,7 +56,7 @@ def reward_sum(
     """
     parts = split_recorded(recorded)
     kinds = _kinds(plan)
-    weights = {one["name"]: one["weight"] for one in plan.get("judges", ())}
+    weights = {one["name"]: one.get("weight", 1.0) for one in plan.get("judges", ())}
     by_judge = [name for name in parts.terms if name.startswith("judge:")]
     found = RewardSum(scores=parts.scores)
     for name, value in parts.terms.items():

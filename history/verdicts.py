@@ -17,7 +17,7 @@ from oyer.models.requests import texts_of
 from oyer.models.rollout import Rollout
 from oyer.protocol.errors import InvalidInput
 
-QUEUE_JUDGEMENTS = 20_000
+QUEUE_JUDGEMENTS = 10_000
 """Number of a run's latest judgements from which the review queue chooses."""
 
 _LONGEST_NOTE = 10_000
@@ -104,7 +104,6 @@ def next_to_review(
             Judgement.rollout_index,
             Judgement.judge,
             Judgement.score,
-            Batch.plan,
         )
         .join_from(
             Batch,
@@ -116,9 +115,16 @@ def next_to_review(
         .limit(QUEUE_JUDGEMENTS)
     )
     scores: dict[tuple[str, int], list[tuple[float, str]]] = defaultdict(list)
-    for batch_id, index, judge, score, plan in conn.execute(query):
-        name = judge.removesuffix("/fallback")
-        low, high = next((j["scale"] for j in plan["judges"] if j["name"] == name), (0.0, 1.0))
+    rows = conn.execute(query).all()
+    # Read once per batch: a plan holds the rubrics.
+    plans = select(Batch.id, Batch.plan).where(Batch.id.in_({row.batch_id for row in rows}))
+    scales = {
+        (batch_id, one["name"]): one["scale"]
+        for batch_id, plan in conn.execute(plans)
+        for one in plan.get("judges", ())
+    }
+    for batch_id, index, judge, score in rows:
+        low, high = scales.get((batch_id, judge.removesuffix("/fallback")), (0.0, 1.0))
         scores[batch_id, index].append(((score - low) / ((high - low) or 1.0), judge))
     waiting = [
         (max(found)[0] - min(found)[0], batch_id, index, judge)

@@ -41,4 +41,4 @@ def difference(text: str, base: str) -> list[Piece]:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\s+|[^\s\W]+|\W", text)
+    return re.findall(r"\w+\s*|\W\s*", text)
