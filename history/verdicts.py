@@ -17,7 +17,7 @@ from oyer.models.requests import texts_of
 from oyer.models.rollout import Rollout
 from oyer.protocol.errors import InvalidInput
 
-QUEUE_JUDGEMENTS = 10_000
+QUEUE_JUDGEMENTS = 5_000
 """Number of a run's latest judgements from which the review queue chooses."""
 
 _LONGEST_NOTE = 10_000
