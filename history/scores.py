@@ -1,6 +1,7 @@
 """The page of one score: the reward written out, each judge's reply, and where it came from."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ def score_page(conn: Connection, batch_id: str, index: int) -> dict[str, Any] | 
         conn, [rollout["prompt_hash"], rollout["response_hash"], rollout["reference_hash"]]
     )
     judgements = judgements_at(conn, batch_id, index)
+    samples = Counter(one["judge"] for one in judgements)
     return {
         **place,
         "index": index,
@@ -47,7 +49,10 @@ def score_page(conn: Connection, batch_id: str, index: int) -> dict[str, Any] | 
         "sum": reward_sum(
             reward["terms"] if reward else {}, reward["reward"] if reward else None, place["plan"]
         ),
-        "judgements": [_judgement(conn, one, place["plan"]) for one in judgements],
+        "judgements": [
+            {**_judgement(conn, one, place["plan"]), "samples": samples[one["judge"]]}
+            for one in judgements
+        ],
         "elsewhere": _elsewhere(conn, rollout["response_hash"], batch_id, index),
         "verdicts": verdicts.of_rollout(conn, batch_id, index),
         "neighbours": _neighbours(conn, place, index),

@@ -44,7 +44,7 @@ def main(url: str, folder: str) -> None:
             for name, path in pages.items():
                 if scheme == "dark" and name != "score":
                     continue
-                browser.set_window_size(1200, 900)
+                browser.set_window_size(1200, 1500 if name == "score" else 900)
                 browser.get(address + path)
                 suffix = "" if scheme == "light" else "_dark"
                 browser.save_screenshot(str(Path(folder) / f"page_{name}{suffix}.png"))

@@ -11,8 +11,11 @@ from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 
 from oyer.history.app import create_app
+from oyer.models.rows import BatchKey
+from oyer.models.writes import record_chunk
 from tests.history.conftest import SITE, links
 from tests.support.page_record import FIRST, HOSTILE, add_batch
+from tests.support.record_rows import make_judgement
 
 SCRIPTS = ['<script src="/static/page.js" defer>']
 
@@ -195,3 +198,21 @@ def test_a_record_of_an_older_release_is_named(engine: Engine, batches: dict[str
 def test_a_batch_under_way_is_listed(client: TestClient, batches: dict[str, str]) -> None:
     assert batches["open"][:8] in client.get("/").text
     assert "The batch has not ended" in client.get(f"/scores/{batches['open']}/0").text
+
+
+def test_samples_and_the_fall_back_are_named(client: TestClient, engine: Engine) -> None:
+    batch = add_batch(engine, ["a"], scores=[{"quality": 5.0}], submitted_at=FIRST)
+    key = BatchKey(FIRST, batch)
+    with engine.begin() as conn:
+        extra = [make_judgement(0, sample=1), make_judgement(0, judge="quality/fallback")]
+        record_chunk(conn, key, judgements=extra)
+    page = client.get(f"/scores/{batch}/0").text
+    assert "Judge <bdi>quality</bdi>, sample 2 of 2" in page
+    assert "Fall-back of judge <bdi>quality</bdi></h2>" in page
+
+
+def test_a_plan_of_an_older_release_is_shown(client: TestClient, engine: Engine) -> None:
+    plan = {"judges": [{"name": "quality", "scale": [0, 10]}]}
+    batch = add_batch(engine, ["a"], scores=[{"quality": 5.0}], submitted_at=FIRST, plan=plan)
+    for address in (f"/scores/{batch}/0", f"/groups/{batch}/0", "/runs/1", "/runs/1/steps/0"):
+        assert client.get(address).status_code == 200
