@@ -50,7 +50,7 @@ class _File:
         """Yield each page as a section, with links between them as anchors."""
         for anchor, content in self.pages:
             inner = _LIVE.sub("", content)
-            inner = _ID.sub(lambda found, a=anchor: f' {found[1]}="{a}-{found[2]}"', inner)
+            inner = _ID.sub(rf' \1="{anchor}-\2"', inner)
             inner = _LINK.sub(self._anchored, inner)
             yield f'<section class="page" id="{anchor}">\n{inner}\n</section>\n'
 

@@ -63,7 +63,7 @@ def explained(
 
 
 def value(found: RewardSum) -> float:
-    factor = np.prod([term.value for term in found.factors])
+    factor = np.prod([term.value or 0.0 for term in found.factors])
     inner = sum(term.value or 0.0 for term in found.inner)
     return float(factor * inner + sum(term.value or 0.0 for term in found.added))
 
@@ -76,7 +76,7 @@ REQUIRED = {"length_controlled": {"phi": 0.1, "scale_len": 100, "reference_len":
 
 def length_of(settings: RewardConfig) -> LengthResult:
     """Give each length method a value of its kind."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Any] = {}
     for name, item in zip(term_names(settings.length), settings.length, strict=True):
         found.setdefault(PLACES[item.kind], {})[name] = np.array([0.375])
     return LengthResult(**found)
