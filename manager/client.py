@@ -282,9 +282,7 @@ def _check_place(options: ScoreOptions) -> None:
     )
 
 
-def check_place(
-    run: object, step: object, split: object = None, priority: object = None
-) -> None:
+def check_place(run: object, step: object, split: object = None, priority: object = None) -> None:
     """Check the run, step, split and priority of a batch.
 
     Raises:
