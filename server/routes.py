@@ -24,11 +24,8 @@ from oyer.manager.openrlhf.query_text import QueryText
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score, without_reward
 from oyer.manager.stand_ins import StandIns, is_missing, with_neutral_rows
-<<<<<<< HEAD
-from oyer.server.context import RequestContext
-=======
 from oyer.protocol.batch import TRAINING_SPLITS
->>>>>>> fair
+from oyer.server.context import RequestContext
 from oyer.server.held import HeldRequests, held_group
 from oyer.server.idempotency import Reply
 from oyer.server.schemas import (
@@ -218,11 +215,7 @@ class Scoring:
         # Trainings that share a server may use equal group ids.
         options["one_prompt"] = context.run is None
         # An evaluation may have any number of samples per prompt.
-<<<<<<< HEAD
-        options["group_size"] = group_size if context.split in TRAINING else None
-=======
-        options["group_size"] = group_size if sender.split in TRAINING_SPLITS else None
->>>>>>> fair
+        options["group_size"] = group_size if context.split in TRAINING_SPLITS else None
         if options["group_size"] is not None:
             # Leaves time to score an incomplete group before the answer is due.
             limit_s = GROUP_TIMEOUT_FRACTION * settings.timeout_s

@@ -149,10 +149,6 @@ def test_background_calls_progress_without_delaying_training(
     # The background share is less than a slot, and a slot in one of three seconds at least.
     judged(submit(manager, "T", 1024))
     counts = calls_between(judge, "T training")
-<<<<<<< HEAD
     # Without priorities, both would have equal parts.
-    assert 0 < counts["eval background"] <= counts["T training"] / 5
-=======
-    assert 0 < counts["eval background"] <= counts["T training"] / 16
->>>>>>> fair
+    assert 0 < counts["eval background"] <= counts["T training"] / 8
     background.cancel()
