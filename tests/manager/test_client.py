@@ -4,7 +4,7 @@ import fcntl
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -169,7 +169,7 @@ def test_a_batch_carries_its_priority(
     manager: RewardManager, workers: Workers, options: ScoreOptions, priority: str
 ) -> None:
     """An evaluation is in the background unless its caller says otherwise."""
-    manager.submit(rollouts_of(), **{"run": "r", **options})
+    manager.submit(rollouts_of(), **{"run": "r", **cast(Any, options)})
     [message, *_] = workers.redis.lrange(names.JUDGE_QUEUE, 0, -1)
     flow, calls = flow_of(json.loads(message)["headers"])
     assert json.loads(flow) == ["r", priority, [JUDGE["endpoint"]]]
