@@ -107,7 +107,7 @@ def serve(
         max_body_bytes=max_body_mib * 2**20,
     )
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(contextlib.closing(_listen(host, port)))
+        listener = stack.enter_context(contextlib.closing(listen(host, port)))
         manager = stack.enter_context(_manager(config, local=local))
         url = f"http://{host}:{listener.getsockname()[1]}"
         _print_ready(url, only_batches(manager, group_size), as_json=as_json)
@@ -186,7 +186,7 @@ def _token(variable: str | None, host: str) -> str | None:
     return token
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

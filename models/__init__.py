@@ -2,21 +2,25 @@
 
 from oyer.models.base import Base
 from oyer.models.batch import Batch, BatchSubmission, Run
+from oyer.models.human_verdict import HumanVerdict
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout, RolloutImage, Text
 from oyer.models.rubric import Rubric
+from oyer.models.step_total import StepTotal
 
 __all__ = [
     "Attempt",
     "Base",
     "Batch",
     "BatchSubmission",
+    "HumanVerdict",
     "Judgement",
     "Reward",
     "Rollout",
     "RolloutImage",
     "Rubric",
     "Run",
+    "StepTotal",
     "Text",
 ]

@@ -99,6 +99,16 @@ def usage_of(conn: Connection, batch_id: str) -> Usage:
     return cast(Usage, _rows(conn, query.select_from(Attempt))[0])
 
 
+def latency_of(conn: Connection, batch_id: str) -> tuple[int, float, float]:
+    """Return count, sum and sum of squares of the latencies of a batch's called judgements, in ms."""
+    ms = Judgement.latency_ms
+    query = select(
+        func.count(ms), func.coalesce(func.sum(ms), 0.0), func.coalesce(func.sum(ms * ms), 0.0)
+    ).where(_of(Judgement, batch_id), Judgement.source == "called")
+    n, total, total_sq = conn.execute(query).one()
+    return int(n), float(total or 0.0), float(total_sq or 0.0)
+
+
 def cost_of_run(conn: Connection, run: str) -> float:
     """Return the cost of all attempts of a run, in US dollars."""
     cost = select(func.coalesce(func.sum(Attempt.cost_usd), 0.0)).select_from(Batch).join(Run)

@@ -25,6 +25,7 @@ class BatchRow(TypedDict):
     oyer_version: str
     submitted_at: datetime
     split: NotRequired[str | None]
+    preliminary: NotRequired[bool]
 
 
 class SubmissionRow(TypedDict):
@@ -218,6 +219,7 @@ class BatchState(TypedDict):
     finished_at: datetime | None
     ending: str | None
     split: str | None
+    preliminary: bool
     counts: dict[str, int]
     usage: dict[str, Any] | None
 

@@ -36,6 +36,7 @@ from oyer.models.rows import (
     SubmissionRow,
 )
 from oyer.models.rubric import Rubric
+from oyer.models.step_total import NO_STEP, StepTotal
 
 SCORED = "scored"
 """Status of a judgement that is never replaced."""
@@ -60,8 +61,8 @@ def ensure_run_and_batch(conn: Connection, batch: BatchRow) -> BatchKey:
     if submitted_at is None:
         _write(conn, Run, [{"name": batch["run"], "created_at": batch["submitted_at"]}])
         run_id = conn.scalar(select(Run.id).where(Run.name == clean_text(batch["run"])))
-        columns = {key: value for key, value in batch.items() if key != "run"}
-        columns |= {"run_id": run_id, "submissions": 1, "status": SUBMITTED}
+        columns = {"preliminary": False, "submissions": 1, "status": SUBMITTED, "run_id": run_id}
+        columns |= {key: value for key, value in batch.items() if key != "run"}
         _write(conn, Batch, [columns])
         submitted_at = conn.execute(known).scalar_one()
     return BatchKey(submitted_at, batch["id"])
@@ -129,6 +130,28 @@ def record_rewards(conn: Connection, batch: BatchKey, rewards: Sequence[RewardRo
         Whether these rewards are now on record; if not, `rewards_of` returns those that are.
     """
     return _write(conn, Reward, rewards, batch) == len(rewards)
+
+
+def add_to_totals(
+    conn: Connection, batch_id: str, totals: Mapping[str, tuple[int, float, float]]
+) -> None:
+    """Add a batch's quantities to those of its step; call it once per batch.
+
+    Args:
+        totals: count, sum and sum of squares, by name.
+    """
+    place = conn.execute(
+        select(
+            Batch.run_id,
+            func.coalesce(Batch.step, NO_STEP).label("step"),
+            func.coalesce(Batch.split, "").label("split"),
+        ).where(Batch.id == batch_id)
+    ).one()
+    rows = [
+        {**place._mapping, "name": name, "n": n, "total": total, "total_sq": total_sq}
+        for name, (n, total, total_sq) in totals.items()
+    ]
+    _write(conn, StepTotal, rows)
 
 
 def record_rubrics(conn: Connection, rubrics: Iterable[RubricRow]) -> None:
@@ -292,9 +315,14 @@ def _write(
 
 @cache
 def _upsert(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """Build an upsert that replaces only judgements without a score."""
+    """Build an upsert that replaces only judgements without a score, and adds to totals."""
     statement: sqlite.Insert | postgresql.Insert
     statement = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    if table is StepTotal.__table__:
+        return statement.on_conflict_do_update(
+            index_elements=list(table.primary_key),
+            set_={c.name: c + statement.excluded[c.name] for c in table.c if not c.primary_key},
+        )
     if table is not Judgement.__table__:
         return statement.on_conflict_do_nothing()
     return statement.on_conflict_do_update(

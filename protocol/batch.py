@@ -54,6 +54,8 @@ class Manifest:
     """True if the length task needs the verdicts and runs after the judge tasks."""
     token_ids: bool = False
     """True if the payloads include token ids."""
+    preliminary: bool = False
+    """Whether its rollouts are scored again with their groups."""
     split: str | None = None
     """Purpose of the rollouts, e.g. `eval`; None is training."""
     priority: Priority = "training"
