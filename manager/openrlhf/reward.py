@@ -120,8 +120,7 @@ def reward_function(
             the configured `tokenizer`, else the end marks of common models.
 
     Raises:
-        InvalidConfig: a key of the configuration is wrong, no broker is named, or a length method
-            needs a field that OpenRLHF does not send.
+        InvalidConfig: a key is wrong, no broker is named, or OpenRLHF does not send a needed field.
     """
     given = RewardManager.of(config)
     has_base = base_score is not None

@@ -264,6 +264,28 @@ async def _missing_row(
     return await manager.run_single(data)
 
 
+def test_a_truncated_row_that_is_to_be_masked_has_its_base_score(
+    backend: Backend, tokenizer: Any, score_file: Path, tokenizer_folder: Path
+) -> None:
+    """verl has no mask for a rollout."""
+    file = backend.file("cut.yaml", length={"method": "median_band", "truncated": "mask"})
+    text = "cut off here"
+    settings = config_of(
+        tokenizer_folder, score_file, {"config": str(file)}, response_length=len(text)
+    )
+    manager = RewardManager(settings, tokenizer, lambda **_: 0.75)
+    data = batch_of(tokenizer, [text], uid=["cut"])
+    data.non_tensor_batch["oyer_rollout"] = np.array([{"group_size": 1}], dtype=object)
+
+    async def scored() -> Any:
+        return await manager.run_single(data)
+
+    result = asyncio.run(scored())
+    assert result["reward_score"] == 0.75
+    assert not result["reward_extra_info"]["has_reward"]
+    assert result["reward_extra_info"]["oyer/q_present"] == 1
+
+
 def test_the_replaced_class_raises_a_missing_reward_where_its_setting_says_so(
     backend: Backend, tokenizer: Any
 ) -> None:
