@@ -18,7 +18,7 @@ _CLOSE = 1e-4
 
 
 @dataclass(frozen=True)
-class Term:
+class RewardTerm:
     """One term of a reward."""
 
     name: str
@@ -31,17 +31,17 @@ class Term:
 class RewardSum:
     """A reward's terms by their place in the formula."""
 
-    factors: list[Term] = field(default_factory=list)
-    inner: list[Term] = field(default_factory=list)
+    factors: list[RewardTerm] = field(default_factory=list)
+    inner: list[RewardTerm] = field(default_factory=list)
     """Multiplied by the factors."""
-    added: list[Term] = field(default_factory=list)
+    added: list[RewardTerm] = field(default_factory=list)
     scores: dict[str, float | None] = field(default_factory=dict)
     """Each judge's score."""
     rest: float | None = None
     """What the formula leaves unexplained; None if nothing, or if a term is missing."""
 
     @property
-    def terms(self) -> list[Term]:
+    def terms(self) -> list[RewardTerm]:
         """All terms."""
         return [*self.factors, *self.inner, *self.added]
 
@@ -62,7 +62,7 @@ def reward_sum(
     for name, value in parts.terms.items():
         if name == "judge" and by_judge:
             continue  # the sum of the terms by judge
-        term = Term(name, value, _how(name, kinds, weights, parts.scores))
+        term = RewardTerm(name, value, _how(name, kinds, weights, parts.scores))
         if name == "gate" or kinds.get(name) == "multiply":
             found.factors.append(term)
         elif name in ("base_score", "judge", *by_judge) or kinds.get(name) == "total":

@@ -98,6 +98,21 @@ def next_to_review(
         HumanVerdict.author == author
     )
     reviewed = {tuple(row) for row in conn.execute(done)}
+    scores = _latest_scores(conn, run_id)
+    waiting = [
+        (max(found)[0] - min(found)[0], batch_id, index, judge)
+        for (batch_id, index), found in scores.items()
+        for judge in sorted({judge for _, judge in found})
+        if (batch_id, index, judge) not in reviewed
+    ]
+    if not waiting:
+        return None
+    chosen = random.choice(waiting) if mode == "random" else max(waiting)
+    return chosen[1], chosen[2], chosen[3]
+
+
+def _latest_scores(conn: Connection, run_id: int) -> dict[tuple[str, int], list[tuple[float, str]]]:
+    """Return each rollout's scores, scaled to [0, 1], with their judges."""
     query = (
         select(
             Judgement.batch_id,
@@ -126,16 +141,7 @@ def next_to_review(
     for batch_id, index, judge, score in rows:
         low, high = scales.get((batch_id, judge.removesuffix("/fallback")), (0.0, 1.0))
         scores[batch_id, index].append(((score - low) / ((high - low) or 1.0), judge))
-    waiting = [
-        (max(found)[0] - min(found)[0], batch_id, index, judge)
-        for (batch_id, index), found in scores.items()
-        for judge in sorted({judge for _, judge in found})
-        if (batch_id, index, judge) not in reviewed
-    ]
-    if not waiting:
-        return None
-    chosen = random.choice(waiting) if mode == "random" else max(waiting)
-    return chosen[1], chosen[2], chosen[3]
+    return scores
 
 
 def labels(conn: Connection, run: str | None) -> Iterator[str]:

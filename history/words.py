@@ -30,7 +30,7 @@ def difference(text: str, base: str) -> list[Piece]:
     if len(words) > MAX_WORDS or len(base_words) > MAX_WORDS:
         return [Piece(text)]
     found = []
-    matcher = difflib.SequenceMatcher(None, base_words, words, autojunk=False)
+    matcher = difflib.SequenceMatcher(None, _keys(base_words), _keys(words), autojunk=False)
     for operation, i, j, k, m in matcher.get_opcodes():
         if operation in ("delete", "replace"):
             found.append(Piece("".join(base_words[i:j]), "left-out"))
@@ -40,5 +40,10 @@ def difference(text: str, base: str) -> list[Piece]:
     return found
 
 
+def _keys(words: list[str]) -> list[str]:
+    return [word.rstrip() for word in words]
+
+
 def _words(text: str) -> list[str]:
+    """Split a text into words, each with the white space after it."""
     return re.findall(r"\w+\s*|\W\s*", text)

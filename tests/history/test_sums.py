@@ -136,7 +136,10 @@ def test_the_last_occurrence_of_the_span_is_marked() -> None:
 def test_words_that_differ_are_marked() -> None:
     pieces = difference("the blue sky", "the red sky")
     assert [piece for piece in pieces if piece.kind] == [
-        Piece("red", "left-out"),
-        Piece("blue", "added"),
+        Piece("red ", "left-out"),
+        Piece("blue ", "added"),
+    ]
+    assert not [
+        piece for piece in difference("a sky", "a sky of blue")[:2] if piece.kind == "added"
     ]
     assert "".join(p.text for p in pieces if p.kind != "left-out") == "the blue sky"
