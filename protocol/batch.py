@@ -52,6 +52,8 @@ class Manifest:
     """Groups with rows in several chunks; set only if a judge has a fallback."""
     length_follows_judges: bool = False
     """True if the length task needs the verdicts and runs after the judge tasks."""
+    one_task: bool = False
+    """True if one judge task does all the work of the batch, see `oyer.tasks.small_batch`."""
     token_ids: bool = False
     """True if the payloads include token ids."""
     split: str | None = None

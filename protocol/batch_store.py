@@ -115,6 +115,11 @@ class BatchStore:
         """Read one chunk of a batch's rollouts."""
         return decode_rollouts(self._read(batch_id, f"chunk:{chunk}"))
 
+    def only_chunk(self, batch_id: str) -> tuple[Columns, list[Rollout]]:
+        """Read columns and rollouts of a batch of one chunk, in one round trip."""
+        columns, chunk = self._read_all(batch_id, "columns", "chunk:0")
+        return decode_columns(columns), decode_rollouts(chunk)
+
     def token_ids(self, manifest: Manifest) -> TokenIds | None:
         """Read a batch's token ids; None if it has none."""
         if not manifest.token_ids:
@@ -193,10 +198,17 @@ class BatchStore:
         pipe.execute()
 
     def _read(self, batch_id: str, part: str) -> bytes:
-        blob = self._redis.get(batch_key(batch_id, part))
-        if not isinstance(blob, bytes):
-            raise BatchFailed(f"batch {batch_id}: its {part} is no longer in Redis; submit again")
+        [blob] = self._read_all(batch_id, part)
         return blob
+
+    def _read_all(self, batch_id: str, *parts: str) -> list[bytes]:
+        blobs = self._redis.mget([batch_key(batch_id, part) for part in parts])
+        for part, blob in zip(parts, blobs, strict=True):
+            if not isinstance(blob, bytes):
+                raise BatchFailed(
+                    f"batch {batch_id}: its {part} is no longer in Redis; submit again"
+                )
+        return blobs
 
 
 def _keys(manifest: Manifest) -> list[str]:

@@ -22,6 +22,7 @@ from oyer.models.rows import JudgementRow, StoredJudgement
 from oyer.protocol.batch import Manifest
 from oyer.protocol.errors import OyerError
 from oyer.protocol.partial_results import JudgeResult
+from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import SETTLED
 from oyer.tasks.coordination.budget import RunBudget
 from oyer.tasks.coordination.fair_queue import Flow
@@ -89,19 +90,41 @@ def judge_chunk(
     Raises:
         HandedBack: this worker stops; another one finishes the chunk.
     """
-    return _Chunk(context, batch_id, chunk, load or ChunkLoad()).judge().to_wire()
+    manifest, plan = context.manifest(batch_id)
+    rollouts = retry_storage(context.batches.rollouts, batch_id, chunk)
+    return judged_chunk(context, manifest, plan, chunk, rollouts, load).to_wire()
+
+
+def judged_chunk(
+    context: WorkerContext,
+    manifest: Manifest,
+    plan: Plan,
+    chunk: int,
+    rollouts: Sequence[Rollout],
+    load: ChunkLoad | None,
+) -> JudgeResult:
+    """Judge one chunk of rollouts and record it; see `judge_chunk`."""
+    return _Chunk(context, manifest, plan, chunk, rollouts, load or ChunkLoad()).judge()
 
 
 class _Chunk:
     """The judging of one chunk."""
 
-    def __init__(self, context: WorkerContext, batch_id: str, chunk: int, load: ChunkLoad) -> None:
+    def __init__(
+        self,
+        context: WorkerContext,
+        manifest: Manifest,
+        plan: Plan,
+        chunk: int,
+        rollouts: Sequence[Rollout],
+        load: ChunkLoad,
+    ) -> None:
         self.context = context
         self.load = load
-        self.manifest, self.plan = context.manifest(batch_id)
+        self.manifest, self.plan = manifest, plan
         self.number = chunk
-        self.start, _ = self.manifest.chunks[chunk]
-        self.rollouts = retry_storage(context.batches.rollouts, batch_id, chunk)
+        self.start, _ = manifest.chunks[chunk]
+        self.rollouts = rollouts
         self.indices = range(self.start, self.start + len(self.rollouts))
         self.groups = chunk_groups(
             [None if row.group_id is None else str(row.group_id) for row in self.rollouts],

@@ -78,10 +78,22 @@ def prepare(
         token_ids=bool(packed_ids),
         split=split,
         split_groups=split_groups(group_ids, spans) if falls_back else [],
+        one_task=len(spans) == 1 and _suits_one_task(rows, config),
     )
     chunks = [encode_rollouts(rows[start : start + count]) for start, count in spans]
     columns = replace(_columns(rows, group_ids, config), incomplete=list(incomplete))
     return PreparedBatch(manifest, columns, chunks, packed_ids)
+
+
+def _suits_one_task(rows: Sequence[Rollout], config: RewardConfig) -> bool:
+    """Whether a judge worker may compute the length terms: they need no tokenizer and scan no text."""
+    counted = all(row.response_tokens is not None for row in rows)
+    return bool(config.judges) and all(
+        not (item.spans or item.takes_token_ids)
+        and (counted or item.unit != "tokens" or "lengths" not in item.takes)
+        and not any("texts" in need.split("|") for need in item.needs)
+        for item in config.length
+    )
 
 
 def _columns(rows: Sequence[Rollout], group_ids: list[str | None], config: RewardConfig) -> Columns:
