@@ -4,9 +4,9 @@ import os
 import socket
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from oyer.protocol.packing import decode_json, pack
 
@@ -34,6 +34,8 @@ class Submission:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """Everything about a batch but its rows; read by each of its tasks."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(defer_build=True)
 
     batch_id: str
     run: str
@@ -79,6 +81,8 @@ class Manifest:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
     """A batch's rollouts without their texts, `[N]` each."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(defer_build=True)
 
     group_ids: list[str | None]
     base_score: list[float | None]
