@@ -140,9 +140,6 @@ class _Chunk:
 
     def judge(self) -> JudgeResult:
         """Return a verdict for each rollout and judge."""
-        if self.number == 0:
-            # Before the first call, so that the database shows the batch while it is judged.
-            record_submission(self.context, self.manifest)
         self.rows.update(self._recorded())
         progress = _Progress(self.context, self.manifest, self.number, self.plan, len(self.rows))
         self._judge(self.plan.judges, list(self.indices), progress)
@@ -174,6 +171,9 @@ class _Chunk:
 
     def _recorded(self) -> dict[JudgementKey, StoredJudgement]:
         """Read the judgements that an earlier run of this chunk recorded."""
+        if self.number == 0:
+            # Before the first call, so that the database shows the batch while it is judged.
+            return settled_rows(record_submission(self.context, self.manifest, self.indices))
         rows = self.context.read(
             lambda conn: queries.judgements_of(conn, self.manifest.batch_id, self.indices)
         )

@@ -45,8 +45,14 @@ def prepare(
     split: str | None = None,
     incomplete: Sequence[int] = (),
     priority: Priority = "training",
+    sizes_bytes: Sequence[int] | None = None,
 ) -> PreparedBatch:
-    """Pack checked rollouts under a new batch id; `incomplete` are rows whose groups lack rollouts."""
+    """Pack checked rollouts under a new batch id.
+
+    Args:
+        incomplete: rows whose groups lack rollouts.
+        sizes_bytes: `[N]`, as `validation.check` returned them.
+    """
     rows = [plain(rollout) for rollout in rollouts]
     in_flight = [
         endpoint.max_in_flight
@@ -56,7 +62,7 @@ def prepare(
     falls_back = any(judge.fallback for judge in config.judges)
     group_ids = [None if row.group_id is None else str(row.group_id) for row in rows]
     counts = chunk_sizes(
-        [bytes_of(row) for row in rows],
+        [bytes_of(row) for row in rows] if sizes_bytes is None else sizes_bytes,
         in_flight=sum(in_flight) or _DEFAULT_IN_FLIGHT,
         calls=sum(judge.samples for judge in config.judges),
         group_ids=group_ids if falls_back else None,
