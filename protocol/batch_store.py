@@ -6,7 +6,7 @@ All keys expire. The trainer still holds the rollouts and resubmits a batch whos
 import json
 from collections.abc import Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oyer.protocol import token_ids
 from oyer.protocol.batch import (
@@ -40,6 +40,35 @@ seconds; later reads use the database."""
 
 _SENT_BYTES = 8 * 2**20
 """Approximate payload bytes per round trip."""
+
+
+
+class BatchState(NamedTuple):
+    """What Redis holds of a batch under way, as read."""
+
+    held: int
+    counts: list[bytes]
+    ended: bytes | None
+
+    @property
+    def judged(self) -> int | None:
+        """Number of verdicts so far; None if the payloads are not in Redis."""
+        return sum(map(int, self.counts)) if self.held else None
+
+    @property
+    def ending(self) -> tuple[str, str] | None:
+        """Status and reason of a batch that ended early, else None.
+
+        Raises:
+            MessageRefused: it is neither cancelled nor failed.
+        """
+        if self.ended is None:
+            return None
+        status, why = json.loads(self.ended)
+        if status not in ENDS:
+            raise MessageRefused(f"a batch cannot have ended as {status!r:.40}")
+        return status, str(why)
+
 
 COUNTING_SCRIPT = resources.files(__package__).joinpath("counting.lua").read_text()
 """Lua functions that scripts which update the backlog start with."""
@@ -139,6 +168,16 @@ class BatchStore:
         """Return the number of verdicts so far."""
         return sum(int(n) for n in self._redis.hvals(batch_key(batch_id, "progress")))
 
+    def states(self, batch_ids: Sequence[str]) -> list[BatchState]:
+        """Read the state of each batch, all in one round trip."""
+        pipe = self._redis.pipeline(transaction=False)
+        for batch_id in batch_ids:
+            pipe.exists(batch_key(batch_id, "manifest"))
+            pipe.hvals(batch_key(batch_id, "progress"))
+            pipe.get(batch_key(batch_id, "ended"))
+        replies = pipe.execute()
+        return [BatchState(*replies[i : i + 3]) for i in range(0, len(replies), 3)]
+
     def replace_manifest(self, manifest: Manifest) -> None:
         """Replace a batch's manifest and keep its expiry; do nothing if the batch is gone."""
         key = batch_key(manifest.batch_id, "manifest")
@@ -169,13 +208,7 @@ class BatchStore:
 
     def ending(self, batch_id: str) -> tuple[str, str] | None:
         """Return status and reason of a batch that ended early, else None."""
-        text = self._redis.get(batch_key(batch_id, "ended"))
-        if not isinstance(text, bytes):
-            return None
-        status, why = json.loads(text)
-        if status not in ENDS:
-            raise MessageRefused(f"batch {batch_id}: cannot have ended as {status!r:.40}")
-        return status, str(why)
+        return BatchState(0, [], self._redis.get(batch_key(batch_id, "ended"))).ending
 
     def reopen(self, batch_id: str) -> None:
         """Remove the mark of `end`, so that workers start calls again."""

@@ -20,7 +20,7 @@ from oyer.manager.backend.chord import header_and_callback, small_batch_task, ta
 from oyer.manager.backend.prepare import PreparedBatch
 from oyer.protocol import names
 from oyer.protocol.batch import Manifest, Submission
-from oyer.protocol.batch_store import ENDED_S, BatchStore
+from oyer.protocol.batch_store import ENDED_S, BatchState, BatchStore
 from oyer.protocol.errors import BackendUnavailable, MessageRefused
 from oyer.protocol.live_workers import unserved
 
@@ -203,16 +203,10 @@ class Backend:
         with self.reached():
             return self._store.judged(batch_id)
 
-    def progress(self, batch_id: str) -> int | None:
-        """Count a batch's judgements so far; None if its payloads are not in Redis."""
+    def states(self, batch_ids: Sequence[str]) -> list[BatchState]:
+        """Read what Redis holds of each batch, all in one round trip."""
         with self.reached():
-            return self._store.judged(batch_id) if self._store.holds(batch_id) else None
-
-    def cancelled(self, batch_id: str) -> str | None:
-        """Return why a batch was cancelled and by which process; None if it was not."""
-        with self.reached():
-            status, why = self._store.ending(batch_id) or ("", None)
-        return why if status == "cancelled" else None
+            return self._store.states(batch_ids)
 
     def unserved(self, batch_id: str) -> list[str]:
         """Return the queues that a batch needs and no worker consumes."""

@@ -178,11 +178,11 @@ def test_without_payloads_a_resubmission_reads_the_record(
 def test_progress_is_none_without_payloads(source: Backend, workers: Workers) -> None:
     submission = prepared()
     batch_id = submission.manifest.batch_id
-    assert source.progress(batch_id) is None
+    assert source.states([batch_id])[0].judged is None
     source.submit(submission)
-    assert source.progress(batch_id) == 0
+    assert source.states([batch_id])[0].judged == 0
     workers.report(batch_id, 3)
-    assert source.progress(batch_id) == source.judged(batch_id) == 3
+    assert source.states([batch_id])[0].judged == source.judged(batch_id) == 3
 
 
 def test_an_unreachable_broker_is_named_without_its_password() -> None:
@@ -192,7 +192,7 @@ def test_an_unreachable_broker_is_named_without_its_password() -> None:
         "resubmit": lambda: away.resubmit("b", "gone"),
         "cancel": lambda: away.cancel("b", "by the trainer"),
         "judged": lambda: away.judged("b"),
-        "progress": lambda: away.progress("b"),
+        "states": lambda: away.states(["b"]),
         "results": lambda: away.results(["b"]),
     }
     for name, call in calls.items():
