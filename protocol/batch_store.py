@@ -18,7 +18,14 @@ from oyer.protocol.batch import (
     encode_manifest,
 )
 from oyer.protocol.errors import BatchFailed, MessageRefused, Overloaded
-from oyer.protocol.names import BACKLOG_ENDS_KEY, BACKLOG_KEY, batch_key
+from oyer.protocol.names import (
+    BACKLOG_ENDS_KEY,
+    BACKLOG_KEY,
+    FLOWS_KEY,
+    JUDGE_QUEUE,
+    batch_key,
+    flow_key,
+)
 from oyer.protocol.rollout import Rollout, decode_rollouts
 from oyer.protocol.token_ids import TokenIds
 
@@ -89,8 +96,11 @@ class BatchStore:
         chunks: Sequence[bytes],
         token_ids: Sequence[bytes] = (),
         max_backlog_bytes: int | None = None,
-    ) -> None:
+    ) -> int:
         """Store a batch before any of its tasks is sent.
+
+        Returns:
+            Judge messages of all batches that wait for a worker.
 
         Raises:
             Overloaded: the backlog would exceed `max_backlog_bytes`; nothing was stored.
@@ -100,7 +110,7 @@ class BatchStore:
         blobs |= {f"chunk:{k}": blob for k, blob in enumerate(chunks)}
         blobs |= {f"tokens:{k}": blob for k, blob in enumerate(token_ids)}
         size_bytes = sum(len(blob) for blob in blobs.values())
-        self._backlog.enter(manifest.batch_id, size_bytes, max_backlog_bytes)
+        waiting = self._backlog.enter(manifest.batch_id, size_bytes, max_backlog_bytes)
         pipe, unsent = self._redis.pipeline(transaction=False), 0
         for part, blob in blobs.items():
             pipe.set(batch_key(manifest.batch_id, part), blob, ex=self._expires_s)
@@ -110,6 +120,7 @@ class BatchStore:
                 pipe.execute()
                 unsent = 0
         pipe.execute()
+        return waiting
 
     def backlog_bytes(self) -> int:
         """Return the payload bytes of all batches in flight and of incomplete groups."""
@@ -263,16 +274,19 @@ class Backlog:
         text = resources.files(__package__).joinpath("backlog.lua").read_text()
         self._script = redis.register_script(COUNTING_SCRIPT + text)
 
-    def enter(self, batch_id: str, size_bytes: int, max_bytes: int | None) -> None:
+    def enter(self, batch_id: str, size_bytes: int, max_bytes: int | None) -> int:
         """Add a batch; a resubmission replaces its earlier size.
+
+        Returns:
+            Judge messages of all batches that wait for a worker.
 
         Raises:
             Overloaded: the backlog would exceed `max_bytes`.
         """
         limit = "" if max_bytes is None else max_bytes
-        counted, held_bytes = self._call(batch_id, size_bytes, self._expires_s, limit)
+        counted, held_bytes, waiting = self._call(batch_id, size_bytes, self._expires_s, limit)
         if counted:
-            return
+            return int(waiting)
         if size_bytes > (max_bytes or 0):
             raise Overloaded(
                 f"the batch is {size_bytes} bytes, packed, more than broker.max_backlog_bytes ="
@@ -298,4 +312,5 @@ class Backlog:
         return held
 
     def _call(self, *args: str | int, client: Any = None) -> Any:
-        return self._script(keys=[BACKLOG_KEY, BACKLOG_ENDS_KEY], args=args, client=client)
+        keys = [BACKLOG_KEY, BACKLOG_ENDS_KEY, JUDGE_QUEUE, FLOWS_KEY]
+        return self._script(keys=keys, args=[*args, flow_key("")], client=client)

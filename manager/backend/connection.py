@@ -67,6 +67,8 @@ class Backend:
         )
         self._while_refused = while_refused
         self._name = uuid.uuid4().hex
+        self.waiting_messages = 0
+        """Judge messages that waited for a worker when this process last stored a batch."""
         self._store = BatchStore(self.redis, expires_s=expires_s)
 
     def submit(self, prepared: PreparedBatch, max_backlog_bytes: int | None = None) -> None:
@@ -94,11 +96,14 @@ class Backend:
         parts = prepared.manifest, prepared.columns, prepared.chunks, prepared.token_ids
         with self.reached():
             try:
-                self._while_refused(lambda: self._store.post(*parts, max_backlog_bytes))
+                self._while_refused(lambda: self._post(*parts, max_backlog_bytes))
             except BaseException:
                 if prepared.manifest.submission == 1:
                     self.withdraw(prepared.manifest)
                 raise
+
+    def _post(self, *args: Any) -> None:
+        self.waiting_messages = self._store.post(*args)
 
     def send(self, manifest: Manifest) -> None:
         """Send the tasks of a batch whose payloads are in Redis."""
