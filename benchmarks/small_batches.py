@@ -85,7 +85,11 @@ class Streams:
             process.join()
 
 
-def _stream(manager: RewardManager, rollouts: Sequence[Rollout], pipe: "multiprocessing.connection.Connection") -> None:  # type: ignore[name-defined]
+def _stream(
+    manager: RewardManager,
+    rollouts: Sequence[Rollout],
+    pipe: "multiprocessing.connection.Connection",
+) -> None:  # type: ignore[name-defined]
     async def one(i: int, rollout: Rollout) -> bool:
         await asyncio.sleep(OVER_S * i / len(rollouts))
         score = await manager.score(rollout, run="bench", group_size=8)
@@ -152,7 +156,18 @@ def main() -> None:
     count = options.rollouts
     figures = measure(count, options.rounds, options.ways)
     bound_s = math.ceil(count / IN_FLIGHT) * LATENCY_S
-    peer = statistics.median(one["all"] for one in figures[options.ways[-1 if len(options.ways) == 1 else options.ways.index("1024") if "1024" in options.ways else -1]])
+    peer = statistics.median(
+        one["all"]
+        for one in figures[
+            options.ways[
+                -1
+                if len(options.ways) == 1
+                else options.ways.index("1024")
+                if "1024" in options.ways
+                else -1
+            ]
+        ]
+    )
     rows = []
     for way, rounds in figures.items():
         medians = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}

@@ -49,7 +49,6 @@ _SENT_BYTES = 8 * 2**20
 """Approximate payload bytes per round trip."""
 
 
-
 class BatchState(NamedTuple):
     """What Redis holds of a batch under way, as read."""
 

@@ -70,9 +70,7 @@ def reward_inputs(
     )
 
 
-def length_result(
-    plan: Plan, rewards: RewardInputs, responses: Sequence[Response]
-) -> LengthResult:
+def length_result(plan: Plan, rewards: RewardInputs, responses: Sequence[Response]) -> LengthResult:
     """Compute the length terms of a batch without token ids on the CPU."""
     from oyer.tasks.rewards.length_terms import length_part
 

@@ -232,3 +232,25 @@ def test_a_refused_password_has_another_error_than_an_unreachable_server(redis_u
             client.config_set("requirepass", "")
     assert "refuses the user or password of broker.url" in str(raised.value)
     assert "wrong-pw" not in str(raised.value)
+
+
+def test_a_small_batch_is_one_judge_task(source: Backend, workers: Workers) -> None:
+    submission = prepared(4)
+    source.submit(submission)
+    [message] = messages(workers, names.JUDGE_QUEUE)
+    assert message["headers"]["task"] == names.SMALL_BATCH_TASK
+    assert message["headers"]["id"] == submission.manifest.batch_id
+    assert message["headers"][names.FLOW_HEADER]["calls"] == 4
+    assert workers.sent(names.LENGTH_QUEUE) == workers.sent(names.COMBINE_QUEUE) == 0
+    assert source.unserved(submission.manifest.batch_id) == [names.JUDGE_QUEUE]
+
+
+def test_storing_a_batch_counts_the_judge_messages_that_wait(
+    source: Backend, workers: Workers
+) -> None:
+    source.submit(prepared(4))
+    assert source.waiting_messages == 0
+    workers.redis.sadd(names.FLOWS_KEY, "flow")
+    workers.redis.lpush(names.flow_key("flow"), "a", "b")
+    source.submit(prepared(4))
+    assert source.waiting_messages == 3
