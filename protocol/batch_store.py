@@ -54,7 +54,7 @@ class BatchState(NamedTuple):
 
     held: int
     counts: list[bytes]
-    ended: bytes | None
+    ended: bytes | str | None
 
     @property
     def judged(self) -> int | None:
@@ -246,12 +246,11 @@ class BatchStore:
 
     def _read_all(self, batch_id: str, *parts: str) -> list[bytes]:
         blobs = self._redis.mget([batch_key(batch_id, part) for part in parts])
-        for part, blob in zip(parts, blobs, strict=True):
-            if not isinstance(blob, bytes):
-                raise BatchFailed(
-                    f"batch {batch_id}: its {part} is no longer in Redis; submit again"
-                )
-        return blobs
+        found = [blob for blob in blobs if isinstance(blob, bytes)]
+        if len(found) < len(parts):
+            part = next(p for p, blob in zip(parts, blobs, strict=True) if blob not in found)
+            raise BatchFailed(f"batch {batch_id}: its {part} is no longer in Redis; submit again")
+        return found
 
 
 def _keys(manifest: Manifest) -> list[str]:
