@@ -43,12 +43,13 @@ test-quick: $(READY) ## Run the pure parts and one whole batch, in less than a m
 $(TRAINERS)/.ready: tests/trainers/requirements.txt tests/trainers/constraints.txt
 	$(PYTHON) -m venv $(TRAINERS)
 	$(TRAINERS)/bin/python -m pip install --quiet -c tests/trainers/constraints.txt -r tests/trainers/requirements.txt
-	# Without dependencies: OpenRLHF and AReaL require GPU builds, ms-swift an older TRL, Oyer the
-	# workers' libraries.
+	# Without dependencies: OpenRLHF and AReaL require GPU builds, ms-swift an older TRL, OpenPipe ART
+	# 400 MB that its groups do not load, Oyer the workers' libraries.
 	$(TRAINERS)/bin/python -m pip install --quiet --no-deps areal==1.0.4 ms-swift==4.6.0 openrlhf==0.11.2 -e .
+	$(TRAINERS)/bin/python -m pip install --quiet --no-deps openpipe-art==0.5.18 skyrl==0.3.0 skyrl-gym==0.4.0 tinker==0.38.0 tinker-cookbook==0.6.1
 	@touch $@
 
-test-trainers: $(READY) $(TRAINERS)/.ready ## Run the adapters in TRL, verl, OpenRLHF, ms-swift and others (2 GB)
+test-trainers: $(READY) $(TRAINERS)/.ready ## Run the adapters in TRL, verl, OpenRLHF, ms-swift and others (3.8 GB with .venv; 11 minutes from nothing)
 	$(TRAINERS)/bin/python -m pytest -c tests/trainers/pytest.ini tests/trainers
 
 $(SERVERS)/.ready: tests/real_servers/requirements.txt tests/real_servers/constraints.txt
@@ -100,6 +101,9 @@ bench: $(READY) ## Measure throughput against a named peer and the bound
 bench-overlap: $(READY) ## Measure how long a training step waits for its rewards, against peers and the bound
 	$(BIN)/python benchmarks/overlap.py
 
+bench-fairness: $(READY) ## Measure how runs share workers and endpoints
+	$(BIN)/python benchmarks/fairness.py
+
 migration: $(READY) ## Write the next migration from the models: make migration m="add a column"
 	$(BIN)/python -m oyer.migrations upgrade --url sqlite:///.migration.db
 	OYER_STORE__URL=sqlite:///.migration.db $(BIN)/alembic revision --autogenerate -m "$(m)"
@@ -108,4 +112,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(DEMO_READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-real-servers check audit fix docs bench bench-overlap migration up
+.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-real-servers check audit fix docs bench bench-overlap bench-fairness migration up

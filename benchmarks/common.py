@@ -16,7 +16,7 @@ REPLY = "The answer is right and short.\n\nFinal score: 8"
 RESPONSE_BYTES = 4096
 
 _FILE_COLUMNS = 200
-"""Width of a table that goes into a file or a pipe, where nobody can widen the terminal."""
+"""Width of a table written to a file or a pipe, in characters."""
 
 
 def texts(count: int, tag: str) -> list[str]:

@@ -7,7 +7,7 @@
 
 - The rows are written by the functions that the workers write with: 10 runs, batches of 1,000
   rollouts in groups of 8, responses of about 1.4 kB, replies of about 0.4 kB.
-- The queries are the SQL blocks of README.md and docs/record.md, asked of one run, step and batch.
+- The queries are the SQL blocks of README.md and docs/record.md, for one run, step and batch.
 - Each query runs four times, and the median of the last three is printed, with all rows fetched.
 """
 
@@ -188,7 +188,7 @@ def reward_of(row: RolloutRow, judged: JudgementRow, sent_at: datetime) -> Rewar
 
 
 def main() -> None:
-    """Fill where asked, then print the table."""
+    """Fill the database if an option says so, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--url", required=True, help="the record, sqlite:///… or postgresql://…")
     parser.add_argument("--fill", type=int, help="judgements to record first, e.g. 1000000")
@@ -219,10 +219,10 @@ def time_query(engine: Engine, query: str) -> float:
     for _ in range(4):
         with reading(engine) as conn:
             batch_id, number = conn.exec_driver_sql(f"{step} ORDER BY step LIMIT 1").one()
-            asked = query.replace("'first'", "'exp-04'").replace("'BATCH'", f"'{batch_id}'")
-            asked = asked.replace("step = 0", f"step = {number}")
+            statement = query.replace("'first'", "'exp-04'").replace("'BATCH'", f"'{batch_id}'")
+            statement = statement.replace("step = 0", f"step = {number}")
             began = time.perf_counter()
-            conn.exec_driver_sql(asked).all()
+            conn.exec_driver_sql(statement).all()
             times_ms.append((time.perf_counter() - began) * 1000)
     return statistics.median(times_ms[1:])
 

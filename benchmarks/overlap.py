@@ -8,7 +8,7 @@ for `--log-probs-s`; both keep the GPU busy and the CPU idle, so they are sleeps
 server, a process of its own on the same machine, answers every call after `--latency-s`. Waiting is
 the time that the step takes beyond generation and log-probs.
 
-- bound: every call begins when its rollout is there and one of C is free; nobody can wait less.
+- bound: every call starts once its rollout exists and one of C slots is free; no wait can be shorter.
 - Oyer, streaming: `score` as each rollout ends, in one process, and in eight that each get every
   eighth rollout at random, so that no group is whole in any; the rewards after log-probs.
 - Oyer, batch: `submit` after generation, `result` after log-probs.
@@ -178,7 +178,7 @@ async def verl(base_url: str, rollouts: list[Rollout], step: Step) -> tuple[str,
         scores = await asyncio.gather(*map(one, range(len(rollouts)), step.ends_s))
         done = time.monotonic()
     if set(scores) != {8.0}:
-        # A failed call is no error there but the reward 0, whatever the rollout is worth.
+        # There, a failed call gives the reward 0 and no error.
         print(f"{name}: {scores.count(0.0)} of {len(scores)} rewards are 0 for calls that failed")
     return name, done - began + step.log_probs_s
 

@@ -31,7 +31,8 @@ def list_methods(
     """
     from oyer.config.length_methods import catalogue
 
-    chosen = list(catalogue.METHODS.values()) if method is None else [catalogue.find(method)]
+    names = sorted(catalogue.METHODS) if method is None else [method]
+    chosen = [catalogue.find(name) for name in names]
     if as_json:
         print_json([_facts(one) for one in chosen])
     elif method is None:

@@ -129,7 +129,7 @@ class BrokerConfig(Section):
     """Largest total of packed payloads in Redis, in bytes, of unfinished batches and of rollouts that
     wait for their group; beyond it `submit` refuses."""
     signing: SigningConfig | None = None
-    """Sign messages and results; null trusts whoever reaches Redis (docs/security.md)."""
+    """Sign messages and results; null accepts every message in Redis (docs/security.md)."""
 
 
 class StoreConfig(Section):

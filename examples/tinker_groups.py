@@ -53,7 +53,8 @@ class JudgedGroup(EnvGroupBuilder):
 
     async def make_envs(self) -> Sequence[Env]:
         """Make the environments of the inner builder."""
-        return await self.builder.make_envs()
+        envs: Sequence[Env] = await self.builder.make_envs()
+        return envs
 
     async def compute_group_rewards(
         self, trajectory_group: list[Trajectory], env_group: Sequence[Env]
@@ -87,7 +88,8 @@ class JudgedGroup(EnvGroupBuilder):
 
     def logging_tags(self) -> list[str]:
         """Return the inner builder's tags."""
-        return self.builder.logging_tags()
+        tags: list[str] = self.builder.logging_tags()
+        return tags
 
 
 class JudgedDataset(RLDataset):

@@ -1,6 +1,7 @@
 """Rewards of whole groups for trainers whose rewards are plain numbers, without NaN or None."""
 
 import math
+import uuid
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -74,7 +75,8 @@ async def group_rewards(
         manager: of a running backend.
         rollouts: of one or several groups.
         own: see `neutral_rewards`.
-        timeout_s: how long to wait; a later score counts as missing.
+        timeout_s: how long to wait; a later score counts as missing. With `group_size`, its reward
+            is 0, as is that of a rollout that cannot be read: exclude it by `judged`.
         options: of `RewardManager.score_many`. With `group_size`, groups come in several calls; use
             `with_group_mean` then, because this call does not know the siblings' rewards.
 
@@ -82,6 +84,8 @@ async def group_rewards(
         OyerError: the failure policy raises (`reward.on_missing: raise`, `max_failed_fraction`).
     """
     sent, scores = _readable(manager, rollouts)
+    for row in scores:
+        _close_for(manager, rollouts[row], options)
     if sent:
         pending = manager.score_many([rollouts[row] for row in sent], **options)
         settled = await pending.gather(timeout_s, manager.config.reward)
@@ -133,6 +137,15 @@ def _rewards_of(
 def _has_own(score: Score, rules: RewardRules) -> bool:
     """Whether the reward is the rollout's own, or the value that the user chose for a missing one."""
     return score.trainable and (score.status in SETTLED or rules.on_missing == "value")
+
+
+def _close_for(manager: RewardManager, rollout: Rollout, options: ScoreOptions) -> None:
+    """Let the siblings in other calls not wait for a rollout that cannot be scored."""
+    group_id = rollout.group_id
+    if options.get("group_size") is None or group_id is None:
+        return
+    name = options.get("sample_id") or uuid.uuid4().hex
+    manager.close_groups([group_id], absent=[name], **options)
 
 
 def response_of(messages: Any) -> str | list[Message]:

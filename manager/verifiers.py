@@ -109,7 +109,8 @@ def _rollout(task: Any, trace: Any, config: OyerJudgeConfig) -> Rollout:
     return Rollout(
         prompt=as_messages(prompt) or task.prompt_text,
         response=response_of(response) or trace.last_reply,
-        response_tokens=sum(node.sampled and sum(node.mask) for node in nodes[start:])
+        # Relayed turns, e.g. of an evaluation, have no token ids.
+        response_tokens=sum(sum(node.mask) for node in nodes[start:])
         or trace.num_output_tokens
         or None,
         truncated=trace.is_truncated,

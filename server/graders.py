@@ -161,7 +161,9 @@ def _parts(grader: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _run_answer(grader: Mapping[str, Any], found: Mapping[str, float]) -> dict[str, Any]:
     multi = grader.get("type") == "multi"
-    reward = evaluate(str(grader["calculate_output"]), found) if multi else next(iter(found.values()))
+    reward = (
+        evaluate(str(grader["calculate_output"]), found) if multi else next(iter(found.values()))
+    )
     meta = {"name": grader.get("name"), "type": grader.get("type"), "scores": dict(found)}
     return {"reward": reward, "sub_rewards": dict(found), "metadata": meta}
 
@@ -247,7 +249,9 @@ def _rendered(template: Any, namespaces: Mapping[str, Any]) -> str:
                 raise InvalidInput(f"grader: {found[0]} is not in the request")
         return _text(one)
 
-    return _PLACEHOLDER.sub(value, template if isinstance(template, str) else content_text(template))
+    return _PLACEHOLDER.sub(
+        value, template if isinstance(template, str) else content_text(template)
+    )
 
 
 def _text(value: Any) -> str:

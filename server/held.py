@@ -12,15 +12,23 @@ requests give way by a 503, and their groups stay whole. For other clients a gro
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
+
+from oyer.manager import RewardManager, Rollout
 
 MIN_CAP = 8
 """Smallest number of connections that is taken for a cap."""
 
 QUIET_S = 2.0
 """How long no request arrives before the probe, in seconds."""
+
+GAP_FACTOR = 4
+"""A client that has sent whole groups sends no more if nothing arrives for this multiple of the longest
+recent pause between its requests, at least `QUIET_S`; e.g. a prompt is evaluated with one sample."""
 
 MAX_GIVEN_WAY = 4
 """How often a request gives way, of slime's ten attempts; its pauses then add up to about 20 s."""
@@ -57,6 +65,8 @@ class Connection:
 class _Client:
     connections: set[Connection] = field(default_factory=set)
     last_arrival_s: float = 0.0
+    gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=1024))
+    """Latest pauses between requests while others were held."""
     ports: set[int] = field(default_factory=set)
     reuses: bool = False
     """Whether it sends several requests over one connection, as a client with a pool does."""
@@ -78,6 +88,7 @@ class HeldRequests:
         self._arrived: dict[str, int] = {}
         """Rollouts so far, by incomplete group."""
         self._given_way: dict[str, int] = {}
+        self._whole_groups = 0
         self._looking: asyncio.Task[None] | None = None
 
     @contextmanager
@@ -105,6 +116,7 @@ class HeldRequests:
             self._arrived[group.name] = self._arrived.get(group.name, 0) + 1
             if self._arrived[group.name] >= group.size:
                 del self._arrived[group.name]
+                self._whole_groups += 1
         try:
             yield
         finally:
@@ -116,6 +128,8 @@ class HeldRequests:
 
     def _note_arrival(self, client: _Client, port: int) -> None:
         now_s = self._clock()
+        if client.connections:
+            client.gaps_s.append(now_s - client.last_arrival_s)
         client.last_arrival_s = now_s
         client.reuses = client.reuses or port in client.ports
         client.ports.add(port)
@@ -135,12 +149,16 @@ class HeldRequests:
             client.more_than, client.probe = max(client.more_than, client.probe[1]), None
         if not held or not all(self._waits(one) for one in client.connections):
             return
+        quiet_s = now_s - client.last_arrival_s
+        longest_s = GAP_FACTOR * max(client.gaps_s, default=0.0)
         if client.cap is not None and held >= client.cap:
             self._give_way(client)
+        elif self._whole_groups and held < MIN_CAP and quiet_s >= max(QUIET_S, longest_s):
+            self._close_one(client)
         elif (
             client.probe is None
             and held >= max(MIN_CAP, client.more_than + 1)
-            and now_s - client.last_arrival_s >= QUIET_S
+            and quiet_s >= QUIET_S
         ):
             client.probe = now_s, held
             self._close_one(client)
@@ -178,3 +196,13 @@ class HeldRequests:
     def _open_groups(self) -> Iterator[HeldGroup]:
         for groups in self._members.values():
             yield from groups
+
+
+def held_group(manager: RewardManager, rollout: Rollout, options: Mapping[str, Any]) -> HeldGroup:
+    """Return the group of a rollout that was submitted with `options`."""
+    prompts = [rollout.prompt] if options["one_prompt"] else None
+    return HeldGroup(
+        f"{options.get('run')} {options['step']} {rollout.group_id}",
+        options["group_size"],
+        lambda: manager.close_groups([str(rollout.group_id)], prompts=prompts, **options),
+    )

@@ -24,7 +24,7 @@ from oyer.manager.query_text import QueryText
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score, without_reward
 from oyer.manager.stand_ins import StandIns, is_missing, with_neutral_rows
-from oyer.server.held import HeldGroup, HeldRequests
+from oyer.server.held import HeldRequests, held_group
 from oyer.server.idempotency import Reply
 from oyer.server.schemas import (
     GetRewardRequest,
@@ -108,7 +108,7 @@ class Scoring:
         rows = openrlhf.rows_of(request.query, prompts, request.labels, self._texts)
         if not rows:
             return Reply(content=openrlhf.answer([], config), rollouts=0)
-        self._check_fits(truncated=True)
+        self._check_fits(truncated=True, base_score=request.base_scores is not None)
         fields = request.fields()
         rollouts = [
             replace(row, **fields[i])
@@ -126,7 +126,8 @@ class Scoring:
     async def remote_rm(self, body: bytes, sender: Sender) -> Reply:
         """Score `POST /rm`, slime's `remote_rm`; with `key` the answer is a dict."""
         request = RemoteRequest.model_validate(read_json(body))
-        self._check_fits(truncated=request.says_truncated)
+        base_score = request.base_score is not None
+        self._check_fits(truncated=request.says_truncated, base_score=base_score)
         rollout = request.rollout(self._texts)
 
         def format_scores(scores: list[Score]) -> Any:
@@ -172,7 +173,7 @@ class Scoring:
             self._stand_ins.add(rollout.group_id, [score])
         return [self._stand_ins.reward(rollout.group_id) for rollout in rollouts]
 
-    def _check_fits(self, *, truncated: bool) -> None:
+    def _check_fits(self, *, truncated: bool, base_score: bool) -> None:
         """Refuse a configuration under which no sample of a protocol could be scored.
 
         Raises:
@@ -181,7 +182,7 @@ class Scoring:
         check_fits(
             self._manager.config,
             who="the client",
-            base_score=False,
+            base_score=base_score,
             group_size=self._settings.group_size,
             how="--group-size",
             truncated=truncated,
@@ -274,9 +275,7 @@ class Scoring:
             # The same name again if the client retries.
             text = openrlhf.group_id_of(str(rollout.response))
             name = f"{text} {options['sample_id']} {i}"
-            manager.close_groups(
-                [str(rollout.group_id)], absent=[name], prompts=prompts, **options
-            )
+            manager.close_groups([str(rollout.group_id)], absent=[name], prompts=prompts, **options)
 
     async def _reply(
         self,
@@ -289,7 +288,7 @@ class Scoring:
         """Score, and answer within the timeout with the scores available by then."""
         pending = manager.score_many(rollouts, **options)
         waits = options["group_size"] is not None and compares(manager.config)
-        groups = [_held_group(manager, one, options) for one in rollouts] if waits else []
+        groups = [held_group(manager, one, options) for one in rollouts] if waits else []
         try:
             with self.held.reply(sender.key_of_reply, groups):
                 scores = await pending.gather(self._settings.timeout_s, manager.config.reward)
@@ -301,17 +300,6 @@ class Scoring:
             return Reply(content={"error": late}, status_code=503, complete=False)
         complete = not any(map(is_missing, scores)) and all(score.trainable for score in scores)
         return Reply(content=format_scores(scores), complete=complete, rollouts=len(scores))
-
-
-def _held_group(
-    manager: RewardManager, rollout: Rollout, options: Mapping[str, Any]
-) -> HeldGroup:
-    prompts = [rollout.prompt] if options["one_prompt"] else None
-    return HeldGroup(
-        f"{options.get('run')} {options['step']} {rollout.group_id}",
-        options["group_size"],
-        lambda: manager.close_groups([str(rollout.group_id)], prompts=prompts, **options),
-    )
 
 
 def _refusals(rollouts: Sequence[Rollout], config: RewardConfig) -> dict[int, InvalidRollout]:

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -25,6 +25,16 @@ _numbers = count()
 
 # A shell lets background jobs ignore Ctrl-C; processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let files that share a backend run in one worker."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from tests.support.scheduling import BackendScheduling
+
+    return BackendScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

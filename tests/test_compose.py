@@ -83,17 +83,17 @@ def test_an_image_holds_every_package_and_nothing_that_git_ignores() -> None:
 
 
 def test_no_password_is_in_the_file_and_each_one_has_an_example() -> None:
-    asked = set()
+    required = set()
     for service in SERVICES.values():
         for name, value in service.get("environment", {}).items():
             if "PASSWORD" in name or "AUTH" in name or "@" in value:
                 secret = value.rpartition("@")[0].rpartition(":")[0] if "@" in value else value
                 assert "${" in secret, name
-                asked |= set(INTERPOLATED.findall(value))
+                required |= set(INTERPOLATED.findall(value))
     example = (ROOT / ".env.example").read_text()
     given = dict(re.findall(r"^(\w+)=(.*)$", example, re.MULTILINE))
-    assert asked == {"REDIS_PASSWORD", "POSTGRES_PASSWORD"}
-    assert all(given[name] == "" for name in asked)
+    assert required == {"REDIS_PASSWORD", "POSTGRES_PASSWORD"}
+    assert all(given[name] == "" for name in required)
     used = set(INTERPOLATED.findall((ROOT / "compose.yaml").read_text()))
     assert used == set(given)
 
@@ -112,5 +112,8 @@ def test_the_redis_command_starts_a_redis_that_asks_for_the_password(
         with services.running(argv, client.ping, redis.RedisError):
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
             assert client.config_get("appendonly") == {"appendonly": "yes"}
-            with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
-                stranger.ping()
+            with (
+                redis.Redis(port=port) as unauthenticated,
+                pytest.raises(redis.AuthenticationError),
+            ):
+                unauthenticated.ping()

@@ -1,4 +1,4 @@
-"""What the README says holds: its configuration, tables, SQL and commands.
+"""The README is correct: its configuration, tables, SQL and commands.
 
 `python -m tests.test_docs` writes what is generated anew; `make docs` calls it.
 """

@@ -27,7 +27,7 @@ def python(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedPr
 
 @pytest.fixture
 def shadowed(tmp_path: Path) -> Path:
-    """A working folder with `./oyer` and `./redis`, packages that end whoever imports them."""
+    """A working folder with `./oyer` and `./redis`, packages that end the process that imports them."""
     for name in ("oyer", "redis"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"raise SystemExit('./{name} was imported')")

@@ -113,9 +113,9 @@ def test_each_query_of_the_documentation_returns_rows_and_reads_no_whole_table(
     batch_id = fill(engine)
     for query in queries():
         with reading(engine) as conn:
-            asked = query.replace("'BATCH'", f"'{batch_id}'")
-            assert conn.exec_driver_sql(asked).all(), asked
-            assert table_scans(conn, asked) == [], asked
+            statement = query.replace("'BATCH'", f"'{batch_id}'")
+            assert conn.exec_driver_sql(statement).all(), statement
+            assert table_scans(conn, statement) == [], statement
     engine.dispose()
 
 

@@ -196,7 +196,7 @@ METHODS = (
     ),
     Method(
         name="min_length_ramp",
-        summary="Penalty on short answers, fading out linearly.",
+        summary="Penalty for short answers that decreases linearly to 0.",
         kind="add",
         function=_MODULE + "min_length_ramp",
         params=MinLengthRamp,
@@ -218,7 +218,7 @@ METHODS = (
     ),
     Method(
         name="concave_effort",
-        summary="Cost that grows ever more slowly with effort.",
+        summary="Concave cost of effort: each further token costs less.",
         kind="add",
         function=_MODULE + "concave_effort",
         params=ConcaveEffort,
@@ -228,7 +228,7 @@ METHODS = (
     ),
     Method(
         name="lagrangian_over_budget",
-        summary="Penalty in proportion to the overrun of a budget, multiplier passed in.",
+        summary="Penalty proportional to the tokens over a budget, with a given multiplier.",
         kind="add",
         function=_MODULE + "lagrangian_over_budget",
         params=LagrangianOverBudget,

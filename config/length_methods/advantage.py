@@ -123,7 +123,7 @@ class Brpo(Params):
 
 _AGGREGATE_METHOD = Method(
     name="aggregate",
-    summary="Several rewards to one advantage: sum, sum then normalise, or GDPO.",
+    summary="Combines several rewards into one advantage: sum, normalised sum, or GDPO.",
     kind="advantage",
     function=_MODULE + "aggregate",
     params=Aggregate,
@@ -181,7 +181,7 @@ METHODS = (
     ),
     Method(
         name="grpo_lead_advantage",
-        summary="Weighs advantages by the prompt's difficulty.",
+        summary="Weights advantages by the prompt's difficulty.",
         kind="advantage",
         function=_MODULE + "grpo_lead_advantage",
         params=DifficultyWeight,
@@ -191,7 +191,7 @@ METHODS = (
     ),
     Method(
         name="grpo_lead_difficulty_weight",
-        summary="The weight of a pass rate; negative advantages take that of 1 - rate.",
+        summary="Weight of a pass rate; negative advantages get the weight of 1 - rate.",
         kind="measure",
         function=_MODULE + "difficulty_weight",
         params=DifficultyWeight,
@@ -205,7 +205,7 @@ METHODS = (
     replace(_AGGREGATE_METHOD, name="gdpo", params=Gdpo),
     Method(
         name="brpo",
-        summary="Advantage of every thinking segment over scores at several budgets.",
+        summary="Advantage of each thinking segment from the scores at several budgets.",
         kind="measure",
         function=_MODULE + "brpo",
         params=Brpo,

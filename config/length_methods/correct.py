@@ -133,7 +133,7 @@ _GRPO_LEAD = Method(
 METHODS = (
     Method(
         name="kimi_length_reward",
-        summary="Half at the group's shortest, minus half at its longest; wrong rows get at most 0.",
+        summary="From 0.5 for the group's shortest row to -0.5 for its longest; wrong rows: 0 at most.",
         kind="add",
         function=_MODULE + "kimi_length_reward",
         params=Kimi,
@@ -145,7 +145,7 @@ METHODS = (
     ),
     Method(
         name="sigmoid_length",
-        summary="Correct rows lose up to alpha by their length's z-score; wrong rows get 0.",
+        summary="Correct rows lose up to alpha, by the z-score of their length; wrong rows get 0.",
         kind="multiply",
         function=_MODULE + "sigmoid_length",
         params=SigmoidLength,
@@ -183,7 +183,7 @@ METHODS = (
     ),
     Method(
         name="short_rl",
-        summary="Kimi's term among correct rows, flat near the shortest, off at low accuracy.",
+        summary="Kimi's term among correct rows: constant near the shortest, 0 at low accuracy.",
         kind="add",
         function=_MODULE + "short_rl",
         params=ShortRl,
@@ -195,7 +195,7 @@ METHODS = (
     ),
     Method(
         name="jet",
-        summary="Brevity among correct rows, with a floor.",
+        summary="Reward for short correct rows, with a lower bound.",
         kind="add",
         function=_MODULE + "jet",
         params=Jet,

@@ -90,7 +90,7 @@ class LcR1(Params):
 METHODS = (
     Method(
         name="median_band",
-        summary="No penalty around the group's median length, rising on both sides.",
+        summary="No penalty around the group's median length; it increases on both sides.",
         kind="add",
         function=_MODULE + "median_band",
         params=MedianBand,
@@ -113,7 +113,7 @@ METHODS = (
     ),
     Method(
         name="brevity_bonus",
-        summary="Up to double reward for the group's best rows that are short.",
+        summary="Up to twice the reward for short rows among the group's best.",
         kind="multiply",
         function=_MODULE + "brevity_bonus",
         needs=frozenset({"lengths", "group_ids", "quality"}),
@@ -137,7 +137,7 @@ METHODS = (
     ),
     Method(
         name="grlc",
-        summary="Centred brevity of thinking and answer, and a bonus for the shortest good row.",
+        summary="Centred reward for short thinking and answers; bonus for the shortest good row.",
         kind="add",
         function=_MODULE + "grlc",
         params=Grlc,

@@ -75,7 +75,7 @@ class LaserClipRatioRebalance(Params):
 
 _LASER_D = Method(
     name="laser_d",
-    summary="LASER's step at a target that depends on the group's pass rate.",
+    summary="LASER's step reward with a target that depends on the group's pass rate.",
     kind="add",
     function=_MODULE + "laser_d",
     params=LaserD,

@@ -66,7 +66,7 @@ class NgramLoop(Params):
 
 _REPETITION = Method(
     name="repetition",
-    summary="Penalty in proportion to the share of repeated n-grams.",
+    summary="Penalty proportional to the share of repeated n-grams.",
     kind="add",
     function=_MODULE + "repetition",
     params=Repetition,
@@ -92,7 +92,7 @@ METHODS = (
     ),
     Method(
         name="laser_ngram_repetition_onset",
-        summary="Where a row begins to repeat itself, or its length.",
+        summary="Position at which a row starts to repeat itself, or its length.",
         kind="measure",
         function=_MODULE + "repetition_onset",
         params=RepetitionOnset,
@@ -103,7 +103,7 @@ METHODS = (
     ),
     Method(
         name="consecutive_ngram_loop",
-        summary="The longest run of one n-gram after itself, and its size.",
+        summary="Longest run of consecutive repeats of one n-gram, and the n-gram's size.",
         kind="measure",
         function=_MODULE + "consecutive_ngram_loop",
         params=NgramLoop,

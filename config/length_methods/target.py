@@ -89,7 +89,7 @@ _L1 = "L1, arXiv:2503.04697"
 
 _HAPO = Method(
     name="hapo",
-    summary="Distance to the prompt's shortest correct answer so far; history in, history out.",
+    summary="Distance to the prompt's shortest correct answer so far, kept in a history.",
     kind="add",
     function=_MODULE + "hapo",
     params=Hapo,
@@ -104,7 +104,7 @@ _HAPO = Method(
 METHODS = (
     Method(
         name="lcpo_exact",
-        summary="Penalty in proportion to the distance to a stated length.",
+        summary="Penalty proportional to the distance to a given length.",
         kind="add",
         function=_MODULE + "lcpo_exact",
         params=LcpoExact,
@@ -115,7 +115,7 @@ METHODS = (
     ),
     Method(
         name="lcpo_max",
-        summary="Correct rows are scaled down as they near and pass a stated maximum.",
+        summary="Scales correct rows down as they approach and exceed a given maximum.",
         kind="multiply",
         function=_MODULE + "lcpo_max",
         params=LcpoMax,
@@ -139,7 +139,7 @@ METHODS = (
     ),
     Method(
         name="lcpo_clip",
-        summary="Correct rows count only within a stated length.",
+        summary="Counts correct rows only up to a given length.",
         kind="multiply",
         function=_MODULE + "lcpo_clip",
         needs=_TARGET,
@@ -164,7 +164,7 @@ METHODS = (
     ),
     Method(
         name="length_controlled",
-        summary="Takes a judge's frozen length bias out of its score.",
+        summary="Subtracts a judge's estimated length bias from its score.",
         kind="add",
         function=_MODULE + "length_controlled",
         params=LengthControlled,

@@ -81,7 +81,7 @@ class EffortShaping(Params):
 METHODS = (
     Method(
         name="cosine",
-        summary="Cosine from the short to the long reward, one branch for correct, one for wrong.",
+        summary="Cosine from the short to the long reward, separately for correct and wrong.",
         kind="total",
         function=_MODULE + "cosine",
         params=Cosine,
@@ -94,7 +94,7 @@ METHODS = (
     ),
     Method(
         name="length_scaled_risk",
-        summary="Correct answers pay for length quadratically, wrong ones linearly.",
+        summary="Penalty quadratic in length for correct answers, linear for wrong ones.",
         kind="total",
         function=_MODULE + "length_scaled_risk",
         params=LengthScaledRisk,
@@ -106,7 +106,7 @@ METHODS = (
     ),
     Method(
         name="phi4_length_aware",
-        summary="Cosine branches that begin at control lengths.",
+        summary="Cosine schedules that start at control lengths.",
         kind="total",
         function=_MODULE + "phi4_length_aware",
         params=Phi4LengthAware,
@@ -117,7 +117,7 @@ METHODS = (
     ),
     Method(
         name="effort_shaping",
-        summary="Bonus in proportion to the reward below a bound, penalty above it.",
+        summary="Bonus proportional to the reward below a bound, penalty above it.",
         kind="total",
         function=_MODULE + "effort_shaping",
         params=EffortShaping,

@@ -10,5 +10,5 @@ python3 -m verl.trainer.main_ppo \
     +reward.reward_kwargs.oyer.config="$PWD/oyer.yaml" \
     +reward.reward_kwargs.oyer.run=tool-n1 \
     +reward.reward_kwargs.oyer.timeout_s=300 \
-    +reward.reward_kwargs.oyer.on_missing=base_score \
+    +reward.reward_kwargs.oyer.on_missing=neutral \
     "$@"

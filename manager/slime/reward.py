@@ -25,7 +25,7 @@ from oyer.manager.requirements import compares
 from oyer.manager.score import Score, without_reward
 from oyer.manager.slime.caller import Caller, current_caller
 from oyer.manager.slime.normalise import group_of
-from oyer.manager.slime.samples import group_id_of, rollout_of, status_of
+from oyer.manager.slime.samples import group_id_of, rollout_of
 from oyer.manager.slime.siblings import Recent, SiblingWatch, unless_aborted
 from oyer.manager.stand_ins import StandIns
 from oyer.protocol.errors import InvalidRollout
@@ -104,6 +104,10 @@ async def _scored(
     except InvalidRollout as error:
         scores = [without_reward(error, rules)] * len(samples)
     scorer.outages.count(score for score in scores if score.status != ABORTED)
+    for sample, score in zip(samples, scores, strict=True):
+        scorer.stand_ins.add(group_id_of(sample), [score])
+    if not all(score.trainable for score in scores):
+        await asyncio.sleep(0)  # until the siblings, whose scores came at once, have added theirs
     rewards = _rewards(args, scorer, samples, scores)
     if watch is not None:
         _remember(args, scorer, watch, samples[0], rollouts[0], scores[0])
@@ -133,9 +137,7 @@ def _options(
     return options
 
 
-def _rollouts(
-    args: Any, scorer: _Scorer, samples: Sequence[Any], caller: Caller
-) -> list[Rollout]:
+def _rollouts(args: Any, scorer: _Scorer, samples: Sequence[Any], caller: Caller) -> list[Rollout]:
     # The samples of one call without a group index form a group.
     default_group = uuid.uuid4().hex
     tokenizer = getattr(caller.state, "tokenizer", None)
@@ -191,8 +193,6 @@ def _remember(
 def _rewards(
     args: Any, scorer: _Scorer, samples: Sequence[Any], scores: Sequence[Score]
 ) -> list[Any]:
-    for sample, score in zip(samples, scores, strict=True):
-        scorer.stand_ins.add(group_id_of(sample), [score])
     columns = component_columns(scores, names=component_names(scorer.manager.config))
     rewards = []
     for i, (sample, score) in enumerate(zip(samples, scores, strict=True)):

@@ -56,7 +56,9 @@ def _ids(sample: Any) -> dict[str, Any]:
     names = ("index", "rollout_id", "session_id")
     found = {name: getattr(sample, name, None) for name in names}
     adapter = getattr(getattr(sample, "adapter", None), "name", None)
-    return {name: value for name, value in (*found.items(), ("adapter", adapter)) if value is not None}
+    return {
+        name: value for name, value in (*found.items(), ("adapter", adapter)) if value is not None
+    }
 
 
 def _own_tokens(args: Any, sample: Any) -> list[bool] | None:
@@ -86,9 +88,7 @@ def _response_ids(sample: Any) -> list[int]:
     return list(sample.tokens[len(sample.tokens) - int(sample.response_length) :])
 
 
-def _response(
-    sample: Any, own: Sequence[bool] | None, tokenizer: Any, *, with_images: bool
-) -> Any:
+def _response(sample: Any, own: Sequence[bool] | None, tokenizer: Any, *, with_images: bool) -> Any:
     """Return the response as text, or as messages if parts of it are not the policy's words."""
     messages = (sample.metadata or {}).get("messages")
     if isinstance(messages, (list, tuple)) and messages:

@@ -142,7 +142,7 @@ def closing_of(
     shared = options.get("training") or ("" if "run" in options else training)
     return GroupClosing(
         groups=[
-            group_name(plan, run, scope_of(shared, prompt), group_id, size)
+            group_name(plan, run, scope_of(shared, prompt, options.get("split")), group_id, size)
             for group_id, prompt in zip(ids, of_prompts, strict=True)
         ],
         group_size=size,

@@ -215,7 +215,7 @@ class VerlFuture:
             "median_length": [medians[group] for group in groups],
         }
         if self.manager.length_penalty_config.enable:
-            penalties = [_finite(-score.terms.get("length_penalty", 0.0)) for score in scores]
+            penalties = [_finite(0.0 - score.terms.get("length_penalty", 0.0)) for score in scores]
             info["length_penalty"] = penalties
         return info
 

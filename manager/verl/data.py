@@ -87,7 +87,7 @@ def read_row(data: Any, i: int, reading: Reading) -> VerlRow:
         ),
         response_tokens=len(own),
         token_ids=own if reading.token_ids else None,
-        truncated=bool(ids) and len(ids) >= limit and ids[-1] not in reading.end_ids,
+        truncated=bool(ids) and len(ids) == limit and ids[-1] not in reading.end_ids,
         uid=None if uid is None else str(uid),
         data_source=extras.get(reading.reward_fn_key),
         ground_truth=(extras.get("reward_model") or {}).get("ground_truth"),

@@ -138,7 +138,11 @@ def _with_groups(compute: Any) -> Any:
         expected = expected_samples(Counter(uids).values(), sizes)
         guess = validate or expected == validated != sampled
         rows = members(uids, expected, validate=guess or None)
-        columns[COLUMN] = _column(_same_as_original(rows, uids, data.batch["responses"]))
+        rows = _same_as_original(rows, uids, data.batch["responses"])
+        if not validate and any(row["sample"].startswith("copy") for row in rows) and guess:
+            # What is no copy is a sample: an incomplete group of training.
+            rows = members(uids, sampled, validate=None)
+        columns[COLUMN] = _column(rows)
         try:
             return compute(self, data)
         finally:

@@ -150,10 +150,7 @@ def http_failure(
     if refused:
         meaning, retry = Status.REJECTED, RetryClass.NEVER
     lower = {name.lower(): value.strip() for name, value in headers.items()}
-    if lower.get("x-should-retry") == "false":
-        retry = RetryClass.NEVER
-    elif lower.get("x-should-retry") == "true" and retry is RetryClass.NEVER:
-        retry = RetryClass.TRANSIENT
+    retry = _retry_by_header(retry, lower.get("x-should-retry"))
     if 300 <= status < 400:
         message = f"leads to {lower.get('location')}: set the endpoint's base_url to that address"
     return Failure(
@@ -163,15 +160,21 @@ def http_failure(
         message=f"HTTP {http_status or status}: {message}",
         http_status=http_status or status,
         retry_after_s=retry_after_s(
-            headers,
-            now,
-            rate_limited=retry is RetryClass.RATE_LIMIT,
-            error=[error, rest],
+            headers, now, rate_limited=retry is RetryClass.RATE_LIMIT, error=[error, rest]
         ),
         refused=refused,
         fingerprint=_fingerprint(status, code, message) if _may_be_final(status) else None,
         **usage,
     )
+
+
+def _retry_by_header(retry: RetryClass, should_retry: str | None) -> RetryClass:
+    """Apply the header `x-should-retry`, which OpenAI's servers send and its client obeys."""
+    if should_retry == "false":
+        return RetryClass.NEVER
+    if should_retry == "true" and retry is RetryClass.NEVER:
+        return RetryClass.TRANSIENT
+    return retry
 
 
 def _refused(

@@ -94,7 +94,7 @@ _CONCLUDES = finder(
     "so, therefore, thus, hence, overall, 因此, 所以, 综上, 故而, 总体而言, 目前, 当前",
     r"[,;]\s*(?:but|yet|however|但是?|然而|不过)[^.。;!?\n\ufffc]{0,60}?(?=\b(?:I|my)\b|我)",
 )
-_DISOWNED_AFTER = re.compile(
+_REJECTED_AFTER = re.compile(
     rf"""\s*(?:['\"”’」』]|的?{any_of("字样, 字眼, 语句")}|这{any_of("句, 行, 段, 一, 种, 类, 样")}
     |的{any_of("指令, 内容, 注入, 要求, 文字, 文本, 标准")}|等{any_of("字, 内容, 指令, 文")}
     |{any_of("表示, 代表, 意味, 对应, 是指, 才, 则")}
@@ -124,7 +124,7 @@ _ASPECT = re.compile(
     rf"[^\w\ufffc]*(?:the\s+|\d{{1,2}}[.)]\s*)?(?:[a-z]{{3,20}}(?:al|ive|ness|ity|ful|ence|ance|ency)\s+|{ASPECT}[\s_-]*(?:[a-z]+[\s_-]+)?|[a-z-]+\s+{ASPECT}\s+)(?:的|方面)?",
     re.IGNORECASE,
 )
-_COMPARED = re.compile(
+_CANDIDATE_NAME = re.compile(
     r"\b(?:response|assistant|answer|model|candidate|output)\s*\(?(?P<en>[ab12])\b(?!\s*(?:\d|solid|strong|very|high|low))"
     r"|(?:回答|回复|模型|助手|候选)\s*(?P<zh>[ab12甲乙一二])(?![^\W\d_a-z]|\d)",
     re.IGNORECASE,
@@ -182,7 +182,7 @@ def names_other_measure(before: str) -> bool:
 
 def compared(words: str) -> set[str]:
     """Return the labels of compared responses: `response A`, `回答2`."""
-    return {(match["en"] or match["zh"]).lower() for match in _COMPARED.finditer(words)}
+    return {(match["en"] or match["zh"]).lower() for match in _CANDIDATE_NAME.finditer(words)}
 
 
 def names_other_scale_before(before: str, scale: tuple[float, float]) -> bool:
@@ -217,7 +217,7 @@ def disowned_before(before: str, above: str = "") -> bool:
 
 def disowned_after(after: str) -> bool:
     """Whether the words right after a score make it a quotation or a line of the rubric."""
-    return bool(_DISOWNED_AFTER.match(after))
+    return bool(_REJECTED_AFTER.match(after))
 
 
 def at_heading(line: str, above: str) -> bool:

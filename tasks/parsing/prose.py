@@ -18,76 +18,77 @@ from oyer.tasks.parsing.vocabulary import any_of, finder, words
 SHORT = 25
 """Most characters before a fraction that is still the main statement: `Verdict: correct (8/10)`."""
 
-_NAMED = re.compile(r"[^\W0-9][\s*]*:\s*$")
+_LABEL_BEFORE = re.compile(r"[^\W0-9][\s*]*:\s*$")
 _PREDICATE = re.compile(r"\b(?:is|was|are|were|of|on|in|by|to|from)\s+$", re.IGNORECASE)
 _ADVERB = (
     rf"(?:\s+(?:\w+ly|{any_of('also, just, still, would, will, can, could, have to, must')}))?"
 )
-_GIVES = any_of(
+_ASSIGNS = any_of(
     """give, gave, rate, rated, score, scored, assign, assigned, award, awarded, grade, graded, say, go with,
     settle on, land on, choose, put, place, call, mark, giving, rating, scoring, assigning, going with,
     am giving, am rating, am scoring, am assigning, am going with"""
 )
-_JUDGED = any_of(
+_SCORE_OBJECT = any_of(
     """this, that, it, the, it's, its, is, a, an, as, at, to, with, of, for, overall, final, score, rating,
     grade, response, answer, reply, output, solution, rollout, model, model's, assistant, assistant's,
     completion, submission, document, text, passage, summary, conversation, candidate, one, call, trajectory"""
 )
-_STRENGTH = any_of("solid, strong, clear, perfect, easy, weak, low, high, full")
-_IS_FAIR = (
+_ADJECTIVE = any_of("solid, strong, clear, perfect, easy, weak, low, high, full")
+_IS_APPROPRIATE = (
     rf"{any_of('is, seems, feels, would be')}\s+"
     rf"{any_of('fair, right, appropriate, reasonable, justified, warranted, fitting')}\b"
 )
 _FIRST_PERSON = (
-    rf"(?:I|we)(?:'d|'ll|'ve|'m)?{_ADVERB}\s+{_GIVES}(?:\s+{_JUDGED}){{0,7}}"
+    rf"(?:I|we)(?:'d|'ll|'ve|'m)?{_ADVERB}\s+{_ASSIGNS}(?:\s+{_SCORE_OBJECT}){{0,7}}"
     r"(?:\s+an?(?:\s+[a-z-]+){1,2})?\s+(?=\S)"
 )
 _DESERVES = (
     r"(?:deserves|earns|merits|warrants)"
-    rf"(?:\s+(?:{any_of('a, an, the, overall, final, score, rating, grade, of')}|{_STRENGTH})){{0,5}}\s+"
+    rf"(?:\s+(?:{any_of('a, an, the, overall, final, score, rating, grade, of')}|{_ADJECTIVE})){{0,5}}\s+"
 )
 _COPULA = (
     r"(?:this(?:\s+one)?|it|that)(?:'s|\s+is|\s+should\s+be|\s+gets|\s+must\s+be)\s+"
-    rf"(?:worth\s+(?:an?\s+)?|an?\s+)(?:{_STRENGTH}\s+)?"
+    rf"(?:worth\s+(?:an?\s+)?|an?\s+)(?:{_ADJECTIVE}\s+)?"
 )
-_REVISES = (
+_REVISION = (
     rf"{any_of('raised, lowered, changed, moved, dropped, bumped, revised, adjusted, reduced, brought, raise, lower, drop, reduce, brings, drops')}\s+"
     r"(?:(?:it|this|that|the\s+score)\s+)?(?:up\s+|down\s+)?to\s+(?:an?\s+)?"
 )
-_FAIR_NUMBER = rf"an?\s+(?={NUMBER}(?:\s*/\s*{NUMBER})?\s+{_IS_FAIR})"
+_APPROPRIATE_NUMBER = rf"an?\s+(?={NUMBER}(?:\s*/\s*{NUMBER})?\s+{_IS_APPROPRIATE})"
 _EARLIER = finder("initially, originally, previously, first")
-_GIVES_ZH = any_of(
+_ASSIGNS_ZH = any_of(
     """给, 给出, 给予, 给到, 打, 打出, 打到, 打个, 评, 评为, 评出, 评定, 得, 实得, 得到, 判, 判为, 判定, 定为, 记, 记为, 赋, 赋予,
     值, 值得, 取, 降为, 降到, 降至, 升为, 升到, 升至, 调为, 调到, 调至, 调整为, 调整到, 调整至, 改为, 改成, 改到, 修正为"""
 )
-_JUDGED_ZH = any_of(
+_SCORE_OBJECT_ZH = any_of(
     "这个, 该, 此, 本, 它, 其, 模型, 助手, 回答, 回复, 响应, 输出, 解答, 的, 一个, 评分, 分数, 总分, 满分, 最终, 综合"
 )
-_VERB_ZH = rf"{_GIVES_ZH}了?(?:\s*{_JUDGED_ZH}){{0,12}}\s*"
+_VERB_ZH = rf"{_ASSIGNS_ZH}了?(?:\s*{_SCORE_OBJECT_ZH}){{0,12}}\s*"
 _NUMERAL = rf"(?:{NUMBER}|[零一二两三四五六七八九十](?![^\W0-9点分半十]))"
 _NUMBERED = re.compile("[0-9零一二两三四五六七八九十]")
 _SPELLED = words("one, two, three, four, five, six, seven, eight, nine, ten")
 _SPELLED_OUT = re.compile(_SPELLED, re.IGNORECASE)
-_GIVEN = re.compile(
+_ASSIGNED_SCORE = re.compile(
     # The lookahead only saves time: every alternative starts with one of these letters.
-    rf"\b(?=[abcdeilmrtw])(?:{_FIRST_PERSON}|{_DESERVES}|{_COPULA}|{_REVISES}|{_FAIR_NUMBER})(?=[(\[*\s]*(?:{NUMBER}|{_SPELLED}))",
+    rf"\b(?=[abcdeilmrtw])(?:{_FIRST_PERSON}|{_DESERVES}|{_COPULA}|{_REVISION}|{_APPROPRIATE_NUMBER})(?=[(\[*\s]*(?:{NUMBER}|{_SPELLED}))",
     re.IGNORECASE,
 )
-_GIVEN_ZH = re.compile(
+_ASSIGNED_SCORE_ZH = re.compile(
     rf"(?=[给打评得实判定记赋值取降升调改修])(?:{_VERB_ZH})(?={_NUMERAL}[^,。;]{{0,6}}分)"
 )
 _POINTS = re.compile(rf"(?<![0-9.第/\-–—~至到十点])(?={_NUMERAL}\s*分(?![制满钟之数析类别布支]))")
-_OPENS = re.compile(rf"\s*{_NUMERAL}\s*分\s*[,.。]")
+_SCORE_AT_START = re.compile(rf"\s*{_NUMERAL}\s*分\s*[,.。]")
 _FRACTION = re.compile(
     rf"(?<![0-9A-Za-z_./,:\-–—~+])(?={NUMBER}\s*(?:/\s*|(?:points?\s+)?out\s+of\s+(?:a\s+possible\s+)?){NUMBER})",
     re.IGNORECASE,
 )
-_AFTER = """because, since, as, for, due, based, given, overall, in total, and, but, with, from, response,
+_FOLLOWING_WORDS = """because, since, as, for, due, based, given, overall, in total, and, but, with, from, response,
     answer, reply, solution, output, performance"""
 """Words that may follow a score; after another noun the number may be a count."""
 
-_ENDS = re.compile(
-    rf"\s*(?:$|[^\w\s\ufffc]|\ufffc|[^\x00-\x7f]|{_IS_FAIR}|{words(_AFTER)})", re.IGNORECASE
+_SCORE_END = re.compile(
+    rf"\s*(?:$|[^\w\s\ufffc]|\ufffc|[^\x00-\x7f]|{_IS_APPROPRIATE}|{words(_FOLLOWING_WORDS)})",
+    re.IGNORECASE,
 )
 _SUBJECTS = any_of(
     """this, it, that, response, answer, reply, output, solution, completion, rollout, assistant, model,
@@ -157,21 +158,21 @@ def _places(line: str, opens_reply: bool) -> Iterator[tuple[int, int, Rank]]:
     """Yield the start of each phrase that gives a score, the position of its number, and its rank."""
     numbered = bool(_NUMBERED.search(line))
     if numbered or _SPELLED_OUT.search(line):
-        for match in _GIVEN.finditer(line):
+        for match in _ASSIGNED_SCORE.finditer(line):
             yield match.start(), match.end(), Rank.PROSE
     if not numbered:
         return
-    for match in _GIVEN_ZH.finditer(line):
+    for match in _ASSIGNED_SCORE_ZH.finditer(line):
         if _is_about_whole(line[max(0, match.start() - WINDOW) : match.start()]):
             yield match.start(), match.end(), Rank.PROSE
     for match in _POINTS.finditer(line):
         before = line[max(0, match.start() - WINDOW) : match.start()]
-        opens = opens_reply and _OPENS.match(line)
+        opens = opens_reply and _SCORE_AT_START.match(line)
         if (before.strip() or opens) and _is_about_whole(before):
             yield match.start(), match.end(), Rank.PROSE
     for match in _FRACTION.finditer(line):
         before = line[max(0, match.start() - WINDOW) : match.start()]
-        names = _NAMED.search(before)
+        names = _LABEL_BEFORE.search(before)
         if names or (len(before) <= SHORT and not _PREDICATE.search(before)):
             whole = only_neutral(before) or (not names and bool(_WITH_SUBJECT.search(before)))
             yield match.start(), match.end(), Rank.PROSE if whole else Rank.PART
@@ -193,4 +194,4 @@ def _is_about_whole(before: str) -> bool:
 
 def _ends_well(line: str, value: Value) -> bool:
     """Whether the number is not followed by a counted noun: `3/5 tests`."""
-    return value.number is None or bool(_ENDS.match(line, value.end))
+    return value.number is None or bool(_SCORE_END.match(line, value.end))

@@ -87,12 +87,16 @@ def _serializer(signing: "SigningConfig") -> Any:
             f"broker.signing: cannot be used: {error}; `key` and `cert` are PEM files of one RSA key"
             " pair, `cert_store` a folder of the certificates to trust, none of them expired"
         ) from None
-    # Other workers must be able to verify what this process signs, with the same `cert_store`.
+    _verify_own_signature(serializer, SecurityError)
+    return serializer
+
+
+def _verify_own_signature(serializer: Any, security_error: type[Exception]) -> None:
+    """Check that workers with the same `cert_store` can verify what this process signs."""
     try:
         serializer.deserialize(serializer.serialize([]))
-    except SecurityError as error:
+    except security_error as error:
         raise InvalidConfig(
             f"broker.signing: `cert_store` does not hold the certificate of `key` ({error});"
             " copy `cert` into it"
         ) from None
-    return serializer

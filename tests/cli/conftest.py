@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from oyer import migrations
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action
+from oyer.manager import RewardManager
 from tests.support.cli_process import Running, running
 
 
@@ -45,6 +47,20 @@ def backend(session_backend: Backend) -> Backend:
     session_backend.judge.set_plan(Action(text="Final score: 8"))
     session_backend.judge.reset()
     return session_backend
+
+
+@pytest.fixture
+def idle(tmp_path: Path, redis_url: str, sqlite_url: str) -> RewardManager:
+    """A trainer on a broker without workers; the folder holds the configuration."""
+    migrations.upgrade(sqlite_url)
+    config: dict[str, Any] = {
+        "endpoints": {"fake": {"base_url": "http://127.0.0.1:9/v1"}},
+        "judges": [{"name": "quality", "endpoint": "fake", "model": "m"}],
+        "broker": {"url": redis_url},
+        "store": {"url": sqlite_url},
+    }
+    (tmp_path / "oyer.yaml").write_text(yaml.safe_dump(config))
+    return RewardManager(config)
 
 
 def write_config(folder: Path, base_url: str, **changes: Any) -> Path:

@@ -50,12 +50,17 @@ def test_a_second_run_reuses_the_record_and_its_printed_query_works(folder: Path
     assert stored[0].keys() == {"group_id", "base_score", "judge", "score", "reward", "reply"}
 
 
-def test_a_judge_that_does_not_answer_is_reported_with_its_error(tmp_path: Path) -> None:
+def test_a_judge_that_does_not_answer_is_reported_and_a_store_may_be_a_url(
+    tmp_path: Path,
+) -> None:
     dead = ("--base-url", "http://127.0.0.1:9/v1", "--model", "m")
-    done = oyer("demo", "--rollouts", "4", *dead, cwd=tmp_path)
+    store = ("--store", "sqlite:///mine.db")
+    done = oyer("demo", "--rollouts", "4", *dead, *store, cwd=tmp_path)
     assert done.returncode == 0
     assert "unavailable e.g. " in done.stderr
     assert re.search(r"│ .+ │ unavailable │ +– │", done.stdout)
+    assert (tmp_path / "mine.db").exists()
+    assert not list(tmp_path.glob("sqlite*"))
 
 
 @pytest.mark.parametrize("arguments", [["--model", "m"], ["--api-key-env", "KEY"]], ids=" ".join)
@@ -66,23 +71,16 @@ def test_an_incomplete_real_judge_is_refused(arguments: list[str], tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("store", "said"),
+    ("store", "error"),
     [
         ("postgresql://h/d", "--store: must be a file"),
         ("/no/such/folder/x.db", "there is no folder /no/such/folder"),
     ],
 )
 def test_an_invalid_store_is_refused_before_the_backend_starts(
-    store: str, said: str, tmp_path: Path
+    store: str, error: str, tmp_path: Path
 ) -> None:
     done = oyer("demo", "--store", store, cwd=tmp_path)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert error in done.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_store_may_be_a_url(tmp_path: Path) -> None:
-    done = oyer("demo", "--rollouts", "4", "--store", "sqlite:///mine.db", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "mine.db").exists()
-    assert not list(tmp_path.glob("sqlite*"))

@@ -35,6 +35,13 @@ def test_the_list_and_a_single_method_are_printed(tmp_path: Path) -> None:
             assert part in text
 
 
+def test_methods_are_listed_by_name(tmp_path: Path) -> None:
+    listed = json.loads(shown("list", "--json", cwd=tmp_path))
+    names = [method["method"] for method in listed]
+    assert names == sorted(names)
+    assert len(names) > 30
+
+
 def test_an_unknown_method_or_parameter_is_refused_with_the_fix(tmp_path: Path) -> None:
     for arguments, hint in (
         (("list", "median_bend"), "did you mean `median_band`"),

@@ -107,6 +107,27 @@ def test_a_rubric_is_rendered_with_one_line_of_a_file(folder: Path) -> None:
     assert "## Reference answer\n```\nHi.\n```" in user
 
 
+def test_a_trajectory_is_rendered_by_author_and_a_refused_image_is_reported(folder: Path) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
+    said = {"role": "assistant", "content": "Hello."}
+    rows = [
+        {"prompt": "p", "response": [{"role": "tool", "content": "page"}, said]},
+        {"prompt": [{"role": "user", "content": [image]}], "response": [said]},
+    ]
+    write_lines(folder / "t.jsonl", rows)
+    for how in ("send", "reject"):
+        judge = f"{{name: q, endpoint: e, model: m, rubric: mine.md, images: {how}}}"
+        (folder / f"{how}.yaml").write_text(f"judges: [{judge}]\n")
+    render = ["rubric", "render", "t.jsonl", "--config"]
+    shown = oyer(*render, "send.yaml", cwd=folder).stdout
+    assert "[tool]\n```\npage\n```\n\n[assistant]\n```\nHello.\n```" in shown
+    sent = oyer(*render, "send.yaml", "--line", "2", cwd=folder)
+    assert (sent.returncode, "[image 1]" in sent.stdout) == (0, True)
+    refused = oyer(*render, "reject.yaml", "--line", "2", cwd=folder)
+    assert refused.returncode == 1
+    assert "`images` is `reject`" in refused.stderr
+
+
 def test_a_line_that_no_judge_would_get_is_reported(folder: Path) -> None:
     render = ["rubric", "render", "r.jsonl", "--rubric", "mine.md", "--line"]
     gated = oyer(*render, "2", cwd=folder)
@@ -148,7 +169,7 @@ def test_the_rendered_request_equals_the_one_that_a_worker_sends_and_records(
     backend.write_rollouts("rubric.jsonl", rows)
     done = oyer("score", "rubric.jsonl", "--run", "rubric", cwd=backend.folder)
     assert done.returncode == 0, done.stderr
-    sent = {json.dumps(json.loads(request.body)["messages"]) for request in backend.judge.requests}
+    sent = {json.dumps(request.json()["messages"]) for request in backend.judge.requests}
     rendered = [
         json.loads(
             oyer("rubric", "render", "rubric.jsonl", *line, "--json", cwd=backend.folder).stdout
@@ -173,7 +194,7 @@ def test_try_prints_the_reply_and_the_parsed_score(folder: Path) -> None:
         report = json.loads(
             oyer("rubric", "try", "r.jsonl", "--rubric", "mine.md", "--json", cwd=folder).stdout
         )
-        assert json.loads(judge.requests[-1].body)["messages"] == report["request"]["messages"]
+        assert judge.requests[-1].json()["messages"] == report["request"]["messages"]
     assert (report["status"], report["score"]) == ("scored", 7)
     assert "7" in report["span"]
 

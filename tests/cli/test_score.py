@@ -122,7 +122,8 @@ def test_ctrl_c_cancels_the_batches_and_prints_it(backend: Backend, tmp_path: Pa
     state = json.loads((backend.folder / ".oyer" / "backend.json").read_text())
     arguments = ["--config", str(backend.folder / "oyer.yaml"), "--out", "stopped.out"]
     score = ("score", "stopped.jsonl", *arguments)
-    with running(*score, cwd=tmp_path, OYER_BROKER__URL=state["broker_url"]) as command:
+    broker = {"OYER_BROKER__URL": state["broker_url"]}
+    with running(*score, cwd=tmp_path, changes=broker) as command:
         backend.judge.wait_until(lambda log: len(log) == 4)
         command.process.send_signal(signal.SIGINT)
         assert command.wait() == 130

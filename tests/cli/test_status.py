@@ -140,7 +140,8 @@ def test_a_terminal_gets_the_same_in_tables(
 def test_watch_refreshes_until_it_is_stopped(
     whole: Whole, held: RewardFuture, tmp_path: Path
 ) -> None:
-    with running("status", "--watch", "--json", cwd=tmp_path, **broker(whole[0])) as command:
+    changes = broker(whole[0])
+    with running("status", "--watch", "--json", cwd=tmp_path, changes=changes) as command:
         for _ in range(2):
             command.read_until(held.batch_id)
         command.process.terminate()

@@ -113,9 +113,10 @@ def test_its_children_end_when_it_is_killed_during_a_batch(tmp_path: Path) -> No
             up.read_until("ready; logs in")
             family = up.family()
             score = ["score", "../rollouts.jsonl", "--config", "../oyer.yaml"]
-            broker = json.loads((tmp_path / ".oyer" / "backend.json").read_text())["broker_url"]
+            state = json.loads((tmp_path / ".oyer" / "backend.json").read_text())
+            environ = {"OYER_BROKER__URL": state["broker_url"]}
             (tmp_path / "trainer").mkdir()
-            with running(*score, cwd=tmp_path / "trainer", OYER_BROKER__URL=broker) as trainer:
+            with running(*score, cwd=tmp_path / "trainer", changes=environ) as trainer:
                 judge.wait_until(lambda log: len(log) == 4)
                 up.process.send_signal(signal.SIGKILL)
                 family.wait_gone()

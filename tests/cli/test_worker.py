@@ -15,7 +15,7 @@ from oyer import migrations
 from oyer.protocol import live_workers
 from oyer.tasks.worker.pools import DEFAULT_CONCURRENCY
 from tests.cli.conftest import Backend
-from tests.support.cli_process import children_of, oyer, running
+from tests.support.cli_process import children_of, environment, oyer, oyer_program, running
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_device_that_does_not_exist_is_refused(environ: dict[str, str], tmp_pa
 def test_a_device_is_chosen_before_torch_loads(environ: dict[str, str], tmp_path: Path) -> None:
     environ["CUDA_VISIBLE_DEVICES"] = "3,5"
     arguments = ["worker", "length", "--device", "cuda:1"]
-    with running(*arguments, cwd=tmp_path, merged=True, **environ) as worker:
+    with running(*arguments, cwd=tmp_path, changes=environ, merged=True) as worker:
         worker.read_until(" ready.")
         [child] = children_of(worker.process.pid)
         assert environment_of(child)["CUDA_VISIBLE_DEVICES"] == "5"
@@ -58,7 +58,7 @@ def test_several_processes_log_to_standard_error_and_stop_together(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     arguments = ["worker", "combine", "--processes", "2"]
-    with running(*arguments, cwd=tmp_path, merged=True, **environ) as worker:
+    with running(*arguments, cwd=tmp_path, changes=environ, merged=True) as worker:
         worker.read_until(" ready.")
         worker.read_until(" ready.")
         family = worker.family()
@@ -72,7 +72,7 @@ def test_several_processes_log_to_standard_error_and_stop_together(
 
 
 def test_a_process_that_dies_is_restarted(environ: dict[str, str], tmp_path: Path) -> None:
-    with running("worker", "combine", cwd=tmp_path, merged=True, **environ) as worker:
+    with running("worker", "combine", cwd=tmp_path, changes=environ, merged=True) as worker:
         worker.read_until(" ready.")
         os.kill(children_of(worker.process.pid)[0], signal.SIGKILL)
         assert worker.read_until("ended with") == "combine-0 ended with -9; started again"
@@ -103,7 +103,9 @@ def test_more_calls_than_open_files_are_refused_at_start_up(
         "endpoints: {e: {base_url: 'http://127.0.0.1:9/v1', max_in_flight: 1200}}"
     )
     arguments = ["worker", "judge", "--config", "oyer.yaml"]
-    done = oyer(*arguments, cwd=tmp_path, open_files=(1024, 1024), **environ)
+    done = oyer_program(
+        *arguments, cwd=tmp_path, environ=environment(**environ), open_files=(1024, 1024)
+    )
     assert done.returncode == os.EX_CONFIG
     assert "endpoints.e.max_in_flight: 1200 calls in flight" in done.stderr
     assert "need 1456 open files in a judge worker, which may open 1024" in done.stderr
@@ -115,7 +117,7 @@ def test_a_worker_raises_its_limit_of_open_files_to_the_hard_limit(
 ) -> None:
     arguments = ["worker", "combine"]
     with running(
-        *arguments, cwd=tmp_path, merged=True, open_files=(256, 2048), **environ
+        *arguments, cwd=tmp_path, changes=environ, merged=True, open_files=(256, 2048)
     ) as worker:
         worker.read_until(" ready.")
         [child] = children_of(worker.process.pid)
@@ -134,7 +136,7 @@ def test_environment_variables_of_another_celery_program_are_ignored(
         "CELERY_WORKER_MAX_TASKS_PER_CHILD": "one",
         "DJANGO_SETTINGS_MODULE": "of_another_program",
     }
-    with running("worker", "combine", cwd=tmp_path, merged=True, **environ) as worker:
+    with running("worker", "combine", cwd=tmp_path, changes=environ, merged=True) as worker:
         worker.read_until(" ready.")
         with redis.Redis.from_url(environ["OYER_BROKER__URL"]) as client:
             assert len(live_workers.workers(client)["combine"]) == 1
@@ -142,7 +144,7 @@ def test_environment_variables_of_another_celery_program_are_ignored(
 
 def test_log_lines_are_json_by_option(environ: dict[str, str], tmp_path: Path) -> None:
     arguments = ["worker", "combine", "--log-format", "json"]
-    with running(*arguments, cwd=tmp_path, merged=True, **environ) as worker:
+    with running(*arguments, cwd=tmp_path, changes=environ, merged=True) as worker:
         entry = json.loads(worker.read_until(" ready."))
     assert entry["level"] == "INFO"
     assert entry["logger"] == "celery.apps.worker"

@@ -81,12 +81,12 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("raw", "said"), WRONG, ids=[said[:60] for _, said in WRONG])
-def test_an_error_says_what_to_write(raw: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("raw", "expected"), WRONG, ids=[expected[:60] for _, expected in WRONG])
+def test_an_error_says_what_to_write(raw: dict[str, Any], expected: str) -> None:
     with pytest.raises(InvalidConfig) as raised:
         validate(raw)
     message = str(raised.value)
-    assert said in message
+    assert expected in message
     for leak in ("Input should", "String should", "pydantic", "instance of", "rubric: rubric"):
         assert leak not in message
 

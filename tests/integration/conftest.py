@@ -40,20 +40,36 @@ def base_config(judge: JudgeServer) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgres"])
-def backend(
-    request: pytest.FixtureRequest,
-    base_config: dict[str, Any],
-    tmp_path_factory: pytest.TempPathFactory,
+@pytest.fixture(scope="session")
+def sqlite_backend(
+    base_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RewardManager]:
-    """A manager on an embedded backend: the test runs on SQLite and on PostgreSQL."""
-    folder = tmp_path_factory.mktemp("backend")
-    if request.param == "sqlite":
-        url = f"sqlite:///{folder / 'oyer.db'}"
-    else:
-        url = request.getfixturevalue("postgres_service")
-    with RewardManager.local({**base_config, "store": {"url": url}}, folder=folder) as manager:
+    """A manager on an embedded backend with a SQLite file."""
+    folder = tmp_path_factory.mktemp("sqlite")
+    store = {"url": f"sqlite:///{folder / 'oyer.db'}"}
+    with RewardManager.local({**base_config, "store": store}, folder=folder) as manager:
         yield manager
+
+
+@pytest.fixture(scope="session")
+def postgres_backend(
+    base_config: dict[str, Any], postgres_service: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RewardManager]:
+    """A manager on an embedded backend with a PostgreSQL database."""
+    folder = tmp_path_factory.mktemp("postgres")
+    store = {"url": postgres_service}
+    with RewardManager.local({**base_config, "store": store}, folder=folder) as manager:
+        yield manager
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def backend(request: pytest.FixtureRequest) -> RewardManager:
+    """A manager on an embedded backend: the test runs on SQLite and on PostgreSQL.
+
+    Both backends run until the session ends, because one takes seconds to start and to stop.
+    """
+    manager: RewardManager = request.getfixturevalue(f"{request.param}_backend")
+    return manager
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Judging over a real endpoint: calls, retries, limits, reuse and the record."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -230,25 +229,6 @@ def flush_replies(manager: RewardManager) -> None:
     assert manager.config.broker.url is not None
     with redis.Redis.from_url(manager.config.broker.url) as client:
         client.flushall()
-
-
-def test_a_judgement_is_reused_after_a_restart_of_everything(
-    judge: JudgeServer, tmp_path: Path
-) -> None:
-    judge.set_plan(Action(text="Final score: 6"))
-    config = {
-        "endpoints": {"fake": {"base_url": judge.base_url}},
-        "judges": [{"name": "q", "endpoint": "fake", "model": "m"}],
-        "store": {"url": f"sqlite:///{tmp_path / 'oyer.db'}"},
-    }
-    calls = []
-    for run in ("before", "after"):
-        with RewardManager.local(config, judge_processes=1) as manager:
-            batch = scored(manager, "restart", 4, run)
-            assert batch.judge_scores.tolist() == [6.0] * 4
-            calls.append(batch.usage.calls)
-    assert calls == [4, 0]
-    assert len(judge.requests) == 4
 
 
 @pytest.mark.parametrize(("configured", "score"), [({}, 1.0), ({"empty_score": -2.0}, -2.0)])

@@ -56,7 +56,8 @@ def judged(
     manager: RewardManager, judge: JudgeServer, endpoint: str, n: int, *, hold: int = 0
 ) -> list[RequestEntry]:
     """Judge `n` rollouts, the first `hold` calls at once, and return the endpoint's log."""
-    judge.set_plan(Action(text=REPLY, hold=hold > 0, latency_s=lognormal(0.05, 0.8)))
+    paced = Action(text=REPLY, latency_s=lognormal(0.05, 0.8))
+    judge.set_plan(Action(text=REPLY, hold=True) if hold else paced)
     judge.reset()
     raw = manager.config.model_dump(mode="json")
     judges = [{**raw["judges"][0], "endpoint": endpoint}]
@@ -64,7 +65,7 @@ def judged(
     future = RewardManager({**raw, "judges": judges}).submit(rollouts)
     if hold:
         judge.wait_until(lambda log: len(log) >= hold)
-        judge.set_plan(Action(text=REPLY, latency_s=lognormal(0.05, 0.8)))
+        judge.set_plan(paced)
         judge.release()
     batch = future.result(timeout_s=280)
     assert batch.statuses == ["scored"] * n

@@ -32,7 +32,7 @@ def panel(*judges: dict[str, Any]) -> dict[str, Any]:
     return {"judges": [{"endpoint": "fake", "reasks": 0, **judge} for judge in judges]}
 
 
-def test_a_panel_stands_with_enough_of_its_members(
+def test_a_panel_has_a_score_with_enough_of_its_members(
     manager_with: MakeManager, judge: JudgeServer
 ) -> None:
     replies = {"a": Action(text=SIX), "b": Action(text="Final score: 30"), "c": named("not_found")}

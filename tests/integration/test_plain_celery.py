@@ -29,7 +29,7 @@ def test_a_batch_is_polled_by_celery_alone(backend: RewardManager, judge: JudgeS
     assert (batch.statuses, batch.usage) == (same.statuses, same.usage)
 
 
-def test_a_cancelled_batch_says_so(backend: RewardManager, judge: JudgeServer) -> None:
+def test_a_cancelled_batch_has_its_state(backend: RewardManager, judge: JudgeServer) -> None:
     url = str(backend.config.broker.url)
     judge.set_plan(Action(hold=True))
     future = backend.submit(rollouts_of("celery cancelled", 4))

@@ -66,7 +66,7 @@ def test_the_tail_is_the_end_of_a_long_log(tmp_path: Path) -> None:
     assert len(child.tail()) <= 2000
 
 
-def test_a_child_without_output_has_a_tail_that_says_so(tmp_path: Path) -> None:
+def test_the_tail_of_a_child_without_output_is_no_output(tmp_path: Path) -> None:
     child = child_of("pass", tmp_path)
     run(child)
     assert child.tail() == "no output"

@@ -145,7 +145,7 @@ def test_rollouts_of_open_groups_are_in_the_backlog(redis_url: str, workers: Wor
 def test_the_cost_of_a_submission_does_not_grow_with_the_batches_under_way(
     workers: Workers,
 ) -> None:
-    """Redis is asked for single fields only."""
+    """Only single fields are read from Redis."""
     backlog = workers.exchange._backlog
     for i in range(300):
         backlog.enter(f"b{i}", 10, None)

@@ -70,7 +70,7 @@ def test_rollouts_that_were_not_to_be_judged_do_not_hide_an_outage() -> None:
     assert failure_of(half, rules(max_failed_fraction=0.5)) is None
 
 
-def test_an_outage_is_more_failures_than_the_fraction_and_says_why() -> None:
+def test_an_outage_is_more_failures_than_the_fraction_and_names_the_errors() -> None:
     batch = batch_of(
         "timeout", "rejected", "timeout", "scored", first_errors={"rejected": "no key"}
     )

@@ -19,6 +19,8 @@ from oyer.manager import (
     RewardManager,
     Rollout,
 )
+from oyer.protocol import names
+from oyer.tasks.coordination.admission import flow_of
 from tests.manager.conftest import JUDGE, Workers, rollouts_of
 from tests.support import services
 
@@ -77,7 +79,7 @@ def test_a_broker_is_named_or_runs_in_this_folder(
         assert future.cancel()
 
 
-def test_what_a_killed_oyer_up_left_is_no_running_broker(
+def test_the_state_file_of_a_killed_oyer_up_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -102,6 +104,63 @@ def test_a_step_is_a_count(manager: RewardManager, workers: Workers, step: Any) 
     assert workers.redis.dbsize() == 0
 
 
+@pytest.mark.parametrize("split", ["", 3, "x" * 101, "\udc00"])
+def test_a_split_is_a_name(manager: RewardManager, workers: Workers, split: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"^split: is .*; give a name of 1 to 100 characters"):
+        manager.submit(rollouts_of(), split=split)
+    with pytest.raises(InvalidInput, match=r"^split: is "):
+        manager.score(rollouts_of(1)[0], split=split)
+    assert workers.redis.dbsize() == 0
+
+
+@pytest.mark.parametrize("images", ["placeholder", "send", "reject"])
+def test_images_travel_only_to_a_judge_that_takes_them(
+    redis_url: str, workers: Workers, images: str
+) -> None:
+    content = [
+        {"type": "text", "text": "look"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 2000}},
+    ]
+    rollout = Rollout(
+        prompt=[{"role": "user", "content": content}],
+        response=[{"role": "assistant", "content": "a"}, {"role": "tool", "content": content}],
+        base_score=1.0,
+    )
+    config = {"judges": [{**JUDGE, "images": images}], "broker": {"url": redis_url}}
+    future = RewardManager(config).submit([rollout], split="eval")
+    assert workers.exchange.manifest(future.batch_id).split == "eval"
+    (sent,) = workers.exchange.rollouts(future.batch_id, 0)
+    if images != "placeholder":
+        assert (sent.prompt, sent.response) == (rollout.prompt, rollout.response)
+        return
+    assert sent.prompt == [{"role": "user", "content": "look\n[image]"}]
+    assert sent.response[1] == {"role": "tool", "content": "look\n[image]"}
+    small = RewardManager({**config, "max_rollout_bytes": 1024})
+    assert small.submit([rollout]).batch_id
+
+
+@pytest.mark.parametrize("priority", ["", None, 3, "high", ["training"]])
+def test_a_priority_is_one_of_three(
+    manager: RewardManager, workers: Workers, priority: Any
+) -> None:
+    match = r"^priority: is .*; give interactive, training or background"
+    with pytest.raises(InvalidInput, match=match):
+        manager.submit(rollouts_of(), priority=priority)
+    with pytest.raises(InvalidInput, match=match):
+        manager.score(rollouts_of()[0], priority=priority)
+    with pytest.raises(InvalidInput, match=match):
+        manager.score_many(rollouts_of(), priority=priority)
+    assert workers.redis.dbsize() == 0
+
+
+def test_a_batch_carries_its_priority(manager: RewardManager, workers: Workers) -> None:
+    manager.submit(rollouts_of(), run="r", priority="background")
+    [message, *_] = workers.redis.lrange(names.JUDGE_QUEUE, 0, -1)
+    flow, calls = flow_of(json.loads(message)["headers"])
+    assert json.loads(flow) == ["r", "background", [JUDGE["endpoint"]]]
+    assert calls > 0
+
+
 @pytest.mark.parametrize("step", [None, 0, 2**31 - 1, np.int64(7)])
 def test_a_step_travels_as_a_plain_number(
     manager: RewardManager, workers: Workers, step: Any
@@ -121,7 +180,7 @@ def test_of_a_bad_batch_nothing_is_submitted(manager: RewardManager, workers: Wo
 
 
 @pytest.mark.parametrize("batch", [None, "text", 3])
-def test_what_is_no_batch_is_refused(manager: RewardManager, batch: Any) -> None:
+def test_an_invalid_batch_is_refused(manager: RewardManager, batch: Any) -> None:
     with pytest.raises(InvalidRollout, match=r"rollouts: must be a list of Rollout"):
         manager.submit(batch)
 
@@ -140,7 +199,7 @@ def test_the_batch_may_change_after_submit(manager: RewardManager, workers: Work
     future.cancel()
 
 
-def test_a_broker_that_is_away_is_said_at_submit() -> None:
+def test_an_unreachable_broker_is_an_error_of_submit() -> None:
     url = f"redis://127.0.0.1:{services.free_port()}/0"
     manager = RewardManager({"judges": [JUDGE], "broker": {"url": url}})
     with pytest.raises(BackendUnavailable, match=r"cannot be reached"):

@@ -72,7 +72,7 @@ def test_every_step_has_an_event_loop_of_its_own(reward: Any, running: Running) 
         assert rewards == pytest.approx([0.5, 0.5, 0.5, -0.5])
     text = user_text(running[1].requests[0])
     assert "step 0?" in text
-    # The completion is judged, and is no part of the question.
+    # The completion is judged, and is not part of the prompt.
     assert sum(text.count(f"step 0 {i}.") for i in range(4)) == 1
 
 

@@ -12,6 +12,7 @@ import torch
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import slime
+from oyer.manager.slime.samples import _own_ids, _own_tokens
 from oyer.manager.trl.groups import groups_of
 from oyer.manager.trl.reward import RewardFunction
 from oyer.manager.verl.data import Reading, read_row
@@ -54,16 +55,16 @@ def test_slime_leaves_out_what_its_loss_mask_leaves_out(
     group[3].loss_mask = [1] * 20 + [0] * 400 + [1] * 20
     rewards = asyncio.run(slime.group_rm(SimpleNamespace(reward_key=None), group))
     assert rewards == pytest.approx([0.5] * 4)
-    asked = user_text(judge.requests[0])
-    assert "[image]\nWhat is on it?" in asked
+    text = user_text(judge.requests[0])
+    assert "[image]\nWhat is on it?" in text
 
 
 def test_slime_hands_over_the_policys_own_ids() -> None:
     (sample,) = samples("ids", (4,))
     sample.tokens = [1, 2, 11, 12, 13, 14]
-    assert slime._policy_token_ids(sample) == [11, 12, 13, 14]
+    assert _own_ids(sample, _own_tokens(None, sample)) == [11, 12, 13, 14]
     sample.loss_mask = [1, 0, 0, 1]  # type: ignore[attr-defined]
-    assert slime._policy_token_ids(sample) == [11, 14]
+    assert _own_ids(sample, _own_tokens(None, sample)) == [11, 14]
 
 
 def test_verl_leaves_out_what_its_response_mask_leaves_out() -> None:
@@ -81,7 +82,7 @@ def test_verl_leaves_out_what_its_response_mask_leaves_out() -> None:
 def test_trl_judges_the_texts_of_parts_and_counts_own_tokens(
     running: Running, judge: JudgeServer
 ) -> None:
-    said = [
+    completions = [
         [{"role": "assistant", "content": [{"type": "text", "text": f"五 {i}。"}]}]
         for i in range(2)
     ]
@@ -89,14 +90,14 @@ def test_trl_judges_the_texts_of_parts_and_counts_own_tokens(
     rewards = asyncio.run(
         function.score(
             [parts("几？")] * 2,
-            said,
+            completions,
             completion_ids=[[7] * 4, [7] * 20],
             tool_mask=[[1] * 4, [1, 1, *[0] * 16, 1, 1]],
         )
     )
     assert rewards == pytest.approx([0.5, 0.5])
-    asked = [user_text(request) for request in judge.requests]
-    assert all("[image]\n几？" in text and "五 " in text and "\\u" not in text for text in asked)
+    texts = [user_text(request) for request in judge.requests]
+    assert all("[image]\n几？" in text and "五 " in text and "\\u" not in text for text in texts)
 
 
 def test_trl_names_groups_by_their_images_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,7 @@ def test_a_group_is_assembled_from_single_samples_even_with_equal_texts(
     assert len(judge.requests) == 3
 
 
-def test_how_long_a_group_waits_can_be_said(
+def test_the_wait_for_a_group_is_configurable(
     judge: JudgeServer, configure: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(length={"method": "median_band"})

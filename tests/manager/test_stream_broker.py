@@ -52,8 +52,7 @@ def members_of(group: str, n: int) -> list[Rollout]:
 
 def batch_ids(workers: Workers) -> list[str]:
     """Return the batches whose payloads are in Redis."""
-    keys = workers.redis.keys("oyer:batch:*:manifest")
-    assert isinstance(keys, list)
+    keys: list[Any] = workers.redis.keys("oyer:batch:*:manifest")
     return [key.decode().split(":")[2] for key in keys]
 
 
@@ -212,7 +211,6 @@ def test_a_group_with_a_batch_keeps_no_copy_of_its_rollouts_in_redis(
     manager = manager_on(redis_url, length=BAND)
     pending = [manager.score(one, group_size=2) for one in members_of("once", 2)]
     end_all(workers, *pending)
-    keys = workers.redis.keys("oyer:group:*")
-    assert isinstance(keys, list)
+    keys: list[Any] = workers.redis.keys("oyer:group:*")
     assert not [key for key in keys if key.endswith(b":rows")]
     assert sum(workers.redis.memory_usage(key) or 0 for key in keys) < 2048

@@ -76,7 +76,7 @@ def test_without_other_processes_no_launcher_names_the_training(environ: dict[st
 
 
 def test_the_processes_of_a_ray_job_are_one_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray is no dependency: a stand-in has its public calls."""
+    """Ray is not a dependency: a stand-in has its public calls."""
     context = SimpleNamespace(gcs_address="10.0.0.1:6379", get_job_id=lambda: "02000000")
     ray = SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: context)
     monkeypatch.setitem(__import__("sys").modules, "ray", ray)
@@ -152,9 +152,11 @@ def test_two_trl_trainings_on_the_same_data_stay_apart(
         monkeypatch.setenv("MASTER_PORT", port)
         functions.append([RewardFunction(sibling(running[0]), num_generations=4) for _ in range(2)])
 
-    def call(function: RewardFunction, said: str, tokens: int) -> Any:
+    def call(function: RewardFunction, response: str, tokens: int) -> Any:
         return function.score(
-            ["the same?"] * 2, [f"{said} 1.", f"{said} 2."], completion_ids=[[7] * tokens] * 2
+            ["the same?"] * 2,
+            [f"{response} 1.", f"{response} 2."],
+            completion_ids=[[7] * tokens] * 2,
         )
 
     async def all_of() -> list[Any]:

@@ -42,7 +42,7 @@ def test_a_plain_rollout_is_accepted() -> None:
 
 
 @pytest.mark.parametrize("batch", [None, "text", b"text", 3, {rollout: 1}, iter([rollout()])])
-def test_what_is_no_list_is_refused(batch: Any) -> None:
+def test_a_batch_that_is_not_a_list_is_refused(batch: Any) -> None:
     with pytest.raises(InvalidRollout, match=r"rollouts: must be a list of Rollout"):
         check(batch, config())
 
@@ -57,7 +57,7 @@ def test_the_first_wrong_row_is_named() -> None:
     )
 
 
-def test_what_is_no_rollout_is_refused() -> None:
+def test_an_item_that_is_not_a_rollout_is_refused() -> None:
     assert refusal({"prompt": "p"}).startswith("rollouts[0].__class__: is dict; pass an")
 
 

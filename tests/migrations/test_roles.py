@@ -102,7 +102,7 @@ def test_a_worker_can_record_a_batch_from_its_begin_to_its_end(login: Login) -> 
         "CREATE ROLE another",
     ],
 )
-def test_a_worker_can_change_neither_schema_nor_what_stands(login: Login, statement: str) -> None:
+def test_a_worker_can_change_neither_schema_nor_recorded_rows(login: Login, statement: str) -> None:
     refused(login(WORKER), statement)
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, text
 
 from oyer.models.queries import (
     batch,
+    group_ids_of,
     judgements_of,
     list_batches,
     rewards_of,
@@ -18,7 +19,7 @@ from oyer.models.queries import (
 from oyer.models.rows import BatchKey
 from oyer.models.writes import ensure_run_and_batch, finish_batch, record_chunk
 from tests.support.query_plans import plan_of
-from tests.support.record_rows import START, make_attempt, make_batch, make_judgement
+from tests.support.record_rows import START, make_attempt, make_batch, make_judgement, make_rollout
 
 
 def record_batch(conn: Connection, minute: int = 0, **changed: Any) -> BatchKey:
@@ -86,6 +87,15 @@ def test_usage_counts_the_attempts_of_replaced_judgements_too(engine: Engine) ->
         "completion_tokens": 120,
         "cost_usd": pytest.approx(0.0008),
     }
+
+
+def test_group_ids_come_in_the_order_submitted(engine: Engine) -> None:
+    with engine.begin() as conn:
+        key = record_batch(conn)
+        groups = ["b", None, "a"]
+        rows = [make_rollout(i, group_id=group) for i, group in enumerate(groups)]
+        record_chunk(conn, key, rollouts=rows[::-1])
+        assert group_ids_of(conn, key.batch_id) == groups
 
 
 def test_batches_are_listed_newest_first_with_their_judgements_per_status(engine: Engine) -> None:

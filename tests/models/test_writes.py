@@ -155,7 +155,7 @@ def test_a_judgement_without_a_score_is_replaced(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("late", [{"score": 1.0}, {"status": "timeout", "score": None}])
-def test_a_scored_judgement_is_never_overwritten_and_the_late_one_is_told(
+def test_a_scored_judgement_is_never_overwritten_and_the_late_one_is_reported(
     engine: Engine, late: dict[str, Any]
 ) -> None:
     key = new_batch(engine)

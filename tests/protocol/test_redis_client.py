@@ -1,7 +1,9 @@
 """Temporary error replies of a real Redis are raised as connection errors, others unchanged."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 import redis
@@ -13,13 +15,13 @@ from tests.support.services import redis_server
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator[Client]:
+def client(redis_url: str) -> Iterator[redis.Redis]:
     with Client.from_url(redis_url) as client:
         yield client
 
 
 @contextlib.contextmanager
-def _replica(client: Client) -> Iterator[None]:
+def _replica(client: redis.Redis) -> Iterator[None]:
     client.execute_command("REPLICAOF", "127.0.0.1", "1")
     try:
         yield
@@ -28,7 +30,7 @@ def _replica(client: Client) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _set(client: Client, key: str, value: int, before: int) -> Iterator[None]:
+def _set(client: redis.Redis, key: str, value: int, before: int) -> Iterator[None]:
     client.config_set(key, value)
     try:
         yield
@@ -36,7 +38,7 @@ def _set(client: Client, key: str, value: int, before: int) -> Iterator[None]:
         client.config_set(key, before)
 
 
-REFUSALS = {
+REFUSALS: dict[str, Callable[[redis.Redis], contextlib.AbstractContextManager[None]]] = {
     "READONLY": _replica,
     "NOREPLICAS": lambda client: _set(client, "min-replicas-to-write", 1, 0),
     "OOM": lambda client: _set(client, "maxmemory", 1, 0),
@@ -44,7 +46,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("code", REFUSALS)
-def test_a_refused_write_raises_a_connection_error(client: Client, code: str) -> None:
+def test_a_refused_write_raises_a_connection_error(client: redis.Redis, code: str) -> None:
     script = client.register_script("return redis.call('SET', KEYS[1], 'by script')")
     client.ping()
     with REFUSALS[code](client):
@@ -53,7 +55,7 @@ def test_a_refused_write_raises_a_connection_error(client: Client, code: str) ->
         with pytest.raises(RedisRefuses, match=code):
             script(keys=["k"])
         for transaction in (True, False):
-            pipe = client.pipeline(transaction=transaction)
+            pipe: Any = client.pipeline(transaction=transaction)
             pipe.get("k")
             pipe.set("k", "v")
             with pytest.raises(RedisRefuses, match=code):
@@ -61,7 +63,13 @@ def test_a_refused_write_raises_a_connection_error(client: Client, code: str) ->
             with pytest.raises(RedisRefuses, match=code):
                 pipe.get("k").set("k", "v").execute(raise_on_error=False)
     assert client.get("k") is None
-    assert client.pipeline().set("k", "v").execute() == [True]
+    pipe = client.pipeline()
+    pipe.set("k", "v")
+    assert pipe.execute() == [True]
+
+
+def _write(client: redis.Redis) -> None:
+    client.set("k", "v")
 
 
 def test_a_long_script_raises_a_refusal() -> None:
@@ -76,7 +84,7 @@ def test_a_long_script_raises_a_refusal() -> None:
             client.set("k", "v")
         client.script_kill()
         # The script ends only after the reply to SCRIPT KILL.
-        while_refused(lambda: client.set("k", "v") and None)
+        while_refused(partial(_write, client))
         assert client.get("k") == b"v"
 
 
@@ -125,15 +133,16 @@ def test_replies_with_a_redis_py_class_are_temporary(reply: str) -> None:
     assert isinstance(error, redis.ConnectionError) or passing_code(error) == reply.split()[0]
 
 
-def test_other_errors_are_raised_unchanged(client: Client) -> None:
+def test_other_errors_are_raised_unchanged(client: redis.Redis) -> None:
     client.set("k", "v")
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         client.lpush("k", "v")
+    pipe: Any = client.pipeline()
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        client.pipeline().lpush("k", "v").execute()
+        pipe.lpush("k", "v").execute()
 
 
-def test_a_lost_script_is_loaded_again_but_refused_in_a_pipeline(client: Client) -> None:
+def test_a_lost_script_is_loaded_again_but_refused_in_a_pipeline(client: redis.Redis) -> None:
     script = client.register_script("return 1")
     assert script() == 1
     client.script_flush()
@@ -147,7 +156,7 @@ def test_a_lost_script_is_loaded_again_but_refused_in_a_pipeline(client: Client)
 
 
 def test_while_refused_retries_until_its_time_limit(
-    client: Client, monkeypatch: pytest.MonkeyPatch
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_client, "_PAUSE_S", 0.0)
     tries = []
@@ -164,4 +173,4 @@ def test_while_refused_retries_until_its_time_limit(
     assert len(tries) == 3
     monkeypatch.setattr(redis_client, "REFUSED_S", 0.0)
     with _replica(client), pytest.raises(RedisRefuses):
-        while_refused(lambda: client.set("k", "v") and None)
+        while_refused(write)

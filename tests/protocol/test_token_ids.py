@@ -72,7 +72,9 @@ def test_one_row_without_ids_gives_none() -> None:
     assert TokenIds.of_all([[1], None]) is None
 
 
-@pytest.mark.parametrize("body", [b"", b"abc", np.int32([2, 1, 1, 5]).tobytes(), b"\xff" * 8])
+@pytest.mark.parametrize(
+    "body", [b"", b"abc", np.array([2, 1, 1, 5], np.int32).tobytes(), b"\xff" * 8]
+)
 def test_foreign_bytes_are_refused(body: bytes) -> None:
     planes = np.frombuffer(body, np.uint8)
     body = planes.reshape(-1, 4).T.tobytes() if len(body) % 4 == 0 and body else body

@@ -49,7 +49,7 @@ MOCKED: dict[str, dict[str, Any]] = {
     "slow": {"mock_timeout": True, "timeout": 0.1},
     "unreachable": {"api_base": "http://127.0.0.1:9/v1"},
 }
-"""The proxy's models, by what litellm is told to do in place of asking a provider."""
+"""The proxy's models, by the reply that litellm simulates for each."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def litellm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Base URL of the proxy."""
-    # One rate limit and a model rests: then the proxy itself says how long, by Retry-After.
+    # After one 429 the proxy stops calling the model, and sends a Retry-After of its own.
     seldom = dict.fromkeys(
         (
             "InternalServerErrorAllowedFails",

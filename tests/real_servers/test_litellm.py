@@ -26,11 +26,13 @@ def test_a_reply_is_scored_and_its_usage_is_on_record(manager: RewardManager) ->
     rows = attempts_of(manager, batch)
     assert [row["http_status"] for row in rows] == [200] * 8
     assert all(row["prompt_tokens"] > 0 and row["completion_tokens"] > 0 for row in rows)
-    asked, answered = (
+    prompt_tokens, completion_tokens = (
         sum(row[f"{kind}_tokens"] for row in rows) for kind in ("prompt", "completion")
     )
-    assert batch.usage.tokens == asked + answered
-    assert batch.usage.cost_usd == pytest.approx((asked * 1000 + answered * 2000) / 1e6)
+    assert batch.usage.tokens == prompt_tokens + completion_tokens
+    assert batch.usage.cost_usd == pytest.approx(
+        (prompt_tokens * 1000 + completion_tokens * 2000) / 1e6
+    )
 
 
 def test_json_can_be_asked_for(judged_by: JudgedBy) -> None:
@@ -74,7 +76,7 @@ def test_the_proxy_is_waited_for_as_long_as_it_asks(judged_by: JudgedBy) -> None
     assert batch.statuses == ["rate_limited"]
     rows = attempts_of(manager, batch)
     assert [row["http_status"] for row in rows] == [429] * 4
-    # The first 429 is the model's own; the proxy then lets it rest, and says until when.
+    # The first 429 is the model's own; the proxy sends the later ones, with a Retry-After.
     assert rows[0]["retry_wait_s"] <= 0.5
     assert rows[1]["retry_wait_s"] >= COOL_DOWN_S
     assert rows[3]["retry_wait_s"] is None

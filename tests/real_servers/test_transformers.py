@@ -1,4 +1,4 @@
-"""Judging with `transformers serve` and a random model, which never says what a judge would."""
+"""Judging with `transformers serve` and a random model, whose replies hold no score."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_gibberish_is_never_a_score(judged_by: JudgedBy, tiny_model: Path) -> No
     assert all(row["prompt_tokens"] > 0 and row["completion_tokens"] > 0 for row in attempts)
 
 
-def test_a_reply_that_is_cut_is_no_score(judged_by: JudgedBy, tiny_model: Path) -> None:
+def test_a_truncated_reply_has_no_score(judged_by: JudgedBy, tiny_model: Path) -> None:
     # Greedy, so that the model goes round in circles and never ends by itself.
     manager = judged_by(endpoint="tiny", model=str(tiny_model), temperature=0.0, max_tokens=20)
     batch = manager.submit(rollouts_of("cut", 4), run="tiny").result(timeout_s=120)

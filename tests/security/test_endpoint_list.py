@@ -135,7 +135,7 @@ def test_a_redirect_is_not_followed_to_another_host(
 
 
 @pytest.mark.parametrize("task", [names.JUDGE_TASK, names.COMBINE_TASK])
-def test_a_message_that_is_no_json_is_refused_and_the_worker_lives(
+def test_a_message_that_is_not_json_is_refused_and_the_worker_lives(
     manager: RewardManager, judge: JudgeServer, folder: Path, task: str
 ) -> None:
     manager.submit(rollouts_of(f"before {task}", 4)).result(timeout_s=60)

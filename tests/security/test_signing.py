@@ -136,7 +136,7 @@ def _sealed(identity: Identity, body: object, serializer: str = "json") -> bytes
 
 
 @pytest.mark.parametrize("queue", ["judge", "combine"])
-def test_what_is_unsigned_or_signed_by_a_stranger_is_refused_and_the_worker_lives(
+def test_unsigned_messages_and_foreign_signatures_are_refused_and_the_worker_lives(
     signed: Signed, judge: JudgeServer, queue: str
 ) -> None:
     task = {"judge": names.JUDGE_TASK, "combine": names.COMBINE_TASK}[queue]
@@ -164,7 +164,9 @@ def test_what_is_unsigned_or_signed_by_a_stranger_is_refused_and_the_worker_live
     assert "Warm shutdown" not in logged
 
 
-def test_a_result_that_a_stranger_stored_is_no_reward(signed: Signed, judge: JudgeServer) -> None:
+def test_a_result_without_a_trusted_signature_is_not_a_reward(
+    signed: Signed, judge: JudgeServer
+) -> None:
     judge.set_plan({"default": {"text": "Final score: 8", "hold": True}})
     future = signed.manager.submit(rollouts_of("forged", 4))
     judge.wait_until(lambda log: len(log) == 4)
@@ -195,7 +197,7 @@ def test_a_manager_without_the_key_cannot_have_anything_run(
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "reason"),
     [
         ({"key": "/nowhere/a.key"}, r"broker\.signing: cannot be used: .*a\.key"),
         ({"key_password_env": "OYER_NOT_SET"}, "OYER_NOT_SET is not set; export"),
@@ -207,7 +209,7 @@ def test_a_manager_without_the_key_cannot_have_anything_run(
 def test_a_signing_that_cannot_work_is_refused_at_the_start_with_the_fix(
     signing: dict[str, Any],
     changed: dict[str, Any],
-    said: str,
+    reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OYER_TEST_PASSPHRASE", PASSPHRASE)
@@ -216,7 +218,7 @@ def test_a_signing_that_cannot_work_is_refused_at_the_start_with_the_fix(
     make_app(url, signing=SigningConfig.model_validate(signing))
     if "digest" not in changed:
         monkeypatch.setattr("oyer.tasks.worker.signing._registered", [])
-    with pytest.raises(InvalidConfig, match=said) as raised:
+    with pytest.raises(InvalidConfig, match=reason) as raised:
         make_app(url, signing=SigningConfig.model_validate({**signing, **changed}))
     assert PASSPHRASE not in str(raised.value)
     monkeypatch.undo()

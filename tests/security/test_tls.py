@@ -218,9 +218,9 @@ def test_the_banner_of_a_worker_that_celery_starts_shows_no_password(guarded: Gu
                 break
         worker.terminate()
         lines += worker.stdout.readlines()
-    said = "".join(lines)
-    assert "transport:" in said
-    assert not _secret(said)
+    output = "".join(lines)
+    assert "transport:" in output
+    assert not _secret(output)
 
 
 def test_nothing_kept_or_logged_holds_a_password(
@@ -289,14 +289,14 @@ FAULTS: list[tuple[str, Fault, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "said"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
+@pytest.mark.parametrize(("change", "reason"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
 def test_a_failed_check_of_identity_is_reported_with_its_reason(
-    guarded: Guarded, change: Fault, said: str
+    guarded: Guarded, change: Fault, reason: str
 ) -> None:
     config = guarded.config_file("fault.json", **change(guarded))
     done = oyer("check", "--config", str(config), cwd=guarded.folder)
     assert done.returncode == 1
-    assert said in done.stdout
+    assert reason in done.stdout
     assert "Traceback" not in done.stderr
     assert not _secret(done.stdout + done.stderr)
 

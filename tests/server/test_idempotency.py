@@ -87,7 +87,7 @@ def test_a_failure_is_raised_for_all_and_not_kept() -> None:
     async def fail() -> Reply:
         raise ValueError("no")
 
-    async def main() -> list[BaseException | Reply]:
+    async def main() -> tuple[BaseException | Reply, ...]:
         replies = Replies()
         both = await asyncio.gather(
             replies.get("a", fail), replies.get("a", fail), return_exceptions=True

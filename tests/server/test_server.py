@@ -11,7 +11,7 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action, named
 from oyer.manager import InvalidInput, RewardManager
 from oyer.server.settings import check_bind
-from tests.support.scripted_backend import DEAD_JUDGE, Running, by_response, sibling
+from tests.support.scripted_backend import DEAD_JUDGE, Running, by_response, sibling, user_text
 from tests.support.served_app import Answer, Served, served
 
 
@@ -269,7 +269,9 @@ def test_health_reports_what_is_missing(server: Served, backend: RewardManager) 
 
 def test_the_openapi_schema_has_every_route_and_its_references_resolve(server: Served) -> None:
     description = server.get("/openapi.json").json()
-    assert set(description["paths"]) == {"/v1/score", "/get_reward", "/rm", "/healthz"}
+    assert set(description["paths"]) == {
+        "/v1/score", "/get_reward", "/rm", "/grade", "/graders/run", "/healthz",
+    }  # fmt: skip
     models = description["components"]["schemas"]
 
     def check(value: Any) -> None:
@@ -309,3 +311,30 @@ def test_other_machines_need_a_token() -> None:
     for host in ("0.0.0.0", "::", "10.0.0.1", "rewards.example"):
         with pytest.raises(InvalidInput, match="--token-env"):
             check_bind(host, None)
+
+
+def test_messages_tools_truncation_and_split_are_taken(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    response = [
+        {"role": "assistant", "content": "", "tool_calls": [
+            {"type": "function", "function": {"name": "search", "arguments": "{}"}}]},
+        {"role": "tool", "content": "A PAGE"},
+        {"role": "assistant", "content": "Four.", "reasoning_content": "two and two"},
+    ]  # fmt: skip
+    rollout = {
+        "prompt": "2+2?", "response": response, "group_id": "m", "response_tokens": 5,
+        "finish_reason": "length",
+        "tools": [{"type": "function", "function": {"name": "search", "parameters": {}}}],
+    }  # fmt: skip
+    masked = sibling(backend, length={"method": "median_band", "truncated": "mask"})
+    with served(masked) as server:
+        request = {"rollouts": [rollout], "split": "eval", "step": 3, "run": "messages"}
+        result = server.post("/v1/score", request).json()
+        told = server.post("/rm", {"prompt": "p?", "response": "r", "label": None})
+    assert result["mask"] == [False]
+    assert result["components"]["q"] == [10.0]
+    assert told.status == 422
+    shown = user_text(judge.requests[0])
+    assert "A PAGE" in shown
+    assert "two and two" in shown

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.support import services
+from tests.support import cli_fork, services
 
 ARGV = [sys.executable, "-m", "oyer.cli"]
 
@@ -26,21 +26,42 @@ def environment(**changes: str) -> dict[str, str]:
     return {**plain, "NO_COLOR": "1", "COLUMNS": "120", **changes}
 
 
-OpenFiles = Any
-"""Soft and hard limit of a process's open files, or None for its parent's.
+OpenFiles = tuple[int, int]
+"""Soft and hard limit of a process's open files."""
 
-`Any`, because mypy matches the dict of a call's `**changes` with every keyword.
-"""
+_START_UP = {"--help", "--version", "demo", "serve", "up", "worker"}
+"""Commands that get an interpreter of their own: how they start is part of what they do."""
 
 
-def oyer(
-    *arguments: str, cwd: Path, open_files: OpenFiles = None, **changes: str
+def oyer(*arguments: str, cwd: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with an empty standard input.
+
+    Args:
+        arguments: of `oyer`.
+        cwd: the folder that it runs in.
+        changes: environment variables.
+    """
+    environ = environment(**changes)
+    if arguments[0] in _START_UP:
+        return oyer_program(*arguments, cwd=cwd, environ=environ)
+    return cli_fork.run(arguments, cwd, environ, TIMEOUT_S)
+
+
+def oyer_program(
+    *arguments: str, cwd: Path, environ: Mapping[str, str], open_files: OpenFiles | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command to its end in a new interpreter.
+
+    Args:
+        arguments: of `oyer`.
+        cwd: the folder that it runs in.
+        environ: its whole environment.
+        open_files: limits of the process; its parent's when None.
+    """
     return subprocess.run(
         [*ARGV, *arguments],
         cwd=cwd,
-        env=environment(**changes),
+        env=environ,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -50,7 +71,7 @@ def oyer(
     )
 
 
-def _limit(open_files: OpenFiles) -> None:
+def _limit(open_files: OpenFiles | None) -> None:
     if open_files is not None:
         resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
 
@@ -64,7 +85,7 @@ class Running:
         cwd: Path,
         environ: Mapping[str, str],
         merged: bool,
-        open_files: OpenFiles,
+        open_files: OpenFiles | None,
     ) -> None:
         def prepare() -> None:
             _limit(open_files)
@@ -125,20 +146,20 @@ class Running:
 def running(
     *arguments: str,
     cwd: Path,
+    changes: Mapping[str, str] | None = None,
     merged: bool = False,
-    open_files: OpenFiles = None,
-    **changes: str,
+    open_files: OpenFiles | None = None,
 ) -> Iterator[Running]:
-    """Run a command until the block ends.
+    """Run a command in a new interpreter until the block ends.
 
     Args:
         arguments: of `oyer`.
         cwd: the folder that it runs in.
-        merged: read standard error as part of the output.
-        open_files: limits of the process; its parent's where left out.
         changes: environment variables.
+        merged: read standard error as part of the output.
+        open_files: limits of the process; its parent's when None.
     """
-    environ = environment(**changes)
+    environ = environment(**(changes or {}))
     command = Running(*arguments, cwd=cwd, environ=environ, merged=merged, open_files=open_files)
     try:
         yield command

@@ -1,4 +1,4 @@
-"""Strategies for what nobody should hand over, and for text in which a little is wrong."""
+"""Strategies for invalid values, and for valid text with small errors."""
 
 import json
 import math

@@ -52,13 +52,13 @@ def kept(text: str = "Final score: 6") -> CachedReply:
 
 @dataclass
 class ScriptedClient:
-    """Answers calls from a list, and keeps what was asked."""
+    """Answers calls from a list, and keeps the requests."""
 
     results: list[Reply | Failure]
-    asked: list[ChatRequest] = field(default_factory=list)
+    requests: list[ChatRequest] = field(default_factory=list)
 
     def complete(self, request: ChatRequest, *, timeout_s: float) -> Reply | Failure:
-        self.asked.append(request)
+        self.requests.append(request)
         return self.results.pop(0)
 
 

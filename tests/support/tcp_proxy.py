@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server, which fails as networks do when a test says so."""
+"""A TCP proxy in front of a server, which simulates network faults on request."""
 
 import contextlib
 import socket

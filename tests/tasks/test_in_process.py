@@ -7,7 +7,7 @@ import pytest
 
 from oyer.config.reward import RewardConfig
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager.verl import batch
+from oyer.manager.verl import backends
 from oyer.manager.verl.settings import LengthPenaltyConfig
 from oyer.protocol.batch import Columns
 from oyer.protocol.rollout import Rollout
@@ -46,4 +46,4 @@ def test_a_batch_is_judged_composed_and_answered_from_memory_again(config: Rewar
 
 def test_the_verl_adapter_finds_the_scorer() -> None:
     settings = LengthPenaltyConfig(use_async_io=False)
-    assert isinstance(batch._in_process_scorer(settings), InProcessScorer)
+    assert isinstance(backends.in_process_scorer(settings), InProcessScorer)

@@ -19,7 +19,10 @@ TRUNCATED = [False, False, False, True]
 
 
 def test_a_masked_truncated_row_is_neutral_and_excluded_from_statistics() -> None:
-    methods = [{**BAND, "truncated": "mask"}, {"method": "gr3", "truncated": "mask"}]
+    methods: list[dict[str, Any]] = [
+        {**BAND, "truncated": "mask"},
+        {"method": "gr3", "truncated": "mask"},
+    ]
     part = shaped(*methods, truncated=TRUNCATED)
     alone = shaped(*methods, n=3)
     assert part.added["length_penalty"].tolist() == [*alone.added["length_penalty"], 0.0]
@@ -56,7 +59,7 @@ def test_correctness_comes_from_the_rollout_the_base_score_or_a_condition() -> N
 
     def right(**fields: Any) -> list[bool]:
         item = {**jet, **fields.pop("item", {})}
-        return (shaped(item, **fields).added["j"] > 0).tolist()
+        return [value > 0 for value in shaped(item, **fields).added["j"].tolist()]
 
     assert right(base_score=[1, 0, -1, 0.5]) == [True, False, False, True]
     stated = [False, True, None, None]

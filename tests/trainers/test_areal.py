@@ -70,9 +70,10 @@ def episodes(
         }
         logger = logging.getLogger("rollouts")
         # Importing AReaL takes the root's handlers away.
-        for one in (logger, logging.getLogger("JudgedWorkflow")):
-            one.addHandler(caplog.handler)
+        logger.addHandler(caplog.handler)
         workflow = RemoteInfEngine._resolve_workflow(SimpleNamespace(logger=logger), name, options)
+        # AReaL's `getLogger` makes loggers that `logging` does not know.
+        sys.modules[name.partition(".")[0]].log.addHandler(caplog.handler)
         if group_size > 1:
             workflow = GroupedRolloutWorkflow(workflow, group_size, logger)
         executor = WorkflowExecutor(InferenceEngineConfig(consumer_batch_size=8), Engine())
@@ -141,4 +142,4 @@ def test_with_a_failing_judge_areal_rejects_the_rollout(
     file = backend.file("areal.yaml", **backend.changes(failure))
     texts = [f"areal {failure} {i}" for i in range(2)]
     assert episodes(file, texts) == [None, None]
-    assert f"MissingScores: no reward ({status})" in caplog.text
+    assert f"rejected: no reward ({status})" in caplog.text

@@ -27,9 +27,11 @@ def art(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, "art", package)
     trajectories = importlib.import_module("art.trajectories")
     gather = importlib.import_module("art.gather")
-    package.Trajectory = trajectories.Trajectory
-    package.TrajectoryGroup = trajectories.TrajectoryGroup
-    package.gather_trajectory_groups = gather.gather_trajectory_groups
+    vars(package).update(
+        Trajectory=trajectories.Trajectory,
+        TrajectoryGroup=trajectories.TrajectoryGroup,
+        gather_trajectory_groups=gather.gather_trajectory_groups,
+    )
     return package
 
 
@@ -48,11 +50,12 @@ def rollout(art: Any, text: str, own: float) -> Any:
 
 def gathered(art: Any, example: Any, groups: list[list[str]], hook: str) -> list[Any]:
     async def run() -> list[Any]:
-        return await art.gather_trajectory_groups(
+        found: list[Any] = await art.gather_trajectory_groups(
             (art.TrajectoryGroup(rollout(art, text, 0.5) for text in group) for group in groups),
             after_each=getattr(example, hook),
             pbar_desc=None,
         )
+        return found
 
     return asyncio.run(run())
 

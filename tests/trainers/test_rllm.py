@@ -117,8 +117,11 @@ def evaluate(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
         vars(module).update(exported)
         monkeypatch.setitem(sys.modules, name, module)
 
-    def run(chats: list[list[dict[str, Any]]], **options: Any) -> list[Episode]:
-        monkeypatch.setenv("OYER_CONFIG", str(backend.file("rllm.yaml")))
+    def run(
+        chats: list[list[dict[str, Any]]], length: str | None = None, **options: Any
+    ) -> list[Episode]:
+        changes = {} if length is None else {"length": {"method": length, "unit": "chars"}}
+        monkeypatch.setenv("OYER_CONFIG", str(backend.file("rllm.yaml", **changes)))
         evaluator = load_example("rllm_evaluator").JudgedEvaluator(**options)
         task = Task("t1", "What?", {"ground_truth": "42"})
         episodes = [
@@ -157,6 +160,21 @@ def test_an_episode_has_reward_and_signals_and_a_missing_one_the_mean(
     assert signals[0]["oyer/q"] == score_of("first")
     assert [one["oyer/missing"] for one in signals] == [0, 0, 1]
     assert all(math.isfinite(value) for one in signals for value in one.values())
+
+
+def test_nobody_waits_for_an_episode_that_cannot_be_read(
+    backend: Backend, evaluate: Evaluate, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are compared with each other at once; a timeout would log a warning."""
+    unreadable = "lone surrogate \ud800"
+    episodes = evaluate(
+        replies(unreadable, "so", "much"), group_size=3, run="rllm-bad", length="median_band"
+    )
+    assert episodes[0].termination_reason is TerminationReason.ERROR
+    for text, episode in zip(("so", "much"), episodes[1:], strict=True):
+        assert episode.trajectories[0].signals["oyer/q"] == score_of(text)
+        assert episode.trajectories[0].signals["oyer/length_penalty_present"] == 1
+    assert not [one for one in caplog.records if one.levelname == "WARNING"]
 
 
 def test_a_validation_of_one_episode_per_task_does_not_wait(

@@ -162,5 +162,5 @@ def test_builders_pickle_after_use(
     example = load_example("tinker_groups")
     used = example.JudgedGroup(Searches(renderer), run="tinker-pickle")
     rolled_out(used, Saying(renderer, ["look it up", "so it is"]))
-    sent = example.JudgedGroup(ProblemGroupBuilder(math.sqrt, 2), used.split, 1)  # type: ignore[arg-type]
+    sent = example.JudgedGroup(ProblemGroupBuilder(math.sqrt, 2), used.split, 1)
     assert pickle.loads(pickle.dumps(sent)) == sent

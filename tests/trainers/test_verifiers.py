@@ -110,7 +110,7 @@ def test_the_rollouts_of_a_task_are_compared(backend: Backend) -> None:
         assert set(trace.rewards) == {"oyer", "oyer/length"}
     recorded = backend.shaped_rewards("verifiers-group")
     assert sorted(one.reward for one in traces) == pytest.approx(
-        sorted(reward for (reward,) in recorded.values())
+        sorted(reward or 0.0 for (reward,) in recorded.values())
     )
 
 

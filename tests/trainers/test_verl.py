@@ -1,8 +1,6 @@
 """verl's own RewardLoopManager with Ray actors, and its DataProto through the replaced class."""
 
 import json
-import math
-import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,61 +12,22 @@ import ray
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
-from tensordict import TensorDict
 from trainer_backend import ROOT, Backend, judged, score_of
-from transformers import AutoTokenizer
-from verl import DataProto
 from verl.experimental.reward_loop.reward_loop import RewardLoopManager
 from verl.trainer.ppo.metric_utils import process_validation_metrics
 from verl.trainer.ppo.reward import load_reward_manager
+from verl_setup import (
+    batch_of,
+    config_of,
+    made_tokenizer,  # noqa: F401 - a fixture, as the two below
+    ray_on_loopback,  # noqa: F401
+    written_score_file,  # noqa: F401
+)
 
 from oyer.demo.responses import Action, named
 from oyer.manager.verl import LengthPenaltyRewardManager, RewardManager
 
 VECTORS = json.loads((Path(__file__).parents[1] / "data" / "median_band_vectors.json").read_text())
-PROMPT_WIDTH = 16
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    # Alone on loopback; with authentication, Ray would leave a token in the home folder.
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def score_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A custom reward function, as verl loads it from a file."""
-    file = tmp_path_factory.mktemp("score") / "score.py"
-    file.write_text(
-        "def compute_score(data_source, solution_str, ground_truth, extra_info, **_):\n"
-        "    return float(extra_info['base'])\n"
-    )
-    return file
-
-
-def config_of(tokenizer: Path, score_file: Path, oyer: dict[str, Any], workers: int = 2) -> Any:
-    return OmegaConf.create(
-        {
-            "actor_rollout_ref": {
-                "model": {"tokenizer_path": str(tokenizer), "path": str(tokenizer)},
-                "rollout": {"n": 4},
-            },
-            "reward": {
-                "num_workers": workers,
-                "reward_model": {"enable": False},
-                "custom_reward_function": {"path": str(score_file), "name": "compute_score"},
-                "reward_manager": {
-                    "source": "importlib",
-                    "name": "RewardManager",
-                    "module": {"path": "pkg://oyer.manager.verl"},
-                },
-                "reward_kwargs": {"oyer": oyer},
-            },
-        }
-    )
 
 
 LOOPS: dict[str, dict[str, Any]] = {
@@ -92,42 +51,6 @@ def loop(
     yield manager
     for worker in manager.reward_loop_workers:
         ray.kill(worker)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tokenizer_folder: Path) -> Any:
-    return AutoTokenizer.from_pretrained(tokenizer_folder)
-
-
-def batch_of(
-    tokenizer: Any, responses: list[str], lengths: list[int] | None = None, **columns: list[Any]
-) -> DataProto:
-    """Lay texts out as verl does; a response longer than its text is filled up with padding ids."""
-    rows = len(responses)
-    ids = [tokenizer(text)["input_ids"] for text in responses]
-    lengths = lengths or [len(one) for one in ids]
-    width = max(lengths) + 2
-    prompt = tokenizer("What?")["input_ids"]
-    batch = {
-        "prompts": torch.full((rows, PROMPT_WIDTH), tokenizer.pad_token_id),
-        "responses": torch.full((rows, width), tokenizer.pad_token_id),
-        "attention_mask": torch.zeros(rows, PROMPT_WIDTH + width, dtype=torch.int64),
-    }
-    for i, (one, length) in enumerate(zip(ids, lengths, strict=True)):
-        batch["prompts"][i, -len(prompt) :] = torch.tensor(prompt)
-        batch["responses"][i, : min(length, len(one))] = torch.tensor(one[:length])
-        batch["attention_mask"][i, PROMPT_WIDTH - len(prompt) : PROMPT_WIDTH + length] = 1
-    given = {
-        "data_source": ["toolcall"] * rows,
-        "reward_model": [{"ground_truth": "42"}] * rows,
-        "extra_info": [{"base": 1.0}] * rows,
-        "uid": [f"g{i // 4}" for i in range(rows)],
-        **columns,
-    }
-    return DataProto(
-        batch=TensorDict(batch, batch_size=rows),
-        non_tensor_batch={name: np.array(column, dtype=object) for name, column in given.items()},
-    )
 
 
 @pytest.mark.parametrize("loop", ["compared"], indirect=True)
@@ -192,16 +115,17 @@ def test_a_failing_judge_ends_no_step(
     scored = loop.compute_rm_score(batch_of(tokenizer, responses))
     backend.judge.release()
     rewards = scored.batch["rm_scores"].sum(-1)
-    missing = [not there for there in scored.non_tensor_batch["has_reward"]]
+    missing = [not there for there in scored.non_tensor_batch["oyer/q_present"]]
     assert missing == [failure != "one of all" or i == 3 for i in range(8)]
-    expected = torch.tensor([1.0 if gone else 1.5 for gone in missing])
+    # The mean of the group replaces one score; without any, all rows have their base scores.
+    expected = torch.full((8,), 1.5 if failure == "one of all" else 1.0)
     torch.testing.assert_close(rewards, expected)
-    judged = scored.non_tensor_batch["judge_score"]
-    assert [math.isnan(score) for score in judged] == missing
     # What verl's validation makes of them.
     infos = {key: column.tolist() for key, column in scored.non_tensor_batch.items()}
     metrics = process_validation_metrics(["toolcall"] * 8, [f"g{i}" for i in range(8)], infos)
     assert metrics["toolcall"]["acc"]["mean@1"] == 1.0
+    averages = [one for metric in metrics["toolcall"].values() for one in metric.values()]
+    assert np.isfinite(averages).all()
 
 
 def test_the_example_s_lines_are_verl_s_own(backend: Backend, tokenizer: Any) -> None:
@@ -286,6 +210,45 @@ def test_the_replaced_class_works_in_a_ray_task(backend: Backend, tokenizer: Any
     # Again in the trainer's own process, as verl does after an exception: nothing is paid twice.
     torch.testing.assert_close(manager(data), result["reward_tensor"])
     assert len(backend.judge.requests) == 2
+
+
+def test_the_replaced_class_judges_while_the_trainer_computes_log_probs(
+    backend: Backend, tokenizer: Any
+) -> None:
+    """`submit` returns while no call has ended: whatever comes before `result` overlaps with judging."""
+    backend.judge.set_plan(Action(text="Final score: 5", hold=True))
+    manager = legacy_manager(tokenizer, backend, reward_coefficient=0.1)
+    future = manager.submit(batch_of(tokenizer, ["overlaps 1", "overlaps 2"]))
+    backend.judge.wait_until(lambda log: len(log) == 2)
+    backend.judge.release()
+    assert future.result().sum(-1).tolist() == pytest.approx([1.5, 1.5])
+
+
+@pytest.mark.parametrize("missing", ["one", "all"])
+def test_the_replaced_class_ranks_no_unjudged_row_below_its_judged_siblings(
+    backend: Backend, tokenizer: Any, missing: str
+) -> None:
+    matches = "neutral one 0" if missing == "one" else "neutral all"
+    backend.judge.set_plan(
+        {
+            "rules": [
+                {"when": {"matches": matches}, "then": "not_found"},
+                {"when": {"matches": f"neutral {missing} 1"}, "then": {"text": "Final score: 3"}},
+            ],
+            "default": {"text": "Final score: 7"},
+        }
+    )
+    texts = [f"neutral {missing} {i}" for i in range(3)]
+    data = batch_of(tokenizer, texts, uid=["neutral"] * 3)
+    result = legacy_manager(tokenizer, backend, reward_coefficient=0.1)(data, return_dict=True)
+    rewards = result["reward_tensor"].sum(-1).tolist()
+    if missing == "all":
+        assert rewards == [1.0] * 3
+    else:
+        assert min(rewards) < rewards[0] < max(rewards)
+    info = result["reward_extra_info"]
+    assert info["oyer/quality_present"] == [0.0] + [float(missing == "one")] * 2
+    assert all(np.isfinite(column).all() for column in info.values())
 
 
 def _by_name(scores: dict[str, int]) -> Any:

@@ -139,7 +139,7 @@ def test_a_wrong_use_is_refused_with_the_fix(
 
 def test_ctrl_c_stops_a_query_that_computes(store_url: str, tmp_path: Path) -> None:
     arguments = ("db", "sql", "--json", ENDLESS, "--url", store_url)
-    with running(*arguments, cwd=tmp_path, PYTHONUNBUFFERED="1") as command:
+    with running(*arguments, cwd=tmp_path, changes={"PYTHONUNBUFFERED": "1"}) as command:
         command.read_until(": 3000}")
         command.process.send_signal(signal.SIGINT)
         assert command.wait() == 130, (command.errors(), command.lines[-3:])

@@ -24,13 +24,30 @@ def test_nulls_are_missing_keys_and_other_keys_become_metadata(tmp_path: Path) -
     assert second.metadata == {"source": "book", "page": 3}
 
 
+def test_a_line_may_hold_messages_and_tools(tmp_path: Path) -> None:
+    row = {
+        "prompt": [{"role": "user", "content": "p"}],
+        "response": [{"role": "assistant", "content": "r"}, {"role": "tool", "content": "t"}],
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+        "split": "eval",
+    }
+    (rollout,) = read_rollouts(write_lines(tmp_path / "rows.jsonl", [row]), CONFIG)
+    split = row.pop("split")
+    assert rollout == Rollout(**row, metadata={"split": split})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
         ("{", "is not valid JSON"),
         ("[1]", "is not a JSON object"),
         ('{"response": "r"}', "prompt: is missing"),
-        ('{"prompt": "p", "response": 5}', "response: must be text, but is int"),
+        (
+            '{"prompt": "p", "response": 5}',
+            "response: must be text or a list of chat messages, but is int",
+        ),
+        ('{"prompt": "p", "response": [{"content": "x"}]}', "response[0].role: is missing"),
+        ('{"prompt": "p", "response": "r", "tools": ["f"]}', "tools[0]: is 'f'"),
         ('{"prompt": "p", "prompt": "q", "response": "r"}', "prompt: occurs twice"),
         ('{"prompt": "p", "response": "r", "metadata": {"a": 1, "a": 2}}', "a: occurs twice"),
         ('{"prompt": "p", "response": null}', "response: is missing"),

@@ -4,6 +4,7 @@ Times are those of Redis: tests use timeouts of zero or of hours, not sleeps.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -187,7 +188,8 @@ def test_every_key_expires_and_a_finished_group_soon(
     here: GroupStore, there: GroupStore, client: redis.Redis
 ) -> None:
     def times_left() -> dict[str, int]:
-        return {key.decode(): client.ttl(key) for key in client.keys("oyer:*")}
+        keys: list[Any] = client.keys("oyer:*")
+        return {key.decode(): client.ttl(key) for key in keys}
 
     key = join(there, "a")[0].group.key
     generation = group_key(":".join(key))
@@ -233,7 +235,8 @@ def test_the_backlog_counts_the_rollouts_of_open_groups(
     join(here, "f", "g", "h", group="whole")
     assert backlog.held_bytes() == 0
     join(here, "x", group="expired")
-    client.zadd(BACKLOG_ENDS_KEY, {client.zrange(BACKLOG_ENDS_KEY, 0, -1)[0]: 1})
+    members: list[Any] = client.zrange(BACKLOG_ENDS_KEY, 0, 0)
+    client.zadd(BACKLOG_ENDS_KEY, {members[0]: 1})
     assert backlog.held_bytes() == 0
     assert not client.exists(BACKLOG_KEY, BACKLOG_ENDS_KEY)
 

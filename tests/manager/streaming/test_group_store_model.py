@@ -129,7 +129,7 @@ def test_in_any_order_of_events_a_group_is_published_once(
     Model.url = redis_url
     for claim_s in (0.0, 3600.0):
         monkeypatch.setattr(group_store, "CLAIM_S", claim_s)
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(
             Model,
             settings=settings(
                 max_examples=60,

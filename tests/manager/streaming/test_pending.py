@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ class CountingLoop(asyncio.SelectorEventLoop):
 
     woken = 0
 
-    def call_soon_threadsafe(self, *args, **kwargs):  # type: ignore[no-untyped-def]  # as its base's
+    def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> asyncio.Handle:  # type: ignore[override]
         """Count."""
         self.woken += 1
         return super().call_soon_threadsafe(*args, **kwargs)

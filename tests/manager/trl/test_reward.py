@@ -128,7 +128,7 @@ def test_a_wrong_row_is_an_error_and_no_hole(backend: RewardManager) -> None:
 def test_one_row_that_cannot_be_scored_is_one_hole(
     backend: RewardManager, judge: JudgeServer
 ) -> None:
-    """Half a surrogate pair is no text; the other rows keep their rewards."""
+    """Half a surrogate pair is not text; the other rows keep their rewards."""
     completions = ["torn 0.", "torn \ud83d", "torn 2.", "torn 3."]
     trainer = Trainer()
     function: Any = reward_function(backend, num_generations=4)
@@ -225,7 +225,7 @@ def test_rows_submitted_early_are_collected_by_ticket(
     """A `rollout_func` submits and returns the tickets; the reward function collects."""
     judge.set_plan(by_response({f"early {i}.": i + 1 for i in range(4)}))
     function: Any = reward_function(backend, num_generations=4)
-    rows = {
+    rows: dict[str, list[Any]] = {
         "prompts": ["early?"] * 4,
         "completions": [f"early {i}." for i in range(4)],
         "completion_ids": [[0] * 10] * 4,

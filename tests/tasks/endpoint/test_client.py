@@ -318,7 +318,9 @@ def test_a_refused_field_is_flagged_with_its_new_name(server: JudgeServer) -> No
     ],
     ids=str,
 )
-def test_thinking_is_noticed_and_is_no_text(server: JudgeServer, laid_over: dict[str, Any]) -> None:
+def test_thinking_is_detected_and_not_part_of_the_text(
+    server: JudgeServer, laid_over: dict[str, Any]
+) -> None:
     reply = complete(server, Action(**laid_over))
     assert isinstance(reply, Reply)
     assert (reply.thought, reply.text) == (True, "")

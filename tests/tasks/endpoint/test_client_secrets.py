@@ -44,7 +44,7 @@ def test_only_our_headers_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "said"),
+    ("environ", "message"),
     [
         ({}, "endpoints.judge.api_key_env: JUDGE_KEY is not set"),
         ({"JUDGE_KEY": "  "}, "JUDGE_KEY is not set"),
@@ -52,9 +52,9 @@ def test_only_our_headers_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"JUDGE_KEY": "planted-钥"}, "set it to the bare key"),
     ],
 )
-def test_an_unusable_key_is_refused_at_once(environ: dict[str, str], said: str) -> None:
+def test_an_unusable_key_is_refused_at_once(environ: dict[str, str], message: str) -> None:
     config = EndpointConfig(base_url="http://127.0.0.1:1/v1", api_key_env="JUDGE_KEY")
-    with pytest.raises(InvalidConfig, match=said) as raised:
+    with pytest.raises(InvalidConfig, match=message) as raised:
         EndpointClient("judge", config, environ)
     assert "planted" not in str(raised.value)
 

@@ -38,7 +38,7 @@ def replied(message: Any) -> Reply:
             "Hm, 2?",
             "8",
         ),
-        # OpenRouter says the same thing twice.
+        # OpenRouter sends the same text in two fields.
         (
             {"content": "8", "reasoning": "Hm.", "reasoning_details": [{"text": "Hm."}]},
             "Hm.",
@@ -78,7 +78,9 @@ def replied(message: Any) -> Reply:
     ],
     ids=repr,
 )
-def test_reasoning_and_reply_are_told_apart(message: Any, reasoning: str | None, text: str) -> None:
+def test_reasoning_is_separated_from_the_reply(
+    message: Any, reasoning: str | None, text: str
+) -> None:
     reply = replied(message)
     assert (reply.reasoning, reply.text) == (reasoning, text)
 

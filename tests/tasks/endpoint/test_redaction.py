@@ -31,7 +31,7 @@ def test_ordinary_words_stay() -> None:
     assert redact(text) == text
 
 
-def test_a_secret_is_found_as_it_stands_in_a_url() -> None:
+def test_a_secret_is_found_in_its_url_encoding() -> None:
     assert redact("GET /?x=a%2Fb%2Bc%3D failed", ["a/b+c="]) == f"GET /?x={MASK} failed"
 
 

@@ -283,7 +283,7 @@ def test_a_body_follows_what_was_learnt() -> None:
     assert with_lessons(both, learnt) == {"model": "m", "max_completion_tokens": 7}
 
 
-def test_what_was_learnt_is_said() -> None:
+def test_learnt_fields_are_described() -> None:
     learnt = {"temperature": None, "seed": None, "max_tokens": "max_completion_tokens"}
     assert described(learnt) == "without temperature and seed, max_tokens as max_completion_tokens"
     assert described({"seed": None}) == "without seed"
@@ -291,9 +291,9 @@ def test_what_was_learnt_is_said() -> None:
 
 
 def test_thinking_that_leaves_no_room_is_a_reply_that_was_cut() -> None:
-    said = (
+    text = (
         "Could not finish the message because max_tokens or model output limit was reached. Please"
         " try again with higher max_tokens."
     )
-    failure = failed(400, openai(said), MORE)
+    failure = failed(400, openai(text), MORE)
     assert (failure.status, failure.refused) == (Status.TRUNCATED, {})

@@ -116,7 +116,7 @@ def test_x_should_retry_is_respected(status: int, header: str, retry: RetryClass
     assert failed(status, b"", {"X-Should-Retry": header}).retry is retry
 
 
-def test_a_failure_carries_what_the_endpoint_asks_to_wait() -> None:
+def test_a_failure_has_the_wait_that_the_endpoint_requests() -> None:
     assert failed(503, b"", {"Retry-After": "4"}).retry_after_s == 4.0
 
 
@@ -146,7 +146,7 @@ def test_a_refused_response_format_is_flagged(
     assert ("response_format" in failure.refused) is refused
 
 
-def test_a_redirect_says_where_it_leads() -> None:
+def test_a_redirect_names_its_target() -> None:
     assert "https://b.example/v1" in failed(308, b"", {"Location": "https://b.example/v1"}).message
 
 
@@ -162,14 +162,14 @@ def test_two_5xx_that_say_the_same_have_one_fingerprint() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"error": {"message": "said"}}, "HTTP 500: said"),
-        ({"error": "said"}, "HTTP 500: said"),
-        ({"object": "error", "message": "said", "code": 500}, "HTTP 500: said"),
-        ({"detail": "said"}, "HTTP 500: said"),
-        ({"error_code": 336, "error_msg": "said"}, "HTTP 500: said"),
-        (b"said", "HTTP 500: said"),
+        ({"error": {"message": "broken"}}, "HTTP 500: broken"),
+        ({"error": "broken"}, "HTTP 500: broken"),
+        ({"object": "error", "message": "broken", "code": 500}, "HTTP 500: broken"),
+        ({"detail": "broken"}, "HTTP 500: broken"),
+        ({"error_code": 336, "error_msg": "broken"}, "HTTP 500: broken"),
+        (b"broken", "HTTP 500: broken"),
         (b"\xff\x00said", "HTTP 500: \ufffdsaid"),
-        ([{"error": {"message": "said"}}], "HTTP 500: said"),
+        ([{"error": {"message": "broken"}}], "HTTP 500: broken"),
         (b"[" * 100_000, "HTTP 500: " + "[" * 4000),
     ],
 )
@@ -283,7 +283,7 @@ def test_an_error_body_under_200_means_what_it_names(
     assert (failure.status, failure.retry, failure.http_status) == (meaning, retry, 200)
 
 
-def test_a_failure_that_was_billed_says_for_how_much() -> None:
+def test_a_billed_failure_has_its_token_usage() -> None:
     failure = answered({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 0}})
     assert isinstance(failure, Failure)
     assert (failure.prompt_tokens, failure.usage_reported) == (9, True)

@@ -1,4 +1,4 @@
-"""What a response means that broke off, was blocked, is a stream or says in its body how long to wait."""
+"""Responses that broke off, were blocked, are streams, or name a wait in their body."""
 
 from typing import Any
 

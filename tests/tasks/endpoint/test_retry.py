@@ -50,12 +50,12 @@ def test_what_is_tried_again(history: list[Failure], retried: bool) -> None:
 
 
 def test_a_wait_longer_than_the_batch_has_left_is_not_waited_for() -> None:
-    asked = replace(FAILURE, retry_after_s=30.0)
-    assert wait_s([asked], remaining_s=29.9) is None
-    assert wait_s([asked], remaining_s=31.0) is not None
+    failed = replace(FAILURE, retry_after_s=30.0)
+    assert wait_s([failed], remaining_s=29.9) is None
+    assert wait_s([failed], remaining_s=31.0) is not None
 
 
-def test_a_stop_says_why() -> None:
+def test_a_decision_to_stop_has_its_reason() -> None:
     decision = decide([FAILURE] * 3, max_attempts=3, remaining_s=1.0, rng=random.Random(0))
     assert decision.reason == "3 of 3 attempts made"
 
@@ -78,6 +78,6 @@ def test_the_wait_is_jitter_on_top_of_what_was_asked(
 
 def test_calls_refused_together_do_not_come_back_together() -> None:
     rng = random.Random(0)
-    asked = [replace(FAILURE, retry_after_s=2.0)]
-    waits = {decide(asked, max_attempts=9, remaining_s=99, rng=rng).wait_s for _ in range(50)}
+    failed = [replace(FAILURE, retry_after_s=2.0)]
+    waits = {decide(failed, max_attempts=9, remaining_s=99, rng=rng).wait_s for _ in range(50)}
     assert len(waits) == 50

@@ -1,4 +1,4 @@
-"""Every form in which an endpoint says how long to wait."""
+"""Every form in which an endpoint states a wait."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -46,7 +46,7 @@ def test_each_form_is_read(headers: dict[str, str], expected_s: float | None) ->
     )
 
 
-def test_what_the_server_asks_for_outranks_when_an_allowance_is_whole_again() -> None:
+def test_a_requested_wait_takes_precedence_over_the_reset_of_a_limit() -> None:
     headers = {"Retry-After": "2", "x-ratelimit-reset-requests": "8m38s"}
     assert retry_after_s(headers, NOW) == 2.0
 
@@ -120,7 +120,7 @@ def test_only_the_spent_allowance_is_waited_for() -> None:
         (None, None),
     ],
 )
-def test_a_wait_that_stands_in_the_error_is_read(error: Any, expected_s: float | None) -> None:
+def test_a_wait_in_the_error_is_read(error: Any, expected_s: float | None) -> None:
     assert retry_after_s({}, NOW, error=error) == (
         None if expected_s is None else pytest.approx(expected_s, abs=1e-6)
     )

@@ -287,3 +287,10 @@ def test_tokens_are_estimated_from_the_text_and_the_longest_reply(
         model="m", messages=[{"role": "user", "content": content}], max_tokens=max_tokens
     )
     assert estimate_tokens(request) == tokens
+
+
+def test_an_image_is_estimated_by_its_tokens_and_not_by_its_bytes() -> None:
+    url = "data:image/png;base64," + "A" * 10**6
+    parts = [{"type": "text", "text": "x" * 35}, {"type": "image_url", "image_url": {"url": url}}]
+    request = ChatRequest(model="m", messages=[{"role": "user", "content": parts}], max_tokens=5)
+    assert estimate_tokens(request) == (1610, 5)

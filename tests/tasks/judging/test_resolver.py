@@ -121,7 +121,7 @@ def test_a_cancelled_batch_makes_no_call() -> None:
     answer = bench.claimed()
     assert (answer.source, answer.status) == ("none", Status.EXPIRED)
     assert answer.error == "the batch was cancelled"
-    assert bench.client.asked == []
+    assert bench.client.requests == []
     assert bench.flight.held == set()
 
 
@@ -131,7 +131,7 @@ def test_after_the_deadline_no_call_is_made() -> None:
     answer = replace(bench.resolver, caller=late).answer(bench.job, claimed=True)
     assert answer.status is Status.EXPIRED
     assert answer.error == "the batch's deadline has passed"
-    assert bench.client.asked == []
+    assert bench.client.requests == []
 
 
 def test_another_processs_reply_is_joined_without_a_call() -> None:
@@ -142,7 +142,7 @@ def test_another_processs_reply_is_joined_without_a_call() -> None:
     answer = bench.resolver.answer(bench.job, claimed=False)
     assert (answer.source, answer.status) == ("joined", Status.SCORED)
     assert answer.attempts == ()
-    assert bench.client.asked == []
+    assert bench.client.requests == []
     assert bench.flight.released == []
 
 
@@ -169,12 +169,12 @@ def test_a_request_with_a_lost_claim_is_not_called_for_but_waited_for() -> None:
     bench.flight.ends = [kept("Final score: 6")]
     answer = bench.claimed()
     assert (answer.source, answer.status, answer.attempts) == ("joined", Status.SCORED, ())
-    assert bench.client.asked == []
+    assert bench.client.requests == []
 
 
 def test_attempts_made_before_a_claim_was_lost_stay_on_record() -> None:
     bench = Bench(reply("I like it."), reasks=1)
-    bench.flight.holds = lambda key: not bench.client.asked  # type: ignore[method-assign]  # lost while it is called
+    bench.flight.holds = lambda key: not bench.client.requests  # type: ignore[method-assign]  # lost while it is called
     bench.flight.ends = [kept("Final score: 6")]
     answer = bench.claimed()
     assert (answer.status, len(answer.attempts)) == (Status.UNPARSEABLE, 1)
@@ -227,10 +227,10 @@ def test_after_an_endpoint_refuses_json_output_it_is_not_requested_again() -> No
     answer = bench.claimed()
     assert answer.status is Status.SCORED
     assert [attempt.number for attempt in answer.attempts] == [1, 2]
-    assert [dict(one.refused) for one in bench.client.asked] == [{}, {"response_format": None}]
+    assert [dict(one.refused) for one in bench.client.requests] == [{}, {"response_format": None}]
     other = bench.jobs("43")[0]
     assert bench.resolver.answer(other, claimed=True).status is Status.SCORED
-    assert bench.client.asked[2].refused == {"response_format": None}
+    assert bench.client.requests[2].refused == {"response_format": None}
 
 
 def test_a_reply_without_a_verdict_causes_a_re_ask() -> None:
@@ -241,7 +241,7 @@ def test_a_reply_without_a_verdict_causes_a_re_ask() -> None:
     assert answer.text == "Final score: 7"
     assert [attempt.number for attempt in answer.attempts] == [1, 2]
     assert (answer.prompt_tokens, answer.completion_tokens) == (24, 6)
-    assert bench.client.asked[1].messages[-2] == {"role": "assistant", "content": "I like it."}
+    assert bench.client.requests[1].messages[-2] == {"role": "assistant", "content": "I like it."}
     assert bench.cache.replies[bench.key].text == "Final score: 7"
 
 
@@ -269,7 +269,7 @@ def test_a_failed_re_ask_leaves_the_earlier_reply() -> None:
 def test_only_a_complete_reply_causes_a_re_ask(result: Reply | Failure) -> None:
     bench = Bench(result, reasks=3)
     bench.claimed()
-    assert len(bench.client.asked) == 1
+    assert len(bench.client.requests) == 1
 
 
 def test_a_field_refused_under_both_names_is_omitted() -> None:
@@ -279,7 +279,7 @@ def test_a_field_refused_under_both_names_is_omitted() -> None:
     answer = bench.claimed()
     assert answer.status is Status.SCORED
     assert [attempt.number for attempt in answer.attempts] == [1, 2, 3]
-    assert [dict(one.refused) for one in bench.client.asked] == [
+    assert [dict(one.refused) for one in bench.client.requests] == [
         {},
         {"max_tokens": "max_completion_tokens"},
         {"max_tokens": None},

@@ -50,12 +50,12 @@ def test_both_tables_of_replies_are_there() -> None:
 
 
 @pytest.mark.parametrize(("reply", "score"), READ)
-def test_a_verdict_that_is_said_to_be_read_is(reply: str, score: str) -> None:
+def test_a_documented_verdict_is_read(reply: str, score: str) -> None:
     assert parse_score(f"It holds together.\n{reply}", scale=SCALE).score == float(score)
 
 
 @pytest.mark.parametrize(("reply", "why"), UNREAD)
-def test_a_verdict_that_is_said_to_be_none_is_none(reply: str, why: str) -> None:
+def test_a_documented_non_verdict_is_not_read(reply: str, why: str) -> None:
     reading = parse_score(f"It holds together.\n{reply}", scale=SCALE)
     assert reading.status is Status.UNPARSEABLE, why
 

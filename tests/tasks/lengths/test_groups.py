@@ -44,7 +44,7 @@ def test_reductions_match_the_standard_library(
 ) -> None:
     groups, values, mask = columns(rows, array)
     kept = members(rows)
-    near = {"rel": 1e-9, "abs": 1e-6}
+    near: dict[str, Any] = {"rel": 1e-9, "abs": 1e-6}
     assert groups.count(mask).tolist() == [len(group) for group in kept]
     assert groups.sum(values, mask).tolist() == pytest.approx(
         [sum(group) for group in kept], **near

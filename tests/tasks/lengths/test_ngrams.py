@@ -115,9 +115,14 @@ def test_real_text_is_counted_exactly(n: int) -> None:
 
 
 def test_a_colliding_hash_is_detected_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    ranked = []
+    ranked: list[int] = []
     rank = ngrams._dense_rank
-    monkeypatch.setattr(ngrams, "_dense_rank", lambda codes: ranked.append(1) or rank(codes))
+
+    def logged(codes: Array) -> Array:
+        ranked.append(len(codes))
+        return rank(codes)
+
+    monkeypatch.setattr(ngrams, "_dense_rank", logged)
     row = list(range(300)) * 2
     assert count_distinct(pack([row]), 20)[0].tolist() == [distinct(row, 20)]
     assert not ranked
@@ -129,7 +134,7 @@ def test_a_colliding_hash_is_detected_and_replaced(monkeypatch: pytest.MonkeyPat
 def test_the_hash_depends_on_the_order() -> None:
     left, right = torch.arange(1000)[None], torch.arange(1000, 2000)[None]
     forward, backward = ngrams._hash_join(left, right), ngrams._hash_join(right, left)
-    assert len(torch.cat([forward, backward], dim=1).flatten().unique(sorted=True)) == 2000
+    assert len({*forward.flatten().tolist(), *backward.flatten().tolist()}) == 2000
 
 
 @OUT_OF_MEMORY
@@ -168,7 +173,12 @@ def test_a_row_that_does_not_fit_into_memory_is_an_error(
 def test_chunks_hold_at_most_the_stated_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     areas: list[int] = []
     sort = ngrams._sorted_rows
-    monkeypatch.setattr(ngrams, "_sorted_rows", lambda keys: areas.append(keys.size) or sort(keys))
+
+    def logged(keys: Array) -> Array:
+        areas.append(keys.size)
+        return sort(keys)
+
+    monkeypatch.setattr(ngrams, "_sorted_rows", logged)
     rows = [[7, 8] * 10 for _ in range(50)]
     count_distinct(pack(rows), 3, max_windows=100)
     assert max(areas) == 90

@@ -15,7 +15,7 @@ from tests.support.length_inputs import BY_ROW, NEEDED, SHAPING, make_batch, pic
 
 BATCHES = st.builds(make_batch, st.integers(1, 4), st.integers(1, 5), st.integers(0, 10_000))
 
-CLOSE = {"rel": 1e-9, "abs": 1e-12}
+CLOSE: dict[str, Any] = {"rel": 1e-9, "abs": 1e-12}
 
 
 def values(name: str, inputs: Inputs, **params: Any) -> list[float]:
@@ -48,7 +48,7 @@ def test_group_labels_do_not_matter(name: str, inputs: Inputs) -> None:
 def test_values_are_float64_and_no_step_is_single_precision(name: str) -> None:
     inputs = make_batch(6, 7)
     term = compute(name, NEEDED.get(name, {}), inputs)
-    real = {
+    real: dict[str, Any] = {
         field.name: column.double()
         for field in fields(inputs)
         if isinstance(column := getattr(inputs, field.name), Tensor)
@@ -64,7 +64,7 @@ def test_values_are_float64_and_no_step_is_single_precision(name: str) -> None:
 @pytest.mark.parametrize("name", SHAPING)
 def test_numpy_and_torch_give_the_same_values_each_in_its_own_arrays(name: str) -> None:
     batch = make_batch(6, 7)
-    arrays = {
+    arrays: dict[str, Any] = {
         field.name: column.numpy()
         for field in fields(batch)
         if isinstance(column := getattr(batch, field.name), Tensor)

@@ -10,6 +10,7 @@ import torch
 
 from oyer.config.length_methods.catalogue import METHODS
 from oyer.tasks.lengths import Inputs, PackedTokens, Term, compute, evaluate, vectors
+from oyer.tasks.lengths.compute import apply
 from tests.support.paths import DATA
 
 VECTORS = json.loads((DATA / "length_vectors.json").read_text())
@@ -37,7 +38,6 @@ def as_tensors(value: Any) -> Any:
 @pytest.fixture(params=["numpy", "torch"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return arrays of the kind that the formulas run on; `evaluate` uses NumPy by default."""
-    apply = vectors.apply
 
     def on_tensors(method: Any, params: Any, columns: Any, size: int | None) -> Term:
         term = apply(method, params, as_tensors(columns), size)

@@ -128,7 +128,7 @@ def test_multipliers_scale_base_and_judges_but_no_added_term() -> None:
 
 @pytest.mark.parametrize("status", FAILURES)
 @pytest.mark.parametrize("policy", ["skip", "raise"])
-def test_a_missing_score_is_no_number_and_not_trained_on(status: Status, policy: str) -> None:
+def test_a_missing_score_is_nan_and_masked(status: Status, policy: str) -> None:
     result = composed(verdicts(8.0, status), on_missing=policy)
     assert np.isnan(result.rewards[1])
     assert np.isnan(result.judge_scores[1])
@@ -301,8 +301,9 @@ def test_summands_add_up_to_the_reward_with_gate_and_multipliers(
     data: st.DataObject, n: int
 ) -> None:
     judged = [verdicts(*data.draw(st.lists(NUMBERS, min_size=n, max_size=n))) for _ in range(2)]
-    drawn = {kind: {kind: data.draw(arrays(n))} for kind in ("added", "multiplied")}
-    result = composed(*judged, zero_unless="judge >= 0", lengths=LengthResult(**drawn))
+    added, multiplied = ({kind: data.draw(arrays(n))} for kind in ("added", "multiplied"))
+    lengths = LengthResult(added=added, multiplied=multiplied)
+    result = composed(*judged, zero_unless="judge >= 0", lengths=lengths)
     np.testing.assert_allclose(result.rewards, sum(result.summands.values()), atol=1e-9)
     factor = result.terms["gate"] * result.terms["multiplied"]
     expected = factor * result.unshaped_rewards + result.terms["added"]

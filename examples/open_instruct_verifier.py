@@ -1,0 +1,55 @@
+"""open-instruct: a verifier that asks `oyer serve`; `OYER_URL` names it.
+
+Import this module before `build_all_verifiers` runs, and give the data set's rows the verifier `oyer`
+(`--remap_verifier general=oyer` replaces the built-in judge's).
+"""
+
+import asyncio
+import json
+import os
+from typing import Any
+from urllib.request import Request, urlopen
+
+from open_instruct.ground_truth_utils import (  # type: ignore[import-not-found]
+    VerificationResult,
+    VerifierConfig,
+    VerifierFunction,
+)
+
+
+class OyerVerifier(VerifierFunction):
+    """Scores one prediction; its reward is the judges' and the length terms'."""
+
+    def __init__(self, verifier_config: VerifierConfig | None = None) -> None:
+        super().__init__("oyer", verifier_config=verifier_config, weight=1.0)
+
+    async def async_call(
+        self,
+        tokenized_prediction: list[int],
+        prediction: str,
+        label: Any,
+        query: str | None = None,
+        rollout_state: Any = None,
+    ) -> VerificationResult:
+        """Raise if there is no score: open-instruct would train on a number."""
+        rollout = {
+            "prompt": query or "",
+            "response": prediction,
+            "response_tokens": len(tokenized_prediction),
+            "reference": None if label is None else str(label),
+        }
+        answer = await asyncio.to_thread(_scored, {"rollouts": [rollout]})
+        (reward,) = answer["rewards"]
+        if reward is None:
+            raise RuntimeError(f"no score: {answer['errors']}")
+        return VerificationResult(score=reward)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> VerificationResult:
+        """open-instruct awaits `async_call`."""
+        raise NotImplementedError("use async_call")
+
+
+def _scored(body: dict[str, Any]) -> Any:
+    url, headers = os.environ["OYER_URL"] + "/v1/score", {"Content-Type": "application/json"}
+    with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=300) as response:
+        return json.load(response)

@@ -1,0 +1,109 @@
+"""slime's own rollout with the adapter; `OYER_SLIME` names the folder that holds its package."""
+
+import asyncio
+import importlib
+import os
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from trainer_backend import Backend
+
+FOLDER = os.environ.get("OYER_SLIME")
+
+pytestmark = pytest.mark.skipif(FOLDER is None, reason="OYER_SLIME names no folder with slime")
+
+
+@pytest.fixture
+def rollout(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """slime's rollout module; the SGLang router and engines are stand-ins."""
+    monkeypatch.syspath_prepend(FOLDER)
+    module: Any = importlib.import_module("slime.rollout.sglang_rollout")
+
+    class State(module.GenerateState):  # type: ignore[misc]
+        def __init__(self, args: Any) -> None:
+            self.args, self.tokenizer, self.processor = args, None, None
+            self.semaphore = asyncio.Semaphore(64)
+            self.sampling_params = {"max_new_tokens": 100}
+            self.dp_counts, self.dp_rank = [0], 0
+            self.reset()
+
+    async def no_workers(_: str) -> Any:
+        return {"workers": []}
+
+    async def stop(_: Any) -> None:
+        return None
+
+    monkeypatch.setattr(module, "GenerateState", State)
+    monkeypatch.setattr(module, "get", no_workers)
+    monkeypatch.setattr(module, "abort_servers_until_idle", stop)
+    generation: Any = ModuleType("generation_of_the_test")
+    generation.generate = generate_with(module)
+    monkeypatch.setitem(sys.modules, "generation_of_the_test", generation)
+    return module
+
+
+def generate_with(module: Any) -> Any:
+    async def generate(args: Any, sample: Any, sampling_params: Any) -> Any:
+        """Finish all but the last sample of the surplus groups, which slime aborts."""
+        i = sample.index % 4
+        if sample.group_index >= 2 and i == 3 and not sample.response:
+            while not module.GenerateState(args).aborted:
+                await asyncio.sleep(0.01)
+            sample.response, sample.status = "half", module.Sample.Status.ABORTED
+            return sample
+        sample.response += f"{sample.group_index}.{i}" + "!" * (20 if i == 3 else 8)
+        sample.response_length = len(sample.response)
+        sample.tokens = [1, *sample.response.encode()]
+        sample.status = module.Sample.Status.COMPLETED
+        return sample
+
+    return generate
+
+
+def arguments(**given: Any) -> SimpleNamespace:
+    names = (
+        "rm_type", "reward_key", "eval_reward_key", "dynamic_sampling_filter_path",
+        "rollout_sample_filter_path", "rollout_all_samples_process_path",
+    )  # fmt: skip
+    values = {
+        "custom_rm_path": "oyer.manager.slime.custom_rm",
+        "custom_generate_function_path": "generation_of_the_test.generate",
+        "n_samples_per_prompt": 4, "rollout_batch_size": 2, "over_sampling_batch_size": 4,
+        "group_rm": False, "partial_rollout": False, "mask_offpolicy_in_partial_rollout": False,
+        "rollout_global_dataset": True, "ci_test": False,
+        "sglang_router_ip": "none", "sglang_router_port": 1,
+    }  # fmt: skip
+    return SimpleNamespace(**dict.fromkeys(names), **{**values, **given})
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_an_over_sampled_rollout_ends_with_its_last_group(
+    rollout: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch, partial: bool
+) -> None:
+    """slime waits for the finished siblings of aborted samples, which must not wait for these."""
+    config = backend.file("slime.yaml", length={"method": "median_band"}, deadline_s=500)
+    monkeypatch.setenv("OYER_CONFIG", str(config))
+    # The test would time out.
+    run = f"slime {partial}"
+    args = arguments(partial_rollout=partial, oyer_run=run, oyer_group_timeout_s=900)
+    groups = [
+        [
+            rollout.Sample(group_index=g, index=4 * g + i, prompt=f"{run} {g}?", label="4")
+            for i in range(4)
+        ]
+        for g in range(4)
+    ]
+    output, aborted = asyncio.run(
+        rollout.generate_rollout_async(args, 5, lambda n: [groups.pop(0) for _ in range(n)])
+    )
+    assert [len(group) for group in output.samples] == [4, 4]
+    shaped = backend.shaped_rewards(run)
+    assert all(
+        sample.reward in shaped[sample.response] for group in output.samples for sample in group
+    )
+    if partial:
+        assert all(one.reward is not None for group in aborted for one in group[:3])
+    assert Path(config).exists()
