@@ -5,18 +5,22 @@ and their records are those of the chord's tasks, so that a batch that is submit
 from the record.
 """
 
+from importlib import import_module
 from typing import Any
 
 from oyer.protocol.partial_results import LengthResult, check_results
 from oyer.tasks import judge
 from oyer.tasks.combine import combine
+from oyer.tasks.coordination.admission import ChunkLoad
 from oyer.tasks.length import length_result, reward_inputs
-from oyer.tasks.rewards import length_terms as _  # noqa: F401 - loaded before the first batch
-from oyer.tasks.worker.admission import ChunkLoad
 from oyer.tasks.worker.context import WorkerContext
 from oyer.tasks.worker.storage_retry import retry_storage
 
-warm_up = judge.warm_up
+
+def warm_up(context: WorkerContext) -> None:
+    """Import the formulas, and check what judge tasks need, before the first batch arrives."""
+    import_module("oyer.tasks.rewards.length_terms")
+    judge.warm_up(context)
 
 
 def judge_batch(context: WorkerContext, batch_id: str, load: ChunkLoad) -> dict[str, Any]:
