@@ -58,7 +58,7 @@ _USER_MARK = re.compile(r"^---user---[ \t]*$\n?", re.MULTILINE)
 class _FrontMatter(BaseModel):
     """The keys between the two `---` lines."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str | None = None
     language: Literal["en", "zh"] = "en"

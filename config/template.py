@@ -80,7 +80,7 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
 class ScoreBand(BaseModel):
     """One criterion of a rubric."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str = Field(min_length=1)
     text: str = ""

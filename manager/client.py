@@ -133,10 +133,16 @@ class RewardManager:
         """
         check_place(run, step, split, priority)
         rollouts = self._without_unused_images(rollouts)
-        validation.check(rollouts, self.config)
+        sizes_bytes = validation.check(rollouts, self.config)
         priority = priority or default_priority(split)
         prepared = prepare(
-            rollouts, self.config, run=run, step=step, split=split, priority=priority
+            rollouts,
+            self.config,
+            run=run,
+            step=step,
+            split=split,
+            priority=priority,
+            sizes_bytes=sizes_bytes,
         )
         backend(*self._broker).submit(prepared, self.config.broker.max_backlog_bytes)
         return RewardFuture.of(prepared, self.config, self._broker)

@@ -4,9 +4,9 @@ import os
 import socket
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from oyer.protocol.packing import decode_json, pack
 
@@ -43,6 +43,8 @@ class Submission:
 class Manifest:
     """Everything about a batch but its rows; read by each of its tasks."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(defer_build=True)
+
     batch_id: str
     run: str
     step: int | None
@@ -60,6 +62,8 @@ class Manifest:
     """Groups with rows in several chunks; set only if a judge has a fallback."""
     length_follows_judges: bool = False
     """True if the length task needs the verdicts and runs after the judge tasks."""
+    one_task: bool = False
+    """True if one judge task does all the work of the batch, see `oyer.tasks.small_batch`."""
     token_ids: bool = False
     """True if the payloads include token ids."""
     preliminary: bool = False
@@ -87,6 +91,8 @@ class Manifest:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
     """A batch's rollouts without their texts, `[N]` each."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(defer_build=True)
 
     group_ids: list[str | None]
     base_score: list[float | None]

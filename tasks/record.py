@@ -22,6 +22,7 @@ from oyer.models.rows import (
     RewardRow,
     RolloutRow,
     RubricRow,
+    StoredJudgement,
     StoredReward,
     SubmissionRow,
     Usage,
@@ -66,8 +67,14 @@ def check_schema(context: "WorkerContext") -> None:
     )
 
 
-def record_submission(context: "WorkerContext", manifest: Manifest) -> None:
-    """Write a batch and all its submissions so far."""
+def record_submission(
+    context: "WorkerContext", manifest: Manifest, indices: Sequence[int] = ()
+) -> list[StoredJudgement]:
+    """Write a batch and all its submissions so far.
+
+    Returns:
+        The judgements on record for the rollouts with these indices.
+    """
     now = datetime.now(UTC)
     rows: list[SubmissionRow] = [
         {
@@ -81,11 +88,12 @@ def record_submission(context: "WorkerContext", manifest: Manifest) -> None:
     # Only the last one has reached a worker for certain.
     rows[-1:] = [{**row, "seen_at": now, "worker": context.name} for row in rows[-1:]]
 
-    def write(conn: "Connection") -> None:
+    def write(conn: "Connection") -> list[StoredJudgement]:
         writes.ensure_run_and_batch(conn, _batch_row(manifest))
         writes.record_submissions(conn, manifest.batch_id, rows)
+        return queries.judgements_of(conn, manifest.batch_id, indices)
 
-    context.write(write)
+    return context.write(write)
 
 
 def record_chunk(
