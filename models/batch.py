@@ -16,6 +16,9 @@ class Batch(Base):
     __table_args__ = (
         Index(None, "run_id", "step"),
         Index(None, "submitted_at"),
+        Index(None, "step"),
+        Index(None, "status", "submitted_at"),
+        Index(None, "run_id", "submitted_at"),
         {"comment": "The rollouts of one `submit`."},
     )
 
