@@ -117,9 +117,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DOCS, help="folder of both files")
     options = parser.parse_args()
     file = options.out / "benchmarks.json"
-    by_name: dict[str, list[dict[str, Any]]] = (
-        json.loads(file.read_text()) if file.exists() else {}
-    )
+    by_name: dict[str, list[dict[str, Any]]] = json.loads(file.read_text()) if file.exists() else {}
     failed = []
     for name in options.only or [name for name in SUITES if (FOLDER / f"{name}.py").exists()]:
         try:

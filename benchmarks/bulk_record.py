@@ -103,7 +103,10 @@ def _copied(dialect: str, column: Column[Any], copy: int) -> str:
         return f"substr({name}, 1, 2) || '{tag}' || substr({name}, 9)"
     if name in ("hash", "prompt_hash", "response_hash", "request_hash"):
         return f"substr({name}, 1, 4) || '{tag}' || substr({name}, 11)"
-    changed = {"step": f"step + {2 * (copy % COPIES_PER_RUN)}", "group_id": f"group_id || '-{copy}'"}
+    changed = {
+        "step": f"step + {2 * (copy % COPIES_PER_RUN)}",
+        "group_id": f"group_id || '-{copy}'",
+    }
     if copy >= COPIES_PER_RUN:
         changed["run_id"] = (
             "(SELECT new.id FROM runs AS new JOIN runs AS old"

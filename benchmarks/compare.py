@@ -76,8 +76,17 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
         paths = [sysconfig.get_path("purelib"), *_paths_added()]
         (packages / "zz_shared.pth").write_text("\n".join(paths) + "\n")
         python = tree / ".venv/bin/python"
-        _run(str(python), "-m", "pip", "install", "--quiet", "--no-deps",
-             "--no-build-isolation", "-e", str(tree))
+        _run(
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "-e",
+            str(tree),
+        )
         yield tree
     finally:
         _run("git", "worktree", "remove", "--force", str(tree))

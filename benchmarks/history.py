@@ -21,7 +21,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from bulk_record import fill
 from common import Figure, print_table, report
@@ -128,9 +127,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--databases", nargs="+", default=["sqlite", "postgresql"])
-    parser.add_argument("--url", help="a record of your own; it is filled up to the sizes, and stays")
+    parser.add_argument(
+        "--url", help="a record of your own; it is filled up to the sizes, and stays"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--prune", action="store_true", help="time pruning instead, at the last size")
+    parser.add_argument(
+        "--prune", action="store_true", help="time pruning instead, at the last size"
+    )
     options = parser.parse_args()
     with ExitStack() as stack:
         if options.url:

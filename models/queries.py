@@ -119,12 +119,16 @@ def batch(conn: Connection, batch_id: str) -> BatchState | None:
 
 def ids_starting(conn: Connection, prefix: str, limit: int) -> list[str]:
     """Return the ids of batches that start with `prefix`, latest first."""
-    prefix = prefix.lower()
-    # A range of UUIDs goes by the primary key in every collation, a LIKE does not.
-    least, most = (prefix + fill[len(prefix) :] for fill in _UUID_RANGE)
-    starts = Batch.id.startswith(prefix, autoescape=True)
-    query = select(Batch.id).where(Batch.id.between(least, most), starts)
+    query = select(Batch.id).where(id_starts_with(prefix))
     return list(conn.scalars(query.order_by(Batch.submitted_at.desc()).limit(limit)))
+
+
+def id_starts_with(prefix: str) -> ColumnElement[bool]:
+    """Match the batches whose id, a UUID, starts with `prefix`, by the primary key."""
+    prefix = prefix.lower()
+    # A range of UUIDs goes by the key in every collation, a LIKE alone does not.
+    least, most = (prefix + fill[len(prefix) :] for fill in _UUID_RANGE)
+    return Batch.id.between(least, most) & Batch.id.startswith(prefix, autoescape=True)
 
 
 def list_batches(
