@@ -145,7 +145,7 @@ def main() -> None:
                         ratios[key].append(other / one)
                 print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
     rows, worse = [], []
-    for key in values:
+    for key, sides in values.items():
         said = verdict(ratios[key], better[key], options.least)
         bounds = interval(ratios[key])
         if said == "worse":
@@ -153,7 +153,7 @@ def main() -> None:
         rows.append(
             (
                 key,
-                *(f"{statistics.median(side):.4g}" for side in zip(*values[key], strict=True)),
+                *(f"{statistics.median(side):.4g}" for side in zip(*sides, strict=True)),
                 f"{statistics.median(ratios[key]):.3f}" if ratios[key] else "",
                 f"{bounds[0]:.3f} … {bounds[1]:.3f}" if bounds else "",
                 said,
