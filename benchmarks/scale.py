@@ -16,12 +16,14 @@
 
 import argparse
 import math
+import sqlite3
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import closing
+from dataclasses import replace
 
 import redis
 from common import Figure, backend, judge, print_table, report, rollouts_of
@@ -86,8 +88,11 @@ def by_kind_cpu_s(pids: dict[str, int]) -> dict[str, float]:
 
 
 def record_bytes(folder: str) -> int:
-    """Return the size of the record, with what is not yet moved into its file."""
-    return sum(file.stat().st_size for file in Path(folder).glob("bench.db*"))
+    """Return the size of the record's pages in use, those not yet moved into its file included."""
+    with closing(sqlite3.connect(f"{folder}/bench.db")) as connection:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    return int(pages) * int(page_bytes)
 
 
 def submit_all(manager: RewardManager, rollouts: Sequence[Rollout], run: str = "scale") -> None:
@@ -106,7 +111,7 @@ def one_batch(count: int) -> Load:
 def large_groups(count: int) -> Load:
     """Return a load whose groups have 512 rollouts."""
     rollouts = [
-        rollout.model_copy(update={"group_id": f"g{i // 512}"})
+        replace(rollout, group_id=f"g{i // 512}")
         for i, rollout in enumerate(rollouts_of(count, "large groups"))
     ]
     return lambda manager: submit_all(manager, rollouts)
@@ -115,7 +120,7 @@ def large_groups(count: int) -> Load:
 def large_responses(count: int) -> Load:
     """Return a load whose responses have 1 MB."""
     rollouts = [
-        rollout.model_copy(update={"response": f"{i} " + f"{rollout.response} " * 245})
+        replace(rollout, response=f"{i} " + f"{rollout.response} " * 245)
         for i, rollout in enumerate(rollouts_of(count, "large responses"))
     ]
     return lambda manager: submit_all(manager, rollouts)
@@ -146,7 +151,9 @@ def series(in_flight: int, counts: list[int]) -> tuple[list[tuple[str, ...]], li
                 one[name] / (math.ceil(count / in_flight) * LATENCY_S)
                 for one, count in zip(found, counts, strict=True)
             ]
-            rows.append((str(in_flight), "wall, x bound", *(f"{ratio:.2f}" for ratio in ratios), ""))
+            rows.append(
+                (str(in_flight), "wall, x bound", *(f"{ratio:.2f}" for ratio in ratios), "")
+            )
             bound_s = math.ceil(counts[-1] / in_flight) * LATENCY_S
             figures.append(Figure(f"{counts[-1]:,} at {in_flight}: wall", last, "s", bound=bound_s))
             continue
