@@ -89,7 +89,7 @@ def _stream(
     manager: RewardManager,
     rollouts: Sequence[Rollout],
     pipe: "multiprocessing.connection.Connection",
-) -> None:  # type: ignore[name-defined]
+) -> None:
     async def one(i: int, rollout: Rollout) -> bool:
         await asyncio.sleep(OVER_S * i / len(rollouts))
         score = await manager.score(rollout, run="bench", group_size=8)

@@ -22,6 +22,9 @@ class Batch(Base):
             sqlite_where=text("status = 'submitted'"),
             postgresql_where=text("status = 'submitted'"),
         ),
+        Index(None, "step"),
+        Index(None, "status", "submitted_at"),
+        Index(None, "run_id", "submitted_at"),
         {"comment": "The rollouts of one `submit`."},
     )
 

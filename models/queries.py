@@ -23,6 +23,9 @@ from oyer.models.rows import (
 IN_LIST = 1000
 """Most values in one IN list; SQLite allows 32,766."""
 
+_UUID_RANGE = tuple("-".join(digit * n for n in (8, 4, 4, 4, 12)) for digit in "0f")
+"""The least and the greatest UUID, as text."""
+
 
 def judgements_of(
     conn: Connection, batch_id: str, indices: Sequence[int] | None = None
@@ -126,8 +129,16 @@ def batch(conn: Connection, batch_id: str) -> BatchState | None:
 
 def ids_starting(conn: Connection, prefix: str, limit: int) -> list[str]:
     """Return the ids of batches that start with `prefix`, latest first."""
-    query = select(Batch.id).where(Batch.id.startswith(prefix, autoescape=True))
+    query = select(Batch.id).where(id_starts_with(prefix))
     return list(conn.scalars(query.order_by(Batch.submitted_at.desc()).limit(limit)))
+
+
+def id_starts_with(prefix: str) -> ColumnElement[bool]:
+    """Match the batches whose id, a UUID, starts with `prefix`, by the primary key."""
+    prefix = prefix.lower()
+    # A range of UUIDs goes by the key in every collation, a LIKE alone does not.
+    least, most = (prefix + fill[len(prefix) :] for fill in _UUID_RANGE)
+    return Batch.id.between(least, most) & Batch.id.startswith(prefix, autoescape=True)
 
 
 def list_batches(
