@@ -24,7 +24,7 @@ from oyer.protocol.partial_results import (
     missing_chunks,
     read_results,
 )
-from oyer.tasks.judging.judgements import recorded_result
+from oyer.tasks.judging.judgements import key_of, recorded_result
 from oyer.tasks.recall import stored_result, usage_amounts
 from oyer.tasks.record import check_schema, record_rewards
 from oyer.tasks.rewards.compose import (
@@ -98,9 +98,10 @@ def _recorded_results(
     late = missing_chunks(manifest, arrived)
     if not late:
         return {}
-    rows = context.read(lambda conn: queries.judgements_of(conn, manifest.batch_id))
+    found = context.read(lambda conn: queries.judgements_of(conn, manifest.batch_id))
+    rows = {key_of(row): row for row in found}
     spans = {k: manifest.chunks[k] for k in late}
-    found = {
+    parts = {
         k: part
         for k, (start, count) in spans.items()
         if (part := recorded_result(k, range(start, start + count), plan.judges, rows))
@@ -109,9 +110,9 @@ def _recorded_results(
         "batch %s: chunks %s did not arrive; %s read from the record",
         manifest.batch_id,
         late,
-        "all" if len(found) == len(late) else f"{sorted(found)} of them",
+        "all" if len(parts) == len(late) else f"{sorted(parts)} of them",
     )
-    return found
+    return parts
 
 
 def _first_errors(judged: Mapping[int, JudgeResult]) -> dict[str, str]:

@@ -213,7 +213,7 @@ def recorded_result(
     chunk: int,
     indices: Sequence[int],
     judges: Sequence[JudgeConfig],
-    rows: Sequence[StoredJudgement],
+    rows: Mapping[JudgementKey, StoredJudgement],
 ) -> JudgeResult | None:
     """Build a chunk's result from the record.
 
@@ -223,13 +223,11 @@ def recorded_result(
     Returns:
         None if any judgement is missing, because the chunk may be unfinished.
     """
-    settled = settled_rows(rows)
     wanted = {(i, judge.name, k) for judge in judges for k in range(judge.samples) for i in indices}
     names = {judge.name for judge in judges}
     # Calls about further criteria: a chunk is recorded as a whole, so all of them are there.
-    wanted |= {
-        key_of(row) for row in rows if row["judge"] in names and row["rollout_index"] in indices
-    }
+    wanted |= {key for key in rows if key[0] in indices and key[1] in names}
+    settled = settled_rows(rows.values())
     if not wanted or not settled.keys() >= wanted:
         return None
     return judge_result(
