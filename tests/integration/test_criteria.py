@@ -31,7 +31,7 @@ def judge_of(endpoint: str = "fake", **keys: Any) -> dict[str, Any]:
 
 def asked_of(entry: RequestEntry) -> list[str]:
     """Return the criteria that a request's last message asks about."""
-    text = entry.body["messages"][-1]["content"]
+    text = entry.json()["messages"][-1]["content"]
     return [line[4:] for line in text.splitlines() if line.startswith("### ")]
 
 
@@ -41,7 +41,7 @@ def reply(verdicts: dict[str, Any], names: list[str]) -> Action:
 
 
 def answering(judge: JudgeServer, verdicts: dict[str, Any] = VERDICTS) -> None:
-    judge.set_plan(lambda entry, _: reply(verdicts, asked_of(entry)))
+    judge.set_plan(lambda entry: reply(verdicts, asked_of(entry)))
 
 
 @pytest.mark.parametrize("per_call", ["all", 1])
@@ -51,7 +51,7 @@ def test_verdicts_are_scores_components_and_rows(
     answering(judge)
     manager = sibling(judges=[judge_of(criteria=CRITERIA, criteria_per_call=per_call)])
     batch = manager.submit(rollouts_of(f"criteria-{per_call}", 4), run="criteria").result(90)
-    assert batch.judge_scores.tolist() == pytest.approx([SCORE] * 4)
+    assert batch.judge_scores.tolist() == pytest.approx([SCORE] * 4), batch.first_errors
     assert batch.components["rubric/steps"].tolist() == [0.5] * 4
     assert batch.components["rubric/filler"].tolist() == [0.0] * 4
     first = {one["name"]: one for one in batch.criteria[0]["rubric"]}
@@ -84,7 +84,7 @@ def test_verdicts_are_scores_components_and_rows(
 def test_only_missing_verdicts_are_asked_again(
     backend: RewardManager, sibling: Sibling, judge: JudgeServer
 ) -> None:
-    def plan(entry: RequestEntry, _: Any) -> Action:
+    def plan(entry: RequestEntry) -> Action:
         names = asked_of(entry)
         return reply({**VERDICTS, "steps": "most"} if len(names) == 3 else VERDICTS, names)
 
@@ -101,7 +101,7 @@ def test_a_missing_verdict_is_never_0(
     backend: RewardManager, sibling: Sibling, judge: JudgeServer
 ) -> None:
     judge.set_plan(
-        lambda entry, _: reply(VERDICTS, [name for name in asked_of(entry) if name != "steps"])
+        lambda entry: reply(VERDICTS, [name for name in asked_of(entry) if name != "steps"])
     )
     strict = sibling(judges=[judge_of(criteria=CRITERIA)])
     batch = strict.submit(rollouts_of("missing", 2), run="criteria").result(90)
@@ -117,7 +117,7 @@ def test_a_missing_verdict_is_never_0(
 def test_criteria_of_the_rollouts_are_judged(
     backend: RewardManager, sibling: Sibling, judge: JudgeServer
 ) -> None:
-    judge.set_plan(lambda entry, _: reply(dict.fromkeys(asked_of(entry), True), asked_of(entry)))
+    judge.set_plan(lambda entry: reply(dict.fromkeys(asked_of(entry), True), asked_of(entry)))
     manager = sibling(
         judges=[
             judge_of(criteria=CRITERIA, criteria_from="metadata.rubric", combine_criteria="points")
