@@ -10,7 +10,7 @@ import pytest
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action
-from oyer.manager import RewardManager, Rollout
+from oyer.manager import RewardManager
 from tests.integration.test_main_job import read
 from tests.support.rollouts import rollouts_of
 
@@ -127,8 +127,7 @@ def test_criteria_of_the_rollouts_are_judged(
         {"criterion": "Names a doctor.", "points": 5, "tags": []},
         {"criterion": "Is overly verbose.", "points": -3, "tags": []},
     ]
-    one, other = rollouts_of("own", 2)
-    own = Rollout(**{**{f: getattr(one, f) for f in one.__slots__}, "metadata": {"rubric": health}})
-    batch = manager.submit([own], run="criteria").result(90)
+    own = rollouts_of("own", 1, metadata={"rubric": health})
+    batch = manager.submit(own, run="criteria").result(90)
     assert batch.judge_scores.tolist() == pytest.approx([(5 - 3) / 5])
     assert [one["weight"] for one in batch.criteria[0]["rubric"]] == [5.0, -3.0]

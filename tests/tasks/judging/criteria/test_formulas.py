@@ -12,7 +12,7 @@ from oyer.tasks.judging.criteria.formulas import Weighed, combined
 
 WEIGHTS = st.sampled_from([-3.0, -1.0, -0.5, 0.25, 1.0, 2.0, 5.0])
 VALUES = st.sampled_from([0.0, 0.25, 0.5, 1.0])
-VERDICTS = st.lists(st.builds(Weighed, WEIGHTS, VALUES), min_size=1, max_size=8)
+VERDICTS = st.lists(st.builds(Weighed, WEIGHTS, VALUES, st.just(False)), min_size=1, max_size=8)
 
 
 def expected(how: str, verdicts: list[Weighed]) -> float | None:
