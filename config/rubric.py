@@ -167,7 +167,9 @@ def parse(text: str) -> RubricTemplate:
 
 
 def asks_for_verdict(rubric: RubricTemplate) -> bool:
-    """Whether the messages hold a verdict line; without it, the text itself must ask for a score."""
+    """Whether the messages ask for a score or verdicts; else the text itself must ask for a score."""
+    if rubric.reply == "verdicts":
+        return True
     return "verdict" in _names_in(rubric.system) | _names_in(rubric.user)
 
 
