@@ -131,7 +131,7 @@ def requests_of(
                         request=_request(judge, key, messages, settings_of[judge.name]),
                         key=key,
                         key_fields=fields,
-                        special_reading=call and call.reading,
+                        special_reading=call.reading if call else None,
                         criteria=call.criteria if call else (),
                     )
 
