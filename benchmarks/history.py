@@ -2,6 +2,7 @@
 
     python benchmarks/history.py --url sqlite:////tmp/history.db --fill 1000000
     python benchmarks/history.py --url sqlite:////tmp/history.db        # time only
+    python benchmarks/history.py --url sqlite:////tmp/history.db --pages  # each page of `oyer view`
     python benchmarks/history.py --url sqlite:////tmp/history.db --prune
     python benchmarks/history.py --url postgresql://postgres@/history --fill 1000000
 
@@ -12,7 +13,6 @@
 """
 
 import argparse
-import json
 import random
 import re
 import statistics
@@ -21,6 +21,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from history_pages import time_pages
 from sqlalchemy import Engine
 
 from oyer import migrations
@@ -28,6 +29,7 @@ from oyer.models.engine import open_engine, reading
 from oyer.models.prune import Selection, prune
 from oyer.models.rows import AttemptRow, BatchKey, JudgementRow, RewardRow, RolloutRow
 from oyer.models.writes import (
+    add_to_totals,
     ensure_run_and_batch,
     finish_batch,
     record_chunk,
@@ -80,7 +82,10 @@ def record_batch(
                 "run": run,
                 "step": step,
                 "size": BATCH_SIZE,
-                "plan": {"judges": [{"name": "quality", "scale": [1, 10]}], "length": []},
+                "plan": {
+                    "judges": [{"name": "quality", "scale": [1, 10], "weight": 0.1}],
+                    "length": [],
+                },
                 "oyer_version": "0",
                 "submitted_at": sent_at,
             },
@@ -93,6 +98,7 @@ def record_batch(
             for row, judgement in zip(rollouts, judged, strict=True)
         ]
         record_rewards(conn, key, rewards)
+        add_to_totals(conn, batch_id, totals_of_rows(rewards, judged))
         finish_batch(
             conn,
             batch_id,
@@ -135,9 +141,6 @@ def judgement_of(i: int, rng: random.Random, filler: str, sent_at: datetime) -> 
         "parsed_layer": None if failed else "final_label",
         "parsed_span": None if failed else "Final score: 7",
         "parser_version": 1,
-        "parameters": json.dumps(
-            {"key": "judge-7b", "scale": [1, 10], "body": {"model": "judge-7b"}}
-        ),
         "model": "judge-7b",
         "endpoint": "local",
         "rubric_hash": RUBRIC_HASH,
@@ -187,12 +190,31 @@ def reward_of(row: RolloutRow, judged: JudgementRow, sent_at: datetime) -> Rewar
     }
 
 
+def totals_of_rows(
+    rewards: list[RewardRow], judged: list[JudgementRow]
+) -> dict[str, tuple[int, float, float]]:
+    """Return the quantities of a batch for `step_totals`."""
+    values = [row["reward"] for row in rewards if row["reward"] is not None]
+    statuses = [row["status"] for row in rewards]
+    found = {f"status/{one}": (statuses.count(one), 0.0, 0.0) for one in set(statuses)}
+    latencies_ms = [row["latency_ms"] or 0.0 for row in judged]
+    return found | {
+        "reward": (len(values), sum(values), sum(value**2 for value in values)),
+        "component/length_penalty": (len(rewards), -0.1 * len(rewards), 0.01 * len(rewards)),
+        "groups": (len(rewards) // GROUP_SIZE, 3.0, 0.0),
+        "cost_usd": (len(judged), 0.0004 * len(judged), 0.0),
+        "judge_ms": (len(judged), sum(latencies_ms), sum(ms**2 for ms in latencies_ms)),
+        "batch_s": (1, 40.0, 0.0),
+    }
+
+
 def main() -> None:
     """Fill the database if an option says so, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--url", required=True, help="the record, sqlite:///… or postgresql://…")
     parser.add_argument("--fill", type=int, help="judgements to record first, e.g. 1000000")
     parser.add_argument("--prune", action="store_true", help="time pruning five of the ten runs")
+    parser.add_argument("--pages", action="store_true", help="time the pages of `oyer view`")
     options = parser.parse_args()
     migrations.upgrade(options.url)
     engine = open_engine(options.url)
@@ -200,6 +222,9 @@ def main() -> None:
         fill(engine, options.fill)
     if options.prune:
         time_prune(engine)
+        return
+    if options.pages:
+        time_pages(engine)
         return
     pages = [Path(__file__).parents[1] / name for name in ("README.md", "docs/record.md")]
     for page in pages:

@@ -9,8 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Executable, Select, bindparam,
 
 from oyer.models.base import BatchPart
 from oyer.models.batch import Batch, BatchSubmission, Run
-from oyer.models.criterion import Criterion
-from oyer.models.judgement import Attempt, Judgement
+from oyer.models.judgement import Attempt, Judgement, JudgementCriterion
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout
 from oyer.models.rows import (
@@ -47,9 +46,13 @@ def _with_criteria(
     conn: Connection, batch_id: str, rows: list[dict[str, Any]]
 ) -> list[StoredJudgement]:
     """Add the verdicts on criteria to the judgements of a batch."""
-    query = select(Criterion.__table__).where(_of(Criterion, batch_id)).order_by(Criterion.position)
+    query = (
+        select(JudgementCriterion.__table__)
+        .where(_of(JudgementCriterion, batch_id))
+        .order_by(JudgementCriterion.position)
+    )
     found = [row["rollout_index"] for row in rows] or [0]
-    query = query.where(Criterion.rollout_index.between(min(found), max(found)))
+    query = query.where(JudgementCriterion.rollout_index.between(min(found), max(found)))
     key = itemgetter("rollout_index", "judge", "sample")
     by_judgement = {key(row): row for row in rows}
     for one in _rows(conn, query) if rows else ():
@@ -120,6 +123,16 @@ def usage_of(conn: Connection, batch_id: str) -> Usage:
     sums = [func.coalesce(func.sum(column), 0).label(column.key) for column in columns]
     query = select(func.count().label("calls"), *sums).where(_of(Attempt, batch_id))
     return cast(Usage, _rows(conn, query.select_from(Attempt))[0])
+
+
+def latency_of(conn: Connection, batch_id: str) -> tuple[int, float, float]:
+    """Return count, sum and sum of squares of the latencies of a batch's called judgements, in ms."""
+    ms = Judgement.latency_ms
+    query = select(
+        func.count(ms), func.coalesce(func.sum(ms), 0.0), func.coalesce(func.sum(ms * ms), 0.0)
+    ).where(_of(Judgement, batch_id), Judgement.source == "called")
+    n, total, total_sq = conn.execute(query).one()
+    return int(n), float(total or 0.0), float(total_sq or 0.0)
 
 
 def cost_of_run(conn: Connection, run: str) -> float:

@@ -13,6 +13,14 @@ from oyer.protocol.packing import decode_json, pack
 Priority = Literal["interactive", "training", "background"]
 """Whose calls begin first at an endpoint that several batches wait for."""
 
+TRAINING_SPLITS = (None, "train")
+"""Values of `split` that mark training; every other one is an evaluation or a replay."""
+
+
+def default_priority(split: str | None) -> Priority:
+    """Return the priority of a batch that names none, so that an evaluation does not delay training."""
+    return "training" if split in TRAINING_SPLITS else "background"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
@@ -54,6 +62,8 @@ class Manifest:
     """True if the length task needs the verdicts and runs after the judge tasks."""
     token_ids: bool = False
     """True if the payloads include token ids."""
+    preliminary: bool = False
+    """Whether its rollouts are scored again with their groups."""
     split: str | None = None
     """Purpose of the rollouts, e.g. `eval`; None is training."""
     priority: Priority = "training"

@@ -31,6 +31,7 @@ from oyer.protocol.batch_result import BatchResult, Float32s
 from oyer.protocol.errors import InvalidConfig
 from oyer.protocol.rollout import Rollout
 from oyer.tasks.judging.judgements import judge_result
+from oyer.tasks.rewards.totals import Total, totals_of
 from oyer.tasks.worker.storage_retry import retry_storage
 
 if TYPE_CHECKING:
@@ -145,6 +146,15 @@ def record_rewards(
         usage = queries.usage_of(conn, manifest.batch_id)
         if not writes.record_rewards(conn, key, rows):
             return usage, queries.rewards_of(conn, manifest.batch_id)
+        totals = totals_of(
+            result,
+            requests=usage["calls"],
+            cost_usd=usage["cost_usd"],
+            judge_ms=Total(*queries.latency_of(conn, manifest.batch_id)),
+            duration=now - key.submitted_at,
+            preliminary=manifest.preliminary,
+        )
+        writes.add_to_totals(conn, manifest.batch_id, totals)
         writes.finish_batch(
             conn,
             manifest.batch_id,
@@ -237,6 +247,7 @@ def _batch_row(manifest: Manifest) -> BatchRow:
         "oyer_version": _version(),
         "submitted_at": datetime.fromtimestamp(manifest.submitted_at, UTC),
         "split": manifest.split,
+        "preliminary": manifest.preliminary,
     }
 
 

@@ -43,10 +43,16 @@ def prepare(
     run: str,
     step: int | None,
     split: str | None = None,
+    preliminary: bool = False,
     incomplete: Sequence[int] = (),
     priority: Priority = "training",
 ) -> PreparedBatch:
-    """Pack checked rollouts under a new batch id; `incomplete` are rows whose groups lack rollouts."""
+    """Pack checked rollouts under a new batch id.
+
+    Args:
+        preliminary: whether the rollouts are scored again with their groups.
+        incomplete: rows whose groups lack rollouts.
+    """
     rows = [plain(rollout) for rollout in rollouts]
     in_flight = [
         endpoint.max_in_flight
@@ -77,6 +83,7 @@ def prepare(
         length_follows_judges=config.length_follows_judges,
         token_ids=bool(packed_ids),
         split=split,
+        preliminary=preliminary,
         split_groups=split_groups(group_ids, spans) if falls_back else [],
     )
     chunks = [encode_rollouts(rows[start : start + count]) for start, count in spans]
