@@ -1,16 +1,33 @@
 """Configuration of a judge and its fallback."""
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from oyer.config import rubric as rubrics
+from oyer.config.criteria.criterion import Combine, Criterion, problem_of
 from oyer.config.endpoint import Body
 from oyer.config.section import Section
+from oyer.protocol.errors import InvalidConfig
 
 MAX_EXPECTED = 1000
 """Widest scale with an expected score: the logprobs are searched for each score."""
+
+
+CRITERIA_SCALE = (0.0, 1.0)
+"""Scale of a judge that gives verdicts; under `points`, faults can lead below it."""
+
+SIGNED_SCALE = (-1.0, 1.0)
+"""Scale under `combine_criteria: signed`."""
+
+
+def _asks_for_verdicts(rubric: Any) -> bool:
+    """Whether a `rubric` setting asks for verdicts; False if it cannot be used."""
+    try:
+        return rubrics.parse(rubrics.resolve(rubric)).reply == "verdicts"
+    except (InvalidConfig, AttributeError, TypeError):
+        return False  # the validator of `rubric` reports it
 
 
 class Fallback(Section):
@@ -82,6 +99,21 @@ class JudgeConfig(Section):
     empty_score: float | None = Field(default=None, allow_inf_nan=False)
     """Score of an empty response; null means the lowest of the scale."""
 
+    criteria: tuple[Criterion, ...] = ()
+    """Criteria that the judge gives a verdict on, one each, in place of one score."""
+    criteria_from: str | None = Field(default=None, pattern=r"^metadata(\.[^.]+)+$")
+    """Where a rollout has its own criteria, e.g. `metadata.rubric`, in the format of HealthBench, Rubrics
+    as Rewards, open-instruct or verifiers; one without them is judged by `criteria`."""
+    criteria_per_call: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    """Criteria that one call asks about: `all` or a number. More calls cost more and judge each criterion
+    more independently; their common part comes first, so that providers can cache it."""
+    combine_criteria: Combine = "weighted"
+    """How verdicts become the judge's score, with weight w and value v from 0 to 1: `weighted`,
+    Σ|w|·g / Σ|w|, where g is v, or 1 - v for a pitfall; `points`, Σw·v / Σ of the positive w; `signed`,
+    Σw·v / Σ|w|; `mean` and `min` of g; `all` and `any`, 1 or 0."""
+    min_valid_criteria: int | None = Field(default=None, ge=1)
+    """Criteria that must have a verdict, or the rollout has no score; null means all."""
+
     @field_validator("scale")
     @classmethod
     def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
@@ -107,6 +139,63 @@ class JudgeConfig(Section):
                 " most"
             )
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _criteria_defaults(cls, raw: Any) -> Any:
+        """Set the rubric and the scale of a judge that gives verdicts on criteria."""
+        if not isinstance(raw, dict):
+            return raw
+        if (raw.get("criteria") or raw.get("criteria_from")) and raw.get("rubric") is None:
+            raw = {**raw, "rubric": "criteria_en"}
+        if not _asks_for_verdicts(raw.get("rubric")):
+            return raw
+        scale = SIGNED_SCALE if raw.get("combine_criteria") == "signed" else CRITERIA_SCALE
+        given = raw.get("scale")
+        if given is not None and (not isinstance(given, (list, tuple)) or tuple(given) != scale):
+            raise ValueError("scale: follows from `combine_criteria`; leave it out")
+        return {**raw, "scale": scale}
+
+    @model_validator(mode="after")
+    def _criteria_fit(self) -> Self:
+        rubric = rubrics.parse(self.rubric)
+        if rubric.reply != "verdicts":
+            if self.criteria or self.criteria_from:
+                raise ValueError(
+                    "rubric: asks for one score; with `criteria` or `criteria_from`, leave it out or"
+                    " give one with `reply: verdicts`"
+                )
+            used = {"criteria_per_call", "combine_criteria", "min_valid_criteria"}
+            defaults = type(self).model_fields
+            for key in sorted(used):
+                if getattr(self, key) != defaults[key].default:
+                    raise ValueError(f"{key}: needs `criteria` or `criteria_from`")
+            return self
+        if not self.own_criteria and self.criteria_from is None:
+            raise ValueError("criteria: is missing; the rubric has none. Or give `criteria_from`")
+        if self.expected_score:
+            raise ValueError("expected_score: needs a judge that gives one score")
+        problem = problem_of(self.own_criteria, self.combine_criteria)
+        if problem is not None:
+            raise ValueError(f"criteria{problem}")
+        return self
+
+    @property
+    def gives_verdicts(self) -> bool:
+        """Whether the judge gives verdicts on criteria, not one score."""
+        return rubrics.parse(self.rubric).reply == "verdicts"
+
+    @property
+    def own_criteria(self) -> tuple[Criterion, ...]:
+        """The judge's criteria, or those of its rubric, for rollouts without their own."""
+        return self.criteria or rubrics.parse(self.rubric).verdicts_on
+
+    @property
+    def criteria_calls(self) -> int:
+        """Calls for one sample of a rollout without criteria of its own."""
+        if self.criteria_per_call == "all":
+            return 1
+        return max(1, -(-len(self.own_criteria) // self.criteria_per_call))
 
     @property
     def counted_scale(self) -> tuple[float, float]:

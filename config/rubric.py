@@ -18,6 +18,9 @@ Only the place for the response is required:
 - Without a `---user---` line the whole body is the user message and there is no system message.
 - The rollout may be in the user message only; `{rollout}` is its parts under headings, without
   the tools and the reference if there are none.
+- `reply: verdicts` asks for a verdict on each criterion in place of one score. Its criteria may have
+  `points` and `required` (`config/criteria`), and a judge's `criteria` or a rollout's own replace
+  them. They are shown behind the user message, with the form of the reply, and need no placeholder.
 - Criteria, levels and the verdict line are appended to the system message if the body has no
   placeholder for them.
 """
@@ -30,6 +33,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from oyer.config.criteria.criterion import Criterion, problem_of
 from oyer.config.explaining import did_you_mean, explain
 from oyer.config.template import PLACEHOLDER, ROLLOUT_PARTS, RubricTemplate, ScoreBand, render
 from oyer.config.yaml_text import read_yaml
@@ -46,7 +50,11 @@ __all__ = [
     "rubric_hash",
 ]
 
-BUILT_IN = ("tool_call_zh", "tool_call_en", "reasoning_zh", "reasoning_en")
+BUILT_IN = (
+    *("tool_call_zh", "tool_call_en", "reasoning_zh", "reasoning_en"),
+    *("tool_call_criteria_zh", "tool_call_criteria_en"),
+    *("reasoning_criteria_zh", "reasoning_criteria_en", "criteria_zh", "criteria_en"),
+)
 """Rubrics that ship with the package, named by the kind of rollout and the language."""
 
 _SYSTEM_PARTS = ("criteria", "levels", "verdict")
@@ -63,9 +71,21 @@ class _FrontMatter(BaseModel):
     name: str | None = None
     language: Literal["en", "zh"] = "en"
     scale: tuple[float, float] | None = None
+    reply: Literal["score"] = "score"
     reason_first: bool | None = None
     levels: tuple[str, ...] = ()
     criteria: tuple[ScoreBand, ...] = ()
+
+
+class _VerdictsFrontMatter(BaseModel):
+    """The keys of a rubric with `reply: verdicts`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = None
+    language: Literal["en", "zh"] = "en"
+    reply: Literal["verdicts"]
+    criteria: tuple[Criterion, ...] = ()
 
 
 def resolve(rubric: str) -> str:
@@ -105,10 +125,12 @@ def parse(text: str) -> RubricTemplate:
         raise InvalidConfig("rubric: has more than one `---user---` line; keep one")
     system, user = (head, rest[0]) if rest else ("", head)
     named = _names_in(system) | _names_in(user)
-    if unknown := sorted(named - _KNOWN):
+    verdicts = isinstance(fields, _VerdictsFrontMatter)
+    known = {*ROLLOUT_PARTS, "rollout"} if verdicts else _KNOWN
+    if unknown := sorted(named - known):
         raise InvalidConfig(
             f"rubric: unknown placeholder {{{'}, {'.join(unknown)}}};"
-            f" the known ones are {{{'}, {'.join(sorted(_KNOWN))}}}"
+            f" the known ones are {{{'}, {'.join(sorted(known))}}}"
         )
     if misplaced := sorted(_names_in(system) & {*ROLLOUT_PARTS, "rollout"}):
         raise InvalidConfig(
@@ -118,6 +140,16 @@ def parse(text: str) -> RubricTemplate:
     if not _names_in(user) & {"response", "rollout"}:
         raise InvalidConfig(
             "rubric: has no place for the response; add {response} to the user message"
+        )
+    if isinstance(fields, _VerdictsFrontMatter):
+        return RubricTemplate(
+            system=system.strip(),
+            user=user.strip(),
+            name=fields.name,
+            language=fields.language,
+            verdicts_on=fields.criteria,
+            reply="verdicts",
+            places=frozenset(_names_in(user)),
         )
     missing = [part for part in _to_add(fields) if part not in named]
     system = "\n\n".join([system.strip(), *(f"{{{part}}}" for part in missing)]).strip()
@@ -135,7 +167,9 @@ def parse(text: str) -> RubricTemplate:
 
 
 def asks_for_verdict(rubric: RubricTemplate) -> bool:
-    """Whether the messages hold a verdict line; without it, the text itself must ask for a score."""
+    """Whether the messages ask for a score or verdicts; else the text itself must ask for a score."""
+    if rubric.reply == "verdicts":
+        return True
     return "verdict" in _names_in(rubric.system) | _names_in(rubric.user)
 
 
@@ -173,18 +207,26 @@ def _built_in(name: str) -> str:
     return resources.files("oyer.config.rubrics").joinpath(f"{name}.md").read_text("utf-8")
 
 
-def _front_fields(block: str) -> _FrontMatter:
+def _front_fields(block: str) -> _FrontMatter | _VerdictsFrontMatter:
     try:
         # The added line stands for the `---`, so that errors count lines of the rubric.
         raw = read_yaml("\n" + block)
     except ValueError as error:
         raise InvalidConfig(f"rubric: the front matter is not YAML: {error}") from error
+    verdicts = isinstance(raw, dict) and raw.get("reply") == "verdicts"
+    model: type[_FrontMatter | _VerdictsFrontMatter]
+    model = _VerdictsFrontMatter if verdicts else _FrontMatter
     try:
-        return _FrontMatter.model_validate({} if raw is None else raw)
+        fields = model.model_validate({} if raw is None else raw)
     except ValidationError as error:
         raise InvalidConfig(
-            f"rubric: the front matter cannot be used: {explain(error, _FrontMatter)}"
+            f"rubric: the front matter cannot be used: {explain(error, model)}"
         ) from error
+    if isinstance(fields, _VerdictsFrontMatter):
+        problem = problem_of(fields.criteria, "weighted")
+        if problem is not None:
+            raise InvalidConfig(f"rubric: the front matter cannot be used: criteria{problem}")
+    return fields
 
 
 def _names_in(template: str) -> set[str]:

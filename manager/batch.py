@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oyer.config.reward import RewardRules
-from oyer.protocol.batch_result import BatchResult, components_of, split_recorded
+from oyer.protocol.batch_result import (
+    BatchResult,
+    CriteriaOfRow,
+    components_of,
+    criterion_columns,
+    split_recorded,
+)
 from oyer.protocol.errors import BatchCancelled, JudgeOutage, MissingScores
 from oyer.protocol.status import NOT_CALLED, SETTLED
 
@@ -63,9 +69,13 @@ class RewardBatch:
     history: dict[str, Float32s] = field(default_factory=dict)
     """From length methods with state, by name: pass it with the prompt's next rollouts."""
     components: dict[str, Float32s] = field(default_factory=dict)
-    """Every judge's score and every length term (or advantage), by name; NaN where missing."""
+    """Every judge's score, every named criterion (`judge/criterion`) and every length term (or advantage),
+    by name; NaN where missing."""
     groups: list[int] = field(default_factory=list)
     """Number of each rollout's group, -1 without one; empty if unknown."""
+    criteria: list[CriteriaOfRow] = field(default_factory=list)
+    """For each rollout, by judge that gives verdicts on criteria: `name`, `value` (0 to 1; None if
+    missing), `verdict`, `reason` and `weight` of each; empty without such judges."""
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -108,8 +118,12 @@ class RewardBatch:
             first_errors=outcome.first_errors,
             advantages=outcome.advantages,
             history=outcome.history,
-            components=components_of(split_recorded(outcome.recorded)),
+            components={
+                **components_of(split_recorded(outcome.recorded)),
+                **criterion_columns(outcome.criteria),
+            },
             groups=outcome.groups,
+            criteria=outcome.criteria,
         )
 
     @property

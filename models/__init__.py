@@ -3,7 +3,7 @@
 from oyer.models.base import Base
 from oyer.models.batch import Batch, BatchSubmission, Run
 from oyer.models.human_verdict import HumanVerdict
-from oyer.models.judgement import Attempt, Judgement
+from oyer.models.judgement import Attempt, Judgement, JudgementCriterion
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout, RolloutImage, Text
 from oyer.models.rubric import Rubric
@@ -16,6 +16,7 @@ __all__ = [
     "BatchSubmission",
     "HumanVerdict",
     "Judgement",
+    "JudgementCriterion",
     "Reward",
     "Rollout",
     "RolloutImage",

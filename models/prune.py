@@ -34,7 +34,7 @@ from oyer.models.base import BatchPart
 from oyer.models.batch import Batch, BatchSubmission, Run
 from oyer.models.engine import reading
 from oyer.models.human_verdict import HumanVerdict
-from oyer.models.judgement import Attempt, Judgement
+from oyer.models.judgement import Attempt, Judgement, JudgementCriterion
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout, RolloutImage, Text
 from oyer.models.step_total import NO_STEP, StepTotal
@@ -56,6 +56,7 @@ PRUNED_TEXT = "[pruned]"
 _PRUNED_HASH = sha256(PRUNED_TEXT.encode()).hexdigest()
 
 _TEXT_COLUMNS: dict[type[BatchPart], tuple[str, ...]] = {
+    JudgementCriterion: ("reason", "span"),
     Judgement: ("reply", "reasoning", "parsed_span", "messages_hash"),
     Attempt: ("reply_hash", "reasoning_hash", "turns", "error"),
 }
@@ -197,7 +198,7 @@ def _delete_parts(conn: Connection, parts: Sequence[_Part]) -> None:
     run_ids = set(conn.scalars(locked))
     hashes = _lock_and_read_hashes(conn, parts)
     for part in parts:
-        for model in (Attempt, Judgement, Reward, RolloutImage, Rollout):
+        for model in (Attempt, JudgementCriterion, Judgement, Reward, RolloutImage, Rollout):
             conn.execute(delete(model).where(part.rows_of(model)))
     conn.execute(delete(BatchSubmission).where(BatchSubmission.batch_id.in_(ended)))
     conn.execute(delete(HumanVerdict).where(HumanVerdict.batch_id.in_(ended)))

@@ -66,7 +66,7 @@ def prepare(
     counts = chunk_sizes(
         [bytes_of(row) for row in rows] if sizes_bytes is None else sizes_bytes,
         in_flight=sum(in_flight) or _DEFAULT_IN_FLIGHT,
-        calls=sum(judge.samples for judge in config.judges),
+        calls=sum(judge.samples * judge.criteria_calls for judge in config.judges),
         group_ids=group_ids if falls_back else None,
     )
     spans = list(zip(accumulate(counts, initial=0), counts, strict=False))

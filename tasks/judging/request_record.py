@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from oyer.config import rubric as rubrics
+from oyer.config.criteria.criterion import Criterion
 from oyer.models.base import clean_text
 from oyer.models.rows import Turn, Turns
 from oyer.protocol.rollout import Message, Rollout
+from oyer.tasks.judging.criteria.wording import with_criteria
 from oyer.tasks.judging.requests import JudgeRequest, request_key
 from oyer.tasks.judging.views import ShownRollout, ViewSettings, render_request
 
@@ -31,6 +33,10 @@ def parameters_text(job: JudgeRequest, sent: Mapping[str, Any] | None) -> str:
     # Left out if default, so that equal parameters of earlier releases stay one text.
     if changed := ViewSettings.of(job.judge).changed:
         kept["view"] = changed
+    if job.criteria:
+        kept["criteria"] = [one.model_dump(exclude_defaults=True) for one in job.criteria]
+        if job.sample >= job.judge.samples:
+            kept["sample"] = job.sample % job.judge.samples
     if sent is not None:
         # The seed has a column: it differs by request, and requests share the rest of this text.
         own = seed_of(sent) is not None
@@ -107,7 +113,8 @@ class Kept:
 def first_messages(kept: Kept) -> list[Message] | None:
     """Rebuild the messages of a judgement's first request; None if they do not match its hash."""
     for messages in _candidates(kept):
-        key = request_key(**kept.parameters["key"], messages=messages, sample=kept.sample)
+        sample = kept.parameters.get("sample", kept.sample)
+        key = request_key(**kept.parameters["key"], messages=messages, sample=sample)
         if key == kept.request_hash:
             return messages
     return None
@@ -144,15 +151,18 @@ def _candidates(kept: Kept) -> Iterator[list[Message]]:
         return
     low, high = kept.parameters["scale"]
     tools = None if kept.tools is None else json.loads(kept.tools)
+    rubric = rubrics.parse(kept.rubric)
+    criteria = [Criterion(**one) for one in kept.parameters.get("criteria", ())]
     for prompt, response in itertools.product(_readings(kept.prompt), _readings(kept.response)):
         rendered = render_request(
-            rubrics.parse(kept.rubric),
+            rubric,
             ShownRollout(prompt=prompt, response=response, reference=kept.reference, tools=tools),
             scale=(low, high),
             settings=ViewSettings(**kept.parameters.get("view", {})),
         )
         if rendered.error is None:
-            yield rendered.messages
+            messages = rendered.messages
+            yield with_criteria(messages, criteria, rubric.language) if criteria else messages
 
 
 def _readings(body: str) -> Iterator[str | list[Message]]:

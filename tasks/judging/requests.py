@@ -8,13 +8,19 @@ from types import MappingProxyType
 from typing import Any
 
 from oyer.config import rubric as rubrics
+from oyer.config.criteria.criterion import Criterion
+from oyer.config.criteria.formats import InvalidCriteria
+from oyer.config.criteria.lookup import criteria_for
 from oyer.config.reward import JudgeConfig, RewardRules
 from oyer.protocol.content import policy_text
 from oyer.protocol.errors import InvalidInput
-from oyer.protocol.rollout import Rollout
+from oyer.protocol.rollout import Message, Rollout
 from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import ChatRequest
+from oyer.tasks.judging.criteria.calls import CriteriaCall, calls_of
+from oyer.tasks.judging.criteria.wording import response_format as verdicts_format
 from oyer.tasks.judging.empty_response import has_content
+from oyer.tasks.judging.reading import Reading, ScoreReading
 from oyer.tasks.judging.views import (
     Rendered,
     ShownRollout,
@@ -42,6 +48,7 @@ class JudgeRequest:
     """The rollout's index in its batch."""
     judge: JudgeConfig
     sample: int
+    """Number of the sample; of call c about further criteria, plus c times the judge's samples."""
     rubric_hash: str
     decided: Status | None = None
     """Set if no call is made: `gated`, `empty`, or `rejected` with `error`."""
@@ -54,6 +61,20 @@ class JudgeRequest:
     """Result of `request_key`: equal for identical requests."""
     key_fields: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of `request_key`, without the messages and the sample."""
+    special_reading: Reading | None = None
+    """How the reply is read; None reads one score."""
+    criteria: tuple[Criterion, ...] = ()
+    """Those that the reply gives verdicts on."""
+
+    @property
+    def reading(self) -> Reading:
+        """How the reply is read."""
+        return self.special_reading or ScoreReading(self.judge)
+
+    @property
+    def first_sample(self) -> bool:
+        """Whether this is a request that a run near its budget still makes."""
+        return self.sample % self.judge.samples == 0
 
     @property
     def place(self) -> JudgementKey:
@@ -88,31 +109,65 @@ def requests_of(
             fields = key_fields_of[judge.name]
             rubric_hash = fields["rubric_hash"]
             decided, shown = decided_for_all or _decided_by_view(rollout, judge), Rendered()
+            calls: Sequence[CriteriaCall | None] = (None,)
             if decided is None:
-                shown = _rendered(rollout, judge, rubric_of[judge.name])
+                shown, calls = _calls(rollout, judge, rubric_of[judge.name])
                 decided = Status.REJECTED if shown.error else None
-            for sample in range(judge.samples):
-                if decided is not None:
+            if decided is not None:
+                for sample in range(judge.samples):
                     yield JudgeRequest(index, judge, sample, rubric_hash, decided, shown.error)
-                    continue
-                key = request_key(**fields, messages=shown.messages, sample=sample)
-                yield JudgeRequest(
-                    index,
-                    judge,
-                    sample,
-                    rubric_hash,
-                    view_truncated=shown.truncated,
-                    request=_request(judge, key, shown, settings_of[judge.name]),
-                    key=key,
-                    key_fields=fields,
-                )
+                continue
+            for number, call in enumerate(calls):
+                yield from _samples(index, judge, number, call, shown, fields, settings_of)
+
+
+def _samples(
+    index: int,
+    judge: JudgeConfig,
+    number: int,
+    call: CriteriaCall | None,
+    shown: Rendered,
+    fields: Mapping[str, Any],
+    settings_of: Mapping[str, Mapping[str, Any]],
+) -> Iterator[JudgeRequest]:
+    """Yield the requests of one call, one for each sample."""
+    messages = shown.messages if call is None else call.messages
+    for sample in range(judge.samples):
+        key = request_key(**fields, messages=messages, sample=sample)
+        yield JudgeRequest(
+            index,
+            judge,
+            # The samples of the first call come first, so that 0 always exists.
+            number * judge.samples + sample,
+            fields["rubric_hash"],
+            view_truncated=shown.truncated,
+            request=_request(judge, key, messages, settings_of[judge.name]),
+            key=key,
+            key_fields=fields,
+            special_reading=call.reading if call else None,
+            criteria=call.criteria if call else (),
+        )
+
+
+def _calls(
+    rollout: Rollout, judge: JudgeConfig, rubric: rubrics.RubricTemplate
+) -> tuple[Rendered, Sequence[CriteriaCall | None]]:
+    """Return what all calls about a rollout begin with, and the calls; None for one about a score."""
+    shown = _rendered(rollout, judge, rubric)
+    if not judge.gives_verdicts or shown.error:
+        return shown, (None,)
+    try:
+        criteria = criteria_for(judge, rollout.metadata)
+    except InvalidCriteria as error:
+        return Rendered(error=str(error)), (None,)
+    return shown, calls_of(judge, criteria, shown.messages, rubric.language)
 
 
 def _request(
-    judge: JudgeConfig, key: str, shown: Rendered, settings: Mapping[str, Any]
+    judge: JudgeConfig, key: str, messages: Sequence[Message], settings: Mapping[str, Any]
 ) -> ChatRequest:
     seed = _seed(key) if judge.samples > 1 and judge.temperature == 0 else None
-    return ChatRequest(model=judge.model, messages=shown.messages, seed=seed, **settings)
+    return ChatRequest(model=judge.model, messages=messages, seed=seed, **settings)
 
 
 def decided_without_call(rollout: Rollout, rules: RewardRules) -> Status | None:
@@ -209,10 +264,16 @@ def _settings(judge: JudgeConfig) -> dict[str, Any]:
         **effort,
         "temperature": judge.temperature,
         "max_tokens": judge.max_tokens,
-        "response_format": parser.response_format(judge.scale) if judge.structured else None,
+        "response_format": _response_format(judge) if judge.structured else None,
         "logprobs": TOP_LOGPROBS if judge.expected_score else None,
         "extra_body": judge.extra_body,
     }
+
+
+def _response_format(judge: JudgeConfig) -> dict[str, Any]:
+    if judge.gives_verdicts:
+        return verdicts_format()
+    return parser.response_format(judge.scale)
 
 
 def _key_fields(

@@ -85,6 +85,10 @@ class ParsedScore:
     """The reader that found the score, or the reason why there is none."""
     span: str
     """The text that the score was read from."""
+    reply: str | None = None
+    """The text to keep in place of the reply, if it was put together from several replies."""
+    problem: str = ""
+    """What the reply lacks, if `layer` and `span` do not say it."""
 
 
 def parse_score(
@@ -122,6 +126,11 @@ def parse_score(
     if not candidates and _REFUSAL.search(reply):
         return _none(Status.REFUSED, "refusal", reply)
     return _decide(candidates, reply, scale)
+
+
+def reconsiders(reply: str, start: int) -> bool:
+    """Whether a reply takes something back after a position, e.g. by `Wait, …`."""
+    return bool(_RECONSIDERATION.search(reply, start))
 
 
 def response_format(scale: tuple[float, float]) -> dict[str, Any]:
