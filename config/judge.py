@@ -1,7 +1,8 @@
 """Configuration of a judge and its fallback."""
 
 import math
-from typing import Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +14,27 @@ MAX_EXPECTED = 1000
 """Widest scale with an expected score: the logprobs are searched for each score."""
 
 
+_FOR_GROUPS = "for `kind: group`"
+_FOR_PAIRS = "for `kind: group` and `mode: pairs`"
+_FOR_LISTS = "for `kind: group` and `mode: listwise`"
+_FOR_POINTWISE = "for `kind: pointwise`"
+_UNUSED = {
+    "pointwise": {
+        "mode": _FOR_GROUPS,
+        "pairs": _FOR_PAIRS,
+        "both_orders": _FOR_PAIRS,
+        "max_list_chars": _FOR_LISTS,
+    },
+    "listwise": {
+        "pairs": _FOR_PAIRS,
+        "both_orders": _FOR_PAIRS,
+        "expected_score": _FOR_POINTWISE,
+    },
+    "pairs": {"max_list_chars": _FOR_LISTS, "expected_score": _FOR_POINTWISE},
+}
+"""The keys that a kind of judge does not use, and what they are for."""
+
+
 class Fallback(Section):
     """The model that replaces a judge, with the same rubric and scale."""
 
@@ -20,6 +42,17 @@ class Fallback(Section):
     """Name of an entry of the workers' `endpoints`."""
     model: str = Field(min_length=1, max_length=200)
     """The model name that this endpoint expects."""
+
+
+class PairChunks(Section):
+    """Pairs within chunks of a group."""
+
+    chunks: int = Field(ge=2, le=64)
+    """Most responses of a chunk; all in one chunk are compared with each other."""
+
+
+PAIRS_SCALE = (-1.0, 1.0)
+"""The scale of a net win rate."""
 
 
 class JudgeConfig(Section):
@@ -79,8 +112,32 @@ class JudgeConfig(Section):
     """Images in prompt and response: `placeholder`, shown as `[image]`; `send`, sent to the judge's
     model as image parts; `reject`, a rollout with images is `rejected`. Images that no judge takes
     are not recorded."""
+    kind: Literal["pointwise", "group"] = "pointwise"
+    """`pointwise`: each rollout is judged alone; `group`: the rollouts of a group are compared, so that
+    scores of different groups cannot be. Give each rollout a `group_id`."""
+    mode: Literal["listwise", "pairs"] = "listwise"
+    """Of a group judge. `listwise`: one call scores the whole group, on `scale`; `pairs`: each call
+    names the better of two responses, and the score is the net win rate, from -1 to 1."""
+    pairs: Literal["circular", "all"] | PairChunks = "circular"
+    """Of `mode: pairs`, the comparisons for N responses: `circular`, N; `all`, N(N - 1)/2; or
+    `{chunks: 4}`, all within chunks of 4 at most, which is linear in N."""
+    both_orders: bool = False
+    """Of `mode: pairs`: compare each pair in both orders; a win counts if both agree."""
+    max_list_chars: int | None = Field(default=None, ge=1000, le=10**8)
+    """Of `mode: listwise`: most characters of the responses in one call. A larger group is split into
+    lists that share one response, and are shifted to agree on its score; null never splits."""
     empty_score: float | None = Field(default=None, allow_inf_nan=False)
     """Score of an empty response; null means the lowest of the scale."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _group_defaults(cls, raw: Any) -> Any:
+        """Choose the rubric and the scale that fit a group judge, if they are not given."""
+        if not isinstance(raw, dict) or raw.get("kind") != "group":
+            return raw
+        if raw.get("mode") == "pairs":
+            return {"rubric": "pairwise_en", "scale": PAIRS_SCALE, **raw}
+        return {"rubric": "listwise_en", **raw}
 
     @field_validator("scale")
     @classmethod
@@ -108,6 +165,27 @@ class JudgeConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _group_keys(self) -> Self:
+        """Refuse keys that the judge's kind does not use."""
+        fields = type(self).model_fields
+        unused = _UNUSED["pointwise" if self.kind == "pointwise" else self.mode]
+        for name, fix in unused.items():
+            if getattr(self, name) != fields[name].default:
+                raise ValueError(f"`{name}` is {fix}")
+        if self.kind == "group" and self.images == "send":
+            raise ValueError("`images: send` is for `kind: pointwise`; a group judge reads text")
+        if self.compares_pairs and self.scale != PAIRS_SCALE:
+            raise ValueError(
+                "`scale` is for `mode: listwise`; a net win rate is on [-1, 1], so leave it out"
+            )
+        return self
+
+    @property
+    def compares_pairs(self) -> bool:
+        """Whether it is a group judge that compares pairs."""
+        return self.kind == "group" and self.mode == "pairs"
+
     @property
     def counted_scale(self) -> tuple[float, float]:
         """The scale of scores in rewards and results."""
@@ -134,3 +212,32 @@ class JudgeConfig(Section):
     @classmethod
     def _resolved(cls, rubric: str) -> str:
         return rubrics.resolve(rubric)
+
+
+def check_group_judges(
+    judges: Sequence[JudgeConfig], *, on_missing: str, conditions: Mapping[str, str]
+) -> None:
+    """Refuse rules that compare the scores of a group judge between groups.
+
+    Args:
+        conditions: the score that each threshold reads, by its key.
+
+    Raises:
+        ValueError: names the key and the fix.
+    """
+    relative = [judge.name for judge in judges if judge.kind == "group"]
+    if not relative:
+        return
+    name = relative[0]
+    if on_missing == "group_mean":
+        raise ValueError(
+            f"reward.on_missing: `group_mean` cannot fill in scores of the group judge {name!r},"
+            " which a group has all or none of; use `skip`, `value` or `raise`"
+        )
+    for key, source in conditions.items():
+        kind, _, named = source.partition(":")
+        if kind == "judge" and (named in relative or not named):
+            raise ValueError(
+                f"{key}: a threshold on {source!r} reads the group judge {named or name!r}, whose"
+                " scores are relative to its group; set it on a pointwise judge, by `judge:<name>`"
+            )

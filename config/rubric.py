@@ -46,7 +46,14 @@ __all__ = [
     "rubric_hash",
 ]
 
-BUILT_IN = ("tool_call_zh", "tool_call_en", "reasoning_zh", "reasoning_en")
+BUILT_IN = (
+    "tool_call_zh",
+    "tool_call_en",
+    "reasoning_zh",
+    "reasoning_en",
+    "listwise_en",
+    "pairwise_en",
+)
 """Rubrics that ship with the package, named by the kind of rollout and the language."""
 
 _SYSTEM_PARTS = ("criteria", "levels", "verdict")

@@ -88,6 +88,12 @@ class ScoreBand(BaseModel):
     choices: tuple[str, ...] = ()
 
 
+class Responses(NamedTuple):
+    """The responses of a group, each as text or as the parts of messages."""
+
+    shown: Sequence["str | Sequence[TranscriptPart]"]
+
+
 class TranscriptPart(NamedTuple):
     """A part of a response of messages, written by one author."""
 
@@ -125,22 +131,26 @@ def render(
     rubric: RubricTemplate,
     *,
     prompt: str | Sequence[Mapping[str, Any]],
-    response: str | Sequence[TranscriptPart],
+    response: str | Sequence[TranscriptPart] | Responses,
     reference: str | None,
     scale: tuple[float, float],
     tools: Sequence[Mapping[str, Any]] | None = None,
     cut: bool = False,
+    verdict: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Render a rubric with one rollout.
+    """Render a rubric with one rollout, or with the rollouts of a group.
 
     Args:
         prompt: text or chat messages; messages become text with a `[role]` line before each.
-        response: text, or the parts of a response of messages.
+        response: text, or the parts of a response of messages; `Responses` of a group are shown under
+            the headings `## Response 1`, `## Response 2` ….
         reference: the reference answer, or None.
         scale: lowest and highest score the judge may give.
         tools: definitions of the tools that the policy could call. A rubric without a place for them
             shows them behind the prompt, or before the response.
         cut: whether parts of the response were shortened, which the judge is told.
+        verdict: what the judge is to reply, in place of a verdict line; it ends the system message of a
+            rubric without a place for it.
 
     Returns:
         Chat messages: the system message, if the rubric has one, and the user message.
@@ -155,26 +165,35 @@ def render(
         "response": _response(response, cut, words),
     }
     whole = [f"{words[part]}\n{parts[part]}" for part in ROLLOUT_PARTS if part in given]
+    if isinstance(response, Responses):
+        whole[-1] = parts["response"]
     if tools and not {"tools", "rollout"} & rubric.places:
-        _place_tools(parts, rubric, words)
+        title = "" if isinstance(response, Responses) else f"{words['response']}\n"
+        _place_tools(parts, rubric, words, title)
     values = {
         **parts,
         "rollout": "\n\n".join([*whole, words["guard"]]),
         **_scale_values(rubric, scale),
     }
+    if verdict is not None:
+        values["verdict"] = verdict
     messages = [{"role": "user", "content": _fill(rubric.user, values)}]
     if rubric.system:
         messages.insert(0, {"role": "system", "content": _fill(rubric.system, values)})
+    if verdict is not None and "{verdict}" not in rubric.system + rubric.user:
+        messages[0]["content"] += f"\n\n{verdict}"
     return messages
 
 
-def _place_tools(parts: dict[str, str], rubric: RubricTemplate, words: Mapping[str, str]) -> None:
+def _place_tools(
+    parts: dict[str, str], rubric: RubricTemplate, words: Mapping[str, str], title: str
+) -> None:
     """Show the tools behind the prompt, or before the response if the rubric shows no prompt."""
     heading = f"{words['tools']}\n{parts['tools']}"
     if "prompt" in rubric.places:
         parts["prompt"] += f"\n\n{heading}"
     else:
-        parts["response"] = f"{heading}\n\n{words['response']}\n{parts['response']}"
+        parts["response"] = f"{heading}\n\n{title}{parts['response']}"
 
 
 def fence(content: str) -> str:
@@ -202,8 +221,16 @@ def flatten(messages: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(blocks)
 
 
-def _response(response: str | Sequence[TranscriptPart], cut: bool, words: Mapping[str, str]) -> str:
+def _response(
+    response: str | Sequence[TranscriptPart] | Responses, cut: bool, words: Mapping[str, str]
+) -> str:
     notes = [words["cut"]] if cut else []
+    if isinstance(response, Responses):
+        blocks = [
+            f"## Response {number}\n{_response(one, False, words)}"
+            for number, one in enumerate(response.shown, start=1)
+        ]
+        return "\n\n".join([*notes, *blocks])
     if isinstance(response, str):
         return "\n\n".join([*notes, fence(response)])
     if not response:
