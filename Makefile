@@ -101,6 +101,9 @@ bench: $(READY) ## Measure throughput against a named peer and the bound
 bench-overlap: $(READY) ## Measure how long a training step waits for its rewards, against peers and the bound
 	$(BIN)/python benchmarks/overlap.py
 
+bench-fairness: $(READY) ## Measure how runs share workers and endpoints
+	$(BIN)/python benchmarks/fairness.py
+
 migration: $(READY) ## Write the next migration from the models: make migration m="add a column"
 	$(BIN)/python -m oyer.migrations upgrade --url sqlite:///.migration.db
 	OYER_STORE__URL=sqlite:///.migration.db $(BIN)/alembic revision --autogenerate -m "$(m)"
@@ -109,4 +112,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(DEMO_READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-real-servers check audit fix docs bench bench-overlap migration up
+.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-real-servers check audit fix docs bench bench-overlap bench-fairness migration up

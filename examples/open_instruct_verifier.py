@@ -4,10 +4,17 @@ Import this module before `build_all_verifiers` runs, and give the data set's ro
 (`--remap_verifier general=oyer` replaces the built-in judge's).
 """
 
+import asyncio
+import json
 import os
+from typing import Any
+from urllib.request import Request, urlopen
 
-import httpx
-from open_instruct.ground_truth_utils import VerificationResult, VerifierConfig, VerifierFunction
+from open_instruct.ground_truth_utils import (  # type: ignore[import-not-found]
+    VerificationResult,
+    VerifierConfig,
+    VerifierFunction,
+)
 
 
 class OyerVerifier(VerifierFunction):
@@ -17,7 +24,12 @@ class OyerVerifier(VerifierFunction):
         super().__init__("oyer", verifier_config=verifier_config, weight=1.0)
 
     async def async_call(
-        self, tokenized_prediction, prediction, label, query=None, rollout_state=None
+        self,
+        tokenized_prediction: list[int],
+        prediction: str,
+        label: Any,
+        query: str | None = None,
+        rollout_state: Any = None,
     ) -> VerificationResult:
         """Raise if there is no score: open-instruct would train on a number."""
         rollout = {
@@ -26,18 +38,18 @@ class OyerVerifier(VerifierFunction):
             "response_tokens": len(tokenized_prediction),
             "reference": None if label is None else str(label),
         }
-        url = os.environ["OYER_URL"] + "/v1/score"
-        async with httpx.AsyncClient(timeout=300) as client:
-            response = await client.post(url, json={"rollouts": [rollout]})
-        response.raise_for_status()
-        answer = response.json()
+        answer = await asyncio.to_thread(_scored, {"rollouts": [rollout]})
         (reward,) = answer["rewards"]
         if reward is None:
             raise RuntimeError(f"no score: {answer['errors']}")
         return VerificationResult(score=reward)
 
-    def __call__(
-        self, tokenized_prediction, prediction, label, query=None, rollout_state=None
-    ) -> VerificationResult:
+    def __call__(self, *args: Any, **kwargs: Any) -> VerificationResult:
         """open-instruct awaits `async_call`."""
         raise NotImplementedError("use async_call")
+
+
+def _scored(body: dict[str, Any]) -> Any:
+    url, headers = os.environ["OYER_URL"] + "/v1/score", {"Content-Type": "application/json"}
+    with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=300) as response:
+        return json.load(response)

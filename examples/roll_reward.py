@@ -12,10 +12,12 @@ and `worker_cls: my_module.OyerRewardWorker` in `rewards.<domain>`. ROLL dispatc
 several workers, so the samples of a prompt arrive in several requests.
 """
 
-import httpx
+import json
+from typing import Any
+from urllib.request import Request, urlopen
 
 
-def rewards_of(data, tokenizer, url: str, num_return_sequences: int = 1) -> list[float]:
+def rewards_of(data: Any, tokenizer: Any, url: str, num_return_sequences: int = 1) -> list[float]:
     """Return a reward per row; a missing one is the mean of its prompt's, which favours neither side."""
     prompts = tokenizer.batch_decode(data.batch["prompts"], skip_special_tokens=True)
     responses = tokenizer.batch_decode(data.batch["responses"], skip_special_tokens=True)
@@ -33,12 +35,18 @@ def rewards_of(data, tokenizer, url: str, num_return_sequences: int = 1) -> list
             prompts, responses, data.non_tensor_batch["id"], masks, references, strict=True
         )
     ]
-    body = {"rollouts": rollouts, "run": "roll", "step": int(data.meta_info.get("global_step", 0))}
+    body: dict[str, Any] = {
+        "rollouts": rollouts,
+        "run": "roll",
+        "step": int(data.meta_info.get("global_step", 0)),
+    }
     if num_return_sequences > 1:
         body["group_size"] = num_return_sequences
-    response = httpx.post(f"{url}/v1/score", json=body, timeout=300)
-    response.raise_for_status()
-    rewards = response.json()["rewards"]
+    request = Request(
+        f"{url}/v1/score", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urlopen(request, timeout=300) as response:
+        rewards = json.load(response)["rewards"]
     groups: dict[str, list[float]] = {}
     for rollout, reward in zip(rollouts, rewards, strict=True):
         if reward is not None:

@@ -7,7 +7,6 @@ OpenRLHF has no missing reward: it gets a neutral number, and `oyer_missing` in 
 It sends decoded tokens: a response without an end mark hit the length limit.
 """
 
-import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,22 +15,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from celery.utils.log import get_logger
 
-from oyer.config.judge import JudgeConfig
 from oyer.config.loading import load_config
 from oyer.config.reward import RewardConfig
 from oyer.manager.adapters import (
     OutageBreaker,
     as_number,
     check_fits,
-    component_columns,
-    component_names,
     filed_under,
     one_by_one,
 )
 from oyer.manager.client import RewardManager
+from oyer.manager.number_answers import Answer, answer, missing_reward
 from oyer.manager.query_text import QueryText
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score, without_reward
@@ -41,22 +37,16 @@ from oyer.manager.streaming.pending import PendingScores
 from oyer.protocol.content import policy_text
 from oyer.protocol.errors import InvalidInput, InvalidRollout
 from oyer.protocol.rollout import Rollout
-from oyer.protocol.status import Status
 
 log = get_logger(__name__)
 
 TIMEOUT_S = 150.0
 """Longest wait for a reward, in seconds; OpenRLHF's client gives up after 180 s."""
 
-Answer = dict[str, Any]
+__all__ = ["answer", "missing_reward", "reward_func", "reward_function"]
 
 Row = Rollout | InvalidRollout
 """A rollout of a request, or why its row cannot be scored."""
-
-
-def missing_reward(score: Score, stand_in: float) -> float:
-    """Return the reward, or `stand_in` if there is none: OpenRLHF's baselines take no NaN or None."""
-    return score.reward if score.trainable else stand_in
 
 
 def rows_of(
@@ -111,46 +101,6 @@ def reference_of(label: Any) -> str | None:
         raise InvalidInput(
             f"label: cannot be converted to text ({error}); send a string"
         ) from error
-
-
-def answer(
-    scores: Sequence[Score], config: RewardConfig, stand_ins: Sequence[float] | None = None
-) -> Answer:
-    """Convert scores to OpenRLHF's answer: finite numbers in lists of equal length.
-
-    Args:
-        scores: of the rows.
-        config: names the judges and length terms, whose keys every answer has.
-        stand_ins: the numbers for missing rewards, 0 by default.
-
-    Returns:
-        `rewards`; `scores` in [0, 1] for dynamic filtering (the judges' score relative to their
-        scales, or its mean over the group if it is missing; 0 for a gated rollout; the reward if
-        there is no judge score); `extra_logs`, with one key per judge and length term.
-    """
-    rewards = [
-        missing_reward(score, stand_in)
-        for score, stand_in in zip(scores, stand_ins or [0.0] * len(scores), strict=True)
-    ]
-    low, high = _judges_scale(config)
-    judged = [_judge_score(score, config) for score in scores]
-    return {
-        "rewards": rewards,
-        "scores": [
-            (number - low) / (high - low)
-            if math.isfinite(number) and high > low
-            else 0.0
-            if score.status == Status.GATED
-            else reward
-            for score, number, reward in zip(scores, judged, rewards, strict=True)
-        ],
-        "extra_logs": {
-            "oyer_missing": [float(is_missing(score)) for score in scores],
-            "oyer_judge_score": [_finite(number) for number in judged],
-            "oyer_length_term": [_finite(score.length_term) for score in scores],
-            **component_columns(scores, names=component_names(config)),
-        },
-    }
 
 
 def reward_function(
@@ -297,38 +247,3 @@ def reward_func(
 ) -> Answer:
     """Score rollouts with the configuration that `OYER_CONFIG` names."""
     return _configured()(queries, prompts, labels)
-
-
-def _judge_score(score: Score, config: RewardConfig) -> float:
-    """Return the judges' score, or its mean over the rollout's group if it is missing."""
-    if math.isfinite(score.judge_score) or score.status == Status.GATED:
-        return score.judge_score
-    judges = _weighted(config)
-    means = [
-        (score.component_means.get(one.name, math.nan), abs(one.weight) or 1.0) for one in judges
-    ]
-    known = [(mean, weight) for mean, weight in means if math.isfinite(mean)]
-    return (
-        float(np.average([m for m, _ in known], weights=[w for _, w in known]))
-        if known
-        else math.nan
-    )
-
-
-def _judges_scale(config: RewardConfig) -> tuple[float, float]:
-    """Return the range of `Score.judge_score`, the weighted mean over judges."""
-    judges = _weighted(config)
-    weights = [abs(judge.weight) or 1.0 for judge in judges]
-    if not judges:
-        return 0.0, 0.0
-    low, high = np.average([judge.counted_scale for judge in judges], axis=0, weights=weights)
-    return float(low), float(high)
-
-
-def _weighted(config: RewardConfig) -> list[JudgeConfig]:
-    return [judge for judge in config.judges if judge.weight] or list(config.judges)
-
-
-def _finite(value: float) -> float:
-    """Replace NaN, which JSON and OpenRLHF's averages do not take, with 0; see `oyer_missing`."""
-    return value if math.isfinite(value) else 0.0

@@ -148,7 +148,7 @@ def _tokens_in(content: Any) -> Iterable[str]:
     if not isinstance(content, dict):
         return
     for key, value in content.items():
-        if key.endswith("_token") or key.endswith("special_tokens"):
+        if key.endswith(("_token", "special_tokens")):
             for one in value if isinstance(value, list) else [value]:
                 text = one.get("content") if isinstance(one, dict) else one
                 if isinstance(text, str) and text:

@@ -13,9 +13,12 @@ requests give way by a 503, and their groups stay whole. For other clients a gro
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
+
+from oyer.manager import RewardManager, Rollout
 
 MIN_CAP = 8
 """Smallest number of connections that is taken for a cap."""
@@ -193,3 +196,13 @@ class HeldRequests:
     def _open_groups(self) -> Iterator[HeldGroup]:
         for groups in self._members.values():
             yield from groups
+
+
+def held_group(manager: RewardManager, rollout: Rollout, options: Mapping[str, Any]) -> HeldGroup:
+    """Return the group of a rollout that was submitted with `options`."""
+    prompts = [rollout.prompt] if options["one_prompt"] else None
+    return HeldGroup(
+        f"{options.get('run')} {options['step']} {rollout.group_id}",
+        options["group_size"],
+        lambda: manager.close_groups([str(rollout.group_id)], prompts=prompts, **options),
+    )

@@ -24,7 +24,7 @@ from oyer.manager.query_text import QueryText
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score, without_reward
 from oyer.manager.stand_ins import StandIns, is_missing, with_neutral_rows
-from oyer.server.held import HeldGroup, HeldRequests
+from oyer.server.held import HeldRequests, held_group
 from oyer.server.idempotency import Reply
 from oyer.server.schemas import (
     GetRewardRequest,
@@ -288,7 +288,7 @@ class Scoring:
         """Score, and answer within the timeout with the scores available by then."""
         pending = manager.score_many(rollouts, **options)
         waits = options["group_size"] is not None and compares(manager.config)
-        groups = [_held_group(manager, one, options) for one in rollouts] if waits else []
+        groups = [held_group(manager, one, options) for one in rollouts] if waits else []
         try:
             with self.held.reply(sender.key_of_reply, groups):
                 scores = await pending.gather(self._settings.timeout_s, manager.config.reward)
@@ -300,15 +300,6 @@ class Scoring:
             return Reply(content={"error": late}, status_code=503, complete=False)
         complete = not any(map(is_missing, scores)) and all(score.trainable for score in scores)
         return Reply(content=format_scores(scores), complete=complete, rollouts=len(scores))
-
-
-def _held_group(manager: RewardManager, rollout: Rollout, options: Mapping[str, Any]) -> HeldGroup:
-    prompts = [rollout.prompt] if options["one_prompt"] else None
-    return HeldGroup(
-        f"{options.get('run')} {options['step']} {rollout.group_id}",
-        options["group_size"],
-        lambda: manager.close_groups([str(rollout.group_id)], prompts=prompts, **options),
-    )
 
 
 def _refusals(rollouts: Sequence[Rollout], config: RewardConfig) -> dict[int, InvalidRollout]:

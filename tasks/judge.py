@@ -23,6 +23,7 @@ from oyer.protocol.batch import Manifest
 from oyer.protocol.errors import OyerError
 from oyer.protocol.partial_results import JudgeResult
 from oyer.protocol.status import SETTLED
+from oyer.tasks.coordination.admission import ChunkLoad
 from oyer.tasks.coordination.budget import RunBudget
 from oyer.tasks.coordination.fair_queue import Flow
 from oyer.tasks.judging.aggregate import (
@@ -46,7 +47,6 @@ from oyer.tasks.judging.request_record import changed_on_record, messages_text
 from oyer.tasks.judging.requests import JudgementKey, JudgeRequest, decided_score, requests_of
 from oyer.tasks.judging.resolver import Resolver
 from oyer.tasks.record import check_schema, record_chunk, record_submission
-from oyer.tasks.worker.admission import ChunkLoad
 from oyer.tasks.worker.context import WorkerContext
 from oyer.tasks.worker.open_files import check_calls_fit, raise_limit
 from oyer.tasks.worker.shutdown import HandedBack

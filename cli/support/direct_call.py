@@ -9,7 +9,6 @@ from oyer.tasks.coordination.lessons import Lessons, complete
 from oyer.tasks.endpoint.client import EndpointClient
 from oyer.tasks.endpoint.refused_fields import described
 from oyer.tasks.endpoint.types import Failure, Reply
-from oyer.tasks.judging.call import read_reply
 from oyer.tasks.parsing.parser import ParsedScore
 
 if TYPE_CHECKING:
@@ -77,5 +76,5 @@ def call_judge(
         client.close()
         if redis is not None:
             redis.close()
-    parsed = None if isinstance(reply, Failure) else read_reply(reply, judge)
+    parsed = None if isinstance(reply, Failure) else request.reading.read(reply)
     return DirectCall(reply, parsed, described(refused) if refused else "")

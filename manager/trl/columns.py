@@ -1,6 +1,7 @@
 """Reads the columns that TRL and ms-swift pass to a reward function, and logs reward terms to TRL."""
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -128,9 +129,8 @@ def tools_of(columns: Mapping[str, Any], count: int) -> list[list[dict[str, Any]
 
 def _schemas(tools: Sequence[Any]) -> list[dict[str, Any]]:
     # TRL has loaded transformers, and renders the tools by the same function.
-    from transformers.utils import get_json_schema
-
-    return [dict(one) if isinstance(one, Mapping) else get_json_schema(one) for one in tools]
+    schema_of = sys.modules["transformers.utils"].get_json_schema
+    return [dict(one) if isinstance(one, Mapping) else schema_of(one) for one in tools]
 
 
 def metadata_rows(
@@ -158,6 +158,15 @@ def step_of(columns: Mapping[str, Any]) -> int | None:
     """Return the training step, or None if TRL did not pass it."""
     state = columns.get("trainer_state") or getattr(trainer_of(columns), "state", None)
     return None if state is None else int(state.global_step)
+
+
+def key_prefix(scorer: Any, columns: Mapping[str, Any]) -> str:
+    """Return the prefix of a scorer's keys: its name, numbered if an earlier function has it too."""
+    functions = getattr(trainer_of(columns), "reward_funcs", None) or ()
+    scorers = [getattr(one, "scorer", None) for one in functions]
+    same = list(dict.fromkeys(id(s) for s in scorers if getattr(s, "name", None) == scorer.name))
+    number = same.index(id(scorer)) + 1 if id(scorer) in same else 1
+    return str(scorer.name) if number == 1 else f"{scorer.name}_{number}"
 
 
 def log_terms(

@@ -158,7 +158,8 @@ class RewardFunction:
         scoring = partial(self._scores, prompts, completions, columns)
         scores, first = await self.shared.read(reader, completions, scoring)
         if first:
-            trl_columns.log_terms(scores, columns, self.name, self.components)
+            prefix = trl_columns.key_prefix(self, columns)
+            trl_columns.log_terms(scores, columns, prefix, self.components)
         return scores
 
     async def submit(self, prompts: Texts, completions: Texts, **columns: Any) -> list[str]:
@@ -255,13 +256,16 @@ class RewardFunction:
     ) -> list[Score]:
         """Score rows whose groups are spread over ranks; the backend gathers the groups."""
         options: ScoreOptions = {
-            **self._where,
             "step": trl_columns.step_of(columns),
             "split": trl_columns.split_of(columns),
             "group_size": groups.size,
+            "run": self._where["run"],
+            "training": self._where.get("training"),
         }
+        sampled = options.copy()
         # Samples of two ranks with equal text are different samples.
-        gather = partial(self._streamed.score_many, **options, sample_id=uuid.uuid4().hex)
+        sampled["sample_id"] = uuid.uuid4().hex
+        gather = partial(self._streamed.score_many, **sampled)
         rows: Sequence[int] = ()
         try:
             pending, rows = await self._sent(gather, rollouts)

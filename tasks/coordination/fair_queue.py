@@ -131,14 +131,12 @@ class FairQueue(Generic[T]):
         waiting = [name for name, state in self._flows.items() if state.waiting]
         if len(waiting) < 2:
             return waiting[0] if waiting else None
+        if any(name not in shares for name in waiting):
+            # Redis has not heard of a flow, or cannot be reached: take turns by weight.
+            return min(waiting, key=lambda name: self._flows[name].served)
         return min(waiting, key=lambda name: (self._load(name, shares), self._flows[name].served))
 
     def _load(self, name: str, shares: Mapping[str, int]) -> float:
         """Return the part of its share that a flow would use with one call more."""
         calls = self._flows[name].in_use + 1
-        if name in shares:
-            return calls / shares[name] if shares[name] else float("inf")
-        # Redis has not heard of this flow: divide what this worker has by weight.
-        slots = max(1, sum(state.in_use for state in self._flows.values()))
-        weights = sum(state.weight for state in self._flows.values())
-        return calls * weights / self._flows[name].weight / slots
+        return calls / shares[name] if shares[name] else float("inf")

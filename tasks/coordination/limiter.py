@@ -203,9 +203,12 @@ class Limiter:
         with self._lock:
             self._state.end(time.monotonic(), permit, used_tokens, evidence, cool_s)
             self._waiting.end(permit.flow)
-            self._pump()
+            granted = self._pump()
         if evidence.rate_limited:
             self._wake.set()
+        if granted:
+            # The next request is sent before the work on this reply goes on.
+            time.sleep(0)
 
     def close(self) -> None:
         """Return everything held and stop the thread; no call may be in flight."""
@@ -215,8 +218,12 @@ class Limiter:
         if thread is not None:
             thread.join()
 
-    def _pump(self) -> None:
-        """Grant permits to waiting calls in fair order, while slots, requests and tokens last."""
+    def _pump(self) -> bool:
+        """Grant permits to waiting calls in fair order, while slots, requests and tokens last.
+
+        Returns whether it granted any.
+        """
+        granted = False
         now_s = time.monotonic()
         self._state.want(len(self._waiting))
         shares = {} if self._state.alone(now_s) else self._state.shares
@@ -226,6 +233,8 @@ class Limiter:
                 break
             self._waiting.begin(waiter.flow)
             waiter.ready.set()
+            granted = True
+        return granted
 
     def _start(self) -> None:
         if self._thread is None:

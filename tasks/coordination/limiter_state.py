@@ -176,18 +176,13 @@ class LimiterState:
 
         Args:
             waiting: Estimated tokens of the waiting calls, the next one first.
-            flows: Name, weight and most calls in flight and waiting of each flow since the last
-                request; None counts all calls as one flow.
+            flows: As `FairQueue.demand` returns them; None counts all calls as one flow.
             leave: Return all slots and grants; no further exchange may follow.
         """
-        limits, demand = self._limits, self._demand
+        limits, demand = self._limits, self._sent_demand(now_s, len(waiting))
         waiting = [min(tokens, limits.tokens) for tokens in waiting]
-        self._sent, self._demand = demand, _Demand(self.in_use + len(waiting), self.in_use)
-        kept = 0 if self.alone(now_s) else min(self._held, self._target, demand.wanted)
-        self._held = max(self.in_use, kept)
         recovering = now_s < self._recovering_until_s
-        if flows is None or recovering:
-            flows = [("", 1.0, self.in_use if recovering else demand.wanted)]
+        wanted = self.in_use if recovering else demand.wanted
         requests, tokens = self._windows.balance(float("inf") if leave else now_s)
         self._windows.total(self._oldest(now_s))
         self._changes = self._windows.changes()
@@ -204,8 +199,8 @@ class LimiterState:
             "cool": int(demand.cool_s * 1000),
             "held": self._held,
             "peak": demand.peak,
-            "wanted": self.in_use if recovering else demand.wanted,
-            "runs": flows,
+            "wanted": wanted,
+            "runs": [("", 1.0, wanted)] if flows is None or recovering else flows,
             "free": self._held - self.in_use,
             "waiting": 0 if recovering else len(waiting),
             "ahead": 0 if recovering else self._ahead,
@@ -214,6 +209,13 @@ class LimiterState:
             "requests": requests,
             "tokens": tokens,
         }
+
+    def _sent_demand(self, now_s: float, waiting: int) -> _Demand:
+        """Return what was needed since the last request, and the slots above it."""
+        self._sent, self._demand = self._demand, _Demand(self.in_use + waiting, self.in_use)
+        kept = 0 if self.alone(now_s) else min(self._held, self._target, self._sent.wanted)
+        self._held = max(self.in_use, kept)
+        return self._sent
 
     def take(self, reply: dict[str, Any], sent_s: float, now_s: float) -> bool:
         """Apply the answer to a request sent at `sent_s`; returns whether it granted anything."""

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from oyer.config.reward import EndpointConfig, JudgeConfig
@@ -21,10 +21,10 @@ from oyer.tasks.coordination.reply_cache import CachedReply, ReplyCache
 from oyer.tasks.coordination.single_flight import SingleFlight
 from oyer.tasks.endpoint.retry import decide
 from oyer.tasks.endpoint.types import ChatClient, ChatRequest, Failure, Reply
-from oyer.tasks.judging.judgements import LOGPROBS, AttemptRecord, cost_usd
+from oyer.tasks.judging.judgements import AttemptRecord, cost_usd
+from oyer.tasks.judging.reading import LOGPROBS
 from oyer.tasks.judging.requests import JudgeRequest
-from oyer.tasks.parsing.expected_score import expected_score
-from oyer.tasks.parsing.parser import ParsedScore, parse_score
+from oyer.tasks.parsing.parser import ParsedScore
 
 BYTES_PER_TOKEN = 3.5
 """UTF-8 bytes per token, for the estimate reserved before a call: below the 4 of English prose,
@@ -175,7 +175,7 @@ class JudgeCaller:
                 return CANCELLED
             if claim is not None and not claim.single_flight.holds(claim.key):
                 return TAKEN_OVER
-            with self._reservation(estimated_usd, first_sample=job.sample == 0) as reservation:
+            with self._reservation(estimated_usd, first_sample=job.first_sample) as reservation:
                 if reservation.refusal is not None:
                     return _BUDGET_REFUSALS[reservation.refusal]
                 if time.time() >= self.deadline:
@@ -187,7 +187,7 @@ class JudgeCaller:
                 reservation.spent_usd = cost_usd(price, *_billed_tokens(result, prompt_tokens))
                 if isinstance(result, Failure):
                     return _Attempt(started_at, result)
-                parsed = read_reply(result, job.judge)
+                parsed = job.reading.read(result)
                 endpoint.lessons.report(job.judge.model, result.model)
                 if claim is not None and parsed.status is Status.SCORED:
                     # Before the permit is released: a worker killed between the two would cost
@@ -224,25 +224,6 @@ def _content_bytes(content: str | list[Message]) -> float:
     return sum(map(_bytes, texts)) + BYTES_PER_TOKEN * IMAGE_TOKENS * (len(content) - len(texts))
 
 
-def read_reply(reply: Reply, judge: JudgeConfig) -> ParsedScore:
-    """Parse the score that a reply states, or compute the expected one if the judge asks for it."""
-    parsed = parse_score(
-        reply.text, scale=judge.scale, finish_reason=reply.finish_reason, refusal=reply.refusal
-    )
-    if not judge.expected_score or parsed.status is not Status.SCORED or not reply.token_logprobs:
-        return parsed
-    tokens = [
-        {
-            "token": token.token,
-            "logprob": token.logprob,
-            "top_logprobs": [{"token": name, "logprob": p} for name, p in token.top],
-        }
-        for token in reply.token_logprobs
-    ]
-    expected = expected_score(tokens, judge.scale, parsed.score)
-    return parsed if expected is None else replace(parsed, score=expected, layer=LOGPROBS)
-
-
 def _bytes(text: str) -> int:
     return len(text.encode("utf-8", "replace"))
 
@@ -256,7 +237,7 @@ def _billed_tokens(result: Reply | Failure, prompt_tokens: int) -> tuple[int, in
 
 def _cached_reply(reply: Reply, parsed: ParsedScore, judge: JudgeConfig) -> CachedReply:
     return CachedReply(
-        text=reply.text,
+        text=reply.text if parsed.reply is None else parsed.reply,
         finish_reason="stop",
         model=reply.model or judge.model,
         usage={

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from oyer.config import rubric
 from oyer.config.reward import JudgeConfig
 from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import ChatRequest, Reply
@@ -16,13 +15,6 @@ from oyer.tasks.parsing.parser import ParsedScore
 
 _QUOTED_CHARS = 120
 """Characters that an error quotes from the end of a reply without a score."""
-
-_REASK = {
-    "zh": "你的回复里没有可读的评分。请只输出一行，不写别的内容：\n最终评分: N\n"
-    "（N 是 {low:g} 到 {high:g} 之间的一个数。）",
-    "en": "Your reply holds no readable score. Reply with one line and nothing else:\n"
-    "Final score: N\n(N is one number from {low:g} to {high:g}.)",
-}
 
 
 def judge_call(caller: JudgeCaller, job: JudgeRequest, claim: Claim | None = None) -> Answer:
@@ -43,10 +35,12 @@ def judge_call(caller: JudgeCaller, job: JudgeRequest, claim: Claim | None = Non
             " that its calls cannot be kept within the budget; add it under `prices`",
         )
     answer = _call_without_refused_fields(caller, job, job.request, claim)
-    for _ in range(judge.reasks):
+    for left in reversed(range(judge.reasks)):
         if answer.parsed is None or answer.parsed.status is not Status.UNPARSEABLE:
             break
-        request = reask(job.request, answer.text or "", judge)
+        question, reading = job.reading.reask(answer.parsed, last=left == 0)
+        request = reask(job.request, answer.text or "", question)
+        job = replace(job, special_reading=reading)
         again = _call_without_refused_fields(caller, job, request, claim)
         # If the re-ask fails, the reply that was not parseable remains the answer.
         answer = replace(
@@ -55,11 +49,15 @@ def judge_call(caller: JudgeCaller, job: JudgeRequest, claim: Claim | None = Non
             started_at=answer.started_at,
             finished_at=again.finished_at,
         )
+    if answer.parsed is not None:
+        parsed = job.reading.settled(answer.parsed)
+        if parsed is not answer.parsed:
+            answer = replace(answer, parsed=parsed, status=parsed.status, error=None)
     return answer
 
 
-def reask(request: ChatRequest, reply: str, judge: JudgeConfig) -> ChatRequest:
-    """Continue the conversation with the reply and a request for the verdict line that it lacks.
+def reask(request: ChatRequest, reply: str, question: str) -> ChatRequest:
+    """Continue the conversation with the reply and a question for what it lacks.
 
     A reply without visible text returns the request unchanged: many endpoints refuse an empty
     assistant message, and chat templates that drop thinking make thinking alone an empty one.
@@ -67,8 +65,6 @@ def reask(request: ChatRequest, reply: str, judge: JudgeConfig) -> ChatRequest:
     visible = strip_thinking(normalise(reply))
     if visible is None or not unwrap(visible).strip():
         return request
-    low, high = judge.scale
-    question = _REASK[rubric.parse(judge.rubric).language].format(low=low, high=high)
     return replace(
         request,
         messages=[
@@ -122,7 +118,7 @@ def _answer(result: CallResult, attempts: tuple[AttemptRecord, ...], judge: Judg
         return answer
     return replace(
         answer,
-        text=result.reply.text,
+        text=result.reply.text if result.parsed.reply is None else result.parsed.reply,
         reasoning=result.reply.reasoning,
         parsed=result.parsed,
         model=result.reply.model or judge.model,
@@ -145,6 +141,8 @@ def _why_no_score(reply: Reply, parsed: ParsedScore, judge: JudgeConfig) -> str 
     if parsed.layer in ("finish_reason", "refusal"):
         # `span` is the endpoint's finish reason: it names the limit or filter that ended the reply.
         return f"no score: {parsed.layer} {parsed.span!r}"
+    if parsed.problem:
+        return f"no score: {parsed.problem}"
     # The verdict is expected at the end.
     end = " ".join(reply.text.split())
     end = end if len(end) <= _QUOTED_CHARS else f"…{end[-_QUOTED_CHARS:]}"

@@ -19,9 +19,6 @@ from oyer.tasks.parsing.parser import PARSER_VERSION, ParsedScore
 Source = Literal["called", "cache", "record", "joined", "none"]
 """Where a judgement's reply came from; `none` if no call was made."""
 
-LOGPROBS = "logprobs"
-"""`parsed_layer` of an expected score, which cannot be parsed again from the reply's text."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttemptRecord:

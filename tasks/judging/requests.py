@@ -15,6 +15,7 @@ from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import ChatRequest
 from oyer.tasks.judging.empty_response import has_content
+from oyer.tasks.judging.reading import Reading, ScoreReading
 from oyer.tasks.judging.views import (
     Rendered,
     ShownRollout,
@@ -54,6 +55,18 @@ class JudgeRequest:
     """Result of `request_key`: equal for identical requests."""
     key_fields: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of `request_key`, without the messages and the sample."""
+    special_reading: Reading | None = None
+    """How the reply is read; None reads one score."""
+
+    @property
+    def reading(self) -> Reading:
+        """How the reply is read."""
+        return self.special_reading or ScoreReading(self.judge)
+
+    @property
+    def first_sample(self) -> bool:
+        """Whether this is a request that a run near its budget still makes."""
+        return self.sample % self.judge.samples == 0
 
     @property
     def place(self) -> JudgementKey:

@@ -15,9 +15,9 @@ from oyer.tasks.coordination.reply_cache import CachedReply, ReplyCache
 from oyer.tasks.coordination.single_flight import SingleFlight
 from oyer.tasks.judging.call import DEADLINE_PASSED, TAKEN_OVER, Claim, JudgeCaller
 from oyer.tasks.judging.judge_call import joined_attempts, judge_call, no_answer
-from oyer.tasks.judging.judgements import LOGPROBS, Answer, AttemptRecord, Source
+from oyer.tasks.judging.judgements import Answer, AttemptRecord, Source
+from oyer.tasks.judging.reading import LOGPROBS
 from oyer.tasks.judging.requests import JudgeRequest
-from oyer.tasks.parsing.parser import ParsedScore, parse_score
 
 Record = Callable[[Sequence[str]], Mapping[str, StoredJudgement]]
 """Returns the recorded, scored judgements by request hash."""
@@ -36,24 +36,24 @@ class Resolver:
 
     def known(self, jobs: Sequence[JudgeRequest]) -> dict[str, Answer]:
         """Return the answers that need no call, by request key, in two round trips per chunk."""
-        judges = {job.key: job.judge for job in jobs if job.key}
-        scoped = {self._scoped(key): key for key in judges}
+        asked = {job.key: job for job in jobs if job.key}
+        scoped = {self._scoped(key): key for key in asked}
         answers: dict[str, Answer] = {}
         outdated = []
         for scoped_key, reply in self.reply_cache.get_many(list(scoped)).items():
             key = scoped[scoped_key]
-            answer = _from_cache(reply, judges[key], "cache")
-            if not self._is_current(reply.model, judges[key]):
+            answer = _from_cache(reply, asked[key], "cache")
+            if not self._is_current(reply.model, asked[key].judge):
                 outdated.append(scoped_key)
             elif answer is not None:
                 answers[key] = answer
         if outdated:
             # A process waiting for the new reply would take the outdated one for it.
             self.reply_cache.drop(outdated)
-        rest = [key for key in judges if key not in answers]
+        rest = [key for key in asked if key not in answers]
         for key, row in self.record(rest).items() if rest else ():
-            answer = _from_record(row, judges[key])
-            if answer is not None and self._is_current(answer.model, judges[key]):
+            answer = _from_record(row, asked[key])
+            if answer is not None and self._is_current(answer.model, asked[key].judge):
                 answers[key] = answer
         return answers
 
@@ -88,7 +88,7 @@ class Resolver:
             if reply is not None:
                 # A cached reply blocks `claim`. If this worker's parser cannot read it, as during
                 # an upgrade, call without a claim.
-                return _from_cache(reply, job.judge, "joined")
+                return _from_cache(reply, job, "joined")
             if self.single_flight.claim([scoped_key])[scoped_key]:
                 return None
 
@@ -108,9 +108,9 @@ class Resolver:
         return sha256(f"{self.scope}\n{key}".encode()).hexdigest() if self.scope else key
 
 
-def _from_cache(reply: CachedReply, judge: JudgeConfig, source: Source) -> Answer | None:
-    """Parse a cached reply again; None if the present parser finds no score in it."""
-    parsed = _parse_again(reply.text, judge, reply.expected_score)
+def _from_cache(reply: CachedReply, job: JudgeRequest, source: Source) -> Answer | None:
+    """Read a cached reply again; None if the present parser finds no score in it."""
+    parsed = job.reading.read_again(reply.text, reply.expected_score)
     if parsed is None:
         return None
     return Answer(
@@ -123,10 +123,10 @@ def _from_cache(reply: CachedReply, judge: JudgeConfig, source: Source) -> Answe
     )
 
 
-def _from_record(row: StoredJudgement, judge: JudgeConfig) -> Answer | None:
+def _from_record(row: StoredJudgement, job: JudgeRequest) -> Answer | None:
     text = row.get("reply") or ""
-    expected_score = row.get("score") if row.get("parsed_layer") == LOGPROBS else None
-    parsed = _parse_again(text, judge, expected_score)
+    expected = row.get("score") if row.get("parsed_layer") == LOGPROBS else None
+    parsed = job.reading.read_again(text, expected)
     if parsed is None:
         return None
     return Answer(
@@ -137,12 +137,3 @@ def _from_record(row: StoredJudgement, judge: JudgeConfig) -> Answer | None:
         parsed=parsed,
         model=row.get("model"),
     )
-
-
-def _parse_again(text: str, judge: JudgeConfig, expected_score: float | None) -> ParsedScore | None:
-    parsed = parse_score(text, scale=judge.scale)
-    if parsed.status is not Status.SCORED:
-        return None
-    if expected_score is None or not judge.expected_score:
-        return parsed
-    return replace(parsed, score=expected_score, layer=LOGPROBS)

@@ -85,6 +85,10 @@ class ParsedScore:
     """The reader that found the score, or the reason why there is none."""
     span: str
     """The text that the score was read from."""
+    reply: str | None = None
+    """The text to keep in place of the reply, if it was put together from several replies."""
+    problem: str = ""
+    """What the reply lacks, if `layer` and `span` do not say it."""
 
 
 def parse_score(

@@ -20,7 +20,7 @@ from redis import RedisError
 
 from oyer.protocol import names
 from oyer.protocol.redis_client import Client, RedisRefuses, load_script
-from oyer.tasks.worker.admission import Admission, flow_of, task_id_of
+from oyer.tasks.coordination.admission import Admission, flow_of, task_id_of
 from oyer.tasks.worker.message_lease import LeasedQoS
 
 log = get_logger(__name__)
@@ -28,6 +28,9 @@ log = get_logger(__name__)
 REFUSED_PAUSE_S = 1.0
 """Pause before the next poll after Redis refused one, in seconds."""
 
+
+_TAKEN_OF_EACH = 2
+"""Messages of a flow that one look takes, so that workers that look at once share them."""
 
 POLL_S = 0.05
 """Pause between two looks at the flows' lists while they hold messages, in seconds."""
@@ -44,7 +47,7 @@ class PlainMessage(virtual.Message):
             compressed = (payload.get("headers") or {}).get("compression") is not None
         except (LookupError, TypeError, AttributeError) as error:
             raise ValueError("not a message") from error
-        if compressed or not all(isinstance(name, str) for name in named) or "\n" in named[0]:
+        if compressed or not all(isinstance(name, str) for name in named):
             raise ValueError("compressed, or without an address")
         super().__init__(payload, channel=channel, **kwargs)
 
@@ -59,6 +62,7 @@ class Channel(redis.Channel):
     """Set in a judge worker once it is ready."""
 
     connection: Any
+    qos: Any
     _closing: bool
     _refused = False
     _flows_left = 0
@@ -82,51 +86,62 @@ class Channel(redis.Channel):
         if self.admission is None:
             self._handle(raw)
             return
-        message = PlainMessage(raw, channel=self)
-        place, headers = message.delivery_info, message.headers
-        entry = dumps([raw, place["exchange"], place["routing_key"]])
-        flow, _ = flow_of(headers)
-        returned = "1" if isinstance(headers, dict) and headers.get("redelivered") else ""
+        PlainMessage(raw, channel=self)
         try:
-            self._take(flow, f"{message.delivery_tag}\n{entry}", returned)
+            taken = self._look(dumps(raw))
         except RedisError as error:
             log.warning("a message is processed out of turn: %s", error)
             self._handle(raw)
+            return
+        if taken:
+            self._take()
 
-    def _take(self, flow: str = "", message: str = "", returned: str = "") -> bool:
-        """Take messages that may start; returns whether there were any.
+    def _take(self) -> bool:
+        """Take messages until none may start; returns whether there were any."""
+        taken = False
+        while self._look():
+            taken = True
+        return taken
+
+    def _look(self, message: str = "") -> bool:
+        """Take some messages that may start; returns whether there were any.
 
         Args:
-            flow: flow of a message that is to be sorted first.
-            message: in the form that `take_messages.lua` describes; empty for none.
-            returned: `1` if it was taken before.
+            message: taken from the queue, to be sorted first.
         """
-        admission = self.admission
-        qos: Any = self.qos
+        admission, qos = self.admission, self.qos
         if admission is None or self._handle is None:
             return False
         if self._script is None:
             self._script = load_script(self.client, __package__, "take_messages")
         most = 0 if self._closing else admission.free
         with self.conn_or_acquire() as client:
-            self._flows_left, *items = self._script(
-                keys=[names.FLOWS_KEY, qos.unacked_index_key, qos.unacked_key],
-                args=[names.flow_key(""), most, flow, message, returned, *admission.full_flows()],
+            self._flows_left, *messages = self._script(
+                keys=[names.JUDGE_QUEUE, names.FLOWS_KEY, qos.unacked_index_key, qos.unacked_key],
+                args=[names.flow_key(""), most, _TAKEN_OF_EACH, message, *admission.full_flows()],
                 client=client,
             )
-        for item in items:
-            tag, _, entry = bytes_to_str(item).partition("\n")
-            raw = loads(entry)[0]
-            headers = raw.get("headers")
-            task_id = task_id_of(headers)
-            admission.begin(task_id, *flow_of(headers))
-            qos.leased.add(tag)
-            try:
-                self._handle(raw)
-            except BaseException:
-                admission.end(task_id)
-                raise
-        return bool(items)
+        for one in messages:
+            self._begin(one, admission)
+        return bool(messages)
+
+    def _begin(self, message: bytes, admission: Admission) -> None:
+        """Deliver a message that `take_messages.lua` has leased; drop one that is not Celery's."""
+        try:
+            raw = loads(bytes_to_str(message))
+            tag = PlainMessage(raw, channel=self).delivery_tag
+        except Exception as error:  # noqa: BLE001 - any failure to read it means the same
+            log.error("a message was thrown away: it is not from Celery (%s)", type(error).__name__)
+            self.qos.forget(message)
+            return
+        task_id = task_id_of(raw.get("headers"))
+        admission.begin(task_id, *flow_of(raw.get("headers")))
+        self.qos.leased.add(tag)
+        try:
+            self._handle(raw)
+        except BaseException:
+            admission.end(task_id)
+            raise
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         if timeout is None and self._flows_left:
@@ -137,18 +152,19 @@ class Channel(redis.Channel):
         broker = self.connection
         reraised = connection_errors(broker.connection_errors, broker.channel_errors, (Empty,))
         try:
-            read = super()._brpop_read(**options)  # type: ignore[misc]  # not in the stubs
+            try:
+                read = super()._brpop_read(**options)  # type: ignore[misc]  # not in the stubs
+            except Empty:
+                read = self._take()
+                if not read:
+                    self._note_answer()
+                    raise
         except RedisRefuses as error:
             if not self._refused:
                 log.warning("no messages from Redis: %s; asking again each second", error)
             self._refused = True
             time.sleep(REFUSED_PAUSE_S)
             return True
-        except Empty:
-            self._note_answer()
-            if self._take():
-                return True
-            raise
         except reraised:
             raise
         except Exception as error:  # noqa: BLE001 - kombu validates nothing, so any error is possible

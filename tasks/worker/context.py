@@ -21,7 +21,7 @@ from oyer.protocol.batch import Manifest
 from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.errors import InvalidConfig
 from oyer.protocol.redis_client import connect
-from oyer.tasks.worker.admission import Admission
+from oyer.tasks.coordination.admission import Admission
 from oyer.tasks.worker.pools import DEFAULT_CONCURRENCY
 from oyer.tasks.worker.shutdown import Shutdown
 from oyer.tasks.worker.storage_retry import retry_storage

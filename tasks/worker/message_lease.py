@@ -4,6 +4,7 @@ Promises, mechanism, invariants and tests: docs/internals/message_lease.md. Uses
 (`QoS.append`, `_delivered`, `_dirty`, `restore_by_tag`), so kombu's version is pinned.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterable
@@ -13,10 +14,10 @@ from celery import bootsteps
 from celery.utils.log import get_logger
 from celery.worker import state
 from kombu.transport import redis, virtual
-from kombu.utils.json import dumps
+from kombu.utils.json import dumps, loads
 from redis import RedisError
 
-from oyer.tasks.worker.admission import task_id_of
+from oyer.tasks.coordination.admission import task_id_of
 
 log = get_logger(__name__)
 
@@ -76,6 +77,11 @@ class LeasedQoS(redis.QoS):
             log.warning("an acknowledgement is sent later: %s", error)
             self._unsent_acks.add(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
+
+    def forget(self, message: bytes) -> None:
+        """Delete a message that cannot be delivered, and its lease if it has one."""
+        with contextlib.suppress(ValueError, TypeError, LookupError):
+            self._delete([str(loads(message)["properties"]["delivery_tag"])])
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Return a message to its queue, or delete it."""

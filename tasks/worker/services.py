@@ -75,9 +75,10 @@ class JudgeServices:
 
         Twice its part of the endpoints' limits: the next round of calls is prepared while one is in
         flight. The constant covers the time between two looks at the queues with small limits.
+        Trainers of the last release name no endpoints: all of them count.
         """
         calls = _MIN_LOOKAHEAD
-        for name in endpoints:
+        for name in endpoints or self.endpoints:
             endpoint = self.endpoints.get(name)
             if endpoint is not None and endpoint.limiter is not None:
                 workers = endpoint.limiter.workers

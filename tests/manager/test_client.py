@@ -19,6 +19,8 @@ from oyer.manager import (
     RewardManager,
     Rollout,
 )
+from oyer.protocol import names
+from oyer.tasks.coordination.admission import flow_of
 from tests.manager.conftest import JUDGE, Workers, rollouts_of
 from tests.support import services
 
@@ -135,6 +137,28 @@ def test_images_travel_only_to_a_judge_that_takes_them(
     assert sent.response[1] == {"role": "tool", "content": "look\n[image]"}
     small = RewardManager({**config, "max_rollout_bytes": 1024})
     assert small.submit([rollout]).batch_id
+
+
+@pytest.mark.parametrize("priority", ["", None, 3, "high", ["training"]])
+def test_a_priority_is_one_of_three(
+    manager: RewardManager, workers: Workers, priority: Any
+) -> None:
+    match = r"^priority: is .*; give interactive, training or background"
+    with pytest.raises(InvalidInput, match=match):
+        manager.submit(rollouts_of(), priority=priority)
+    with pytest.raises(InvalidInput, match=match):
+        manager.score(rollouts_of()[0], priority=priority)
+    with pytest.raises(InvalidInput, match=match):
+        manager.score_many(rollouts_of(), priority=priority)
+    assert workers.redis.dbsize() == 0
+
+
+def test_a_batch_carries_its_priority(manager: RewardManager, workers: Workers) -> None:
+    manager.submit(rollouts_of(), run="r", priority="background")
+    [message, *_] = workers.redis.lrange(names.JUDGE_QUEUE, 0, -1)
+    flow, calls = flow_of(json.loads(message)["headers"])
+    assert json.loads(flow) == ["r", "background", [JUDGE["endpoint"]]]
+    assert calls > 0
 
 
 @pytest.mark.parametrize("step", [None, 0, 2**31 - 1, np.int64(7)])

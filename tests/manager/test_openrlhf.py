@@ -204,7 +204,7 @@ def test_the_end_marks_are_the_special_tokens_of_a_named_tokenizer(tmp_path: Pat
     assert texts.response("Q <b>bold<b><fin>", "Q") == (" <b>bold<b>", True)
     assert texts.response("Q A<over>", "Q") == (" A", True)
     assert texts.response("Q A<|im_end|>", "Q") == (" A<|im_end|>", False)
-    with pytest.raises(InvalidConfig, match="tokenizer: .* give a folder"):
+    with pytest.raises(InvalidConfig, match=r"tokenizer: .* give a folder"):
         special_tokens(str(tmp_path / "nothing"))
 
 

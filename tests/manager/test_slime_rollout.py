@@ -70,7 +70,7 @@ def test_aborted_siblings_never_stall_a_rollout(judge: JudgeServer, configure: A
     assert [sample.reward for sample in whole] == pytest.approx([0.5, 0.5, 0.5, -0.5])
     finished = groups[1][:3]
     assert all(sample.remove_sample for sample in finished)
-    assert [sample.metadata["judge_status"] for sample in finished] == ["aborted"] * 3
+    assert [(sample.metadata or {})["judge_status"] for sample in finished] == ["aborted"] * 3
 
 
 def test_a_resumed_group_is_compared_whole(judge: JudgeServer, configure: Any) -> None:

@@ -1,6 +1,7 @@
 """slime's own rollout with the adapter; `OYER_SLIME` names the folder that holds its package."""
 
 import asyncio
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -19,9 +20,9 @@ pytestmark = pytest.mark.skipif(FOLDER is None, reason="OYER_SLIME names no fold
 def rollout(monkeypatch: pytest.MonkeyPatch) -> Any:
     """slime's rollout module; the SGLang router and engines are stand-ins."""
     monkeypatch.syspath_prepend(FOLDER)
-    import slime.rollout.sglang_rollout as module
+    module: Any = importlib.import_module("slime.rollout.sglang_rollout")
 
-    class State(module.GenerateState):  # type: ignore[misc, name-defined]
+    class State(module.GenerateState):  # type: ignore[misc]
         def __init__(self, args: Any) -> None:
             self.args, self.tokenizer, self.processor = args, None, None
             self.semaphore = asyncio.Semaphore(64)

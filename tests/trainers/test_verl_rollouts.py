@@ -271,7 +271,7 @@ def test_an_image_in_the_prompt_reaches_the_judge(
     parts = [
         part
         for request in backend.judge.requests
-        for message in json.loads(request.body)["messages"]
+        for message in json.loads(request.body or b"{}")["messages"]
         if isinstance(message["content"], list)
         for part in message["content"]
         if part["type"] == "image_url"
@@ -281,7 +281,7 @@ def test_an_image_in_the_prompt_reaches_the_judge(
     assert base64.b64decode(url.partition(",")[2]).startswith(b"\x89PNG")
 
 
-class Recorder(AgentLoopManager):
+class Recorder(AgentLoopManager):  # type: ignore[misc]
     """verl's manager with workers that only take batches."""
 
     def __init__(self, config: Any) -> None:
@@ -309,7 +309,7 @@ def test_a_batch_says_who_belongs_to_a_group(loop: RewardLoopManager, tokenizer:
     assert [row["group_size"] for row in rows] == [2, 2, 2, 2, 1]
     assert {(row["validate"], row["step"]) for row in rows} == {(True, 3)}
     greedy = np.array([True] * 4 + [False], dtype=bool)
-    remax = batch_of(tokenizer, ["x"] * 5, uid=["a"] * 5, __do_sample__=greedy)
+    remax = batch_of(tokenizer, ["x"] * 5, uid=["a"] * 5, __do_sample__=list(greedy))
     remax.meta_info = {"global_steps": 4}
     manager.generate_sequences(remax)
     rows = manager.batches[1].non_tensor_batch["oyer_rollout"].tolist()

@@ -60,6 +60,11 @@ def test_a_chord_has_a_task_for_each_chunk_and_one_for_the_lengths(
     assert [message["body"][1]["chunk"] for message in judging] == [0, 1, 2]
     assert {message["body"][1]["batch_id"] for message in judging} == {batch_id}
     assert {message["headers"]["task"] for message in judging} == {names.JUDGE_TASK}
+    flow = json.dumps(["r", "training", [JUDGE["endpoint"]]])
+    counts = [count for _, count in submission.manifest.chunks]
+    assert [message["headers"]["oyer"] for message in judging] == [
+        {"flow": flow, "calls": count} for count in counts
+    ]
     [length] = messages(workers, names.LENGTH_QUEUE)
     assert length["headers"]["task"] == names.LENGTH_TASK
     assert workers.sent(names.COMBINE_QUEUE) == 0

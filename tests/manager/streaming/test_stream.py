@@ -12,6 +12,7 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action, named
 from oyer.manager import InvalidInput, InvalidRollout, MissingScores, RewardManager
 from oyer.manager.score import Score
+from oyer.manager.streaming.identity import ScoreOptions
 from tests.support.scripted_backend import DEAD_JUDGE, Running, by_response, rollout, sibling
 
 
@@ -53,12 +54,17 @@ def test_many_single_rollouts_share_a_few_batches(plain: RewardManager, judge: J
     assert len(judge.requests) == 200
 
 
-def test_rollouts_of_another_run_or_step_are_in_other_batches(
+def test_rollouts_of_another_run_step_or_priority_are_in_other_batches(
     plain: RewardManager, judge: JudgeServer
 ) -> None:
-    places = [{"run": "a"}, {"run": "b"}, {"run": "a", "step": 1}]
-    pending = [plain.score(rollout("places", i), **place) for i, place in enumerate(places)]  # type: ignore[arg-type]
-    assert len({p.result(60).batch_id for p in pending}) == 3
+    places: list[ScoreOptions] = [
+        {"run": "a"},
+        {"run": "b"},
+        {"run": "a", "step": 1},
+        {"run": "a", "priority": "background"},
+    ]
+    pending = [plain.score(rollout("places", i), **place) for i, place in enumerate(places)]
+    assert len({p.result(60).batch_id for p in pending}) == 4
 
 
 def test_a_rollout_submitted_again_joins_the_pending_one(

@@ -98,6 +98,17 @@ def test_functions_of_components_share_one_submission(
     assert not functions[0].scorer.shared._open  # type: ignore[attr-defined]
 
 
+def test_two_functions_of_one_name_do_not_mix_their_keys(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    judge.set_plan(Action(text="Final score: 6"))
+    functions = [reward_function(backend), reward_function(backend)]
+    seen = Trainer()
+    rewards_of(functions, seen, "one name", trainer=trainer_with(functions))
+    assert len(seen.metrics["oyer/missing"]) == len(seen.metrics["oyer_2/missing"]) == 1
+    assert len(seen.extra["oyer/q"]) == len(seen.extra["oyer_2/q"]) == 4
+
+
 def trainer_with(functions: list[Any], **settings: Any) -> Any:
     return SimpleNamespace(
         num_generations=4,
@@ -138,7 +149,7 @@ def test_truncation_is_known_by_the_last_token_or_refused(
         ({}, {"is_truncated": [False, False, True, True]}),
         ({}, {"finish_reason": ["stop", None, "length", "length"]}),
     ):
-        function = reward_function(manager, num_generations=4, **options)  # type: ignore[arg-type]
+        function = reward_function(manager, num_generations=4, **options)
         (rewards,) = rewards_of([function], Trainer(), "ends", completion_ids=ids, **columns)
         assert rewards == ended
 

@@ -380,3 +380,17 @@ def test_a_worker_that_never_reached_redis_uses_the_configured_share() -> None:
         assert len(permits) == 2
         give(opened, permits)
         assert len(take(opened, 8, 0.5)) == 1
+
+
+def test_a_released_permit_sends_the_next_request_first(redis_url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SUPPORT / "limiter_order.py"), redis_url],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines() == [
+        "the second request is sent",
+        "the first reply is processed",
+    ]

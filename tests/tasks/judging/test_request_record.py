@@ -149,7 +149,7 @@ def test_a_seed_that_the_column_cannot_hold_stays_in_the_parameters(seed: Any) -
 def test_a_re_ask_is_recorded_by_the_messages_it_adds() -> None:
     request = job_of(ROLLOUTS["text"]).request
     assert request is not None
-    again = reask(request, "Hm.", JUDGE)
+    again = reask(request, "Hm.", "Which score?")
     turns = turns_of(request.messages, again.messages)
     assert turns is not None
     assert (turns["kept"], [turn["role"] for turn in turns["added"]]) == (2, ["assistant", "user"])

@@ -11,7 +11,7 @@ from oyer.config.reward import Budget
 from oyer.manager import RewardManager, Rollout
 from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.errors import MessageRefused
-from oyer.protocol.names import batch_key
+from oyer.protocol.names import FLOWS_KEY, batch_key, flow_key
 from oyer.protocol.redis_client import connect
 from oyer.tasks.coordination.adaptive import Evidence
 from oyer.tasks.coordination.budget import RunBudget, budget_key
@@ -58,6 +58,15 @@ def until(client: redis.Redis, met: Callable[[EndpointStatus], bool]) -> Endpoin
         assert time.monotonic() < end_s, found
         time.sleep(0.02)
     return found
+
+
+def test_messages_sorted_by_flow_count_as_waiting(client: redis.Redis) -> None:
+    client.sadd(FLOWS_KEY, "a", "b")
+    client.rpush(flow_key("a"), "1", "2")
+    client.rpush(flow_key("b"), "3")
+    client.rpush("judge", "4")
+    waiting = {queue.name: queue.waiting for queue in read_status(client).queues}
+    assert waiting == {"judge": 4, "length": 0, "combine": 0}
 
 
 def test_a_call_counts_against_each_limit_until_its_worker_closes(

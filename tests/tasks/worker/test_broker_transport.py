@@ -1,6 +1,7 @@
 """The channel on a real Redis that temporarily refuses commands."""
 
 import contextlib
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import redis
 
 from oyer.protocol.redis_client import RedisRefuses
 from oyer.tasks.app import make_app
+from oyer.tasks.coordination.admission import Admission
 from oyer.tasks.worker import broker_transport
 from oyer.tasks.worker.message_lease import LeasedQoS
 
@@ -102,3 +104,169 @@ def test_a_message_taken_just_before_a_failover_is_processed(
         channel.qos.append(message, message.delivery_tag)
     assert message.delivery_tag in channel.qos._delivered
     assert client.hlen("unacked") == 0
+
+
+def message_of(flow: str, task_id: str, calls: int = 1) -> dict[str, Any]:
+    return {"id": task_id, "oyer": {"flow": flow, "calls": calls}}
+
+
+class JudgeWorker:
+    """A judge worker's channel with an admission of its own."""
+
+    def __init__(self, redis_url: str, slots: int, lookahead: int) -> None:
+        self.connection = make_app(redis_url).connection_for_read()
+        self.channel: Any = self.connection.channel()
+        self.channel.admission = Admission(slots, lambda _: lookahead)
+        self.got: list[str] = []
+        self._messages: dict[str, Any] = {}
+        self.channel.basic_consume("judge", False, callback=self._take, consumer_tag="c")
+
+    def _take(self, message: Any) -> None:
+        self.got.append(message.headers["id"])
+        self._messages[message.headers["id"]] = message
+
+    def end(self, task_id: str) -> None:
+        self._messages.pop(task_id).ack()
+
+    def drain(self, *, looks: int = 1) -> list[str]:
+        """Read until the queue and its lists were empty or full `looks` times; return the tasks taken."""
+        self.got.clear()
+        for _ in range(looks):
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    self.connection.drain_events(timeout=0.2)
+        return list(self.got)
+
+
+@pytest.fixture
+def workers(redis_url: str) -> Iterator[Any]:
+    """Start judge workers; the queue is declared."""
+    started: list[JudgeWorker] = []
+
+    def start(slots: int = 100, lookahead: int = 10) -> JudgeWorker:
+        worker = JudgeWorker(redis_url, slots, lookahead)
+        make_app(redis_url).amqp.queues["judge"](worker.channel).declare()
+        started.append(worker)
+        return worker
+
+    yield start
+    for worker in started:
+        worker.connection.close()
+
+
+@pytest.fixture
+def publish(redis_url: str) -> Iterator[Any]:
+    """Publish judge messages as a trainer does."""
+    with make_app(redis_url).connection_for_write() as connection:
+        producer = connection.Producer(connection.channel())
+
+        def one(flow: str | None, task_id: str, calls: int = 1) -> None:
+            headers = {"id": task_id} if flow is None else message_of(flow, task_id, calls)
+            producer.publish({"n": 1}, routing_key="judge", exchange="judge", headers=headers)
+
+        yield one
+
+
+def lists_of(client: redis.Redis) -> set[str]:
+    return {key.decode() for key in client.keys("oyer:judge:*")}
+
+
+def test_a_flow_with_enough_calls_keeps_its_backlog_in_redis(
+    workers: Any, publish: Any, client: redis.Redis
+) -> None:
+    worker = workers()
+    for i in range(5):
+        publish("a", f"a{i}", calls=6)
+    publish("b", "b0", calls=6)
+    assert set(worker.drain()) == {"a0", "a1", "b0"}
+    assert client.llen("oyer:judge:flow:a") == 3
+    worker.end("a0")
+    # Two are taken at a time.
+    assert worker.drain() == ["a2", "a3"]
+    assert client.llen("oyer:judge:flow:a") == 1
+
+
+def test_another_worker_takes_what_the_first_cannot(
+    workers: Any, publish: Any, client: redis.Redis
+) -> None:
+    first = workers()
+    for i in range(4):
+        publish("a", f"a{i}", calls=6)
+    assert first.drain() == ["a0", "a1"]
+    assert workers().drain(looks=6) == ["a2", "a3"]
+    assert lists_of(client) == set()
+
+
+def test_a_taken_message_is_leased_and_deleted_once_acknowledged(
+    workers: Any, publish: Any, client: redis.Redis
+) -> None:
+    worker = workers()
+    publish("a", "a0")
+    assert worker.drain() == ["a0"]
+    assert client.hlen("unacked") == client.zcard("unacked_index") == 1
+    worker.end("a0")
+    assert client.hlen("unacked") == client.zcard("unacked_index") == 0
+    assert worker.channel.admission.free == 100
+
+
+def test_a_message_of_a_dead_worker_returns_first_in_its_flow(
+    workers: Any, publish: Any, client: redis.Redis
+) -> None:
+    dead = workers()
+    for i in range(3):
+        publish("a", f"a{i}", calls=10)
+    assert dead.drain() == ["a0", "a1"]
+    # Its lease expires.
+    for tag in client.zrange("unacked_index", 0, -1):
+        client.zadd("unacked_index", {tag: 0})
+    dead.channel.qos._delivered.clear()
+    other = workers()
+    other.channel.qos.sweep()
+    assert set(other.drain(looks=6)) == {"a0", "a1"}
+    assert client.llen("oyer:judge:flow:a") == 1
+
+
+def test_messages_of_the_last_release_share_one_flow(workers: Any, publish: Any) -> None:
+    worker = workers()
+    for i in range(3):
+        publish(None, f"old{i}")
+    assert worker.drain() == ["old0", "old1", "old2"]
+
+
+def test_an_unreadable_message_among_others_is_dropped(
+    workers: Any, publish: Any, client: redis.Redis, caplog: Any
+) -> None:
+    worker = workers()
+    publish("a", "a0")
+    for raw in ("no JSON", '{"properties": 1}', "[]", '{"properties": {"delivery_info": {}}}'):
+        client.lpush("judge", raw)
+    publish("a", "a1")
+    assert worker.drain() == ["a0", "a1"]
+    assert caplog.text.count("thrown away") == 4
+    assert lists_of(client) == set()
+    assert client.hlen("unacked") == 2
+
+
+def test_a_compressed_message_leaves_no_lease(
+    workers: Any, publish: Any, client: redis.Redis, caplog: Any
+) -> None:
+    worker = workers()
+    publish("a", "a0")
+    raw = client.rpop("judge")
+    assert isinstance(raw, bytes)
+    packed = json.loads(raw)
+    packed["headers"]["compression"] = "gzip"
+    publish("a", "a1")
+    client.lpush("judge", json.dumps(packed))
+    assert worker.drain() == ["a1"]
+    assert "thrown away" in caplog.text
+    assert client.hlen("unacked") == client.zcard("unacked_index") == 1
+
+
+def test_slots_that_are_short_serve_every_flow(workers: Any, publish: Any) -> None:
+    worker = workers(slots=6, lookahead=1000)
+    for i in range(20):
+        publish("a", f"a{i}")
+    assert len(worker.drain()) == 4
+    publish("b", "b0")
+    assert worker.drain() == ["b0"]

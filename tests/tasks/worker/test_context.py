@@ -106,3 +106,19 @@ def test_closing_a_database_leaves_no_wal_file(tmp_path: Path) -> None:
     assert rows == []
     context.close()
     assert [file.name for file in tmp_path.iterdir()] == ["oyer.db"]
+
+
+def test_a_worker_holds_two_rounds_of_a_flows_calls(redis_url: str) -> None:
+    endpoint = {"base_url": "http://127.0.0.1:9/v1"}
+    services = context_of(
+        broker={"url": redis_url},
+        endpoints={
+            "a": {**endpoint, "max_in_flight": 100},
+            "b": {**endpoint, "max_in_flight": 10},
+        },
+    ).judging
+    few = services.lookahead(["unknown"])
+    assert services.lookahead(["a"]) == few + 200
+    assert services.lookahead(["a", "b"]) == few + 220
+    # A trainer of the last release does not name its endpoints.
+    assert services.lookahead([]) == few + 220

@@ -1,7 +1,7 @@
 """Decides of which flows a judge worker takes another chunk; pure.
 
 A chunk is taken when its calls can soon begin. A flow whose endpoints are slow or dead therefore
-keeps its backlog in Redis, and takes no slot from others. See docs/internals/fair_queues.md.
+keeps its backlog in Redis, and takes no slot from others. See docs/internals/fairness.md.
 """
 
 import json

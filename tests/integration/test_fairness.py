@@ -1,0 +1,153 @@
+"""Runs that share endpoints and real judge workers; the order of calls is read from the judge's log."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oyer.demo.judge_server import JudgeServer
+from oyer.demo.request_log import RequestEntry
+from oyer.demo.responses import Action
+from oyer.manager import RewardFuture, RewardManager
+from oyer.protocol.batch import Priority
+from tests.support.rollouts import rollouts_of
+
+IN_FLIGHT = 16
+PROMPT = Action(text="Final score: 6", latency_s=0.1)
+HELD = Action(text="Final score: 6", hold=True)
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[JudgeServer]:
+    with JudgeServer(body_limit_bytes=0) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def slow_judge() -> Iterator[JudgeServer]:
+    with JudgeServer(HELD, body_limit_bytes=0) as server:
+        yield server
+
+
+def config_of(**endpoints: JudgeServer) -> dict[str, Any]:
+    return {
+        "endpoints": {
+            name: {"base_url": server.base_url, "max_in_flight": IN_FLIGHT}
+            for name, server in endpoints.items()
+        },
+        "judges": [{"name": "q", "endpoint": "e", "model": "m"}],
+        "run_weights": {"heavy": 3.0},
+    }
+
+
+@pytest.fixture(scope="module")
+def manager(
+    judge: JudgeServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RewardManager]:
+    """A backend of two judge processes."""
+    folder = tmp_path_factory.mktemp("fairness")
+    config = config_of(e=judge) | {"store": {"url": f"sqlite:///{folder / 'oyer.db'}"}}
+    with RewardManager.local(config, folder=folder, judge_processes=2) as opened:
+        yield opened
+
+
+def submit(
+    manager: RewardManager,
+    run: str,
+    count: int,
+    *,
+    endpoint: str = "e",
+    priority: Priority = "training",
+) -> RewardFuture:
+    """Submit rollouts of a run, which the judge's log shows as the model."""
+    name = f"{run} {priority}"
+    judges = [{"name": "q", "endpoint": endpoint, "model": name}]
+    raw = manager.config.model_dump(mode="json") | {"judges": judges}
+    rollouts = rollouts_of(f"{name} {endpoint} {count}", count)
+    return RewardManager(raw).submit(rollouts, run=run, priority=priority)
+
+
+def called(log: list[RequestEntry]) -> list[str]:
+    """The model of each call, in the order in which the calls arrived."""
+    return [str(entry.model) for entry in sorted(log, key=lambda entry: entry.sequence)]
+
+
+def calls_while_all_wait(judge: JudgeServer, futures: dict[str, RewardFuture]) -> Counter[str]:
+    """Count the calls of each run from the first one of the last run to the end of the first run."""
+    for future in futures.values():
+        assert future.result(timeout_s=120).mask.all()
+    order = called(judge.requests)
+    begin = max(order.index(name) for name in futures)
+    end = min(len(order) - order[::-1].index(name) for name in futures)
+    return Counter(order[begin:end])
+
+
+@pytest.fixture(autouse=True)
+def _fresh_log(judge: JudgeServer) -> None:
+    judge.set_plan(PROMPT)
+    judge.reset()
+
+
+def test_a_backlog_does_not_delay_another_run(manager: RewardManager, judge: JudgeServer) -> None:
+    backlog = submit(manager, "A", 512)
+    judge.wait_until(lambda log: len(log) >= 2 * IN_FLIGHT)
+    batch = submit(manager, "B", 2 * IN_FLIGHT).result(timeout_s=60)
+    assert batch.mask.all()
+    order = called(judge.requests)
+    assert order.count("B training") == 2 * IN_FLIGHT
+    assert order.count("A training") < 512 / 2
+    backlog.cancel()
+
+
+def test_a_slow_endpoint_takes_no_slot_from_others(
+    judge: JudgeServer, slow_judge: JudgeServer, tmp_path: Path
+) -> None:
+    config = config_of(e=judge, slow=slow_judge) | {
+        "store": {"url": f"sqlite:///{tmp_path / 'oyer.db'}"}
+    }
+    # The slow run has chunks for many times the slots of all workers.
+    with RewardManager.local(
+        config, folder=tmp_path, judge_processes=2, judge_concurrency=6
+    ) as manager:
+        stuck = submit(manager, "A", 512, endpoint="slow")
+        slow_judge.wait_until(lambda log: len(log) >= IN_FLIGHT)
+        assert submit(manager, "B", 256).result(timeout_s=60).mask.all()
+        # All of A's calls are still in flight or waiting.
+        assert len(slow_judge.requests) == IN_FLIGHT
+        stuck.cancel()
+        slow_judge.set_plan(PROMPT)
+        slow_judge.release()
+
+
+def test_runs_of_equal_weight_call_equally_often(
+    manager: RewardManager, judge: JudgeServer
+) -> None:
+    futures = {f"{run} training": submit(manager, run, 256) for run in "XYZ"}
+    counts = calls_while_all_wait(judge, futures)
+    assert len(counts) == 3
+    assert min(counts.values()) > 100
+    assert max(counts.values()) <= 1.1 * min(counts.values())
+
+
+def test_a_run_calls_in_proportion_to_its_weight(
+    manager: RewardManager, judge: JudgeServer
+) -> None:
+    futures = {f"{run} training": submit(manager, run, 256) for run in ("light", "heavy")}
+    counts = calls_while_all_wait(judge, futures)
+    assert 2.5 <= counts["heavy training"] / counts["light training"] <= 3.5
+
+
+def test_background_calls_progress_without_delaying_training(
+    manager: RewardManager, judge: JudgeServer
+) -> None:
+    background = submit(manager, "eval", 512, priority="background")
+    judge.wait_until(lambda log: len(log) >= IN_FLIGHT)
+    futures = {"T training": submit(manager, "T", 256)}
+    assert futures["T training"].result(timeout_s=60).mask.all()
+    order = called(judge.requests)
+    meanwhile = order[order.index("T training") :]
+    counts = Counter(meanwhile[: len(meanwhile) - meanwhile[::-1].index("T training")])
+    assert 0 < counts["eval background"] <= counts["T training"] / 8
+    background.cancel()
