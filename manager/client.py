@@ -134,6 +134,8 @@ class RewardManager:
         check_place(run, step, split, priority)
         rollouts = self._without_unused_images(rollouts)
         validation.check(rollouts, self.config)
+        if split is None:
+            validation.check_groups(rollouts, self.config)
         prepared = prepare(
             rollouts, self.config, run=run, step=step, split=split, priority=priority
         )

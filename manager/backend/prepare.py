@@ -53,13 +53,15 @@ def prepare(
         for name, endpoint in config.endpoints.items()
         if any(judge.endpoint == name for judge in config.judges)
     ]
-    falls_back = any(judge.fallback for judge in config.judges)
+    compares = any(judge.kind == "group" for judge in config.judges)
+    by_group = compares or any(judge.fallback for judge in config.judges)
     group_ids = [None if row.group_id is None else str(row.group_id) for row in rows]
     counts = chunk_sizes(
         [bytes_of(row) for row in rows],
         in_flight=sum(in_flight) or _DEFAULT_IN_FLIGHT,
         calls=sum(judge.samples for judge in config.judges),
-        group_ids=group_ids if falls_back else None,
+        group_ids=group_ids if by_group else None,
+        whole=compares,
     )
     spans = list(zip(accumulate(counts, initial=0), counts, strict=False))
     packed_ids = _token_ids(rollouts, config, spans)
@@ -77,7 +79,7 @@ def prepare(
         length_follows_judges=config.length_follows_judges,
         token_ids=bool(packed_ids),
         split=split,
-        split_groups=split_groups(group_ids, spans) if falls_back else [],
+        split_groups=split_groups(group_ids, spans) if by_group else [],
     )
     chunks = [encode_rollouts(rows[start : start + count]) for start, count in spans]
     columns = replace(_columns(rows, group_ids, config), incomplete=list(incomplete))

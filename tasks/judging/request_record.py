@@ -14,6 +14,7 @@ from oyer.config import rubric as rubrics
 from oyer.models.base import clean_text
 from oyer.models.rows import Turn, Turns
 from oyer.protocol.rollout import Message, Rollout
+from oyer.tasks.judging.group_judges.members import render_group, shown_of
 from oyer.tasks.judging.requests import JudgeRequest, request_key
 from oyer.tasks.judging.views import ShownRollout, ViewSettings, render_request
 
@@ -31,6 +32,12 @@ def parameters_text(job: JudgeRequest, sent: Mapping[str, Any] | None) -> str:
     # Left out if default, so that equal parameters of earlier releases stay one text.
     if changed := ViewSettings.of(job.judge).changed:
         kept["view"] = changed
+    if job.responses:
+        kept["group"] = {
+            "mode": job.judge.mode,
+            "samples": job.judge.samples,
+            "responses": job.responses,
+        }
     if sent is not None:
         # The seed has a column: it differs by request, and requests share the rest of this text.
         own = seed_of(sent) is not None
@@ -102,12 +109,16 @@ class Kept:
     reference: str | None
     tools: str | None = None
     """Tool definitions as JSON."""
+    responses: Sequence[str | None] = ()
+    """Of a group judge: the responses in the order shown, as `response`."""
 
 
 def first_messages(kept: Kept) -> list[Message] | None:
     """Rebuild the messages of a judgement's first request; None if they do not match its hash."""
+    # A row of a group judge's comparison has a number of its own; it begins with the sample's.
+    sample = kept.sample % kept.parameters.get("group", {"samples": kept.sample + 1})["samples"]
     for messages in _candidates(kept):
-        key = request_key(**kept.parameters["key"], messages=messages, sample=kept.sample)
+        key = request_key(**kept.parameters["key"], messages=messages, sample=sample)
         if key == kept.request_hash:
             return messages
     return None
@@ -144,6 +155,9 @@ def _candidates(kept: Kept) -> Iterator[list[Message]]:
         return
     low, high = kept.parameters["scale"]
     tools = None if kept.tools is None else json.loads(kept.tools)
+    if "group" in kept.parameters:
+        yield from _group_candidates(kept, (low, high), tools)
+        return
     for prompt, response in itertools.product(_readings(kept.prompt), _readings(kept.response)):
         rendered = render_request(
             rubrics.parse(kept.rubric),
@@ -153,6 +167,26 @@ def _candidates(kept: Kept) -> Iterator[list[Message]]:
         )
         if rendered.error is None:
             yield rendered.messages
+
+
+def _group_candidates(
+    kept: Kept, scale: tuple[float, float], tools: Any
+) -> Iterator[list[Message]]:
+    """Yield readings of a group judge's request: all responses as text, or each as messages if it is."""
+    if kept.rubric is None or kept.prompt is None or None in kept.responses:
+        return
+    settings = ViewSettings(**kept.parameters.get("view", {}))
+    readings = [list(_readings(body)) for body in kept.responses if body is not None]
+    for prompt, k in itertools.product(_readings(kept.prompt), (0, -1)):
+        shown = [shown_of(some[k], settings) for some in readings]
+        context = ShownRollout(prompt=prompt, response="", reference=kept.reference, tools=tools)
+        yield render_group(
+            rubrics.parse(kept.rubric),
+            context,
+            shown,
+            scale=scale,
+            pairs=kept.parameters["group"]["mode"] == "pairs",
+        )
 
 
 def _readings(body: str) -> Iterator[str | list[Message]]:

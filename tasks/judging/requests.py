@@ -15,6 +15,7 @@ from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import ChatRequest
 from oyer.tasks.judging.empty_response import has_content
+from oyer.tasks.judging.group_judges.wording import list_format, winner_format
 from oyer.tasks.judging.reading import Reading, ScoreReading
 from oyer.tasks.judging.views import (
     Rendered,
@@ -57,6 +58,8 @@ class JudgeRequest:
     """Arguments of `request_key`, without the messages and the sample."""
     special_reading: Reading | None = None
     """How the reply is read; None reads one score."""
+    responses: Sequence[tuple[int, ...]] = ()
+    """Of a group judge: for each response shown, in order, the indices of the rollouts that have it."""
 
     @property
     def reading(self) -> Reading:
@@ -69,9 +72,31 @@ class JudgeRequest:
         return self.sample % self.judge.samples == 0
 
     @property
+    def rollouts(self) -> set[int]:
+        """Indices of the rollouts that the request shows."""
+        return {self.index, *(index for indices in self.responses for index in indices)}
+
+    @property
     def place(self) -> JudgementKey:
         """Identifies this judgement in its batch."""
         return self.index, self.judge.name, self.sample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestContext:
+    """What the requests of a chunk depend on besides judges and rollouts; see `requests_of`."""
+
+    rules: RewardRules
+    bodies: Mapping[str, Mapping[str, Any]]
+    servers: Mapping[str, str]
+
+    def settings(self, judge: JudgeConfig) -> dict[str, Any]:
+        """Return a judge's fields of `ChatRequest`."""
+        return _settings(judge)
+
+    def key_fields(self, judge: JudgeConfig) -> dict[str, Any]:
+        """Return the arguments of `request_key` for a judge, without messages and sample."""
+        return _key_fields(judge, _settings(judge), self.bodies, self.servers)
 
 
 def requests_of(
@@ -100,7 +125,7 @@ def requests_of(
         for judge in judges:
             fields = key_fields_of[judge.name]
             rubric_hash = fields["rubric_hash"]
-            decided, shown = decided_for_all or _decided_by_view(rollout, judge), Rendered()
+            decided, shown = decided_for_all or decided_by_view(rollout, judge), Rendered()
             if decided is None:
                 shown = _rendered(rollout, judge, rubric_of[judge.name])
                 decided = Status.REJECTED if shown.error else None
@@ -124,7 +149,7 @@ def requests_of(
 def _request(
     judge: JudgeConfig, key: str, shown: Rendered, settings: Mapping[str, Any]
 ) -> ChatRequest:
-    seed = _seed(key) if judge.samples > 1 and judge.temperature == 0 else None
+    seed = seed_for(judge, key)
     return ChatRequest(model=judge.model, messages=shown.messages, seed=seed, **settings)
 
 
@@ -139,7 +164,7 @@ def decided_without_call(rollout: Rollout, rules: RewardRules) -> Status | None:
     return None if has_content(policy_text(rollout.response)) else Status.EMPTY
 
 
-def _decided_by_view(rollout: Rollout, judge: JudgeConfig) -> Status | None:
+def decided_by_view(rollout: Rollout, judge: JudgeConfig) -> Status | None:
     """Return `empty` if a judge's view leaves nothing to judge, e.g. an answer that never came."""
     return Status.EMPTY if shows_nothing(rollout.response, ViewSettings.of(judge)) else None
 
@@ -222,10 +247,16 @@ def _settings(judge: JudgeConfig) -> dict[str, Any]:
         **effort,
         "temperature": judge.temperature,
         "max_tokens": judge.max_tokens,
-        "response_format": parser.response_format(judge.scale) if judge.structured else None,
+        "response_format": _response_format(judge) if judge.structured else None,
         "logprobs": TOP_LOGPROBS if judge.expected_score else None,
         "extra_body": judge.extra_body,
     }
+
+
+def _response_format(judge: JudgeConfig) -> dict[str, Any]:
+    if judge.kind == "group":
+        return winner_format() if judge.compares_pairs else list_format(judge.scale)
+    return parser.response_format(judge.scale)
 
 
 def _key_fields(
@@ -254,6 +285,11 @@ def _served_by(judge: JudgeConfig, servers: Mapping[str, str]) -> dict[str, str]
     return {} if server is None else {"server": server}
 
 
-def _seed(key: str) -> int:
-    """Return a seed that differs by sample, from 0 to 2³¹ - 1: some endpoints take 32 bits."""
+def seed_for(judge: JudgeConfig, key: str) -> int | None:
+    """Return a seed that differs by sample, from 0 to 2³¹ - 1: some endpoints take 32 bits.
+
+    None if samples differ by temperature, or if there is only one.
+    """
+    if judge.samples == 1 or judge.temperature != 0:
+        return None
     return int(key[:8], 16) & 0x7FFF_FFFF

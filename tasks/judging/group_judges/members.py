@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from oyer.config import rubric as rubrics
@@ -12,7 +12,7 @@ from oyer.protocol.images import images_in
 from oyer.protocol.rollout import Message, Rollout
 from oyer.tasks.judging.group_judges.schedule import shuffled
 from oyer.tasks.judging.group_judges.wording import reply_format
-from oyer.tasks.judging.views import ViewSettings, images_problem, selected
+from oyer.tasks.judging.views import ShownRollout, ViewSettings, images_problem, selected
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Shown:
     response: str | Sequence[TranscriptPart]
     chars: int
     truncated: bool
-    indices: tuple[int, ...]
+    indices: tuple[int, ...] = ()
     """In the batch, ascending."""
 
 
@@ -35,19 +35,45 @@ class Members:
     shown: Sequence[Shown]
     """Distinct responses, in the order shown."""
 
+    @property
+    def indices(self) -> list[int]:
+        """Of all rollouts, in the batch."""
+        return [index for one in self.shown for index in one.indices]
+
     def messages(self, judge: JudgeConfig, positions: Sequence[int]) -> list[Message]:
         """Render the request that shows some of the responses, as responses 1, 2 …."""
-        shown = [self.shown[position] for position in positions]
-        return rubrics.render(
+        return render_group(
             rubrics.parse(judge.rubric),
-            prompt=self.rollout.prompt,
-            response=Responses([one.response for one in shown]),
-            reference=self.rollout.reference,
-            tools=self.rollout.tools,
+            self.rollout,
+            [self.shown[position] for position in positions],
             scale=judge.scale,
-            cut=any(one.truncated for one in shown),
-            verdict=reply_format(judge, len(shown)),
+            pairs=judge.compares_pairs,
         )
+
+
+def render_group(
+    rubric: rubrics.RubricTemplate,
+    context: ShownRollout | Rollout,
+    shown: Sequence["Shown"],
+    *,
+    scale: tuple[float, float],
+    pairs: bool,
+) -> list[Message]:
+    """Render a rubric with responses of one group.
+
+    Args:
+        context: has their prompt, reference and tools.
+    """
+    return rubrics.render(
+        rubric,
+        prompt=context.prompt,
+        response=Responses([one.response for one in shown]),
+        reference=context.reference,
+        tools=context.tools,
+        scale=scale,
+        cut=any(one.truncated for one in shown),
+        verdict=reply_format(rubric.language, pairs=pairs, n=len(shown), scale=scale),
+    )
 
 
 def members_of(rollouts: Mapping[int, Rollout], judge: JudgeConfig, sample: int) -> Members:
@@ -59,16 +85,21 @@ def members_of(rollouts: Mapping[int, Rollout], judge: JudgeConfig, sample: int)
     settings = ViewSettings.of(judge)
     by_text: dict[str, Shown] = {}
     for index in sorted(rollouts):
-        response, truncated = selected(rollouts[index].response, settings)
-        text = json.dumps(response)
-        known = by_text.get(text)
-        indices = (index,) if known is None else (*known.indices, index)
-        chars = len(response) if isinstance(response, str) else sum(len(p.text) for p in response)
-        by_text[text] = Shown(response, chars, truncated, indices)
+        shown = shown_of(rollouts[index].response, settings)
+        text = json.dumps(shown.response)
+        known = by_text.get(text, shown)
+        by_text[text] = replace(known, indices=(*known.indices, index))
     first = rollouts[min(rollouts)]
     order = shuffled(list(by_text), _salt(first, judge, sample))
-    shown = list(by_text.values())
-    return Members(first, [shown[position] for position in order])
+    distinct = list(by_text.values())
+    return Members(first, [distinct[position] for position in order])
+
+
+def shown_of(response: str | Sequence[Message], settings: ViewSettings) -> Shown:
+    """Return what a judge is shown of a response."""
+    found, truncated = selected(response, settings)
+    chars = len(found) if isinstance(found, str) else sum(len(part.text) for part in found)
+    return Shown(found, chars, truncated)
 
 
 def why_not_comparable(rollouts: Sequence[Rollout], judge: JudgeConfig) -> str | None:

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from statistics import fmean
 
+from oyer.config import rubric
 from oyer.config.judge import JudgeConfig
 from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import Reply
 from oyer.tasks.judging.group_judges.replies import ListedScore, Winner, read_list, read_winner
-from oyer.tasks.judging.group_judges.wording import question_after
+from oyer.tasks.judging.group_judges.wording import question_after, reply_format
 from oyer.tasks.judging.reading import Reading
 from oyer.tasks.parsing.finish_reasons import End, end_of
 from oyer.tasks.parsing.normalize import strip_thinking
@@ -46,7 +47,11 @@ class GroupReading:
 
     def reask(self, parsed: ParsedScore, *, last: bool) -> tuple[str, Reading]:
         """Ask for the whole reply again, naming what was wrong."""
-        return question_after(self.judge, self.responses, parsed.problem), self
+        judge, language = self.judge, rubric.parse(self.judge.rubric).language
+        expected = reply_format(
+            language, pairs=judge.compares_pairs, n=self.responses, scale=judge.scale
+        )
+        return question_after(parsed.problem, language, expected), self
 
     def settled(self, parsed: ParsedScore) -> ParsedScore:
         """Return the result unchanged."""

@@ -43,6 +43,10 @@ class Comparison(Protocol):
     def requests(self) -> Sequence[JudgeRequest]:
         """To be answered."""
 
+    @property
+    def judged(self) -> Sequence[JudgementKey]:
+        """The judgements of the rollouts."""
+
     def rows(self, answers: Mapping[JudgementKey, Answer]) -> list[Answered]:
         """Return what is recorded: a judgement per rollout, and one per comparison of a pair."""
 
@@ -53,6 +57,11 @@ class Decided:
 
     judgements: Sequence[JudgeRequest]
     requests: Sequence[JudgeRequest] = ()
+
+    @property
+    def judged(self) -> list[JudgementKey]:
+        """The judgements of the rollouts."""
+        return [one.place for one in self.judgements]
 
     def rows(self, answers: Mapping[JudgementKey, Answer]) -> list[Answered]:
         """Return a row for each."""
@@ -71,6 +80,12 @@ class Listing:
     lists: Sequence[Sequence[int]]
     """Positions of the responses that each request shows."""
     requests: Sequence[JudgeRequest]
+
+    @property
+    def judged(self) -> list[JudgementKey]:
+        """The judgements of the rollouts."""
+        _, judge, sample = self.requests[0].place
+        return [(index, judge, sample) for index in self.members.indices]
 
     def rows(self, answers: Mapping[JudgementKey, Answer]) -> list[Answered]:
         """Return a row for each rollout."""
@@ -115,6 +130,11 @@ class Tournament:
     """Positions shown first and second in each request."""
     requests: Sequence[JudgeRequest]
 
+    @property
+    def judged(self) -> list[JudgementKey]:
+        """The judgements of the rollouts."""
+        return [(index, self.judge.name, self.sample) for index in self.members.indices]
+
     def rows(self, answers: Mapping[JudgementKey, Answer]) -> list[Answered]:
         """Return a row for each comparison and for each rollout."""
         answered = [(one, answers[one.place]) for one in self.requests]
@@ -122,9 +142,7 @@ class Tournament:
         if failed is not None:
             missing = Answer(source="none", status=failed.status, error=failed.error)
             return answered + [
-                (self._judgement(index), missing)
-                for shown in self.members.shown
-                for index in shown.indices
+                (self._judgement(index), missing) for index in self.members.indices
             ]
         winners = [_reading(one).winner(answer.text or "") for one, answer in answered]
         outcomes = dict(zip(self.pairs, [winner.outcome for winner in winners], strict=True))
@@ -276,7 +294,7 @@ def _request(
         key=key,
         key_fields=fields,
         special_reading=GroupReading(judge, len(positions)),
-        shown=tuple(one.indices for one in shown),
+        responses=tuple(one.indices for one in shown),
     )
 
 

@@ -1,7 +1,6 @@
 """What a group judge is told to reply, and asked after a wrong reply; pure."""
 
-from oyer.config import rubric
-from oyer.config.judge import JudgeConfig
+from typing import Any, Literal
 
 _LIST = {
     "en": "Reply with one JSON object and nothing else:\n"
@@ -27,16 +26,46 @@ _PAIR = {
 _WRONG = {"en": "Your reply cannot be used: {problem}. ", "zh": "你的回复无法使用：{problem}。"}
 
 
-def reply_format(judge: JudgeConfig, n: int) -> str:
-    """Return what the judge is to reply about `n` responses."""
-    language = rubric.parse(judge.rubric).language
-    if judge.compares_pairs:
+def reply_format(
+    language: Literal["en", "zh"], *, pairs: bool, n: int, scale: tuple[float, float]
+) -> str:
+    """Return what a judge is to reply about `n` responses, or about a pair."""
+    if pairs:
         return _PAIR[language]
-    low, high = judge.scale
+    low, high = scale
     return _LIST[language].format(ids=_IDS[language].format(n=n), low=low, high=high)
 
 
-def question_after(judge: JudgeConfig, n: int, problem: str) -> str:
-    """Return the question that follows a wrong reply."""
-    language = rubric.parse(judge.rubric).language
-    return _WRONG[language].format(problem=problem) + reply_format(judge, n)
+def question_after(problem: str, language: Literal["en", "zh"], expected: str) -> str:
+    """Return the question that follows a wrong reply; `expected` is its `reply_format`."""
+    return _WRONG[language].format(problem=problem) + expected
+
+
+def list_format(scale: tuple[float, float]) -> dict[str, Any]:
+    """Return the `response_format` of a list of scores."""
+    entry = {
+        "id": {"type": "integer"},
+        "explanation": {"type": "string"},
+        "score": {"type": "number", "minimum": scale[0], "maximum": scale[1]},
+    }
+    return _json_format({"scores": {"type": "array", "items": _object(entry)}})
+
+
+def winner_format() -> dict[str, Any]:
+    """Return the `response_format` of a comparison of two responses."""
+    winner = {"type": "string", "enum": ["1", "2", "tie"]}
+    return _json_format({"reason": {"type": "string"}, "winner": winner})
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _json_format(properties: dict[str, Any]) -> dict[str, Any]:
+    schema = {"name": "verdict", "strict": True, "schema": _object(properties)}
+    return {"type": "json_schema", "json_schema": schema}
