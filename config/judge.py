@@ -1,38 +1,34 @@
 """Configuration of a judge and its fallback."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from oyer.config import rubric as rubrics
+from oyer.config.criteria.criterion import Combine, Criterion, problem_of
 from oyer.config.endpoint import Body
+from oyer.config.group_judge import PairChunks, group_defaults, group_problem
 from oyer.config.section import Section
+from oyer.protocol.errors import InvalidConfig
 
 MAX_EXPECTED = 1000
 """Widest scale with an expected score: the logprobs are searched for each score."""
 
 
-_FOR_GROUPS = "for `kind: group`"
-_FOR_PAIRS = "for `kind: group` and `mode: pairs`"
-_FOR_LISTS = "for `kind: group` and `mode: listwise`"
-_FOR_POINTWISE = "for `kind: pointwise`"
-_UNUSED = {
-    "pointwise": {
-        "mode": _FOR_GROUPS,
-        "pairs": _FOR_PAIRS,
-        "both_orders": _FOR_PAIRS,
-        "max_list_chars": _FOR_LISTS,
-    },
-    "listwise": {
-        "pairs": _FOR_PAIRS,
-        "both_orders": _FOR_PAIRS,
-        "expected_score": _FOR_POINTWISE,
-    },
-    "pairs": {"max_list_chars": _FOR_LISTS, "expected_score": _FOR_POINTWISE},
-}
-"""The keys that a kind of judge does not use, and what they are for."""
+CRITERIA_SCALE = (0.0, 1.0)
+"""Scale of a judge that gives verdicts; under `points`, faults can lead below it."""
+
+SIGNED_SCALE = (-1.0, 1.0)
+"""Scale under `combine_criteria: signed`."""
+
+
+def _asks_for_verdicts(rubric: Any) -> bool:
+    """Whether a `rubric` setting asks for verdicts; False if it cannot be used."""
+    try:
+        return rubrics.parse(rubrics.resolve(rubric)).reply == "verdicts"
+    except (InvalidConfig, AttributeError, TypeError):
+        return False  # the validator of `rubric` reports it
 
 
 class Fallback(Section):
@@ -42,17 +38,6 @@ class Fallback(Section):
     """Name of an entry of the workers' `endpoints`."""
     model: str = Field(min_length=1, max_length=200)
     """The model name that this endpoint expects."""
-
-
-class PairChunks(Section):
-    """Pairs within chunks of a group."""
-
-    chunks: int = Field(ge=2, le=64)
-    """Most responses of a chunk; all in one chunk are compared with each other."""
-
-
-PAIRS_SCALE = (-1.0, 1.0)
-"""The scale of a net win rate."""
 
 
 class JudgeConfig(Section):
@@ -112,6 +97,9 @@ class JudgeConfig(Section):
     """Images in prompt and response: `placeholder`, shown as `[image]`; `send`, sent to the judge's
     model as image parts; `reject`, a rollout with images is `rejected`. Images that no judge takes
     are not recorded."""
+    empty_score: float | None = Field(default=None, allow_inf_nan=False)
+    """Score of an empty response; null means the lowest of the scale."""
+
     kind: Literal["pointwise", "group"] = "pointwise"
     """`pointwise`: each rollout is judged alone; `group`: the rollouts of a group are compared, so that
     scores of different groups cannot be. Give each rollout a `group_id`."""
@@ -126,18 +114,26 @@ class JudgeConfig(Section):
     max_list_chars: int | None = Field(default=None, ge=1000, le=10**8)
     """Of `mode: listwise`: most characters of the responses in one call. A larger group is split into
     lists that share one response, and are shifted to agree on its score; null never splits."""
-    empty_score: float | None = Field(default=None, allow_inf_nan=False)
-    """Score of an empty response; null means the lowest of the scale."""
+    criteria: tuple[Criterion, ...] = ()
+    """Criteria that the judge gives a verdict on, one each, in place of one score."""
+    criteria_from: str | None = Field(default=None, pattern=r"^metadata(\.[^.]+)+$")
+    """Where a rollout has its own criteria, e.g. `metadata.rubric`, in the format of HealthBench, Rubrics
+    as Rewards, open-instruct or verifiers; one without them is judged by `criteria`."""
+    criteria_per_call: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    """Criteria that one call asks about: `all` or a number. More calls cost more and judge each criterion
+    more independently; their common part comes first, so that providers can cache it."""
+    combine_criteria: Combine = "weighted"
+    """How verdicts become the judge's score, with weight w and value v from 0 to 1: `weighted`,
+    Σ|w|·g / Σ|w|, where g is v, or 1 - v for a pitfall; `points`, Σw·v / Σ of the positive w; `signed`,
+    Σw·v / Σ|w|; `mean` and `min` of g; `all` and `any`, 1 or 0."""
+    min_valid_criteria: int | None = Field(default=None, ge=1)
+    """Criteria that must have a verdict, or the rollout has no score; null means all."""
 
     @model_validator(mode="before")
     @classmethod
     def _group_defaults(cls, raw: Any) -> Any:
         """Choose the rubric and the scale that fit a group judge, if they are not given."""
-        if not isinstance(raw, dict) or raw.get("kind") != "group":
-            return raw
-        if raw.get("mode") == "pairs":
-            return {"rubric": "pairwise_en", "scale": PAIRS_SCALE, **raw}
-        return {"rubric": "listwise_en", **raw}
+        return group_defaults(raw)
 
     @field_validator("scale")
     @classmethod
@@ -165,20 +161,62 @@ class JudgeConfig(Section):
             )
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _criteria_defaults(cls, raw: Any) -> Any:
+        """Set the rubric and the scale of a judge that gives verdicts on criteria."""
+        if not isinstance(raw, dict):
+            return raw
+        if (raw.get("criteria") or raw.get("criteria_from")) and raw.get("rubric") is None:
+            raw = {**raw, "rubric": "criteria_en"}
+        if not _asks_for_verdicts(raw.get("rubric")):
+            return raw
+        scale = SIGNED_SCALE if raw.get("combine_criteria") == "signed" else CRITERIA_SCALE
+        given = raw.get("scale")
+        if given is not None and (not isinstance(given, (list, tuple)) or tuple(given) != scale):
+            raise ValueError("scale: follows from `combine_criteria`; leave it out")
+        return {**raw, "scale": scale}
+
     @model_validator(mode="after")
-    def _group_keys(self) -> Self:
+    def _criteria_fit(self) -> Self:
+        rubric = rubrics.parse(self.rubric)
+        if rubric.reply != "verdicts":
+            if self.criteria or self.criteria_from:
+                raise ValueError(
+                    "rubric: asks for one score; with `criteria` or `criteria_from`, leave it out or"
+                    " give one with `reply: verdicts`"
+                )
+            used = {"criteria_per_call", "combine_criteria", "min_valid_criteria"}
+            defaults = type(self).model_fields
+            for key in sorted(used):
+                if getattr(self, key) != defaults[key].default:
+                    raise ValueError(f"{key}: needs `criteria` or `criteria_from`")
+            return self
+        if not self.own_criteria and self.criteria_from is None:
+            raise ValueError("criteria: is missing; the rubric has none. Or give `criteria_from`")
+        if self.expected_score:
+            raise ValueError("expected_score: needs a judge that gives one score")
+        problem = problem_of(self.own_criteria, self.combine_criteria)
+        if problem is not None:
+            raise ValueError(f"criteria{problem}")
+        return self
+
+    @property
+    def gives_verdicts(self) -> bool:
+        """Whether the judge gives verdicts on criteria, not one score."""
+        return rubrics.parse(self.rubric).reply == "verdicts"
+
+    @property
+    def own_criteria(self) -> tuple[Criterion, ...]:
+        """The judge's criteria, or those of its rubric, for rollouts without their own."""
+        return self.criteria or rubrics.parse(self.rubric).verdicts_on
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> Self:
         """Refuse keys that the judge's kind does not use."""
-        fields = type(self).model_fields
-        unused = _UNUSED["pointwise" if self.kind == "pointwise" else self.mode]
-        for name, fix in unused.items():
-            if getattr(self, name) != fields[name].default:
-                raise ValueError(f"`{name}` is {fix}")
-        if self.kind == "group" and self.images == "send":
-            raise ValueError("`images: send` is for `kind: pointwise`; a group judge reads text")
-        if self.compares_pairs and self.scale != PAIRS_SCALE:
-            raise ValueError(
-                "`scale` is for `mode: listwise`; a net win rate is on [-1, 1], so leave it out"
-            )
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        if problem := group_problem(self, defaults, rubrics.parse(self.rubric).reply):
+            raise ValueError(problem)
         return self
 
     @property
@@ -212,32 +250,3 @@ class JudgeConfig(Section):
     @classmethod
     def _resolved(cls, rubric: str) -> str:
         return rubrics.resolve(rubric)
-
-
-def check_group_judges(
-    judges: Sequence[JudgeConfig], *, on_missing: str, conditions: Mapping[str, str]
-) -> None:
-    """Refuse rules that compare the scores of a group judge between groups.
-
-    Args:
-        conditions: the score that each threshold reads, by its key.
-
-    Raises:
-        ValueError: names the key and the fix.
-    """
-    relative = [judge.name for judge in judges if judge.kind == "group"]
-    if not relative:
-        return
-    name = relative[0]
-    if on_missing == "group_mean":
-        raise ValueError(
-            f"reward.on_missing: `group_mean` cannot fill in scores of the group judge {name!r},"
-            " which a group has all or none of; use `skip`, `value` or `raise`"
-        )
-    for key, source in conditions.items():
-        kind, _, named = source.partition(":")
-        if kind == "judge" and (named in relative or not named):
-            raise ValueError(
-                f"{key}: a threshold on {source!r} reads the group judge {named or name!r}, whose"
-                " scores are relative to its group; set it on a pointwise judge, by `judge:<name>`"
-            )

@@ -11,7 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from oyer.config.condition import Condition
 from oyer.config.endpoint import BaseUrl, EndpointConfig, Price
 from oyer.config.explaining import suggestion_or_known
-from oyer.config.judge import Fallback, JudgeConfig, check_group_judges
+from oyer.config.group_judge import check_group_judges
+from oyer.config.judge import Fallback, JudgeConfig
 from oyer.config.length import LengthConfig, check_lengths, check_source, follows_judges, term_names
 from oyer.config.section import MAX_TIME_S, MAX_USD, Section
 from oyer.config.urls import broker_url, store_url

@@ -18,6 +18,11 @@ Only the place for the response is required:
 - Without a `---user---` line the whole body is the user message and there is no system message.
 - The rollout may be in the user message only; `{rollout}` is its parts under headings, without
   the tools and the reference if there are none.
+- `reply: verdicts` asks for a verdict on each criterion in place of one score. Its criteria may have
+  `points` and `required` (`config/criteria`), and a judge's `criteria` or a rollout's own replace
+  them. They are shown behind the user message, with the form of the reply, and need no placeholder.
+- `reply: comparison` is for group judges only: {rollout} holds all responses, and {verdict} the form of
+  the reply.
 - Criteria, levels and the verdict line are appended to the system message if the body has no
   placeholder for them.
 """
@@ -30,6 +35,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from oyer.config.criteria.criterion import Criterion, problem_of
 from oyer.config.explaining import did_you_mean, explain
 from oyer.config.template import PLACEHOLDER, ROLLOUT_PARTS, RubricTemplate, ScoreBand, render
 from oyer.config.yaml_text import read_yaml
@@ -47,12 +53,10 @@ __all__ = [
 ]
 
 BUILT_IN = (
-    "tool_call_zh",
-    "tool_call_en",
-    "reasoning_zh",
-    "reasoning_en",
-    "listwise_en",
-    "pairwise_en",
+    *("tool_call_zh", "tool_call_en", "reasoning_zh", "reasoning_en"),
+    *("tool_call_criteria_zh", "tool_call_criteria_en"),
+    *("reasoning_criteria_zh", "reasoning_criteria_en", "criteria_zh", "criteria_en"),
+    *("listwise_en", "pairwise_en"),
 )
 """Rubrics that ship with the package, named by the kind of rollout and the language."""
 
@@ -70,9 +74,21 @@ class _FrontMatter(BaseModel):
     name: str | None = None
     language: Literal["en", "zh"] = "en"
     scale: tuple[float, float] | None = None
+    reply: Literal["score", "comparison"] = "score"
     reason_first: bool | None = None
     levels: tuple[str, ...] = ()
     criteria: tuple[ScoreBand, ...] = ()
+
+
+class _VerdictsFrontMatter(BaseModel):
+    """The keys of a rubric with `reply: verdicts`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = None
+    language: Literal["en", "zh"] = "en"
+    reply: Literal["verdicts"]
+    criteria: tuple[Criterion, ...] = ()
 
 
 def resolve(rubric: str) -> str:
@@ -112,10 +128,12 @@ def parse(text: str) -> RubricTemplate:
         raise InvalidConfig("rubric: has more than one `---user---` line; keep one")
     system, user = (head, rest[0]) if rest else ("", head)
     named = _names_in(system) | _names_in(user)
-    if unknown := sorted(named - _KNOWN):
+    verdicts = isinstance(fields, _VerdictsFrontMatter)
+    known = {*ROLLOUT_PARTS, "rollout"} if verdicts else _KNOWN
+    if unknown := sorted(named - known):
         raise InvalidConfig(
             f"rubric: unknown placeholder {{{'}, {'.join(unknown)}}};"
-            f" the known ones are {{{'}, {'.join(sorted(_KNOWN))}}}"
+            f" the known ones are {{{'}, {'.join(sorted(known))}}}"
         )
     if misplaced := sorted(_names_in(system) & {*ROLLOUT_PARTS, "rollout"}):
         raise InvalidConfig(
@@ -126,6 +144,16 @@ def parse(text: str) -> RubricTemplate:
         raise InvalidConfig(
             "rubric: has no place for the response; add {response} to the user message"
         )
+    if isinstance(fields, _VerdictsFrontMatter):
+        return RubricTemplate(
+            system=system.strip(),
+            user=user.strip(),
+            name=fields.name,
+            language=fields.language,
+            verdicts_on=fields.criteria,
+            reply="verdicts",
+            places=frozenset(_names_in(user)),
+        )
     missing = [part for part in _to_add(fields) if part not in named]
     system = "\n\n".join([system.strip(), *(f"{{{part}}}" for part in missing)]).strip()
     return RubricTemplate(
@@ -135,6 +163,7 @@ def parse(text: str) -> RubricTemplate:
         language=fields.language,
         scale=fields.scale,
         reason_first=fields.reason_first is not False,
+        reply=fields.reply,
         levels=fields.levels,
         criteria=fields.criteria,
         places=frozenset(_names_in(user)),
@@ -180,18 +209,26 @@ def _built_in(name: str) -> str:
     return resources.files("oyer.config.rubrics").joinpath(f"{name}.md").read_text("utf-8")
 
 
-def _front_fields(block: str) -> _FrontMatter:
+def _front_fields(block: str) -> _FrontMatter | _VerdictsFrontMatter:
     try:
         # The added line stands for the `---`, so that errors count lines of the rubric.
         raw = read_yaml("\n" + block)
     except ValueError as error:
         raise InvalidConfig(f"rubric: the front matter is not YAML: {error}") from error
+    verdicts = isinstance(raw, dict) and raw.get("reply") == "verdicts"
+    model: type[_FrontMatter] | type[_VerdictsFrontMatter]
+    model = _VerdictsFrontMatter if verdicts else _FrontMatter
     try:
-        return _FrontMatter.model_validate({} if raw is None else raw)
+        fields = model.model_validate({} if raw is None else raw)
     except ValidationError as error:
         raise InvalidConfig(
-            f"rubric: the front matter cannot be used: {explain(error, _FrontMatter)}"
+            f"rubric: the front matter cannot be used: {explain(error, model)}"
         ) from error
+    if isinstance(fields, _VerdictsFrontMatter):
+        problem = problem_of(fields.criteria, "weighted")
+        if problem is not None:
+            raise InvalidConfig(f"rubric: the front matter cannot be used: criteria{problem}")
+    return fields
 
 
 def _names_in(template: str) -> set[str]:

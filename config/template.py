@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from oyer.config.criteria.criterion import Criterion
 from oyer.protocol.content import PLACEHOLDERS, content_text, plain_json
 
 ROLLOUT_PARTS = ("prompt", "tools", "reference", "response")
@@ -125,6 +126,10 @@ class RubricTemplate:
     criteria: tuple[ScoreBand, ...] = ()
     places: frozenset[str] = frozenset()
     """The placeholders of the user message."""
+    reply: Literal["score", "verdicts", "comparison"] = "score"
+    """`verdicts`: the judge is asked for a verdict on each criterion, not for one score."""
+    verdicts_on: tuple[Criterion, ...] = ()
+    """The criteria of a rubric that asks for verdicts."""
 
 
 def render(

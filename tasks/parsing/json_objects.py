@@ -83,7 +83,7 @@ def object_candidates(
     ]
     candidates = []
     for i, ((start, end), value) in enumerate(found):
-        rank = _rank_at(text, start, end)
+        rank = rank_at(text, start, end)
         between = _FENCE_MARK.sub("", text[found[i - 1][0][1] : start]) if i else ""
         if i and value != found[i - 1][1] and not between.strip(" \n,;"):
             rank, value = Rank.FINAL, math.nan
@@ -166,7 +166,7 @@ def _verdict(body: str, scale: tuple[float, float]) -> float | None:
     return math.nan if value is None else value
 
 
-def _rank_at(text: str, start: int, end: int) -> Rank | None:
+def rank_at(text: str, start: int, end: int) -> Rank | None:
     """Return an object's rank by its position; None if it is part of a sentence or quoted."""
     lead = text[max(0, start - 600) : start]
     before = [line for line in lead.split("\n") if line.strip()]

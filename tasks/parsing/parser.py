@@ -128,6 +128,11 @@ def parse_score(
     return _decide(candidates, reply, scale)
 
 
+def reconsiders(reply: str, start: int) -> bool:
+    """Whether a reply takes something back after a position, e.g. by `Wait, …`."""
+    return bool(_RECONSIDERATION.search(reply, start))
+
+
 def response_format(scale: tuple[float, float]) -> dict[str, Any]:
     """Return the `response_format` of a chat completion: JSON with the reasons before the score."""
     schema = {

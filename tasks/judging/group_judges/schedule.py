@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from itertools import accumulate, combinations, pairwise
 
-from oyer.config.judge import PairChunks
+from oyer.config.group_judge import PairChunks
 
 Pairs = PairChunks | str
 """As `JudgeConfig.pairs`: `circular`, `all` or chunks."""

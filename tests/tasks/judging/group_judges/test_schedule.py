@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oyer.config.judge import PairChunks
+from oyer.config.group_judge import PairChunks
 from oyer.tasks.judging.group_judges.schedule import comparisons, lists, shuffled
 
 ANY_PAIRS = st.one_of(
