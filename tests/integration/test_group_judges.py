@@ -23,7 +23,7 @@ PAIRS = {**LISTWISE, "mode": "pairs"}
 
 def shown(request: RequestEntry) -> list[str]:
     """The responses that a request shows, in order."""
-    user = dict(request.messages())["user"]
+    user = next(content for role, content in request.messages() if role == "user")
     count = len(re.findall(r"(?m)^## Response \d+$", user))
     return fenced_blocks(user)[-count:]
 
@@ -95,12 +95,12 @@ def test_a_list_scores_each_group_by_one_call_and_is_paid_for_once(
     assert batch.judge_scores.tolist() == [3, 9, 9, 1, 5, 6, 7, 8]
     assert (batch.usage.calls, len(judge.requests)) == (2, 2)
     assert sorted(len(shown(one)) for one in judge.requests) == [3, 4]
-    found = rows(backend, batch.batch_id)
+    found = rows(backend, batch.id)
     assert [row["source"] for row in found] == ["called", *["joined"] * 3] * 2
     assert [row["attempts"] for row in found] == [1, 0, 0, 0] * 2
     assert len({row["request_hash"] for row in found}) == 2
     assert "worth 9" in found[1]["parsed_span"]
-    assert len(rows(backend, batch.batch_id, "attempts")) == 2
+    assert len(rows(backend, batch.id, "attempts")) == 2
     # In another order, in another batch: nothing is called.
     again = manager.submit(rollouts[::-1]).result()
     assert again.judge_scores.tolist() == [8, 7, 6, 5, 1, 9, 9, 3]
@@ -117,7 +117,7 @@ def test_pairs_give_net_win_rates(backend: RewardManager, judge: JudgeServer) ->
         batch = manager.submit(rollouts).result()
         assert batch.judge_scores.tolist() == [-1, 0, 0, 1]
         assert batch.usage.calls == len(judge.requests) == (2 * calls if pairs == "all" else 0)
-        found = rows(backend, batch.batch_id)
+        found = rows(backend, batch.id)
         assert Counter(row["judge"] for row in found) == {"ranking": 4, "ranking/pairs": 6}
         account = next(row for row in found if row["judge"] == "ranking")
         assert account["reply"].count("lost against rollout") == 4
