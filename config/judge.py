@@ -225,6 +225,13 @@ class JudgeConfig(Section):
         return self.kind == "group" and self.mode == "pairs"
 
     @property
+    def criteria_calls(self) -> int:
+        """Calls for one sample of a rollout without criteria of its own."""
+        if self.criteria_per_call == "all":
+            return 1
+        return max(1, -(-len(self.own_criteria) // self.criteria_per_call))
+
+    @property
     def counted_scale(self) -> tuple[float, float]:
         """The scale of scores in rewards and results."""
         return (0.0, 1.0) if self.normalize else self.scale

@@ -237,9 +237,7 @@ class RewardConfig(Section):
         unless = self.reward.zero_unless
         if unless not in (None, "correct"):
             conditions["reward.zero_unless"] = Condition.parse(unless).source
-        check_group_judges(
-            self.judges, on_missing=self.reward.on_missing, conditions=conditions
-        )
+        check_group_judges(self.judges, on_missing=self.reward.on_missing, conditions=conditions)
 
     def _check_endpoints(self, i: int, judge: JudgeConfig) -> None:
         """Refuse unknown endpoints, and a budget for a model without a price."""

@@ -216,7 +216,7 @@ def _front_fields(block: str) -> _FrontMatter | _VerdictsFrontMatter:
     except ValueError as error:
         raise InvalidConfig(f"rubric: the front matter is not YAML: {error}") from error
     verdicts = isinstance(raw, dict) and raw.get("reply") == "verdicts"
-    model: type[_FrontMatter] | type[_VerdictsFrontMatter]
+    model: type[_FrontMatter | _VerdictsFrontMatter]
     model = _VerdictsFrontMatter if verdicts else _FrontMatter
     try:
         fields = model.model_validate({} if raw is None else raw)

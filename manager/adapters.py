@@ -83,8 +83,16 @@ def _is_small(key: Any, value: Any) -> bool:
 
 
 def component_names(config: RewardConfig) -> list[str]:
-    """Return the names of all components of a configuration: its judges, then its length terms."""
-    return [judge.name for judge in config.judges] + term_names(config.length)
+    """Return the names of all components of a configuration: judges and their criteria, then length terms.
+
+    Criteria that rollouts bring along are not among them, since they differ between prompts.
+    """
+    judges = [
+        name
+        for judge in config.judges
+        for name in (judge.name, *(f"{judge.name}/{one.name}" for one in judge.own_criteria))
+    ]
+    return judges + term_names(config.length)
 
 
 def component_columns(
@@ -101,6 +109,8 @@ def component_columns(
         names: components that must have columns even if no score has them (`component_names`).
     """
     found = dict.fromkeys(itertools.chain(names, *(score.components for score in scores)))
+    # A trainer needs the same columns for every row, whatever criteria its rollout brought along.
+    found = {name: None for name in found if "/" not in name or name in names}
     columns: dict[str, list[float]] = {}
     for name in found:
         values = [score.components.get(name, math.nan) for score in scores]

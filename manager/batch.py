@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oyer.config.reward import RewardRules
-from oyer.protocol.batch_result import BatchResult
+from oyer.protocol.batch_result import BatchResult, CriteriaOfRow, criterion_columns
 from oyer.protocol.errors import BatchCancelled, JudgeOutage, MissingScores
 from oyer.protocol.status import NOT_CALLED, SETTLED
 
@@ -63,9 +63,13 @@ class RewardBatch:
     history: dict[str, Float32s] = field(default_factory=dict)
     """From length methods with state, by name: pass it with the prompt's next rollouts."""
     components: dict[str, Float32s] = field(default_factory=dict)
-    """Every judge's score and every length term (or advantage), by name; NaN where missing."""
+    """Every judge's score, every named criterion (`judge/criterion`) and every length term (or advantage),
+    by name; NaN where missing."""
     groups: list[int] = field(default_factory=list)
     """Number of each rollout's group, -1 without one; empty if unknown."""
+    criteria: list[CriteriaOfRow] = field(default_factory=list)
+    """For each rollout, by judge that gives verdicts on criteria: `name`, `value` (0 to 1; None if
+    missing), `verdict`, `reason` and `weight` of each; empty without such judges."""
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -110,6 +114,7 @@ class RewardBatch:
             history=outcome.history,
             components=_components(outcome),
             groups=outcome.groups,
+            criteria=outcome.criteria,
         )
 
     @property
@@ -128,7 +133,7 @@ def _components(outcome: BatchResult) -> dict[str, Float32s]:
         for name, values in {**outcome.terms, **outcome.advantages}.items()
         if name not in _OTHER_TERMS and not name.startswith("judge:")
     }
-    return {**outcome.scores, **lengths}
+    return {**outcome.scores, **criterion_columns(outcome.criteria), **lengths}
 
 
 def _group_means(values: Float32s, groups: Sequence[int]) -> Float32s:

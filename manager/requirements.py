@@ -6,8 +6,10 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from oyer.config.criteria.formats import InvalidCriteria
+from oyer.config.criteria.lookup import criteria_for
 from oyer.config.length import COUNTS, FLAGS, SPANS
-from oyer.config.reward import LengthConfig, RewardConfig
+from oyer.config.reward import JudgeConfig, LengthConfig, RewardConfig
 from oyer.protocol import token_ids
 from oyer.protocol.rollout import Rollout
 
@@ -59,8 +61,8 @@ def without_groups(config: RewardConfig) -> RewardConfig:
 
 
 def needs_of(config: RewardConfig) -> list[Need]:
-    """List the requirements of group judges, the length methods and `zero_unless` on each rollout."""
-    needs: list[Need] = []
+    """List the requirements of judges, length methods and `zero_unless` on each rollout."""
+    needs: list[Need] = [partial(_criteria, judge=j) for j in config.judges if j.criteria_from]
     if config.reward.zero_unless == "correct":
         needs.append(partial(_correct, who="reward.zero_unless"))
     for judge in config.judges:
@@ -90,6 +92,14 @@ def _of_method(item: LengthConfig, config: RewardConfig) -> Iterator[Need]:
             yield partial(_split, who=who, by_ids=bool(item.think.close_ids))
         elif "lengths" in needs:
             yield _response_tokens
+
+
+def _criteria(rollout: Rollout, judge: JudgeConfig) -> str | None:
+    try:
+        criteria_for(judge, rollout.metadata)
+    except InvalidCriteria as error:
+        return str(error)
+    return None
 
 
 def _group_id(rollout: Rollout, who: str) -> str | None:

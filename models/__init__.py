@@ -2,6 +2,7 @@
 
 from oyer.models.base import Base
 from oyer.models.batch import Batch, BatchSubmission, Run
+from oyer.models.criterion import Criterion
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout, RolloutImage, Text
@@ -12,6 +13,7 @@ __all__ = [
     "Base",
     "Batch",
     "BatchSubmission",
+    "Criterion",
     "Judgement",
     "Reward",
     "Rollout",

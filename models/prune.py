@@ -31,6 +31,7 @@ from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from oyer.models.base import BatchPart
 from oyer.models.batch import Batch, BatchSubmission, Run
+from oyer.models.criterion import Criterion
 from oyer.models.engine import reading
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.reward import Reward
@@ -193,7 +194,7 @@ def _delete_parts(conn: Connection, parts: Sequence[_Part]) -> None:
     conn.execute(select(Batch.id).where(Batch.id.in_(ended)).with_for_update()).all()
     hashes = _lock_and_read_hashes(conn, parts)
     for part in parts:
-        for model in (Attempt, Judgement, Reward, RolloutImage, Rollout):
+        for model in (Attempt, Criterion, Judgement, Reward, RolloutImage, Rollout):
             conn.execute(delete(model).where(part.rows_of(model)))
     conn.execute(delete(BatchSubmission).where(BatchSubmission.batch_id.in_(ended)))
     conn.execute(delete(Batch).where(Batch.id.in_(ended)))

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from functools import cache
+from operator import itemgetter
 from typing import Any, cast
 
 from sqlalchemy import ColumnElement, Connection, Executable, Select, bindparam, func, select
 
 from oyer.models.base import BatchPart
 from oyer.models.batch import Batch, BatchSubmission, Run
+from oyer.models.criterion import Criterion
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout
@@ -31,14 +33,35 @@ def judgements_of(
     query = select(Judgement.__table__).where(_of(Judgement, batch_id))
     query = query.order_by(Judgement.rollout_index, Judgement.judge, Judgement.sample)
     if indices is None:
-        return cast(list[StoredJudgement], _rows(conn, query))
+        return _with_criteria(conn, batch_id, _rows(conn, query))
     if not indices:
         return []
     # A chunk's indices are contiguous, so a key range is cheaper than a long IN list.
     query = query.where(Judgement.rollout_index.between(min(indices), max(indices)))
     wanted = set(indices)
     rows = [row for row in _rows(conn, query) if row["rollout_index"] in wanted]
+    return _with_criteria(conn, batch_id, rows)
+
+
+def _with_criteria(
+    conn: Connection, batch_id: str, rows: list[dict[str, Any]]
+) -> list[StoredJudgement]:
+    """Add the verdicts on criteria to the judgements of a batch."""
+    query = select(Criterion.__table__).where(_of(Criterion, batch_id)).order_by(Criterion.position)
+    found = [row["rollout_index"] for row in rows] or [0]
+    query = query.where(Criterion.rollout_index.between(min(found), max(found)))
+    key = itemgetter("rollout_index", "judge", "sample")
+    by_judgement = {key(row): row for row in rows}
+    for one in _rows(conn, query) if rows else ():
+        if (row := by_judgement.get(key(one))) is not None:
+            columns = {name: one[name] for name in _CRITERION_COLUMNS}
+            row.setdefault("criteria", []).append(columns)
     return cast(list[StoredJudgement], rows)
+
+
+_CRITERION_COLUMNS = (
+    *("position", "name", "weight", "required", "verdict", "value", "reason", "span"),
+)
 
 
 def scored_by_request(

@@ -54,6 +54,19 @@ class RolloutRow(TypedDict):
     metadata: NotRequired[dict[str, Any] | None]
 
 
+class CriterionRow(TypedDict):
+    """A verdict on one criterion, within its judgement; columns as in `models/criterion.py`."""
+
+    position: int
+    name: str
+    weight: float
+    required: bool
+    verdict: NotRequired[str | None]
+    value: NotRequired[float | None]
+    reason: NotRequired[str | None]
+    span: NotRequired[str | None]
+
+
 class JudgementRow(TypedDict):
     """Result of one judge for one rollout and sample; columns as in `models/judgement.py`."""
 
@@ -86,6 +99,8 @@ class JudgementRow(TypedDict):
     """The text to be stored under `parameters_hash`."""
     messages: NotRequired[str | None]
     """The text to be stored under `messages_hash`."""
+    criteria: NotRequired[list[CriterionRow]]
+    """Rows of the table `criteria`; absent for a judge of one score."""
 
 
 class StoredJudgement(JudgementRow):

@@ -7,19 +7,21 @@
 - Functions use the given connection and leave the commit to the caller.
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from hashlib import sha256
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, Table, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from oyer.models.base import Base, clean_text, dump_json
 from oyer.models.batch import Batch, BatchSubmission, Run
+from oyer.models.criterion import Criterion
 from oyer.models.judgement import Attempt, Judgement
 from oyer.models.queries import judgements_of
 from oyer.models.reward import Reward
@@ -97,9 +99,8 @@ def record_chunk(
     texts: dict[str, str] = {}
     made = list(attempts)
     hashed, images = _rollouts(rollouts, texts)
-    judged = [
-        _by_hash(_without_images(row), ("parameters", "messages"), texts) for row in judgements
-    ]
+    plain, verdicts = _without_criteria(judgements)
+    judged = [_by_hash(_without_images(row), ("parameters", "messages"), texts) for row in plain]
     tried = _attempts(made, judged, texts)
     _write_texts(conn, texts)
     _write(conn, Rollout, hashed, batch)
@@ -118,6 +119,8 @@ def record_chunk(
         texts = {}
         tried = _attempts(made, stored, texts)
         _write_texts(conn, texts)
+        verdicts = _not_outdated(verdicts, judgements, stored)
+    _write(conn, Criterion, itertools.chain(*verdicts.values()), batch)
     _write(conn, Attempt, tried, batch)
     return stored
 
@@ -191,6 +194,38 @@ def _rollouts(
         linked += [{"rollout_index": row["rollout_index"], "hash": digest} for digest in images]
         rows.append(_by_hash(row, ("prompt", "response", "reference", "tools"), texts))
     return rows, linked
+
+
+def _without_criteria(
+    judgements: Sequence[JudgementRow],
+) -> tuple[list[JudgementRow], dict[Any, list[dict[str, Any]]]]:
+    """Separate judgements from their verdicts on criteria, which are rows by judgement."""
+    plain: list[JudgementRow] = []
+    verdicts: dict[Any, list[dict[str, Any]]] = {}
+    for row in judgements:
+        if row.get("criteria"):
+            key = _JUDGEMENT_KEY(row)
+            place = dict(zip(("rollout_index", "judge", "sample"), key, strict=True))
+            verdicts[key] = [{**place, **one} for one in row["criteria"]]
+        kept = {name: value for name, value in row.items() if name != "criteria"}
+        plain.append(cast(JudgementRow, kept))
+    return plain, verdicts
+
+
+def _not_outdated(
+    verdicts: Mapping[Any, list[dict[str, Any]]],
+    judgements: Sequence[JudgementRow],
+    stored: Sequence[StoredJudgement],
+) -> dict[Any, list[dict[str, Any]]]:
+    """Leave out the verdicts of judgements in whose place the record keeps an earlier one."""
+    kept = {_JUDGEMENT_KEY(row): row for row in stored if row["status"] == SCORED}
+    earlier = {
+        key
+        for row in judgements
+        if (key := _JUDGEMENT_KEY(row)) in kept
+        and clean_text(row.get("reply") or "") != (kept[key].get("reply") or "")
+    }
+    return {key: rows for key, rows in verdicts.items() if key not in earlier}
 
 
 def _without_images(judgement: JudgementRow) -> Mapping[str, Any]:
@@ -292,13 +327,13 @@ def _write(
 
 @cache
 def _upsert(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """Build an upsert that replaces only judgements without a score."""
+    """Build an upsert that replaces only judgements without a score, and verdicts on criteria."""
     statement: sqlite.Insert | postgresql.Insert
     statement = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
-    if table is not Judgement.__table__:
+    if table not in (Judgement.__table__, Criterion.__table__):
         return statement.on_conflict_do_nothing()
     return statement.on_conflict_do_update(
         index_elements=list(table.primary_key),
         set_={c.name: statement.excluded[c.name] for c in table.c if not c.primary_key},
-        where=table.c.status != SCORED,
+        where=table.c.status != SCORED if table is Judgement.__table__ else None,
     )

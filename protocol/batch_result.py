@@ -5,6 +5,7 @@ Arrays are base64 of little-endian float32: exact, compact, and NaN survives JSO
 
 import base64
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -17,6 +18,13 @@ from oyer.protocol.packing import WIRE_VERSION
 
 Float32s = NDArray[np.float32]
 T = TypeVar("T")
+
+CriteriaOfRow = dict[str, list[dict[str, Any]]]
+"""By judge, the verdict on each criterion of one rollout: `name`, `value` (0 to 1; None if missing),
+`verdict` (true, false or a choice), `reason`, `weight` (negative for a pitfall, where met is bad)."""
+
+UNNAMED = re.compile(r"criterion_[0-9]+")
+"""Names given to criteria whose format has none: `criterion_1`, … in their order."""
 
 USAGE = ("calls", "prompt_tokens", "completion_tokens", "cost_usd")
 """Names of the usage amounts of a batch."""
@@ -52,6 +60,8 @@ class BatchResult:
     """Each judge's scores as they came, by judge; NaN where missing."""
     groups: list[int] = field(default_factory=list)
     """Number of each row's group, -1 without one; empty if unknown."""
+    criteria: list[CriteriaOfRow] = field(default_factory=list)
+    """`[N]`, or empty without judges that give verdicts on criteria."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -86,6 +96,7 @@ class BatchResult:
             "cancelled": self.cancelled,
             "scores": {name: _packed(values) for name, values in self.scores.items()},
             "groups": self.groups,
+            "criteria": self.criteria,
         }
 
     @classmethod
@@ -128,6 +139,7 @@ class BatchResult:
             # Absent in results of earlier releases.
             scores=_unpacked_all(wire.get("scores") or {}, n),
             groups=_group_numbers(wire.get("groups") or [], n),
+            criteria=_criteria(wire.get("criteria") or [], n),
         )
 
 
@@ -160,6 +172,32 @@ def _group_numbers(values: Any, n: int) -> list[int]:
     if not isinstance(values, list) or len(values) not in (0, n):
         raise ValueError(f"{len(values)} group numbers for {n} rollouts")
     return [int(value) for value in values]
+
+
+def _criteria(rows: Any, n: int) -> list[CriteriaOfRow]:
+    if not isinstance(rows, list) or len(rows) not in (0, n):
+        raise ValueError(f"criteria of {len(rows)} rollouts, not {n}")
+    return [
+        {str(judge): [dict(one) for one in found] for judge, found in row.items()} for row in rows
+    ]
+
+
+def criterion_columns(rows: Sequence[CriteriaOfRow]) -> dict[str, Float32s]:
+    """Return the value of each criterion as a column `<judge>/<criterion>`; NaN where missing.
+
+    Criteria whose data format has no names are left out: `criterion_1` of two prompts is not the same.
+    """
+    columns: dict[str, Float32s] = {}
+    for i, row in enumerate(rows):
+        for judge, found in row.items():
+            for one in found:
+                if UNNAMED.fullmatch(one["name"]):
+                    continue
+                name = f"{judge}/{one['name']}"
+                column = columns.setdefault(name, np.full(len(rows), np.nan, dtype=np.float32))
+                if one["value"] is not None:
+                    column[i] = one["value"]
+    return columns
 
 
 def _packed(values: NDArray[Any] | Sequence[float]) -> str:

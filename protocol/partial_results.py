@@ -28,6 +28,8 @@ class JudgeResult:
     """By judge."""
     errors: dict[str, str] = field(default_factory=dict)
     """For each failed status, the first error."""
+    criteria: dict[str, list[list[dict[str, Any]]]] = field(default_factory=dict)
+    """By judge that gives verdicts on criteria: those of each rollout."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -38,6 +40,8 @@ class JudgeResult:
             "statuses": self.statuses,
             "usage": {},  # unused; earlier releases read it
             "errors": self.errors,
+            # Left out if empty: earlier releases refuse a key that they do not know.
+            **({"criteria": self.criteria} if self.criteria else {}),
         }
 
 

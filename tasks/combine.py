@@ -24,10 +24,17 @@ from oyer.protocol.partial_results import (
     missing_chunks,
     read_results,
 )
-from oyer.tasks.judging.judgements import recorded_result, settled_rows
+from oyer.tasks.judging.judgements import key_of, recorded_result
 from oyer.tasks.recall import stored_result, usage_amounts
 from oyer.tasks.record import check_schema, record_rewards
-from oyer.tasks.rewards.compose import RewardInputs, batch_result, compose, missing, verdicts_of
+from oyer.tasks.rewards.compose import (
+    RewardInputs,
+    batch_result,
+    compose,
+    criteria_of,
+    missing,
+    verdicts_of,
+)
 from oyer.tasks.rewards.length_columns import length_statuses
 from oyer.tasks.worker.context import WorkerContext
 from oyer.tasks.worker.storage_retry import retry_storage
@@ -76,6 +83,7 @@ def combine_batch(
         usage={},
         first_errors=_first_errors(judged),
         cancelled=why if status == "cancelled" else None,
+        criteria=criteria_of(judged, manifest.size),
     )
     recorded = _recorded(context, manifest, plan, columns, result, status, why)
     retry_storage(context.batches.discard, manifest)
@@ -90,9 +98,10 @@ def _recorded_results(
     late = missing_chunks(manifest, arrived)
     if not late:
         return {}
-    rows = settled_rows(context.read(lambda conn: queries.judgements_of(conn, manifest.batch_id)))
+    found = context.read(lambda conn: queries.judgements_of(conn, manifest.batch_id))
+    rows = {key_of(row): row for row in found}
     spans = {k: manifest.chunks[k] for k in late}
-    found = {
+    parts = {
         k: part
         for k, (start, count) in spans.items()
         if (part := recorded_result(k, range(start, start + count), plan.judges, rows))
@@ -101,9 +110,9 @@ def _recorded_results(
         "batch %s: chunks %s did not arrive; %s read from the record",
         manifest.batch_id,
         late,
-        "all" if len(found) == len(late) else f"{sorted(found)} of them",
+        "all" if len(parts) == len(late) else f"{sorted(parts)} of them",
     )
-    return found
+    return parts
 
 
 def _first_errors(judged: Mapping[int, JudgeResult]) -> dict[str, str]:
@@ -138,9 +147,10 @@ def _recorded(
     if not stored:
         return replace(result, usage=usage_amounts(usage))
     log.warning("batch %s: keeps the rewards that are already on record", result.batch_id)
-    return stored_result(
+    kept = stored_result(
         result.batch_id, stored, columns.group_ids, usage, result.first_errors, result.cancelled
     )
+    return replace(kept, criteria=result.criteria)
 
 
 def _log_end(manifest: Manifest, result: BatchResult) -> None:

@@ -11,20 +11,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from oyer.config.reward import JudgeConfig, RewardConfig
+from oyer.config.reward import RewardConfig
 from oyer.models.rows import JudgementRow
 from oyer.protocol.batch import Columns
-from oyer.protocol.batch_result import BatchResult
+from oyer.protocol.batch_result import BatchResult, CriteriaOfRow
 from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
 from oyer.protocol.token_ids import TokenIds
 from oyer.tasks.coordination.lessons import Lessons, server_identity
 from oyer.tasks.endpoint.client import EndpointClient
-from oyer.tasks.judging.aggregate import aggregate, chunk_groups
+from oyer.tasks.judging.aggregate import Verdict, chunk_groups
 from oyer.tasks.judging.call import EndpointServices, JudgeCaller
 from oyer.tasks.judging.chunk_requests import chunk_requests
 from oyer.tasks.judging.judge_call import judge_call
-from oyer.tasks.judging.judgements import Answer, judgement_row
+from oyer.tasks.judging.judgements import Answer, judgement_row, verdicts_on
 from oyer.tasks.judging.requests import JudgeRequest, RequestContext, decided_score
 from oyer.tasks.rewards.compose import RewardInputs, batch_result, compose
 from oyer.tasks.rewards.length_columns import LengthInputs
@@ -69,9 +69,14 @@ class InProcessScorer:
         rows = {job.place: _row(job, answer) for job, answer in requests.answered(answers)}
         verdicts: dict[str, Verdicts] = {}
         errors: dict[str, str] = {}
+        criteria: list[CriteriaOfRow] = [{} for _ in rollouts]
         for judge in judges:
-            verdicts[judge.name], first_errors = _verdicts(judge, rows, len(rollouts))
+            found = verdicts_on(rows, judge, range(len(rollouts)))
+            verdicts[judge.name], first_errors = _verdicts(list(found.values()))
             errors |= first_errors
+            for i, verdict in found.items():
+                if verdict.criteria:
+                    criteria[i][judge.name] = verdict.criteria
         inputs = RewardInputs(columns=columns, judges=judges, verdicts=verdicts, rules=rules)
         length = length_part(
             self._config.length,
@@ -83,7 +88,12 @@ class InProcessScorer:
             ),
         )
         return batch_result(
-            "direct", compose(inputs, length), length, usage=_usage(asked), first_errors=errors
+            "direct",
+            compose(inputs, length),
+            length,
+            usage=_usage(asked),
+            first_errors=errors,
+            criteria=criteria if any(criteria) else (),
         )
 
     def _ask(self, jobs: Mapping[str, JudgeRequest]) -> dict[str, Answer]:
@@ -114,20 +124,14 @@ def _row(job: JudgeRequest, answer: Answer) -> JudgementRow:
     return row
 
 
-def _verdicts(
-    judge: JudgeConfig, rows: Mapping[tuple[int, str, int], JudgementRow], size: int
-) -> tuple[Verdicts, dict[str, str]]:
-    """Return one judge's verdicts, and the first error of each failed status."""
-    judged = [
-        aggregate([rows[i, judge.name, sample] for sample in range(judge.samples)], judge)
-        for i in range(size)
-    ]
+def _verdicts(found: Sequence[Verdict]) -> tuple[Verdicts, dict[str, str]]:
+    """Return one judge's verdicts as columns, and the first error of each failed status."""
     errors: dict[str, str] = {}
-    for verdict in judged:
+    for verdict in found:
         if verdict.error is not None:
             errors.setdefault(verdict.status, verdict.error)
-    scores = np.array([verdict.score for verdict in judged], dtype=float)
-    return Verdicts(scores, [verdict.status for verdict in judged]), errors
+    scores = np.array([verdict.score for verdict in found], dtype=float)
+    return Verdicts(scores, [verdict.status for verdict in found]), errors
 
 
 def _usage(asked: Mapping[str, Answer]) -> dict[str, float]:

@@ -247,7 +247,8 @@ class _Progress:
     ) -> None:
         self._batches = context.batches
         self._where = (manifest.batch_id, chunk)
-        self._samples = sum(judge.samples for judge in plan.judges) / max(1, len(plan.judges))
+        calls = sum(judge.samples * judge.criteria_calls for judge in plan.judges)
+        self._samples = calls / max(1, len(plan.judges))
         # A group judge that compares pairs makes more calls than it gives verdicts.
         self._verdicts = manifest.chunks[chunk][1] * len(plan.judges)
         self._judgements = judgements
@@ -260,7 +261,8 @@ class _Progress:
         now = time.monotonic()
         if now - self._reported_at > _REPORT_S:
             self._reported_at = now
-            self.report(int(self._judgements / self._samples) if self._samples else 0)
+            done = int(self._judgements / self._samples) if self._samples else 0
+            self.report(done)
 
     def report(self, verdicts: int) -> None:
         """Write the number of verdicts, at most the chunk's; skip it if Redis is down."""

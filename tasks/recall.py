@@ -1,16 +1,27 @@
 """Reads the result of a finished batch from the database."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from oyer.config.reward import RewardConfig
 from oyer.models import queries
-from oyer.models.rows import StoredReward, Usage
-from oyer.protocol.batch_result import USAGE, BatchResult, number_groups, split_recorded
+from oyer.models.rows import StoredJudgement, StoredReward, Usage
+from oyer.protocol.batch_result import (
+    USAGE,
+    BatchResult,
+    CriteriaOfRow,
+    Float32s,
+    number_groups,
+    split_recorded,
+)
 from oyer.protocol.errors import BatchLost
 from oyer.protocol.partial_results import Floats, LengthResult
 from oyer.protocol.status import SETTLED
+from oyer.tasks.judging.judgements import key_of, verdicts_on
 from oyer.tasks.rewards.compose import ComposedRewards, batch_result
 from oyer.tasks.worker.context import WorkerContext
 
@@ -64,6 +75,10 @@ def stored_result(
     )
 
 
+def _equal(score: float | None, recorded: float) -> bool:
+    return math.isclose(np.nan if score is None else score, recorded, rel_tol=1e-5, abs_tol=1e-6)
+
+
 def usage_amounts(usage: Usage) -> dict[str, float]:
     """Return a batch's usage by the names of a `BatchResult`."""
     return {name: usage[name] for name in USAGE}  # type: ignore[literal-required]
@@ -95,4 +110,27 @@ def _recalled(conn: "Connection", batch_id: str) -> BatchResult:
     cancelled = (state["ending"] or "") if state["status"] == "cancelled" else None
     usage = queries.usage_of(conn, batch_id)
     group_ids = queries.group_ids_of(conn, batch_id)
-    return stored_result(batch_id, stored, group_ids, usage, first_errors, cancelled)
+    result = stored_result(batch_id, stored, group_ids, usage, first_errors, cancelled)
+    return replace(result, criteria=_criteria(judgements, state["plan"], result.scores))
+
+
+def _criteria(
+    judgements: Sequence[StoredJudgement],
+    plan: Mapping[str, Any],
+    scores: Mapping[str, Float32s],
+) -> list[CriteriaOfRow]:
+    """Return the verdicts on criteria of each rollout: the fallback's where its score was used."""
+    if not any("criteria" in row for row in judgements):
+        return []
+    rows = {key_of(row): row for row in judgements}
+    found: list[CriteriaOfRow] = [{} for _ in range(len(next(iter(scores.values()))))]
+    for judge in RewardConfig.model_validate(plan).judges:
+        for i, score in enumerate(scores[judge.name]):
+            verdict = verdicts_on(rows, judge, [i])[i]
+            substitute = judge.substitute
+            if substitute is not None and (i, substitute.name, 0) in rows:
+                fallback = verdicts_on(rows, substitute, [i])[i]
+                verdict = verdict if _equal(verdict.score, score) else fallback
+            if verdict.criteria:
+                found[i][judge.name] = verdict.criteria
+    return found

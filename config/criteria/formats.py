@@ -8,7 +8,6 @@
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,9 +19,6 @@ from oyer.config.explaining import explain
 NAMED_WEIGHTS = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
 """Weights of Rubrics as Rewards (arXiv:2507.17746), explicit aggregation. A pitfall with this named
 weight is worded so that meeting it is good ("avoids …"); one with a negative number is a fault."""
-
-UNNAMED = re.compile(r"criterion_[0-9]+")
-"""Names given to criteria whose format has none: `criterion_1`, … in their order."""
 
 _TEXT_KEYS = ("criterion", "description", "rubric_item", "Ingredient", "text")
 _NAME_KEYS = ("name", "title", "Handle")

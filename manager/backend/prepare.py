@@ -59,7 +59,7 @@ def prepare(
     counts = chunk_sizes(
         [bytes_of(row) for row in rows],
         in_flight=sum(in_flight) or _DEFAULT_IN_FLIGHT,
-        calls=sum(judge.samples for judge in config.judges),
+        calls=sum(judge.samples * judge.criteria_calls for judge in config.judges),
         group_ids=group_ids if by_group else None,
         whole=compares,
     )

@@ -6,7 +6,8 @@ a fallback judges a whole group or none of it.
 
 import statistics
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from oyer.config.reward import JudgeConfig
 from oyer.models.rows import JudgementRow
@@ -28,6 +29,8 @@ class Verdict:
     status: str
     error: str | None
     """Why there is no score."""
+    criteria: list[dict[str, Any]] = field(default_factory=list)
+    """The result on each criterion: `name`, `value`, `verdict`, `reason`, `weight`."""
 
 
 def aggregate(samples: Sequence[JudgementRow], judge: JudgeConfig) -> Verdict:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import count, takewhile
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ from oyer.protocol.partial_results import JudgeResult
 from oyer.protocol.rollout import Message
 from oyer.protocol.status import SETTLED, Status
 from oyer.tasks.judging.aggregate import Verdict, aggregate
+from oyer.tasks.judging.criteria.calls import criteria_results, criterion_rows, joined_calls
 from oyer.tasks.judging.request_record import parameters_text, seed_of, turns_of
 from oyer.tasks.judging.requests import JudgementKey, JudgeRequest
 from oyer.tasks.parsing.parser import PARSER_VERSION, ParsedScore
@@ -91,6 +93,7 @@ def judgement_row(
 ) -> JudgementRow:
     """Return the row of a judgement."""
     parsed = answer.parsed
+    criteria = {"criteria": criterion_rows(job.criteria, parsed)} if job.criteria else {}
     last = answer.attempts[-1] if answer.attempts else None
     latency_ms = None
     if answer.started_at and answer.finished_at:
@@ -122,6 +125,7 @@ def judgement_row(
         "view_truncated": job.view_truncated,
         "started_at": answer.started_at,
         "finished_at": answer.finished_at,
+        **criteria,  # type: ignore[typeddict-item]
     }
 
 
@@ -169,8 +173,20 @@ def verdicts_on(
     rows: Mapping[JudgementKey, JudgementRow], judge: JudgeConfig, indices: Iterable[int]
 ) -> dict[int, Verdict]:
     """Aggregate a judge's samples to one verdict for each rollout."""
+    return {i: _verdict_on(rows, judge, i) for i in indices}
+
+
+def _verdict_on(
+    rows: Mapping[JudgementKey, JudgementRow], judge: JudgeConfig, index: int
+) -> Verdict:
     samples = range(judge.samples)
-    return {i: aggregate([rows[i, judge.name, k] for k in samples], judge) for i in indices}
+    first = [rows[index, judge.name, sample] for sample in samples]
+    if not judge.gives_verdicts or "criteria" not in first[0]:
+        return aggregate(first, judge)
+    calls = list(takewhile(lambda c: (index, judge.name, c * judge.samples) in rows, count()))
+    by_sample = [[rows[index, judge.name, c * judge.samples + k] for c in calls] for k in samples]
+    verdict = aggregate([joined_calls(made, judge) for made in by_sample], judge)
+    return replace(verdict, criteria=criteria_results(by_sample))
 
 
 def judge_result(chunk: int, verdicts: Mapping[str, Mapping[int, Verdict]]) -> JudgeResult:
@@ -185,6 +201,11 @@ def judge_result(chunk: int, verdicts: Mapping[str, Mapping[int, Verdict]]) -> J
         scores={name: [verdict.score for verdict in found] for name, found in ordered.items()},
         statuses={name: [verdict.status for verdict in found] for name, found in ordered.items()},
         errors=errors,
+        criteria={
+            name: [verdict.criteria for verdict in found]
+            for name, found in ordered.items()
+            if any(verdict.criteria for verdict in found)
+        },
     )
 
 
@@ -192,18 +213,22 @@ def recorded_result(
     chunk: int,
     indices: Sequence[int],
     judges: Sequence[JudgeConfig],
-    settled: Mapping[JudgementKey, StoredJudgement],
+    rows: Mapping[JudgementKey, StoredJudgement],
 ) -> JudgeResult | None:
     """Build a chunk's result from the record.
 
     Args:
-        settled: as `settled_rows` returns. If all of a judge's are, its fallback was not needed.
+        rows: the batch's. If all of a judge's are settled, its fallback was not needed.
 
     Returns:
         None if any judgement is missing, because the chunk may be unfinished.
     """
-    wanted = [(i, judge.name, k) for judge in judges for k in range(judge.samples) for i in indices]
-    if not wanted or not settled.keys() >= set(wanted):
+    wanted = {(i, judge.name, k) for judge in judges for k in range(judge.samples) for i in indices}
+    names = {judge.name for judge in judges}
+    # Calls about further criteria: a chunk is recorded as a whole, so all of them are there.
+    wanted |= {key for key in rows if key[0] in indices and key[1] in names}
+    settled = settled_rows(rows.values())
+    if not wanted or not settled.keys() >= wanted:
         return None
     return judge_result(
         chunk, {judge.name: verdicts_on(settled, judge, indices) for judge in judges}

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from oyer.config import rubric as rubrics
+from oyer.config.criteria.criterion import Criterion
 from oyer.models.base import clean_text
 from oyer.models.rows import Turn, Turns
 from oyer.protocol.rollout import Message, Rollout
+from oyer.tasks.judging.criteria.wording import with_criteria
 from oyer.tasks.judging.group_judges.members import render_group, shown_of
-from oyer.tasks.judging.requests import JudgeRequest, request_key
+from oyer.tasks.judging.request_key import request_key
+from oyer.tasks.judging.requests import JudgeRequest
 from oyer.tasks.judging.views import ShownRollout, ViewSettings, render_request
 
 _SEEDS = range(-(2**63), 2**63)
@@ -32,12 +35,12 @@ def parameters_text(job: JudgeRequest, sent: Mapping[str, Any] | None) -> str:
     # Left out if default, so that equal parameters of earlier releases stay one text.
     if changed := ViewSettings.of(job.judge).changed:
         kept["view"] = changed
+    if job.criteria:
+        kept["criteria"] = [one.model_dump(exclude_defaults=True) for one in job.criteria]
     if job.responses:
-        kept["group"] = {
-            "mode": job.judge.mode,
-            "samples": job.judge.samples,
-            "responses": job.responses,
-        }
+        kept["group"] = {"mode": job.judge.mode, "responses": job.responses}
+    if job.sample >= job.judge.samples:
+        kept["sample"] = job.sample % job.judge.samples
     if sent is not None:
         # The seed has a column: it differs by request, and requests share the rest of this text.
         own = seed_of(sent) is not None
@@ -115,9 +118,8 @@ class Kept:
 
 def first_messages(kept: Kept) -> list[Message] | None:
     """Rebuild the messages of a judgement's first request; None if they do not match its hash."""
-    # A row of a group judge's comparison has a number of its own; it begins with the sample's.
-    sample = kept.sample % kept.parameters.get("group", {"samples": kept.sample + 1})["samples"]
     for messages in _candidates(kept):
+        sample = kept.parameters.get("sample", kept.sample)
         key = request_key(**kept.parameters["key"], messages=messages, sample=sample)
         if key == kept.request_hash:
             return messages
@@ -158,15 +160,18 @@ def _candidates(kept: Kept) -> Iterator[list[Message]]:
     if "group" in kept.parameters:
         yield from _group_candidates(kept, (low, high), tools)
         return
+    rubric = rubrics.parse(kept.rubric)
+    criteria = [Criterion(**one) for one in kept.parameters.get("criteria", ())]
     for prompt, response in itertools.product(_readings(kept.prompt), _readings(kept.response)):
         rendered = render_request(
-            rubrics.parse(kept.rubric),
+            rubric,
             ShownRollout(prompt=prompt, response=response, reference=kept.reference, tools=tools),
             scale=(low, high),
             settings=ViewSettings(**kept.parameters.get("view", {})),
         )
         if rendered.error is None:
-            yield rendered.messages
+            messages = rendered.messages
+            yield with_criteria(messages, criteria, rubric.language) if criteria else messages
 
 
 def _group_candidates(

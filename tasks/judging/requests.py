@@ -1,22 +1,25 @@
 """Builds the judge requests of a chunk, with their keys, or decides without a call; pure."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from oyer.config import rubric as rubrics
+from oyer.config.criteria.criterion import Criterion
+from oyer.config.criteria.formats import InvalidCriteria
+from oyer.config.criteria.lookup import criteria_for
 from oyer.config.reward import JudgeConfig, RewardRules
 from oyer.protocol.content import policy_text
-from oyer.protocol.errors import InvalidInput
-from oyer.protocol.rollout import Rollout
+from oyer.protocol.rollout import Message, Rollout
 from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import ChatRequest
+from oyer.tasks.judging.criteria.calls import CriteriaCall, calls_of
+from oyer.tasks.judging.criteria.wording import response_format as verdicts_format
 from oyer.tasks.judging.empty_response import has_content
 from oyer.tasks.judging.group_judges.wording import list_format, winner_format
 from oyer.tasks.judging.reading import Reading, ScoreReading
+from oyer.tasks.judging.request_key import request_key, seed_for
 from oyer.tasks.judging.views import (
     Rendered,
     ShownRollout,
@@ -28,9 +31,6 @@ from oyer.tasks.parsing import parser
 
 TOP_LOGPROBS = 20
 """Alternatives requested for each token: the maximum of OpenAI's endpoint."""
-
-KEY_VERSION = 1
-"""Raise it whenever the same fields mean another request."""
 
 JudgementKey = tuple[int, str, int]
 """Identifies a judgement in its batch: rollout index, judge's name, sample."""
@@ -44,6 +44,7 @@ class JudgeRequest:
     """The rollout's index in its batch."""
     judge: JudgeConfig
     sample: int
+    """Number of the sample; of call c about further criteria, plus c times the judge's samples."""
     rubric_hash: str
     decided: Status | None = None
     """Set if no call is made: `gated`, `empty`, or `rejected` with `error`."""
@@ -60,6 +61,8 @@ class JudgeRequest:
     """How the reply is read; None reads one score."""
     responses: Sequence[tuple[int, ...]] = ()
     """Of a group judge: for each response shown, in order, the indices of the rollouts that have it."""
+    criteria: tuple[Criterion, ...] = ()
+    """Those that the reply gives verdicts on."""
 
     @property
     def reading(self) -> Reading:
@@ -126,31 +129,52 @@ def requests_of(
             fields = key_fields_of[judge.name]
             rubric_hash = fields["rubric_hash"]
             decided, shown = decided_for_all or decided_by_view(rollout, judge), Rendered()
+            calls: Sequence[CriteriaCall | None] = (None,)
             if decided is None:
-                shown = _rendered(rollout, judge, rubric_of[judge.name])
+                shown, calls = _calls(rollout, judge, rubric_of[judge.name])
                 decided = Status.REJECTED if shown.error else None
-            for sample in range(judge.samples):
-                if decided is not None:
+            if decided is not None:
+                for sample in range(judge.samples):
                     yield JudgeRequest(index, judge, sample, rubric_hash, decided, shown.error)
-                    continue
-                key = request_key(**fields, messages=shown.messages, sample=sample)
-                yield JudgeRequest(
-                    index,
-                    judge,
-                    sample,
-                    rubric_hash,
-                    view_truncated=shown.truncated,
-                    request=_request(judge, key, shown, settings_of[judge.name]),
-                    key=key,
-                    key_fields=fields,
-                )
+                continue
+            for number, call in enumerate(calls):
+                messages = shown.messages if call is None else call.messages
+                for sample in range(judge.samples):
+                    key = request_key(**fields, messages=messages, sample=sample)
+                    yield JudgeRequest(
+                        index,
+                        judge,
+                        # The samples of the first call come first, so that 0 always exists.
+                        number * judge.samples + sample,
+                        rubric_hash,
+                        view_truncated=shown.truncated,
+                        request=_request(judge, key, messages, settings_of[judge.name]),
+                        key=key,
+                        key_fields=fields,
+                        special_reading=call and call.reading,
+                        criteria=call.criteria if call else (),
+                    )
+
+
+def _calls(
+    rollout: Rollout, judge: JudgeConfig, rubric: rubrics.RubricTemplate
+) -> tuple[Rendered, Sequence[CriteriaCall | None]]:
+    """Return what all calls about a rollout begin with, and the calls; None for one about a score."""
+    shown = _rendered(rollout, judge, rubric)
+    if not judge.gives_verdicts or shown.error:
+        return shown, (None,)
+    try:
+        criteria = criteria_for(judge, rollout.metadata)
+    except InvalidCriteria as error:
+        return Rendered(error=str(error)), (None,)
+    return shown, calls_of(judge, criteria, shown.messages, rubric.language)
 
 
 def _request(
-    judge: JudgeConfig, key: str, shown: Rendered, settings: Mapping[str, Any]
+    judge: JudgeConfig, key: str, messages: Sequence[Message], settings: Mapping[str, Any]
 ) -> ChatRequest:
     seed = seed_for(judge, key)
-    return ChatRequest(model=judge.model, messages=shown.messages, seed=seed, **settings)
+    return ChatRequest(model=judge.model, messages=messages, seed=seed, **settings)
 
 
 def decided_without_call(rollout: Rollout, rules: RewardRules) -> Status | None:
@@ -174,59 +198,6 @@ def decided_score(job: JudgeRequest) -> float | None:
     if job.decided is not Status.EMPTY:
         return None
     return job.judge.scale[0] if job.judge.empty_score is None else job.judge.empty_score
-
-
-def request_key(
-    *,
-    endpoint: str,
-    model: str,
-    messages: Sequence[Mapping[str, Any]],
-    sampling: Mapping[str, Any],
-    rubric_hash: str,
-    sample: int,
-) -> str:
-    """Return the sha256, in hex, of all that a judge's reply depends on.
-
-    The order of mapping keys and the form of a number (`1`, `1.0`) make no difference; every
-    character of a text does. The sample's index separates the samples of one request.
-
-    Raises:
-        InvalidInput: a value cannot be written as JSON (NaN and infinity included).
-    """
-    request = {
-        "version": KEY_VERSION,
-        "endpoint": endpoint,
-        "model": model,
-        "messages": messages,
-        "sampling": sampling,
-        "rubric": rubric_hash,
-        "sample": sample,
-    }
-    try:
-        text = json.dumps(
-            _canonical(request),
-            sort_keys=True,
-            ensure_ascii=False,
-            allow_nan=False,
-            separators=(",", ":"),
-        )
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(
-            f"a request to {endpoint!r} cannot be written as JSON ({error}): use only strings, finite"
-            " numbers, lists and mappings in messages and sampling settings"
-        ) from error
-    # A policy can emit half a surrogate pair, which strict UTF-8 refuses.
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _canonical(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _canonical(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_canonical(item) for item in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
 
 
 def _rendered(rollout: Rollout, judge: JudgeConfig, rubric: rubrics.RubricTemplate) -> Rendered:
@@ -256,6 +227,8 @@ def _settings(judge: JudgeConfig) -> dict[str, Any]:
 def _response_format(judge: JudgeConfig) -> dict[str, Any]:
     if judge.kind == "group":
         return winner_format() if judge.compares_pairs else list_format(judge.scale)
+    if judge.gives_verdicts:
+        return verdicts_format()
     return parser.response_format(judge.scale)
 
 
@@ -283,13 +256,3 @@ def _served_by(judge: JudgeConfig, servers: Mapping[str, str]) -> dict[str, str]
         return {"version": judge.version} if judge.version else {}
     server = servers.get(judge.endpoint)
     return {} if server is None else {"server": server}
-
-
-def seed_for(judge: JudgeConfig, key: str) -> int | None:
-    """Return a seed that differs by sample, from 0 to 2³¹ - 1: some endpoints take 32 bits.
-
-    None if samples differ by temperature, or if there is only one.
-    """
-    if judge.samples == 1 or judge.temperature != 0:
-        return None
-    return int(key[:8], 16) & 0x7FFF_FFFF

@@ -139,9 +139,7 @@ def selected(response: str | Sequence[Message], settings: ViewSettings) -> Selec
         return Selected(shown, False)
     if isinstance(shown, str):
         return Selected(cut[0], True)
-    return Selected(
-        [part._replace(text=text) for part, text in zip(shown, cut, strict=True)], True
-    )
+    return Selected([part._replace(text=text) for part, text in zip(shown, cut, strict=True)], True)
 
 
 def _viewed(response: str | Sequence[Message], view: str) -> str | list[TranscriptPart]:

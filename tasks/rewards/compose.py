@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from oyer.config.condition import Condition
 from oyer.config.reward import JudgeConfig, RewardRules
 from oyer.protocol.batch import Columns
-from oyer.protocol.batch_result import BatchResult, Float32s, number_groups
+from oyer.protocol.batch_result import BatchResult, CriteriaOfRow, Float32s, number_groups
 from oyer.protocol.partial_results import Floats, JudgeResult, LengthResult
 from oyer.protocol.status import SETTLED, Status
 from oyer.tasks.rewards.missing_judges import Verdicts, completed
@@ -121,6 +121,7 @@ def batch_result(
     usage: Mapping[str, float],
     first_errors: Mapping[str, str],
     cancelled: str | None = None,
+    criteria: Sequence[CriteriaOfRow] = (),
 ) -> BatchResult:
     """Assemble the result of a batch.
 
@@ -129,6 +130,7 @@ def batch_result(
         usage: calls, tokens and cost by the names in `batch_result.USAGE`.
         first_errors: the first error of each failed status.
         cancelled: who cancelled the batch, and why.
+        criteria: `[N]`; empty without judges that give verdicts.
     """
     return BatchResult(
         batch_id=batch_id,
@@ -145,7 +147,20 @@ def batch_result(
         cancelled=cancelled,
         scores=_float32s(composed.raw_scores),
         groups=composed.groups,
+        criteria=list(criteria),
     )
+
+
+def criteria_of(parts: Mapping[int, JudgeResult], size: int) -> list[CriteriaOfRow]:
+    """Return the verdicts on criteria of each rollout, by judge; empty if no judge gives any."""
+    rows: list[CriteriaOfRow] = []
+    for k in sorted(parts):
+        part = parts[k]
+        n = max(map(len, part.statuses.values()), default=0)
+        rows += [
+            {name: found[i] for name, found in part.criteria.items() if found[i]} for i in range(n)
+        ]
+    return rows if any(rows) and len(rows) == size else []
 
 
 def _float32s(arrays: Mapping[str, Floats]) -> dict[str, Float32s]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-
 MAX_OBJECTS = 1000
 """Opening braces of a reply at which an object is looked for, counted from its start."""
 

@@ -19,14 +19,13 @@ from oyer.tasks.judging.group_judges.members import Members, members_of, why_not
 from oyer.tasks.judging.group_judges.pairs import account, records
 from oyer.tasks.judging.group_judges.reading import GroupReading, member_score
 from oyer.tasks.judging.judgements import Answer
+from oyer.tasks.judging.request_key import request_key, seed_for
 from oyer.tasks.judging.requests import (
     JudgementKey,
     JudgeRequest,
     RequestContext,
     decided_by_view,
     decided_without_call,
-    request_key,
-    seed_for,
 )
 from oyer.tasks.parsing.parser import ParsedScore
 
@@ -141,9 +140,7 @@ class Tournament:
         failed = _first_failure([answer for _, answer in answered])
         if failed is not None:
             missing = Answer(source="none", status=failed.status, error=failed.error)
-            return answered + [
-                (self._judgement(index), missing) for index in self.members.indices
-            ]
+            return answered + [(self._judgement(index), missing) for index in self.members.indices]
         winners = [_reading(one).winner(answer.text or "") for one, answer in answered]
         outcomes = dict(zip(self.pairs, [winner.outcome for winner in winners], strict=True))
         reasons = dict(zip(self.pairs, [winner.reason for winner in winners], strict=True))
@@ -238,7 +235,9 @@ def _listing(
     for k, positions in enumerate(lists):
         own = positions if k == 0 else positions[1:]
         index = min(members.shown[position].indices[0] for position in own)
-        requests.append(_request(members, positions, judge, (index, sample, sample), fields, context))
+        requests.append(
+            _request(members, positions, judge, (index, sample, sample), fields, context)
+        )
     return Listing(members, lists, requests)
 
 
@@ -289,7 +288,10 @@ def _request(
         fields["rubric_hash"],
         view_truncated=any(one.truncated for one in shown),
         request=ChatRequest(
-            model=judge.model, messages=messages, seed=seed_for(judge, key), **context.settings(judge)
+            model=judge.model,
+            messages=messages,
+            seed=seed_for(judge, key),
+            **context.settings(judge),
         ),
         key=key,
         key_fields=fields,

@@ -66,7 +66,7 @@ def test_names_of_the_responses_make_no_difference(
 
 
 def test_a_win_counts_only_if_both_orders_agree() -> None:
-    outcomes = {(a, b): 1 for a, b in combinations(range(3), 2)}
+    outcomes = dict.fromkeys(combinations(range(3), 2), 1)
     always_the_first = outcomes | {(b, a): 1 for a, b in outcomes}
     assert [record.rate for record in records(3, always_the_first)] == [0, 0, 0]
     assert [record.rate for record in records(3, outcomes)] == [1, 0, -1]

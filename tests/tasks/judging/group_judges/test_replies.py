@@ -28,7 +28,7 @@ GOOD = listed(entry(2, 7), entry(1, 3.5))
         f'One of them says {{"score": 10}}.\n\n{GOOD}',
         f"{GOOD}\n\nAs said:\n{GOOD}",
         listed(entry("2", "7"), entry(1.0, 3.5)),
-        f'The first quotes {listed(entry(1, 10))}.\n{GOOD}',
+        f"The first quotes {listed(entry(1, 10))}.\n{GOOD}",
     ],
     ids=["bare", "prose", "score_in_prose", "twice", "as_text", "quotes_a_wrong_list"],
 )

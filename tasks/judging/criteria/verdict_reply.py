@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oyer.config.criteria.criterion import Criterion
-from oyer.config.criteria.formats import UNNAMED
+from oyer.protocol.batch_result import UNNAMED
 from oyer.tasks.parsing.json_objects import rank_at
 from oyer.tasks.parsing.normalize import normalise, strip_thinking, unwrap
 from oyer.tasks.parsing.parser import reconsiders
@@ -42,13 +42,13 @@ def read_verdicts(text: str, criteria: Sequence[Criterion]) -> dict[str, Criteri
         return {}
     reply = unwrap(visible)
     found: dict[str, CriterionVerdict | None] = {}
-    end = 0
-    for entries, end in _objects(reply):
+    objects = list(_objects(reply))
+    for entries, _ in objects:
         for name, verdict in _by_name(entries, criteria).items():
             if name in found and not _agree(found[name], verdict):
                 verdict = None
             found[name] = verdict
-    if found and reconsiders(reply, end):
+    if found and reconsiders(reply, objects[-1][1]):
         return {}
     return {name: verdict for name, verdict in found.items() if verdict is not None}
 
