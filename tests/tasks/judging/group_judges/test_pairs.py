@@ -14,7 +14,8 @@ from oyer.tasks.judging.group_judges.schedule import comparisons
 @st.composite
 def tournaments(draw: st.DrawFn) -> tuple[int, dict[tuple[int, int], int]]:
     n = draw(st.integers(1, 12))
-    pairs = draw(st.sampled_from(["circular", "all", PairChunks(chunks=3)]))
+    kinds: list[str | PairChunks] = ["circular", "all", PairChunks(chunks=3)]
+    pairs = draw(st.sampled_from(kinds))
     found = comparisons(n, pairs, both_orders=draw(st.booleans())) if n > 1 else []
     return n, {pair: draw(st.sampled_from([-1, 0, 1])) for pair in found}
 
