@@ -6,22 +6,21 @@ an up-to-date record needs no owner privileges.
 
 from sqlalchemy import Connection, inspect, text
 
-from oyer.models.comments import COLUMNS, JUDGE_HISTORY, TABLES, history_comments
-
-VIEW = "judge_history"
+from oyer.models.comments import COLUMNS, TABLES, VIEWS, view_comments
 
 
 def describe(conn: Connection) -> None:
-    """Update the comments of all tables, the view and their columns."""
+    """Update the comments of all tables and views and their columns."""
     if conn.dialect.name != "postgresql":
         return
     inspector = inspect(conn)
     for table in inspector.get_table_names():
         if table in TABLES:
             _comment(conn, "TABLE", table, TABLES[table], COLUMNS[table])
-    if VIEW in inspector.get_view_names():
-        columns = [column["name"] for column in inspector.get_columns(VIEW)]
-        _comment(conn, "VIEW", VIEW, JUDGE_HISTORY, history_comments(columns))
+    for view in inspector.get_view_names():
+        if view in VIEWS:
+            columns = [column["name"] for column in inspector.get_columns(view)]
+            _comment(conn, "VIEW", view, VIEWS[view], view_comments(view, columns))
 
 
 def _comment(conn: Connection, kind: str, name: str, about: str, columns: dict[str, str]) -> None:

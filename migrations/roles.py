@@ -1,7 +1,7 @@
 """Least-privilege PostgreSQL roles: workers add to the record, analysts read it.
 
-- A worker may insert, and update what `models/writes.py` updates: judgements without a score and the
-  state of batches. It may not delete or change the schema; migrations run as the owner.
+- A worker may insert, and update what `models/writes.py` updates: judgements without a score, their
+  verdicts on criteria, and the state of batches. It may not delete or change the schema; migrations run as the owner.
 - Existing grants are revoked first, so that a role has exactly these after each run.
 """
 
@@ -13,10 +13,10 @@ from sqlalchemy.dialects import postgresql
 from oyer.models.base import Base
 from oyer.models.engine import open_engine
 
-_UPDATED = ("batches", "judgements")
+_UPDATED = ("batches", "criteria", "judgements")
 """Tables whose rows workers update."""
 
-VIEWS = ("judge_history",)
+VIEWS = ("criterion_history", "judge_history")
 
 
 def _quoted(name: str) -> str:

@@ -12,9 +12,12 @@ COLUMNS = {
     for table in Base.metadata.tables.values()
 }
 
-JUDGE_HISTORY = "One row per judgement, with its rollout, texts and reward."
+VIEWS = {
+    "judge_history": "One row per judgement, with its rollout, texts and reward.",
+    "criterion_history": "One row per criterion of a judgement, with its run, step and group.",
+}
 
-HISTORY_COLUMNS = {
+_JUDGE_HISTORY = {
     **COLUMNS["rewards"],
     **COLUMNS["rollouts"],
     **COLUMNS["judgements"],
@@ -38,6 +41,14 @@ HISTORY_COLUMNS = {
 """Descriptions by name; the view has some of these columns."""
 
 
-def history_comments(columns: list[str]) -> dict[str, str]:
-    """Return the descriptions of the view's columns, in the view's order."""
-    return {name: HISTORY_COLUMNS[name] for name in columns}
+_CRITERION_HISTORY = {
+    **{name: _JUDGE_HISTORY[name] for name in ("run", "step", "group_id")},
+    **{name: COLUMNS["judgements"][name] for name in ("status", "score", "model", "source")},
+    **COLUMNS["criteria"],
+}
+
+
+def view_comments(view: str, columns: list[str]) -> dict[str, str]:
+    """Return the descriptions of a view's columns, in the view's order."""
+    known = {"judge_history": _JUDGE_HISTORY, "criterion_history": _CRITERION_HISTORY}[view]
+    return {name: known[name] for name in columns}

@@ -54,6 +54,7 @@ PRUNED_TEXT = "[pruned]"
 _PRUNED_HASH = sha256(PRUNED_TEXT.encode()).hexdigest()
 
 _TEXT_COLUMNS: dict[type[BatchPart], tuple[str, ...]] = {
+    Criterion: ("reason", "span"),
     Judgement: ("reply", "reasoning", "parsed_span", "messages_hash"),
     Attempt: ("reply_hash", "reasoning_hash", "turns", "error"),
 }

@@ -10,7 +10,7 @@ from datetime import timedelta
 from sqlalchemy import Engine, inspect
 
 from oyer import migrations
-from oyer.models.comments import COLUMNS, JUDGE_HISTORY, TABLES, history_comments
+from oyer.models.comments import COLUMNS, TABLES, VIEWS, view_comments
 from oyer.models.engine import open_engine, reading
 from oyer.models.writes import (
     ensure_run_and_batch,
@@ -44,10 +44,10 @@ def queries() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def with_columns(page: str, history: list[str]) -> str:
+def with_columns(page: str, views: dict[str, list[str]]) -> str:
     """Put what each column holds where docs/record.md lists them."""
     described = {
-        "judge_history": (JUDGE_HISTORY, history_comments(history)),
+        **{view: (VIEWS[view], view_comments(view, columns)) for view, columns in views.items()},
         **{table: (about, COLUMNS[table]) for table, about in TABLES.items()},
     }
     parts = []
@@ -57,12 +57,13 @@ def with_columns(page: str, history: list[str]) -> str:
     return GENERATED.sub(lambda found: found[1] + "\n\n".join(parts) + "\n" + found[2], page)
 
 
-def history_columns(url: str) -> list[str]:
-    """Give the columns of `judge_history` in a record."""
+def history_columns(url: str) -> dict[str, list[str]]:
+    """Give the columns of the views of a record."""
     engine = open_engine(url)
-    columns = [column["name"] for column in inspect(engine).get_columns("judge_history")]
+    inspector = inspect(engine)
+    found = {view: [one["name"] for one in inspector.get_columns(view)] for view in VIEWS}
     engine.dispose()
-    return columns
+    return found
 
 
 def fill(engine: Engine) -> str:
@@ -152,7 +153,7 @@ def test_postgres_knows_what_each_column_holds(postgres_url: str) -> None:
             " AND col_description(a.attrelid, a.attnum) IS NULL"
         ).all()
     engine.dispose()
-    assert found == history_comments(list(found))
+    assert found == view_comments("judge_history", list(found))
     assert undescribed == []
 
 

@@ -78,7 +78,7 @@ def _siblings(task: Task) -> Sequence[Task]:
             for one in tasks:
                 _groups.setdefault(one, group)
     # The trainer keeps the tasks until all have ended.
-    return [one for ref in _groups.get(task, ()) if (one := ref()) is not None]
+    return [found for ref in _groups.get(task, ()) if (found := ref()) is not None]
 
 
 _steps: dict[bool, tuple["weakref.ref[Task]", int]] = {}

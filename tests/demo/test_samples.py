@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from importlib import resources
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_the_licence_is_packaged_with_the_data() -> None:
 def test_the_demonstration_judge_reads_them_in_the_prompts_of_every_rubric(name: str) -> None:
     rubric = rubrics.parse(rubrics.resolve(name))
     for rollout in sample_rollouts():
-        shown = {part: rollout.get(part) for part in ROLLOUT_PARTS}
+        shown: dict[str, Any] = {part: rollout.get(part) for part in ROLLOUT_PARTS}
         messages = rubrics.render(rubric, scale=(1.0, 10.0), **shown)
         reply = score_reply(messages[0]["content"], messages[-1]["content"])
         assert (int(reply.rsplit(" ", 1)[1]) >= 8) == rollout["correct"]

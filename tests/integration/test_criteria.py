@@ -10,7 +10,7 @@ import pytest
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action
-from oyer.manager import RewardManager, Rollout
+from oyer.manager import RewardManager
 from tests.integration.test_main_job import read
 from tests.support.rollouts import rollouts_of
 
@@ -31,7 +31,7 @@ def judge_of(endpoint: str = "fake", **keys: Any) -> dict[str, Any]:
 
 def asked_of(entry: RequestEntry) -> list[str]:
     """Return the criteria that a request's last message asks about."""
-    text = entry.body["messages"][-1]["content"]
+    text = entry.json()["messages"][-1]["content"]
     return [line[4:] for line in text.splitlines() if line.startswith("### ")]
 
 
@@ -41,7 +41,7 @@ def reply(verdicts: dict[str, Any], names: list[str]) -> Action:
 
 
 def answering(judge: JudgeServer, verdicts: dict[str, Any] = VERDICTS) -> None:
-    judge.set_plan(lambda entry, _: reply(verdicts, asked_of(entry)))
+    judge.set_plan(lambda entry: reply(verdicts, asked_of(entry)))
 
 
 @pytest.mark.parametrize("per_call", ["all", 1])
@@ -51,7 +51,7 @@ def test_verdicts_are_scores_components_and_rows(
     answering(judge)
     manager = sibling(judges=[judge_of(criteria=CRITERIA, criteria_per_call=per_call)])
     batch = manager.submit(rollouts_of(f"criteria-{per_call}", 4), run="criteria").result(90)
-    assert batch.judge_scores.tolist() == pytest.approx([SCORE] * 4)
+    assert batch.judge_scores.tolist() == pytest.approx([SCORE] * 4), batch.first_errors
     assert batch.components["rubric/steps"].tolist() == [0.5] * 4
     assert batch.components["rubric/filler"].tolist() == [0.0] * 4
     first = {one["name"]: one for one in batch.criteria[0]["rubric"]}
@@ -84,7 +84,7 @@ def test_verdicts_are_scores_components_and_rows(
 def test_only_missing_verdicts_are_asked_again(
     backend: RewardManager, sibling: Sibling, judge: JudgeServer
 ) -> None:
-    def plan(entry: RequestEntry, _: Any) -> Action:
+    def plan(entry: RequestEntry) -> Action:
         names = asked_of(entry)
         return reply({**VERDICTS, "steps": "most"} if len(names) == 3 else VERDICTS, names)
 
@@ -101,7 +101,7 @@ def test_a_missing_verdict_is_never_0(
     backend: RewardManager, sibling: Sibling, judge: JudgeServer
 ) -> None:
     judge.set_plan(
-        lambda entry, _: reply(VERDICTS, [name for name in asked_of(entry) if name != "steps"])
+        lambda entry: reply(VERDICTS, [name for name in asked_of(entry) if name != "steps"])
     )
     strict = sibling(judges=[judge_of(criteria=CRITERIA)])
     batch = strict.submit(rollouts_of("missing", 2), run="criteria").result(90)
@@ -117,7 +117,7 @@ def test_a_missing_verdict_is_never_0(
 def test_criteria_of_the_rollouts_are_judged(
     backend: RewardManager, sibling: Sibling, judge: JudgeServer
 ) -> None:
-    judge.set_plan(lambda entry, _: reply(dict.fromkeys(asked_of(entry), True), asked_of(entry)))
+    judge.set_plan(lambda entry: reply(dict.fromkeys(asked_of(entry), True), asked_of(entry)))
     manager = sibling(
         judges=[
             judge_of(criteria=CRITERIA, criteria_from="metadata.rubric", combine_criteria="points")
@@ -127,8 +127,7 @@ def test_criteria_of_the_rollouts_are_judged(
         {"criterion": "Names a doctor.", "points": 5, "tags": []},
         {"criterion": "Is overly verbose.", "points": -3, "tags": []},
     ]
-    one, other = rollouts_of("own", 2)
-    own = Rollout(**{**{f: getattr(one, f) for f in one.__slots__}, "metadata": {"rubric": health}})
-    batch = manager.submit([own], run="criteria").result(90)
+    own = rollouts_of("own", 1, metadata={"rubric": health})
+    batch = manager.submit(own, run="criteria").result(90)
     assert batch.judge_scores.tolist() == pytest.approx([(5 - 3) / 5])
     assert [one["weight"] for one in batch.criteria[0]["rubric"]] == [5.0, -3.0]

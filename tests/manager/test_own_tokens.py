@@ -12,6 +12,7 @@ import torch
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import slime
+from oyer.manager.slime.samples import _own_ids, _own_tokens
 from oyer.manager.trl.groups import groups_of
 from oyer.manager.trl.reward import RewardFunction
 from oyer.manager.verl.data import Reading, read_row
@@ -61,9 +62,9 @@ def test_slime_leaves_out_what_its_loss_mask_leaves_out(
 def test_slime_hands_over_the_policys_own_ids() -> None:
     (sample,) = samples("ids", (4,))
     sample.tokens = [1, 2, 11, 12, 13, 14]
-    assert slime._policy_token_ids(sample) == [11, 12, 13, 14]
+    assert _own_ids(sample, _own_tokens(None, sample)) == [11, 12, 13, 14]
     sample.loss_mask = [1, 0, 0, 1]  # type: ignore[attr-defined]
-    assert slime._policy_token_ids(sample) == [11, 14]
+    assert _own_ids(sample, _own_tokens(None, sample)) == [11, 14]
 
 
 def test_verl_leaves_out_what_its_response_mask_leaves_out() -> None:

@@ -53,12 +53,12 @@ def test_the_record_goes_up_down_and_up_again(empty_url: str) -> None:
     assert migrations.current(empty_url) is None
     migrations.upgrade(empty_url)
     assert migrations.current(empty_url) == migrations.head()
-    assert tables_of(empty_url) == TABLES | {"judge_history"}
+    assert tables_of(empty_url) == TABLES | {"judge_history", "criterion_history"}
     migrations.downgrade(empty_url, "base")
     assert tables_of(empty_url) == {"alembic_version"}
     migrations.upgrade(empty_url)
     migrations.upgrade(empty_url)
-    assert tables_of(empty_url) == TABLES | {"judge_history"}
+    assert tables_of(empty_url) == TABLES | {"judge_history", "criterion_history"}
 
 
 def test_the_migrated_record_is_what_the_models_say(store_url: str) -> None:
@@ -87,7 +87,7 @@ def test_processes_that_upgrade_the_same_empty_database_all_succeed(empty_url: s
     upgrades = [command("upgrade", "--url", empty_url) for _ in range(4)]
     outcomes = [(process.communicate(), process.returncode) for process in upgrades]
     assert [code for _, code in outcomes] == [0] * 4, outcomes
-    assert tables_of(empty_url) == TABLES | {"judge_history"}
+    assert tables_of(empty_url) == TABLES | {"judge_history", "criterion_history"}
 
 
 def test_a_failing_migration_leaves_the_record_as_it_was(

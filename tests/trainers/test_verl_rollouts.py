@@ -281,7 +281,7 @@ def test_an_image_in_the_prompt_reaches_the_judge(
     assert base64.b64decode(url.partition(",")[2]).startswith(b"\x89PNG")
 
 
-class Recorder(AgentLoopManager):  # type: ignore[misc]
+class Recorder(AgentLoopManager):
     """verl's manager with workers that only take batches."""
 
     def __init__(self, config: Any) -> None:

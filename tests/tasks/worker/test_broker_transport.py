@@ -115,7 +115,8 @@ class JudgeWorker:
 
     def __init__(self, redis_url: str, slots: int, lookahead: int) -> None:
         self.connection = make_app(redis_url).connection_for_read()
-        self.channel: Any = self.connection.channel()
+        channel: Any = self.connection.channel()
+        self.channel = channel
         self.channel.admission = Admission(slots, lambda _: lookahead)
         self.got: list[str] = []
         self._messages: dict[str, Any] = {}
@@ -168,7 +169,8 @@ def publish(redis_url: str) -> Iterator[Any]:
 
 
 def lists_of(client: redis.Redis) -> set[str]:
-    return {key.decode() for key in client.keys("oyer:judge:*")}
+    keys: Any = client.keys("oyer:judge:*")
+    return {key.decode() for key in keys}
 
 
 def test_a_flow_with_enough_calls_keeps_its_backlog_in_redis(
@@ -217,7 +219,8 @@ def test_a_message_of_a_dead_worker_returns_first_in_its_flow(
         publish("a", f"a{i}", calls=10)
     assert dead.drain() == ["a0", "a1"]
     # Its lease expires.
-    for tag in client.zrange("unacked_index", 0, -1):
+    tags: Any = client.zrange("unacked_index", 0, -1)
+    for tag in tags:
         client.zadd("unacked_index", {tag: 0})
     dead.channel.qos._delivered.clear()
     other = workers()
