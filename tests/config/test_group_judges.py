@@ -14,9 +14,7 @@ POINTWISE = {"name": "quality", "endpoint": "e", "model": "m"}
 
 
 def test_the_rubric_and_the_scale_follow_the_mode() -> None:
-    listwise, pairs = validate(
-        {"judges": [GROUP, {**PAIRS, "name": "pairs"}], "length": []}
-    ).judges
+    listwise, pairs = validate({"judges": [GROUP, {**PAIRS, "name": "pairs"}], "length": []}).judges
     assert (parse(listwise.rubric).name, listwise.scale) == ("listwise_en", (1, 10))
     assert (parse(pairs.rubric).name, pairs.scale) == ("pairwise_en", (-1, 1))
     assert (pairs.pairs, pairs.both_orders) == ("circular", False)
