@@ -163,12 +163,7 @@ def render(
     words = _WORDS[rubric.language]
     given = {"prompt", "response"} | ({"reference"} if reference is not None else set())
     given |= {"tools"} if tools else set()
-    parts = {
-        "prompt": fence(prompt if isinstance(prompt, str) else flatten(prompt)),
-        "tools": fence("\n".join(map(plain_json, tools))) if tools else words["none"],
-        "reference": fence(reference) if reference is not None else words["none"],
-        "response": _response(response, cut, words),
-    }
+    parts = _context(prompt, reference, tools, words) | {"response": _response(response, cut, words)}
     whole = [f"{words[part]}\n{parts[part]}" for part in ROLLOUT_PARTS if part in given]
     if isinstance(response, Responses):
         whole[-1] = parts["response"]
@@ -180,13 +175,31 @@ def render(
         "rollout": "\n\n".join([*whole, words["guard"]]),
         **_scale_values(rubric, scale),
     }
-    if verdict is not None:
-        values["verdict"] = verdict
+    if verdict is None:
+        return _messages(rubric, values)
+    messages = _messages(rubric, {**values, "verdict": verdict})
+    if "{verdict}" not in rubric.system + rubric.user:
+        messages[0]["content"] += f"\n\n{verdict}"
+    return messages
+
+
+def _context(
+    prompt: str | Sequence[Mapping[str, Any]],
+    reference: str | None,
+    tools: Sequence[Mapping[str, Any]] | None,
+    words: Mapping[str, str],
+) -> dict[str, str]:
+    return {
+        "prompt": fence(prompt if isinstance(prompt, str) else flatten(prompt)),
+        "tools": fence("\n".join(map(plain_json, tools))) if tools else words["none"],
+        "reference": fence(reference) if reference is not None else words["none"],
+    }
+
+
+def _messages(rubric: RubricTemplate, values: Mapping[str, str]) -> list[dict[str, Any]]:
     messages = [{"role": "user", "content": _fill(rubric.user, values)}]
     if rubric.system:
         messages.insert(0, {"role": "system", "content": _fill(rubric.system, values)})
-    if verdict is not None and "{verdict}" not in rubric.system + rubric.user:
-        messages[0]["content"] += f"\n\n{verdict}"
     return messages
 
 

@@ -6,13 +6,8 @@ from dataclasses import dataclass
 from oyer.config.reward import JudgeConfig
 from oyer.protocol.rollout import Rollout
 from oyer.tasks.judging.aggregate import ChunkGroups
-from oyer.tasks.judging.group_judges.requests import (
-    NOT_WHOLE,
-    Answered,
-    Comparison,
-    comparisons_of,
-    rejected,
-)
+from oyer.tasks.judging.group_judges.comparisons import Answered, Comparison
+from oyer.tasks.judging.group_judges.requests import NOT_WHOLE, comparisons_of, rejected
 from oyer.tasks.judging.judgements import Answer
 from oyer.tasks.judging.requests import JudgementKey, JudgeRequest, RequestContext, requests_of
 
