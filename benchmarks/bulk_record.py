@@ -12,9 +12,10 @@ import random
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import Any
 
-from sqlalchemy import Column, Connection, Engine
+from sqlalchemy import Column, Connection, Engine, text
 
 from oyer.models.base import Base, Timestamp
 from oyer.models.rows import AttemptRow, BatchKey, JudgementRow, RewardRow, RolloutRow

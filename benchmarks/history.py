@@ -136,7 +136,9 @@ def main() -> None:
     parser.add_argument(
         "--prune", action="store_true", help="time pruning instead, at the last size"
     )
-    parser.add_argument("--pages", action="store_true", help="time the pages of `oyer view` instead")
+    parser.add_argument(
+        "--pages", action="store_true", help="time the pages of `oyer view` instead"
+    )
     options = parser.parse_args()
     with ExitStack() as stack:
         if options.url:

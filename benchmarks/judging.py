@@ -2,6 +2,7 @@
 
     python benchmarks/judging.py                          # 2,048 calls, 128 and 512 in flight
     python benchmarks/judging.py --calls 4096 --in-flight 512 --rounds 5
+    python benchmarks/judging.py --groups --calls 512     # group judges: calls and CPU per verdict
 
 - Oyer's figure is the CPU time of all judge worker processes, from `/proc`, over a batch whose
   rollouts all differ: limits, cache, single flight, parsing, and a row for each judgement and
@@ -28,6 +29,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from common import Figure, backend, judge, print_table, report, rollouts_of, texts
+from group_judging import print_groups
 
 from oyer.manager import RewardManager
 
@@ -201,11 +203,15 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=2048)
     parser.add_argument("--in-flight", type=int, help="one setting in place of 128 and 512")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--groups", action="store_true", help="measure group judges")
     parser.add_argument("--peer", choices=list(PEERS), help=argparse.SUPPRESS)
     parser.add_argument("--base-url", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peer:
         print(peer(options.peer, options.base_url, options.calls, options.in_flight))
+        return
+    if options.groups:
+        print_groups(options.calls, judge_pids, cpu_s_of)
         return
     rows = []
     for in_flight in [options.in_flight] if options.in_flight else [128, 512]:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from oyer.config import rubric as rubrics
 from oyer.config.criteria.criterion import Combine, Criterion, problem_of
 from oyer.config.endpoint import Body
+from oyer.config.group_judge import PairChunks, group_defaults, group_problem
 from oyer.config.section import Section
 from oyer.protocol.errors import InvalidConfig
 
@@ -99,6 +100,20 @@ class JudgeConfig(Section):
     empty_score: float | None = Field(default=None, allow_inf_nan=False)
     """Score of an empty response; null means the lowest of the scale."""
 
+    kind: Literal["pointwise", "group"] = "pointwise"
+    """`pointwise`: each rollout is judged alone; `group`: the rollouts of a group are compared, so that
+    scores of different groups cannot be. Give each rollout a `group_id`."""
+    mode: Literal["listwise", "pairs"] = "listwise"
+    """Of a group judge. `listwise`: one call scores the whole group, on `scale`; `pairs`: each call
+    names the better of two responses, and the score is the net win rate, from -1 to 1."""
+    pairs: Literal["circular", "all"] | PairChunks = "circular"
+    """Of `mode: pairs`, the comparisons for N responses: `circular`, N; `all`, N(N - 1)/2; or
+    `{chunks: 4}`, all within chunks of 4 at most, which is linear in N."""
+    both_orders: bool = False
+    """Of `mode: pairs`: compare each pair in both orders; a win counts if both agree."""
+    max_list_chars: int | None = Field(default=None, ge=1000, le=10**8)
+    """Of `mode: listwise`: most characters of the responses in one call. A larger group is split into
+    lists that share one response, and are shifted to agree on its score; null never splits."""
     criteria: tuple[Criterion, ...] = ()
     """Criteria that the judge gives a verdict on, one each, in place of one score."""
     criteria_from: str | None = Field(default=None, pattern=r"^metadata(\.[^.]+)+$")
@@ -113,6 +128,12 @@ class JudgeConfig(Section):
     Σw·v / Σ|w|; `mean` and `min` of g; `all` and `any`, 1 or 0."""
     min_valid_criteria: int | None = Field(default=None, ge=1)
     """Criteria that must have a verdict, or the rollout has no score; null means all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _group_defaults(cls, raw: Any) -> Any:
+        """Choose the rubric and the scale that fit a group judge, if they are not given."""
+        return group_defaults(raw)
 
     @field_validator("scale")
     @classmethod
@@ -189,6 +210,19 @@ class JudgeConfig(Section):
     def own_criteria(self) -> tuple[Criterion, ...]:
         """The judge's criteria, or those of its rubric, for rollouts without their own."""
         return self.criteria or rubrics.parse(self.rubric).verdicts_on
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> Self:
+        """Refuse keys that the judge's kind does not use."""
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        if problem := group_problem(self, defaults, rubrics.parse(self.rubric).reply):
+            raise ValueError(problem)
+        return self
+
+    @property
+    def compares_pairs(self) -> bool:
+        """Whether it is a group judge that compares pairs."""
+        return self.kind == "group" and self.mode == "pairs"
 
     @property
     def criteria_calls(self) -> int:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from oyer.config.condition import Condition
 from oyer.config.endpoint import BaseUrl, EndpointConfig, Price
 from oyer.config.explaining import suggestion_or_known
+from oyer.config.group_judge import check_group_judges
 from oyer.config.judge import Fallback, JudgeConfig
 from oyer.config.length import LengthConfig, check_lengths, check_source, follows_judges, term_names
 from oyer.config.section import MAX_TIME_S, MAX_USD, Section
@@ -219,12 +220,24 @@ class RewardConfig(Section):
         if unless not in (None, "correct"):
             by_name = {judge.name: judge for judge in self.judges}
             check_source("reward.zero_unless", Condition.parse(unless).source, by_name)
+        self._check_group_judges()
         needed = self.reward.min_valid_judges
         if needed is not None and needed > len(self.judges):
             raise ValueError(
                 f"reward.min_valid_judges: {needed} is more than `judges` has ({len(self.judges)})"
             )
         return self
+
+    def _check_group_judges(self) -> None:
+        conditions = {
+            f"length[{i}].correct": item.condition.source
+            for i, item in enumerate(self.length)
+            if item.condition
+        }
+        unless = self.reward.zero_unless
+        if unless not in (None, "correct"):
+            conditions["reward.zero_unless"] = Condition.parse(unless).source
+        check_group_judges(self.judges, on_missing=self.reward.on_missing, conditions=conditions)
 
     def _check_endpoints(self, i: int, judge: JudgeConfig) -> None:
         """Refuse unknown endpoints, and a budget for a model without a price."""

@@ -21,6 +21,8 @@ Only the place for the response is required:
 - `reply: verdicts` asks for a verdict on each criterion in place of one score. Its criteria may have
   `points` and `required` (`config/criteria`), and a judge's `criteria` or a rollout's own replace
   them. They are shown behind the user message, with the form of the reply, and need no placeholder.
+- `reply: comparison` is for group judges only: {rollout} holds all responses, and {verdict} the form of
+  the reply.
 - Criteria, levels and the verdict line are appended to the system message if the body has no
   placeholder for them.
 """
@@ -54,6 +56,7 @@ BUILT_IN = (
     *("tool_call_zh", "tool_call_en", "reasoning_zh", "reasoning_en"),
     *("tool_call_criteria_zh", "tool_call_criteria_en"),
     *("reasoning_criteria_zh", "reasoning_criteria_en", "criteria_zh", "criteria_en"),
+    *("listwise_en", "pairwise_en"),
 )
 """Rubrics that ship with the package, named by the kind of rollout and the language."""
 
@@ -71,7 +74,7 @@ class _FrontMatter(BaseModel):
     name: str | None = None
     language: Literal["en", "zh"] = "en"
     scale: tuple[float, float] | None = None
-    reply: Literal["score"] = "score"
+    reply: Literal["score", "comparison"] = "score"
     reason_first: bool | None = None
     levels: tuple[str, ...] = ()
     criteria: tuple[ScoreBand, ...] = ()
@@ -160,6 +163,7 @@ def parse(text: str) -> RubricTemplate:
         language=fields.language,
         scale=fields.scale,
         reason_first=fields.reason_first is not False,
+        reply=fields.reply,
         levels=fields.levels,
         criteria=fields.criteria,
         places=frozenset(_names_in(user)),

@@ -89,6 +89,12 @@ class ScoreBand(BaseModel):
     choices: tuple[str, ...] = ()
 
 
+class Responses(NamedTuple):
+    """The responses of a group, each as text or as the parts of messages."""
+
+    shown: Sequence["str | Sequence[TranscriptPart]"]
+
+
 class TranscriptPart(NamedTuple):
     """A part of a response of messages, written by one author."""
 
@@ -120,7 +126,7 @@ class RubricTemplate:
     criteria: tuple[ScoreBand, ...] = ()
     places: frozenset[str] = frozenset()
     """The placeholders of the user message."""
-    reply: Literal["score", "verdicts"] = "score"
+    reply: Literal["score", "verdicts", "comparison"] = "score"
     """`verdicts`: the judge is asked for a verdict on each criterion, not for one score."""
     verdicts_on: tuple[Criterion, ...] = ()
     """The criteria of a rubric that asks for verdicts."""
@@ -130,22 +136,26 @@ def render(
     rubric: RubricTemplate,
     *,
     prompt: str | Sequence[Mapping[str, Any]],
-    response: str | Sequence[TranscriptPart],
+    response: str | Sequence[TranscriptPart] | Responses,
     reference: str | None,
     scale: tuple[float, float],
     tools: Sequence[Mapping[str, Any]] | None = None,
     cut: bool = False,
+    verdict: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Render a rubric with one rollout.
+    """Render a rubric with one rollout, or with the rollouts of a group.
 
     Args:
         prompt: text or chat messages; messages become text with a `[role]` line before each.
-        response: text, or the parts of a response of messages.
+        response: text, or the parts of a response of messages; `Responses` of a group are shown under
+            the headings `## Response 1`, `## Response 2` ….
         reference: the reference answer, or None.
         scale: lowest and highest score the judge may give.
         tools: definitions of the tools that the policy could call. A rubric without a place for them
             shows them behind the prompt, or before the response.
         cut: whether parts of the response were shortened, which the judge is told.
+        verdict: what the judge is to reply, in place of a verdict line; it ends the system message of a
+            rubric without a place for it.
 
     Returns:
         Chat messages: the system message, if the rubric has one, and the user message.
@@ -153,33 +163,57 @@ def render(
     words = _WORDS[rubric.language]
     given = {"prompt", "response"} | ({"reference"} if reference is not None else set())
     given |= {"tools"} if tools else set()
-    parts = {
-        "prompt": fence(prompt if isinstance(prompt, str) else flatten(prompt)),
-        "tools": fence("\n".join(map(plain_json, tools))) if tools else words["none"],
-        "reference": fence(reference) if reference is not None else words["none"],
-        "response": _response(response, cut, words),
+    parts = _context(prompt, reference, tools, words) | {
+        "response": _response(response, cut, words)
     }
     whole = [f"{words[part]}\n{parts[part]}" for part in ROLLOUT_PARTS if part in given]
+    if isinstance(response, Responses):
+        whole[-1] = parts["response"]
     if tools and not {"tools", "rollout"} & rubric.places:
-        _place_tools(parts, rubric, words)
+        title = "" if isinstance(response, Responses) else f"{words['response']}\n"
+        _place_tools(parts, rubric, words, title)
     values = {
         **parts,
         "rollout": "\n\n".join([*whole, words["guard"]]),
         **_scale_values(rubric, scale),
     }
+    if verdict is None:
+        return _messages(rubric, values)
+    messages = _messages(rubric, {**values, "verdict": verdict})
+    if "{verdict}" not in rubric.system + rubric.user:
+        messages[0]["content"] += f"\n\n{verdict}"
+    return messages
+
+
+def _context(
+    prompt: str | Sequence[Mapping[str, Any]],
+    reference: str | None,
+    tools: Sequence[Mapping[str, Any]] | None,
+    words: Mapping[str, str],
+) -> dict[str, str]:
+    return {
+        "prompt": fence(prompt if isinstance(prompt, str) else flatten(prompt)),
+        "tools": fence("\n".join(map(plain_json, tools))) if tools else words["none"],
+        "reference": fence(reference) if reference is not None else words["none"],
+    }
+
+
+def _messages(rubric: RubricTemplate, values: Mapping[str, str]) -> list[dict[str, Any]]:
     messages = [{"role": "user", "content": _fill(rubric.user, values)}]
     if rubric.system:
         messages.insert(0, {"role": "system", "content": _fill(rubric.system, values)})
     return messages
 
 
-def _place_tools(parts: dict[str, str], rubric: RubricTemplate, words: Mapping[str, str]) -> None:
+def _place_tools(
+    parts: dict[str, str], rubric: RubricTemplate, words: Mapping[str, str], title: str
+) -> None:
     """Show the tools behind the prompt, or before the response if the rubric shows no prompt."""
     heading = f"{words['tools']}\n{parts['tools']}"
     if "prompt" in rubric.places:
         parts["prompt"] += f"\n\n{heading}"
     else:
-        parts["response"] = f"{heading}\n\n{words['response']}\n{parts['response']}"
+        parts["response"] = f"{heading}\n\n{title}{parts['response']}"
 
 
 def fence(content: str) -> str:
@@ -207,8 +241,16 @@ def flatten(messages: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(blocks)
 
 
-def _response(response: str | Sequence[TranscriptPart], cut: bool, words: Mapping[str, str]) -> str:
+def _response(
+    response: str | Sequence[TranscriptPart] | Responses, cut: bool, words: Mapping[str, str]
+) -> str:
     notes = [words["cut"]] if cut else []
+    if isinstance(response, Responses):
+        blocks = [
+            f"## Response {number}\n{_response(one, False, words)}"
+            for number, one in enumerate(response.shown, start=1)
+        ]
+        return "\n\n".join([*notes, *blocks])
     if isinstance(response, str):
         return "\n\n".join([*notes, fence(response)])
     if not response:

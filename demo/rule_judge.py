@@ -18,6 +18,7 @@ _VERDICTS = '{"verdicts": ['
 _CRITERION = re.compile(r"^### (.+)\n((?:.*\n)*?\(verdict.*\))$", re.MULTILINE)
 _FENCE = re.compile(r"\n(`{3,}|~{3,})[^\n`]*\n")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_RESPONSE = re.compile(r"(?m)^## Response \d+\n")
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -30,9 +31,13 @@ def score_reply(system: str, user: str) -> str:
             three blocks), and the response (the last). Without fences, the whole text is the response.
 
     Returns:
-        A few lines; the last is `最终评分: N` or `Final score: N`, with N from 1 to 10.
+        A few lines; the last is `最终评分: N` or `Final score: N`, with N from 1 to 10. To a group
+        judge's request, its JSON: the scores of all responses, or the winner of two.
     """
     blocks = fenced_blocks(user) or [user]
+    compared = _RESPONSE.findall(_outside_fences(user, blocks))
+    if compared:
+        return _comparison(blocks, len(compared), names_winner='"winner"' in system + user)
     response = blocks[-1]
     reference = blocks[-2] if len(blocks) >= 3 else None
     answer = _final_number(response)
@@ -58,6 +63,30 @@ def _verdicts(user: str, *, good: bool) -> str:
             verdict = not good
         entries.append({"name": name, "reason": "By the final number.", "verdict": verdict})
     return json.dumps({"verdicts": entries}, ensure_ascii=False)
+
+
+def _comparison(blocks: list[str], n: int, *, names_winner: bool) -> str:
+    """Compare the last `n` blocks by the scores that each would get alone."""
+    expected = _final_number(blocks[-n - 1]) if len(blocks) >= n + 2 else None
+    scores = [
+        _score(one, _final_number(one), expected, "=" in one or one.count("\n") >= 2)
+        for one in blocks[-n:]
+    ]
+    if names_winner:
+        first, second = scores[0], scores[-1]
+        winner: int | str = "tie" if first == second else 1 if first > second else 2
+        return json.dumps({"reason": f"{first} to {second} points", "winner": winner})
+    listed = [
+        {"id": number, "explanation": f"worth {score} points", "score": score}
+        for number, score in enumerate(scores, start=1)
+    ]
+    return json.dumps({"scores": listed})
+
+
+def _outside_fences(text: str, blocks: list[str]) -> str:
+    for block in blocks:
+        text = text.replace(f"\n{block}\n", "\n", 1)
+    return text
 
 
 def fenced_blocks(text: str) -> list[str]:

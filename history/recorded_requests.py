@@ -78,6 +78,11 @@ def _messages(
     if parameters is None:
         return None, NOT_KEPT, None
     place = judgement["batch_id"], judgement["rollout_index"]
+    shown = parameters.get("group", {}).get("responses", ())
+    responses = [
+        requests.rollout_texts(conn, judgement["batch_id"], indices[0]).get("response")
+        for indices in shown
+    ]
     words, images = requests.rollout_texts(conn, *place), requests.rollout_images(conn, *place)
     messages = first_messages(
         Kept(
@@ -90,6 +95,7 @@ def _messages(
             response=words.get("response"),
             reference=words.get("reference"),
             tools=words.get("tools"),
+            responses=responses,
         )
     )
     if messages is not None:

@@ -135,6 +135,8 @@ class RewardManager:
         rollouts = self._without_unused_images(rollouts)
         sizes_bytes = validation.check(rollouts, self.config)
         priority = priority or default_priority(split)
+        if split is None:
+            validation.check_groups(rollouts, self.config)
         prepared = prepare(
             rollouts,
             self.config,

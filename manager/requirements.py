@@ -35,9 +35,29 @@ def shown(value: object) -> str:
 
 
 def compares(config: RewardConfig) -> bool:
-    """Whether a length method or `on_missing: group_mean` compares the rollouts of one prompt."""
-    needed = any("group_ids" in item.needs for item in config.length)
-    return needed or config.reward.on_missing == "group_mean"
+    """Whether a length method, a judge or `on_missing: group_mean` compares rollouts of one prompt."""
+    return bool(needs_groups(config)) or config.reward.on_missing == "group_mean"
+
+
+def needs_groups(config: RewardConfig) -> str | None:
+    """Return which part of a configuration needs to know each rollout's group, or None."""
+    for item in config.length:
+        if "group_ids" in item.needs:
+            return f"length method {item.method}"
+    for judge in config.judges:
+        if judge.kind == "group":
+            return f"group judge {judge.name!r}"
+    return None
+
+
+def without_groups(config: RewardConfig) -> RewardConfig:
+    """Return a configuration without what compares rollouts: length methods and group judges."""
+    judges = tuple(judge for judge in config.judges if judge.kind == "pointwise")
+    needed = config.reward.min_valid_judges
+    if needed is not None:
+        needed = min(needed, len(judges)) or None
+    reward = config.reward.model_copy(update={"min_valid_judges": needed})
+    return config.model_copy(update={"length": (), "judges": judges, "reward": reward})
 
 
 def needs_of(config: RewardConfig) -> list[Need]:
@@ -45,6 +65,9 @@ def needs_of(config: RewardConfig) -> list[Need]:
     needs: list[Need] = [partial(_criteria, judge=j) for j in config.judges if j.criteria_from]
     if config.reward.zero_unless == "correct":
         needs.append(partial(_correct, who="reward.zero_unless"))
+    for judge in config.judges:
+        if judge.kind == "group":
+            needs.append(partial(_group_id, who=f"group judge {judge.name!r}"))
     for item in config.length:
         needs += _of_method(item, config)
     return needs

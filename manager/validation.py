@@ -56,6 +56,24 @@ def check(
     return sizes_bytes
 
 
+def check_groups(rollouts: Sequence[Rollout], config: RewardConfig) -> None:
+    """Check that a group judge has something to compare.
+
+    Args:
+        rollouts: a checked batch.
+
+    Raises:
+        InvalidRollout: every group has one rollout.
+    """
+    judge = next((judge.name for judge in config.judges if judge.kind == "group"), None)
+    if judge is not None and len({str(one.group_id) for one in rollouts}) == len(rollouts):
+        raise InvalidRollout(
+            f"rollouts[0].group_id: no two rollouts have the same, and the group judge {judge!r}"
+            " compares the rollouts of a group; submit several rollouts of each prompt with one"
+            " group_id"
+        )
+
+
 def has_broken_text(rollout: Rollout) -> bool:
     """Whether any text of a rollout, its group id or its metadata contains a lone surrogate."""
     if isinstance(rollout.group_id, str) and not is_text(rollout.group_id):

@@ -20,11 +20,12 @@ from oyer.protocol.status import Status
 from oyer.protocol.token_ids import TokenIds
 from oyer.tasks.coordination.lessons import Lessons, server_identity
 from oyer.tasks.endpoint.client import EndpointClient
-from oyer.tasks.judging.aggregate import Verdict
+from oyer.tasks.judging.aggregate import Verdict, chunk_groups
 from oyer.tasks.judging.call import EndpointServices, JudgeCaller
+from oyer.tasks.judging.chunk_requests import chunk_requests
 from oyer.tasks.judging.judge_call import judge_call
 from oyer.tasks.judging.judgements import Answer, judgement_row, verdicts_on
-from oyer.tasks.judging.requests import JudgeRequest, decided_score, requests_of
+from oyer.tasks.judging.requests import JudgeRequest, RequestContext, decided_score
 from oyer.tasks.rewards.compose import RewardInputs, batch_result, compose
 from oyer.tasks.rewards.length_columns import LengthInputs
 from oyer.tasks.rewards.length_terms import length_part
@@ -60,9 +61,12 @@ class InProcessScorer:
         judges, rules = self._config.judges, self._config.reward
         bodies = {name: end.config.extra_body for name, end in self._endpoints.items()}
         servers = {name: server_identity(end.config) for name, end in self._endpoints.items()}
-        jobs = list(requests_of(dict(enumerate(rollouts)), judges, rules, bodies, servers))
-        asked = self._ask({job.key: job for job in jobs if job.key is not None})
-        rows = {job.place: _row(job, asked) for job in jobs}
+        context = RequestContext(rules=rules, bodies=bodies, servers=servers)
+        groups = chunk_groups(columns.group_ids, 0, ())
+        requests = chunk_requests(dict(enumerate(rollouts)), judges, groups, context)
+        asked = self._ask({str(job.key): job for job in requests.asked})
+        answers = {job.place: asked[str(job.key)] for job in requests.asked}
+        rows = {job.place: _row(job, answer) for job, answer in requests.answered(answers)}
         verdicts: dict[str, Verdicts] = {}
         errors: dict[str, str] = {}
         criteria: list[CriteriaOfRow] = [{} for _ in rollouts]
@@ -113,11 +117,7 @@ class InProcessScorer:
         return known | called
 
 
-def _row(job: JudgeRequest, asked: Mapping[str, Answer]) -> JudgementRow:
-    if job.decided is not None:
-        answer = Answer(source="none", status=job.decided, error=job.error)
-    else:
-        answer = asked[str(job.key)]
+def _row(job: JudgeRequest, answer: Answer) -> JudgementRow:
     row = judgement_row(job, answer, worker="direct", price=None)
     if job.decided is not None:
         row["score"] = decided_score(job)

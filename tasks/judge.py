@@ -35,6 +35,7 @@ from oyer.tasks.judging.aggregate import (
     with_fallback,
 )
 from oyer.tasks.judging.call import JudgeCaller
+from oyer.tasks.judging.chunk_requests import chunk_requests
 from oyer.tasks.judging.judgements import (
     Answer,
     attempt_rows,
@@ -45,7 +46,7 @@ from oyer.tasks.judging.judgements import (
     verdicts_on,
 )
 from oyer.tasks.judging.request_record import changed_on_record, messages_text
-from oyer.tasks.judging.requests import JudgementKey, JudgeRequest, decided_score, requests_of
+from oyer.tasks.judging.requests import JudgementKey, JudgeRequest, RequestContext, decided_score
 from oyer.tasks.judging.resolver import Resolver
 from oyer.tasks.record import check_schema, record_chunk, record_submission
 from oyer.tasks.worker.context import WorkerContext
@@ -185,27 +186,22 @@ class _Chunk:
         """Judge and record what is not recorded yet."""
         rollouts = {index: self.rollouts[index - self.start] for index in indices}
         services = self.context.judging
-        listed = requests_of(
-            rollouts, judges, self.plan.reward, services.extra_bodies, services.servers
+        context = RequestContext(
+            rules=self.plan.reward, bodies=services.extra_bodies, servers=services.servers
         )
-        requests = [request for request in listed if request.place not in self.rows]
+        requests = chunk_requests(rollouts, judges, self.groups, context, self.rows)
         # A batch without judges still records its rollouts.
-        if not requests and judges:
+        if not (requests.pointwise or requests.comparisons) and judges:
             return
-        answers = {
-            request.place: Answer(source="none", status=request.decided, error=request.error)
-            for request in requests
-            if request.decided is not None
-        }
-        progress.add(len(answers))
-        asked = [request for request in requests if request.key is not None]
+        asked = requests.asked
+        progress.add(sum(one.decided is not None for one in requests.pointwise))
         resolver = _resolver(self.context, self.manifest, self.plan, self.budget)
-        answers |= _ask(asked, resolver, progress, self.load)
-        self._record(judges, [(request, answers[request.place]) for request in requests])
+        answered = requests.answered(_ask(asked, resolver, progress, self.load))
+        self._record(judges, answered)
         # Under `reuse: off` the database is not read, so a later chunk needs the cached replies.
         if self.plan.reuse != "off":
             resolver.expire_recorded(asked)
-        failed = any(answer.status not in SETTLED for answer in answers.values())
+        failed = any(answer.status not in SETTLED for _, answer in answered)
         if self.context.shutdown.requested and failed:
             raise HandedBack(f"chunk {self.number} of batch {self.manifest.batch_id}")
 
@@ -229,7 +225,7 @@ class _Chunk:
         row = judgement_row(request, answer, worker=self.context.name, price=price)
         if request.decided is not None:
             row["score"] = decided_score(request)
-        elif request.request is not None and request.index in self._changed:
+        elif request.request is not None and not self._changed.isdisjoint(request.rollouts):
             row["messages"] = messages_text(request.request.messages)
         failed = row["status"] not in SETTLED
         if failed and request.judge.fallback and request.index in self.groups.split:
@@ -276,6 +272,7 @@ class _Progress:
         self._where = (manifest.batch_id, chunk)
         calls = sum(judge.samples * judge.criteria_calls for judge in plan.judges)
         self._samples = calls / max(1, len(plan.judges))
+        # A group judge that compares pairs makes more calls than it gives verdicts.
         self._verdicts = manifest.chunks[chunk][1] * len(plan.judges)
         self._judgements = judgements
         self._reported_at = 0.0 if judgements else time.monotonic()
@@ -288,10 +285,11 @@ class _Progress:
         if now - self._reported_at > _REPORT_S:
             self._reported_at = now
             done = int(self._judgements / self._samples) if self._samples else 0
-            self.report(min(done, self._verdicts))
+            self.report(done)
 
     def report(self, verdicts: int) -> None:
-        """Write the number of verdicts; skip it if Redis is down."""
+        """Write the number of verdicts, at most the chunk's; skip it if Redis is down."""
+        verdicts = min(verdicts, self._verdicts)
         with contextlib.suppress(RedisError):
             self._batches.report(*self._where, verdicts)
 

@@ -1,6 +1,7 @@
 """Checks a judge with one rollout: through the workers, or by a call from this host."""
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from oyer.protocol.errors import InvalidConfig, InvalidRollout
@@ -17,6 +18,9 @@ PROBE: dict[str, Any] = {
     "reference": "5",
 }
 """The rollout that each judge scores once."""
+
+OTHER_RESPONSE = "I think it is 6."
+"""The response that a group judge compares it with."""
 
 
 def judges_of(settings: "RewardConfig") -> "list[JudgeConfig]":
@@ -43,9 +47,12 @@ def through_workers(
 
     config = _config(settings, judge)
     rollout = Rollout(**PROBE, group_id="check", base_score=1.0, correct=True, response_tokens=12)
+    rollouts = [rollout]
+    if judge is not None and judge.kind == "group":
+        rollouts.append(replace(rollout, response=OTHER_RESPONSE))
     started = time.monotonic()
     try:
-        future = RewardManager(config).submit([rollout], run=RUN)
+        future = RewardManager(config).submit(rollouts, run=RUN)
     except InvalidRollout:
         # The length methods need metadata that the probe does not have.
         config = config.model_copy(update={"length": ()})
@@ -53,7 +60,7 @@ def through_workers(
             raise InvalidConfig(
                 "the length methods need metadata of a rollout; test them with `oyer score`"
             ) from None
-        future = RewardManager(config).submit([rollout], run=RUN)
+        future = RewardManager(config).submit(rollouts, run=RUN)
     try:
         batch = future.result(timeout_s=settings.stall_s)
     except TimeoutError as error:
@@ -80,9 +87,17 @@ def directly(settings: "RewardConfig", judge: "JudgeConfig", broker_url: str | N
     from oyer.cli.support.direct_call import call_judge
     from oyer.protocol.rollout import Rollout
     from oyer.protocol.status import Status
-    from oyer.tasks.judging.requests import requests_of
+    from oyer.tasks.judging.aggregate import chunk_groups
+    from oyer.tasks.judging.chunk_requests import chunk_requests
+    from oyer.tasks.judging.requests import RequestContext
 
-    request = next(requests_of({0: Rollout(**PROBE)}, [judge], settings.reward, {}))
+    rollout = Rollout(**PROBE, group_id="check")
+    rollouts = {0: rollout, 1: replace(rollout, response=OTHER_RESPONSE)}
+    if judge.kind == "pointwise":
+        del rollouts[1]
+    context = RequestContext(rules=settings.reward, bodies={}, servers={})
+    groups = chunk_groups(["check"] * len(rollouts), 0, ())
+    request = chunk_requests(rollouts, [judge], groups, context).asked[0]
     call = call_judge(request, settings, broker_url)
     found = call.record()
     if call.parsed is None:

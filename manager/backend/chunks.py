@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
+from oyer.protocol.errors import InvalidRollout
 from oyer.protocol.rollout import Rollout
 
 MAX_CHUNK_ROLLOUTS = 64
@@ -12,6 +13,9 @@ MAX_CHUNK_ROLLOUTS = 64
 
 MAX_CHUNK_BYTES = 512 * 1024
 """Maximum bytes of text of one judge task, unless a single rollout is larger."""
+
+MAX_WHOLE_ROLLOUTS, MAX_WHOLE_BYTES = 4096, 64 * 2**20
+"""Most rollouts and bytes of groups that a group judge needs in one judge task."""
 
 MAX_GROUP_ROLLOUTS, MAX_GROUP_BYTES = 8 * MAX_CHUNK_ROLLOUTS, 32 * MAX_CHUNK_BYTES
 """Largest group that a fall-back can have in one judge task: 512 rollouts, 16 MiB."""
@@ -32,6 +36,7 @@ def chunk_sizes(
     in_flight: int,
     calls: int,
     group_ids: Sequence[str | int | None] | None = None,
+    whole: bool = False,
 ) -> list[int]:
     """Choose how many consecutive rollouts each judge task carries.
 
@@ -39,11 +44,16 @@ def chunk_sizes(
         sizes_bytes: `[N]` bytes of text per rollout.
         group_ids: `[N]`; consecutive rollouts of a group stay in one task if they fit into it.
             None ignores groups.
+        whole: keep groups in one task whatever their size and order; groups whose rollouts alternate
+            share one task.
         in_flight: concurrent calls that the endpoints allow.
         calls: calls for one rollout, over all judges and samples.
 
     Returns:
         Rollouts per chunk, in order; they add up to N.
+
+    Raises:
+        InvalidRollout: the rollouts that `whole` keeps together are too many for one task.
     """
     wanted = max(
         in_flight / max(1, calls) / _CHUNKS_IN_FLIGHT, len(sizes_bytes) / _CHUNKS_PER_BATCH
@@ -51,7 +61,8 @@ def chunk_sizes(
     limit = max(_MIN_CHUNK_ROLLOUTS, min(MAX_CHUNK_ROLLOUTS, round(wanted)))
     chunks: list[int] = []
     count = held_bytes = 0
-    for unit in _units(sizes_bytes, group_ids):
+    units = _whole_units if whole and group_ids else _units
+    for unit in units(sizes_bytes, group_ids):
         size = sum(unit)
         if count and (count + len(unit) > limit or held_bytes + size > MAX_CHUNK_BYTES):
             chunks.append(count)
@@ -72,6 +83,28 @@ def _units(
             yield from ([size] for size in unit)
         else:
             yield unit
+
+
+def _whole_units(
+    sizes_bytes: Sequence[int], group_ids: Sequence[str | int | None] | None
+) -> Iterator[list[int]]:
+    """Yield the sizes of the rows from the first to the last rollout of a group, and of those between."""
+    ids = group_ids or [None] * len(sizes_bytes)
+    last = {group_id: row for row, group_id in enumerate(ids)}
+    start = end = 0
+    for row, group_id in enumerate(ids):
+        end = max(end, row if group_id is None else last[group_id])
+        if row < end:
+            continue
+        unit = list(sizes_bytes[start : row + 1])
+        if len(unit) > MAX_WHOLE_ROLLOUTS or sum(unit) > MAX_WHOLE_BYTES:
+            raise InvalidRollout(
+                f"rollouts[{start}:{row + 1}].group_id: a group judge needs these {len(unit)}"
+                f" rollouts ({sum(unit)} bytes) in one task, and {MAX_WHOLE_ROLLOUTS} rollouts and"
+                f" {MAX_WHOLE_BYTES} bytes are the most; sort the rollouts by group"
+            )
+        yield unit
+        start = row + 1
 
 
 def split_groups(group_ids: Sequence[str | None], chunks: Sequence[tuple[int, int]]) -> list[str]:

@@ -61,13 +61,15 @@ def prepare(
         for name, endpoint in config.endpoints.items()
         if any(judge.endpoint == name for judge in config.judges)
     ]
-    falls_back = any(judge.fallback for judge in config.judges)
+    compares = any(judge.kind == "group" for judge in config.judges)
+    by_group = compares or any(judge.fallback for judge in config.judges)
     group_ids = [None if row.group_id is None else str(row.group_id) for row in rows]
     counts = chunk_sizes(
         [bytes_of(row) for row in rows] if sizes_bytes is None else sizes_bytes,
         in_flight=sum(in_flight) or _DEFAULT_IN_FLIGHT,
         calls=sum(judge.samples * judge.criteria_calls for judge in config.judges),
-        group_ids=group_ids if falls_back else None,
+        group_ids=group_ids if by_group else None,
+        whole=compares,
     )
     spans = list(zip(accumulate(counts, initial=0), counts, strict=False))
     packed_ids = _token_ids(rollouts, config, spans)
@@ -86,7 +88,7 @@ def prepare(
         token_ids=bool(packed_ids),
         split=split,
         preliminary=preliminary,
-        split_groups=split_groups(group_ids, spans) if falls_back else [],
+        split_groups=split_groups(group_ids, spans) if by_group else [],
         one_task=len(spans) == 1 and _suits_one_task(rows, config),
     )
     chunks = [encode_rollouts(rows[start : start + count]) for start, count in spans]

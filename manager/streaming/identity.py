@@ -78,6 +78,22 @@ def check_options(options: ScoreOptions, max_timeout_s: float) -> None:
         )
 
 
+def check_group_size(options: ScoreOptions, config: RewardConfig) -> None:
+    """Refuse training groups of one rollout if a judge compares the rollouts of a group.
+
+    Raises:
+        InvalidInput: names the option and the fix.
+    """
+    if options.get("group_size") != 1 or options.get("split") is not None:
+        return
+    judge = next((judge.name for judge in config.judges if judge.kind == "group"), None)
+    if judge is not None:
+        raise InvalidInput(
+            f"group_size: is 1, and the group judge {judge!r} compares the rollouts of a group; sample"
+            " several rollouts of each prompt, or use a pointwise judge"
+        )
+
+
 def pending_rollouts(
     rollouts: Sequence[Rollout], options: ScoreOptions, *, plan: str, training: str, now_s: float
 ) -> list[PendingRollout]:

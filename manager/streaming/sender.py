@@ -16,7 +16,7 @@ from oyer.config.reward import RewardConfig
 from oyer.manager.backend.connection import Broker, backend
 from oyer.manager.backend.prepare import PreparedBatch, prepare
 from oyer.manager.future import RewardFuture
-from oyer.manager.requirements import compares
+from oyer.manager.requirements import compares, without_groups
 from oyer.manager.score import Score, scores_of
 from oyer.manager.streaming.group_queue import GroupClaim
 from oyer.manager.streaming.group_store import GroupKey, GroupState, GroupStore
@@ -35,7 +35,7 @@ class OpenBatchKey(NamedTuple):
     step: int | None
     split: str | None
     with_length: bool = True
-    """Whether their rewards get length terms."""
+    """Whether their rewards get length terms and scores of group judges."""
     priority: Priority = "training"
 
     @classmethod
@@ -65,7 +65,7 @@ class Sender:
     ) -> None:
         self._config = config
         self._compares = compares(config)
-        self._without_length = config.model_copy(update={"length": ()})
+        self._of_one = without_groups(config)
         self._broker = broker
         self._store = store
         self._pending = pending
@@ -82,7 +82,7 @@ class Sender:
         return [claim for part in parts for claim in self._send(key, part)]
 
     def _send(self, key: OpenBatchKey, batch: OpenBatch) -> list[GroupClaim]:
-        config = self._config if key.with_length else self._without_length
+        config = self._config if key.with_length else self._of_one
         lost: list[GroupClaim] = []
         while batch.members or batch.claims or batch.early:
             rollouts, starts = _layout(batch)

@@ -2,8 +2,8 @@
 
 - Reading order of a rollout: `score`, `_add`, `_run`, `_send`, `GroupQueue.join`, `Sender.send`.
 - The caller never waits for the broker: one thread of this process does all I/O.
-- A rollout of an incomplete group is judged early, in a batch without length terms. The batch of the
-  group reuses that judgement, so each judgement is paid for once.
+- A rollout of an incomplete group is judged early, in a batch without group judges and length terms.
+  The batch of the group reuses that judgement, so each judgement is paid for once.
 - A rollout submitted again joins the pending one, in any process.
 """
 
@@ -19,13 +19,14 @@ from typing import Unpack
 from oyer.config.reward import RewardConfig
 from oyer.manager import validation
 from oyer.manager.backend.connection import Broker, backend
-from oyer.manager.requirements import compares, needs_of
+from oyer.manager.requirements import compares, needs_groups, needs_of
 from oyer.manager.score import Score
 from oyer.manager.streaming.batching_window import ArrivalRate
 from oyer.manager.streaming.group_queue import GroupQueue, GroupUpdates
 from oyer.manager.streaming.group_store import GroupStore
 from oyer.manager.streaming.identity import (
     ScoreOptions,
+    check_group_size,
     check_options,
     closing_of,
     pending_rollouts,
@@ -64,10 +65,11 @@ class Stream:
         self._broker = broker
         self._needs = needs_of(config)
         self._plan = plan_name(config)
-        self._needs_groups = any("group_ids" in item.needs for item in config.length)
+        self._needs_groups = needs_groups(config)
         self._compares = compares(config)
         # Under `reuse: off`, a group's batch would pay for the early judgements again.
-        self._judges_early = bool(config.judges) and config.reuse != "off"
+        alone = [judge for judge in config.judges if judge.kind == "pointwise"]
+        self._judges_early = bool(alone) and config.reuse != "off"
         self.reset()
         _streams.add(self)
 
@@ -94,8 +96,8 @@ class Stream:
         validation.check([rollout], self._config, self._needs)
         if self._needs_groups and options.get("group_size") is None:
             raise InvalidRollout(
-                "rollouts[0].group_size: is missing; the length method compares the rollouts of one"
-                " prompt: give their number, or submit whole groups with `score_many`"
+                f"rollouts[0].group_size: is missing; {self._needs_groups} compares the rollouts of"
+                " one prompt: give their number, or submit whole groups with `score_many`"
             )
         return self._add([self._named([rollout], options)])[0]
 
@@ -145,6 +147,7 @@ class Stream:
 
     def _named(self, rollouts: Sequence[Rollout], options: ScoreOptions) -> list[PendingRollout]:
         check_options(options, self._config.broker.result_expires_s)
+        check_group_size(options, self._config)
         return pending_rollouts(
             rollouts,
             options,

@@ -16,7 +16,9 @@ from oyer.models.base import clean_text
 from oyer.models.rows import Turn, Turns
 from oyer.protocol.rollout import Message, Rollout
 from oyer.tasks.judging.criteria.wording import with_criteria
-from oyer.tasks.judging.requests import JudgeRequest, request_key
+from oyer.tasks.judging.group_judges.members import render_group, shown_of
+from oyer.tasks.judging.request_key import request_key
+from oyer.tasks.judging.requests import JudgeRequest
 from oyer.tasks.judging.views import ShownRollout, ViewSettings, render_request
 
 _SEEDS = range(-(2**63), 2**63)
@@ -35,8 +37,10 @@ def parameters_text(job: JudgeRequest, sent: Mapping[str, Any] | None) -> str:
         kept["view"] = changed
     if job.criteria:
         kept["criteria"] = [one.model_dump(exclude_defaults=True) for one in job.criteria]
-        if job.sample >= job.judge.samples:
-            kept["sample"] = job.sample % job.judge.samples
+    if job.responses:
+        kept["group"] = {"mode": job.judge.mode, "responses": job.responses}
+    if job.sample >= job.judge.samples:
+        kept["sample"] = job.sample % job.judge.samples
     if sent is not None:
         # The seed has a column: it differs by request, and requests share the rest of this text.
         own = seed_of(sent) is not None
@@ -108,6 +112,8 @@ class Kept:
     reference: str | None
     tools: str | None = None
     """Tool definitions as JSON."""
+    responses: Sequence[str | None] = ()
+    """Of a group judge: the responses in the order shown, as `response`."""
 
 
 def first_messages(kept: Kept) -> list[Message] | None:
@@ -151,6 +157,9 @@ def _candidates(kept: Kept) -> Iterator[list[Message]]:
         return
     low, high = kept.parameters["scale"]
     tools = None if kept.tools is None else json.loads(kept.tools)
+    if "group" in kept.parameters:
+        yield from _group_candidates(kept, (low, high), tools)
+        return
     rubric = rubrics.parse(kept.rubric)
     criteria = [Criterion(**one) for one in kept.parameters.get("criteria", ())]
     for prompt, response in itertools.product(_readings(kept.prompt), _readings(kept.response)):
@@ -163,6 +172,26 @@ def _candidates(kept: Kept) -> Iterator[list[Message]]:
         if rendered.error is None:
             messages = rendered.messages
             yield with_criteria(messages, criteria, rubric.language) if criteria else messages
+
+
+def _group_candidates(
+    kept: Kept, scale: tuple[float, float], tools: Any
+) -> Iterator[list[Message]]:
+    """Yield readings of a group judge's request: all responses as text, or each as messages if it is."""
+    if kept.rubric is None or kept.prompt is None or None in kept.responses:
+        return
+    settings = ViewSettings(**kept.parameters.get("view", {}))
+    readings = [list(_readings(body)) for body in kept.responses if body is not None]
+    for prompt, k in itertools.product(_readings(kept.prompt), (0, -1)):
+        shown = [shown_of(some[k], settings) for some in readings]
+        context = ShownRollout(prompt=prompt, response="", reference=kept.reference, tools=tools)
+        yield render_group(
+            rubrics.parse(kept.rubric),
+            context,
+            shown,
+            scale=scale,
+            pairs=kept.parameters["group"]["mode"] == "pairs",
+        )
 
 
 def _readings(body: str) -> Iterator[str | list[Message]]:

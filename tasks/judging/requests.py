@@ -1,7 +1,5 @@
 """Builds the judge requests of a chunk, with their keys, or decides without a call; pure."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,14 +11,15 @@ from oyer.config.criteria.formats import InvalidCriteria
 from oyer.config.criteria.lookup import criteria_for
 from oyer.config.reward import JudgeConfig, RewardRules
 from oyer.protocol.content import policy_text
-from oyer.protocol.errors import InvalidInput
 from oyer.protocol.rollout import Message, Rollout
 from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import ChatRequest
 from oyer.tasks.judging.criteria.calls import CriteriaCall, calls_of
 from oyer.tasks.judging.criteria.wording import response_format as verdicts_format
 from oyer.tasks.judging.empty_response import has_content
+from oyer.tasks.judging.group_judges.wording import list_format, winner_format
 from oyer.tasks.judging.reading import Reading, ScoreReading
+from oyer.tasks.judging.request_key import request_key, seed_for
 from oyer.tasks.judging.views import (
     Rendered,
     ShownRollout,
@@ -32,9 +31,6 @@ from oyer.tasks.parsing import parser
 
 TOP_LOGPROBS = 20
 """Alternatives requested for each token: the maximum of OpenAI's endpoint."""
-
-KEY_VERSION = 1
-"""Raise it whenever the same fields mean another request."""
 
 JudgementKey = tuple[int, str, int]
 """Identifies a judgement in its batch: rollout index, judge's name, sample."""
@@ -63,6 +59,8 @@ class JudgeRequest:
     """Arguments of `request_key`, without the messages and the sample."""
     special_reading: Reading | None = None
     """How the reply is read; None reads one score."""
+    responses: Sequence[tuple[int, ...]] = ()
+    """Of a group judge: for each response shown, in order, the indices of the rollouts that have it."""
     criteria: tuple[Criterion, ...] = ()
     """Those that the reply gives verdicts on."""
 
@@ -77,9 +75,31 @@ class JudgeRequest:
         return self.sample % self.judge.samples == 0
 
     @property
+    def rollouts(self) -> set[int]:
+        """Indices of the rollouts that the request shows."""
+        return {self.index, *(index for indices in self.responses for index in indices)}
+
+    @property
     def place(self) -> JudgementKey:
         """Identifies this judgement in its batch."""
         return self.index, self.judge.name, self.sample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestContext:
+    """What the requests of a chunk depend on besides judges and rollouts; see `requests_of`."""
+
+    rules: RewardRules
+    bodies: Mapping[str, Mapping[str, Any]]
+    servers: Mapping[str, str]
+
+    def settings(self, judge: JudgeConfig) -> dict[str, Any]:
+        """Return a judge's fields of `ChatRequest`."""
+        return _settings(judge)
+
+    def key_fields(self, judge: JudgeConfig) -> dict[str, Any]:
+        """Return the arguments of `request_key` for a judge, without messages and sample."""
+        return _key_fields(judge, _settings(judge), self.bodies, self.servers)
 
 
 def requests_of(
@@ -108,7 +128,7 @@ def requests_of(
         for judge in judges:
             fields = key_fields_of[judge.name]
             rubric_hash = fields["rubric_hash"]
-            decided, shown = decided_for_all or _decided_by_view(rollout, judge), Rendered()
+            decided, shown = decided_for_all or decided_by_view(rollout, judge), Rendered()
             calls: Sequence[CriteriaCall | None] = (None,)
             if decided is None:
                 shown, calls = _calls(rollout, judge, rubric_of[judge.name])
@@ -166,7 +186,7 @@ def _calls(
 def _request(
     judge: JudgeConfig, key: str, messages: Sequence[Message], settings: Mapping[str, Any]
 ) -> ChatRequest:
-    seed = _seed(key) if judge.samples > 1 and judge.temperature == 0 else None
+    seed = seed_for(judge, key)
     return ChatRequest(model=judge.model, messages=messages, seed=seed, **settings)
 
 
@@ -181,7 +201,7 @@ def decided_without_call(rollout: Rollout, rules: RewardRules) -> Status | None:
     return None if has_content(policy_text(rollout.response)) else Status.EMPTY
 
 
-def _decided_by_view(rollout: Rollout, judge: JudgeConfig) -> Status | None:
+def decided_by_view(rollout: Rollout, judge: JudgeConfig) -> Status | None:
     """Return `empty` if a judge's view leaves nothing to judge, e.g. an answer that never came."""
     return Status.EMPTY if shows_nothing(rollout.response, ViewSettings.of(judge)) else None
 
@@ -191,59 +211,6 @@ def decided_score(job: JudgeRequest) -> float | None:
     if job.decided is not Status.EMPTY:
         return None
     return job.judge.scale[0] if job.judge.empty_score is None else job.judge.empty_score
-
-
-def request_key(
-    *,
-    endpoint: str,
-    model: str,
-    messages: Sequence[Mapping[str, Any]],
-    sampling: Mapping[str, Any],
-    rubric_hash: str,
-    sample: int,
-) -> str:
-    """Return the sha256, in hex, of all that a judge's reply depends on.
-
-    The order of mapping keys and the form of a number (`1`, `1.0`) make no difference; every
-    character of a text does. The sample's index separates the samples of one request.
-
-    Raises:
-        InvalidInput: a value cannot be written as JSON (NaN and infinity included).
-    """
-    request = {
-        "version": KEY_VERSION,
-        "endpoint": endpoint,
-        "model": model,
-        "messages": messages,
-        "sampling": sampling,
-        "rubric": rubric_hash,
-        "sample": sample,
-    }
-    try:
-        text = json.dumps(
-            _canonical(request),
-            sort_keys=True,
-            ensure_ascii=False,
-            allow_nan=False,
-            separators=(",", ":"),
-        )
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(
-            f"a request to {endpoint!r} cannot be written as JSON ({error}): use only strings, finite"
-            " numbers, lists and mappings in messages and sampling settings"
-        ) from error
-    # A policy can emit half a surrogate pair, which strict UTF-8 refuses.
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _canonical(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _canonical(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_canonical(item) for item in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
 
 
 def _rendered(rollout: Rollout, judge: JudgeConfig, rubric: rubrics.RubricTemplate) -> Rendered:
@@ -271,6 +238,8 @@ def _settings(judge: JudgeConfig) -> dict[str, Any]:
 
 
 def _response_format(judge: JudgeConfig) -> dict[str, Any]:
+    if judge.kind == "group":
+        return winner_format() if judge.compares_pairs else list_format(judge.scale)
     if judge.gives_verdicts:
         return verdicts_format()
     return parser.response_format(judge.scale)
@@ -300,8 +269,3 @@ def _served_by(judge: JudgeConfig, servers: Mapping[str, str]) -> dict[str, str]
         return {"version": judge.version} if judge.version else {}
     server = servers.get(judge.endpoint)
     return {} if server is None else {"server": server}
-
-
-def _seed(key: str) -> int:
-    """Return a seed that differs by sample, from 0 to 2³¹ - 1: some endpoints take 32 bits."""
-    return int(key[:8], 16) & 0x7FFF_FFFF

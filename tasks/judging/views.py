@@ -75,7 +75,9 @@ class Rendered:
     """Why the rollout cannot be shown to this judge."""
 
 
-class _Selected(NamedTuple):
+class Selected(NamedTuple):
+    """What a view shows of a response."""
+
     response: str | list[TranscriptPart]
     truncated: bool
 
@@ -91,11 +93,11 @@ def render_request(
     prompt, response, urls = rollout.prompt, rollout.response, []
     if settings.images != "placeholder":
         urls = [*images_in(prompt), *images_in(response)]
-        error = _images_problem(urls, settings)
+        error = images_problem(urls, settings)
         if error is not None:
             return Rendered(error=error)
         prompt, response = _numbered(prompt, 1), _numbered(response, 1 + len([*images_in(prompt)]))
-    shown = _selected(response, settings)
+    shown = selected(response, settings)
     messages = rubrics.render(
         rubric,
         prompt=prompt,
@@ -126,19 +128,18 @@ def without_thinking(text: str) -> str:
     return _THINKING.sub("", text).strip() if closing or "<think>" in text else text
 
 
-def _selected(response: str | Sequence[Message], settings: ViewSettings) -> _Selected:
+def selected(response: str | Sequence[Message], settings: ViewSettings) -> Selected:
+    """Select and cut the parts of a response that a judge is shown."""
     shown = _viewed(response, settings.view)
     if settings.max_view_chars is None:
-        return _Selected(shown, False)
+        return Selected(shown, False)
     texts = [shown] if isinstance(shown, str) else [part.text for part in shown]
     cut = cut_middles(texts, settings.max_view_chars)
     if cut == texts:
-        return _Selected(shown, False)
+        return Selected(shown, False)
     if isinstance(shown, str):
-        return _Selected(cut[0], True)
-    return _Selected(
-        [part._replace(text=text) for part, text in zip(shown, cut, strict=True)], True
-    )
+        return Selected(cut[0], True)
+    return Selected([part._replace(text=text) for part, text in zip(shown, cut, strict=True)], True)
 
 
 def _viewed(response: str | Sequence[Message], view: str) -> str | list[TranscriptPart]:
@@ -228,7 +229,8 @@ def _cut(text: str, cap: int) -> str:
     return f"{text[:head]}\n[… {removed} characters cut …]\n{text[len(text) - tail :]}"
 
 
-def _images_problem(urls: Sequence[str], settings: ViewSettings) -> str | None:
+def images_problem(urls: Sequence[str], settings: ViewSettings) -> str | None:
+    """Return why images cannot be shown to a judge, or None."""
     if not urls:
         return None
     if settings.images == "reject":

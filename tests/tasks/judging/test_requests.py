@@ -12,11 +12,11 @@ from oyer.config.reward import JudgeConfig, RewardRules
 from oyer.protocol.errors import InvalidInput
 from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
+from oyer.tasks.judging.request_key import request_key
 from oyer.tasks.judging.requests import (
     JudgeRequest,
     decided_score,
     decided_without_call,
-    request_key,
     requests_of,
 )
 

@@ -1,0 +1,264 @@
+"""Group judges with real workers: lists and pairs, on SQLite and PostgreSQL."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import text
+
+from oyer.demo.judge_server import JudgeServer
+from oyer.demo.request_log import RequestEntry
+from oyer.demo.responses import Action
+from oyer.demo.rule_judge import fenced_blocks
+from oyer.manager import RewardManager, Rollout
+from oyer.models.engine import open_engine, reading
+
+LISTWISE = {"name": "ranking", "kind": "group", "endpoint": "fake", "model": "m"}
+PAIRS = {**LISTWISE, "mode": "pairs"}
+
+
+def shown(request: RequestEntry) -> list[str]:
+    """The responses that a request shows, in order."""
+    user = next(content for role, content in request.messages() if role == "user")
+    count = len(re.findall(r"(?m)^## Response \d+$", user))
+    return fenced_blocks(user)[-count:]
+
+
+def points(response: str) -> int:
+    """The quality that the scripted judge sees: the response's last number."""
+    return int(response.split()[-1])
+
+
+def honest(request: RequestEntry) -> Action:
+    """Score or compare responses by their points."""
+    responses = shown(request)
+    if '"winner"' in dict(request.messages())["system"]:
+        a, b = map(points, responses)
+        winner = "tie" if a == b else 1 if a > b else 2
+        return Action(text=json.dumps({"reason": f"{a} or {b}", "winner": winner}))
+    entries = [
+        {"id": i, "explanation": f"worth {points(one)}", "score": points(one)}
+        for i, one in enumerate(responses, start=1)
+    ]
+    return Action(text=f"Here it is:\n```json\n{json.dumps({'scores': entries[::-1]})}\n```")
+
+
+def group(tag: str, *values: int) -> list[Rollout]:
+    return [
+        Rollout(
+            prompt=f"{tag}?",
+            response=f"{tag} {value}",
+            group_id=tag,
+            base_score=1.0,
+            response_tokens=5,
+        )
+        for value in values
+    ]
+
+
+def manager_with(backend: RewardManager, judge: dict[str, Any], **changes: Any) -> RewardManager:
+    raw = backend.config.model_dump(mode="json")
+    return RewardManager({**raw, "judges": [judge], "length": [], **changes})
+
+
+def rows(backend: RewardManager, batch_id: str, table: str = "judgements") -> list[dict[str, Any]]:
+    engine = open_engine(backend.config.store.url)
+    try:
+        with reading(engine) as conn:
+            query = text(
+                f"select * from {table} where batch_id = :id order by judge, rollout_index, sample"
+            )
+            return [dict(row) for row in conn.execute(query, {"id": batch_id}).mappings()]
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture(params=["sqlite_backend", "postgres_backend"])
+def backend(request: pytest.FixtureRequest) -> RewardManager:
+    manager = request.getfixturevalue(request.param)
+    assert isinstance(manager, RewardManager)
+    return manager
+
+
+def test_a_list_scores_each_group_by_one_call_and_is_paid_for_once(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    judge.set_plan(honest)
+    manager = manager_with(backend, LISTWISE)
+    name = f"list{id(backend)}"
+    rollouts = group(f"{name}a", 3, 9, 9, 1) + group(f"{name}b", 5, 6, 7, 8)
+    batch = manager.submit(rollouts).result()
+    assert batch.judge_scores.tolist() == [3, 9, 9, 1, 5, 6, 7, 8]
+    assert (batch.usage.calls, len(judge.requests)) == (2, 2)
+    assert sorted(len(shown(one)) for one in judge.requests) == [3, 4]
+    found = rows(backend, batch.id)
+    assert [row["source"] for row in found] == ["called", *["joined"] * 3] * 2
+    assert [row["attempts"] for row in found] == [1, 0, 0, 0] * 2
+    assert len({row["request_hash"] for row in found}) == 2
+    assert "worth 9" in found[1]["parsed_span"]
+    assert len(rows(backend, batch.id, "attempts")) == 2
+    # In another order, in another batch: nothing is called.
+    again = manager.submit(rollouts[::-1]).result()
+    assert again.judge_scores.tolist() == [8, 7, 6, 5, 1, 9, 9, 3]
+    assert (again.usage.calls, len(judge.requests)) == (0, 2)
+
+
+def test_pairs_give_net_win_rates(backend: RewardManager, judge: JudgeServer) -> None:
+    judge.set_plan(honest)
+    name = f"pairs{id(backend)}"
+    rollouts = group(name, 1, 2, 2, 4)
+    for pairs, calls in (("all", 3), ("circular", 3)):
+        judge.reset()
+        manager = manager_with(backend, {**PAIRS, "pairs": pairs, "both_orders": True})
+        batch = manager.submit(rollouts).result()
+        assert batch.judge_scores.tolist() == [-1, 0, 0, 1]
+        assert batch.usage.calls == len(judge.requests) == (2 * calls if pairs == "all" else 0)
+        found = rows(backend, batch.id)
+        assert Counter(row["judge"] for row in found) == {"ranking": 4, "ranking/pairs": 6}
+        account = next(row for row in found if row["judge"] == "ranking")
+        assert account["reply"].count("lost against rollout") == 4
+
+
+def test_the_first_position_wins_nothing_if_orders_disagree(
+    sqlite_backend: RewardManager, judge: JudgeServer
+) -> None:
+    judge.set_plan(Action(text='{"reason": "the first", "winner": 1}'))
+    manager = manager_with(sqlite_backend, {**PAIRS, "pairs": "all", "both_orders": True})
+    batch = manager.submit(group("position", 1, 2, 3)).result()
+    assert batch.judge_scores.tolist() == [0, 0, 0]
+    assert len(judge.requests) == 6
+
+
+def broken(change: Callable[[list[dict[str, Any]]], Any]) -> Callable[[RequestEntry], Action]:
+    def answer(request: RequestEntry) -> Action:
+        entries = [
+            {"id": i, "explanation": "x", "score": 5} for i in range(1, len(shown(request)) + 1)
+        ]
+        return Action(text=json.dumps({"scores": change(entries)}))
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda entries: entries[1:],
+        lambda entries: [*entries, entries[0]],
+        lambda entries: [{**entries[0], "id": 9}, *entries[1:]],
+        lambda entries: [{**entries[0], "score": 11}, *entries[1:]],
+    ],
+    ids=["missing", "double", "unknown", "out_of_range"],
+)
+def test_a_wrong_list_is_asked_for_once_more_and_then_the_group_is_missing(
+    sqlite_backend: RewardManager,
+    judge: JudgeServer,
+    change: Callable[[list[dict[str, Any]]], Any],
+    request: pytest.FixtureRequest,
+) -> None:
+    wrong = broken(change)
+    bad = request.node.callspec.id
+
+    def answer(arrived: RequestEntry) -> Action:
+        return wrong(arrived) if f"{bad}1" in shown(arrived)[0] else honest(arrived)
+
+    judge.set_plan(answer)
+    manager = manager_with(sqlite_backend, LISTWISE)
+    batch = manager.submit(group(f"{bad}1", 2, 3) + group(f"{bad}2", 4, 5)).result()
+    np.testing.assert_array_equal(batch.judge_scores, np.array([np.nan, np.nan, 4, 5], np.float32))
+    assert batch.statuses == ["unparseable", "unparseable", "scored", "scored"]
+    assert len(judge.requests) == 3
+    (first, second) = [one for one in judge.requests if f"{bad}1" in shown(one)[0]]
+    assert len(second.messages()) == len(first.messages()) + 2
+    assert "cannot be used" in second.messages()[-1][1]
+    judge.set_plan(honest)
+    mended = manager.submit(group(f"{bad}1", 2, 3)).result()
+    assert mended.judge_scores.tolist() == [2, 3]
+
+
+def test_a_list_that_is_right_on_the_second_try_counts(
+    sqlite_backend: RewardManager, judge: JudgeServer
+) -> None:
+    def answer(request: RequestEntry) -> Action:
+        return honest(request) if request.sequence else Action(text='{"scores": [')
+
+    judge.set_plan(answer)
+    batch = manager_with(sqlite_backend, LISTWISE).submit(group("second", 2, 3)).result()
+    assert batch.judge_scores.tolist() == [2, 3]
+    assert batch.usage.calls == 2
+
+
+def test_a_long_group_is_split_into_lists_that_share_a_response(
+    sqlite_backend: RewardManager, judge: JudgeServer
+) -> None:
+    """The lists' scores differ by their offsets only, which the shared response takes away."""
+
+    def shifted(request: RequestEntry) -> Action:
+        responses = shown(request)
+        best = max(map(points, responses))
+        entries = [
+            {"id": i, "explanation": "x", "score": points(one) - best}
+            for i, one in enumerate(responses, start=1)
+        ]
+        return Action(text=json.dumps({"scores": entries}))
+
+    judge.set_plan(shifted)
+    limited = {**LISTWISE, "scale": [-100, 100], "max_list_chars": 1000}
+    rollouts = [
+        Rollout(prompt="long?", response=f"{'x' * 400} {value}", group_id="long", base_score=1.0)
+        for value in (10, 20, 30, 40, 50)
+    ]
+    batch = manager_with(sqlite_backend, limited).submit(rollouts).result()
+    assert len(judge.requests) == 4
+    assert np.diff(batch.judge_scores).tolist() == [10, 10, 10, 10]
+
+
+def test_empty_and_gated_rollouts_are_not_shown(
+    sqlite_backend: RewardManager, judge: JudgeServer
+) -> None:
+    judge.set_plan(honest)
+    rollouts = group("partial", 2, 3, 4, 5)
+    rollouts[1] = Rollout(prompt="partial?", response=" ", group_id="partial", base_score=1.0)
+    rollouts[2] = Rollout(
+        prompt="partial?", response="partial 4", group_id="partial", base_score=0.0
+    )
+    batch = manager_with(sqlite_backend, LISTWISE).submit(rollouts).result()
+    assert batch.statuses == ["scored", "empty", "gated", "scored"]
+    assert batch.judge_scores[[0, 3]].tolist() == [2, 5]
+    assert [sorted(shown(one)) for one in judge.requests] == [["partial 2", "partial 5"]]
+
+
+def test_rollouts_of_a_group_in_any_order_meet(
+    sqlite_backend: RewardManager, judge: JudgeServer
+) -> None:
+    judge.set_plan(honest)
+    groups = [group(f"mixed{k}", 1, 2, 3, 4) for k in range(32)]
+    rollouts = [rollout for column in zip(*groups, strict=True) for rollout in column]
+    batch = manager_with(sqlite_backend, LISTWISE).submit(rollouts).result()
+    assert batch.judge_scores.tolist() == [value for value in (1, 2, 3, 4) for _ in range(32)]
+    assert len(judge.requests) == 32
+
+
+def test_samples_show_other_orders(sqlite_backend: RewardManager, judge: JudgeServer) -> None:
+    judge.set_plan(honest)
+    sampled = {**LISTWISE, "samples": 6}
+    batch = manager_with(sqlite_backend, sampled).submit(group("sampled", 1, 2, 3, 4, 5)).result()
+    assert batch.judge_scores.tolist() == [1, 2, 3, 4, 5]
+    assert len(judge.requests) == 6
+    assert len({tuple(shown(one)) for one in judge.requests}) > 1
+
+
+def test_a_fallback_judges_the_whole_group(
+    sqlite_backend: RewardManager, judge: JudgeServer
+) -> None:
+    judge.set_plan(honest)
+    for kind, calls in ((LISTWISE, 1), ({**PAIRS, "pairs": "all"}, 3)):
+        judge.reset()
+        failing = {**kind, "endpoint": "dead", "fallback": {"endpoint": "fake", "model": "m"}}
+        manager = manager_with(sqlite_backend, failing)
+        batch = manager.submit(group("fallback", 1, 2, 3)).result()
+        assert batch.judge_scores.tolist() == ([1, 2, 3] if kind is LISTWISE else [-1, 0, 1])
+        assert len(judge.requests) == calls

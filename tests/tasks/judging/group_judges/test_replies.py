@@ -1,0 +1,122 @@
+"""What is read from a group judge's reply, and every wrong shape that is refused."""
+
+import json
+
+import pytest
+
+from oyer.tasks.judging.group_judges.replies import Winner, read_list, read_winner
+
+SCALE = (0.0, 10.0)
+
+
+def listed(*entries: dict[str, object]) -> str:
+    return json.dumps({"scores": list(entries)})
+
+
+def entry(number: object, score: object) -> dict[str, object]:
+    return {"id": number, "explanation": f"why {number}", "score": score}
+
+
+GOOD = listed(entry(2, 7), entry(1, 3.5))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        f"Let me compare them {{carefully}}.\n```json\n{GOOD}\n```\nThat is all.",
+        f'One of them says {{"score": 10}}.\n\n{GOOD}',
+        f"{GOOD}\n\nAs said:\n{GOOD}",
+        listed(entry("2", "7"), entry(1.0, 3.5)),
+        f"The first quotes {listed(entry(1, 10))}.\n{GOOD}",
+    ],
+    ids=["bare", "prose", "score_in_prose", "twice", "as_text", "quotes_a_wrong_list"],
+)
+def test_scores_in_the_order_of_ids(text: str) -> None:
+    found = read_list(text, 2, SCALE)
+    assert not isinstance(found, str)
+    assert [one.score for one in found] == [3.5, 7.0]
+    assert found[0].explanation.startswith("why 1")
+    assert json.loads(found[1].text)["score"] in (7, "7")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "no JSON object"),
+        ("Response 1: 3, Response 2: 7", "no JSON object"),
+        ('{"score": 7}', "no JSON object"),
+        (json.dumps([entry(1, 3), entry(2, 7)]), "no JSON object"),
+        (GOOD[:-12], "no JSON object"),
+        (listed(), "ids 1, 2 are missing"),
+        (listed(entry(1, 3)), "ids 2 are missing"),
+        (listed(entry(1, 3), entry(2, 7), entry(3, 5)), "id 3 is none of 1 to 2"),
+        (listed(entry(1, 3), entry(1, 7)), "id 1 is there twice"),
+        (listed(entry(1, 3), entry(2, 7), entry(2, 7)), "id 2 is there twice"),
+        (listed(entry(0, 3), entry(1, 7)), "id 0 is none"),
+        (listed(entry("A", 3), entry("B", 7)), 'id "A" is none'),
+        (listed(entry(1.5, 3), entry(2, 7)), "id 1.5 is none"),
+        (listed(entry(True, 3), entry(2, 7)), "id true is none"),
+        (listed(entry(1, 3), {"explanation": "no id", "score": 7}), "id null is none"),
+        (listed(entry(1, 11), entry(2, 7)), "score 11 of id 1 is no number from 0 to 10"),
+        (listed(entry(1, -1), entry(2, 7)), "score -1"),
+        (listed(entry(1, None), entry(2, 7)), "score null"),
+        (listed(entry(1, True), entry(2, 7)), "score true"),
+        (listed(entry(1, "7/10"), entry(2, 7)), 'score "7/10"'),
+        (listed(entry(1, float("nan")), entry(2, 7)), "score NaN"),
+        (listed(entry(1, 10**400), entry(2, 7)), "score 1000"),
+        (listed(entry(1, 3), {"id": 2, "explanation": "no score"}), "score null"),
+        ('{"scores": [3, 7]}', "entry 3 is not an object"),
+        (
+            '{"scores": [{"id": 1, "score": 3, "score": 9}, {"id": 2, "score": 7}]}',
+            "each key once",
+        ),
+        (f"{GOOD}\nNo, rather:\n{listed(entry(1, 9), entry(2, 2))}", "several lists"),
+    ],
+)
+def test_a_wrong_list_is_refused_and_says_why(text: str, problem: str) -> None:
+    found = read_list(text, 2, SCALE)
+    assert isinstance(found, str)
+    assert problem in found
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ('{"reason": "better", "winner": 1}', 1),
+        ('{"reason": "better", "winner": 2}', -1),
+        ('{"reason": "equal", "winner": "tie"}', 0),
+        ('{"reason": "better", "winner": "2"}', -1),
+        ('Both are fine.\n```json\n{"reason": "better", "winner": "Response 1"}\n```', 1),
+        ('{"reason": "it says {\\"winner\\": 2}", "winner": 1}', 1),
+    ],
+)
+def test_winner(text: str, outcome: int) -> None:
+    found = read_winner(text)
+    assert isinstance(found, Winner)
+    assert found.outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("The winner is 1.", "no JSON object"),
+        ('{"reason": "cut", "win', "no JSON object"),
+        ('{"reason": "better"}', "no JSON object"),
+        ('{"winner": 3}', "winner 3 is none"),
+        ('{"winner": 0}', "winner 0 is none"),
+        ('{"winner": true}', "winner true is none"),
+        ('{"winner": "both"}', 'winner "both" is none'),
+        ('{"winner": null}', "winner null is none"),
+        ('{"winner": 1, "winner": 2}', "is none of"),
+        ('{"winner": 1}\n{"winner": 2}', "different winners"),
+    ],
+)
+def test_a_wrong_winner_is_refused_and_says_why(text: str, problem: str) -> None:
+    found = read_winner(text)
+    assert isinstance(found, str)
+    assert problem in found
+
+
+def test_many_braces_end() -> None:
+    assert isinstance(read_list('{"a": ' * 20_000, 2, SCALE), str)
