@@ -174,6 +174,7 @@ def test_an_empty_record_and_one_of_an_older_release(browser: Any, tmp_path: Pat
             command.read_until('"ready"')
             browser.get(command.events()[-1]["url"])
             assert said in body(browser)
+            browser.get("about:blank")  # ends the live updates before the server
     # The browser itself logs that the second page has an error's status.
     (entry,) = browser.get_log("browser")
     assert "503" in entry["message"]
