@@ -102,18 +102,30 @@ def test_trap_06_every_one_of_a_thousand_tasks_is_acknowledged(backend: Backend)
     assert not [w.name for w in backend.workers if "Couldn't ack" in w.output()]
 
 
-def test_trap_07_the_next_message_is_at_hand_before_a_task_ends(backend: Backend) -> None:
-    """With a window of one message a task, kombu's poll sleeps for 2 s whenever it is full."""
+def test_trap_07_a_worker_without_a_free_slot_goes_on_polling(backend: Backend) -> None:
+    """With a window of one message a task, kombu's poll sleeps for 2 s whenever it is full.
+
+    The worker takes no message that it cannot start, but sorts those that arrive.
+    """
     for worker in backend.living("judge"):
         worker.kill()
     lonely = backend.start("judge", concurrency=2)
     backend.wait_ready()
     backend.judge.set_plan(Action(hold=True))
-    future = backend.manager(stall_timeout_s=NEVER_S).submit(rollouts_of("trap-7", N))
+    manager, client = backend.manager(stall_timeout_s=NEVER_S), backend.redis.client
+    futures = [manager.submit(rollouts_of("trap-7", N))]
     backend.judge.wait_until(lambda log: len(log) == 2 * 4)
-    wait_until(lambda: backend.redis.client.hlen("unacked") > 2, "more than it works on")
+    futures.append(manager.submit(rollouts_of("trap-7 later", N)))
+    waiting = 2 * N // 4 - 2
+
+    def sorted_messages() -> int:
+        return sum(client.llen(key) for key in client.scan_iter(names.flow_key("*")))
+
+    wait_until(lambda: sorted_messages() == waiting, "sorted while both slots are in use")
+    assert client.hlen("unacked") == 2
     backend.go_on()
-    assert future.result(timeout_s=60).statuses == ["scored"] * N
+    for future in futures:
+        assert future.result(timeout_s=60).statuses == ["scored"] * N
     lonely.kill()
 
 

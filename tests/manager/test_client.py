@@ -166,15 +166,16 @@ def test_a_priority_is_one_of_three(
     ],
 )
 def test_a_batch_carries_its_priority(
-    manager: RewardManager, workers: Workers, options: ScoreOptions, priority: str
+    manager: RewardManager, workers: Workers, options: dict[str, Any], priority: str
 ) -> None:
     """An evaluation is in the background unless its caller says otherwise."""
-    manager.submit(rollouts_of(), **{"run": "r", **cast(Any, options)})
+    manager.submit(rollouts_of(), run="r", **options)
     [message, *_] = workers.redis.lrange(names.JUDGE_QUEUE, 0, -1)
     flow, calls = flow_of(json.loads(message)["headers"])
     assert json.loads(flow) == ["r", priority, [JUDGE["endpoint"]]]
     assert calls > 0
-    (one,) = pending_rollouts(rollouts_of(1), options, plan="", training="", now_s=0.0)
+    given = cast("ScoreOptions", options)
+    (one,) = pending_rollouts(rollouts_of(1), given, plan="", training="", now_s=0.0)
     assert one.priority == priority
 
 
