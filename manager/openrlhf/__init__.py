@@ -8,6 +8,7 @@ It sends decoded tokens: a response without an end mark hit the length limit.
 """
 
 from oyer.manager.openrlhf.number_answers import answer, missing_reward
+from oyer.manager.openrlhf.query_text import response_of
 from oyer.manager.openrlhf.reward import (
     group_id_of,
     reference_of,
@@ -21,6 +22,7 @@ __all__ = [
     "group_id_of",
     "missing_reward",
     "reference_of",
+    "response_of",
     "reward_func",
     "reward_function",
     "rows_of",

@@ -168,3 +168,12 @@ def _squeezed(text: str) -> tuple[str, list[int]]:
     """Return a text without white space, and the place of each of its characters."""
     places = [i for i, char in enumerate(text) if not char.isspace()]
     return "".join(text[i] for i in places), places
+
+
+def response_of(query: str, prompt: str) -> str:
+    """Return a query's response, without the prompt and the end marks of common models.
+
+    Raises:
+        InvalidRollout: the query does not hold the prompt.
+    """
+    return QueryText().response(query, prompt)[0]

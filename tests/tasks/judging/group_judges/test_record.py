@@ -100,7 +100,7 @@ def test_a_group_with_two_prompts_is_rejected() -> None:
     rollouts = {i: Rollout(prompt=f"p{i}", response="r", group_id="g") for i in range(2)}
     context = RequestContext(rules=RewardRules(), bodies={}, servers={})
     found = chunk_requests(
-        rollouts, [JudgeConfig(**LIST)], chunk_groups(["g", "g"], 0, ()), context
+        rollouts, [JudgeConfig.model_validate(LIST)], chunk_groups(["g", "g"], 0, ()), context
     )
     assert found.asked == []
     rows = found.answered({})
@@ -112,7 +112,7 @@ def test_a_group_that_is_split_over_tasks_is_rejected() -> None:
     rollouts = {0: Rollout(prompt="p", response="r", group_id="g")}
     context = RequestContext(rules=RewardRules(), bodies={}, servers={})
     groups = chunk_groups(["g"], 0, {"g"})
-    found = chunk_requests(rollouts, [JudgeConfig(**LIST)], groups, context)
+    found = chunk_requests(rollouts, [JudgeConfig.model_validate(LIST)], groups, context)
     assert [answer.status for _, answer in found.answered({})] == ["rejected"] * 2
 
 

@@ -1,0 +1,3 @@
+"""Import path of earlier releases; the functions are defined in `oyer.manager.adapters`."""
+
+from oyer.manager.adapters import *
