@@ -32,10 +32,8 @@ def facts(name: str, text: str, *, same_as: str | None = None) -> dict[str, Any]
         "scale": rubric.scale,
         "reason_first": rubric.reason_first,
         "asks_for_verdict": rubrics.asks_for_verdict(rubric),
-        "criteria": [
-            *(one.name for one in rubric.criteria),
-            *(one.name for one in rubric.verdicts_on),
-        ],
+        "criteria": [one.name for one in rubric.criteria]
+        + [one.name for one in rubric.verdicts_on],
         "levels": len(rubric.levels),
     }
 
