@@ -1,8 +1,8 @@
-# Two images from one file: `workers` (judge, combine, db), and `length` with torch on top.
+# Two images from one file: `workers` (judge, combine, db, view), and `length` with torch on top.
 
 FROM python:3.11-slim AS workers
 COPY . /src
-RUN pip install --no-cache-dir -c /src/constraints.txt /src \
+RUN pip install --no-cache-dir -c /src/constraints.txt "/src[server]" \
     && useradd --create-home oyer
 USER oyer
 WORKDIR /home/oyer

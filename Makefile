@@ -60,6 +60,16 @@ $(SERVERS)/.ready: tests/real_servers/requirements.txt tests/real_servers/constr
 test-real-servers: $(READY) $(SERVERS)/.ready ## Judge through a litellm proxy and transformers serve (2 GB)
 	$(BIN)/python -m pytest -m real_servers tests/real_servers
 
+$(VENV)/.ready-browser: $(READY) tests/browser/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r tests/browser/requirements.txt
+	@touch $@
+
+test-browser: $(VENV)/.ready-browser ## Test `oyer view` in Chromium; needs apt-get install chromium chromium-driver
+	$(BIN)/python -m pytest -o addopts=--import-mode=importlib tests/browser
+
+screenshots: $(VENV)/.ready-browser ## Take the pictures of docs/images of the page, after `make demo`
+	$(BIN)/python -m tests.browser.screenshots sqlite:///oyer-demo.db docs/images
+
 test-slow: $(READY) ## Run the tests that take minutes, e.g. of rate limits
 	$(BIN)/python -m pytest -m "slow and not faults"
 
@@ -104,6 +114,19 @@ bench-overlap: $(READY) ## Measure how long a training step waits for its reward
 bench-fairness: $(READY) ## Measure how runs share workers and endpoints
 	$(BIN)/python benchmarks/fairness.py
 
+# SMALL=1 runs small settings, ONLY="fairness scale" some of the benchmarks.
+bench-all: $(READY) ## Run all benchmarks and write docs/benchmarks.md; hours, minutes with SMALL=1
+	$(BIN)/python benchmarks/bench_all.py $(if $(SMALL),--quick) $(if $(ONLY),--only $(ONLY))
+
+bench-compare: $(READY) ## Compare a benchmark on two commits: make bench-compare A=main B=HEAD
+	$(BIN)/python benchmarks/compare.py $(A) $(B) $(BENCH)
+
+bench-record: $(READY) ## Time every query at a million judgements
+	$(BIN)/python benchmarks/history.py --sizes 100000 1000000
+
+bench-scale: $(READY) ## Measure growth from 1k to 256k rollouts; hours
+	$(BIN)/python benchmarks/scale.py --full
+
 migration: $(READY) ## Write the next migration from the models: make migration m="add a column"
 	$(BIN)/python -m oyer.migrations upgrade --url sqlite:///.migration.db
 	OYER_STORE__URL=sqlite:///.migration.db $(BIN)/alembic revision --autogenerate -m "$(m)"
@@ -112,4 +135,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(DEMO_READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-real-servers check audit fix docs bench bench-overlap bench-fairness migration up
+.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-browser screenshots test-real-servers check audit fix docs bench bench-overlap bench-fairness bench-all bench-compare bench-record bench-scale migration up

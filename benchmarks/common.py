@@ -1,9 +1,13 @@
 """What the benchmarks share: rollouts that differ, a judge that waits, and Oyer's backend for it."""
 
 import asyncio
+import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import openai
 from rich.console import Console
@@ -11,6 +15,11 @@ from rich.table import Table
 
 from oyer.demo.judge_server import judge_process
 from oyer.manager import RewardManager, Rollout
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests.support
+
+FIGURES_VARIABLE = "OYER_BENCH_FIGURES"
+"""Names a file that `report` adds figures to; `bench_all.py` and `compare.py` set it."""
 
 REPLY = "The answer is right and short.\n\nFinal score: 8"
 RESPONSE_BYTES = 4096
@@ -92,3 +101,28 @@ def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str
     for row in rows:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS).print(table)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the page of all benchmarks."""
+
+    name: str
+    """What was measured; `compare.py` finds the same figure of another commit by it."""
+    value: float
+    unit: str
+    bound: float | None = None
+    """What cannot or must not be exceeded, in the same unit."""
+    peer: str | None = None
+    peer_value: float | None = None
+    """The peer's figure in the same run, in the same unit."""
+    better: str = "lower"
+    """`lower` or `higher`."""
+
+
+def report(figures: Iterable[Figure]) -> None:
+    """Add figures to the file that the environment names, one JSON object a line, if it names one."""
+    path = os.environ.get(FIGURES_VARIABLE)
+    if path:
+        with Path(path).open("a") as file:
+            file.writelines(json.dumps(asdict(figure)) + "\n" for figure in figures)

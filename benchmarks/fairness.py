@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from common import judge, print_table, rollouts_of
+from common import Figure, judge, print_table, report, rollouts_of
 
 from oyer.manager import RewardFuture, RewardManager
 from oyer.protocol.batch import Priority
@@ -122,6 +122,11 @@ def main() -> None:
             (f"{equal} of training alone", f"{alone_s:.2f}", ""),
             (f"{equal} beside background", f"{beside_s:.2f}", f"{beside_s / alone_s:.3f}"),
         ]
+    report(
+        Figure(name, float(took_s), "s", peer="alone", peer_value=float(took_s) / float(ratio))
+        for name, took_s, ratio in rows
+        if ratio
+    )
     print_table(
         "Seconds, and ratio to alone (three runs: last to first)", ("scenario", "s", "ratio"), rows
     )

@@ -1,235 +1,117 @@
-"""Fills a record with judgements, and times every query that README, docs and help show on it.
+"""Times every query of the product and of the docs on a record of a million judgements, and its growth.
 
-    python benchmarks/history.py --url sqlite:////tmp/history.db --fill 1000000
-    python benchmarks/history.py --url sqlite:////tmp/history.db        # time only
-    python benchmarks/history.py --url sqlite:////tmp/history.db --prune
-    python benchmarks/history.py --url postgresql://postgres@/history --fill 1000000
+    python benchmarks/history.py                                     # 10,000 and 100,000, to try it
+    python benchmarks/history.py --sizes 100000 1000000              # the tables of the docs
+    python benchmarks/history.py --sizes 1000000 10000000 --databases postgresql
+    python benchmarks/history.py --url postgresql://postgres@/history --sizes 1000000 --prune
+    python benchmarks/history.py --sizes 1000000 --pages             # each page of `oyer view`
 
-- The rows are written by the functions that the workers write with: 10 runs, batches of 1,000
-  rollouts in groups of 8, responses of about 1.4 kB, replies of about 0.4 kB.
-- The queries are the SQL blocks of README.md and docs/record.md, for one run, step and batch.
-- Each query runs four times, and the median of the last three is printed, with all rows fetched.
+- `bulk_record.py` makes the rows; `record_reads.py` has the queries: the SQL blocks of README.md and
+  docs/record.md, what users write by hand, and what workers and the command line run. Writes are
+  rolled back.
+- A query about a run reads one of 10,000 judgements. What is bounded is a query's time at the largest
+  size, and its growth from one size to the next: a query whose time grows with the record is wrong.
+- Each query runs `--rounds` times after a first one. Wall is the least of them; CPU, of this process
+  and on SQLite the database's too, is what to judge by on a busy machine.
+- PostgreSQL runs from the tests' wheel, without fsync.
 """
 
 import argparse
-import json
-import random
-import re
-import statistics
+import tempfile
 import time
-import uuid
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
+from bulk_record import fill
+from common import Figure, print_table, report
+from history_pages import time_pages
+from record_reads import ad_hoc, documented, of_the_product, sample_of
 from sqlalchemy import Engine
 
 from oyer import migrations
-from oyer.models.engine import open_engine, reading
+from oyer.models.engine import open_engine
 from oyer.models.prune import Selection, prune
-from oyer.models.rows import AttemptRow, BatchKey, JudgementRow, RewardRow, RolloutRow
-from oyer.models.writes import (
-    ensure_run_and_batch,
-    finish_batch,
-    record_chunk,
-    record_rewards,
-    record_rubrics,
-)
 
-RUNS = 10
-BATCH_SIZE = 1000
-GROUP_SIZE = 8
-RESPONSE_CHARACTERS = 1400
-REPLY_CHARACTERS = 400
-START = datetime(2026, 1, 1, tzinfo=UTC)
-RUBRIC_HASH = "ab" * 32
+BOUND_MS = 50.0
+"""Longest time of any query at a million judgements."""
 
-_WORDS = ("sum", "number", "checked", "step", "written", "stands", "answer", "equals", "therefore")
+SHOWN = 90
+"""Characters of a query that the table shows."""
 
 
-def fill(engine: Engine, judgements: int) -> None:
-    """Record `judgements` rollouts with one judgement each, in batches of 1,000."""
-    rng = random.Random(0)
-    filler = " ".join(rng.choices(_WORDS, k=200_000))
-    steps = max(1, judgements // BATCH_SIZE // RUNS)
-    with engine.begin() as conn:
-        record_rubrics(conn, [{"hash": RUBRIC_HASH, "name": "reasoning_en", "text": "{response}"}])
-    began = time.perf_counter()
-    for number in range(steps * RUNS):
-        step, run = divmod(number, RUNS)
-        record_batch(engine, rng, filler, f"exp-{run:02}", step, number)
-        if (number + 1) % 50 == 0:
-            rate = (number + 1) * BATCH_SIZE / (time.perf_counter() - began)
-            print(f"{(number + 1) * BATCH_SIZE} judgements, {rate:.0f} a second", flush=True)
+@dataclass(frozen=True)
+class Timing:
+    """Least times of one query."""
+
+    wall_ms: float
+    cpu_ms: float
 
 
-def record_batch(
-    engine: Engine, rng: random.Random, filler: str, run: str, step: int, number: int
-) -> None:
-    """Record one finished batch in one transaction."""
-    sent_at = START + timedelta(minutes=5 * number)
-    batch_id = str(uuid.UUID(int=rng.getrandbits(128), version=4))
-    judged = [judgement_of(i, rng, filler, sent_at) for i in range(BATCH_SIZE)]
-    counts: dict[str, int] = {}
-    for row in judged:
-        counts[row["status"]] = counts.get(row["status"], 0) + 1
-    with engine.begin() as conn:
-        key: BatchKey = ensure_run_and_batch(
-            conn,
-            {
-                "id": batch_id,
-                "run": run,
-                "step": step,
-                "size": BATCH_SIZE,
-                "plan": {"judges": [{"name": "quality", "scale": [1, 10]}], "length": []},
-                "oyer_version": "0",
-                "submitted_at": sent_at,
-            },
-        )
-        rollouts = [rollout_of(i, rng, filler, run, step) for i in range(BATCH_SIZE)]
-        attempts = [attempt_of(row, rng, sent_at) for row in judged]
-        record_chunk(conn, key, rollouts=rollouts, judgements=judged, attempts=attempts)
-        rewards = [
-            reward_of(row, judgement, sent_at)
-            for row, judgement in zip(rollouts, judged, strict=True)
-        ]
-        record_rewards(conn, key, rewards)
-        finish_batch(
-            conn,
-            batch_id,
-            status="finished",
-            finished_at=sent_at + timedelta(seconds=40),
-            counts=counts,
-            usage={"calls": BATCH_SIZE, "cost_usd": 0.4},
-        )
+def timings(engine: Engine, rounds: int) -> dict[str, Timing]:
+    """Time each query; the figures are by its name or text."""
+    with engine.connect().execution_options(sqlite_begin="BEGIN") as conn:
+        sample = sample_of(conn)
+    works = {**of_the_product(sample), **ad_hoc(sample), **documented(sample)}
+    found = {}
+    for name, work in works.items():
+        best = Timing(float("inf"), float("inf"))
+        for number in range(rounds + 1):
+            with engine.connect() as conn, conn.begin() as transaction:
+                wall, cpu = time.perf_counter(), time.process_time()
+                work(conn)
+                wall_ms = (time.perf_counter() - wall) * 1000
+                cpu_ms = (time.process_time() - cpu) * 1000
+                transaction.rollback()
+            if number:
+                best = Timing(min(best.wall_ms, wall_ms), min(best.cpu_ms, cpu_ms))
+        found[name] = best
+    return found
 
 
-def rollout_of(i: int, rng: random.Random, filler: str, run: str, step: int) -> RolloutRow:
-    """Make a rollout whose group shares its prompt."""
-    start = rng.randrange(len(filler) - RESPONSE_CHARACTERS)
-    return {
-        "rollout_index": i,
-        "prompt": f"Question {i // GROUP_SIZE} of step {step}: how much is it?",
-        "response": f"{run} {step} {i} {filler[start : start + RESPONSE_CHARACTERS]}",
-        "reference": "42",
-        "group_id": f"q{step * BATCH_SIZE // GROUP_SIZE + i // GROUP_SIZE}",
-        "base_score": float(rng.random() < 0.5 and i % 64 >= GROUP_SIZE),
-        "truncated": rng.random() < 0.02,
-        "response_tokens": rng.randrange(50, 2000),
-        "metadata": {"source": "gsm8k"},
-    }
+@contextmanager
+def databases(names: list[str]) -> Iterator[dict[str, str]]:
+    """Make empty databases; yields their URLs by name."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="oyer-history-"))
+        urls = {"sqlite": f"sqlite:///{folder}/history.db"}
+        if "postgresql" in names:
+            from tests.support.services import postgres_server
+
+            urls["postgresql"] = stack.enter_context(postgres_server())
+        yield {name: urls[name] for name in names}
 
 
-def judgement_of(i: int, rng: random.Random, filler: str, sent_at: datetime) -> JudgementRow:
-    """Make a judgement; one in a hundred has no score."""
-    start = rng.randrange(len(filler) - REPLY_CHARACTERS)
-    failed = i % 100 == 99
-    return {
-        "rollout_index": i,
-        "judge": "quality",
-        "sample": 0,
-        "status": "unparseable" if failed else "scored",
-        "attempts": 1,
-        "source": "called",
-        "score": None if failed else float(rng.randrange(1, 11)),
-        "reply": filler[start : start + REPLY_CHARACTERS],
-        "parsed_layer": None if failed else "final_label",
-        "parsed_span": None if failed else "Final score: 7",
-        "parser_version": 1,
-        "parameters": json.dumps(
-            {"key": "judge-7b", "scale": [1, 10], "body": {"model": "judge-7b"}}
-        ),
-        "model": "judge-7b",
-        "endpoint": "local",
-        "rubric_hash": RUBRIC_HASH,
-        "request_hash": f"{rng.getrandbits(256):064x}",
-        "prompt_tokens": 700,
-        "completion_tokens": 90,
-        "cost_usd": 0.0004,
-        "latency_ms": rng.uniform(300, 3000),
-        "worker": f"judge-{i % 4}@host",
-        "error": "no score" if failed else None,
-        "started_at": sent_at + timedelta(seconds=1),
-        "finished_at": sent_at + timedelta(seconds=2),
-    }
-
-
-def attempt_of(judged: JudgementRow, rng: random.Random, sent_at: datetime) -> AttemptRow:
-    """Make the one request of a judgement."""
-    return {
-        "rollout_index": judged["rollout_index"],
-        "judge": judged["judge"],
-        "sample": 0,
-        "id": str(uuid.UUID(int=rng.getrandbits(128), version=4)),
-        "number": 1,
-        "started_at": sent_at + timedelta(seconds=1),
-        "url_index": 0,
-        "http_status": 200,
-        "latency_ms": judged["latency_ms"],
-        "prompt_tokens": 700,
-        "completion_tokens": 90,
-        "cost_usd": 0.0004,
-    }
-
-
-def reward_of(row: RolloutRow, judged: JudgementRow, sent_at: datetime) -> RewardRow:
-    """Make the reward of a rollout."""
-    base, score = row["base_score"] or 0.0, judged["score"]
-    shaped = None if score is None else base + 0.1 * score
-    return {
-        "rollout_index": row["rollout_index"],
-        "status": judged["status"],
-        "trainable": shaped is not None,
-        "terms": {"base_score": base, "judge": score, "length_penalty": -0.1},
-        "created_at": sent_at + timedelta(seconds=3),
-        "reward": shaped,
-        "unshaped_reward": shaped,
-        "judge_score": score,
-    }
-
-
-def main() -> None:
-    """Fill the database if an option says so, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--url", required=True, help="the record, sqlite:///… or postgresql://…")
-    parser.add_argument("--fill", type=int, help="judgements to record first, e.g. 1000000")
-    parser.add_argument("--prune", action="store_true", help="time pruning five of the ten runs")
-    options = parser.parse_args()
-    migrations.upgrade(options.url)
-    engine = open_engine(options.url)
-    if options.fill:
-        fill(engine, options.fill)
-    if options.prune:
-        time_prune(engine)
-        return
-    pages = [Path(__file__).parents[1] / name for name in ("README.md", "docs/record.md")]
-    for page in pages:
-        for query in re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL):
-            print(
-                f"{time_query(engine, query):9.1f} ms  {' '.join(query.split())[:100]}", flush=True
+def measure(database: str, engine: Engine, sizes: list[int], rounds: int) -> None:
+    """Fill to each size, time all queries, and print the table."""
+    by_size = []
+    for size in sorted(sizes):
+        fill(engine, size)
+        by_size.append(timings(engine, rounds))
+    before, last = by_size[0], by_size[-1]
+    rows, figures = [], []
+    for name in last:
+        growth = last[name].wall_ms / before[name].wall_ms
+        rows.append(
+            (
+                name[:SHOWN],
+                *(f"{one[name].wall_ms:.1f}" for one in by_size),
+                f"{growth:.2f}",
+                f"{last[name].cpu_ms:.1f}",
+                "yes" if last[name].wall_ms <= BOUND_MS else "NO",
             )
-    engine.dispose()
-
-
-def time_query(engine: Engine, query: str) -> float:
-    """Return the median time of a query on one of the filled runs, in milliseconds."""
-    step = (
-        "SELECT batches.id, step FROM batches JOIN runs ON runs.id = run_id WHERE name = 'exp-04'"
-    )
-    times_ms = []
-    for _ in range(4):
-        with reading(engine) as conn:
-            batch_id, number = conn.exec_driver_sql(f"{step} ORDER BY step LIMIT 1").one()
-            statement = query.replace("'first'", "'exp-04'").replace("'BATCH'", f"'{batch_id}'")
-            statement = statement.replace("step = 0", f"step = {number}")
-            began = time.perf_counter()
-            conn.exec_driver_sql(statement).all()
-            times_ms.append((time.perf_counter() - began) * 1000)
-    return statistics.median(times_ms[1:])
+        )
+        figures.append(
+            Figure(f"{database}: {name[:SHOWN]}", last[name].wall_ms, "ms", bound=BOUND_MS)
+        )
+    headings = ("query", *(f"{size:,} ms" for size in sorted(sizes)), "growth", "CPU ms", "≤ 50 ms")
+    print_table(f"{database}, least of {rounds} runs", headings, rows)
+    report(figures)
 
 
 def time_prune(engine: Engine) -> None:
-    """Prune every other run, and print how long that and its longest transaction took."""
-    selection = Selection(runs=[f"exp-{run:02}" for run in range(0, RUNS, 2)])
+    """Prune every other of the first runs, and print how long that and its longest transaction took."""
+    selection = Selection(runs=[f"exp-{run:02}" for run in range(0, 10, 2)])
     rollouts, longest_s = 0, 0.0
     began = last = time.perf_counter()
     for done in prune(engine, selection, texts_only=False):
@@ -240,7 +122,41 @@ def time_prune(engine: Engine) -> None:
         f"{rollouts} rollouts pruned in {wall_s:.1f} s, {rollouts / wall_s:.0f} a second;"
         f" longest transaction {longest_s:.2f} s"
     )
-    engine.dispose()
+
+
+def main() -> None:
+    """Fill each database, and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--databases", nargs="+", default=["sqlite", "postgresql"])
+    parser.add_argument(
+        "--url", help="a record of your own; it is filled up to the sizes, and stays"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--prune", action="store_true", help="time pruning instead, at the last size"
+    )
+    parser.add_argument(
+        "--pages", action="store_true", help="time the pages of `oyer view` instead"
+    )
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        if options.url:
+            urls = {options.url.partition(":")[0]: options.url}
+        else:
+            urls = stack.enter_context(databases(options.databases))
+        for database, url in urls.items():
+            migrations.upgrade(url)
+            engine = open_engine(url)
+            if options.prune:
+                fill(engine, max(options.sizes))
+                time_prune(engine)
+            elif options.pages:
+                fill(engine, max(options.sizes))
+                time_pages(engine)
+            else:
+                measure(database, engine, options.sizes, options.rounds)
+            engine.dispose()
 
 
 if __name__ == "__main__":

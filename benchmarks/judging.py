@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from common import backend, judge, print_table, rollouts_of, texts
+from common import Figure, backend, judge, print_table, report, rollouts_of, texts
 from group_judging import print_groups
 
 from oyer.manager import RewardManager
@@ -219,6 +219,16 @@ def main() -> None:
         medians = [statistics.median(figures[kind]) for kind in figures]
         cells = [f"{cpu_s * 1000:.2f} ({cpu_s / medians[-1]:.1f})" for cpu_s in medians]
         rows.append((str(in_flight), *cells))
+        report(
+            Figure(
+                f"CPU a call at {in_flight} in flight, against {kind}",
+                medians[0] * 1000,
+                "ms",
+                peer=kind,
+                peer_value=cpu_s * 1000,
+            )
+            for kind, cpu_s in zip(PEERS, medians[1:], strict=True)
+        )
     print_table(
         f"CPU per call in ms, {options.calls} calls, {options.rounds} rounds",
         (

@@ -34,7 +34,16 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import openai
-from common import backend, call, gather, judge, print_table, rollouts_of
+from common import (
+    Figure,
+    backend,
+    call,
+    gather,
+    judge,
+    print_table,
+    report,
+    rollouts_of,
+)
 from rate_limited import rate_limited
 
 from oyer.manager import RewardManager, Rollout
@@ -241,6 +250,7 @@ def main() -> None:
                 f"{beyond[0]:.0f} … {beyond[-1]:.0f}",
             )
         )
+    report(Figure(f"{row[0]}: waiting", float(row[1]), "s", bound_s) for row in rows)
     print_table(
         f"N = {options.rollouts}, C = {options.in_flight}, generation"
         f" {options.generation_s:g} s, log-probs {options.log_probs_s:g} s, judge"

@@ -13,7 +13,7 @@ what the trainer does between generation and rewards if they were submitted befo
 alternate; the table has medians.
 
 Oyer's workers run with the interpreter that `OYER_WORKERS_PYTHON` names, by default `.venv/bin/python`.
-verl awaits each reward inside its agent loop, so there is no second way to measure there.
+`overlap_in_verl.py` measures verl.
 """
 
 import argparse

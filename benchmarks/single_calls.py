@@ -33,7 +33,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from celery import signals
-from common import backend, judge, print_table, rollouts_of
+from common import Figure, backend, judge, print_table, report, rollouts_of
 from judging import cpu_s_of
 
 from oyer.manager import RewardManager, Rollout
@@ -149,6 +149,25 @@ def main() -> None:
     for way, rounds in figures.items():
         medians = [statistics.median(one[name] for one in rounds) for name in names]
         rows.append((way, *(f"{median:.0f}" for median in medians)))
+    one_submit = {
+        way.partition(":")[0]: row
+        for way, row in zip(figures, rows, strict=False)
+        if "submit" in way
+    }
+    report(
+        Figure(
+            f"{way}: {name}",
+            float(row[1 + i]),
+            name.split()[-1],
+            None,
+            "one `submit`",
+            float(peer[1 + i]),
+        )
+        for way, row in zip(figures, rows, strict=True)
+        for peer in [one_submit[way.partition(":")[0]]]
+        for i, name in enumerate(names)
+        if name.endswith("CPU ms") and row is not peer
+    )
     title = f"{options.rollouts} rollouts; medians of {options.rounds} rounds"
     print_table(title, ("handed over by", *names), rows)
 

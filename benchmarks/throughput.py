@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import backend, gather, judge, print_table, rollouts_of
+from common import Figure, backend, gather, judge, print_table, report, rollouts_of
 
 from oyer.manager import RewardManager, Rollout
 
@@ -107,6 +107,16 @@ def main() -> None:
         figures = measure(count, in_flight, options.latency_s, options.rounds)
         bound_s = math.ceil(count / in_flight) * options.latency_s
         oyer_s, peer_s = statistics.median(figures.oyer_s), statistics.median(figures.peer_s)
+        setting = f"{count:,} at {in_flight}"
+        cpu_ms = statistics.median(figures.cpu_s) * 1000
+        submit_ms = statistics.median(figures.submit_s) * 1000
+        report(
+            [
+                Figure(f"{setting}: wall", oyer_s, "s", bound_s, "asyncio.gather", peer_s),
+                Figure(f"{setting}: worker CPU a judgement", cpu_ms, "ms"),
+                Figure(f"{setting}: submit", submit_ms, "ms"),
+            ]
+        )
         rows.append(
             (
                 str(count),

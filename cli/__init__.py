@@ -21,6 +21,7 @@ from oyer.cli import (
     serve,
     status,
     up,
+    view,
     worker,
 )
 from oyer.cli.support.output import fail, print_version
@@ -41,6 +42,7 @@ app.command("demo")(demo.demo)
 app.command("up")(up.up)
 app.command("score")(score.score)
 app.command("serve")(serve.serve)
+app.command("view")(view.view)
 app.command("check")(check.check)
 app.command("status")(status.status)
 app.command("config")(config.config)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from rich.markup import escape
 
 from oyer.cli.support import options
 from oyer.cli.support.output import console, notes, print_json, print_part, print_stopping
-from oyer.protocol.content import policy_text
+from oyer.cli.view import address_of, local_listener, serve_local
 from oyer.protocol.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ Rollouts = Annotated[
 Store = Annotated[
     str, typer.Option("--store", help="SQLite file of the record, or its sqlite:/// URL.")
 ]
+View = Annotated[
+    bool, typer.Option("--view", help="Then serve the page that explains each score, until Ctrl-C.")
+]
 
 
 def demo(
@@ -57,6 +61,7 @@ def demo(
     api_key_env: ApiKeyEnv = None,
     rollouts: Rollouts = 512,
     store: Store = "oyer-demo.db",
+    view: View = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Score sample rollouts with an embedded backend, and print where they are recorded.
@@ -75,6 +80,7 @@ def demo(
             "--base-url and --model must be given together, and --api-key-env only with them"
         )
     file = _sqlite_file(store)
+    listener = local_listener() if view else None
     rows = [Rollout(**row) for row in sample_rollouts()[:rollouts]]
     started = time.monotonic()
     with _endpoint(base_url, api_key_env) as endpoint:
@@ -84,10 +90,13 @@ def demo(
         batches = list(dict.fromkeys(line["batch_id"] for line in lines))
         more = {"total_seconds": round(total_s, 3), "store": str(file), "batches": batches}
         print_json({**summary.report(), **more})
-        return
-    console.print(_summary_table(summary, total_s), highlight=False)
-    summary.print_errors()
-    _print_sql(file, lines[0]["batch_id"])
+    else:
+        console.print(_summary_table(summary, total_s), highlight=False)
+        summary.print_errors()
+        _print_sql(file, lines[0]["batch_id"])
+        _print_page(file, listener)
+    if listener is not None:
+        serve_local(f"sqlite:///{file}", listener)
 
 
 def _score(
@@ -151,6 +160,8 @@ def _groups_table(rows: "list[Rollout]", lines: "list[RewardLine]") -> "Table":
     """Build a table of the first groups with a score, or of the first groups if none has one."""
     from rich.table import Table
 
+    from oyer.protocol.content import policy_text
+
     title = "A few groups: base + judge + length = reward"
     table = Table(title=title, title_justify="left", expand=True)
     # A narrow terminal truncates the responses, not the numbers.
@@ -191,15 +202,27 @@ def _summary_table(summary: "Summary", total_s: float) -> "Table":
     return table
 
 
-def _print_sql(store: Path, batch_id: str) -> None:
+def _program() -> str:
     # The environment of `make demo` is not on the path.
-    program = "oyer" if shutil.which("oyer") else f"{shlex.quote(sys.executable)} -m oyer.cli"
+    return "oyer" if shutil.which("oyer") else f"{shlex.quote(sys.executable)} -m oyer.cli"
+
+
+def _print_page(store: Path, listener: socket.socket | None) -> None:
+    if listener is None:
+        console.print("Or look at it on a page, from the curves to each reason:", highlight=False)
+        line = f"  {_program()} view --url sqlite:///{store}"
+    else:
+        line = f"The page that explains each score is at {address_of(listener)}; Ctrl-C stops it."
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _print_sql(store: Path, batch_id: str) -> None:
     query = (
         "SELECT group_id, base_score, judge, score, reward, reply FROM judge_history"
         f" WHERE batch_id = '{batch_id}' AND status = 'scored' LIMIT 5"
     )
     console.print("Every score is on record; look at it with SQL:", highlight=False)
-    command = f'{program} db sql --url sqlite:///{store} "{query}"'
+    command = f'{_program()} db sql --url sqlite:///{store} "{query}"'
     console.print(f"  {command}", highlight=False, soft_wrap=True, markup=False)
 
 

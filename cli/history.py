@@ -58,9 +58,9 @@ def request(
     Example: `oyer history request 6f1c/12 --judge quality`
     """
     from oyer.cli.support.batch_ledger import BatchLedger
-    from oyer.cli.support.recorded_requests import shown
     from oyer.cli.views import history_tables
     from oyer.config.loading import load_config
+    from oyer.history.recorded_requests import shown
 
     rows = BatchLedger(load_config(config)).read(
         lambda conn: [shown(conn, row) for row in _selected(conn, request_id, judge, sample)]

@@ -156,6 +156,7 @@ def try_(
 
 def _judge(settings: "RewardConfig", name: str | None, rubric: str | None) -> "JudgeConfig":
     """Choose a judge of the configuration, or make a placeholder for rendering."""
+    from oyer.config import rubric as rubrics
     from oyer.config.loading import read_rubric
     from oyer.config.reward import JudgeConfig
 
@@ -171,7 +172,12 @@ def _judge(settings: "RewardConfig", name: str | None, rubric: str | None) -> "J
         known = ", ".join(judges) or "none"
         raise InvalidConfig(f"--judge: there is no judge {name!r}; the configuration has {known}")
     judge = judges[name] if name is not None else settings.judges[0]
-    return judge if text is None else judge.model_copy(update={"rubric": text})
+    if text is None:
+        return judge
+    raw = {**judge.model_dump(), "rubric": text}
+    if judge.gives_verdicts or rubrics.parse(text).reply == "verdicts":
+        del raw["scale"]
+    return JudgeConfig.model_validate(raw)
 
 
 def _job(settings: "RewardConfig", judge: "JudgeConfig", path: Path, line: int) -> "JudgeRequest":

@@ -95,12 +95,9 @@ def serve(
     """
     _check_installed()
     from oyer.server import ServerSettings
-    from oyer.server.settings import check_bind
 
-    token = _token(token_env)
-    check_bind(host, token)
     settings = ServerSettings(
-        token=token,
+        token=_token(token_env, host),
         timeout_s=timeout_s,
         on_late="retry" if late_retry else "answer",
         stand_in=stand_in,
@@ -110,7 +107,7 @@ def serve(
         max_body_bytes=max_body_mib * 2**20,
     )
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(contextlib.closing(_listen(host, port)))
+        listener = stack.enter_context(contextlib.closing(listen(host, port)))
         manager = stack.enter_context(_manager(config, local=local))
         url = f"http://{host}:{listener.getsockname()[1]}"
         _print_ready(url, only_batches(manager, group_size), as_json=as_json)
@@ -178,17 +175,18 @@ def only_batches(manager: "RewardManager", group_size: int | None) -> str | None
     )
 
 
-def _token(variable: str | None) -> str | None:
-    if variable is None:
-        return None
+def _token(variable: str | None, host: str) -> str | None:
+    """Read the token, which any address but loopback needs."""
     from oyer.config.variables import secret_of
+    from oyer.server.settings import check_bind
 
-    return secret_of(
-        variable, os.environ, where="--token-env", fix="export the token under that name"
-    ).strip()
+    fix = "export the token under that name"
+    token = variable and secret_of(variable, os.environ, where="--token-env", fix=fix).strip()
+    check_bind(host, token)
+    return token
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,5 +1,7 @@
 """`oyer up`: runs the embedded backend until Ctrl-C."""
 
+import contextlib
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +10,7 @@ import typer
 from oyer.cli.support import options
 from oyer.cli.support.output import console, print_json
 from oyer.cli.support.signals import stop_event
+from oyer.cli.view import address_of, local_listener, served_beside
 
 if TYPE_CHECKING:
     from oyer.local.supervisor import Supervisor
@@ -21,6 +24,9 @@ def up(
             "--judge-processes", min=1, help="Number of judge workers; defaults to one per core."
         ),
     ] = None,
+    view: Annotated[
+        bool, typer.Option("--view", help="Also serve the page that explains each score.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per event.")
     ] = False,
@@ -37,6 +43,7 @@ def up(
     from oyer.local.supervisor import Supervisor
     from oyer.local.worker_commands import cores
 
+    listener = local_listener() if view else None
     print_event, stopping = _event_printer(as_json), stop_event()
     settings = load_config(config)
     with folder_lock(LOCK_FILE.absolute()):
@@ -49,17 +56,24 @@ def up(
             stopping=stopping,
             judge_processes=judge_processes or cores(),
         )
-        _run(supervisor, print_event)
+        _run(supervisor, print_event, listener)
 
 
-def _run(supervisor: "Supervisor", print_event: Callable[..., None]) -> None:
+def _run(
+    supervisor: "Supervisor", print_event: Callable[..., None], listener: socket.socket | None
+) -> None:
     """Run until the supervisor is to stop; its broker's URL is in the state file meanwhile."""
     from oyer.local.state import STATE_FILE, write_state
 
+    page = contextlib.ExitStack()
     try:
         supervisor.start()
         if not supervisor.stopping.is_set():
             write_state(STATE_FILE, supervisor.config.broker.url)
+            if listener is not None:
+                page.enter_context(served_beside(supervisor.config.store.url, listener))
+                address = address_of(listener)
+                print_event(f"{'page':<12} {address}", "page", url=address)
             ready = f"ready; logs in {supervisor.folder}; Ctrl-C stops it"
             print_event(ready, "ready", state_file=str(STATE_FILE.absolute()))
         supervisor.watch()
@@ -67,6 +81,7 @@ def _run(supervisor: "Supervisor", print_event: Callable[..., None]) -> None:
         print_event(f"stopping: {grace}; press Ctrl-C again to stop now", "stopping")
     finally:
         STATE_FILE.unlink(missing_ok=True)
+        page.close()
         supervisor.stop()
 
 

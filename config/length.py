@@ -74,7 +74,7 @@ class LengthConfig(Section):
     """What lengths are counted in: `tokens` of the policy, `chars`, or `bytes` of UTF-8."""
     part: Literal["response", "think", "answer"] = "response"
     """Which part counts as the length: `response`, all of it; `think` or `answer`, see `think`."""
-    think: ThinkConfig = ThinkConfig()
+    think: ThinkConfig = Field(default_factory=ThinkConfig)
     """How thinking and answer are separated."""
     correct: Annotated[str | None, AfterValidator(lambda text: text and _checked(text))] = None
     """What counts as correct, e.g. `judge >= 6`; left out, `correct` of the rollout, or a positive

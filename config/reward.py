@@ -149,13 +149,13 @@ class RewardConfig(Section):
     """Each scores every rollout; their weighted scores add up."""
     length: tuple[LengthConfig, ...] = ()
     """One length method or a list."""
-    reward: RewardRules = RewardRules()
+    reward: RewardRules = Field(default_factory=RewardRules)
     """How the terms become a reward."""
     budget: Budget | None = None
     """What a run may cost; null sets no limit."""
-    broker: BrokerConfig = BrokerConfig()
+    broker: BrokerConfig = Field(default_factory=BrokerConfig)
     """Where messages, payloads and results travel."""
-    store: StoreConfig = StoreConfig()
+    store: StoreConfig = Field(default_factory=StoreConfig)
     """Where the record is kept."""
     reuse: Annotated[Literal["run", "store", "off"], BeforeValidator(_off)] = "store"
     """Where a judgement already paid for is looked up: `run` (this run), `store` (the whole record)

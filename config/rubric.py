@@ -69,7 +69,7 @@ _USER_MARK = re.compile(r"^---user---[ \t]*$\n?", re.MULTILINE)
 class _FrontMatter(BaseModel):
     """The keys between the two `---` lines."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str | None = None
     language: Literal["en", "zh"] = "en"
@@ -171,7 +171,9 @@ def parse(text: str) -> RubricTemplate:
 
 
 def asks_for_verdict(rubric: RubricTemplate) -> bool:
-    """Whether the messages hold a verdict line; without it, the text itself must ask for a score."""
+    """Whether the messages ask for a score or verdicts; else the text itself must ask for a score."""
+    if rubric.reply == "verdicts":
+        return True
     return "verdict" in _names_in(rubric.system) | _names_in(rubric.user)
 
 

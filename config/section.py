@@ -13,4 +13,7 @@ class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values are immutable."""
 
     # A wrong value may be a password: an error names the key and never shows its value.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    # `defer_build`: schemas are built at first use, which keeps the import of `oyer.manager` fast.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True
+    )

@@ -81,7 +81,7 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
 class ScoreBand(BaseModel):
     """One criterion of a rubric."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str = Field(min_length=1)
     text: str = ""
@@ -163,7 +163,9 @@ def render(
     words = _WORDS[rubric.language]
     given = {"prompt", "response"} | ({"reference"} if reference is not None else set())
     given |= {"tools"} if tools else set()
-    parts = _context(prompt, reference, tools, words) | {"response": _response(response, cut, words)}
+    parts = _context(prompt, reference, tools, words) | {
+        "response": _response(response, cut, words)
+    }
     whole = [f"{words[part]}\n{parts[part]}" for part in ROLLOUT_PARTS if part in given]
     if isinstance(response, Responses):
         whole[-1] = parts["response"]

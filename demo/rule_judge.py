@@ -11,6 +11,11 @@ _TAIL_CHARS = 400
 """Length of the end of a text that is searched for its final number."""
 _RUBRIC_CHARS = 400
 """Length of the beginning of a rubric that decides its language."""
+_GOOD = 5
+"""Lowest score of a response whose verdicts are good."""
+_VERDICTS = '{"verdicts": ['
+"""Part of a request for verdicts on criteria."""
+_CRITERION = re.compile(r"^### (.+)\n((?:.*\n)*?\(verdict.*\))$", re.MULTILINE)
 _FENCE = re.compile(r"\n(`{3,}|~{3,})[^\n`]*\n")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _RESPONSE = re.compile(r"(?m)^## Response \d+\n")
@@ -39,6 +44,8 @@ def score_reply(system: str, user: str) -> str:
     expected = None if reference is None else _final_number(reference)
     shows_steps = "=" in response or response.count("\n") >= 2
     score = _score(response, answer, expected, shows_steps)
+    if _VERDICTS in user:
+        return _verdicts(user, good=score >= _GOOD)
     if _CHINESE.search(system[:_RUBRIC_CHARS]):
         return _chinese(answer, expected, shows_steps, score)
     return _english(answer, expected, shows_steps, score)
@@ -66,6 +73,20 @@ def _outside_fences(text: str, blocks: list[str]) -> str:
     for block in blocks:
         text = text.replace(f"\n{block}\n", "\n", 1)
     return text
+
+
+def _verdicts(user: str, *, good: bool) -> str:
+    """Answer a request for verdicts on criteria: the best ones for a good response, else the worst."""
+    entries = []
+    for name, body in _CRITERION.findall(user):
+        choices = re.findall(r'"([^"]+)"', body.rpartition("\n(verdict")[2])
+        verdict: bool | str = good
+        if choices:
+            verdict = choices[-1 if good else 0]
+        elif "fault" in body or "缺陷" in body:
+            verdict = not good
+        entries.append({"name": name, "reason": "By the final number.", "verdict": verdict})
+    return json.dumps({"verdicts": entries}, ensure_ascii=False)
 
 
 def fenced_blocks(text: str) -> list[str]:

@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oyer.config.reward import RewardRules
-from oyer.protocol.batch_result import BatchResult, CriteriaOfRow, criterion_columns
+from oyer.protocol.batch_result import (
+    BatchResult,
+    CriteriaOfRow,
+    components_of,
+    criterion_columns,
+    split_recorded,
+)
 from oyer.protocol.errors import BatchCancelled, JudgeOutage, MissingScores
 from oyer.protocol.status import NOT_CALLED, SETTLED
 
@@ -112,7 +118,10 @@ class RewardBatch:
             first_errors=outcome.first_errors,
             advantages=outcome.advantages,
             history=outcome.history,
-            components=_components(outcome),
+            components={
+                **components_of(split_recorded(outcome.recorded)),
+                **criterion_columns(outcome.criteria),
+            },
             groups=outcome.groups,
             criteria=outcome.criteria,
         )
@@ -121,19 +130,6 @@ class RewardBatch:
     def component_means(self) -> dict[str, Float32s]:
         """The mean of each component over a rollout's group, of those that have it, `[N]` each."""
         return {name: _group_means(values, self.groups) for name, values in self.components.items()}
-
-
-_OTHER_TERMS = ("base_score", "judge", "gate")
-"""Terms of the reward that are neither a judge's score nor a length term, beside `judge:<name>`."""
-
-
-def _components(outcome: BatchResult) -> dict[str, Float32s]:
-    lengths = {
-        name: values
-        for name, values in {**outcome.terms, **outcome.advantages}.items()
-        if name not in _OTHER_TERMS and not name.startswith("judge:")
-    }
-    return {**outcome.scores, **criterion_columns(outcome.criteria), **lengths}
 
 
 def _group_means(values: Float32s, groups: Sequence[int]) -> Float32s:

@@ -24,7 +24,7 @@ from oyer.manager.streaming.identity import ScoreOptions
 from oyer.manager.streaming.pending import Pending, PendingScores
 from oyer.manager.training import training_name
 from oyer.manager.validation import is_text
-from oyer.protocol.batch import Priority
+from oyer.protocol.batch import Priority, default_priority
 from oyer.protocol.content import images_as_text
 from oyer.protocol.errors import BatchCancelled, InvalidConfig, InvalidInput
 from oyer.protocol.rollout import Message, Rollout
@@ -115,7 +115,7 @@ class RewardManager:
         run: str = "default",
         step: int | None = None,
         split: str | None = None,
-        priority: Priority = "training",
+        priority: Priority | None = None,
     ) -> RewardFuture:
         """Submit a batch and return at once.
 
@@ -124,8 +124,8 @@ class RewardManager:
             run: name of the training run in the record.
             step: training step, for the record.
             split: purpose of the rollouts in the record, e.g. `eval`; None is training.
-            priority: `background` (evaluation, replays) does not delay training; `interactive` goes
-                first. All of them progress.
+            priority: `background` does not delay training; `interactive` goes first. All of them
+                progress. None: `training` if `split` is None or `train`, else `background`.
 
         Raises:
             InvalidRollout: names the row and field that is wrong; nothing was submitted.
@@ -133,11 +133,18 @@ class RewardManager:
         """
         check_place(run, step, split, priority)
         rollouts = self._without_unused_images(rollouts)
-        validation.check(rollouts, self.config)
-        if split is None:
+        sizes_bytes = validation.check(rollouts, self.config)
+        if split in (None, "train"):
             validation.check_groups(rollouts, self.config)
+        priority = priority or default_priority(split)
         prepared = prepare(
-            rollouts, self.config, run=run, step=step, split=split, priority=priority
+            rollouts,
+            self.config,
+            run=run,
+            step=step,
+            split=split,
+            priority=priority,
+            sizes_bytes=sizes_bytes,
         )
         backend(*self._broker).submit(prepared, self.config.broker.max_backlog_bytes)
         return RewardFuture.of(prepared, self.config, self._broker)
@@ -279,13 +286,11 @@ def _check_place(options: ScoreOptions) -> None:
         options.get("run", "default"),
         options.get("step"),
         options.get("split"),
-        options.get("priority", "training"),
+        options.get("priority"),
     )
 
 
-def check_place(
-    run: object, step: object, split: object = None, priority: object = "training"
-) -> None:
+def check_place(run: object, step: object, split: object = None, priority: object = None) -> None:
     """Check the run, step, split and priority of a batch.
 
     Raises:
@@ -304,7 +309,8 @@ def check_place(
             f"split: is {shown(split)}; give a name of 1 to 100 characters, e.g. `eval`, or leave"
             " it out for training"
         )
-    if not isinstance(priority, str) or priority not in get_args(Priority):
+    if priority is not None and priority not in get_args(Priority):
         raise InvalidInput(
-            f"priority: is {shown(priority)}; give interactive, training or background"
+            f"priority: is {shown(priority)}; give interactive, training or background, or leave it"
+            " out"
         )

@@ -30,11 +30,14 @@ _LARGEST_SCORE = float(np.finfo(np.float32).max)
 
 def check(
     rollouts: Sequence[Rollout], config: RewardConfig, needs: Sequence[Need] | None = None
-) -> None:
+) -> list[int]:
     """Check a batch before any of it is sent.
 
     Args:
         needs: the result of `needs_of(config)`, to avoid computing it once per rollout.
+
+    Returns:
+        `[N]` UTF-8 bytes of text and metadata of each rollout.
 
     Raises:
         InvalidRollout: names the first row and field that is wrong, and the fix.
@@ -44,10 +47,13 @@ def check(
     if not rollouts:
         raise InvalidRollout("rollouts: the batch is empty; submit at least one rollout")
     needs = needs_of(config) if needs is None else needs
+    sizes_bytes = []
     for row, rollout in enumerate(rollouts):
-        problem = _problem(rollout, config, needs)
-        if problem:
-            raise InvalidRollout(f"rollouts[{row}].{problem}")
+        try:
+            sizes_bytes.append(_checked(rollout, config, needs))
+        except _Problem as problem:
+            raise InvalidRollout(f"rollouts[{row}].{problem}") from None
+    return sizes_bytes
 
 
 def check_groups(rollouts: Sequence[Rollout], config: RewardConfig) -> None:
@@ -92,19 +98,30 @@ def is_text(value: object) -> bool:
     return True
 
 
-def _problem(rollout: Any, config: RewardConfig, needs: Sequence[Need]) -> str | None:
-    """Return the first wrong field with the problem, or None."""
+class _Problem(Exception):
+    """The first wrong field of a rollout, with the fix."""
+
+
+def _checked(rollout: Any, config: RewardConfig, needs: Sequence[Need]) -> int:
+    """Return a rollout's size in bytes, or raise its first problem."""
+    max_bytes = config.max_rollout_bytes
     if not isinstance(rollout, Rollout):
-        return f"__class__: is {type(rollout).__name__}; pass an oyer.manager.Rollout"
-    return (
-        _text_problem(rollout, config.max_rollout_bytes)
-        or _number_problem(rollout, config.max_rollout_bytes)
-        or _flag_problem(rollout)
-        or _need_problem(rollout, config, needs)
-    )
+        raise _Problem(f"__class__: is {type(rollout).__name__}; pass an oyer.manager.Rollout")
+    problem = _text_problem(rollout)
+    if problem is None:
+        size_bytes = _json_bytes(rollout)
+        problem = (
+            _size_problem(size_bytes, max_bytes)
+            or _number_problem(rollout, max_bytes)
+            or _flag_problem(rollout)
+            or _need_problem(rollout, config, needs)
+        )
+    if problem is not None:
+        raise _Problem(problem)
+    return size_bytes
 
 
-def _text_problem(rollout: Rollout, max_bytes: int) -> str | None:
+def _text_problem(rollout: Rollout) -> str | None:
     if rollout.response is None:
         return "response: is missing; give the completion as text or messages"
     if rollout.reference is not None and not isinstance(rollout.reference, str):
@@ -115,30 +132,30 @@ def _text_problem(rollout: Rollout, max_bytes: int) -> str | None:
         messages_problem("prompt", rollout.prompt)
         or messages_problem("response", rollout.response)
         or tools_problem(rollout.tools)
-        or _json_problem(rollout)
-        or _size_problem(rollout, max_bytes)
     )
 
 
-def _json_problem(rollout: Rollout) -> str | None:
+def _json_bytes(rollout: Rollout) -> int:
+    size_bytes = 0
     for name in ("prompt", "response", "reference", "metadata", "tools"):
         value = getattr(rollout, name)
         try:
-            json_bytes(value)
+            size_bytes += json_bytes(value)
         except UnicodeEncodeError:
-            return f"{name}: contains a lone surrogate, which is not valid text"
+            raise _Problem(f"{name}: contains a lone surrogate, which is not valid text") from None
         except (TypeError, ValueError, RecursionError):
             fix = (
                 "" if name == "metadata" else ", or convert with oyer.protocol.content.as_messages"
             )
-            return f"{name}: has a value that is not JSON; use strings and finite numbers{fix}"
+            raise _Problem(
+                f"{name}: has a value that is not JSON; use strings and finite numbers{fix}"
+            ) from None
         if _nests_deeper(value, _MAX_DEPTH):
-            return f"{name}: is nested deeper than {_MAX_DEPTH} levels; flatten it"
-    return None
+            raise _Problem(f"{name}: is nested deeper than {_MAX_DEPTH} levels; flatten it")
+    return size_bytes
 
 
-def _size_problem(rollout: Rollout, max_bytes: int) -> str | None:
-    size = bytes_of(rollout)
+def _size_problem(size: int, max_bytes: int) -> str | None:
     if size > max_bytes:
         return (
             f"response: prompt, response, reference, metadata and tools have {size} bytes in total,"

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql
 from oyer.models.base import Base
 from oyer.models.engine import open_engine
 
-_UPDATED = ("batches", "criteria", "judgements")
+_UPDATED = ("batches", "criteria", "judgements", "step_totals")
 """Tables whose rows workers update."""
 
 VIEWS = ("criterion_history", "judge_history")

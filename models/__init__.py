@@ -2,23 +2,26 @@
 
 from oyer.models.base import Base
 from oyer.models.batch import Batch, BatchSubmission, Run
-from oyer.models.criterion import Criterion
-from oyer.models.judgement import Attempt, Judgement
+from oyer.models.human_verdict import HumanVerdict
+from oyer.models.judgement import Attempt, Judgement, JudgementCriterion
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout, RolloutImage, Text
 from oyer.models.rubric import Rubric
+from oyer.models.step_total import StepTotal
 
 __all__ = [
     "Attempt",
     "Base",
     "Batch",
     "BatchSubmission",
-    "Criterion",
+    "HumanVerdict",
     "Judgement",
+    "JudgementCriterion",
     "Reward",
     "Rollout",
     "RolloutImage",
     "Rubric",
     "Run",
+    "StepTotal",
     "Text",
 ]

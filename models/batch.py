@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy import ForeignKey, Index, String, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from oyer.models.base import Base
@@ -16,6 +16,15 @@ class Batch(Base):
     __table_args__ = (
         Index(None, "run_id", "step"),
         Index(None, "submitted_at"),
+        Index(
+            "ix_batches_under_way",
+            "submitted_at",
+            sqlite_where=text("status = 'submitted'"),
+            postgresql_where=text("status = 'submitted'"),
+        ),
+        Index(None, "step"),
+        Index(None, "status", "submitted_at"),
+        Index(None, "run_id", "submitted_at"),
         {"comment": "The rollouts of one `submit`."},
     )
 
@@ -37,6 +46,10 @@ class Batch(Base):
     finished_at: Mapped[datetime | None] = mapped_column(comment="When it ended (UTC).")
     split: Mapped[str | None] = mapped_column(
         comment="Purpose of the rollouts, e.g. `train` or `eval`; NULL if not given."
+    )
+    preliminary: Mapped[bool] = mapped_column(
+        server_default=false(),
+        comment="Whether its rollouts were judged early, and scored again with their groups.",
     )
     ending: Mapped[str | None] = mapped_column(
         comment="Who cancelled the batch or marked it as failed, and why."

@@ -21,6 +21,7 @@ from sqlalchemy import (
     Engine,
     Select,
     delete,
+    exists,
     func,
     or_,
     select,
@@ -31,11 +32,12 @@ from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from oyer.models.base import BatchPart
 from oyer.models.batch import Batch, BatchSubmission, Run
-from oyer.models.criterion import Criterion
 from oyer.models.engine import reading
-from oyer.models.judgement import Attempt, Judgement
+from oyer.models.human_verdict import HumanVerdict
+from oyer.models.judgement import Attempt, Judgement, JudgementCriterion
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout, RolloutImage, Text
+from oyer.models.step_total import NO_STEP, StepTotal
 from oyer.models.unused_texts import HASHES, delete_unused, hashes_in, lock_texts
 from oyer.models.writes import SUBMITTED
 
@@ -54,7 +56,7 @@ PRUNED_TEXT = "[pruned]"
 _PRUNED_HASH = sha256(PRUNED_TEXT.encode()).hexdigest()
 
 _TEXT_COLUMNS: dict[type[BatchPart], tuple[str, ...]] = {
-    Criterion: ("reason", "span"),
+    JudgementCriterion: ("reason", "span"),
     Judgement: ("reply", "reasoning", "parsed_span", "messages_hash"),
     Attempt: ("reply_hash", "reasoning_hash", "turns", "error"),
 }
@@ -192,14 +194,23 @@ def _delete_parts(conn: Connection, parts: Sequence[_Part]) -> None:
     """Delete rows in the order of their references, then the texts that no row refers to."""
     # Locked before the deletes, so that a chunk that is judged twice and this exclude each other.
     ended = [part.batch_id for part in parts if part.last]
-    conn.execute(select(Batch.id).where(Batch.id.in_(ended)).with_for_update()).all()
+    locked = select(Batch.run_id).where(Batch.id.in_(ended)).with_for_update()
+    run_ids = set(conn.scalars(locked))
     hashes = _lock_and_read_hashes(conn, parts)
     for part in parts:
-        for model in (Attempt, Criterion, Judgement, Reward, RolloutImage, Rollout):
+        for model in (Attempt, JudgementCriterion, Judgement, Reward, RolloutImage, Rollout):
             conn.execute(delete(model).where(part.rows_of(model)))
     conn.execute(delete(BatchSubmission).where(BatchSubmission.batch_id.in_(ended)))
+    conn.execute(delete(HumanVerdict).where(HumanVerdict.batch_id.in_(ended)))
     conn.execute(delete(Batch).where(Batch.id.in_(ended)))
+    conn.execute(delete(StepTotal).where(StepTotal.run_id.in_(run_ids), ~_step_has_batch()))
     delete_unused(conn, hashes)
+
+
+def _step_has_batch() -> ColumnElement[bool]:
+    step = func.coalesce(Batch.step, NO_STEP) == StepTotal.step
+    split = func.coalesce(Batch.split, "") == StepTotal.split
+    return exists().where(Batch.run_id == StepTotal.run_id, step, split)
 
 
 def _drop_texts(conn: Connection, parts: Sequence[_Part]) -> None:

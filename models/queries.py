@@ -9,8 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Executable, Select, bindparam,
 
 from oyer.models.base import BatchPart
 from oyer.models.batch import Batch, BatchSubmission, Run
-from oyer.models.criterion import Criterion
-from oyer.models.judgement import Attempt, Judgement
+from oyer.models.judgement import Attempt, Judgement, JudgementCriterion
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout
 from oyer.models.rows import (
@@ -24,6 +23,9 @@ from oyer.models.rows import (
 
 IN_LIST = 1000
 """Most values in one IN list; SQLite allows 32,766."""
+
+_UUID_RANGE = tuple("-".join(digit * n for n in (8, 4, 4, 4, 12)) for digit in "0f")
+"""The least and the greatest UUID, as text."""
 
 
 def judgements_of(
@@ -47,9 +49,13 @@ def _with_criteria(
     conn: Connection, batch_id: str, rows: list[dict[str, Any]]
 ) -> list[StoredJudgement]:
     """Add the verdicts on criteria to the judgements of a batch."""
-    query = select(Criterion.__table__).where(_of(Criterion, batch_id)).order_by(Criterion.position)
+    query = (
+        select(JudgementCriterion.__table__)
+        .where(_of(JudgementCriterion, batch_id))
+        .order_by(JudgementCriterion.position)
+    )
     found = [row["rollout_index"] for row in rows] or [0]
-    query = query.where(Criterion.rollout_index.between(min(found), max(found)))
+    query = query.where(JudgementCriterion.rollout_index.between(min(found), max(found)))
     key = itemgetter("rollout_index", "judge", "sample")
     by_judgement = {key(row): row for row in rows}
     for one in _rows(conn, query) if rows else ():
@@ -122,6 +128,16 @@ def usage_of(conn: Connection, batch_id: str) -> Usage:
     return cast(Usage, _rows(conn, query.select_from(Attempt))[0])
 
 
+def latency_of(conn: Connection, batch_id: str) -> tuple[int, float, float]:
+    """Return count, sum and sum of squares of the latencies of a batch's called judgements, in ms."""
+    ms = Judgement.latency_ms
+    query = select(
+        func.count(ms), func.coalesce(func.sum(ms), 0.0), func.coalesce(func.sum(ms * ms), 0.0)
+    ).where(_of(Judgement, batch_id), Judgement.source == "called")
+    n, total, total_sq = conn.execute(query).one()
+    return int(n), float(total or 0.0), float(total_sq or 0.0)
+
+
 def cost_of_run(conn: Connection, run: str) -> float:
     """Return the cost of all attempts of a run, in US dollars."""
     cost = select(func.coalesce(func.sum(Attempt.cost_usd), 0.0)).select_from(Batch).join(Run)
@@ -139,8 +155,16 @@ def batch(conn: Connection, batch_id: str) -> BatchState | None:
 
 def ids_starting(conn: Connection, prefix: str, limit: int) -> list[str]:
     """Return the ids of batches that start with `prefix`, latest first."""
-    query = select(Batch.id).where(Batch.id.startswith(prefix, autoescape=True))
+    query = select(Batch.id).where(id_starts_with(prefix))
     return list(conn.scalars(query.order_by(Batch.submitted_at.desc()).limit(limit)))
+
+
+def id_starts_with(prefix: str) -> ColumnElement[bool]:
+    """Match the batches whose id, a UUID, starts with `prefix`, by the primary key."""
+    prefix = prefix.lower()
+    # A range of UUIDs goes by the key in every collation, a LIKE alone does not.
+    least, most = (prefix + fill[len(prefix) :] for fill in _UUID_RANGE)
+    return Batch.id.between(least, most) & Batch.id.startswith(prefix, autoescape=True)
 
 
 def list_batches(

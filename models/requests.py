@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Select, select
 from oyer.models.base import BatchPart
 from oyer.models.batch import Batch
 from oyer.models.judgement import Attempt, Judgement
-from oyer.models.queries import IN_LIST
+from oyer.models.queries import IN_LIST, id_starts_with
 from oyer.models.rollout import Rollout, RolloutImage, Text, with_images
 from oyer.models.rows import StoredAttempt, StoredJudgement
 from oyer.models.rubric import Rubric
@@ -16,8 +16,8 @@ from oyer.models.rubric import Rubric
 
 def batch_ids(conn: Connection, prefix: str, limit: int) -> list[str]:
     """Return the ids of batches that start with `prefix`; only `prefix` itself if it is an id."""
-    query = select(Batch.id).where(Batch.id.startswith(prefix, autoescape=True))
-    found = list(conn.scalars(query.order_by(Batch.id).limit(limit)))
+    query = select(Batch.id).where(id_starts_with(prefix)).order_by(Batch.id)
+    found = list(conn.scalars(query.limit(limit)))
     return [prefix] if prefix in found else found
 
 

@@ -25,6 +25,7 @@ class BatchRow(TypedDict):
     oyer_version: str
     submitted_at: datetime
     split: NotRequired[str | None]
+    preliminary: NotRequired[bool]
 
 
 class SubmissionRow(TypedDict):
@@ -55,7 +56,7 @@ class RolloutRow(TypedDict):
 
 
 class CriterionRow(TypedDict):
-    """A verdict on one criterion, within its judgement; columns as in `models/criterion.py`."""
+    """A verdict on one criterion, within its judgement; columns as in `models/judgement.py`."""
 
     position: int
     name: str
@@ -233,6 +234,7 @@ class BatchState(TypedDict):
     finished_at: datetime | None
     ending: str | None
     split: str | None
+    preliminary: bool
     counts: dict[str, int]
     usage: dict[str, Any] | None
 

@@ -21,8 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from oyer.models.base import Base, clean_text, dump_json
 from oyer.models.batch import Batch, BatchSubmission, Run
-from oyer.models.criterion import Criterion
-from oyer.models.judgement import Attempt, Judgement
+from oyer.models.judgement import Attempt, Judgement, JudgementCriterion
 from oyer.models.queries import judgements_of
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout, RolloutImage, Text, without_images
@@ -38,6 +37,7 @@ from oyer.models.rows import (
     SubmissionRow,
 )
 from oyer.models.rubric import Rubric
+from oyer.models.step_total import NO_STEP, StepTotal
 
 SCORED = "scored"
 """Status of a judgement that is never replaced."""
@@ -62,8 +62,8 @@ def ensure_run_and_batch(conn: Connection, batch: BatchRow) -> BatchKey:
     if submitted_at is None:
         _write(conn, Run, [{"name": batch["run"], "created_at": batch["submitted_at"]}])
         run_id = conn.scalar(select(Run.id).where(Run.name == clean_text(batch["run"])))
-        columns = {key: value for key, value in batch.items() if key != "run"}
-        columns |= {"run_id": run_id, "submissions": 1, "status": SUBMITTED}
+        columns = {"preliminary": False, "submissions": 1, "status": SUBMITTED, "run_id": run_id}
+        columns |= {key: value for key, value in batch.items() if key != "run"}
         _write(conn, Batch, [columns])
         submitted_at = conn.execute(known).scalar_one()
     return BatchKey(submitted_at, batch["id"])
@@ -120,7 +120,7 @@ def record_chunk(
         tried = _attempts(made, stored, texts)
         _write_texts(conn, texts)
         verdicts = _not_outdated(verdicts, judgements, stored)
-    _write(conn, Criterion, itertools.chain(*verdicts.values()), batch)
+    _write(conn, JudgementCriterion, itertools.chain(*verdicts.values()), batch)
     _write(conn, Attempt, tried, batch)
     return stored
 
@@ -132,6 +132,28 @@ def record_rewards(conn: Connection, batch: BatchKey, rewards: Sequence[RewardRo
         Whether these rewards are now on record; if not, `rewards_of` returns those that are.
     """
     return _write(conn, Reward, rewards, batch) == len(rewards)
+
+
+def add_to_totals(
+    conn: Connection, batch_id: str, totals: Mapping[str, tuple[int, float, float]]
+) -> None:
+    """Add a batch's quantities to those of its step; call it once per batch.
+
+    Args:
+        totals: count, sum and sum of squares, by name.
+    """
+    place = conn.execute(
+        select(
+            Batch.run_id,
+            func.coalesce(Batch.step, NO_STEP).label("step"),
+            func.coalesce(Batch.split, "").label("split"),
+        ).where(Batch.id == batch_id)
+    ).one()
+    rows = [
+        {**place._mapping, "name": name, "n": n, "total": total, "total_sq": total_sq}
+        for name, (n, total, total_sq) in totals.items()
+    ]
+    _write(conn, StepTotal, rows)
 
 
 def record_rubrics(conn: Connection, rubrics: Iterable[RubricRow]) -> None:
@@ -327,10 +349,16 @@ def _write(
 
 @cache
 def _upsert(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """Build an upsert that replaces only judgements without a score, and verdicts on criteria."""
+    """Build an upsert that replaces only judgements without a score and verdicts on criteria, and adds to
+    totals."""
     statement: sqlite.Insert | postgresql.Insert
     statement = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
-    if table not in (Judgement.__table__, Criterion.__table__):
+    if table is StepTotal.__table__:
+        return statement.on_conflict_do_update(
+            index_elements=list(table.primary_key),
+            set_={c.name: c + statement.excluded[c.name] for c in table.c if not c.primary_key},
+        )
+    if table not in (Judgement.__table__, JudgementCriterion.__table__):
         return statement.on_conflict_do_nothing()
     return statement.on_conflict_do_update(
         index_elements=list(table.primary_key),

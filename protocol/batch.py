@@ -4,14 +4,22 @@ import os
 import socket
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from oyer.protocol.packing import decode_json, pack
 
 Priority = Literal["interactive", "training", "background"]
 """Whose calls begin first at an endpoint that several batches wait for."""
+
+TRAINING_SPLITS = (None, "train")
+"""Values of `split` that mark training; every other one is an evaluation or a replay."""
+
+
+def default_priority(split: str | None) -> Priority:
+    """Return the priority of a batch that names none, so that an evaluation does not delay training."""
+    return "training" if split in TRAINING_SPLITS else "background"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +43,8 @@ class Submission:
 class Manifest:
     """Everything about a batch but its rows; read by each of its tasks."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(defer_build=True)
+
     batch_id: str
     run: str
     step: int | None
@@ -52,8 +62,12 @@ class Manifest:
     """Groups with rows in several chunks; set only if a judge has a fallback."""
     length_follows_judges: bool = False
     """True if the length task needs the verdicts and runs after the judge tasks."""
+    one_task: bool = False
+    """True if one judge task does all the work of the batch, see `oyer.tasks.small_batch`."""
     token_ids: bool = False
     """True if the payloads include token ids."""
+    preliminary: bool = False
+    """Whether its rollouts are scored again with their groups."""
     split: str | None = None
     """Purpose of the rollouts, e.g. `eval`; None is training."""
     priority: Priority = "training"
@@ -77,6 +91,8 @@ class Manifest:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
     """A batch's rollouts without their texts, `[N]` each."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(defer_build=True)
 
     group_ids: list[str | None]
     base_score: list[float | None]

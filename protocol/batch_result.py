@@ -162,6 +162,20 @@ def split_recorded(recorded: Mapping[str, T]) -> RecordedValues[T]:
     return found
 
 
+_OTHER_TERMS = ("base_score", "judge", "gate")
+"""Terms of the reward that are neither a judge's score nor a length term, beside `judge:<name>`."""
+
+
+def components_of(recorded: RecordedValues[T]) -> dict[str, T]:
+    """Return each judge's score, length term and advantage, by name."""
+    lengths = {
+        name: values
+        for name, values in {**recorded.terms, **recorded.advantages}.items()
+        if name not in _OTHER_TERMS and not name.startswith("judge:")
+    }
+    return {**recorded.scores, **lengths}
+
+
 def number_groups(group_ids: Sequence[Any]) -> list[int]:
     """Number the groups of a batch in order of appearance; -1 for a row without a group."""
     numbers: dict[Any, int] = {}

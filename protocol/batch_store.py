@@ -6,7 +6,7 @@ All keys expire. The trainer still holds the rollouts and resubmits a batch whos
 import json
 from collections.abc import Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oyer.protocol import token_ids
 from oyer.protocol.batch import (
@@ -18,7 +18,14 @@ from oyer.protocol.batch import (
     encode_manifest,
 )
 from oyer.protocol.errors import BatchFailed, MessageRefused, Overloaded
-from oyer.protocol.names import BACKLOG_ENDS_KEY, BACKLOG_KEY, batch_key
+from oyer.protocol.names import (
+    BACKLOG_ENDS_KEY,
+    BACKLOG_KEY,
+    FLOWS_KEY,
+    JUDGE_QUEUE,
+    batch_key,
+    flow_key,
+)
 from oyer.protocol.rollout import Rollout, decode_rollouts
 from oyer.protocol.token_ids import TokenIds
 
@@ -41,6 +48,34 @@ seconds; later reads use the database."""
 _SENT_BYTES = 8 * 2**20
 """Approximate payload bytes per round trip."""
 
+
+class BatchState(NamedTuple):
+    """What Redis holds of a batch under way, as read."""
+
+    held: int
+    counts: list[bytes]
+    ended: bytes | str | None
+
+    @property
+    def judged(self) -> int | None:
+        """Number of verdicts so far; None if the payloads are not in Redis."""
+        return sum(map(int, self.counts)) if self.held else None
+
+    @property
+    def ending(self) -> tuple[str, str] | None:
+        """Status and reason of a batch that ended early, else None.
+
+        Raises:
+            MessageRefused: it is neither cancelled nor failed.
+        """
+        if self.ended is None:
+            return None
+        status, why = json.loads(self.ended)
+        if status not in ENDS:
+            raise MessageRefused(f"a batch cannot have ended as {status!r:.40}")
+        return status, str(why)
+
+
 COUNTING_SCRIPT = resources.files(__package__).joinpath("counting.lua").read_text()
 """Lua functions that scripts which update the backlog start with."""
 
@@ -60,8 +95,11 @@ class BatchStore:
         chunks: Sequence[bytes],
         token_ids: Sequence[bytes] = (),
         max_backlog_bytes: int | None = None,
-    ) -> None:
+    ) -> int:
         """Store a batch before any of its tasks is sent.
+
+        Returns:
+            Judge messages of all batches that wait for a worker.
 
         Raises:
             Overloaded: the backlog would exceed `max_backlog_bytes`; nothing was stored.
@@ -71,7 +109,7 @@ class BatchStore:
         blobs |= {f"chunk:{k}": blob for k, blob in enumerate(chunks)}
         blobs |= {f"tokens:{k}": blob for k, blob in enumerate(token_ids)}
         size_bytes = sum(len(blob) for blob in blobs.values())
-        self._backlog.enter(manifest.batch_id, size_bytes, max_backlog_bytes)
+        waiting = self._backlog.enter(manifest.batch_id, size_bytes, max_backlog_bytes)
         pipe, unsent = self._redis.pipeline(transaction=False), 0
         for part, blob in blobs.items():
             pipe.set(batch_key(manifest.batch_id, part), blob, ex=self._expires_s)
@@ -81,6 +119,7 @@ class BatchStore:
                 pipe.execute()
                 unsent = 0
         pipe.execute()
+        return waiting
 
     def backlog_bytes(self) -> int:
         """Return the payload bytes of all batches in flight and of incomplete groups."""
@@ -115,6 +154,11 @@ class BatchStore:
         """Read one chunk of a batch's rollouts."""
         return decode_rollouts(self._read(batch_id, f"chunk:{chunk}"))
 
+    def only_chunk(self, batch_id: str) -> tuple[Columns, list[Rollout]]:
+        """Read columns and rollouts of a batch of one chunk, in one round trip."""
+        columns, chunk = self._read_all(batch_id, "columns", "chunk:0")
+        return decode_columns(columns), decode_rollouts(chunk)
+
     def token_ids(self, manifest: Manifest) -> TokenIds | None:
         """Read a batch's token ids; None if it has none."""
         if not manifest.token_ids:
@@ -133,6 +177,16 @@ class BatchStore:
     def judged(self, batch_id: str) -> int:
         """Return the number of verdicts so far."""
         return sum(int(n) for n in self._redis.hvals(batch_key(batch_id, "progress")))
+
+    def states(self, batch_ids: Sequence[str]) -> list[BatchState]:
+        """Read the state of each batch, all in one round trip."""
+        pipe = self._redis.pipeline(transaction=False)
+        for batch_id in batch_ids:
+            pipe.exists(batch_key(batch_id, "manifest"))
+            pipe.hvals(batch_key(batch_id, "progress"))
+            pipe.get(batch_key(batch_id, "ended"))
+        replies = pipe.execute()
+        return [BatchState(*replies[i : i + 3]) for i in range(0, len(replies), 3)]
 
     def replace_manifest(self, manifest: Manifest) -> None:
         """Replace a batch's manifest and keep its expiry; do nothing if the batch is gone."""
@@ -164,13 +218,7 @@ class BatchStore:
 
     def ending(self, batch_id: str) -> tuple[str, str] | None:
         """Return status and reason of a batch that ended early, else None."""
-        text = self._redis.get(batch_key(batch_id, "ended"))
-        if not isinstance(text, bytes):
-            return None
-        status, why = json.loads(text)
-        if status not in ENDS:
-            raise MessageRefused(f"batch {batch_id}: cannot have ended as {status!r:.40}")
-        return status, str(why)
+        return BatchState(0, [], self._redis.get(batch_key(batch_id, "ended"))).ending
 
     def reopen(self, batch_id: str) -> None:
         """Remove the mark of `end`, so that workers start calls again."""
@@ -193,10 +241,16 @@ class BatchStore:
         pipe.execute()
 
     def _read(self, batch_id: str, part: str) -> bytes:
-        blob = self._redis.get(batch_key(batch_id, part))
-        if not isinstance(blob, bytes):
-            raise BatchFailed(f"batch {batch_id}: its {part} is no longer in Redis; submit again")
+        [blob] = self._read_all(batch_id, part)
         return blob
+
+    def _read_all(self, batch_id: str, *parts: str) -> list[bytes]:
+        blobs = self._redis.mget([batch_key(batch_id, part) for part in parts])
+        found = [blob for blob in blobs if isinstance(blob, bytes)]
+        if len(found) < len(parts):
+            part = next(p for p, blob in zip(parts, blobs, strict=True) if blob not in found)
+            raise BatchFailed(f"batch {batch_id}: its {part} is no longer in Redis; submit again")
+        return found
 
 
 def _keys(manifest: Manifest) -> list[str]:
@@ -218,16 +272,19 @@ class Backlog:
         text = resources.files(__package__).joinpath("backlog.lua").read_text()
         self._script = redis.register_script(COUNTING_SCRIPT + text)
 
-    def enter(self, batch_id: str, size_bytes: int, max_bytes: int | None) -> None:
+    def enter(self, batch_id: str, size_bytes: int, max_bytes: int | None) -> int:
         """Add a batch; a resubmission replaces its earlier size.
+
+        Returns:
+            Judge messages of all batches that wait for a worker.
 
         Raises:
             Overloaded: the backlog would exceed `max_bytes`.
         """
         limit = "" if max_bytes is None else max_bytes
-        counted, held_bytes = self._call(batch_id, size_bytes, self._expires_s, limit)
+        counted, held_bytes, waiting = self._call(batch_id, size_bytes, self._expires_s, limit)
         if counted:
-            return
+            return int(waiting)
         if size_bytes > (max_bytes or 0):
             raise Overloaded(
                 f"the batch is {size_bytes} bytes, packed, more than broker.max_backlog_bytes ="
@@ -253,4 +310,5 @@ class Backlog:
         return held
 
     def _call(self, *args: str | int, client: Any = None) -> Any:
-        return self._script(keys=[BACKLOG_KEY, BACKLOG_ENDS_KEY], args=args, client=client)
+        keys = [BACKLOG_KEY, BACKLOG_ENDS_KEY, JUDGE_QUEUE, FLOWS_KEY]
+        return self._script(keys=keys, args=[*args, flow_key("")], client=client)

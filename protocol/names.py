@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 JUDGE_TASK = "oyer.judge.chunk"
+SMALL_BATCH_TASK = "oyer.judge.batch"
 LENGTH_TASK = "oyer.length.batch"
 COMBINE_TASK = "oyer.combine.batch"
 RECORD_TASK = "oyer.combine.chunk"
@@ -23,6 +24,7 @@ QUEUES = (JUDGE_QUEUE, LENGTH_QUEUE, COMBINE_QUEUE)
 
 QUEUE_OF_TASK = {
     JUDGE_TASK: JUDGE_QUEUE,
+    SMALL_BATCH_TASK: JUDGE_QUEUE,
     LENGTH_TASK: LENGTH_QUEUE,
     COMBINE_TASK: COMBINE_QUEUE,
     RECORD_TASK: COMBINE_QUEUE,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from oyer.protocol.packing import decode_json, pack
 
@@ -47,7 +47,7 @@ class Rollout:
     judge."""
 
 
-_ROLLOUTS = TypeAdapter(list[Rollout])
+_ROLLOUTS = TypeAdapter(list[Rollout], config=ConfigDict(defer_build=True))
 
 
 def encode_rollouts(rollouts: list[Rollout]) -> bytes:

@@ -21,6 +21,7 @@ from oyer.manager import InvalidInput, RewardManager
 from oyer.protocol import live_workers, names
 from oyer.protocol.redis_client import connect
 from oyer.server.auth import NOT_AUTHENTICATED, read_body, token_checks
+from oyer.server.context import RequestContext
 from oyer.server.docs import docs_page, documented, request_body
 from oyer.server.graders import GradeAnswer, GradeRequest, Graders, RunAnswer, RunRequest
 from oyer.server.held import HeldRequests
@@ -35,7 +36,6 @@ from oyer.server.schemas import (
     ScoreAnswer,
     ScoreRequest,
 )
-from oyer.server.sender import Sender
 from oyer.server.settings import ServerSettings
 
 CLIENT_CLOSED_REQUEST = 499
@@ -68,12 +68,12 @@ _SPLIT = Query(
 _KEY = Query(description="Answer with an object that holds the reward under this key.")
 
 
-def _sender(
+def _context(
     run: Annotated[str | None, _RUN] = None,
     step: Annotated[int | None, _STEP] = None,
     split: Annotated[str | None, _SPLIT] = None,
-) -> Sender:
-    return Sender(run=run, step=step, split=split)
+) -> RequestContext:
+    return RequestContext(run=run, step=step, split=split)
 
 
 _GIVES_WAY = (
@@ -81,17 +81,19 @@ _GIVES_WAY = (
     " again; the sample is being judged"
 )
 
-FromUrl = Annotated[Sender, Depends(_sender)]
+FromUrl = Annotated[RequestContext, Depends(_context)]
 
-Score = Callable[[bytes, Sender], Awaitable[Reply]]
+Score = Callable[[bytes, RequestContext], Awaitable[Reply]]
 """Scores a request body."""
+
+Answer = Callable[[Request, RequestContext, Score, bool], Awaitable[Response]]
+"""Scores a request; True if it may wait for others."""
 
 
 def create_app(manager: RewardManager, settings: ServerSettings | None = None) -> FastAPI:
     """Create the application. It scores through `manager`, which the caller closes."""
     settings = settings or ServerSettings()
     scoring, replies = Scoring(manager, settings), Replies()
-    graders = Graders(manager, scoring)
     # FastAPI's own documentation pages load scripts from a CDN.
     app = FastAPI(
         title="Oyer", version=version("oyer"), description=_ABOUT, docs_url=None, redoc_url=None
@@ -100,47 +102,55 @@ def create_app(manager: RewardManager, settings: ServerSettings | None = None) -
     _add_error_handlers(app)
     _add_health(app, manager)
 
-    async def answer(request: Request, sender: Sender, score: Score, waits: bool) -> Response:
+    async def answer(
+        request: Request, context: RequestContext, score: Score, waits: bool
+    ) -> Response:
         held = scoring.held if waits else None
-        return await _answer(request, settings, replies, held, sender, score)
+        return await _answer(request, settings, replies, held, context, score)
 
     checks: Any = {"dependencies": token_checks(settings.token), "responses": _ERRORS}
-
-    @app.post("/v1/score", response_model=ScoreAnswer, **checks, **request_body(ScoreRequest))
-    async def score(request: Request, sender: FromUrl) -> Response:
-        """Score a batch: whole groups or, with `group_size`, parts of them."""
-        return await answer(request, sender, scoring.score, scoring.parts_wait)
-
-    @app.post(
-        "/get_reward", response_model=GetRewardAnswer, **checks, **request_body(GetRewardRequest)
-    )
-    async def get_reward(request: Request, sender: FromUrl) -> Response:
-        """OpenRLHF's remote reward model."""
-        return await answer(request, sender, scoring.get_reward, scoring.texts_wait)
-
-    @app.post("/rm", response_model=float | dict[str, Any], **checks, **request_body(RemoteRequest))
-    async def remote_rm(
-        request: Request, sender: FromUrl, key: Annotated[str | None, _KEY] = None
-    ) -> Response:
-        """The `remote_rm` of slime, miles and ROLL."""
-        sender = replace(sender, key=key)
-        return await answer(request, sender, scoring.remote_rm, scoring.texts_wait)
-
-    @app.post("/grade", response_model=GradeAnswer, **checks, **request_body(GradeRequest))
-    async def grade(request: Request, sender: FromUrl) -> Response:
-        """An endpoint grader: a sample and its item, answered with a score."""
-        return await answer(request, sender, graders.grade, False)
-
-    @app.post("/graders/run", response_model=RunAnswer, **checks, **request_body(RunRequest))
-    async def run_grader(request: Request, sender: FromUrl) -> Response:
-        """Run a grader in OpenAI's JSON, e.g. of the type `multi`."""
-        return await answer(request, sender, graders.run, False)
+    _add_trainers(app, scoring, answer, checks)
+    _add_graders(app, Graders(manager, scoring), answer, checks)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(docs_page(app.openapi()))
 
     return app
+
+
+def _add_trainers(app: FastAPI, scoring: Scoring, answer: Answer, checks: Any) -> None:
+    @app.post("/v1/score", response_model=ScoreAnswer, **checks, **request_body(ScoreRequest))
+    async def score(request: Request, context: FromUrl) -> Response:
+        """Score a batch: whole groups or, with `group_size`, parts of them."""
+        return await answer(request, context, scoring.score, scoring.parts_wait)
+
+    @app.post(
+        "/get_reward", response_model=GetRewardAnswer, **checks, **request_body(GetRewardRequest)
+    )
+    async def get_reward(request: Request, context: FromUrl) -> Response:
+        """OpenRLHF's remote reward model."""
+        return await answer(request, context, scoring.get_reward, scoring.texts_wait)
+
+    @app.post("/rm", response_model=float | dict[str, Any], **checks, **request_body(RemoteRequest))
+    async def remote_rm(
+        request: Request, context: FromUrl, key: Annotated[str | None, _KEY] = None
+    ) -> Response:
+        """The `remote_rm` of slime, miles and ROLL."""
+        context = replace(context, key=key)
+        return await answer(request, context, scoring.remote_rm, scoring.texts_wait)
+
+
+def _add_graders(app: FastAPI, graders: Graders, answer: Answer, checks: Any) -> None:
+    @app.post("/grade", response_model=GradeAnswer, **checks, **request_body(GradeRequest))
+    async def grade(request: Request, context: FromUrl) -> Response:
+        """An endpoint grader: a sample and its item, answered with a score."""
+        return await answer(request, context, graders.grade, False)
+
+    @app.post("/graders/run", response_model=RunAnswer, **checks, **request_body(RunRequest))
+    async def run_grader(request: Request, context: FromUrl) -> Response:
+        """Run a grader in OpenAI's JSON, e.g. of the type `multi`."""
+        return await answer(request, context, graders.run, False)
 
 
 def _add_health(app: FastAPI, manager: RewardManager) -> None:
@@ -179,7 +189,7 @@ async def _answer(
     settings: ServerSettings,
     replies: Replies,
     held: HeldRequests | None,
-    sender: Sender,
+    context: RequestContext,
     score: Score,
 ) -> Response:
     """Score a request, or join the equal request in progress, while the client is connected.
@@ -192,8 +202,8 @@ async def _answer(
     content = hashlib.sha256(f"{request.url.path}?{query}\n".encode() + body).hexdigest()
     with replies.waiting(content) as copy:
         key = f"{content} {copy}"
-        sender = replace(sender, copy=copy, key_of_reply=key)
-        made = replies.get(key, lambda: score(body, sender))
+        context = replace(context, copy=copy, key_of_reply=key)
+        made = replies.get(key, lambda: score(body, context))
         if held is None:
             reply = await _while_connected(request, made)
         else:

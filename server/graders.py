@@ -20,11 +20,11 @@ from oyer.manager import InvalidInput, RewardManager, Rollout
 from oyer.manager.adapters import row_metadata
 from oyer.manager.score import Score
 from oyer.protocol.content import as_messages, content_text
+from oyer.server.context import RequestContext
 from oyer.server.formula import evaluate, names_in
 from oyer.server.idempotency import Reply
 from oyer.server.routes import Scoring
 from oyer.server.schemas import read_json
-from oyer.server.sender import Sender
 
 _PROMPTS = ("messages", "prompt", "question", "input", "query")
 _REFERENCES = ("reference_answer", "reference", "answer", "ground_truth", "label", "expected")
@@ -80,7 +80,7 @@ class Graders:
         self._judges = {judge.name: judge for judge in manager.config.judges}
         self._scoring = scoring
 
-    async def grade(self, body: bytes, sender: Sender) -> Reply:
+    async def grade(self, body: bytes, context: RequestContext) -> Reply:
         """Score a sample; 503 if its score is missing, so that the host asks again."""
         request = GradeRequest.model_validate(read_json(body))
 
@@ -88,9 +88,9 @@ class Graders:
             known = {k: v for k, v in score.components.items() if math.isfinite(v)}
             return {"score": score.reward, "components": known}
 
-        return await self._scored(_rollout(request.sample, request.item), sender, format_score)
+        return await self._scored(_rollout(request.sample, request.item), context, format_score)
 
-    async def run(self, body: bytes, sender: Sender) -> Reply:
+    async def run(self, body: bytes, context: RequestContext) -> Reply:
         """Run a grader."""
         request = RunRequest.model_validate(read_json(body))
         graders = _parts(request.grader)
@@ -112,14 +112,14 @@ class Graders:
 
         if not judged:
             return Reply(content=format_score(None))
-        return await self._scored(_rollout(sample, request.item), sender, format_score)
+        return await self._scored(_rollout(sample, request.item), context, format_score)
 
-    async def _scored(self, rollout: Rollout, sender: Sender, format_score: Any) -> Reply:
+    async def _scored(self, rollout: Rollout, context: RequestContext, format_score: Any) -> Reply:
         def format_any(score: Score) -> Any:
             # None becomes a 503 below; a number would be trained on.
             return format_score(score) if score.trainable else None
 
-        reply = await self._scoring.grade(rollout, sender, format_any)
+        reply = await self._scoring.grade(rollout, context, format_any)
         if reply.content is not None:
             return reply
         late = "no judge has scored the sample; try again"

@@ -33,8 +33,8 @@ recent pause between its requests, at least `QUIET_S`; e.g. a prompt is evaluate
 MAX_GIVEN_WAY = 4
 """How often a request gives way, of slime's ten attempts; its pauses then add up to about 20 s."""
 
-_PAUSE_S = 0.1
-"""Pause between two looks, in seconds."""
+_CHECK_INTERVAL_S = 0.1
+"""Interval at which the held requests are checked, in seconds."""
 
 _FOLLOW_S = 1.0
 """How soon requests follow an answer if they waited for its connection, in seconds."""
@@ -89,7 +89,7 @@ class HeldRequests:
         """Rollouts so far, by incomplete group."""
         self._given_way: dict[str, int] = {}
         self._whole_groups = 0
-        self._looking: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
 
     @contextmanager
     def connection(
@@ -101,8 +101,8 @@ class HeldRequests:
             self._note_arrival(client, port)
         one = Connection(key, asks_again)
         client.connections.add(one)
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._check())
         try:
             yield one
         finally:
@@ -136,9 +136,9 @@ class HeldRequests:
         if client.probe is not None and now_s - client.probe[0] <= _FOLLOW_S:
             client.cap, client.probe = client.probe[1], None
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         while any(client.connections for client in self._clients.values()):
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(_CHECK_INTERVAL_S)
             for client in self._clients.values():
                 self._relieve(client)
 

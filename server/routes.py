@@ -20,10 +20,12 @@ from oyer.manager.adapters import (
     filed_under,
     one_by_one,
 )
-from oyer.manager.query_text import QueryText
+from oyer.manager.openrlhf.query_text import QueryText
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score, without_reward
 from oyer.manager.stand_ins import StandIns, is_missing, with_neutral_rows
+from oyer.protocol.batch import TRAINING_SPLITS
+from oyer.server.context import RequestContext
 from oyer.server.held import HeldRequests, held_group
 from oyer.server.idempotency import Reply
 from oyer.server.schemas import (
@@ -33,7 +35,6 @@ from oyer.server.schemas import (
     ScoreRequest,
     read_json,
 )
-from oyer.server.sender import Sender
 from oyer.server.settings import ServerSettings
 
 GROUP_TIMEOUT_FRACTION = 0.6
@@ -41,9 +42,6 @@ GROUP_TIMEOUT_FRACTION = 0.6
 
 MAX_GROUP_TIMEOUT_S = 60.0
 """Longest wait of a group for its last rollout that the manager chooses by itself, in seconds."""
-
-TRAINING = (None, "train")
-"""Values of `split` whose rollouts arrive in groups of `--group-size`."""
 
 Format = Callable[[list[Score]], Any]
 """Turns scores into the content of an answer."""
@@ -73,17 +71,17 @@ class Scoring:
         """Whether parts of groups wait for the others."""
         return compares(self._manager.config)
 
-    async def score(self, body: bytes, sender: Sender) -> Reply:
+    async def score(self, body: bytes, context: RequestContext) -> Reply:
         """Score `POST /v1/score`: whole groups or, with `group_size`, parts of them."""
         request = ScoreRequest.model_validate(read_json(body))
         rollouts = [item.rollout() for item in request.rollouts]
-        sender = replace(
-            sender,
-            run=request.run or sender.run,
-            step=sender.step if request.step is None else request.step,
-            split=request.split or sender.split,
+        context = replace(
+            context,
+            run=request.run or context.run,
+            step=context.step if request.step is None else request.step,
+            split=request.split or context.split,
         )
-        options = self._options(self._manager, request.group_size, sender)
+        options = self._options(self._manager, request.group_size, context)
         refused = {
             row: InvalidRollout(
                 f"rollouts[{row}]: a text holds a lone surrogate; send valid Unicode"
@@ -96,11 +94,11 @@ class Scoring:
             refused,
             rollouts,
             options,
-            sender,
+            context,
             lambda scores: ScoreAnswer.of(scores).model_dump(mode="json"),
         )
 
-    async def get_reward(self, body: bytes, sender: Sender) -> Reply:
+    async def get_reward(self, body: bytes, context: RequestContext) -> Reply:
         """Score `POST /get_reward`, OpenRLHF's remote reward model."""
         request = GetRewardRequest.model_validate(read_json(body))
         config = self._numbers.config
@@ -121,9 +119,9 @@ class Scoring:
         def format_scores(scores: list[Score]) -> Any:
             return openrlhf.answer(scores, config, self._stand_ins_of(rollouts, scores))
 
-        return await self._reply_numbers(refused, rollouts, request.place(sender), format_scores)
+        return await self._reply_numbers(refused, rollouts, request.place(context), format_scores)
 
-    async def remote_rm(self, body: bytes, sender: Sender) -> Reply:
+    async def remote_rm(self, body: bytes, context: RequestContext) -> Reply:
         """Score `POST /rm`, slime's `remote_rm`; with `key` the answer is a dict."""
         request = RemoteRequest.model_validate(read_json(body))
         base_score = request.base_score is not None
@@ -132,12 +130,12 @@ class Scoring:
 
         def format_scores(scores: list[Score]) -> Any:
             (stand_in,) = self._stand_ins_of([rollout], scores)
-            return self._rm(scores[0], stand_in, sender.key)
+            return self._rm(scores[0], stand_in, context.key)
 
-        return await self._reply_numbers({}, [rollout], request.place(sender), format_scores)
+        return await self._reply_numbers({}, [rollout], request.place(context), format_scores)
 
     async def grade(
-        self, rollout: Rollout, sender: Sender, format_score: Callable[[Score], Any]
+        self, rollout: Rollout, context: RequestContext, format_score: Callable[[Score], Any]
     ) -> Reply:
         """Score one sample for a grader's protocol, which has no groups."""
         check_fits(
@@ -148,10 +146,10 @@ class Scoring:
             how="/v1/score with whole groups",
             truncated=False,
         )
-        options = self._options(self._manager, None, sender)
+        options = self._options(self._manager, None, context)
         refused = _refusals([rollout], self._manager.config)
         return await self._reply_except(
-            self._manager, refused, [rollout], options, sender, lambda s: format_score(s[0])
+            self._manager, refused, [rollout], options, context, lambda s: format_score(s[0])
         )
 
     def _rm(self, score: Score, stand_in: float, key: str | None) -> Any:
@@ -192,7 +190,7 @@ class Scoring:
         self,
         refused: Mapping[int, InvalidRollout],
         rollouts: Sequence[Rollout],
-        sender: Sender,
+        context: RequestContext,
         format_scores: Format,
     ) -> Reply:
         """Score rollouts of a protocol that answers with numbers.
@@ -201,30 +199,30 @@ class Scoring:
         clients retry, and then train without a reward.
         """
         refused = {**_refusals(rollouts, self._numbers.config), **refused}
-        options = self._options(self._numbers, self._settings.group_size, sender)
+        options = self._options(self._numbers, self._settings.group_size, context)
         return await self._reply_except(
-            self._numbers, refused, rollouts, options, sender, format_scores
+            self._numbers, refused, rollouts, options, context, format_scores
         )
 
     def _options(
-        self, manager: RewardManager, group_size: int | None, sender: Sender
+        self, manager: RewardManager, group_size: int | None, context: RequestContext
     ) -> dict[str, Any]:
         """Return the options of `score_many`."""
         settings = self._settings
-        named = settings.run if sender.run is None else sender.run
+        named = settings.run if context.run is None else context.run
         options: dict[str, Any] = {**filed_under(named, "http", manager)}
-        options["step"], options["split"] = sender.step, sender.split
+        options["step"], options["split"] = context.step, context.split
         # Trainings that share a server may use equal group ids.
-        options["one_prompt"] = sender.run is None
+        options["one_prompt"] = context.run is None
         # An evaluation may have any number of samples per prompt.
-        options["group_size"] = group_size if sender.split in TRAINING else None
+        options["group_size"] = group_size if context.split in TRAINING_SPLITS else None
         if options["group_size"] is not None:
             # Leaves time to score an incomplete group before the answer is due.
             limit_s = GROUP_TIMEOUT_FRACTION * settings.timeout_s
             if settings.group_timeout_s is not None or limit_s < MAX_GROUP_TIMEOUT_S:
                 given_s = settings.group_timeout_s
                 options["group_timeout_s"] = limit_s if given_s is None else min(given_s, limit_s)
-            options["sample_id"] = str(sender.copy)
+            options["sample_id"] = str(context.copy)
         return options
 
     async def _reply_except(
@@ -233,7 +231,7 @@ class Scoring:
         refused: Mapping[int, InvalidRollout],
         rollouts: Sequence[Rollout],
         options: Mapping[str, Any],
-        sender: Sender,
+        context: RequestContext,
         format_scores: Format,
     ) -> Reply:
         """Score all rollouts except the refused ones, which get a missing score.
@@ -242,7 +240,7 @@ class Scoring:
             InvalidRollout: another rollout is invalid; the message names its row.
         """
         if not refused:
-            return await self._reply(manager, rollouts, options, sender, format_scores)
+            return await self._reply(manager, rollouts, options, context, format_scores)
         rows = [row for row in range(len(rollouts)) if row not in refused]
         for row in rows:
             error = _refusal(rollouts[row], manager.config)
@@ -259,7 +257,7 @@ class Scoring:
         if not rows:
             return Reply(content=format_all([]), complete=False, rollouts=len(rollouts))
         kept = [rollouts[row] for row in rows]
-        reply = await self._reply(manager, kept, options, sender, format_all)
+        reply = await self._reply(manager, kept, options, context, format_all)
         return replace(reply, complete=False)
 
     def _leave_out(
@@ -282,7 +280,7 @@ class Scoring:
         manager: RewardManager,
         rollouts: Sequence[Rollout],
         options: Mapping[str, Any],
-        sender: Sender,
+        context: RequestContext,
         format_scores: Format,
     ) -> Reply:
         """Score, and answer within the timeout with the scores available by then."""
@@ -290,7 +288,7 @@ class Scoring:
         waits = options["group_size"] is not None and compares(manager.config)
         groups = [held_group(manager, one, options) for one in rollouts] if waits else []
         try:
-            with self.held.reply(sender.key_of_reply, groups):
+            with self.held.reply(context.key_of_reply, groups):
                 scores = await pending.gather(self._settings.timeout_s, manager.config.reward)
             self._outages.count(scores)
         except (TimeoutError, OyerError) as error:

@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from oyer.manager import InvalidInput, Rollout
 from oyer.manager.openrlhf import group_id_of, reference_of
-from oyer.manager.query_text import QueryText
+from oyer.manager.openrlhf.query_text import QueryText
 from oyer.manager.score import Score
 from oyer.protocol.content import as_messages
-from oyer.server.sender import Sender
+from oyer.server.context import RequestContext
 
 
 def read_json(body: bytes) -> Any:
@@ -139,10 +139,10 @@ class _Place(BaseModel):
     step: int | None = Field(None, ge=0)
     split: str | None = Field(None, min_length=1, max_length=100)
 
-    def place(self, sender: Sender) -> Sender:
-        """Return the sender with what the body says."""
+    def place(self, context: RequestContext) -> RequestContext:
+        """Return the context, updated with what the body says."""
         given = {name: getattr(self, name) for name in ("run", "step", "split")}
-        return replace(sender, **{name: one for name, one in given.items() if one is not None})
+        return replace(context, **{name: one for name, one in given.items() if one is not None})
 
 
 class GetRewardRequest(_Place):

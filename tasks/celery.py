@@ -42,7 +42,7 @@ _heartbeat: Heartbeat | None = None
 """Set once this worker is ready."""
 
 _BODIES = {
-    names.JUDGE_QUEUE: "oyer.tasks.judge",
+    names.JUDGE_QUEUE: "oyer.tasks.small_batch",
     names.LENGTH_QUEUE: "oyer.tasks.length",
     names.COMBINE_QUEUE: "oyer.tasks.combine",
 }
@@ -72,6 +72,19 @@ def judge_chunk(*none: Any, **message: Any) -> dict[str, Any]:
     try:
         load = context.admission.load(str(judge_chunk.request.id))
         return body(context, batch_id, chunk, load)
+    except HandedBack as error:
+        context.shutdown.handed_back += 1
+        raise Reject(error, requeue=True) from error
+
+
+@app.task(name=names.SMALL_BATCH_TASK, shared=False)
+def judge_batch(*none: Any, **message: Any) -> dict[str, Any]:
+    """Judge, shape and reward a small batch, all in this task."""
+    (batch_id,) = _read(message, none)
+    from oyer.tasks.small_batch import judge_batch as body
+
+    try:
+        return body(context, batch_id, context.admission.load(str(judge_batch.request.id)))
     except HandedBack as error:
         context.shutdown.handed_back += 1
         raise Reject(error, requeue=True) from error
@@ -151,7 +164,7 @@ def _read(message: dict[str, Any], further: tuple[Any, ...], *counts: str) -> li
 @task_postrun.connect
 def _expire_result(task: Any = None, task_id: str = "", **_: Any) -> None:
     """Expire the result of a batch that ended early: no trainer reads it and then deletes it."""
-    if task is None or task.name != names.COMBINE_TASK:
+    if task is None or task.name not in (names.COMBINE_TASK, names.SMALL_BATCH_TASK):
         return
     # If Redis is down, the result expires later.
     with contextlib.suppress(RedisError):

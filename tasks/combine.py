@@ -68,13 +68,26 @@ def combine_batch(
     check_results(manifest, judged, arrived.length)
     if plan.length and arrived.length is None:
         raise BatchFailed(f"batch {batch_id}: its length terms did not arrive; submit it again")
-    length = arrived.length or LengthResult()
     inputs = RewardInputs(
         columns=columns,
         judges=plan.judges,
         verdicts=verdicts_of(judged, plan.judges),
         rules=plan.reward,
     )
+    length = arrived.length or LengthResult()
+    return combine(context, manifest, plan, inputs, judged, length).to_wire()
+
+
+def combine(
+    context: WorkerContext,
+    manifest: Manifest,
+    plan: Plan,
+    inputs: RewardInputs,
+    judged: Mapping[int, JudgeResult],
+    length: LengthResult,
+) -> BatchResult:
+    """Compose a batch's rewards, record them, and delete its payloads."""
+    batch_id = manifest.batch_id
     status, why = retry_storage(context.batches.ending, batch_id) or ("finished", None)
     result = batch_result(
         batch_id,
@@ -85,10 +98,10 @@ def combine_batch(
         cancelled=why if status == "cancelled" else None,
         criteria=criteria_of(judged, manifest.size),
     )
-    recorded = _recorded(context, manifest, plan, columns, result, status, why)
+    recorded = _recorded(context, manifest, plan, inputs.columns, result, status, why)
     retry_storage(context.batches.discard, manifest)
     _log_end(manifest, recorded)
-    return recorded.to_wire()
+    return recorded
 
 
 def _recorded_results(

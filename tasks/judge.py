@@ -22,6 +22,7 @@ from oyer.models.rows import JudgementRow, StoredJudgement
 from oyer.protocol.batch import Manifest
 from oyer.protocol.errors import OyerError
 from oyer.protocol.partial_results import JudgeResult
+from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import SETTLED
 from oyer.tasks.coordination.admission import ChunkLoad
 from oyer.tasks.coordination.budget import RunBudget
@@ -90,19 +91,41 @@ def judge_chunk(
     Raises:
         HandedBack: this worker stops; another one finishes the chunk.
     """
-    return _Chunk(context, batch_id, chunk, load or ChunkLoad()).judge().to_wire()
+    manifest, plan = context.manifest(batch_id)
+    rollouts = retry_storage(context.batches.rollouts, batch_id, chunk)
+    return judged_chunk(context, manifest, plan, chunk, rollouts, load).to_wire()
+
+
+def judged_chunk(
+    context: WorkerContext,
+    manifest: Manifest,
+    plan: Plan,
+    chunk: int,
+    rollouts: Sequence[Rollout],
+    load: ChunkLoad | None,
+) -> JudgeResult:
+    """Judge one chunk of rollouts and record it; see `judge_chunk`."""
+    return _Chunk(context, manifest, plan, chunk, rollouts, load or ChunkLoad()).judge()
 
 
 class _Chunk:
     """The judging of one chunk."""
 
-    def __init__(self, context: WorkerContext, batch_id: str, chunk: int, load: ChunkLoad) -> None:
+    def __init__(
+        self,
+        context: WorkerContext,
+        manifest: Manifest,
+        plan: Plan,
+        chunk: int,
+        rollouts: Sequence[Rollout],
+        load: ChunkLoad,
+    ) -> None:
         self.context = context
         self.load = load
-        self.manifest, self.plan = context.manifest(batch_id)
+        self.manifest, self.plan = manifest, plan
         self.number = chunk
-        self.start, _ = self.manifest.chunks[chunk]
-        self.rollouts = retry_storage(context.batches.rollouts, batch_id, chunk)
+        self.start, _ = manifest.chunks[chunk]
+        self.rollouts = rollouts
         self.indices = range(self.start, self.start + len(self.rollouts))
         self.groups = chunk_groups(
             [None if row.group_id is None else str(row.group_id) for row in self.rollouts],
@@ -118,9 +141,6 @@ class _Chunk:
 
     def judge(self) -> JudgeResult:
         """Return a verdict for each rollout and judge."""
-        if self.number == 0:
-            # Before the first call, so that the database shows the batch while it is judged.
-            record_submission(self.context, self.manifest)
         self.rows.update(self._recorded())
         progress = _Progress(self.context, self.manifest, self.number, self.plan, len(self.rows))
         self._judge(self.plan.judges, list(self.indices), progress)
@@ -152,6 +172,9 @@ class _Chunk:
 
     def _recorded(self) -> dict[JudgementKey, StoredJudgement]:
         """Read the judgements that an earlier run of this chunk recorded."""
+        if self.number == 0:
+            # Before the first call, so that the database shows the batch while it is judged.
+            return settled_rows(record_submission(self.context, self.manifest, self.indices))
         rows = self.context.read(
             lambda conn: queries.judgements_of(conn, self.manifest.batch_id, self.indices)
         )

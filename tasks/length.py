@@ -4,8 +4,14 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from oyer.protocol.batch import Manifest
-from oyer.protocol.partial_results import check_results, read_results
+from oyer.config.plan import Plan
+from oyer.protocol.batch import Columns, Manifest
+from oyer.protocol.partial_results import (
+    JudgeResult,
+    LengthResult,
+    check_results,
+    read_results,
+)
 from oyer.tasks.rewards.compose import RewardInputs, verdicts_of
 from oyer.tasks.rewards.length_columns import LengthInputs, Response
 from oyer.tasks.worker.context import WorkerContext
@@ -39,20 +45,42 @@ def length_batch(
     judged = read_results(parts or ()).judges
     if parts is not None:
         check_results(manifest, judged)
-    judges = plan.judges if parts is not None else ()
+    columns = retry_storage(context.batches.columns, batch_id)
+    rewards = reward_inputs(plan, columns, None if parts is None else judged)
     inputs = LengthInputs(
-        rewards=RewardInputs(
-            columns=retry_storage(context.batches.columns, batch_id),
-            judges=judges,
-            verdicts=verdicts_of(judged, judges),
-            rules=plan.reward,
-        ),
+        rewards=rewards,
         read_responses=lambda: _responses(context, manifest),
         read_token_ids=lambda: retry_storage(context.batches.token_ids, manifest),
         tokenizer=plan.tokenizer,
     )
     part = length_part(plan.length, inputs, context.device).to_wire()
     return part if parts is None else [*parts, part]
+
+
+def reward_inputs(
+    plan: Plan, columns: Columns, judged: Mapping[int, JudgeResult] | None
+) -> RewardInputs:
+    """Return what rewards are composed of; without judges if `judged` is None."""
+    judges = () if judged is None else plan.judges
+    return RewardInputs(
+        columns=columns,
+        judges=judges,
+        verdicts=verdicts_of(judged or {}, judges),
+        rules=plan.reward,
+    )
+
+
+def length_result(plan: Plan, rewards: RewardInputs, responses: Sequence[Response]) -> LengthResult:
+    """Compute the length terms of a batch without token ids on the CPU."""
+    from oyer.tasks.rewards.length_terms import length_part
+
+    inputs = LengthInputs(
+        rewards=rewards,
+        read_responses=lambda: responses,
+        read_token_ids=lambda: None,
+        tokenizer=plan.tokenizer,
+    )
+    return length_part(plan.length, inputs)
 
 
 def _responses(context: WorkerContext, manifest: Manifest) -> list[Response]:

@@ -22,6 +22,7 @@ from oyer.models.rows import (
     RewardRow,
     RolloutRow,
     RubricRow,
+    StoredJudgement,
     StoredReward,
     SubmissionRow,
     Usage,
@@ -31,6 +32,7 @@ from oyer.protocol.batch_result import BatchResult, Float32s
 from oyer.protocol.errors import InvalidConfig
 from oyer.protocol.rollout import Rollout
 from oyer.tasks.judging.judgements import judge_result
+from oyer.tasks.rewards.totals import Total, totals_of
 from oyer.tasks.worker.storage_retry import retry_storage
 
 if TYPE_CHECKING:
@@ -65,8 +67,14 @@ def check_schema(context: "WorkerContext") -> None:
     )
 
 
-def record_submission(context: "WorkerContext", manifest: Manifest) -> None:
-    """Write a batch and all its submissions so far."""
+def record_submission(
+    context: "WorkerContext", manifest: Manifest, indices: Sequence[int] = ()
+) -> list[StoredJudgement]:
+    """Write a batch and all its submissions so far.
+
+    Returns:
+        The judgements on record for the rollouts with these indices.
+    """
     now = datetime.now(UTC)
     rows: list[SubmissionRow] = [
         {
@@ -80,11 +88,12 @@ def record_submission(context: "WorkerContext", manifest: Manifest) -> None:
     # Only the last one has reached a worker for certain.
     rows[-1:] = [{**row, "seen_at": now, "worker": context.name} for row in rows[-1:]]
 
-    def write(conn: "Connection") -> None:
+    def write(conn: "Connection") -> list[StoredJudgement]:
         writes.ensure_run_and_batch(conn, _batch_row(manifest))
         writes.record_submissions(conn, manifest.batch_id, rows)
+        return queries.judgements_of(conn, manifest.batch_id, indices)
 
-    context.write(write)
+    return context.write(write)
 
 
 def record_chunk(
@@ -145,6 +154,15 @@ def record_rewards(
         usage = queries.usage_of(conn, manifest.batch_id)
         if not writes.record_rewards(conn, key, rows):
             return usage, queries.rewards_of(conn, manifest.batch_id)
+        totals = totals_of(
+            result,
+            requests=usage["calls"],
+            cost_usd=usage["cost_usd"],
+            judge_ms=Total(*queries.latency_of(conn, manifest.batch_id)),
+            duration=now - key.submitted_at,
+            preliminary=manifest.preliminary,
+        )
+        writes.add_to_totals(conn, manifest.batch_id, totals)
         writes.finish_batch(
             conn,
             manifest.batch_id,
@@ -237,6 +255,7 @@ def _batch_row(manifest: Manifest) -> BatchRow:
         "oyer_version": _version(),
         "submitted_at": datetime.fromtimestamp(manifest.submitted_at, UTC),
         "split": manifest.split,
+        "preliminary": manifest.preliminary,
     }
 
 

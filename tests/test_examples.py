@@ -49,8 +49,23 @@ def named(dotted: str) -> Any:
     module, _, name = dotted.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("oyer"):
+            return is_defined(dotted)
         return getattr(named(module), name)
+
+
+def is_defined(dotted: str) -> bool:
+    """Whether the source of an adapter whose trainer is not installed here defines a name."""
+    parts = dotted.removeprefix("oyer.").split(".")
+    depth = next(
+        n for n in range(1, len(parts)) if (ROOT.joinpath(*parts[:n]).with_suffix(".py")).exists()
+    )
+    source = ROOT.joinpath(*parts[:depth]).with_suffix(".py").read_text()
+    return all(
+        re.search(rf"^ *(async def|def|class) {name}\b", source, re.MULTILINE)
+        for name in parts[depth:]
+    )
 
 
 def shell_words(name: str) -> list[str]:

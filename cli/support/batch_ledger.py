@@ -196,7 +196,8 @@ def _queued(manifest: "Manifest") -> "BatchState":
         "submitted_at": datetime.fromtimestamp(manifest.submitted_at, UTC),
         "finished_at": None,
         "ending": None,
-        "split": None,
+        "split": manifest.split,
+        "preliminary": manifest.preliminary,
         "counts": {},
         "usage": None,
     }

@@ -172,7 +172,11 @@ def _ended(
             if len(under_way) == _AHEAD:
                 yield _first_ended(under_way, show)
             future = manager.submit(
-                [rollouts[row] for row in rows], run=place.run, step=step, split=place.split
+                [rollouts[row] for row in rows],
+                run=place.run,
+                step=step,
+                split=place.split,
+                priority="background",
             )
             under_way.append(_Part(rows, future))
         while under_way:

@@ -32,7 +32,7 @@ def facts(name: str, text: str, *, same_as: str | None = None) -> dict[str, Any]
         "scale": rubric.scale,
         "reason_first": rubric.reason_first,
         "asks_for_verdict": rubrics.asks_for_verdict(rubric),
-        "criteria": [criterion.name for criterion in rubric.criteria],
+        "criteria": [one.name for one in (*rubric.criteria, *rubric.verdicts_on)],
         "levels": len(rubric.levels),
     }
 

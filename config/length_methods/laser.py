@@ -41,7 +41,7 @@ class BandTargets(Params):
 class LaserD(Params):
     """LASER with a target that depends on difficulty."""
 
-    target_lengths: BandTargets = BandTargets()
+    target_lengths: BandTargets = Field(default_factory=BandTargets)
     """Targets per band; the caller keeps and re-estimates them."""
     alpha: float = Field(0.5, ge=0)
     """Size of the step."""

@@ -23,6 +23,7 @@ class Params(BaseModel):
         extra="forbid",
         frozen=True,
         allow_inf_nan=False,
+        defer_build=True,
     )
 
     def also_needs(self) -> frozenset[str]:

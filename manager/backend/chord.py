@@ -1,4 +1,4 @@
-"""Builds the Celery chord of a batch: its header tasks and its combine callback."""
+"""Builds the Celery tasks of a batch: a chord of header tasks and `combine`, or one task."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,13 @@ def header_and_callback(
     if manifest.plan["length"]:
         header.append(task(app, names.LENGTH_TASK, batch_id))
     return header, combine
+
+
+def small_batch_task(app: "Celery", manifest: Manifest) -> "Signature[Any]":
+    """Return the only task of a batch with `Manifest.one_task`."""
+    signature = task(app, names.SMALL_BATCH_TASK, manifest.batch_id)
+    signature.set(headers=_flow_header(manifest, manifest.size))
+    return signature
 
 
 def _flow_header(manifest: Manifest, rollouts: int) -> dict[str, Any]:

@@ -152,4 +152,5 @@ def json_bytes(value: object) -> int:
     text = (
         value if isinstance(value, str) else json.dumps(value, allow_nan=False, ensure_ascii=False)
     )
-    return len(text.encode())
+    # Encoding copies the text.
+    return len(text) if text.isascii() else len(text.encode())

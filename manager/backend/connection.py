@@ -16,11 +16,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oyer.config.reward import BrokerConfig, SigningConfig
-from oyer.manager.backend.chord import header_and_callback, task
+from oyer.manager.backend.chord import header_and_callback, small_batch_task, task
 from oyer.manager.backend.prepare import PreparedBatch
 from oyer.protocol import names
 from oyer.protocol.batch import Manifest, Submission
-from oyer.protocol.batch_store import ENDED_S, BatchStore
+from oyer.protocol.batch_store import ENDED_S, BatchState, BatchStore
 from oyer.protocol.errors import BackendUnavailable, MessageRefused
 from oyer.protocol.live_workers import unserved
 
@@ -67,10 +67,12 @@ class Backend:
         )
         self._while_refused = while_refused
         self._name = uuid.uuid4().hex
+        self.waiting_messages = 0
+        """Judge messages that waited for a worker when this process last stored a batch."""
         self._store = BatchStore(self.redis, expires_s=expires_s)
 
     def submit(self, prepared: PreparedBatch, max_backlog_bytes: int | None = None) -> None:
-        """Store a batch's payloads, then send its chord.
+        """Store a batch's payloads, then send its tasks.
 
         If it fails, a first submission is withdrawn, so that no batch is half-submitted.
 
@@ -94,17 +96,20 @@ class Backend:
         parts = prepared.manifest, prepared.columns, prepared.chunks, prepared.token_ids
         with self.reached():
             try:
-                self._while_refused(lambda: self._store.post(*parts, max_backlog_bytes))
+                self._while_refused(lambda: self._post(*parts, max_backlog_bytes))
             except BaseException:
                 if prepared.manifest.submission == 1:
                     self.withdraw(prepared.manifest)
                 raise
 
+    def _post(self, *args: Any) -> None:
+        self.waiting_messages = self._store.post(*args)
+
     def send(self, manifest: Manifest) -> None:
-        """Send the chord of a batch whose payloads are in Redis."""
+        """Send the tasks of a batch whose payloads are in Redis."""
         # Safe to repeat: a batch has one result, and its workers reuse recorded judgements.
         with self.reached():
-            self._while_refused(lambda: self._send_chord(manifest))
+            self._while_refused(lambda: self._send_tasks(manifest))
 
     def withdraw(self, manifest: Manifest, *, half_sent: bool = False) -> None:
         """Delete a batch's payloads, and cancel it where some of its tasks may be sent.
@@ -122,7 +127,7 @@ class Backend:
                 self._record_end(manifest.batch_id)
 
     def resubmit(self, batch_id: str, why: str) -> None:
-        """Send the chord of a batch again; if its payloads are gone, read the result from the record.
+        """Send the tasks of a batch again; if its payloads are gone, read the result from the record.
 
         A batch that the record cannot complete either fails with `BatchLost`. If several processes
         resubmit a batch at the same time, one of them sends it.
@@ -133,7 +138,7 @@ class Backend:
             if self._store.holds(batch_id):
                 manifest = self._store.manifest(batch_id).again(why)
                 self._store.replace_manifest(manifest)
-                self._send_chord(manifest)
+                self._send_tasks(manifest)
             else:
                 self.redis.delete(self._result_key(batch_id))
                 task(self._app, names.RECALL_TASK, batch_id).apply_async(task_id=batch_id)
@@ -152,7 +157,7 @@ class Backend:
             manifest = replace(manifest, deadline=time.time() + time_s)
             self._store.replace_manifest(manifest)
             self._store.reopen(batch_id)
-            self._send_chord(manifest)
+            self._send_tasks(manifest)
             return True
 
     def cancel(self, batch_id: str, why: str) -> str:
@@ -203,16 +208,10 @@ class Backend:
         with self.reached():
             return self._store.judged(batch_id)
 
-    def progress(self, batch_id: str) -> int | None:
-        """Count a batch's judgements so far; None if its payloads are not in Redis."""
+    def states(self, batch_ids: Sequence[str]) -> list[BatchState]:
+        """Read what Redis holds of each batch, all in one round trip."""
         with self.reached():
-            return self._store.judged(batch_id) if self._store.holds(batch_id) else None
-
-    def cancelled(self, batch_id: str) -> str | None:
-        """Return why a batch was cancelled and by which process; None if it was not."""
-        with self.reached():
-            status, why = self._store.ending(batch_id) or ("", None)
-        return why if status == "cancelled" else None
+            return self._store.states(batch_ids)
 
     def unserved(self, batch_id: str) -> list[str]:
         """Return the queues that a batch needs and no worker consumes."""
@@ -220,9 +219,11 @@ class Backend:
         if manifest is None:
             return []
         needed = [names.JUDGE_QUEUE] if manifest.plan["judges"] else []
-        needed += [names.LENGTH_QUEUE] if manifest.plan["length"] else []
+        if not manifest.one_task:
+            needed += [names.LENGTH_QUEUE] if manifest.plan["length"] else []
+            needed.append(names.COMBINE_QUEUE)
         with self.reached():
-            return unserved(self.redis, [*needed, names.COMBINE_QUEUE])
+            return unserved(self.redis, needed)
 
     def results(self, batch_ids: Sequence[str]) -> list[dict[str, Any] | None]:
         """Read the Celery result of each batch; None where it has not ended."""
@@ -240,12 +241,16 @@ class Backend:
         except DecodeError as error:
             return _refused(f"its result is not signed by a key of broker.signing: {error}"[:500])
 
-    def _send_chord(self, manifest: Manifest) -> None:
+    def _send_tasks(self, manifest: Manifest) -> None:
         from celery import chord, group
 
+        if manifest.submission > 1:
+            # The result of an earlier submission would end this one at once.
+            self.redis.delete(self._result_key(manifest.batch_id))
+        if manifest.one_task:
+            small_batch_task(self._app, manifest).apply_async(task_id=manifest.batch_id)
+            return
         header, callback = header_and_callback(self._app, manifest)
-        # The result of an earlier submission would end this one at once.
-        self.redis.delete(self._result_key(manifest.batch_id))
         with self._app.producer_or_acquire() as producer, producer.batch():
             chord(group(header, app=self._app), app=self._app)(
                 callback, task_id=manifest.batch_id, producer=producer

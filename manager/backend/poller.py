@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from oyer.config.reward import SigningConfig
 from oyer.manager.backend.connection import Backend, Broker, backend
 from oyer.manager.backend.recovery import MAX_SUBMISSIONS, Recovery
+from oyer.protocol.batch_store import BatchState
 from oyer.protocol.errors import BackendUnavailable, BatchCancelled
 
 log = logging.getLogger(__name__)
@@ -108,9 +109,13 @@ class Poller:
 
     def _poll(self, batches: "list[_WatchedBatch]") -> None:
         metas = self._source.results([batch.future.batch_id for batch in batches])
+        now_s = time.monotonic()
+        due = [b for b, meta in zip(batches, metas, strict=True) if meta is None and b.due(now_s)]
+        read = self._source.states([batch.future.batch_id for batch in due]) if due else ()
+        states = dict(zip(due, read, strict=True))
         for batch, meta in zip(batches, metas, strict=True):
             try:
-                if batch.ended(meta, self._source):
+                if batch.ended(meta, states.get(batch)):
                     self.forget(batch.future)
             except BackendUnavailable:
                 raise
@@ -125,42 +130,41 @@ class _WatchedBatch:
 
     def __init__(self, future: WatchedFuture) -> None:
         self.future = future
-        self._progress_read_s = time.monotonic()
-        self.recovery = Recovery(future.stall_timeout_s, self._progress_read_s)
+        self._read_s = time.monotonic()
+        self.recovery = Recovery(future.stall_timeout_s, self._read_s)
 
-    def ended(self, meta: dict[str, Any] | None, source: Backend) -> bool:
+    def due(self, now_s: float) -> bool:
+        """Whether to read the batch's state, which is every `_PROGRESS_S`."""
+        return now_s - self._read_s >= min(_PROGRESS_S, self.future.stall_timeout_s / 4)
+
+    def ended(self, meta: dict[str, Any] | None, state: BatchState | None) -> bool:
         """End the future or resubmit its batch where due; returns whether the future has ended.
 
         Raises:
             BackendUnavailable: the broker cannot be reached; the next poll does what was due.
         """
-        if meta is None:
-            why = self._read_progress(source)
-            if why is not None:
+        if state is not None:
+            self._note_progress(state)
+            status, why = state.ending or ("", "")
+            if status == "cancelled":
                 self.future.fail(
                     BatchCancelled(f"batch {self.future.batch_id} was cancelled: {why}")
                 )
                 return True
-        else:
+        elif meta is not None:
             cause = self.future.finish(meta)
             if cause is None:
                 return True
             self.recovery.failed(cause, time.monotonic())
-        why = self.recovery.due(time.monotonic())
-        return why is not None and self._recover(why)
+        due = self.recovery.due(time.monotonic())
+        return due is not None and self._recover(due)
 
-    def _read_progress(self, source: Backend) -> str | None:
-        """Read the progress every `_PROGRESS_S`; returns why the batch was cancelled, if it was."""
-        now_s = time.monotonic()
-        if now_s - self._progress_read_s < min(_PROGRESS_S, self.future.stall_timeout_s / 4):
-            return None
-        judged = source.progress(self.future.batch_id)
-        self._progress_read_s = now_s
-        if judged is None:
-            self.recovery.gone(now_s)
+    def _note_progress(self, state: BatchState) -> None:
+        self._read_s = time.monotonic()
+        if state.judged is None:
+            self.recovery.gone(self._read_s)
         else:
-            self.recovery.judged(judged, now_s)
-        return source.cancelled(self.future.batch_id)
+            self.recovery.judged(state.judged, self._read_s)
 
     def _recover(self, why: str) -> bool:
         """Resubmit the batch, or give it up; returns whether the future has ended."""

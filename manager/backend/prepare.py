@@ -43,10 +43,18 @@ def prepare(
     run: str,
     step: int | None,
     split: str | None = None,
+    preliminary: bool = False,
     incomplete: Sequence[int] = (),
     priority: Priority = "training",
+    sizes_bytes: Sequence[int] | None = None,
 ) -> PreparedBatch:
-    """Pack checked rollouts under a new batch id; `incomplete` are rows whose groups lack rollouts."""
+    """Pack checked rollouts under a new batch id.
+
+    Args:
+        preliminary: whether the rollouts are scored again with their groups.
+        incomplete: rows whose groups lack rollouts.
+        sizes_bytes: `[N]`, as `validation.check` returned them.
+    """
     rows = [plain(rollout) for rollout in rollouts]
     in_flight = [
         endpoint.max_in_flight
@@ -57,7 +65,7 @@ def prepare(
     by_group = compares or any(judge.fallback for judge in config.judges)
     group_ids = [None if row.group_id is None else str(row.group_id) for row in rows]
     counts = chunk_sizes(
-        [bytes_of(row) for row in rows],
+        [bytes_of(row) for row in rows] if sizes_bytes is None else sizes_bytes,
         in_flight=sum(in_flight) or _DEFAULT_IN_FLIGHT,
         calls=sum(judge.samples * judge.criteria_calls for judge in config.judges),
         group_ids=group_ids if by_group else None,
@@ -79,11 +87,24 @@ def prepare(
         length_follows_judges=config.length_follows_judges,
         token_ids=bool(packed_ids),
         split=split,
+        preliminary=preliminary,
         split_groups=split_groups(group_ids, spans) if by_group else [],
+        one_task=len(spans) == 1 and _suits_one_task(rows, config),
     )
     chunks = [encode_rollouts(rows[start : start + count]) for start, count in spans]
     columns = replace(_columns(rows, group_ids, config), incomplete=list(incomplete))
     return PreparedBatch(manifest, columns, chunks, packed_ids)
+
+
+def _suits_one_task(rows: Sequence[Rollout], config: RewardConfig) -> bool:
+    """Whether a judge worker may compute the length terms: they need no tokenizer and scan no text."""
+    counted = all(row.response_tokens is not None for row in rows)
+    return bool(config.judges) and all(
+        not (item.spans or item.takes_token_ids)
+        and (counted or item.unit != "tokens" or "lengths" not in item.takes)
+        and not any("texts" in need.split("|") for need in item.needs)
+        for item in config.length
+    )
 
 
 def _columns(rows: Sequence[Rollout], group_ids: list[str | None], config: RewardConfig) -> Columns:

@@ -11,7 +11,7 @@ from oyer.manager.streaming.pending import PendingScores
 from oyer.protocol.rollout import Rollout
 
 ABORT_POLL_S = 0.05
-"""Pause between two looks at the trainer's `aborted`, which notifies no one, in seconds."""
+"""Interval at which the trainer's `aborted` is polled, in seconds."""
 
 MAX_GROUPS = 4096
 """Groups whose samples are remembered; the oldest are dropped."""

@@ -10,7 +10,7 @@ from oyer.config.reward import RewardConfig, plan_of
 from oyer.manager.backend.prepare import plain
 from oyer.manager.streaming.pending import GroupClosing, PendingRollout, TimeoutPolicy
 from oyer.protocol import token_ids
-from oyer.protocol.batch import Priority
+from oyer.protocol.batch import Priority, default_priority
 from oyer.protocol.errors import BatchFailed, InvalidInput
 from oyer.protocol.packing import WIRE_VERSION
 from oyer.protocol.rollout import Message, Rollout, decode_rollouts, encode_rollouts
@@ -42,8 +42,9 @@ class ScoreOptions(RunOptions, total=False):
     split: str | None
     """Purpose of the rollouts in the record, e.g. `eval`; None is training. Rollouts of two splits never
     share a group."""
-    priority: Priority
-    """`training` if left out; `background` does not delay training, `interactive` goes first."""
+    priority: Priority | None
+    """`background` does not delay training; `interactive` goes first. None (default): `training` if
+    `split` is None or `train`, else `background`."""
     group_size: int | None
     """Rollouts of the group, over all processes; without it, a group is submitted in one call."""
     sample_id: str | None
@@ -83,7 +84,7 @@ def check_group_size(options: ScoreOptions, config: RewardConfig) -> None:
     Raises:
         InvalidInput: names the option and the fix.
     """
-    if options.get("group_size") != 1 or options.get("split") is not None:
+    if options.get("group_size") != 1 or options.get("split") not in (None, "train"):
         return
     judge = next((judge.name for judge in config.judges if judge.kind == "group"), None)
     if judge is not None:
@@ -118,7 +119,7 @@ def pending_rollouts(
         count[name] = count.get(name, 0) + 1
         one = PendingRollout(rollout=row, id=f"{name}-{count[name]}", run=run, step=step)
         one.split = split
-        one.priority = options.get("priority", "training")
+        one.priority = options.get("priority") or default_priority(split)
         if size is not None and row.group_id is not None:
             prompt = row.prompt if options.get("one_prompt", False) else None
             scope = scope_of(shared, prompt, split)

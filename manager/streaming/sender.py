@@ -75,7 +75,10 @@ class Sender:
 
     def send(self, key: OpenBatchKey, batch: OpenBatch) -> list[GroupClaim]:
         """Submit a batch; returns the claims that other processes have taken over by now."""
+        early = OpenBatch(early=batch.early)
+        batch.early = []
         parts = _split(batch) if self._compares and key.with_length else [batch]
+        parts.append(early)
         return [claim for part in parts for claim in self._send(key, part)]
 
     def _send(self, key: OpenBatchKey, batch: OpenBatch) -> list[GroupClaim]:
@@ -91,6 +94,7 @@ class Sender:
                     run=key.run,
                     step=key.step,
                     split=key.split,
+                    preliminary=bool(batch.early),
                     priority=key.priority,
                     incomplete=_incomplete(batch, starts),
                 )
@@ -182,7 +186,7 @@ def _split(batch: OpenBatch) -> list[OpenBatch]:
 
     Two trainings that share a server may use the same group ids.
     """
-    parts: list[tuple[OpenBatch, dict[str | int, Hashable]]] = [(OpenBatch(early=batch.early), {})]
+    parts: list[tuple[OpenBatch, dict[str | int, Hashable]]] = [(OpenBatch(), {})]
 
     def part_for(group_id: str | int | None, unit: Hashable) -> OpenBatch:
         if group_id is None:

@@ -18,7 +18,7 @@ from typing import Unpack
 
 from oyer.config.reward import RewardConfig
 from oyer.manager import validation
-from oyer.manager.backend.connection import Broker
+from oyer.manager.backend.connection import Broker, backend
 from oyer.manager.requirements import compares, needs_groups, needs_of
 from oyer.manager.score import Score
 from oyer.manager.streaming.batching_window import ArrivalRate
@@ -279,6 +279,8 @@ class Stream:
             self._groups.wait_again(self._sender.send(key, batch))
         with self._changed:
             now_s = time.monotonic()
+            if batches:
+                self._rate.sent(backend(*self._broker).waiting_messages)
             for one in updates.gone:
                 self._batch(OpenBatchKey.of(one), now_s).joining.append(one)
             for one in updates.incomplete if self._judges_early else ():

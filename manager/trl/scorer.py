@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -194,13 +194,13 @@ class RewardFunction:
                 scores = await asyncio.wait_for(collect_tickets(tickets), self._timeout_s)
             else:
                 groups = self._groups(prompts, columns)
-                rollouts = await self._read(prompts, completions, columns, groups)
+                reading = self._read(prompts, completions, columns, groups)
                 if groups.spread:
-                    scores = await self._with_other_ranks(rollouts, columns, groups)
+                    scores = await self._with_other_ranks(reading, columns, groups)
                 else:
-                    future, rows = await self._sent(self._submission(columns), rollouts)
+                    future, rows = await self._sent(self._submission(columns), await reading)
                     found = scores_of(await asyncio.wait_for(future, self._timeout_s))
-                    scores = in_row_order(found, rows, len(rollouts))
+                    scores = in_row_order(found, rows, len(prompts))
             self._has_read = True
         except Exception as error:
             if isinstance(error, InvalidRollout) and not self._has_read:
@@ -252,7 +252,7 @@ class RewardFunction:
             return await asyncio.to_thread(send, [rollouts[row] for row in rows]), rows
 
     async def _with_other_ranks(
-        self, rollouts: Sequence[Rollout], columns: Mapping[str, Any], groups: RowGroups
+        self, reading: Awaitable[list[Rollout]], columns: Mapping[str, Any], groups: RowGroups
     ) -> list[Score]:
         """Score rows whose groups are spread over ranks; the backend gathers the groups."""
         options: ScoreOptions = {
@@ -268,10 +268,10 @@ class RewardFunction:
         gather = partial(self._streamed.score_many, **sampled)
         rows: Sequence[int] = ()
         try:
-            pending, rows = await self._sent(gather, rollouts)
+            pending, rows = await self._sent(gather, await reading)
         finally:
-            for lost in set(range(len(rollouts))).difference(rows):
-                # Other ranks do not wait for it.
+            # Other ranks do not wait for rows that fail here.
+            for lost in set(range(len(groups.ids))).difference(rows):
                 self._streamed.close_groups(
                     [groups.ids[lost]], absent=[uuid.uuid4().hex], **options
                 )
@@ -280,7 +280,7 @@ class RewardFunction:
         # To the trainer, a rank's rollouts are one batch, however they were batched for judging.
         judged = sum(score.status not in NOT_CALLED for score in found)
         OutageBreaker(self._manager.config.reward.max_failed_fraction, judged).count(found)
-        return in_row_order(found, rows, len(rollouts))
+        return in_row_order(found, rows, len(groups.ids))
 
     def _readable(self, rollouts: Sequence[Rollout], first: InvalidRollout) -> list[int]:
         """Return the indices of the rows that can be scored.

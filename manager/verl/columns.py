@@ -96,7 +96,7 @@ def plain_result(result: Any) -> dict[str, Any]:
 
 
 def stand_in(value: Any) -> Any:
-    """Return what a row gets that lacks a key: nothing of the type of the others' value."""
+    """Return the empty value of the type of `value`, for a row that lacks its key."""
     return "" if isinstance(value, str) else None if value is None else type(value)(0)
 
 

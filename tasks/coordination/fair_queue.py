@@ -12,10 +12,10 @@ T = TypeVar("T")
 PRIORITY_WEIGHTS: Mapping[Priority, float] = {
     "interactive": 16.0,
     "training": 1.0,
-    "background": 1 / 16,
+    "background": 1 / 32,
 }
-"""Factor of a run's weight. Background calls delay a training step by at most a sixteenth, and still
-progress while training takes all it can get."""
+"""Factor of a run's weight. Background calls take at most 3 % of the permits while training takes all it
+can get, and still progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ class _FlowState(Generic[T]):
         self.in_use = 0
         self.wanted = 0
         """Most calls in flight and waiting since the last `demand`."""
+        self.reported = 0
+        """What the last `demand` returned of it."""
         self.served = served
         """Calls begun divided by the weight: the virtual time of fair queueing (Demers, Keshav and
         Shenker, 1989)."""
@@ -68,7 +70,11 @@ class FairQueue(Generic[T]):
         return self._waiting
 
     def push(self, flow: Flow, item: T) -> bool:
-        """Add a waiting call; returns whether it is the only waiting one of its flow."""
+        """Add a waiting call; returns whether the flow's share is to be computed anew.
+
+        That is so if the call is the only waiting one, and each time the demand has doubled: the
+        chunks of a new run arrive one after the other, and its first one asks for few permits only.
+        """
         state = self._flows.get(flow.name)
         if state is None:
             state = self._flows[flow.name] = _FlowState(flow.weight, self._served)
@@ -77,9 +83,10 @@ class FairQueue(Generic[T]):
             state.served = max(state.served, self._served)
         state.weight = flow.weight
         state.waiting.append(item)
-        state.wanted = max(state.wanted, state.in_use + len(state.waiting))
         self._waiting += 1
-        return len(state.waiting) == 1
+        demand = state.in_use + len(state.waiting)
+        state.wanted = max(state.wanted, demand)
+        return len(state.waiting) == 1 or demand > 2 * state.reported
 
     def remove(self, flow: Flow, item: T) -> None:
         """Remove a call that no longer waits."""
@@ -122,6 +129,7 @@ class FairQueue(Generic[T]):
         demand = []
         for name, state in list(self._flows.items()):
             demand.append((name, state.weight, state.wanted))
+            state.reported = state.wanted
             state.wanted = state.in_use + len(state.waiting)
             if not state.wanted:
                 del self._flows[name]

@@ -167,9 +167,9 @@ class Limiter:
         waiter = _WaitingCall(estimated_tokens, flow)
         with self._lock:
             self._start()
-            first = self._waiting.push(flow, waiter)
+            news = self._waiting.push(flow, waiter)
             self._pump()
-            if first and waiter.permit is None:
+            if news and waiter.permit is None:
                 self._wake.set()
         while waiter.permit is None:
             left_s = until_s - time.monotonic()

@@ -145,10 +145,7 @@ def http_failure(
     rest = {**data, "choices": None} if isinstance(data, dict) else data or decoded(body)
     error = error or error_in(data) or (data if isinstance(data, dict) else {})
     code, message = described(error, body)
-    meaning, retry = _meaning(status, code, message)
-    refused = _refused(status, error, code, message, sent) if meaning in _MAY_REFUSE else {}
-    if refused:
-        meaning, retry = Status.REJECTED, RetryClass.NEVER
+    meaning, retry, refused = _classified(status, error, code, message, sent)
     lower = {name.lower(): value.strip() for name, value in headers.items()}
     retry = _retry_by_header(retry, lower.get("x-should-retry"))
     if 300 <= status < 400:
@@ -175,6 +172,17 @@ def _retry_by_header(retry: RetryClass, should_retry: str | None) -> RetryClass:
     if should_retry == "true" and retry is RetryClass.NEVER:
         return RetryClass.TRANSIENT
     return retry
+
+
+def _classified(
+    status: int, error: Mapping[str, Any], code: str, message: str, sent: Collection[str]
+) -> tuple[Status, RetryClass, dict[str, str | None]]:
+    """Return what an error means, and the fields of the request that it refuses."""
+    meaning, retry = _meaning(status, code, message)
+    refused = _refused(status, error, code, message, sent) if meaning in _MAY_REFUSE else {}
+    if refused:
+        return Status.REJECTED, RetryClass.NEVER, refused
+    return meaning, retry, {}
 
 
 def _refused(

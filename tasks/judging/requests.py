@@ -138,22 +138,35 @@ def requests_of(
                     yield JudgeRequest(index, judge, sample, rubric_hash, decided, shown.error)
                 continue
             for number, call in enumerate(calls):
-                messages = shown.messages if call is None else call.messages
-                for sample in range(judge.samples):
-                    key = request_key(**fields, messages=messages, sample=sample)
-                    yield JudgeRequest(
-                        index,
-                        judge,
-                        # The samples of the first call come first, so that 0 always exists.
-                        number * judge.samples + sample,
-                        rubric_hash,
-                        view_truncated=shown.truncated,
-                        request=_request(judge, key, messages, settings_of[judge.name]),
-                        key=key,
-                        key_fields=fields,
-                        special_reading=call and call.reading,
-                        criteria=call.criteria if call else (),
-                    )
+                yield from _samples(index, judge, number, call, shown, fields, settings_of)
+
+
+def _samples(
+    index: int,
+    judge: JudgeConfig,
+    number: int,
+    call: CriteriaCall | None,
+    shown: Rendered,
+    fields: Mapping[str, Any],
+    settings_of: Mapping[str, Mapping[str, Any]],
+) -> Iterator[JudgeRequest]:
+    """Yield the requests of one call, one for each sample."""
+    messages = shown.messages if call is None else call.messages
+    for sample in range(judge.samples):
+        key = request_key(**fields, messages=messages, sample=sample)
+        yield JudgeRequest(
+            index,
+            judge,
+            # The samples of the first call come first, so that 0 always exists.
+            number * judge.samples + sample,
+            fields["rubric_hash"],
+            view_truncated=shown.truncated,
+            request=_request(judge, key, messages, settings_of[judge.name]),
+            key=key,
+            key_fields=fields,
+            special_reading=call.reading if call else None,
+            criteria=call.criteria if call else (),
+        )
 
 
 def _calls(

@@ -41,8 +41,11 @@ def test_a_second_run_reuses_the_record_and_its_printed_query_works(folder: Path
         assert judge == pytest.approx(0.1 * score)
         assert reward == pytest.approx(base + judge + length, abs=0.011)
     assert "-0.00" not in done.stdout
-    command = done.stdout.strip().splitlines()[-1]
-    assert " db sql " in command
+    lines = done.stdout.strip().splitlines()
+    assert (
+        lines[-1] == "  oyer view --url sqlite:///oyer-demo.db" or " -m oyer.cli view " in lines[-1]
+    )
+    (command,) = [line for line in lines if " db sql " in line]
     argv = shlex.split(f"{command} --json")
     shown = subprocess.run(argv, cwd=folder, env=environment(), capture_output=True, check=True)
     stored = [json.loads(line) for line in shown.stdout.splitlines()]

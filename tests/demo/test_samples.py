@@ -53,7 +53,7 @@ def test_the_licence_is_packaged_with_the_data() -> None:
         assert part in notice
 
 
-@pytest.mark.parametrize("name", rubrics.BUILT_IN)
+@pytest.mark.parametrize("name", [n for n in rubrics.BUILT_IN if "criteria" not in n])
 def test_the_demonstration_judge_reads_them_in_the_prompts_of_every_rubric(name: str) -> None:
     rubric = rubrics.parse(rubrics.resolve(name))
     for rollout in sample_rollouts():

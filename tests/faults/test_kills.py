@@ -10,6 +10,7 @@ import redis
 
 from oyer.demo.responses import Action
 from oyer.manager import RewardBatch
+from oyer.protocol import names
 from tests.support.fault_backend import JUDGE_IN_FLIGHT, Backend
 from tests.support.fault_servers import PostgresServer
 from tests.support.rollouts import rollouts_of
@@ -37,6 +38,30 @@ def test_all_judge_workers_killed_and_one_started(
     backend.start("judge")
     batch = future.result(timeout_s=90)
     backend.check(batch, expected, calls=range(N, N + JUDGE_IN_FLIGHT + 1))
+
+
+@pytest.mark.parametrize("killed", [1, 2])
+def test_judge_workers_killed_with_a_backlog(
+    backend: Backend, undisturbed: Undisturbed, killed: int
+) -> None:
+    """Most messages wait in the list of their flow; leases alone bring back those of the dead."""
+    count, tag = 8 * N, f"backlog-{killed}"
+    expected = undisturbed(tag, count)
+    backend.judge.set_plan(Action(hold=True))
+    future = backend.manager(stall_timeout_s=600).submit(rollouts_of(tag, count))
+    backend.judge.wait_until(lambda log: len(log) == JUDGE_IN_FLIGHT)
+    client = backend.redis.client
+    wait_until(lambda: not client.llen(names.JUDGE_QUEUE), "every message was sorted")
+    assert client.scard(names.FLOWS_KEY) == 1
+    assert client.hlen("unacked") > 0
+    for worker in backend.living("judge")[:killed]:
+        worker.kill()
+    backend.judge.set_plan({})
+    backend.judge.release()
+    if killed == 2:
+        backend.start("judge")
+    batch = future.result(timeout_s=120)
+    backend.check(batch, expected, calls=range(count, count + JUDGE_IN_FLIGHT + 1))
 
 
 def test_a_length_worker_killed_with_a_message_that_redis_has_forgotten(

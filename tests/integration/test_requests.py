@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from oyer.cli.support.recorded_requests import shown
 from oyer.demo.judge_server import JudgeServer
+from oyer.history.recorded_requests import shown
 from oyer.manager import RewardBatch, RewardManager, Rollout
 from oyer.models.engine import open_engine, reading
 from oyer.models.requests import judgements_at

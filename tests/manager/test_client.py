@@ -4,7 +4,7 @@ import fcntl
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from oyer.manager import (
     RewardManager,
     Rollout,
 )
+from oyer.manager.streaming.identity import ScoreOptions, pending_rollouts
 from oyer.protocol import names
 from oyer.tasks.coordination.admission import flow_of
 from tests.manager.conftest import JUDGE, Workers, rollouts_of
@@ -139,7 +140,7 @@ def test_images_travel_only_to_a_judge_that_takes_them(
     assert small.submit([rollout]).batch_id
 
 
-@pytest.mark.parametrize("priority", ["", None, 3, "high", ["training"]])
+@pytest.mark.parametrize("priority", ["", 3, "high", ["training"]])
 def test_a_priority_is_one_of_three(
     manager: RewardManager, workers: Workers, priority: Any
 ) -> None:
@@ -153,12 +154,28 @@ def test_a_priority_is_one_of_three(
     assert workers.redis.dbsize() == 0
 
 
-def test_a_batch_carries_its_priority(manager: RewardManager, workers: Workers) -> None:
-    manager.submit(rollouts_of(), run="r", priority="background")
+@pytest.mark.parametrize(
+    ("options", "priority"),
+    [
+        ({}, "training"),
+        ({"split": "train"}, "training"),
+        ({"split": "eval"}, "background"),
+        ({"split": "eval", "priority": "training"}, "training"),
+        ({"priority": "background"}, "background"),
+        ({"priority": None}, "training"),
+    ],
+)
+def test_a_batch_carries_its_priority(
+    manager: RewardManager, workers: Workers, options: ScoreOptions, priority: str
+) -> None:
+    """An evaluation is in the background unless its caller says otherwise."""
+    manager.submit(rollouts_of(), **{"run": "r", **cast(Any, options)})
     [message, *_] = workers.redis.lrange(names.JUDGE_QUEUE, 0, -1)
     flow, calls = flow_of(json.loads(message)["headers"])
-    assert json.loads(flow) == ["r", "background", [JUDGE["endpoint"]]]
+    assert json.loads(flow) == ["r", priority, [JUDGE["endpoint"]]]
     assert calls > 0
+    (one,) = pending_rollouts(rollouts_of(1), options, plan="", training="", now_s=0.0)
+    assert one.priority == priority
 
 
 @pytest.mark.parametrize("step", [None, 0, 2**31 - 1, np.int64(7)])

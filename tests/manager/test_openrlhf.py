@@ -11,8 +11,8 @@ import pytest
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action, named
 from oyer.manager import InvalidConfig, InvalidInput, InvalidRollout, RewardManager, openrlhf
-from oyer.manager.openrlhf import missing_reward, reward_function, rows_of
-from oyer.manager.query_text import QueryText, special_tokens
+from oyer.manager.openrlhf import missing_reward, reward, reward_function, rows_of
+from oyer.manager.openrlhf.query_text import QueryText, special_tokens
 from oyer.manager.score import Score
 from tests.support.scripted_backend import DEAD_JUDGE, by_response, sibling, user_text
 
@@ -42,7 +42,7 @@ def test_the_configured_function_is_what_the_file_exports(
     file = tmp_path / "oyer.yaml"
     file.write_text(json.dumps(backend.config.model_dump(mode="json")))
     monkeypatch.setenv("OYER_CONFIG", str(file))
-    openrlhf._configured.cache_clear()
+    reward._configured.cache_clear()
     answer = openrlhf.reward_func([f"{PROMPT}exported"], [PROMPT], ["1"], unknown="ignored")
     assert answer["rewards"] == pytest.approx([1.0])
 

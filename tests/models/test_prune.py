@@ -13,6 +13,7 @@ from oyer.models import (
     Base,
     Batch,
     BatchSubmission,
+    HumanVerdict,
     Judgement,
     Reward,
     Rollout,
@@ -23,6 +24,7 @@ from oyer.models import prune as pruning
 from oyer.models.engine import reading
 from oyer.models.prune import PRUNED_TEXT, Pruned, Selection, not_ended, prune, selected
 from oyer.models.writes import (
+    add_to_totals,
     ensure_run_and_batch,
     finish_batch,
     record_chunk,
@@ -319,3 +321,19 @@ def test_the_engine_checks_references_after_a_prune(engine: Engine) -> None:
     list(prune(engine, Selection(runs=["gone"]), texts_only=False))
     with pytest.raises(IntegrityError), engine.begin() as conn:
         conn.execute(insert(BatchSubmission).values(make_submission("nowhere")))
+
+
+def test_verdicts_and_totals_go_with_the_last_batch_of_their_step(engine: Engine) -> None:
+    for batch_id, day in (("old", 0), ("new", 9)):
+        record(engine, batch_id, submitted_at=START + timedelta(days=day))
+        verdict = {
+            "id": batch_id, "batch_id": batch_id, "rollout_index": 0, "judge": "quality",
+            "verdict": "agree", "author": "me", "blind": False, "created_at": START,
+        }  # fmt: skip
+        with engine.begin() as conn:
+            conn.execute(insert(HumanVerdict).values(verdict))
+            add_to_totals(conn, batch_id, {"reward": (4, 6.0, 9.0)})
+    list(prune(engine, Selection(before=START + timedelta(days=1)), texts_only=False))
+    assert (rows(engine)["human_verdicts"], rows(engine)["step_totals"]) == (1, 1)
+    list(prune(engine, Selection(), texts_only=False))
+    assert (rows(engine)["human_verdicts"], rows(engine)["step_totals"]) == (0, 0)

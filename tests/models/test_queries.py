@@ -125,10 +125,6 @@ READS: dict[str, tuple[Any, str]] = {
         "ix_judgements_request_hash",
     ),
     "list_batches": (lambda conn: list_batches(conn), "ix_batches_submitted_at"),
-    "by run and step": (
-        lambda conn: conn.execute(text("SELECT * FROM batches WHERE run_id = 1 AND step > 3")),
-        "ix_batches_run_id_step",
-    ),
     "by group": (
         lambda conn: conn.execute(text("SELECT * FROM rollouts WHERE group_id = 'g'")),
         "ix_rollouts_group_id",

@@ -212,8 +212,9 @@ class Backend:
         client = self.redis.client
 
         def clean() -> bool:
-            return not any(client.llen(queue) for queue in names.QUEUES) and not any(
-                client.exists(key) for key in ("unacked", "unacked_index")
+            flows = [*client.scan_iter(names.flow_key("*"), count=1000)]
+            return not flows and not client.exists(
+                *names.QUEUES, names.FLOWS_KEY, "unacked", "unacked_index"
             )
 
         wait_until(clean, "no message left", 60)

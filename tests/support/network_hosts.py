@@ -37,14 +37,20 @@ class Host:
 
 
 @contextlib.contextmanager
-def second_host() -> Iterator[Host]:
-    """Make another host; skip the test where this user or machine cannot."""
+def second_host(number: int = 0) -> Iterator[Host]:
+    """Make another host; skip the test where this user or machine cannot.
+
+    Args:
+        number: 0 to 3; tells the hosts of one process apart.
+    """
     if shutil.which("ip") is None:
         pytest.skip("a second host needs the command `ip` (iproute2)")
     pid = os.getpid()
-    name, ours, theirs = f"oyer-{pid}", f"oyer{pid}a"[-15:], f"oyer{pid}b"[-15:]
+    name = f"oyer-{pid}-{number}"
+    ours, theirs = f"oyer{pid}{'aceg'[number]}"[-15:], f"oyer{pid}{'bdfh'[number]}"[-15:]
     # Of the addresses that are for tests between networks (RFC 2544), a pair for this process.
-    net, place = f"198.18.{pid // 64 % 256}", pid % 64 * 4
+    net = f"198.{18 + number % 2}.{(pid // 64 + 128 * (number // 2)) % 256}"
+    place = pid % 64 * 4
     try:
         _ip("netns", "add", name)
     except subprocess.CalledProcessError as error:

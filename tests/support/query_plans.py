@@ -22,13 +22,30 @@ LARGE = ("judgements", "rollouts", "rewards", "attempts", "texts")
 """Tables that grow with the rollouts."""
 
 
-def table_scans(conn: Connection, query: str) -> list[str]:
+def selects_of(engine: Engine, read: Callable[[Connection], object]) -> list[tuple[str, Any]]:
+    """Run a read in a transaction, and return its SELECTs with their values."""
+    executed: list[tuple[str, Any]] = []
+
+    def note(*args: Any) -> None:
+        executed.append(args[2:4])
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        with engine.connect() as conn:
+            read(conn)
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    return [one for one in executed if one[0].startswith("SELECT")]
+
+
+def table_scans(conn: Connection, query: str, values: Any = None) -> list[str]:
     """Return the steps of a query's plan that read a large table, or an index of it, as a whole."""
     if conn.dialect.name == "sqlite":
-        steps = [row[-1] for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}")]
+        steps = [row[-1] for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values)]
         aliases = {"j", *LARGE}
         return [step for step in steps if step.startswith("SCAN") and step.split()[1] in aliases]
-    plan = conn.exec_driver_sql(f"EXPLAIN (FORMAT JSON, COSTS OFF) {query}").scalar_one()
+    explain = f"EXPLAIN (FORMAT JSON, COSTS OFF) {query}"
+    plan = conn.exec_driver_sql(explain, values).scalar_one()
     return [str(node) for node in _nodes(plan[0]["Plan"]) if _reads_all(node)]
 
 

@@ -118,5 +118,6 @@ def make_reward(index: int = 0, **changed: Any) -> RewardRow:
         "unshaped_reward": 1.7,
         "judge_score": 7.0,
         "group_size": 2,
+        "length_status": None,
     }
     return cast(RewardRow, row | changed)

@@ -22,7 +22,7 @@ def art(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The names that ART exports, from its own modules."""
     spec = find_spec("art")
     assert spec is not None
-    package = ModuleType("art")
+    package: Any = ModuleType("art")
     package.__path__ = list(spec.submodule_search_locations or [])
     monkeypatch.setitem(sys.modules, "art", package)
     trajectories = importlib.import_module("art.trajectories")

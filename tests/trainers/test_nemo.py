@@ -179,3 +179,13 @@ def test_rl_collects_groups_that_come_one_by_one(backend: Backend) -> None:
         for result, text in zip(results, texts, strict=True)
     ]
     assert [round(gap, 3) == 0 for gap in gaps] == [True, True, True, False]
+
+
+def test_rl_one_by_one_a_missing_score_is_its_groups_mean(backend: Backend) -> None:
+    backend.judge.set_plan(stormy)
+    made = environment(backend, {}, num_generations=3, run="rl-one-missing", split="train")
+    texts = ["alone 1", "storm 2", "alone 33"]
+    with ThreadPoolExecutor() as pool:
+        rewards = list(pool.map(lambda log: made.step([log], [{}]).rewards.item(), logs(texts)))
+    first, last = 0.1 * score_of(texts[0]), 0.1 * score_of(texts[2])
+    assert rewards == pytest.approx([first, (first + last) / 2, last])

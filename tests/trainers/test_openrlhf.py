@@ -82,13 +82,15 @@ class Engine:
         return SimpleNamespace(outputs=[output])
 
 
-def executed(agent: ModuleType, endpoint: str, responses: list[str]) -> list[dict[str, Any]]:
+def executed(
+    agent: ModuleType, endpoint: str, responses: list[str], prompt: str = "What? "
+) -> list[dict[str, Any]]:
     executor = agent.SingleTurnAgentExecutor(endpoint)
     params = SimpleNamespace(max_tokens=32, logprobs=None)
 
     async def main() -> list[Any]:
         calls = (
-            executor.execute("What? ", "42", params, 512, Tokens(), Engine(text))
+            executor.execute(prompt, "42", params, 512, Tokens(), Engine(text))
             for text in responses
         )
         return await asyncio.gather(*calls)
@@ -112,9 +114,11 @@ def test_a_failing_judge_is_a_number_and_never_none(
     agent: ModuleType, url: str, backend: Backend
 ) -> None:
     """None would end the run later, far from its cause."""
+    (known,) = executed(agent, url, ["judged"], prompt="Stormy? ")
     backend.judge.set_plan(named("rate_limited", retry_after_s=0))
-    outputs = executed(agent, url, ["storm 1", "storm 2"])
-    assert [output["reward"] for output in outputs] == [[0.0], [0.0]]
+    outputs = executed(agent, url, ["storm 1", "storm 2"], prompt="Stormy? ")
+    # The mean of the prompt's rewards so far.
+    assert [output["reward"] for output in outputs] == [pytest.approx(known["reward"])] * 2
     assert all(output["extra_logs"]["oyer_missing"] == [1.0] for output in outputs)
 
 

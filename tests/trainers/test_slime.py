@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from storms import stormy
 from trainer_backend import Backend
 
 FOLDER = os.environ.get("OYER_SLIME")
@@ -107,3 +108,62 @@ def test_an_over_sampled_rollout_ends_with_its_last_group(
     if partial:
         assert all(one.reward is not None for group in aborted for one in group[:3])
     assert Path(config).exists()
+
+
+@pytest.mark.parametrize("chosen", [None, -0.5], ids=["neutral", "chosen"])
+@pytest.mark.parametrize("one_call", [False, True], ids=["custom_rm", "group_rm"])
+def test_a_missing_reward_is_neutral_and_leaves_the_loss(
+    rollout: Any,
+    backend: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    one_call: bool,
+    chosen: float | None,
+) -> None:
+    """Through slime's own `rm_hub`, which calls the functions."""
+    backend.judge.set_plan(stormy)
+    config = backend.file("slime-missing.yaml", length={"method": "median_band"})
+    monkeypatch.setenv("OYER_CONFIG", str(config))
+    run = f"slime missing {one_call} {chosen}"
+    name = "group_rm" if one_call else "custom_rm"
+    path = f"oyer.manager.slime.{name}"
+    args = arguments(
+        custom_rm_path=path,
+        oyer_run=run,
+        oyer_missing_reward=chosen,
+        rewards_normalization=True,
+        advantage_estimator="grpo",
+        grpo_std_normalization=True,
+    )
+    texts = ["good 0", "storm 1", "good 22", "good 333"]
+    group = [
+        rollout.Sample(
+            group_index=0,
+            index=i,
+            prompt=f"{run}?",
+            response=text,
+            response_length=8,
+            tokens=[1] * 9,
+            status=rollout.Sample.Status.COMPLETED,
+        )
+        for i, text in enumerate(texts)
+    ]
+
+    async def rewards_of_group() -> list[float]:
+        if one_call:
+            return list(await rollout.batched_async_rm(args, group))
+        return list(await asyncio.gather(*(rollout.async_rm(args, one) for one in group)))
+
+    rewards = asyncio.run(rewards_of_group())
+    judged = [rewards[i] for i in (0, 2, 3)]
+    expected = sum(judged) / 3 if chosen is None else chosen
+    assert rewards[1] == pytest.approx(expected)
+    assert [sample.remove_sample for sample in group] == [False, True, False, False]
+    assert group[1].metadata["judge_status"] == "rate_limited"
+    for sample, reward in zip(group, rewards, strict=True):
+        sample.reward = reward
+    misc = importlib.import_module("slime.utils.misc")
+    _, normalised = misc.load_function("oyer.manager.slime.post_process")(args, group)
+    # Of the judged samples only: the missing one is neither in their mean nor ranked.
+    assert normalised[1] == 0
+    assert sum(normalised) == pytest.approx(0, abs=1e-6)
+    assert len({round(value, 6) for value in normalised}) > 1

@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 from trainer_backend import Backend, judged, score_of
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaForSequenceClassification
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from oyer.demo.responses import Action, named
@@ -70,6 +70,7 @@ def train(model: Callable[[], Any], tokenizer_folder: Path, tmp_path: Path) -> T
             policy.save_pretrained(tmp_path / "model")
             policy = str(tmp_path / "model")
         evaluation = options.pop("eval_dataset", None)
+        reward_tokenizers = options.pop("reward_processing_classes", None)
         settings = {
             "output_dir": str(tmp_path),
             "num_generations": 4,
@@ -90,6 +91,7 @@ def train(model: Callable[[], Any], tokenizer_folder: Path, tmp_path: Path) -> T
             processing_class=AutoTokenizer.from_pretrained(tokenizer_folder),
             train_dataset=Dataset.from_dict({"prompt": [f"Is {i} odd?" for i in range(8)]}),
             eval_dataset=evaluation,
+            reward_processing_classes=reward_tokenizers,
             args=(RLOOConfig if kind is WatchedRLOO else GRPOConfig)(**settings),
         )
         trainer.train()
@@ -133,6 +135,35 @@ def test_the_mixin_masks_by_itself(backend: Backend, train: Train, kind: type) -
     assert 0 < sum(missing) < len(missing)
     assert [math.isnan(row[1]) for row in trainer.rewards] == missing
     assert all(a == 0 for a, gone in zip(trainer.advantages, missing, strict=True) if gone)
+
+
+def test_the_mixin_masks_reward_models_too(
+    backend: Backend, train: Train, model: Callable[[], Any], tokenizer_folder: Path
+) -> None:
+    backend.judge.set_plan(holes)
+    oyer = reward_function(backend.file(), num_generations=4, run="reward-model")
+    config = model().config
+    config.num_labels = 1
+    reward_model = LlamaForSequenceClassification(config)
+    tokenizers = [None, AutoTokenizer.from_pretrained(tokenizer_folder)]
+    trainer = train(
+        [oyer, reward_model], WatchedMixin, seed=18, reward_processing_classes=tokenizers
+    )
+    missing = [math.isnan(row[0]) for row in trainer.rewards]
+    assert 0 < sum(missing) < len(missing)
+    assert [math.isnan(row[1]) for row in trainer.rewards] == missing
+    assert all(a == 0 for a, gone in zip(trainer.advantages, missing, strict=True) if gone)
+
+
+def test_a_group_without_any_score_beside_an_unmasked_function_is_none_of_it(
+    backend: Backend, train: Train
+) -> None:
+    """Its rows are ranked by the other function alone."""
+    backend.judge.set_plan(named("not_found"))
+    oyer = reward_function(backend.file(), num_generations=4, run="unscored")
+    trainer = train([oyer, tidy], seed=19, max_steps=1)
+    assert all(math.isnan(row[0]) for row in trainer.rewards)
+    assert all(map(math.isfinite, trainer.advantages))
 
 
 def test_a_missing_score_beside_an_unmasked_function_is_its_groups_mean(

@@ -1,13 +1,15 @@
 """TRL's tools and environments: groups by place, the policy's own words, with and without overlap."""
 
 import json
+import math
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 from trainer_backend import Backend, judged
-from trl_tools import PAGE, THOUGHT, WORDS, train_with_tools
+from trl_tools import PAGE, THOUGHT, WORDS, Room, train_with_tools
 
 from oyer.demo.responses import Action
 from oyer.manager.trl import OverlappedRewards, reward_function
@@ -77,6 +79,38 @@ def test_a_page_is_not_the_policys_word(
     for arrival in backend.judge.requests:
         assert PAGE in asked(arrival)
         assert PAGE not in judged(arrival)
+
+
+class RewardedRoom(Room):
+    """An environment that has a reward of its own."""
+
+    def get_reward(self) -> float:
+        """Return a reward for every rollout."""
+        return 2.0
+
+
+def test_the_mixin_masks_an_environments_reward_too(
+    backend: Backend, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    def plan(arrival: Any) -> Action:
+        # One answer of each group.
+        missing = re.search(r"It is 0\.[15]\.", asked(arrival))
+        return Action(status=404) if missing else Action(text="Final score: 5")
+
+    backend.judge.set_plan(plan)
+    trainer = train_with_tools(
+        (OverlappedRewards,),
+        reward_function(backend.file(), num_generations=4, run="room-reward"),
+        tokenizer_folder,
+        tmp_path,
+        environment=RewardedRoom,
+        max_steps=1,
+    )
+    missing = [i % 4 == 1 for i in range(8)]
+    assert [[math.isnan(value) for value in row] for row in trainer.columns] == [
+        [gone, gone] for gone in missing
+    ]
+    assert trainer.columns[0] == pytest.approx([0.5, 2.0])
 
 
 def asked(arrival: Any) -> str:

@@ -1,5 +1,6 @@
 """verl's own RewardLoopManager with Ray actors, and its DataProto through the replaced class."""
 
+import asyncio
 import json
 import shlex
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from verl_setup import (
 )
 
 from oyer.demo.responses import Action, named
+from oyer.manager import MissingScores
 from oyer.manager.verl import LengthPenaltyRewardManager, RewardManager
 
 VECTORS = json.loads((Path(__file__).parents[1] / "data" / "median_band_vectors.json").read_text())
@@ -222,6 +224,75 @@ def test_the_replaced_class_judges_while_the_trainer_computes_log_probs(
     backend.judge.wait_until(lambda log: len(log) == 2)
     backend.judge.release()
     assert future.result().sum(-1).tolist() == pytest.approx([1.5, 1.5])
+
+
+@pytest.mark.parametrize(("on_missing", "reward"), [("base_score", 1.0), (-0.5, -0.5)])
+def test_the_loops_option_decides_what_a_missing_reward_is(
+    backend: Backend,
+    tokenizer: Any,
+    score_file: Path,
+    tokenizer_folder: Path,
+    on_missing: Any,
+    reward: float,
+) -> None:
+    result = asyncio.run(_missing_row(backend, tokenizer, tokenizer_folder, score_file, on_missing))
+    assert result["reward_score"] == reward
+    assert not result["reward_extra_info"]["has_reward"]
+    assert result["reward_extra_info"]["oyer/q_present"] == 0
+
+
+def test_the_loop_raises_a_missing_reward_where_its_option_says_so(
+    backend: Backend, tokenizer: Any, score_file: Path, tokenizer_folder: Path
+) -> None:
+    with pytest.raises(MissingScores, match="on_missing"):
+        asyncio.run(_missing_row(backend, tokenizer, tokenizer_folder, score_file, "raise"))
+
+
+async def _missing_row(
+    backend: Backend, tokenizer: Any, folder: Path, score_file: Path, on_missing: Any
+) -> Any:
+    """Score a row whose judge fails, in this process."""
+    backend.judge.set_plan(named("not_found"))
+    oyer = {"config": str(backend.file("option.yaml")), "run": "option", "on_missing": on_missing}
+
+    def compute_score(**_: Any) -> float:
+        return 1.0
+
+    manager = RewardManager(config_of(folder, score_file, oyer), tokenizer, compute_score)
+    data = batch_of(tokenizer, [f"option {on_missing}"], uid=[f"option {on_missing}"])
+    data.non_tensor_batch["oyer_rollout"] = np.array([{"group_size": 1}], dtype=object)
+    return await manager.run_single(data)
+
+
+def test_a_truncated_row_that_is_to_be_masked_has_its_base_score(
+    backend: Backend, tokenizer: Any, score_file: Path, tokenizer_folder: Path
+) -> None:
+    """verl has no mask for a rollout."""
+    file = backend.file("cut.yaml", length={"method": "median_band", "truncated": "mask"})
+    text = "cut off here"
+    settings = config_of(
+        tokenizer_folder, score_file, {"config": str(file)}, response_length=len(text)
+    )
+    manager = RewardManager(settings, tokenizer, lambda **_: 0.75)
+    data = batch_of(tokenizer, [text], uid=["cut"])
+    data.non_tensor_batch["oyer_rollout"] = np.array([{"group_size": 1}], dtype=object)
+
+    async def scored() -> Any:
+        return await manager.run_single(data)
+
+    result = asyncio.run(scored())
+    assert result["reward_score"] == 0.75
+    assert not result["reward_extra_info"]["has_reward"]
+    assert result["reward_extra_info"]["oyer/q_present"] == 1
+
+
+def test_the_replaced_class_raises_a_missing_reward_where_its_setting_says_so(
+    backend: Backend, tokenizer: Any
+) -> None:
+    backend.judge.set_plan(named("not_found"))
+    strict = legacy_manager(tokenizer, backend, reward_coefficient=0.1, on_missing="raise")
+    with pytest.raises(MissingScores):
+        strict(batch_of(tokenizer, ["strict 1"]))
 
 
 @pytest.mark.parametrize("missing", ["one", "all"])

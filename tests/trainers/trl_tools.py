@@ -101,8 +101,10 @@ def train_with_tools(
 
     Args:
         bases: the trainer's classes before `GRPOTrainer`.
+        options: of `GRPOConfig`; and `environment`, the class of the environment, or True for `Room`.
     """
     environment = options.pop("environment", False)
+    room = environment if isinstance(environment, type) else Room
 
     class Trainer(ScriptedPolicy, *bases, GRPOTrainer):  # type: ignore[misc]  # bases are given
         tool = "look" if environment else "search"
@@ -110,6 +112,7 @@ def train_with_tools(
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self.own_lengths: list[int] = []
             self.rewards: list[Any] = []
+            self.columns: list[list[float]] = []
             super().__init__(*args, **kwargs)
 
         def _generate(self, prompts: Any) -> Any:
@@ -120,6 +123,7 @@ def train_with_tools(
         def _calculate_rewards(self, *args: Any) -> Any:
             rewards = super()._calculate_rewards(*args)
             self.rewards += rewards[:, 0].tolist()
+            self.columns += rewards.tolist()
             return rewards
 
     tokenizer = tool_tokenizer(tokenizer_folder)
@@ -143,7 +147,7 @@ def train_with_tools(
         processing_class=tokenizer,
         train_dataset=Dataset.from_dict({"prompt": questions, "source": ["web"] * 8}),
         args=GRPOConfig(**settings),
-        **({"environment_factory": Room} if environment else {"tools": [search]}),
+        **({"environment_factory": room} if environment else {"tools": [search]}),
     )
     trainer.train()
     return trainer

@@ -183,11 +183,11 @@ def test_without_payloads_a_resubmission_reads_the_record(
 def test_progress_is_none_without_payloads(source: Backend, workers: Workers) -> None:
     submission = prepared()
     batch_id = submission.manifest.batch_id
-    assert source.progress(batch_id) is None
+    assert source.states([batch_id])[0].judged is None
     source.submit(submission)
-    assert source.progress(batch_id) == 0
+    assert source.states([batch_id])[0].judged == 0
     workers.report(batch_id, 3)
-    assert source.progress(batch_id) == source.judged(batch_id) == 3
+    assert source.states([batch_id])[0].judged == source.judged(batch_id) == 3
 
 
 def test_an_unreachable_broker_is_named_without_its_password() -> None:
@@ -197,7 +197,7 @@ def test_an_unreachable_broker_is_named_without_its_password() -> None:
         "resubmit": lambda: away.resubmit("b", "gone"),
         "cancel": lambda: away.cancel("b", "by the trainer"),
         "judged": lambda: away.judged("b"),
-        "progress": lambda: away.progress("b"),
+        "states": lambda: away.states(["b"]),
         "results": lambda: away.results(["b"]),
     }
     for name, call in calls.items():
@@ -237,3 +237,25 @@ def test_a_refused_password_has_another_error_than_an_unreachable_server(redis_u
             client.config_set("requirepass", "")
     assert "refuses the user or password of broker.url" in str(raised.value)
     assert "wrong-pw" not in str(raised.value)
+
+
+def test_a_small_batch_is_one_judge_task(source: Backend, workers: Workers) -> None:
+    submission = prepared(4)
+    source.submit(submission)
+    [message] = messages(workers, names.JUDGE_QUEUE)
+    assert message["headers"]["task"] == names.SMALL_BATCH_TASK
+    assert message["headers"]["id"] == submission.manifest.batch_id
+    assert message["headers"][names.FLOW_HEADER]["calls"] == 4
+    assert workers.sent(names.LENGTH_QUEUE) == workers.sent(names.COMBINE_QUEUE) == 0
+    assert source.unserved(submission.manifest.batch_id) == [names.JUDGE_QUEUE]
+
+
+def test_storing_a_batch_counts_the_judge_messages_that_wait(
+    source: Backend, workers: Workers
+) -> None:
+    source.submit(prepared(4))
+    assert source.waiting_messages == 0
+    workers.redis.sadd(names.FLOWS_KEY, "flow")
+    workers.redis.lpush(names.flow_key("flow"), "a", "b")
+    source.submit(prepared(4))
+    assert source.waiting_messages == 3

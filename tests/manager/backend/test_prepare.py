@@ -128,3 +128,29 @@ def test_a_numpy_step_becomes_a_plain_one() -> None:
     config = RewardConfig.model_validate({"judges": [JUDGE]})
     step: Any = np.int64(5)
     assert type(prepare(rollouts(1), config, run="r", step=step).manifest.step) is int
+
+
+COUNTED = {"response_tokens": 7}
+
+
+@pytest.mark.parametrize(
+    ("n", "fields", "config"),
+    [
+        (16, COUNTED, {}),
+        (4, {}, {"tokenizer": "gpt2"}),
+        (4, COUNTED, {"length": {"method": "repetition"}}),
+        (4, COUNTED, {"judges": []}),
+    ],
+    ids=["several chunks", "tokens to count", "texts to scan", "no judge"],
+)
+def test_a_batch_with_more_than_a_judge_workers_work_is_a_chord(
+    n: int, fields: dict[str, Any], config: dict[str, Any]
+) -> None:
+    assert not prepared(rollouts(n, **fields), **config).manifest.one_task
+
+
+def test_a_small_batch_is_one_task_if_its_tokens_are_counted() -> None:
+    assert prepared(rollouts(4, **COUNTED)).manifest.one_task
+    assert prepared(rollouts(4), length=[]).manifest.one_task
+    by_chars = {"method": "median_band", "unit": "chars"}
+    assert prepared(rollouts(4), length=by_chars).manifest.one_task

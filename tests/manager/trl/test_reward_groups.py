@@ -59,6 +59,33 @@ def test_ranks_do_not_wait_for_a_row_that_another_rank_cannot_read(
     assert rewards == [[pytest.approx(0.5), None], pytest.approx([0.5, -0.5])]
 
 
+def test_ranks_do_not_wait_for_a_rank_whose_base_score_raises(
+    backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting for its rows would end without any reward."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def base_score(completions: list[str], **_: Any) -> list[float]:
+        if "broken." in completions:
+            raise RuntimeError("the verifier is broken")
+        return [1.0] * len(completions)
+
+    broken, whole = (
+        reward_function(
+            sibling(backend), num_generations=4, timeout_s=30, run="raises", base_score=base_score
+        )
+        for _ in range(2)
+    )
+    with ThreadPoolExecutor(2) as threads:
+        raised, scored = (
+            threads.submit(Trainer().rewards, function, "raises", [10, 10], completions=texts)
+            for function, texts in ((broken, ["broken.", "b."]), (whole, ["c.", "d."]))
+        )
+        with pytest.raises(RuntimeError, match="the verifier is broken"):
+            raised.result(60)
+        assert scored.result(60) == pytest.approx([1.5] * 2)
+
+
 def test_ranks_do_not_wait_for_a_judge_until_their_collective_fails(
     backend: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,9 +56,19 @@ def test_a_background_flow_progresses_beside_training() -> None:
         Flow.of("r", "training", {}),
         Flow.of("r", "background", {}),
     )
-    order = served(queued(training, background), 1, 170, {})
-    assert Counter(order) == {training: 160, background: 10}
-    assert PRIORITY_WEIGHTS["background"] * 16 == PRIORITY_WEIGHTS["training"]
+    order = served(queued(training, background), 1, 330, {})
+    assert Counter(order) == {training: 320, background: 10}
+    assert PRIORITY_WEIGHTS["background"] * 32 == PRIORITY_WEIGHTS["training"]
+
+
+def test_a_share_is_computed_anew_each_time_the_demand_has_doubled() -> None:
+    queue: FairQueue[Flow] = FairQueue()
+    computed = []
+    for i in range(1, 65):
+        if queue.push(A, A):
+            queue.demand()
+            computed.append(i)
+    assert computed == [1, 3, 7, 15, 31, 63]
 
 
 def test_a_flow_takes_what_the_others_leave() -> None:

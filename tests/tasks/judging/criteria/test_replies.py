@@ -12,14 +12,15 @@ from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import Reply
 from oyer.tasks.judging.criteria.verdict_reading import ParsedVerdicts
 from oyer.tasks.judging.reading import Reading
+from oyer.tasks.judging.request_record import Kept, first_messages, parameters_text
 from oyer.tasks.judging.requests import JudgeRequest, requests_of
 
-CRITERIA = [
+CRITERIA: list[dict[str, Any]] = [
     {"name": "correct", "text": "Is the answer right?", "weight": 3},
     {"name": "steps", "text": "Are the steps shown?", "choices": ["none", "some", "all"]},
     {"name": "filler", "text": "Has filler.", "points": -2},
 ]
-RIGHT = [
+RIGHT: list[dict[str, Any]] = [
     {"name": "correct", "reason": "It is 42.", "verdict": True},
     {"name": "steps", "reason": "One is missing.", "verdict": "some"},
     {"name": "filler", "reason": "None.", "verdict": False},
@@ -78,7 +79,8 @@ ALL = {"correct", "steps", "filler"}
 )  # fmt: skip
 def test_verdicts_are_read(text: str) -> None:
     parsed = reading().read(reply(text))
-    assert (parsed.status, parsed.score) == (Status.SCORED, pytest.approx(SCORE))
+    assert parsed.status is Status.SCORED
+    assert parsed.score == pytest.approx(SCORE)
     assert isinstance(parsed, ParsedVerdicts)
     assert [(v.verdict, v.value) for v in parsed.verdicts.values()] == [
         (True, 1.0),
@@ -148,7 +150,8 @@ def test_only_the_missing_ones_are_asked_again() -> None:
     assert "### correct" not in question
     changed = {**RIGHT[0], "verdict": False}
     done = after.read(reply(written(changed, RIGHT[2])))
-    assert (done.status, done.score) == (Status.SCORED, pytest.approx(SCORE))
+    assert done.status is Status.SCORED
+    assert done.score == pytest.approx(SCORE)
     assert done.reply is not None
     kept = first.read_again(done.reply, None)
     assert kept is not None
@@ -160,7 +163,8 @@ def test_enough_verdicts_are_a_score_once_nothing_more_is_asked() -> None:
     parsed = first.read(reply(written(*RIGHT[:2])))
     assert parsed.status is Status.UNPARSEABLE
     settled = first.settled(parsed)
-    assert (settled.status, settled.score) == (Status.SCORED, pytest.approx(3.5 / 4))
+    assert settled.status is Status.SCORED
+    assert settled.score == pytest.approx(3.5 / 4)
     assert reading(min_valid_criteria=2, reasks=0).read(reply(written(*RIGHT[:2]))).score == (
         pytest.approx(3.5 / 4)
     )
@@ -205,3 +209,20 @@ def test_samples_of_the_first_call_come_first() -> None:
         (3, 1),
     ]
     assert [request.first_sample for request in found] == [True, False, True, False]
+
+
+def test_the_record_gives_the_messages_of_each_call_again() -> None:
+    for request in requests(criteria_per_call=2, samples=2):
+        assert request.request is not None
+        assert request.key is not None
+        kept = Kept(
+            request_hash=request.key,
+            sample=request.sample,
+            parameters=json.loads(parameters_text(request, None)),
+            messages=None,
+            rubric=request.judge.rubric,
+            prompt="What is 6 times 7?",
+            response="It is 42.",
+            reference=None,
+        )
+        assert first_messages(kept) == request.request.messages

@@ -1,11 +1,4 @@
-"""OpenRLHF adapter: `reward_func` for `--reward.remote_url`, and the answers of `oyer serve`.
-
-    --reward.remote_url /path/to/examples/openrlhf_reward.py     # judged through this process
-    --reward.remote_url http://127.0.0.1:8780/get_reward         # judged through `oyer serve`
-
-OpenRLHF has no missing reward: it gets a neutral number, and `oyer_missing` in `extra_logs` marks it.
-It sends decoded tokens: a response without an end mark hit the length limit.
-"""
+"""The reward functions for OpenRLHF's `--reward.remote_url`, called once per sample."""
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +20,8 @@ from oyer.manager.adapters import (
     one_by_one,
 )
 from oyer.manager.client import RewardManager
-from oyer.manager.number_answers import Answer, answer, missing_reward
-from oyer.manager.query_text import QueryText
+from oyer.manager.openrlhf.number_answers import Answer, answer
+from oyer.manager.openrlhf.query_text import QueryText
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score, without_reward
 from oyer.manager.stand_ins import StandIns, is_missing, with_neutral_rows
@@ -42,8 +35,6 @@ log = get_logger(__name__)
 
 TIMEOUT_S = 150.0
 """Longest wait for a reward, in seconds; OpenRLHF's client gives up after 180 s."""
-
-__all__ = ["answer", "missing_reward", "reward_func", "reward_function"]
 
 Row = Rollout | InvalidRollout
 """A rollout of a request, or why its row cannot be scored."""
@@ -129,16 +120,12 @@ def reward_function(
             the configured `tokenizer`, else the end marks of common models.
 
     Raises:
-        InvalidConfig: a key of the configuration is wrong, no broker is named, or a length method
-            needs a field that OpenRLHF does not send.
+        InvalidConfig: a key is wrong, no broker is named, or OpenRLHF does not send a needed field.
     """
     given = RewardManager.of(config)
+    has_base = base_score is not None
     check_fits(
-        given.config,
-        who="OpenRLHF",
-        base_score=base_score is not None,
-        group_size=group_size,
-        how="group_size",
+        given.config, who="OpenRLHF", base_score=has_base, group_size=group_size, how="group_size"
     )
     streamed, outages = one_by_one(with_neutral_rows(given.config, group_size))
     manager = given.under(streamed)

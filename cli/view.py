@@ -1,0 +1,191 @@
+"""`oyer view`: the web page on the record."""
+
+import contextlib
+import io
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oyer.cli.serve import listen
+from oyer.cli.support import options
+from oyer.cli.support.output import console, print_json
+from oyer.protocol.errors import InvalidConfig, InvalidInput
+
+if TYPE_CHECKING:
+    import uvicorn
+    from sqlalchemy import Engine
+
+    from oyer.history.access import AccessRules
+
+Host = Annotated[str, typer.Option("--host", help="Address to bind.")]
+Port = Annotated[
+    int, typer.Option("--port", min=0, max=65535, help="Port to bind; 0 chooses a free one.")
+]
+TokenEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--token-env",
+        help="Environment variable that holds the token; required unless --host is loopback.",
+    ),
+]
+TrustedHosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trusted-host",
+        help="Name under which browsers reach the page, e.g. of a proxy; repeatable.",
+    ),
+]
+Export = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        "--export",
+        metavar="RUN[/STEP] FILE",
+        help="Write a run or a step as one HTML file, which opens without a server, and end.",
+    ),
+]
+
+PORT = 8790
+
+
+def view(
+    config: options.Config = None,
+    url: options.RecordUrl = None,
+    host: Host = "127.0.0.1",
+    port: Port = PORT,
+    token_env: TokenEnv = None,
+    trusted_host: TrustedHosts = None,
+    export: Export = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Serve a web page that explains each score, until Ctrl-C.
+
+    From a run's curves to a step, its groups, and the reason of one reward: each term, each judge's
+    reply, request and attempts. People can add verdicts, and export them as labels. The page reads the
+    record only; a read-only role is enough, except for verdicts.
+
+    Example: `oyer view --config oyer.yaml`
+    """
+    check_installed()
+    if export is not None:
+        _export(options.record_url(config, url), *export, as_json=as_json)
+        return
+    from oyer.cli.support.database import existing
+    from oyer.history.access import AccessRules
+    from oyer.server.settings import check_bind
+
+    token = _token(token_env)
+    check_bind(host, token)
+    rules = AccessRules(token=token, hosts=frozenset([host, *(trusted_host or ())]))
+    record = options.record_url(config, url)
+    with contextlib.closing(listen(host, port)) as listener, existing(record) as engine:
+        address = address_of(listener)
+        if as_json:
+            print_json({"event": "ready", "url": address})
+        else:
+            console.print(
+                f"the page is at {address}; Ctrl-C stops it", highlight=False, soft_wrap=True
+            )
+        _server(engine, rules).run(sockets=[listener])
+
+
+def local_listener() -> socket.socket:
+    """Listen on the page's loopback port, or on a free one if that is taken.
+
+    Raises:
+        InvalidConfig: the page's libraries are not installed.
+    """
+    check_installed()
+    try:
+        return listen("127.0.0.1", PORT)
+    except InvalidInput:
+        return listen("127.0.0.1", 0)
+
+
+def address_of(listener: socket.socket) -> str:
+    """Return the address that a browser opens."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def serve_local(record: str, listener: socket.socket) -> None:
+    """Serve the page on this machine until a signal."""
+    from oyer.cli.support.database import existing
+    from oyer.history.access import AccessRules
+
+    with existing(record) as engine:
+        _server(engine, AccessRules()).run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def served_beside(record: str, listener: socket.socket) -> Iterator[None]:
+    """Serve the page on this machine, in a thread, until the block ends."""
+    from oyer.cli.support.database import existing
+    from oyer.history.access import AccessRules
+
+    with existing(record) as engine:
+        server = _server(engine, AccessRules())
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="page")
+        thread.start()
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _server(engine: "Engine", rules: "AccessRules") -> "uvicorn.Server":
+    import uvicorn
+
+    from oyer.history.app import create_app
+
+    return uvicorn.Server(
+        uvicorn.Config(create_app(engine, rules), log_level="warning", access_log=False)
+    )
+
+
+def _export(record: str, place: str, file: str, *, as_json: bool) -> None:
+    """Write a run or a step to a file."""
+    from oyer.cli.support.database import existing
+    from oyer.history.export import export
+    from oyer.models.engine import reading
+
+    with existing(record) as engine, reading(engine) as conn:
+        text = io.StringIO()
+        rollouts = export(conn, place, text)
+    # Lone surrogates of a rollout cannot be encoded; browsers show the same mark.
+    Path(file).write_bytes(text.getvalue().encode("utf-8", "replace"))
+    if as_json:
+        print_json({"event": "exported", "file": file, "rollouts": rollouts})
+    else:
+        console.print(f"wrote {rollouts} rollouts to {file}", highlight=False, soft_wrap=True)
+
+
+def check_installed() -> None:
+    """Check that the page's libraries are installed.
+
+    Raises:
+        InvalidConfig: names the one that is missing, and how to install it.
+    """
+    try:
+        import jinja2  # noqa: F401
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise InvalidConfig(
+            f"`oyer view` needs {error.name}: pip install 'oyer[server]'"
+        ) from error
+
+
+def _token(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    from oyer.config.variables import secret_of
+
+    return secret_of(
+        variable, os.environ, where="--token-env", fix="export the token under that name"
+    ).strip()

@@ -1,0 +1,41 @@
+"""Files that the page offers."""
+
+import csv
+import io
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response, StreamingResponse
+
+from oyer.models.base import dump_json
+from oyer.protocol.errors import InvalidInput
+
+
+def file_of(rows: list[dict[str, Any]], kind: str) -> Response:
+    """Return rows as JSONL, CSV or Parquet."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if kind == "jsonl":
+        return attached("".join(f"{dump_json(row)}\n" for row in rows), "rollouts.jsonl")
+    if kind == "csv":
+        out = io.StringIO()
+        writer = csv.DictWriter(out, names)
+        writer.writeheader()
+        writer.writerows(rows)
+        return attached(out.getvalue(), "rollouts.csv")
+    if kind != "parquet":
+        raise HTTPException(404, "The formats are jsonl, csv and parquet.")
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise InvalidInput("parquet: needs pyarrow; pip install pyarrow") from error
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([{n: row.get(n) for n in names} for row in rows]), buffer)
+    return attached(buffer.getvalue(), "rollouts.parquet")
+
+
+def attached(content: str | bytes, name: str) -> Response:
+    """Return a file that browsers save."""
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    body = content if isinstance(content, bytes) else content.encode("utf-8", "replace")
+    return StreamingResponse(iter([body]), headers=headers, media_type="application/octet-stream")

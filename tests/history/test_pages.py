@@ -1,0 +1,218 @@
+"""Every page answers, links to the next, and shows hostile texts as texts."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from html.parser import HTMLParser
+
+import pytest
+from sqlalchemy import Engine, text
+from starlette.testclient import TestClient
+
+from oyer.history.app import create_app
+from oyer.models.rows import BatchKey
+from oyer.models.writes import record_chunk
+from tests.history.conftest import SITE, links
+from tests.support.page_record import FIRST, HOSTILE, add_batch
+from tests.support.record_rows import make_judgement
+
+SCRIPTS = ['<script src="/static/page.js" defer>']
+
+
+class Tags(HTMLParser):
+    """The tags and attributes of a page, as a browser sees them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.handlers: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.handlers += [name for name, _ in attrs if name.startswith("on") or name == "style"]
+
+
+def test_two_clicks_lead_from_a_run_to_the_reason_of_a_reward(
+    client: TestClient, batches: dict[str, str]
+) -> None:
+    run = next(one for one in links(client.get("/").text) if one.startswith("/runs/"))
+    # The newest run is the hostile one.
+    assert "&lt;i&gt;run&lt;/i&gt;/x" in client.get(run).text
+    run = [one for one in links(client.get("/").text) if one.startswith("/runs/")][1]
+    step = next(one for one in links(client.get(run).text) if "/steps/1" in one)
+    score = next(one for one in links(client.get(step).text) if one.startswith("/scores/"))
+    page = client.get(score).text
+    assert '<mark class="span">Final score:' in page
+    assert "judge:quality" in page
+    assert "gateway timeout" not in page
+
+
+def test_every_link_of_the_site_answers(client: TestClient, batches: dict[str, str]) -> None:
+    seen: set[str] = set()
+    todo = ["/", "/search", "/review"]
+    while todo:
+        address = todo.pop()
+        if address in seen or "base=" in address:
+            continue
+        seen.add(address)
+        answer = client.get(address)
+        assert answer.status_code == 200 or "parquet" in address, (address, answer.text[:300])
+        if answer.headers["content-type"].startswith("text/html"):
+            todo += links(answer.text)
+    assert len([one for one in seen if one.startswith("/scores/")]) == 8 + 8 + len(HOSTILE) + 4
+
+
+def test_no_html_of_a_rollout_is_rendered(client: TestClient, batches: dict[str, str]) -> None:
+    pages = [f"/scores/{batches['hostile']}/{i}" for i in range(len(HOSTILE))]
+    pages += [f"/groups/{batches['hostile']}/0", "/", "/search?text=script", "/search?run=<b>"]
+    for address in pages:
+        answer = client.get(address)
+        seen = Tags(answer.text)
+        assert answer.status_code == 200
+        assert seen.tags.count("script") == 1, address
+        assert not {"img", "b", "i"} & set(seen.tags), address
+        assert seen.handlers == [], address
+        assert "\x00" not in answer.text
+
+
+def test_a_long_text_is_cut_and_linked_as_plain_text(
+    client: TestClient, batches: dict[str, str]
+) -> None:
+    page = client.get(f"/scores/{batches['hostile']}/4").text
+    assert len(page) < 400_000
+    (whole,) = [one for one in links(page) if one.startswith("/texts/")]
+    answer = client.get(whole)
+    assert answer.text == HOSTILE[4]
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_missing_score_says_why(client: TestClient, batches: dict[str, str]) -> None:
+    page = client.get(f"/scores/{batches['first']}/3").text
+    assert "no reply within 60 s" in page
+    assert "gateway timeout" in page
+    assert "504" in page
+
+
+def test_the_group_ranks_folds_equal_responses_and_marks_words(
+    client: TestClient, batches: dict[str, str]
+) -> None:
+    page = client.get(f"/groups/{batches['first']}/6").text
+    assert page.count("<article") == 3
+    assert "The same response: rollouts 7." in page or "The same response: rollouts 6." in page
+    assert '<mark class="added">' in page
+    assert "quality by tokens" in page
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("", 8),
+        ("status=timeout", 1),
+        ("low=2.4&high=2.6", 1),
+        ("component=quality&low=7", 2),
+        ("text=answer+is+5", 1),
+        ("text=%25", 0),
+    ],
+)
+def test_a_step_is_filtered(
+    client: TestClient, batches: dict[str, str], query: str, shown: int
+) -> None:
+    page = client.get(f"/runs/1/steps/0?{query}").text
+    assert f"{shown} of" in page
+    assert page.count('<a class="cell') == shown
+
+
+@pytest.mark.parametrize("sort", ["best", "worst", "spread", "disagreement", "cost", "latency"])
+def test_groups_are_sorted(client: TestClient, batches: dict[str, str], sort: str) -> None:
+    page = client.get(f"/runs/1/steps/0?sort={sort}").text
+    if sort in ("best", "worst"):
+        order = [page.index(f"<bdi>{name}</bdi>") for name in ("g0", "g1")]
+        assert (order[0] > order[1]) == (sort == "best")
+    assert page.count('<th scope="row">') == 2
+
+
+def test_the_step_is_downloaded_as_it_is_filtered(
+    client: TestClient, batches: dict[str, str]
+) -> None:
+    base = "/runs/1/steps/0/rollouts"
+    lines = [json.loads(line) for line in client.get(f"{base}.jsonl").text.splitlines()]
+    assert len(lines) == 8
+    assert lines[0]["quality"] == 1.0
+    (row,) = csv.DictReader(io.StringIO(client.get(f"{base}.csv?status=timeout").text))
+    assert (row["rollout_index"], row["reward"]) == ("3", "")
+    assert client.get(f"{base}.xlsx").status_code == 404
+
+
+def test_search_pages_by_key_find_each_judgement_once(
+    client: TestClient, engine: Engine, batches: dict[str, str]
+) -> None:
+    texts = [f"needle {i}" for i in range(70)]
+    add_batch(engine, texts, scores=[{"quality": 1.0}] * 70, run="many", submitted_at=FIRST, step=5)
+    seen: list[str] = []
+    address: str | None = "/search?text=needle&run=many&step=5&judge=quality&status=scored"
+    while address:
+        page = client.get(address).text
+        seen += [one for one in links(page) if one.startswith("/scores/")]
+        address = next((one for one in links(page) if "after=" in one), None)
+    assert len(seen) == len(set(seen)) == 70
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "said"),
+    [
+        ("/runs/99", 404, "not on record"),
+        ("/groups/none/0", 404, "not on record"),
+        ("/scores/none/0", 404, "not on record"),
+        ("/texts/none", 404, "not on record"),
+        ("/search?step=x", 422, "step: is"),
+        ("/search?since=yesterday", 422, "since: is"),
+        ("/search?after=x", 422, "after: is not the key"),
+        ("/runs/1/steps/0?low=x", 422, "low: is"),
+        ("/runs/1/steps/x", 422, "step: is"),
+    ],
+)
+def test_a_wrong_address_names_the_fix(
+    client: TestClient, batches: dict[str, str], address: str, status: int, said: str
+) -> None:
+    answer = client.get(address)
+    assert (answer.status_code, said in answer.text) == (status, True)
+
+
+def test_an_empty_record_says_what_to_do(client: TestClient) -> None:
+    assert "oyer demo" in client.get("/").text
+    assert "Nothing found" in client.get("/search").text
+    assert client.get("/review").status_code == 200
+
+
+def test_a_record_of_an_older_release_is_named(engine: Engine, batches: dict[str, str]) -> None:
+    with engine.begin() as conn:
+        conn.execute(text("DROP TABLE step_totals"))
+    answer = TestClient(create_app(engine), base_url=SITE).get("/")
+    assert answer.status_code == 503
+    assert "oyer db upgrade" in answer.text
+
+
+def test_a_batch_under_way_is_listed(client: TestClient, batches: dict[str, str]) -> None:
+    assert batches["open"][:8] in client.get("/").text
+    assert "The batch has not ended" in client.get(f"/scores/{batches['open']}/0").text
+
+
+def test_samples_and_the_fall_back_are_named(client: TestClient, engine: Engine) -> None:
+    batch = add_batch(engine, ["a"], scores=[{"quality": 5.0}], submitted_at=FIRST)
+    key = BatchKey(FIRST, batch)
+    with engine.begin() as conn:
+        extra = [make_judgement(0, sample=1), make_judgement(0, judge="quality/fallback")]
+        record_chunk(conn, key, judgements=extra)
+    page = client.get(f"/scores/{batch}/0").text
+    assert "Judge <bdi>quality</bdi>, sample 2 of 2" in page
+    assert "Fall-back of judge <bdi>quality</bdi></h2>" in page
+
+
+def test_a_plan_of_an_older_release_is_shown(client: TestClient, engine: Engine) -> None:
+    plan = {"judges": [{"name": "quality", "scale": [0, 10]}]}
+    batch = add_batch(engine, ["a"], scores=[{"quality": 5.0}], submitted_at=FIRST, plan=plan)
+    for address in (f"/scores/{batch}/0", f"/groups/{batch}/0", "/runs/1", "/runs/1/steps/0"):
+        assert client.get(address).status_code == 200

@@ -1,0 +1,124 @@
+"""People's verdicts: added, refused, queued, and exported as labels."""
+
+import json
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+from starlette.testclient import TestClient
+
+from tests.history.conftest import SITE
+
+ORIGIN = {"origin": SITE}
+
+
+def form(batches: dict[str, str], **changed: str) -> dict[str, str]:
+    given = {
+        "batch_id": batches["first"], "index": "0", "judge": "quality", "verdict": "should_be",
+        "score": "7", "note": "kinder", "author": "Ada", "blind": "0",
+    }  # fmt: skip
+    return given | changed
+
+
+def stored(engine: Engine) -> list[dict[str, Any]]:
+    with engine.connect() as conn:
+        rows = conn.execute(text("SELECT * FROM human_verdicts ORDER BY created_at")).mappings()
+        return [dict(row) for row in rows]
+
+
+def test_a_verdict_is_a_new_row_and_is_shown(
+    client: TestClient, engine: Engine, batches: dict[str, str]
+) -> None:
+    for note in ("kinder", "<b>again</b>"):
+        answer = client.post("/verdicts", data=form(batches, note=note), headers=ORIGIN)
+        assert answer.status_code == 200
+    assert [row["note"] for row in stored(engine)] == ["kinder", "<b>again</b>"]
+    assert stored(engine)[0]["score"] == 7.0
+    assert "&lt;b&gt;again&lt;/b&gt;" in answer.text
+    # The judgement is as before.
+    with engine.connect() as conn:
+        query = "SELECT score FROM judgements WHERE batch_id = :id AND rollout_index = 0"
+        assert conn.scalar(text(f"{query} AND judge = 'quality'"), {"id": batches["first"]}) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "said"),
+    [
+        ({"score": "11"}, 422, "scale is 0 to 10"),
+        ({"score": "seven"}, 422, "score: is"),
+        ({"score": "nan"}, 422, "score"),
+        ({"score": ""}, 422, "score: give one"),
+        ({"verdict": "agree"}, 422, "only then"),
+        ({"verdict": "no"}, 422, "give agree, should_be or unsure"),
+        ({"author": " "}, 422, "author: give your name"),
+        ({"note": "x" * 10_001}, 422, "note: has 10001 characters"),
+        ({"note": "x" * 200_000}, 413, "too long"),
+        ({"index": "-1"}, 422, "index"),
+        ({"index": "99"}, 404, "not on record"),
+        ({"judge": "nobody"}, 404, "not on record"),
+        ({"batch_id": "none"}, 404, "not on record"),
+    ],
+    ids=str,
+)
+def test_a_wrong_verdict_is_refused(
+    client: TestClient,
+    engine: Engine,
+    batches: dict[str, str],
+    changed: Any,
+    status: int,
+    said: str,
+) -> None:
+    answer = client.post("/verdicts", data=form(batches, **changed), headers=ORIGIN)
+    assert (answer.status_code, said in answer.text) == (status, True)
+    assert stored(engine) == []
+
+
+def test_the_queue_begins_with_the_largest_disagreement_and_ends(
+    client: TestClient, engine: Engine, batches: dict[str, str]
+) -> None:
+    first = client.get("/review?run=1&mode=disagreements&author=Ada", follow_redirects=False)
+    # quality 1 of 10 and safety 1 of 1 are the furthest apart on a common scale; both steps have it.
+    assert first.status_code == 303
+    seen = set()
+    for _ in range(40):
+        answer = client.get("/review?run=1&mode=disagreements&author=Ada", follow_redirects=False)
+        if answer.status_code == 200:
+            break
+        place, _, query = answer.headers["location"].partition("?")
+        judge = query.rpartition("judge=")[2]
+        assert (place, judge) not in seen
+        seen.add((place, judge))
+        batch_id, index = place.split("/")[2:4]
+        given = form(
+            batches, batch_id=batch_id, index=index, judge=judge, verdict="unsure", score=""
+        )
+        client.post("/verdicts", data=given, headers=ORIGIN)
+    assert len(seen) == 8 * 2 * 2 - 2 + 4
+    assert "every score" in answer.text
+
+
+def test_the_blind_queue_hides_the_score_until_the_verdict(
+    client: TestClient, engine: Engine, batches: dict[str, str]
+) -> None:
+    answer = client.get("/review?run=1&mode=random&author=Ada")
+    assert "The score is hidden until your verdict" in answer.text
+    for word in ("Final score", 'class="sum"', 'value="agree"', "<dt>Score</dt>"):
+        assert word not in answer.text
+    assert '<input type="hidden" name="blind" value="1">' in answer.text
+
+
+def test_labels_hold_what_statistics_need(
+    client: TestClient, engine: Engine, batches: dict[str, str]
+) -> None:
+    client.post("/verdicts", data=form(batches, blind="1"), headers=ORIGIN)
+    agree = form(batches, index="1", verdict="agree", score="", author="Bo")
+    client.post("/verdicts", data=agree, headers=ORIGIN)
+    unsure = form(batches, index="2", verdict="unsure", score="", author="Bo")
+    client.post("/verdicts", data=unsure, headers=ORIGIN)
+    rows = [json.loads(line) for line in client.get("/labels.jsonl").text.splitlines()]
+    assert [row["label"] for row in rows] == [7.0, 2.0, None]
+    assert [row["judge_score"] for row in rows] == [1.0, 2.0, 3.0]
+    first = rows[0]
+    assert (first["author"], first["blind"], first["run"]) == ("Ada", True, "first")
+    assert first["response"] == "The answer is 0, because 0 = 0."
+    assert client.get("/labels.jsonl?run=nothing").text == ""
