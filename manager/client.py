@@ -134,9 +134,9 @@ class RewardManager:
         check_place(run, step, split, priority)
         rollouts = self._without_unused_images(rollouts)
         sizes_bytes = validation.check(rollouts, self.config)
-        priority = priority or default_priority(split)
-        if split is None:
+        if split in (None, "train"):
             validation.check_groups(rollouts, self.config)
+        priority = priority or default_priority(split)
         prepared = prepare(
             rollouts,
             self.config,

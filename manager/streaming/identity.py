@@ -84,7 +84,7 @@ def check_group_size(options: ScoreOptions, config: RewardConfig) -> None:
     Raises:
         InvalidInput: names the option and the fix.
     """
-    if options.get("group_size") != 1 or options.get("split") is not None:
+    if options.get("group_size") != 1 or options.get("split") not in (None, "train"):
         return
     judge = next((judge.name for judge in config.judges if judge.kind == "group"), None)
     if judge is not None:

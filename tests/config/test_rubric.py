@@ -27,7 +27,9 @@ def filled(text: str, **changes: object) -> list[dict[str, str]]:
     return rubrics.render(rubrics.parse(text), **{**values, **changes})  # type: ignore[arg-type]  # varied on purpose
 
 
-SCORE_RUBRICS = [name for name in rubrics.BUILT_IN if "criteria" not in name]
+SCORE_RUBRICS = [
+    name for name in rubrics.BUILT_IN if rubrics.parse(rubrics.resolve(name)).reply == "score"
+]
 
 
 @pytest.mark.parametrize("name", rubrics.BUILT_IN)

@@ -16,7 +16,13 @@ from oyer.tasks.judging.chunk_requests import ChunkRequests, chunk_requests
 from oyer.tasks.judging.request_record import Kept, first_messages, parameters_text
 from oyer.tasks.judging.requests import JudgeRequest, RequestContext
 
-LIST = {"name": "ranking", "kind": "group", "endpoint": "e", "model": "m", "samples": 2}
+LIST: dict[str, Any] = {
+    "name": "ranking",
+    "kind": "group",
+    "endpoint": "e",
+    "model": "m",
+    "samples": 2,
+}
 JUDGES: dict[str, dict[str, Any]] = {
     "list": LIST,
     "pairs": {**LIST, "mode": "pairs", "pairs": "all", "both_orders": True},
