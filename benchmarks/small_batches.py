@@ -156,18 +156,9 @@ def main() -> None:
     count = options.rollouts
     figures = measure(count, options.rounds, options.ways)
     bound_s = math.ceil(count / IN_FLIGHT) * LATENCY_S
-    peer = statistics.median(
-        one["all"]
-        for one in figures[
-            options.ways[
-                -1
-                if len(options.ways) == 1
-                else options.ways.index("1024")
-                if "1024" in options.ways
-                else -1
-            ]
-        ]
-    )
+    # `stream` alone has no peer.
+    largest = max(options.ways, key=lambda way: int(way) if way.isdigit() else 0)
+    peer = statistics.median(one["all"] for one in figures[largest])
     rows = []
     for way, rounds in figures.items():
         medians = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
