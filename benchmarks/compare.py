@@ -70,23 +70,15 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
     try:
         shutil.rmtree(tree / "benchmarks", ignore_errors=True)
         shutil.copytree(ROOT / "benchmarks", tree / "benchmarks")
-        _run(sys.executable, "-m", "venv", str(tree / ".venv"))
+        # Without pip and setuptools of its own, which may be too old: it uses this environment's.
+        _run(sys.executable, "-m", "venv", "--without-pip", str(tree / ".venv"))
         packages = next((tree / ".venv/lib").glob("python3*/site-packages"))
         # The dependencies of this environment, after the commit's own package.
         paths = [sysconfig.get_path("purelib"), *_paths_added()]
         (packages / "zz_shared.pth").write_text("\n".join(paths) + "\n")
         python = tree / ".venv/bin/python"
-        _run(
-            str(python),
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--no-build-isolation",
-            "-e",
-            str(tree),
-        )
+        install = ["install", "--quiet", "--no-deps", "--no-build-isolation", "-e", str(tree)]
+        _run(str(python), "-m", "pip", *install)
         yield tree
     finally:
         _run("git", "worktree", "remove", "--force", str(tree))

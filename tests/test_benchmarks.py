@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic, and the filling of a record."""
 
+import json
 import sys
 
 import pytest
@@ -61,6 +62,11 @@ def test_the_page_has_each_figure_with_its_ratios_machine_and_date() -> None:
         "| a\\|b | 3 s | 2 | 1.50 | gather: 6 s | 0.50 | `--rounds 1` | CPU, 2 cores | 2026-01-02 |"
         in page
     )
+
+
+def test_the_page_of_the_docs_is_that_of_its_figures() -> None:
+    figures = json.loads((ROOT / "docs/benchmarks.json").read_text())
+    assert (ROOT / "docs/benchmarks.md").read_text() == bench_all.page_of(figures)
 
 
 def test_the_benchmarks_of_the_page_exist() -> None:
