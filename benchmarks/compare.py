@@ -5,7 +5,7 @@
     python benchmarks/compare.py main HEAD history --databases sqlite
 
 - Each commit gets a git worktree and a virtual environment. The scripts are those of this checkout for
-  both, so that both are measured alike. Packages of this environment are shared; if constraints.txt
+  both, so that both are measured alike. Packages of this environment are shared; pip fetches what builds the commit's own package; if constraints.txt
   differs between the commits, compare environments of your own.
 - A round runs the benchmark on both commits, one right after the other, in alternating order. A
   figure's ratio is B's to A's within a round, so that a machine that gets slower slows both.
@@ -70,14 +70,13 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
     try:
         shutil.rmtree(tree / "benchmarks", ignore_errors=True)
         shutil.copytree(ROOT / "benchmarks", tree / "benchmarks")
-        # Without pip and setuptools of its own, which may be too old: it uses this environment's.
         _run(sys.executable, "-m", "venv", "--without-pip", str(tree / ".venv"))
         packages = next((tree / ".venv/lib").glob("python3*/site-packages"))
         # The dependencies of this environment, after the commit's own package.
         paths = [sysconfig.get_path("purelib"), *_paths_added()]
         (packages / "zz_shared.pth").write_text("\n".join(paths) + "\n")
         python = tree / ".venv/bin/python"
-        install = ["install", "--quiet", "--no-deps", "--no-build-isolation", "-e", str(tree)]
+        install = ["install", "--quiet", "--no-deps", "-e", str(tree)]
         _run(str(python), "-m", "pip", *install)
         yield tree
     finally:

@@ -51,7 +51,7 @@ class Backend:
         stack.enter_context(cluster.running())
         migrations.upgrade(cluster.url)
         self.redis_url = stack.enter_context(redis_server())
-        self._ports = {
+        self._ports: dict[str, int | Path] = {
             "judge": int(judge_url.rpartition(":")[2].partition("/")[0]),
             "redis": int(self.redis_url.rpartition(":")[2].partition("/")[0]),
             "record": cluster.socket,
