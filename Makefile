@@ -118,8 +118,8 @@ bench-fairness: $(READY) ## Measure how runs share workers and endpoints
 bench-all: $(READY) ## Run all benchmarks and write docs/benchmarks.md; hours, minutes with SMALL=1
 	$(BIN)/python benchmarks/bench_all.py $(if $(SMALL),--quick) $(if $(ONLY),--only $(ONLY))
 
-bench-compare: $(READY) ## Compare a benchmark on two commits: make bench-compare A=main B=HEAD
-	$(BIN)/python benchmarks/compare.py $(A) $(B) $(BENCH)
+bench-compare: $(READY) ## Compare a benchmark on two commits: make bench-compare A=main B=HEAD BENCH=throughput
+	$(BIN)/python benchmarks/compare.py $(A) $(B) $(if $(BENCH),--benchmark $(BENCH))
 
 bench-record: $(READY) ## Time every query at a million judgements
 	$(BIN)/python benchmarks/history.py --sizes 100000 1000000

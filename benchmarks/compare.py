@@ -1,12 +1,14 @@
 """Says which figures of a benchmark differ between two commits beyond noise.
 
     python benchmarks/compare.py main HEAD                              # throughput, 7 rounds
-    python benchmarks/compare.py main HEAD --rounds 11 judging --calls 1024 --rounds 1
-    python benchmarks/compare.py main HEAD history --databases sqlite
+    python benchmarks/compare.py main HEAD --benchmark judging --rounds 11 -- --calls 1024 --rounds 1
+    python benchmarks/compare.py main HEAD --benchmark history -- --databases sqlite
+
+What follows `--` are options of the benchmark.
 
 - Each commit gets a git worktree and a virtual environment. The scripts are those of this checkout for
-  both, so that both are measured alike. Packages of this environment are shared; if constraints.txt
-  differs between the commits, compare environments of your own.
+  both, so that both are measured alike. Packages of this environment are shared; pip fetches what
+  builds the commit's own. If constraints.txt differs, compare environments of your own.
 - A round runs the benchmark on both commits, one right after the other, in alternating order. A
   figure's ratio is B's to A's within a round, so that a machine that gets slower slows both.
 - The interval is that of the median by the sign test: the ratios that at least 95 % of all such
@@ -34,6 +36,8 @@ from common import FIGURES_VARIABLE, Figure, print_table
 
 ROOT = Path(__file__).parents[1]
 CONFIDENCE = 0.95
+DEFAULTS = {"throughput": ["--rounds", "1"], "judging": ["--rounds", "1"]}
+"""Options of a benchmark whose own rounds are needless here."""
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float] | None:
@@ -70,14 +74,13 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
     try:
         shutil.rmtree(tree / "benchmarks", ignore_errors=True)
         shutil.copytree(ROOT / "benchmarks", tree / "benchmarks")
-        # Without pip and setuptools of its own, which may be too old: it uses this environment's.
         _run(sys.executable, "-m", "venv", "--without-pip", str(tree / ".venv"))
         packages = next((tree / ".venv/lib").glob("python3*/site-packages"))
         # The dependencies of this environment, after the commit's own package.
         paths = [sysconfig.get_path("purelib"), *_paths_added()]
         (packages / "zz_shared.pth").write_text("\n".join(paths) + "\n")
         python = tree / ".venv/bin/python"
-        install = ["install", "--quiet", "--no-deps", "--no-build-isolation", "-e", str(tree)]
+        install = ["install", "--quiet", "--no-deps", "-e", str(tree)]
         _run(str(python), "-m", "pip", *install)
         yield tree
     finally:
@@ -114,10 +117,10 @@ def main() -> None:
     parser.add_argument("b", help="the commit to judge, e.g. HEAD")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--least", type=float, default=0.02, help="smallest difference that counts")
-    parser.add_argument("benchmark", nargs="?", default="throughput")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the benchmark")
-    options = parser.parse_args()
-    script_options = options.options or {"throughput": ["--rounds", "1"]}.get(options.benchmark, [])
+    parser.add_argument("--benchmark", default="throughput", help="a script of benchmarks/")
+    own, _, rest = " ".join(sys.argv[1:]).partition(" -- ")
+    options = parser.parse_args(own.split())
+    script_options = rest.split() or DEFAULTS.get(options.benchmark, [])
     ratios: dict[str, list[float]] = defaultdict(list)
     values: dict[str, list[tuple[float, float]]] = defaultdict(list)
     better: dict[str, str] = {}

@@ -1,7 +1,6 @@
 """Every read of the product, and of users, goes by an index on a record with many batches."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, cast
 
 import pytest
 from sqlalchemy import Connection, Engine, text
@@ -71,11 +70,15 @@ def filled(store_url: str) -> Iterator[tuple[Engine, str]]:
     engine.dispose()
 
 
+def about(batch_id: str, read: Read) -> Callable[[Connection], object]:
+    return lambda conn: read(conn, batch_id)
+
+
 def test_no_read_of_the_product_reads_a_whole_table(filled: tuple[Engine, str]) -> None:
     engine, batch_id = filled
     for name, read in READS.items():
         with reading(engine) as conn:
-            selects = selects_of(engine, cast(Any, lambda conn, read=read: read(conn, batch_id)))
+            selects = selects_of(engine, about(batch_id, read))
             assert selects, name
             for statement, values in selects:
                 assert table_scans(conn, statement, values) == [], name
