@@ -105,7 +105,9 @@ def _facts(method: "Method") -> dict[str, Any]:
         "parity": method.parity,
         "params": {
             name: {
-                "default": None if field.is_required() else to_jsonable_python(field.get_default()),
+                "default": None
+                if field.is_required()
+                else to_jsonable_python(field.get_default(call_default_factory=True)),
                 "required": field.is_required(),
                 "help": docs.get(name),
             }
