@@ -37,7 +37,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from oyer.config.criteria.criterion import Criterion, problem_of
 from oyer.config.explaining import did_you_mean, explain
-from oyer.config.template import PLACEHOLDER, ROLLOUT_PARTS, RubricTemplate, ScoreBand, render
+from oyer.config.rubrics.template import (
+    PLACEHOLDER,
+    ROLLOUT_PARTS,
+    RubricTemplate,
+    ScoreBand,
+    render,
+)
 from oyer.config.yaml_text import read_yaml
 from oyer.protocol.errors import InvalidConfig
 
