@@ -60,7 +60,7 @@ def prepare(
     group_ids = [None if row.group_id is None else str(row.group_id) for row in rows]
     sizes = [bytes_of(row) for row in rows] if sizes_bytes is None else sizes_bytes
     spans = _spans(sizes, group_ids if by_group else None, config)
-    packed_ids = _token_ids(rollouts, config, spans)
+    ids = _token_ids(rollouts, config, spans)
     now = time.time()
     manifest = Manifest(
         batch_id=str(uuid.uuid4()),
@@ -73,16 +73,14 @@ def prepare(
         plan=plan_of(config),
         chunks=spans,
         length_follows_judges=config.length_follows_judges,
-        token_ids=bool(packed_ids),
+        token_ids=bool(ids),
         split=split,
         preliminary=preliminary,
         split_groups=split_groups(group_ids, spans) if by_group else [],
         one_task=len(spans) == 1 and _suits_one_task(rows, config),
     )
     chunks = [encode_rollouts(rows[start : start + count]) for start, count in spans]
-    return PreparedBatch(
-        manifest, _columns(rows, group_ids, incomplete, config), chunks, packed_ids
-    )
+    return PreparedBatch(manifest, _columns(rows, group_ids, incomplete, config), chunks, ids)
 
 
 def _spans(
