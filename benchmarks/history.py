@@ -31,7 +31,7 @@ from sqlalchemy import Engine
 
 from oyer import migrations
 from oyer.models.engine import open_engine
-from oyer.models.prune import Selection, prune
+from oyer.models.pruning.prune import Selection, prune
 
 BOUND_MS = 50.0
 """Longest time of any query at a million judgements."""

@@ -10,7 +10,7 @@ from oyer.cli.support.output import console, counted, notes, print_json
 from oyer.protocol.errors import BatchCancelled, BatchFailed, BatchLost
 
 if TYPE_CHECKING:
-    from oyer.models.rows import BatchState
+    from oyer.models.rows import StoredBatch
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,7 +41,7 @@ def list_(
     from oyer.models import queries
 
     ledger = _ledger(config)
-    found: list[BatchState] = []
+    found: list[StoredBatch] = []
     if status in (None, QUEUED):
         found += [state for state in ledger.queued(limit) if run in (None, state["run"])]
     if status != QUEUED:
@@ -153,7 +153,7 @@ def cancel(
         console.print(f"batch {batch_id}: cancelled", highlight=False)
 
 
-def _resubmit(ledger: BatchLedger, state: "BatchState", timeout_s: float | None) -> list[bool]:
+def _resubmit(ledger: BatchLedger, state: "StoredBatch", timeout_s: float | None) -> list[bool]:
     """Resubmit a batch and wait for it; returns the mask of rollouts with a reward."""
     from oyer.config.reward import RewardRules
     from oyer.manager import RewardFuture
@@ -181,7 +181,7 @@ def _resubmit(ledger: BatchLedger, state: "BatchState", timeout_s: float | None)
         raise BatchFailed(f"{error}; it continues: `oyer batches show {batch_id}`") from None
 
 
-def _ended(state: "BatchState") -> str:
+def _ended(state: "StoredBatch") -> str:
     """Return how and when a batch ended."""
     why = f": {state['ending']}" if state["ending"] else ""
     when = f" at {state['finished_at']:%Y-%m-%d %H:%M:%S} UTC" if state["finished_at"] else ""

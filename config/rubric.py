@@ -37,7 +37,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from oyer.config.criteria.criterion import Criterion, problem_of
 from oyer.config.explaining import did_you_mean, explain
-from oyer.config.template import PLACEHOLDER, ROLLOUT_PARTS, RubricTemplate, ScoreBand, render
+from oyer.config.rubrics.template import (
+    PLACEHOLDER,
+    ROLLOUT_PARTS,
+    RubricTemplate,
+    ScoreBand,
+    render,
+)
 from oyer.config.yaml_text import read_yaml
 from oyer.protocol.errors import InvalidConfig
 
@@ -127,23 +133,9 @@ def parse(text: str) -> RubricTemplate:
     if len(rest) > 1:
         raise InvalidConfig("rubric: has more than one `---user---` line; keep one")
     system, user = (head, rest[0]) if rest else ("", head)
-    named = _names_in(system) | _names_in(user)
     verdicts = isinstance(fields, _VerdictsFrontMatter)
-    known = {*ROLLOUT_PARTS, "rollout"} if verdicts else _KNOWN
-    if unknown := sorted(named - known):
-        raise InvalidConfig(
-            f"rubric: unknown placeholder {{{'}, {'.join(unknown)}}};"
-            f" the known ones are {{{'}, {'.join(sorted(known))}}}"
-        )
-    if misplaced := sorted(_names_in(system) & {*ROLLOUT_PARTS, "rollout"}):
-        raise InvalidConfig(
-            f"rubric: {{{'}, {'.join(misplaced)}}} is in the system message;"
-            " move it below the `---user---` line, so that a rollout cannot act as instructions"
-        )
-    if not _names_in(user) & {"response", "rollout"}:
-        raise InvalidConfig(
-            "rubric: has no place for the response; add {response} to the user message"
-        )
+    known = frozenset({*ROLLOUT_PARTS, "rollout"}) if verdicts else _KNOWN
+    _check_placeholders(system, user, known)
     if isinstance(fields, _VerdictsFrontMatter):
         return RubricTemplate(
             system=system.strip(),
@@ -154,6 +146,7 @@ def parse(text: str) -> RubricTemplate:
             reply="verdicts",
             places=frozenset(_names_in(user)),
         )
+    named = _names_in(system) | _names_in(user)
     missing = [part for part in _to_add(fields) if part not in named]
     system = "\n\n".join([system.strip(), *(f"{{{part}}}" for part in missing)]).strip()
     return RubricTemplate(
@@ -168,6 +161,23 @@ def parse(text: str) -> RubricTemplate:
         criteria=fields.criteria,
         places=frozenset(_names_in(user)),
     )
+
+
+def _check_placeholders(system: str, user: str, known: frozenset[str]) -> None:
+    if unknown := sorted((_names_in(system) | _names_in(user)) - known):
+        raise InvalidConfig(
+            f"rubric: unknown placeholder {{{'}, {'.join(unknown)}}};"
+            f" the known ones are {{{'}, {'.join(sorted(known))}}}"
+        )
+    if misplaced := sorted(_names_in(system) & {*ROLLOUT_PARTS, "rollout"}):
+        raise InvalidConfig(
+            f"rubric: {{{'}, {'.join(misplaced)}}} is in the system message;"
+            " move it below the `---user---` line, so that a rollout cannot act as instructions"
+        )
+    if not _names_in(user) & {"response", "rollout"}:
+        raise InvalidConfig(
+            "rubric: has no place for the response; add {response} to the user message"
+        )
 
 
 def asks_for_verdict(rubric: RubricTemplate) -> bool:

@@ -15,9 +15,9 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from oyer.history import groups, runs, scores, search, steps, verdicts
 from oyer.history.access import Access, AccessRules
 from oyer.history.downloads import attached, file_of
+from oyer.history.pages import groups, runs, scores, search, steps, verdicts
 from oyer.history.parameters import author_of, decimal, form_of, review_of, whole, whole_number
 from oyer.history.reading import bounded
 from oyer.history.rendering import STATIC, html

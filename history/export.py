@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from markupsafe import Markup
 from sqlalchemy import Connection, select
 
-from oyer.history import groups, runs, scores, steps
+from oyer.history.pages import groups, runs, scores, steps
 from oyer.history.rendering import STATIC, link, render
 from oyer.models.batch import Run
 from oyer.protocol.errors import InvalidInput

@@ -1,4 +1,4 @@
-"""The tables `judgements`, `criteria` and `attempts`."""
+"""The tables `judgements`, `criteria`, `attempts` and `rubrics`."""
 
 from datetime import datetime
 from typing import Any
@@ -7,6 +7,9 @@ from sqlalchemy import BigInteger, CheckConstraint, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from oyer.models.base import Base, BatchPart, set_index
+
+SCORED = "scored"
+"""Status of a judgement that is never replaced."""
 
 
 class Judgement(BatchPart, Base):
@@ -189,3 +192,16 @@ class Attempt(BatchPart, Base):
     error: Mapped[str | None] = mapped_column(
         comment="Error of the endpoint or the network if there was no reply."
     )
+
+
+class Rubric(Base):
+    """A rubric's text, referenced by hash from judgements."""
+
+    __tablename__ = "rubrics"
+    __table_args__ = ({"comment": "Rubrics that judges used."},)
+
+    hash: Mapped[str] = mapped_column(
+        String(64), primary_key=True, comment="SHA-256 of the rubric, in hex."
+    )
+    name: Mapped[str] = mapped_column(comment="Name in the rubric's front matter, or the judge's.")
+    text: Mapped[str] = mapped_column(comment="The rubric.")

@@ -13,7 +13,7 @@ from oyer.models.judgement import Attempt, Judgement, JudgementCriterion
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout
 from oyer.models.rows import (
-    BatchState,
+    StoredBatch,
     StoredJudgement,
     StoredReward,
     SubmissionRow,
@@ -147,7 +147,7 @@ def cost_of_run(conn: Connection, run: str) -> float:
     return float(conn.scalar(cost.where(Run.name == run)) or 0.0)
 
 
-def batch(conn: Connection, batch_id: str) -> BatchState | None:
+def batch(conn: Connection, batch_id: str) -> StoredBatch | None:
     """Return one batch with its counts, or None."""
     found = _states(conn, _batches().where(Batch.id == batch_id))
     return found[0] if found else None
@@ -169,7 +169,7 @@ def id_starts_with(prefix: str) -> ColumnElement[bool]:
 
 def list_batches(
     conn: Connection, *, run: str | None = None, status: str | None = None, limit: int = 50
-) -> list[BatchState]:
+) -> list[StoredBatch]:
     """Return batches, newest first."""
     query = _batches().order_by(Batch.submitted_at.desc(), Batch.id).limit(limit)
     if run is not None:
@@ -222,13 +222,13 @@ def _batches() -> Select[Any]:
     return select(*columns, Run.name.label("run")).join_from(Batch, Run)
 
 
-def _states(conn: Connection, query: Executable) -> list[BatchState]:
+def _states(conn: Connection, query: Executable) -> list[StoredBatch]:
     """Run a query on batches, and count the judgements of those without stored counts."""
     rows = _rows(conn, query)
     for row in rows:
         if row["counts"] is None:
             row["counts"] = counts_of(conn, row["id"])
-    return cast(list[BatchState], rows)
+    return cast(list[StoredBatch], rows)
 
 
 def _of(model: type[BatchPart], batch_id: str) -> ColumnElement[bool]:

@@ -7,11 +7,10 @@ from sqlalchemy import Connection, Select, select
 
 from oyer.models.base import BatchPart
 from oyer.models.batch import Batch
-from oyer.models.judgement import Attempt, Judgement
+from oyer.models.judgement import Attempt, Judgement, Rubric
 from oyer.models.queries import IN_LIST, id_starts_with
 from oyer.models.rollout import Rollout, RolloutImage, Text, with_images
 from oyer.models.rows import StoredAttempt, StoredJudgement
-from oyer.models.rubric import Rubric
 
 
 def batch_ids(conn: Connection, prefix: str, limit: int) -> list[str]:

@@ -219,7 +219,7 @@ class Usage(TypedDict):
     cost_usd: float
 
 
-class BatchState(TypedDict):
+class StoredBatch(TypedDict):
     """A batch with its run; `counts` is judgements per status."""
 
     id: str

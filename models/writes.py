@@ -8,23 +8,29 @@
 """
 
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from hashlib import sha256
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import Connection, Table, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from oyer.models.base import Base, clean_text, dump_json
+from oyer.models.base import Base, clean_text
 from oyer.models.batch import Batch, BatchSubmission, Run
-from oyer.models.judgement import Attempt, Judgement, JudgementCriterion
+from oyer.models.columns import (
+    JUDGEMENT_KEY,
+    attempt_rows,
+    judgement_columns,
+    not_outdated,
+    rollout_rows,
+    without_criteria,
+)
+from oyer.models.judgement import SCORED, Attempt, Judgement, JudgementCriterion, Rubric
 from oyer.models.queries import judgements_of
 from oyer.models.reward import Reward
-from oyer.models.rollout import Rollout, RolloutImage, Text, without_images
+from oyer.models.rollout import Rollout, RolloutImage, Text
 from oyer.models.rows import (
     AttemptRow,
     BatchKey,
@@ -36,16 +42,10 @@ from oyer.models.rows import (
     StoredJudgement,
     SubmissionRow,
 )
-from oyer.models.rubric import Rubric
 from oyer.models.step_total import NO_STEP, StepTotal
-
-SCORED = "scored"
-"""Status of a judgement that is never replaced."""
 
 SUBMITTED = "submitted"
 """Status of a batch that has not ended."""
-
-_DATA_IMAGE = "data:image/"
 
 FAILED = "failed"
 """Status of a batch that its trainer gave up."""
@@ -98,28 +98,28 @@ def record_chunk(
     """
     texts: dict[str, str] = {}
     made = list(attempts)
-    hashed, images = _rollouts(rollouts, texts)
-    plain, verdicts = _without_criteria(judgements)
-    judged = [_by_hash(_without_images(row), ("parameters", "messages"), texts) for row in plain]
-    tried = _attempts(made, judged, texts)
+    hashed, images = rollout_rows(rollouts, texts)
+    plain, verdicts = without_criteria(judgements)
+    judged = [judgement_columns(row, texts) for row in plain]
+    tried = attempt_rows(made, judged, texts)
     _write_texts(conn, texts)
     _write(conn, Rollout, hashed, batch)
     _write(conn, RolloutImage, images, batch)
     written = _write(conn, Judgement, judged, batch)
     stored: list[StoredJudgement] = []
     if written != len(judgements):
-        wanted = {_JUDGEMENT_KEY(row) for row in judgements}
+        wanted = {JUDGEMENT_KEY(row) for row in judgements}
         indices = [row["rollout_index"] for row in judgements]
         stored = [
             row
             for row in judgements_of(conn, batch.batch_id, indices)
-            if _JUDGEMENT_KEY(row) in wanted
+            if JUDGEMENT_KEY(row) in wanted
         ]
         # The judgement on record is from other attempts and may not hold the texts of these.
         texts = {}
-        tried = _attempts(made, stored, texts)
+        tried = attempt_rows(made, stored, texts)
         _write_texts(conn, texts)
-        verdicts = _not_outdated(verdicts, judgements, stored)
+        verdicts = not_outdated(verdicts, judgements, stored)
     _write(conn, JudgementCriterion, itertools.chain(*verdicts.values()), batch)
     _write(conn, Attempt, tried, batch)
     return stored
@@ -199,120 +199,6 @@ def reopen_batch(conn: Connection, batch_id: str) -> None:
     given_up = update(Batch).where(Batch.id == batch_id, Batch.status == FAILED)
     nothing = {"finished_at": None, "counts": None, "usage": None, "ending": None}
     conn.execute(given_up.values({"status": SUBMITTED, **nothing}))
-
-
-def _rollouts(
-    rollouts: Iterable[RolloutRow], texts: dict[str, str]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the rows of rollouts and of their images; texts and images go to `texts`."""
-    rows, linked = [], []
-    for rollout in rollouts:
-        row: dict[str, Any] = dict(rollout)
-        images: dict[str, str] = {}
-        for name in ("prompt", "response"):
-            if isinstance(row[name], list):
-                row[name] = without_images(row[name], images)
-        texts |= images
-        linked += [{"rollout_index": row["rollout_index"], "hash": digest} for digest in images]
-        rows.append(_by_hash(row, ("prompt", "response", "reference", "tools"), texts))
-    return rows, linked
-
-
-def _without_criteria(
-    judgements: Sequence[JudgementRow],
-) -> tuple[list[JudgementRow], dict[Any, list[dict[str, Any]]]]:
-    """Separate judgements from their verdicts on criteria, which are rows by judgement."""
-    plain: list[JudgementRow] = []
-    verdicts: dict[Any, list[dict[str, Any]]] = {}
-    for row in judgements:
-        if row.get("criteria"):
-            key = _JUDGEMENT_KEY(row)
-            place = dict(zip(("rollout_index", "judge", "sample"), key, strict=True))
-            verdicts[key] = [{**place, **one} for one in row["criteria"]]
-        kept = {name: value for name, value in row.items() if name != "criteria"}
-        plain.append(cast(JudgementRow, kept))
-    return plain, verdicts
-
-
-def _not_outdated(
-    verdicts: Mapping[Any, list[dict[str, Any]]],
-    judgements: Sequence[JudgementRow],
-    stored: Sequence[StoredJudgement],
-) -> dict[Any, list[dict[str, Any]]]:
-    """Leave out the verdicts of judgements in whose place the record keeps an earlier one."""
-    kept = {_JUDGEMENT_KEY(row): row for row in stored if row["status"] == SCORED}
-    earlier = {
-        key
-        for row in judgements
-        if (key := _JUDGEMENT_KEY(row)) in kept
-        and clean_text(row.get("reply") or "") != (kept[key].get("reply") or "")
-    }
-    return {key: rows for key, rows in verdicts.items() if key not in earlier}
-
-
-def _without_images(judgement: JudgementRow) -> Mapping[str, Any]:
-    """Replace the images of a judgement's messages by references; its rollout has the images."""
-    messages = judgement.get("messages")
-    if messages is None or _DATA_IMAGE not in messages:
-        return judgement
-    return {**judgement, "messages": json.dumps(without_images(json.loads(messages), {}))}
-
-
-def _by_hash(row: Mapping[str, Any], names: Iterable[str], texts: dict[str, str]) -> dict[str, Any]:
-    """Move the named texts of a row to `texts`, and put their hashes in their place."""
-    columns: dict[str, Any] = dict(row)
-    for name in names:
-        body = columns.pop(name, None)
-        if body is not None:
-            columns[f"{name}_hash"] = _add_text(body, texts)
-    if columns.get("group_id") is not None:
-        columns["group_id"] = str(columns["group_id"])
-    return columns
-
-
-def _add_text(body: Any, texts: dict[str, str]) -> str:
-    """Add a text to `texts`; returns its hash."""
-    # Keep the key order of chat messages, because the judge sees it.
-    body = clean_text(body) if isinstance(body, str) else dump_json(body, sort_keys=False)
-    digest = sha256(body.encode()).hexdigest()
-    texts[digest] = body
-    return digest
-
-
-_JUDGEMENT_KEY = itemgetter("rollout_index", "judge", "sample")
-"""Identifies a judgement within its batch."""
-
-
-def _attempts(
-    attempts: Iterable[AttemptRow],
-    judgements: Iterable[Mapping[str, Any]],
-    texts: dict[str, str],
-) -> list[dict[str, Any]]:
-    """Replace the texts of attempts by hashes; drop those that a scored judgement holds.
-
-    Args:
-        judgements: the rows on record, with the parameters by hash.
-    """
-    scored = {_JUDGEMENT_KEY(row): row for row in judgements if row["status"] == SCORED}
-    rows = []
-    for attempt in attempts:
-        row: dict[str, Any] = dict(attempt)
-        held = scored.get(_JUDGEMENT_KEY(row), {})
-        for name in ("reply", "reasoning"):
-            if row.get(name) == held.get(name):
-                row.pop(name, None)
-        row = _by_hash(row, ("reply", "reasoning"), texts)
-        if (parameters := row.pop("parameters", None)) is not None:
-            own: dict[str, str] = {}
-            digest = _add_text(parameters, own)
-            if digest != held.get("parameters_hash"):
-                texts |= own
-                row["parameters_hash"] = digest
-        if row.get("turns") is not None:
-            added = [_by_hash(turn, ("content",), texts) for turn in row["turns"]["added"]]
-            row["turns"] = {**row["turns"], "added": added}
-        rows.append(row)
-    return rows
 
 
 def _write_texts(conn: Connection, texts: Mapping[str, str]) -> None:

@@ -21,7 +21,7 @@ from oyer.manager import InvalidInput, RewardManager
 from oyer.protocol import live_workers, names
 from oyer.protocol.redis_client import connect
 from oyer.server.auth import NOT_AUTHENTICATED, read_body, token_checks
-from oyer.server.context import RequestContext
+from oyer.server.context import RequestOrigin
 from oyer.server.docs import docs_page, documented, request_body
 from oyer.server.graders import GradeAnswer, GradeRequest, Graders, RunAnswer, RunRequest
 from oyer.server.held import HeldRequests
@@ -72,8 +72,8 @@ def _context(
     run: Annotated[str | None, _RUN] = None,
     step: Annotated[int | None, _STEP] = None,
     split: Annotated[str | None, _SPLIT] = None,
-) -> RequestContext:
-    return RequestContext(run=run, step=step, split=split)
+) -> RequestOrigin:
+    return RequestOrigin(run=run, step=step, split=split)
 
 
 _GIVES_WAY = (
@@ -81,12 +81,12 @@ _GIVES_WAY = (
     " again; the sample is being judged"
 )
 
-FromUrl = Annotated[RequestContext, Depends(_context)]
+FromUrl = Annotated[RequestOrigin, Depends(_context)]
 
-Score = Callable[[bytes, RequestContext], Awaitable[Reply]]
+Score = Callable[[bytes, RequestOrigin], Awaitable[Reply]]
 """Scores a request body."""
 
-Answer = Callable[[Request, RequestContext, Score, bool], Awaitable[Response]]
+Answer = Callable[[Request, RequestOrigin, Score, bool], Awaitable[Response]]
 """Scores a request; True if it may wait for others."""
 
 
@@ -103,7 +103,7 @@ def create_app(manager: RewardManager, settings: ServerSettings | None = None) -
     _add_health(app, manager)
 
     async def answer(
-        request: Request, context: RequestContext, score: Score, waits: bool
+        request: Request, context: RequestOrigin, score: Score, waits: bool
     ) -> Response:
         held = scoring.held if waits else None
         return await _answer(request, settings, replies, held, context, score)
@@ -189,7 +189,7 @@ async def _answer(
     settings: ServerSettings,
     replies: Replies,
     held: HeldRequests | None,
-    context: RequestContext,
+    context: RequestOrigin,
     score: Score,
 ) -> Response:
     """Score a request, or join the equal request in progress, while the client is connected.

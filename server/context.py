@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestContext:
+class RequestOrigin:
     """Who sent a request, and what its URL says."""
 
     copy: int = 0

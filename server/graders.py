@@ -20,7 +20,7 @@ from oyer.manager import InvalidInput, RewardManager, Rollout
 from oyer.manager.adapters import row_metadata
 from oyer.manager.score import Score
 from oyer.protocol.content import as_messages, content_text
-from oyer.server.context import RequestContext
+from oyer.server.context import RequestOrigin
 from oyer.server.formula import evaluate, names_in
 from oyer.server.idempotency import Reply
 from oyer.server.routes import Scoring
@@ -80,7 +80,7 @@ class Graders:
         self._judges = {judge.name: judge for judge in manager.config.judges}
         self._scoring = scoring
 
-    async def grade(self, body: bytes, context: RequestContext) -> Reply:
+    async def grade(self, body: bytes, context: RequestOrigin) -> Reply:
         """Score a sample; 503 if its score is missing, so that the host asks again."""
         request = GradeRequest.model_validate(read_json(body))
 
@@ -90,7 +90,7 @@ class Graders:
 
         return await self._scored(_rollout(request.sample, request.item), context, format_score)
 
-    async def run(self, body: bytes, context: RequestContext) -> Reply:
+    async def run(self, body: bytes, context: RequestOrigin) -> Reply:
         """Run a grader."""
         request = RunRequest.model_validate(read_json(body))
         graders = _parts(request.grader)
@@ -114,7 +114,7 @@ class Graders:
             return Reply(content=format_score(None))
         return await self._scored(_rollout(sample, request.item), context, format_score)
 
-    async def _scored(self, rollout: Rollout, context: RequestContext, format_score: Any) -> Reply:
+    async def _scored(self, rollout: Rollout, context: RequestOrigin, format_score: Any) -> Reply:
         def format_any(score: Score) -> Any:
             # None becomes a 503 below; a number would be trained on.
             return format_score(score) if score.trainable else None

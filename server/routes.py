@@ -25,7 +25,7 @@ from oyer.manager.requirements import compares
 from oyer.manager.score import Score, without_reward
 from oyer.manager.stand_ins import StandIns, is_missing, with_neutral_rows
 from oyer.protocol.batch import TRAINING_SPLITS
-from oyer.server.context import RequestContext
+from oyer.server.context import RequestOrigin
 from oyer.server.held import HeldRequests, held_group
 from oyer.server.idempotency import Reply
 from oyer.server.schemas import (
@@ -71,7 +71,7 @@ class Scoring:
         """Whether parts of groups wait for the others."""
         return compares(self._manager.config)
 
-    async def score(self, body: bytes, context: RequestContext) -> Reply:
+    async def score(self, body: bytes, context: RequestOrigin) -> Reply:
         """Score `POST /v1/score`: whole groups or, with `group_size`, parts of them."""
         request = ScoreRequest.model_validate(read_json(body))
         rollouts = [item.rollout() for item in request.rollouts]
@@ -98,7 +98,7 @@ class Scoring:
             lambda scores: ScoreAnswer.of(scores).model_dump(mode="json"),
         )
 
-    async def get_reward(self, body: bytes, context: RequestContext) -> Reply:
+    async def get_reward(self, body: bytes, context: RequestOrigin) -> Reply:
         """Score `POST /get_reward`, OpenRLHF's remote reward model."""
         request = GetRewardRequest.model_validate(read_json(body))
         config = self._numbers.config
@@ -121,7 +121,7 @@ class Scoring:
 
         return await self._reply_numbers(refused, rollouts, request.place(context), format_scores)
 
-    async def remote_rm(self, body: bytes, context: RequestContext) -> Reply:
+    async def remote_rm(self, body: bytes, context: RequestOrigin) -> Reply:
         """Score `POST /rm`, slime's `remote_rm`; with `key` the answer is a dict."""
         request = RemoteRequest.model_validate(read_json(body))
         base_score = request.base_score is not None
@@ -135,7 +135,7 @@ class Scoring:
         return await self._reply_numbers({}, [rollout], request.place(context), format_scores)
 
     async def grade(
-        self, rollout: Rollout, context: RequestContext, format_score: Callable[[Score], Any]
+        self, rollout: Rollout, context: RequestOrigin, format_score: Callable[[Score], Any]
     ) -> Reply:
         """Score one sample for a grader's protocol, which has no groups."""
         check_fits(
@@ -190,7 +190,7 @@ class Scoring:
         self,
         refused: Mapping[int, InvalidRollout],
         rollouts: Sequence[Rollout],
-        context: RequestContext,
+        context: RequestOrigin,
         format_scores: Format,
     ) -> Reply:
         """Score rollouts of a protocol that answers with numbers.
@@ -205,7 +205,7 @@ class Scoring:
         )
 
     def _options(
-        self, manager: RewardManager, group_size: int | None, context: RequestContext
+        self, manager: RewardManager, group_size: int | None, context: RequestOrigin
     ) -> dict[str, Any]:
         """Return the options of `score_many`."""
         settings = self._settings
@@ -231,7 +231,7 @@ class Scoring:
         refused: Mapping[int, InvalidRollout],
         rollouts: Sequence[Rollout],
         options: Mapping[str, Any],
-        context: RequestContext,
+        context: RequestOrigin,
         format_scores: Format,
     ) -> Reply:
         """Score all rollouts except the refused ones, which get a missing score.
@@ -280,7 +280,7 @@ class Scoring:
         manager: RewardManager,
         rollouts: Sequence[Rollout],
         options: Mapping[str, Any],
-        context: RequestContext,
+        context: RequestOrigin,
         format_scores: Format,
     ) -> Reply:
         """Score, and answer within the timeout with the scores available by then."""

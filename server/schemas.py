@@ -13,7 +13,7 @@ from oyer.manager.openrlhf import group_id_of, reference_of
 from oyer.manager.openrlhf.query_text import QueryText
 from oyer.manager.score import Score
 from oyer.protocol.content import as_messages
-from oyer.server.context import RequestContext
+from oyer.server.context import RequestOrigin
 
 
 def read_json(body: bytes) -> Any:
@@ -139,7 +139,7 @@ class _Place(BaseModel):
     step: int | None = Field(None, ge=0)
     split: str | None = Field(None, min_length=1, max_length=100)
 
-    def place(self, context: RequestContext) -> RequestContext:
+    def place(self, context: RequestOrigin) -> RequestOrigin:
         """Return the context, updated with what the body says."""
         given = {name: getattr(self, name) for name in ("run", "step", "split")}
         return replace(context, **{name: one for name, one in given.items() if one is not None})

@@ -28,7 +28,7 @@ from oyer.models.rows import (
     Usage,
 )
 from oyer.protocol.batch import Manifest
-from oyer.protocol.batch_result import BatchResult, Float32s
+from oyer.protocol.batch_result import BatchResult
 from oyer.protocol.errors import InvalidConfig
 from oyer.protocol.rollout import Rollout
 from oyer.tasks.judging.judgements import judge_result
@@ -144,8 +144,7 @@ def record_rewards(
         The batch's usage, and the rewards that the database already held.
     """
     now = datetime.now(UTC)
-    columns = result.recorded
-    rows = [_reward_row(result, columns, i, now) for i in range(len(result.rewards))]
+    rows = _reward_rows(result, now)
     for row, size, length_status in zip(rows, group_sizes, length_statuses, strict=True):
         row["group_size"], row["length_status"] = size, length_status
     key = BatchKey(datetime.fromtimestamp(manifest.submitted_at, UTC), manifest.batch_id)
@@ -226,19 +225,21 @@ def _end(conn: "Connection", batch_id: str, status: str, why: str) -> bool:
     )
 
 
-def _reward_row(
-    result: BatchResult, columns: Mapping[str, Float32s], i: int, now: datetime
-) -> RewardRow:
-    return {
-        "rollout_index": i,
-        "status": result.statuses[i],
-        "trainable": bool(result.mask[i]),
-        "terms": {name: _number(values[i]) for name, values in columns.items()},
-        "created_at": now,
-        "reward": float(result.rewards[i]),
-        "unshaped_reward": float(result.unshaped_rewards[i]),
-        "judge_score": float(result.judge_scores[i]),
-    }
+def _reward_rows(result: BatchResult, now: datetime) -> list[RewardRow]:
+    columns = result.recorded
+    return [
+        {
+            "rollout_index": i,
+            "status": result.statuses[i],
+            "trainable": bool(result.mask[i]),
+            "terms": {name: _number(values[i]) for name, values in columns.items()},
+            "created_at": now,
+            "reward": float(result.rewards[i]),
+            "unshaped_reward": float(result.unshaped_rewards[i]),
+            "judge_score": float(result.judge_scores[i]),
+        }
+        for i in range(len(result.rewards))
+    ]
 
 
 def _number(value: Any) -> float | None:

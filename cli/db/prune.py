@@ -13,7 +13,7 @@ from oyer.protocol.errors import InvalidInput
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from oyer.models.prune import Pruned, Selection
+    from oyer.models.pruning.prune import Pruned, Selection
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
@@ -61,7 +61,7 @@ def prune(
     Example: `oyer db prune --older-than 90d --keep-run baseline --texts`
     """
     from oyer.cli.support.database import existing
-    from oyer.models.prune import Selection
+    from oyer.models.pruning.prune import Selection
 
     if older_than is None and not run:
         raise InvalidInput("select batches: --older-than 90d, --run NAME, or both")
@@ -88,7 +88,7 @@ def _selected(engine: "Engine", selection: "Selection") -> "Pruned":
         InvalidInput: it names an unknown run.
     """
     from oyer.models.engine import reading
-    from oyer.models.prune import not_ended, selected, unknown_runs
+    from oyer.models.pruning.prune import not_ended, selected, unknown_runs
 
     with reading(engine) as conn:
         unknown = unknown_runs(conn, [*selection.runs, *selection.keep_runs])
@@ -113,7 +113,7 @@ def _prune(
     """Delete with a progress bar; returns the numbers of batches and rollouts."""
     from rich.progress import Progress
 
-    from oyer.models.prune import prune
+    from oyer.models.pruning.prune import prune
 
     batches = rollouts = 0
     with Progress(console=notes, disable=not notes.is_terminal, transient=True) as progress:

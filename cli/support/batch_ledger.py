@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from oyer.config.reward import RewardConfig
     from oyer.manager.backend.connection import Backend, Broker
-    from oyer.models.rows import BatchState, SubmissionRow
+    from oyer.models.rows import StoredBatch, SubmissionRow
     from oyer.protocol.batch import Manifest
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class BatchLedger:
 
         return backend(*self.broker_key)
 
-    def batch(self, batch_id: str) -> "BatchState":
+    def batch(self, batch_id: str) -> "StoredBatch":
         """Find a batch in the record or on the broker.
 
         Raises:
@@ -119,7 +119,7 @@ class BatchLedger:
             manifest = None
         return [] if manifest is None else _sent(manifest)
 
-    def queued(self, limit: int) -> "list[BatchState]":
+    def queued(self, limit: int) -> "list[StoredBatch]":
         """Return the latest batches that no worker has started."""
         from oyer.models import queries
 
@@ -181,7 +181,7 @@ class BatchLedger:
             yield conn
 
 
-def _queued(manifest: "Manifest") -> "BatchState":
+def _queued(manifest: "Manifest") -> "StoredBatch":
     from datetime import UTC, datetime
 
     return {

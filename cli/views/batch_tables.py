@@ -10,7 +10,7 @@ from rich.table import Table
 from oyer.cli.support.output import console, counted, fits, print_table
 
 if TYPE_CHECKING:
-    from oyer.models.rows import BatchState
+    from oyer.models.rows import StoredBatch
 
 
 _SENT = {
@@ -37,7 +37,7 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list) else value
 
 
-def print_overview(states: "Sequence[BatchState]") -> None:
+def print_overview(states: "Sequence[StoredBatch]") -> None:
     """Print one line per batch, or two on a narrow terminal."""
     table = _table(
         ("batch", "run", "step", "status", "rollouts", "judgements", "sent", "submitted (UTC)"),
@@ -117,7 +117,7 @@ def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
 
 
-def _sendings(state: "BatchState") -> str:
+def _sendings(state: "StoredBatch") -> str:
     number, first = state["submissions"], _utc(state["submitted_at"])
     return f"sent once, {first}" if number == 1 else f"sent {number} times, first {first}"
 

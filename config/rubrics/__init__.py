@@ -1,1 +1,1 @@
-"""The rubrics that ship with Oyer, one Markdown file each."""
+"""The rubrics that ship with Oyer, one Markdown file each, and the rendering of a rubric."""

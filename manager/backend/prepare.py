@@ -56,23 +56,11 @@ def prepare(
         sizes_bytes: `[N]`, as `validation.check` returned them.
     """
     rows = [plain(rollout) for rollout in rollouts]
-    in_flight = [
-        endpoint.max_in_flight
-        for name, endpoint in config.endpoints.items()
-        if any(judge.endpoint == name for judge in config.judges)
-    ]
-    compares = any(judge.kind == "group" for judge in config.judges)
-    by_group = compares or any(judge.fallback for judge in config.judges)
+    by_group = any(judge.kind == "group" or judge.fallback for judge in config.judges)
     group_ids = [None if row.group_id is None else str(row.group_id) for row in rows]
-    counts = chunk_sizes(
-        [bytes_of(row) for row in rows] if sizes_bytes is None else sizes_bytes,
-        in_flight=sum(in_flight) or _DEFAULT_IN_FLIGHT,
-        calls=sum(judge.samples * judge.criteria_calls for judge in config.judges),
-        group_ids=group_ids if by_group else None,
-        whole=compares,
-    )
-    spans = list(zip(accumulate(counts, initial=0), counts, strict=False))
-    packed_ids = _token_ids(rollouts, config, spans)
+    sizes = [bytes_of(row) for row in rows] if sizes_bytes is None else sizes_bytes
+    spans = _spans(sizes, group_ids if by_group else None, config)
+    ids = _token_ids(rollouts, config, spans)
     now = time.time()
     manifest = Manifest(
         batch_id=str(uuid.uuid4()),
@@ -85,15 +73,30 @@ def prepare(
         plan=plan_of(config),
         chunks=spans,
         length_follows_judges=config.length_follows_judges,
-        token_ids=bool(packed_ids),
+        token_ids=bool(ids),
         split=split,
         preliminary=preliminary,
         split_groups=split_groups(group_ids, spans) if by_group else [],
         one_task=len(spans) == 1 and _suits_one_task(rows, config),
     )
     chunks = [encode_rollouts(rows[start : start + count]) for start, count in spans]
-    columns = replace(_columns(rows, group_ids, config), incomplete=list(incomplete))
-    return PreparedBatch(manifest, columns, chunks, packed_ids)
+    return PreparedBatch(manifest, _columns(rows, group_ids, incomplete, config), chunks, ids)
+
+
+def _spans(
+    sizes_bytes: Sequence[int], group_ids: list[str | None] | None, config: RewardConfig
+) -> list[tuple[int, int]]:
+    """Return the first rollout and the number of rollouts of each chunk."""
+    used = {judge.endpoint for judge in config.judges}
+    in_flight = sum(one.max_in_flight for name, one in config.endpoints.items() if name in used)
+    counts = chunk_sizes(
+        sizes_bytes,
+        in_flight=in_flight or _DEFAULT_IN_FLIGHT,
+        calls=sum(judge.samples * judge.criteria_calls for judge in config.judges),
+        group_ids=group_ids,
+        whole=any(judge.kind == "group" for judge in config.judges),
+    )
+    return list(zip(accumulate(counts, initial=0), counts, strict=False))
 
 
 def _suits_one_task(rows: Sequence[Rollout], config: RewardConfig) -> bool:
@@ -107,7 +110,12 @@ def _suits_one_task(rows: Sequence[Rollout], config: RewardConfig) -> bool:
     )
 
 
-def _columns(rows: Sequence[Rollout], group_ids: list[str | None], config: RewardConfig) -> Columns:
+def _columns(
+    rows: Sequence[Rollout],
+    group_ids: list[str | None],
+    incomplete: Sequence[int],
+    config: RewardConfig,
+) -> Columns:
     keys = {key for item in config.length for key in item.metadata_keys.values()}
     return Columns(
         group_ids=group_ids,
@@ -116,6 +124,7 @@ def _columns(rows: Sequence[Rollout], group_ids: list[str | None], config: Rewar
         truncated=[row.truncated for row in rows],
         response_tokens=[row.response_tokens for row in rows],
         metadata={key: [row.metadata.get(key) for row in rows] for key in sorted(keys)},
+        incomplete=list(incomplete),
     )
 
 

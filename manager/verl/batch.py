@@ -25,7 +25,7 @@ from oyer.manager.verl import backends
 from oyer.manager.verl.columns import passed_on
 from oyer.manager.verl.data import (
     ComputeScore,
-    Reading,
+    RowReading,
     VerlRow,
     base_score_of,
     default_compute_score,
@@ -99,7 +99,7 @@ class LengthPenaltyRewardManager:
         """
         if "rm_scores" in data.batch.keys():  # noqa: SIM118 - a TensorDict is no mapping
             return VerlFuture(self, data, [], [], None)
-        reading = Reading(
+        reading = RowReading(
             tokenizer=self.tokenizer,
             end_ids=end_ids_of(self.tokenizer),
             reward_fn_key=self.reward_fn_key,

@@ -52,7 +52,7 @@ class VerlRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class RowReading:
     """What the rows of a batch are read with."""
 
     tokenizer: Any
@@ -67,7 +67,7 @@ class Reading:
     """Whether a judge sends or refuses images; else they become placeholders."""
 
 
-def read_row(data: Any, i: int, reading: Reading) -> VerlRow:
+def read_row(data: Any, i: int, reading: RowReading) -> VerlRow:
     """Decode row `i`."""
     extras = {name: column[i] for name, column in data.non_tensor_batch.items()}
     tokenizer = reading.tokenizer
@@ -128,7 +128,7 @@ def _ids(batch: Any, i: int, extras: Mapping[str, Any]) -> tuple[list[int], list
 
 
 def _mask(
-    batch: Any, i: int, extras: Mapping[str, Any], ids: Sequence[int], reading: Reading
+    batch: Any, i: int, extras: Mapping[str, Any], ids: Sequence[int], reading: RowReading
 ) -> list[int]:
     """Return 1 for each token of the policy, and 0 for those of tools, users and the template."""
     handed = (extras.get("tool_extra_fields") or {}).get(MASK)
@@ -145,7 +145,7 @@ _TURNS_OF_A_SINGLE_REPLY = 2
 """verl counts the prompt's turn and the policy's."""
 
 
-def _prompt(ids: Sequence[int], extras: Mapping[str, Any], reading: Reading) -> Any:
+def _prompt(ids: Sequence[int], extras: Mapping[str, Any], reading: RowReading) -> Any:
     messages = extras.get("raw_prompt")
     if messages is None or isinstance(messages, str):
         return reading.tokenizer.decode(ids, skip_special_tokens=True)

@@ -26,7 +26,7 @@ from oyer.manager.streaming.pending import TimeoutPolicy
 from oyer.manager.verl.columns import ExtraColumns
 from oyer.manager.verl.data import (
     ComputeScore,
-    Reading,
+    RowReading,
     VerlRow,
     accuracy_of,
     base_score_of,
@@ -137,7 +137,7 @@ class RewardManager:
         self._compares = compares(streamed)
         self._needed = NeededFields.of(streamed)
         self._columns = ExtraColumns(streamed, _at(config, "algorithm.gdpo_reward_keys") or ())
-        self._reading = Reading(
+        self._reading = RowReading(
             tokenizer=tokenizer,
             end_ids=end_ids_of(tokenizer),
             response_length=_at(config, "actor_rollout_ref.rollout.response_length"),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from oyer.config import rubric as rubrics
 from oyer.config.judge import JudgeConfig
-from oyer.config.template import TranscriptPart
+from oyer.config.rubrics.template import TranscriptPart
 from oyer.protocol.content import content_text, tool_calls_of
 from oyer.protocol.images import image_url, images_in
 from oyer.protocol.rollout import Message

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from oyer.config import rubric as rubrics
 from oyer.config.loading import read_rubric
-from oyer.config.template import fence, flatten, score_bands
+from oyer.config.rubrics.template import fence, flatten, score_bands
 from oyer.protocol.errors import InvalidConfig
 from oyer.tasks.parsing.parser import parse_score
 

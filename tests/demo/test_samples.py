@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from oyer.config import rubric as rubrics
-from oyer.config.template import ROLLOUT_PARTS
+from oyer.config.rubrics.template import ROLLOUT_PARTS
 from oyer.demo.rule_judge import score_reply
 from oyer.demo.samples import sample_rollouts
 

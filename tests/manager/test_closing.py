@@ -16,7 +16,7 @@ from oyer.demo.responses import Action
 from oyer.manager import BatchCancelled, RewardManager
 from oyer.models import queries
 from oyer.models.engine import open_engine, reading
-from oyer.models.rows import BatchState
+from oyer.models.rows import StoredBatch
 from tests.support.scripted_backend import rollout
 
 WAIT_S = 60.0
@@ -32,7 +32,7 @@ def config(judge: JudgeServer, folder: Path) -> dict[str, Any]:
     }
 
 
-def on_record(folder: Path) -> list[BatchState]:
+def on_record(folder: Path) -> list[StoredBatch]:
     engine = open_engine(f"sqlite:///{folder / 'oyer.db'}")
     with reading(engine) as conn:
         states = queries.list_batches(conn)

@@ -15,7 +15,7 @@ from oyer.manager import slime
 from oyer.manager.slime.samples import _own_ids, _own_tokens
 from oyer.manager.trl.groups import groups_of
 from oyer.manager.trl.reward import RewardFunction
-from oyer.manager.verl.data import Reading, read_row
+from oyer.manager.verl.data import RowReading, read_row
 from tests.manager.test_slime import samples
 from tests.support.scripted_backend import Running, user_text
 from tests.support.verl_data import Tokens, data_proto
@@ -74,7 +74,7 @@ def test_verl_leaves_out_what_its_response_mask_leaves_out() -> None:
     data.batch["response_mask"] = torch.zeros_like(data.batch["responses"])
     data.batch["response_mask"][0, [0, 1, 5]] = 1
     tokens.texts += [""] * 6
-    row = read_row(data, 0, Reading(tokenizer=tokens, token_ids=True))
+    row = read_row(data, 0, RowReading(tokenizer=tokens, token_ids=True))
     assert (row.response_tokens, row.token_ids) == (3, [0, 1, 5])
     assert row.prompt == [{"role": "user", "content": "[image]\nLook."}]
 

@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from oyer.config.template import flatten
+from oyer.config.rubrics.template import flatten
 from oyer.protocol.content import (
     as_messages,
     content_text,

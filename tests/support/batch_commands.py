@@ -12,7 +12,7 @@ from oyer.config.loading import load_config
 from oyer.manager import RewardFuture, RewardManager, Rollout
 from oyer.models import queries
 from oyer.models.engine import open_engine, reading
-from oyer.models.rows import BatchState
+from oyer.models.rows import StoredBatch
 from tests.cli.conftest import Backend, rollout_rows
 from tests.support.cli_process import oyer
 
@@ -43,7 +43,7 @@ def shown_json(folder: Path, batch_id: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def recorded(backend: Backend, batch_id: str) -> BatchState:
+def recorded(backend: Backend, batch_id: str) -> StoredBatch:
     """Read a batch from the record."""
     engine = open_engine(f"sqlite:///{backend.folder / 'oyer.db'}")
     with reading(engine) as conn:

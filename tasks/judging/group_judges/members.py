@@ -7,7 +7,7 @@ from typing import Any
 
 from oyer.config import rubric as rubrics
 from oyer.config.judge import JudgeConfig
-from oyer.config.template import Responses, TranscriptPart
+from oyer.config.rubrics.template import Responses, TranscriptPart
 from oyer.protocol.images import images_in
 from oyer.protocol.rollout import Message, Rollout
 from oyer.tasks.judging.group_judges.schedule import shuffled

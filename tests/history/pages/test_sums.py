@@ -8,7 +8,7 @@ import pytest
 from oyer.config.length import term_names
 from oyer.config.length_methods.catalogue import METHODS
 from oyer.config.reward import RewardConfig
-from oyer.history.sums import RewardSum, reward_sum
+from oyer.history.pages.sums import RewardSum, reward_sum
 from oyer.history.words import Piece, difference, marked
 from oyer.protocol.batch import Columns
 from oyer.protocol.partial_results import LengthResult

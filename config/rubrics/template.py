@@ -161,12 +161,11 @@ def render(
         Chat messages: the system message, if the rubric has one, and the user message.
     """
     words = _WORDS[rubric.language]
-    given = {"prompt", "response"} | ({"reference"} if reference is not None else set())
-    given |= {"tools"} if tools else set()
-    parts = _context(prompt, reference, tools, words) | {
-        "response": _response(response, cut, words)
-    }
-    whole = [f"{words[part]}\n{parts[part]}" for part in ROLLOUT_PARTS if part in given]
+    parts = _context(prompt, reference, tools, words)
+    parts["response"] = _response(response, cut, words)
+    absent = {"tools"} if not tools else set()
+    absent |= {"reference"} if reference is None else set()
+    whole = [f"{words[part]}\n{parts[part]}" for part in ROLLOUT_PARTS if part not in absent]
     if isinstance(response, Responses):
         whole[-1] = parts["response"]
     if tools and not {"tools", "rollout"} & rubric.places:
@@ -177,12 +176,7 @@ def render(
         "rollout": "\n\n".join([*whole, words["guard"]]),
         **_scale_values(rubric, scale),
     }
-    if verdict is None:
-        return _messages(rubric, values)
-    messages = _messages(rubric, {**values, "verdict": verdict})
-    if "{verdict}" not in rubric.system + rubric.user:
-        messages[0]["content"] += f"\n\n{verdict}"
-    return messages
+    return _messages(rubric, values, verdict)
 
 
 def _context(
@@ -198,10 +192,16 @@ def _context(
     }
 
 
-def _messages(rubric: RubricTemplate, values: Mapping[str, str]) -> list[dict[str, Any]]:
+def _messages(
+    rubric: RubricTemplate, values: Mapping[str, str], verdict: str | None
+) -> list[dict[str, Any]]:
+    if verdict is not None:
+        values = {**values, "verdict": verdict}
     messages = [{"role": "user", "content": _fill(rubric.user, values)}]
     if rubric.system:
         messages.insert(0, {"role": "system", "content": _fill(rubric.system, values)})
+    if verdict is not None and "{verdict}" not in rubric.system + rubric.user:
+        messages[0]["content"] += f"\n\n{verdict}"
     return messages
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from oyer.history import verdicts
-from oyer.history.groups import place_of
+from oyer.history.pages import verdicts
+from oyer.history.pages.groups import place_of
+from oyer.history.pages.sums import reward_sum
 from oyer.history.recorded_requests import shown
-from oyer.history.sums import reward_sum
 from oyer.history.words import marked
 from oyer.models.batch import Batch, Run
 from oyer.models.judgement import Judgement

@@ -35,10 +35,10 @@ from oyer.models.batch import Batch, BatchSubmission, Run
 from oyer.models.engine import reading
 from oyer.models.human_verdict import HumanVerdict
 from oyer.models.judgement import Attempt, Judgement, JudgementCriterion
+from oyer.models.pruning.unused_texts import HASHES, delete_unused, hashes_in, lock_texts
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout, RolloutImage, Text
 from oyer.models.step_total import NO_STEP, StepTotal
-from oyer.models.unused_texts import HASHES, delete_unused, hashes_in, lock_texts
 from oyer.models.writes import SUBMITTED
 
 SLICE_ROLLOUTS = 2000

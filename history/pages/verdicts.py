@@ -53,14 +53,7 @@ def add(
     Raises:
         InvalidInput: names the field and the fix.
     """
-    if verdict not in VERDICTS:
-        raise InvalidInput(f"verdict: is {verdict!r}; give agree, should_be or unsure")
-    if (verdict == "should_be") != (score is not None):
-        raise InvalidInput("score: give one with `should be`, and only then")
-    if score is not None and not scale[0] <= score <= scale[1]:
-        raise InvalidInput(
-            f"score: is {score:g}; the judge's scale is {scale[0]:g} to {scale[1]:g}"
-        )
+    _check_verdict(verdict, score, scale)
     author = author.strip()
     if not 0 < len(author) <= _LONGEST_AUTHOR:
         raise InvalidInput(f"author: give your name, 1 to {_LONGEST_AUTHOR} characters")
@@ -80,6 +73,17 @@ def add(
     }
     with engine.begin() as conn:
         conn.execute(insert(HumanVerdict).values(row))
+
+
+def _check_verdict(verdict: str, score: float | None, scale: tuple[float, float]) -> None:
+    if verdict not in VERDICTS:
+        raise InvalidInput(f"verdict: is {verdict!r}; give agree, should_be or unsure")
+    if (verdict == "should_be") != (score is not None):
+        raise InvalidInput("score: give one with `should be`, and only then")
+    if score is not None and not scale[0] <= score <= scale[1]:
+        raise InvalidInput(
+            f"score: is {score:g}; the judge's scale is {scale[0]:g} to {scale[1]:g}"
+        )
 
 
 def next_to_review(

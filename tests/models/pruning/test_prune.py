@@ -20,9 +20,9 @@ from oyer.models import (
     RolloutImage,
     Text,
 )
-from oyer.models import prune as pruning
 from oyer.models.engine import reading
-from oyer.models.prune import PRUNED_TEXT, Pruned, Selection, not_ended, prune, selected
+from oyer.models.pruning import prune as pruning
+from oyer.models.pruning.prune import PRUNED_TEXT, Pruned, Selection, not_ended, prune, selected
 from oyer.models.writes import (
     add_to_totals,
     ensure_run_and_batch,

@@ -1,0 +1,1 @@
+"""The pages: each module reads from the record what its page shows."""

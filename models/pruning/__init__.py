@@ -1,0 +1,1 @@
+"""Deletes runs, or their texts, from the record."""
