@@ -11,6 +11,7 @@ from oyer.demo.responses import Action
 from oyer.demo.rule_judge import fenced_blocks
 from oyer.manager import RewardManager, Rollout
 from tests.support.fault_backend import Backend
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -40,6 +41,9 @@ def test_judge_workers_killed_between_the_comparisons_of_a_group(backend: Backen
     backend.judge.wait_until(
         lambda log: len(log) == COMPARISONS and sum(one.status == 200 for one in log) == ANSWERED
     )
+    # An answered call is in flight until its reply is kept.
+    kept = backend.redis.client.scan_iter
+    wait_until(lambda: len(list(kept("oyer:reply:*"))) == ANSWERED, "the replies are kept")
     for worker in backend.living("judge"):
         worker.kill()
     backend.judge.set_plan(honest)
