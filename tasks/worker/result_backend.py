@@ -8,6 +8,8 @@ each message, which is quadratic in the batch. The trainer uses one poller inste
 from typing import Any
 
 from celery.backends import redis
+from celery.exceptions import SecurityError
+from kombu.exceptions import KombuError
 
 from oyer.protocol.redis_client import Client
 
@@ -30,6 +32,17 @@ class PollRedis(redis.RedisBackend):
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Subscribe to nothing when a task is sent."""
+
+    def _store_result(self, task_id: str, *args: Any, **kwargs: Any) -> Any:
+        """Store a result; one that cannot be read, e.g. as its signature is foreign, is replaced.
+
+        Celery reads the stored state first. Its error would leave the task's message leased.
+        """
+        try:
+            return super()._store_result(task_id, *args, **kwargs)  # type: ignore[misc]
+        except (KombuError, SecurityError):
+            self.delete(self.get_key_for_task(task_id))
+            return super()._store_result(task_id, *args, **kwargs)  # type: ignore[misc]
 
     def on_chord_part_return(self, *args: Any, **kwargs: Any) -> None:
         """Count a finished header task; retry while Redis is down or refuses commands.
