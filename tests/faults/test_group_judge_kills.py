@@ -30,6 +30,10 @@ def test_judge_workers_killed_between_the_comparisons_of_a_group(backend: Backen
     def until_the_kill(request: RequestEntry) -> Action:
         return honest(request) if request.sequence < ANSWERED else Action(hold=True)
 
+    def replies() -> set[bytes]:
+        return set(backend.redis.client.scan_iter("oyer:reply:*"))
+
+    earlier = replies()
     backend.judge.set_plan(until_the_kill)
     judges: list[dict[str, Any]] = [{**DUEL, "model": "m"}]
     manager = RewardManager({**backend.config, "judges": judges, "length": []})
@@ -42,8 +46,7 @@ def test_judge_workers_killed_between_the_comparisons_of_a_group(backend: Backen
         lambda log: len(log) == COMPARISONS and sum(one.status == 200 for one in log) == ANSWERED
     )
     # An answered call is in flight until its reply is kept.
-    kept = backend.redis.client.scan_iter
-    wait_until(lambda: len(list(kept("oyer:reply:*"))) == ANSWERED, "the replies are kept")
+    wait_until(lambda: len(replies() - earlier) == ANSWERED, "the replies are kept")
     for worker in backend.living("judge"):
         worker.kill()
     backend.judge.set_plan(honest)
