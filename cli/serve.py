@@ -1,32 +1,21 @@
 """`oyer serve`: rewards over HTTP, for trainers without a Python adapter."""
 
 import contextlib
-import os
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from oyer.cli.support.listening import Host, Port, TokenEnv, listen, token_of
 from oyer.cli.support.options import AsJson, Config
 from oyer.cli.support.output import console, print_json
-from oyer.protocol.errors import InvalidConfig, InvalidInput
+from oyer.protocol.errors import InvalidConfig
 
 if TYPE_CHECKING:
     from oyer.manager import RewardManager
     from oyer.server import ServerSettings
 
-Host = Annotated[str, typer.Option("--host", help="Address to bind.")]
-Port = Annotated[
-    int, typer.Option("--port", min=0, max=65535, help="Port to bind; 0 chooses a free one.")
-]
-TokenEnv = Annotated[
-    str | None,
-    typer.Option(
-        "--token-env",
-        help="Environment variable that holds the bearer token; required unless --host is loopback.",
-    ),
-]
 TimeoutS = Annotated[
     float, typer.Option("--timeout-s", min=0.1, help="Maximum time until an answer, in seconds.")
 ]
@@ -97,7 +86,7 @@ def serve(
     from oyer.server import ServerSettings
 
     settings = ServerSettings(
-        token=_token(token_env, host),
+        token=token_of(token_env, host),
         timeout_s=timeout_s,
         on_late="retry" if late_retry else "answer",
         stand_in=stand_in,
@@ -173,33 +162,6 @@ def only_batches(manager: "RewardManager", group_size: int | None) -> str | None
         "Only /v1/score can answer: /get_reward and /rm refuse every request, because the"
         f" configuration needs fields that their protocols do not carry. {first}."
     )
-
-
-def _token(variable: str | None, host: str) -> str | None:
-    """Read the token, which any address but loopback needs."""
-    from oyer.config.variables import secret_of
-    from oyer.server.settings import check_bind
-
-    fix = "export the token under that name"
-    token = variable and secret_of(variable, os.environ, where="--token-env", fix=fix).strip()
-    check_bind(host, token)
-    return token
-
-
-def listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        # Before the address is printed, since a client may connect at once.
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise InvalidInput(
-            f"--host {host} --port {port}: {error.strerror}; choose another"
-        ) from error
-    return listener
 
 
 def _manager(config: Path | None, *, local: bool) -> "RewardManager":

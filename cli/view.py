@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oyer.cli.serve import listen
 from oyer.cli.support import options
+from oyer.cli.support.listening import Host, Port, TokenEnv, listen, token_of
 from oyer.cli.support.output import console, print_json
 from oyer.protocol.errors import InvalidConfig, InvalidInput
 
@@ -22,17 +21,6 @@ if TYPE_CHECKING:
 
     from oyer.history.access import AccessRules
 
-Host = Annotated[str, typer.Option("--host", help="Address to bind.")]
-Port = Annotated[
-    int, typer.Option("--port", min=0, max=65535, help="Port to bind; 0 chooses a free one.")
-]
-TokenEnv = Annotated[
-    str | None,
-    typer.Option(
-        "--token-env",
-        help="Environment variable that holds the token; required unless --host is loopback.",
-    ),
-]
 TrustedHosts = Annotated[
     list[str] | None,
     typer.Option(
@@ -76,10 +64,8 @@ def view(
         return
     from oyer.cli.support.database import existing
     from oyer.history.access import AccessRules
-    from oyer.server.settings import check_bind
 
-    token = _token(token_env)
-    check_bind(host, token)
+    token = token_of(token_env, host)
     rules = AccessRules(token=token, hosts=frozenset([host, *(trusted_host or ())]))
     record = options.record_url(config, url)
     with contextlib.closing(listen(host, port)) as listener, existing(record) as engine:
@@ -179,13 +165,3 @@ def check_installed() -> None:
         raise InvalidConfig(
             f"`oyer view` needs {error.name}: pip install 'oyer[server]'"
         ) from error
-
-
-def _token(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    from oyer.config.variables import secret_of
-
-    return secret_of(
-        variable, os.environ, where="--token-env", fix="export the token under that name"
-    ).strip()

@@ -1,0 +1,58 @@
+"""Options and sockets of the commands that answer HTTP: `oyer serve` and `oyer view`."""
+
+import os
+import socket
+from typing import Annotated
+
+import typer
+
+from oyer.protocol.errors import InvalidInput
+
+Host = Annotated[str, typer.Option("--host", help="Address to bind.")]
+Port = Annotated[
+    int, typer.Option("--port", min=0, max=65535, help="Port to bind; 0 chooses a free one.")
+]
+TokenEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--token-env",
+        help="Environment variable that holds the token; required unless --host is loopback.",
+    ),
+]
+
+
+def token_of(variable: str | None, host: str) -> str | None:
+    """Read the token, which any address but loopback needs.
+
+    Raises:
+        InvalidConfig: the variable is not set.
+        InvalidInput: the address needs a token, and none is named.
+    """
+    from oyer.config.variables import secret_of
+    from oyer.server.settings import check_bind
+
+    fix = "export the token under that name"
+    token = variable and secret_of(variable, os.environ, where="--token-env", fix=fix).strip()
+    check_bind(host, token)
+    return token
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Listen on an address.
+
+    Raises:
+        InvalidInput: it cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        # Before the address is printed, since a client may connect at once.
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise InvalidInput(
+            f"--host {host} --port {port}: {error.strerror}; choose another"
+        ) from error
+    return listener
