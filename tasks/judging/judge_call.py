@@ -1,11 +1,13 @@
 """One judgement by a judge: its call, resent without refused fields, and its re-asks."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from oyer.config.reward import JudgeConfig
 from oyer.protocol.status import Status
+from oyer.tasks.coordination.reply_cache import CachedReply
 from oyer.tasks.endpoint.types import ChatRequest, Reply
 from oyer.tasks.judging.call import CallResult, Claim, JudgeCaller
 from oyer.tasks.judging.judgements import Answer, AttemptRecord
@@ -49,11 +51,33 @@ def judge_call(caller: JudgeCaller, job: JudgeRequest, claim: Claim | None = Non
             started_at=answer.started_at,
             finished_at=again.finished_at,
         )
-    if answer.parsed is not None:
-        parsed = job.reading.settled(answer.parsed)
-        if parsed is not answer.parsed:
-            answer = replace(answer, parsed=parsed, status=parsed.status, error=None)
-    return answer
+    return _settled(answer, job, claim)
+
+
+def _settled(answer: Answer, job: JudgeRequest, claim: Claim | None) -> Answer:
+    """Score a reply that lacks something but has enough, once a re-ask brought nothing more."""
+    if answer.parsed is None:
+        return answer
+    parsed = job.reading.settled(answer.parsed)
+    if parsed is answer.parsed:
+        return answer
+    if claim is not None:
+        # The call could not cache it: whether a re-ask completes the reply was still open.
+        claim.reply_cache.keep(
+            claim.key,
+            CachedReply(
+                text=answer.text or "",
+                finish_reason="stop",
+                model=answer.model or job.judge.model,
+                usage={
+                    "prompt_tokens": answer.prompt_tokens,
+                    "completion_tokens": answer.completion_tokens,
+                },
+                at_s=time.time(),
+                reasoning=answer.reasoning,
+            ),
+        )
+    return replace(answer, parsed=parsed, status=parsed.status, error=None)
 
 
 def reask(request: ChatRequest, reply: str, question: str) -> ChatRequest:

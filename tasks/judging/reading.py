@@ -1,5 +1,6 @@
 """How replies are read: the interface that each kind of judge implements, and the reading of one score."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -8,7 +9,8 @@ from oyer.config.judge import JudgeConfig
 from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import Reply
 from oyer.tasks.parsing.expected_score import expected_score
-from oyer.tasks.parsing.parser import ParsedScore, parse_score
+from oyer.tasks.parsing.finish_reasons import End, end_of
+from oyer.tasks.parsing.parser import ParsedScore, parse_score, short_span
 
 LOGPROBS = "logprobs"
 """`ParsedScore.layer` of an expected score, which cannot be parsed again from the reply's text."""
@@ -47,6 +49,21 @@ class Reading(Protocol):
 
     def settled(self, parsed: ParsedScore) -> ParsedScore:
         """Return the final result of a reply that is not asked for again."""
+
+
+def ended_without_score(reply: Reply) -> ParsedScore | None:
+    """Return the result of a reply that was refused, filtered or broken off; None for any other."""
+    end, reason = end_of(reply.finish_reason), reply.finish_reason or ""
+    if reply.refusal or end is End.FILTERED:
+        return no_score(Status.REFUSED, "refusal", reply.refusal or reason)
+    if end is End.BROKEN:
+        return no_score(Status.UNAVAILABLE, "finish_reason", reason)
+    return None
+
+
+def no_score(status: Status, layer: str, span: str = "", problem: str = "") -> ParsedScore:
+    """Return a result without a score; the arguments are as in `ParsedScore`."""
+    return ParsedScore(math.nan, status, layer, short_span(span), problem=problem)
 
 
 @dataclass(frozen=True, slots=True)

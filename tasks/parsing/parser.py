@@ -257,7 +257,7 @@ def _decide(candidates: list[Candidate], reply: str, scale: tuple[float, float])
         return _none(Status.UNPARSEABLE, "conflict", winner.span)
     if not scale[0] <= winner.value <= scale[1] or not math.isfinite(winner.value):
         return _none(Status.UNPARSEABLE, "off_scale", winner.span)
-    return ParsedScore(winner.value, Status.SCORED, winner.layer, _short(winner.span))
+    return ParsedScore(winner.value, Status.SCORED, winner.layer, short_span(winner.span))
 
 
 def _is_contradicted(
@@ -303,9 +303,9 @@ def _compares(reply: str) -> bool:
 
 
 def _none(status: Status, layer: str, span: str) -> ParsedScore:
-    return ParsedScore(math.nan, status, layer, _short(span))
+    return ParsedScore(math.nan, status, layer, short_span(span))
 
 
-def _short(span: str) -> str:
+def short_span(span: str) -> str:
     """Collapse white space, and cut a span to `MAX_SPAN_CHARS`."""
     return " ".join(span[: 4 * MAX_SPAN_CHARS].split())[:MAX_SPAN_CHARS]

@@ -1,7 +1,7 @@
 """Reads the reply to one call about criteria, and asks again for the verdicts that it lacks; pure."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
@@ -12,8 +12,9 @@ from oyer.tasks.endpoint.types import Reply
 from oyer.tasks.judging.criteria.formulas import Weighed, combined
 from oyer.tasks.judging.criteria.verdict_reply import CriterionVerdict, read_verdicts, verdicts_text
 from oyer.tasks.judging.criteria.wording import question
+from oyer.tasks.judging.reading import ended_without_score, no_score
 from oyer.tasks.parsing.finish_reasons import End, end_of
-from oyer.tasks.parsing.parser import MAX_SPAN_CHARS, ParsedScore, parse_score
+from oyer.tasks.parsing.parser import ParsedScore, parse_score, short_span
 
 LAYER = "verdicts"
 """`ParsedScore.layer` of a reply with verdicts."""
@@ -47,18 +48,12 @@ class CriteriaReading:
 
     def read(self, reply: Reply) -> ParsedScore:
         """Read the verdicts that are not known yet; those of a reply that is cut off count as well."""
-        end, reason = end_of(reply.finish_reason), reply.finish_reason or ""
-        if reply.refusal or end is End.FILTERED:
-            return _failed(Status.REFUSED, "refusal", reply.refusal or reason)
-        if end is End.BROKEN:
-            return _failed(Status.UNAVAILABLE, "finish_reason", reason)
-        found = read_verdicts(reply.text, self._open)
-        if not found and end in (End.CUT, End.UNKNOWN):
-            return _failed(Status.TRUNCATED, "finish_reason", reason)
+        failed = ended_without_score(reply)
+        found = {} if failed else read_verdicts(reply.text, self._open)
         if not found and not self.known:
-            declined = parse_score(reply.text, scale=self.judge.scale)
-            if declined.status is Status.REFUSED:
-                return declined
+            failed = failed or self._why_none(reply)
+            if failed is not None:
+                return failed
         return self._parsed({**self.known, **found}, final=self.last or self.judge.reasks == 0)
 
     def read_again(self, text: str, expected: float | None) -> ParsedScore | None:
@@ -79,6 +74,13 @@ class CriteriaReading:
         final = self._parsed(parsed.verdicts, final=True, reply=parsed.reply)
         return final if final.status is Status.SCORED else parsed
 
+    def _why_none(self, reply: Reply) -> ParsedScore | None:
+        """Return why a reply has no verdict, if asking again is no use."""
+        if end_of(reply.finish_reason) in (End.CUT, End.UNKNOWN):
+            return no_score(Status.TRUNCATED, "finish_reason", reply.finish_reason or "")
+        declined = parse_score(reply.text, scale=self.judge.scale)
+        return declined if declined.status is Status.REFUSED else None
+
     @property
     def _open(self) -> list[Criterion]:
         return [one for one in self.criteria if one.name not in self.known]
@@ -95,7 +97,7 @@ class CriteriaReading:
             score=math.nan if score is None else score,
             status=Status.UNPARSEABLE if score is None else Status.SCORED,
             layer=LAYER,
-            span=_span(ordered.values()),
+            span=short_span("; ".join(one.span for one in ordered.values())),
             reply=reply,
             problem="" if score is not None else _problem(missing, len(self.criteria)),
             verdicts=ordered,
@@ -132,12 +134,3 @@ def _problem(missing: Sequence[str], count: int) -> str:
     names = ", ".join(map(repr, missing[:_QUOTED_NAMES]))
     more = "" if len(missing) <= _QUOTED_NAMES else f" and {len(missing) - _QUOTED_NAMES} more"
     return f"no readable verdict on {names}{more} ({count - len(missing)} of {count} have one)"
-
-
-def _span(verdicts: Iterable[CriterionVerdict]) -> str:
-    spans = "; ".join(one.span for one in verdicts)
-    return " ".join(spans.split())[:MAX_SPAN_CHARS]
-
-
-def _failed(status: Status, layer: str, span: str) -> ParsedScore:
-    return ParsedScore(math.nan, status, layer, " ".join(span.split())[:MAX_SPAN_CHARS])

@@ -15,8 +15,8 @@ from oyer.tasks.parsing.json_objects import rank_at
 from oyer.tasks.parsing.normalize import normalise, strip_thinking, unwrap
 from oyer.tasks.parsing.parser import reconsiders
 
-MAX_SPAN_CHARS = 400
-"""Longest span on record, in characters."""
+MAX_ENTRY_CHARS = 400
+"""Longest span of one verdict on record, in characters."""
 
 MAX_OBJECTS = 64
 """Objects read of one reply."""
@@ -173,7 +173,7 @@ def _verdict(entry: Mapping[str, Any], text: str, criterion: Criterion) -> Crite
             return None
         verdict, value = stated, float(stated)
     kept = reason if isinstance(reason, str) else None
-    return CriterionVerdict(criterion, verdict, value, kept, text[:MAX_SPAN_CHARS])
+    return CriterionVerdict(criterion, verdict, value, kept, text[:MAX_ENTRY_CHARS])
 
 
 def _agree(one: CriterionVerdict | None, other: CriterionVerdict | None) -> bool:

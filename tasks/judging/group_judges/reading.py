@@ -9,10 +9,10 @@ from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import Reply
 from oyer.tasks.judging.group_judges.replies import ListedScore, Winner, read_list, read_winner
 from oyer.tasks.judging.group_judges.wording import question_after, reply_format
-from oyer.tasks.judging.reading import Reading
+from oyer.tasks.judging.reading import Reading, ended_without_score, no_score
 from oyer.tasks.parsing.finish_reasons import End, end_of
 from oyer.tasks.parsing.normalize import strip_thinking
-from oyer.tasks.parsing.parser import MAX_SPAN_CHARS, ParsedScore
+from oyer.tasks.parsing.parser import ParsedScore, short_span
 
 LAYER = {"listwise": "list", "pairs": "winner"}
 """`ParsedScore.layer` by mode."""
@@ -28,17 +28,15 @@ class GroupReading:
 
     def read(self, reply: Reply) -> ParsedScore:
         """Read a reply; a truncated or failed one has no scores."""
-        end, reason = end_of(reply.finish_reason), reply.finish_reason or ""
-        if reply.refusal or end is End.FILTERED:
-            return _none(Status.REFUSED, "refusal", reply.refusal or reason)
-        if end is End.BROKEN:
-            return _none(Status.UNAVAILABLE, "finish_reason", reason)
+        failed = ended_without_score(reply)
+        if failed is not None:
+            return failed
+        end = end_of(reply.finish_reason)
+        truncated = no_score(Status.TRUNCATED, "finish_reason", reply.finish_reason or "")
         if end is End.CUT:
-            return _none(Status.TRUNCATED, "finish_reason", reason)
+            return truncated
         parsed = self._read(reply.text)
-        if end is End.UNKNOWN and parsed.status is not Status.SCORED:
-            return _none(Status.TRUNCATED, "finish_reason", reason)
-        return parsed
+        return truncated if end is End.UNKNOWN and parsed.status is not Status.SCORED else parsed
 
     def read_again(self, text: str, expected: float | None) -> ParsedScore | None:
         """Read a reply from the cache or the record."""
@@ -75,13 +73,13 @@ class GroupReading:
         if self.judge.compares_pairs:
             found = read_winner(visible)
             if isinstance(found, Winner):
-                return ParsedScore(found.outcome, Status.SCORED, layer, _span(found.reason))
+                return ParsedScore(found.outcome, Status.SCORED, layer, short_span(found.reason))
         else:
             scores = read_list(visible, self.responses, self.judge.scale)
             if not isinstance(scores, str):
                 return ParsedScore(fmean(one.score for one in scores), Status.SCORED, layer, "")
             found = scores
-        return _none(Status.UNPARSEABLE, layer, "", found)
+        return no_score(Status.UNPARSEABLE, layer, problem=found)
 
 
 def member_score(entry: ListedScore) -> ParsedScore:
@@ -91,11 +89,3 @@ def member_score(entry: ListedScore) -> ParsedScore:
 
 def _visible(text: str) -> str:
     return strip_thinking(text) or ""
-
-
-def _none(status: Status, layer: str, span: str, problem: str = "") -> ParsedScore:
-    return ParsedScore(float("nan"), status, layer, _span(span), problem=problem)
-
-
-def _span(text: str) -> str:
-    return text[:MAX_SPAN_CHARS]

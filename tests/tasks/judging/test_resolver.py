@@ -1,5 +1,6 @@
 """Answers from the cache, the record, another process and calls, with in-memory parts."""
 
+import json
 import time
 from dataclasses import replace
 
@@ -261,6 +262,31 @@ def test_a_failed_re_ask_leaves_the_earlier_reply() -> None:
     assert (answer.status, answer.text) == (Status.UNPARSEABLE, "I like it.")
     assert [attempt.http_status for attempt in answer.attempts] == [200, 500]
     assert bench.cache.replies == {}
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        FAILURE,
+        reply("", refusal="No."),
+        reply("", finish_reason="length"),
+        reply("", finish_reason="error"),
+    ],
+    ids=["failed", "refused", "cut", "broken_off"],
+)
+def test_verdicts_that_are_enough_without_the_re_ask_are_cached(again: Reply | Failure) -> None:
+    verdicts = [{"name": "a", "reason": "r", "verdict": True}]
+    partial = reply(json.dumps({"verdicts": verdicts}))
+    criteria = [{"name": name, "text": "t"} for name in ("a", "b")]
+    bench = Bench(partial, again, reasks=1, criteria=criteria, min_valid_criteria=1)
+    answer = bench.claimed()
+    assert answer.parsed is not None
+    assert (answer.status, answer.parsed.score, answer.error) == (Status.SCORED, 1.0, None)
+    assert len(answer.attempts) == 2
+    [cached] = bench.resolver.known([bench.job]).values()
+    assert cached.source == "cache"
+    assert cached.parsed is not None
+    assert cached.parsed.score == 1.0
 
 
 @pytest.mark.parametrize(
