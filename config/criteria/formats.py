@@ -2,7 +2,8 @@
 
 - HealthBench (arXiv:2505.08775): `{criterion, points, tags}`.
 - Rubrics as Rewards (arXiv:2507.17746): `{title, description, weight}`, with numbers or named weights.
-- open-instruct: `{query, rubrics: [{description | rubric_item | Ingredient, weight}]}`.
+- open-instruct: `{query, rubrics: [{description | rubric_item | Ingredient, weight}]}`, as read by
+  `RubricVerifier` in `open_instruct/ground_truth_utils.py`.
 - verifiers: `{name, text, weight, choices}`.
 """
 
@@ -17,8 +18,9 @@ from oyer.config.criteria.criterion import Combine, Criterion, problem_of
 from oyer.config.explaining import explain
 
 NAMED_WEIGHTS = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
-"""Weights of Rubrics as Rewards (arXiv:2507.17746), explicit aggregation. A pitfall with this named
-weight is worded so that meeting it is good ("avoids …"); one with a negative number is a fault."""
+"""Weights of RaR-Explicit, section 4.4 of Rubrics as Rewards (arXiv:2507.17746; its first version has 0.8
+for `pitfall`). A pitfall with a named weight is worded so that meeting it is good, as the paper's footnote
+there says ("The response avoids …"); one with a negative number is a fault."""
 
 _TEXT_KEYS = ("criterion", "description", "rubric_item", "Ingredient", "text")
 _NAME_KEYS = ("name", "title", "Handle")

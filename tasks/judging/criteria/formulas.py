@@ -6,11 +6,12 @@ a pitfall, whose w is negative:
 - `weighted`: Σ |w|·g / Σ |w|. Rubrics as Rewards (arXiv:2507.17746), explicit aggregation.
 - `points`: Σ w·v / Σ of the positive w; below 0 if faults outweigh. HealthBench (arXiv:2505.08775),
   `calculate_score` of simple-evals. It clips the mean over a data set, never a row.
-- `signed`: Σ w·v / Σ |w|. open-instruct, `open_instruct/rubrics`.
-- `mean`, `min`, `all` (1 if every g is 1), `any` (1 if one v is 1): NeMo Gym, `multichallenge`.
+- `signed`: Σ w·v / Σ |w|. open-instruct, `RubricVerifier` in `open_instruct/ground_truth_utils.py`.
+- `mean`, `min`, `all` (1 if every g is 1), `any` (1 if one v is 1): NeMo Gym, `_aggregate_scores` in
+  `resources_servers/multichallenge/app.py`.
 
-Missing verdicts are left out of both sums. A required criterion with g below 1 limits the score to 0:
-OpenEnv's `Gate` (RFC 004).
+Missing verdicts are left out of both sums. A required criterion with g below 1 limits the score to 0,
+like `Gate` with its threshold of 1 in OpenEnv's RFC 004 (`rfcs/004-rubrics.md`).
 """
 
 from collections.abc import Callable, Sequence
