@@ -1,6 +1,7 @@
 """Judges that give verdicts on criteria, over real workers and both databases."""
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -131,3 +132,66 @@ def test_criteria_of_the_rollouts_are_judged(
     batch = manager.submit(own, run="criteria").result(90)
     assert batch.judge_scores.tolist() == pytest.approx([(5 - 3) / 5])
     assert [one["weight"] for one in batch.criteria[0]["rubric"]] == [5.0, -3.0]
+
+
+def test_a_fallback_gives_all_verdicts_of_a_group(
+    backend: RewardManager, sibling: Sibling, judge: JudgeServer
+) -> None:
+    def plan(entry: RequestEntry) -> Action:
+        names = asked_of(entry)
+        failing = (
+            entry.model == "m" and names == ["steps"] and "number 1 " in entry.messages()[-1][1]
+        )
+        return Action(text="Hm.") if failing else reply(VERDICTS, names)
+
+    judge.set_plan(plan)
+    spare = {"endpoint": "fake", "model": "spare"}
+    manager = sibling(
+        judges=[judge_of(criteria=CRITERIA, criteria_per_call=1, reasks=0, fallback=spare)]
+    )
+    batch = manager.submit(rollouts_of("fallback", 8), run="criteria").result(90)
+    assert batch.judge_scores.tolist() == pytest.approx([SCORE] * 8), batch.first_errors
+    assert batch.components["rubric/steps"].tolist() == [0.5] * 8
+    # The group of rollout 1 is judged again on all criteria, the other group on none.
+    assert [entry.model for entry in judge.requests].count("spare") == 4 * 3
+    rows = read(
+        manager,
+        "SELECT judge, rollout_index FROM judgements WHERE batch_id = :id AND judge <> 'rubric'",
+        id=batch.id,
+    )
+    assert {row["judge"] for row in rows} == {"rubric/fallback"}
+    assert sorted({row["rollout_index"] for row in rows}) == [0, 1, 2, 3]
+
+
+def test_samples_of_each_call_are_averaged(
+    backend: RewardManager, sibling: Sibling, judge: JudgeServer
+) -> None:
+    asked: list[str] = []
+    lock = threading.Lock()
+
+    def plan(entry: RequestEntry) -> Action:
+        with lock:
+            text = entry.messages()[-1][1]
+            asked.append(text)
+            steps = "none" if asked.count(text) == 1 else "all"
+        return reply({**VERDICTS, "steps": steps}, asked_of(entry))
+
+    judge.set_plan(plan)
+    manager = sibling(
+        judges=[judge_of(criteria=CRITERIA, criteria_per_call=2, samples=2, temperature=1.0)]
+    )
+    batch = manager.submit(rollouts_of("sampled", 2), run="criteria").result(90)
+    assert batch.judge_scores.tolist() == pytest.approx([(5 / 6 + 1) / 2] * 2), batch.first_errors
+    assert batch.components["rubric/steps"].tolist() == [0.5] * 2
+    assert batch.usage.calls == 2 * 2 * 2
+    rows = read(
+        manager,
+        "SELECT sample, name FROM criterion_history WHERE batch_id = :id AND rollout_index = 0",
+        id=batch.id,
+    )
+    named = [(row["sample"], row["name"]) for row in rows]
+    first, second = (
+        [(k, n) for k in (0, 1) for n in ("correct", "steps")],
+        [(2, "filler"), (3, "filler")],
+    )
+    assert sorted(named) == [*first, *second]
