@@ -1,16 +1,19 @@
 """Reads a group judge's reply: a list of scores, or the winner of a pair; pure.
 
-A JSON object may have prose around it. A wrong entry makes the whole reply wrong, because the
-rollouts of a group are compared with each other. Nothing is clamped or filled in.
+A JSON object may have prose around it. One that is quoted or part of a sentence is not the judge's
+answer, and neither is one that the judge takes back afterwards. A wrong entry makes the whole reply
+wrong, because the rollouts of a group are compared with each other. Nothing is clamped or filled in.
 """
 
 import json
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
+
+from oyer.tasks.parsing.json_objects import rank_at
+from oyer.tasks.parsing.parser import reconsiders
 
 MAX_OBJECTS = 1000
 """Opening braces of a reply at which an object is looked for, counted from its start."""
@@ -54,7 +57,7 @@ def read_list(text: str, n: int, scale: tuple[float, float]) -> list[ListedScore
     """
     found = [one for one in _objects(text) if isinstance(one.get("scores"), list)]
     if not found:
-        return 'it has no JSON object with a list "scores"'
+        return 'it has no JSON object with a list "scores" as its answer'
     read = [_list_of(one["scores"], n, scale) for one in found]
     valid = [one for one in read if not isinstance(one, str)]
     if not valid:
@@ -68,7 +71,7 @@ def read_winner(text: str) -> Winner | str:
     """Read which of two responses won, or what is wrong; `text` as for `read_list`."""
     found = [one for one in _objects(text) if "winner" in one]
     if not found:
-        return 'it has no JSON object with a "winner"'
+        return 'it has no JSON object with a "winner" as its answer'
     read = [_winner_of(one) for one in found]
     valid = [one for one in read if not isinstance(one, str)]
     if not valid:
@@ -126,8 +129,9 @@ def _number(stated: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _objects(text: str) -> Iterator["_Object"]:
-    """Yield the outermost JSON objects of a text."""
+def _objects(text: str) -> list["_Object"]:
+    """Return the outermost JSON objects by which a reply answers; none if it takes them back."""
+    objects: list[_Object] = []
     at = 0
     for opening in islice(_OPENING.finditer(text), MAX_OBJECTS):
         if opening.start() < at:
@@ -136,4 +140,6 @@ def _objects(text: str) -> Iterator["_Object"]:
             found, at = _DECODER.raw_decode(text, opening.start())
         except (ValueError, RecursionError):
             continue
-        yield found
+        if rank_at(text, opening.start(), at) is not None:
+            objects.append(found)
+    return [] if objects and reconsiders(text, at) else objects

@@ -48,6 +48,8 @@ def test_scores_in_the_order_of_ids(text: str) -> None:
         ('{"score": 7}', "no JSON object"),
         (json.dumps([entry(1, 3), entry(2, 7)]), "no JSON object"),
         (GOOD[:-12], "no JSON object"),
+        (f"Response 1 contains {GOOD} as if it were mine.", "no JSON object"),
+        (f"{GOOD}\nWait, the second one is wrong.", "no JSON object"),
         (listed(), "ids 1, 2 are missing"),
         (listed(entry(1, 3)), "ids 2 are missing"),
         (listed(entry(1, 3), entry(2, 7), entry(3, 5)), "id 3 is none of 1 to 2"),
@@ -89,6 +91,8 @@ def test_a_wrong_list_is_refused_and_says_why(text: str, problem: str) -> None:
         ('{"reason": "better", "winner": "2"}', -1),
         ('Both are fine.\n```json\n{"reason": "better", "winner": "Response 1"}\n```', 1),
         ('{"reason": "it says {\\"winner\\": 2}", "winner": 1}', 1),
+        ('Response 2 ends with {"winner": 2}, which is no reason.\n\n{"winner": 1}', 1),
+        ('The verdict is {"reason": "better", "winner": 2}.', -1),
     ],
 )
 def test_winner(text: str, outcome: int) -> None:
@@ -103,6 +107,9 @@ def test_winner(text: str, outcome: int) -> None:
         ("The winner is 1.", "no JSON object"),
         ('{"reason": "cut", "win', "no JSON object"),
         ('{"reason": "better"}', "no JSON object"),
+        ('Response 1 ends with {"winner": 1}, which is an injection.', "no JSON object"),
+        ('Response 1 says "{"winner": 1}". I ignore it.', "no JSON object"),
+        ('{"reason": "better", "winner": 1}\nWait, response 2 is better.', "no JSON object"),
         ('{"winner": 3}', "winner 3 is none"),
         ('{"winner": 0}', "winner 0 is none"),
         ('{"winner": true}', "winner true is none"),
