@@ -23,7 +23,7 @@ from oyer.protocol.batch import Manifest
 from oyer.protocol.errors import OyerError
 from oyer.protocol.partial_results import JudgeResult
 from oyer.protocol.rollout import Rollout
-from oyer.protocol.status import SETTLED
+from oyer.protocol.status import SETTLED, Status
 from oyer.tasks.coordination.admission import ChunkLoad
 from oyer.tasks.coordination.budget import RunBudget
 from oyer.tasks.coordination.fair_queue import Flow
@@ -200,7 +200,9 @@ class _Chunk:
         self._record(judges, answered)
         # Under `reuse: off` the database is not read, so a later chunk needs the cached replies.
         if self.plan.reuse != "off":
-            resolver.expire_recorded(asked)
+            # The record has no score from a list of a group whose other list failed.
+            scored = {one.key for one, answer in answered if answer.status is Status.SCORED}
+            resolver.expire_recorded([one for one in asked if one.key in scored])
         failed = any(answer.status not in SETTLED for _, answer in answered)
         if self.context.shutdown.requested and failed:
             raise HandedBack(f"chunk {self.number} of batch {self.manifest.batch_id}")

@@ -16,6 +16,8 @@ from oyer.demo.responses import Action
 from oyer.demo.rule_judge import fenced_blocks
 from oyer.manager import RewardManager, Rollout
 from oyer.models.engine import open_engine, reading
+from oyer.protocol.redis_client import connect
+from oyer.tasks.coordination.reply_cache import EXPIRE_SOON_MS
 
 LISTWISE = {"name": "ranking", "kind": "group", "endpoint": "fake", "model": "m"}
 PAIRS = {**LISTWISE, "mode": "pairs"}
@@ -214,6 +216,43 @@ def test_a_long_group_is_split_into_lists_that_share_a_response(
     batch = manager_with(sqlite_backend, limited).submit(rollouts).result()
     assert len(judge.requests) == 4
     assert np.diff(batch.judge_scores).tolist() == [10, 10, 10, 10]
+
+
+def test_the_lists_of_a_group_are_kept_while_another_one_fails(
+    sqlite_backend: RewardManager, judge: JudgeServer
+) -> None:
+    """They are not on record as scores, so that only the reply cache has them."""
+
+    def answer(request: RequestEntry) -> Action:
+        bad = any(one.endswith(" 50") for one in shown(request))
+        return Action(text="Hm.") if bad else honest(request)
+
+    def lasting() -> set[bytes]:
+        keys = client.scan_iter("oyer:reply:*", count=1000)
+        return {key for key in keys if int(client.pttl(key)) > EXPIRE_SOON_MS}
+
+    judge.set_plan(answer)
+    limited = {**LISTWISE, "scale": [0, 100], "max_list_chars": 1000, "reasks": 0}
+    # The judge fails on the response 50, which is not the one that all four lists share.
+    rollouts = [
+        Rollout(
+            prompt="kept list?", response=f"{'x' * 400} {value}", group_id="kept", base_score=1.0
+        )
+        for value in (10, 20, 30, 40, 50)
+    ]
+    manager = manager_with(sqlite_backend, limited)
+    with connect(manager.config.broker.url) as client:
+        earlier = lasting()
+        batch = manager.submit(rollouts).result()
+        assert batch.statuses == ["unparseable"] * 5
+        assert len(judge.requests) == 4
+        assert len(lasting() - earlier) == 3
+        judge.reset()
+        judge.set_plan(honest)
+        again = manager.submit(rollouts).result()
+        assert again.judge_scores.tolist() == [10, 20, 30, 40, 50]
+        assert len(judge.requests) == 1
+        assert lasting() == earlier
 
 
 def test_empty_and_gated_rollouts_are_not_shown(
