@@ -8,7 +8,7 @@ from oyer.protocol.rollout import Rollout
 from oyer.tasks.judging.aggregate import ChunkGroups
 from oyer.tasks.judging.group_judges.comparisons import Answered, Comparison
 from oyer.tasks.judging.group_judges.requests import NOT_WHOLE, comparisons_of, rejected
-from oyer.tasks.judging.judgements import Answer
+from oyer.tasks.judging.judgements import Answer, no_answer
 from oyer.tasks.judging.requests import JudgementKey, JudgeRequest, RequestContext, requests_of
 
 
@@ -67,4 +67,4 @@ def chunk_requests(
 
 def _decided(request: JudgeRequest) -> Answer:
     assert request.decided is not None
-    return Answer(source="none", status=request.decided, error=request.error)
+    return no_answer(request.decided, request.error)

@@ -10,7 +10,7 @@ from oyer.protocol.status import Status
 from oyer.tasks.coordination.reply_cache import CachedReply
 from oyer.tasks.endpoint.types import ChatRequest, Reply
 from oyer.tasks.judging.call import CallResult, Claim, JudgeCaller
-from oyer.tasks.judging.judgements import Answer, AttemptRecord
+from oyer.tasks.judging.judgements import Answer, AttemptRecord, no_answer
 from oyer.tasks.judging.requests import JudgeRequest
 from oyer.tasks.parsing.normalize import normalise, strip_thinking, unwrap
 from oyer.tasks.parsing.parser import ParsedScore
@@ -97,11 +97,6 @@ def reask(request: ChatRequest, reply: str, question: str) -> ChatRequest:
             {"role": "user", "content": question},
         ],
     )
-
-
-def no_answer(status: Status, error: str) -> Answer:
-    """Return the answer of a request for which no call was made."""
-    return Answer(source="none", status=status, error=error)
 
 
 def joined_attempts(

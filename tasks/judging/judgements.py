@@ -81,6 +81,11 @@ class Answer:
         return sum(attempt.completion_tokens for attempt in self.attempts)
 
 
+def no_answer(status: Status, error: str | None) -> Answer:
+    """Return the answer of a request for which no call was made."""
+    return Answer(source="none", status=status, error=error)
+
+
 def cost_usd(price: Price | None, prompt_tokens: int, completion_tokens: int) -> float:
     """Return the cost of a call's tokens; 0 without a price."""
     if price is None:

@@ -14,8 +14,8 @@ from oyer.protocol.status import Status
 from oyer.tasks.coordination.reply_cache import CachedReply, ReplyCache
 from oyer.tasks.coordination.single_flight import SingleFlight
 from oyer.tasks.judging.call import DEADLINE_PASSED, TAKEN_OVER, Claim, JudgeCaller
-from oyer.tasks.judging.judge_call import joined_attempts, judge_call, no_answer
-from oyer.tasks.judging.judgements import Answer, AttemptRecord, Source
+from oyer.tasks.judging.judge_call import joined_attempts, judge_call
+from oyer.tasks.judging.judgements import Answer, AttemptRecord, Source, no_answer
 from oyer.tasks.judging.reading import LOGPROBS
 from oyer.tasks.judging.requests import JudgeRequest
 

@@ -241,7 +241,9 @@ def test_the_lists_of_a_group_are_kept_while_another_one_fails(
         for value in (10, 20, 30, 40, 50)
     ]
     manager = manager_with(sqlite_backend, limited)
-    with connect(manager.config.broker.url) as client:
+    url = manager.config.broker.url
+    assert url is not None
+    with connect(url) as client:
         earlier = lasting()
         batch = manager.submit(rollouts).result()
         assert batch.statuses == ["unparseable"] * 5

@@ -15,7 +15,7 @@ from oyer.protocol.status import Status
 from oyer.tasks.judging.group_judges.members import Members
 from oyer.tasks.judging.group_judges.pairs import account, records
 from oyer.tasks.judging.group_judges.reading import GroupReading, member_score
-from oyer.tasks.judging.judgements import Answer
+from oyer.tasks.judging.judgements import Answer, no_answer
 from oyer.tasks.judging.requests import JudgementKey, JudgeRequest
 from oyer.tasks.parsing.parser import ParsedScore
 
@@ -52,7 +52,7 @@ class Decided:
     def rows(self, answers: Mapping[JudgementKey, Answer]) -> list[Answered]:
         """Return a row for each."""
         return [
-            (one, Answer(source="none", status=one.decided, error=one.error))
+            (one, no_answer(one.decided, one.error))
             for one in self.judgements
             if one.decided is not None
         ]
@@ -126,7 +126,7 @@ class Tournament:
         answered = [(one, answers[one.place]) for one in self.requests]
         failed = _first_failure([answer for _, answer in answered])
         if failed is not None:
-            missing = Answer(source="none", status=failed.status, error=failed.error)
+            missing = no_answer(failed.status, failed.error)
             return answered + [(self._judgement(index), missing) for index in self.members.indices]
         winners = [_reading(one).winner(answer.text or "") for one, answer in answered]
         outcomes = dict(zip(self.pairs, [winner.outcome for winner in winners], strict=True))
