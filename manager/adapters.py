@@ -16,8 +16,9 @@ from oyer.manager.client import RewardManager
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score
 from oyer.manager.streaming.identity import RunOptions
+from oyer.protocol.content import as_messages
 from oyer.protocol.errors import InvalidConfig, InvalidRollout, JudgeOutage
-from oyer.protocol.rollout import Rollout
+from oyer.protocol.rollout import Message, Rollout
 from oyer.protocol.status import NOT_CALLED, Status
 
 
@@ -176,6 +177,26 @@ def filed_under(run: str | None, default: str, manager: RewardManager) -> RunOpt
             manager's training id scopes the groups.
     """
     return {"run": default, "training": manager.training} if run is None else {"run": run}
+
+
+def response_of(messages: Any, *, images: bool = True) -> str | list[Message]:
+    """Convert a trajectory's messages after the prompt; a single plain reply becomes text.
+
+    The judge then sees a single turn as it sees the text of any other trainer.
+
+    Args:
+        messages: as `protocol.content.as_messages` takes them.
+        images: see there.
+    """
+    response = as_messages(messages, images=images)
+    if not response:
+        return ""
+    if len(response) == 1 and isinstance(response[0], dict):
+        message = {key: value for key, value in response[0].items() if value is not None}
+        content = message.get("content")
+        if message.keys() == {"role", "content"} and message["role"] == "assistant":
+            return content if isinstance(content, str) else response
+    return response
 
 
 def as_number(score: Any) -> Any:

@@ -21,9 +21,8 @@ from verifiers.v1 import Judge, JudgeConfig
 from verifiers.v1.types import ID, Usage
 
 from oyer.config.loading import load_config
-from oyer.manager.adapters import row_metadata
+from oyer.manager.adapters import response_of, row_metadata
 from oyer.manager.client import RewardManager
-from oyer.manager.group_rewards import response_of
 from oyer.manager.score import Score, scores_of
 from oyer.protocol.content import as_messages
 from oyer.protocol.errors import MissingScores
