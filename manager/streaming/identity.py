@@ -10,7 +10,7 @@ from oyer.config.reward import RewardConfig, plan_of
 from oyer.manager.backend.prepare import plain
 from oyer.manager.streaming.pending import GroupClosing, PendingRollout, TimeoutPolicy
 from oyer.protocol import token_ids
-from oyer.protocol.batch import Priority, default_priority
+from oyer.protocol.batch import TRAINING_SPLITS, Priority, default_priority
 from oyer.protocol.errors import BatchFailed, InvalidInput
 from oyer.protocol.packing import WIRE_VERSION
 from oyer.protocol.rollout import Message, Rollout, decode_rollouts, encode_rollouts
@@ -84,7 +84,7 @@ def check_group_size(options: ScoreOptions, config: RewardConfig) -> None:
     Raises:
         InvalidInput: names the option and the fix.
     """
-    if options.get("group_size") != 1 or options.get("split") not in (None, "train"):
+    if options.get("group_size") != 1 or options.get("split") not in TRAINING_SPLITS:
         return
     judge = next((judge.name for judge in config.judges if judge.kind == "group"), None)
     if judge is not None:
