@@ -240,12 +240,8 @@ def check_fits(
     Raises:
         InvalidConfig: a length method needs a field that the protocol lacks.
     """
-    unknown = [item.method for item in config.length if item.takes_truncated]
-    if unknown and not truncated:
-        raise InvalidConfig(
-            f"length: {who} does not say which rollouts hit the length limit, and {unknown[0]} reads"
-            " it; set `truncated: as_is` (sigmoid_length: `check_eos: false`), or choose another method"
-        )
+    if not truncated:
+        check_reads_no_truncation(config, who)
     sample = Rollout(prompt="p", response="r", group_id="g", base_score=1.0 if base_score else None)
     try:
         validation.check([sample], config)
@@ -257,3 +253,18 @@ def check_fits(
             f"length: {who} sends single rollouts, and the configuration compares those of one"
             f" prompt; set {how} to their number, or choose a method that does not compare"
         )
+
+
+def check_reads_no_truncation(config: RewardConfig, who: str) -> None:
+    """Refuse a configuration that reads what a trainer does not say: which rollouts were cut.
+
+    Raises:
+        InvalidConfig: names the length method and the fix.
+    """
+    for item in config.length:
+        if item.takes_truncated:
+            raise InvalidConfig(
+                f"length: {who} does not say which rollouts hit the length limit, and {item.method}"
+                " reads it; set `truncated: as_is` (sigmoid_length: `check_eos: false`), or choose"
+                " another method"
+            )
