@@ -2,6 +2,8 @@
 
 Import this module before `build_all_verifiers` runs, and give the data set's rows the verifier `oyer`
 (`--remap_verifier general=oyer` replaces the built-in judge's).
+
+open-instruct does not say which predictions were cut: length methods need `truncated: as_is`.
 """
 
 import json
