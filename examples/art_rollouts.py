@@ -22,8 +22,8 @@ from openai.types.chat.chat_completion import Choice
 
 from oyer.config.loading import load_config
 from oyer.manager import MissingScores, RewardManager, Rollout
-from oyer.manager.adapters import row_metadata
-from oyer.manager.group_rewards import group_rewards, response_of
+from oyer.manager.adapters import response_of, row_metadata
+from oyer.manager.group_rewards import group_rewards
 from oyer.protocol.content import as_messages
 
 manager = RewardManager(load_config())

@@ -30,8 +30,9 @@ from pydantic import ConfigDict
 
 from oyer.config.loading import load_config
 from oyer.manager import RewardManager, Rollout
-from oyer.manager.adapters import row_metadata
-from oyer.manager.group_rewards import group_rewards, response_of, with_group_mean
+from oyer.manager.adapters import response_of, row_metadata
+from oyer.manager.group_rewards import group_rewards
+from oyer.manager.stand_ins import with_group_mean
 from oyer.protocol.content import as_messages
 
 

@@ -9,6 +9,8 @@
   component is the mean of the prompt's others, never NaN.
 - Groups: rows of one prompt. Synchronous rollouts hand over all of them at once; asynchronous ones
   come one by one, and need `num_generations`.
+- Truncation: NeMo-RL masks cut rollouts itself (`overlong_filtering`) and does not tell environments;
+  length methods that read it are refused.
 - Evaluation: a second environment with `split: eval` and without `num_generations`.
 """
 
@@ -24,8 +26,9 @@ from nemo_rl.environments.interfaces import EnvironmentInterface, EnvironmentRet
 
 from oyer.config.loading import load_config
 from oyer.manager import RewardManager, Rollout
-from oyer.manager.adapters import row_metadata
-from oyer.manager.group_rewards import group_rewards, response_of, with_group_mean
+from oyer.manager.adapters import check_reads_no_truncation, response_of, row_metadata
+from oyer.manager.group_rewards import group_rewards
+from oyer.manager.stand_ins import with_group_mean
 from oyer.protocol.content import as_messages
 
 
@@ -36,7 +39,9 @@ class JudgedEnvironment(EnvironmentInterface[dict[str, Any]]):
         self.size = cfg.get("num_generations")
         self.gdpo, self.split = cfg.get("gdpo", False), cfg.get("split", "train")
         self.run, self.timeout_s = cfg.get("run", "nemo-rl"), cfg.get("timeout_s", 600)
-        self.manager = RewardManager(with_group_mean(load_config(cfg.get("config"))))
+        config = load_config(cfg.get("config"))
+        check_reads_no_truncation(config, "NeMo-RL")
+        self.manager = RewardManager(with_group_mean(config))
 
     def step(
         self, message_log_batch: list[Any], metadata: list[dict[str, Any]]

@@ -2,9 +2,10 @@
 
 Import this module before `build_all_verifiers` runs, and give the data set's rows the verifier `oyer`
 (`--remap_verifier general=oyer` replaces the built-in judge's).
+
+open-instruct does not say which predictions were cut: length methods need `truncated: as_is`.
 """
 
-import asyncio
 import json
 import os
 from typing import Any
@@ -23,7 +24,7 @@ class OyerVerifier(VerifierFunction):
     def __init__(self, verifier_config: VerifierConfig | None = None) -> None:
         super().__init__("oyer", verifier_config=verifier_config, weight=1.0)
 
-    async def async_call(
+    def __call__(
         self,
         tokenized_prediction: list[int],
         prediction: str,
@@ -31,22 +32,22 @@ class OyerVerifier(VerifierFunction):
         query: str | None = None,
         rollout_state: Any = None,
     ) -> VerificationResult:
-        """Raise if there is no score: open-instruct would train on a number."""
+        """Score a prediction; open-instruct calls this in threads, by `async_call`.
+
+        Raises:
+            RuntimeError: there is no score, and open-instruct would train on a number.
+        """
         rollout = {
             "prompt": query or "",
             "response": prediction,
             "response_tokens": len(tokenized_prediction),
             "reference": None if label is None else str(label),
         }
-        answer = await asyncio.to_thread(_scored, {"rollouts": [rollout]})
+        answer = _scored({"rollouts": [rollout]})
         (reward,) = answer["rewards"]
         if reward is None:
             raise RuntimeError(f"no score: {answer['errors']}")
         return VerificationResult(score=reward)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> VerificationResult:
-        """open-instruct awaits `async_call`."""
-        raise NotImplementedError("use async_call")
 
 
 def _scored(body: dict[str, Any]) -> Any:

@@ -10,6 +10,8 @@
 
 and `worker_cls: my_module.OyerRewardWorker` in `rewards.<domain>`. ROLL dispatches a batch over
 several workers, so the samples of a prompt arrive in several requests.
+
+Which responses were cut is not handed over: length methods need `truncated: as_is`.
 """
 
 import json

@@ -31,7 +31,8 @@ from tinker_cookbook.rl.types import (
 
 from oyer.config.loading import load_config
 from oyer.manager import RewardManager, Rollout
-from oyer.manager.group_rewards import group_rewards, response_of
+from oyer.manager.adapters import response_of
+from oyer.manager.group_rewards import group_rewards
 from oyer.protocol.content import as_messages
 
 

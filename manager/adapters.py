@@ -16,8 +16,9 @@ from oyer.manager.client import RewardManager
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score
 from oyer.manager.streaming.identity import RunOptions
+from oyer.protocol.content import as_messages
 from oyer.protocol.errors import InvalidConfig, InvalidRollout, JudgeOutage
-from oyer.protocol.rollout import Rollout
+from oyer.protocol.rollout import Message, Rollout
 from oyer.protocol.status import NOT_CALLED, Status
 
 
@@ -178,6 +179,26 @@ def filed_under(run: str | None, default: str, manager: RewardManager) -> RunOpt
     return {"run": default, "training": manager.training} if run is None else {"run": run}
 
 
+def response_of(messages: Any, *, images: bool = True) -> str | list[Message]:
+    """Convert a trajectory's messages after the prompt; a single plain reply becomes text.
+
+    The judge then sees a single turn as it sees the text of any other trainer.
+
+    Args:
+        messages: as `protocol.content.as_messages` takes them.
+        images: see there.
+    """
+    response = as_messages(messages, images=images)
+    if not response:
+        return ""
+    if len(response) == 1 and isinstance(response[0], dict):
+        message = {key: value for key, value in response[0].items() if value is not None}
+        content = message.get("content")
+        if message.keys() == {"role", "content"} and message["role"] == "assistant":
+            return content if isinstance(content, str) else response
+    return response
+
+
 def as_number(score: Any) -> Any:
     """Convert a verifier's score, e.g. a bool or a tensor, to a float."""
     try:
@@ -219,12 +240,8 @@ def check_fits(
     Raises:
         InvalidConfig: a length method needs a field that the protocol lacks.
     """
-    unknown = [item.method for item in config.length if item.takes_truncated]
-    if unknown and not truncated:
-        raise InvalidConfig(
-            f"length: {who} does not say which rollouts hit the length limit, and {unknown[0]} reads"
-            " it; set `truncated: as_is` (sigmoid_length: `check_eos: false`), or choose another method"
-        )
+    if not truncated:
+        check_reads_no_truncation(config, who)
     sample = Rollout(prompt="p", response="r", group_id="g", base_score=1.0 if base_score else None)
     try:
         validation.check([sample], config)
@@ -236,3 +253,18 @@ def check_fits(
             f"length: {who} sends single rollouts, and the configuration compares those of one"
             f" prompt; set {how} to their number, or choose a method that does not compare"
         )
+
+
+def check_reads_no_truncation(config: RewardConfig, who: str) -> None:
+    """Refuse a configuration that reads what a trainer does not say: which rollouts were cut.
+
+    Raises:
+        InvalidConfig: names the length method and the fix.
+    """
+    for item in config.length:
+        if item.takes_truncated:
+            raise InvalidConfig(
+                f"length: {who} does not say which rollouts hit the length limit, and {item.method}"
+                " reads it; set `truncated: as_is` (sigmoid_length: `check_eos: false`), or choose"
+                " another method"
+            )

@@ -24,7 +24,7 @@ from oyer.manager.streaming.identity import ScoreOptions
 from oyer.manager.streaming.pending import Pending, PendingScores
 from oyer.manager.training import training_name
 from oyer.manager.validation import is_text
-from oyer.protocol.batch import Priority, default_priority
+from oyer.protocol.batch import TRAINING_SPLITS, Priority, default_priority
 from oyer.protocol.content import images_as_text
 from oyer.protocol.errors import BatchCancelled, InvalidConfig, InvalidInput
 from oyer.protocol.rollout import Message, Rollout
@@ -134,7 +134,7 @@ class RewardManager:
         check_place(run, step, split, priority)
         rollouts = self._without_unused_images(rollouts)
         sizes_bytes = validation.check(rollouts, self.config)
-        if split in (None, "train"):
+        if split in TRAINING_SPLITS:
             validation.check_groups(rollouts, self.config)
         priority = priority or default_priority(split)
         prepared = prepare(

@@ -4,19 +4,16 @@ import math
 import uuid
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
-from typing import Any, Unpack
+from typing import Unpack
 
 from oyer.config.reward import RewardConfig, RewardRules
 from oyer.manager import validation
 from oyer.manager.adapters import component_columns, component_names
 from oyer.manager.client import RewardManager
 from oyer.manager.score import Score, without_reward
+from oyer.manager.stand_ins import group_means, is_missing
 from oyer.manager.streaming.identity import ScoreOptions
-from oyer.protocol.content import as_messages
-from oyer.protocol.errors import InvalidRollout
-from oyer.protocol.rollout import Message, Rollout
-from oyer.protocol.status import SETTLED
+from oyer.protocol.rollout import Rollout
 
 TIMEOUT_S = 600.0
 """Default time that `group_rewards` waits for the scores, in seconds."""
@@ -49,15 +46,19 @@ def neutral_rewards(scores: Sequence[Score], own: Sequence[float] | None = None)
             mean is then that of the sums.
     """
     added = [0.0] * len(scores) if own is None else list(own)
+    return _neutral(scores, added, [None] * len(scores))
+
+
+def _neutral(
+    scores: Sequence[Score], added: Sequence[float], groups: Sequence[Hashable]
+) -> list[float]:
     sums = [
-        score.reward + plus for score, plus in zip(scores, added, strict=True) if score.trainable
-    ]
-    if not sums:
-        return [0.0] * len(scores)
-    mean = fmean(sums)
-    return [
-        score.reward if score.trainable else mean - plus
+        score.reward + plus if score.trainable else math.nan
         for score, plus in zip(scores, added, strict=True)
+    ]
+    return [
+        score.reward if score.trainable else mean - plus if math.isfinite(mean) else 0.0
+        for score, plus, mean in zip(scores, added, group_means(groups, sums), strict=True)
     ]
 
 
@@ -78,7 +79,7 @@ async def group_rewards(
         timeout_s: how long to wait; a later score counts as missing. With `group_size`, its reward
             is 0, as is that of a rollout that cannot be read: exclude it by `judged`.
         options: of `RewardManager.score_many`. With `group_size`, groups come in several calls; use
-            `with_group_mean` then, because this call does not know the siblings' rewards.
+            `stand_ins.with_group_mean` then, because this call does not know the siblings' rewards.
 
     Raises:
         OyerError: the failure policy raises (`reward.on_missing: raise`, `max_failed_fraction`).
@@ -94,33 +95,16 @@ async def group_rewards(
     return _rewards_of(manager.config, rollouts, in_order, own)
 
 
-def with_group_mean(config: RewardConfig) -> RewardConfig:
-    """Return the configuration with `on_missing: group_mean` instead of `skip`.
-
-    For trainers that cannot exclude a rollout and whose rollouts are scored one by one, in groups.
-    """
-    if config.reward.on_missing != "skip":
-        return config
-    rules = config.reward.model_copy(update={"on_missing": "group_mean"})
-    return config.model_copy(update={"reward": rules})
-
-
 def _rewards_of(
     config: RewardConfig,
     rollouts: Sequence[Rollout],
     scores: Sequence[Score],
     own: Sequence[float] | None,
 ) -> list[GroupReward]:
-    rewards = [math.nan] * len(scores)
-    groups: dict[Hashable, list[int]] = {}
-    for row, rollout in enumerate(rollouts):
-        alone = rollout.group_id is None
-        groups.setdefault(("row", row) if alone else rollout.group_id, []).append(row)
-    for rows in groups.values():
-        added = None if own is None else [own[row] for row in rows]
-        neutral = neutral_rewards([scores[row] for row in rows], added)
-        for row, reward in zip(rows, neutral, strict=True):
-            rewards[row] = reward
+    groups = [
+        ("row", i) if one.group_id is None else one.group_id for i, one in enumerate(rollouts)
+    ]
+    rewards = _neutral(scores, [0.0] * len(scores) if own is None else own, groups)
     columns = component_columns(scores, names=component_names(config))
     return [
         GroupReward(
@@ -136,7 +120,7 @@ def _rewards_of(
 
 def _has_own(score: Score, rules: RewardRules) -> bool:
     """Whether the reward is the rollout's own, or the value that the user chose for a missing one."""
-    return score.trainable and (score.status in SETTLED or rules.on_missing == "value")
+    return not is_missing(score) or (score.trainable and rules.on_missing == "value")
 
 
 def _close_for(manager: RewardManager, rollout: Rollout, options: ScoreOptions) -> None:
@@ -148,36 +132,11 @@ def _close_for(manager: RewardManager, rollout: Rollout, options: ScoreOptions) 
     manager.close_groups([group_id], absent=[name], **options)
 
 
-def response_of(messages: Any) -> str | list[Message]:
-    """Convert a trajectory's messages after the prompt; a single plain reply becomes text.
-
-    The judge then sees a single turn as it sees the text of any other trainer.
-
-    Args:
-        messages: as `protocol.content.as_messages` takes them.
-    """
-    response = as_messages(messages)
-    if not response:
-        return ""
-    if len(response) == 1 and isinstance(response[0], dict):
-        message = {key: value for key, value in response[0].items() if value is not None}
-        content = message.get("content")
-        if message.keys() == {"role", "content"} and message["role"] == "assistant":
-            return content if isinstance(content, str) else response
-    return response
-
-
 def _readable(
     manager: RewardManager, rollouts: Sequence[Rollout]
 ) -> tuple[list[int], dict[int, Score]]:
     """Return the rows that can be submitted, and the scores of those that cannot."""
-    sent: list[int] = []
-    refused: dict[int, Score] = {}
-    for row, rollout in enumerate(rollouts):
-        try:
-            validation.check([rollout], manager.config)
-        except InvalidRollout as error:
-            refused[row] = without_reward(error, manager.config.reward)
-        else:
-            sent.append(row)
-    return sent, refused
+    rules = manager.config.reward
+    refused = validation.refused_rows(rollouts, manager.config)
+    scores = {row: without_reward(error, rules) for row, error in refused.items()}
+    return [row for row in range(len(rollouts)) if row not in refused], scores

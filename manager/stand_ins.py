@@ -2,7 +2,8 @@
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
+from statistics import fmean
 
 from oyer.config.reward import RewardConfig
 from oyer.manager.score import Score
@@ -20,15 +21,47 @@ def is_missing(score: Score) -> bool:
     return not score.trainable or score.status not in SETTLED
 
 
-def with_neutral_rows(config: RewardConfig, group_size: int | None) -> RewardConfig:
-    """Replace `on_missing: skip` by `group_mean` for a trainer that takes nothing but numbers.
+def with_group_mean(config: RewardConfig) -> RewardConfig:
+    """Return the configuration with `on_missing: group_mean` instead of `skip`.
 
-    Needs the size of a group, because its mean is known only once all its rollouts are judged.
+    For trainers that cannot leave a rollout out. The size of a group must be known, because its mean is
+    known only once all its rollouts are judged.
     """
-    if group_size is None or config.reward.on_missing != "skip":
+    if config.reward.on_missing != "skip" or not config.judges:
         return config
     rules = config.reward.model_copy(update={"on_missing": "group_mean"})
     return config.model_copy(update={"reward": rules})
+
+
+def group_means(groups: Sequence[Hashable], values: Sequence[float]) -> list[float]:
+    """Return the mean of the finite values of each row's group, `[N]`; NaN if it has none.
+
+    Args:
+        groups: `[N]`.
+        values: `[N]`, NaN where one is missing.
+    """
+    known: dict[Hashable, list[float]] = {}
+    for group, value in zip(groups, values, strict=True):
+        if math.isfinite(value):
+            known.setdefault(group, []).append(value)
+    means = {group: fmean(found) for group, found in known.items()}
+    return [means.get(group, math.nan) for group in groups]
+
+
+def mean_judge_score(score: Score, config: RewardConfig) -> float:
+    """Return the judges' mean scores over the rollout's group, weighted as `Score.judge_score` is.
+
+    Judges without any score in the group are left out; NaN if all are.
+    """
+    means = [(score.component_means.get(name, math.nan), w) for name, w in judge_weights(config)]
+    known = [(mean, weight) for mean, weight in means if math.isfinite(mean)]
+    return fmean(*zip(*known, strict=True)) if known else math.nan
+
+
+def judge_weights(config: RewardConfig) -> list[tuple[str, float]]:
+    """Return the judges that `Score.judge_score` averages, with their weights."""
+    weighted = [(judge.name, abs(judge.weight)) for judge in config.judges if judge.weight]
+    return weighted or [(judge.name, 1.0) for judge in config.judges]
 
 
 class StandIns:

@@ -98,6 +98,18 @@ def is_text(value: object) -> bool:
     return True
 
 
+def refused_rows(rollouts: Sequence[Rollout], config: RewardConfig) -> dict[int, InvalidRollout]:
+    """Check rollouts one by one; returns the error of each that cannot be scored, by its row."""
+    needs = needs_of(config)
+    refused = {}
+    for row, rollout in enumerate(rollouts):
+        try:
+            check([rollout], config, needs)
+        except InvalidRollout as error:
+            refused[row] = error
+    return refused
+
+
 class _Problem(Exception):
     """The first wrong field of a rollout, with the fix."""
 

@@ -11,6 +11,7 @@ are in `trace.extra_usage`, the details in `trace.info["oyer"]`.
 Source of the interface: verifiers 0.4, `verifiers.v1.judge.Judge` and `Task.score`.
 """
 
+import asyncio
 import functools
 import math
 from collections.abc import Mapping
@@ -21,10 +22,10 @@ from verifiers.v1 import Judge, JudgeConfig
 from verifiers.v1.types import ID, Usage
 
 from oyer.config.loading import load_config
-from oyer.manager.adapters import row_metadata
+from oyer.manager.adapters import response_of, row_metadata
 from oyer.manager.client import RewardManager
-from oyer.manager.group_rewards import response_of
-from oyer.manager.score import Score, scores_of
+from oyer.manager.group_rewards import group_rewards
+from oyer.manager.score import Score, scores_of, without_reward
 from oyer.protocol.content import as_messages
 from oyer.protocol.errors import MissingScores
 from oyer.protocol.rollout import Message, Rollout
@@ -78,13 +79,24 @@ class OyerJudge(Judge[float, OyerJudgeConfig]):
 
     async def _scored(self, manager: RewardManager, rollout: Rollout, trace: Any) -> Score:
         """Score a rollout in a batch of its own, whose usage is then the trace's, or with its group."""
-        options = {"run": self.config.run, "split": self.config.split}
+        run, split, timeout_s = self.config.run, self.config.split, self.config.timeout_s
         if self.config.group_size is not None:
-            pending = manager.score_many(
-                [rollout], group_size=self.config.group_size, sample_id=trace.id, **options
+            (found,) = await group_rewards(
+                manager,
+                [rollout],
+                timeout_s=timeout_s,
+                run=run,
+                split=split,
+                group_size=self.config.group_size,
+                sample_id=trace.id,
             )
-            return (await pending.gather(self.config.timeout_s, manager.config.reward))[0]
-        batch = await manager.submit([rollout], **options)
+            return found.score
+        try:
+            future = manager.submit([rollout], run=run, split=split)
+            batch = await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            late = TimeoutError(f"no score within {timeout_s:g} s")
+            return without_reward(late, manager.config.reward)
         trace.extra_usage.append(
             Usage(
                 prompt_tokens=batch.usage.prompt_tokens,

@@ -23,7 +23,7 @@ from oyer.manager.adapters import (
 from oyer.manager.openrlhf.query_text import QueryText
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score, without_reward
-from oyer.manager.stand_ins import StandIns, is_missing, with_neutral_rows
+from oyer.manager.stand_ins import StandIns, is_missing, with_group_mean
 from oyer.protocol.batch import TRAINING_SPLITS
 from oyer.server.context import RequestOrigin
 from oyer.server.held import HeldRequests, held_group
@@ -53,7 +53,9 @@ class Scoring:
     def __init__(self, manager: RewardManager, settings: ServerSettings) -> None:
         streamed, self._outages = one_by_one(manager.config)
         self._manager = manager.under(streamed)
-        self._numbers = manager.under(with_neutral_rows(streamed, settings.group_size))
+        self._numbers = manager.under(
+            streamed if settings.group_size is None else with_group_mean(streamed)
+        )
         """For protocols that carry nothing but numbers."""
         self._settings = settings
         self._texts = QueryText.of(manager.config, settings.tokenizer)

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from oyer.config.judge import JudgeConfig
 from oyer.config.reward import RewardConfig
 from oyer.manager.adapters import component_columns, component_names
 from oyer.manager.score import Score
-from oyer.manager.stand_ins import is_missing
+from oyer.manager.stand_ins import is_missing, judge_weights, mean_judge_score
 from oyer.protocol.status import Status
 
 Answer = dict[str, Any]
@@ -65,30 +64,18 @@ def _judge_score(score: Score, config: RewardConfig) -> float:
     """Return the judges' score, or its mean over the rollout's group if it is missing."""
     if math.isfinite(score.judge_score) or score.status == Status.GATED:
         return score.judge_score
-    judges = _weighted(config)
-    means = [
-        (score.component_means.get(one.name, math.nan), abs(one.weight) or 1.0) for one in judges
-    ]
-    known = [(mean, weight) for mean, weight in means if math.isfinite(mean)]
-    return (
-        float(np.average([m for m, _ in known], weights=[w for _, w in known]))
-        if known
-        else math.nan
-    )
+    return mean_judge_score(score, config)
 
 
 def _judges_scale(config: RewardConfig) -> tuple[float, float]:
     """Return the range of `Score.judge_score`, the weighted mean over judges."""
-    judges = _weighted(config)
-    weights = [abs(judge.weight) or 1.0 for judge in judges]
-    if not judges:
+    weights = dict(judge_weights(config))
+    if not weights:
         return 0.0, 0.0
-    low, high = np.average([judge.counted_scale for judge in judges], axis=0, weights=weights)
+    scales = {judge.name: judge.counted_scale for judge in config.judges}
+    judged = [scales[name] for name in weights]
+    low, high = np.average(judged, axis=0, weights=list(weights.values()))
     return float(low), float(high)
-
-
-def _weighted(config: RewardConfig) -> list[JudgeConfig]:
-    return [judge for judge in config.judges if judge.weight] or list(config.judges)
 
 
 def _finite(value: float) -> float:

@@ -24,7 +24,7 @@ from oyer.manager.openrlhf.number_answers import Answer, answer
 from oyer.manager.openrlhf.query_text import QueryText
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score, without_reward
-from oyer.manager.stand_ins import StandIns, is_missing, with_neutral_rows
+from oyer.manager.stand_ins import StandIns, is_missing, with_group_mean
 from oyer.manager.streaming.identity import RunOptions
 from oyer.manager.streaming.pending import PendingScores
 from oyer.protocol.content import policy_text
@@ -127,7 +127,9 @@ def reward_function(
     check_fits(
         given.config, who="OpenRLHF", base_score=has_base, group_size=group_size, how="group_size"
     )
-    streamed, outages = one_by_one(with_neutral_rows(given.config, group_size))
+    streamed, outages = one_by_one(
+        given.config if group_size is None else with_group_mean(given.config)
+    )
     manager = given.under(streamed)
     return _RewardFunc(
         manager=manager,

@@ -73,7 +73,9 @@ _groups: "weakref.WeakKeyDictionary[Task, Sequence[weakref.ref[Task]]]" = (
 def _siblings(task: Task) -> Sequence[Task]:
     if task not in _groups:
         for frame in _frames("generate_and_rm_group", "tasks"):
-            tasks = [one for one in frame.f_locals["tasks"] if isinstance(one, asyncio.Task)]
+            # Not yet set in a group that still waits to be started.
+            started = frame.f_locals.get("tasks") or ()
+            tasks = [one for one in started if isinstance(one, asyncio.Task)]
             group = [weakref.ref(one) for one in tasks]
             for one in tasks:
                 _groups.setdefault(one, group)

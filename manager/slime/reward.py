@@ -103,6 +103,8 @@ async def _scored(
             scores = [Score(status=ABORTED)] * len(samples)
     except InvalidRollout as error:
         scores = [without_reward(error, rules)] * len(samples)
+        if watch is None and options["sample_id"] is not None and (group_size or 1) > 1:
+            _close(scorer, rollouts[0], options, absent=[options["sample_id"]])
     scorer.outages.count(score for score in scores if score.status != ABORTED)
     for sample, score in zip(samples, scores, strict=True):
         scorer.stand_ins.add(group_id_of(sample), [score])
@@ -169,8 +171,13 @@ def _watch(
     return watch
 
 
-def _close(scorer: _Scorer, rollout: Rollout, options: dict[str, Any]) -> None:
-    scorer.manager.close_groups([str(rollout.group_id)], prompts=[rollout.prompt], **options)
+def _close(
+    scorer: _Scorer, rollout: Rollout, options: dict[str, Any], absent: Sequence[str] | None = None
+) -> None:
+    """Say that the named samples of a group, or all further ones, will not come."""
+    scorer.manager.close_groups(
+        [str(rollout.group_id)], absent=absent, prompts=[rollout.prompt], **options
+    )
 
 
 def _remember(

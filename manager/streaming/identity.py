@@ -10,7 +10,7 @@ from oyer.config.reward import RewardConfig, plan_of
 from oyer.manager.backend.prepare import plain
 from oyer.manager.streaming.pending import GroupClosing, PendingRollout, TimeoutPolicy
 from oyer.protocol import token_ids
-from oyer.protocol.batch import Priority, default_priority
+from oyer.protocol.batch import TRAINING_SPLITS, Priority, default_priority
 from oyer.protocol.errors import BatchFailed, InvalidInput
 from oyer.protocol.packing import WIRE_VERSION
 from oyer.protocol.rollout import Message, Rollout, decode_rollouts, encode_rollouts
@@ -84,7 +84,7 @@ def check_group_size(options: ScoreOptions, config: RewardConfig) -> None:
     Raises:
         InvalidInput: names the option and the fix.
     """
-    if options.get("group_size") != 1 or options.get("split") not in (None, "train"):
+    if options.get("group_size") != 1 or options.get("split") not in TRAINING_SPLITS:
         return
     judge = next((judge.name for judge in config.judges if judge.kind == "group"), None)
     if judge is not None:
@@ -107,10 +107,9 @@ def pending_rollouts(
     """
     run, step, size = options.get("run", "default"), options.get("step"), options.get("group_size")
     split = options.get("split")
-    shared = options.get("training") or ("" if "run" in options else training)
     timeout_s = options.get("group_timeout_s")
     due_s = None if timeout_s is None else now_s + timeout_s
-    spread = _digest([plan, run, shared, options.get("split")])
+    spread = _digest([plan, run, _training_of(options, training), split])
     count: dict[str, int] = {}
     pending = []
     for rollout in rollouts:
@@ -121,9 +120,7 @@ def pending_rollouts(
         one.split = split
         one.priority = options.get("priority") or default_priority(split)
         if size is not None and row.group_id is not None:
-            prompt = row.prompt if options.get("one_prompt", False) else None
-            scope = scope_of(shared, prompt, split)
-            one.group = group_name(plan, run, scope, str(row.group_id), size)
+            one.group = _group_of(str(row.group_id), row.prompt, options, plan, training)
             one.group_size, one.group_due_s, one.spread = size, due_s, spread
             one.on_group_timeout = options.get("on_group_timeout", "partial")
         pending.append(one)
@@ -145,7 +142,7 @@ def closing_of(
     Raises:
         InvalidInput: names the argument and the fix.
     """
-    run, size = options.get("run", "default"), options.get("group_size")
+    size = options.get("group_size")
     ids = [str(group_id) for group_id in group_ids]
     of_prompts: list[Any] = [None] * len(ids) if prompts is None else list(prompts)
     if size is None:
@@ -156,10 +153,9 @@ def closing_of(
         raise InvalidInput(
             "prompts: give one per group, since groups with `one_prompt` have it in their name"
         )
-    shared = options.get("training") or ("" if "run" in options else training)
     return GroupClosing(
         groups=[
-            group_name(plan, run, scope_of(shared, prompt, options.get("split")), group_id, size)
+            _group_of(group_id, prompt, options, plan, training)
             for group_id, prompt in zip(ids, of_prompts, strict=True)
         ],
         group_size=size,
@@ -167,6 +163,20 @@ def closing_of(
         absent=_absent(absent, size),
         expires_s=now_s + GROUP_TIMEOUT_S,
     )
+
+
+def _group_of(group_id: str, prompt: Any, options: ScoreOptions, plan: str, training: str) -> str:
+    """Name a group, for its rollouts and for those that say that some of them will not come."""
+    one_prompt = prompt if options.get("one_prompt", False) else None
+    scope = scope_of(_training_of(options, training), one_prompt, options.get("split"))
+    return group_name(
+        plan, options.get("run", "default"), scope, group_id, options["group_size"] or 0
+    )
+
+
+def _training_of(options: ScoreOptions, training: str) -> str:
+    """Return the training that scopes the groups; empty if the run does."""
+    return options.get("training") or ("" if "run" in options else training)
 
 
 def _absent(absent: int | Iterable[str] | None, size: int) -> list[str] | None:

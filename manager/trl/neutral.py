@@ -4,9 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from oyer.manager.score import Score
+from oyer.manager.stand_ins import group_means
 from oyer.manager.trl.groups import generations_of, trainer_of
 
 
@@ -34,14 +33,10 @@ def neutral_rewards(scores: Sequence[Score], columns: Mapping[str, Any]) -> list
     trainer = trainer_of(columns)
     size = generations_of(trainer)
     rank = getattr(getattr(trainer, "accelerator", None), "process_index", 0)
-    groups = (rank * len(scores) + np.arange(len(scores))) // size
-    rewards = np.array([one.reward if one.trainable else math.nan for one in scores])
-    known = np.isfinite(rewards)
+    groups = [(rank * len(scores) + i) // size for i in range(len(scores))]
+    rewards = [one.reward if one.trainable else math.nan for one in scores]
+    means = group_means(groups, rewards)
     return [
-        float(rewards[i])
-        if known[i]
-        else float(np.mean(rewards[known & same]))
-        if (known & (same := groups == groups[i])).any()
-        else None
-        for i in range(len(scores))
+        next((number for number in pair if math.isfinite(number)), None)
+        for pair in zip(rewards, means, strict=True)
     ]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from oyer.manager.adapters import NeededFields, as_number
+from oyer.manager.adapters import NeededFields, as_number, response_of
 from oyer.manager.trl.columns import (
     Texts,
     metadata_rows,
@@ -15,7 +15,7 @@ from oyer.manager.trl.columns import (
 from oyer.manager.trl.groups import RowGroups
 from oyer.protocol.content import as_messages
 from oyer.protocol.errors import InvalidConfig
-from oyer.protocol.rollout import Message, Rollout
+from oyer.protocol.rollout import Rollout
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class RowReader:
         return [
             Rollout(
                 prompt=as_messages(prompts[i], images=images),
-                response=_response(completions[i], images),
+                response=response_of(completions[i], images=images),
                 group_id=groups.ids[i],
                 base_score=as_number(bases[i]),
                 response_tokens=None if (own := ids[i]) is None else len(own),
@@ -75,13 +75,3 @@ class RowReader:
             row | self.needed.metadata_of({key: values[i] for key, values in needed.items()})
             for i, row in enumerate(metadata_rows(columns, count, self.reference))
         ]
-
-
-def _response(completion: Any, images: bool) -> str | list[Message]:
-    """Return a completion as messages, and as text if it is one message with text only."""
-    messages = as_messages(completion, images=images)
-    if not isinstance(messages, str) and len(messages) == 1:
-        (only,) = messages
-        if only.keys() == {"role", "content"} and only["role"] == "assistant":
-            return only["content"] if isinstance(only["content"], str) else messages
-    return messages

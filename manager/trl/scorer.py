@@ -288,14 +288,10 @@ class RewardFunction:
         Raises:
             InvalidRollout: no row can be scored, or the failure policy is to raise.
         """
-        rows = []
-        for row, rollout in enumerate(rollouts):
-            try:
-                validation.check([rollout], self._manager.config)
-                rows.append(row)
-            except InvalidRollout as error:
-                log.warning("row %d has no reward: %s", row, error)
-        if not rows:
+        refused = validation.refused_rows(rollouts, self._manager.config)
+        for row, error in refused.items():
+            log.warning("row %d has no reward: %s", row, error)
+        if len(refused) == len(rollouts):
             raise first
         without_reward(first, self._manager.config.reward)
-        return rows
+        return [row for row in range(len(rollouts)) if row not in refused]

@@ -16,6 +16,7 @@ import numpy as np
 from oyer.config.reward import RewardConfig
 from oyer.manager.adapters import component_columns, component_names
 from oyer.manager.score import Score
+from oyer.manager.stand_ins import mean_judge_score
 
 
 class ExtraInfo(dict[str, Any]):
@@ -36,7 +37,7 @@ class ExtraColumns:
             gdpo_keys: verl's `algorithm.gdpo_reward_keys`.
         """
         self._components = component_names(config)
-        self._weights = {judge.name: abs(judge.weight) for judge in config.judges}
+        self._config = config
         self._given: dict[str, Any] = dict.fromkeys(gdpo_keys, 0.0)
 
     def row(self, score: Score, base: float, accuracy: float, result: Any) -> ExtraInfo:
@@ -55,7 +56,7 @@ class ExtraColumns:
             | {
                 "acc": _finite(accuracy),
                 "base_score": base,
-                "judge_score": _finite(score.judge_score, self._mean_judge_score(score)),
+                "judge_score": _finite(score.judge_score, mean_judge_score(score, self._config)),
                 "judge_term": _finite(score.judge_term),
                 "length_term": _finite(score.length_term),
                 "unshaped_reward": _finite(score.unshaped_reward, base),
@@ -70,14 +71,6 @@ class ExtraColumns:
         for key, value in given.items():
             self._given.setdefault(key, stand_in(value))
         return {**self._given, **given}
-
-    def _mean_judge_score(self, score: Score) -> float:
-        """Return the mean of the judges' group means, weighted as the judge score is."""
-        judges = {
-            name: weight for name, weight in self._weights.items() if weight
-        } or dict.fromkeys(self._weights, 1.0)
-        means = [score.component_means.get(name, math.nan) for name in judges]
-        return float(np.average(means, weights=list(judges.values()))) if judges else math.nan
 
 
 def passed_on(results: Sequence[Any]) -> dict[str, list[Any]]:

@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from oyer.config.explaining import explain
 from oyer.config.loading import load_config, validate
-from oyer.config.reward import RewardConfig
 from oyer.manager import client
 from oyer.manager.adapters import NeededFields, one_by_one
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score, without_reward
+from oyer.manager.stand_ins import with_group_mean
 from oyer.manager.streaming.pending import TimeoutPolicy
 from oyer.manager.verl.columns import ExtraColumns
 from oyer.manager.verl.data import (
@@ -69,14 +69,6 @@ class VerlOptions(BaseModel):
     latest groups needed."""
     on_group_timeout: TimeoutPolicy = "partial"
     """How length terms are computed for a group that is still incomplete then."""
-
-
-def neutral(config: RewardConfig) -> RewardConfig:
-    """Return the configuration with `group_mean` instead of `skip`: verl cannot leave a row out."""
-    if config.reward.on_missing != "skip" or not config.judges:
-        return config
-    rules = config.reward.model_copy(update={"on_missing": "group_mean"})
-    return config.model_copy(update={"reward": rules})
 
 
 def missing_reward(score: Score, base_score: float, on_missing: OnMissing) -> float:
@@ -130,7 +122,7 @@ class RewardManager:
         inline = self.options.config
         loaded = validate(inline) if isinstance(inline, dict) else load_config(inline)
         streamed, self._outages = one_by_one(
-            neutral(loaded) if self.options.on_missing == "neutral" else loaded,
+            with_group_mean(loaded) if self.options.on_missing == "neutral" else loaded,
             self.options.timeout_s,
         )
         self.manager = client.RewardManager(streamed)

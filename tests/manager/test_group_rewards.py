@@ -1,10 +1,14 @@
 """Rewards of whole groups: what a missing score becomes, without a backend."""
 
+import math
+
 import pytest
 
 from oyer.config.loading import validate
-from oyer.manager.group_rewards import neutral_rewards, response_of, with_group_mean
+from oyer.manager.adapters import response_of
+from oyer.manager.group_rewards import neutral_rewards
 from oyer.manager.score import Score
+from oyer.manager.stand_ins import mean_judge_score, with_group_mean
 
 MISSING = Score(status="rate_limited")
 
@@ -57,3 +61,20 @@ def test_a_single_plain_reply_is_text(messages: object, response: object) -> Non
 def test_reasoning_stays_beside_its_reply() -> None:
     message = {"role": "assistant", "content": "4", "reasoning_content": "2+2"}
     assert response_of([message]) == [message]
+
+
+def test_without_judges_nothing_is_missing() -> None:
+    by_length = validate({"length": {"method": "median_band"}})
+    assert with_group_mean(by_length).reward.on_missing == "skip"
+
+
+def test_a_missing_judge_score_is_the_weighted_mean_of_what_the_group_has() -> None:
+    judges = [
+        {"name": name, "endpoint": "e", "model": "m", "weight": weight}
+        for name, weight in (("a", 3), ("b", -1), ("unused", 0), ("absent", 5))
+    ]
+    config = validate({"endpoints": {"e": {"base_url": "http://h/v1"}}, "judges": judges})
+    means = {"a": 2.0, "b": 6.0, "unused": 9.0, "absent": math.nan}
+    score = Score(status="rate_limited", component_means=means)
+    assert mean_judge_score(score, config) == (3 * 2 + 6) / 4
+    assert math.isnan(mean_judge_score(MISSING, config))

@@ -120,6 +120,19 @@ def test_a_group_is_assembled_from_single_samples_even_with_equal_texts(
     assert len(judge.requests) == 3
 
 
+def test_a_sample_that_cannot_be_read_keeps_no_sibling_waiting(
+    judge: JudgeServer, configure: Any
+) -> None:
+    """In a custom rollout function, whose tasks the adapter does not know."""
+    configure(length={"method": "median_band"})
+    group = samples("unread")
+    group[2].response = "half a pair \ud83d"
+    given = args(oyer_group_timeout_s=600, oyer_timeout_s=60)
+    rewards = asyncio.run(one_by_one(given, group))
+    assert [rewards[i] for i in (0, 1, 3)] == pytest.approx([0.5, 0.5, -0.5])
+    assert [sample.remove_sample for sample in group] == [False, False, True, False]
+
+
 def test_the_wait_for_a_group_is_configurable(
     judge: JudgeServer, configure: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

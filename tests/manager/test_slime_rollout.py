@@ -11,6 +11,7 @@ import pytest
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager.slime import custom_rm
+from oyer.manager.slime.caller import Caller, current_caller
 from tests.manager.test_slime import Sample, Status, args
 from tests.support.scripted_backend import Running
 from tests.support.slime_rollout import Trainer
@@ -71,6 +72,30 @@ def test_aborted_siblings_never_stall_a_rollout(judge: JudgeServer, configure: A
     finished = groups[1][:3]
     assert all(sample.remove_sample for sample in finished)
     assert [(sample.metadata or {})["judge_status"] for sample in finished] == ["aborted"] * 3
+
+
+def test_a_group_that_waits_before_it_starts_its_samples_is_no_error() -> None:
+    """The locals of a frame that has not reached its tasks are not set."""
+
+    async def generate_and_rm_group(start: asyncio.Event) -> list[Caller]:
+        await start.wait()
+        tasks = [asyncio.create_task(generate_and_rm()) for _ in range(2)]
+        return await asyncio.gather(*tasks)
+
+    async def generate_and_rm(evaluation: bool = False) -> Caller:
+        await asyncio.sleep(0)
+        return current_caller()
+
+    async def both() -> list[Caller]:
+        later, now = asyncio.Event(), asyncio.Event()
+        now.set()
+        waiting = asyncio.create_task(generate_and_rm_group(later))
+        found = await asyncio.create_task(generate_and_rm_group(now))
+        later.set()
+        await waiting
+        return found
+
+    assert [len(caller.siblings) for caller in asyncio.run(both())] == [2, 2]
 
 
 def test_a_resumed_group_is_compared_whole(judge: JudgeServer, configure: Any) -> None:

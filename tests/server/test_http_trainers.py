@@ -4,7 +4,9 @@ import asyncio
 import importlib.util
 import json
 import sys
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -65,9 +67,18 @@ def test_open_instruct_awaits_its_verifier(
 ) -> None:
     """Its base class and result follow `ground_truth_utils.py` of commit e6c3044."""
 
-    class VerifierFunction:
+    class VerifierFunction(ABC):
         def __init__(self, name: str, weight: float = 1.0, verifier_config: Any = None) -> None:
             self.name = name
+
+        @abstractmethod
+        def __call__(self, *args: Any) -> Any: ...
+
+        async def async_call(
+            self, ids: list[int], prediction: str, label: Any, query: str, state: Any = None
+        ) -> Any:
+            call = partial(self.__call__, ids, prediction, label, query, state)
+            return await asyncio.get_running_loop().run_in_executor(None, call)
 
     @dataclass
     class VerificationResult:
@@ -85,6 +96,7 @@ def test_open_instruct_awaits_its_verifier(
         monkeypatch.setenv("OYER_URL", f"http://127.0.0.1:{server.port}")
         result = asyncio.run(verifier.async_call([1, 2], "four", "4", query="2+2?"))
         assert result.score == pytest.approx(0.5)
+        assert verifier([1, 2], "four", "4", query="2+2?") == result
         judge.set_plan(named("not_found"))
         with pytest.raises(RuntimeError, match="no score"):
             asyncio.run(verifier.async_call([1, 2], "unjudged", "4", query="2+2?"))

@@ -12,6 +12,8 @@ from fastapi.testclient import TestClient
 from storms import authors, splits, stormy
 from trainer_backend import Backend, load_example, score_of
 
+from oyer.protocol.errors import InvalidConfig
+
 TWO_JUDGES = [
     {"name": name, "endpoint": "fake", "model": "m", "reasks": 0} for name in ("quality", "style")
 ]
@@ -152,6 +154,12 @@ def test_rl_has_one_reward_a_rollout_and_a_missing_one_is_the_mean(backend: Back
     assert result.rewards.tolist() == pytest.approx([*scores, sum(scores) / 2])
     assert result.terminateds.tolist() == [1.0] * 3
     assert len(result.observations) == len(result.next_stop_strings) == 3
+
+
+def test_rl_refuses_what_it_does_not_say(backend: Backend) -> None:
+    length = {"method": "median_band", "unit": "chars", "truncated": "mask"}
+    with pytest.raises(InvalidConfig, match="NeMo-RL does not say which rollouts hit"):
+        environment(backend, {"length": length})
 
 
 def test_rl_has_finite_gdpo_advantages_in_an_outage(backend: Backend) -> None:

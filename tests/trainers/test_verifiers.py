@@ -128,6 +128,34 @@ def test_a_missing_score_is_an_error_of_the_task(
     assert trace.has_error
 
 
+def test_a_rollout_waits_no_longer_than_its_timeout(backend: Backend) -> None:
+    backend.judge.set_plan(Action(hold=True))
+    config = plugged(backend.file("patient.yaml"), timeout_s=1)
+    with pytest.raises(vf.TaskError, match="no score within 1 s"):
+        scored(config, said(AssistantMessage(content="held")))
+    backend.judge.release()
+
+
+def test_a_trace_that_cannot_be_read_keeps_no_sibling_waiting(backend: Backend) -> None:
+    length = {"method": "median_band", "unit": "chars"}
+    config = plugged(
+        backend.file("unread.yaml", length=length, max_rollout_bytes=8192),
+        group_size=2,
+        run="unread",
+        timeout_s=50,
+    )
+    traces = [said(AssistantMessage(content=text)) for text in ("readable", "long " * 3000)]
+
+    async def both() -> list[Any]:
+        calls = (Plain(one.task.data, config).score(one) for one in traces)
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    results = asyncio.run(both())
+    assert results[0] is None
+    assert traces[0].reward == pytest.approx(0.1 * score_of("readable"))
+    assert "rejected" in str(results[1])
+
+
 def test_the_example_scores_a_task(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     backend.file("oyer.yaml")
     monkeypatch.chdir(backend.folder)

@@ -131,6 +131,35 @@ def test_plan_training_prompt_run_id_and_size_change_a_groups_name() -> None:
     assert len({identity.group_name(*key) for key in keys}) == len(keys)
 
 
+OPTIONS: dict[str, Any] = {
+    "run": "r",
+    "training": "t",
+    "one_prompt": True,
+    "step": 3,
+    "split": "eval",
+    "priority": "interactive",
+    "group_size": 4,
+    "sample_id": "s",
+    "group_timeout_s": 1.0,
+    "on_group_timeout": "error",
+}
+
+
+def test_every_option_is_compared() -> None:
+    names = identity.ScoreOptions.__required_keys__ | identity.ScoreOptions.__optional_keys__
+    assert set(OPTIONS) == names
+
+
+@pytest.mark.parametrize("given", [[], *[[name] for name in OPTIONS], list(OPTIONS)], ids=str)
+def test_a_group_is_closed_under_the_name_that_its_rollouts_join(given: list[str]) -> None:
+    options: Any = {"group_size": 2} | {name: OPTIONS[name] for name in given}
+    names: Any = {"plan": "p", "training": "own", "now_s": 0.0}
+    row = Rollout(prompt="q", response="r", group_id=7)
+    (joined,) = identity.pending_rollouts([row], options, **names)
+    closing = identity.closing_of([7], None, ["q"], options, **names)
+    assert closing.groups == [joined.group]
+
+
 def test_names_are_the_same_in_another_process() -> None:
     code = (
         "from oyer.manager import Rollout; from oyer.manager.streaming import identity\n"
