@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, false, text
+from sqlalchemy import ForeignKey, Index, String, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from oyer.models.base import Base
@@ -16,12 +16,6 @@ class Batch(Base):
     __table_args__ = (
         Index(None, "run_id", "step"),
         Index(None, "submitted_at"),
-        Index(
-            "ix_batches_under_way",
-            "submitted_at",
-            sqlite_where=text("status = 'submitted'"),
-            postgresql_where=text("status = 'submitted'"),
-        ),
         Index(None, "step"),
         Index(None, "status", "submitted_at"),
         Index(None, "run_id", "submitted_at"),

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, literal_column, select
+from sqlalchemy import Connection, func, select
 
 from oyer.history.curves import Chart
 from oyer.models.batch import Batch, Run
@@ -100,8 +100,7 @@ def under_way(conn: Connection, run_id: int | None = None) -> list[Mapping[str, 
     query = (
         select(Batch.id, Batch.step, Batch.size, Batch.submissions, Batch.submitted_at, Run.name)
         .join_from(Batch, Run)
-        # A constant, so that SQLite can use the partial index.
-        .where(Batch.status == literal_column(f"'{SUBMITTED}'"))
+        .where(Batch.status == SUBMITTED)
         .order_by(Batch.submitted_at.desc())
         .limit(_UNDER_WAY)
     )

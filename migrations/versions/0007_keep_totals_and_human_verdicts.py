@@ -91,14 +91,6 @@ def upgrade() -> None:
         "batches",
         sa.Column("preliminary", sa.Boolean(), server_default=sa.false(), nullable=False),
     )
-    under_way = sa.text("status = 'submitted'")
-    op.create_index(
-        "ix_batches_under_way",
-        "batches",
-        ["submitted_at"],
-        sqlite_where=under_way,
-        postgresql_where=under_way,
-    )
     dialect = op.get_bind().dialect.name
     for query in TOTALS + BY_DIALECT[dialect]:
         op.execute(sa.text(("INSERT INTO step_totals " + query).replace(":", r"\:")))
@@ -131,5 +123,4 @@ def downgrade() -> None:
     """Drop both tables; verdicts of people are lost."""
     op.drop_table("human_verdicts")
     op.drop_table("step_totals")
-    op.drop_index("ix_batches_under_way", "batches")
     op.drop_column("batches", "preliminary")
