@@ -36,7 +36,7 @@ SUITES: dict[str, tuple[list[str], list[str]]] = {
     "scale": ([], ["--full"]),
     "shared_limit": ([], ["--full"]),
 }
-"""Script, and its options in a quick and in a full run; a script that is not there is left out."""
+"""Script, and its options in a quick and in a full run."""
 
 PAGE = """# Benchmarks
 
@@ -46,6 +46,9 @@ seconds: the judge server and the peers share the machine.
 
 `python benchmarks/compare.py A B` says which figures differ between two commits beyond noise.
 """
+EMPTY = (
+    "No run has been recorded here yet. README.md (Throughput) has figures of single benchmarks.\n"
+)
 
 
 def machine() -> str:
@@ -81,7 +84,7 @@ def figures_of(name: str, options: list[str]) -> list[dict[str, Any]]:
 
 def page_of(by_name: dict[str, list[dict[str, Any]]]) -> str:
     """Render the figures of all benchmarks as Markdown."""
-    parts = [PAGE]
+    parts = [PAGE] if by_name else [PAGE, EMPTY]
     for name, figures in by_name.items():
         parts.append(f"## {name}\n")
         parts.append(
@@ -119,7 +122,7 @@ def main() -> None:
     file = options.out / "benchmarks.json"
     by_name: dict[str, list[dict[str, Any]]] = json.loads(file.read_text()) if file.exists() else {}
     failed = []
-    for name in options.only or [name for name in SUITES if (FOLDER / f"{name}.py").exists()]:
+    for name in options.only or SUITES:
         try:
             by_name[name] = figures_of(name, SUITES[name][0 if options.quick else 1])
         except subprocess.CalledProcessError as error:

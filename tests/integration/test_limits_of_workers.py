@@ -1,6 +1,6 @@
 """Limits over four real judge workers, read from the endpoint's own log.
 
-The rates take one minute and the beginning of the next; `test_limiter` tests the limiter alone for
+The rates take one minute and the beginning of the next; `test_limiter_processes` tests the limiter alone for
 longer.
 """
 

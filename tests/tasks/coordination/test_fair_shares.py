@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -10,17 +11,9 @@ from redis import Redis
 
 from oyer.protocol.redis_client import connect, load_script
 from oyer.tasks.coordination.limiter_state import LimiterState, Limits
+from tests.support import limiter_exchange
 
-LIMITS = Limits(
-    max_in_flight=12,
-    requests=0,
-    tokens=0,
-    adaptive=False,
-    share=0.5,
-    window_s=60.0,
-    worker_ttl_s=3600.0,
-    delay_s=1.0,
-)
+LIMITS = replace(limiter_exchange.LIMITS, max_in_flight=12)
 
 Demand = dict[str, tuple[float, int]]
 """Weight and wanted calls of each run."""
