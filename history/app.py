@@ -18,7 +18,16 @@ from starlette.staticfiles import StaticFiles
 from oyer.history.access import Access, AccessRules
 from oyer.history.downloads import attached, file_of
 from oyer.history.pages import groups, runs, scores, search, steps, verdicts
-from oyer.history.parameters import author_of, decimal, form_of, review_of, whole, whole_number
+from oyer.history.pages.judges import PAIRS, judge_name, scales_of
+from oyer.history.parameters import (
+    author_of,
+    decimal,
+    decimal_number,
+    form_of,
+    review_of,
+    whole,
+    whole_number,
+)
 from oyer.history.reading import bounded
 from oyer.history.rendering import STATIC, html
 from oyer.models.requests import texts_of
@@ -147,28 +156,25 @@ class _Pages:
             form.get("index", ""),
             form.get("judge", ""),
         )
-        if not index.isdigit():
+        if not index.isdecimal():
             raise InvalidInput("index: is missing; use the form of a score's page")
+        if judge.endswith(PAIRS):
+            raise InvalidInput("judge: give a verdict on a rollout's score, not on a comparison")
+        number = whole_number("index", index)
         place = await self._read(lambda conn: groups.place_of(conn, batch_id))
-        row = await self._read(lambda conn: scores.judgement_of(conn, batch_id, int(index), judge))
+        row = await self._read(lambda conn: scores.judgement_of(conn, batch_id, number, judge))
         if place is None or row is None:
             raise HTTPException(404, "This judgement is not on record.")
-        name = judge.removesuffix("/fallback")
-        scale = next((j["scale"] for j in place["plan"]["judges"] if j["name"] == name), (0.0, 1.0))
-        number = form.get("score", "").strip()
-        try:
-            score = float(number) if number else None
-        except ValueError as error:
-            raise InvalidInput(f"score: is {number!r:.40}; give a number") from error
+        score = form.get("score", "").strip()
         await run_in_threadpool(
             verdicts.add,
             self.engine,
             batch_id=batch_id,
-            index=int(index),
+            index=number,
             judge=judge,
             verdict=form.get("verdict", ""),
-            score=score,
-            scale=(float(scale[0]), float(scale[1])),
+            score=decimal_number("score", score) if score else None,
+            scale=scales_of(place["plan"]).get(judge_name(judge), (0.0, 1.0)),
             note=form.get("note", ""),
             author=form.get("author", ""),
             blind=form.get("blind") == "1",

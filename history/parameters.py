@@ -14,9 +14,7 @@ _MAX_FORM_BYTES = 100_000
 def whole(request: Request, name: str) -> int | None:
     """Return a whole number of the query, None if it is not given."""
     value = request.query_params.get(name)
-    if not value:
-        return None
-    return whole_number(name, value)
+    return whole_number(name, value) if value else None
 
 
 def whole_number(name: str, value: str) -> int:
@@ -34,8 +32,15 @@ def whole_number(name: str, value: str) -> int:
 def decimal(request: Request, name: str) -> float | None:
     """Return a finite number of the query, None if it is not given."""
     value = request.query_params.get(name)
-    if not value:
-        return None
+    return decimal_number(name, value) if value else None
+
+
+def decimal_number(name: str, value: str) -> float:
+    """Read a finite number.
+
+    Raises:
+        InvalidInput: it is none.
+    """
     try:
         number = float(value)
         if not math.isfinite(number):

@@ -72,6 +72,9 @@ def _messages(
 ) -> "tuple[list[Message] | None, str | None, str | None]":
     """Rebuild the messages of the first request; otherwise return the problem or the note."""
     request_hash = judgement.get("request_hash")
+    if request_hash is None and judgement["status"] == "scored":
+        name = judgement["judge"]
+        return None, None, f"the requests are those of the group's comparisons, judge {name}/pairs"
     if request_hash is None:
         return None, None, f"{NOT_MADE}: {judgement['status']}"
     parameters = _parameters(judgement.get("parameters_hash"), texts)

@@ -9,12 +9,14 @@ from sqlalchemy import Connection, select
 
 from oyer.history.pages import verdicts
 from oyer.history.pages.groups import place_of
+from oyer.history.pages.judges import PAIRS, judge_name, scales_of
 from oyer.history.pages.sums import reward_sum
 from oyer.history.recorded_requests import shown
 from oyer.history.words import marked
 from oyer.models.batch import Batch, Run
 from oyer.models.judgement import Judgement
-from oyer.models.requests import judgements_at, judgements_by_hash, texts_of
+from oyer.models.queries import judgements_of
+from oyer.models.requests import judgements_by_hash, texts_of
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout
 from oyer.models.rows import StoredJudgement
@@ -36,7 +38,7 @@ def score_page(conn: Connection, batch_id: str, index: int) -> dict[str, Any] | 
     texts = texts_of(
         conn, [rollout["prompt_hash"], rollout["response_hash"], rollout["reference_hash"]]
     )
-    judgements = judgements_at(conn, batch_id, index)
+    judgements = judgements_of(conn, batch_id, [index])
     samples = Counter(one["judge"] for one in judgements)
     return {
         **place,
@@ -94,15 +96,16 @@ def _json(value: Any) -> str:
 def _judgement(
     conn: Connection, judgement: StoredJudgement, plan: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return a judgement with its reply marked, its requests, and where it was paid."""
-    name = judgement["judge"].removesuffix("/fallback")
-    judges: list[dict[str, Any]] = plan.get("judges", [])
-    judge = next((one for one in judges if one["name"] == name), {})
+    """Return a judgement with its criteria, its reply marked, its requests, and where it was paid."""
+    name = judge_name(judgement["judge"])
     found = {
         **judgement,
         **shown(conn, judgement),
+        "criteria": judgement.get("criteria", ()),
+        "name": name,
+        "compares": judgement["judge"].endswith(PAIRS),
         "pieces": marked(judgement.get("reply") or "", judgement.get("parsed_span")),
-        "scale": judge.get("scale"),
+        "scale": scales_of(plan).get(name),
         "paid_at": None,
     }
     if judgement["source"] in ("cache", "record", "joined") and judgement.get("request_hash"):

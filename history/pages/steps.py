@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, select
 
+from oyer.history.pages.judges import PAIRS, judge_name, scales_of, share_of_scale
 from oyer.models.batch import Batch, Run
 from oyer.models.judgement import Judgement
 from oyer.models.reward import Reward
@@ -209,15 +210,13 @@ def _add_judgements(
             continue
         cell.cost_usd += cost_usd or 0.0
         cell.latency_ms = max(cell.latency_ms, latency_ms or 0.0)
-        if score is not None:
-            low, high = scales.get(judge.removesuffix("/fallback"), (0.0, 1.0))
-            cell.judge_scores.append((score - low) / ((high - low) or 1.0))
+        if score is not None and not judge.endswith(PAIRS):
+            cell.judge_scores.append(share_of_scale(score, scales.get(judge_name(judge))))
 
 
 def _scales(conn: Connection, batches: Select[*tuple[Any, ...]]) -> dict[str, tuple[float, float]]:
     """Return the scale of each judge, as the step's first batch configures it."""
-    plan = conn.scalar(batches.with_only_columns(Batch.plan).limit(1))
-    return {one["name"]: tuple(one["scale"]) for one in (plan or {}).get("judges", ())}
+    return scales_of(conn.scalar(batches.with_only_columns(Batch.plan).limit(1)) or {})
 
 
 def _shade(cells: Iterable[Cell]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select
 
+from oyer.history.pages.judges import PAIRS, judge_name, scales_of, share_of_scale
 from oyer.models.base import dump_json
 from oyer.models.batch import Batch, Run
 from oyer.models.human_verdict import VERDICTS, HumanVerdict
@@ -129,7 +130,12 @@ def _latest_scores(conn: Connection, run_id: int) -> dict[tuple[str, int], list[
             Judgement,
             (Judgement.submitted_at == Batch.submitted_at) & (Judgement.batch_id == Batch.id),
         )
-        .where(Batch.run_id == run_id, Batch.preliminary.is_(False), Judgement.score.is_not(None))
+        .where(
+            Batch.run_id == run_id,
+            Batch.preliminary.is_(False),
+            Judgement.score.is_not(None),
+            ~Judgement.judge.endswith(PAIRS),
+        )
         .order_by(Batch.submitted_at.desc())
         .limit(QUEUE_JUDGEMENTS)
     )
@@ -137,14 +143,11 @@ def _latest_scores(conn: Connection, run_id: int) -> dict[tuple[str, int], list[
     rows = conn.execute(query).all()
     # Read once per batch: a plan holds the rubrics.
     plans = select(Batch.id, Batch.plan).where(Batch.id.in_({row.batch_id for row in rows}))
-    scales = {
-        (batch_id, one["name"]): one["scale"]
-        for batch_id, plan in conn.execute(plans)
-        for one in plan.get("judges", ())
-    }
+    scales = {batch_id: scales_of(plan) for batch_id, plan in conn.execute(plans)}
     for batch_id, index, judge, score in rows:
-        low, high = scales.get((batch_id, judge.removesuffix("/fallback")), (0.0, 1.0))
-        scores[batch_id, index].append(((score - low) / ((high - low) or 1.0), judge))
+        assert score is not None
+        scale = scales[batch_id].get(judge_name(judge))
+        scores[batch_id, index].append((share_of_scale(score, scale), judge))
     return scores
 
 

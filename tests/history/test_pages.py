@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
@@ -209,6 +211,51 @@ def test_samples_and_the_fall_back_are_named(client: TestClient, engine: Engine)
     page = client.get(f"/scores/{batch}/0").text
     assert "Judge <bdi>quality</bdi>, sample 2 of 2" in page
     assert "Fall-back of judge <bdi>quality</bdi></h2>" in page
+
+
+def test_the_verdict_on_each_criterion_is_shown(client: TestClient, engine: Engine) -> None:
+    batch = add_batch(engine, ["a"], scores=[{"quality": 5.0}], submitted_at=FIRST)
+    criteria: list[dict[str, Any]] = [
+        {
+            "position": 0, "name": "cites <b>a source</b>", "weight": 3.0, "required": True,
+            "verdict": "true", "value": 1.0, "reason": "names <i>RFC 9110</i>",
+        },
+        {"position": 1, "name": "is brief", "weight": -1.0, "required": False},
+    ]  # fmt: skip
+    with engine.begin() as conn:
+        row = make_judgement(0, judge="rubric", criteria=criteria)
+        record_chunk(conn, BatchKey(FIRST, batch), judgements=[row])
+    page = client.get(f"/scores/{batch}/0").text
+    assert page.count("<h3>Criteria</h3>") == 1
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", page.partition("<h3>Criteria</h3>")[2])[:10]
+    assert cells == [
+        "cites &lt;b&gt;a source&lt;/b&gt;", "true", "1", "3, required",
+        "names &lt;i&gt;RFC 9110&lt;/i&gt;",
+        "is brief", "missing", "–", "−1", "–",
+    ]  # fmt: skip
+
+
+def test_the_comparisons_of_a_group_judge_are_readable(client: TestClient, engine: Engine) -> None:
+    plan = {"judges": [{"name": "quality", "scale": [-1, 1]}]}
+    scores = [{"quality": 1.0}, {"quality": -1.0}]
+    batch = add_batch(engine, ["a", "b"], scores=scores, submitted_at=FIRST, plan=plan)
+    pair = make_judgement(0, judge="quality/pairs", sample=4, score=1.0, reply="the first is right")
+    whole = make_judgement(1, judge="all", source="joined", request_hash=None, attempts=0)
+    with engine.begin() as conn:
+        record_chunk(conn, BatchKey(FIRST, batch), judgements=[pair, whole])
+    page = client.get(f"/scores/{batch}/0").text
+    assert "Comparison by judge <bdi>quality</bdi>, request 5</h2>" in page
+    assert "the first is right" in page
+    assert page.count("on −1 to 1") == 2
+    # A verdict is on the rollout's score, and so is the disagreement.
+    assert page.count('<form class="verdict"') == 1
+    form = {"batch_id": batch, "index": "0", "judge": "quality/pairs", "verdict": "agree"}
+    answer = client.post("/verdicts", data=form, headers={"origin": SITE})
+    assert (answer.status_code, "not on a comparison" in answer.text) == (422, True)
+    review = client.get("/review?run=1&author=Ada", follow_redirects=False)
+    assert "pairs" not in review.headers["location"]
+    other = client.get(f"/scores/{batch}/1").text
+    assert "the requests are those of the group&#39;s comparisons" in other
 
 
 def test_a_plan_of_an_older_release_is_shown(client: TestClient, engine: Engine) -> None:
