@@ -19,8 +19,8 @@ def file_of(rows: list[dict[str, Any]], kind: str) -> Response:
     if kind == "csv":
         out = io.StringIO()
         writer = csv.DictWriter(out, names)
-        writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow({name: _cell(name) for name in names})
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
         return attached(out.getvalue(), "rollouts.csv")
     if kind != "parquet":
         raise HTTPException(404, "The formats are jsonl, csv and parquet.")
@@ -32,6 +32,11 @@ def file_of(rows: list[dict[str, Any]], kind: str) -> Response:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([{n: row.get(n) for n in names} for row in rows]), buffer)
     return attached(buffer.getvalue(), "rollouts.parquet")
+
+
+def _cell(value: Any) -> Any:
+    """Keep a spreadsheet from running a text as a formula (OWASP, CSV Injection)."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")) else value
 
 
 def attached(content: str | bytes, name: str) -> Response:

@@ -11,7 +11,6 @@ from sqlalchemy import Connection, select
 from oyer.history.curves import number, scatter
 from oyer.history.words import Piece, difference
 from oyer.models.batch import Batch, Run
-from oyer.models.judgement import Judgement
 from oyer.models.requests import texts_of
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout
@@ -41,7 +40,6 @@ class Member:
     equal: list[int] = field(default_factory=list)
     """Rollouts with the same response, which are folded into this one."""
     pieces: Sequence[Piece] = ()
-    judges: list[dict[str, Any]] = field(default_factory=list)
 
 
 def group_page(
@@ -66,7 +64,6 @@ def group_page(
         group = group.where(Rollout.group_id == row.group_id)
     members = _members(conn, conn.execute(group.order_by(Rollout.rollout_index)).all())
     _rank(members)
-    _add_judges(conn, place, members)
     shown = _folded(members)
     compared = next((one for one in shown if base in (one.index, *one.equal)), None) or shown[0]
     for one in shown:
@@ -156,23 +153,6 @@ def _rank(members: Sequence[Member]) -> None:
         if one.reward is not None and one.trainable:
             one.rank = 1 + sum(reward > one.reward for reward in rewards)
             one.advantage = (one.reward - mean) / deviation if deviation else 0.0
-
-
-def _add_judges(conn: Connection, place: dict[str, Any], members: Sequence[Member]) -> None:
-    by_index = {one.index: one for one in members}
-    query = select(
-        Judgement.rollout_index,
-        Judgement.judge,
-        Judgement.sample,
-        Judgement.status,
-        Judgement.score,
-    ).where(
-        Judgement.submitted_at == place["submitted_at"],
-        Judgement.batch_id == place["batch_id"],
-        Judgement.rollout_index.in_(list(by_index)),
-    )
-    for row in conn.execute(query.order_by(Judgement.judge, Judgement.sample)):
-        by_index[row.rollout_index].judges.append(dict(row._mapping))
 
 
 def _folded(members: Sequence[Member]) -> list[Member]:

@@ -10,13 +10,11 @@ from oyer.history.curves import Chart
 from oyer.models.batch import Batch, Run
 from oyer.models.step_total import NO_STEP, StepTotal
 from oyer.models.writes import SUBMITTED
+from oyer.protocol.status import SETTLED
 
 RUNS_PER_PAGE = 50
 STEPS_PER_PAGE = 100
 _UNDER_WAY = 20
-
-NOT_JUDGED = ("scored", "gated", "empty", "not_judged")
-"""Statuses of rollouts that have what they need: a score, or no need of one."""
 
 
 class Sum(NamedTuple):
@@ -55,7 +53,7 @@ class Totals(dict[str, Sum]):
     @property
     def missing_share(self) -> float | None:
         """Share of the rollouts without a score that needed one."""
-        missing = sum(n for status, n in self.statuses.items() if status not in NOT_JUDGED)
+        missing = sum(n for status, n in self.statuses.items() if status not in SETTLED)
         return missing / self.rollouts if self.rollouts else None
 
     @property

@@ -194,7 +194,8 @@ def _add_judgements(
 ) -> None:
     """Add cost, latency and the judges' scores to the cells."""
     by_key = {(cell.batch_id, cell.index): cell for cell in cells}
-    chosen = batches.subquery()
+    # Not of batches beyond the rollouts that are shown.
+    chosen = batches.where(Batch.id.in_({cell.batch_id for cell in cells})).subquery()
     query = select(
         Judgement.batch_id, Judgement.rollout_index, Judgement.judge, Judgement.score,
         Judgement.cost_usd, Judgement.latency_ms,
