@@ -55,11 +55,12 @@ def _verdicts(user: str, *, good: bool) -> str:
     """Answer a request for verdicts on criteria: the best ones for a good response, else the worst."""
     entries = []
     for name, body in _CRITERION.findall(user):
-        choices = re.findall(r'"([^"]+)"', body.rpartition("\n(verdict")[2])
+        asked = body.rpartition("\n(verdict")[2]
+        choices = re.findall(r'"([^"]+)"', asked)
         verdict: bool | str = good
         if choices:
             verdict = choices[-1 if good else 0]
-        elif "fault" in body or "缺陷" in body:
+        elif "fault" in asked or "缺陷" in asked:
             verdict = not good
         entries.append({"name": name, "reason": "By the final number.", "verdict": verdict})
     return json.dumps({"verdicts": entries}, ensure_ascii=False)

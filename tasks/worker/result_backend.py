@@ -8,10 +8,12 @@ each message, which is quadratic in the batch. The trainer uses one poller inste
 from typing import Any
 
 from celery.backends import redis
-from celery.exceptions import SecurityError
-from kombu.exceptions import KombuError
+from celery.utils.log import get_logger
 
 from oyer.protocol.redis_client import Client
+from oyer.tasks.worker.broker_transport import connection_errors
+
+log = get_logger(__name__)
 
 
 class _NoSubscriptions(redis.ResultConsumer):  # type: ignore[name-defined,misc]  # not in the stubs
@@ -34,15 +36,18 @@ class PollRedis(redis.RedisBackend):
         """Subscribe to nothing when a task is sent."""
 
     def _store_result(self, task_id: str, *args: Any, **kwargs: Any) -> Any:
-        """Store a result; one that cannot be read, e.g. as its signature is foreign, is replaced.
+        """Store a result; replace a stored one that cannot be read, e.g. with a foreign signature.
 
-        Celery reads the stored state first. Its error would leave the task's message leased.
+        Celery reads the stored one first. Its error would keep this one from the trainer.
         """
         try:
-            return super()._store_result(task_id, *args, **kwargs)  # type: ignore[misc]
-        except (KombuError, SecurityError):
+            return super()._store_result(task_id, *args, **kwargs)  # type: ignore[misc]  # not in the stubs
+        except connection_errors(self.connection_errors):  # type: ignore[attr-defined]  # not in the stubs
+            raise
+        except Exception as error:  # noqa: BLE001 - Celery validates nothing, so any error is possible
+            log.warning("a stored result that cannot be read is replaced: %s", type(error).__name__)
             self.delete(self.get_key_for_task(task_id))
-            return super()._store_result(task_id, *args, **kwargs)  # type: ignore[misc]
+            return super()._store_result(task_id, *args, **kwargs)  # type: ignore[misc]  # not in the stubs
 
     def on_chord_part_return(self, *args: Any, **kwargs: Any) -> None:
         """Count a finished header task; retry while Redis is down or refuses commands.

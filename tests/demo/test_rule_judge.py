@@ -1,12 +1,15 @@
 """The rule judge scores correct answers higher, in the rubric's language, for any input."""
 
+import json
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oyer.config.criteria.criterion import Criterion
 from oyer.demo.rule_judge import fenced_blocks, score_reply
+from oyer.tasks.judging.criteria.wording import with_criteria
 
 STEPS = "16 - 3 - 4 = 9\n9 * 2 = 18\n"
 
@@ -76,3 +79,14 @@ def test_fenced_blocks_are_read_back_unchanged(blocks: list[str]) -> None:
     fence = "`" * (3 + max((len(run) for b in blocks for run in re.findall("`+", b)), default=0))
     text = "\n".join(f"## Part\n{fence}\n{block}\n{fence}" for block in blocks)
     assert fenced_blocks(text) == blocks
+
+
+def test_only_a_pitfall_is_answered_as_a_fault() -> None:
+    criteria = (
+        Criterion(name="finds", text="Finds the fault."),
+        Criterion(name="padded", text="Is padded.", points=-1),
+    )
+    messages = [{"role": "user", "content": prompt(f"{STEPS}A: 18")}]
+    [user] = with_criteria(messages, criteria, "en")
+    verdicts = json.loads(score_reply("You are a judge.", user["content"]))["verdicts"]
+    assert [one["verdict"] for one in verdicts] == [True, False]

@@ -122,6 +122,18 @@ def test_a_chord_that_was_never_counted_to_its_end_is_sent_again(
     backend.check(future.result(timeout_s=60), expected, calls=EXACT)
 
 
+def test_a_small_batch_replaces_a_stored_result_that_cannot_be_read(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("wrong-result", 4)
+    backend.judge.set_plan(Action(hold=True))
+    future = backend.manager(stall_timeout_s=600).submit(rollouts_of("wrong-result", 4))
+    backend.judge.wait_until(lambda log: len(log) == 4)
+    backend.redis.client.rpush(f"celery-task-meta-{future.batch_id}", "not a result")
+    backend.go_on()
+    backend.check(future.result(timeout_s=60), expected, calls=range(4, 5))
+
+
 def test_a_result_that_expired_is_read_from_the_record(
     backend: Backend, undisturbed: Undisturbed
 ) -> None:

@@ -130,7 +130,8 @@ def test_runs_of_equal_weight_call_equally_often(
     # The first run is alone for a moment, and so the first to end.
     counts = calls_between(judge, "X training")
     assert len(counts) == 3
-    assert max(counts.values()) <= 1.1 * min(counts.values())
+    # A run counts about 190 calls there, and a worker that is busy elsewhere delays 16 of them.
+    assert max(counts.values()) <= 1.2 * min(counts.values())
 
 
 def test_a_run_calls_in_proportion_to_its_weight(

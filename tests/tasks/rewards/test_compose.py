@@ -1,6 +1,4 @@
-"""Rewards are the sum of their terms; a missing score stays NaN."""
-
-from typing import Any
+"""Rewards are the sum of their terms."""
 
 import numpy as np
 import pytest
@@ -8,70 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from oyer.config.reward import JudgeConfig, RewardRules
-from oyer.protocol.batch import Columns
 from oyer.protocol.partial_results import Floats, LengthResult
 from oyer.protocol.status import SETTLED, Status
 from oyer.tasks.rewards.compose import (
-    ComposedRewards,
-    RewardInputs,
     batch_result,
-    compose,
-    missing,
 )
 from oyer.tasks.rewards.missing_judges import Verdicts
+from tests.support.composed_rewards import composed, verdicts
 
-FAILURES = [status for status in Status if status not in SETTLED]
+FAILED = [status for status in Status if status not in SETTLED]
 NUMBERS = st.floats(-100, 100, width=32)
-
-
-def judge(name: str = "q", weight: float = 0.1) -> JudgeConfig:
-    return JudgeConfig.model_validate(
-        {"name": name, "endpoint": "e", "model": "m", "weight": weight}
-    )
-
-
-def verdicts(*rows: float | Status) -> Verdicts:
-    """Build one judge's verdicts; a number is a score, a status a missing score."""
-    return Verdicts(
-        scores=np.array([np.nan if isinstance(row, Status) else row for row in rows], dtype=float),
-        statuses=[row if isinstance(row, Status) else Status.SCORED for row in rows],
-    )
-
-
-def composed(
-    *judged: Verdicts,
-    base: list[float] | None = None,
-    groups: list[str | None] | None = None,
-    weights: list[float] | None = None,
-    correct: list[bool | None] | None = None,
-    lengths: LengthResult | None = None,
-    **rules: Any,
-) -> ComposedRewards:
-    n = len(judged[0].statuses) if judged else len(base or [])
-    judges = [judge(f"q{k}", weights[k] if weights else 0.1) for k in range(len(judged))]
-    inputs = RewardInputs(
-        columns=columns(base if base is not None else [1.0] * n, groups, correct),
-        judges=judges,
-        verdicts={j.name: v for j, v in zip(judges, judged, strict=True)},
-        rules=RewardRules.model_validate(rules),
-    )
-    return compose(inputs, lengths)
-
-
-def columns(
-    base: list[float],
-    groups: list[str | None] | None = None,
-    correct: list[bool | None] | None = None,
-) -> Columns:
-    n = len(base)
-    return Columns(
-        group_ids=groups or ["g"] * n,
-        base_score=[None if np.isnan(score) else score for score in base],
-        correct=correct or [None] * n,
-        truncated=[False] * n,
-        response_tokens=[None] * n,
-    )
 
 
 def arrays(n: int, elements: st.SearchStrategy[float] = NUMBERS) -> st.SearchStrategy[Floats]:
@@ -81,7 +25,7 @@ def arrays(n: int, elements: st.SearchStrategy[float] = NUMBERS) -> st.SearchStr
 @given(st.data(), st.integers(1, 12), st.integers(0, 3), st.integers(0, 3))
 def test_terms_add_up_to_the_reward(data: st.DataObject, n: int, judges: int, lengths: int) -> None:
     judged = [
-        verdicts(*data.draw(st.lists(NUMBERS | st.sampled_from(FAILURES), min_size=n, max_size=n)))
+        verdicts(*data.draw(st.lists(NUMBERS | st.sampled_from(FAILED), min_size=n, max_size=n)))
         for _ in range(judges)
     ]
     added = {f"length_{k}": data.draw(arrays(n)) for k in range(lengths)}
@@ -126,46 +70,6 @@ def test_multipliers_scale_base_and_judges_but_no_added_term() -> None:
     assert result.terms["stop"].tolist() == [0.5]
 
 
-@pytest.mark.parametrize("status", FAILURES)
-@pytest.mark.parametrize("policy", ["skip", "raise"])
-def test_a_missing_score_is_nan_and_masked(status: Status, policy: str) -> None:
-    result = composed(verdicts(8.0, status), on_missing=policy)
-    assert np.isnan(result.rewards[1])
-    assert np.isnan(result.judge_scores[1])
-    assert np.isnan(result.terms["judge"][1])
-    assert result.mask.tolist() == [True, False]
-    assert result.statuses == ["scored", status]
-
-
-@pytest.mark.parametrize("status", FAILURES)
-def test_on_missing_value_replaces_a_missing_score_in_the_reward_only(status: Status) -> None:
-    result = composed(verdicts(8.0, status), on_missing={"value": 5})
-    np.testing.assert_allclose(result.rewards, [1.8, 1.5])
-    assert np.isnan(result.judge_scores[1])
-    assert result.mask.all()
-    assert result.statuses[1] == status
-
-
-def test_on_missing_value_may_be_zero() -> None:
-    result = composed(verdicts(Status.TIMEOUT), on_missing={"value": 0})
-    assert result.rewards.tolist() == [1.0]
-
-
-def test_on_missing_group_mean_replaces_a_missing_score() -> None:
-    result = composed(
-        verdicts(8.0, 4.0, Status.TIMEOUT, 2.0, Status.REFUSED, Status.TIMEOUT),
-        groups=["a", "a", "a", "b", "b", "c"],
-        on_missing="group_mean",
-    )
-    np.testing.assert_allclose(result.rewards, [1.8, 1.4, 1.6, 1.2, 1.2, np.nan])
-    assert result.mask.tolist() == [True] * 5 + [False]
-
-
-def test_a_group_mean_takes_scores_only() -> None:
-    result = composed(verdicts(Status.GATED, Status.EMPTY, Status.TIMEOUT), on_missing="group_mean")
-    assert np.isnan(result.rewards[2])
-
-
 def test_a_gated_rollout_keeps_its_base_score_and_has_no_judge_score() -> None:
     result = composed(
         verdicts(Status.GATED),
@@ -200,22 +104,6 @@ def test_judges_without_weight_show_their_plain_mean() -> None:
     assert result.rewards.tolist() == [1.0]
 
 
-def test_one_judge_that_failed_makes_the_reward_missing_and_names_its_status() -> None:
-    result = composed(
-        verdicts(8.0, Status.TIMEOUT, Status.REFUSED),
-        verdicts(Status.REJECTED, 4.0, Status.TIMEOUT),
-    )
-    assert result.statuses == ["rejected", "timeout", "refused"]
-    assert np.isnan(result.rewards).all()
-    assert np.isnan(result.judge_scores).all()
-    assert result.terms["judge:q0"][0] == pytest.approx(0.8)
-
-
-def test_a_missing_score_of_one_judge_is_filled_beside_the_others_score() -> None:
-    result = composed(verdicts(8.0), verdicts(Status.TIMEOUT), on_missing={"value": 5})
-    np.testing.assert_allclose(result.rewards, [1 + 0.8 + 0.5])
-
-
 def test_without_judges_there_are_base_scores_and_lengths() -> None:
     lengths = LengthResult(added={"length_penalty": np.array([-0.5, -0.25])})
     result = composed(base=[1.0, np.nan], lengths=lengths)
@@ -241,11 +129,6 @@ def test_compose_does_not_modify_its_inputs() -> None:
     before = scores.scores.copy()
     composed(scores, on_missing={"value": 5})
     np.testing.assert_array_equal(scores.scores, before)
-
-
-@pytest.mark.parametrize("status", list(Status))
-def test_missing_are_failures_and_neither_scores_nor_decisions(status: Status) -> None:
-    assert missing([status]) == ([0] if status in FAILURES else [])
 
 
 def test_a_gate_zeroes_base_score_and_judges_but_not_length_terms() -> None:
@@ -286,16 +169,6 @@ def test_a_row_excluded_from_training_still_has_a_reward() -> None:
     assert result.mask.tolist() == [True, False]
 
 
-def test_scores_for_conditions_follow_the_failure_policy_and_gated_rows_are_lowest() -> None:
-    scores = verdicts(8.0, Status.TIMEOUT, Status.GATED)
-    skipped = composed(scores, base=[1.0, 1.0, 0.0])
-    np.testing.assert_array_equal(skipped.scores["judge"], [8, np.nan, 1])
-    filled = composed(scores, base=[1.0, 1.0, 0.0], on_missing={"value": 5})
-    np.testing.assert_array_equal(filled.scores["judge:q0"], [8, 5, 1])
-    np.testing.assert_allclose(filled.scores["unshaped_reward"], [1.8, 1.5, 0])
-    np.testing.assert_array_equal(filled.judge_scores, [8, np.nan, np.nan])
-
-
 @given(st.data(), st.integers(1, 8))
 def test_summands_add_up_to_the_reward_with_gate_and_multipliers(
     data: st.DataObject, n: int
@@ -308,24 +181,6 @@ def test_summands_add_up_to_the_reward_with_gate_and_multipliers(
     factor = result.terms["gate"] * result.terms["multiplied"]
     expected = factor * result.unshaped_rewards + result.terms["added"]
     np.testing.assert_allclose(result.rewards, expected, rtol=1e-6, atol=1e-6)
-
-
-def test_a_failed_judge_of_weight_zero_does_not_make_the_reward_missing() -> None:
-    judges = [judge("counts", weight=0.5), judge("watches", weight=0.0)]
-    inputs = RewardInputs(
-        columns=columns([1.0]),
-        judges=judges,
-        verdicts={
-            "counts": Verdicts(np.array([6.0]), ["scored"]),
-            "watches": Verdicts(np.array([np.nan]), ["timeout"]),
-        },
-        rules=RewardRules(),
-    )
-    result = compose(inputs)
-    assert result.rewards.tolist() == [4.0]
-    assert result.mask.tolist() == [True]
-    assert result.statuses == ["scored"]
-    assert result.judge_scores.tolist() == [6.0]
 
 
 def test_no_term_is_negative_zero() -> None:

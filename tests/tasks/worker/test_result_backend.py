@@ -55,6 +55,21 @@ def test_a_success_is_not_replaced_by_a_failure(redis_url: str) -> None:
     assert app.AsyncResult("b").status == "SUCCESS"
 
 
+@pytest.mark.parametrize("stored", [b"\xff not JSON", b"[]", b'"text"', b"{}", None], ids=repr)
+def test_a_stored_result_that_cannot_be_read_is_replaced(
+    redis_url: str, stored: bytes | None
+) -> None:
+    app = make_app(redis_url)
+    key = app.backend.get_key_for_task("b")  # type: ignore[attr-defined]  # not in the stubs
+    with redis.Redis.from_url(redis_url) as client:
+        if stored is None:
+            client.rpush(key, "a list")
+        else:
+            client.set(key, stored)
+    app.backend.store_result("b", {"rewards": [1.0]}, "SUCCESS")
+    assert app.AsyncResult("b").result == {"rewards": [1.0]}
+
+
 @pytest.mark.parametrize("method", ["start", "consume_from", "cancel_for"])
 def test_the_overridden_methods_exist_in_celery(method: str) -> None:
     """If Celery renamed a method, the override would have no effect."""
