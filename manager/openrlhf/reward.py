@@ -127,9 +127,8 @@ def reward_function(
     check_fits(
         given.config, who="OpenRLHF", base_score=has_base, group_size=group_size, how="group_size"
     )
-    streamed, outages = one_by_one(
-        given.config if group_size is None else with_group_mean(given.config)
-    )
+    compared = given.config if group_size is None else with_group_mean(given.config)
+    streamed, outages = one_by_one(compared)
     manager = given.under(streamed)
     return _RewardFunc(
         manager=manager,
