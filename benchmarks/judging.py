@@ -9,7 +9,7 @@
   attempt are in it, and so are Celery's messages.
 - The peers only call, each in one process on greenlets like the worker's, with as many calls in
   flight and the same body: Oyer's endpoint client, openai-python over its own HTTP stack,
-  geventhttpclient, and a bare socket.
+  geventhttpclient, urllib3, and a bare socket.
 - Rounds alternate, so that a busy machine slows all alike; the table gives medians, and in
   brackets the ratio to the bare socket.
 """
@@ -112,6 +112,18 @@ def _geventhttpclient(base_url: str, in_flight: int) -> Callable[[str], object]:
     return post
 
 
+def _urllib3(base_url: str, in_flight: int) -> Callable[[str], object]:
+    import urllib3
+
+    url = urlsplit(base_url)
+    pool = urllib3.HTTPConnectionPool(url.hostname or "", url.port, maxsize=in_flight, block=True)
+    path = f"{url.path}/chat/completions"
+    headers = {"Content-Type": "application/json"}
+    return lambda text: json.loads(
+        pool.urlopen("POST", path, body=_body(text), headers=headers).data
+    )
+
+
 def _bare(base_url: str, _in_flight: int) -> Callable[[str], object]:
     url = urlsplit(base_url)
     head = f"POST {url.path}/chat/completions HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: "
@@ -137,6 +149,7 @@ PEERS = {
     "client": _endpoint_client,
     "openai": _openai,
     "geventhttpclient": _geventhttpclient,
+    "urllib3": _urllib3,
     "bare": _bare,
 }
 
@@ -237,6 +250,7 @@ def main() -> None:
             "its client",
             "openai-python",
             "geventhttpclient",
+            "urllib3",
             "socket",
         ),
         rows,
