@@ -57,7 +57,8 @@ def test_a_batch_larger_than_the_limit_is_always_refused(
 ) -> None:
     with pytest.raises(Overloaded, match=r"more than broker\.max_backlog_bytes .* in parts"):
         manager.submit(rollouts_of_size(1.5 * LIMIT_BYTES))
-    assert workers.redis.keys() == []
+    # A limiter of an earlier test may still report to Redis.
+    assert [key for key in workers.redis.keys() if not key.startswith(b"oyer:limits:")] == []
 
 
 def test_concurrent_submitters_stay_within_the_limit(
