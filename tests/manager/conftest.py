@@ -45,7 +45,7 @@ class Workers:
 
     def keys(self) -> set[bytes]:
         """Return the keys in Redis, but not those of limiters: one of an earlier test may report."""
-        return {key for key in self.redis.keys() if not key.startswith(b"oyer:limits:")}
+        return {key for key in self.redis.scan_iter() if not key.startswith(b"oyer:limits:")}
 
     def report(self, batch_id: str, judged: int) -> None:
         """Report the progress of the only chunk."""
