@@ -27,7 +27,7 @@ NEVER_S = 600.0
 def test_the_disk_of_postgres_is_full(
     backend: Backend, undisturbed: Undisturbed, postgres_part: PostgresServer
 ) -> None:
-    # More rows than the free space in the table's pages holds.
+    # More rows than the free space of the table's last page and of its indexes holds.
     n = 4 * N
     expected = undisturbed("pg-full", n)
     with small_disk(postgres_part.folder / "small") as disk:
