@@ -30,9 +30,12 @@ def type_keys(browser: Any, *keys: str) -> None:
 
 
 def wait_until(browser: Any, check: Any) -> Any:
+    from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
     from selenium.webdriver.support.wait import WebDriverWait
 
-    return WebDriverWait(browser, WAIT_S).until(lambda _: check())
+    # While a page is replaced, its elements are gone or stale.
+    ignored = [NoSuchElementException, StaleElementReferenceException]
+    return WebDriverWait(browser, WAIT_S, ignored_exceptions=ignored).until(lambda _: check())
 
 
 def body(browser: Any) -> str:
