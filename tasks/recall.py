@@ -111,19 +111,25 @@ def _recalled(conn: "Connection", batch_id: str) -> BatchResult:
     usage = queries.usage_of(conn, batch_id)
     group_ids = queries.group_ids_of(conn, batch_id)
     result = stored_result(batch_id, stored, group_ids, usage, first_errors, cancelled)
-    return replace(result, criteria=_criteria(judgements, state["plan"], result.scores))
+    criteria, turn_scores = _details(judgements, state["plan"], result.scores)
+    return replace(result, criteria=criteria, turn_scores=turn_scores)
 
 
-def _criteria(
+def _details(
     judgements: Sequence[StoredJudgement],
     plan: Mapping[str, Any],
     scores: Mapping[str, Float32s],
-) -> list[CriteriaOfRow]:
-    """Return the verdicts on criteria of each rollout: the fallback's where its score was used."""
-    if not any("criteria" in row for row in judgements):
-        return []
+) -> tuple[list[CriteriaOfRow], list[list[float | None]]]:
+    """Return the verdicts on criteria and the turn scores of each rollout.
+
+    They are the fallback's where its score was used.
+    """
+    if not any("criteria" in row or row.get("turn") is not None for row in judgements):
+        return [], []
     rows = {key_of(row): row for row in judgements}
-    found: list[CriteriaOfRow] = [{} for _ in range(len(next(iter(scores.values()))))]
+    n = len(next(iter(scores.values())))
+    found: list[CriteriaOfRow] = [{} for _ in range(n)]
+    turns: list[list[float | None]] = [[] for _ in range(n)]
     for judge in RewardConfig.model_validate(plan).judges:
         for i, score in enumerate(scores[judge.name]):
             verdict = verdicts_on(rows, judge, [i])[i]
@@ -133,4 +139,6 @@ def _criteria(
                 verdict = verdict if _equal(verdict.score, score) else fallback
             if verdict.criteria:
                 found[i][judge.name] = verdict.criteria
-    return found
+            if verdict.turn_scores:
+                turns[i] = verdict.turn_scores
+    return (found if any(found) else []), (turns if any(turns) else [])

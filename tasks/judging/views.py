@@ -62,6 +62,8 @@ class ShownRollout:
     response: str | Sequence[Message]
     reference: str | None = None
     tools: Sequence[Mapping[str, Any]] | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """The texts for the rubric's placeholders of metadata, by placeholder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class Rendered:
     """Whether `max_view_chars` cut the response."""
     error: str | None = None
     """Why the rollout cannot be shown to this judge."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """As in `ShownRollout`."""
 
 
 class Selected(NamedTuple):
@@ -106,8 +110,9 @@ def render_request(
         tools=rollout.tools,
         scale=scale,
         cut=shown.truncated,
+        metadata=rollout.metadata,
     )
-    return Rendered(_with_images(messages, urls), shown.truncated)
+    return Rendered(_with_images(messages, urls), shown.truncated, metadata=rollout.metadata)
 
 
 def shows_nothing(response: str | Sequence[Message], settings: ViewSettings) -> bool:

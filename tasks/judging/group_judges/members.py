@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from oyer.config import rubric as rubrics
 from oyer.config.judge import JudgeConfig
+from oyer.config.rubrics.metadata import MissingMetadata, metadata_texts
 from oyer.config.rubrics.template import Responses, TranscriptPart
 from oyer.protocol.images import images_in
 from oyer.protocol.rollout import Message, Rollout
@@ -34,6 +35,8 @@ class Members:
     """One of them, for the prompt, the reference and the tools, which they share."""
     shown: Sequence[Shown]
     """Distinct responses, in the order shown."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """The texts for the rubric's placeholders of metadata, which they share."""
 
     @property
     def indices(self) -> list[int]:
@@ -48,6 +51,7 @@ class Members:
             [self.shown[position] for position in positions],
             scale=judge.scale,
             pairs=judge.compares_pairs,
+            metadata=self.metadata,
         )
 
 
@@ -58,6 +62,7 @@ def render_group(
     *,
     scale: tuple[float, float],
     pairs: bool,
+    metadata: Mapping[str, str],
 ) -> list[Message]:
     """Render a rubric with responses of one group.
 
@@ -73,6 +78,7 @@ def render_group(
         scale=scale,
         cut=any(one.truncated for one in shown),
         verdict=reply_format(rubric.language, pairs=pairs, n=len(shown), scale=scale),
+        metadata=metadata,
     )
 
 
@@ -92,7 +98,9 @@ def members_of(rollouts: Mapping[int, Rollout], judge: JudgeConfig, sample: int)
     first = rollouts[min(rollouts)]
     order = shuffled(list(by_text), _salt(first, judge, sample))
     distinct = list(by_text.values())
-    return Members(first, [distinct[position] for position in order])
+    places = rubrics.parse(judge.rubric).metadata_places
+    metadata = metadata_texts(places, first.metadata)
+    return Members(first, [distinct[position] for position in order], metadata)
 
 
 def shown_of(response: str | Sequence[Message], settings: ViewSettings) -> Shown:
@@ -109,6 +117,16 @@ def why_not_comparable(rollouts: Sequence[Rollout], judge: JudgeConfig) -> str |
             f"the rollouts of group {rollouts[0].group_id!r} have different prompts, references or"
             f" tools, and the group judge {judge.name!r} compares responses to one prompt; give each"
             " prompt its own group_id"
+        )
+    places = rubrics.parse(judge.rubric).metadata_places
+    try:
+        filled = [metadata_texts(places, rollout.metadata) for rollout in rollouts]
+    except MissingMetadata as error:
+        return str(error)
+    if different := [place for place in places if len({one[place] for one in filled}) > 1]:
+        return (
+            f"{different[0]}: differs within group {rollouts[0].group_id!r}, and the rubric of the"
+            f" group judge {judge.name!r} shows it once for all; give them the same value"
         )
     settings = ViewSettings.of(judge)
     for rollout in rollouts if settings.images == "reject" else ():
