@@ -10,6 +10,8 @@ from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action
 from oyer.manager import RewardManager, Rollout
 from oyer.manager.credit import turn_credit
+from oyer.models.engine import open_engine
+from oyer.tasks.recall import _recalled
 from tests.integration.test_main_job import read
 
 Sibling = Callable[..., RewardManager]
@@ -48,6 +50,15 @@ def by_turns(entry: RequestEntry) -> Action:
     return Action(text=f"Final score: {SCORES[turns_shown(entry)]}")
 
 
+def recalled(manager: RewardManager, batch_id: str) -> list[list[float | None]]:
+    """Return the turn scores of a batch as they are read from the record alone."""
+    engine = open_engine(manager.config.store.url)
+    with engine.connect() as conn:
+        scores = _recalled(conn, batch_id).turn_scores
+    engine.dispose()
+    return scores
+
+
 def test_each_turn_is_scored_paid_once_and_on_record(
     backend: RewardManager, sibling: Sibling, judge: JudgeServer
 ) -> None:
@@ -70,6 +81,7 @@ def test_each_turn_is_scored_paid_once_and_on_record(
         ("quality/turns", 1, 4.0),
         ("quality", 2, 9.0),
     ]
+    assert recalled(manager, batch.id) == batch.turn_scores
     again = manager.submit(rollouts_of("turns"), run="turns").result(90)
     assert (again.usage.calls, again.turn_scores) == (0, batch.turn_scores)
 
@@ -86,6 +98,7 @@ def test_a_turn_without_a_score_is_missing_and_never_0(
     assert batch.turn_scores == [[3.0, None, 9.0], [3.0], [3.0]]
     assert batch.statuses == ["unparseable", "scored", "scored"]
     assert np.isnan(batch.judge_scores[0])
+    assert recalled(manager, batch.id) == batch.turn_scores
     assert batch.first_errors["unparseable"].startswith("turn 2: ")
     judge.set_plan(by_turns)
     judge.reset()
@@ -108,6 +121,7 @@ def test_a_fallback_scores_all_turns_of_a_group(
     batch = manager.submit(rollouts_of("spare"), run="turns").result(90)
     assert batch.turn_scores == [[1.0, 2.0, 3.0], [1.0], [1.0]]
     assert batch.statuses == ["scored"] * 3
+    assert recalled(manager, batch.id) == batch.turn_scores
 
 
 def test_criteria_of_each_turn_give_its_score(
