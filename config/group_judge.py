@@ -59,10 +59,6 @@ class Judge(Protocol):
         """What the judge is shown of a response."""
 
     @property
-    def images(self) -> str:
-        """What happens to images."""
-
-    @property
     def scale(self) -> tuple[float, float]:
         """Lowest and highest score."""
 
@@ -93,8 +89,6 @@ def group_problem(judge: Judge, defaults: Mapping[str, Any], reply: str) -> str 
             return f"`{name}` is {purpose}"
     if grouped and judge.view == "each_turn":
         return "`view: each_turn` is for `kind: pointwise`; a group judge compares whole responses"
-    if grouped and judge.images == "send":
-        return "`images: send` is for `kind: pointwise`; a group judge reads text"
     if grouped and judge.mode == "pairs" and judge.scale != PAIRS_SCALE:
         return "`scale` is for `mode: listwise`; a net win rate is on [-1, 1], so leave it out"
     return None

@@ -206,6 +206,7 @@ def _group_candidates(
             shown,
             scale=scale,
             pairs=kept.parameters["group"]["mode"] == "pairs",
+            settings=settings,
             metadata=kept.parameters.get("metadata", {}),
         )
 
