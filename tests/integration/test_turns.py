@@ -34,7 +34,7 @@ def trajectory(tag: str, turns: int) -> list[dict[str, Any]]:
 
 def rollouts_of(tag: str) -> list[Rollout]:
     """Return rollouts of three turns, of one turn, and of a text."""
-    responses = [trajectory(tag, 3), trajectory(tag, 1), f"{tag}, turn 1 is all"]
+    responses: list[Any] = [trajectory(tag, 3), trajectory(tag, 1), f"{tag}, turn 1 is all"]
     return [
         Rollout(prompt=f"{tag}?", response=response, group_id=tag, response_tokens=9, base_score=1)
         for response in responses

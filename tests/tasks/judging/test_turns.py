@@ -88,14 +88,12 @@ def test_a_state_ends_with_a_message_of_the_policy_and_the_results_of_its_calls(
 def test_states_grow_to_the_whole_response_one_message_of_the_policy_each(
     response: list[Message],
 ) -> None:
-    states = turn_states(response)
+    states = [state for state in turn_states(response) if isinstance(state, list)]
+    own_messages = [sum(one["role"] == "assistant" for one in state) for state in states]
     assert states[-1] == response
-    assert len(states) == max(1, sum(one["role"] == "assistant" for one in response))
+    assert own_messages == [*range(1, own_messages[-1] + 1)] or own_messages == [0]
     for shorter, longer in itertools.pairwise(states):
         assert longer[: len(shorter)] == shorter
-        assert sum(one["role"] == "assistant" for one in longer) == 1 + sum(
-            one["role"] == "assistant" for one in shorter
-        )
 
 
 def test_each_turn_is_a_request_that_begins_as_the_others_do() -> None:
@@ -123,8 +121,9 @@ def test_the_whole_response_shares_its_request_with_the_full_view() -> None:
 
 def test_the_score_is_that_of_the_last_turn() -> None:
     jobs = jobs_of(ROLLOUT, samples=2)
-    scores = {(0, 0): 2, (0, 1): 4, (1, 0): 5, (1, 1): 5, (2, 0): 9, (2, 1): 8}
-    verdict = verdicts_on(rows_of(jobs, {**scores}), judge_of(samples=2), [0])[0]
+    scores: dict[tuple[int | None, int], float | None] = {(0, 0): 2, (0, 1): 4, (1, 0): 5}
+    scores |= {(1, 1): 5, (2, 0): 9, (2, 1): 8}
+    verdict = verdicts_on(rows_of(jobs, scores), judge_of(samples=2), [0])[0]
     assert (verdict.score, verdict.status) == (8.5, Status.SCORED)
     assert verdict.turn_scores == [3.0, 5.0, 8.5]
 
