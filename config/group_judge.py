@@ -55,8 +55,8 @@ class Judge(Protocol):
         """`listwise` or `pairs`."""
 
     @property
-    def images(self) -> str:
-        """What happens to images."""
+    def view(self) -> str:
+        """What the judge is shown of a response."""
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -87,8 +87,8 @@ def group_problem(judge: Judge, defaults: Mapping[str, Any], reply: str) -> str 
     for name, purpose in _UNUSED[judge.mode if grouped else "pointwise"].items():
         if getattr(judge, name) != defaults[name]:
             return f"`{name}` is {purpose}"
-    if grouped and judge.images == "send":
-        return "`images: send` is for `kind: pointwise`; a group judge reads text"
+    if grouped and judge.view == "each_turn":
+        return "`view: each_turn` is for `kind: pointwise`; a group judge compares whole responses"
     if grouped and judge.mode == "pairs" and judge.scale != PAIRS_SCALE:
         return "`scale` is for `mode: listwise`; a net win rate is on [-1, 1], so leave it out"
     return None

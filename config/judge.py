@@ -1,6 +1,7 @@
 """Configuration of a judge and its fallback."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -10,6 +11,7 @@ from oyer.config.criteria.criterion import Combine, Criterion, problem_of
 from oyer.config.endpoint import Body
 from oyer.config.group_judge import PairChunks, group_defaults, group_problem
 from oyer.config.section import Section
+from oyer.protocol.content import turn_states
 from oyer.protocol.errors import InvalidConfig
 
 MAX_EXPECTED = 1000
@@ -87,9 +89,11 @@ class JudgeConfig(Section):
     """Re-judges the whole group if the judge fails on any of it; submit the rollouts of a group together."""
     extra_body: Body = Field(default_factory=dict)
     """Further fields of the request's body, e.g. `{top_p: 0.9}`."""
-    view: Literal["full", "last_reply", "no_thinking", "tool_calls"] = "full"
+    view: Literal["full", "last_reply", "no_thinking", "tool_calls", "each_turn"] = "full"
     """What the judge is shown of a response: `full`, all of it; `last_reply`, the last message of the
-    policy, without thinking; `no_thinking`, all but thinking; `tool_calls`, tool calls and results."""
+    policy, without thinking; `no_thinking`, all but thinking; `tool_calls`, tool calls and results;
+    `each_turn`, in one request per turn, all up to that turn: the rollout's score is the last turn's,
+    and `batch.turn_scores` has them all. One judge at most has `each_turn`."""
     max_view_chars: int | None = Field(default=None, ge=100, le=10**8)
     """Longest response shown, in characters: the middle of its longest parts is cut, which the judge is
     told and the record notes (`view_truncated`); null cuts nothing."""
@@ -224,12 +228,13 @@ class JudgeConfig(Section):
         """Whether it is a group judge that compares pairs."""
         return self.kind == "group" and self.mode == "pairs"
 
-    @property
-    def criteria_calls(self) -> int:
-        """Calls for one sample of a rollout without criteria of its own."""
-        if self.criteria_per_call == "all":
-            return 1
-        return max(1, -(-len(self.own_criteria) // self.criteria_per_call))
+    def mean_calls(self, responses: Sequence[str | Sequence[dict[str, Any]]]) -> float:
+        """Return the mean number of calls for a rollout without criteria of its own."""
+        size, turns = self.criteria_per_call, 1.0
+        parts = 1 if size == "all" else max(1, -(-len(self.own_criteria) // size))
+        if self.view == "each_turn" and responses:
+            turns = sum(len(turn_states(one)) for one in responses) / len(responses)
+        return self.samples * parts * turns
 
     @property
     def counted_scale(self) -> tuple[float, float]:

@@ -221,6 +221,12 @@ class RewardConfig(Section):
             by_name = {judge.name: judge for judge in self.judges}
             check_source("reward.zero_unless", Condition.parse(unless).source, by_name)
         self._check_group_judges()
+        by_turn = [judge.name for judge in self.judges if judge.view == "each_turn"]
+        if len(by_turn) > 1:
+            raise ValueError(
+                f"judges[{names.index(by_turn[1])}].view: {by_turn[0]!r} already has `each_turn`, and"
+                " `turn_scores` are of one judge; choose another view"
+            )
         needed = self.reward.min_valid_judges
         if needed is not None and needed > len(self.judges):
             raise ValueError(

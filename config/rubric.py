@@ -17,7 +17,7 @@ Only the place for the response is required:
 
 - Without a `---user---` line the whole body is the user message and there is no system message.
 - The rollout may be in the user message only; `{rollout}` is its parts under headings, without
-  the tools and the reference if there are none.
+  the tools and the reference if there are none. `{metadata.KEY}` is a value of its metadata.
 - `reply: verdicts` asks for a verdict on each criterion in place of one score. Its criteria may have
   `points` and `required` (`config/criteria`), and a judge's `criteria` or a rollout's own replace
   them. They are shown behind the user message, with the form of the reply, and need no placeholder.
@@ -37,6 +37,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from oyer.config.criteria.criterion import Criterion, problem_of
 from oyer.config.explaining import did_you_mean, explain
+from oyer.config.rubrics.metadata import is_metadata
 from oyer.config.rubrics.template import (
     PLACEHOLDER,
     ROLLOUT_PARTS,
@@ -164,12 +165,14 @@ def parse(text: str) -> RubricTemplate:
 
 
 def _check_placeholders(system: str, user: str, known: frozenset[str]) -> None:
-    if unknown := sorted((_names_in(system) | _names_in(user)) - known):
+    named = _names_in(system) | _names_in(user)
+    if unknown := sorted(name for name in named - known if not is_metadata(name)):
         raise InvalidConfig(
             f"rubric: unknown placeholder {{{'}, {'.join(unknown)}}};"
-            f" the known ones are {{{'}, {'.join(sorted(known))}}}"
+            f" the known ones are {{{'}, {'.join([*sorted(known), 'metadata.KEY'])}}}"
         )
-    if misplaced := sorted(_names_in(system) & {*ROLLOUT_PARTS, "rollout"}):
+    of_rollout = {*ROLLOUT_PARTS, "rollout"}
+    if misplaced := sorted(n for n in _names_in(system) if n in of_rollout or is_metadata(n)):
         raise InvalidConfig(
             f"rubric: {{{'}, {'.join(misplaced)}}} is in the system message;"
             " move it below the `---user---` line, so that a rollout cannot act as instructions"
@@ -267,7 +270,8 @@ def _to_add(fields: _FrontMatter) -> list[str]:
 
 def _check_sentinels(rubric: RubricTemplate) -> None:
     """Render once and check that each part appears, so that no template drops one silently."""
-    sentinels = {part: f"<<{part} sentinel>>" for part in ROLLOUT_PARTS}
+    parts = (*ROLLOUT_PARTS, *rubric.metadata_places)
+    sentinels = {part: f"<<{part} sentinel>>" for part in parts}
     scale = rubric.scale or (1.0, 10.0)
     messages = render(
         rubric,
@@ -276,10 +280,11 @@ def _check_sentinels(rubric: RubricTemplate) -> None:
         response=sentinels["response"],
         reference=sentinels["reference"],
         tools=[{"name": sentinels["tools"]}],
+        metadata={place: sentinels[place] for place in rubric.metadata_places},
     )
     shown = "\n".join(message["content"] for message in messages)
     named = _names_in(rubric.user)
-    expected = ROLLOUT_PARTS if "rollout" in named else [p for p in ROLLOUT_PARTS if p in named]
+    expected = ROLLOUT_PARTS if "rollout" in named else [part for part in parts if part in named]
     for part in {*expected, "response"}:
         if sentinels[part] not in shown:
             raise InvalidConfig(f"rubric: the {part} does not reach the judge; check {{{part}}}")

@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from oyer.history.access import Access, AccessRules
 from oyer.history.downloads import attached, file_of
 from oyer.history.pages import groups, runs, scores, search, steps, verdicts
-from oyer.history.pages.judges import PAIRS, judge_name, scales_of
+from oyer.history.pages.judges import judge_name, scales_of, scores_rollouts
 from oyer.history.parameters import (
     author_of,
     decimal,
@@ -158,8 +158,10 @@ class _Pages:
         )
         if not index.isdecimal():
             raise InvalidInput("index: is missing; use the form of a score's page")
-        if judge.endswith(PAIRS):
-            raise InvalidInput("judge: give a verdict on a rollout's score, not on a comparison")
+        if not scores_rollouts(judge):
+            raise InvalidInput(
+                "judge: give a verdict on a rollout's score, not on a comparison or an earlier turn"
+            )
         number = whole_number("index", index)
         place = await self._read(lambda conn: groups.place_of(conn, batch_id))
         row = await self._read(lambda conn: scores.judgement_of(conn, batch_id, number, judge))

@@ -23,6 +23,7 @@ _JUDGEMENT = (
     "rollout_index",
     "judge",
     "sample",
+    "turn",
     "status",
     "score",
     "source",
@@ -99,6 +100,7 @@ def _messages(
             reference=words.get("reference"),
             tools=words.get("tools"),
             responses=responses,
+            turn=judgement.get("turn"),
         )
     )
     if messages is not None:

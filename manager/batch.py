@@ -76,6 +76,9 @@ class RewardBatch:
     criteria: list[CriteriaOfRow] = field(default_factory=list)
     """For each rollout, by judge that gives verdicts on criteria: `name`, `value` (0 to 1; None if
     missing), `verdict`, `reason` and `weight` of each; empty without such judges."""
+    turn_scores: list[list[float | None]] = field(default_factory=list)
+    """For each rollout, the score after each of its turns by the judge with `view: each_turn`; None where
+    missing, and empty without such a judge. `oyer.manager.credit` spreads them to tokens."""
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -124,6 +127,7 @@ class RewardBatch:
             },
             groups=outcome.groups,
             criteria=outcome.criteria,
+            turn_scores=outcome.turn_scores,
         )
 
     @property

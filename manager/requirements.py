@@ -1,15 +1,17 @@
 """The fields of a rollout that the length methods of a configuration require; pure."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
 
+from oyer.config import rubric as rubrics
 from oyer.config.criteria.formats import InvalidCriteria
 from oyer.config.criteria.lookup import criteria_for
 from oyer.config.length import COUNTS, FLAGS, SPANS
 from oyer.config.reward import JudgeConfig, LengthConfig, RewardConfig
+from oyer.config.rubrics.metadata import MissingMetadata, metadata_texts
 from oyer.protocol import token_ids
 from oyer.protocol.rollout import Rollout
 
@@ -63,6 +65,9 @@ def without_groups(config: RewardConfig) -> RewardConfig:
 def needs_of(config: RewardConfig) -> list[Need]:
     """List the requirements of judges, length methods and `zero_unless` on each rollout."""
     needs: list[Need] = [partial(_criteria, judge=j) for j in config.judges if j.criteria_from]
+    for judge in config.judges:
+        if places := rubrics.parse(judge.rubric).metadata_places:
+            needs.append(partial(_shown_metadata, places=places))
     if config.reward.zero_unless == "correct":
         needs.append(partial(_correct, who="reward.zero_unless"))
     for judge in config.judges:
@@ -98,6 +103,14 @@ def _criteria(rollout: Rollout, judge: JudgeConfig) -> str | None:
     try:
         criteria_for(judge, rollout.metadata)
     except InvalidCriteria as error:
+        return str(error)
+    return None
+
+
+def _shown_metadata(rollout: Rollout, places: Sequence[str]) -> str | None:
+    try:
+        metadata_texts(places, rollout.metadata)
+    except MissingMetadata as error:
         return str(error)
     return None
 

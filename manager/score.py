@@ -1,7 +1,7 @@
 """The score of one rollout, with the same fields whether it has a reward or not."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from oyer.config.reward import RewardRules
@@ -44,6 +44,8 @@ class Score:
     component_means: Mapping[str, float] = field(default_factory=dict)
     """The mean of each component over the rollout's group in its batch, of those that have it; NaN if
     none has."""
+    turn_scores: Sequence[float | None] = ()
+    """The score after each turn, None where missing; empty unless a judge's view is `each_turn`."""
     kept: bool = True
     """False if a length method excludes the rollout from training."""
 
@@ -83,6 +85,7 @@ def scores_of(batch: RewardBatch, rows: Iterable[int] | None = None) -> list[Sco
             history={name: float(values[i]) for name, values in batch.history.items()},
             components={name: float(values[i]) for name, values in batch.components.items()},
             component_means={name: float(values[i]) for name, values in means.items()},
+            turn_scores=batch.turn_scores[i] if batch.turn_scores else (),
             kept=bool(batch.mask[i]) or not math.isfinite(batch.rewards[i]),
         )
         for i in (range(len(batch.statuses)) if rows is None else rows)

@@ -93,6 +93,10 @@ class Judgement(BatchPart, Base):
     view_truncated: Mapped[bool | None] = mapped_column(
         comment="Whether the judge was shown a shortened response (`max_view_chars`)."
     )
+    turn: Mapped[int | None] = mapped_column(
+        comment="Under `view: each_turn`, the last turn that the judge was shown, from 0; else NULL."
+    )
+    """Turns before the last have rows of the judge `<name>/turns`."""
 
 
 class JudgementCriterion(BatchPart, Base):

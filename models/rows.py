@@ -96,6 +96,7 @@ class JudgementRow(TypedDict):
     finished_at: NotRequired[datetime | None]
     reasoning: NotRequired[str | None]
     view_truncated: NotRequired[bool | None]
+    turn: NotRequired[int | None]
     parameters: NotRequired[str | None]
     """The text to be stored under `parameters_hash`."""
     messages: NotRequired[str | None]

@@ -62,6 +62,8 @@ class BatchResult:
     """Number of each row's group, -1 without one; empty if unknown."""
     criteria: list[CriteriaOfRow] = field(default_factory=list)
     """`[N]`, or empty without judges that give verdicts on criteria."""
+    turn_scores: list[list[float | None]] = field(default_factory=list)
+    """`[N]`, the score after each turn, None where missing; empty without `view: each_turn`."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -97,6 +99,7 @@ class BatchResult:
             "scores": {name: _packed(values) for name, values in self.scores.items()},
             "groups": self.groups,
             "criteria": self.criteria,
+            "turn_scores": self.turn_scores,
         }
 
     @classmethod
@@ -140,6 +143,7 @@ class BatchResult:
             scores=_unpacked_all(wire.get("scores") or {}, n),
             groups=_group_numbers(wire.get("groups") or [], n),
             criteria=_criteria(wire.get("criteria") or [], n),
+            turn_scores=_turn_scores(wire.get("turn_scores") or [], n),
         )
 
 
@@ -196,6 +200,12 @@ def _criteria(rows: Any, n: int) -> list[CriteriaOfRow]:
     ]
 
 
+def _turn_scores(rows: Any, n: int) -> list[list[float | None]]:
+    if not isinstance(rows, list) or len(rows) not in (0, n):
+        raise ValueError(f"turn scores of {len(rows)} rollouts, not {n}")
+    return [[None if score is None else _amount(score) for score in row] for row in rows]
+
+
 def criterion_columns(rows: Sequence[CriteriaOfRow]) -> dict[str, Float32s]:
     """Return the value of each criterion as a column `<judge>/<criterion>`; NaN where missing.
 
@@ -237,7 +247,7 @@ def _reason(value: Any) -> str | None:
 
 def _amount(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError("usage is a finite number")
+        raise ValueError("usage and turn scores are finite numbers")
     return value
 
 

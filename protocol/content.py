@@ -84,6 +84,26 @@ def policy_text(response: str | Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(policy_turns(response))
 
 
+def turn_states(
+    response: str | Sequence[dict[str, Any]],
+) -> list[str | list[dict[str, Any]]]:
+    """Return the states of a response after each turn of the policy, the last one whole.
+
+    A turn is a message with the role `assistant` and the results of its tool calls. A text is one
+    turn, and so are messages without any of the policy.
+    """
+    if isinstance(response, str):
+        return [response]
+    roles = [message.get("role") for message in response]
+    ends = []
+    for i, role in enumerate(roles):
+        if role == "assistant":
+            ends.append(i + 1)
+        elif role in ("tool", "function") and ends[-1:] == [i]:
+            ends[-1] = i + 1
+    return [*(list(response[:end]) for end in ends[:-1]), list(response)]
+
+
 def policy_turns(
     response: str | Sequence[Mapping[str, Any]], think: tuple[str, str] = ("<think>", "</think>")
 ) -> list[str]:

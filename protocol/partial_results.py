@@ -30,6 +30,8 @@ class JudgeResult:
     """For each failed status, the first error."""
     criteria: dict[str, list[list[dict[str, Any]]]] = field(default_factory=dict)
     """By judge that gives verdicts on criteria: those of each rollout."""
+    turn_scores: list[list[float | None]] = field(default_factory=list)
+    """Of each rollout, by the judge with `view: each_turn`; empty without one."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -42,6 +44,7 @@ class JudgeResult:
             "errors": self.errors,
             # Left out if empty: earlier releases refuse a key that they do not know.
             **({"criteria": self.criteria} if self.criteria else {}),
+            **({"turn_scores": self.turn_scores} if self.turn_scores else {}),
         }
 
 
@@ -147,7 +150,7 @@ def check_results(
     judges = [judge["name"] for judge in manifest.plan["judges"]]
     for k, (_, count) in enumerate(manifest.chunks):
         scores, statuses = parts[k].scores, parts[k].statuses
-        if any(
+        if len(parts[k].turn_scores) not in (0, count) or any(
             len(scores.get(name, ())) != count or len(statuses.get(name, ())) != count
             for name in judges
         ):

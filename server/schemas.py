@@ -108,6 +108,8 @@ class ScoreAnswer(_Body):
     """What each term adds (or multiplies)."""
     components: dict[str, list[float | None]]
     """The score of each judge and the value of each length term, by name."""
+    turn_scores: list[list[float | None]]
+    """The score after each turn of each rollout; empty lists unless a judge's view is `each_turn`."""
     batch_ids: list[str | None]
     """The batch that each rollout is stored in."""
     errors: dict[str, str]
@@ -125,6 +127,7 @@ class ScoreAnswer(_Body):
             statuses=[score.status for score in scores],
             terms=_columns([score.terms for score in scores]),
             components=_columns([score.components for score in scores]),
+            turn_scores=[list(score.turn_scores) for score in scores],
             batch_ids=[score.batch_id for score in scores],
             errors={score.status: str(score.error) for score in reversed(failed)},
         )

@@ -33,6 +33,7 @@ from oyer.tasks.rewards.compose import (
     compose,
     criteria_of,
     missing,
+    turn_scores_of,
     verdicts_of,
 )
 from oyer.tasks.rewards.length_columns import length_statuses
@@ -97,6 +98,7 @@ def combine(
         first_errors=_first_errors(judged),
         cancelled=why if status == "cancelled" else None,
         criteria=criteria_of(judged, manifest.size),
+        turn_scores=turn_scores_of(judged, manifest.size),
     )
     recorded = _recorded(context, manifest, plan, inputs.columns, result, status, why)
     retry_storage(context.batches.discard, manifest)
@@ -163,7 +165,7 @@ def _recorded(
     kept = stored_result(
         result.batch_id, stored, columns.group_ids, usage, result.first_errors, result.cancelled
     )
-    return replace(kept, criteria=result.criteria)
+    return replace(kept, criteria=result.criteria, turn_scores=result.turn_scores)
 
 
 def _log_end(manifest: Manifest, result: BatchResult) -> None:

@@ -70,6 +70,7 @@ class InProcessScorer:
         verdicts: dict[str, Verdicts] = {}
         errors: dict[str, str] = {}
         criteria: list[CriteriaOfRow] = [{} for _ in rollouts]
+        turns: list[list[float | None]] = [[] for _ in rollouts]
         for judge in judges:
             found = verdicts_on(rows, judge, range(len(rollouts)))
             verdicts[judge.name], first_errors = _verdicts(list(found.values()))
@@ -77,6 +78,8 @@ class InProcessScorer:
             for i, verdict in found.items():
                 if verdict.criteria:
                     criteria[i][judge.name] = verdict.criteria
+                if verdict.turn_scores:
+                    turns[i] = verdict.turn_scores
         inputs = RewardInputs(columns=columns, judges=judges, verdicts=verdicts, rules=rules)
         length = length_part(
             self._config.length,
@@ -94,6 +97,7 @@ class InProcessScorer:
             usage=_usage(asked),
             first_errors=errors,
             criteria=criteria if any(criteria) else (),
+            turn_scores=turns if any(turns) else (),
         )
 
     def _ask(self, jobs: Mapping[str, JudgeRequest]) -> dict[str, Answer]:

@@ -1,27 +1,27 @@
 """Reads the result of a finished batch from the database."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from oyer.config.reward import RewardConfig
+from oyer.config.reward import JudgeConfig, RewardConfig
 from oyer.models import queries
 from oyer.models.rows import StoredJudgement, StoredReward, Usage
 from oyer.protocol.batch_result import (
     USAGE,
     BatchResult,
     CriteriaOfRow,
-    Float32s,
     number_groups,
     split_recorded,
 )
 from oyer.protocol.errors import BatchLost
 from oyer.protocol.partial_results import Floats, LengthResult
 from oyer.protocol.status import SETTLED
+from oyer.tasks.judging.aggregate import Verdict, chunk_groups, with_fallback
 from oyer.tasks.judging.judgements import key_of, verdicts_on
+from oyer.tasks.judging.requests import JudgementKey
 from oyer.tasks.rewards.compose import ComposedRewards, batch_result
 from oyer.tasks.worker.context import WorkerContext
 
@@ -75,10 +75,6 @@ def stored_result(
     )
 
 
-def _equal(score: float | None, recorded: float) -> bool:
-    return math.isclose(np.nan if score is None else score, recorded, rel_tol=1e-5, abs_tol=1e-6)
-
-
 def usage_amounts(usage: Usage) -> dict[str, float]:
     """Return a batch's usage by the names of a `BatchResult`."""
     return {name: usage[name] for name in USAGE}  # type: ignore[literal-required]
@@ -111,26 +107,40 @@ def _recalled(conn: "Connection", batch_id: str) -> BatchResult:
     usage = queries.usage_of(conn, batch_id)
     group_ids = queries.group_ids_of(conn, batch_id)
     result = stored_result(batch_id, stored, group_ids, usage, first_errors, cancelled)
-    return replace(result, criteria=_criteria(judgements, state["plan"], result.scores))
+    criteria, turn_scores = _details(judgements, state["plan"], group_ids)
+    return replace(result, criteria=criteria, turn_scores=turn_scores)
 
 
-def _criteria(
-    judgements: Sequence[StoredJudgement],
-    plan: Mapping[str, Any],
-    scores: Mapping[str, Float32s],
-) -> list[CriteriaOfRow]:
-    """Return the verdicts on criteria of each rollout: the fallback's where its score was used."""
-    if not any("criteria" in row for row in judgements):
-        return []
+def _details(
+    judgements: Sequence[StoredJudgement], plan: Mapping[str, Any], group_ids: Sequence[str | None]
+) -> tuple[list[CriteriaOfRow], list[list[float | None]]]:
+    """Return the verdicts on criteria and the turn scores of each rollout; empty if there are none."""
+    if not any("criteria" in row or row.get("turn") is not None for row in judgements):
+        return [], []
     rows = {key_of(row): row for row in judgements}
-    found: list[CriteriaOfRow] = [{} for _ in range(len(next(iter(scores.values()))))]
+    indices = range(len(group_ids))
+    found: list[CriteriaOfRow] = [{} for _ in indices]
+    turns: list[list[float | None]] = [[] for _ in indices]
     for judge in RewardConfig.model_validate(plan).judges:
-        for i, score in enumerate(scores[judge.name]):
-            verdict = verdicts_on(rows, judge, [i])[i]
-            substitute = judge.substitute
-            if substitute is not None and (i, substitute.name, 0) in rows:
-                fallback = verdicts_on(rows, substitute, [i])[i]
-                verdict = verdict if _equal(verdict.score, score) else fallback
+        for i, verdict in _counted_verdicts(rows, judge, group_ids).items():
             if verdict.criteria:
                 found[i][judge.name] = verdict.criteria
-    return found
+            if verdict.turn_scores:
+                turns[i] = verdict.turn_scores
+    return (found if any(found) else []), (turns if any(turns) else [])
+
+
+def _counted_verdicts(
+    rows: Mapping[JudgementKey, StoredJudgement],
+    judge: JudgeConfig,
+    group_ids: Sequence[str | None],
+) -> dict[int, Verdict]:
+    """Return the verdicts of a judge, or of its fallback, as the judge tasks chose them."""
+    verdicts = verdicts_on(rows, judge, range(len(group_ids)))
+    if judge.substitute is None:
+        return verdicts
+    name = judge.substitute.name
+    groups = chunk_groups(group_ids, 0, ()).whole
+    judged_again = [group for group in groups if all((i, name, 0) in rows for i in group)]
+    indices = [i for group in judged_again for i in group]
+    return with_fallback(verdicts, verdicts_on(rows, judge.substitute, indices), judged_again)

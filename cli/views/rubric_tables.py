@@ -35,6 +35,7 @@ def facts(name: str, text: str, *, same_as: str | None = None) -> dict[str, Any]
         "criteria": [one.name for one in rubric.criteria]
         + [one.name for one in rubric.verdicts_on],
         "levels": len(rubric.levels),
+        "metadata": rubric.metadata_places,
     }
 
 

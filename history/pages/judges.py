@@ -6,6 +6,14 @@ from typing import Any
 PAIRS = "/pairs"
 """End of the name under which a group judge's comparisons of pairs are recorded."""
 
+TURNS = "/turns"
+"""End of the name under which the scores after turns before the last are recorded."""
+
+
+def scores_rollouts(recorded: str) -> bool:
+    """Whether the judgements of a recorded name are scores of rollouts."""
+    return not recorded.endswith((PAIRS, TURNS))
+
 
 def scales_of(plan: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     """Return the scale of each judge."""
@@ -13,7 +21,10 @@ def scales_of(plan: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def judge_name(recorded: str) -> str:
-    """Return the judge of a recorded `NAME`, `NAME/fallback` or `NAME/pairs`; names hold no slash."""
+    """Return the judge of a recorded `NAME`, `NAME/fallback`, `NAME/pairs` or `NAME/turns`.
+
+    Configured names hold no slash.
+    """
     return recorded.partition("/")[0]
 
 

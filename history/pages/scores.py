@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select
 
 from oyer.history.pages import verdicts
 from oyer.history.pages.groups import place_of
-from oyer.history.pages.judges import PAIRS, judge_name, scales_of
+from oyer.history.pages.judges import PAIRS, judge_name, scales_of, scores_rollouts
 from oyer.history.pages.sums import reward_sum
 from oyer.history.recorded_requests import shown
 from oyer.history.words import marked
@@ -104,6 +104,8 @@ def _judgement(
         "criteria": judgement.get("criteria", ()),
         "name": name,
         "compares": judgement["judge"].endswith(PAIRS),
+        "scores_rollout": scores_rollouts(judgement["judge"]),
+        "of_fallback": "/fallback" in judgement["judge"],
         "pieces": marked(judgement.get("reply") or "", judgement.get("parsed_span")),
         "scale": scales_of(plan).get(name),
         "paid_at": None,

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, select
 
-from oyer.history.pages.judges import PAIRS, judge_name, scales_of, share_of_scale
+from oyer.history.pages.judges import judge_name, scales_of, scores_rollouts, share_of_scale
 from oyer.models.batch import Batch, Run
 from oyer.models.judgement import Judgement
 from oyer.models.reward import Reward
@@ -211,7 +211,7 @@ def _add_judgements(
             continue
         cell.cost_usd += cost_usd or 0.0
         cell.latency_ms = max(cell.latency_ms, latency_ms or 0.0)
-        if score is not None and not judge.endswith(PAIRS):
+        if score is not None and scores_rollouts(judge):
             cell.judge_scores.append(share_of_scale(score, scales.get(judge_name(judge))))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select
 
-from oyer.history.pages.judges import PAIRS, judge_name, scales_of, share_of_scale
+from oyer.history.pages.judges import PAIRS, TURNS, judge_name, scales_of, share_of_scale
 from oyer.models.base import dump_json
 from oyer.models.batch import Batch, Run
 from oyer.models.human_verdict import VERDICTS, HumanVerdict
@@ -135,6 +135,7 @@ def _latest_scores(conn: Connection, run_id: int) -> dict[tuple[str, int], list[
             Batch.preliminary.is_(False),
             Judgement.score.is_not(None),
             ~Judgement.judge.endswith(PAIRS),
+            ~Judgement.judge.endswith(TURNS),
         )
         .order_by(Batch.submitted_at.desc())
         .limit(QUEUE_JUDGEMENTS)

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from math import ceil
 
 from oyer.config.reward import RewardConfig, plan_of
 from oyer.manager.backend.chunks import bytes_of, chunk_sizes, split_groups
@@ -59,7 +60,7 @@ def prepare(
     by_group = any(judge.kind == "group" or judge.fallback for judge in config.judges)
     group_ids = [None if row.group_id is None else str(row.group_id) for row in rows]
     sizes = [bytes_of(row) for row in rows] if sizes_bytes is None else sizes_bytes
-    spans = _spans(sizes, group_ids if by_group else None, config)
+    spans = _spans(rows, sizes, group_ids if by_group else None, config)
     ids = _token_ids(rollouts, config, spans)
     now = time.time()
     manifest = Manifest(
@@ -84,15 +85,19 @@ def prepare(
 
 
 def _spans(
-    sizes_bytes: Sequence[int], group_ids: list[str | None] | None, config: RewardConfig
+    rows: Sequence[Rollout],
+    sizes_bytes: Sequence[int],
+    group_ids: list[str | None] | None,
+    config: RewardConfig,
 ) -> list[tuple[int, int]]:
     """Return the first rollout and the number of rollouts of each chunk."""
     used = {judge.endpoint for judge in config.judges}
+    responses = [row.response for row in rows]
     in_flight = sum(one.max_in_flight for name, one in config.endpoints.items() if name in used)
     counts = chunk_sizes(
         sizes_bytes,
         in_flight=in_flight or _DEFAULT_IN_FLIGHT,
-        calls=sum(judge.samples * judge.criteria_calls for judge in config.judges),
+        calls=ceil(sum(judge.mean_calls(responses) for judge in config.judges)),
         group_ids=group_ids,
         whole=any(judge.kind == "group" for judge in config.judges),
     )

@@ -31,6 +31,8 @@ class Verdict:
     """Why there is no score."""
     criteria: list[dict[str, Any]] = field(default_factory=list)
     """The result on each criterion: `name`, `value`, `verdict`, `reason`, `weight`."""
+    turn_scores: list[float | None] = field(default_factory=list)
+    """The score after each turn, None where missing; empty unless the judge's view is `each_turn`."""
 
 
 def aggregate(samples: Sequence[JudgementRow], judge: JudgeConfig) -> Verdict:

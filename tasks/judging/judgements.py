@@ -16,6 +16,7 @@ from oyer.tasks.judging.aggregate import Verdict, aggregate
 from oyer.tasks.judging.criteria.calls import criteria_results, criterion_rows, joined_calls
 from oyer.tasks.judging.request_record import parameters_text, seed_of, turns_of
 from oyer.tasks.judging.requests import JudgementKey, JudgeRequest
+from oyer.tasks.judging.turns import TURNS, rows_of_turns, verdict_of_turns
 from oyer.tasks.parsing.parser import PARSER_VERSION, ParsedScore
 
 Source = Literal["called", "cache", "record", "joined", "none"]
@@ -128,6 +129,7 @@ def judgement_row(
         "worker": worker,
         "error": answer.error,
         "view_truncated": job.view_truncated,
+        "turn": job.turn,
         "started_at": answer.started_at,
         "finished_at": answer.finished_at,
         **criteria,  # type: ignore[typeddict-item]
@@ -184,12 +186,19 @@ def verdicts_on(
 def _verdict_on(
     rows: Mapping[JudgementKey, JudgementRow], judge: JudgeConfig, index: int
 ) -> Verdict:
-    samples = range(judge.samples)
-    first = [rows[index, judge.name, sample] for sample in samples]
-    if not judge.gives_verdicts or "criteria" not in first[0]:
-        return aggregate(first, judge)
-    calls = list(takewhile(lambda c: (index, judge.name, c * judge.samples) in rows, count()))
-    by_sample = [[rows[index, judge.name, c * judge.samples + k] for c in calls] for k in samples]
+    numbers = takewhile(lambda number: (index, judge.name, number) in rows, count())
+    verdict = _verdict_of([rows[index, judge.name, number] for number in numbers], judge)
+    if judge.view != "each_turn":
+        return verdict
+    earlier = [_verdict_of(found, judge) for found in rows_of_turns(rows, judge, index)]
+    return verdict_of_turns([*earlier, verdict])
+
+
+def _verdict_of(found: Sequence[JudgementRow], judge: JudgeConfig) -> Verdict:
+    """Aggregate the judgements of one response or state, ordered by sample number."""
+    if not judge.gives_verdicts or "criteria" not in found[0]:
+        return aggregate(found[: judge.samples], judge)
+    by_sample = [found[k :: judge.samples] for k in range(judge.samples)]
     verdict = aggregate([joined_calls(made, judge) for made in by_sample], judge)
     return replace(verdict, criteria=criteria_results(by_sample))
 
@@ -211,7 +220,12 @@ def judge_result(chunk: int, verdicts: Mapping[str, Mapping[int, Verdict]]) -> J
             for name, found in ordered.items()
             if any(verdict.criteria for verdict in found)
         },
+        turn_scores=next((turns for found in ordered.values() if any(turns := _turns(found))), []),
     )
+
+
+def _turns(verdicts: Iterable[Verdict]) -> list[list[float | None]]:
+    return [verdict.turn_scores for verdict in verdicts]
 
 
 def recorded_result(
@@ -229,8 +243,8 @@ def recorded_result(
         None if any judgement is missing, because the chunk may be unfinished.
     """
     wanted = {(i, judge.name, k) for judge in judges for k in range(judge.samples) for i in indices}
-    names = {judge.name for judge in judges}
-    # Calls about further criteria: a chunk is recorded as a whole, so all of them are there.
+    names = {name for judge in judges for name in (judge.name, judge.name + TURNS)}
+    # Calls about further criteria and turns: a chunk is recorded as a whole, so all of them are there.
     wanted |= {key for key in rows if key[0] in indices and key[1] in names}
     settled = settled_rows(rows.values())
     if not wanted or not settled.keys() >= wanted:

@@ -14,6 +14,7 @@ from oyer.config import rubric as rubrics
 from oyer.config.criteria.criterion import Criterion
 from oyer.models.base import clean_text
 from oyer.models.rows import Turn, Turns
+from oyer.protocol.content import turn_states
 from oyer.protocol.rollout import Message, Rollout
 from oyer.tasks.judging.criteria.wording import with_criteria
 from oyer.tasks.judging.group_judges.members import render_group, shown_of
@@ -37,6 +38,8 @@ def parameters_text(job: JudgeRequest, sent: Mapping[str, Any] | None) -> str:
         kept["view"] = changed
     if job.criteria:
         kept["criteria"] = [one.model_dump(exclude_defaults=True) for one in job.criteria]
+    if job.metadata:
+        kept["metadata"] = job.metadata
     if job.responses:
         kept["group"] = {"mode": job.judge.mode, "responses": job.responses}
     if job.sample >= job.judge.samples:
@@ -112,6 +115,8 @@ class Kept:
     reference: str | None
     tools: str | None = None
     """Tool definitions as JSON."""
+    turn: int | None = None
+    """The last turn of the response that was shown, from 0; None if all of it was."""
     responses: Sequence[str | None] = ()
     """Of a group judge: the responses in the order shown, as `response`."""
 
@@ -162,10 +167,20 @@ def _candidates(kept: Kept) -> Iterator[list[Message]]:
         return
     rubric = rubrics.parse(kept.rubric)
     criteria = [Criterion(**one) for one in kept.parameters.get("criteria", ())]
-    for prompt, response in itertools.product(_readings(kept.prompt), _readings(kept.response)):
+    for prompt, whole in itertools.product(_readings(kept.prompt), _readings(kept.response)):
+        states = turn_states(whole)
+        if kept.turn is not None and kept.turn >= len(states):
+            continue  # a text is one turn
+        shown = ShownRollout(
+            prompt=prompt,
+            response=whole if kept.turn is None else states[kept.turn],
+            reference=kept.reference,
+            tools=tools,
+            metadata=kept.parameters.get("metadata", {}),
+        )
         rendered = render_request(
             rubric,
-            ShownRollout(prompt=prompt, response=response, reference=kept.reference, tools=tools),
+            shown,
             scale=(low, high),
             settings=ViewSettings(**kept.parameters.get("view", {})),
         )
@@ -191,6 +206,8 @@ def _group_candidates(
             shown,
             scale=scale,
             pairs=kept.parameters["group"]["mode"] == "pairs",
+            settings=settings,
+            metadata=kept.parameters.get("metadata", {}),
         )
 
 

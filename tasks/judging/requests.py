@@ -1,7 +1,9 @@
 """Builds the judge requests of a chunk, with their keys, or decides without a call; pure."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from types import MappingProxyType
 from typing import Any
 
@@ -10,6 +12,7 @@ from oyer.config.criteria.criterion import Criterion
 from oyer.config.criteria.formats import InvalidCriteria
 from oyer.config.criteria.lookup import criteria_for
 from oyer.config.reward import JudgeConfig, RewardRules
+from oyer.config.rubrics.metadata import MissingMetadata, metadata_texts
 from oyer.protocol.content import policy_text
 from oyer.protocol.rollout import Message, Rollout
 from oyer.protocol.status import Status
@@ -20,6 +23,7 @@ from oyer.tasks.judging.empty_response import has_content
 from oyer.tasks.judging.group_judges.wording import list_format, winner_format
 from oyer.tasks.judging.reading import Reading, ScoreReading
 from oyer.tasks.judging.request_key import request_key, seed_for
+from oyer.tasks.judging.turns import State, states_of
 from oyer.tasks.judging.views import (
     Rendered,
     ShownRollout,
@@ -63,6 +67,10 @@ class JudgeRequest:
     """Of a group judge: for each response shown, in order, the indices of the rollouts that have it."""
     criteria: tuple[Criterion, ...] = ()
     """Those that the reply gives verdicts on."""
+    turn: int | None = None
+    """Under `view: each_turn`, the last turn that it shows, from 0."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """The texts for the rubric's placeholders of metadata, by placeholder."""
 
     @property
     def reading(self) -> Reading:
@@ -109,7 +117,7 @@ def requests_of(
     bodies: Mapping[str, Mapping[str, Any]],
     servers: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[JudgeRequest]:
-    """List the judgements of a chunk, rollout by rollout.
+    """List the judgements of a chunk, rollout by rollout, the judgement of a whole response first.
 
     Args:
         rollouts: by their indices in the batch.
@@ -126,31 +134,37 @@ def requests_of(
     for index, rollout in rollouts.items():
         decided_for_all = decided_without_call(rollout, rules)
         for judge in judges:
-            fields = key_fields_of[judge.name]
-            rubric_hash = fields["rubric_hash"]
-            decided, shown = decided_for_all or decided_by_view(rollout, judge), Rendered()
-            calls: Sequence[CriteriaCall | None] = (None,)
-            if decided is None:
-                shown, calls = _calls(rollout, judge, rubric_of[judge.name])
-                decided = Status.REJECTED if shown.error else None
-            if decided is not None:
-                for sample in range(judge.samples):
-                    yield JudgeRequest(index, judge, sample, rubric_hash, decided, shown.error)
-                continue
-            for number, call in enumerate(calls):
-                yield from _samples(index, judge, number, call, shown, fields, settings_of)
+            fields, settings = key_fields_of[judge.name], settings_of[judge.name]
+            # Of the calls about the whole response, and of those about earlier turns.
+            numbers: dict[str, Iterator[int]] = defaultdict(count)
+            for state in states_of(rollout, judge):
+                decided = decided_for_all
+                if state.rollout is not rollout:
+                    decided = decided_without_call(state.rollout, rules)
+                decided, shown = decided or decided_by_view(state.rollout, judge), Rendered()
+                calls: Sequence[CriteriaCall | None] = (None,)
+                if decided is None:
+                    shown, calls = _calls(state.rollout, judge, rubric_of[judge.name])
+                    decided = Status.REJECTED if shown.error else None
+                for call in calls:
+                    number = next(numbers[state.judge.name])
+                    if decided is None:
+                        yield from _samples(index, state, number, call, shown, fields, settings)
+                    else:
+                        yield from _decided(index, state, number, fields, decided, shown.error)
 
 
 def _samples(
     index: int,
-    judge: JudgeConfig,
+    state: State,
     number: int,
     call: CriteriaCall | None,
     shown: Rendered,
     fields: Mapping[str, Any],
-    settings_of: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Any],
 ) -> Iterator[JudgeRequest]:
     """Yield the requests of one call, one for each sample."""
+    judge = state.judge
     messages = shown.messages if call is None else call.messages
     for sample in range(judge.samples):
         key = request_key(**fields, messages=messages, sample=sample)
@@ -161,11 +175,29 @@ def _samples(
             number * judge.samples + sample,
             fields["rubric_hash"],
             view_truncated=shown.truncated,
-            request=_request(judge, key, messages, settings_of[judge.name]),
+            request=_request(judge, key, messages, settings),
             key=key,
             key_fields=fields,
             special_reading=call.reading if call else None,
             criteria=call.criteria if call else (),
+            turn=state.turn,
+            metadata=shown.metadata,
+        )
+
+
+def _decided(
+    index: int,
+    state: State,
+    number: int,
+    fields: Mapping[str, Any],
+    decided: Status,
+    error: str | None,
+) -> Iterator[JudgeRequest]:
+    """Yield the judgements of a state for which no call is made, one for each sample."""
+    for sample in range(state.judge.samples):
+        place = number * state.judge.samples + sample
+        yield JudgeRequest(
+            index, state.judge, place, fields["rubric_hash"], decided, error, turn=state.turn
         )
 
 
@@ -214,11 +246,16 @@ def decided_score(job: JudgeRequest) -> float | None:
 
 
 def _rendered(rollout: Rollout, judge: JudgeConfig, rubric: rubrics.RubricTemplate) -> Rendered:
+    try:
+        metadata = metadata_texts(rubric.metadata_places, rollout.metadata)
+    except MissingMetadata as error:
+        return Rendered(error=str(error))
     shown = ShownRollout(
         prompt=rollout.prompt,
         response=rollout.response,
         reference=rollout.reference,
         tools=rollout.tools,
+        metadata=metadata,
     )
     return render_request(rubric, shown, scale=judge.scale, settings=ViewSettings.of(judge))
 

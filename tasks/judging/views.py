@@ -62,6 +62,8 @@ class ShownRollout:
     response: str | Sequence[Message]
     reference: str | None = None
     tools: Sequence[Mapping[str, Any]] | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """The texts for the rubric's placeholders of metadata, by placeholder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class Rendered:
     """Whether `max_view_chars` cut the response."""
     error: str | None = None
     """Why the rollout cannot be shown to this judge."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """As in `ShownRollout`."""
 
 
 class Selected(NamedTuple):
@@ -96,7 +100,7 @@ def render_request(
         error = images_problem(urls, settings)
         if error is not None:
             return Rendered(error=error)
-        prompt, response = _numbered(prompt, 1), _numbered(response, 1 + len([*images_in(prompt)]))
+        prompt, response = numbered(prompt, 1), numbered(response, 1 + len([*images_in(prompt)]))
     shown = selected(response, settings)
     messages = rubrics.render(
         rubric,
@@ -106,8 +110,10 @@ def render_request(
         tools=rollout.tools,
         scale=scale,
         cut=shown.truncated,
+        metadata=rollout.metadata,
     )
-    return Rendered(_with_images(messages, urls), shown.truncated)
+    images = [(f"[image {number}]", url) for number, url in enumerate(urls, start=1)]
+    return Rendered(with_images(messages, images), shown.truncated, metadata=rollout.metadata)
 
 
 def shows_nothing(response: str | Sequence[Message], settings: ViewSettings) -> bool:
@@ -229,49 +235,59 @@ def _cut(text: str, cap: int) -> str:
     return f"{text[:head]}\n[… {removed} characters cut …]\n{text[len(text) - tail :]}"
 
 
-def images_problem(urls: Sequence[str], settings: ViewSettings) -> str | None:
-    """Return why images cannot be shown to a judge, or None."""
+def images_problem(
+    urls: Sequence[str], settings: ViewSettings, of: str = "the rollout"
+) -> str | None:
+    """Return why images cannot be shown to a judge, or None.
+
+    Args:
+        of: what has them, for the message.
+    """
     if not urls:
         return None
     if settings.images == "reject":
         return (
-            f"the rollout has images ({len(urls)}), and the judge's `images` is `reject`; set it to"
+            f"{of} has images ({len(urls)}), and the judge's `images` is `reject`; set it to"
             " `send`, or to `placeholder` to judge the text alone"
         )
     if len(urls) > MAX_IMAGES:
-        return f"the rollout has {len(urls)} images, and a request has at most {MAX_IMAGES}"
+        return f"{of} has {len(urls)} images, and a request has at most {MAX_IMAGES}"
     size = sum(len(url.encode()) for url in urls)
     if size > MAX_IMAGE_BYTES:
         return f"the images have {size} bytes, and a request has at most {MAX_IMAGE_BYTES}"
     return None
 
 
-def _numbered(messages: Any, first: int) -> Any:
+def numbered(messages: Any, first: int = 1) -> Any:
     """Replace each image by the text `[image N]`, counted from `first`."""
     if isinstance(messages, str):
         return messages
     number = first
-    numbered = []
+    found = []
     for message in messages:
         content = message.get("content")
         if isinstance(content, list):
             parts = []
             for part in content:
-                found = image_url(part) is not None
-                parts.append({"type": "text", "text": f"[image {number}]"} if found else part)
-                number += found
+                image = image_url(part) is not None
+                parts.append({"type": "text", "text": f"[image {number}]"} if image else part)
+                number += image
             message = {**message, "content": parts}
-        numbered.append(message)
-    return numbered
+        found.append(message)
+    return found
 
 
-def _with_images(messages: list[Message], urls: Sequence[str]) -> list[Message]:
-    """Put images behind the text of the user message, each under its number."""
-    if not urls:
+def with_images(messages: list[Message], images: Sequence[tuple[str, str]]) -> list[Message]:
+    """Put images behind the text of the user message, each under its label.
+
+    Args:
+        images: label and URL of each.
+    """
+    if not images:
         return messages
     *before, user = messages
     parts: list[Message] = [{"type": "text", "text": user["content"]}]
-    for number, url in enumerate(urls, start=1):
-        parts.append({"type": "text", "text": f"[image {number}]"})
+    for label, url in images:
+        parts.append({"type": "text", "text": label})
         parts.append({"type": "image_url", "image_url": {"url": url}})
     return [*before, {**user, "content": parts}]

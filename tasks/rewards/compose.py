@@ -122,6 +122,7 @@ def batch_result(
     first_errors: Mapping[str, str],
     cancelled: str | None = None,
     criteria: Sequence[CriteriaOfRow] = (),
+    turn_scores: Sequence[list[float | None]] = (),
 ) -> BatchResult:
     """Assemble the result of a batch.
 
@@ -131,6 +132,7 @@ def batch_result(
         first_errors: the first error of each failed status.
         cancelled: who cancelled the batch, and why.
         criteria: `[N]`; empty without judges that give verdicts.
+        turn_scores: `[N]`; empty without a judge that is asked about each turn.
     """
     return BatchResult(
         batch_id=batch_id,
@@ -148,6 +150,7 @@ def batch_result(
         scores=_float32s(composed.raw_scores),
         groups=composed.groups,
         criteria=list(criteria),
+        turn_scores=list(turn_scores),
     )
 
 
@@ -161,6 +164,12 @@ def criteria_of(parts: Mapping[int, JudgeResult], size: int) -> list[CriteriaOfR
             {name: found[i] for name, found in part.criteria.items() if found[i]} for i in range(n)
         ]
     return rows if any(rows) and len(rows) == size else []
+
+
+def turn_scores_of(parts: Mapping[int, JudgeResult], size: int) -> list[list[float | None]]:
+    """Return the score after each turn of each rollout; empty if no judge is asked about turns."""
+    rows = [row for k in sorted(parts) for row in parts[k].turn_scores]
+    return rows if len(rows) == size else []
 
 
 def _float32s(arrays: Mapping[str, Floats]) -> dict[str, Float32s]:

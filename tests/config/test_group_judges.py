@@ -40,7 +40,6 @@ def test_a_group_judge_stays_the_same_on_its_way_to_the_workers() -> None:
         ({**GROUP, "pairs": "all"}, "`pairs` is for `kind: group` and `mode: pairs`"),
         ({**GROUP, "both_orders": True}, "`both_orders` is for"),
         ({**GROUP, "expected_score": True}, "`expected_score` is for `kind: pointwise`"),
-        ({**GROUP, "images": "send"}, "a group judge reads text"),
         ({**GROUP, "rubric": "tool_call_criteria_en"}, "asks for verdicts"),
         ({**PAIRS, "scale": [0, 1]}, "a net win rate is on"),
         ({**PAIRS, "pairs": {"chunks": 1}}, "greater than or equal to 2"),

@@ -22,6 +22,7 @@ CRITERIA = {
     "criteria": [{"name": f"at least {k}", "text": "Is it?"} for k in (1, 2, 3)],
     "criteria_per_call": 1,
 }
+TURNS = {"name": "turns", "view": "each_turn"}
 N, ANSWERED = 4, 3
 
 
@@ -45,13 +46,20 @@ def verdict(request: RequestEntry) -> Action:
     return Action(text=json.dumps({"verdicts": [entry]}))
 
 
+def state(request: RequestEntry) -> Action:
+    """Score a state by the number of its last turn, and by the rollout's number."""
+    number, *later = numbers_shown(request)
+    return Action(text=f"Final score: {1 + number + len(later)}")
+
+
 @pytest.mark.parametrize(
     ("judge", "honest", "calls", "scores"),
     [
         (DUEL, winner, 6, [-1, -1 / 3, 1 / 3, 1]),
         (CRITERIA, verdict, 12, [0, 1 / 3, 2 / 3, 1]),
+        (TURNS, state, 12, [3, 4, 5, 6]),
     ],
-    ids=["comparisons_of_a_group", "criteria_of_a_rollout"],
+    ids=["comparisons_of_a_group", "criteria_of_a_rollout", "turns_of_a_rollout"],
 )
 def test_judge_workers_killed_between_the_calls_of_a_score(
     backend: Backend,
@@ -70,8 +78,16 @@ def test_judge_workers_killed_between_the_calls_of_a_score(
     backend.judge.set_plan(until_the_kill)
     judges = [{**judge, "endpoint": "fake", "model": "m"}]
     manager = RewardManager({**backend.config, "judges": judges, "length": []})
+    turns = 3 if judge is TURNS else 1
     rollouts = [
-        Rollout(prompt="killed?", response=f"worth {i}", group_id="killed", base_score=1.0)
+        Rollout(
+            prompt="killed?",
+            response=[{"role": "assistant", "content": f"worth {i}"}] * turns
+            if turns > 1
+            else f"worth {i}",
+            group_id="killed",
+            base_score=1.0,
+        )
         for i in range(N)
     ]
     future = manager.submit(rollouts)
@@ -86,4 +102,6 @@ def test_judge_workers_killed_between_the_calls_of_a_score(
     backend.start("judge")
     batch = future.result(timeout_s=90)
     assert batch.judge_scores.tolist() == pytest.approx(scores)
+    if judge is TURNS:
+        assert batch.turn_scores == [[i + 1.0, i + 2.0, i + 3.0] for i in range(N)]
     assert len(backend.judge.requests) == calls + (calls - ANSWERED)

@@ -258,6 +258,27 @@ def test_the_comparisons_of_a_group_judge_are_readable(client: TestClient, engin
     assert "the requests are those of the group&#39;s comparisons" in other
 
 
+def test_the_scores_after_earlier_turns_are_no_scores_of_the_rollout(
+    client: TestClient, engine: Engine
+) -> None:
+    plan = {"judges": [{"name": "quality", "scale": [0, 10], "view": "each_turn"}]}
+    batch = add_batch(engine, ["a"], scores=[{"quality": 9.0}], submitted_at=FIRST, plan=plan)
+    first = make_judgement(0, judge="quality/turns", turn=0, score=1.0, reply="barely begun")
+    spare = make_judgement(0, judge="quality/fallback/turns", turn=1, score=2.0)
+    with engine.begin() as conn:
+        record_chunk(conn, BatchKey(FIRST, batch), judgements=[first, spare])
+    page = client.get(f"/scores/{batch}/0").text
+    assert "Judge <bdi>quality</bdi>, turn 1</h2>" in page
+    assert "Fall-back of judge <bdi>quality</bdi>, turn 2</h2>" in page
+    assert "barely begun" in page
+    assert page.count('<form class="verdict"') == 1
+    form = {"batch_id": batch, "index": "0", "judge": "quality/turns", "verdict": "agree"}
+    answer = client.post("/verdicts", data=form, headers={"origin": SITE})
+    assert (answer.status_code, "an earlier turn" in answer.text) == (422, True)
+    review = client.get("/review?run=1&author=Ada", follow_redirects=False)
+    assert "turns" not in review.headers["location"]
+
+
 def test_a_plan_of_an_older_release_is_shown(client: TestClient, engine: Engine) -> None:
     plan = {"judges": [{"name": "quality", "scale": [0, 10]}]}
     batch = add_batch(engine, ["a"], scores=[{"quality": 5.0}], submitted_at=FIRST, plan=plan)

@@ -149,7 +149,7 @@ def test_a_judgement_without_a_score_is_replaced(engine: Engine) -> None:
         record_chunk(conn, key, judgements=[failed])
         assert record_chunk(conn, key, judgements=[make_judgement(worker="second")]) == []
         (stored,) = judgements_of(conn, key.batch_id)
-    names = ("reasoning", "parameters_hash", "messages_hash", "view_truncated")
+    names = ("reasoning", "parameters_hash", "messages_hash", "view_truncated", "turn")
     unnamed = dict.fromkeys(names)
     assert stored == {**make_judgement(worker="second"), **key._asdict(), **unnamed}
 

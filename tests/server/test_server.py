@@ -327,14 +327,16 @@ def test_messages_tools_truncation_and_split_are_taken(
         "finish_reason": "length",
         "tools": [{"type": "function", "function": {"name": "search", "parameters": {}}}],
     }  # fmt: skip
-    masked = sibling(backend, length={"method": "median_band", "truncated": "mask"})
+    judges = [{"name": "q", "endpoint": "fake", "model": "m", "view": "each_turn"}]
+    masked = sibling(backend, length={"method": "median_band", "truncated": "mask"}, judges=judges)
     with served(masked) as server:
         request = {"rollouts": [rollout], "split": "eval", "step": 3, "run": "messages"}
         result = server.post("/v1/score", request).json()
         told = server.post("/rm", {"prompt": "p?", "response": "r", "label": None})
     assert result["mask"] == [False]
     assert result["components"]["q"] == [10.0]
+    assert result["turn_scores"] == [[10.0, 10.0]]
     assert told.status == 422
-    shown = user_text(judge.requests[0])
+    shown = max(map(user_text, judge.requests), key=len)
     assert "A PAGE" in shown
     assert "two and two" in shown

@@ -7,7 +7,7 @@ from xdist.scheduler import LoadFileScheduling
 _SHARED_BACKENDS = {
     "cli": r"tests/cli/test_(batches|check|history|readme_program|rubric|score|up)",
     "both databases": r"tests/integration/test_(lengths|main_job|plain_celery|requests|tickets)",
-    "judging": r"tests/integration/test_(judging|odd_endpoints|panels|reasoning_judges|secrets)",
+    "judging": r"tests/integration/test_(judging|odd_endpoints|panels|reasoning_judges|secrets|turns)",
     "manager": r"tests/(manager/(streaming/test_(across|stream)|trl|verl|test_(closing|ms_swift"
     r"|openrlhf|own_tokens|slime|training))|server/test_(bodies|groups|server))",
 }

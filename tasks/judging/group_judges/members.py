@@ -1,18 +1,27 @@
 """The rollouts of a group as a judge is shown them: distinct responses in a random order; pure."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from oyer.config import rubric as rubrics
 from oyer.config.judge import JudgeConfig
+from oyer.config.rubrics.metadata import MissingMetadata, metadata_texts
 from oyer.config.rubrics.template import Responses, TranscriptPart
 from oyer.protocol.images import images_in
 from oyer.protocol.rollout import Message, Rollout
 from oyer.tasks.judging.group_judges.schedule import shuffled
 from oyer.tasks.judging.group_judges.wording import reply_format
-from oyer.tasks.judging.views import ShownRollout, ViewSettings, images_problem, selected
+from oyer.tasks.judging.views import (
+    ShownRollout,
+    ViewSettings,
+    images_problem,
+    numbered,
+    selected,
+    with_images,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +33,8 @@ class Shown:
     truncated: bool
     indices: tuple[int, ...] = ()
     """In the batch, ascending."""
+    images: tuple[str, ...] = ()
+    """The URLs of its images, if they are sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +45,8 @@ class Members:
     """One of them, for the prompt, the reference and the tools, which they share."""
     shown: Sequence[Shown]
     """Distinct responses, in the order shown."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """The texts for the rubric's placeholders of metadata, which they share."""
 
     @property
     def indices(self) -> list[int]:
@@ -48,6 +61,8 @@ class Members:
             [self.shown[position] for position in positions],
             scale=judge.scale,
             pairs=judge.compares_pairs,
+            settings=ViewSettings.of(judge),
+            metadata=self.metadata,
         )
 
 
@@ -58,22 +73,36 @@ def render_group(
     *,
     scale: tuple[float, float],
     pairs: bool,
+    settings: ViewSettings,
+    metadata: Mapping[str, str],
 ) -> list[Message]:
     """Render a rubric with responses of one group.
+
+    Images are behind the text, numbered within the prompt and within each response.
 
     Args:
         context: has their prompt, reference and tools.
     """
-    return rubrics.render(
+    prompt, images = context.prompt, []
+    if settings.images != "placeholder":
+        urls = enumerate(images_in(prompt), start=1)
+        images = [(f"Prompt: [image {number}]", url) for number, url in urls]
+        prompt = numbered(prompt)
+    for place, one in enumerate(shown, start=1):
+        urls = enumerate(one.images, start=1)
+        images += [(f"Response {place}: [image {number}]", url) for number, url in urls]
+    messages = rubrics.render(
         rubric,
-        prompt=context.prompt,
+        prompt=prompt,
         response=Responses([one.response for one in shown]),
         reference=context.reference,
         tools=context.tools,
         scale=scale,
         cut=any(one.truncated for one in shown),
         verdict=reply_format(rubric.language, pairs=pairs, n=len(shown), scale=scale),
+        metadata=metadata,
     )
+    return with_images(messages, images)
 
 
 def members_of(rollouts: Mapping[int, Rollout], judge: JudgeConfig, sample: int) -> Members:
@@ -86,20 +115,25 @@ def members_of(rollouts: Mapping[int, Rollout], judge: JudgeConfig, sample: int)
     by_text: dict[str, Shown] = {}
     for index in sorted(rollouts):
         shown = shown_of(rollouts[index].response, settings)
-        text = json.dumps(shown.response)
+        text = json.dumps([shown.response, shown.images] if shown.images else shown.response)
         known = by_text.get(text, shown)
         by_text[text] = replace(known, indices=(*known.indices, index))
     first = rollouts[min(rollouts)]
     order = shuffled(list(by_text), _salt(first, judge, sample))
     distinct = list(by_text.values())
-    return Members(first, [distinct[position] for position in order])
+    places = rubrics.parse(judge.rubric).metadata_places
+    metadata = metadata_texts(places, first.metadata)
+    return Members(first, [distinct[position] for position in order], metadata)
 
 
 def shown_of(response: str | Sequence[Message], settings: ViewSettings) -> Shown:
     """Return what a judge is shown of a response."""
+    images: tuple[str, ...] = ()
+    if settings.images != "placeholder":
+        images, response = tuple(images_in(response)), numbered(response)
     found, truncated = selected(response, settings)
     chars = len(found) if isinstance(found, str) else sum(len(part.text) for part in found)
-    return Shown(found, chars, truncated)
+    return Shown(found, chars, truncated, images=images)
 
 
 def why_not_comparable(rollouts: Sequence[Rollout], judge: JudgeConfig) -> str | None:
@@ -110,12 +144,36 @@ def why_not_comparable(rollouts: Sequence[Rollout], judge: JudgeConfig) -> str |
             f" tools, and the group judge {judge.name!r} compares responses to one prompt; give each"
             " prompt its own group_id"
         )
+    places = rubrics.parse(judge.rubric).metadata_places
+    try:
+        filled = [metadata_texts(places, rollout.metadata) for rollout in rollouts]
+    except MissingMetadata as error:
+        return str(error)
+    if different := [place for place in places if len({one[place] for one in filled}) > 1]:
+        return (
+            f"{different[0]}: differs within group {rollouts[0].group_id!r}, and the rubric of the"
+            f" group judge {judge.name!r} shows it once for all; give them the same value"
+        )
+    return _why_images_do_not_fit(rollouts, judge)
+
+
+def _why_images_do_not_fit(rollouts: Sequence[Rollout], judge: JudgeConfig) -> str | None:
+    """Return why the images of a group's largest request cannot be shown to a judge, or None."""
     settings = ViewSettings.of(judge)
-    for rollout in rollouts if settings.images == "reject" else ():
-        urls = [*images_in(rollout.prompt), *images_in(rollout.response)]
-        if problem := images_problem(urls, settings):
-            return problem
-    return None
+    if settings.images == "placeholder":
+        return None
+    prompt = [*images_in(rollouts[0].prompt)]
+    # Equal responses are shown once.
+    distinct = {json.dumps(one.response): [*images_in(one.response)] for one in rollouts}
+    counted: list[Sequence[list[str]]] = [list(distinct.values())]
+    of = "the group"
+    if judge.compares_pairs and settings.images == "send":
+        of = "a pair of the group"
+        counted = list(itertools.combinations(distinct.values(), 2))
+    problems = (
+        images_problem([*prompt, *itertools.chain(*some)], settings, of) for some in counted
+    )
+    return next((problem for problem in problems if problem), None)
 
 
 def _context(rollout: Rollout) -> tuple[Any, ...]:

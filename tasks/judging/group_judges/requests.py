@@ -144,6 +144,7 @@ def _request(
         key_fields=fields,
         special_reading=GroupReading(judge, len(positions)),
         responses=tuple(one.indices for one in shown),
+        metadata=members.metadata,
     )
 
 

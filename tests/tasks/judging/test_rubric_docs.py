@@ -43,6 +43,7 @@ def test_each_key_and_each_placeholder_has_a_row() -> None:
     assert {key for key, _ in rows("key |")} == set(_FrontMatter.model_fields)
     named = TEXT.split("| placeholder |", 1)[1].split("\n\n", 1)[0]
     assert set(re.findall(r"`\{(\w+)\}`", named)) == _KNOWN
+    assert "`{metadata.KEY}`" in named
 
 
 def test_both_tables_of_replies_are_there() -> None:

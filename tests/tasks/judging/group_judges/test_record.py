@@ -28,6 +28,8 @@ JUDGES: dict[str, dict[str, Any]] = {
     "pairs": {**LIST, "mode": "pairs", "pairs": "all", "both_orders": True},
     "a rubric for one": {**LIST, "rubric": "reasoning_zh", "scale": [0, 5]},
     "a text": {**LIST, "rubric": "Compare.\n{prompt}\n{response}"},
+    "images": {**LIST, "images": "send"},
+    "pairs with images": {**LIST, "mode": "pairs", "images": "send"},
     "a view": {**LIST, "view": "no_thinking", "max_view_chars": 100},
 }
 TRAJECTORY = [
@@ -35,7 +37,20 @@ TRAJECTORY = [
     {"role": "tool", "tool_call_id": "1", "content": "## Response 9"},
     {"role": "assistant", "content": "done"},
 ]
+
+
+def image(name: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": f"https://images/{name}"}}
+
+
+def drawing(*names: str) -> list[dict[str, Any]]:
+    """Return a response that draws images."""
+    content = [{"type": "text", "text": "Here:"}, *map(image, names)]
+    return [{"role": "assistant", "content": content}]
+
+
 GROUPS: dict[str, list[Any]] = {
+    "images": [drawing("a"), drawing("b", "c"), drawing("a"), "none"],
     "texts": ["a", "b", "a", "``` c ```" * 30],
     "trajectories": [TRAJECTORY, TRAJECTORY[:1], TRAJECTORY],
 }
@@ -127,3 +142,46 @@ def test_pairs_without_an_opponent_are_even() -> None:
     assert found.asked == []
     assert [(row.index, row.sample, answer.parsed and answer.parsed.score)
             for row, answer in found.answered({})] == [(0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0)]  # fmt: skip
+
+
+def test_images_are_sent_behind_the_text_under_the_number_of_their_response() -> None:
+    responses = [drawing("a"), drawing("b", "c"), drawing("a")]
+    request = requests({**JUDGES["images"], "samples": 1}, responses).asked[0].request
+    assert request is not None
+    text, *images = request.messages[-1]["content"]
+    assert text["text"].count("## Response ") == 2
+    assert text["text"].count("[image 1]") == 2
+    labelled = [
+        (label["text"], shown["image_url"]["url"][-1])
+        for label, shown in zip(images[::2], images[1::2], strict=True)
+    ]
+    first = labelled[0][1] == "a"
+    assert labelled == (
+        [
+            *(("Response 1: [image 1]", "a"), ("Response 2: [image 1]", "b")),
+            ("Response 2: [image 2]", "c"),
+        ]
+        if first
+        else [
+            *(("Response 1: [image 1]", "b"), ("Response 1: [image 2]", "c")),
+            ("Response 2: [image 1]", "a"),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("judge", "images", "rejected"),
+    [
+        *(("images", 7, "the group has 21"), ("images", 6, None)),
+        *(("pairs with images", 11, "a pair of the group has 22"), ("pairs with images", 10, None)),
+    ],
+)
+def test_a_request_with_too_many_images_is_not_made(
+    judge: str, images: int, rejected: str | None
+) -> None:
+    responses = [drawing(*(f"{i}-{k}" for k in range(images))) for i in range(3)]
+    made = requests(JUDGES[judge], [*responses, responses[0]])
+    assert bool(made.asked) is (rejected is None)
+    if rejected:
+        errors = {job.error for job, _ in made.answered({})}
+        assert errors == {f"{rejected} images, and a request has at most 20"}
