@@ -6,6 +6,7 @@ import typer
 
 from oyer.cli.db.backup import backup
 from oyer.cli.db.export import export
+from oyer.cli.db.partitions import partitions
 from oyer.cli.db.prune import prune
 from oyer.cli.db.sql import sql
 from oyer.cli.support import options
@@ -18,6 +19,7 @@ app = typer.Typer(
 
 app.command("sql")(sql)
 app.command("prune")(prune)
+app.command("partitions")(partitions)
 app.command("export")(export)
 app.command("backup")(backup)
 
