@@ -165,11 +165,14 @@ _BUSY = (
 
 
 def lock(conn: Connection) -> None:
-    """Lock all tables, in the order of writers, or fail after `LOCK_TIMEOUT_S`."""
+    """Lock all tables, and those that they refer to, or fail after `LOCK_TIMEOUT_S`.
+
+    `batches` is first, because every transaction of a worker reads it first: once this transaction has
+    that lock, no writer holds another. Foreign keys of partitions need the exclusive lock.
+    """
     conn.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
     conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
-    conn.execute(text("LOCK TABLE batches, texts IN SHARE ROW EXCLUSIVE MODE"))
-    names = ", ".join(table.name for table in part_tables())
+    names = ", ".join(["batches", "texts", *(table.name for table in part_tables())])
     conn.execute(text(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE"))
 
 
