@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, func, select, text
 
+from oyer.models.batch import Batch
 from oyer.models.partitions.catalog import (
     Month,
     locked,
@@ -33,7 +34,7 @@ def create_partitions(engine: Engine, ahead: int, now: datetime | None = None) -
     now = now or datetime.now(UTC)
     with locked(engine) as conn:
         plain = unpartitioned(conn)
-        made = _convert(conn, plain, Month.of(now + _MARGIN).later()) if plain else []
+        made = _convert(conn, plain, now) if plain else []
         last = Month.of(now).later(ahead)
         for table in part_tables():
             ends = [p.end for p in partitions(conn) if p.table == table.name and p.end is not None]
@@ -49,8 +50,10 @@ def create_partitions(engine: Engine, ahead: int, now: datetime | None = None) -
     return made
 
 
-def _convert(conn: Connection, tables: Sequence[str], end: Month) -> list[str]:
+def _convert(conn: Connection, tables: Sequence[str], now: datetime) -> list[str]:
     """Turn tables into the first partitions of new tables with their names."""
+    latest = conn.scalar(select(func.max(Batch.submitted_at)))
+    end = Month.of(max(now + _MARGIN, latest or now)).later()
     views = _dependent_views(conn, tables)
     made = [_convert_table(conn, table, end) for table in tables]
     for view, definition in views:

@@ -165,6 +165,13 @@ def test_a_time_without_a_partition_is_taken_and_gets_one_later(engine: Engine) 
     assert batches(engine) == ["long-ago", "next-year"]
 
 
+def test_rows_of_a_host_whose_clock_is_ahead_are_in_the_first_partition(engine: Engine) -> None:
+    record(engine, "ahead", LATER)
+    made = create_partitions(engine, 1, now=NOW)
+    assert {name for name in made if name.startswith("judgements")} == {"judgements_until_2027_04"}
+    assert batches(engine) == ["ahead"]
+
+
 def test_a_dropped_month_leaves_the_record_as_if_it_had_never_been(engine: Engine) -> None:
     create_partitions(engine, 3, now=NOW)
     record(engine, "kept", NOW + timedelta(days=31), run="kept")
