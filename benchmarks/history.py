@@ -5,6 +5,7 @@
     python benchmarks/history.py --sizes 1000000 10000000 --databases postgresql
     python benchmarks/history.py --url postgresql://postgres@/history --sizes 1000000 --prune
     python benchmarks/history.py --sizes 1000000 --pages             # each page of `oyer view`
+    python benchmarks/history.py --sizes 100000 --bytes              # bytes per judgement and table
 
 - `bulk_record.py` makes the rows; `record_reads.py` has the queries: the SQL blocks of README.md and
   docs/record.md, what users write by hand, and what workers and the command line run. Writes are
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from bulk_record import fill
 from common import Figure, print_table, report
 from history_pages import time_pages
+from record_bytes import print_bytes
 from record_reads import ad_hoc, documented, of_the_product, sample_of
 from sqlalchemy import Engine
 
@@ -139,6 +141,9 @@ def main() -> None:
     parser.add_argument(
         "--pages", action="store_true", help="time the pages of `oyer view` instead"
     )
+    parser.add_argument(
+        "--bytes", action="store_true", help="print the bytes of each table instead"
+    )
     options = parser.parse_args()
     with ExitStack() as stack:
         if options.url:
@@ -154,6 +159,9 @@ def main() -> None:
             elif options.pages:
                 fill(engine, max(options.sizes))
                 time_pages(engine)
+            elif options.bytes:
+                fill(engine, max(options.sizes))
+                print_bytes(database, engine)
             else:
                 measure(database, engine, options.sizes, options.rounds)
             engine.dispose()

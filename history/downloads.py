@@ -7,8 +7,8 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
+from oyer.history.files.writers import parquet_bytes
 from oyer.models.base import dump_json
-from oyer.protocol.errors import InvalidInput
 
 
 def file_of(rows: list[dict[str, Any]], kind: str) -> Response:
@@ -24,14 +24,7 @@ def file_of(rows: list[dict[str, Any]], kind: str) -> Response:
         return attached(out.getvalue(), "rollouts.csv")
     if kind != "parquet":
         raise HTTPException(404, "The formats are jsonl, csv and parquet.")
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise InvalidInput("parquet: needs pyarrow; pip install pyarrow") from error
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([{n: row.get(n) for n in names} for row in rows]), buffer)
-    return attached(buffer.getvalue(), "rollouts.parquet")
+    return attached(parquet_bytes(rows), "rollouts.parquet")
 
 
 def _cell(value: Any) -> Any:

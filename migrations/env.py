@@ -22,6 +22,10 @@ LOCK_KEY = 0x6F796572
 """The advisory lock that upgrades of one database share: `oyer` in ASCII."""
 
 
+_PARTITIONS = "SELECT relname FROM pg_class WHERE relispartition"
+"""Partitions, which `check` compares as part of their table (`oyer db partitions`)."""
+
+
 def next_number(
     _context: MigrationContext, _revision: Any, directives: list[MigrationScript]
 ) -> None:
@@ -36,8 +40,10 @@ def run(connection: Connection) -> None:
     sqlite = connection.dialect.name == "sqlite"
     if not sqlite:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
+    partitions = set() if sqlite else set(connection.scalars(text(_PARTITIONS)))
     context.configure(
         connection=connection,
+        include_name=lambda name, kind, _: kind != "table" or name not in partitions,
         target_metadata=Base.metadata,
         render_as_batch=sqlite,
         process_revision_directives=next_number,

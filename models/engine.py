@@ -90,19 +90,34 @@ def checkpoint(url: str) -> None:
 
 
 def copy_sqlite(engine: Engine, file: Path) -> None:
-    """Write a compact copy of a SQLite record to a new file.
+    """Write a compact copy of a SQLite record to a new file, and check it.
 
     Raises:
         sqlalchemy.exc.DBAPIError: reading or writing failed; no file is left.
+        OSError: the copy is damaged; no file is left.
     """
     part = file.with_name(f"{file.name}.part")
     part.unlink(missing_ok=True)
     try:
         with engine.connect().execution_options(sqlite_begin="") as connection:
             connection.exec_driver_sql("VACUUM INTO ?", (str(part),))
+        _check_copy(part)
         part.rename(file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _check_copy(file: Path) -> None:
+    """Write a copy through to the disk, and read all of it again."""
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())
+    with contextlib.closing(sqlite3.connect(file)) as copy:
+        try:
+            found = copy.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            found = str(error)
+    if found != "ok":
+        raise OSError(f"the copy is damaged: {found}; is the disk sound?")
 
 
 @contextlib.contextmanager
@@ -117,6 +132,14 @@ def redacted_url(url: str) -> str:
     parsed = _parsed(url)
     hidden = {key: "***" for key in parsed.query if "password" in key.lower()}
     return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
+
+
+def client_url(url: str) -> str:
+    """Return a PostgreSQL URL for `psql` and `pg_dump`, without a password."""
+    parsed = _parsed(url)
+    hidden = [key for key in parsed.query if "password" in key.lower()]
+    plain = parsed.difference_update_query(hidden).set(drivername="postgresql", password=None)
+    return plain.render_as_string(hide_password=False)
 
 
 def _parsed(url: str) -> URL:

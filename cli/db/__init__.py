@@ -1,20 +1,26 @@
-"""`oyer db`: manages the record: schema, roles, SQL, backup and pruning."""
+"""`oyer db`: manages the record: schema, roles, SQL, export, backup and pruning."""
 
 from typing import Annotated
 
 import typer
 
 from oyer.cli.db.backup import backup
+from oyer.cli.db.export import export
+from oyer.cli.db.partitions import partitions
 from oyer.cli.db.prune import prune
 from oyer.cli.db.sql import sql
 from oyer.cli.support import options
 from oyer.cli.support.output import console, print_json
 from oyer.protocol.errors import InvalidInput
 
-app = typer.Typer(no_args_is_help=True, help="Create, upgrade, read, prune and back up the record.")
+app = typer.Typer(
+    no_args_is_help=True, help="Create, upgrade, read, export, prune and back up the record."
+)
 
 app.command("sql")(sql)
 app.command("prune")(prune)
+app.command("partitions")(partitions)
+app.command("export")(export)
 app.command("backup")(backup)
 
 

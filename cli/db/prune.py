@@ -11,7 +11,9 @@ from oyer.cli.support.output import console, notes, print_json
 from oyer.protocol.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection, Engine
 
     from oyer.models.pruning.prune import Pruned, Selection
 
@@ -65,7 +67,7 @@ def prune(
 
     if older_than is None and not run:
         raise InvalidInput("select batches: --older-than 90d, --run NAME, or both")
-    before = None if older_than is None else datetime.now(UTC) - _age(older_than)
+    before = None if older_than is None else datetime.now(UTC) - age_of("--older-than", older_than)
     selection = Selection(before, tuple(run or ()), tuple(keep_run or ()))
     with existing(options.record_url(config, url)) as engine:
         found = _selected(engine, selection)
@@ -88,22 +90,38 @@ def _selected(engine: "Engine", selection: "Selection") -> "Pruned":
         InvalidInput: it names an unknown run.
     """
     from oyer.models.engine import reading
-    from oyer.models.pruning.prune import not_ended, selected, unknown_runs
+    from oyer.models.pruning.prune import not_ended, selected
 
     with reading(engine) as conn:
-        unknown = unknown_runs(conn, [*selection.runs, *selection.keep_runs])
-        if unknown:
-            raise InvalidInput(f"run {unknown[0]!r}: is not on record; `oyer batches list`")
+        check_runs(conn, [*selection.runs, *selection.keep_runs])
         found, kept = selected(conn, selection), not_ended(conn, selection)
     if kept:
         notes.print(f"{kept} batches have not ended and are kept", highlight=False)
     return found
 
 
-def _age(text: str) -> timedelta:
+def check_runs(conn: "Connection", names: "Sequence[str]") -> None:
+    """Check that runs are on record.
+
+    Raises:
+        InvalidInput: one is not.
+    """
+    from oyer.models.pruning.prune import unknown_runs
+
+    unknown = unknown_runs(conn, names)
+    if unknown:
+        raise InvalidInput(f"run {unknown[0]!r}: is not on record; `oyer batches list`")
+
+
+def age_of(option: str, text: str) -> timedelta:
+    """Return the age that an option gives, such as 90d, 12w or 36h.
+
+    Raises:
+        InvalidInput: it is not an age.
+    """
     match = re.fullmatch(r"(\d{1,5})([hdw])", text.strip())
     if match is None:
-        raise InvalidInput(f"--older-than {text!r}: is not an age; write 90d, 12w or 36h")
+        raise InvalidInput(f"{option} {text!r}: is not an age; write 90d, 12w or 36h")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 

@@ -194,17 +194,22 @@ def _delete_parts(conn: Connection, parts: Sequence[_Part]) -> None:
     """Delete rows in the order of their references, then the texts that no row refers to."""
     # Locked before the deletes, so that a chunk that is judged twice and this exclude each other.
     ended = [part.batch_id for part in parts if part.last]
-    locked = select(Batch.run_id).where(Batch.id.in_(ended)).with_for_update()
-    run_ids = set(conn.scalars(locked))
+    conn.execute(select(Batch.id).where(Batch.id.in_(ended)).with_for_update())
     hashes = _lock_and_read_hashes(conn, parts)
     for part in parts:
         for model in (Attempt, JudgementCriterion, Judgement, Reward, RolloutImage, Rollout):
             conn.execute(delete(model).where(part.rows_of(model)))
-    conn.execute(delete(BatchSubmission).where(BatchSubmission.batch_id.in_(ended)))
-    conn.execute(delete(HumanVerdict).where(HumanVerdict.batch_id.in_(ended)))
-    conn.execute(delete(Batch).where(Batch.id.in_(ended)))
-    conn.execute(delete(StepTotal).where(StepTotal.run_id.in_(run_ids), ~_step_has_batch()))
+    delete_batches(conn, ended)
     delete_unused(conn, hashes)
+
+
+def delete_batches(conn: Connection, ids: Sequence[str]) -> None:
+    """Delete batches without rollouts, and what belongs to them and to their steps."""
+    run_ids = set(conn.scalars(select(Batch.run_id).where(Batch.id.in_(ids)).with_for_update()))
+    conn.execute(delete(BatchSubmission).where(BatchSubmission.batch_id.in_(ids)))
+    conn.execute(delete(HumanVerdict).where(HumanVerdict.batch_id.in_(ids)))
+    conn.execute(delete(Batch).where(Batch.id.in_(ids)))
+    conn.execute(delete(StepTotal).where(StepTotal.run_id.in_(run_ids), ~_step_has_batch()))
 
 
 def _step_has_batch() -> ColumnElement[bool]:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     ARRAY,
     ColumnElement,
     Connection,
+    FromClause,
     Select,
     String,
     delete,
@@ -66,14 +67,14 @@ def hashes_in(
         for model, columns in HASHES.items():
             for row in conn.execute(select(*columns).where(conditions[model])):
                 hashes.update(value for value in row if value is not None)
-        hashes.update(conn.scalars(_turn_hashes(conn).where(conditions[Attempt])))
+        hashes.update(conn.scalars(turn_hashes(conn).where(conditions[Attempt])))
     return hashes
 
 
 def delete_unused(conn: Connection, hashes: set[str]) -> None:
     """Delete the texts that no row refers to; requires `lock_texts`."""
     columns = [each for columns in HASHES.values() for each in columns]
-    kept = set(conn.scalars(_turn_hashes(conn))) if hashes else set()
+    kept = set(conn.scalars(turn_hashes(conn))) if hashes else set()
     listed = _listed(conn, sorted(hashes - kept))
     # Scalar subqueries stop at the first row; one text may be referenced by every rollout.
     held = (
@@ -91,14 +92,19 @@ def _listed(conn: Connection, values: Sequence[str]) -> TableValuedAlias:
     return func.unnest(literal(values, ARRAY(String))).table_valued("value").render_derived()
 
 
-def _turn_hashes(conn: Connection) -> Select[tuple[str]]:
-    """Select the hashes of the messages that re-asks added to the first request's."""
+def turn_hashes(conn: Connection, attempts: FromClause = Attempt.__table__) -> Select[tuple[str]]:
+    """Select the hashes of the messages that re-asks added to the first request's.
+
+    Args:
+        attempts: the table `attempts`, or a part of it.
+    """
     found: ColumnElement[str]
+    turns = attempts.c.turns
     if conn.dialect.name == "sqlite":
-        added = func.json_each(Attempt.turns, "$.added").table_valued("value")
+        added = func.json_each(turns, "$.added").table_valued("value")
         found = func.json_extract(added.c.value, "$.content_hash")
     else:
-        added = func.jsonb_array_elements(Attempt.turns.op("->")("added")).table_valued("value")
+        added = func.jsonb_array_elements(turns.op("->")("added")).table_valued("value")
         found = added.c.value.op("->>")("content_hash")
-    joined = select(found).select_from(Attempt).join(added, text("true"))
-    return joined.where(Attempt.turns.is_not(None), found.is_not(None))
+    joined = select(found).select_from(attempts).join(added, text("true"))
+    return joined.where(turns.is_not(None), found.is_not(None))

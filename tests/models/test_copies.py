@@ -5,14 +5,17 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from oyer import migrations
 from oyer.models.engine import checkpoint, copy_sqlite, open_engine
-from oyer.models.writes import ensure_run_and_batch
+from oyer.models.writes import ensure_run_and_batch, record_chunk
 from tests.support.paths import ROOT
-from tests.support.record_rows import make_batch
+from tests.support.record_rows import make_batch, make_rollout
 
 KILLED = """
 import os, sys
@@ -53,3 +56,57 @@ def test_a_backup_is_whole_while_the_record_is_open(sqlite_url: str, tmp_path: P
     engine.dispose()
     assert batches(tmp_path / "copy.db") == 1
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_each_backup_has_whole_batches_while_a_worker_writes(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    migrations.upgrade(sqlite_url)
+    engine = open_engine(sqlite_url)
+    done, written = threading.Event(), threading.Semaphore(0)
+
+    def write() -> None:
+        while not done.is_set():
+            with engine.begin() as conn:
+                key = ensure_run_and_batch(conn, make_batch())
+                record_chunk(conn, key, rollouts=[make_rollout(i) for i in range(4)])
+            written.release()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    found = []
+    try:
+        for number in range(3):
+            assert written.acquire(timeout=60)
+            copy = tmp_path / f"copy-{number}.db"
+            copy_sqlite(engine, copy)
+            with closing(sqlite3.connect(copy)) as conn:
+                rollouts = conn.execute("SELECT count(*) FROM rollouts").fetchone()[0]
+            found.append((batches(copy), rollouts))
+    finally:
+        done.set()
+        writer.join(60)
+        engine.dispose()
+    assert all(rollouts == 4 * count for count, rollouts in found)
+    assert 0 < found[0][0] <= found[1][0] <= found[2][0]
+
+
+def test_a_damaged_copy_is_no_backup(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that loses what was written is found by reading the copy again."""
+    migrations.upgrade(sqlite_url)
+    engine = open_engine(sqlite_url)
+    with engine.begin() as conn:
+        key = ensure_run_and_batch(conn, make_batch())
+        record_chunk(conn, key, rollouts=[make_rollout(i) for i in range(400)])
+
+    def lose(descriptor: int) -> None:
+        size = os.fstat(descriptor).st_size
+        os.pwrite(descriptor, bytes(size - 8192), 8192)
+
+    monkeypatch.setattr(os, "fsync", lose)
+    with pytest.raises(OSError, match=r"the copy is damaged: .*; is the disk sound"):
+        copy_sqlite(engine, tmp_path / "copy.db")
+    engine.dispose()
+    assert not list(tmp_path.glob("copy.db*"))

@@ -1,4 +1,4 @@
-"""`oyer db prune` and `oyer db backup`."""
+"""`oyer db prune`, `backup`, `export` and `partitions`."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -102,10 +102,93 @@ def test_a_backup_has_the_whole_record_and_overwrites_no_file(
     copy = tmp_path / "copy.db"
     if not filled_url.startswith("sqlite"):
         assert (done.returncode, copy.exists()) == (1, False)
-        assert "pg_dump" in done.stderr
+        assert "`pg_dump --format=custom --file=copy.db 'postgresql://" in done.stderr
+        assert "`pg_restore --dbname=NEW_DATABASE copy.db`" in done.stderr
         return
     assert json.loads(done.stdout) == {"file": "copy.db", "bytes": copy.stat().st_size}
     assert batches(f"sqlite:///{copy}") == ALL
     again = oyer(*asked, cwd=tmp_path)
     assert again.returncode == 1
     assert "copy.db: exists" in again.stderr
+    lost = oyer("db", "backup", "no/copy.db", "--url", filled_url, cwd=tmp_path)
+    assert (lost.returncode, lost.stderr.count("\n")) == (1, 1)
+    assert "no/copy.db: its folder does not exist; create it" in lost.stderr
+
+
+def test_a_run_is_exported_to_a_folder_that_is_written_once(
+    filled_url: str, tmp_path: Path
+) -> None:
+    asked = ("db", "export", "run-old", "--to", "jsonl", "--url", filled_url)
+    done = oyer(*asked, "--out", "out/old", "--json", cwd=tmp_path)
+    answer = json.loads(done.stdout)
+    assert (answer["folder"], answer["rows"]["rollouts"]) == ("out/old", 4)
+    lines = (tmp_path / "out/old/judgements.jsonl").read_text().splitlines()
+    assert [json.loads(line)["score"] for line in lines] == [7.0] * 4
+    again = oyer(*asked, "--out", "out/old", cwd=tmp_path)
+    assert (again.returncode, again.stderr.count("\n")) == (1, 1)
+    assert "--out out/old: exists" in again.stderr
+    plain = oyer(*asked, cwd=tmp_path)
+    assert plain.stdout == "wrote run-old-export: 4 rollouts, 4 judgements\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fix"),
+    [
+        (["nobody", "--to", "jsonl"], "'nobody': is not on record; `oyer batches list`"),
+        (["run-old", "--to", "jsonl", "--out", "/proc/x/y"], "--out /proc/x/y: "),
+    ],
+)
+def test_an_invalid_export_is_refused_in_one_line(
+    arguments: list[str], fix: str, filled_url: str, tmp_path: Path
+) -> None:
+    done = oyer("db", "export", *arguments, "--url", filled_url, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert fix in done.stderr
+
+
+def test_an_unknown_format_names_the_known_ones(filled_url: str, tmp_path: Path) -> None:
+    done = oyer("db", "export", "run-old", "--to", "xlsx", "--url", filled_url, cwd=tmp_path)
+    assert done.returncode == 2
+    assert all(name in done.stderr for name in ("parquet", "jsonl", "duckdb"))
+
+
+def test_partitions_are_created_and_dropped_by_the_command(filled_url: str, tmp_path: Path) -> None:
+    asked = ("db", "partitions", "--url", filled_url)
+    if filled_url.startswith("sqlite"):
+        done = oyer(*asked, "--yes", cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "SQLite has no partitions; delete old batches by `oyer db prune" in done.stderr
+        return
+    refused = oyer(*asked, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "make the tables partitioned, while writers wait?" in refused.stderr
+    done = oyer(*asked, "--ahead", "2", "--yes", "--json", cwd=tmp_path)
+    answer = json.loads(done.stdout)
+    first = [name for name in answer["created"] if name.startswith("judgements_until_")]
+    assert (len(first), answer["dropped"]) == (1, [])
+    assert [one["to"] for one in answer["partitions"]][-1] is None
+    assert batches(filled_url) == ALL
+    shown = oyer(*asked, "--yes", cwd=tmp_path).stdout
+    assert shown.startswith("created")  # the third month ahead, as the default is 3
+    assert "all other times" in shown
+    kept = oyer(*asked, "--drop-older-than", "0h", "--yes", "--json", cwd=tmp_path)
+    assert (kept.returncode, json.loads(kept.stdout)["dropped"]) == (0, [])
+    assert batches(filled_url) == ALL
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fix"),
+    [
+        (["--drop-older-than", "soon"], "--drop-older-than 'soon': is not an age; write 90d"),
+        (["--keep-run", "run-old"], "add --drop-older-than"),
+        (["--drop-older-than", "1d", "--keep-run", "nobody"], "'nobody': is not on record"),
+    ],
+)
+def test_invalid_partitions_are_refused_in_one_line(
+    arguments: list[str], fix: str, filled_url: str, tmp_path: Path
+) -> None:
+    if filled_url.startswith("sqlite") and "nobody" in arguments:
+        fix = "SQLite has no partitions"  # which is found first
+    done = oyer("db", "partitions", *arguments, "--yes", "--url", filled_url, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert fix in done.stderr

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Connection, Engine, MetaData, text
+from sqlalchemy import Connection, Engine, text
 
-from oyer.models import Attempt, Base, Judgement, Reward, Rollout
+from oyer import migrations
+from oyer.models import Attempt, Judgement, Reward, Rollout
 from oyer.models.engine import open_engine
+from oyer.models.partitions.create import create_partitions
 from oyer.models.queries import judgements_of, list_batches, rewards_of, scored_by_request, usage_of
 from oyer.models.rows import BatchKey
 from oyer.models.writes import ensure_run_and_batch, record_chunk, record_rewards
@@ -23,28 +25,16 @@ from tests.support.record_rows import (
 
 GROWING = [model.__tablename__ for model in (Attempt, Judgement, Reward, Rollout)]
 
-
-MONTHS = ("03", "04")
+MONTHS = ("until_2026_04", "2026_04")
+"""Partitions of the tables of a record that is partitioned in March."""
 
 
 @pytest.fixture
 def partitioned(postgres_url: str) -> Iterator[Engine]:
-    """The models' own tables, with the growing ones partitioned by month."""
-    metadata = MetaData()
-    for table in Base.metadata.sorted_tables:
-        copy = table.to_metadata(metadata)
-        if table.name in GROWING:
-            copy.dialect_options["postgresql"]["partition_by"] = "RANGE (submitted_at)"
+    """A record that `oyer db partitions` made partitioned in March."""
+    migrations.upgrade(postgres_url)
     engine = open_engine(postgres_url)
-    with engine.begin() as conn:
-        metadata.create_all(conn)
-        for table_name in GROWING:
-            for month in MONTHS:
-                bounds = f"FROM ('2026-{month}-01Z') TO ('2026-{int(month) + 1:02}-01Z')"
-                name = f"{table_name}_2026_{month}"
-                conn.execute(
-                    text(f"CREATE TABLE {name} PARTITION OF {table_name} FOR VALUES {bounds}")
-                )
+    create_partitions(engine, 2, now=START - timedelta(days=10))
     yield engine
     engine.dispose()
 
@@ -78,7 +68,7 @@ def test_partitioned_tables_take_the_same_writes_and_reads(partitioned: Engine) 
         assert [row["counts"] for row in list_batches(conn)] == [{"scored": 4}] * 2
         for table in GROWING:
             for month in MONTHS:
-                rows = conn.scalar(text(f"SELECT count(*) FROM {table}_2026_{month}"))
+                rows = conn.scalar(text(f"SELECT count(*) FROM {table}_{month}"))
                 assert (table, month, rows) == (table, month, 4)
 
 
@@ -89,9 +79,7 @@ def test_a_batch_is_read_from_its_own_partition_only(partitioned: Engine) -> Non
         return judgements_of(conn, march.batch_id)
 
     steps = plan_of(partitioned, read, "EXPLAIN (ANALYZE, COSTS OFF)").splitlines()
-    run = {
-        month: [step for step in steps if f"on judgements_2026_{month}" in step] for month in MONTHS
-    }
+    run = {month: [step for step in steps if f"on judgements_{month}" in step] for month in MONTHS}
     assert [len(found) for found in run.values()] == [1, 1]
-    assert "never executed" in run["04"][0]
-    assert "never executed" not in run["03"][0]
+    assert "never executed" in run["2026_04"][0]
+    assert "never executed" not in run["until_2026_04"][0]

@@ -1,0 +1,186 @@
+"""Reads which partitions exist, and takes the locks that changing them needs."""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import psycopg
+from sqlalchemy import Connection, Engine, Table, text
+from sqlalchemy.exc import DBAPIError
+
+from oyer.models.base import Base, BatchPart
+
+LOCK_KEY = 0x6F796572
+"""The advisory lock of upgrades (`migrations/env.py`), which excludes changes to partitions."""
+
+LOCK_TIMEOUT_S = 5
+"""Longest wait for the tables' locks in s; writers queue behind a waiting one."""
+
+LOCK_TRIES = 12
+"""Attempts to get the locks, one `LOCK_PAUSE_S` apart."""
+
+LOCK_PAUSE_S = 1.0
+
+_WRITTEN_FIRST = ("rollouts", "rollout_images", "judgements", "criteria", "attempts", "rewards")
+"""The order in which writers lock the tables (`models/writes.py`); another one could deadlock."""
+
+DETACHED = "Detached by `oyer db partitions`, which deletes it."
+"""The comment of a detached partition; other tables with such a name are not ours."""
+
+_BOUNDS = re.compile(r"FOR VALUES FROM \((MINVALUE|'[^']+')\) TO \('([^']+)'\)")
+
+_NAME = re.compile(r"(until_)?(\d{4})_(\d{2})")
+
+
+class Month(NamedTuple):
+    """A calendar month in UTC."""
+
+    year: int
+    number: int
+    """1 to 12."""
+
+    @classmethod
+    def of(cls, moment: datetime) -> "Month":
+        """Return the month that holds a time."""
+        utc = moment.astimezone(UTC)
+        return cls(utc.year, utc.month)
+
+    @property
+    def start(self) -> datetime:
+        """The first moment of the month."""
+        return datetime(self.year, self.number, 1, tzinfo=UTC)
+
+    def later(self, months: int = 1) -> "Month":
+        """Return the month that follows after `months`."""
+        years, index = divmod(self.year * 12 + self.number - 1 + months, 12)
+        return Month(years, index + 1)
+
+    def __str__(self) -> str:
+        return f"{self.year:04}_{self.number:02}"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition of one table for the rows from `start`, inclusive, to `end`."""
+
+    table: str
+    name: str
+    start: datetime | None
+    """None: from the beginning."""
+    end: datetime | None
+    """None for the default partition, which holds all times without a partition."""
+    size_bytes: int = 0
+
+
+def part_tables() -> list[Table]:
+    """Return the tables to partition, in the order in which writers lock them."""
+    found = {
+        str(mapper.local_table.name)  # type: ignore[attr-defined]
+        for mapper in Base.registry.mappers
+        if issubclass(mapper.class_, BatchPart)
+    }
+    names = [*_WRITTEN_FIRST, *sorted(found - set(_WRITTEN_FIRST))]
+    return [Base.metadata.tables[name] for name in names]
+
+
+def unpartitioned(conn: Connection) -> list[str]:
+    """Return the tables that are not partitioned."""
+    query = text("SELECT relkind FROM pg_class WHERE oid = CAST(:name AS regclass)")
+    return [t.name for t in part_tables() if conn.scalar(query, {"name": t.name}) != "p"]
+
+
+def partitions(conn: Connection) -> list[Partition]:
+    """Return the partitions of all tables, oldest first, the default ones last."""
+    conn.execute(text("SET LOCAL TimeZone = 'UTC'"))  # for the times in the bounds
+    rows = conn.execute(
+        text(
+            "SELECT parent.relname, child.relname, pg_get_expr(child.relpartbound, child.oid),"
+            " pg_total_relation_size(child.oid) FROM pg_inherits"
+            " JOIN pg_class AS child ON child.oid = inhrelid"
+            " JOIN pg_class AS parent ON parent.oid = inhparent"
+            " WHERE parent.relnamespace = CAST(current_schema() AS regnamespace)"
+            " AND parent.relname = ANY(:tables)"
+        ),
+        {"tables": [table.name for table in part_tables()]},
+    )
+    found = [Partition(row[0], row[1], *_bounds(row[2]), size_bytes=row[3]) for row in rows]
+    last = datetime.max.replace(tzinfo=UTC)
+    return sorted(found, key=lambda one: (one.end or last, one.table))
+
+
+def detached(conn: Connection) -> list[Partition]:
+    """Return the partitions that an interrupted drop has detached, but not deleted."""
+    found = []
+    names = conn.scalars(
+        text(
+            "SELECT relname FROM pg_class WHERE relkind = 'r' AND NOT relispartition"
+            " AND relnamespace = CAST(current_schema() AS regnamespace)"
+            " AND obj_description(oid, 'pg_class') = :mark"
+        ),
+        {"mark": DETACHED},
+    ).all()
+    for table in part_tables():
+        for name in names:
+            matched = _NAME.fullmatch(name.removeprefix(f"{table.name}_"))
+            if name.startswith(f"{table.name}_") and matched:
+                month = Month(int(matched[2]), int(matched[3]))
+                start, end = (None, month) if matched[1] else (month.start, month.later())
+                found.append(Partition(table.name, name, start, end.start))
+    return found
+
+
+@contextmanager
+def locked(engine: Engine) -> Iterator[Connection]:
+    """Begin a transaction that holds the exclusive locks of all tables that have partitions.
+
+    Raises:
+        TimeoutError: other transactions hold a lock for long.
+    """
+    with engine.connect() as conn:
+        for number in range(LOCK_TRIES):
+            transaction = conn.begin()
+            try:
+                lock(conn)
+                break
+            except DBAPIError as error:
+                transaction.rollback()
+                busy = psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected
+                if not isinstance(error.orig, busy):
+                    raise
+                if number == LOCK_TRIES - 1:
+                    raise TimeoutError(_BUSY) from error
+                time.sleep(LOCK_PAUSE_S)
+        with transaction:
+            yield conn
+
+
+_BUSY = (
+    "a transaction holds the record's tables for long, such as a query of minutes or a prune; try"
+    " again when it has ended (SELECT pid, query FROM pg_stat_activity shows it)"
+)
+
+
+def lock(conn: Connection) -> None:
+    """Lock all tables, and those that they refer to, or fail after `LOCK_TIMEOUT_S`.
+
+    `batches` is first, because every transaction of a worker reads it first: once this transaction has
+    that lock, no writer holds another. Foreign keys of partitions need the exclusive lock.
+    """
+    conn.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
+    conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
+    names = ", ".join(["batches", "texts", *(table.name for table in part_tables())])
+    conn.execute(text(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE"))
+
+
+def _bounds(bound: str) -> tuple[datetime | None, datetime | None]:
+    """Return start and end of a partition, from its definition in UTC."""
+    if bound == "DEFAULT":
+        return None, None
+    found = _BOUNDS.fullmatch(bound)
+    assert found is not None, bound
+    start = None if found[1] == "MINVALUE" else datetime.fromisoformat(found[1].strip("'"))
+    return start, datetime.fromisoformat(found[2])
