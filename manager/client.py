@@ -147,7 +147,7 @@ class RewardManager:
             sizes_bytes=sizes_bytes,
         )
         backend(*self._broker).submit(prepared, self.config.broker.max_backlog_bytes)
-        return RewardFuture.of(prepared, self.config, self._broker)
+        return RewardFuture.of(prepared, self.config, self._broker, rollouts)
 
     def score(self, rollout: Rollout, **options: Unpack[ScoreOptions]) -> Pending[Score]:
         """Submit one rollout as soon as it is generated; await its score, or wait for it.

@@ -6,10 +6,11 @@ from the database. If some are missing there as well, the batch fails, and its t
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from celery.utils.log import get_logger
 
 from oyer.config.plan import Plan
@@ -101,7 +102,18 @@ def combine(
     recorded = _recorded(context, manifest, plan, inputs.columns, result, status, why)
     retry_storage(context.batches.discard, manifest)
     _log_end(manifest, recorded)
-    return recorded
+    return with_observations(recorded, judged.values())
+
+
+def with_observations(result: BatchResult, judged: Collection[JudgeResult]) -> BatchResult:
+    """Add what the trainer's metrics and samples show and the record derives from judgements."""
+    latencies_ms = [latency for part in judged for latency in part.latencies_ms]
+    quantiles = np.percentile(latencies_ms, (50, 95)).tolist() if latencies_ms else ()
+    return replace(
+        result,
+        judge_latency_ms=dict(zip(("p50", "p95"), quantiles, strict=False)),
+        reasons={row: text for part in judged for row, text in part.reasons.items()},
+    )
 
 
 def _recorded_results(

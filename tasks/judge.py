@@ -4,22 +4,20 @@ A failed call becomes a verdict with a status, never an exception, so that one b
 leave a chord unfinished. No HTTP call runs inside a database transaction.
 """
 
-import contextlib
 import gc
-import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import gevent
 from gevent.monkey import is_module_patched
-from redis import RedisError
 
 from oyer.config.plan import Plan
 from oyer.config.reward import JudgeConfig, Price
 from oyer.models import queries
 from oyer.models.rows import JudgementRow, StoredJudgement
 from oyer.protocol.batch import Manifest
+from oyer.protocol.batch_result import sampled_rows
 from oyer.protocol.errors import OyerError
 from oyer.protocol.partial_results import JudgeResult
 from oyer.protocol.rollout import Rollout
@@ -44,7 +42,9 @@ from oyer.tasks.judging.judgements import (
     key_of,
     settled_rows,
     verdicts_on,
+    with_observations,
 )
+from oyer.tasks.judging.progress import Progress
 from oyer.tasks.judging.request_record import changed_on_record, messages_text
 from oyer.tasks.judging.requests import JudgementKey, JudgeRequest, RequestContext, decided_score
 from oyer.tasks.judging.resolver import Resolver
@@ -53,9 +53,6 @@ from oyer.tasks.worker.context import WorkerContext
 from oyer.tasks.worker.open_files import check_calls_fit, raise_limit
 from oyer.tasks.worker.shutdown import HandedBack
 from oyer.tasks.worker.storage_retry import retry_storage
-
-_REPORT_S = 0.5
-"""Minimum time between two progress reports of a chunk, in seconds."""
 
 _GC_ALLOCATIONS = 5_000
 """Allocations between garbage collections, about 50 calls' worth; Python's default is 700."""
@@ -142,7 +139,9 @@ class _Chunk:
     def judge(self) -> JudgeResult:
         """Return a verdict for each rollout and judge."""
         self.rows.update(self._recorded())
-        progress = _Progress(self.context, self.manifest, self.number, self.plan, len(self.rows))
+        progress = Progress(
+            self.context.batches, self.manifest, self.number, self.plan, len(self.rows)
+        )
         self._judge(self.plan.judges, list(self.indices), progress)
         verdicts = {
             judge.name: verdicts_on(self.rows, judge, self.indices) for judge in self.plan.judges
@@ -153,10 +152,12 @@ class _Chunk:
                     judge.substitute, verdicts[judge.name], progress
                 )
         progress.report(len(self.rollouts) * len(self.plan.judges))
-        return judge_result(self.number, verdicts)
+        sample = sampled_rows(self.manifest.batch_id, self.manifest.size)
+        found = judge_result(self.number, verdicts)
+        return with_observations(found, self.rows, self.plan.judges, sample)
 
     def _with_fallback(
-        self, substitute: JudgeConfig, verdicts: dict[int, Verdict], progress: "_Progress"
+        self, substitute: JudgeConfig, verdicts: dict[int, Verdict], progress: Progress
     ) -> dict[int, Verdict]:
         """Let the fallback judge the groups on which a judge failed."""
         groups = groups_to_fall_back(self.groups, verdicts)
@@ -181,7 +182,7 @@ class _Chunk:
         return settled_rows(rows)
 
     def _judge(
-        self, judges: Sequence[JudgeConfig], indices: Sequence[int], progress: "_Progress"
+        self, judges: Sequence[JudgeConfig], indices: Sequence[int], progress: Progress
     ) -> None:
         """Judge and record what is not recorded yet."""
         rollouts = {index: self.rollouts[index - self.start] for index in indices}
@@ -264,40 +265,8 @@ def _resolver(
     )
 
 
-class _Progress:
-    """Counts a chunk's judgements and reports its progress to Redis."""
-
-    def __init__(
-        self, context: WorkerContext, manifest: Manifest, chunk: int, plan: Plan, judgements: int
-    ) -> None:
-        self._batches = context.batches
-        self._where = (manifest.batch_id, chunk)
-        calls = sum(judge.samples * judge.criteria_calls for judge in plan.judges)
-        self._samples = calls / max(1, len(plan.judges))
-        # A group judge that compares pairs makes more calls than it gives verdicts.
-        self._verdicts = manifest.chunks[chunk][1] * len(plan.judges)
-        self._judgements = judgements
-        self._reported_at = 0.0 if judgements else time.monotonic()
-        self.add(0)
-
-    def add(self, judgements: int = 1) -> None:
-        """Count judgements; report at most every `_REPORT_S`."""
-        self._judgements += judgements
-        now = time.monotonic()
-        if now - self._reported_at > _REPORT_S:
-            self._reported_at = now
-            done = int(self._judgements / self._samples) if self._samples else 0
-            self.report(done)
-
-    def report(self, verdicts: int) -> None:
-        """Write the number of verdicts, at most the chunk's; skip it if Redis is down."""
-        verdicts = min(verdicts, self._verdicts)
-        with contextlib.suppress(RedisError):
-            self._batches.report(*self._where, verdicts)
-
-
 def _ask(
-    requests: Sequence[JudgeRequest], resolver: Resolver, progress: _Progress, load: ChunkLoad
+    requests: Sequence[JudgeRequest], resolver: Resolver, progress: Progress, load: ChunkLoad
 ) -> dict[JudgementKey, Answer]:
     """Answer each request on its own greenlet; identical requests share one."""
     sharing: dict[str, list[JudgeRequest]] = {}
