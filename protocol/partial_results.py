@@ -43,7 +43,11 @@ class JudgeResult:
             "scores": self.scores,
             "statuses": self.statuses,
             # Earlier releases refuse a key that they do not know, and ignore what is in this one.
-            "usage": {"latencies_ms": self.latencies_ms, "reasons": self.reasons},
+            "usage": {
+                name: value
+                for name, value in (("latencies_ms", self.latencies_ms), ("reasons", self.reasons))
+                if value
+            },
             "errors": self.errors,
             # Left out if empty, for the same reason.
             **({"criteria": self.criteria} if self.criteria else {}),

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import wandb
-from conftest import batch_of
 from wandb.proto import wandb_internal_pb2
 
 from oyer.manager import InvalidInput, RewardBatch, tracking
+from tests.trackers.batches import batch_of
 
 HEADER_BYTES, BLOCK_BYTES = 7, 32_768
 """Of W&B's file, a log of LevelDB: of the file and of each part of a record, and of a block."""
