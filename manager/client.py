@@ -28,6 +28,7 @@ from oyer.protocol.batch import TRAINING_SPLITS, Priority, default_priority
 from oyer.protocol.content import images_as_text
 from oyer.protocol.errors import BatchCancelled, InvalidConfig, InvalidInput
 from oyer.protocol.rollout import Message, Rollout
+from oyer.telemetry import tracing
 
 
 class RewardManager:
@@ -48,6 +49,7 @@ class RewardManager:
             raise InvalidConfig(
                 "`judges` and `length` are both empty; configure at least one of them"
             )
+        tracing.start(self.config.tracing, "oyer-trainer")
         self._embedded: local.EmbeddedBackend | None = None
         self._origin: RewardManager | None = None
         url = self.config.broker.url or state.running_broker()

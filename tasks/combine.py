@@ -39,6 +39,7 @@ from oyer.tasks.rewards.compose import (
 from oyer.tasks.rewards.length_columns import length_statuses
 from oyer.tasks.worker.context import WorkerContext
 from oyer.tasks.worker.storage_retry import retry_storage
+from oyer.telemetry import tracing
 
 log = get_logger(__name__)
 
@@ -88,6 +89,19 @@ def combine(
     length: LengthResult,
 ) -> BatchResult:
     """Compose a batch's rewards, record them, and delete its payloads."""
+    labels = {**manifest.labels, "rollouts": manifest.size}
+    with tracing.span("oyer.combine", "consumer", labels):
+        return _combined(context, manifest, plan, inputs, judged, length)
+
+
+def _combined(
+    context: WorkerContext,
+    manifest: Manifest,
+    plan: Plan,
+    inputs: RewardInputs,
+    judged: Mapping[int, JudgeResult],
+    length: LengthResult,
+) -> BatchResult:
     batch_id = manifest.batch_id
     status, why = retry_storage(context.batches.ending, batch_id) or ("finished", None)
     result = batch_result(

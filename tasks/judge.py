@@ -48,11 +48,13 @@ from oyer.tasks.judging.progress import Progress
 from oyer.tasks.judging.request_record import changed_on_record, messages_text
 from oyer.tasks.judging.requests import JudgementKey, JudgeRequest, RequestContext, decided_score
 from oyer.tasks.judging.resolver import Resolver
+from oyer.tasks.monitoring.judge_spans import record_spans
 from oyer.tasks.record import check_schema, record_chunk, record_submission
 from oyer.tasks.worker.context import WorkerContext
 from oyer.tasks.worker.open_files import check_calls_fit, raise_limit
 from oyer.tasks.worker.shutdown import HandedBack
 from oyer.tasks.worker.storage_retry import retry_storage
+from oyer.telemetry import tracing
 
 _GC_ALLOCATIONS = 5_000
 """Allocations between garbage collections, about 50 calls' worth; Python's default is 700."""
@@ -102,7 +104,9 @@ def judged_chunk(
     load: ChunkLoad | None,
 ) -> JudgeResult:
     """Judge one chunk of rollouts and record it; see `judge_chunk`."""
-    return _Chunk(context, manifest, plan, chunk, rollouts, load or ChunkLoad()).judge()
+    labels = {**manifest.labels, "chunk": chunk, "rollouts": len(rollouts)}
+    with tracing.span("oyer.judge", "consumer", labels):
+        return _Chunk(context, manifest, plan, chunk, rollouts, load or ChunkLoad()).judge()
 
 
 class _Chunk:
@@ -216,6 +220,9 @@ class _Chunk:
             price = self.context.judging.price(request.judge)
             judgements.append(self._row(request, answer, price))
             attempts += attempt_rows(request, answer, price=price)
+        if tracing.tracer() is not None:
+            judged = [(*one, row) for one, row in zip(answered, judgements, strict=True)]
+            record_spans(judged, self.context.config.endpoints)
         written = record_chunk(
             self.context, self.manifest, self.number, self.rollouts, judges, judgements, attempts
         )
