@@ -11,6 +11,7 @@ QUICK := tests/config tests/protocol tests/tasks/parsing tests/tasks/lengths tes
 	tests/tasks/judging tests/test_docs.py \
 	"tests/integration/test_main_job.py::test_rewards_come_back_in_the_order_submitted[sqlite]"
 SERVERS := .venv-servers
+TRACKERS := .venv-trackers
 
 .DEFAULT_GOAL := help
 
@@ -51,6 +52,15 @@ $(TRAINERS)/.ready: tests/trainers/requirements.txt tests/trainers/constraints.t
 
 test-trainers: $(READY) $(TRAINERS)/.ready ## Run the adapters in TRL, verl, OpenRLHF, ms-swift and others (3.8 GB with .venv; 11 minutes from nothing)
 	$(TRAINERS)/bin/python -m pytest -c tests/trainers/pytest.ini tests/trainers
+
+$(TRACKERS)/.ready: tests/trackers/requirements.txt tests/trackers/constraints.txt
+	$(PYTHON) -m venv $(TRACKERS)
+	$(TRACKERS)/bin/python -m pip install --quiet -c tests/trackers/constraints.txt -r tests/trackers/requirements.txt
+	$(TRACKERS)/bin/python -m pip install --quiet --no-deps -e .
+	@touch $@
+
+test-trackers: $(TRACKERS)/.ready ## Log to W&B, MLflow, TensorBoard and Trackio, offline (0.5 GB; 2 minutes from nothing)
+	$(TRACKERS)/bin/python -m pytest -c tests/trackers/pytest.ini tests/trackers
 
 $(SERVERS)/.ready: tests/real_servers/requirements.txt tests/real_servers/constraints.txt
 	$(PYTHON) -m venv $(SERVERS)
@@ -135,4 +145,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(DEMO_READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-browser screenshots test-real-servers check audit fix docs bench bench-overlap bench-fairness bench-all bench-compare bench-record bench-scale migration up
+.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-trackers test-browser screenshots test-real-servers check audit fix docs bench bench-overlap bench-fairness bench-all bench-compare bench-record bench-scale migration up

@@ -164,6 +164,9 @@ class RewardConfig(Section):
     run_weights: dict[str, Annotated[float, Field(ge=0.001, le=1000)]] = Field(default_factory=dict)
     """Share of a run in each endpoint's calls while other runs wait as well, relative to theirs, by name
     of the run; 1 for every other run. Only the workers use it."""
+    tracing: Annotated[Literal["off", "spans", "texts"], BeforeValidator(_off)] = "off"
+    """OpenTelemetry traces of this process: `off`, `spans`, or `texts` to add prompts, responses and
+    replies. The collector is named by the standard variables, e.g. `OTEL_EXPORTER_OTLP_ENDPOINT`."""
     tokenizer: str | None = None
     """Hugging Face name or folder; counts tokens where `response_tokens` is left out."""
     deadline_s: float = Field(default=3600.0, gt=0, le=MAX_TIME_S)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oyer.config.reward import RewardRules
+from oyer.manager.tracking.metrics import PREFIX, batch_metrics
 from oyer.protocol.batch_result import (
     BatchResult,
     CriteriaOfRow,
@@ -16,6 +17,7 @@ from oyer.protocol.batch_result import (
     split_recorded,
 )
 from oyer.protocol.errors import BatchCancelled, JudgeOutage, MissingScores
+from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import NOT_CALLED, SETTLED
 
 Float32s = NDArray[np.float32]
@@ -79,6 +81,14 @@ class RewardBatch:
     turn_scores: list[list[float | None]] = field(default_factory=list)
     """For each rollout, the score after each of its turns by the judge with `view: each_turn`; None where
     missing, and empty without such a judge. `oyer.manager.credit` spreads them to tokens."""
+    judge_latency_ms: dict[str, float] = field(default_factory=dict)
+    """`p50` and `p95` of the judgements that were called for, in ms; empty if there was no call."""
+    reasons: dict[int, str] = field(default_factory=dict)
+    """By row, what the judges replied, for a random sample of at most 64 rollouts."""
+    rollouts: Sequence[Rollout] = field(default=(), repr=False)
+    """As submitted, `[N]`; empty if another process submitted them."""
+    trainer_wait_s: float | None = None
+    """How long `RewardFuture.result` or `await` waited, in seconds; None if neither did."""
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -128,7 +138,23 @@ class RewardBatch:
             groups=outcome.groups,
             criteria=outcome.criteria,
             turn_scores=outcome.turn_scores,
+            judge_latency_ms=outcome.judge_latency_ms,
+            reasons=outcome.reasons,
         )
+
+    def metrics(self, prefix: str = PREFIX) -> dict[str, float]:
+        """Return the batch's metrics by name, all finite; what is unknown is left out.
+
+        `reward_mean` and `reward_std` of trainable rollouts; `judge_score`; `missing`, the share of
+        rollouts without a reward to train on, and `missing/<status>` of each failure; each component's
+        mean and the share `<component>_present`; `zero_spread_groups`, the share of groups with equal
+        rewards; `rollouts`, `calls`, `prompt_tokens`, `completion_tokens`, `cost_usd`;
+        `judge_latency_p50_s` and `…_p95_s`; `trainer_wait_s`. All of them in docs/tracking.md.
+
+        Args:
+            prefix: of all names.
+        """
+        return batch_metrics(self, prefix)
 
     @property
     def component_means(self) -> dict[str, Float32s]:

@@ -28,6 +28,7 @@ from oyer.protocol.batch import TRAINING_SPLITS, Priority, default_priority
 from oyer.protocol.content import images_as_text
 from oyer.protocol.errors import BatchCancelled, InvalidConfig, InvalidInput
 from oyer.protocol.rollout import Message, Rollout
+from oyer.telemetry import tracing
 
 
 class RewardManager:
@@ -48,6 +49,7 @@ class RewardManager:
             raise InvalidConfig(
                 "`judges` and `length` are both empty; configure at least one of them"
             )
+        tracing.start(self.config.tracing, "oyer-trainer")
         self._embedded: local.EmbeddedBackend | None = None
         self._origin: RewardManager | None = None
         url = self.config.broker.url or state.running_broker()
@@ -147,7 +149,7 @@ class RewardManager:
             sizes_bytes=sizes_bytes,
         )
         backend(*self._broker).submit(prepared, self.config.broker.max_backlog_bytes)
-        return RewardFuture.of(prepared, self.config, self._broker)
+        return RewardFuture.of(prepared, self.config, self._broker, rollouts)
 
     def score(self, rollout: Rollout, **options: Unpack[ScoreOptions]) -> Pending[Score]:
         """Submit one rollout as soon as it is generated; await its score, or wait for it.

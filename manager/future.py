@@ -11,29 +11,25 @@ import contextlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from oyer.config.reward import RewardConfig, RewardRules, SigningConfig
 from oyer.manager.backend.connection import Broker, backend
 from oyer.manager.backend.poller import poller
 from oyer.manager.backend.prepare import PreparedBatch
+from oyer.manager.backend.recovery import cause_of, is_final
 from oyer.manager.batch import RewardBatch, failure_of
 from oyer.protocol.errors import (
     BackendUnavailable,
     BatchCancelled,
     BatchFailed,
-    BatchLost,
-    InvalidConfig,
     InvalidInput,
-    InvalidLengthCall,
     MessageRefused,
 )
-
-_FINAL = tuple(
-    kind.__name__ for kind in (BatchLost, InvalidConfig, InvalidLengthCall, MessageRefused)
-)
-"""Errors that every further submission would raise again."""
+from oyer.protocol.rollout import Rollout
 
 _TICKET_PREFIX = "oyer1."
 
@@ -64,6 +60,7 @@ class RewardFuture:
         broker: Broker,
         stall_timeout_s: float,
         prepared: PreparedBatch | None = None,
+        rollouts: Sequence[Rollout] = (),
     ) -> None:
         self.batch_id = batch_id
         self.stall_timeout_s = stall_timeout_s
@@ -71,13 +68,26 @@ class RewardFuture:
         self._rules = rules
         self._broker = broker
         self._prepared = prepared
+        self._rollouts = rollouts
+        self._waited_s = 0.0
+        self._awaited: RewardBatch | None = None
         self._pid = 0
         self._inner: concurrent.futures.Future[RewardBatch] = concurrent.futures.Future()
         self._watch()
 
     @classmethod
-    def of(cls, prepared: PreparedBatch, config: RewardConfig, broker: Broker) -> "RewardFuture":
-        """Return the future of a batch that this process has submitted."""
+    def of(
+        cls,
+        prepared: PreparedBatch,
+        config: RewardConfig,
+        broker: Broker,
+        rollouts: Sequence[Rollout] = (),
+    ) -> "RewardFuture":
+        """Return the future of a batch that this process has submitted.
+
+        Args:
+            rollouts: put into the batch; a stream leaves them out.
+        """
         return cls(
             batch_id=prepared.manifest.batch_id,
             verdicts=prepared.verdicts,
@@ -85,6 +95,7 @@ class RewardFuture:
             broker=broker,
             stall_timeout_s=config.stall_s,
             prepared=prepared,
+            rollouts=rollouts,
         )
 
     def done(self) -> bool:
@@ -116,9 +127,11 @@ class RewardFuture:
             BatchCancelled: cancelled here, by another process or by `oyer batches cancel`.
             BatchFailed: the batch failed.
         """
+        began_s = time.monotonic()
         try:
-            return self._watch().result(timeout_s)
+            return self._waited(self._watch().result(timeout_s), began_s)
         except concurrent.futures.TimeoutError:
+            self._waited_s += time.monotonic() - began_s
             raise TimeoutError(self._waiting_for(timeout_s)) from None
 
     def add_done_callback(self, callback: "Callable[[RewardFuture], object]") -> None:
@@ -140,7 +153,16 @@ class RewardFuture:
 
     def __await__(self) -> Generator[Any, None, RewardBatch]:
         """Wait on the running event loop without blocking it."""
-        return asyncio.shield(asyncio.wrap_future(self._watch())).__await__()
+        began_s = time.monotonic()
+        batch = yield from asyncio.shield(asyncio.wrap_future(self._watch())).__await__()
+        return self._waited(batch, began_s)
+
+    def _waited(self, batch: RewardBatch, began_s: float) -> RewardBatch:
+        """Return the batch with the time that this future was waited for until it was there."""
+        if self._awaited is None:
+            self._waited_s += time.monotonic() - began_s
+            self._awaited = replace(batch, trainer_wait_s=self._waited_s)
+        return self._awaited
 
     @property
     def ticket(self) -> str:
@@ -195,8 +217,8 @@ class RewardFuture:
             Why the batch failed, if it is to be resubmitted; None if the future has ended.
         """
         if meta["status"] != "SUCCESS":
-            cause = _cause(meta)
-            if not _is_final(meta, cause):
+            cause = cause_of(meta)
+            if not is_final(meta, cause):
                 return cause
             self._release_backlog()
             self.fail(
@@ -219,7 +241,7 @@ class RewardFuture:
             return None
         self._prepared = None
         with contextlib.suppress(concurrent.futures.InvalidStateError):
-            self._inner.set_result(batch)
+            self._inner.set_result(replace(batch, rollouts=self._rollouts))
         return None
 
     def resubmit(self, why: str) -> None:
@@ -295,20 +317,3 @@ def _no_worker_on(queues: Sequence[str]) -> str:
     named = " and ".join(f"`{queue}`" for queue in queues)
     commands = " and ".join(f"`oyer worker {queue}`" for queue in queues)
     return f"; no worker listens on queue {named}: start {commands}" if queues else ""
-
-
-def _is_final(meta: dict[str, Any], cause: str) -> bool:
-    """Whether every further submission would fail too, in `combine` or in another task."""
-    result = meta.get("result")
-    raised = result.get("exc_type") if isinstance(result, dict) else None
-    return raised in _FINAL or any(f"raised {name}(" in cause for name in _FINAL)
-
-
-def _cause(meta: dict[str, Any]) -> str:
-    """Return the error of a failed batch."""
-    result = meta.get("result")
-    if isinstance(result, dict):
-        message = result.get("exc_message")
-        text = " ".join(map(str, message)) if isinstance(message, (list, tuple)) else str(message)
-        return f"{result.get('exc_type', 'error')}: {text}"
-    return str(result)

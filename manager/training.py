@@ -31,6 +31,15 @@ def training_name(environ: Mapping[str, str] = os.environ) -> str | None:
     return None
 
 
+def is_first_process(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process has rank 0 in its launch; True without a known launcher."""
+    if _count(environ, "WORLD_SIZE") > 1:
+        return _count(environ, "RANK") == 0
+    if _count(environ, "SLURM_STEP_NUM_TASKS") > 1:
+        return _count(environ, "SLURM_PROCID") == 0
+    return True
+
+
 def _ray_job() -> str | None:
     """Return the cluster and job of this Ray driver, task or actor; jobs are numbered from 1."""
     ray = sys.modules.get("ray")

@@ -32,6 +32,8 @@ class Submission:
     """Host name and process id of the sender."""
     why: str
     """`submit` at first; then the reason of the resubmission."""
+    trace: str | None = None
+    """Its span, as `oyer.telemetry.tracing.traceparent` returns it; None without tracing."""
 
     @classmethod
     def now(cls, why: str) -> "Submission":
@@ -82,6 +84,20 @@ class Manifest:
     def submission(self) -> int:
         """Number of submissions so far, at least 1."""
         return max(1, len(self.sendings))
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What spans say of the batch."""
+        return {"batch_id": self.batch_id, "run": self.run, "step": self.step}
+
+    @property
+    def trace(self) -> str | None:
+        """The span of the latest submission; None without tracing."""
+        return self.sendings[-1].trace if self.sendings else None
+
+    def note_trace(self, trace: str) -> None:
+        """Set the span of the latest submission; copies share the list of submissions."""
+        self.sendings[-1] = replace(self.sendings[-1], trace=trace)
 
     def again(self, why: str) -> "Manifest":
         """Return the manifest of the next submission."""

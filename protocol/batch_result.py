@@ -5,6 +5,7 @@ Arrays are base64 of little-endian float32: exact, compact, and NaN survives JSO
 
 import base64
 import math
+import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,6 +65,10 @@ class BatchResult:
     """`[N]`, or empty without judges that give verdicts on criteria."""
     turn_scores: list[list[float | None]] = field(default_factory=list)
     """`[N]`, the score after each turn, None where missing; empty without `view: each_turn`."""
+    judge_latency_ms: dict[str, float] = field(default_factory=dict)
+    """`p50` and `p95` of the judgements that were called for, in ms; empty if unknown."""
+    reasons: dict[int, str] = field(default_factory=dict)
+    """By row of `sampled_rows`, what its judges replied; rows without a reply are left out."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -100,6 +105,8 @@ class BatchResult:
             "groups": self.groups,
             "criteria": self.criteria,
             "turn_scores": self.turn_scores,
+            "judge_latency_ms": self.judge_latency_ms,
+            "reasons": {str(row): text for row, text in self.reasons.items()},
         }
 
     @classmethod
@@ -144,6 +151,11 @@ class BatchResult:
             groups=_group_numbers(wire.get("groups") or [], n),
             criteria=_criteria(wire.get("criteria") or [], n),
             turn_scores=_turn_scores(wire.get("turn_scores") or [], n),
+            judge_latency_ms={
+                str(name): _amount(value)
+                for name, value in (wire.get("judge_latency_ms") or {}).items()
+            },
+            reasons={int(row): str(text) for row, text in (wire.get("reasons") or {}).items()},
         )
 
 
@@ -178,6 +190,30 @@ def components_of(recorded: RecordedValues[T]) -> dict[str, T]:
         if name not in _OTHER_TERMS and not name.startswith("judge:")
     }
     return {**recorded.scores, **lengths}
+
+
+def equal_groups(
+    groups: Sequence[int], rewards: Float32s, trainable: NDArray[np.bool_]
+) -> tuple[int, int]:
+    """Count the groups of two or more trainable rollouts, and those of them whose rewards are all equal.
+
+    Such a group has advantages of 0, so that nothing is learned from it.
+    """
+    members: dict[int, list[float]] = {}
+    for group, reward, counts in zip(groups, rewards, trainable, strict=False):
+        if group >= 0 and counts:
+            members.setdefault(group, []).append(float(reward))
+    compared = [values for values in members.values() if len(values) > 1]
+    return len(compared), sum(max(values) == min(values) for values in compared)
+
+
+MAX_SAMPLED_ROWS, MAX_REASON_CHARS = 64, 1000
+"""Most rows of a batch whose judges' replies are returned with it, and most characters of each row."""
+
+
+def sampled_rows(batch_id: str, size: int) -> list[int]:
+    """Return a random sample of a batch's rows, the same in every process, in random order."""
+    return random.Random(batch_id).sample(range(size), min(size, MAX_SAMPLED_ROWS))
 
 
 def number_groups(group_ids: Sequence[Any]) -> list[int]:

@@ -32,6 +32,10 @@ class JudgeResult:
     """By judge that gives verdicts on criteria: those of each rollout."""
     turn_scores: list[list[float | None]] = field(default_factory=list)
     """Of each rollout, by the judge with `view: each_turn`; empty without one."""
+    latencies_ms: list[int] = field(default_factory=list)
+    """Of the judgements that were called for, in ms."""
+    reasons: dict[int, str] = field(default_factory=dict)
+    """By row of the batch, for its `sampled_rows`: what the judges replied."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -40,9 +44,14 @@ class JudgeResult:
             "chunk": self.chunk,
             "scores": self.scores,
             "statuses": self.statuses,
-            "usage": {},  # unused; earlier releases read it
+            # Earlier releases refuse a key that they do not know, and ignore what is in this one.
+            "usage": {
+                name: value
+                for name, value in (("latencies_ms", self.latencies_ms), ("reasons", self.reasons))
+                if value
+            },
             "errors": self.errors,
-            # Left out if empty: earlier releases refuse a key that they do not know.
+            # Left out if empty, for the same reason.
             **({"criteria": self.criteria} if self.criteria else {}),
             **({"turn_scores": self.turn_scores} if self.turn_scores else {}),
         }
@@ -171,7 +180,9 @@ def _sorted_out(parts: Iterable[Mapping[str, Any]]) -> PartialResults:
     repeated: list[str] = []
     for part in parts:
         if part.get("part") == "judge":
+            usage = part.get("usage") or {}
             fields = {name: value for name, value in part.items() if name not in ("part", "usage")}
+            fields |= {name: usage[name] for name in ("latencies_ms", "reasons") if name in usage}
             read = _JUDGE_PART.validate_python(fields)
             if judges.setdefault(read.chunk, read) is not read:
                 repeated.append(f"chunk {read.chunk}")

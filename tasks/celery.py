@@ -16,6 +16,8 @@ from celery.signals import (
     celeryd_init,
     setup_logging,
     task_postrun,
+    task_prerun,
+    worker_process_init,
     worker_ready,
     worker_shutdown,
 )
@@ -35,11 +37,15 @@ from oyer.tasks.worker.logging import configure_logging, log_format
 from oyer.tasks.worker.open_files import raise_limit
 from oyer.tasks.worker.pools import DEFAULT_CONCURRENCY
 from oyer.tasks.worker.shutdown import HandedBack
+from oyer.telemetry import tracing
 
 log = get_logger(__name__)
 
 _heartbeat: Heartbeat | None = None
 """Set once this worker is ready."""
+
+_SERVICE = "oyer-worker"
+"""`service.name` of the spans, unless the environment names one."""
 
 _BODIES = {
     names.JUDGE_QUEUE: "oyer.tasks.small_batch",
@@ -173,6 +179,19 @@ def _expire_result(task: Any = None, task_id: str = "", **_: Any) -> None:
             context.redis.expire(backend.get_key_for_task(task_id), ENDED_S)
 
 
+@task_prerun.connect
+def _continue_trace(task: Any = None, **_: Any) -> None:
+    """Make the span that sent the message the parent of this task's spans."""
+    if tracing.tracer() is not None and task is not None:
+        tracing.continue_from(task.request.get(tracing.HEADER))
+
+
+@worker_process_init.connect
+def _trace_in_child(**_: Any) -> None:
+    """Trace in each process of a prefork pool, whose parent has been checked."""
+    tracing.start(context.config.tracing, _SERVICE)
+
+
 @celeryd_init.connect
 def _set_up_worker(conf: Any = None, options: Any = None, **_: Any) -> None:
     """Set the concurrency of a worker of Celery's command line as `oyer worker` does."""
@@ -194,6 +213,8 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
     global _heartbeat
     queues = [name for name in names.QUEUES if name in sender.app.amqp.queues.consume_from]
     try:
+        # Here gevent has patched the standard library, and the pool has forked.
+        tracing.start(context.config.tracing, _SERVICE)
         for queue in queues:
             import_module(_BODIES[queue]).warm_up(context)
         if names.JUDGE_QUEUE in queues:
@@ -215,5 +236,6 @@ def _stop(**_: Any) -> None:
     if _heartbeat is not None:
         _heartbeat.stop()
     context.close()
+    tracing.stop()
     handed_back = context.shutdown.handed_back
     log.info("worker stopped; %d chunks handed back to other workers", handed_back)

@@ -6,10 +6,11 @@ from the database. If some are missing there as well, the batch fails, and its t
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from celery.utils.log import get_logger
 
 from oyer.config.plan import Plan
@@ -39,6 +40,7 @@ from oyer.tasks.rewards.compose import (
 from oyer.tasks.rewards.length_columns import length_statuses
 from oyer.tasks.worker.context import WorkerContext
 from oyer.tasks.worker.storage_retry import retry_storage
+from oyer.telemetry import tracing
 
 log = get_logger(__name__)
 
@@ -88,6 +90,19 @@ def combine(
     length: LengthResult,
 ) -> BatchResult:
     """Compose a batch's rewards, record them, and delete its payloads."""
+    labels = {**manifest.labels, "rollouts": manifest.size}
+    with tracing.span("oyer.combine", "consumer", labels):
+        return _combined(context, manifest, plan, inputs, judged, length)
+
+
+def _combined(
+    context: WorkerContext,
+    manifest: Manifest,
+    plan: Plan,
+    inputs: RewardInputs,
+    judged: Mapping[int, JudgeResult],
+    length: LengthResult,
+) -> BatchResult:
     batch_id = manifest.batch_id
     status, why = retry_storage(context.batches.ending, batch_id) or ("finished", None)
     result = batch_result(
@@ -103,7 +118,18 @@ def combine(
     recorded = _recorded(context, manifest, plan, inputs.columns, result, status, why)
     retry_storage(context.batches.discard, manifest)
     _log_end(manifest, recorded)
-    return recorded
+    return with_observations(recorded, judged.values())
+
+
+def with_observations(result: BatchResult, judged: Collection[JudgeResult]) -> BatchResult:
+    """Add what the trainer's metrics and samples show and the record derives from judgements."""
+    latencies_ms = [latency for part in judged for latency in part.latencies_ms]
+    quantiles = np.percentile(latencies_ms, (50, 95)).tolist() if latencies_ms else ()
+    return replace(
+        result,
+        judge_latency_ms=dict(zip(("p50", "p95"), quantiles, strict=False)),
+        reasons={row: text for part in judged for row, text in part.reasons.items()},
+    )
 
 
 def _recorded_results(

@@ -17,6 +17,7 @@ from oyer.config.reward import JudgeConfig, Price
 from oyer.models import queries
 from oyer.models.rows import JudgementRow, StoredJudgement
 from oyer.protocol.batch import Manifest
+from oyer.protocol.batch_result import sampled_rows
 from oyer.protocol.errors import OyerError
 from oyer.protocol.partial_results import JudgeResult
 from oyer.protocol.rollout import Rollout
@@ -42,15 +43,18 @@ from oyer.tasks.judging.judgements import (
     key_of,
     settled_rows,
     verdicts_on,
+    with_observations,
 )
 from oyer.tasks.judging.request_record import changed_on_record, messages_text
 from oyer.tasks.judging.requests import JudgementKey, JudgeRequest, RequestContext, decided_score
 from oyer.tasks.judging.resolver import Resolver
+from oyer.tasks.monitoring.judge_spans import record_spans
 from oyer.tasks.record import check_schema, record_chunk, record_submission
 from oyer.tasks.worker.context import WorkerContext
 from oyer.tasks.worker.open_files import check_calls_fit, raise_limit
 from oyer.tasks.worker.shutdown import HandedBack
 from oyer.tasks.worker.storage_retry import retry_storage
+from oyer.telemetry import tracing
 
 _GC_ALLOCATIONS = 5_000
 """Allocations between garbage collections, about 50 calls' worth; Python's default is 700."""
@@ -100,7 +104,9 @@ def judged_chunk(
     load: ChunkLoad | None,
 ) -> JudgeResult:
     """Judge one chunk of rollouts and record it; see `judge_chunk`."""
-    return _Chunk(context, manifest, plan, chunk, rollouts, load or ChunkLoad()).judge()
+    labels = {**manifest.labels, "chunk": chunk, "rollouts": len(rollouts)}
+    with tracing.span("oyer.judge", "consumer", labels):
+        return _Chunk(context, manifest, plan, chunk, rollouts, load or ChunkLoad()).judge()
 
 
 class _Chunk:
@@ -151,7 +157,9 @@ class _Chunk:
                     judge.substitute, verdicts[judge.name], progress
                 )
         progress.report(len(self.rollouts) * len(self.plan.judges))
-        return judge_result(self.number, verdicts)
+        sample = sampled_rows(self.manifest.batch_id, self.manifest.size)
+        found = judge_result(self.number, verdicts)
+        return with_observations(found, self.rows, self.plan.judges, sample)
 
     def _with_fallback(
         self, substitute: JudgeConfig, verdicts: dict[int, Verdict], progress: ChunkProgress
@@ -213,6 +221,9 @@ class _Chunk:
             price = self.context.judging.price(request.judge)
             judgements.append(self._row(request, answer, price))
             attempts += attempt_rows(request, answer, price=price)
+        if tracing.tracer() is not None:
+            judged = [(*one, row) for one, row in zip(answered, judgements, strict=True)]
+            record_spans(judged, self.context.config.endpoints)
         written = record_chunk(
             self.context, self.manifest, self.number, self.rollouts, judges, judgements, attempts
         )

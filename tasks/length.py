@@ -16,6 +16,7 @@ from oyer.tasks.rewards.compose import RewardInputs, verdicts_of
 from oyer.tasks.rewards.length_columns import LengthInputs, Response
 from oyer.tasks.worker.context import WorkerContext
 from oyer.tasks.worker.storage_retry import retry_storage
+from oyer.telemetry import tracing
 
 
 def warm_up(context: WorkerContext) -> None:
@@ -53,7 +54,8 @@ def length_batch(
         read_token_ids=lambda: retry_storage(context.batches.token_ids, manifest),
         tokenizer=plan.tokenizer,
     )
-    part = length_part(plan.length, inputs, context.device).to_wire()
+    with tracing.span("oyer.length", "consumer", manifest.labels):
+        part = length_part(plan.length, inputs, context.device).to_wire()
     return part if parts is None else [*parts, part]
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from oyer.protocol import names
 from oyer.protocol.batch import Manifest
 from oyer.protocol.packing import WIRE_VERSION
+from oyer.telemetry import tracing
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -28,19 +29,25 @@ def header_and_callback(
         for signature, (_, rollouts) in zip(header, manifest.chunks, strict=True):
             signature.set(headers=_flow_header(manifest, rollouts))
     combine = task(app, names.COMBINE_TASK, batch_id, takes_parts=True)
+    callback = [combine]
     if manifest.length_follows_judges:
-        length = task(app, names.LENGTH_TASK, batch_id, takes_parts=True)
-        return header, chain(length, combine, app=app)
-    if manifest.plan["length"]:
+        callback.insert(0, task(app, names.LENGTH_TASK, batch_id, takes_parts=True))
+    elif manifest.plan["length"]:
         header.append(task(app, names.LENGTH_TASK, batch_id))
-    return header, combine
+    for one in (*header, *callback):
+        one.set(headers={**(one.options.get("headers") or {}), **_trace_header(manifest)})
+    return header, combine if len(callback) == 1 else chain(*callback, app=app)
 
 
 def small_batch_task(app: "Celery", manifest: Manifest) -> "Signature[Any]":
     """Return the only task of a batch with `Manifest.one_task`."""
     signature = task(app, names.SMALL_BATCH_TASK, manifest.batch_id)
-    signature.set(headers=_flow_header(manifest, manifest.size))
+    signature.set(headers=_flow_header(manifest, manifest.size) | _trace_header(manifest))
     return signature
+
+
+def _trace_header(manifest: Manifest) -> dict[str, Any]:
+    return {} if manifest.trace is None else {tracing.HEADER: manifest.trace}
 
 
 def _flow_header(manifest: Manifest, rollouts: int) -> dict[str, Any]:

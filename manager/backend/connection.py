@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from oyer.config.reward import BrokerConfig, SigningConfig
 from oyer.manager.backend.chord import header_and_callback, small_batch_task, task
 from oyer.manager.backend.prepare import PreparedBatch
+from oyer.manager.backend.submission_spans import traced_submission
 from oyer.protocol import names
 from oyer.protocol.batch import Manifest, Submission
 from oyer.protocol.batch_store import ENDED_S, BatchState, BatchStore
@@ -94,7 +95,7 @@ class Backend:
             Overloaded: with this batch, more than `max_backlog_bytes` would be under way.
         """
         parts = prepared.manifest, prepared.columns, prepared.chunks, prepared.token_ids
-        with self.reached():
+        with self.reached(), traced_submission(prepared.manifest):
             try:
                 self._while_refused(lambda: self._post(*parts, max_backlog_bytes))
             except BaseException:
@@ -137,8 +138,9 @@ class Backend:
                 return
             if self._store.holds(batch_id):
                 manifest = self._store.manifest(batch_id).again(why)
-                self._store.replace_manifest(manifest)
-                self._send_tasks(manifest)
+                with traced_submission(manifest):
+                    self._store.replace_manifest(manifest)
+                    self._send_tasks(manifest)
             else:
                 self.redis.delete(self._result_key(batch_id))
                 task(self._app, names.RECALL_TASK, batch_id).apply_async(task_id=batch_id)
@@ -155,9 +157,10 @@ class Backend:
             manifest = self._store.manifest(batch_id).again(why)
             time_s = manifest.deadline - manifest.submitted_at
             manifest = replace(manifest, deadline=time.time() + time_s)
-            self._store.replace_manifest(manifest)
-            self._store.reopen(batch_id)
-            self._send_tasks(manifest)
+            with traced_submission(manifest):
+                self._store.replace_manifest(manifest)
+                self._store.reopen(batch_id)
+                self._send_tasks(manifest)
             return True
 
     def cancel(self, batch_id: str, why: str) -> str:

@@ -26,6 +26,7 @@ from oyer.manager.future import RewardFuture
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score, scores_of, without_reward
 from oyer.manager.streaming.identity import ScoreOptions
+from oyer.manager.tracking import Tracking
 from oyer.manager.trl import columns as trl_columns
 from oyer.manager.trl.calls import SharedCalls
 from oyer.manager.trl.columns import TICKETS, Texts
@@ -72,6 +73,8 @@ class RewardFunction:
             deadline, and with several ranks `RANKS_TIMEOUT_S`.
         name: of the function, and before the slash in the keys of its metrics; differs for each
             function of a trainer.
+        track: a tracker to log each batch to, see `oyer.manager.tracking.log`; not those that are
+            submitted early or whose groups are spread over ranks. With several ranks, the first logs.
 
     Raises:
         InvalidConfig: a key of the configuration is wrong, or no broker is named.
@@ -89,6 +92,7 @@ class RewardFunction:
         run: str | None = None,
         timeout_s: float | None = None,
         name: str = "oyer",
+        track: Any = None,
     ) -> None:
         """Connect to a running backend."""
         self.__name__ = self.name = name
@@ -110,6 +114,7 @@ class RewardFunction:
         self._group = group
         self._where = filed_under(run, "trl", self._manager)
         self._timeout_s = timeout_s
+        self._tracking = Tracking(track)
         self._has_read = False
         self._calls = 0
         self.shared = SharedCalls()
@@ -188,7 +193,7 @@ class RewardFunction:
     async def _scores(
         self, prompts: Texts, completions: Texts, columns: Mapping[str, Any]
     ) -> list[Score]:
-        tickets = columns.get(TICKETS)
+        tickets, batch = columns.get(TICKETS), None
         try:
             if tickets is not None and None not in tickets:
                 scores = await asyncio.wait_for(collect_tickets(tickets), self._timeout_s)
@@ -199,8 +204,8 @@ class RewardFunction:
                     scores = await self._with_other_ranks(reading, columns, groups)
                 else:
                     future, rows = await self._sent(self._submission(columns), await reading)
-                    found = scores_of(await asyncio.wait_for(future, self._timeout_s))
-                    scores = in_row_order(found, rows, len(prompts))
+                    batch = await asyncio.wait_for(future, self._timeout_s)
+                    scores = in_row_order(scores_of(batch), rows, len(prompts))
             self._has_read = True
         except Exception as error:
             if isinstance(error, InvalidRollout) and not self._has_read:
@@ -208,6 +213,9 @@ class RewardFunction:
             score = without_reward(error, self._manager.config.reward)
             log.warning("a batch has no rewards (%s): %s", score.status, score.error)
             scores = [score] * len(prompts)
+        if batch is not None:
+            step, split = trl_columns.step_of(columns), trl_columns.split_of(columns)
+            self._tracking.log(batch, step=step, split=split)
         return scores
 
     def _groups(self, prompts: Texts, columns: Mapping[str, Any]) -> RowGroups:

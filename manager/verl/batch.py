@@ -20,6 +20,7 @@ from oyer.manager.adapters import component_columns, component_names
 from oyer.manager.backend.prepare import prepare
 from oyer.manager.batch import RewardBatch, failure_of
 from oyer.manager.score import Score, scores_of, without_reward
+from oyer.manager.tracking import Tracking
 from oyer.manager.validation import check
 from oyer.manager.verl import backends
 from oyer.manager.verl.columns import passed_on
@@ -82,6 +83,7 @@ class LengthPenaltyRewardManager:
                 f"{names}: pass settings in length_penalty_config or as arguments, not both"
             )
         settings = LengthPenaltyConfig.of(kwargs or length_penalty_config)
+        Tracking(settings.track)
         self.length_penalty_config = settings
         resolve(settings)
 
@@ -127,12 +129,12 @@ class LengthPenaltyRewardManager:
     def _send(self, rollouts: list[Rollout], meta_info: Mapping[str, Any]) -> Wait:
         settings = self.length_penalty_config
         resolved = resolve(settings)
-        step = meta_info.get("global_steps")
-        split = "eval" if meta_info.get("validate", False) else "train"
+        step, split = _place_of(meta_info)
         if resolved.mode == "direct":
             check(rollouts, resolved.config)
             columns = prepare(rollouts, resolved.config, run=settings.run, step=step).columns
-            batch = RewardBatch.of(backends.in_process_scorer(settings).score(columns, rollouts))
+            result = backends.in_process_scorer(settings).score(columns, rollouts)
+            batch = replace(RewardBatch.of(result), rollouts=rollouts)
             return partial(_checked, batch, resolved.config.reward)
         manager = backends.manager_of(settings, resolved)
         return manager.submit(rollouts, run=settings.run, step=step, split=split).result
@@ -190,11 +192,14 @@ class VerlFuture:
         settings = self.manager.length_penalty_config
         limit_s = settings.timeout_s if timeout_s is None else timeout_s
         try:
-            return scores_of(wait(limit_s))
+            batch = wait(limit_s)
         except Exception as error:  # noqa: BLE001 - `without_reward` raises unknown errors again
             score = without_reward(error, resolve(settings).config.reward)
             log.warning("a batch has no rewards (%s): %s", score.status, score.error)
             return [score] * len(self.rows)
+        step, split = _place_of(self.data.meta_info)
+        Tracking(settings.track).log(batch, step=step, split=split)
+        return scores_of(batch)
 
     def _base_scores(self) -> list[float]:
         return [base_score_of(result) for result in self.results]
@@ -232,6 +237,12 @@ class VerlFuture:
                     print(
                         f"[{name}] {value:g}" if isinstance(value, float) else f"[{name}] {value}"
                     )
+
+
+def _place_of(meta_info: Mapping[str, Any]) -> tuple[int | None, str]:
+    """Return the training step, and whether the batch is of training or of an evaluation."""
+    split = "eval" if meta_info.get("validate", False) else "train"
+    return meta_info.get("global_steps"), split
 
 
 def unjudged_reward(score: Score, base_score: float) -> float:

@@ -64,6 +64,8 @@ class LengthPenaltyConfig:
     """The training run on record."""
     timeout_s: float = 600.0
     """Longest wait for a batch, in seconds."""
+    track: str | None = None
+    """Tracker to log each batch to: `wandb`, `mlflow`, `tensorboard` or `trackio`."""
 
     @classmethod
     def of(cls, raw: Any) -> "LengthPenaltyConfig":

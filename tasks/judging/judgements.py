@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from oyer.config.reward import JudgeConfig, Price
 from oyer.models.rows import AttemptRow, JudgementRow, StoredJudgement
+from oyer.protocol.batch_result import MAX_REASON_CHARS
 from oyer.protocol.partial_results import JudgeResult
 from oyer.protocol.rollout import Message
 from oyer.protocol.status import SETTLED, Status
@@ -226,6 +227,45 @@ def judge_result(chunk: int, verdicts: Mapping[str, Mapping[int, Verdict]]) -> J
 
 def _turns(verdicts: Iterable[Verdict]) -> list[list[float | None]]:
     return [verdict.turn_scores for verdict in verdicts]
+
+
+def with_observations(
+    result: JudgeResult,
+    rows: Mapping[JudgementKey, JudgementRow],
+    judges: Sequence[JudgeConfig],
+    sample: Iterable[int],
+) -> JudgeResult:
+    """Add the latencies of the judgements called for, and the replies on some rollouts.
+
+    Args:
+        rows: of the chunk.
+        sample: rollouts whose replies are added, cut to `MAX_REASON_CHARS`; with several judges,
+            each reply follows its judge's name. Those of other chunks are left out.
+    """
+    latencies_ms = [
+        round(row.get("latency_ms") or 0.0)
+        for row in rows.values()
+        if row["source"] == "called" and row.get("latency_ms") is not None
+    ]
+    reasons = {}
+    for i in sample:
+        replies = {judge.name: _reply(rows, judge, i) for judge in judges}
+        texts = [
+            text if len(judges) == 1 else f"{name}: {text}"
+            for name, text in replies.items()
+            if text
+        ]
+        if texts:
+            most = MAX_REASON_CHARS // len(texts)
+            reasons[i] = "\n".join(text[:most] for text in texts)
+    return replace(result, latencies_ms=latencies_ms, reasons=reasons)
+
+
+def _reply(rows: Mapping[JudgementKey, JudgementRow], judge: JudgeConfig, index: int) -> str | None:
+    """Return a judge's first reply on a rollout, or that of its fallback."""
+    names = [judge.name] if judge.substitute is None else [judge.name, judge.substitute.name]
+    found = (rows.get((index, name, 0)) for name in names)
+    return next((row["reply"] for row in found if row is not None and row.get("reply")), None)
 
 
 def recorded_result(

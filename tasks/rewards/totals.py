@@ -5,7 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from oyer.protocol.batch_result import BatchResult, Float32s, components_of, split_recorded
+from oyer.protocol.batch_result import (
+    BatchResult,
+    Float32s,
+    components_of,
+    equal_groups,
+    split_recorded,
+)
 
 
 class Total(NamedTuple):
@@ -60,9 +66,5 @@ def _total(values: Float32s) -> Total:
 
 
 def _groups(result: BatchResult) -> Total:
-    rewards: dict[int, list[float]] = {}
-    for group, reward, trainable in zip(result.groups, result.rewards, result.mask, strict=False):
-        if group >= 0 and trainable:
-            rewards.setdefault(group, []).append(float(reward))
-    spreads = [max(values) - min(values) for values in rewards.values() if len(values) > 1]
-    return Total(len(spreads), float(sum(spread == 0 for spread in spreads)), 0.0)
+    groups, equal = equal_groups(result.groups, result.rewards, result.mask)
+    return Total(groups, float(equal), 0.0)

@@ -9,7 +9,7 @@ _SHARED_BACKENDS = {
     "both databases": r"tests/integration/test_(lengths|main_job|plain_celery|requests|tickets)",
     "judging": r"tests/integration/test_(judging|odd_endpoints|panels|reasoning_judges|secrets|turns)",
     "manager": r"tests/(manager/(streaming/test_(across|stream)|trl|verl|test_(closing|ms_swift"
-    r"|openrlhf|own_tokens|slime|training))|server/test_(bodies|groups|server))",
+    r"|openrlhf|own_tokens|slime|tracking|training))|server/test_(bodies|groups|server))",
 }
 """Files that use one backend of the session, which takes 6 s of CPU to start and to stop."""
 

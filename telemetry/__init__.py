@@ -1,0 +1,1 @@
+"""OpenTelemetry traces of batches, an optional extra; nothing is imported unless they are on."""

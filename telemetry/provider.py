@@ -1,0 +1,44 @@
+"""The tracer provider of a process; importing this module loads OpenTelemetry."""
+
+import atexit
+import os
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+FLUSH_S = 2.0
+"""Longest time that the end of a process waits for its last spans, in seconds."""
+
+_QUEUE = 16_384
+"""Spans that may wait for the exporter; a chunk's attempts come all at once."""
+
+
+class _Processor(BatchSpanProcessor):
+    """Exports in a thread of its own; ends within `FLUSH_S`, where the SDK waits for 30 s."""
+
+    def shutdown(self) -> None:
+        """Export what is waiting, unless the collector takes too long."""
+        self._batch_processor.shutdown(timeout_millis=int(FLUSH_S * 1000))
+
+
+def tracer(service: str) -> tuple[trace.Tracer, TracerProvider | None]:
+    """Return a tracer of the program's provider, or of a new one, which is returned as well."""
+    given = trace.get_tracer_provider()
+    if isinstance(given, TracerProvider):
+        return given.get_tracer("oyer"), None
+    own = TracerProvider(resource=Resource.create(_named(service)), shutdown_on_exit=False)
+    size = int(os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE") or _QUEUE)
+    own.add_span_processor(_Processor(OTLPSpanExporter(), max_queue_size=size))
+    atexit.register(own.shutdown)
+    return own.get_tracer("oyer"), own
+
+
+def _named(service: str) -> dict[str, Any]:
+    named = "OTEL_SERVICE_NAME" in os.environ or SERVICE_NAME in os.environ.get(
+        "OTEL_RESOURCE_ATTRIBUTES", ""
+    )
+    return {} if named else {SERVICE_NAME: service}
