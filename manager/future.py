@@ -11,29 +11,24 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Callable, Generator, Sequence
+import time
+from collections.abc import Callable, Generator
 from typing import Any
 
 from oyer.config.reward import RewardConfig, RewardRules, SigningConfig
 from oyer.manager.backend.connection import Broker, backend
 from oyer.manager.backend.poller import poller
 from oyer.manager.backend.prepare import PreparedBatch
+from oyer.manager.backend.results import cause_of, is_final, no_worker_on
 from oyer.manager.batch import RewardBatch, failure_of
+from oyer.protocol import measured
 from oyer.protocol.errors import (
     BackendUnavailable,
     BatchCancelled,
     BatchFailed,
-    BatchLost,
-    InvalidConfig,
     InvalidInput,
-    InvalidLengthCall,
     MessageRefused,
 )
-
-_FINAL = tuple(
-    kind.__name__ for kind in (BatchLost, InvalidConfig, InvalidLengthCall, MessageRefused)
-)
-"""Errors that every further submission would raise again."""
 
 _TICKET_PREFIX = "oyer1."
 
@@ -72,6 +67,7 @@ class RewardFuture:
         self._broker = broker
         self._prepared = prepared
         self._pid = 0
+        self._counted_wait = False
         self._inner: concurrent.futures.Future[RewardBatch] = concurrent.futures.Future()
         self._watch()
 
@@ -116,10 +112,13 @@ class RewardFuture:
             BatchCancelled: cancelled here, by another process or by `oyer batches cancel`.
             BatchFailed: the batch failed.
         """
+        started_s = time.monotonic()
         try:
-            return self._watch().result(timeout_s)
+            batch = self._watch().result(timeout_s)
         except concurrent.futures.TimeoutError:
             raise TimeoutError(self._waiting_for(timeout_s)) from None
+        self._count_wait(started_s)
+        return batch
 
     def add_done_callback(self, callback: "Callable[[RewardFuture], object]") -> None:
         """Call `callback(future)` once done: now if it is done already, else on the poller's thread."""
@@ -140,7 +139,18 @@ class RewardFuture:
 
     def __await__(self) -> Generator[Any, None, RewardBatch]:
         """Wait on the running event loop without blocking it."""
-        return asyncio.shield(asyncio.wrap_future(self._watch())).__await__()
+        started_s = time.monotonic()
+        batch = yield from asyncio.shield(asyncio.wrap_future(self._watch())).__await__()
+        self._count_wait(started_s)
+        return batch
+
+    def _count_wait(self, started_s: float) -> None:
+        """Count how long the trainer waited, once per future."""
+        if not self._counted_wait:
+            self._counted_wait = True
+            waited_s = time.monotonic() - started_s
+            measurements = backend(*self._broker).measurements
+            measurements.observe(measured.TRAINER_WAIT_SECONDS, waited_s)
 
     @property
     def ticket(self) -> str:
@@ -195,8 +205,8 @@ class RewardFuture:
             Why the batch failed, if it is to be resubmitted; None if the future has ended.
         """
         if meta["status"] != "SUCCESS":
-            cause = _cause(meta)
-            if not _is_final(meta, cause):
+            cause = cause_of(meta)
+            if not is_final(meta, cause):
                 return cause
             self._release_backlog()
             self.fail(
@@ -243,7 +253,7 @@ class RewardFuture:
         """Fail the batch: its workers start no further call."""
         with contextlib.suppress(BackendUnavailable):
             unserved = backend(*self._broker).unserved(self.batch_id)
-            why += _no_worker_on(unserved)
+            why += no_worker_on(unserved)
             backend(*self._broker).fail(self.batch_id, why)
         self._release_backlog()
         self.fail(
@@ -286,29 +296,5 @@ class RewardFuture:
                 f"{total - judged} of {total} verdicts are missing"
                 if judged < total
                 else "every verdict is there; its length terms or its combination are missing"
-            ) + _no_worker_on(unserved)
+            ) + no_worker_on(unserved)
         return f"batch {self.batch_id} did not end within {timeout_s} s: {missing}"
-
-
-def _no_worker_on(queues: Sequence[str]) -> str:
-    """Name the queues that no worker consumes, and the command that starts one."""
-    named = " and ".join(f"`{queue}`" for queue in queues)
-    commands = " and ".join(f"`oyer worker {queue}`" for queue in queues)
-    return f"; no worker listens on queue {named}: start {commands}" if queues else ""
-
-
-def _is_final(meta: dict[str, Any], cause: str) -> bool:
-    """Whether every further submission would fail too, in `combine` or in another task."""
-    result = meta.get("result")
-    raised = result.get("exc_type") if isinstance(result, dict) else None
-    return raised in _FINAL or any(f"raised {name}(" in cause for name in _FINAL)
-
-
-def _cause(meta: dict[str, Any]) -> str:
-    """Return the error of a failed batch."""
-    result = meta.get("result")
-    if isinstance(result, dict):
-        message = result.get("exc_message")
-        text = " ".join(map(str, message)) if isinstance(message, (list, tuple)) else str(message)
-        return f"{result.get('exc_type', 'error')}: {text}"
-    return str(result)

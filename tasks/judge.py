@@ -4,16 +4,14 @@ A failed call becomes a verdict with a status, never an exception, so that one b
 leave a chord unfinished. No HTTP call runs inside a database transaction.
 """
 
-import contextlib
+import contextvars
 import gc
-import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import gevent
 from gevent.monkey import is_module_patched
-from redis import RedisError
 
 from oyer.config.plan import Plan
 from oyer.config.reward import JudgeConfig, Price
@@ -24,6 +22,7 @@ from oyer.protocol.errors import OyerError
 from oyer.protocol.partial_results import JudgeResult
 from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import SETTLED, Status
+from oyer.tasks.chunk_progress import ChunkProgress
 from oyer.tasks.coordination.admission import ChunkLoad
 from oyer.tasks.coordination.budget import RunBudget
 from oyer.tasks.coordination.fair_queue import Flow
@@ -36,6 +35,7 @@ from oyer.tasks.judging.aggregate import (
 )
 from oyer.tasks.judging.call import JudgeCaller
 from oyer.tasks.judging.chunk_requests import chunk_requests
+from oyer.tasks.judging.counting import count_answers
 from oyer.tasks.judging.judgements import (
     Answer,
     attempt_rows,
@@ -50,12 +50,10 @@ from oyer.tasks.judging.requests import JudgementKey, JudgeRequest, RequestConte
 from oyer.tasks.judging.resolver import Resolver
 from oyer.tasks.record import check_schema, record_chunk, record_submission
 from oyer.tasks.worker.context import WorkerContext
+from oyer.tasks.worker.logging import log_values
 from oyer.tasks.worker.open_files import check_calls_fit, raise_limit
 from oyer.tasks.worker.shutdown import HandedBack
 from oyer.tasks.worker.storage_retry import retry_storage
-
-_REPORT_S = 0.5
-"""Minimum time between two progress reports of a chunk, in seconds."""
 
 _GC_ALLOCATIONS = 5_000
 """Allocations between garbage collections, about 50 calls' worth; Python's default is 700."""
@@ -142,7 +140,9 @@ class _Chunk:
     def judge(self) -> JudgeResult:
         """Return a verdict for each rollout and judge."""
         self.rows.update(self._recorded())
-        progress = _Progress(self.context, self.manifest, self.number, self.plan, len(self.rows))
+        progress = ChunkProgress(
+            self.context, self.manifest, self.number, self.plan, len(self.rows)
+        )
         self._judge(self.plan.judges, list(self.indices), progress)
         verdicts = {
             judge.name: verdicts_on(self.rows, judge, self.indices) for judge in self.plan.judges
@@ -156,7 +156,7 @@ class _Chunk:
         return judge_result(self.number, verdicts)
 
     def _with_fallback(
-        self, substitute: JudgeConfig, verdicts: dict[int, Verdict], progress: "_Progress"
+        self, substitute: JudgeConfig, verdicts: dict[int, Verdict], progress: ChunkProgress
     ) -> dict[int, Verdict]:
         """Let the fallback judge the groups on which a judge failed."""
         groups = groups_to_fall_back(self.groups, verdicts)
@@ -181,7 +181,7 @@ class _Chunk:
         return settled_rows(rows)
 
     def _judge(
-        self, judges: Sequence[JudgeConfig], indices: Sequence[int], progress: "_Progress"
+        self, judges: Sequence[JudgeConfig], indices: Sequence[int], progress: ChunkProgress
     ) -> None:
         """Judge and record what is not recorded yet."""
         rollouts = {index: self.rollouts[index - self.start] for index in indices}
@@ -219,7 +219,11 @@ class _Chunk:
             self.context, self.manifest, self.number, self.rollouts, judges, judgements, attempts
         )
         self.rows.update((key_of(row), row) for row in written)
-        if self.budget is not None:
+        count_answers(
+            self.context.measurements, self.manifest.run, answered, self.context.judging.price
+        )
+        if self.budget is not None and self.plan.budget is not None:
+            self.context.measurements.note_run(self.manifest.run, self.plan.budget.usd)
             self.budget.recorded(sum(row.get("cost_usd") or 0.0 for row in attempts))
             self.budget.report()
 
@@ -264,40 +268,8 @@ def _resolver(
     )
 
 
-class _Progress:
-    """Counts a chunk's judgements and reports its progress to Redis."""
-
-    def __init__(
-        self, context: WorkerContext, manifest: Manifest, chunk: int, plan: Plan, judgements: int
-    ) -> None:
-        self._batches = context.batches
-        self._where = (manifest.batch_id, chunk)
-        calls = sum(judge.samples * judge.criteria_calls for judge in plan.judges)
-        self._samples = calls / max(1, len(plan.judges))
-        # A group judge that compares pairs makes more calls than it gives verdicts.
-        self._verdicts = manifest.chunks[chunk][1] * len(plan.judges)
-        self._judgements = judgements
-        self._reported_at = 0.0 if judgements else time.monotonic()
-        self.add(0)
-
-    def add(self, judgements: int = 1) -> None:
-        """Count judgements; report at most every `_REPORT_S`."""
-        self._judgements += judgements
-        now = time.monotonic()
-        if now - self._reported_at > _REPORT_S:
-            self._reported_at = now
-            done = int(self._judgements / self._samples) if self._samples else 0
-            self.report(done)
-
-    def report(self, verdicts: int) -> None:
-        """Write the number of verdicts, at most the chunk's; skip it if Redis is down."""
-        verdicts = min(verdicts, self._verdicts)
-        with contextlib.suppress(RedisError):
-            self._batches.report(*self._where, verdicts)
-
-
 def _ask(
-    requests: Sequence[JudgeRequest], resolver: Resolver, progress: _Progress, load: ChunkLoad
+    requests: Sequence[JudgeRequest], resolver: Resolver, progress: ChunkProgress, load: ChunkLoad
 ) -> dict[JudgementKey, Answer]:
     """Answer each request on its own greenlet; identical requests share one."""
     sharing: dict[str, list[JudgeRequest]] = {}
@@ -310,11 +282,14 @@ def _ask(
     load.calls = len(open_keys)
 
     def answer(key: str) -> None:
+        log_values(judge=sharing[key][0].judge.name)
         answers[key] = resolver.answer(sharing[key][0], claimed=claims[key])
         load.calls -= 1
         progress.add()
 
-    gevent.joinall([gevent.spawn(answer, key) for key in open_keys], raise_error=True)
+    # Each greenlet in a copy of this context, which holds the values of log lines.
+    calls = [gevent.spawn(contextvars.copy_context().run, answer, key) for key in open_keys]
+    gevent.joinall(calls, raise_error=True)
     return {
         request.place: answers[key] if i == 0 else answers[key].joined
         for key, sharers in sharing.items()

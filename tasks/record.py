@@ -27,6 +27,7 @@ from oyer.models.rows import (
     SubmissionRow,
     Usage,
 )
+from oyer.protocol import measured
 from oyer.protocol.batch import Manifest
 from oyer.protocol.batch_result import BatchResult
 from oyer.protocol.errors import InvalidConfig
@@ -55,12 +56,13 @@ def check_schema(context: "WorkerContext") -> None:
 
     url = context.config.store.url
     revision, newest = retry_storage(migrations.current, url), migrations.head()
-    if revision == newest:
+    state = migrations.schema_problem(revision)
+    if state is None:
+        if revision != newest:
+            log.warning(
+                "the record is at revision %s, newer than %s of this release", revision, newest
+            )
         return
-    if revision is not None and revision not in migrations.known():
-        log.warning("the record is at revision %s, newer than %s of this release", revision, newest)
-        return
-    state = "has no schema" if revision is None else f"is at revision {revision}, not {newest}"
     raise InvalidConfig(
         f"store.url: the record {redacted_url(url)} {state}; run `oyer db upgrade` with this"
         " configuration, then start the workers"
@@ -149,10 +151,10 @@ def record_rewards(
         row["group_size"], row["length_status"] = size, length_status
     key = BatchKey(datetime.fromtimestamp(manifest.submitted_at, UTC), manifest.batch_id)
 
-    def write(conn: "Connection") -> tuple[Usage, list[StoredReward]]:
+    def write(conn: "Connection") -> tuple[Usage, list[StoredReward], bool]:
         usage = queries.usage_of(conn, manifest.batch_id)
         if not writes.record_rewards(conn, key, rows):
-            return usage, queries.rewards_of(conn, manifest.batch_id)
+            return usage, queries.rewards_of(conn, manifest.batch_id), False
         totals = totals_of(
             result,
             requests=usage["calls"],
@@ -162,7 +164,7 @@ def record_rewards(
             preliminary=manifest.preliminary,
         )
         writes.add_to_totals(conn, manifest.batch_id, totals)
-        writes.finish_batch(
+        ended = writes.finish_batch(
             conn,
             manifest.batch_id,
             status=status,
@@ -171,9 +173,16 @@ def record_rewards(
             usage=usage,
             ending=why,
         )
-        return usage, []
+        return usage, [], ended
 
-    return context.write(write)
+    usage, stored, ended = context.write(write)
+    context.measurements.note_run(manifest.run)
+    if not stored:
+        seconds = (now - key.submitted_at).total_seconds()
+        context.measurements.observe(measured.BATCH_SECONDS, seconds)
+    if ended:
+        context.measurements.count(measured.BATCHES_ENDED, status)
+    return usage, stored
 
 
 def end_batch(context: "WorkerContext", batch_id: str) -> None:
@@ -187,9 +196,10 @@ def end_batch(context: "WorkerContext", batch_id: str) -> None:
         return
     status, why = ending
     now = datetime.now(UTC)
-    context.write(
+    if context.write(
         lambda conn: writes.finish_batch(conn, batch_id, status=status, finished_at=now, ending=why)
-    )
+    ):
+        context.measurements.count(measured.BATCHES_ENDED, status)
 
 
 def end_batches(endings: Mapping[str, tuple[str, str]], store_url: str) -> str:
