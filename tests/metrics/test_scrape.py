@@ -100,7 +100,8 @@ def test_a_scrape_holds_every_metric_of_the_board_and_the_alerts(
     manager.submit(rollouts("first"), run="a", step=2).result(60)
     other = sibling(manager, judges=[DEAD_JUDGE])
     other.submit(rollouts("third"), run="b").result(60)
-    found = scrape_until(page, "oyer_trainer_wait_seconds_count", 3)
+    scrape_until(page, "oyer_trainer_wait_seconds_count", 3)
+    found = scrape_until(page, "oyer_batch_seconds_count", 3)
     assert found.keys() - EXPORTED == set()
     assert (names_in(BOARD) | names_in(ALERTS)) - found.keys() == set()
     judged = found["oyer_judgements_total"]
