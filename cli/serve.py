@@ -77,9 +77,10 @@ def serve(
 
     `POST /get_reward` is OpenRLHF's remote reward model, `POST /rm` is slime's, and
     `POST /v1/score` takes a batch of groups. `GET /docs` and `/openapi.json` describe them;
-    `GET /healthz` says that the server runs, `GET /readyz` whether batches can be scored. A repeated request joins the one in
-    progress, or gets its answer again, without new judge calls. Trainings that share a server with
-    `--group-size` each add `?run=NAME` to their URL to keep their groups apart.
+    `GET /healthz` says that the server runs, `GET /readyz` whether batches can be scored. A repeated
+    request joins the one in progress, or gets its answer again, without new judge calls. Trainings
+    that share a server with `--group-size` each add `?run=NAME` to their URL to keep their groups
+    apart.
 
     Example: `oyer serve --config oyer.yaml --port 8780`
     """
@@ -97,11 +98,12 @@ def serve(
         run=run,
         max_body_bytes=max_body_mib * 2**20,
     )
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(contextlib.closing(listen(host, port)))
-        manager = stack.enter_context(_manager(config, local=local))
-        url = f"http://{host}:{listener.getsockname()[1]}"
-        _print_ready(url, only_batches(manager, group_size), as_json=as_json)
+    with (
+        contextlib.closing(listen(host, port)) as listener,
+        _manager(config, local=local) as manager,
+    ):
+        port = listener.getsockname()[1]
+        _print_ready(f"http://{host}:{port}", only_batches(manager, group_size), as_json=as_json)
         _run(manager, settings, listener)
 
 

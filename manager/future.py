@@ -21,7 +21,6 @@ from oyer.manager.backend.poller import poller
 from oyer.manager.backend.prepare import PreparedBatch
 from oyer.manager.backend.results import cause_of, is_final, no_worker_on
 from oyer.manager.batch import RewardBatch, failure_of
-from oyer.protocol import measured
 from oyer.protocol.errors import (
     BackendUnavailable,
     BatchCancelled,
@@ -29,6 +28,7 @@ from oyer.protocol.errors import (
     InvalidInput,
     MessageRefused,
 )
+from oyer.protocol.measuring import measured
 
 _TICKET_PREFIX = "oyer1."
 

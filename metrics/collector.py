@@ -25,11 +25,11 @@ from oyer.metrics import gauges
 from oyer.metrics.gauges import Gauge, Value
 from oyer.models.engine import reading
 from oyer.models.queries import latest_groups
-from oyer.protocol import measured
 from oyer.protocol.batch import TRAINING_SPLITS
 from oyer.protocol.errors import OyerError
-from oyer.protocol.measured import MEASURED, Measured
-from oyer.protocol.measurements import Measurement, Recorded, read_measurements
+from oyer.protocol.measuring import measured
+from oyer.protocol.measuring.measured import MEASURED, Measured
+from oyer.protocol.measuring.measurements import Measurement, Recorded, read_measurements
 from oyer.tasks.coordination.budget import budget_key
 from oyer.tasks.monitoring.backend_status import run_status
 from oyer.tasks.monitoring.readiness import record_problem

@@ -25,9 +25,10 @@ from celery.utils.log import get_logger
 from redis import RedisError
 
 from oyer.config.loading import load_config
-from oyer.protocol import measured, names
+from oyer.protocol import names
 from oyer.protocol.batch_store import ENDED_S
 from oyer.protocol.errors import MessageRefused, OyerError
+from oyer.protocol.measuring import measured
 from oyer.protocol.packing import WIRE_VERSION
 from oyer.tasks.app import VISIBILITY_TIMEOUT_S, make_app
 from oyer.tasks.worker.broker_transport import Channel

@@ -27,10 +27,10 @@ from oyer.models.rows import (
     SubmissionRow,
     Usage,
 )
-from oyer.protocol import measured
 from oyer.protocol.batch import Manifest
 from oyer.protocol.batch_result import BatchResult
 from oyer.protocol.errors import InvalidConfig
+from oyer.protocol.measuring import measured
 from oyer.protocol.rollout import Rollout
 from oyer.tasks.judging.judgements import judge_result
 from oyer.tasks.rewards.totals import Total, totals_of
@@ -146,9 +146,7 @@ def record_rewards(
         The batch's usage, and the rewards that the database already held.
     """
     now = datetime.now(UTC)
-    rows = _reward_rows(result, now)
-    for row, size, length_status in zip(rows, group_sizes, length_statuses, strict=True):
-        row["group_size"], row["length_status"] = size, length_status
+    rows = _reward_rows(result, now, group_sizes, length_statuses)
     key = BatchKey(datetime.fromtimestamp(manifest.submitted_at, UTC), manifest.batch_id)
 
     def write(conn: "Connection") -> tuple[Usage, list[StoredReward], bool]:
@@ -176,13 +174,20 @@ def record_rewards(
         return usage, [], ended
 
     usage, stored, ended = context.write(write)
-    context.measurements.note_run(manifest.run)
-    if not stored:
-        seconds = (now - key.submitted_at).total_seconds()
-        context.measurements.observe(measured.BATCH_SECONDS, seconds)
-    if ended:
-        context.measurements.count(measured.BATCHES_ENDED, status)
+    _measure_end(context, manifest, status if ended else None, None if stored else now)
     return usage, stored
+
+
+def _measure_end(
+    context: "WorkerContext", manifest: Manifest, status: str | None, now: datetime | None
+) -> None:
+    """Count an end with its status, and the time to new rewards; None if there is neither."""
+    context.measurements.note_run(manifest.run)
+    if status is not None:
+        context.measurements.count(measured.BATCHES_ENDED, status)
+    if now is not None:
+        duration_s = now.timestamp() - manifest.submitted_at
+        context.measurements.observe(measured.BATCH_SECONDS, duration_s)
 
 
 def end_batch(context: "WorkerContext", batch_id: str) -> None:
@@ -235,7 +240,12 @@ def _end(conn: "Connection", batch_id: str, status: str, why: str) -> bool:
     )
 
 
-def _reward_rows(result: BatchResult, now: datetime) -> list[RewardRow]:
+def _reward_rows(
+    result: BatchResult,
+    now: datetime,
+    group_sizes: Sequence[int | None],
+    length_statuses: Sequence[str | None],
+) -> list[RewardRow]:
     columns = result.recorded
     return [
         {
@@ -247,6 +257,8 @@ def _reward_rows(result: BatchResult, now: datetime) -> list[RewardRow]:
             "reward": float(result.rewards[i]),
             "unshaped_reward": float(result.unshaped_rewards[i]),
             "judge_score": float(result.judge_scores[i]),
+            "group_size": group_sizes[i],
+            "length_status": length_statuses[i],
         }
         for i in range(len(result.rewards))
     ]

@@ -18,11 +18,12 @@ from oyer.config.reward import BrokerConfig, SigningConfig
 from oyer.manager.backend.chord import header_and_callback, small_batch_task, task
 from oyer.manager.backend.prepare import PreparedBatch
 from oyer.manager.backend.results import read_result, refused
-from oyer.protocol import measured, names
+from oyer.protocol import names
 from oyer.protocol.batch import Manifest, Submission
 from oyer.protocol.batch_store import ENDED_S, BatchState, BatchStore
 from oyer.protocol.errors import BackendUnavailable
 from oyer.protocol.live_workers import unserved
+from oyer.protocol.measuring import measured
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -52,7 +53,7 @@ class Backend:
     """
 
     def __init__(self, url: str, expires_s: int, signing: SigningConfig | None = None) -> None:
-        from oyer.protocol.measurements import Measurements
+        from oyer.protocol.measuring.measurements import Measurements
         from oyer.protocol.redis_client import Client, while_refused
         from oyer.tasks.app import make_app
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from oyer.config.reward import JudgeConfig, Price
-from oyer.protocol import measured
-from oyer.protocol.measurements import Measurements
+from oyer.protocol.measuring import measured
+from oyer.protocol.measuring.measurements import Measurements
 from oyer.tasks.judging.judgements import Answer, AttemptRecord, cost_usd
 from oyer.tasks.judging.requests import JudgeRequest
 

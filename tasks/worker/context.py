@@ -20,7 +20,7 @@ from oyer.protocol import names
 from oyer.protocol.batch import Manifest
 from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.errors import InvalidConfig
-from oyer.protocol.measurements import Measurements
+from oyer.protocol.measuring.measurements import Measurements
 from oyer.protocol.redis_client import connect
 from oyer.tasks.coordination.admission import Admission
 from oyer.tasks.worker.logging import log_values

@@ -32,7 +32,8 @@ def test_lines_name_their_batch_run_and_judge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OYER_LOG_FORMAT", "json")
-    with scripted_backend(tmp_path) as (manager, judge):
+    asked = {"name": "q", "endpoint": "fake", "model": "m", "temperature": 0.0}
+    with scripted_backend(tmp_path, judges=[asked]) as (manager, judge):
         judge.set_plan(
             lambda arrival: (
                 Action(status=400, body=json.dumps(REFUSAL))
@@ -41,8 +42,8 @@ def test_lines_name_their_batch_run_and_judge(
             )
         )
         batch = manager.submit([rollout("a")], run="logged").result(60)
-    (told,) = lines(tmp_path, "oyer.tasks.coordination.lessons")
+        (told,) = lines(tmp_path, "oyer.protocol.redis_client")
+        (ended,) = lines(tmp_path, "oyer.tasks.combine")
     assert (told["batch_id"], told["run"], told["judge"]) == (batch.id, "logged", "q")
-    (ended,) = lines(tmp_path, "oyer.tasks.combine")
     assert (ended["batch_id"], ended["run"], ended["level"]) == (batch.id, "logged", "INFO")
     assert {"time", "logger", "message", "pid"} <= ended.keys()

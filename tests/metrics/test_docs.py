@@ -8,7 +8,7 @@ import re
 import yaml
 
 from oyer.metrics.gauges import GAUGES
-from oyer.protocol.measured import MEASURED
+from oyer.protocol.measuring.measured import MEASURED
 from tests.support.metric_names import ALERTS
 from tests.support.paths import ROOT
 

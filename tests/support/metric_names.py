@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from oyer.metrics.gauges import GAUGES
-from oyer.protocol.measured import MEASURED
+from oyer.protocol.measuring.measured import MEASURED
 from tests.support.paths import ROOT
 
 ALERTS = ROOT / "deploy/alerts.yaml"

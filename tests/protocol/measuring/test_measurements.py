@@ -8,8 +8,8 @@ import threading
 import pytest
 import redis
 
-from oyer.protocol import measured, measurements
-from oyer.protocol.measurements import Measurements, read_measurements
+from oyer.protocol.measuring import measured, measurements
+from oyer.protocol.measuring.measurements import Measurements, read_measurements
 from oyer.protocol.redis_client import connect
 from tests.support import services
 from tests.support.paths import ROOT
@@ -104,7 +104,8 @@ def test_every_key_expires(client: redis.Redis) -> None:
 
 def test_a_program_that_ends_at_once_writes_its_values(redis_url: str) -> None:
     code = (
-        "from oyer.protocol import measured, measurements, redis_client\n"
+        "from oyer.protocol import redis_client\n"
+        "from oyer.protocol.measuring import measured, measurements\n"
         f"client = redis_client.connect({json.dumps(redis_url)})\n"
         "measurements.Measurements(client).observe(measured.TRAINER_WAIT_SECONDS, 1.5)\n"
     )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis import RedisError
 
-from oyer.protocol.measured import Measured
+from oyer.protocol.measuring.measured import Measured
 
 if TYPE_CHECKING:
     from redis import Redis
