@@ -98,10 +98,7 @@ def serve(
         run=run,
         max_body_bytes=max_body_mib * 2**20,
     )
-    with (
-        contextlib.closing(listen(host, port)) as listener,
-        _manager(config, local=local) as manager,
-    ):
+    with contextlib.closing(listen(host, port)) as listener, _manager(config, local) as manager:
         port = listener.getsockname()[1]
         _print_ready(f"http://{host}:{port}", only_batches(manager, group_size), as_json=as_json)
         _run(manager, settings, listener)
@@ -170,7 +167,7 @@ def only_batches(manager: "RewardManager", group_size: int | None) -> str | None
     )
 
 
-def _manager(config: Path | None, *, local: bool) -> "RewardManager":
+def _manager(config: Path | None, local: bool) -> "RewardManager":
     from oyer.config.loading import load_config
     from oyer.manager import RewardManager
 
