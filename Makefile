@@ -111,9 +111,10 @@ fix: $(READY) ## Format, and repair what the linter can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-docs: $(READY) ## Write the generated parts of README.md, docs/record.md and oyer.example.yaml
+docs: $(READY) ## Write the generated parts of README.md, docs/record.md, docs/metrics.md and oyer.example.yaml
 	$(BIN)/python -m tests.test_docs
 	$(BIN)/python -m tests.test_record_docs
+	$(BIN)/python -m tests.metrics.test_docs
 
 bench: $(READY) ## Measure throughput against a named peer and the bound
 	$(BIN)/python benchmarks/throughput.py

@@ -16,6 +16,7 @@ from oyer.cli import (
     demo,
     history,
     length,
+    metrics,
     rubric,
     score,
     serve,
@@ -43,6 +44,7 @@ app.command("up")(up.up)
 app.command("score")(score.score)
 app.command("serve")(serve.serve)
 app.command("view")(view.view)
+app.command("metrics")(metrics.metrics)
 app.command("check")(check.check)
 app.command("status")(status.status)
 app.command("config")(config.config)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oyer.cli.support.listening import Host, Port, TokenEnv, listen, token_of
-from oyer.cli.support.options import AsJson, Config
+from oyer.cli.support.options import AsJson, Config, LogFormat, log_to_stderr
 from oyer.cli.support.output import console, print_json
 from oyer.protocol.errors import InvalidConfig
 
@@ -70,21 +70,24 @@ def serve(
     run: Run = None,
     max_body_mib: MaxBodyMib = 64,
     local: Local = False,
+    log_format: LogFormat = "text",
     as_json: AsJson = False,
 ) -> None:
     """Serve rewards over HTTP until Ctrl-C.
 
     `POST /get_reward` is OpenRLHF's remote reward model, `POST /rm` is slime's, and
     `POST /v1/score` takes a batch of groups. `GET /docs` and `/openapi.json` describe them;
-    `GET /healthz` reports whether batches can be scored. A repeated request joins the one in
-    progress, or gets its answer again, without new judge calls. Trainings that share a server with
-    `--group-size` each add `?run=NAME` to their URL to keep their groups apart.
+    `GET /healthz` says that the server runs, `GET /readyz` whether batches can be scored. A repeated
+    request joins the one in progress, or gets its answer again, without new judge calls. Trainings
+    that share a server with `--group-size` each add `?run=NAME` to their URL to keep their groups
+    apart.
 
     Example: `oyer serve --config oyer.yaml --port 8780`
     """
     _check_installed()
     from oyer.server import ServerSettings
 
+    log_to_stderr(log_format)
     settings = ServerSettings(
         token=token_of(token_env, host),
         timeout_s=timeout_s,
@@ -95,11 +98,9 @@ def serve(
         run=run,
         max_body_bytes=max_body_mib * 2**20,
     )
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(contextlib.closing(listen(host, port)))
-        manager = stack.enter_context(_manager(config, local=local))
-        url = f"http://{host}:{listener.getsockname()[1]}"
-        _print_ready(url, only_batches(manager, group_size), as_json=as_json)
+    with contextlib.closing(listen(host, port)) as listener, _manager(config, local) as manager:
+        port = listener.getsockname()[1]
+        _print_ready(f"http://{host}:{port}", only_batches(manager, group_size), as_json=as_json)
         _run(manager, settings, listener)
 
 
@@ -122,7 +123,9 @@ def _run(manager: "RewardManager", settings: "ServerSettings", listener: socket.
 
     # Each request in progress holds a connection.
     raise_limit()
-    config = uvicorn.Config(create_app(manager, settings), log_level="warning", access_log=False)
+    # Without a `log_config`, uvicorn's lines go where the process sends its own.
+    app = create_app(manager, settings)
+    config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False)
     uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -164,7 +167,7 @@ def only_batches(manager: "RewardManager", group_size: int | None) -> str | None
     )
 
 
-def _manager(config: Path | None, *, local: bool) -> "RewardManager":
+def _manager(config: Path | None, local: bool) -> "RewardManager":
     from oyer.config.loading import load_config
     from oyer.manager import RewardManager
 

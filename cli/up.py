@@ -27,6 +27,7 @@ def up(
     view: Annotated[
         bool, typer.Option("--view", help="Also serve the page that explains each score.")
     ] = False,
+    log_format: options.LogFormat = "text",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per event.")
     ] = False,
@@ -43,6 +44,7 @@ def up(
     from oyer.local.supervisor import Supervisor
     from oyer.local.worker_commands import cores
 
+    options.log_to_stderr(log_format)
     listener = local_listener() if view else None
     print_event, stopping = _event_printer(as_json), stop_event()
     settings = load_config(config)

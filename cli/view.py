@@ -48,6 +48,7 @@ def view(
     token_env: TokenEnv = None,
     trusted_host: TrustedHosts = None,
     export: Export = None,
+    log_format: options.LogFormat = "text",
     as_json: options.AsJson = False,
 ) -> None:
     """Serve a web page that explains each score, until Ctrl-C.
@@ -65,6 +66,7 @@ def view(
     from oyer.cli.support.database import existing
     from oyer.history.access import AccessRules
 
+    options.log_to_stderr(log_format)
     token = token_of(token_env, host)
     rules = AccessRules(token=token, hosts=frozenset([host, *(trusted_host or ())]))
     record = options.record_url(config, url)
@@ -129,8 +131,10 @@ def _server(engine: "Engine", rules: "AccessRules") -> "uvicorn.Server":
 
     from oyer.history.app import create_app
 
+    # Without a `log_config`, uvicorn's lines go where the process sends its own.
+    app = create_app(engine, rules)
     return uvicorn.Server(
-        uvicorn.Config(create_app(engine, rules), log_level="warning", access_log=False)
+        uvicorn.Config(app, log_config=None, log_level="warning", access_log=False)
     )
 
 

@@ -22,9 +22,6 @@ app = typer.Typer(
 _BROKER = "OYER_BROKER__URL"
 """Passes the broker's URL to the worker processes."""
 
-FORMAT_VARIABLE = "OYER_LOG_FORMAT"
-"""Passes the log format to the worker processes; `oyer.tasks.worker.logging` reads it."""
-
 Processes = Annotated[
     int,
     typer.Option(
@@ -34,10 +31,6 @@ Processes = Annotated[
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
     typer.Option("--loglevel", case_sensitive=False, help="Minimum log level."),
-]
-LogFormat = Annotated[
-    Literal["text", "json"],
-    typer.Option("--log-format", envvar=FORMAT_VARIABLE, help="Format of the log lines."),
 ]
 Kind = Literal["judge", "length", "combine"]
 
@@ -51,7 +44,7 @@ def judge(
     ] = None,
     processes: Processes = 1,
     loglevel: LogLevel = "INFO",
-    log_format: LogFormat = "text",
+    log_format: options.LogFormat = "text",
 ) -> None:
     """Call the judges for queue `judge`; one process per core is enough.
 
@@ -69,7 +62,7 @@ def length(
     ] = None,
     processes: Processes = 1,
     loglevel: LogLevel = "INFO",
-    log_format: LogFormat = "text",
+    log_format: options.LogFormat = "text",
 ) -> None:
     """Compute length terms on queue `length`, each process on one device.
 
@@ -86,7 +79,7 @@ def combine(
     config: options.Config = None,
     processes: Processes = 1,
     loglevel: LogLevel = "INFO",
-    log_format: LogFormat = "text",
+    log_format: options.LogFormat = "text",
 ) -> None:
     """Combine judge scores and length terms into rewards, on queue `combine`.
 
@@ -137,7 +130,7 @@ def _run(
     from oyer.local.processes import Child, keep_alive, stop_all
     from oyer.local.worker_commands import device_environment, worker_argv
 
-    environ = {**_environment(config), FORMAT_VARIABLE: log_format}
+    environ = {**_environment(config), options.FORMAT_VARIABLE: log_format}
     children = []
     for i, device in enumerate(devices):
         argv = worker_argv(

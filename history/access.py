@@ -17,6 +17,9 @@ POLICY = (
     " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
+HEALTH = ("/healthz", "/readyz")
+"""Paths that everyone may read; they say whether the page and the record work."""
+
 _HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -62,7 +65,8 @@ class Access:
                     headers.setdefault(name, value)
             await send(message)
 
-        refusal = self._refusal(Request(scope))
+        # Probes have no token, and name the server by its address.
+        refusal = None if scope["path"] in HEALTH else self._refusal(Request(scope))
         await (refusal or self._app)(scope, receive, with_headers)
 
     def _refusal(self, request: Request) -> Response | None:

@@ -32,6 +32,8 @@ from oyer.history.reading import bounded
 from oyer.history.rendering import STATIC, html
 from oyer.models.requests import texts_of
 from oyer.protocol.errors import InvalidInput, OyerError
+from oyer.tasks.monitoring.health_routes import health_routes
+from oyer.tasks.monitoring.readiness import record_problem
 
 Query = Callable[[Connection], Any]
 
@@ -240,6 +242,7 @@ def create_app(engine: Engine, rules: AccessRules | None = None) -> Starlette:
             Route("/verdicts", pages.add_verdict, methods=["POST"]),
             Route("/labels.jsonl", pages.labels),
             Route("/texts/{digest}", pages.text),
+            *health_routes(lambda: record_problem(engine)),
             Mount("/static", StaticFiles(directory=STATIC), name="static"),
         ],
         middleware=[Middleware(Access, rules=rules or AccessRules())],

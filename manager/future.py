@@ -20,7 +20,7 @@ from oyer.config.reward import RewardConfig, RewardRules, SigningConfig
 from oyer.manager.backend.connection import Broker, backend
 from oyer.manager.backend.poller import poller
 from oyer.manager.backend.prepare import PreparedBatch
-from oyer.manager.backend.recovery import cause_of, is_final
+from oyer.manager.backend.results import cause_of, is_final, no_worker_on
 from oyer.manager.batch import RewardBatch, failure_of
 from oyer.protocol.errors import (
     BackendUnavailable,
@@ -29,6 +29,7 @@ from oyer.protocol.errors import (
     InvalidInput,
     MessageRefused,
 )
+from oyer.protocol.measuring import measured
 from oyer.protocol.rollout import Rollout
 
 _TICKET_PREFIX = "oyer1."
@@ -162,6 +163,8 @@ class RewardFuture:
         if self._awaited is None:
             self._waited_s += time.monotonic() - began_s
             self._awaited = replace(batch, trainer_wait_s=self._waited_s)
+            measurements = backend(*self._broker).measurements
+            measurements.observe(measured.TRAINER_WAIT_SECONDS, self._waited_s)
         return self._awaited
 
     @property
@@ -265,7 +268,7 @@ class RewardFuture:
         """Fail the batch: its workers start no further call."""
         with contextlib.suppress(BackendUnavailable):
             unserved = backend(*self._broker).unserved(self.batch_id)
-            why += _no_worker_on(unserved)
+            why += no_worker_on(unserved)
             backend(*self._broker).fail(self.batch_id, why)
         self._release_backlog()
         self.fail(
@@ -308,12 +311,5 @@ class RewardFuture:
                 f"{total - judged} of {total} verdicts are missing"
                 if judged < total
                 else "every verdict is there; its length terms or its combination are missing"
-            ) + _no_worker_on(unserved)
+            ) + no_worker_on(unserved)
         return f"batch {self.batch_id} did not end within {timeout_s} s: {missing}"
-
-
-def _no_worker_on(queues: Sequence[str]) -> str:
-    """Name the queues that no worker consumes, and the command that starts one."""
-    named = " and ".join(f"`{queue}`" for queue in queues)
-    commands = " and ".join(f"`oyer worker {queue}`" for queue in queues)
-    return f"; no worker listens on queue {named}: start {commands}" if queues else ""

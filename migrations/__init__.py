@@ -11,7 +11,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from oyer.migrations.describing import describe
 from oyer.models.engine import has_database, open_engine, reading
@@ -46,10 +46,17 @@ def current(url: str) -> str | None:
         return None
     engine = open_engine(url)
     try:
-        with reading(engine) as connection:
-            return MigrationContext.configure(connection).get_current_revision()
+        return current_of(engine)
     finally:
         engine.dispose()
+
+
+def current_of(engine: Engine) -> str | None:
+    """Return the revision of a record, or None if there is none; creates no SQLite file."""
+    if not has_database(engine.url.render_as_string(hide_password=False)):
+        return None
+    with reading(engine) as connection:
+        return MigrationContext.configure(connection).get_current_revision()
 
 
 def head() -> str:
@@ -62,6 +69,17 @@ def head() -> str:
 def known() -> set[str]:
     """Return all revisions of this installation."""
     return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def schema_problem(revision: str | None) -> str | None:
+    """Return why this release cannot use a record at `revision`; None if it can.
+
+    A newer revision can be used: a rolling upgrade migrates before it restarts every host.
+    """
+    newest = head()
+    if revision == newest or (revision is not None and revision not in known()):
+        return None
+    return "has no schema" if revision is None else f"is at revision {revision}, not {newest}"
 
 
 def _config(connection: Connection | None = None) -> Config:

@@ -20,6 +20,7 @@ from oyer.models.rows import (
     Usage,
     WorkRow,
 )
+from oyer.models.step_total import StepTotal
 
 IN_LIST = 1000
 """Most values in one IN list; SQLite allows 32,766."""
@@ -145,6 +146,31 @@ def cost_of_run(conn: Connection, run: str) -> float:
         Attempt, (Attempt.submitted_at == Batch.submitted_at) & (Attempt.batch_id == Batch.id)
     )
     return float(conn.scalar(cost.where(Run.name == run)) or 0.0)
+
+
+def latest_groups(
+    conn: Connection, runs: Iterable[str], splits: Iterable[str | None]
+) -> dict[str, tuple[int, int]]:
+    """Return the groups of each run's latest step, and those without spread, from `step_totals`.
+
+    Args:
+        splits: the splits that count; None for batches without one.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    counted = [split or "" for split in splits]
+    for run in runs:
+        run_id = conn.scalar(select(Run.id).where(Run.name == run))
+        query = (
+            select(func.sum(StepTotal.n), func.sum(StepTotal.total))
+            .where(StepTotal.run_id == run_id, StepTotal.name == "groups")
+            .where(StepTotal.split.in_(counted))
+            .group_by(StepTotal.step)
+            .order_by(StepTotal.step.desc())
+            .limit(1)
+        )
+        for n, without_spread in conn.execute(query):
+            found[run] = int(n), int(without_spread)
+    return found
 
 
 def batch(conn: Connection, batch_id: str) -> StoredBatch | None:

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 def workers(client: "Redis") -> dict[str, list[dict[str, Any]]]:
     """Return the running workers, by queue."""
     found: dict[str, list[dict[str, Any]]] = {queue: [] for queue in names.QUEUES}
-    for queue in names.QUEUES:
-        for key in client.scan_iter(match=names.worker_key(queue, "*"), count=1000):
-            entry = client.get(key)
-            if entry is not None:
-                found[queue].append(json.loads(entry))
+    keys = [*client.scan_iter(match=names.worker_key("*", "*"), count=1000)]
+    # A heartbeat may have expired since.
+    for key, entry in zip(keys, client.mget(keys) if keys else (), strict=True):
+        queue = key.decode().split(":")[2]
+        if entry is not None and queue in found:
+            found[queue].append(json.loads(entry))
     return found
 
 

@@ -38,6 +38,9 @@ FLOWS_KEY = "oyer:judge:flows"
 FLOW_HEADER = "oyer"
 """Message header of a judge task: its flow and its number of calls, see `flow_header`."""
 
+SENT_AT_HEADER = "oyer_sent_at"
+"""Message header of every task: when it was sent, in epoch seconds."""
+
 BACKLOG_KEY = "oyer:backlog"
 """Redis hash of payload sizes in bytes, by batch id or by the key of an incomplete group."""
 

@@ -37,6 +37,7 @@ from oyer.server.schemas import (
     ScoreRequest,
 )
 from oyer.server.settings import ServerSettings
+from oyer.tasks.monitoring.readiness import record_problem_at
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a request whose client disconnected; only logs see it."""
@@ -154,9 +155,14 @@ def _add_graders(app: FastAPI, graders: Graders, answer: Answer, checks: Any) ->
 
 
 def _add_health(app: FastAPI, manager: RewardManager) -> None:
-    @app.get("/healthz", response_model=HealthAnswer, responses={503: {"model": HealthAnswer}})
+    @app.get("/healthz", response_model=HealthAnswer)
     async def healthz() -> Response:
-        """Whether batches can be scored."""
+        """Whether this server runs."""
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/readyz", response_model=HealthAnswer, responses={503: {"model": HealthAnswer}})
+    async def readyz() -> Response:
+        """Whether batches can be scored: the broker, the record if `store.url` is set, workers."""
         problem = await run_in_threadpool(_problem, manager)
         if problem is None:
             return JSONResponse({"status": "ok"})
@@ -253,7 +259,7 @@ def _error(status_code: int, message: str, headers: Mapping[str, str] | None = N
 
 
 def _problem(manager: RewardManager) -> str | None:
-    """Return what prevents batches from being scored: no broker, or a queue without workers."""
+    """Return what prevents batches from being scored: broker, record or a queue without workers."""
     needed = [names.JUDGE_QUEUE] if manager.config.judges else []
     needed += [names.LENGTH_QUEUE] if manager.config.length else []
     try:
@@ -263,4 +269,8 @@ def _problem(manager: RewardManager) -> str | None:
     except (redis.RedisError, InvalidInput) as error:
         return f"the broker does not answer: {type(error).__name__}"
     idle = [queue for queue in [*needed, names.COMBINE_QUEUE] if not workers.get(queue)]
-    return f"no worker on queue {', '.join(idle)}" if idle else None
+    if idle:
+        return f"no worker on queue {', '.join(idle)}"
+    store = manager.config.store
+    # Where it is not set, only the workers' hosts know the record.
+    return record_problem_at(store.url) if "url" in store.model_fields_set else None

@@ -247,7 +247,7 @@ class ErrorAnswer(BaseModel):
 
 
 class HealthAnswer(BaseModel):
-    """`GET /healthz`; `error` says why batches cannot be scored."""
+    """`GET /healthz` and `/readyz`; `error` says why batches cannot be scored."""
 
     status: str
     error: str | None = None

@@ -4,12 +4,14 @@ A trainer may hold several apps. Each setting that differs from Celery's default
 without it, as measured with Celery 5.7 on Redis.
 """
 
+import time
 from typing import Any
 
 from celery import Celery
 from celery.app.amqp import AMQP
 from celery.app.utils import Settings
 from celery.loaders.app import AppLoader
+from celery.signals import before_task_publish
 from kombu import Exchange, Queue
 
 from oyer.config.reward import SigningConfig
@@ -29,6 +31,13 @@ _CONNECTIONS_PER_PROCESS = 300
 
 _SILENCE_S = 20.0
 """Time without an expected reply after which a Redis connection counts as lost, in seconds."""
+
+
+@before_task_publish.connect
+def _note_time(sender: Any = None, headers: Any = None, **_: Any) -> None:
+    """Note when a task is sent, from which its worker computes the wait in the queue."""
+    if sender in names.QUEUE_OF_TASK:
+        headers[names.SENT_AT_HEADER] = time.time()
 
 
 class _Loader(AppLoader):

@@ -6,6 +6,7 @@ no HTTP client.
 
 import contextlib
 import os
+import time
 import warnings
 from importlib import import_module
 from typing import Any
@@ -28,12 +29,13 @@ from oyer.config.loading import load_config
 from oyer.protocol import names
 from oyer.protocol.batch_store import ENDED_S
 from oyer.protocol.errors import MessageRefused, OyerError
+from oyer.protocol.measuring import measured
 from oyer.protocol.packing import WIRE_VERSION
 from oyer.tasks.app import VISIBILITY_TIMEOUT_S, make_app
 from oyer.tasks.worker.broker_transport import Channel
 from oyer.tasks.worker.context import WorkerContext
 from oyer.tasks.worker.heartbeat import Heartbeat
-from oyer.tasks.worker.logging import configure_logging, log_format
+from oyer.tasks.worker.logging import configure_logging, forget_log_values, log_format
 from oyer.tasks.worker.open_files import raise_limit
 from oyer.tasks.worker.pools import DEFAULT_CONCURRENCY
 from oyer.tasks.worker.shutdown import HandedBack
@@ -165,6 +167,16 @@ def _read(message: dict[str, Any], further: tuple[Any, ...], *counts: str) -> li
             f"message does not hold {', '.join(fields)} and nothing else: it is not of Oyer"
         )
     return values
+
+
+@task_prerun.connect
+def _begin_task(task: Any = None, **_: Any) -> None:
+    """Count how long the message waited in its queue. Trainers of earlier releases note no time."""
+    forget_log_values()
+    sent_at = task.request.get(names.SENT_AT_HEADER)
+    queue = names.QUEUE_OF_TASK.get(task.name)
+    if queue is not None and isinstance(sent_at, float):
+        context.measurements.observe(measured.QUEUE_WAIT_SECONDS, time.time() - sent_at, queue)
 
 
 @task_postrun.connect

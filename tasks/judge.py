@@ -4,6 +4,7 @@ A failed call becomes a verdict with a status, never an exception, so that one b
 leave a chord unfinished. No HTTP call runs inside a database transaction.
 """
 
+import contextvars
 import gc
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -35,6 +36,7 @@ from oyer.tasks.judging.aggregate import (
 )
 from oyer.tasks.judging.call import JudgeCaller
 from oyer.tasks.judging.chunk_requests import chunk_requests
+from oyer.tasks.judging.counting import count_answers
 from oyer.tasks.judging.judgements import (
     Answer,
     attempt_rows,
@@ -51,6 +53,7 @@ from oyer.tasks.judging.resolver import Resolver
 from oyer.tasks.monitoring.judge_spans import record_spans
 from oyer.tasks.record import check_schema, record_chunk, record_submission
 from oyer.tasks.worker.context import WorkerContext
+from oyer.tasks.worker.logging import log_values
 from oyer.tasks.worker.open_files import check_calls_fit, raise_limit
 from oyer.tasks.worker.shutdown import HandedBack
 from oyer.tasks.worker.storage_retry import retry_storage
@@ -228,7 +231,11 @@ class _Chunk:
             self.context, self.manifest, self.number, self.rollouts, judges, judgements, attempts
         )
         self.rows.update((key_of(row), row) for row in written)
-        if self.budget is not None:
+        count_answers(
+            self.context.measurements, self.manifest.run, answered, self.context.judging.price
+        )
+        if self.budget is not None and self.plan.budget is not None:
+            self.context.measurements.note_run(self.manifest.run, self.plan.budget.usd)
             self.budget.recorded(sum(row.get("cost_usd") or 0.0 for row in attempts))
             self.budget.report()
 
@@ -287,11 +294,14 @@ def _ask(
     load.calls = len(open_keys)
 
     def answer(key: str) -> None:
+        log_values(judge=sharing[key][0].judge.name)
         answers[key] = resolver.answer(sharing[key][0], claimed=claims[key])
         load.calls -= 1
         progress.add()
 
-    gevent.joinall([gevent.spawn(answer, key) for key in open_keys], raise_error=True)
+    # Each greenlet in a copy of this context, which holds the values of log lines.
+    calls = [gevent.spawn(contextvars.copy_context().run, answer, key) for key in open_keys]
+    gevent.joinall(calls, raise_error=True)
     return {
         request.place: answers[key] if i == 0 else answers[key].joined
         for key, sharers in sharing.items()

@@ -30,6 +30,7 @@ from oyer.models.rows import (
 from oyer.protocol.batch import Manifest
 from oyer.protocol.batch_result import BatchResult
 from oyer.protocol.errors import InvalidConfig
+from oyer.protocol.measuring import measured
 from oyer.protocol.rollout import Rollout
 from oyer.tasks.judging.judgements import judge_result
 from oyer.tasks.rewards.totals import Total, totals_of
@@ -55,12 +56,13 @@ def check_schema(context: "WorkerContext") -> None:
 
     url = context.config.store.url
     revision, newest = retry_storage(migrations.current, url), migrations.head()
-    if revision == newest:
+    state = migrations.schema_problem(revision)
+    if state is None:
+        if revision != newest:
+            log.warning(
+                "the record is at revision %s, newer than %s of this release", revision, newest
+            )
         return
-    if revision is not None and revision not in migrations.known():
-        log.warning("the record is at revision %s, newer than %s of this release", revision, newest)
-        return
-    state = "has no schema" if revision is None else f"is at revision {revision}, not {newest}"
     raise InvalidConfig(
         f"store.url: the record {redacted_url(url)} {state}; run `oyer db upgrade` with this"
         " configuration, then start the workers"
@@ -144,15 +146,13 @@ def record_rewards(
         The batch's usage, and the rewards that the database already held.
     """
     now = datetime.now(UTC)
-    rows = _reward_rows(result, now)
-    for row, size, length_status in zip(rows, group_sizes, length_statuses, strict=True):
-        row["group_size"], row["length_status"] = size, length_status
+    rows = _reward_rows(result, now, group_sizes, length_statuses)
     key = BatchKey(datetime.fromtimestamp(manifest.submitted_at, UTC), manifest.batch_id)
 
-    def write(conn: "Connection") -> tuple[Usage, list[StoredReward]]:
+    def write(conn: "Connection") -> tuple[Usage, list[StoredReward], bool]:
         usage = queries.usage_of(conn, manifest.batch_id)
         if not writes.record_rewards(conn, key, rows):
-            return usage, queries.rewards_of(conn, manifest.batch_id)
+            return usage, queries.rewards_of(conn, manifest.batch_id), False
         totals = totals_of(
             result,
             requests=usage["calls"],
@@ -162,7 +162,7 @@ def record_rewards(
             preliminary=manifest.preliminary,
         )
         writes.add_to_totals(conn, manifest.batch_id, totals)
-        writes.finish_batch(
+        ended = writes.finish_batch(
             conn,
             manifest.batch_id,
             status=status,
@@ -171,9 +171,23 @@ def record_rewards(
             usage=usage,
             ending=why,
         )
-        return usage, []
+        return usage, [], ended
 
-    return context.write(write)
+    usage, stored, ended = context.write(write)
+    _measure_end(context, manifest, status if ended else None, None if stored else now)
+    return usage, stored
+
+
+def _measure_end(
+    context: "WorkerContext", manifest: Manifest, status: str | None, now: datetime | None
+) -> None:
+    """Count an end with its status, and the time to new rewards; None if there is neither."""
+    context.measurements.note_run(manifest.run)
+    if status is not None:
+        context.measurements.count(measured.BATCHES_ENDED, status)
+    if now is not None:
+        duration_s = now.timestamp() - manifest.submitted_at
+        context.measurements.observe(measured.BATCH_SECONDS, duration_s)
 
 
 def end_batch(context: "WorkerContext", batch_id: str) -> None:
@@ -187,9 +201,10 @@ def end_batch(context: "WorkerContext", batch_id: str) -> None:
         return
     status, why = ending
     now = datetime.now(UTC)
-    context.write(
+    if context.write(
         lambda conn: writes.finish_batch(conn, batch_id, status=status, finished_at=now, ending=why)
-    )
+    ):
+        context.measurements.count(measured.BATCHES_ENDED, status)
 
 
 def end_batches(endings: Mapping[str, tuple[str, str]], store_url: str) -> str:
@@ -225,7 +240,12 @@ def _end(conn: "Connection", batch_id: str, status: str, why: str) -> bool:
     )
 
 
-def _reward_rows(result: BatchResult, now: datetime) -> list[RewardRow]:
+def _reward_rows(
+    result: BatchResult,
+    now: datetime,
+    group_sizes: Sequence[int | None],
+    length_statuses: Sequence[str | None],
+) -> list[RewardRow]:
     columns = result.recorded
     return [
         {
@@ -237,6 +257,8 @@ def _reward_rows(result: BatchResult, now: datetime) -> list[RewardRow]:
             "reward": float(result.rewards[i]),
             "unshaped_reward": float(result.unshaped_rewards[i]),
             "judge_score": float(result.judge_scores[i]),
+            "group_size": group_sizes[i],
+            "length_status": length_statuses[i],
         }
         for i in range(len(result.rewards))
     ]

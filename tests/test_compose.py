@@ -93,7 +93,9 @@ def test_no_password_is_in_the_file_and_each_one_has_an_example() -> None:
                 required |= set(INTERPOLATED.findall(value))
     example = (ROOT / ".env.example").read_text()
     given = dict(re.findall(r"^(\w+)=(.*)$", example, re.MULTILINE))
-    assert required == {"REDIS_PASSWORD", "POSTGRES_PASSWORD", "ANALYST_PASSWORD", "VIEW_TOKEN"}
+    assert required == {
+        *("REDIS_PASSWORD", "POSTGRES_PASSWORD", "ANALYST_PASSWORD", "VIEW_TOKEN", "METRICS_TOKEN")
+    }
     assert all(given[name] == "" for name in required)
     used = set(INTERPOLATED.findall((ROOT / "compose.yaml").read_text()))
     assert used == set(given)

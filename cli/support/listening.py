@@ -1,4 +1,4 @@
-"""Options and sockets of the commands that answer HTTP: `oyer serve` and `oyer view`."""
+"""Options and sockets of the commands that answer HTTP: `oyer serve`, `oyer view`, `oyer metrics`."""
 
 import os
 import socket

@@ -1,8 +1,9 @@
 """Options that several commands share."""
 
+import logging
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -33,6 +34,14 @@ Config = Annotated[
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+FORMAT_VARIABLE = "OYER_LOG_FORMAT"
+"""Passes the log format to worker processes; `oyer.tasks.worker.logging` reads it."""
+
+LogFormat = Annotated[
+    Literal["text", "json"],
+    typer.Option("--log-format", envvar=FORMAT_VARIABLE, help="Format of the log lines."),
+]
+
 RecordUrl = Annotated[
     str | None, typer.Option("--url", help="URL of the record, instead of store.url.")
 ]
@@ -43,3 +52,11 @@ def record_url(config: Path | None, url: str | None) -> str:
     from oyer.config.loading import load_config
 
     return url or load_config(config).store.url
+
+
+def log_to_stderr(log_format: str, *, level: int = logging.WARNING) -> None:
+    """Send the log lines of this process, and of the workers that it starts, to standard error."""
+    from oyer.tasks.worker.logging import configure_logging
+
+    os.environ[FORMAT_VARIABLE] = log_format
+    configure_logging(level)

@@ -6,7 +6,6 @@
 """
 
 import contextlib
-import json
 import os
 import time
 import uuid
@@ -18,12 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from oyer.config.reward import BrokerConfig, SigningConfig
 from oyer.manager.backend.chord import header_and_callback, small_batch_task, task
 from oyer.manager.backend.prepare import PreparedBatch
+from oyer.manager.backend.results import read_result, refused
 from oyer.manager.backend.submission_spans import traced_submission
 from oyer.protocol import names
 from oyer.protocol.batch import Manifest, Submission
 from oyer.protocol.batch_store import ENDED_S, BatchState, BatchStore
-from oyer.protocol.errors import BackendUnavailable, MessageRefused
+from oyer.protocol.errors import BackendUnavailable
 from oyer.protocol.live_workers import unserved
+from oyer.protocol.measuring import measured
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -53,6 +54,7 @@ class Backend:
     """
 
     def __init__(self, url: str, expires_s: int, signing: SigningConfig | None = None) -> None:
+        from oyer.protocol.measuring.measurements import Measurements
         from oyer.protocol.redis_client import Client, while_refused
         from oyer.tasks.app import make_app
 
@@ -71,6 +73,7 @@ class Backend:
         self.waiting_messages = 0
         """Judge messages that waited for a worker when this process last stored a batch."""
         self._store = BatchStore(self.redis, expires_s=expires_s)
+        self.measurements = Measurements(self.redis)
 
     def submit(self, prepared: PreparedBatch, max_backlog_bytes: int | None = None) -> None:
         """Store a batch's payloads, then send its tasks.
@@ -144,6 +147,7 @@ class Backend:
             else:
                 self.redis.delete(self._result_key(batch_id))
                 task(self._app, names.RECALL_TASK, batch_id).apply_async(task_id=batch_id)
+                self._count_resubmission(why)
 
     def resume(self, batch_id: str, why: str) -> bool:
         """Resubmit an ended batch for an operator, with its original time to the deadline.
@@ -242,7 +246,7 @@ class Backend:
         try:
             return dict(self._app.backend.decode(blob))  # type: ignore[arg-type]  # bytes, as asked for
         except DecodeError as error:
-            return _refused(f"its result is not signed by a key of broker.signing: {error}"[:500])
+            return refused(f"its result is not signed by a key of broker.signing: {error}"[:500])
 
     def _send_tasks(self, manifest: Manifest) -> None:
         from celery import chord, group
@@ -250,6 +254,7 @@ class Backend:
         if manifest.submission > 1:
             # The result of an earlier submission would end this one at once.
             self.redis.delete(self._result_key(manifest.batch_id))
+            self._count_resubmission(manifest.sendings[-1].why)
         if manifest.one_task:
             small_batch_task(self._app, manifest).apply_async(task_id=manifest.batch_id)
             return
@@ -258,6 +263,9 @@ class Backend:
             chord(group(header, app=self._app), app=self._app)(
                 callback, task_id=manifest.batch_id, producer=producer
             )
+
+    def _count_resubmission(self, why: str) -> None:
+        self.measurements.count(measured.RESUBMISSIONS, measured.resubmission_reason(why))
 
     def _result_key(self, batch_id: str) -> bytes:
         key: bytes = self._app.backend.get_key_for_task(batch_id)  # type: ignore[attr-defined]  # not in the stubs
@@ -282,25 +290,6 @@ class Backend:
                 f"broker {_host(self.url)} cannot be reached ({error}); start it with `oyer up`,"
                 " or set broker.url to the one that the workers use"
             ) from error
-
-
-def read_result(blob: bytes | str) -> dict[str, Any]:
-    """Decode the stored result of a batch; a value that Celery did not write is a failure."""
-    try:
-        meta = json.loads(blob)
-        if isinstance(meta["status"], str) and "result" in meta:
-            return dict(meta)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    return _refused("the value at its result key was not written by Celery; submit again")
-
-
-def _refused(why: str) -> dict[str, Any]:
-    """Return a refusal in the form in which Celery stores an error of a task."""
-    return {
-        "status": "FAILURE",
-        "result": {"exc_type": MessageRefused.__name__, "exc_message": [why]},
-    }
 
 
 def _host(url: str) -> str:

@@ -179,6 +179,7 @@ class _WatchedBatch:
             why,
             self.recovery.submissions,
             MAX_SUBMISSIONS,
+            extra={"fields": {"batch_id": self.future.batch_id}},
         )
         return False
 

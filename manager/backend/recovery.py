@@ -3,10 +3,6 @@
 Times are seconds of one monotonic clock, passed in. See docs/internals/recovery.md.
 """
 
-from typing import Any
-
-from oyer.protocol.errors import BatchLost, InvalidConfig, InvalidLengthCall, MessageRefused
-
 MAX_SUBMISSIONS = 5
 """Submissions of a batch, including the first, before its future fails."""
 
@@ -77,26 +73,3 @@ class Recovery:
     def _note(self, failure: str, due_s: float) -> None:
         if self._failure is None:
             self._failure, self._due_s = failure, due_s
-
-
-_FINAL = tuple(
-    kind.__name__ for kind in (BatchLost, InvalidConfig, InvalidLengthCall, MessageRefused)
-)
-"""Errors that every further submission would raise again."""
-
-
-def is_final(meta: dict[str, Any], cause: str) -> bool:
-    """Whether every further submission would fail too, in `combine` or in another task."""
-    result = meta.get("result")
-    raised = result.get("exc_type") if isinstance(result, dict) else None
-    return raised in _FINAL or any(f"raised {name}(" in cause for name in _FINAL)
-
-
-def cause_of(meta: dict[str, Any]) -> str:
-    """Return the error of a failed batch."""
-    result = meta.get("result")
-    if isinstance(result, dict):
-        message = result.get("exc_message")
-        text = " ".join(map(str, message)) if isinstance(message, (list, tuple)) else str(message)
-        return f"{result.get('exc_type', 'error')}: {text}"
-    return str(result)

@@ -16,11 +16,17 @@ _CANDIDATES = frozenset({"candidatestokencount"})
 _COMPLETION = _CANDIDATES | {"completiontokens", "outputtokens", "generatedtokencount"}
 _TOTAL = frozenset({"totaltokens", "totaltokencount"})
 _THINKING = frozenset({"reasoningtokens", "thinkingtokens", "thoughtstokens", "thoughtstokencount"})
+_CACHED = frozenset(
+    {"cachedtokens", "promptcachehittokens", "cachereadinputtokens", "cachedcontenttokencount"}
+)
+_PROMPT_DETAILS = frozenset({"prompttokensdetails", "inputtokensdetails", "inputtokendetails"})
 _CACHE = frozenset({"cachecreationinputtokens", "cachereadinputtokens"})
 
 
 def token_usage(data: Any) -> dict[str, Any]:
-    """Read `prompt_tokens`, `completion_tokens` and `usage_reported` from a response body.
+    """Read the token counts and `usage_reported` from a response body.
+
+    `cached_tokens` are a part of `prompt_tokens`, `reasoning_tokens` of `completion_tokens`.
 
     If fields disagree, the larger value counts, so that a budget is not exceeded. The rest of
     `total_tokens` counts as completion. Thinking is added to a completion that is too small to
@@ -42,6 +48,8 @@ def token_usage(data: Any) -> dict[str, Any]:
     return {
         "prompt_tokens": min(prompt, MAX_COUNT),
         "completion_tokens": min(completion, MAX_COUNT),
+        "cached_tokens": min(_cached(usage), prompt, MAX_COUNT),
+        "reasoning_tokens": min(thinking, completion, MAX_COUNT),
         # Some gateways send zeros if they do not know; every call takes tokens.
         "usage_reported": reported and prompt + completion > 0,
     }
@@ -89,3 +97,9 @@ def _thinking(usage: Mapping[str, Any]) -> int:
     """Return the tokens of thinking; 0 if not reported."""
     inner = _largest(_inner(usage, _DETAILS), _THINKING)
     return max(inner or 0, _largest(usage, _THINKING) or 0)
+
+
+def _cached(usage: Mapping[str, Any]) -> int:
+    """Return the prompt tokens read from the provider's cache; 0 if not reported."""
+    inner = _largest(_inner(usage, _PROMPT_DETAILS), _CACHED)
+    return max(inner or 0, _largest(usage, _CACHED) or 0)

@@ -65,6 +65,10 @@ class Reply:
     model: str
     """The model that answered, as the endpoint reports it."""
     token_logprobs: tuple[TokenLogprob, ...] | None = None
+    cached_tokens: int = 0
+    """Prompt tokens that the provider read from its cache; part of `prompt_tokens`."""
+    reasoning_tokens: int = 0
+    """Part of `completion_tokens`."""
     thought: bool = False
     """Whether the endpoint reports reasoning, as text or as tokens."""
     http_status: int = 200
@@ -95,6 +99,8 @@ class Failure:
     """Equal for two 5xx with the same message; None for other failures and for gateways' 5xx."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
     usage_reported: bool = False
     """True if the endpoint reported the tokens billed for the failed call."""
     latency_ms: float = 0.0

@@ -271,6 +271,8 @@ def _record(
         latency_ms=result.latency_ms,
         prompt_tokens=result.prompt_tokens,
         completion_tokens=result.completion_tokens,
+        cached_tokens=result.cached_tokens,
+        reasoning_tokens=result.reasoning_tokens,
         retry_wait_s=wait_s,
         messages=request.messages,
         sent=result.sent,

@@ -40,6 +40,10 @@ class AttemptRecord:
     completion_tokens: int
     retry_wait_s: float | None
     """Wait before the next attempt, in seconds; None after the last."""
+    cached_tokens: int = 0
+    """Part of `prompt_tokens`; in the metrics only, as `reasoning_tokens`."""
+    reasoning_tokens: int = 0
+    """Part of `completion_tokens`."""
     messages: Sequence[Message] = ()
     """As sent."""
     sent: Mapping[str, Any] = field(default_factory=dict)

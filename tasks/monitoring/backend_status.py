@@ -29,6 +29,8 @@ class QueueStatus:
     """Messages that workers took and have not acknowledged."""
     workers: tuple[str, ...]
     """`host:pid` of each process with a heartbeat in the last 15 s."""
+    record_wait_s: float = 0.0
+    """How long one of them has waited for a read or write of the record, the longest; reported every 5 s."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

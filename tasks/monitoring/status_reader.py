@@ -60,7 +60,7 @@ def _read(client: Redis, endpoints: Iterable[str]) -> BackendStatus:
     wanted = sorted({*endpoints, *called})
     return BackendStatus(
         at_s=now_s,
-        queues=_queues(client),
+        queues=_queues(client, now_s),
         batches=_batches(client, manifests, now_s),
         backlog_bytes=int(sizes.get(_SUM_FIELD, 0)),
         open_groups=sum(name.startswith(group_prefix) for name in held),
@@ -95,7 +95,7 @@ def _hashes(client: Redis, keys: Mapping[str, str]) -> dict[str, Mapping[bytes, 
     return dict(zip(keys, pipe.execute(), strict=True))
 
 
-def _queues(client: Redis) -> tuple[QueueStatus, ...]:
+def _queues(client: Redis, now_s: float) -> tuple[QueueStatus, ...]:
     # kombu has a list per queue, and one hash of all unacknowledged messages.
     pipe = client.pipeline(transaction=False)
     for queue in names.QUEUES:
@@ -114,9 +114,16 @@ def _queues(client: Redis) -> tuple[QueueStatus, ...]:
             waiting=length + (sorted_by_flow if queue == names.JUDGE_QUEUE else 0),
             taken=taken[queue],
             workers=tuple(sorted(f"{who['host']}:{who['pid']}" for who in present[queue])),
+            record_wait_s=_longest_wait_s(present[queue], now_s),
         )
         for queue, length in zip(names.QUEUES, lengths, strict=True)
     )
+
+
+def _longest_wait_s(workers: Sequence[Mapping[str, Any]], now_s: float) -> float:
+    # Workers of earlier releases report no wait.
+    since = [who.get("waits_for_record_since") for who in workers]
+    return max((now_s - at_s for at_s in since if at_s is not None), default=0.0)
 
 
 def _batches(client: Redis, manifests: Sequence[Manifest], now_s: float) -> tuple[BatchStatus, ...]:

@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,8 +20,10 @@ from oyer.protocol import names
 from oyer.protocol.batch import Manifest
 from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.errors import InvalidConfig
+from oyer.protocol.measuring.measurements import Measurements
 from oyer.protocol.redis_client import connect
 from oyer.tasks.coordination.admission import Admission
+from oyer.tasks.worker.logging import log_values
 from oyer.tasks.worker.pools import DEFAULT_CONCURRENCY
 from oyer.tasks.worker.shutdown import Shutdown
 from oyer.tasks.worker.storage_retry import retry_storage
@@ -57,6 +59,7 @@ class WorkerContext:
         """Judge tasks that this process runs at once."""
         self._plans: dict[str, tuple[dict[str, Any], Plan]] = {}
         self._endings: dict[str, tuple[float, bool]] = {}
+        self._record_waits: dict[object, float] = {}
 
     @cached_property
     def name(self) -> str:
@@ -82,6 +85,11 @@ class WorkerContext:
     def redis(self) -> Redis:
         """A pool of Redis connections, shared by all greenlets or threads."""
         return connect(self.broker_url, timeout_s=_REDIS_TIMEOUT_S)
+
+    @cached_property
+    def measurements(self) -> Measurements:
+        """The counters and histograms of this process."""
+        return Measurements(self.redis)
 
     @cached_property
     def batches(self) -> BatchStore:
@@ -126,6 +134,7 @@ class WorkerContext:
         if known is None or known[0] != manifest.plan:
             known = manifest.plan, read_plan(manifest)
             _keep_latest(self._plans, batch_id, known)
+        log_values(batch_id=batch_id, run=manifest.run)
         return manifest, known[1]
 
     def must_stop(self, batch_id: str) -> bool:
@@ -151,7 +160,8 @@ class WorkerContext:
             with reading(self.engine) as conn:
                 return query(conn)
 
-        return retry_storage(work)
+        with self._waiting_for_record():
+            return retry_storage(work)
 
     def write(self, statements: "Callable[[Connection], T]") -> T:
         """Run statements in one transaction; see `retry_storage`."""
@@ -160,12 +170,29 @@ class WorkerContext:
             with self.engine.begin() as conn:
                 return statements(conn)
 
-        return retry_storage(work)
+        with self._waiting_for_record():
+            return retry_storage(work)
+
+    @property
+    def waits_for_record_since(self) -> float | None:
+        """When the oldest read or write of the record began that has not ended, in epoch seconds."""
+        return min(self._record_waits.values(), default=None)
+
+    @contextlib.contextmanager
+    def _waiting_for_record(self) -> Iterator[None]:
+        wait = object()
+        self._record_waits[wait] = time.time()
+        try:
+            yield
+        finally:
+            del self._record_waits[wait]
 
     def close(self) -> None:
         """Return permits and claims, and close the database; a SQLite file leaves no `-wal` file behind."""
         if "judging" in self.__dict__:
             self.judging.close()
+        if "measurements" in self.__dict__:
+            self.measurements.close()
         if "engine" in self.__dict__:
             self.engine.dispose()
 

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 import redis
 
@@ -44,14 +45,12 @@ class Heartbeat:
         """
         retry_storage(self._check_lease)
         is_length = names.LENGTH_QUEUE in self._queues
-        entry = json.dumps(
-            {
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "version": version("oyer"),
-                "device": describe(self._context.device) if is_length else None,
-            }
-        )
+        entry = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "version": version("oyer"),
+            "device": describe(self._context.device) if is_length else None,
+        }
         retry_storage(self._write, entry)
         thread = threading.Thread(target=self._renew, args=(entry,), name="oyer-heartbeat")
         thread.daemon = True
@@ -81,15 +80,17 @@ class Heartbeat:
                 f" and wait {_TTL_S} s"
             )
 
-    def _renew(self, entry: str) -> None:
+    def _renew(self, entry: dict[str, Any]) -> None:
         while not self._stopped.wait(_TTL_S / 3):
             try:
                 self._write(entry)
             except redis.RedisError as error:
                 log.warning("heartbeat not renewed: %s", type(error).__name__)
 
-    def _write(self, entry: str) -> None:
+    def _write(self, entry: dict[str, Any]) -> None:
         client = self._context.redis
         client.set(names.LEASE_KEY, self._lease_s, ex=_TTL_S)
+        since = self._context.waits_for_record_since
+        text = json.dumps({**entry, "waits_for_record_since": since})
         for key in self._keys:
-            client.set(key, entry, ex=_TTL_S)
+            client.set(key, text, ex=_TTL_S)

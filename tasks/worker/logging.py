@@ -1,5 +1,6 @@
-"""Logging of worker processes: one line per event on standard error, as text or JSON."""
+"""Logging of workers and servers: one line per event on standard error, as text or JSON."""
 
+import contextvars
 import json
 import logging
 import os
@@ -14,6 +15,12 @@ FORMAT_VARIABLE = "OYER_LOG_FORMAT"
 """Environment variable with the format of the log lines."""
 
 LogFormat = Literal["text", "json"]
+
+_VALUES: contextvars.ContextVar[dict[str, str]] = contextvars.ContextVar("oyer_log_values")
+"""Values of the lines that the current task or greenlet logs."""
+
+_TOP_LEVEL = ("batch_id", "run", "judge")
+"""Values that a JSON line holds at its top level where they are known."""
 
 _QUIET = (
     "openai",
@@ -39,6 +46,16 @@ def log_format() -> LogFormat:
     if chosen not in ("text", "json"):
         raise InvalidConfig(f"{FORMAT_VARIABLE}: {chosen!r:.40} is neither `text` nor `json`")
     return cast(LogFormat, chosen)
+
+
+def log_values(**values: str) -> None:
+    """Add values to the JSON lines of the current task or greenlet: `batch_id`, `run`, `judge`."""
+    _VALUES.set({**_VALUES.get({}), **values})
+
+
+def forget_log_values() -> None:
+    """Remove the values: another task begins in this thread."""
+    _VALUES.set({})
 
 
 def configure_logging(level: int) -> None:
@@ -77,6 +94,8 @@ class _JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         fields = getattr(record, "fields", None)
+        known = {**_VALUES.get({}), **(fields or {})}
+        entry |= {name: known[name] for name in _TOP_LEVEL if known.get(name) is not None}
         if fields is not None:
             entry["fields"] = fields
         if record.exc_info:

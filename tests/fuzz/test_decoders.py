@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from oyer.config.loading import validate
 from oyer.config.plan import read_plan
 from oyer.manager import InvalidInput, Rollout
-from oyer.manager.backend.connection import read_result
 from oyer.manager.backend.prepare import prepare
+from oyer.manager.backend.results import read_result
 from oyer.manager.batch import RewardBatch
 from oyer.protocol import packing, token_ids
 from oyer.protocol.batch import (

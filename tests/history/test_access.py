@@ -106,3 +106,20 @@ def test_the_analyst_reads_every_page_and_a_verdict_names_the_fix(postgres_url: 
             conn.execute(text("DROP OWNED BY page_reader"))
             conn.execute(text("DROP ROLE page_reader"))
         owner.dispose()
+
+
+def test_health_needs_no_token_and_no_known_name(engine: Engine) -> None:
+    app = create_app(engine, AccessRules(token="secret"))
+    client = TestClient(app, base_url=SITE, headers={"host": "10.0.0.7:8790"})
+    for path in ("/healthz", "/readyz"):
+        assert (client.get(path).status_code, client.get(path).json()) == (200, {"status": "ok"})
+
+
+def test_a_record_of_another_release_is_not_ready(empty_url: str) -> None:
+    migrations.upgrade(empty_url, "0001")
+    engine = open_engine(empty_url)
+    client = TestClient(create_app(engine), base_url=SITE)
+    assert client.get("/healthz").status_code == 200
+    ready = client.get("/readyz")
+    engine.dispose()
+    assert (ready.status_code, "run `oyer db upgrade`" in ready.json()["error"]) == (503, True)

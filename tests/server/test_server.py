@@ -256,21 +256,27 @@ def test_only_requests_with_the_token_are_answered(backend: RewardManager) -> No
         assert server.get("/healthz").status == 200
 
 
-def test_health_reports_what_is_missing(server: Served, backend: RewardManager) -> None:
+def test_readiness_reports_what_is_missing(server: Served, backend: RewardManager) -> None:
     assert server.get("/healthz").json() == {"status": "ok"}
+    assert server.get("/readyz").json() == {"status": "ok"}
     away = sibling(backend, broker={"url": "redis://127.0.0.1:9/0"})
     with served(away) as other:
-        answer = other.get("/healthz")
+        alive, ready = other.get("/healthz"), other.get("/readyz")
         refused = other.post("/rm", {"prompt": "p", "response": "r"})
-    assert answer.status == 503
-    assert "broker" in answer.json()["error"]
+    assert (alive.status, ready.status) == (200, 503)
+    assert "broker" in ready.json()["error"]
+    away = sibling(backend, store={"url": "sqlite:///none/none.db"})
+    with served(away) as other:
+        ready = other.get("/readyz")
+    assert ready.status == 503
+    assert "the record has no schema" in ready.json()["error"]
     assert refused.json() == 0.0
 
 
 def test_the_openapi_schema_has_every_route_and_its_references_resolve(server: Served) -> None:
     description = server.get("/openapi.json").json()
     assert set(description["paths"]) == {
-        "/v1/score", "/get_reward", "/rm", "/grade", "/graders/run", "/healthz",
+        "/v1/score", "/get_reward", "/rm", "/grade", "/graders/run", "/healthz", "/readyz",
     }  # fmt: skip
     models = description["components"]["schemas"]
 

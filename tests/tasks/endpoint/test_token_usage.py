@@ -64,11 +64,34 @@ def details(reasoning_tokens: int) -> dict[str, Any]:
     ],
 )
 def test_the_larger_reading_counts(usage: dict[str, Any], prompt: int, completion: int) -> None:
-    assert token_usage({"usage": usage}) == {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "usage_reported": True,
-    }
+    found = token_usage({"usage": usage})
+    assert (found["prompt_tokens"], found["completion_tokens"]) == (prompt, completion)
+    assert found["usage_reported"] is True
+
+
+@pytest.mark.parametrize(
+    ("usage", "cached", "reasoning"),
+    [
+        (
+            {
+                "prompt_tokens": 100,
+                "completion_tokens": 20,
+                "prompt_tokens_details": {"cached_tokens": 64},
+                "completion_tokens_details": {"reasoning_tokens": 12},
+            },
+            64,
+            12,
+        ),
+        ({"prompt_tokens": 100, "completion_tokens": 20, "prompt_cache_hit_tokens": 80}, 80, 0),
+        ({"input_tokens": 10, "output_tokens": 20, "cache_read_input_tokens": 90}, 90, 0),
+        ({"prompt_tokens": 10, "completion_tokens": 2, "prompt_cache_hit_tokens": 99}, 10, 0),
+    ],
+)
+def test_cached_and_reasoning_tokens_are_parts_of_the_others(
+    usage: dict[str, Any], cached: int, reasoning: int
+) -> None:
+    found = token_usage({"usage": usage})
+    assert (found["cached_tokens"], found["reasoning_tokens"]) == (cached, reasoning)
 
 
 GEMINI = {"promptTokenCount": 100, "candidatesTokenCount": 20, "thoughtsTokenCount": 15}

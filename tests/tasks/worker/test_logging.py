@@ -77,3 +77,38 @@ def test_an_unknown_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_default_level_is_warning() -> None:
     assert len(lines("0")) == 4
+
+
+CONTEXT_CODE = """
+import logging, threading
+from oyer.tasks.worker.logging import configure_logging, forget_log_values, log_values
+configure_logging(logging.INFO)
+log = logging.getLogger("oyer.tasks.judge")
+log_values(batch_id="b", run="r")
+log_values(judge="q")
+log.info("one")
+log.info("two", extra={"fields": {"batch_id": "c", "calls": 1}})
+thread = threading.Thread(target=log.info, args=("elsewhere",))
+thread.start()
+thread.join()
+forget_log_values()
+log.info("next task")
+"""
+
+
+def test_a_json_line_names_batch_run_and_judge_where_they_are_known() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CONTEXT_CODE],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OYER_LOG_FORMAT": "json"},
+    )
+    names = ("batch_id", "run", "judge")
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [[line.get(name) for name in names] for line in lines] == [
+        ["b", "r", "q"],
+        ["c", "r", "q"],
+        [None, None, None],
+        [None, None, None],
+    ]

@@ -1,0 +1,92 @@
+"""`oyer metrics`: the exporter for Prometheus."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from oyer.cli.support import options
+from oyer.cli.support.listening import Host, Port, TokenEnv, listen, token_of
+from oyer.cli.support.output import console, print_json
+from oyer.protocol.errors import InvalidConfig
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from sqlalchemy import Engine
+
+    from oyer.config.reward import RewardConfig
+
+PORT = 9790
+
+
+def metrics(
+    config: options.Config = None,
+    url: options.RecordUrl = None,
+    host: Host = "127.0.0.1",
+    port: Port = PORT,
+    token_env: TokenEnv = None,
+    log_format: options.LogFormat = "text",
+    as_json: options.AsJson = False,
+) -> None:
+    """Serve metrics for Prometheus at `/metrics`, until Ctrl-C.
+
+    Each scrape reads the broker and the record; a read-only role of the record is enough. `/healthz` says
+    that the exporter runs, `/readyz` whether broker and record can be used. docs/metrics.md lists the
+    metrics; `deploy/` has alert rules and a Grafana board.
+
+    Example: `oyer metrics --config oyer.yaml`
+    """
+    check_installed()
+    import uvicorn
+
+    from oyer.config.loading import load_config
+    from oyer.metrics.app import create_app
+
+    options.log_to_stderr(log_format)
+    token = token_of(token_env, host)
+    settings = load_config(config)
+    with contextlib.closing(listen(host, port)) as listener, _opened(settings, url) as parts:
+        app = create_app(*parts, settings, token)
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{listener.getsockname()[1]}/metrics"
+        if as_json:
+            print_json({"event": "ready", "url": address})
+        else:
+            console.print(f"metrics at {address}; Ctrl-C stops it", highlight=False, soft_wrap=True)
+        server = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False)
+        uvicorn.Server(server).run(sockets=[listener])
+
+
+def check_installed() -> None:
+    """Check that the exporter's libraries are installed.
+
+    Raises:
+        InvalidConfig: names the one that is missing, and how to install it.
+    """
+    try:
+        import prometheus_client  # noqa: F401
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise InvalidConfig(
+            f"`oyer metrics` needs {error.name}: pip install 'oyer[server]'"
+        ) from error
+
+
+@contextlib.contextmanager
+def _opened(settings: "RewardConfig", url: str | None) -> "Iterator[tuple[Redis, Engine]]":
+    """Open the broker and the record; neither needs to answer yet."""
+    from oyer.cli.support.database import explained
+    from oyer.local.state import running_broker
+    from oyer.models.engine import open_engine
+    from oyer.protocol.redis_client import connect
+    from oyer.tasks.monitoring.readiness import TIMEOUT_S
+
+    store = url or settings.store.url
+    with explained(store):
+        engine = open_engine(store)
+    broker = settings.broker.url or running_broker()
+    try:
+        with connect(broker, timeout_s=TIMEOUT_S) as client:
+            yield client, engine
+    finally:
+        engine.dispose()

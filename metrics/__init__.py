@@ -1,0 +1,1 @@
+"""The exporter of `oyer metrics` for Prometheus."""

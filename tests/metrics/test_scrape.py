@@ -1,0 +1,191 @@
+"""A real scrape of a real backend, on SQLite and on PostgreSQL."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import event
+from starlette.testclient import TestClient
+
+from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action
+from oyer.manager import RewardManager, Rollout
+from oyer.metrics.app import create_app
+from oyer.models.engine import open_engine
+from oyer.protocol.redis_client import connect
+from tests.support.metric_names import ALERTS, BOARD, EXPORTED, names_in
+from tests.support.scripted_backend import DEAD_JUDGE, sibling
+
+Scrape = dict[str, dict[tuple[tuple[str, str], ...], float]]
+"""Values by sample name and labels."""
+
+LABELS = {
+    *("endpoint", "host", "http_status", "judge", "kind", "le", "queue", "reason", "role", "run"),
+    *("source", "state", "status", "url_index"),
+}
+"""None of them grows with batches or steps."""
+
+
+def rollouts(tag: str) -> list[Rollout]:
+    """Make two groups of two."""
+    return [
+        Rollout(prompt=f"{tag} {i // 2}", response=f"answer {tag} {i}", group_id=f"{tag} {i // 2}")
+        for i in range(4)
+    ]
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def manager(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RewardManager]:
+    """A backend with every limit that has a metric."""
+    folder = tmp_path_factory.mktemp("metrics")
+    url = f"sqlite:///{folder / 'oyer.db'}"
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_service")
+    with JudgeServer(Action(text="Final score: 5")) as judge:
+        fake = {
+            "base_url": judge.base_url,
+            "requests_per_minute": 6000,
+            "tokens_per_minute": 6_000_000,
+            "prices": {"m": {"prompt_usd": 1, "completion_usd": 1000}},
+        }
+        dead = {"base_url": "http://127.0.0.1:9/v1", "max_attempts": 1, "prices": fake["prices"]}
+        config = {
+            "endpoints": {"fake": fake, "dead": dead},
+            "judges": [{"name": "q", "endpoint": "fake", "model": "m", "reasks": 0}],
+            "budget": {"usd": 5},
+            "store": {"url": url},
+        }
+        with RewardManager.local(config, folder=folder, judge_processes=1) as manager:
+            yield manager
+
+
+@pytest.fixture(scope="module")
+def page(manager: RewardManager) -> Iterator[TestClient]:
+    """The exporter of the backend."""
+    assert manager.config.broker.url is not None
+    engine = open_engine(manager.config.store.url)
+    with connect(manager.config.broker.url) as client:
+        client.config_set("maxmemory", "1gb")
+        yield TestClient(create_app(client, engine, manager.config))
+    engine.dispose()
+
+
+def scrape(page: TestClient) -> Scrape:
+    """Read all samples with the parser of Prometheus' client."""
+    answer = page.get("/metrics")
+    assert answer.status_code == 200
+    found: Scrape = {}
+    for family in text_string_to_metric_families(answer.text):
+        for sample in family.samples:
+            assert not sample.labels.keys() - LABELS
+            found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
+    return found
+
+
+def scrape_until(page: TestClient, name: str, value: float) -> Scrape:
+    """Scrape until the processes have written what they count."""
+    while sum((found := scrape(page)).get(name, {}).values()) < value:
+        threading.Event().wait(0.05)
+    return found
+
+
+def test_a_scrape_holds_every_metric_of_the_board_and_the_alerts(
+    manager: RewardManager, page: TestClient
+) -> None:
+    manager.submit(rollouts("first"), run="a", step=1).result(60)
+    manager.submit(rollouts("first"), run="a", step=2).result(60)
+    other = sibling(manager, judges=[DEAD_JUDGE])
+    other.submit(rollouts("third"), run="b").result(60)
+    scrape_until(page, "oyer_trainer_wait_seconds_count", 3)
+    found = scrape_until(page, "oyer_batch_seconds_count", 3)
+    assert found.keys() - EXPORTED == set()
+    assert (names_in(BOARD) | names_in(ALERTS)) - found.keys() == set()
+    judged = found["oyer_judgements_total"]
+    by_source = Counter[tuple[str, bool]]()
+    for labels, n in judged.items():
+        values = dict(labels)
+        by_source[values["status"], values["source"] == "called"] += int(n)
+    # Whether the cache or the record has the replies is a matter of time.
+    assert by_source == {("scored", True): 4, ("scored", False): 4, ("unavailable", True): 4}
+    attempts = found["oyer_attempts_total"]
+    assert attempts == {
+        (("endpoint", "fake"), ("http_status", "200")): 4,
+        (("endpoint", "dead"), ("http_status", "none")): 4,
+    }
+    assert found["oyer_endpoint_up"] == {
+        (("endpoint", "fake"), ("url_index", "0")): 1,
+        (("endpoint", "dead"), ("url_index", "0")): 0,
+    }
+    assert found["oyer_reuse_ratio"][()] == pytest.approx(1 / 3)
+    (cost,) = [n for labels, n in found["oyer_cost_usd_total"].items() if ("run", "a") in labels]
+    assert cost > 0
+    left = found["oyer_budget_remaining_usd"][(("run", "a"),)]
+    assert left == pytest.approx(5 - cost)
+    assert found["oyer_groups"][(("run", "a"),)] == 2
+    assert found["oyer_zero_spread_groups"][(("run", "a"),)] == 2
+    assert found["oyer_batch_seconds_count"][()] == 3
+    assert found["oyer_batches_ended_total"][(("status", "finished"),)] == 3
+    waits = found["oyer_queue_wait_seconds_count"]
+    assert waits[(("queue", "judge"),)] >= 3
+
+
+def test_counters_grow_and_the_number_of_series_does_not(
+    manager: RewardManager, page: TestClient
+) -> None:
+    manager.submit(rollouts("warm"), run="a", step=3).result(60)
+    before = scrape_until(page, "oyer_judgements_total", 4)
+    ended = before["oyer_batches_ended_total"][(("status", "finished"),)]
+    for step in (4, 5):
+        manager.submit(rollouts(f"more {step}"), run="a", step=step).result(60)
+    while True:
+        after = scrape_until(page, "oyer_batches_ended_total", ended + 2)
+        if sum(after["oyer_trainer_wait_seconds_count"].values()) >= ended + 2:
+            break
+    for name, values in before.items():
+        if name.endswith(("_total", "_bucket", "_count", "_sum")):
+            assert all(after[name][labels] >= value for labels, value in values.items()), name
+    assert {name: len(values) for name, values in after.items()} == {
+        name: len(values) for name, values in before.items()
+    }
+
+
+def test_a_new_exporter_continues_the_counters(manager: RewardManager, page: TestClient) -> None:
+    assert manager.config.broker.url is not None
+    before = scrape(page)
+    engine = open_engine(manager.config.store.url)
+    with connect(manager.config.broker.url) as client:
+        after = scrape(TestClient(create_app(client, engine, manager.config)))
+    engine.dispose()
+    totals = {name: values for name, values in before.items() if name.endswith("_total")}
+    assert sum(sum(values.values()) for values in totals.values()) > 0
+    # Not equal: a process may have written its latest values in between.
+    for name, values in totals.items():
+        assert all(after[name][labels] >= value for labels, value in values.items()), name
+
+
+def test_a_scrape_reads_no_judgements(manager: RewardManager) -> None:
+    assert manager.config.broker.url is not None
+    engine = open_engine(manager.config.store.url)
+    statements: list[str] = []
+    event.listen(
+        engine, "before_cursor_execute", lambda *call: statements.append(str(call[2]).lower())
+    )
+    with connect(manager.config.broker.url) as client:
+        scrape(TestClient(create_app(client, engine, manager.config)))
+    engine.dispose()
+    assert any("step_totals" in statement for statement in statements)
+    large = ("judgements", "attempts", "rollouts", "rewards", "texts", "batches")
+    assert [one for one in statements if any(f"from {table}" in one for table in large)] == []
+
+
+def test_a_resubmission_is_counted_by_its_reason(manager: RewardManager, page: TestClient) -> None:
+    assert manager.config.broker.url is not None
+    future = manager.submit(rollouts("again"), run="a")
+    future.resubmit("made no progress for 30 s")
+    future.result(60)
+    found = scrape_until(page, "oyer_batch_resubmissions_total", 1)
+    assert found["oyer_batch_resubmissions_total"][(("reason", "stalled"),)] == 1

@@ -1,0 +1,128 @@
+"""Counters and histograms in Redis: sums, restarts, outages, runs, and what stays small."""
+
+import json
+import subprocess
+import sys
+import threading
+
+import pytest
+import redis
+
+from oyer.protocol.measuring import measured, measurements
+from oyer.protocol.measuring.measurements import Measurements, read_measurements
+from oyer.protocol.redis_client import connect
+from tests.support import services
+from tests.support.paths import ROOT
+
+
+def values(client: redis.Redis) -> dict[tuple[str, ...], float]:
+    """Return the values by name, labels and part."""
+    read = read_measurements(client).values
+    return {(one.name, *one.labels, one.part): one.value for one in read}
+
+
+@pytest.fixture
+def client(redis_url: str) -> redis.Redis:
+    return connect(redis_url)
+
+
+def test_the_sums_of_several_processes_add_up(client: redis.Redis) -> None:
+    for _ in range(2):
+        process = Measurements(client)
+        process.count(measured.JUDGEMENTS, "q", "scored", "called")
+        process.count(measured.JUDGEMENTS, "q", "scored", "called", by=2)
+        process.close()
+    assert values(client) == {("oyer_judgements", "q", "scored", "called", ""): 6}
+
+
+def test_a_histogram_counts_each_value_in_one_bucket(client: redis.Redis) -> None:
+    process = Measurements(client)
+    for value_s in (0.01, 0.05, 0.06, 10_000, -1):
+        process.observe(measured.BATCH_SECONDS, value_s)
+    process.close()
+    found = values(client)
+    assert found.pop(("oyer_batch_seconds", "sum")) == pytest.approx(10_000.12)
+    above = str(len(measured.BATCH_SECONDS.buckets_s))
+    assert found == {
+        ("oyer_batch_seconds", "0"): 3,
+        ("oyer_batch_seconds", "1"): 1,
+        ("oyer_batch_seconds", above): 1,
+    }
+
+
+def test_what_redis_does_not_take_is_written_once_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measurements, "_RETRY_S", 0.01)
+    port = services.free_port()
+    process = Measurements(connect(f"redis://127.0.0.1:{port}/0", timeout_s=0.2))
+    process.count(measured.COST_USD, "r", "q", by=0.5)
+    process.note_run("r", 3.0)
+    process.note_url("fake", 1, answers=False)
+    monkeypatch.setattr(services, "free_port", lambda: port)
+    with services.redis_server():
+        client = connect(f"redis://127.0.0.1:{port}/0")
+        while not read_measurements(client).values:
+            threading.Event().wait(0.01)
+        process.count(measured.COST_USD, "r", "q", by=0.25)
+        process.close()
+        read = read_measurements(client)
+        assert values(client) == {("oyer_cost_usd", "r", "q", ""): 0.75}
+    assert read.budgets_usd == {"r": 3.0}
+    assert {place: answers for place, (answers, _) in read.urls.items()} == {("fake", 1): False}
+
+
+def test_only_the_runs_that_changed_last_are_read(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measurements, "RUNS_SHOWN", 2)
+    monkeypatch.setattr(measurements, "_RUNS_KEPT", 3)
+    for i in range(5):
+        process = Measurements(client)
+        process.count(measured.COST_USD, f"run {i}", "q", by=1)
+        process.close()
+    assert read_measurements(client).runs == ("run 4", "run 3")
+    assert client.zcard(measurements.RUNS_KEY) == 3
+
+
+def test_every_key_expires(client: redis.Redis) -> None:
+    process = Measurements(client)
+    process.count(measured.COST_USD, "r", "q", by=1)
+    process.count(measured.ATTEMPTS, "fake", "200")
+    process.note_url("fake", 0, answers=True)
+    process.close()
+    assert {key: client.ttl(key) > 0 for key in client.keys("*")} == dict.fromkeys(
+        [
+            b"oyer:metrics:1",
+            b"oyer:metrics:1:runs",
+            b"oyer:metrics:1:urls",
+            b"oyer:metrics:1:run:r",
+        ],
+        True,
+    )
+
+
+def test_a_program_that_ends_at_once_writes_its_values(redis_url: str) -> None:
+    code = (
+        "from oyer.protocol import redis_client\n"
+        "from oyer.protocol.measuring import measured, measurements\n"
+        f"client = redis_client.connect({json.dumps(redis_url)})\n"
+        "measurements.Measurements(client).observe(measured.TRAINER_WAIT_SECONDS, 1.5)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    assert values(connect(redis_url))["oyer_trainer_wait_seconds", "sum"] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("why", "reason"),
+    [
+        ("failed: BatchFailed: its length terms did not arrive", "failed"),
+        ("made no progress for 30 s", "stalled"),
+        ("is no longer in Redis", "lost"),
+        ("the process that submitted its group stopped", "submitter_stopped"),
+        ("oyer batches resume", "operator"),
+    ],
+)
+def test_the_reason_of_a_resubmission_is_one_of_a_few(why: str, reason: str) -> None:
+    assert measured.resubmission_reason(why) == reason
+    assert reason in measured.RESUBMISSION_REASONS
