@@ -117,18 +117,18 @@ def render(
         tools: definitions of the tools that the policy could call. A rubric without a place for them
             shows them behind the prompt, or before the response.
         cut: whether parts of the response were shortened, which the judge is told.
-        verdict: what the judge is to reply, in place of a verdict line; it ends the system message of a
-            rubric without a place for it.
+        verdict: the form of the reply, in place of a verdict line; ends the system message by default.
         metadata: the texts for `rubric.metadata_places`, by placeholder.
 
     Returns:
         Chat messages: the system message, if the rubric has one, and the user message.
     """
     words = WORDS[rubric.language]
-    parts = _context(prompt, reference, tools, words)
-    parts["response"] = _response(response, cut, words)
-    shown = {"prompt": True, "tools": tools, "reference": reference is not None, "response": True}
-    whole = [f"{words[part]}\n{parts[part]}" for part in ROLLOUT_PARTS if shown[part]]
+    parts = _context(prompt, reference, tools, words) | {
+        "response": _response(response, cut, words)
+    }
+    absent = {"tools": not tools, "reference": reference is None}
+    whole = [f"{words[part]}\n{parts[part]}" for part in ROLLOUT_PARTS if not absent.get(part)]
     if isinstance(response, Responses):
         whole[-1] = parts["response"]
     if tools and not {"tools", "rollout"} & rubric.places:
