@@ -124,15 +124,14 @@ def render(
         Chat messages: the system message, if the rubric has one, and the user message.
     """
     words = WORDS[rubric.language]
-    parts = _context(prompt, reference, tools, words) | {
-        "response": _response(response, cut, words)
-    }
+    parts = _context(prompt, reference, tools, words)
+    parts["response"] = _response(response, cut, words)
+    # The responses of a group have headings of their own.
+    title = "" if isinstance(response, Responses) else f"{words['response']}\n"
+    titles = {part: f"{words[part]}\n" for part in ROLLOUT_PARTS} | {"response": title}
     absent = {"tools": not tools, "reference": reference is None}
-    whole = [f"{words[part]}\n{parts[part]}" for part in ROLLOUT_PARTS if not absent.get(part)]
-    if isinstance(response, Responses):
-        whole[-1] = parts["response"]
+    whole = [titles[part] + parts[part] for part in ROLLOUT_PARTS if not absent.get(part)]
     if tools and not {"tools", "rollout"} & rubric.places:
-        title = "" if isinstance(response, Responses) else f"{words['response']}\n"
         _place_tools(parts, rubric, words, title)
     values = {
         **parts,
