@@ -126,7 +126,6 @@ def render(
     words = WORDS[rubric.language]
     parts = _context(prompt, reference, tools, words)
     parts["response"] = _response(response, cut, words)
-    # The responses of a group have headings of their own.
     title = "" if isinstance(response, Responses) else f"{words['response']}\n"
     titles = {part: f"{words[part]}\n" for part in ROLLOUT_PARTS} | {"response": title}
     absent = {"tools": not tools, "reference": reference is None}
