@@ -117,8 +117,7 @@ def render(
         tools: definitions of the tools that the policy could call. A rubric without a place for them
             shows them behind the prompt, or before the response.
         cut: whether parts of the response were shortened, which the judge is told.
-        verdict: what the judge is to reply, in place of a verdict line; it ends the system message of a
-            rubric without a place for it.
+        verdict: the form of the reply, in place of a verdict line; ends the system message by default.
         metadata: the texts for `rubric.metadata_places`, by placeholder.
 
     Returns:
@@ -127,12 +126,11 @@ def render(
     words = WORDS[rubric.language]
     parts = _context(prompt, reference, tools, words)
     parts["response"] = _response(response, cut, words)
-    shown = {"prompt": True, "tools": tools, "reference": reference is not None, "response": True}
-    whole = [f"{words[part]}\n{parts[part]}" for part in ROLLOUT_PARTS if shown[part]]
-    if isinstance(response, Responses):
-        whole[-1] = parts["response"]
+    title = "" if isinstance(response, Responses) else f"{words['response']}\n"
+    titles = {part: f"{words[part]}\n" for part in ROLLOUT_PARTS} | {"response": title}
+    absent = {"tools": not tools, "reference": reference is None}
+    whole = [titles[part] + parts[part] for part in ROLLOUT_PARTS if not absent.get(part)]
     if tools and not {"tools", "rollout"} & rubric.places:
-        title = "" if isinstance(response, Responses) else f"{words['response']}\n"
         _place_tools(parts, rubric, words, title)
     values = {
         **parts,

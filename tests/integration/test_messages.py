@@ -106,6 +106,51 @@ def test_views_and_images_reach_the_judge_and_the_record(
     assert rows["sees"]["attempts"][0]["request"]["messages"][-1]["content"] == parts
 
 
+def test_a_group_judge_is_sent_the_images_of_all_responses(
+    sibling: MakeManager, judge: JudgeServer
+) -> None:
+    entries = [{"id": i, "explanation": "x", "score": 4} for i in (1, 2)]
+    judge.set_plan({"default": {"text": json.dumps({"scores": entries})}})
+    images = [PNG, PNG.replace("QUJD", "QUJE")]
+    rollouts = [
+        trajectory(
+            "drawn",
+            response=[
+                {
+                    "role": "assistant",
+                    "content": [{"type": "image_url", "image_url": {"url": image}}],
+                },
+                {"role": "user", "content": "Thanks."},
+            ],
+        )
+        for image in images
+    ]
+    ranking = {**JUDGE, "name": "ranking", "kind": "group", "images": "send"}
+    manager = sibling(judges=[ranking], length=[])
+    batch = manager.submit(rollouts, run="images").result(timeout_s=90)
+    assert batch.judge_scores.tolist() == [4.0, 4.0], batch.first_errors
+    (request,) = sent(judge)
+    parts = request["messages"][-1]["content"]
+    assert [part["text"] for part in parts[1::2]] == [
+        "Response 1: [image 1]",
+        "Response 2: [image 1]",
+    ]
+    assert sorted(part["image_url"]["url"] for part in parts[2::2]) == sorted(images)
+    rebuilt = [row["messages"] for row in requests_of(manager, batch)]
+    assert rebuilt == [request["messages"]]
+
+
+def test_the_request_of_each_turn_is_on_record(sibling: MakeManager, judge: JudgeServer) -> None:
+    judge.set_plan({"default": {"text": "Final score: 4"}})
+    response = [{"role": "assistant", "content": f"turn {k}"} for k in range(3)]
+    manager = sibling(judges=[{**JUDGE, "view": "each_turn"}], length=[])
+    batch = manager.submit([trajectory("turns", response=response)], run="turns").result(90)
+    rows = sorted(requests_of(manager, batch), key=lambda row: int(row["turn"]))
+    assert [row["judge"] for row in rows] == ["q/turns", "q/turns", "q"]
+    by_length = sorted((request["messages"] for request in sent(judge)), key=lambda m: len(str(m)))
+    assert [row["attempts"][0]["request"]["messages"] for row in rows] == by_length
+
+
 def test_a_streamed_rollout_says_its_components_and_their_means(
     sibling: MakeManager, judge: JudgeServer
 ) -> None:
