@@ -26,8 +26,9 @@ def gdpo_advantages(
     1. `A_k = (r_k - mean) / (std + 1e-6)`, mean and sample standard deviation (n - 1) over the
        values of component k that the rollout's group has.
     2. `A = sum of w_k A_k`.
-    3. `(A - mean) / sqrt(var + 1e-8)`, mean and sample variance over the batch's rollouts. verl takes
-       them over tokens; the result is the same if the responses are equally long.
+    3. `(A - mean) / sqrt(var + 1e-8)`, mean and sample variance over the N rollouts of the batch.
+       verl takes both over tokens, so that long responses count more; with T tokens in each, its
+       result is this one times `sqrt((NT - 1) / (NT - T))`.
 
     Edge cases, each finite:
 
