@@ -80,7 +80,8 @@ def _group_z_scores(values: Float64s, index: NDArray[np.int64]) -> Float64s:
 
 
 def _sums(values: Float64s, index: NDArray[np.int64], where: NDArray[np.bool_], n: int) -> Float64s:
-    return np.bincount(index[where], weights=values[where], minlength=n)
+    sums = np.bincount(index[where], weights=values[where], minlength=n)
+    return sums.astype(np.float64)  # NumPy counts nothing in whole numbers
 
 
 def _whitened(total: Float64s, present: NDArray[np.bool_]) -> Float64s:

@@ -99,7 +99,7 @@ def _of_row(row: RowMapping) -> CriterionStatistics:
     }
 
 
-def _latest_query(run_id: int, split: str, limit: int) -> Select[Any]:
+def _latest_query(run_id: int, split: str, limit: int) -> Select[*tuple[Any, ...]]:
     return (
         select(Batch.id, Batch.submitted_at, Batch.step)
         .where(
