@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from oyer.config.reward import RewardConfig
+from oyer.config.reward import SENT, RewardConfig
 from oyer.models import queries
 from oyer.models.rows import StoredJudgement, StoredReward, Usage
 from oyer.protocol.batch_result import (
@@ -124,7 +124,7 @@ def _criteria(
         return []
     rows = {key_of(row): row for row in judgements}
     found: list[CriteriaOfRow] = [{} for _ in range(len(next(iter(scores.values()))))]
-    for judge in RewardConfig.model_validate(plan).judges:
+    for judge in RewardConfig.model_validate(plan, context=SENT).judges:
         for i, score in enumerate(scores[judge.name]):
             verdict = verdicts_on(rows, judge, [i])[i]
             substitute = judge.substitute

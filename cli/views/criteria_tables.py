@@ -20,9 +20,7 @@ def as_json(run: str, split: str, report: "CriteriaReport") -> dict[str, Any]:
         "split": split,
         **report._asdict(),
         "criteria": [{**one, "decides": decides(one)} for one in report.criteria],
-        "never_decide": [
-            {"judge": one["judge"], "name": one["name"]} for one in _constant(report)
-        ],
+        "never_decide": [{"judge": one["judge"], "name": one["name"]} for one in _constant(report)],
     }
 
 

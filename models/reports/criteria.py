@@ -168,9 +168,7 @@ def _statistics(latest: Subquery) -> Select[Any]:
                 "varies"
             ),
         )
-        .group_by(
-            values.c.judge, values.c.name, values.c.step, values.c.alone, values.c.group_id
-        )
+        .group_by(values.c.judge, values.c.name, values.c.step, values.c.alone, values.c.group_id)
         .subquery("per_group")
     )
     sums = "rollouts", "known", "total", "met", "compared", "varies"

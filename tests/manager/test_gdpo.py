@@ -89,7 +89,9 @@ def test_the_order_of_the_rollouts_does_not_matter(
         [groups[i] for i in order],
         weights,
     )
-    np.testing.assert_allclose(shuffled, gdpo_advantages(columns, groups, weights)[order], atol=1e-9)
+    np.testing.assert_allclose(
+        shuffled, gdpo_advantages(columns, groups, weights)[order], atol=1e-9
+    )
 
 
 def test_a_large_component_does_not_hide_a_small_one() -> None:
@@ -122,9 +124,7 @@ def test_a_missing_component_is_left_out_and_a_rollout_without_any_has_no_advant
     ],
     ids=["groups of one", "no spread", "all missing", "one value a group"],
 )
-def test_without_a_comparison_all_advantages_are_0(
-    groups: list[int], values: list[float]
-) -> None:
+def test_without_a_comparison_all_advantages_are_0(groups: list[int], values: list[float]) -> None:
     assert list(batch_of(groups, {"q": values}).advantages_gdpo({"q": 1})) == [0, 0, 0]
 
 

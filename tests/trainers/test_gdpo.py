@@ -13,6 +13,7 @@ from verl.trainer.ppo.core_algos import compute_gdpo_outcome_advantage
 
 from oyer.manager import BatchUsage, RewardBatch
 
+
 def batch_of(groups: list[int], columns: dict[str, list[float]]) -> RewardBatch:
     n = len(groups)
     ones = np.ones(n, dtype=np.float32)
@@ -45,7 +46,10 @@ def of_verl(
             {"gdpo_reward_keys": list(weights), "gdpo_reward_weights": list(weights.values())}
         ),
         non_tensor_batch={name: np.array(values) for name, values in columns.items()},
-        batch={"prompts": torch.zeros(n, 1), "attention_mask": torch.ones(n, 1 + tokens, dtype=torch.int64)},
+        batch={
+            "prompts": torch.zeros(n, 1),
+            "attention_mask": torch.ones(n, 1 + tokens, dtype=torch.int64),
+        },
     )
     return advantages[:, 0].numpy()
 
