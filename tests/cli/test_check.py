@@ -268,3 +268,22 @@ def test_a_reply_of_another_form_names_what_is_wrong(backend: Backend, tmp_path:
     *_, criteria, group = done.stdout.splitlines()
     assert "unparseable (no readable verdict on 'correct', 'steps'" in criteria
     assert "no JSON object with a list \"scores\" as its answer): 'It is fine.'" in group
+
+
+def test_a_compound_criterion_is_a_note_and_no_failure(backend: Backend) -> None:
+    backend.judge.set_plan(by_kind)
+    (backend.folder / "compound").mkdir()
+    text = "Is it right, and does it show the steps?"
+    judge = {"name": "other", "endpoint": "fake", "model": "m"}
+    path = write_config(
+        backend.folder / "compound",
+        backend.judge.base_url,
+        judges=[{**judge, "criteria": [{"name": "correct", "text": text}]}],
+    )
+    done = oyer("check", "--config", str(path), cwd=backend.folder)
+    assert done.returncode == 0, done.stdout
+    *_, checked, note = done.stdout.splitlines()
+    assert checked.startswith("ok   judge other: ")
+    assert note.startswith(
+        "note judge other: criterion 'correct' asks for several things ('and does')"
+    )

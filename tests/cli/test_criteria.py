@@ -14,7 +14,7 @@ from oyer.models.writes import ensure_run_and_batch, record_chunk
 from tests.support.cli_process import oyer
 from tests.support.record_rows import make_batch, make_judgement, make_rollout
 
-VERDICTS = {
+VERDICTS: dict[str, list[float | None]] = {
     "correct": [1.0, 0.0, 1.0, 1.0],
     "polite": [1.0, 1.0, 1.0, 1.0],
     "filler": [0.0, 0.0, None, 0.0],
@@ -22,25 +22,22 @@ VERDICTS = {
 WEIGHTS = {"correct": 3.0, "polite": 1.0, "filler": -2.0}
 
 
+def criterion(rollout_index: int, name: str) -> dict[str, Any]:
+    return {
+        "position": list(VERDICTS).index(name),
+        "name": name,
+        "weight": WEIGHTS[name],
+        "required": False,
+        "value": VERDICTS[name][rollout_index],
+    }
+
+
 @pytest.fixture
 def folder(tmp_path: Path, sqlite_url: str) -> Path:
     """A record with one batch of two groups, and its configuration."""
     migrations.upgrade(sqlite_url)
     judgements = [
-        make_judgement(
-            i,
-            judge="rubric",
-            criteria=[
-                {
-                    "position": position,
-                    "name": name,
-                    "weight": WEIGHTS[name],
-                    "required": False,
-                    "value": values[i],
-                }
-                for position, (name, values) in enumerate(VERDICTS.items())
-            ],
-        )
+        make_judgement(i, judge="rubric", criteria=[criterion(i, name) for name in VERDICTS])
         for i in range(4)
     ]
     engine = open_engine(sqlite_url)

@@ -149,5 +149,5 @@ def test_wrong_weights_are_refused(weights: dict[str, Any], message: str) -> Non
 @pytest.mark.parametrize("groups", [[], [-1, -1]], ids=["of an earlier release", "without groups"])
 def test_a_batch_without_groups_is_refused(groups: list[int]) -> None:
     batch = replace(batch_of([0, 0], {"q": [1, 2]}), groups=groups)
-    with pytest.raises(InvalidInput, match="no rollout has a group.*`group_id`"):
+    with pytest.raises(InvalidInput, match=r"no rollout has a group.*`group_id`"):
         batch.advantages_gdpo({"q": 1})
