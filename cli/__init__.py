@@ -12,6 +12,7 @@ from oyer.cli import (
     batches,
     check,
     config,
+    criteria,
     db,
     demo,
     history,
@@ -53,6 +54,7 @@ app.add_typer(db.app, name="db")
 app.add_typer(batches.app, name="batches")
 app.add_typer(rubric.app, name="rubric")
 app.add_typer(history.app, name="history")
+app.add_typer(criteria.app, name="criteria")
 app.add_typer(length.app, name="length")
 
 

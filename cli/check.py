@@ -33,14 +33,16 @@ class Finding:
     """What was found, or the fix."""
     skipped: bool = False
     """Whether the check does not apply to this host; `ok` is then true."""
+    note: bool = False
+    """Whether it is advice only; `ok` is then true."""
 
 
 def check(config: options.Config = None, as_json: options.AsJson = False) -> None:
     """Check the record, broker, workers and judges; exit code 1 if a check fails.
 
-    One rollout is sent through the workers to each judge, under the run `oyer-check`, so that the
-    workers' endpoints and keys are tested. If no workers run, the judges are called from this
-    host. `skip` marks checks that do not apply to this host.
+    One rollout is sent through the workers to each judge, and a right and a wrong response to a group
+    judge, under the run `oyer-check`, so that the workers' endpoints and keys are tested. If no workers run, the judges are called from this
+    host. `skip` marks checks that do not apply to this host, `note` is advice.
 
     Example: `oyer check --config oyer.yaml`
     """
@@ -53,6 +55,7 @@ def check(config: options.Config = None, as_json: options.AsJson = False) -> Non
         if not as_json:
             mark = "[red]FAIL[/]" if not finding.ok else "[green]ok  [/]"
             mark = "[yellow]skip[/]" if finding.skipped else mark
+            mark = "[yellow]note[/]" if finding.note else mark
             line = f"{mark} {finding.what}: {escape(finding.detail)}"
             console.print(line, highlight=False, soft_wrap=True)
     ok = all(finding.ok for finding in findings)
@@ -87,6 +90,7 @@ def _checks(settings: "RewardConfig") -> Iterator[Finding]:
             there = bool(found) and all(finding.ok for finding in found)
             broker_url = url if broker.ok else None
     yield from _judges(settings, there=there, broker_url=broker_url)
+    yield from _compound(settings)
 
 
 def _judges(settings: "RewardConfig", *, there: bool, broker_url: str | None) -> Iterator[Finding]:
@@ -104,6 +108,18 @@ def _judges(settings: "RewardConfig", *, there: bool, broker_url: str | None) ->
         else:
             probe = partial(_elsewhere, judge.endpoint)
         yield _guarded(f"judge {judge.name}", probe)
+
+
+def _compound(settings: "RewardConfig") -> Iterator[Finding]:
+    from oyer.cli.support.compound import compound_criteria
+
+    for judge in settings.judges:
+        for name, joint in compound_criteria(judge).items():
+            detail = (
+                f"criterion {name!r} asks for several things ({joint!r}); one verdict does not say which"
+                " failed, and policies learn to exploit that: give each a criterion of its own"
+            )
+            yield Finding(f"judge {judge.name}", True, detail, note=True)
 
 
 def _elsewhere(endpoint: str) -> str:

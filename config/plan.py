@@ -6,7 +6,14 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from oyer.config.explaining import explain
-from oyer.config.reward import Budget, JudgeConfig, LengthConfig, RewardConfig, RewardRules
+from oyer.config.reward import (
+    SENT,
+    Budget,
+    JudgeConfig,
+    LengthConfig,
+    RewardConfig,
+    RewardRules,
+)
 from oyer.protocol.batch import Manifest
 from oyer.protocol.errors import MessageRefused
 
@@ -31,7 +38,7 @@ def read_plan(manifest: Manifest) -> Plan:
     """
     raw: dict[str, Any] = manifest.plan
     try:
-        config = RewardConfig.model_validate(raw)
+        config = RewardConfig.model_validate(raw, context=SENT)
     except ValidationError as error:
         raise MessageRefused(
             f"the plan of batch {manifest.batch_id} cannot be read by this worker"

@@ -6,7 +6,14 @@ Trainer and workers read the same file; only the workers use `endpoints`.
 import os
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from oyer.config.condition import Condition
 from oyer.config.endpoint import BaseUrl, EndpointConfig, Price
@@ -201,7 +208,7 @@ class RewardConfig(Section):
         return max(MIN_STALL_S, STALL_CALLS * max(timeouts_s, default=default_s))
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self, info: ValidationInfo) -> Self:
         if self.broker.result_expires_s < self.deadline_s:
             raise ValueError(
                 f"broker.result_expires_s: {self.broker.result_expires_s} is less than `deadline_s`"
@@ -223,7 +230,7 @@ class RewardConfig(Section):
         if unless not in (None, "correct"):
             by_name = {judge.name: judge for judge in self.judges}
             check_source("reward.zero_unless", Condition.parse(unless).source, by_name)
-        self._check_group_judges()
+        self._check_group_judges(sent=info.context == SENT)
         by_turn = [judge.name for judge in self.judges if judge.view == "each_turn"]
         if len(by_turn) > 1:
             raise ValueError(
@@ -237,7 +244,7 @@ class RewardConfig(Section):
             )
         return self
 
-    def _check_group_judges(self) -> None:
+    def _check_group_judges(self, *, sent: bool) -> None:
         conditions = {
             f"length[{i}].correct": item.condition.source
             for i, item in enumerate(self.length)
@@ -246,7 +253,9 @@ class RewardConfig(Section):
         unless = self.reward.zero_unless
         if unless not in (None, "correct"):
             conditions["reward.zero_unless"] = Condition.parse(unless).source
-        check_group_judges(self.judges, on_missing=self.reward.on_missing, conditions=conditions)
+        # An adapter may have set `group_mean` for the pointwise judges beside a group judge.
+        on_missing = "skip" if sent else self.reward.on_missing
+        check_group_judges(self.judges, on_missing=on_missing, conditions=conditions)
 
     def _check_endpoints(self, i: int, judge: JudgeConfig) -> None:
         """Refuse unknown endpoints, and a budget for a model without a price."""
@@ -262,6 +271,10 @@ class RewardConfig(Section):
                 raise ValueError(
                     f"endpoints.{called.endpoint}.prices: lacks {called.model!r}; `budget` needs it"
                 )
+
+
+SENT = {"sent": True}
+"""Validation context of a plan that a trainer sent; `plan_of` makes it."""
 
 
 def plan_of(config: RewardConfig) -> dict[str, Any]:

@@ -63,7 +63,7 @@ BUILT_IN = (
     *("tool_call_zh", "tool_call_en", "reasoning_zh", "reasoning_en"),
     *("tool_call_criteria_zh", "tool_call_criteria_en"),
     *("reasoning_criteria_zh", "reasoning_criteria_en", "criteria_zh", "criteria_en"),
-    *("listwise_en", "pairwise_en"),
+    *("listwise_zh", "listwise_en", "pairwise_zh", "pairwise_en"),
 )
 """Rubrics that ship with the package, named by the kind of rollout and the language."""
 

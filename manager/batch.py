@@ -1,13 +1,16 @@
 """The result of a batch: rewards, their terms, statuses and cost."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oyer.config.reward import RewardRules
+from oyer.manager.gdpo import gdpo_advantages, own_groups
 from oyer.manager.tracking.metrics import PREFIX, batch_metrics
 from oyer.protocol.batch_result import (
     BatchResult,
@@ -16,7 +19,7 @@ from oyer.protocol.batch_result import (
     criterion_columns,
     split_recorded,
 )
-from oyer.protocol.errors import BatchCancelled, JudgeOutage, MissingScores
+from oyer.protocol.errors import BatchCancelled, InvalidInput, JudgeOutage, MissingScores
 from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import NOT_CALLED, SETTLED
 
@@ -156,17 +159,63 @@ class RewardBatch:
         """
         return batch_metrics(self, prefix)
 
+    def advantages_gdpo(self, weights: Mapping[str, float]) -> Float32s:
+        """Return the GDPO advantage of each rollout, float32 `[N]`: 0 for one without any component.
+
+        Each component is normalised within its group, then the weighted sum over the components is
+        normalised over the batch (GDPO, arXiv:2601.05242; verl's `algorithm.adv_estimator: gdpo` with
+        `gdpo_reward_keys` and `gdpo_reward_weights`). Missing components are left out.
+        `oyer.manager.gdpo.gdpo_advantages` has the formula and the edge cases.
+
+        Args:
+            weights: weight of each component, by names of `components`.
+
+        Raises:
+            InvalidInput: a name is not a component's, a weight is no finite number or all are 0, or no
+                rollout of the batch has a group.
+        """
+        checked = _checked_weights(weights, self.components)
+        if len(self) and max(self.groups, default=-1) < 0:
+            raise InvalidInput(
+                f"batch {self.id}: no rollout has a group, so there is nothing to normalise by;"
+                " give each rollout the `group_id` of its prompt"
+            )
+        advantages = gdpo_advantages(self.components, self.groups, checked)
+        return advantages.astype(np.float32)
+
     @property
     def component_means(self) -> dict[str, Float32s]:
         """The mean of each component over a rollout's group, of those that have it, `[N]` each."""
         return {name: _group_means(values, self.groups) for name, values in self.components.items()}
 
 
+def _checked_weights(weights: Mapping[str, float], known: Iterable[str]) -> Mapping[str, float]:
+    """Return the weights of components.
+
+    Raises:
+        InvalidInput: a name is not a component's, a weight is no finite number, or all are 0.
+    """
+    names = sorted(known)
+    for name, weight in weights.items():
+        if name not in names:
+            raise InvalidInput(
+                f"weights: there is no component {name!r}; this batch has"
+                f" {', '.join(names) or 'none'}"
+            )
+        number = isinstance(weight, Real) and not isinstance(weight, bool)
+        if not number or not math.isfinite(weight):
+            raise InvalidInput(f"weights[{name!r}]: is {weight!r}; give a finite number")
+    if not any(weights.values()):
+        raise InvalidInput(
+            "weights: no component has a weight other than 0; this batch has"
+            f" {', '.join(names) or 'none'}"
+        )
+    return weights
+
+
 def _group_means(values: Float32s, groups: Sequence[int]) -> Float32s:
     """Return each row's mean of its group's finite values; NaN without one."""
-    numbers = np.array(groups or range(-1, -1 - len(values), -1), dtype=np.int64)
-    alone = numbers < 0
-    numbers[alone] = numbers.max(initial=0) + 1 + np.arange(alone.sum())
+    numbers = own_groups(np.array(groups or [-1] * len(values), dtype=np.int64))
     known = np.isfinite(values)
     size = int(numbers.max(initial=-1)) + 1
     sums = np.bincount(numbers[known], weights=values[known].astype(float), minlength=size)

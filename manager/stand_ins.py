@@ -25,7 +25,8 @@ def with_group_mean(config: RewardConfig) -> RewardConfig:
     """Return the configuration with `on_missing: group_mean` instead of `skip`.
 
     For trainers that cannot leave a rollout out. The size of a group must be known, because its mean is
-    known only once all its rollouts are judged.
+    known only once all its rollouts are judged. It fills in scores of pointwise judges: a group has all
+    scores of a group judge or none.
     """
     if config.reward.on_missing != "skip" or not config.judges:
         return config

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from oyer.config.reward import JudgeConfig, RewardConfig
+from oyer.config.reward import SENT, JudgeConfig, RewardConfig
 from oyer.models import queries
 from oyer.models.rows import StoredJudgement, StoredReward, Usage
 from oyer.protocol.batch_result import (
@@ -121,7 +121,7 @@ def _details(
     indices = range(len(group_ids))
     found: list[CriteriaOfRow] = [{} for _ in indices]
     turns: list[list[float | None]] = [[] for _ in indices]
-    for judge in RewardConfig.model_validate(plan).judges:
+    for judge in RewardConfig.model_validate(plan, context=SENT).judges:
         for i, verdict in _counted_verdicts(rows, judge, group_ids).items():
             if verdict.criteria:
                 found[i][judge.name] = verdict.criteria

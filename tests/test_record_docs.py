@@ -76,7 +76,8 @@ def fill(engine: Engine) -> str:
             plan={"judges": [{"name": name, "scale": [1, 10]} for name in ("quality", "strict")]},
         )  # fmt: skip
         indices = range(SIZE)
-        judged = [make_judgement(i, score=float(i % 10)) for i in indices]
+        met = {"position": 0, "name": "right", "weight": 1.0, "required": False, "value": 1.0}
+        judged = [make_judgement(i, score=float(i % 10), criteria=[met]) for i in indices]
         judged += [make_judgement(i, judge="strict", score=2.0) for i in indices]
         judged[1] = make_judgement(1, status="unparseable", score=None, error="no score")
         with engine.begin() as conn:

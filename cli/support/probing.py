@@ -1,6 +1,7 @@
 """Checks a judge with one rollout: through the workers, or by a call from this host."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,8 @@ from oyer.protocol.errors import InvalidConfig, InvalidRollout
 
 if TYPE_CHECKING:
     from oyer.config.reward import JudgeConfig, RewardConfig
+    from oyer.protocol.rollout import Rollout
+    from oyer.tasks.judging.requests import JudgeRequest
 
 RUN = "oyer-check"
 """The run that the rollouts of a check are recorded under."""
@@ -20,7 +23,13 @@ PROBE: dict[str, Any] = {
 """The rollout that each judge scores once."""
 
 OTHER_RESPONSE = "I think it is 6."
-"""The response that a group judge compares it with."""
+"""The wrong response that a group judge compares it with."""
+
+CRITERION = {"name": "correct", "text": "The final answer is 5."}
+"""The criterion that the rollout brings for a judge with `criteria_from` alone."""
+
+_QUOTED = 6
+"""Most verdicts on criteria that a line lists."""
 
 
 def judges_of(settings: "RewardConfig") -> "list[JudgeConfig]":
@@ -47,9 +56,7 @@ def through_workers(
 
     config = _config(settings, judge)
     rollout = Rollout(**PROBE, group_id="check", base_score=1.0, correct=True, response_tokens=12)
-    rollouts = [rollout]
-    if judge is not None and judge.kind == "group":
-        rollouts.append(replace(rollout, response=OTHER_RESPONSE))
+    rollouts = [rollout] if judge is None else _rollouts(rollout, judge)
     started = time.monotonic()
     try:
         future = RewardManager(config).submit(rollouts, run=RUN)
@@ -74,8 +81,10 @@ def through_workers(
         why = batch.first_errors.get(status, "see the workers' logs")
         raise InvalidConfig(f"{status}: {why}")
     refused = _refused_fields(settings, judge, broker_url)
-    score = batch.judge_scores[0]
-    return _found(judge, score, f"through the workers in {took_ms:.0f} ms", refused)
+    verdicts = batch.criteria[0].get(judge.name, []) if batch.criteria else []
+    given = {one["name"]: one["verdict"] for one in verdicts}
+    result = _result(judge, batch.judge_scores.tolist(), given)
+    return _found(judge, result, f"through the workers in {took_ms:.0f} ms", refused)
 
 
 def directly(settings: "RewardConfig", judge: "JudgeConfig", broker_url: str | None = None) -> str:
@@ -89,12 +98,10 @@ def directly(settings: "RewardConfig", judge: "JudgeConfig", broker_url: str | N
     from oyer.protocol.status import Status
     from oyer.tasks.judging.aggregate import chunk_groups
     from oyer.tasks.judging.chunk_requests import chunk_requests
+    from oyer.tasks.judging.criteria.verdict_reading import ParsedVerdicts
     from oyer.tasks.judging.requests import RequestContext
 
-    rollout = Rollout(**PROBE, group_id="check")
-    rollouts = {0: rollout, 1: replace(rollout, response=OTHER_RESPONSE)}
-    if judge.kind == "pointwise":
-        del rollouts[1]
+    rollouts = dict(enumerate(_rollouts(Rollout(**PROBE, group_id="check"), judge)))
     context = RequestContext(rules=settings.reward, bodies={}, servers={})
     groups = chunk_groups(["check"] * len(rollouts), 0, ())
     request = chunk_requests(rollouts, [judge], groups, context).asked[0]
@@ -103,12 +110,41 @@ def directly(settings: "RewardConfig", judge: "JudgeConfig", broker_url: str | N
     if call.parsed is None:
         raise InvalidConfig(f"{found['status']}: {found['error']}")
     if call.parsed.status is not Status.SCORED:
+        why = f" ({call.parsed.problem})" if call.parsed.problem else ""
         raise InvalidConfig(
-            f"answers, but its reply is {call.parsed.status}: {found['reply'][:200]!r}; check the"
+            f"answers, but its reply is {call.parsed.status}{why}: {found['reply'][:200]!r}; check the"
             " rubric and max_tokens"
         )
     took = f"in {found['latency_ms']:.0f} ms"
-    return _found(judge, call.parsed.score, took, call.refused_fields)
+    verdicts = call.parsed.verdicts if isinstance(call.parsed, ParsedVerdicts) else {}
+    given = {name: one.verdict for name, one in verdicts.items()}
+    result = _result(judge, _scores(request, found["reply"], call.parsed.score), given)
+    return _found(judge, result, took, call.refused_fields)
+
+
+def _rollouts(rollout: "Rollout", judge: "JudgeConfig") -> "list[Rollout]":
+    """Return what a judge is asked about: a group judge compares a right and a wrong response."""
+    if judge.kind == "group":
+        return [rollout, replace(rollout, response=OTHER_RESPONSE)]
+    if judge.criteria_from is None or judge.own_criteria:
+        return [rollout]
+    metadata: Any = [CRITERION]
+    for key in reversed(judge.criteria_from.split(".")[1:]):
+        metadata = {key: metadata}
+    return [replace(rollout, metadata=metadata)]
+
+
+def _scores(request: "JudgeRequest", reply: str, score: float) -> list[float]:
+    """Return the score of each response that one reply scores, in the order of the rollouts."""
+    from oyer.tasks.judging.group_judges.reading import GroupReading
+
+    reading = request.reading
+    if not isinstance(reading, GroupReading):
+        return [score]
+    shown = [score, -score]
+    if not request.judge.compares_pairs:
+        shown = [one.score for one in reading.scores(reply)]
+    return [one for _, one in sorted(zip(request.responses, shown, strict=True))]
 
 
 def _config(settings: "RewardConfig", judge: "JudgeConfig | None") -> "RewardConfig":
@@ -141,8 +177,19 @@ def _refused_fields(settings: "RewardConfig", judge: "JudgeConfig", broker_url: 
     return described(refused) if refused else ""
 
 
-def _found(judge: "JudgeConfig", score: float, how: str, refused_fields: str) -> str:
-    text = f"{judge.model} at {judge.endpoint} gives {score:g} {how}"
+def _result(judge: "JudgeConfig", scores: Sequence[float], verdicts: Mapping[str, Any]) -> str:
+    """Describe scores, and the verdicts on criteria."""
+    if judge.kind == "group":
+        return f"gives {scores[0]:g} to a right and {scores[1]:g} to a wrong response"
+    if not verdicts:
+        return f"gives {scores[0]:g}"
+    listed = [f"{name}: {str(one).lower()}" for name, one in list(verdicts.items())[:_QUOTED]]
+    listed += ["…"] * (len(verdicts) > _QUOTED)
+    return f"gives {scores[0]:g} ({', '.join(listed)})"
+
+
+def _found(judge: "JudgeConfig", result: str, how: str, refused_fields: str) -> str:
+    text = f"{judge.model} at {judge.endpoint} {result} {how}"
     if refused_fields:
         text += f"; the endpoint refuses some fields, so requests are sent {refused_fields}"
     return text

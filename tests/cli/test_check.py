@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from oyer import migrations
+from oyer.cli.support.probing import OTHER_RESPONSE, PROBE
 from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action, named
 from tests.cli.conftest import Backend, write_config
@@ -195,3 +197,93 @@ def broker_of(backend: Backend) -> str:
     """Return the URL of the broker of an `oyer up`."""
     state = json.loads((backend.folder / ".oyer" / "backend.json").read_text())
     return str(state["broker_url"])
+
+
+CRITERIA = [
+    {"name": "correct", "text": "Is it right?", "required": True},
+    {"name": "steps", "text": "Are the steps shown?", "choices": ["none", "some", "all"]},
+]
+KINDS: dict[str, tuple[dict[str, Any], str]] = {
+    "criteria": ({"criteria": CRITERIA}, "gives 0.75 (correct: true, steps: some)"),
+    "a rollout's criteria": ({"criteria_from": "metadata.a.b"}, "gives 1 (correct: true)"),
+    "list": ({"kind": "group"}, "gives 10 to a right and 1 to a wrong response"),
+    "pairs": (
+        {"kind": "group", "mode": "pairs", "rubric": "pairwise_zh"},
+        "gives 1 to a right and -1 to a wrong response",
+    ),
+}
+"""Judges of other kinds, and what a check says of them."""
+
+
+def by_kind(arrival: RequestEntry) -> Action:
+    """Answer in the form that the request asks for."""
+    text = "\n".join(content for _, content in arrival.messages())
+    right = text.find(PROBE["response"]) < text.find(OTHER_RESPONSE)
+    reply: dict[str, Any]
+    if '"winner"' in text:
+        reply = {"reason": "right", "winner": 1 if right else 2}
+    elif '"scores"' in text:
+        scores = (10, 1) if right else (1, 10)
+        reply = {
+            "scores": [
+                {"id": i, "explanation": "e", "score": score} for i, score in enumerate(scores, 1)
+            ]
+        }
+    else:
+        verdicts = {"correct": True, "steps": "some"}
+        reply = {
+            "verdicts": [
+                {"name": name, "reason": "r", "verdict": verdict}
+                for name, verdict in verdicts.items()
+                if name in text
+            ]
+        }
+    return Action(text=json.dumps(reply))
+
+
+@pytest.mark.parametrize(("judge", "says"), KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("there", [True, False], ids=["through the workers", "from this host"])
+def test_criteria_and_group_judges_are_checked_by_what_they_say(
+    judge: dict[str, Any], says: str, there: bool, backend: Backend, tmp_path: Path
+) -> None:
+    backend.judge.set_plan(by_kind)
+    judges = [{"name": "other", "endpoint": "fake", "model": "m", **judge}]
+    write_config(tmp_path, backend.judge.base_url, judges=judges, length=[])
+    environ = {"OYER_BROKER__URL": broker_of(backend)} if there else {}
+    done = oyer("check", "--config", "oyer.yaml", cwd=tmp_path, **environ)
+    (line,) = [one for one in done.stdout.splitlines() if "judge other" in one]
+    assert line.startswith(f"ok   judge other: m at fake {says} ")
+    assert ("through the workers" in line) == there
+
+
+def test_a_reply_of_another_form_names_what_is_wrong(backend: Backend, tmp_path: Path) -> None:
+    backend.judge.set_plan(Action(text="It is fine."))
+    judges = [
+        {"name": "rubric", "endpoint": "fake", "model": "m", "criteria": CRITERIA, "reasks": 0},
+        {"name": "ranking", "endpoint": "fake", "model": "m", "kind": "group", "reasks": 0},
+    ]
+    write_config(tmp_path, backend.judge.base_url, judges=judges, length=[])
+    done = oyer("check", "--config", "oyer.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    *_, criteria, group = done.stdout.splitlines()
+    assert "unparseable (no readable verdict on 'correct', 'steps'" in criteria
+    assert "no JSON object with a list \"scores\" as its answer): 'It is fine.'" in group
+
+
+def test_a_compound_criterion_is_a_note_and_no_failure(backend: Backend) -> None:
+    backend.judge.set_plan(by_kind)
+    (backend.folder / "compound").mkdir()
+    text = "Is it right, and does it show the steps?"
+    judge = {"name": "other", "endpoint": "fake", "model": "m"}
+    path = write_config(
+        backend.folder / "compound",
+        backend.judge.base_url,
+        judges=[{**judge, "criteria": [{"name": "correct", "text": text}]}],
+    )
+    done = oyer("check", "--config", str(path), cwd=backend.folder)
+    assert done.returncode == 0, done.stdout
+    *_, checked, note = done.stdout.splitlines()
+    assert checked.startswith("ok   judge other: ")
+    assert note.startswith(
+        "note judge other: criterion 'correct' asks for several things ('and does')"
+    )

@@ -77,7 +77,7 @@ def test_a_threshold_on_a_pointwise_judge_may_stand_beside_a_group_judge() -> No
     assert validate({"judges": [GROUP, POINTWISE], "reward": rules, "length": []})
 
 
-@pytest.mark.parametrize("name", ["listwise_en", "pairwise_en"])
+@pytest.mark.parametrize("name", ["listwise_en", "listwise_zh", "pairwise_en", "pairwise_zh"])
 def test_the_rubrics_that_ship_are_for_group_judges(name: str) -> None:
     rubric = parse(resolve(name))
     assert (rubric.name, rubric.reply) == (name, "comparison")

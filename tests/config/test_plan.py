@@ -8,6 +8,7 @@ import pytest
 from oyer.config.loading import validate
 from oyer.config.plan import read_plan
 from oyer.config.reward import plan_of
+from oyer.manager.stand_ins import with_group_mean
 from oyer.protocol.batch import Manifest, decode_manifest, encode_manifest
 from oyer.protocol.errors import MessageRefused
 
@@ -38,6 +39,16 @@ def test_a_plan_is_read_as_it_was_sent() -> None:
     assert plan.length == CONFIG.length
     assert plan.reward == CONFIG.reward
     assert (plan.reuse, plan.tokenizer) == ("run", "gpt2")
+
+
+def test_a_plan_may_fill_in_for_the_judges_beside_a_group_judge() -> None:
+    """An adapter makes such a configuration; a user's own is refused (test_group_judges.py)."""
+    judges = [
+        {"name": "q", "endpoint": "e", "model": "m"},
+        {"name": "ranking", "kind": "group", "endpoint": "e", "model": "m"},
+    ]
+    config = with_group_mean(validate({"judges": judges, "length": []}))
+    assert read_plan(manifest_of(plan_of(config))).reward.on_missing == "group_mean"
 
 
 def test_an_empty_plan_has_no_judges_and_no_lengths() -> None:

@@ -15,6 +15,7 @@ from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action
 from oyer.demo.rule_judge import fenced_blocks
 from oyer.manager import RewardManager, Rollout
+from oyer.manager.stand_ins import with_group_mean
 from oyer.models.engine import open_engine, reading
 from oyer.protocol.redis_client import connect
 from oyer.tasks.coordination.reply_cache import EXPIRE_SOON_MS
@@ -303,3 +304,31 @@ def test_a_fallback_judges_the_whole_group(
         batch = manager.submit(group("fallback", 1, 2, 3)).result()
         assert batch.judge_scores.tolist() == ([1, 2, 3] if kind is LISTWISE else [-1, 0, 1])
         assert len(judge.requests) == calls
+
+
+def test_an_adapter_fills_in_for_the_judge_beside_a_group_judge(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    """Trainers whose rewards are plain numbers use `group_mean` in place of `skip`."""
+
+    def plan(request: RequestEntry) -> Action:
+        if '"scores"' in str(request.messages()):
+            return honest(request)
+        return (
+            Action(status=404)
+            if "beside 4" in str(request.messages())
+            else Action(text="Final score: 6")
+        )
+
+    judge.set_plan(plan)
+    raw = backend.config.model_dump(mode="json")
+    judges = [LISTWISE, {"name": "quality", "endpoint": "fake", "model": "m", "reasks": 0}]
+    manager = RewardManager(
+        with_group_mean(RewardManager({**raw, "judges": judges, "length": []}).config)
+    )
+    batch = manager.submit(group("beside", 2, 4, 9)).result(timeout_s=60)
+    assert batch.statuses == ["scored", "rejected", "scored"]
+    assert batch.components["ranking"].tolist() == [2, 4, 9]
+    assert np.isnan(batch.components["quality"]).tolist() == [False, True, False]
+    assert batch.rewards.tolist() == pytest.approx([1.8, 2.0, 2.5])
+    assert batch.mask.all()

@@ -11,8 +11,9 @@ from sqlalchemy import make_url, text
 from oyer import migrations
 from oyer.migrations import roles
 from oyer.models import Base
-from oyer.models.engine import open_engine
+from oyer.models.engine import open_engine, reading
 from oyer.models.queries import usage_of
+from oyer.models.reports.criteria import criteria_report
 from oyer.models.writes import (
     ensure_run_and_batch,
     finish_batch,
@@ -110,6 +111,18 @@ def test_an_analyst_reads_every_table_and_the_view(login: Login) -> None:
     with psycopg.connect(login(ANALYST)) as conn:
         for name in [*Base.metadata.tables, *roles.VIEWS]:
             assert conn.execute(f"SELECT * FROM {name}".encode()).fetchall() == []
+
+
+def test_an_analyst_reads_the_criteria_report(login: Login) -> None:
+    worker, engine = open_engine(login(WORKER)), open_engine(login(ANALYST))
+    with worker.begin() as conn:
+        ensure_run_and_batch(conn, make_batch(run="r"))
+    with reading(engine) as conn:
+        found = criteria_report(conn, "r", batches=9, criteria=9)
+    assert found is not None
+    assert (found.batches, found.criteria) == (1, [])
+    worker.dispose()
+    engine.dispose()
 
 
 @pytest.mark.parametrize("table", Base.metadata.tables)

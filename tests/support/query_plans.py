@@ -18,7 +18,7 @@ def plan_of(engine: Engine, read: Callable[[Connection], object], explain: str) 
         return "\n".join(row[-1] for row in conn.exec_driver_sql(f"{explain} {statement}", values))
 
 
-LARGE = ("judgements", "rollouts", "rewards", "attempts", "texts")
+LARGE = ("judgements", "criteria", "rollouts", "rewards", "attempts", "texts")
 """Tables that grow with the rollouts."""
 
 
@@ -42,7 +42,7 @@ def table_scans(conn: Connection, query: str, values: Any = None) -> list[str]:
     """Return the steps of a query's plan that read a large table, or an index of it, as a whole."""
     if conn.dialect.name == "sqlite":
         steps = [row[-1] for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values)]
-        aliases = {"j", *LARGE}
+        aliases = {"j", "c", *LARGE}
         return [step for step in steps if step.startswith("SCAN") and step.split()[1] in aliases]
     explain = f"EXPLAIN (FORMAT JSON, COSTS OFF) {query}"
     plan = conn.exec_driver_sql(explain, values).scalar_one()

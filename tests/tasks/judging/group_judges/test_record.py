@@ -27,6 +27,8 @@ JUDGES: dict[str, dict[str, Any]] = {
     "list": LIST,
     "pairs": {**LIST, "mode": "pairs", "pairs": "all", "both_orders": True},
     "a rubric for one": {**LIST, "rubric": "reasoning_zh", "scale": [0, 5]},
+    "a Chinese list": {**LIST, "rubric": "listwise_zh"},
+    "Chinese pairs": {**LIST, "mode": "pairs", "rubric": "pairwise_zh"},
     "a text": {**LIST, "rubric": "Compare.\n{prompt}\n{response}"},
     "images": {**LIST, "images": "send"},
     "pairs with images": {**LIST, "mode": "pairs", "images": "send"},
@@ -115,6 +117,23 @@ def test_each_response_is_fenced_below_its_number_and_cannot_pass_for_another() 
         text = trick if indices == (0,) else "other"
         assert f"\n\n## Response {number}\n{fence}\n{text}\n{fence}\n" in user
     assert "exactly once" in str(job.request.messages[0]["content"])
+
+
+@pytest.mark.parametrize(
+    ("judge", "reply"),
+    [
+        ("a Chinese list", '{"scores": [{"id": 1, "explanation": "…", "score": N}, …]}'),
+        ("Chinese pairs", '{"reason": "…", "winner": …}'),
+    ],
+)
+def test_a_chinese_rubric_asks_for_the_same_reply_in_chinese(judge: str, reply: str) -> None:
+    (job, *_) = requests(JUDGES[judge], ["good", "bad"]).asked
+    assert job.request is not None
+    system, user = (str(message["content"]) for message in job.request.messages)
+    assert "只输出一个 JSON 对象" in system
+    assert reply in system
+    assert "## 用户请求" in user
+    assert "## Response 2\n```\n" in user
 
 
 def test_a_group_with_two_prompts_is_rejected() -> None:

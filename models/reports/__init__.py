@@ -1,0 +1,1 @@
+"""Queries that sum up a run for reports."""
