@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from oyer.config.hedge import Hedge
 from oyer.config.section import MAX_TIME_S, MAX_USD, Section
 from oyer.config.urls import HttpUrl
 from oyer.config.variables import VariableName
@@ -78,6 +79,8 @@ class EndpointConfig(Section):
     """Prompt and completion tokens in any minute, over all workers and hosts together."""
     adaptive: bool = False
     """Learn how many concurrent calls the endpoint tolerates, up to `max_in_flight`, from its 429s."""
+    hedge: Hedge | None = None
+    """Send a second request for the slowest calls, e.g. `{after: p95, at_most: 5%}`; null never does."""
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
     """Further HTTP headers of every request; put secrets into the environment."""
     extra_body: Body = Field(default_factory=dict)
@@ -89,6 +92,23 @@ class EndpointConfig(Section):
     def _one_way_in(self) -> Self:
         if (self.base_url is None) == (not self.base_urls):
             raise ValueError("give either `base_url` or `base_urls`")
+        return self
+
+    @model_validator(mode="after")
+    def _hedge_possible(self) -> Self:
+        if self.hedge is None:
+            return self
+        if self.max_in_flight < 2:
+            raise ValueError(
+                "hedge: needs a `max_in_flight` of at least 2, because a second request counts as a"
+                " call in flight; raise it, or leave out `hedge`"
+            )
+        after_s = self.hedge.after_s
+        if after_s is not None and after_s >= self.timeout_s:
+            raise ValueError(
+                f"hedge.after: no call is in flight for {after_s:g} s, because `timeout_s` is"
+                f" {self.timeout_s:g}; give less, or a quantile such as `p95`"
+            )
         return self
 
     @property

@@ -15,8 +15,9 @@ from oyer.protocol.rollout import Message
 from oyer.protocol.status import Status
 from oyer.tasks.coordination.budget import Refusal, Reservation, RunBudget
 from oyer.tasks.coordination.fair_queue import ANY_FLOW, Flow
+from oyer.tasks.coordination.held_permit import HeldPermit
 from oyer.tasks.coordination.lessons import Lessons
-from oyer.tasks.coordination.limiter import HeldPermit, Limiter
+from oyer.tasks.coordination.limiter import Limiter
 from oyer.tasks.coordination.reply_cache import CachedReply, ReplyCache
 from oyer.tasks.coordination.single_flight import SingleFlight
 from oyer.tasks.endpoint.retry import decide
