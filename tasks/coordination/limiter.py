@@ -186,8 +186,7 @@ class Limiter:
         waiter = _WaitingCall(estimated_tokens, flow)
         with self._lock:
             self._start()
-            others = len(self._waiting) - sum(spare.permit is None for spare in self._spares)
-            if others or not self._state.room(time.monotonic()):
+            if not self._may_spare():
                 return None
             self._spares.append(waiter)
             self._waiting.push(flow, waiter)
@@ -237,6 +236,15 @@ class Limiter:
         self._wake.set()
         if thread is not None:
             thread.join()
+
+    def may_spare(self) -> bool:
+        """Whether there may be a permit that no call waits for."""
+        with self._lock:
+            return self._may_spare()
+
+    def _may_spare(self) -> bool:
+        others = len(self._waiting) - sum(spare.permit is None for spare in self._spares)
+        return not others and self._state.room(time.monotonic())
 
     def _drop_spares(self) -> None:
         """Let waiting second requests give up: a call of its own has arrived."""
