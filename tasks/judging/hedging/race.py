@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import gevent
 from gevent import Greenlet, GreenletExit
 
-from oyer.config.hedge import Hedge
+from oyer.config.endpoint import Hedge
 from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import ChatRequest, Failure, HedgingClient, Reply, RetryClass
 from oyer.tasks.judging.hedging.policy import HedgeBudget, Latencies

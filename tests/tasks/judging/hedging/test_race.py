@@ -9,8 +9,7 @@ import gevent
 import pytest
 from gevent.event import AsyncResult, Event
 
-from oyer.config.endpoint import EndpointConfig
-from oyer.config.hedge import Hedge
+from oyer.config.endpoint import EndpointConfig, Hedge
 from oyer.config.reward import JudgeConfig, RewardRules
 from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
