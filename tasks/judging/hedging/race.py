@@ -28,7 +28,7 @@ LOOK_MIN_S, LOOK_MAX_S = 0.01, 0.25
 T = TypeVar("T")
 
 
-class _Overtaken(GreenletExit):
+class _Overtaken(GreenletExit):  # type: ignore[misc]  # gevent has no types
     """Thrown into the greenlet of a request whose call has a reply."""
 
 
@@ -93,15 +93,13 @@ class Race(Generic[T]):
         self._url_index = self._client.pick_url()
         self.sent_s = time.monotonic()
         self._hedger.begin(self)
-        slow = False
+        result: Reply | Failure | None = None
         try:
             result = self._complete(request, timeout_s, self._url_index)
-            slow = isinstance(result, Reply) or is_cancelled(result)
-            slow = slow or result.status is Status.TIMEOUT
             return result
         finally:
             self.over = True
-            self._hedger.end(self, self.age_s if slow else None)
+            self._hedger.end(self, self.age_s if _tells_latency(result) else None)
 
     def other_url(self) -> int | None:
         """Return the URL of the second request; None if no URL for it is healthy."""
@@ -214,7 +212,9 @@ class Hedger:
         """Look at the calls in flight from time to time, while there are any."""
         try:
             while pauses_s := [
-                self._look(*item) for item in self._models.items() if item[1].in_flight
+                self._look(name, model)
+                for name, model in list(self._models.items())
+                if model.in_flight
             ]:
                 gevent.sleep(min(pauses_s))
         finally:
@@ -238,6 +238,13 @@ class Hedger:
 def is_cancelled(result: Reply | Failure) -> bool:
     """Whether a request was cancelled, or its reply came second."""
     return isinstance(result, Failure) and result.error_class == CANCELLED_CLASS
+
+
+def _tells_latency(result: Reply | Failure | None) -> bool:
+    """Whether a request's duration says how long replies take: an error's does not."""
+    if not isinstance(result, Failure):
+        return result is not None
+    return is_cancelled(result) or result.status is Status.TIMEOUT
 
 
 def _cancelled(

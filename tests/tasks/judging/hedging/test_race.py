@@ -220,7 +220,13 @@ def test_a_second_request_that_gets_no_permit_is_tried_again() -> None:
 
 def test_a_second_request_is_not_sent_once_the_first_one_has_ended() -> None:
     """The reply comes while the second request waits for its permit."""
-    bench = Bench(on_spare=lambda: (bench.endpoint.replies[0].set(REPLY), gevent.sleep(0.01)))
+    bench = Bench()
+
+    def reply() -> None:
+        bench.endpoint.replies[0].set(REPLY)
+        gevent.sleep(0.01)
+
+    bench.endpoint.on_spare = reply
     result = bench.start().get(timeout=30)
     assert kinds(result) == [(False, None)]
     bench.check_ended()
