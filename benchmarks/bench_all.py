@@ -29,6 +29,7 @@ SUITES: dict[str, tuple[list[str], list[str]]] = {
     "throughput": (["--rounds", "1", "--rollouts", "512"], ["--rounds", "5"]),
     "judging": (["--rounds", "1", "--calls", "512"], ["--rounds", "5"]),
     "fairness": (["--scale", "0.125"], []),
+    "hedging": (["--rounds", "1", "--rollouts", "512"], []),
     "single_calls": (["--rounds", "1", "--rollouts", "256"], []),
     "overlap": (["--rounds", "1", "--rollouts", "256", "--generation-s", "4"], []),
     "small_batches": (["--rounds", "1", "--rollouts", "256"], []),

@@ -1,9 +1,11 @@
 """Configuration of an endpoint: URLs, name of the API key, limits, prices."""
 
 import json
+import math
+import re
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from oyer.config.section import MAX_TIME_S, MAX_USD, Section
 from oyer.config.urls import HttpUrl
@@ -11,6 +13,9 @@ from oyer.config.variables import VariableName
 
 MAX_DEPTH = 64
 """Levels of nested lists and mappings in a request's body."""
+
+_QUANTILE = re.compile(r"p([5-9]\d)")
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
 
 def _depth(value: Any, seen: int = 0) -> int:
@@ -57,6 +62,54 @@ class Price(Section):
     """Per million completion tokens."""
 
 
+def _after(value: Any) -> Any:
+    """Check a quantile or a number of seconds."""
+    if isinstance(value, str) and _QUANTILE.fullmatch(value):
+        return value
+    if _is_number(value) and 0 < value <= MAX_TIME_S:
+        return float(value)
+    raise ValueError(
+        "must be a quantile from p50 to p99, e.g. `p95`, or a number of seconds above 0"
+    )
+
+
+def _part(value: Any) -> Any:
+    """Convert `5%` to 0.05."""
+    percent = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+    part = float(percent[1]) / 100 if percent else value
+    if _is_number(part) and 0 < part <= 1:
+        return float(part)
+    raise ValueError(
+        "must be a part of the calls, above 0 % and at most 100 %, e.g. `5%` or 0.05; to hedge"
+        " nothing, leave out `hedge`"
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+class Hedge(Section):
+    """When a call that takes unusually long gets a second request. The first complete reply counts, the
+    other request is cancelled, and both are paid."""
+
+    after: Annotated[str | float, BeforeValidator(_after)] = "p95"
+    """Time in flight from which on a call may get a second request: a quantile of the recent latencies of
+    its endpoint and model, from `p50` to `p99`, or a number of seconds."""
+    at_most: Annotated[float, BeforeValidator(_part)] = 0.05
+    """Most second requests as a part of the calls, e.g. `5%` or 0.05."""
+
+    @property
+    def quantile(self) -> float | None:
+        """`after` as a fraction; None if it is a time."""
+        return int(self.after[1:]) / 100 if isinstance(self.after, str) else None
+
+    @property
+    def after_s(self) -> float | None:
+        """`after` in seconds; None if it is a quantile."""
+        return None if isinstance(self.after, str) else self.after
+
+
 class EndpointConfig(Section):
     """An OpenAI-compatible server, as the workers reach it."""
 
@@ -78,6 +131,8 @@ class EndpointConfig(Section):
     """Prompt and completion tokens in any minute, over all workers and hosts together."""
     adaptive: bool = False
     """Learn how many concurrent calls the endpoint tolerates, up to `max_in_flight`, from its 429s."""
+    hedge: Hedge | None = None
+    """Send a second request for the slowest calls, e.g. `{after: p95, at_most: 5%}`; null never does."""
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
     """Further HTTP headers of every request; put secrets into the environment."""
     extra_body: Body = Field(default_factory=dict)
@@ -89,6 +144,23 @@ class EndpointConfig(Section):
     def _one_way_in(self) -> Self:
         if (self.base_url is None) == (not self.base_urls):
             raise ValueError("give either `base_url` or `base_urls`")
+        return self
+
+    @model_validator(mode="after")
+    def _hedge_possible(self) -> Self:
+        if self.hedge is None:
+            return self
+        if self.max_in_flight < 2:
+            raise ValueError(
+                "hedge: needs a `max_in_flight` of at least 2, because a second request counts as a"
+                " call in flight; raise it, or leave out `hedge`"
+            )
+        after_s = self.hedge.after_s
+        if after_s is not None and after_s >= self.timeout_s:
+            raise ValueError(
+                f"hedge.after: no call is in flight for {after_s:g} s, because `timeout_s` is"
+                f" {self.timeout_s:g}; give less, or a quantile such as `p95`"
+            )
         return self
 
     @property

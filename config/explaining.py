@@ -1,6 +1,5 @@
 """Turns pydantic's validation errors into `key.path: what is wrong`, in terms of the configuration."""
 
-import difflib
 import re
 from collections.abc import Iterable
 from typing import Any, get_args
@@ -50,6 +49,8 @@ _HINTS = {
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Suggest similar known names, e.g. "did you mean `judges`?"; "" if none is similar."""
+    import difflib
+
     by_lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.6)
     return f"did you mean {' or '.join(f'`{by_lower[name]}`' for name in near)}?" if near else ""

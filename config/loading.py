@@ -5,7 +5,6 @@ overrides a key, e.g. `OYER_BROKER__URL` or `OYER_ENDPOINTS__DEEPSEEK__TIMEOUT_S
 """
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from pydantic import BaseModel, ValidationError
 from oyer.config import rubric as rubrics
 from oyer.config.explaining import explain
 from oyer.config.reward import RewardConfig
-from oyer.config.yaml_text import read_yaml
 from oyer.protocol.errors import InvalidConfig
 
 CONFIG_VARIABLE = "OYER_CONFIG"
@@ -166,6 +164,8 @@ def overridden(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any
 
 
 def _value(variable: str, text: str) -> Any:
+    from oyer.config.yaml_text import read_yaml
+
     try:
         return read_yaml(text)
     except ValueError as error:
@@ -181,6 +181,10 @@ def _spelling(place: dict[str, Any], key: str) -> str:
 
 
 def _read(path: Path, source: str) -> dict[str, Any]:
+    import tomllib
+
+    from oyer.config.yaml_text import read_yaml
+
     try:
         text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text) if path.suffix == ".toml" else read_yaml(text)

@@ -45,7 +45,6 @@ from oyer.config.rubrics.template import (
     ScoreBand,
     render,
 )
-from oyer.config.yaml_text import read_yaml
 from oyer.protocol.errors import InvalidConfig
 
 __all__ = [
@@ -90,7 +89,7 @@ class _FrontMatter(BaseModel):
 class _VerdictsFrontMatter(BaseModel):
     """The keys of a rubric with `reply: verdicts`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str | None = None
     language: Literal["en", "zh"] = "en"
@@ -225,6 +224,8 @@ def _built_in(name: str) -> str:
 
 
 def _front_fields(block: str) -> _FrontMatter | _VerdictsFrontMatter:
+    from oyer.config.yaml_text import read_yaml
+
     try:
         # The added line stands for the `---`, so that errors count lines of the rubric.
         raw = read_yaml("\n" + block)

@@ -44,6 +44,7 @@ _ATTEMPT = (
     "error",
     "latency_ms",
     "retry_wait_s",
+    "hedge",
 )
 
 

@@ -4,7 +4,6 @@ A batch that fails or stalls is resubmitted under its id; recorded judgements ar
 (docs/internals/recovery.md). A future works in a forked child and, by its ticket, in any process.
 """
 
-import asyncio
 import base64
 import concurrent.futures
 import contextlib
@@ -154,6 +153,8 @@ class RewardFuture:
 
     def __await__(self) -> Generator[Any, None, RewardBatch]:
         """Wait on the running event loop without blocking it."""
+        import asyncio
+
         began_s = time.monotonic()
         batch = yield from asyncio.shield(asyncio.wrap_future(self._watch())).__await__()
         return self._waited(batch, began_s)

@@ -196,6 +196,9 @@ class Attempt(BatchPart, Base):
     error: Mapped[str | None] = mapped_column(
         comment="Error of the endpoint or the network if there was no reply."
     )
+    hedge: Mapped[bool | None] = mapped_column(
+        comment="True for the second request of a hedged call; NULL for every other request."
+    )
 
 
 class Rubric(Base):

@@ -147,6 +147,7 @@ class AttemptRow(TypedDict):
     retry_wait_s: NotRequired[float | None]
     seed: NotRequired[int | None]
     error: NotRequired[str | None]
+    hedge: NotRequired[bool | None]
     turns: NotRequired[Turns | None]
     parameters: NotRequired[str | None]
     """The text to be stored by hash, as are `reply` and `reasoning`."""
@@ -179,6 +180,7 @@ class StoredAttempt(TypedDict):
     reply_hash: str | None
     reasoning_hash: str | None
     error: str | None
+    hedge: bool | None
 
 
 class RewardRow(TypedDict):

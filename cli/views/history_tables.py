@@ -44,8 +44,9 @@ def _show_attempt(attempt: Mapping[str, Any], *, same: bool) -> None:
     waited = attempt["retry_wait_s"]
     then = "" if waited is None else f", then a wait of {waited:.2f} s"
     console.print()
+    kind = " (second request of a hedged call)" if attempt["hedge"] else ""
     _line(
-        f"attempt {attempt['number']}",
+        f"attempt {attempt['number']}{kind}",
         f"{attempt['started_at']:%Y-%m-%d %H:%M:%S} UTC: {result}"
         f" after {attempt['latency_ms'] or 0:.0f} ms{then}",
     )

@@ -1,6 +1,5 @@
 """Pending scores, awaitable on any event loop and from threads, and the rollouts they belong to."""
 
-import asyncio
 import contextlib
 import logging
 import threading
@@ -8,13 +7,16 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from oyer.config.reward import RewardRules
 from oyer.manager.score import Score, without_reward
 from oyer.protocol.batch import Priority
 from oyer.protocol.errors import OyerError
 from oyer.protocol.rollout import Rollout
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
@@ -77,6 +79,8 @@ class Pending(Generic[T]):
     def __await__(self) -> Generator[Any, None, T]:
         """Wait on the running event loop without blocking it."""
         if not self.done():
+            import asyncio
+
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
             self.add_done_callback(partial(_wake, loop, waiter))
@@ -129,6 +133,8 @@ class PendingScores(Pending[list[Score]]):
 
     async def gather(self, timeout_s: float, rules: RewardRules) -> list[Score]:
         """Like `collect`, without blocking the running event loop."""
+        import asyncio
+
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self, timeout_s)
         return self._settled(timeout_s, rules)
@@ -232,7 +238,7 @@ class PendingRollouts:
 class _DeferredWakeups(threading.local):
     """The waiters that `wake_loops_once` wakes when it ends on this thread."""
 
-    waiters: defaultdict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] | None = None
+    waiters: "defaultdict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] | None" = None
 
 
 _deferred = _DeferredWakeups()
@@ -244,7 +250,8 @@ def wake_loops_once() -> Iterator[None]:
 
     Each wake-up makes threads switch the interpreter lock.
     """
-    due: defaultdict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = defaultdict(list)
+    due: defaultdict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]]
+    due = defaultdict(list)
     outer, _deferred.waiters = _deferred.waiters, due
     try:
         yield
@@ -254,14 +261,16 @@ def wake_loops_once() -> Iterator[None]:
             _wake_all(loop, waiters)
 
 
-def _wake(loop: asyncio.AbstractEventLoop, waiter: "asyncio.Future[None]", _: Pending[Any]) -> None:
+def _wake(
+    loop: "asyncio.AbstractEventLoop", waiter: "asyncio.Future[None]", _: Pending[Any]
+) -> None:
     if _deferred.waiters is None:
         _wake_all(loop, [waiter])
     else:
         _deferred.waiters[loop].append(waiter)
 
 
-def _wake_all(loop: asyncio.AbstractEventLoop, waiters: "Sequence[asyncio.Future[None]]") -> None:
+def _wake_all(loop: "asyncio.AbstractEventLoop", waiters: "Sequence[asyncio.Future[None]]") -> None:
     # A closed loop has no waiters.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(_release, waiters)

@@ -15,11 +15,13 @@ from redis import Redis, RedisError
 from oyer.protocol.redis_client import Outage, load_script
 from oyer.tasks.coordination.adaptive import Evidence
 from oyer.tasks.coordination.fair_queue import ANY_FLOW, FairQueue, Flow
+from oyer.tasks.coordination.held_permit import HeldPermit
 from oyer.tasks.coordination.limiter_state import LimiterState, Limits, Permit
-from oyer.tasks.endpoint.types import Failure, Reply, RetryClass
 
 POLL_MIN_S, POLL_MAX_S = 0.05, 0.25
 """Pauses between exchanges while calls wait, in seconds: the shorter one after a grant."""
+SPARE_WAIT_S = 0.25
+"""How long `acquire_spare` waits for the answer to its exchange with Redis, in seconds."""
 
 
 def limits_key(endpoint: str) -> str:
@@ -33,33 +35,6 @@ class _WaitingCall:
     flow: Flow
     permit: Permit | None = None
     ready: threading.Event = field(default_factory=threading.Event)
-
-
-@dataclass(slots=True)
-class HeldPermit:
-    """What a permit's release reports of its call; without a call, no tokens and no evidence."""
-
-    used_tokens: int | None = 0
-    """None keeps the estimate charged."""
-    evidence: Evidence = field(default_factory=Evidence)
-    retry_after_s: float | None = None
-
-    def start(self) -> None:
-        """Note that the request is sent: without `settle`, its estimate remains charged."""
-        self.used_tokens = None
-
-    def settle(self, result: Reply | Failure, *, first_attempt: bool) -> None:
-        """Note how the call ended. A reply counts for a higher limit only at the first attempt."""
-        if result.usage_reported:
-            self.used_tokens = result.prompt_tokens + result.completion_tokens
-        if isinstance(result, Reply):
-            self.evidence = Evidence(clean=int(first_attempt))
-        else:
-            self.evidence = Evidence(
-                transient=result.retry is RetryClass.TRANSIENT,
-                rate_limited=result.retry is RetryClass.RATE_LIMIT,
-            )
-            self.retry_after_s = result.retry_after_s
 
 
 class Limiter:
@@ -112,6 +87,8 @@ class Limiter:
         self._refresh_s = worker_ttl_s / 3
         self._poll_s = POLL_MIN_S
         self._waiting: FairQueue[_WaitingCall] = FairQueue()
+        # Those of the waiting calls that are second requests, and those just granted.
+        self._spares: list[_WaitingCall] = []
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = False
@@ -128,7 +105,19 @@ class Limiter:
             deadline: Epoch seconds.
             flow: Flows share the permits by weight.
         """
-        permit = self.acquire(estimated_tokens, deadline, flow)
+        with self._held(self.acquire(estimated_tokens, deadline, flow)) as held:
+            yield held
+
+    @contextmanager
+    def spare_permit(
+        self, estimated_tokens: int, flow: Flow = ANY_FLOW
+    ) -> Iterator[HeldPermit | None]:
+        """Hold a permit that no other call waits for; None if there is none; see `acquire_spare`."""
+        with self._held(self.acquire_spare(estimated_tokens, flow)) as held:
+            yield held
+
+    @contextmanager
+    def _held(self, permit: Permit | None) -> Iterator[HeldPermit | None]:
         if permit is None:
             yield None
             return
@@ -167,6 +156,7 @@ class Limiter:
         waiter = _WaitingCall(estimated_tokens, flow)
         with self._lock:
             self._start()
+            self._drop_spares()
             news = self._waiting.push(flow, waiter)
             self._pump()
             if news and waiter.permit is None:
@@ -182,6 +172,35 @@ class Limiter:
         with self._lock:
             if waiter.permit is None:
                 self._waiting.remove(flow, waiter)
+            return waiter.permit
+
+    def acquire_spare(self, estimated_tokens: int, flow: Flow = ANY_FLOW) -> Permit | None:
+        """Take a permit that no other call needs, for a second request of a call in flight.
+
+        If this worker holds none, but the last exchange showed a free slot, Redis is asked once.
+
+        Returns:
+            None if calls wait, the endpoint asked for a pause, or there is no permit within
+            `SPARE_WAIT_S`.
+        """
+        waiter = _WaitingCall(estimated_tokens, flow)
+        with self._lock:
+            self._start()
+            if not self._may_spare():
+                return None
+            self._spares.append(waiter)
+            self._waiting.push(flow, waiter)
+            self._pump()
+            if waiter.permit is not None:
+                self._spares.remove(waiter)
+                return waiter.permit
+        self._wake.set()
+        waiter.ready.wait(SPARE_WAIT_S)
+        with self._lock:
+            if waiter in self._spares:
+                self._spares.remove(waiter)
+                if waiter.permit is None:
+                    self._waiting.remove(flow, waiter)
             return waiter.permit
 
     def release(
@@ -217,6 +236,23 @@ class Limiter:
         self._wake.set()
         if thread is not None:
             thread.join()
+
+    def may_spare(self) -> bool:
+        """Whether there may be a permit that no call waits for."""
+        with self._lock:
+            return self._may_spare()
+
+    def _may_spare(self) -> bool:
+        others = len(self._waiting) - sum(spare.permit is None for spare in self._spares)
+        return not others and self._state.room(time.monotonic())
+
+    def _drop_spares(self) -> None:
+        """Let waiting second requests give up: a call of its own has arrived."""
+        for spare in self._spares:
+            if spare.permit is None:
+                self._waiting.remove(spare.flow, spare)
+            spare.ready.set()
+        self._spares.clear()
 
     def _pump(self) -> bool:
         """Grant permits to waiting calls in fair order, while slots, requests and tokens last.

@@ -127,6 +127,16 @@ class LimiterState:
         """Whether slots or windows are held that no call here uses."""
         return self._held > self.in_use or any(self._windows.balance(now_s))
 
+    def room(self, now_s: float) -> bool:
+        """Whether a slot may be free, here or, as of the last exchange, among all workers."""
+        if now_s < self.cool_until_s:
+            return False
+        if self.in_use < self._slots(now_s):
+            return True
+        limits = self._limits
+        limit = self._control.limit if limits.adaptive else limits.max_in_flight
+        return not self.alone(now_s) and self._all_in_use < limit
+
     def want(self, waiting: int) -> None:
         """Note how many calls wait."""
         self._demand.wanted = max(self._demand.wanted, self.in_use + waiting)

@@ -52,10 +52,26 @@ class BaseUrlPool:
             return min(range(len(self._health)), key=lambda i: _due_s(self._health[i]))
         return self._rng.choices(healthy, [self._weights[i] for i in healthy])[0]
 
-    def report(self, index: int, *, answered: bool) -> None:
-        """Record whether the call to URL `index` was answered or failed in a transient way."""
+    def pick_other(self, index: int) -> int | None:
+        """Return the URL of a second request for a call to URL `index`; None if none is healthy.
+
+        It is another URL if there are several.
+        """
+        others = [i for i in range(len(self._health)) if i != index] or [index]
+        healthy = [i for i in others if self._health[i].cools_until_s is None]
+        if not healthy:
+            return None
+        return self._rng.choices(healthy, [self._weights[i] for i in healthy])[0]
+
+    def report(self, index: int, *, answered: bool | None) -> None:
+        """Record whether the call to URL `index` was answered or failed in a transient way.
+
+        None, for a cancelled call, says neither.
+        """
         health = self._health[index]
         health.probing = False
+        if answered is None:
+            return
         if answered:
             health.failures, health.cools_until_s = 0, None
             return

@@ -79,16 +79,30 @@ class EndpointClient:
             for url in self._urls
         ]
 
-    def complete(self, request: ChatRequest, *, timeout_s: float) -> Reply | Failure:
+    def pick_url(self) -> int:
+        """Return the index of the URL for a request; `complete` is to be called with it."""
+        return self._choice.pick()
+
+    def other_url(self, url_index: int) -> int | None:
+        """Return the URL of a second request for a call; see `BaseUrlPool.pick_other`."""
+        return self._choice.pick_other(url_index)
+
+    def complete(
+        self, request: ChatRequest, *, timeout_s: float, url_index: int | None = None
+    ) -> Reply | Failure:
         """Make one HTTP request; every outcome is a `Reply` or a `Failure`.
+
+        An exception that is thrown in from outside closes the connection, and says nothing about
+        the health of the URL.
 
         Args:
             timeout_s: Limit of the whole exchange, in seconds.
+            url_index: From `pick_url` or `other_url`; None picks a URL.
         """
         body = self._body(request)
-        url_index = self._choice.pick()
+        url_index = self._choice.pick() if url_index is None else url_index
         started_s = time.perf_counter()
-        answered = False
+        answered: bool | None = None
         try:
             outcome = self._post(url_index, body, timeout_s)
             answered = isinstance(outcome, Reply) or outcome.retry is not RetryClass.TRANSIENT

@@ -114,3 +114,18 @@ class ChatClient(Protocol):
 
     def complete(self, request: ChatRequest, *, timeout_s: float) -> Reply | Failure:
         """Make one request; failures of the endpoint are returned, not raised."""
+
+
+class HedgingClient(Protocol):
+    """What hedging needs of `oyer.tasks.endpoint.client.EndpointClient`."""
+
+    def pick_url(self) -> int:
+        """Return the index of the URL for the first request of a call."""
+
+    def other_url(self, url_index: int) -> int | None:
+        """Return the index of the URL for its second request; None if none is healthy."""
+
+    def complete(
+        self, request: ChatRequest, *, timeout_s: float, url_index: int | None = None
+    ) -> Reply | Failure:
+        """Make one request to the URL; failures of the endpoint are returned, not raised."""

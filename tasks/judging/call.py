@@ -7,35 +7,32 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
-from oyer.config.reward import EndpointConfig, JudgeConfig
-from oyer.protocol.rollout import Message
+from oyer.config.reward import EndpointConfig
 from oyer.protocol.status import Status
 from oyer.tasks.coordination.budget import Refusal, Reservation, RunBudget
 from oyer.tasks.coordination.fair_queue import ANY_FLOW, Flow
+from oyer.tasks.coordination.held_permit import HeldPermit
 from oyer.tasks.coordination.lessons import Lessons
-from oyer.tasks.coordination.limiter import HeldPermit, Limiter
-from oyer.tasks.coordination.reply_cache import CachedReply, ReplyCache
+from oyer.tasks.coordination.limiter import Limiter
+from oyer.tasks.coordination.reply_cache import ReplyCache
 from oyer.tasks.coordination.single_flight import SingleFlight
 from oyer.tasks.endpoint.retry import decide
 from oyer.tasks.endpoint.types import ChatClient, ChatRequest, Failure, Reply
+from oyer.tasks.judging.attempt import (
+    AttemptResult,
+    billed_tokens,
+    cached_reply,
+    estimate_tokens,
+    records_of,
+)
+from oyer.tasks.judging.hedging.race import Hedger, Race, is_cancelled
 from oyer.tasks.judging.judgements import AttemptRecord, cost_usd
-from oyer.tasks.judging.reading import LOGPROBS
 from oyer.tasks.judging.requests import JudgeRequest
 from oyer.tasks.parsing.parser import ParsedScore
-
-BYTES_PER_TOKEN = 3.5
-"""UTF-8 bytes per token, for the estimate reserved before a call: below the 4 of English prose,
-because of code and markup, and about one token for a Chinese character."""
-
-IMAGE_TOKENS = 1600
-"""Estimated tokens of an image: the most that Claude counts for one; OpenAI's models count about 1,100
-for 1024 x 1024 pixels."""
-
-UNLIMITED_REPLY_TOKENS = 1024
-"""Tokens reserved for a reply without `max_tokens`."""
 
 _RANDOM = random.Random()
 
@@ -75,6 +72,8 @@ class EndpointServices:
     limiter: Limiter | None
     """None sets no limit, for scoring in the trainer's process."""
     lessons: Lessons
+    hedger: Hedger | None = None
+    """None sends no second requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +100,24 @@ class CallResult:
     """Why no further attempt was made; empty with a reply."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    started_at: datetime
-    result: Reply | Failure
-    parsed: ParsedScore | None = None
+class _Call:
+    """What the requests of one attempt share."""
+
+    def __init__(
+        self,
+        job: JudgeRequest,
+        request: ChatRequest,
+        claim: Claim | None,
+        endpoint: EndpointServices,
+        first: bool,
+    ) -> None:
+        self.job, self.request, self.claim, self.endpoint = job, request, claim, endpoint
+        self.first = first
+        """Whether no attempt came before."""
+        self.prompt_tokens, reply_tokens = estimate_tokens(request)
+        self.tokens = self.prompt_tokens + reply_tokens
+        self.price = endpoint.config.prices.get(request.model)
+        self.estimated_usd = cost_usd(self.price, self.prompt_tokens, reply_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +155,7 @@ class JudgeCaller:
                 )
             if isinstance(attempt.result, Reply):
                 assert attempt.parsed is not None
-                attempts.append(_record(len(attempts) + 1, request, attempt, None))
+                attempts += records_of(len(attempts) + 1, request, attempt, None)
                 return CallResult(
                     status=attempt.parsed.status,
                     attempts=tuple(attempts),
@@ -155,45 +167,103 @@ class JudgeCaller:
             retry = decide(
                 failures, max_attempts=config.max_attempts, remaining_s=remaining_s, rng=_RANDOM
             )
-            attempts.append(_record(len(attempts) + 1, request, attempt, retry.wait_s))
+            attempts += records_of(len(attempts) + 1, request, attempt, retry.wait_s)
             if retry.wait_s is None:
                 return _failed(attempt.result, attempts, retry.reason)
             time.sleep(retry.wait_s)
 
     def _attempt(
         self, job: JudgeRequest, request: ChatRequest, claim: Claim | None, *, first: bool
-    ) -> _Attempt | NotCalled:
-        """Make one HTTP request, unless the call may not be made any more."""
-        endpoint = self.endpoints[job.judge.endpoint]
-        prompt_tokens, reply_tokens = estimate_tokens(request)
-        price = endpoint.config.prices.get(request.model)
-        estimated_usd = cost_usd(price, prompt_tokens, reply_tokens)
-        with self._permit(endpoint, prompt_tokens + reply_tokens) as permit:
+    ) -> AttemptResult | NotCalled:
+        """Make one HTTP request, or two if it is hedged, unless it may not be made any more."""
+        call = _Call(job, request, claim, self.endpoints[job.judge.endpoint], first)
+        hedger = call.endpoint.hedger
+        if hedger is None:
+            return self._first(call, None)
+        race: Race[AttemptResult | NotCalled] = hedger.race(
+            request.model, lambda race: self._second(call, race)
+        )
+        made, second = race.run(lambda: self._first(call, race))
+        if not (isinstance(made, AttemptResult) and isinstance(second, AttemptResult)):
+            return made
+        if isinstance(second.result, Reply):
+            return replace(second, other=made)
+        return replace(made, other=second)
+
+    def _first(
+        self, call: _Call, race: Race[AttemptResult | NotCalled] | None
+    ) -> AttemptResult | NotCalled:
+        """Make the first request of a call."""
+        with self._permit(call.endpoint, call.tokens) as permit:
             if permit is None:
                 return DEADLINE_PASSED
-            if self.cancelled():
-                return CANCELLED
-            if claim is not None and not claim.single_flight.holds(claim.key):
-                return TAKEN_OVER
-            with self._reservation(estimated_usd, first_sample=job.first_sample) as reservation:
+            if (ended := self._ended(call.claim)) is not None:
+                return ended
+            first_sample = call.job.first_sample
+            with self._reservation(call.estimated_usd, first_sample=first_sample) as reservation:
                 if reservation.refusal is not None:
                     return _BUDGET_REFUSALS[reservation.refusal]
                 if time.time() >= self.deadline:
                     return DEADLINE_PASSED
-                permit.start()
-                started_at = datetime.fromtimestamp(time.time(), UTC)
-                result = endpoint.client.complete(request, timeout_s=endpoint.config.timeout_s)
-                permit.settle(result, first_attempt=first)
-                reservation.spent_usd = cost_usd(price, *_billed_tokens(result, prompt_tokens))
-                if isinstance(result, Failure):
-                    return _Attempt(started_at, result)
-                parsed = job.reading.read(result)
-                endpoint.lessons.report(job.judge.model, result.model)
-                if claim is not None and parsed.status is Status.SCORED:
-                    # Before the permit is released: a worker killed between the two would cost
-                    # a call more than may be in flight.
-                    claim.reply_cache.keep(claim.key, _cached_reply(result, parsed, job.judge))
-                return _Attempt(started_at, result, parsed)
+                complete = race.first if race else call.endpoint.client.complete
+                return self._send(call, permit, reservation, complete, race)
+
+    def _second(self, call: _Call, race: Race[AttemptResult | NotCalled]) -> AttemptResult | None:
+        """Make the second request of a call, if limits, budget and deadline have room for it now."""
+        limiter, url_index = call.endpoint.limiter, race.other_url()
+        # Its reply is expected within the time that the first request has taken so far.
+        too_late = time.time() + race.age_s >= self.deadline
+        if limiter is None or url_index is None or too_late or self._ended(call.claim):
+            return None
+        with limiter.spare_permit(call.tokens, self.flow) as permit:
+            if permit is None or race.over:
+                return None
+            # Past the soft mark of the budget, only first samples are paid.
+            with self._reservation(
+                call.estimated_usd, first_sample=False, deadline=time.time()
+            ) as reservation:
+                if reservation.refusal is not None or race.over:
+                    return None
+                complete = partial(race.second, url_index=url_index)
+                return self._send(call, permit, reservation, complete, race, hedge=True)
+
+    def _ended(self, claim: Claim | None) -> NotCalled | None:
+        """Return why no request may be made any more."""
+        if self.cancelled():
+            return CANCELLED
+        if claim is not None and not claim.single_flight.holds(claim.key):
+            return TAKEN_OVER
+        return None
+
+    def _send(
+        self,
+        call: _Call,
+        permit: HeldPermit,
+        reservation: Reservation,
+        complete: Callable[..., Reply | Failure],
+        race: Race[AttemptResult | NotCalled] | None,
+        *,
+        hedge: bool = False,
+    ) -> AttemptResult:
+        """Send a request, settle its permit and reservation, and read and cache its reply."""
+        permit.start()
+        started_at = datetime.fromtimestamp(time.time(), UTC)
+        result = complete(call.request, timeout_s=call.endpoint.config.timeout_s)
+        billed = race.winner if race is not None and race.winner is not None else result
+        reservation.spent_usd = cost_usd(call.price, *billed_tokens(billed, call.prompt_tokens))
+        if is_cancelled(result):
+            return AttemptResult(started_at, result, hedge=hedge)
+        permit.settle(result, first_attempt=call.first)
+        if isinstance(result, Failure):
+            return AttemptResult(started_at, result, hedge=hedge)
+        parsed = call.job.reading.read(result)
+        judge, claim = call.job.judge, call.claim
+        call.endpoint.lessons.report(judge.model, result.model)
+        if claim is not None and parsed.status is Status.SCORED:
+            # Before the permit is released: a worker killed between the two would cost a call more
+            # than may be in flight.
+            claim.reply_cache.keep(claim.key, cached_reply(result, parsed, judge))
+        return AttemptResult(started_at, result, parsed, hedge)
 
     def _permit(
         self, endpoint: EndpointServices, tokens: int
@@ -203,80 +273,15 @@ class JudgeCaller:
         return endpoint.limiter.permit(tokens, self.deadline, self.flow)
 
     def _reservation(
-        self, usd: float, *, first_sample: bool
+        self, usd: float, *, first_sample: bool, deadline: float | None = None
     ) -> AbstractContextManager[Reservation]:
         if self.budget is None:
             return nullcontext(Reservation())
-        return self.budget.reservation(usd, first_sample=first_sample, deadline=self.deadline)
-
-
-def estimate_tokens(request: ChatRequest) -> tuple[int, int]:
-    """Estimate a call's tokens: those of its messages, and those of the longest reply it allows."""
-    size_bytes = sum(_content_bytes(message.get("content") or "") for message in request.messages)
-    return int(size_bytes / BYTES_PER_TOKEN), request.max_tokens or UNLIMITED_REPLY_TOKENS
-
-
-def _content_bytes(content: str | list[Message]) -> float:
-    """Return the size of a text, or of parts, with an image as its tokens' worth of text."""
-    if isinstance(content, str):
-        return _bytes(content)
-    texts = [part["text"] for part in content if part["type"] == "text"]
-    return sum(map(_bytes, texts)) + BYTES_PER_TOKEN * IMAGE_TOKENS * (len(content) - len(texts))
-
-
-def _bytes(text: str) -> int:
-    return len(text.encode("utf-8", "replace"))
-
-
-def _billed_tokens(result: Reply | Failure, prompt_tokens: int) -> tuple[int, int]:
-    """Return prompt and completion tokens as reported, or estimated for a reply without usage."""
-    if isinstance(result, Reply) and not result.usage_reported:
-        return prompt_tokens, round(_bytes(result.text) / BYTES_PER_TOKEN)
-    return result.prompt_tokens, result.completion_tokens
-
-
-def _cached_reply(reply: Reply, parsed: ParsedScore, judge: JudgeConfig) -> CachedReply:
-    return CachedReply(
-        text=reply.text if parsed.reply is None else parsed.reply,
-        finish_reason="stop",
-        model=reply.model or judge.model,
-        usage={
-            "prompt_tokens": reply.prompt_tokens,
-            "completion_tokens": reply.completion_tokens,
-        },
-        at_s=time.time(),
-        expected_score=parsed.score if parsed.layer == LOGPROBS else None,
-        reasoning=reply.reasoning,
-    )
+        deadline = self.deadline if deadline is None else deadline
+        return self.budget.reservation(usd, first_sample=first_sample, deadline=deadline)
 
 
 def _failed(failure: Failure, attempts: Sequence[AttemptRecord], stop_reason: str) -> CallResult:
     return CallResult(
         status=failure.status, attempts=tuple(attempts), failure=failure, stop_reason=stop_reason
-    )
-
-
-def _record(
-    number: int, request: ChatRequest, attempt: _Attempt, wait_s: float | None
-) -> AttemptRecord:
-    result = attempt.result
-    failure = result if isinstance(result, Failure) else None
-    reply = result if isinstance(result, Reply) else None
-    return AttemptRecord(
-        number=number,
-        started_at=attempt.started_at,
-        url_index=result.url_index,
-        http_status=result.http_status,
-        error_class=failure.error_class if failure else None,
-        latency_ms=result.latency_ms,
-        prompt_tokens=result.prompt_tokens,
-        completion_tokens=result.completion_tokens,
-        cached_tokens=result.cached_tokens,
-        reasoning_tokens=result.reasoning_tokens,
-        retry_wait_s=wait_s,
-        messages=request.messages,
-        sent=result.sent,
-        text=reply.text if reply else None,
-        reasoning=reply.reasoning if reply else None,
-        error=failure.message if failure else None,
     )

@@ -53,6 +53,8 @@ class AttemptRecord:
     reasoning: str | None = None
     error: str | None = None
     """The endpoint's or the network's error message; None with a reply."""
+    hedge: bool = False
+    """Whether it is the second request of a call, sent while the first one was in flight."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,6 +168,7 @@ def attempt_rows(job: JudgeRequest, answer: Answer, *, price: Price | None) -> l
             "reply": attempt.text,
             "reasoning": attempt.reasoning,
             "error": attempt.error,
+            "hedge": attempt.hedge or None,
         }
         for attempt in answer.attempts
     ]

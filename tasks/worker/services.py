@@ -15,6 +15,7 @@ from oyer.tasks.coordination.reply_cache import ReplyCache
 from oyer.tasks.coordination.single_flight import SingleFlight
 from oyer.tasks.endpoint.client import EndpointClient
 from oyer.tasks.judging.call import EndpointServices
+from oyer.tasks.judging.hedging.race import Hedger
 
 if TYPE_CHECKING:
     from oyer.tasks.worker.context import WorkerContext
@@ -108,8 +109,14 @@ class JudgeServices:
             adaptive=config.adaptive,
             worker_id=self._context.name,
         )
-        lessons = Lessons(name, config, self._redis)
-        return EndpointServices(config=config, client=client, limiter=limiter, lessons=lessons)
+        hedger = None if config.hedge is None else Hedger(config.hedge, client, limiter.may_spare)
+        return EndpointServices(
+            config=config,
+            client=client,
+            limiter=limiter,
+            lessons=Lessons(name, config, self._redis),
+            hedger=hedger,
+        )
 
 
 class _Problems(dict[str, str]):

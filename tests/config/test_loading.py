@@ -267,3 +267,45 @@ def test_an_invalid_yaml_file_is_refused_by_line_without_its_text(
     with pytest.raises(InvalidConfig, match=r"is not readable: (line|a value)") as raised:
         load_config(path, {})
     assert "hunter2" not in str(raised.value)
+
+
+HEDGED = """
+endpoints:
+  e: {{base_url: http://h/v1, {}}}
+judges: [{{name: q, endpoint: e, model: m}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("keys", "after", "at_most"),
+    [
+        ("hedge: {after: p95, at_most: 5%}", "p95", 0.05),
+        ("hedge: {}", "p95", 0.05),
+        ("hedge: {after: 2, at_most: 0.1}", 2.0, 0.1),
+        ("hedge: {after: p99, at_most: 2.5 %}", "p99", 0.025),
+    ],
+)
+def test_slow_calls_are_hedged_by_quantile_or_time(
+    tmp_path: Path, keys: str, after: str | float, at_most: float
+) -> None:
+    hedge = loaded(tmp_path, HEDGED.format(keys)).endpoints["e"].hedge
+    assert hedge is not None
+    assert (hedge.after, hedge.at_most) == (after, at_most)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ("hedge: {after: p40}", "endpoints.e.hedge.after: must be a quantile from p50 to p99"),
+        ("hedge: {after: 95%}", "endpoints.e.hedge.after: must be a quantile from p50 to p99"),
+        ("hedge: {after: 0}", "endpoints.e.hedge.after: must be a quantile from p50 to p99"),
+        ("hedge: {after: 60}", "endpoints.e.hedge.after: no call is in flight for 60 s"),
+        ("hedge: {at_most: 5}", "endpoints.e.hedge.at_most: must be a part of the calls"),
+        ("hedge: {at_most: 0%}", "endpoints.e.hedge.at_most: must be a part of the calls"),
+        ("hedge: {at_most: yes}", "endpoints.e.hedge.at_most: must be a part of the calls"),
+        ("hedge: {afer: p95}", "endpoints.e.hedge.afer: unknown key; did you mean `after`?"),
+        ("hedge: {}, max_in_flight: 1", "endpoints.e.hedge: needs a `max_in_flight` of at least 2"),
+    ],
+)
+def test_a_hedge_that_makes_no_sense_is_refused(tmp_path: Path, keys: str, said: str) -> None:
+    assert said in refusal(tmp_path, HEDGED.format(keys))

@@ -8,15 +8,19 @@ import pytest
 
 HEAVY = (
     "alembic",
+    "asyncio",
     "celery",
+    "difflib",
     "gevent",
     "httpx",
     "openai",
     "psycopg",
     "redis",
     "sqlalchemy",
+    "tomllib",
     "torch",
     "transformers",
+    "yaml",
 )
 
 
@@ -37,6 +41,23 @@ def modules() -> set[str]:
 @pytest.mark.parametrize("name", HEAVY)
 def test_the_trainers_side_does_not_load(modules: set[str], name: str) -> None:
     assert name not in modules
+
+
+def test_the_import_builds_no_schema() -> None:
+    """Building one costs more than its class: each is built at its first use (`defer_build`)."""
+    code = """
+import json
+import oyer.manager
+from pydantic import BaseModel
+def below(model):
+    return [x for one in model.__subclasses__() for x in (one, *below(one))]
+ours = [one for one in below(BaseModel) if one.__module__.startswith("oyer.")]
+print(json.dumps([len(ours), [one.__name__ for one in ours if one.__pydantic_complete__]]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    count, built = json.loads(done.stdout)
+    assert count > 40
+    assert built == []
 
 
 def test_no_table_and_no_worker_is_loaded_by_a_configured_manager() -> None:

@@ -71,6 +71,8 @@ class Backend:
             "stall_timeout_s": 5,
             **config,
         }
+        hedge = {"after": 0.3, "at_most": "100%"}
+        self.config["endpoints"]["hedged"] = {**self.config["endpoints"]["fake"], "hedge": hedge}
         self.workers: list[Worker] = []
         self._environ = {
             **os.environ,

