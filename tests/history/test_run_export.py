@@ -120,7 +120,9 @@ def test_an_export_holds_each_row_of_its_run_once(
         record(engine, f"mine-{number}", "mine", seconds=number)
     record(engine, "other", "other")
     folder = tmp_path / "out"
-    manifest = export_run(engine, "mine", kind, folder)
+    pages: list[int] = []
+    manifest = export_run(engine, "mine", kind, folder, lambda _, count: pages.append(count))
+    assert max(pages) == 2
     assert json.loads((folder / MANIFEST).read_text()) == manifest
     expected = dict.fromkeys(
         ("rollouts", "judgements", "criteria", "attempts", "rewards"), 3 * SIZE
