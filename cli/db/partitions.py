@@ -50,8 +50,9 @@ def partitions(
     and workers stay as they are. The first run makes the tables partitioned; the rows so far become
     one partition, which is not copied, but read once while writers wait.
 
-    Dropping a month frees its space at once, unlike `oyer db prune`, which deletes row by row. A
-    month with an unfinished batch or a run to keep is not dropped; prune it instead.
+    Dropping a month returns the space of its rows to the disk; its texts are deleted in short
+    transactions, as by `oyer db prune`. A month with an unfinished batch or a run to keep is not
+    dropped; prune it instead.
 
     Example: `oyer db partitions --drop-older-than 26w --keep-run baseline --yes`
     """
@@ -59,11 +60,7 @@ def partitions(
     from oyer.cli.support.database import existing
     from oyer.models.engine import redacted_url
 
-    before = None
-    if drop_older_than is not None:
-        before = datetime.now(UTC) - age_of("--drop-older-than", drop_older_than)
-    elif keep_run:
-        raise InvalidInput("--keep-run: keeps runs from being dropped; add --drop-older-than 26w")
+    before = _before(drop_older_than, keep_run)
     url = options.record_url(config, url)
     with existing(url) as engine:
         if engine.dialect.name != "postgresql":
@@ -80,6 +77,15 @@ def partitions(
         except TimeoutError as error:
             raise InvalidConfig(f"{redacted_url(url)}: {error}") from error
         _report(engine, done, dry_run=dry_run, as_json=as_json)
+
+
+def _before(drop_older_than: str | None, keep_run: list[str] | None) -> datetime | None:
+    """Return the time that months must end before to be dropped; None to drop nothing."""
+    if drop_older_than is not None:
+        return datetime.now(UTC) - age_of("--drop-older-than", drop_older_than)
+    if keep_run:
+        raise InvalidInput("--keep-run: keeps runs from being dropped; add --drop-older-than 26w")
+    return None
 
 
 def _run(

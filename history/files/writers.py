@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-_GROUP_ROWS = 20_000
+_GROUP_ROWS = 10_000
 """Most rows in a row group of Parquet or an insert into DuckDB."""
 
-_GROUP_CHARACTERS = 32_000_000
+_GROUP_CHARACTERS = 16_000_000
 """Characters of text after which a row group is written, so that long responses fit into memory."""
 
 
@@ -154,7 +154,10 @@ class DuckDbWriter(_ArrowWriter):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self._duckdb = needed("duckdb")
-        self._database = self._duckdb.connect(str(folder / "record.duckdb"))
+        # Without a limit, DuckDB takes up to 80 % of the machine's memory.
+        self._database = self._duckdb.connect(
+            str(folder / "record.duckdb"), config={"memory_limit": "1GB"}
+        )
         self._table = ""
 
     def _open(self, table: str) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
+from oyer import migrations
 from oyer.models import Batch, Rollout
 from oyer.models.engine import open_engine, reading
+from oyer.models.partitions.create import create_partitions
 from oyer.models.writes import ensure_run_and_batch, finish_batch, record_chunk
 from tests.support.cli_process import oyer
 from tests.support.record_rows import START, make_batch, make_judgement, make_rollout
@@ -174,6 +176,34 @@ def test_partitions_are_created_and_dropped_by_the_command(filled_url: str, tmp_
     kept = oyer(*asked, "--drop-older-than", "0h", "--yes", "--json", cwd=tmp_path)
     assert (kept.returncode, json.loads(kept.stdout)["dropped"]) == (0, [])
     assert batches(filled_url) == ALL
+
+
+def test_ended_months_are_dropped_unless_a_run_in_them_is_kept(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    migrations.upgrade(postgres_url)
+    engine = open_engine(postgres_url)
+    now = datetime.now(UTC)
+    create_partitions(engine, 12, now=now - timedelta(days=370))
+    for name, age_days in (("older", 200), ("old", 100)):
+        submitted_at = now - timedelta(days=age_days)
+        with engine.begin() as conn:
+            batch = make_batch(id=name, run=f"run-{name}", submitted_at=submitted_at)
+            key = ensure_run_and_batch(conn, batch)
+            record_chunk(conn, key, rollouts=[make_rollout(i) for i in range(4)])
+            finish_batch(conn, name, status="finished", finished_at=START, counts={}, usage={})
+    engine.dispose()
+    asked = ("db", "partitions", "--drop-older-than", "4w", "--keep-run", "run-older")
+    dry = oyer(*asked, "--dry-run", "--url", postgres_url, cwd=tmp_path)
+    month = f"rollouts_{now - timedelta(days=100):%Y_%m}"
+    assert month in dry.stdout
+    assert "0 batches have not ended, 1 are of runs to keep" in dry.stderr
+    assert batches(postgres_url) == {"older": 4, "old": 4}
+    done = oyer(*asked, "--yes", "--json", "--url", postgres_url, cwd=tmp_path)
+    answer = json.loads(done.stdout)
+    assert month in answer["dropped"]
+    assert month not in [one["name"] for one in answer["partitions"]]
+    assert batches(postgres_url) == {"older": 4}
 
 
 @pytest.mark.parametrize(
