@@ -132,7 +132,8 @@ def test_a_retry_links_to_the_attempt_before_it(traced: Traced) -> None:
     assert first.failed
     assert first.attributes["http.response.status_code"] == 503
     assert first.attributes["error.type"]
-    assert first.events == first.links == []
+    assert first.events == []
+    assert first.links == []
     assert not second.failed
     assert second.links == [first.span_id]
     assert [name for name, _ in second.events] == [EVENT]
