@@ -30,7 +30,7 @@ def record_spans(
 ) -> None:
     """Add a span for each attempt to the current span, and an event for each judgement.
 
-    A retry links to the attempt before it. The event is in the span of the last attempt; for a reused
+    A retry links to the attempt before it. The event is in the span of the attempt that decided; for a reused
     reply, in the current span. Does nothing if tracing is off.
     """
     tracer = tracing.tracer()
@@ -54,7 +54,9 @@ def _record_attempts(
 ) -> None:
     from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
-    before: Span | None = None
+    before: tuple[Span, int] | None = None
+    # Of two calls of which the first reply counts, the later one may have been cancelled.
+    decisive = [one for one in answer.attempts if one.error_class is None] or answer.attempts
     for attempt in answer.attempts:
         began_ns = int(attempt.started_at.timestamp() * 1e9)
         ended_ns = began_ns + int(attempt.latency_ms * 1e6)
@@ -64,7 +66,9 @@ def _record_attempts(
             attributes=_attributes(request, attempt, endpoint),
             links=[]
             if before is None
-            else [Link(before.get_span_context(), {"oyer.link": "retry"})],
+            else [
+                Link(before[0].get_span_context(), {"oyer.link": _relation(began_ns, before[1])})
+            ],
             start_time=began_ns,
         )
         if attempt.error_class is not None:
@@ -72,12 +76,17 @@ def _record_attempts(
             span.set_status(
                 Status(StatusCode.ERROR, attempt.error if tracing.with_texts() else None)
             )
-        if attempt is answer.attempts[-1]:
+        if attempt is decisive[-1]:
             if answer.model is not None:
                 span.set_attribute("gen_ai.response.model", answer.model)
             span.add_event(EVALUATION, _evaluation(row), timestamp=ended_ns)
         span.end(ended_ns)
-        before = span
+        before = span, (began_ns + ended_ns) // 2
+
+
+def _relation(began_ns: int, middle_ns: int) -> str:
+    """Return `hedge` for an attempt that began well before the one before it ended."""
+    return "hedge" if began_ns < middle_ns else "retry"
 
 
 def _attributes(

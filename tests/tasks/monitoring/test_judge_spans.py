@@ -131,6 +131,17 @@ def test_a_retry_links_to_a_failed_attempt_without_its_message(
     assert second.status.is_unset
 
 
+def test_a_hedge_is_told_from_a_retry_and_the_reply_that_counts_has_the_event(
+    exporter: InMemorySpanExporter,
+) -> None:
+    cancelled = {**FAILED, "http_status": None, "error_class": "Cancelled"}
+    record(attempt(1, latency_ms=5000.0), attempt(2, **cancelled), attempt(9))
+    first, hedge, retry = exporter.get_finished_spans()
+    relations = [(one.links[0].attributes or {})["oyer.link"] for one in (hedge, retry)]
+    assert relations == ["hedge", "retry"]
+    assert [len(one.events) for one in (first, hedge, retry)] == [0, 0, 1]
+
+
 def test_texts_are_added_only_if_asked_for(
     exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
