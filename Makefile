@@ -57,6 +57,10 @@ $(SERVERS)/.ready: tests/real_servers/requirements.txt tests/real_servers/constr
 	$(SERVERS)/bin/python -m pip install --quiet -c tests/real_servers/constraints.txt -r tests/real_servers/requirements.txt
 	@touch $@
 
+# PYTHONS="python3.12 python3.13" installs on these interpreters.
+test-package: $(READY) ## Build wheel and sdist, and install and use them in new environments
+	$(if $(PYTHONS),OYER_TEST_PYTHONS="$(PYTHONS)") $(BIN)/python -m pytest -m package tests/packaging
+
 test-real-servers: $(READY) $(SERVERS)/.ready ## Judge through a litellm proxy and transformers serve (2 GB)
 	$(BIN)/python -m pytest -m real_servers tests/real_servers
 
@@ -135,4 +139,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(DEMO_READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-browser screenshots test-real-servers check audit fix docs bench bench-overlap bench-fairness bench-all bench-compare bench-record bench-scale migration up
+.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-browser test-package screenshots test-real-servers check audit fix docs bench bench-overlap bench-fairness bench-all bench-compare bench-record bench-scale migration up

@@ -11,6 +11,7 @@ from oyer.cli.support.listening import Host, Port, TokenEnv, listen, token_of
 from oyer.cli.support.options import AsJson, Config
 from oyer.cli.support.output import console, print_json
 from oyer.protocol.errors import InvalidConfig
+from oyer.protocol.extras import require
 
 if TYPE_CHECKING:
     from oyer.manager import RewardManager
@@ -82,7 +83,7 @@ def serve(
 
     Example: `oyer serve --config oyer.yaml --port 8780`
     """
-    _check_installed()
+    require("`oyer serve`", "server", "fastapi", "uvicorn")
     from oyer.server import ServerSettings
 
     settings = ServerSettings(
@@ -101,16 +102,6 @@ def serve(
         url = f"http://{host}:{listener.getsockname()[1]}"
         _print_ready(url, only_batches(manager, group_size), as_json=as_json)
         _run(manager, settings, listener)
-
-
-def _check_installed() -> None:
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise InvalidConfig(
-            f"`oyer serve` needs {error.name}: pip install 'oyer[server]'"
-        ) from error
 
 
 def _run(manager: "RewardManager", settings: "ServerSettings", listener: socket.socket) -> None:

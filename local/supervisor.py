@@ -33,6 +33,7 @@ from oyer.local.worker_commands import (
 from oyer.protocol import live_workers, names
 from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.errors import BackendUnavailable, MessageRefused, OyerError
+from oyer.protocol.extras import WORKER_PACKAGES, require
 from oyer.protocol.redis_client import connect, unreachable
 
 START_TIMEOUT_S = 120.0
@@ -76,9 +77,11 @@ class Supervisor:
         """Start every process and wait until all workers are ready, or `stopping` is set.
 
         Raises:
+            MissingExtra: the workers' packages are not installed.
             BackendUnavailable: a process did not start; the message includes the end of its output.
             InvalidConfig: the configuration lacks something that a worker needs.
         """
+        require("a backend on this machine", "embedded", *WORKER_PACKAGES)
         self._check_keys()
         # The two are independent, and each takes about a second.
         with ThreadPoolExecutor(max_workers=1) as beside:

@@ -8,6 +8,7 @@ from typing import Any
 
 from oyer.manager import client
 from oyer.manager.verl.settings import LengthPenaltyConfig, Resolved, resolve
+from oyer.protocol.extras import WORKER_PACKAGES, require
 
 _backends: dict[tuple[int, LengthPenaltyConfig], client.RewardManager] = {}
 _backends_lock = threading.Lock()
@@ -43,6 +44,7 @@ def _started(resolved: Resolved) -> client.RewardManager:
 @lru_cache(maxsize=16)
 def in_process_scorer(settings: LengthPenaltyConfig) -> Any:
     # Imported by name: this mode loads worker libraries that the trainer side never loads otherwise.
+    require("scoring in the trainer's process", "worker", *WORKER_PACKAGES)
     module = importlib.import_module("oyer.tasks.in_process")
     resolved = resolve(settings)
     return module.InProcessScorer(resolved.config, {**os.environ, **resolved.environ})
