@@ -44,8 +44,8 @@ $(TRAINERS)/.ready: tests/trainers/requirements.txt tests/trainers/constraints.t
 	$(PYTHON) -m venv $(TRAINERS)
 	$(TRAINERS)/bin/python -m pip install --quiet -c tests/trainers/constraints.txt -r tests/trainers/requirements.txt
 	# Without dependencies: OpenRLHF and AReaL require GPU builds, ms-swift an older TRL, OpenPipe ART
-	# 400 MB that its groups do not load, Oyer the workers' libraries.
-	$(TRAINERS)/bin/python -m pip install --quiet --no-deps areal==1.0.4 ms-swift==4.6.0 openrlhf==0.11.2 -e .
+	# 400 MB that its groups do not load.
+	$(TRAINERS)/bin/python -m pip install --quiet --no-deps areal==1.0.4 ms-swift==4.6.0 openrlhf==0.11.2
 	$(TRAINERS)/bin/python -m pip install --quiet --no-deps openpipe-art==0.5.18 skyrl==0.3.0 skyrl-gym==0.4.0 tinker==0.38.0 tinker-cookbook==0.6.1
 	@touch $@
 
