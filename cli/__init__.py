@@ -25,8 +25,8 @@ from oyer.cli import (
     worker,
 )
 from oyer.cli.support.output import fail, print_version
+from oyer.local.extras import missing, of_worker
 from oyer.protocol.errors import MissingExtra, OyerError
-from oyer.protocol.extras import missing, of_worker
 
 app = typer.Typer(
     name="oyer",

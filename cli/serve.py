@@ -10,8 +10,8 @@ import typer
 from oyer.cli.support.listening import Host, Port, TokenEnv, listen, token_of
 from oyer.cli.support.options import AsJson, Config
 from oyer.cli.support.output import console, print_json
+from oyer.local.extras import require
 from oyer.protocol.errors import InvalidConfig
-from oyer.protocol.extras import require
 
 if TYPE_CHECKING:
     from oyer.manager import RewardManager

@@ -13,8 +13,8 @@ import typer
 from oyer.cli.support import options
 from oyer.cli.support.listening import Host, Port, TokenEnv, listen, token_of
 from oyer.cli.support.output import console, print_json
+from oyer.local.extras import WORKER_PACKAGES, require
 from oyer.protocol.errors import InvalidInput
-from oyer.protocol.extras import WORKER_PACKAGES, require
 
 if TYPE_CHECKING:
     import uvicorn

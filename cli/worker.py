@@ -9,9 +9,9 @@ import typer
 from oyer.cli.support import options
 from oyer.cli.support.output import console, notes
 from oyer.cli.support.signals import stop_event
+from oyer.local.extras import WORKER_PACKAGES, require
 from oyer.protocol import names
 from oyer.protocol.errors import BackendUnavailable
-from oyer.protocol.extras import WORKER_PACKAGES, require
 
 app = typer.Typer(
     no_args_is_help=True,

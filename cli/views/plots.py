@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from oyer.cli.views.curves import Curves
+from oyer.local.extras import missing
 from oyer.protocol.errors import InvalidInput
-from oyer.protocol.extras import missing
 
 WIDTH, HEIGHT = 64, 16
 """Size of a text plot, in characters."""

@@ -6,9 +6,9 @@ import threading
 from functools import lru_cache
 from typing import Any
 
+from oyer.local.extras import WORKER_PACKAGES, require
 from oyer.manager import client
 from oyer.manager.verl.settings import LengthPenaltyConfig, Resolved, resolve
-from oyer.protocol.extras import WORKER_PACKAGES, require
 
 _backends: dict[tuple[int, LengthPenaltyConfig], client.RewardManager] = {}
 _backends_lock = threading.Lock()

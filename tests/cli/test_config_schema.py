@@ -11,8 +11,8 @@ from pydantic_core import to_jsonable_python
 
 from oyer.cli.support.config_schema import config_schema
 from oyer.cli.support.example_config import MINIMAL
-from oyer.config.loading import validate
 from oyer.config.length_methods import catalogue
+from oyer.config.loading import validate
 from oyer.config.reward import RewardConfig
 from oyer.protocol.errors import InvalidConfig
 from tests.support.cli_process import oyer

@@ -116,7 +116,7 @@ def parts(tmp_path: Path, earlier: EarlierRelease) -> Iterator[Backend]:
         postgres.stop()
 
 
-def started(backend: Backend, environ: dict[str, str]) -> list[Worker]:
+def started(backend: Backend, **environ: Any) -> list[Worker]:
     """Start two judge workers and one of each other kind, and wait until they are ready."""
     kinds = ("judge", "judge", "length", "combine")
     workers = [backend.start(kind, **environ) for kind in kinds]
@@ -130,14 +130,14 @@ def test_a_rolling_upgrade_under_load_loses_no_batch_and_judges_none_twice(
     parts: Backend, earlier: EarlierRelease
 ) -> None:
     assert migrations.current(parts.store_url) == "0006"
-    old = started(parts, earlier.environ)
+    old = started(parts, **earlier.environ)
     arguments = json.dumps(parts.config), str(N), str(UNDER_WAY)
     trainer = Trainer(earlier.trainer(TRAINER, *arguments))
     trainer.wait_for_more(2)
 
     migrations.upgrade(parts.store_url)
     trainer.wait_for_more(2)
-    started(parts, {})
+    started(parts)
     trainer.wait_for_more(2)
     for worker in old:
         worker.send(signal.SIGTERM)
@@ -146,8 +146,8 @@ def test_a_rolling_upgrade_under_load_loses_no_batch_and_judges_none_twice(
     trainer.wait_for_more(2)
     trainer.end()
 
-    for batch in trainer.batches:
-        assert batch["statuses"] == ["scored"] * N, batch["id"]
+    for received in trainer.batches:
+        assert received["statuses"] == ["scored"] * N, received["id"]
     check_record(parts, len(trainer.batches))
     # A trainer is upgraded last.
     batch = parts.manager().submit(rollouts_of("new", N), run="upgrade").result(timeout_s=120)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from oyer.protocol.extras import WORKER_PACKAGES
+from oyer.local.extras import WORKER_PACKAGES
 from tests.packaging.environments import Environment
 from tests.support.scripted_backend import scripted_backend
 

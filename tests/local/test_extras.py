@@ -5,8 +5,8 @@ import tomllib
 
 import pytest
 
+from oyer.local.extras import WORKER_PACKAGES, of_worker, require
 from oyer.protocol.errors import BackendUnavailable, MissingExtra
-from oyer.protocol.extras import WORKER_PACKAGES, of_worker, require
 from tests.support.paths import ROOT
 
 EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
