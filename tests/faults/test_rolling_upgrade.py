@@ -89,11 +89,17 @@ class Trainer:
     def end(self) -> None:
         """Let it receive what it has submitted, and end."""
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.process.stdin.close()
         assert self.process.wait(300) == 0
+
+    def close(self) -> None:
+        """Kill it, if it runs."""
+        self.process.kill()
+        self.process.wait()
         self._reader.join()
-        self.process.stdout.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
 
 
 @pytest.fixture
@@ -127,12 +133,13 @@ def started(backend: Backend, **environ: Any) -> list[Worker]:
 
 @pytest.mark.timeout(900)
 def test_a_rolling_upgrade_under_load_loses_no_batch_and_judges_none_twice(
-    parts: Backend, earlier: EarlierRelease
+    parts: Backend, earlier: EarlierRelease, request: pytest.FixtureRequest
 ) -> None:
     assert migrations.current(parts.store_url) == "0006"
     old = started(parts, **earlier.environ)
     arguments = json.dumps(parts.config), str(N), str(UNDER_WAY)
     trainer = Trainer(earlier.trainer(TRAINER, *arguments))
+    request.addfinalizer(trainer.close)
     trainer.wait_for_more(2)
 
     migrations.upgrade(parts.store_url)
@@ -141,7 +148,7 @@ def test_a_rolling_upgrade_under_load_loses_no_batch_and_judges_none_twice(
     trainer.wait_for_more(2)
     for worker in old:
         worker.send(signal.SIGTERM)
-        assert worker.process.wait(60) == 0, worker.output()
+        assert worker.process.wait(120) == 0, worker.output()
         trainer.wait_for_more(1)
     trainer.wait_for_more(2)
     trainer.end()
