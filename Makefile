@@ -45,8 +45,8 @@ $(TRAINERS)/.ready: tests/trainers/requirements.txt tests/trainers/constraints.t
 	$(PYTHON) -m venv $(TRAINERS)
 	$(TRAINERS)/bin/python -m pip install --quiet -c tests/trainers/constraints.txt -r tests/trainers/requirements.txt
 	# Without dependencies: OpenRLHF and AReaL require GPU builds, ms-swift an older TRL, OpenPipe ART
-	# 400 MB that its groups do not load, Oyer the workers' libraries.
-	$(TRAINERS)/bin/python -m pip install --quiet --no-deps areal==1.0.4 ms-swift==4.6.0 openrlhf==0.11.2 -e .
+	# 400 MB that its groups do not load.
+	$(TRAINERS)/bin/python -m pip install --quiet --no-deps areal==1.0.4 ms-swift==4.6.0 openrlhf==0.11.2
 	$(TRAINERS)/bin/python -m pip install --quiet --no-deps openpipe-art==0.5.18 skyrl==0.3.0 skyrl-gym==0.4.0 tinker==0.38.0 tinker-cookbook==0.6.1
 	@touch $@
 
@@ -66,6 +66,10 @@ $(SERVERS)/.ready: tests/real_servers/requirements.txt tests/real_servers/constr
 	$(PYTHON) -m venv $(SERVERS)
 	$(SERVERS)/bin/python -m pip install --quiet -c tests/real_servers/constraints.txt -r tests/real_servers/requirements.txt
 	@touch $@
+
+# PYTHONS="python3.12 python3.13" installs on these interpreters.
+test-package: $(READY) ## Build wheel and sdist, and install and use them in new environments
+	$(if $(PYTHONS),OYER_TEST_PYTHONS="$(PYTHONS)") $(BIN)/python -m pytest -m package tests/packaging
 
 test-real-servers: $(READY) $(SERVERS)/.ready ## Judge through a litellm proxy and transformers serve (2 GB)
 	$(BIN)/python -m pytest -m real_servers tests/real_servers
@@ -146,4 +150,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(DEMO_READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-trackers test-browser screenshots test-real-servers check audit fix docs bench bench-overlap bench-fairness bench-all bench-compare bench-record bench-scale migration up
+.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-trackers test-browser test-package screenshots test-real-servers check audit fix docs bench bench-overlap bench-fairness bench-all bench-compare bench-record bench-scale migration up

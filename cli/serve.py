@@ -10,6 +10,7 @@ import typer
 from oyer.cli.support.listening import Host, Port, TokenEnv, listen, token_of
 from oyer.cli.support.options import AsJson, Config, LogFormat, log_to_stderr
 from oyer.cli.support.output import console, print_json
+from oyer.local.extras import require
 from oyer.protocol.errors import InvalidConfig
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def serve(
 
     Example: `oyer serve --config oyer.yaml --port 8780`
     """
-    _check_installed()
+    require("`oyer serve`", "server", "fastapi", "uvicorn")
     from oyer.server import ServerSettings
 
     log_to_stderr(log_format)
@@ -102,16 +103,6 @@ def serve(
         port = listener.getsockname()[1]
         _print_ready(f"http://{host}:{port}", only_batches(manager, group_size), as_json=as_json)
         _run(manager, settings, listener)
-
-
-def _check_installed() -> None:
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise InvalidConfig(
-            f"`oyer serve` needs {error.name}: pip install 'oyer[server]'"
-        ) from error
 
 
 def _run(manager: "RewardManager", settings: "ServerSettings", listener: socket.socket) -> None:

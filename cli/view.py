@@ -13,7 +13,8 @@ import typer
 from oyer.cli.support import options
 from oyer.cli.support.listening import Host, Port, TokenEnv, listen, token_of
 from oyer.cli.support.output import console, print_json
-from oyer.protocol.errors import InvalidConfig, InvalidInput
+from oyer.local.extras import WORKER_PACKAGES, require
+from oyer.protocol.errors import InvalidInput
 
 if TYPE_CHECKING:
     import uvicorn
@@ -59,7 +60,7 @@ def view(
 
     Example: `oyer view --config oyer.yaml`
     """
-    check_installed()
+    _require()
     if export is not None:
         _export(options.record_url(config, url), *export, as_json=as_json)
         return
@@ -85,9 +86,9 @@ def local_listener() -> socket.socket:
     """Listen on the page's loopback port, or on a free one if that is taken.
 
     Raises:
-        InvalidConfig: the page's libraries are not installed.
+        MissingExtra: the page's libraries are not installed.
     """
-    check_installed()
+    _require()
     try:
         return listen("127.0.0.1", PORT)
     except InvalidInput:
@@ -155,17 +156,5 @@ def _export(record: str, place: str, file: str, *, as_json: bool) -> None:
         console.print(f"wrote {rollouts} rollouts to {file}", highlight=False, soft_wrap=True)
 
 
-def check_installed() -> None:
-    """Check that the page's libraries are installed.
-
-    Raises:
-        InvalidConfig: names the one that is missing, and how to install it.
-    """
-    try:
-        import jinja2  # noqa: F401
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise InvalidConfig(
-            f"`oyer view` needs {error.name}: pip install 'oyer[server]'"
-        ) from error
+def _require() -> None:
+    require("`oyer view`", "server", "jinja2", "starlette", "uvicorn", *WORKER_PACKAGES)

@@ -9,6 +9,7 @@ import typer
 from oyer.cli.support import options
 from oyer.cli.support.output import console, notes
 from oyer.cli.support.signals import stop_event
+from oyer.local.extras import WORKER_PACKAGES, require
 from oyer.protocol import names
 from oyer.protocol.errors import BackendUnavailable
 
@@ -127,6 +128,7 @@ def _run(
     concurrency: int | None = None,
 ) -> None:
     """Keep one worker per device running until a signal."""
+    require(f"`oyer worker {kind}`", "worker", *WORKER_PACKAGES)
     from oyer.local.processes import Child, keep_alive, stop_all
     from oyer.local.worker_commands import device_environment, worker_argv
 

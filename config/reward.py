@@ -130,7 +130,9 @@ class BrokerConfig(Section):
     """Redis: messages, results and payloads in transit."""
 
     url: Annotated[str | None, AfterValidator(broker_url)] = Field(default=None, repr=False)
-    """`redis://host:6379/0`; none starts an embedded server in `oyer up` and local mode."""
+    """`redis://host:6379/0`, `rediss://…` (TLS), `unix:///run/redis.sock?db=0` or
+    `redis+sentinel://:password@host:26379,host:26379/mymaster/0`; none starts an embedded server in
+    `oyer up` and local mode."""
     result_expires_s: int = Field(default=86_400, ge=600, le=int(MAX_TIME_S))
     """How long payloads and results stay in Redis, in seconds."""
     max_backlog_bytes: int = Field(default=2**30, ge=2**20, le=2**50)

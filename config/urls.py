@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
+from oyer.protocol.redis_url import SENTINEL, SentinelUrl, socket_url
+
 _HOST_NAME = re.compile(r"(?![0-9]+(\.[0-9]+){3}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
 """A DNS host name; four numbers are an IP address instead."""
 
@@ -51,11 +53,9 @@ _REDIS = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "r
 """The scheme that redis-py and Celery accept, by the scheme as written."""
 
 _NO_REDIS = {
-    "sentinel": "Sentinel is not supported: give the address under which your clients reach the"
-    " primary, e.g. that of a proxy, as redis://host:6379/0",
-    "unix": "sockets are not supported: let Redis listen on a port, and give redis://localhost:6379/0",
-    "redis+socket": "sockets are not supported: let Redis listen on a port, and give"
-    " redis://localhost:6379/0",
+    "sentinel": "names no primary; write redis+sentinel://:password@host:26379,host:26379/mymaster/0",
+    "rediss+sentinel": "TLS is not supported with Sentinel: give the address of a proxy to the primary,"
+    " as rediss://host:6379/0?ssl_cert_reqs=required",
     "amqp": "RabbitMQ is not supported: give a Redis, as redis://host:6379/0",
     "amqps": "RabbitMQ is not supported: give a Redis, as redis://host:6379/0",
 }
@@ -65,7 +65,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
 def broker_url(url: str | None) -> str | None:
-    """Check a Redis URL; `valkey://` becomes `redis://`.
+    """Check a Redis URL; `valkey://` becomes `redis://`, and `redis+socket://` becomes `unix://`.
 
     Raises:
         ValueError: the message says what to write.
@@ -74,6 +74,12 @@ def broker_url(url: str | None) -> str | None:
         return None
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower()
+    if scheme in ("unix", "redis+socket"):
+        return socket_url(url)
+    if scheme == SENTINEL:
+        url = f"{SENTINEL}://{rest}"
+        SentinelUrl.of(url)
+        return url
     if not rest or scheme not in _REDIS:
         # An unknown scheme may be a password: only known schemes are named.
         fix = _NO_REDIS.get(scheme, "must be a Redis URL, as redis://host:6379/0 or rediss://…")

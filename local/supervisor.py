@@ -22,6 +22,7 @@ from oyer.config.loading import CONFIG_VARIABLE, validate
 from oyer.config.reward import RewardConfig
 from oyer.config.variables import secret_of
 from oyer.local.embedded_redis import embedded_redis_argv
+from oyer.local.extras import WORKER_PACKAGES, require
 from oyer.local.processes import Child, Report, keep_alive, run_to_end, stop_all
 from oyer.local.worker_commands import (
     cores,
@@ -33,7 +34,7 @@ from oyer.local.worker_commands import (
 from oyer.protocol import live_workers, names
 from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.errors import BackendUnavailable, MessageRefused, OyerError
-from oyer.protocol.redis_client import connect, unreachable
+from oyer.protocol.redis_client import connect, refuse_cluster, unreachable
 
 START_TIMEOUT_S = 120.0
 """Maximum wait for all workers to be ready; long, because the machine may be busy."""
@@ -76,9 +77,11 @@ class Supervisor:
         """Start every process and wait until all workers are ready, or `stopping` is set.
 
         Raises:
+            MissingExtra: the workers' packages are not installed.
             BackendUnavailable: a process did not start; the message includes the end of its output.
             InvalidConfig: the configuration lacks something that a worker needs.
         """
+        require("a backend on this machine", "embedded", *WORKER_PACKAGES)
         self._check_keys()
         # The two are independent, and each takes about a second.
         with ThreadPoolExecutor(max_workers=1) as beside:
@@ -166,6 +169,7 @@ class Supervisor:
         try:
             with connect(url, timeout_s=5) as client:
                 client.ping()
+                refuse_cluster(client)
         except redis.RedisError as error:
             raise BackendUnavailable(
                 "broker.url: "

@@ -7,6 +7,7 @@ OyerError
 │   ├── InvalidLengthCall            a length method whose needs are not met
 │   └── MessageRefused               a task message that this worker cannot read
 ├── BackendUnavailable               broker, store or workers cannot be reached
+│   ├── MissingExtra                 a package of an optional extra is not installed
 │   └── Overloaded                   more than `broker.max_backlog_bytes` is in flight
 ├── BatchFailed                      the batch failed
 │   ├── BatchCancelled               the batch was cancelled
@@ -44,6 +45,10 @@ class MessageRefused(InvalidInput):
 
 class BackendUnavailable(OyerError):
     """The broker, the store or the workers cannot be reached."""
+
+
+class MissingExtra(BackendUnavailable):
+    """A package of an optional extra is not installed; the message says what to install."""
 
 
 class Overloaded(BackendUnavailable):

@@ -20,6 +20,10 @@ from redis.client import Pipeline
 from redis.commands.core import Script
 from redis.exceptions import NoScriptError
 from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from oyer.protocol.errors import InvalidConfig
+from oyer.protocol.redis_url import SentinelUrl
 
 log = logging.getLogger(__name__)
 
@@ -164,17 +168,59 @@ class ClientPipeline(Pipeline):
             return super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
 
+def open_client(url: str, **options: Any) -> redis.Redis:
+    """Return a client of the Redis at any URL that `broker.url` accepts.
+
+    Args:
+        options: of each connection, as of `redis.Redis`.
+    """
+    place = SentinelUrl.of(url)
+    if place is None:
+        if url.startswith("unix://"):
+            for tcp_only in ("socket_connect_timeout", "socket_keepalive"):
+                options.pop(tcp_only, None)
+        return Client.from_url(url, **options)
+    timeouts = {name: options[name] for name in options if name.startswith("socket_")}
+    sentinels = Sentinel(place.hosts, sentinel_kwargs={**timeouts, **place.sentinel_options})
+    # The pool asks the sentinels for the primary each time that it opens a connection.
+    login = {"username": place.username, "password": place.password}
+    primary = sentinels.master_for(
+        place.primary, redis_class=Client, db=place.db, **login, **options
+    )
+    assert isinstance(primary, Client)
+    return primary
+
+
+def refuse_cluster(client: redis.Redis) -> None:
+    """Refuse a Redis in cluster mode: scripts and transactions of Oyer use keys of several slots.
+
+    Raises:
+        InvalidConfig: it is in cluster mode.
+        redis.RedisError: it does not answer.
+    """
+    try:
+        mode = client.info("server").get("redis_mode")
+    except redis.exceptions.NoPermissionError:
+        return  # A user without INFO: a cluster's own error follows, at the first command.
+    if mode == "cluster":
+        raise InvalidConfig(
+            "broker.url: this Redis is in cluster mode, which Oyer does not support; give one without"
+            " (`cluster-enabled no`), or one behind Sentinel: redis+sentinel://host:26379/mymaster/0"
+        )
+
+
 def connect(
     url: str, *, timeout_s: float = FAIL_FAST_S, retries: int = 1, max_connections: int = 300
 ) -> redis.Redis:
     """Return a client that returns bytes and opens connections on first use.
 
     Args:
+        url: as of `broker.url`.
         timeout_s: maximum wait for a connection or a reply, in seconds.
         retries: immediate retries after a lost connection; 1 replaces a connection that a
             restarted server has closed.
     """
-    return Client.from_url(
+    return open_client(
         url,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,

@@ -16,6 +16,7 @@ from kombu import Exchange, Queue
 
 from oyer.config.reward import SigningConfig
 from oyer.protocol import names
+from oyer.protocol.redis_url import celery_url
 from oyer.tasks.worker.broker_transport import BrokerConnection
 from oyer.tasks.worker.message_lease import CONNECTION_TIMEOUT_S, MessageLease
 from oyer.tasks.worker.signing import register
@@ -98,7 +99,7 @@ def make_app(
     """Build the app for one broker.
 
     Args:
-        broker_url: `redis://…` or `rediss://…`.
+        broker_url: as of `broker.url`.
         result_expires_s: lifetime of results and chord state in Redis, in seconds.
         signing: sign all messages, and accept only signed ones.
 
@@ -117,10 +118,12 @@ def make_app(
     return app
 
 
-def _broker_settings(url: str) -> dict[str, Any]:
+def _broker_settings(broker_url: str) -> dict[str, Any]:
+    url, options = celery_url(broker_url)
     return {
-        "broker_url": url,
+        "broker_url": f"redis+{url}" if url.startswith("socket:") else url,
         "broker_transport_options": {
+            **options,
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
             "max_connections": _CONNECTIONS_PER_PROCESS,
             "health_check_interval": 10,
@@ -157,9 +160,14 @@ def _task_settings(serializer: str) -> dict[str, Any]:
 
 
 def _result_settings(broker_url: str, serializer: str, expires_s: int) -> dict[str, Any]:
+    url, options = celery_url(broker_url)
+    backend = "PollSentinel" if url.startswith("sentinel:") else "PollRedis"
     return {
-        "result_backend": f"oyer.tasks.worker.result_backend:PollRedis+{broker_url}",
-        "result_backend_transport_options": {"visibility_timeout": VISIBILITY_TIMEOUT_S},
+        "result_backend": f"oyer.tasks.worker.result_backend:{backend}+{url}",
+        "result_backend_transport_options": {
+            **options,
+            "visibility_timeout": VISIBILITY_TIMEOUT_S,
+        },
         # With the connection timeout, this keeps the claim on a chord's callback at 5 s.
         "result_chord_join_timeout": 2.5,
         # Without it, each greenlet opens its own result backend and connection.

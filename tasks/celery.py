@@ -14,6 +14,7 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import Reject, SecurityWarning, WorkerShutdown
 from celery.signals import (
+    celeryd_after_setup,
     celeryd_init,
     setup_logging,
     task_postrun,
@@ -31,6 +32,7 @@ from oyer.protocol.batch_store import ENDED_S
 from oyer.protocol.errors import MessageRefused, OyerError
 from oyer.protocol.measuring import measured
 from oyer.protocol.packing import WIRE_VERSION
+from oyer.protocol.redis_client import refuse_cluster
 from oyer.tasks.app import VISIBILITY_TIMEOUT_S, make_app
 from oyer.tasks.worker.broker_transport import Channel
 from oyer.tasks.worker.context import WorkerContext
@@ -212,6 +214,18 @@ def _set_up_worker(conf: Any = None, options: Any = None, **_: Any) -> None:
     pool = options.get("pool") or options.get("pool_cls")
     if not options.get("concurrency") and getattr(pool, "is_green", False):
         conf.worker_concurrency = DEFAULT_CONCURRENCY[names.JUDGE_QUEUE]
+
+
+@celeryd_after_setup.connect
+def _refuse_cluster(**_: Any) -> None:
+    """End at once on a Redis cluster; its errors would look like those of an outage."""
+    # If Redis is down, the worker waits for it.
+    with contextlib.suppress(RedisError):
+        try:
+            refuse_cluster(context.redis)
+        except OyerError as error:
+            log.critical("this worker cannot work and ends: %s", error)
+            raise SystemExit(os.EX_CONFIG) from error
 
 
 @setup_logging.connect

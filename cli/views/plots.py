@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from oyer.cli.views.curves import Curves
+from oyer.local.extras import missing
 from oyer.protocol.errors import InvalidInput
 
 WIDTH, HEIGHT = 64, 16
@@ -53,8 +54,8 @@ def as_picture(curves: Curves, path: Path) -> None:
     """Write curves to a PNG, SVG or PDF file, by its extension.
 
     Raises:
-        InvalidInput: matplotlib is not installed, the extension is unknown, or the file cannot be
-            written.
+        MissingExtra: matplotlib is not installed.
+        InvalidInput: the extension is unknown, or the file cannot be written.
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
@@ -63,7 +64,7 @@ def as_picture(curves: Curves, path: Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InvalidInput("--out: needs matplotlib: pip install 'oyer[plot]'") from error
+        raise missing("--out", "matplotlib", "plot") from error
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()

@@ -55,20 +55,21 @@ class Backend:
 
     def __init__(self, url: str, expires_s: int, signing: SigningConfig | None = None) -> None:
         from oyer.protocol.measuring.measurements import Measurements
-        from oyer.protocol.redis_client import Client, while_refused
+        from oyer.protocol.redis_client import open_client, refuse_cluster, while_refused
         from oyer.tasks.app import make_app
 
         self.url = url
         self._expires_s = expires_s
         self._app = make_app(url, result_expires_s=expires_s, signing=signing)
         self._signed = signing is not None
-        self.redis: Redis = Client.from_url(
+        self.redis: Redis = open_client(
             url,
             socket_connect_timeout=SOCKET_TIMEOUT_S,
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_keepalive=True,
         )
         self._while_refused = while_refused
+        self._refuse_cluster = lru_cache(lambda: refuse_cluster(self.redis))
         self._name = uuid.uuid4().hex
         self.waiting_messages = 0
         """Judge messages that waited for a worker when this process last stored a batch."""
@@ -107,6 +108,7 @@ class Backend:
                 raise
 
     def _post(self, *args: Any) -> None:
+        self._refuse_cluster()
         self.waiting_messages = self._store.post(*args)
 
     def send(self, manifest: Manifest) -> None:
@@ -293,8 +295,8 @@ class Backend:
 
 
 def _host(url: str) -> str:
-    """Return a broker's URL without user and password."""
-    return url.rpartition("@")[2] if "@" in url else url
+    """Return a broker's URL without user, password and options."""
+    return url.rpartition("@")[2].partition("?")[0]
 
 
 @lru_cache(maxsize=64)

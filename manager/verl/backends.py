@@ -6,6 +6,7 @@ import threading
 from functools import lru_cache
 from typing import Any
 
+from oyer.local.extras import WORKER_PACKAGES, require
 from oyer.manager import client
 from oyer.manager.verl.settings import LengthPenaltyConfig, Resolved, resolve
 
@@ -43,6 +44,7 @@ def _started(resolved: Resolved) -> client.RewardManager:
 @lru_cache(maxsize=16)
 def in_process_scorer(settings: LengthPenaltyConfig) -> Any:
     # Imported by name: this mode loads worker libraries that the trainer side never loads otherwise.
+    require("scoring in the trainer's process", "worker", *WORKER_PACKAGES)
     module = importlib.import_module("oyer.tasks.in_process")
     resolved = resolve(settings)
     return module.InProcessScorer(resolved.config, {**os.environ, **resolved.environ})

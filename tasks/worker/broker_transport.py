@@ -186,12 +186,22 @@ class Transport(redis.Transport):
     Channel = Channel
 
 
-class BrokerConnection(kombu.Connection):
-    """A connection that uses `Transport`; logs still show its URL."""
+class SentinelChannel(Channel, redis.SentinelChannel):
+    """The same on the primary that sentinels name."""
 
-    def get_transport_cls(self) -> type[Transport]:
+
+class SentinelTransport(redis.SentinelTransport):
+    """kombu's transport for Sentinel with Oyer's channel."""
+
+    Channel = SentinelChannel
+
+
+class BrokerConnection(kombu.Connection):
+    """A connection that uses Oyer's transports; logs still show its URL."""
+
+    def get_transport_cls(self) -> type[Transport | SentinelTransport]:
         """Return the transport for any URL: Oyer supports only Redis."""
-        return Transport
+        return SentinelTransport if self.transport_cls == "sentinel" else Transport
 
 
 def connection_errors(*kinds: tuple[type[Exception], ...]) -> tuple[type[Exception], ...]:

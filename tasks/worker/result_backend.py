@@ -59,3 +59,7 @@ class PollRedis(redis.RedisBackend):
 
     def _get_client(self) -> type[Client]:
         return Client
+
+
+class PollSentinel(PollRedis, redis.SentinelBackend):
+    """The same on the primary that sentinels name."""

@@ -1,5 +1,6 @@
 """Every command has a help text with an example, and the top-level help is fast."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,22 @@ def test_the_top_level_help_loads_no_heavy_module() -> None:
 
 def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
     assert oyer("--version", cwd=tmp_path).stdout == f"oyer {version('oyer')}\n"
+
+
+def test_a_shell_completes_commands(tmp_path: Path) -> None:
+    # Typer otherwise asks for the shell that runs the command.
+    by_name = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    shown = oyer("--show-completion", "bash", cwd=tmp_path, **by_name)
+    assert "_OYER_COMPLETE=complete_bash" in shown.stdout
+    words = {"_OYER_COMPLETE": "complete_bash", "COMP_WORDS": "oyer worker j", "COMP_CWORD": "2"}
+    completed = subprocess.run(
+        [sys.executable, "-m", "oyer.cli"],
+        env={**os.environ, **words},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert completed.stdout.split() == ["judge"]
 
 
 def test_an_unknown_option_is_refused_with_a_hint(tmp_path: Path) -> None:

