@@ -11,6 +11,7 @@ QUICK := tests/config tests/protocol tests/tasks/parsing tests/tasks/lengths tes
 	tests/tasks/judging tests/test_docs.py \
 	"tests/integration/test_main_job.py::test_rewards_come_back_in_the_order_submitted[sqlite]"
 SERVERS := .venv-servers
+DOCS := .venv-docs
 
 .DEFAULT_GOAL := help
 
@@ -105,6 +106,14 @@ docs: $(READY) ## Write the generated parts of README.md, docs/record.md and oye
 	$(BIN)/python -m tests.test_docs
 	$(BIN)/python -m tests.test_record_docs
 
+$(DOCS)/.ready: docs_site/requirements.txt docs_site/constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet -c docs_site/constraints.txt -r docs_site/requirements.txt
+	@touch $@
+
+docs-site: $(DOCS)/.ready ## Build the documentation site into build/docs-site; a broken link is an error
+	$(DOCS)/bin/mkdocs build --clean
+
 bench: $(READY) ## Measure throughput against a named peer and the bound
 	$(BIN)/python benchmarks/throughput.py
 
@@ -135,4 +144,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(DEMO_READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-browser screenshots test-real-servers check audit fix docs bench bench-overlap bench-fairness bench-all bench-compare bench-record bench-scale migration up
+.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-browser screenshots test-real-servers check audit fix docs docs-site bench bench-overlap bench-fairness bench-all bench-compare bench-record bench-scale migration up
