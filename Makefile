@@ -112,7 +112,7 @@ $(DOCS)/.ready: docs_site/requirements.txt docs_site/constraints.txt
 	@touch $@
 
 docs-site: $(DOCS)/.ready ## Build the documentation site into build/docs-site; a broken link is an error
-	$(DOCS)/bin/mkdocs build --clean
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --clean
 
 bench: $(READY) ## Measure throughput against a named peer and the bound
 	$(BIN)/python benchmarks/throughput.py

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File
+from mkdocs.structure.files import File, InclusionLevel
 
 ROOT = Path(__file__).parents[1]
 
 LANGUAGES = {".py": "python", ".sh": "sh", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml"}
 """Languages of code, by the suffix of its file; another file is shown as plain text."""
+
+IN_NAVIGATION = ("CHANGELOG.md", "CONTRIBUTING.md")
+"""Files outside `docs/` that `mkdocs.yml` lists as pages."""
 
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 _FENCE = re.compile(r"^\s*(`{3,}|~{3,})")
@@ -38,7 +41,7 @@ def on_files(files: Any, config: Any) -> Any:
     _pages.clear()
     texts = {
         f"docs/{file.src_uri}": file.content_string for file in files.documentation_pages()
-    } | {name: "" for name in ("CHANGELOG.md", "CONTRIBUTING.md")}
+    } | dict.fromkeys(IN_NAVIGATION, "")
     waiting = list(texts)
     while waiting:
         path = waiting.pop()
@@ -46,7 +49,9 @@ def on_files(files: Any, config: Any) -> Any:
             page = page_of(path)
             texts[path] = shown(path)
             _repository_paths[page] = path
-            files.append(File.generated(config, page, content=texts[path]))
+            in_nav = path in IN_NAVIGATION
+            level = InclusionLevel.INCLUDED if in_nav else InclusionLevel.NOT_IN_NAV
+            files.append(File.generated(config, page, content=texts[path], inclusion=level))
         for target in links(texts[path]):
             found = repository_file(path, target)
             if found and found != "README.md" and found not in texts and found[:5] != "docs/":
