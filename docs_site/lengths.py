@@ -27,7 +27,10 @@ KINDS = MappingProxyType(
     {
         "add": ("Added to the reward", "a signed term, times its `weight`"),
         "multiply": ("Factors of the reward", "multiplied with base score and judge scores"),
-        "total": ("The whole reward", "the value replaces the base score; with `quality: unshaped_reward`, also the judge scores"),
+        "total": (
+            "The whole reward",
+            "the value replaces the base score; with `quality: unshaped_reward`, also the judge scores",
+        ),
         "advantage": ("Advantages", "one advantage per rollout, for a loss of your own"),
         "mask": ("Masks", "1 keeps the rollout in the loss, 0 drops it"),
         "per_token": ("Terms per token", "one term per token, for a loss of your own"),

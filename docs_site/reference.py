@@ -101,14 +101,16 @@ def http_sections(schema: Mapping[str, Any]) -> str:
             if "requestBody" in route:
                 model = _model_of(route["requestBody"])
                 named.add(model)
-                parts.append(_table("field of the body", models[model]["properties"], models[model]))
+                parts.append(
+                    _table("field of the body", models[model]["properties"], models[model])
+                )
             parts.append(_answer(route["responses"]["200"], models, named))
             errors |= {
                 code: answer["description"]
                 for code, answer in route["responses"].items()
                 if code not in ("200", "503") or "Retry" in answer["description"]
             }
-    parts.append("## Errors\n\nThe body is `{\"error\": …}`, with the field and the fix.")
+    parts.append('## Errors\n\nThe body is `{"error": …}`, with the field and the fix.')
     parts.append(_rows("status", {f"`{code}`": text for code, text in sorted(errors.items())}))
     for name in sorted(_referenced(schema, named)):
         parts += [f"## {name}", models[name]["description"]]
