@@ -102,8 +102,8 @@ fix: $(READY) ## Format, and repair what the linter can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-docs: $(READY) ## Write the generated parts of README.md, docs/record.md and oyer.example.yaml
-	$(BIN)/python -m tests.test_docs
+docs: $(READY) ## Write the generated parts of docs/ and oyer.example.yaml
+	$(BIN)/python -m docs_site.reference
 	$(BIN)/python -m tests.test_record_docs
 
 $(DOCS)/.ready: docs_site/requirements.txt docs_site/constraints.txt

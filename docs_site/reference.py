@@ -1,6 +1,6 @@
-"""Writes docs/reference and docs/lengths.md from the code: `python -m docs_site.reference`.
+"""Writes docs/reference, docs/lengths.md and oyer.example.yaml: `python -m docs_site.reference`.
 
-`pages()` returns what the files hold; tests/docs compares both.
+`pages()` returns what the files hold, from the code; tests/docs compares both.
 """
 
 import json
@@ -45,13 +45,14 @@ HTTP = """\
 
 
 def pages() -> dict[Path, str]:
-    """Return the generated pages by file."""
+    """Return the generated texts by file."""
     folder = DOCS / "reference"
     return {
         folder / "configuration.md": CONFIGURATION.format(example=example()),
         folder / "cli.md": CLI + _commands(),
         folder / "http.md": HTTP + http_sections(_openapi()),
         DOCS / "lengths.md": lengths.page(),
+        DOCS.parent / "oyer.example.yaml": example(),
     }
 
 
