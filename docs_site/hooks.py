@@ -1,7 +1,8 @@
-"""Hooks of mkdocs: pages of repository files, and `llms.txt`.
+"""Hooks of mkdocs: pages of repository files, no remote assets, and `llms.txt`.
 
 - A link from a page to a file outside `docs/` leads to a page that shows the file, so that the same
   link works in the repository and on the site.
+- A page that loads something from another host is an error.
 - `llms.txt` (https://llmstxt.org) lists every page with its first sentence; each page is also
   written as Markdown beside its HTML.
 """
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, InclusionLevel
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +25,9 @@ IN_NAVIGATION = ("CHANGELOG.md", "CONTRIBUTING.md")
 """Files outside `docs/` that `mkdocs.yml` lists as pages."""
 
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+_REMOTE = re.compile(
+    r"""<(?:script|img|iframe|link(?! rel="(?:canonical|prev|next)"))[^>]*(?:src|href)=["']?https?:[^>]*>"""
+)
 _FENCE = re.compile(r"^\s*(`{3,}|~{3,})")
 
 _repository_paths: dict[str, str] = {}
@@ -77,6 +82,16 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         _LINK.sub(on_site, line) if is_text else line for is_text, line in lines(markdown)
     )
     return _pages[uri]
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> None:
+    """Refuse a page that loads something from another host: the site opens offline.
+
+    Raises:
+        PluginError: it does.
+    """
+    if found := _REMOTE.search(output):
+        raise PluginError(f"{page.file.src_uri}: loads from another host: {found[0]}")
 
 
 def on_nav(nav: Any, **_: Any) -> None:
@@ -153,6 +168,6 @@ def first_sentence(markdown: str) -> str:
     blocks = "".join(line for is_text, line in lines(markdown) if is_text).split("\n\n")
     for block in blocks:
         text = " ".join(block.split())
-        if text and text[0] not in "#|<-!>:*":
+        if text and text[0] not in "#|<-!>:*" and not text.startswith("Code: "):
             return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).split(". ")[0].rstrip(".:") + "."
     return ""
