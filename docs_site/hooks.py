@@ -7,6 +7,7 @@
   written as Markdown beside its HTML.
 """
 
+import os
 import posixpath
 import re
 from collections.abc import Iterator
@@ -38,6 +39,13 @@ _pages: dict[str, str] = {}
 
 _navigation: list[Any] = []
 """The sections and pages, in the order of the site."""
+
+
+def on_config(config: Any) -> Any:
+    """Show the list of versions in what `mike deploy` builds; elsewhere there is none to load."""
+    if "MIKE_DOCS_VERSION" in os.environ:
+        config.extra["version"] = {"provider": "mike"}
+    return config
 
 
 def on_files(files: Any, config: Any) -> Any:
