@@ -81,7 +81,7 @@ def _section(method: Method) -> str:
         "needs": needs,
         "uses if given": uses,
         "range": f"`{method.range}`",
-        "rollouts": "" if method.gate == "none" else method.gate,
+        "gate": "" if method.gate == "none" else method.gate,
         "equal to": "" if method.parity == "none" else method.parity,
     }
     lines = [f"- {name}: {fact}" for name, fact in facts.items() if fact]
