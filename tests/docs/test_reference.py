@@ -10,6 +10,7 @@ import oyer.manager
 from docs_site import reference
 from docs_site.lengths import NOT_PLOTTED
 from oyer.config.length_methods.catalogue import METHODS
+from oyer.protocol import errors
 from oyer.protocol.status import Status
 from tests.support.paths import ROOT
 from tests.test_examples import named
@@ -39,6 +40,12 @@ def test_every_status_has_a_row_with_what_to_do() -> None:
     text = (DOCS / "troubleshooting.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| .+ \| .+ \|$", text, re.MULTILINE)
     assert {status.value for status in Status} <= set(rows)
+
+
+def test_every_error_has_a_row() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+    kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
+    assert kinds - {"Any", "OyerError", "InvalidInput"} <= set(rows)
 
 
 def test_each_log_line_of_the_page_is_one_of_the_code() -> None:
