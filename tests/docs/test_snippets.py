@@ -1,9 +1,11 @@
-"""Every snippet of the documentation is one that works: it compiles, loads or is a command."""
+"""Every snippet of the documentation is one that works: it compiles, loads or is a command.
+
+tests/test_record_docs.py runs the queries.
+"""
 
 import ast
 import importlib.util
 import inspect
-import json
 import re
 import shlex
 from pathlib import Path
@@ -16,7 +18,6 @@ from oyer.cli import app
 from oyer.config.loading import validate
 from oyer.config.reward import RewardConfig
 from oyer.manager import RewardBatch, RewardFuture, RewardManager
-from oyer.models.engine import open_engine, reading
 from tests.support.doc_pages import PAGES, Block, blocks, commands, name_of, without_blocks
 from tests.support.paths import ROOT
 from tests.test_examples import named
@@ -68,19 +69,6 @@ def test_yaml_is_read_and_a_configuration_loads(block: Block) -> None:
     for document in yaml.safe_load_all(re.sub(r"\b\w+\.md\b", RUBRIC, block.text)):
         if isinstance(document, dict) and document.keys() & RewardConfig.model_fields.keys():
             validate(document)
-
-
-@pytest.mark.parametrize("block", blocks("json"), ids=str)
-def test_json_is_read(block: Block) -> None:
-    json.loads(block.text)
-
-
-@pytest.mark.parametrize("block", blocks("sql"), ids=str)
-def test_a_query_runs_on_the_record(block: Block, store_url: str) -> None:
-    engine = open_engine(store_url)
-    with reading(engine) as conn:
-        assert conn.exec_driver_sql(block.text).all() == []
-    engine.dispose()
 
 
 @pytest.mark.parametrize("arguments", commands("oyer"))
