@@ -49,7 +49,7 @@ length:
   - {method: soft_overlong, weight: 0.5, max_len: 8192, cache_len: 2048}
 ```
 
-Several methods are added with their weights; parameters stand beside `method`. A method that needs the judge's score (`quality: judge`, `correct: "judge >= 6"`) runs after the judges, the others in parallel with them. Lengths count the tokens that the policy wrote (`response_tokens`), whatever the judge is shown. Keys that all methods have: [Configuration keys](reference/configuration.md).
+`median_band` is the default. Several methods are added with their weights; parameters stand beside `method`. A method that needs the judge's score (`quality: judge`, `correct: "judge >= 6"`) runs after the judges, the others in parallel with them. Lengths count the tokens that the policy wrote (`response_tokens`), whatever the judge is shown. Keys that all methods have: [Configuration keys](reference/configuration.md).
 
 ```sh
 oyer length list                 # the methods, and the fields that they need
