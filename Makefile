@@ -8,10 +8,11 @@ TRAINERS := .venv-trainers
 JOBS ?= 3
 # What `make test-quick` runs: the rooms without I/O, and one batch through every part.
 QUICK := tests/config tests/protocol tests/tasks/parsing tests/tasks/lengths tests/tasks/rewards \
-	tests/tasks/judging tests/test_docs.py \
+	tests/tasks/judging tests/docs \
 	"tests/integration/test_main_job.py::test_rewards_come_back_in_the_order_submitted[sqlite]"
 SERVERS := .venv-servers
 TRACKERS := .venv-trackers
+DOCS := .venv-docs
 
 .DEFAULT_GOAL := help
 
@@ -115,10 +116,18 @@ fix: $(READY) ## Format, and repair what the linter can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-docs: $(READY) ## Write the generated parts of README.md, docs/record.md, docs/metrics.md and oyer.example.yaml
-	$(BIN)/python -m tests.test_docs
+docs: $(READY) ## Write the generated parts of docs/ and oyer.example.yaml
+	$(BIN)/python -m docs_site.reference
 	$(BIN)/python -m tests.test_record_docs
 	$(BIN)/python -m tests.metrics.test_docs
+
+$(DOCS)/.ready: docs_site/requirements.txt docs_site/constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet -c docs_site/constraints.txt -r docs_site/requirements.txt
+	@touch $@
+
+docs-site: $(DOCS)/.ready ## Build the documentation site into build/docs-site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --clean
 
 bench: $(READY) ## Measure throughput against a named peer and the bound
 	$(BIN)/python benchmarks/throughput.py
@@ -150,4 +159,4 @@ migration: $(READY) ## Write the next migration from the models: make migration 
 up: $(DEMO_READY) ## Run an embedded backend until Ctrl-C
 	$(BIN)/oyer up
 
-.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-trackers test-browser test-package screenshots test-real-servers check audit fix docs bench bench-overlap bench-fairness bench-all bench-compare bench-record bench-scale migration up
+.PHONY: help setup demo test test-quick test-slow test-fuzz test-soak test-faults test-faults-quick test-trainers test-trackers test-browser test-package screenshots test-real-servers check audit fix docs docs-site bench bench-overlap bench-fairness bench-all bench-compare bench-record bench-scale migration up

@@ -47,9 +47,7 @@ seconds: the judge server and the peers share the machine.
 
 `python benchmarks/compare.py A B` says which figures differ between two commits beyond noise.
 """
-EMPTY = (
-    "No run has been recorded here yet. README.md (Throughput) has figures of single benchmarks.\n"
-)
+EMPTY = "No run has been recorded here yet. [Sizing](sizing.md#throughput) has figures of single benchmarks.\n"
 
 
 def machine() -> str:

@@ -7,7 +7,7 @@
     python benchmarks/history.py --sizes 1000000 --pages             # each page of `oyer view`
     python benchmarks/history.py --sizes 100000 --bytes              # bytes per judgement and table
 
-- `bulk_record.py` makes the rows; `record_reads.py` has the queries: the SQL blocks of README.md and
+- `bulk_record.py` makes the rows; `record_reads.py` has the queries: the SQL blocks of
   docs/record.md, what users write by hand, and what workers and the command line run. Writes are
   rolled back.
 - A query about a run reads one of 10,000 judgements. What is bounded is a query's time at the largest

@@ -1,6 +1,6 @@
 """Measures how long a trainer waits for rewards in a step whose generation and log-probs can hide it.
 
-    python benchmarks/overlap.py                          # the table of the README
+    python benchmarks/overlap.py                          # the table of docs/sizing.md
     python benchmarks/overlap.py --rounds 1 --log-probs-s 2
 
 A step generates N rollouts, whose ends are spread over `--generation-s`, then computes log-probs

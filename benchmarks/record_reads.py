@@ -49,9 +49,9 @@ def sample_of(conn: Connection) -> Sample:
 
 
 def documented(sample: Sample) -> dict[str, Work]:
-    """Return the SQL of README.md and docs/record.md, for the sample."""
-    pages = [(ROOT / name).read_text() for name in ("README.md", "docs/record.md")]
-    found = [query for page in pages for query in re.findall(r"```sql\n(.*?)```", page, re.DOTALL)]
+    """Return the SQL of docs/record.md, for the sample."""
+    page = (ROOT / "docs" / "record.md").read_text()
+    found = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
     work: dict[str, Work] = {}
     for query in dict.fromkeys(found):
         statement = query.replace("'first'", f"'{sample.run}'")

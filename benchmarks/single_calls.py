@@ -1,6 +1,6 @@
 """Measures what a thousand single `score` calls cost against one `submit` of the same rollouts.
 
-    python benchmarks/single_calls.py                     # the table of the README
+    python benchmarks/single_calls.py                     # the table of docs/sizing.md
     python benchmarks/single_calls.py --rounds 3 --spread-s 4
 
 - CPU is that of this process, of all workers together, and of Redis, from handing the first rollout

@@ -1,6 +1,6 @@
 """Measures how long a batch takes against `asyncio.gather` over AsyncOpenAI and against the bound.
 
-    python benchmarks/throughput.py                       # the table of the README
+    python benchmarks/throughput.py                       # the table of docs/sizing.md
     python benchmarks/throughput.py --rollouts 1024 --in-flight 128 --latency-s 0.5
 
 - The judge server, a process of its own on the same machine, answers every call after

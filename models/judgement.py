@@ -32,7 +32,8 @@ class Judgement(BatchPart, Base):
         primary_key=True, comment="0 unless the judge is asked several times."
     )
     status: Mapped[str] = mapped_column(
-        String(20), comment="`scored`, or the reason why there is no score; see README.md."
+        String(20),
+        comment="`scored`, or the reason why there is no score; see docs/troubleshooting.md.",
     )
     score: Mapped[float | None] = mapped_column(
         comment="On the judge's scale; set if and only if `status` is `scored`."

@@ -26,7 +26,9 @@ class Reward(BatchPart, Base):
     judge_score: Mapped[float | None] = mapped_column(
         comment="Combined score of all judges; NULL if there is none."
     )
-    status: Mapped[str] = mapped_column(String(20), comment="Status of the rollout; see README.md.")
+    status: Mapped[str] = mapped_column(
+        String(20), comment="Status of the rollout; see docs/troubleshooting.md."
+    )
     trainable: Mapped[bool] = mapped_column(comment="Whether the reward may be used for training.")
     terms: Mapped[dict[str, Any]] = mapped_column(
         comment="Value of each named term, and each judge's score as `score:<judge>`; null if"

@@ -18,6 +18,7 @@ from tests.support.paths import ROOT
 from tests.support.verl_data import Tokens, base_from_extra_info
 
 EXAMPLES = ROOT / "examples"
+TRAINERS = ROOT / "docs" / "trainers"
 CONFIG = {
     "endpoints": {"fake": {"base_url": "http://127.0.0.1:9/v1"}},
     "judges": [{"name": "q", "endpoint": "fake", "model": "m"}],
@@ -120,7 +121,7 @@ def test_openrlhf_s_file_exports_its_function(config_file: Path) -> None:
 
 
 def test_every_name_of_ours_in_the_texts_is_there() -> None:
-    for file in EXAMPLES.rglob("*.md"):
+    for file in (*EXAMPLES.rglob("*.md"), *TRAINERS.glob("*.md")):
         for dotted in re.findall(r"\boyer(?:\.[A-Za-z_]\w*){2,}", file.read_text()):
             assert named(dotted), f"{file.name}: {dotted}"
 
@@ -134,7 +135,7 @@ def test_the_serve_options_in_the_texts_are_there() -> None:
         env={"COLUMNS": "200"},
     ).stdout
     words = shell_words("openrlhf.sh")
-    texts = [(EXAMPLES / name).read_text() for name in ("slime.md", "README.md")]
+    texts = [file.read_text() for file in (EXAMPLES / "README.md", *TRAINERS.glob("*.md"))]
     shown = {
         w
         for line in texts

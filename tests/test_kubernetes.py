@@ -95,8 +95,6 @@ def commands() -> list[list[str]]:
 @pytest.mark.parametrize("argv", commands(), ids=" ".join)
 def test_each_command_is_one_that_the_command_line_has(argv: list[str], tmp_path: Path) -> None:
     assert argv[0] == "oyer"
-    if argv[1] == "metrics":
-        pytest.importorskip("oyer.metrics")
     done = oyer(*argv[1:], "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     words = list(itertools.takewhile(lambda word: word[0] != "-", argv))

@@ -158,7 +158,8 @@ class Measurements:
                 self._changed.clear()
                 sums, self._sums = self._sums, _Sums()
             written = self._write(sums)
-            if self._stopping.is_set():
+            # Values may have been added while the last ones were written.
+            if self._stopping.is_set() and not (written and self._sums):
                 return
             self._stopping.wait(_PAUSE_S if written else _RETRY_S)
 
