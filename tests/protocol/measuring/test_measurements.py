@@ -35,6 +35,27 @@ def test_the_sums_of_several_processes_add_up(client: redis.Redis) -> None:
     assert values(client) == {("oyer_judgements", "q", "scored", "called", ""): 6}
 
 
+def test_a_value_that_is_added_during_the_last_write_is_written_too(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Measurements(client)
+    write = process._write
+
+    def last(sums: measurements._Sums) -> bool:
+        written = write(sums)
+        if not process._stopping.is_set():
+            process.count(measured.JUDGEMENTS, "q", "scored", "called", by=2)
+            process._stopping.set()
+        return written
+
+    monkeypatch.setattr(process, "_write", last)
+    process.count(measured.JUDGEMENTS, "q", "scored", "called")
+    thread = process._thread
+    assert thread is not None
+    thread.join()
+    assert values(client) == {("oyer_judgements", "q", "scored", "called", ""): 3}
+
+
 def test_a_histogram_counts_each_value_in_one_bucket(client: redis.Redis) -> None:
     process = Measurements(client)
     for value_s in (0.01, 0.05, 0.06, 10_000, -1):
