@@ -169,7 +169,7 @@ def judge_pids(manager: RewardManager) -> list[int]:
     """Process ids of a backend's judge workers."""
     from redis import Redis
 
-    from oyer.protocol import live_workers
+    from oyer.protocol.measuring import live_workers
 
     with Redis.from_url(str(manager.config.broker.url)) as client:
         return [entry["pid"] for entry in live_workers.workers(client)["judge"]]

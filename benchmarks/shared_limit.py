@@ -27,7 +27,7 @@ from oyer import migrations
 from oyer.config.loading import CONFIG_VARIABLE
 from oyer.demo.judge_server import judge_process
 from oyer.manager import RewardManager
-from oyer.protocol import live_workers
+from oyer.protocol.measuring import live_workers
 from tests.support.fault_worker import Worker
 from tests.support.network_hosts import second_host
 from tests.support.services import postgres_cluster, redis_server

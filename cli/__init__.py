@@ -17,15 +17,13 @@ from oyer.cli import (
     demo,
     history,
     length,
-    metrics,
     rubric,
     score,
-    serve,
     status,
     up,
-    view,
     worker,
 )
+from oyer.cli.serving import metrics, serve, view
 from oyer.cli.support.output import fail, print_version
 from oyer.local.extras import missing, of_worker
 from oyer.protocol.errors import MissingExtra, OyerError

@@ -111,7 +111,7 @@ def _judges(settings: "RewardConfig", *, there: bool, broker_url: str | None) ->
 
 
 def _compound(settings: "RewardConfig") -> Iterator[Finding]:
-    from oyer.cli.support.compound import compound_criteria
+    from oyer.config.criteria.compound import compound_criteria
 
     for judge in settings.judges:
         for name, joint in compound_criteria(judge).items():
@@ -189,7 +189,7 @@ def _memory(client: "Redis") -> str:
 
 
 def _workers(client: "Redis", queue: str, settings: "RewardConfig") -> str:
-    from oyer.protocol import live_workers
+    from oyer.protocol.measuring import live_workers
 
     found = live_workers.workers(client)[queue]
     if not found:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from oyer.cli.serving.view import address_of, local_listener, serve_local
 from oyer.cli.support import options
 from oyer.cli.support.output import console, notes, print_json, print_part, print_stopping
-from oyer.cli.view import address_of, local_listener, serve_local
 from oyer.local.extras import WORKER_PACKAGES, require
 from oyer.protocol.errors import InvalidInput
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from oyer.cli.serving.view import address_of, local_listener, served_beside
 from oyer.cli.support import options
 from oyer.cli.support.output import console, print_json
 from oyer.cli.support.signals import stop_event
-from oyer.cli.view import address_of, local_listener, served_beside
 
 if TYPE_CHECKING:
     from oyer.local.supervisor import Supervisor

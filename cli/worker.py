@@ -102,7 +102,7 @@ def alive(
 
     import redis
 
-    from oyer.protocol import live_workers
+    from oyer.protocol.measuring import live_workers
     from oyer.protocol.redis_client import connect, unreachable
 
     with connect(_environment(config)[_BROKER], timeout_s=5) as client:

@@ -31,9 +31,10 @@ from oyer.local.worker_commands import (
     worker_argv,
     worker_environment,
 )
-from oyer.protocol import live_workers, names
+from oyer.protocol import names
 from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.errors import BackendUnavailable, MessageRefused, OyerError
+from oyer.protocol.measuring import live_workers
 from oyer.protocol.redis_client import connect, refuse_cluster, unreachable
 
 START_TIMEOUT_S = 120.0

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oyer.config.reward import RewardRules
-from oyer.manager.gdpo import gdpo_advantages, own_groups
+from oyer.manager.credit import gdpo_advantages, own_groups
 from oyer.manager.tracking.metrics import PREFIX, batch_metrics
 from oyer.protocol.batch_result import (
     BatchResult,
@@ -165,7 +165,7 @@ class RewardBatch:
         Each component is normalised within its group, then the weighted sum over the components is
         normalised over the batch (GDPO, arXiv:2601.05242; verl's `algorithm.adv_estimator: gdpo` with
         `gdpo_reward_keys` and `gdpo_reward_weights`). Missing components are left out.
-        `oyer.manager.gdpo.gdpo_advantages` has the formula and the edge cases.
+        `oyer.manager.credit.gdpo_advantages` has the formula and the edge cases.
 
         Args:
             weights: weight of each component, by names of `components`.

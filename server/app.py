@@ -18,7 +18,8 @@ from starlette.requests import ClientDisconnect
 from oyer.config.explaining import explain
 from oyer.local.state import running_broker
 from oyer.manager import InvalidInput, RewardManager
-from oyer.protocol import live_workers, names
+from oyer.protocol import names
+from oyer.protocol.measuring import live_workers
 from oyer.protocol.redis_client import connect
 from oyer.server.auth import NOT_AUTHENTICATED, read_body, token_checks
 from oyer.server.context import RequestOrigin

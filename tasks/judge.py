@@ -36,7 +36,6 @@ from oyer.tasks.judging.aggregate import (
 )
 from oyer.tasks.judging.call import JudgeCaller
 from oyer.tasks.judging.chunk_requests import chunk_requests
-from oyer.tasks.judging.counting import count_answers
 from oyer.tasks.judging.judgements import (
     Answer,
     attempt_rows,
@@ -50,6 +49,7 @@ from oyer.tasks.judging.judgements import (
 from oyer.tasks.judging.request_record import changed_on_record, messages_text
 from oyer.tasks.judging.requests import JudgementKey, JudgeRequest, RequestContext, decided_score
 from oyer.tasks.judging.resolver import Resolver
+from oyer.tasks.monitoring.answer_counts import count_answers
 from oyer.tasks.monitoring.judge_spans import record_spans
 from oyer.tasks.record import check_schema, record_chunk, record_submission
 from oyer.tasks.worker.context import WorkerContext

@@ -23,8 +23,8 @@ from oyer.protocol import names
 from oyer.protocol.batch import Manifest, Submission
 from oyer.protocol.batch_store import ENDED_S, BatchState, BatchStore
 from oyer.protocol.errors import BackendUnavailable
-from oyer.protocol.live_workers import unserved
 from oyer.protocol.measuring import measured
+from oyer.protocol.measuring.live_workers import unserved
 
 if TYPE_CHECKING:
     from redis import Redis

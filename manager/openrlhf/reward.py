@@ -127,8 +127,7 @@ def reward_function(
     check_fits(
         given.config, who="OpenRLHF", base_score=has_base, group_size=group_size, how="group_size"
     )
-    compared = given.config if group_size is None else with_group_mean(given.config)
-    streamed, outages = one_by_one(compared)
+    streamed, outages = one_by_one(with_group_mean(given.config) if group_size else given.config)
     manager = given.under(streamed)
     return _RewardFunc(
         manager=manager,

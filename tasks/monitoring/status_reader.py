@@ -11,9 +11,10 @@ from typing import Any
 
 from redis import Redis, RedisError
 
-from oyer.protocol import live_workers, names
+from oyer.protocol import names
 from oyer.protocol.batch import Manifest, decode_manifest
 from oyer.protocol.errors import BackendUnavailable
+from oyer.protocol.measuring import live_workers
 from oyer.protocol.redis_client import unreachable
 from oyer.tasks.coordination.budget import budget_key
 from oyer.tasks.coordination.limiter import limits_key

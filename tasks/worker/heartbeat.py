@@ -1,4 +1,4 @@
-"""A worker's heartbeat in Redis, from which `oyer.protocol.live_workers` lists running workers."""
+"""A worker's heartbeat in Redis, from which `oyer.protocol.measuring.live_workers` lists running workers."""
 
 import json
 import logging

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from oyer import migrations
-from oyer.protocol import live_workers
+from oyer.protocol.measuring import live_workers
 from oyer.tasks.worker.pools import DEFAULT_CONCURRENCY
 from tests.cli.conftest import Backend
 from tests.support.cli_process import children_of, environment, oyer, oyer_program, running

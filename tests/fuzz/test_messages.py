@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oyer.manager import RewardManager
-from oyer.protocol import live_workers, names
+from oyer.protocol import names
+from oyer.protocol.measuring import live_workers
 from oyer.protocol.names import batch_key
 from oyer.protocol.packing import WIRE_VERSION, pack
 from tests.fuzz.conftest import fuzz

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oyer.manager.batch import RewardBatch
-from oyer.manager.gdpo import gdpo_advantages
+from oyer.manager.credit import gdpo_advantages
 from oyer.protocol.errors import InvalidInput
 from tests.manager.conftest import outcome_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from oyer.cli.serve import only_batches
+from oyer.cli.serving.serve import only_batches
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action
 from oyer.manager import RewardManager

@@ -16,7 +16,8 @@ from oyer.config.loading import CONFIG_VARIABLE
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardBatch, RewardFuture, RewardManager
 from oyer.models.engine import open_engine, reading
-from oyer.protocol import live_workers, names
+from oyer.protocol import names
+from oyer.protocol.measuring import live_workers
 from tests.support.fault_servers import RedisServer
 from tests.support.fault_worker import Worker
 from tests.support.rollouts import rollouts_of

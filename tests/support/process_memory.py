@@ -10,7 +10,8 @@ from typing import Self
 import redis
 
 from oyer.manager import RewardManager
-from oyer.protocol import live_workers, names
+from oyer.protocol import names
+from oyer.protocol.measuring import live_workers
 
 MIB = 2**20
 

@@ -1,1 +1,5 @@
-../../oyer/__main__.py
+"""`python -m oyer` is `oyer`."""
+
+from oyer.cli import main
+
+main()

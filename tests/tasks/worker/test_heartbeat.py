@@ -10,7 +10,7 @@ import redis
 from oyer.config.reward import RewardConfig
 from oyer.protocol import names
 from oyer.protocol.errors import InvalidConfig
-from oyer.protocol.live_workers import workers
+from oyer.protocol.measuring.live_workers import workers
 from oyer.tasks.app import VISIBILITY_TIMEOUT_S
 from oyer.tasks.worker.context import WorkerContext
 from oyer.tasks.worker.heartbeat import Heartbeat

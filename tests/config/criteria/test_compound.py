@@ -2,8 +2,8 @@
 
 import pytest
 
-from oyer.cli.support.compound import compound_criteria
 from oyer.config import rubric as rubrics
+from oyer.config.criteria.compound import compound_criteria
 from oyer.config.judge import JudgeConfig
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oyer.cli.support.listening import Host, Port, TokenEnv, listen, token_of
+from oyer.cli.serving.listening import Host, Port, TokenEnv, listen, token_of
 from oyer.cli.support.options import AsJson, Config, LogFormat, log_to_stderr
 from oyer.cli.support.output import console, print_json
 from oyer.local.extras import require

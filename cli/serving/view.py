@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from oyer.cli.serving.listening import Host, Port, TokenEnv, listen, token_of
 from oyer.cli.support import options
-from oyer.cli.support.listening import Host, Port, TokenEnv, listen, token_of
 from oyer.cli.support.output import console, print_json
 from oyer.local.extras import WORKER_PACKAGES, require
 from oyer.protocol.errors import InvalidInput

@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from oyer.cli.serving.listening import Host, Port, TokenEnv, listen, token_of
 from oyer.cli.support import options
-from oyer.cli.support.listening import Host, Port, TokenEnv, listen, token_of
 from oyer.cli.support.output import console, print_json
 from oyer.protocol.errors import InvalidConfig
 

@@ -1,0 +1,1 @@
+"""Commands that serve HTTP, and the sockets they listen on."""
