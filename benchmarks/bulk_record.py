@@ -35,6 +35,20 @@ REPLY_CHARACTERS = 400
 START = datetime(2026, 1, 1, tzinfo=UTC)
 RUBRIC_HASH = "ab" * 32
 
+PARAMETERS = json.dumps(
+    {
+        "key": {
+            "endpoint": "local",
+            "model": "judge-7b",
+            "sampling": {"temperature": 0.0},
+            "rubric_hash": RUBRIC_HASH,
+        },
+        "scale": [1, 10],
+        "body": {"model": "judge-7b"},
+    }
+)
+"""How each judgement was asked for."""
+
 FIRST = 2 * RUNS * BATCH_SIZE
 """Judgements recorded by the workers' functions; the rest are copies of these."""
 
@@ -204,9 +218,7 @@ def judgement_of(i: int, rng: random.Random, filler: str, sent_at: datetime) -> 
         "parsed_layer": None if failed else "final_label",
         "parsed_span": None if failed else "Final score: 7",
         "parser_version": 1,
-        "parameters": json.dumps(
-            {"key": "judge-7b", "scale": [1, 10], "body": {"model": "judge-7b"}}
-        ),
+        "parameters": PARAMETERS,
         "model": "judge-7b",
         "endpoint": "local",
         "rubric_hash": RUBRIC_HASH,
