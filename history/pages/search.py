@@ -16,7 +16,7 @@ from oyer.protocol.errors import InvalidInput
 
 PER_PAGE = 50
 
-WINDOW = 10_000
+WINDOW = 5_000
 """Newest matching judgements that are read for a condition without an index, i.e. on texts or cost;
 the next page reads on."""
 
