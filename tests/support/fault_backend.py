@@ -42,6 +42,7 @@ class Backend:
         judge: JudgeServer,
         *,
         proxy: TcpProxy | None = None,
+        hedged: bool = True,
         **config: Any,
     ) -> None:
         self.folder = folder
@@ -72,8 +73,10 @@ class Backend:
             "stall_timeout_s": 5,
             **config,
         }
-        hedge = {"after": 0.3, "at_most": "100%"}
-        self.config["endpoints"]["hedged"] = {**self.config["endpoints"]["fake"], "hedge": hedge}
+        if hedged:  # earlier releases refuse the key
+            hedge = {"after": 0.3, "at_most": "100%"}
+            fake = self.config["endpoints"]["fake"]
+            self.config["endpoints"]["hedged"] = {**fake, "hedge": hedge}
         self.workers: list[Worker] = []
         self._environ = {
             **os.environ,
