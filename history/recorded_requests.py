@@ -1,11 +1,17 @@
 """Reads a judgement from the record, and rebuilds its requests."""
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from oyer.models import queries, requests
 from oyer.models.rollout import with_images
-from oyer.tasks.judging.request_record import Kept, body_of, first_messages, turned
+from oyer.tasks.judging.request_record import (
+    Kept,
+    Parameters,
+    body_of,
+    first_messages,
+    read_parameters,
+    turned,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,12 +66,19 @@ def shown(conn: "Connection", judgement: "StoredJudgement") -> dict[str, Any]:
     messages, problem, note = _messages(conn, judgement, texts)
     if messages is not None and not attempts:
         note = _answered_elsewhere(conn, judgement)
+    parameters = [_parameters_of(one, judgement, texts) for one in attempts]
+    unreadable = [one for one in parameters if isinstance(one, str)]
+    if problem is None and unreadable:
+        problem = _why_unreadable(conn, judgement, unreadable[0])
     return {
         **row,
         "problem": problem,
         "note": note,
         "messages": messages,
-        "attempts": [_attempt(one, judgement, messages, texts) for one in attempts],
+        "attempts": [
+            _attempt(one, judgement, _request(one, kept, messages, texts), texts)
+            for one, kept in zip(attempts, parameters, strict=True)
+        ],
     }
 
 
@@ -82,8 +95,10 @@ def _messages(
     parameters = _parameters(judgement.get("parameters_hash"), texts)
     if parameters is None:
         return None, NOT_KEPT, None
+    if isinstance(parameters, str):
+        return None, _why_unreadable(conn, judgement, parameters), None
     place = judgement["batch_id"], judgement["rollout_index"]
-    shown = parameters.get("group", {}).get("responses", ())
+    shown = parameters.group.responses if parameters.group else ()
     responses = [
         requests.rollout_texts(conn, judgement["batch_id"], indices[0]).get("response")
         for indices in shown
@@ -106,8 +121,7 @@ def _messages(
     )
     if messages is not None:
         return messages, None, None
-    state = queries.batch(conn, judgement["batch_id"])
-    version = state["oyer_version"] if state else "?"
+    version = _version(conn, judgement)
     return (
         None,
         f"the request rebuilt from the record differs from the one that Oyer {version} sent",
@@ -115,10 +129,35 @@ def _messages(
     )
 
 
+def _why_unreadable(conn: "Connection", judgement: "StoredJudgement", problem: str) -> str:
+    return (
+        f"this release cannot read the request's parameters as Oyer {_version(conn, judgement)}"
+        f" recorded them: {problem}"
+    )
+
+
+def _version(conn: "Connection", judgement: "StoredJudgement") -> str:
+    """Return the release that recorded a judgement."""
+    state = queries.batch(conn, judgement["batch_id"])
+    return state["oyer_version"] if state else "?"
+
+
+def _request(
+    attempt: "StoredAttempt",
+    parameters: "Parameters | str | None",
+    messages: "list[Message] | None",
+    texts: "Mapping[str | None, str]",
+) -> dict[str, Any] | None:
+    """Rebuild the body of an attempt; None if the record does not give it."""
+    if messages is None or not isinstance(parameters, Parameters) or parameters.body is None:
+        return None
+    return body_of(parameters.body, turned(messages, _turns(attempt, texts)), attempt["seed"])
+
+
 def _attempt(
     attempt: "StoredAttempt",
     judgement: "StoredJudgement",
-    messages: "list[Message] | None",
+    request: dict[str, Any] | None,
     texts: "Mapping[str | None, str]",
 ) -> dict[str, Any]:
     scored = judgement["status"] == "scored"
@@ -131,12 +170,6 @@ def _attempt(
         held = dict(judgement).get(name) if scored and replied else None
         return held if isinstance(held, str) else None
 
-    parameters = _parameters(
-        attempt["parameters_hash"] or (judgement.get("parameters_hash") if scored else None), texts
-    )
-    request = None
-    if messages is not None and parameters is not None and "body" in parameters:
-        request = body_of(parameters, turned(messages, _turns(attempt, texts)), attempt["seed"])
     return {
         **{name: dict(attempt)[name] for name in _ATTEMPT},
         "request": request,
@@ -164,11 +197,18 @@ def _hashes(judgement: "StoredJudgement", attempts: "list[StoredAttempt]") -> "l
     return hashes
 
 
-def _parameters(
-    digest: str | None, texts: "Mapping[str | None, str]"
-) -> "Mapping[str, Any] | None":
+def _parameters_of(
+    attempt: "StoredAttempt", judgement: "StoredJudgement", texts: "Mapping[str | None, str]"
+) -> "Parameters | str | None":
+    scored = judgement["status"] == "scored"
+    digest = attempt["parameters_hash"] or (judgement.get("parameters_hash") if scored else None)
+    return _parameters(digest, texts)
+
+
+def _parameters(digest: str | None, texts: "Mapping[str | None, str]") -> "Parameters | str | None":
+    """Return recorded parameters, what is wrong with them, or None if there are none."""
     text = texts.get(digest) if digest is not None else None
-    return None if text is None else json.loads(text)
+    return None if text is None else read_parameters(text)
 
 
 def _answered_elsewhere(conn: "Connection", judgement: "StoredJudgement") -> str:

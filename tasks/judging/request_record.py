@@ -8,10 +8,13 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, InstanceOf, ValidationError
 
 from oyer.config import rubric as rubrics
 from oyer.config.criteria.criterion import Criterion
+from oyer.config.explaining import explain
 from oyer.models.base import clean_text
 from oyer.models.rows import Turn, Turns
 from oyer.protocol.content import turn_states
@@ -24,6 +27,39 @@ from oyer.tasks.judging.views import ShownRollout, ViewSettings, render_request
 
 _SEEDS = range(-(2**63), 2**63)
 """The range of the record's column."""
+
+
+class KeyFields(BaseModel):
+    """Arguments of `request_key`, without the messages and the sample."""
+
+    endpoint: str
+    model: str
+    sampling: dict[str, Any]
+    rubric_hash: str
+
+
+class ShownGroup(BaseModel):
+    """What a group judge compared."""
+
+    mode: str
+    responses: list[Annotated[list[int], Field(min_length=1)]]
+    """For each response shown, in order, the indices of the rollouts that have it."""
+
+
+class Parameters(BaseModel):
+    """The parameters of a request on record, as `parameters_text` writes them."""
+
+    key: KeyFields
+    scale: tuple[float, float]
+    view: ViewSettings = ViewSettings()
+    criteria: list[Criterion] = []
+    metadata: dict[str, InstanceOf[str]] = {}
+    """`InstanceOf`, because pydantic refuses the lone surrogates that a text may hold."""
+    group: ShownGroup | None = None
+    sample: int | None = None
+    """The number in the request's key, if it is not the judgement's."""
+    body: dict[str, Any] | None = None
+    """The body as sent, without messages and seed; None if nothing was sent."""
 
 
 def parameters_text(job: JudgeRequest, sent: Mapping[str, Any] | None) -> str:
@@ -49,6 +85,16 @@ def parameters_text(job: JudgeRequest, sent: Mapping[str, Any] | None) -> str:
         own = seed_of(sent) is not None
         kept["body"] = {k: v for k, v in sent.items() if not (own and k == "seed")}
     return json.dumps(kept)
+
+
+def read_parameters(text: str) -> Parameters | str:
+    """Read what `parameters_text` wrote, here or in another release; else return what is wrong."""
+    try:
+        return Parameters.model_validate(json.loads(text))
+    except ValidationError as error:
+        return explain(error, Parameters)
+    except ValueError as error:
+        return f"is not JSON: {error}"
 
 
 def seed_of(sent: Mapping[str, Any]) -> int | None:
@@ -104,7 +150,7 @@ class Kept:
 
     request_hash: str
     sample: int
-    parameters: Mapping[str, Any]
+    parameters: Parameters
     messages: str | None
     """The messages, if they are on record themselves (see `changed_on_record`)."""
     rubric: str | None
@@ -123,21 +169,23 @@ class Kept:
 
 def first_messages(kept: Kept) -> list[Message] | None:
     """Rebuild the messages of a judgement's first request; None if they do not match its hash."""
+    parameters = kept.parameters
+    fields = parameters.key.model_dump()
+    sample = kept.sample if parameters.sample is None else parameters.sample
     for messages in _candidates(kept):
-        sample = kept.parameters.get("sample", kept.sample)
-        key = request_key(**kept.parameters["key"], messages=messages, sample=sample)
+        key = request_key(**fields, messages=messages, sample=sample)
         if key == kept.request_hash:
             return messages
     return None
 
 
 def body_of(
-    parameters: Mapping[str, Any],
+    kept: Mapping[str, Any],
     messages: Sequence[Message],
     seed: int | None,
 ) -> dict[str, Any]:
-    """Rebuild the body of a request as sent."""
-    sent = dict(parameters["body"])
+    """Rebuild the body of a request as sent; `kept` is that of its `Parameters`."""
+    sent = dict(kept)
     model = {"model": sent.pop("model")} if "model" in sent else {}
     body = {**model, "messages": list(messages), **sent}
     if seed is not None:
@@ -160,13 +208,13 @@ def _candidates(kept: Kept) -> Iterator[list[Message]]:
         return
     if kept.rubric is None or kept.prompt is None or kept.response is None:
         return
-    low, high = kept.parameters["scale"]
+    parameters = kept.parameters
     tools = None if kept.tools is None else json.loads(kept.tools)
-    if "group" in kept.parameters:
-        yield from _group_candidates(kept, (low, high), tools)
+    if parameters.group is not None:
+        yield from _group_candidates(kept, parameters.group, tools)
         return
     rubric = rubrics.parse(kept.rubric)
-    criteria = [Criterion(**one) for one in kept.parameters.get("criteria", ())]
+    criteria = parameters.criteria
     for prompt, whole in itertools.product(_readings(kept.prompt), _readings(kept.response)):
         states = turn_states(whole)
         if kept.turn is not None and kept.turn >= len(states):
@@ -176,38 +224,31 @@ def _candidates(kept: Kept) -> Iterator[list[Message]]:
             response=whole if kept.turn is None else states[kept.turn],
             reference=kept.reference,
             tools=tools,
-            metadata=kept.parameters.get("metadata", {}),
+            metadata=parameters.metadata,
         )
-        rendered = render_request(
-            rubric,
-            shown,
-            scale=(low, high),
-            settings=ViewSettings(**kept.parameters.get("view", {})),
-        )
+        rendered = render_request(rubric, shown, scale=parameters.scale, settings=parameters.view)
         if rendered.error is None:
             messages = rendered.messages
             yield with_criteria(messages, criteria, rubric.language) if criteria else messages
 
 
-def _group_candidates(
-    kept: Kept, scale: tuple[float, float], tools: Any
-) -> Iterator[list[Message]]:
+def _group_candidates(kept: Kept, group: ShownGroup, tools: Any) -> Iterator[list[Message]]:
     """Yield readings of a group judge's request: all responses as text, or each as messages if it is."""
     if kept.rubric is None or kept.prompt is None or None in kept.responses:
         return
-    settings = ViewSettings(**kept.parameters.get("view", {}))
+    parameters = kept.parameters
     readings = [list(_readings(body)) for body in kept.responses if body is not None]
     for prompt, k in itertools.product(_readings(kept.prompt), (0, -1)):
-        shown = [shown_of(some[k], settings) for some in readings]
+        shown = [shown_of(some[k], parameters.view) for some in readings]
         context = ShownRollout(prompt=prompt, response="", reference=kept.reference, tools=tools)
         yield render_group(
             rubrics.parse(kept.rubric),
             context,
             shown,
-            scale=scale,
-            pairs=kept.parameters["group"]["mode"] == "pairs",
-            settings=settings,
-            metadata=kept.parameters.get("metadata", {}),
+            scale=parameters.scale,
+            pairs=group.mode == "pairs",
+            settings=parameters.view,
+            metadata=parameters.metadata,
         )
 
 

@@ -284,3 +284,16 @@ def test_a_plan_of_an_older_release_is_shown(client: TestClient, engine: Engine)
     batch = add_batch(engine, ["a"], scores=[{"quality": 5.0}], submitted_at=FIRST, plan=plan)
     for address in (f"/scores/{batch}/0", f"/groups/{batch}/0", "/runs/1", "/runs/1/steps/0"):
         assert client.get(address).status_code == 200
+
+
+@pytest.mark.parametrize("parameters", ['{"key": "0", "scale": [1, 10]}', "[]", "no JSON"])
+def test_the_parameters_of_another_release_are_no_error(
+    client: TestClient, engine: Engine, parameters: str
+) -> None:
+    batch = add_batch(
+        engine, ["a"], scores=[{"quality": 5.0}], submitted_at=FIRST,
+        judgement={"parameters": parameters},
+    )  # fmt: skip
+    page = client.get(f"/scores/{batch}/0")
+    assert page.status_code == 200
+    assert "cannot read the request&#39;s parameters as Oyer 0.1.0 recorded them: " in page.text

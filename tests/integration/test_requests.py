@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.history.recorded_requests import shown
 from oyer.manager import RewardBatch, RewardManager, Rollout
 from oyer.models.engine import open_engine, reading
-from oyer.models.requests import judgements_at
+from oyer.models.requests import attempts_of, judgements_at
+from oyer.models.rollout import Text
 from tests.support.rollouts import rollouts_of
 
 MakeManager = Callable[..., RewardManager]
@@ -114,6 +116,30 @@ def test_attempts_of_a_judgement_that_failed_keep_their_texts(
     assert failed["error"].startswith("HTTP 500: ")
     assert (failed["reply"], replied["reply"], replied["error"]) == (None, "I like it.", None)
     assert made_again(row) == sent(judge)
+
+
+def test_parameters_of_another_release_are_a_problem_of_the_judgement(
+    backend: RewardManager, sibling: MakeManager, judge: JudgeServer
+) -> None:
+    """An attempt has parameters of its own if its body differs from that of the last one."""
+    refused = {"when": {"sequence": 0}, "then": "response_format_unsupported"}
+    judge.set_plan({"rules": [refused], "default": SIX})
+    asked = {"name": "q", "endpoint": "fake", "model": "other-words-only", "structured": True}
+    batch = sibling(judges=[asked]).submit(rollouts_of("foreign", 1)).result(timeout_s=90)
+    engine = open_engine(backend.config.store.url)
+    with reading(engine) as conn:
+        (row,) = judgements_at(conn, batch.id, 0)
+        attempts = attempts_of(conn, row)
+    own = {one["parameters_hash"] for one in attempts if one["parameters_hash"]}
+    assert own
+    with engine.begin() as conn:
+        foreign = update(Text).where(Text.hash.in_(own)).values(body='{"key": "0"}')
+        assert conn.execute(foreign).rowcount == len(own)
+    engine.dispose()
+    (shown_row,) = requests_of(backend, batch)
+    assert "cannot read the request's parameters" in shown_row["problem"]
+    assert "key: " in shown_row["problem"]
+    assert [attempt["request"] is None for attempt in shown_row["attempts"]] == [True, False]
 
 
 def test_a_reused_reply_names_the_batch_that_called(

@@ -1,6 +1,5 @@
 """`{metadata.KEY}` in rubrics: filled once, fenced, part of the request's key and of the record."""
 
-import json
 import re
 from typing import Any
 
@@ -16,8 +15,9 @@ from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
 from oyer.tasks.judging.aggregate import chunk_groups
 from oyer.tasks.judging.chunk_requests import chunk_requests
-from oyer.tasks.judging.request_record import Kept, first_messages, parameters_text
+from oyer.tasks.judging.request_record import Kept, first_messages
 from oyer.tasks.judging.requests import JudgeRequest, RequestContext, requests_of
+from tests.support.request_parameters import parameters_of
 
 RUBRIC = "Judge by {metadata.policy}.\n\nTopic: {metadata.task.topic}\n\n{response} {verdict}"
 
@@ -100,7 +100,7 @@ def test_the_request_is_rebuilt_from_the_record(topic: Any) -> None:
     kept = Kept(
         request_hash=str(job.key),
         sample=0,
-        parameters=json.loads(parameters_text(job, None)),
+        parameters=parameters_of(job),
         messages=None,
         rubric=job.judge.rubric,
         prompt="p",
@@ -127,7 +127,7 @@ def test_a_group_judge_shows_what_its_group_shares() -> None:
     kept = Kept(
         request_hash=str(job.key),
         sample=0,
-        parameters=json.loads(parameters_text(job, None)),
+        parameters=parameters_of(job),
         messages=None,
         rubric=job.judge.rubric,
         prompt="p",

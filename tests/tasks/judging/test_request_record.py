@@ -18,11 +18,13 @@ from oyer.tasks.judging.request_record import (
     first_messages,
     messages_text,
     parameters_text,
+    read_parameters,
     seed_of,
     turned,
     turns_of,
 )
 from oyer.tasks.judging.requests import JudgeRequest, requests_of
+from tests.support.request_parameters import parameters_of
 
 JUDGE = JudgeConfig.model_validate(
     {"name": "q", "endpoint": "e", "model": "m", "samples": 2, "scale": [0, 5]}
@@ -43,7 +45,7 @@ def on_record(rollout: Rollout, job: JudgeRequest, **changed: Any) -> Kept:
     plain: dict[str, Any] = {
         "request_hash": job.key,
         "sample": job.sample,
-        "parameters": json.loads(parameters_text(job, SENT)),
+        "parameters": parameters_of(job, SENT),
         "messages": messages_text(job.request.messages) if changed_on_record(rollout) else None,
         "rubric": JUDGE.rubric,
         "prompt": recorded_text(rollout.prompt),
@@ -133,8 +135,7 @@ def test_requests_that_differ_by_seed_share_their_parameters() -> None:
     seeded = [{**SENT, "seed": seed} for seed in (1, 2**63 - 1)]
     assert len({parameters_text(job, sent) for sent in seeded}) == 1
     for sent in seeded:
-        parameters = json.loads(parameters_text(job, sent))
-        body = body_of(parameters, [], seed_of(sent))
+        body = body_of(parameters_of(job, sent).body or {}, [], seed_of(sent))
         assert body == {**sent, "messages": []}
 
 
@@ -142,8 +143,44 @@ def test_requests_that_differ_by_seed_share_their_parameters() -> None:
 def test_a_seed_that_the_column_cannot_hold_stays_in_the_parameters(seed: Any) -> None:
     sent = {**SENT, "seed": seed}
     assert seed_of(sent) is None
-    parameters = json.loads(parameters_text(job_of(ROLLOUTS["text"]), sent))
-    assert body_of(parameters, [], None) == {**sent, "messages": []}
+    body = parameters_of(job_of(ROLLOUTS["text"]), sent).body or {}
+    assert body_of(body, [], None) == {**sent, "messages": []}
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"key": "0"}, "key: "),
+        ({"key": {"endpoint": "e"}}, "key.model: "),
+        ({"scale": [0]}, "scale"),
+        ({"view": "full"}, "view: "),
+        ({"criteria": [{"name": "a", "text": "t", "weight": "much"}]}, "criteria[0].weight: "),
+        ({"criteria": [{"name": "a", "text": "t", "later": 1}]}, "criteria[0].later: "),
+        ({"metadata": {"metadata.a": 1}}, "metadata"),
+        ({"group": []}, "group: "),
+        ({"group": {"mode": "pairs", "responses": [[]]}}, "group.responses[0]: "),
+        ({"body": []}, "body: "),
+    ],
+    ids=str,
+)
+def test_parameters_of_another_form_are_a_problem_that_names_the_key(
+    changed: dict[str, Any], problem: str
+) -> None:
+    held = json.loads(parameters_text(job_of(ROLLOUTS["text"]), SENT))
+    found = read_parameters(json.dumps(held | changed))
+    assert isinstance(found, str)
+    assert found.startswith(problem)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '"text"', "{}", "{"])
+def test_parameters_that_are_no_parameters_are_a_problem(text: str) -> None:
+    assert isinstance(read_parameters(text), str)
+
+
+def test_parameters_that_a_later_release_added_are_left_out() -> None:
+    held = json.loads(parameters_text(job_of(ROLLOUTS["text"]), SENT))
+    read = read_parameters(json.dumps({**held, "later": 1, "view": {"later": 1}}))
+    assert read == read_parameters(json.dumps(held))
 
 
 def test_a_re_ask_is_recorded_by_the_messages_it_adds() -> None:

@@ -22,9 +22,10 @@ from oyer.tasks.judging.judgements import (
     settled_rows,
     verdicts_on,
 )
-from oyer.tasks.judging.request_record import Kept, first_messages, parameters_text
+from oyer.tasks.judging.request_record import Kept, first_messages
 from oyer.tasks.judging.requests import JudgeRequest, decided_score, requests_of
 from oyer.tasks.parsing.parser import parse_score
+from tests.support.request_parameters import parameters_of
 
 USER = {"role": "user", "content": "And then?"}
 TOOL = {"role": "tool", "content": "42", "tool_call_id": "1"}
@@ -191,7 +192,7 @@ def test_the_request_of_a_turn_is_rebuilt_from_the_record() -> None:
         kept = Kept(
             request_hash=str(job.key),
             sample=job.sample,
-            parameters=json.loads(parameters_text(job, None)),
+            parameters=parameters_of(job),
             messages=None,
             rubric=job.judge.rubric,
             prompt="p",

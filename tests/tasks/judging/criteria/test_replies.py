@@ -12,8 +12,9 @@ from oyer.protocol.status import Status
 from oyer.tasks.endpoint.types import Reply
 from oyer.tasks.judging.criteria.verdict_reading import ParsedVerdicts
 from oyer.tasks.judging.reading import Reading
-from oyer.tasks.judging.request_record import Kept, first_messages, parameters_text
+from oyer.tasks.judging.request_record import Kept, first_messages
 from oyer.tasks.judging.requests import JudgeRequest, requests_of
+from tests.support.request_parameters import parameters_of
 
 CRITERIA: list[dict[str, Any]] = [
     {"name": "correct", "text": "Is the answer right?", "weight": 3},
@@ -218,7 +219,7 @@ def test_the_record_gives_the_messages_of_each_call_again() -> None:
         kept = Kept(
             request_hash=request.key,
             sample=request.sample,
-            parameters=json.loads(parameters_text(request, None)),
+            parameters=parameters_of(request),
             messages=None,
             rubric=request.judge.rubric,
             prompt="What is 6 times 7?",

@@ -1,6 +1,5 @@
 """Requests of group judges: equal for equal groups, and rebuilt from the record."""
 
-import json
 from collections.abc import Mapping
 from itertools import permutations
 from typing import Any
@@ -13,8 +12,9 @@ from oyer.models.base import dump_json
 from oyer.protocol.rollout import Rollout
 from oyer.tasks.judging.aggregate import chunk_groups
 from oyer.tasks.judging.chunk_requests import ChunkRequests, chunk_requests
-from oyer.tasks.judging.request_record import Kept, first_messages, parameters_text
+from oyer.tasks.judging.request_record import Kept, first_messages
 from oyer.tasks.judging.requests import JudgeRequest, RequestContext
+from tests.support.request_parameters import parameters_of
 
 LIST: dict[str, Any] = {
     "name": "ranking",
@@ -73,7 +73,8 @@ def recorded(value: Any) -> str:
 
 
 def on_record(job: JudgeRequest, responses: list[Any]) -> Kept:
-    parameters = json.loads(parameters_text(job, {"model": "m"}))
+    parameters = parameters_of(job, {"model": "m"})
+    assert parameters.group is not None
     return Kept(
         request_hash=str(job.key),
         sample=job.sample,
@@ -84,7 +85,7 @@ def on_record(job: JudgeRequest, responses: list[Any]) -> Kept:
         response=recorded(responses[job.index]),
         reference="42",
         tools=recorded([{"name": "f"}]),
-        responses=[recorded(responses[one[0]]) for one in parameters["group"]["responses"]],
+        responses=[recorded(responses[one[0]]) for one in parameters.group.responses],
     )
 
 
