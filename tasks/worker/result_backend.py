@@ -9,6 +9,7 @@ from typing import Any
 
 from celery.backends import redis
 from celery.utils.log import get_logger
+from redis import ResponseError
 
 from oyer.protocol.redis_client import Client
 from oyer.tasks.worker.broker_transport import connection_errors
@@ -53,9 +54,17 @@ class PollRedis(redis.RedisBackend):
         """Count a finished header task; retry while Redis is down or refuses commands.
 
         Celery tries once, and a chord with an uncounted task never fires. Counting is idempotent.
+
+        If the chord's keys have foreign values, the task ends uncounted: an error would leave its
+        message leased until the worker restarts. The trainer submits the batch again, as a new chord.
         """
         counted = super().on_chord_part_return
-        self._ensure_retryable(counted, *args, **kwargs)  # type: ignore[attr-defined]  # not in the stubs
+        try:
+            self._ensure_retryable(counted, *args, **kwargs)  # type: ignore[attr-defined]  # not in the stubs
+        except ResponseError as error:
+            log.error(
+                "a task of a chord cannot be counted, so that the chord never ends: %s", error
+            )
 
     def _get_client(self) -> type[Client]:
         return Client

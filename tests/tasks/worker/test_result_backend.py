@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import redis
 from celery import chord, group
+from celery.app.task import Context
 from celery.backends.redis import RedisBackend
 
 from oyer.protocol import names
@@ -68,6 +69,19 @@ def test_a_stored_result_that_cannot_be_read_is_replaced(
             client.set(key, stored)
     app.backend.store_result("b", {"rewards": [1.0]}, "SUCCESS")
     assert app.AsyncResult("b").result == {"rewards": [1.0]}
+
+
+@pytest.mark.parametrize("suffix", [".j", ".t", ".s", ".d", ".c"])
+def test_a_task_of_a_chord_whose_keys_are_foreign_ends_uncounted(
+    redis_url: str, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(redis_url)
+    backend: Any = app.backend
+    request = Context(id="t", group="g", group_index=0, chord=app.signature(names.COMBINE_TASK))
+    with redis.Redis.from_url(redis_url) as client:
+        client.rpush(backend.get_key_for_group("g", suffix), "a list")
+    backend.on_chord_part_return(request, "SUCCESS", 1)
+    assert "cannot be counted" in caplog.text
 
 
 @pytest.mark.parametrize("method", ["start", "consume_from", "cancel_for"])
