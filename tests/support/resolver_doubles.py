@@ -92,9 +92,6 @@ class MemoryCache(ReplyCache):
         for key in keys:
             del self.replies[key]
 
-    def fade(self, keys: Sequence[str]) -> None:
-        """Keep the replies: time does not pass in these tests."""
-
 
 @dataclass
 class MemoryFlight(SingleFlight):
