@@ -29,7 +29,7 @@ from oyer.tasks.judging.attempt import (
     estimate_tokens,
     records_of,
 )
-from oyer.tasks.judging.hedging.race import Hedger, Race, is_cancelled
+from oyer.tasks.judging.hedging.race import Hedger, Race
 from oyer.tasks.judging.judgements import AttemptRecord, cost_usd
 from oyer.tasks.judging.requests import JudgeRequest
 from oyer.tasks.parsing.parser import ParsedScore
@@ -249,10 +249,10 @@ class JudgeCaller:
         permit.start()
         started_at = datetime.fromtimestamp(time.time(), UTC)
         result = complete(call.request, timeout_s=call.endpoint.config.timeout_s)
-        billed = race.winner if race is not None and race.winner is not None else result
+        billed = result
+        if race is not None and race.winner is not None and not result.usage_reported:
+            billed = race.winner
         reservation.spent_usd = cost_usd(call.price, *billed_tokens(billed, call.prompt_tokens))
-        if is_cancelled(result):
-            return AttemptResult(started_at, result, hedge=hedge)
         permit.settle(result, first_attempt=call.first)
         if isinstance(result, Failure):
             return AttemptResult(started_at, result, hedge=hedge)

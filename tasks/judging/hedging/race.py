@@ -235,16 +235,11 @@ class Hedger:
         return min(max(after_s / LOOKS, LOOK_MIN_S), LOOK_MAX_S)
 
 
-def is_cancelled(result: Reply | Failure) -> bool:
-    """Whether a request was cancelled, or its reply came second."""
-    return isinstance(result, Failure) and result.error_class == CANCELLED_CLASS
-
-
 def _tells_latency(result: Reply | Failure | None) -> bool:
     """Whether a request's duration says how long replies take: an error's does not."""
     if not isinstance(result, Failure):
         return result is not None
-    return is_cancelled(result) or result.status is Status.TIMEOUT
+    return result.error_class == CANCELLED_CLASS or result.status is Status.TIMEOUT
 
 
 def _cancelled(
@@ -252,19 +247,21 @@ def _cancelled(
 ) -> Failure:
     """Return the result of the request that lost.
 
-    Its tokens are those of the reply that counts, as an estimate: endpoints charge for a request
-    that they have begun, and report no usage of a cancelled one.
+    Without usage of its own, its tokens are those of the reply that counts, as an estimate: endpoints
+    charge for a request that they have begun, and report no usage of a cancelled one.
     """
     usage = result if result is not None and result.usage_reported else winner
+    reported = usage is result
     return Failure(
         status=Status.UNAVAILABLE,
         retry=RetryClass.NEVER,
         error_class=CANCELLED_CLASS,
-        message="cancelled, because the other request of this call was answered first; its tokens"
-        " are estimated by those of that reply",
+        message="cancelled, because the other request of this call was answered first"
+        + ("" if reported else "; its tokens are estimated by those of that reply"),
         http_status=None if result is None else result.http_status,
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
+        usage_reported=reported,
         latency_ms=latency_ms,
         url_index=url_index,
         sent=winner.sent,

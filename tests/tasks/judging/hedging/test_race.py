@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gevent
@@ -10,9 +10,11 @@ import pytest
 from gevent.event import AsyncResult, Event
 
 from oyer.config.endpoint import EndpointConfig, Hedge
-from oyer.config.reward import JudgeConfig, RewardRules
+from oyer.config.reward import Budget, JudgeConfig, RewardRules
+from oyer.protocol.redis_client import connect
 from oyer.protocol.rollout import Rollout
 from oyer.protocol.status import Status
+from oyer.tasks.coordination.budget import RunBudget
 from oyer.tasks.coordination.fair_queue import ANY_FLOW, Flow
 from oyer.tasks.coordination.lessons import Lessons
 from oyer.tasks.coordination.limiter import Limiter
@@ -24,6 +26,8 @@ from oyer.tasks.judging.requests import requests_of
 from tests.support.resolver_doubles import FAILURE, REPLY, MemoryCache, MemoryFlight
 
 AFTER_S = 0.02
+PRICES = {"m": {"prompt_usd": 1000.0, "completion_usd": 1000.0}}
+LONGER = replace(REPLY, prompt_tokens=99)
 
 
 @dataclass
@@ -80,10 +84,12 @@ class Endpoint(Limiter):
 class Bench:
     """One call on its own greenlet, hedged after `AFTER_S`."""
 
-    def __init__(self, deadline_s: float = 600.0, **endpoint: Any) -> None:
+    def __init__(
+        self, deadline_s: float = 600.0, budget: RunBudget | None = None, **endpoint: Any
+    ) -> None:
         hedge = Hedge.model_validate({"after": AFTER_S, "at_most": 1.0})
         config = EndpointConfig.model_validate(
-            {"base_url": "http://h/v1", "max_attempts": 1, "hedge": hedge}
+            {"base_url": "http://h/v1", "max_attempts": 1, "hedge": hedge, "prices": PRICES}
         )
         self.endpoint = Endpoint(**endpoint)
         self.hedger = Hedger(hedge, self.endpoint, lambda: True)
@@ -102,6 +108,7 @@ class Bench:
             problems={},
             deadline=time.time() + deadline_s,
             cancelled=lambda: self.cancelled,
+            budget=budget,
         )
         judge = JudgeConfig.model_validate({"name": "q", "endpoint": "e", "model": "m"})
         rollouts = {0: Rollout(prompt="p", response="r")}
@@ -159,9 +166,8 @@ def test_the_first_complete_reply_counts_and_the_other_request_ends(winner: int)
 def test_of_two_replies_at_once_the_first_counts_once() -> None:
     bench = Bench()
     call = bench.sent_twice()
-    other = Reply(**{**{n: getattr(REPLY, n) for n in REPLY.__slots__}, "prompt_tokens": 99})
     bench.endpoint.replies[0].set(REPLY)
-    bench.endpoint.replies[1].set(other)
+    bench.endpoint.replies[1].set(LONGER)
     result = call.get(timeout=30)
     assert result.reply is not None
     assert result.reply.prompt_tokens == 12
@@ -170,6 +176,28 @@ def test_of_two_replies_at_once_the_first_counts_once() -> None:
     assert result.attempts[1].prompt_tokens == 99
     assert result.attempts[1].http_status == 200
     bench.check_ended()
+    assert sorted(report["used_tokens"] for report in bench.endpoint.released) == [15, 102]
+
+
+@pytest.mark.parametrize(("second", "tokens"), [(None, 15 + 15), (LONGER, 15 + 102)])
+def test_the_budget_pays_for_both_requests_what_the_record_says(
+    redis_url: str, second: Reply | None, tokens: int
+) -> None:
+    budget = RunBudget(
+        connect(redis_url), "r", Budget(usd=100.0), holder="w", recorded_usd=lambda: 0.0, call_s=60,
+        keep_s=60,
+    )  # fmt: skip
+    bench = Bench(budget=budget)
+    call = bench.sent_twice()
+    bench.endpoint.replies[0].set(REPLY)
+    if second is not None:
+        bench.endpoint.replies[1].set(second)
+    result = call.get(timeout=30)
+    bench.check_ended()
+    assert sum(one.prompt_tokens + one.completion_tokens for one in result.attempts) == tokens
+    budget.report()
+    with connect(redis_url) as client:
+        assert int(client.hgetall("oyer:budget:1:r")[b"spent"]) == tokens * 1_000_000
 
 
 @pytest.mark.parametrize("first_fails_first", [True, False])
