@@ -1,8 +1,8 @@
 """Renders a rubric and a rollout into the chat messages for a judge.
 
 - Placeholders are filled in one pass: a placeholder inside a value is never filled.
-- Each part of the rollout, its metadata included, is fenced by more backticks than any run of them inside it. In a response
-  of messages, each author's part has its own fence under a role line.
+- Each part of the rollout, its metadata included, is fenced by more backticks than any run of them
+  inside it. In a response of messages, each author's part has its own fence under a role line.
 """
 
 import functools

@@ -2,8 +2,9 @@
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from heapq import nlargest
 from typing import Any
 
 from oyer.config import rubric as rubrics
@@ -165,15 +166,20 @@ def _why_images_do_not_fit(rollouts: Sequence[Rollout], judge: JudgeConfig) -> s
     prompt = [*images_in(rollouts[0].prompt)]
     # Equal responses are shown once.
     distinct = {json.dumps(one.response): [*images_in(one.response)] for one in rollouts}
-    counted: list[Sequence[list[str]]] = [list(distinct.values())]
+    counted: list[Iterable[list[str]]] = [distinct.values()]
     of = "the group"
     if judge.compares_pairs and settings.images == "send":
         of = "a pair of the group"
-        counted = list(itertools.combinations(distinct.values(), 2))
+        # The pair with the most images, and the one with the largest.
+        counted = [nlargest(2, distinct.values(), key) for key in (len, _chars)]
     problems = (
         images_problem([*prompt, *itertools.chain(*some)], settings, of) for some in counted
     )
     return next((problem for problem in problems if problem), None)
+
+
+def _chars(urls: Sequence[str]) -> int:
+    return sum(map(len, urls))
 
 
 def _context(rollout: Rollout) -> tuple[Any, ...]:

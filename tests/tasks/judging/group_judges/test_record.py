@@ -10,6 +10,7 @@ from oyer.config.judge import JudgeConfig
 from oyer.config.reward import RewardRules
 from oyer.models.base import dump_json
 from oyer.protocol.rollout import Rollout
+from oyer.tasks.judging import views
 from oyer.tasks.judging.aggregate import chunk_groups
 from oyer.tasks.judging.chunk_requests import ChunkRequests, chunk_requests
 from oyer.tasks.judging.request_record import Kept, first_messages
@@ -205,3 +206,19 @@ def test_a_request_with_too_many_images_is_not_made(
     if rejected:
         errors = {job.error for job, _ in made.answered({})}
         assert errors == {f"{rejected} images, and a request has at most 20"}
+
+
+def test_the_two_largest_responses_of_a_group_decide_whether_their_images_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    responses = [drawing("a", "b", "c"), drawing("x" * 1000), drawing("y" * 1000)]
+    judge = {**JUDGES["pairs with images"], "pairs": "all"}
+    largest = sum(len(image("x" * 1000)["image_url"]["url"]) for _ in range(2))
+    monkeypatch.setattr(views, "MAX_IMAGE_BYTES", largest)
+    assert requests(judge, responses).asked
+    monkeypatch.setattr(views, "MAX_IMAGE_BYTES", largest - 1)
+    made = requests(judge, responses)
+    assert not made.asked
+    assert {job.error for job, _ in made.answered({})} == {
+        f"the images have {largest} bytes, and a request has at most {largest - 1}"
+    }
