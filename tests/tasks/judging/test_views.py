@@ -1,4 +1,4 @@
-"""What a judge is shown of a response: authors apart, views, cuts and images."""
+"""What a judge is shown of a response: authors apart, views and cuts."""
 
 import json
 import re
@@ -10,7 +10,6 @@ from oyer.config import rubric as rubrics
 from oyer.config.reward import JudgeConfig, RewardRules
 from oyer.protocol.rollout import Message, Rollout
 from oyer.protocol.status import Status
-from oyer.tasks.judging import views
 from oyer.tasks.judging.requests import JudgeRequest, requests_of
 from oyer.tasks.judging.views import cut_middles, without_thinking
 
@@ -27,7 +26,6 @@ TRAJECTORY: list[Message] = [
     {"role": "assistant", "content": [{"type": "text", "text": "<think>so</think>It is Paris."}]},
 ]
 TOOLS = [{"type": "function", "function": {"name": "search", "description": "looks up"}}]
-PNG = "data:image/png;base64," + "QUJD" * 100
 
 
 def job_of(rollout: Rollout, **keys: Any) -> JudgeRequest:
@@ -226,62 +224,6 @@ def test_cuts_leave_as_many_characters_as_the_limit(
 ) -> None:
     cut = cut_middles(["x" * size for size in sizes], limit)
     assert [text.count("x") for text in cut] == left
-
-
-IMAGES = {
-    "OpenAI": {"type": "image_url", "image_url": {"url": PNG}},
-    "flat": {"type": "input_image", "image_url": PNG},
-    "block": {"type": "image", "image": PNG},
-    "Anthropic": {
-        "type": "image",
-        "source": {"type": "base64", "media_type": "image/png", "data": PNG.partition(",")[2]},
-    },
-}
-
-
-@pytest.mark.parametrize("part", IMAGES.values(), ids=IMAGES)
-def test_images_are_sent_behind_the_text_under_their_numbers(part: dict[str, Any]) -> None:
-    rollout = Rollout(
-        prompt=[{"role": "user", "content": [{"type": "text", "text": "What is it?"}, part]}],
-        response=[
-            {"role": "assistant", "content": "A cat."},
-            {
-                "role": "tool",
-                "content": [{"type": "image_url", "image_url": {"url": "https://x/y"}}],
-            },
-        ],
-    )
-    request = job_of(rollout, images="send").request
-    assert request is not None
-    text, *images = request.messages[-1]["content"]
-    assert "What is it?\n[image 1]" in text["text"]
-    assert "[tool]\n```\n[image 2]\n```" in text["text"]
-    assert images == [
-        {"type": "text", "text": "[image 1]"},
-        {"type": "image_url", "image_url": {"url": PNG}},
-        {"type": "text", "text": "[image 2]"},
-        {"type": "image_url", "image_url": {"url": "https://x/y"}},
-    ]
-    default = job_of(rollout).request
-    assert default is not None
-    assert "What is it?\n[image]" in default.messages[-1]["content"]
-
-
-def test_a_rollout_without_images_has_the_same_request_whatever_the_setting() -> None:
-    rollout = Rollout(prompt=[{"role": "user", "content": "p"}], response=TRAJECTORY)
-    assert len({job_of(rollout, images=how).key for how in ("placeholder", "send", "reject")}) == 1
-
-
-def test_images_that_a_judge_does_not_take_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    part = IMAGES["OpenAI"]
-    one = Rollout(prompt=[{"role": "user", "content": [part]}], response="r")
-    many = Rollout(prompt=[{"role": "user", "content": [part] * 21}], response="r")
-    refused = job_of(one, images="reject")
-    assert (refused.decided, refused.request) == (Status.REJECTED, None)
-    assert "`images` is `reject`; set it to `send`" in str(refused.error)
-    assert "has 21 images, and a request has at most 20" in str(job_of(many, images="send").error)
-    monkeypatch.setattr(views, "MAX_IMAGE_BYTES", len(PNG) - 1)
-    assert "a request has at most" in str(job_of(one, images="send").error)
 
 
 def test_a_built_in_rubric_shows_all_of_a_trajectory() -> None:
