@@ -1,5 +1,6 @@
 """Reads the plan of a batch, the trainer's part of the configuration, on a worker."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,16 +35,9 @@ def read_plan(manifest: Manifest) -> Plan:
     """Read a manifest's plan.
 
     Raises:
-        MessageRefused: this worker cannot validate the plan, e.g. as it is of another version.
+        MessageRefused: see `sent_config`.
     """
-    raw: dict[str, Any] = manifest.plan
-    try:
-        config = RewardConfig.model_validate(raw, context=SENT)
-    except ValidationError as error:
-        raise MessageRefused(
-            f"the plan of batch {manifest.batch_id} cannot be read by this worker"
-            f" ({explain(error)}); run the same release of Oyer on the trainer and the workers"
-        ) from error
+    config = sent_config(manifest.plan, manifest.batch_id)
     return Plan(
         judges=config.judges,
         length=config.length,
@@ -52,3 +46,18 @@ def read_plan(manifest: Manifest) -> Plan:
         reuse=config.reuse,
         tokenizer=config.tokenizer,
     )
+
+
+def sent_config(plan: Mapping[str, Any], batch_id: str) -> RewardConfig:
+    """Return the configuration that a trainer sent with a batch.
+
+    Raises:
+        MessageRefused: this worker cannot validate the plan, e.g. as it is of another version.
+    """
+    try:
+        return RewardConfig.model_validate(plan, context=SENT)
+    except ValidationError as error:
+        raise MessageRefused(
+            f"the plan of batch {batch_id} cannot be read by this worker"
+            f" ({explain(error)}); run the same release of Oyer on the trainer and the workers"
+        ) from error

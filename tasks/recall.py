@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from oyer.config.reward import SENT, JudgeConfig, RewardConfig
+from oyer.config.plan import sent_config
+from oyer.config.reward import JudgeConfig
 from oyer.models import queries
 from oyer.models.rows import StoredJudgement, StoredReward, Usage
 from oyer.protocol.batch_result import (
@@ -34,6 +35,7 @@ def recall_batch(context: WorkerContext, batch_id: str) -> dict[str, Any]:
 
     Raises:
         BatchLost: the batch has not finished, and its payloads are gone.
+        MessageRefused: its criteria or turns cannot be read, because its plan is of another release.
     """
     return context.read(lambda conn: _recalled(conn, batch_id)).to_wire()
 
@@ -107,21 +109,24 @@ def _recalled(conn: "Connection", batch_id: str) -> BatchResult:
     usage = queries.usage_of(conn, batch_id)
     group_ids = queries.group_ids_of(conn, batch_id)
     result = stored_result(batch_id, stored, group_ids, usage, first_errors, cancelled)
-    criteria, turn_scores = _details(judgements, state["plan"], group_ids)
+    if not any("criteria" in row or row.get("turn") is not None for row in judgements):
+        return result
+    judges = sent_config(state["plan"], batch_id).judges
+    criteria, turn_scores = _details(judgements, judges, group_ids)
     return replace(result, criteria=criteria, turn_scores=turn_scores)
 
 
 def _details(
-    judgements: Sequence[StoredJudgement], plan: Mapping[str, Any], group_ids: Sequence[str | None]
+    judgements: Sequence[StoredJudgement],
+    judges: Sequence[JudgeConfig],
+    group_ids: Sequence[str | None],
 ) -> tuple[list[CriteriaOfRow], list[list[float | None]]]:
     """Return the verdicts on criteria and the turn scores of each rollout; empty if there are none."""
-    if not any("criteria" in row or row.get("turn") is not None for row in judgements):
-        return [], []
     rows = {key_of(row): row for row in judgements}
     indices = range(len(group_ids))
     found: list[CriteriaOfRow] = [{} for _ in indices]
     turns: list[list[float | None]] = [[] for _ in indices]
-    for judge in RewardConfig.model_validate(plan, context=SENT).judges:
+    for judge in judges:
         for i, verdict in _counted_verdicts(rows, judge, group_ids).items():
             if verdict.criteria:
                 found[i][judge.name] = verdict.criteria

@@ -3,11 +3,15 @@
 from typing import Any
 
 import numpy as np
+import pytest
 
 from oyer.manager.batch import RewardBatch
+from oyer.models.engine import open_engine
 from oyer.protocol.batch_result import BatchResult
-from oyer.tasks.recall import stored_result
+from oyer.protocol.errors import MessageRefused
+from oyer.tasks.recall import _recalled, stored_result
 from tests.manager.conftest import outcome_of
+from tests.support.page_record import add_batch
 
 
 def stored_rows(result: BatchResult) -> list[Any]:
@@ -52,3 +56,21 @@ def test_a_record_of_an_earlier_release_has_no_scores_of_its_judges() -> None:
     usage: Any = result.usage
     read = stored_result("b", stored_rows(result), ["g", "g"], usage, {}, None)
     assert list(RewardBatch.of(read).components) == ["length_penalty"]
+
+
+def test_details_whose_plan_is_of_another_release_are_refused(store_url: str) -> None:
+    engine = open_engine(store_url)
+    judge = {"name": "quality", "endpoint": "e", "model": "m", "view": "each_turn"}
+    found = []
+    for changed in ({}, {"later": 1}):
+        plan = {"judges": [{**judge, **changed}]}
+        scores = [{"quality": 5.0}]
+        found.append(add_batch(engine, ["a"], scores=scores, plan=plan, judgement={"turn": 0}))
+    known, foreign = found
+    with engine.connect() as conn:
+        assert _recalled(conn, known).turn_scores == [[5.0]]
+        with pytest.raises(
+            MessageRefused, match=rf"plan of batch {foreign} cannot be read .*later"
+        ):
+            _recalled(conn, foreign)
+    engine.dispose()
