@@ -74,7 +74,9 @@ def test_a_file_of_code_is_shown_in_its_language() -> None:
 
 
 def test_the_first_sentence_is_that_of_the_text() -> None:
-    text = f"# Title\n\n{CODE}\n| a | b |\n\nCode: `x.py`.\n\nScores [a\nrollout](a.md). And so on.\n"
+    text = (
+        f"# Title\n\n{CODE}\n| a | b |\n\nCode: `x.py`.\n\nScores [a\nrollout](a.md). And so on.\n"
+    )
     assert hooks.first_sentence(text) == "Scores a rollout."
     assert hooks.first_sentence("# Title\n") == ""
 
