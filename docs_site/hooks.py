@@ -68,7 +68,12 @@ def on_files(files: Any, config: Any) -> Any:
             files.append(File.generated(config, page, content=texts[path], inclusion=level))
         for target in links(texts[path]):
             found = repository_file(path, target)
-            if found and found != "README.md" and found not in texts and found[:5] != "docs/":
+            if (
+                found
+                and found != "README.md"
+                and found not in texts
+                and not found.startswith("docs/")
+            ):
                 texts[found] = ""
                 waiting.append(found)
     return files
