@@ -41,7 +41,8 @@ SUITES: dict[str, tuple[list[str], list[str]]] = {
 
 PAGE = """# Benchmarks
 
-Written by `make bench-all` from `docs/benchmarks.json`; `benchmarks/` has the scripts. Each line was
+What Oyer costs beside its peers and bounds, as `make bench-all` measured it with the scripts in
+`benchmarks/`; `docs/benchmarks.json` has the same figures. Each line was
 measured against its peer in the same run, on the machine and date that it names. Compare ratios, not
 seconds: the judge server and the peers share the machine.
 
@@ -65,6 +66,7 @@ def figures_of(name: str, options: list[str]) -> list[dict[str, Any]]:
 
     Raises:
         subprocess.CalledProcessError: the benchmark failed.
+        ValueError: it reported no figure.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figures.jsonl"
@@ -73,6 +75,8 @@ def figures_of(name: str, options: list[str]) -> list[dict[str, Any]]:
             [sys.executable, str(FOLDER / f"{name}.py"), *options], check=True, env=environ
         )
         lines = file.read_text().splitlines() if file.exists() else []
+    if not lines:
+        raise ValueError(f"{name}: reports no figure")
     place = {
         "machine": machine(),
         "date": datetime.now(UTC).date().isoformat(),
@@ -126,6 +130,8 @@ def main() -> None:
             by_name[name] = figures_of(name, SUITES[name][0 if options.quick else 1])
         except subprocess.CalledProcessError as error:
             failed.append(f"{name}: exit status {error.returncode}")
+        except ValueError as error:
+            failed.append(str(error))
         file.write_text(json.dumps(by_name, indent=1) + "\n")
         (options.out / "benchmarks.md").write_text(page_of(by_name))
     if failed:

@@ -30,7 +30,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from common import backend, judge, print_table, rollouts_of
+from common import Figure, backend, judge, print_table, report, rollouts_of
 from judging import cpu_s_of
 
 from oyer.manager import RewardManager, Rollout
@@ -172,6 +172,16 @@ def main() -> None:
                 f"{medians['wall'] / wall_bound_s:.2f}",
             )
         )
+    report(
+        Figure(
+            f"batches of {way}: CPU a rollout" if way.isdigit() else f"{way}: CPU a rollout",
+            statistics.median(one["all"] for one in rounds) / count * 1000,
+            "ms",
+            peer=None if way == largest else f"batches of {largest}",
+            peer_value=None if way == largest else peer / count * 1000,
+        )
+        for way, rounds in figures.items()
+    )
     print_table(
         f"CPU ms per rollout, {count} rollouts, medians of {options.rounds} rounds,"
         f" load {os.getloadavg()[0]:.1f}",

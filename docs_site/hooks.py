@@ -5,6 +5,8 @@
 - A page that loads something from another host is an error.
 - `llms.txt` (https://llmstxt.org) lists every page with its first sentence; each page is also
   written as Markdown beside its HTML.
+
+mkdocs is imported where it is used, so that `tests/docs` can test the rest without it.
 """
 
 import os
@@ -13,9 +15,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File, InclusionLevel
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,6 +49,8 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Any, config: Any) -> Any:
     """Add a page for each file outside `docs/` that a page, or such a page, links to."""
+    from mkdocs.structure.files import File, InclusionLevel
+
     _repository_paths.clear()
     _pages.clear()
     texts = {
@@ -67,7 +68,12 @@ def on_files(files: Any, config: Any) -> Any:
             files.append(File.generated(config, page, content=texts[path], inclusion=level))
         for target in links(texts[path]):
             found = repository_file(path, target)
-            if found and found != "README.md" and found not in texts and found[:5] != "docs/":
+            if (
+                found
+                and found != "README.md"
+                and found not in texts
+                and not found.startswith("docs/")
+            ):
                 texts[found] = ""
                 waiting.append(found)
     return files
@@ -98,8 +104,10 @@ def on_post_page(output: str, page: Any, **_: Any) -> None:
     Raises:
         PluginError: it does.
     """
-    if found := _REMOTE.search(output):
-        raise PluginError(f"{page.file.src_uri}: loads from another host: {found[0]}")
+    from mkdocs.exceptions import PluginError
+
+    if found := remote_asset(output):
+        raise PluginError(f"{page.file.src_uri}: loads from another host: {found}")
 
 
 def on_nav(nav: Any, **_: Any) -> None:
@@ -120,6 +128,12 @@ def on_post_build(config: Any) -> None:
             about = first_sentence(_pages[page.file.src_uri])
             listed.append(f"- [{page.title}]({page.file.src_uri}): {about}")
     (site / "llms.txt").write_text("\n".join(listed) + "\n", encoding="utf-8")
+
+
+def remote_asset(html: str) -> str | None:
+    """Return the first element of a page that loads something from another host."""
+    found = _REMOTE.search(html)
+    return found[0] if found else None
 
 
 def lines(markdown: str) -> Iterator[tuple[bool, str]]:

@@ -12,6 +12,7 @@ WORKER_PACKAGES = (
     "array_api_compat",
     "gevent",
     "geventhttpclient",
+    "httpx2",
     "openai",
     "psycopg",
     "sqlalchemy",

@@ -26,6 +26,18 @@ CONFIG = {
 }
 
 
+def settings_in(page: Path) -> set[str]:
+    """Give the last cell of each row of a page's first table."""
+    table = page.read_text().split("\n\n|")[1].partition("\n\n")[0]
+    return {row.split(" | ")[-1].removesuffix(" |") for row in table.splitlines()[2:]}
+
+
+def test_the_settings_of_the_examples_are_those_of_the_trainers_page() -> None:
+    settings = settings_in(EXAMPLES / "README.md")
+    assert len(settings) == 15
+    assert settings - settings_in(TRAINERS / "index.md") == set()
+
+
 @pytest.fixture
 def config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A configuration that `OYER_CONFIG` names."""

@@ -1,5 +1,7 @@
 """The generated pages are those of the code, and the site lists every page."""
 
+import ast
+import inspect
 import re
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from docs_site.lengths import NOT_PLOTTED
 from oyer.config.length_methods.catalogue import METHODS
 from oyer.protocol import errors
 from oyer.protocol.status import Status
+from tests.support.doc_pages import blocks
 from tests.support.paths import ROOT
 from tests.test_examples import named
 
@@ -34,6 +37,20 @@ def test_the_python_reference_has_every_public_name_and_no_other() -> None:
     public = {f"oyer.manager.{name}" for name in oyer.manager.__all__}
     assert public <= set(listed)
     assert [name for name in listed if not named(name)] == []
+
+
+def test_the_python_reference_has_each_function_that_a_snippet_imports() -> None:
+    listed = (DOCS / "reference" / "python.md").read_text()
+    imported = {
+        f"{node.module}.{one.name}"
+        for block in blocks("python")
+        for node in ast.walk(ast.parse(block.text))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("oyer.")
+        for one in node.names
+        if not inspect.ismodule(named(f"{node.module}.{one.name}"))
+    }
+    assert len(imported) > 5
+    assert [name for name in imported if f"::: {name}\n" not in listed] == []
 
 
 def test_every_status_has_a_row_with_what_to_do() -> None:

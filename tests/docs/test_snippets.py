@@ -108,6 +108,19 @@ def test_the_names_of_ours_in_a_page_are_there(page: Path) -> None:
         assert f'"{dotted}"' in tasks or find_spec(dotted) or named(dotted), dotted
 
 
+def test_the_tests_that_the_pages_name_exist() -> None:
+    """A name that ends with … is the beginning of several."""
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    defined = "\n".join(file.read_text() for file in files)
+    text = "\n".join(without_blocks(page) for page in PAGES)
+    named_tests = re.findall(r"`(?:[\w/.]*::)?(test_[a-z0-9_]+)(…?)`", text)
+    assert len(named_tests) > 40
+    ends = {name: name if more else f"{name}(" for name, more in named_tests}
+    assert [name for name, end in ends.items() if f"def {end}" not in defined] == []
+    named_files = set(re.findall(r"`(?:[\w/]*/)?(test_\w+\.py)", text))
+    assert named_files <= {file.name for file in files}
+
+
 def find_spec(dotted: str) -> bool:
     """Whether a name is one of a module."""
     try:
