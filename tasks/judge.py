@@ -224,13 +224,13 @@ class _Chunk:
             price = self.context.judging.price(request.judge)
             judgements.append(self._row(request, answer, price))
             attempts += attempt_rows(request, answer, price=price)
-        if tracing.tracer() is not None:
-            judged = [(*one, row) for one, row in zip(answered, judgements, strict=True)]
-            record_spans(judged, self.context.config.endpoints)
         written = record_chunk(
             self.context, self.manifest, self.number, self.rollouts, judges, judgements, attempts
         )
         self.rows.update((key_of(row), row) for row in written)
+        if tracing.tracer() is not None:
+            judged = [(*one, row) for one, row in zip(answered, judgements, strict=True)]
+            record_spans(judged, self.context.config.endpoints)
         count_answers(
             self.context.measurements, self.manifest.run, answered, self.context.judging.price
         )
