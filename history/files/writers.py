@@ -7,6 +7,7 @@
 
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from oyer.history.files.formats import FileFormat
+from oyer.local.extras import missing
 from oyer.models.base import clean_json, clean_text, dump_json
-from oyer.protocol.errors import InvalidConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,7 +54,7 @@ def writer_of(kind: FileFormat, folder: Path) -> Writer:
     """Return the writer of a format, into this folder.
 
     Raises:
-        InvalidConfig: a library that the format needs is not installed.
+        MissingExtra: a library that the format needs is not installed.
     """
     if kind is FileFormat.JSONL:
         return JsonlWriter(folder)
@@ -84,7 +85,7 @@ class JsonlWriter:
             self._file.close()
 
 
-class _ArrowWriter:
+class _ArrowWriter(ABC):
     """Collects the rows of a table, and hands them on in groups as Arrow tables."""
 
     def __init__(self) -> None:
@@ -108,18 +109,21 @@ class _ArrowWriter:
         if self._rows:
             self._flush()
 
+    @abstractmethod
     def close(self) -> None:
-        """End the files."""
+        """End the file or files."""
 
     def _flush(self) -> None:
         self._group(arrow_table(self._rows, self._schema))
         self._rows, self._characters = [], 0
 
+    @abstractmethod
     def _open(self, table: str) -> None:
-        raise NotImplementedError
+        """Begin a table with the columns of `_schema`."""
 
+    @abstractmethod
     def _group(self, group: "pa.Table") -> None:
-        raise NotImplementedError
+        """Add rows to the table."""
 
 
 class ParquetWriter(_ArrowWriter):
@@ -182,15 +186,12 @@ def needed(library: str) -> Any:
     """Load a library of the extra `export`.
 
     Raises:
-        InvalidConfig: it is not installed.
+        MissingExtra: it is not installed.
     """
     try:
         return import_module(library)
-    except ImportError as error:
-        name = library.partition(".")[0]
-        raise InvalidConfig(
-            f"this format needs {name}, which is not installed: pip install 'oyer[export]'"
-        ) from error
+    except ModuleNotFoundError as error:
+        raise missing("this format", library.partition(".")[0], "export") from error
 
 
 def json_line(row: Row) -> str:
@@ -227,7 +228,7 @@ def parquet_bytes(rows: Sequence[Row]) -> bytes:
     """Return rows as one Parquet file.
 
     Raises:
-        InvalidConfig: pyarrow is not installed.
+        MissingExtra: pyarrow is not installed.
     """
     buffer = io.BytesIO()
     needed("pyarrow.parquet").write_table(arrow_table(rows), buffer)
