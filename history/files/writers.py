@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from oyer.history.files.formats import FileFormat
+from oyer.history.files.formats import ColumnKind, FileFormat
 from oyer.local.extras import missing
 from oyer.models.base import clean_json, clean_text, dump_json
 
@@ -33,12 +33,8 @@ _GROUP_CHARACTERS = 16_000_000
 class Writer(Protocol):
     """Writes the rows of one table after another."""
 
-    def start(self, table: str, kinds: Mapping[str, str]) -> None:
-        """Begin a table.
-
-        Args:
-            kinds: one of `formats.COLUMN_KINDS` for each column.
-        """
+    def start(self, table: str, kinds: Mapping[str, ColumnKind]) -> None:
+        """Begin a table with columns of these kinds."""
 
     def write(self, rows: Sequence[Row]) -> None:
         """Add rows to the table."""
@@ -70,7 +66,7 @@ class JsonlWriter:
         self._folder = folder
         self._file: TextIO | None = None
 
-    def start(self, table: str, kinds: Mapping[str, str]) -> None:
+    def start(self, table: str, kinds: Mapping[str, ColumnKind]) -> None:
         self._file = (self._folder / f"{table}.jsonl").open("w", encoding="utf-8", newline="\n")
 
     def write(self, rows: Sequence[Row]) -> None:
@@ -94,7 +90,7 @@ class _ArrowWriter(ABC):
         self._rows: list[Row] = []
         self._characters = 0
 
-    def start(self, table: str, kinds: Mapping[str, str]) -> None:
+    def start(self, table: str, kinds: Mapping[str, ColumnKind]) -> None:
         self._schema = arrow_schema(kinds)
         self._open(table)
 
@@ -202,7 +198,7 @@ def json_line(row: Row) -> str:
     )
 
 
-def arrow_schema(kinds: Mapping[str, str]) -> "pa.Schema":
+def arrow_schema(kinds: Mapping[str, ColumnKind]) -> "pa.Schema":
     """Return the Arrow types of columns."""
     pa = needed("pyarrow")
     types = {
