@@ -10,7 +10,7 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.history.recorded_requests import shown
 from oyer.manager import RewardBatch, RewardManager, Rollout
 from oyer.models.engine import open_engine, reading
-from oyer.models.requests import judgements_at
+from oyer.models.queries import judgements_of
 from tests.support.rollouts import rollouts_of
 
 MakeManager = Callable[..., RewardManager]
@@ -22,7 +22,7 @@ def requests_of(manager: RewardManager, batch: RewardBatch, index: int = 0) -> l
     """Read what `oyer history request` shows of a rollout."""
     engine = open_engine(manager.config.store.url)
     with reading(engine) as conn:
-        rows = [shown(conn, row) for row in judgements_at(conn, batch.id, index)]
+        rows = [shown(conn, row) for row in judgements_of(conn, batch.id, [index])]
     engine.dispose()
     return rows
 
