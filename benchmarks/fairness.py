@@ -13,9 +13,9 @@
 import argparse
 import contextlib
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from common import Figure, judge, print_table, report, rollouts_of
 
@@ -55,20 +55,20 @@ class Timed:
         rollouts = rollouts_of(count, f"{run} {time.monotonic()}")
         self._begun_s = time.monotonic()
         self._future = manager.submit(rollouts, run=run)
-        self._took_s = 0.0
-        self._thread = threading.Thread(target=self._wait)
-        self._thread.start()
+        pool = ThreadPoolExecutor(1)
+        self._waited = pool.submit(self._wait)
+        pool.shutdown(wait=False)
 
-    def _wait(self) -> None:
+    def _wait(self) -> float:
         batch = self._future.result(timeout_s=1200)
-        self._took_s = time.monotonic() - self._begun_s
+        took_s = time.monotonic() - self._begun_s
         if not batch.mask.all():
-            raise SystemExit(f"not every rollout was judged: {batch.statuses[:3]}")
+            raise SystemExit(f"not every rollout was judged: {set(batch.statuses)}")
+        return took_s
 
     def took_s(self) -> float:
         """Wait for the batch; returns its time."""
-        self._thread.join()
-        return self._took_s
+        return self._waited.result()
 
 
 def backlog_of(

@@ -2,12 +2,15 @@
 
 Source: verl 0.9.1, `verl/experimental/reward_loop/reward_manager/limited.py`. Each rollout takes
 from a bucket of requests and one of tokens, then holds a semaphore while its one call is awaited;
-on a timeout or an error the reward is 0. State belongs to the process.
+on a timeout or an error, which it logs, the reward is 0. State belongs to the process.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 ComputeScore = Callable[..., Awaitable[float]]
 Score = Callable[[int], Awaitable[float]]
@@ -67,7 +70,8 @@ class StandIn:
         async with self._semaphore:
             try:
                 return await asyncio.wait_for(self._compute_score(**row), self._timeout_s)
-            except Exception:  # noqa: BLE001 - as verl does, which is what is measured
+            except Exception as error:  # noqa: BLE001 - as verl does, which is what is measured
+                logger.error("reward 0, because the call failed: %r", error)
                 return 0.0
 
 

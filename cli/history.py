@@ -99,7 +99,7 @@ def _selected(
 
 def _named(conn: "Connection", request_id: str) -> "list[StoredJudgement]":
     """Find the judgements that match an ID."""
-    from oyer.models import requests
+    from oyer.models import queries, requests
 
     batch, slash, index = request_id.partition("/")
     if not slash:
@@ -114,4 +114,4 @@ def _named(conn: "Connection", request_id: str) -> "list[StoredJudgement]":
     ids = requests.batch_ids(conn, batch, 3) if batch else []
     if len(ids) > 1:
         raise InvalidInput(f"{request_id}: several batches begin so ({', '.join(ids)}); give more")
-    return requests.judgements_at(conn, ids[0], int(index)) if ids else []
+    return queries.judgements_of(conn, ids[0], [int(index)]) if ids else []

@@ -16,11 +16,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
 from oyer.models import Base
-from oyer.models.engine import open_engine
-
-LOCK_KEY = 0x6F796572
-"""The advisory lock that upgrades of one database share: `oyer` in ASCII."""
-
+from oyer.models.engine import SCHEMA_LOCK_KEY, open_engine
 
 _PARTITIONS = "SELECT relname FROM pg_class WHERE relispartition"
 """Partitions, which `check` compares as part of their table (`oyer db partitions`)."""
@@ -39,7 +35,7 @@ def run(connection: Connection) -> None:
     """Run the requested migrations in the connection's transaction."""
     sqlite = connection.dialect.name == "sqlite"
     if not sqlite:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK_KEY})
     partitions = set() if sqlite else set(connection.scalars(text(_PARTITIONS)))
     context.configure(
         connection=connection,

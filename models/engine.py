@@ -31,6 +31,10 @@ _LOCK_PAUSE_S = 0.001, 0.005
 POOL_SIZE = 8
 """PostgreSQL connections per process; a chunk uses one for milliseconds, never during a call."""
 
+SCHEMA_LOCK_KEY = 0x6F796572
+"""The advisory lock on PostgreSQL of what changes tables, i.e. migrations and `oyer db partitions`:
+`oyer` in ASCII."""
+
 
 def open_engine(url: str) -> Engine:
     """Open the record; creates the folder of a SQLite file.

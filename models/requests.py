@@ -20,13 +20,6 @@ def batch_ids(conn: Connection, prefix: str, limit: int) -> list[str]:
     return [prefix] if prefix in found else found
 
 
-def judgements_at(conn: Connection, batch_id: str, rollout_index: int) -> list[StoredJudgement]:
-    """Return the judgements of one rollout, ordered by judge and sample."""
-    query = _at(Judgement, batch_id, rollout_index)
-    rows = conn.execute(query.order_by(Judgement.judge, Judgement.sample)).mappings()
-    return [cast(StoredJudgement, dict(row)) for row in rows]
-
-
 def judgements_by_hash(conn: Connection, prefix: str, limit: int) -> list[StoredJudgement]:
     """Return the judgements whose request hash starts with `prefix`, called ones first."""
     # Both databases use the index for a range; `g` sorts after the hexadecimal digits.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oyer.cli.db.prune import KeepRun, Yes, age_of, check_runs
+from oyer.cli.db.selection import DryRun, KeepRun, Yes, age_of, check_runs
 from oyer.cli.support import options
 from oyer.cli.support.output import console, notes, print_json, print_table
 from oyer.protocol.errors import InvalidConfig, InvalidInput
@@ -28,9 +28,6 @@ DropOlderThan = Annotated[
         "--drop-older-than",
         help="Drop the months that ended longer ago than this: 90d, 12w or 36h.",
     ),
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")
 ]
 
 
@@ -68,7 +65,7 @@ def partitions(
                 f"{redacted_url(url)}: SQLite has no partitions; delete old batches by"
                 " `oyer db prune --older-than 90d`"
             )
-        if migrations.current(url) != migrations.head():
+        if migrations.current_of(engine) != migrations.head():
             raise InvalidConfig(f"{redacted_url(url)}: is not up to date; run `oyer db upgrade`")
         with engine.connect() as conn:
             check_runs(conn, keep_run or [])

@@ -1,24 +1,19 @@
 """`oyer db prune`: deletes batches that are no longer needed, or their texts."""
 
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from oyer.cli.db.selection import DryRun, KeepRun, Yes, age_of, check_runs
 from oyer.cli.support import options
 from oyer.cli.support.output import console, notes, print_json
 from oyer.protocol.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Engine
 
     from oyer.models.pruning.prune import Pruned, Selection
-
-_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
-
 
 OlderThan = Annotated[
     str | None,
@@ -27,19 +22,12 @@ OlderThan = Annotated[
 Run = Annotated[
     list[str] | None, typer.Option("--run", help="Batches of this run; may be repeated.")
 ]
-KeepRun = Annotated[
-    list[str] | None, typer.Option("--keep-run", help="Keep this run; may be repeated.")
-]
 Texts = Annotated[
     bool,
     typer.Option(
         "--texts", help="Delete prompts, responses, references and replies only; keep the scores."
     ),
 ]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print what would be deleted, and delete nothing.")
-]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
 
 def prune(
@@ -98,31 +86,6 @@ def _selected(engine: "Engine", selection: "Selection") -> "Pruned":
     if kept:
         notes.print(f"{kept} batches have not ended and are kept", highlight=False)
     return found
-
-
-def check_runs(conn: "Connection", names: "Sequence[str]") -> None:
-    """Check that runs are on record.
-
-    Raises:
-        InvalidInput: one is not.
-    """
-    from oyer.models.pruning.prune import unknown_runs
-
-    unknown = unknown_runs(conn, names)
-    if unknown:
-        raise InvalidInput(f"run {unknown[0]!r}: is not on record; `oyer batches list`")
-
-
-def age_of(option: str, text: str) -> timedelta:
-    """Return the age that an option gives, such as 90d, 12w or 36h.
-
-    Raises:
-        InvalidInput: it is not an age.
-    """
-    match = re.fullmatch(r"(\d{1,5})([hdw])", text.strip())
-    if match is None:
-        raise InvalidInput(f"{option} {text!r}: is not an age; write 90d, 12w or 36h")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def _prune(

@@ -1,6 +1,7 @@
 """The formats of exported files, and the kinds of their columns."""
 
 from enum import StrEnum
+from typing import Literal
 
 
 class FileFormat(StrEnum):
@@ -11,5 +12,5 @@ class FileFormat(StrEnum):
     DUCKDB = "duckdb"
 
 
-COLUMN_KINDS = ("text", "integer", "float", "boolean", "time", "json")
-"""Kinds of columns, which give the types in Parquet and DuckDB."""
+ColumnKind = Literal["text", "integer", "float", "boolean", "time", "json"]
+"""The kind of a column, which gives its type in Parquet and DuckDB."""

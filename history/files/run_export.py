@@ -2,9 +2,8 @@
 
 import contextlib
 import json
-import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -42,7 +41,7 @@ def export_run(
 
     Raises:
         InvalidInput: the folder exists, or the run is not on record.
-        InvalidConfig: a library that the format needs is not installed.
+        MissingExtra: a library that the format needs is not installed.
     """
     if folder.exists():
         raise InvalidInput(f"--out {folder}: exists; name a folder that does not")
@@ -100,17 +99,10 @@ def _snapshot(engine: Engine) -> Iterator[Connection]:
 @contextlib.contextmanager
 def _partial(folder: Path) -> Iterator[Path]:
     """Yield a new folder, which gets its name once the block has ended without an error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
+    made = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.partial")
+    made.mkdir(parents=True)
     try:
-        made.chmod(0o777 & ~_umask())
         yield made
         made.rename(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

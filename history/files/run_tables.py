@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import Double, TypeDecorator, TypeEngine
 
+from oyer.history.files.formats import ColumnKind
 from oyer.models.base import JSON_VALUE, Base, BatchPart, Timestamp
 from oyer.models.batch import Batch, Run
 from oyer.models.judgement import Judgement, Rubric
@@ -60,15 +61,17 @@ class RunTables:
         tables = [t.name for t in Base.metadata.sorted_tables if t.name not in left_out]
         return [*tables, "images"]
 
-    def kinds(self, name: str) -> dict[str, str]:
-        """Return the kind of each column of a table; see `formats.COLUMN_KINDS`."""
+    def kinds(self, name: str) -> dict[str, ColumnKind]:
+        """Return the kind of each column of a table."""
         if name == "images":
             return {"hash": "text", "url": "text"}
         table = Base.metadata.tables[name]
         texts = _text_columns(table)
         names = {**texts, "run_id": "run"}
         kinds = {names.get(column.name, column.name): _kind(column) for column in table.c}
-        return kinds | ({"run": "text"} if "run_id" in table.c else {})
+        if "run_id" in table.c:
+            kinds["run"] = "text"
+        return kinds
 
     def pages(self, name: str) -> Iterator[list[Row]]:
         """Yield the rows of a table, page by page."""
@@ -170,7 +173,7 @@ def _text_columns(table: Table) -> dict[str, str]:
     return {name: name.removesuffix("_hash") for name in names if name.endswith("_hash")}
 
 
-def _kind(column: Column[Any]) -> str:
+def _kind(column: Column[Any]) -> ColumnKind:
     if column.type is JSON_VALUE:
         return "json"
     if isinstance(column.type, Timestamp):

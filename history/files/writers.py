@@ -7,15 +7,16 @@
 
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from oyer.history.files.formats import FileFormat
+from oyer.history.files.formats import ColumnKind, FileFormat
+from oyer.local.extras import missing
 from oyer.models.base import clean_json, clean_text, dump_json
-from oyer.protocol.errors import InvalidConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,12 +33,8 @@ _GROUP_CHARACTERS = 16_000_000
 class Writer(Protocol):
     """Writes the rows of one table after another."""
 
-    def start(self, table: str, kinds: Mapping[str, str]) -> None:
-        """Begin a table.
-
-        Args:
-            kinds: one of `formats.COLUMN_KINDS` for each column.
-        """
+    def start(self, table: str, kinds: Mapping[str, ColumnKind]) -> None:
+        """Begin a table with columns of these kinds."""
 
     def write(self, rows: Sequence[Row]) -> None:
         """Add rows to the table."""
@@ -53,7 +50,7 @@ def writer_of(kind: FileFormat, folder: Path) -> Writer:
     """Return the writer of a format, into this folder.
 
     Raises:
-        InvalidConfig: a library that the format needs is not installed.
+        MissingExtra: a library that the format needs is not installed.
     """
     if kind is FileFormat.JSONL:
         return JsonlWriter(folder)
@@ -69,7 +66,7 @@ class JsonlWriter:
         self._folder = folder
         self._file: TextIO | None = None
 
-    def start(self, table: str, kinds: Mapping[str, str]) -> None:
+    def start(self, table: str, kinds: Mapping[str, ColumnKind]) -> None:
         self._file = (self._folder / f"{table}.jsonl").open("w", encoding="utf-8", newline="\n")
 
     def write(self, rows: Sequence[Row]) -> None:
@@ -84,7 +81,7 @@ class JsonlWriter:
             self._file.close()
 
 
-class _ArrowWriter:
+class _ArrowWriter(ABC):
     """Collects the rows of a table, and hands them on in groups as Arrow tables."""
 
     def __init__(self) -> None:
@@ -93,7 +90,7 @@ class _ArrowWriter:
         self._rows: list[Row] = []
         self._characters = 0
 
-    def start(self, table: str, kinds: Mapping[str, str]) -> None:
+    def start(self, table: str, kinds: Mapping[str, ColumnKind]) -> None:
         self._schema = arrow_schema(kinds)
         self._open(table)
 
@@ -108,18 +105,21 @@ class _ArrowWriter:
         if self._rows:
             self._flush()
 
+    @abstractmethod
     def close(self) -> None:
-        """End the files."""
+        """End the file or files."""
 
     def _flush(self) -> None:
         self._group(arrow_table(self._rows, self._schema))
         self._rows, self._characters = [], 0
 
+    @abstractmethod
     def _open(self, table: str) -> None:
-        raise NotImplementedError
+        """Begin a table with the columns of `_schema`."""
 
+    @abstractmethod
     def _group(self, group: "pa.Table") -> None:
-        raise NotImplementedError
+        """Add rows to the table."""
 
 
 class ParquetWriter(_ArrowWriter):
@@ -182,15 +182,12 @@ def needed(library: str) -> Any:
     """Load a library of the extra `export`.
 
     Raises:
-        InvalidConfig: it is not installed.
+        MissingExtra: it is not installed.
     """
     try:
         return import_module(library)
-    except ImportError as error:
-        name = library.partition(".")[0]
-        raise InvalidConfig(
-            f"this format needs {name}, which is not installed: pip install 'oyer[export]'"
-        ) from error
+    except ModuleNotFoundError as error:
+        raise missing("this format", library.partition(".")[0], "export") from error
 
 
 def json_line(row: Row) -> str:
@@ -201,7 +198,7 @@ def json_line(row: Row) -> str:
     )
 
 
-def arrow_schema(kinds: Mapping[str, str]) -> "pa.Schema":
+def arrow_schema(kinds: Mapping[str, ColumnKind]) -> "pa.Schema":
     """Return the Arrow types of columns."""
     pa = needed("pyarrow")
     types = {
@@ -227,7 +224,7 @@ def parquet_bytes(rows: Sequence[Row]) -> bytes:
     """Return rows as one Parquet file.
 
     Raises:
-        InvalidConfig: pyarrow is not installed.
+        MissingExtra: pyarrow is not installed.
     """
     buffer = io.BytesIO()
     needed("pyarrow.parquet").write_table(arrow_table(rows), buffer)

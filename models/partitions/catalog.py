@@ -13,14 +13,13 @@ from sqlalchemy import Connection, Engine, Table, text
 from sqlalchemy.exc import DBAPIError
 
 from oyer.models.base import Base, BatchPart
+from oyer.models.engine import SCHEMA_LOCK_KEY
 
-LOCK_KEY = 0x6F796572
-"""The advisory lock of upgrades (`migrations/env.py`), which excludes changes to partitions."""
+LOCK_TIMEOUT_S = 0.5
+"""Longest wait for a table's lock in s, during which writers wait as well. It is less than PostgreSQL's
+`deadlock_timeout` of 1 s, so that this transaction gives up before a query is cancelled for it."""
 
-LOCK_TIMEOUT_S = 5
-"""Longest wait for the tables' locks in s; writers queue behind a waiting one."""
-
-LOCK_TRIES = 12
+LOCK_TRIES = 60
 """Attempts to get the locks, one `LOCK_PAUSE_S` apart."""
 
 LOCK_PAUSE_S = 1.0
@@ -167,11 +166,12 @@ _BUSY = (
 def lock(conn: Connection) -> None:
     """Lock all tables, and those that they refer to, or fail after `LOCK_TIMEOUT_S`.
 
-    `batches` is first, because every transaction of a worker reads it first: once this transaction has
-    that lock, no writer holds another. Foreign keys of partitions need the exclusive lock.
+    `batches` is first, as in the transactions of workers. A query that locks another table before
+    `batches` can deadlock with this; then the timeout ends this transaction, and `locked` tries again.
+    Foreign keys of partitions need the exclusive lock.
     """
     conn.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
-    conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
+    conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK_KEY})
     names = ", ".join(["batches", "texts", *(table.name for table in part_tables())])
     conn.execute(text(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE"))
 

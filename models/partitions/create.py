@@ -76,7 +76,6 @@ def _convert_table(conn: Connection, table: str, end: Month) -> str:
         " WHERE indrelid = CAST(:name AS regclass) AND NOT indisprimary ORDER BY 1",
         table,
     )
-    grants = _grants(conn, table)
     for index, _ in [*indexes, (f"pk_{table}", "")]:
         _run(conn, f"ALTER INDEX {index} RENAME TO {index}_until_{end}")
     _run(conn, f"ALTER TABLE {table} RENAME TO {first}")
@@ -93,11 +92,11 @@ def _convert_table(conn: Connection, table: str, end: Month) -> str:
     if comment is not None:
         quoted = comment.replace("'", "''")
         _run(conn, f"COMMENT ON TABLE {table} IS '{quoted}'")
-    for statement in grants:
-        _run(conn, statement)
+    _copy_grants(conn, first, table)
     bounds = f"FROM (MINVALUE) TO ('{end.start:%Y-%m-%d}Z')"
     _run(conn, f"ALTER TABLE {table} ATTACH PARTITION {first} FOR VALUES {bounds}")
     _run(conn, f"CREATE TABLE {table}_default PARTITION OF {table} DEFAULT")
+    _copy_grants(conn, table, f"{table}_default")
     return first
 
 
@@ -106,6 +105,7 @@ def _create_month(conn: Connection, table: str, month: Month) -> str:
     name = f"{table}_{month}"
     start, end = (f"'{at.start:%Y-%m-%d}Z'" for at in (month, month.later()))
     _run(conn, f"CREATE TABLE {name} (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)")
+    _copy_grants(conn, table, name)
     _run(
         conn,
         f"WITH moved AS (DELETE FROM {table}_default WHERE submitted_at >= {start}"
@@ -147,15 +147,25 @@ def _dependent_views(conn: Connection, tables: Sequence[str]) -> list[tuple[str,
     return [(name, definition.rstrip().rstrip(";")) for name, _, definition in found]
 
 
-def _grants(conn: Connection, table: str) -> list[str]:
-    """Return statements that give the new table the owner and the grants of this one."""
+def _copy_grants(conn: Connection, source: str, made: str) -> None:
+    """Give a new table the owner and the grants of another, instead of default privileges."""
     owner = conn.scalar(
         text(
             "SELECT CAST(CAST(relowner AS regrole) AS text) FROM pg_class"
             " WHERE oid = CAST(:name AS regclass)"
         ),
-        {"name": table},
+        {"name": source},
     )
+    _run(conn, f"ALTER TABLE {made} OWNER TO {owner}")
+    for who in dict.fromkeys(who for who, _, _ in _grants(conn, made)):
+        _run(conn, f"REVOKE ALL ON {made} FROM {who}")
+    for who, what, further in _grants(conn, source):
+        option = " WITH GRANT OPTION" if further else ""
+        _run(conn, f"GRANT {what} ON {made} TO {who}{option}")
+
+
+def _grants(conn: Connection, table: str) -> list[tuple[str, str, bool]]:
+    """Return grantee, privilege and grant option of each grant, without the owner's."""
     rows = conn.execute(
         text(
             "SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE CAST(CAST(grantee AS regrole) AS text) END,"
@@ -164,11 +174,7 @@ def _grants(conn: Connection, table: str) -> list[str]:
         ),
         {"name": table},
     )
-    grants = [
-        f"GRANT {what} ON {table} TO {who}{' WITH GRANT OPTION' if further else ''}"
-        for who, what, further in rows
-    ]
-    return [f"ALTER TABLE {table} OWNER TO {owner}", *grants]
+    return [(row[0], row[1], row[2]) for row in rows]
 
 
 def _pairs(conn: Connection, query: str, table: str) -> list[tuple[str, str]]:

@@ -148,20 +148,6 @@ def test_the_step_is_downloaded_as_it_is_filtered(
     assert client.get(f"{base}.xlsx").status_code == 404
 
 
-def test_search_pages_by_key_find_each_judgement_once(
-    client: TestClient, engine: Engine, batches: dict[str, str]
-) -> None:
-    texts = [f"needle {i}" for i in range(70)]
-    add_batch(engine, texts, scores=[{"quality": 1.0}] * 70, run="many", submitted_at=FIRST, step=5)
-    seen: list[str] = []
-    address: str | None = "/search?text=needle&run=many&step=5&judge=quality&status=scored"
-    while address:
-        page = client.get(address).text
-        seen += [one for one in links(page) if one.startswith("/scores/")]
-        address = next((one for one in links(page) if "after=" in one), None)
-    assert len(seen) == len(set(seen)) == 70
-
-
 @pytest.mark.parametrize(
     ("address", "status", "said"),
     [

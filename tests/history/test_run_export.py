@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from oyer.history.files import run_tables
 from oyer.history.files.formats import FileFormat
 from oyer.history.files.run_export import MANIFEST, export_run
 from oyer.models import Base, HumanVerdict
-from oyer.models.engine import open_engine
 from oyer.models.writes import (
     add_to_totals,
     ensure_run_and_batch,
@@ -26,7 +24,7 @@ from oyer.models.writes import (
     record_rubrics,
     record_submissions,
 )
-from oyer.protocol.errors import InvalidConfig, InvalidInput
+from oyer.protocol.errors import InvalidInput, MissingExtra
 from tests.support.record_rows import (
     START,
     make_attempt,
@@ -42,13 +40,6 @@ SIZE = 5
 IMAGE = "data:image/png;base64," + "QUJD" * 100
 HOSTILE = 'two\nlines, "quotes", \0 and \ud800'
 CLEANED = 'two\nlines, "quotes", \ufffd and \ufffd'
-
-
-@pytest.fixture
-def engine(store_url: str) -> Iterator[Engine]:
-    opened = open_engine(store_url)
-    yield opened
-    opened.dispose()
 
 
 def record(engine: Engine, batch_id: str, run: str, *, seconds: int = 0) -> None:
@@ -197,6 +188,20 @@ def test_an_export_that_fails_leaves_nothing(
     assert partial == []
 
 
+def test_a_folder_that_appears_meanwhile_is_not_overwritten(engine: Engine, tmp_path: Path) -> None:
+    record(engine, "a", "mine")
+    mine = tmp_path / "out" / "mine.txt"
+
+    def appear(table: str, rows: int) -> None:
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("mine")
+
+    with pytest.raises(OSError, match="not empty"):
+        export_run(engine, "mine", FileFormat.JSONL, mine.parent, appear)
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out"]
+    assert [path.name for path in mine.parent.iterdir()] == ["mine.txt"]
+
+
 def test_while_it_runs_an_export_has_another_name(engine: Engine, tmp_path: Path) -> None:
     record(engine, "a", "mine")
     names: set[str] = set()
@@ -220,6 +225,6 @@ def test_an_invalid_export_is_refused(
     for library, kind in (("duckdb", FileFormat.DUCKDB), ("pyarrow.parquet", FileFormat.PARQUET)):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, library, None)
-            with pytest.raises(InvalidConfig, match=r"pip install 'oyer\[export\]'"):
+            with pytest.raises(MissingExtra, match=r"pip install 'oyer\[export\]'"):
                 export_run(engine, "mine", kind, tmp_path / "out")
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]

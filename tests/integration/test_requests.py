@@ -11,7 +11,8 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.history.recorded_requests import shown
 from oyer.manager import RewardBatch, RewardManager, Rollout
 from oyer.models.engine import open_engine, reading
-from oyer.models.requests import attempts_of, judgements_at
+from oyer.models.queries import judgements_of
+from oyer.models.requests import attempts_of
 from oyer.models.rollout import Text
 from tests.support.rollouts import rollouts_of
 
@@ -24,7 +25,7 @@ def requests_of(manager: RewardManager, batch: RewardBatch, index: int = 0) -> l
     """Read what `oyer history request` shows of a rollout."""
     engine = open_engine(manager.config.store.url)
     with reading(engine) as conn:
-        rows = [shown(conn, row) for row in judgements_at(conn, batch.id, index)]
+        rows = [shown(conn, row) for row in judgements_of(conn, batch.id, [index])]
     engine.dispose()
     return rows
 
@@ -128,7 +129,7 @@ def test_parameters_of_another_release_are_a_problem_of_the_judgement(
     batch = sibling(judges=[asked]).submit(rollouts_of("foreign", 1)).result(timeout_s=90)
     engine = open_engine(backend.config.store.url)
     with reading(engine) as conn:
-        (row,) = judgements_at(conn, batch.id, 0)
+        (row,) = judgements_of(conn, batch.id, [0])
         attempts = attempts_of(conn, row)
     own = {one["parameters_hash"] for one in attempts if one["parameters_hash"]}
     assert own

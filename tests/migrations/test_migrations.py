@@ -16,8 +16,8 @@ from oyer import migrations
 from oyer.migrations.__main__ import main
 from oyer.models import Base
 from oyer.models.engine import open_engine
-from oyer.models.queries import submissions_of
-from oyer.models.requests import attempts_of, judgements_at
+from oyer.models.queries import judgements_of, submissions_of
+from oyer.models.requests import attempts_of
 
 TABLES = set(Base.metadata.tables) | {"alembic_version"}
 
@@ -207,7 +207,7 @@ def test_a_judgement_from_before_requests_were_kept_is_read(empty_url: str) -> N
             conn.execute(statement, {"at": sent_at})
     migrations.upgrade(empty_url)
     with engine.connect() as conn:
-        (judgement,) = judgements_at(conn, "b", 0)
+        (judgement,) = judgements_of(conn, "b")
         (attempt,) = attempts_of(conn, judgement)
     assert (judgement["score"], judgement.get("parameters_hash")) == (7.0, None)
     assert (attempt["number"], attempt["parameters_hash"], attempt["error"]) == (1, None, None)

@@ -1,6 +1,7 @@
 """Workers can add to the record and analysts read it; neither can do more."""
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -12,6 +13,7 @@ from oyer import migrations
 from oyer.migrations import roles
 from oyer.models import Base
 from oyer.models.engine import open_engine, reading
+from oyer.models.partitions.create import create_partitions
 from oyer.models.queries import usage_of
 from oyer.models.reports.criteria import criteria_report
 from oyer.models.writes import (
@@ -146,17 +148,30 @@ def test_an_analyst_cannot_create_or_update(login: Login) -> None:
         refused(login(ANALYST), statement)
 
 
-def test_a_partition_that_the_owner_adds_is_readable_at_once(
-    login: Login, postgres_url: str
-) -> None:
-    with psycopg.connect(postgres_url) as owner:
-        owner.execute("CREATE TABLE judgements_2026_03 (LIKE judgements)")
-    with psycopg.connect(login(ANALYST)) as conn:
-        assert conn.execute("SELECT * FROM judgements_2026_03").fetchall() == []
-    refused(login(ANALYST), "DELETE FROM judgements_2026_03")
-    with psycopg.connect(login(WORKER)) as conn:
-        assert conn.execute("SELECT * FROM judgements_2026_03").fetchall() == []
-    refused(login(WORKER), "DELETE FROM judgements_2026_03")
+def test_a_partition_has_the_grants_of_its_table(login: Login, postgres_url: str) -> None:
+    owner = open_engine(postgres_url)
+    create_partitions(owner, 2, now=START)
+    owner.dispose()
+    months = ("until_2026_05", "2026_05", "default")
+    worker = open_engine(login(WORKER))
+    for days in (0, 40, 400):
+        with worker.begin() as conn:
+            batch = make_batch(submitted_at=START + timedelta(days=days))
+            key = ensure_run_and_batch(conn, batch)
+            rows = [make_judgement(status="timeout", score=None)], [make_judgement()]
+            for judgements in rows:  # the second replaces the first
+                record_chunk(conn, key, rollouts=[make_rollout()], judgements=judgements)
+            record_rewards(conn, key, [make_reward()])
+    worker.dispose()
+    for role in (WORKER, ANALYST):
+        with psycopg.connect(login(role)) as reader:
+            for month in ("", *(f"_{month}" for month in months)):
+                found = reader.execute(f"SELECT score FROM judgements{month}".encode()).fetchall()
+                assert found == [(7.0,)] * (1 if month else 3), month
+        for month in months:
+            refused(login(role), f"UPDATE rewards_{month} SET reward = 1")
+            refused(login(role), f"DELETE FROM judgements_{month}")
+    refused(login(ANALYST), "INSERT INTO judgements_default DEFAULT VALUES")
 
 
 def test_a_role_that_is_not_there_or_may_do_everything_is_refused(postgres_url: str) -> None:

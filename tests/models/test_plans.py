@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, text
 from oyer.models import queries
 from oyer.models.engine import open_engine, reading
 from oyer.models.reports.criteria import criteria_report
-from oyer.models.requests import attempts_of, judgements_at
+from oyer.models.requests import attempts_of
 from tests.support.query_plans import selects_of, table_scans
 from tests.test_record_docs import fill
 
@@ -36,8 +36,9 @@ READS: dict[str, Read] = {
     "first_errors_of": queries.first_errors_of,
     "cost_of_run": lambda conn, _: queries.cost_of_run(conn, "first"),
     "criteria_report": lambda conn, _: criteria_report(conn, "first", batches=4, criteria=10),
-    "judgements_at": lambda conn, batch: judgements_at(conn, batch, 0),
-    "attempts_of": lambda conn, batch: attempts_of(conn, judgements_at(conn, batch, 0)[0]),
+    "attempts_of": lambda conn, batch: attempts_of(
+        conn, queries.judgements_of(conn, batch, [0])[0]
+    ),
 }
 """Functions that workers and the command line call."""
 

@@ -5,20 +5,16 @@ from typing import Any
 
 from sqlalchemy import Engine, select
 
-from oyer.models import Attempt, Text
+from oyer.models import Attempt
 from oyer.models.rows import BatchKey, Turns
 from oyer.models.writes import ensure_run_and_batch, record_chunk
+from tests.support.record_counts import texts
 from tests.support.record_rows import make_attempt, make_batch, make_judgement
 
 
 def new_batch(engine: Engine) -> BatchKey:
     with engine.begin() as conn:
         return ensure_run_and_batch(conn, make_batch())
-
-
-def texts_on_record(engine: Engine) -> set[str]:
-    with engine.connect() as conn:
-        return set(conn.scalars(select(Text.body)))
 
 
 def attempts_on_record(engine: Engine) -> list[dict[str, Any]]:
@@ -45,7 +41,7 @@ def test_a_reply_that_was_replaced_stays_with_its_attempt(engine: Engine) -> Non
     assert kept["parameters_hash"] == hash_of("{1}")
     # The judgement has a score, so that it stays: what it holds is not stored twice.
     assert (held["reply_hash"], held["parameters_hash"]) == (None, None)
-    assert texts_on_record(engine) == {"Hm.", "So.", "{1}", "{2}"}
+    assert texts(engine) == {"Hm.", "So.", "{1}", "{2}"}
 
 
 def test_the_reply_of_a_late_duplicate_is_kept_though_its_judgement_is_not(engine: Engine) -> None:
@@ -58,7 +54,7 @@ def test_the_reply_of_a_late_duplicate_is_kept_though_its_judgement_is_not(engin
     assert stored.get("reply") == "Early: 7"
     (kept,) = attempts_on_record(engine)
     assert (kept["reply_hash"], kept["parameters_hash"]) == (hash_of("Late: 3"), hash_of("{3}"))
-    assert "Late: 3" in texts_on_record(engine)
+    assert "Late: 3" in texts(engine)
 
 
 def test_a_reask_names_the_reply_that_it_answers_by_its_hash(engine: Engine) -> None:
@@ -77,4 +73,4 @@ def test_a_reask_names_the_reply_that_it_answers_by_its_hash(engine: Engine) -> 
             {"role": "user", "content_hash": hash_of("Score?")},
         ],
     }
-    assert texts_on_record(engine) == {"Hm.", "Score?"}
+    assert texts(engine) == {"Hm.", "Score?"}

@@ -178,6 +178,15 @@ def test_partitions_are_created_and_dropped_by_the_command(filled_url: str, tmp_
     assert batches(filled_url) == ALL
 
 
+def test_a_record_of_an_older_release_is_upgraded_before_it_is_partitioned(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    migrations.upgrade(postgres_url, "0010")
+    done = oyer("db", "partitions", "--yes", "--url", postgres_url, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "is not up to date; run `oyer db upgrade`" in done.stderr
+
+
 def test_ended_months_are_dropped_unless_a_run_in_them_is_kept(
     postgres_url: str, tmp_path: Path
 ) -> None:

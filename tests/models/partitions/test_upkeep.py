@@ -1,102 +1,28 @@
-"""Partitions are created and dropped under load, and nothing else changes."""
+"""Partitions are created and dropped, and nothing else changes."""
 
-import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, func, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import IntegrityError
 
 from oyer import migrations
 from oyer.migrations import roles
-from oyer.models import Base, Batch, Judgement, Text
-from oyer.models.engine import open_engine, reading
-from oyer.models.partitions import catalog, drop
+from oyer.models import Judgement
+from oyer.models.engine import reading
+from oyer.models.partitions import catalog, create, drop
 from oyer.models.partitions.catalog import Month, part_tables, partitions, unpartitioned
 from oyer.models.partitions.create import create_partitions
 from oyer.models.partitions.drop import complete_drop, drop_partitions, expired
 from oyer.models.pruning.prune import Selection, prune
-from oyer.models.queries import usage_of
-from oyer.models.writes import (
-    add_to_totals,
-    ensure_run_and_batch,
-    finish_batch,
-    record_chunk,
-    record_rewards,
-    record_submissions,
-)
-from oyer.tasks.worker.storage_retry import retry_storage
-from tests.support.record_rows import (
-    make_attempt,
-    make_batch,
-    make_judgement,
-    make_reward,
-    make_rollout,
-    make_submission,
-)
+from tests.models.partitions.conftest import NOW, SIZE, record
+from tests.support.record_counts import batches, rows, texts
 
-NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 LATER = datetime(2027, 3, 15, 12, tzinfo=UTC)
-SIZE = 4
 FILLED = ("rollouts", "judgements", "criteria", "attempts", "rewards")
 """Partitioned tables with rows of `record`."""
 
 TABLES = [table.name for table in part_tables()]
-
-
-@pytest.fixture
-def engine(postgres_url: str) -> Iterator[Engine]:
-    migrations.upgrade(postgres_url)
-    opened = open_engine(postgres_url)
-    yield opened
-    opened.dispose()
-
-
-def record(
-    engine: Engine, batch_id: str, at: datetime = NOW, *, run: str = "r", ended: bool = True
-) -> None:
-    """Record a batch whose prompts other batches have as well, and whose other texts are its own."""
-    turn = {"role": "user", "content": f"again {batch_id}"}
-    criterion = {"position": 0, "name": "units", "weight": 1.0, "required": False}
-    with engine.begin() as conn:
-        batch = make_batch(id=batch_id, run=run, size=SIZE, submitted_at=at)
-        key = ensure_run_and_batch(conn, batch)
-        record_submissions(conn, batch_id, [make_submission(batch_id)])
-        record_chunk(
-            conn,
-            key,
-            rollouts=[make_rollout(i, response=f"{batch_id} {i}") for i in range(SIZE)],
-            judgements=[make_judgement(i, criteria=[criterion]) for i in range(SIZE)],
-            attempts=[
-                make_attempt(i, reply=f"reply {batch_id}", turns={"kept": 1, "added": [turn]})
-                for i in range(SIZE)
-            ],
-        )
-    with engine.begin() as conn:
-        usage_of(conn, batch_id)
-        record_rewards(conn, key, [make_reward(i) for i in range(SIZE)])
-        if ended:
-            add_to_totals(conn, batch_id, {"reward": (SIZE, 6.0, 9.0)})
-            finish_batch(conn, batch_id, status="finished", finished_at=at, counts={}, usage={})
-
-
-def rows(engine: Engine) -> dict[str, int]:
-    with reading(engine) as conn:
-        return {
-            name: conn.scalar(select(func.count()).select_from(table)) or 0
-            for name, table in Base.metadata.tables.items()
-        }
-
-
-def texts(engine: Engine) -> set[str]:
-    with reading(engine) as conn:
-        return set(conn.scalars(select(Text.body)))
-
-
-def batches(engine: Engine) -> list[str]:
-    with reading(engine) as conn:
-        return sorted(conn.scalars(select(Batch.id)))
 
 
 def names(engine: Engine, table: str = "judgements") -> list[str]:
@@ -149,6 +75,32 @@ def test_a_record_keeps_its_rows_views_grants_and_schema(engine: Engine, postgre
         assert sorted(unpartitioned(conn)) == sorted(TABLES)
 
 
+def constraints(engine: Engine, table: str) -> set[str]:
+    """Return the definitions of a table's keys and checks."""
+    query = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = '{}'::regclass"
+    with engine.connect() as conn:
+        return set(conn.exec_driver_sql(query.format(table)).scalars())
+
+
+def test_each_partition_has_the_constraints_of_its_table(engine: Engine) -> None:
+    before = {table: constraints(engine, table) for table in TABLES}
+    assert any("FOREIGN KEY" in one for one in before["rewards"])
+    create_partitions(engine, 1, now=NOW)
+    for table in TABLES:
+        assert constraints(engine, table) == before[table]
+        for part in names(engine, table):
+            assert constraints(engine, part) == before[table], part
+    in_each_partition = {"a": NOW, "b": NOW + timedelta(days=31), "c": LATER}
+    for batch_id, at in in_each_partition.items():
+        record(engine, batch_id, at)
+    with engine.begin() as conn:
+        conn.exec_driver_sql("DELETE FROM submissions")
+    for batch_id in in_each_partition:
+        for held in (f"batches WHERE id = '{batch_id}'", f"texts WHERE body = '{batch_id} 0'"):
+            with engine.begin() as conn, pytest.raises(IntegrityError, match="foreign key"):
+                conn.exec_driver_sql(f"DELETE FROM {held}")
+
+
 def test_a_time_without_a_partition_is_taken_and_gets_one_later(engine: Engine) -> None:
     create_partitions(engine, 1, now=NOW)
     assert names(engine) == ["judgements_until_2026_04", "judgements_2026_04", "judgements_default"]
@@ -166,6 +118,28 @@ def test_a_time_without_a_partition_is_taken_and_gets_one_later(engine: Engine) 
             expected = SIZE if table in FILLED else 0
             assert counts == {"2027_03": expected, "default": 0, "until_2026_04": expected}, table
     assert batches(engine) == ["long-ago", "next-year"]
+
+
+def test_a_table_that_a_migration_adds_is_partitioned_by_the_next_run(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [table for table in part_tables() if table.name != "criteria"]
+    with monkeypatch.context() as before:
+        for module in (catalog, create):
+            before.setattr(module, "part_tables", lambda: known)
+        create_partitions(engine, 1, now=NOW)
+    record(engine, "a", NOW)
+    later = NOW + timedelta(days=62)
+    record(engine, "b", later)
+    assert "criteria_until_2026_06" in create_partitions(engine, 1, now=later)
+    with engine.connect() as conn:
+        assert unpartitioned(conn) == []
+        # The first partition of `criteria` holds the rows of all batches so far.
+        assert expired(conn, datetime(2026, 5, 1, tzinfo=UTC)) == []
+        (group,) = expired(conn, datetime(2026, 6, 1, tzinfo=UTC))
+    assert (group.batches, len(group.names)) == (2, 3 * len(known) + 1)
+    list(drop_partitions(engine, datetime(2026, 6, 1, tzinfo=UTC)))
+    assert {name for name, count in rows(engine).items() if count} == {"runs"}
 
 
 def test_rows_of_a_host_whose_clock_is_ahead_are_in_the_first_partition(engine: Engine) -> None:
@@ -238,47 +212,6 @@ def test_rows_are_pruned_from_partitions_as_from_a_table(engine: Engine) -> None
         assert set(conn.scalars(select(Judgement.reply))) == {None}
 
 
-def test_workers_write_while_partitions_are_created_and_dropped(engine: Engine) -> None:
-    """Each batch that a writer has recorded is whole, whatever happened meanwhile."""
-    record(engine, "old", NOW - timedelta(days=60), run="gone")
-    done, errors = threading.Event(), list[BaseException]()
-    written: list[str] = []
-    started = threading.Barrier(3)
-
-    def write(writer: int) -> None:
-        started.wait(60)
-        number = 0
-        while not done.is_set() or number < 3:
-            batch_id = f"{writer}-{number}"
-            try:
-                at = NOW + timedelta(days=number % 60 + 20)
-                retry_storage(record, engine, batch_id, at, run="kept")  # as workers do
-                with reading(engine) as conn:
-                    found = conn.exec_driver_sql(
-                        f"SELECT count(*) FROM judge_history WHERE batch_id = '{batch_id}'"
-                    ).scalar_one()
-                assert found == SIZE
-            except (SQLAlchemyError, AssertionError) as error:
-                errors.append(error)
-                return
-            written.append(batch_id)
-            number += 1
-
-    writers = [threading.Thread(target=write, args=(number,)) for number in range(2)]
-    for writer in writers:
-        writer.start()
-    started.wait(60)
-    create_partitions(engine, 1, now=NOW)
-    create_partitions(engine, 3, now=NOW)
-    list(drop_partitions(engine, datetime(2026, 4, 1, tzinfo=UTC), ["kept"]))
-    done.set()
-    for writer in writers:
-        writer.join(120)
-    assert errors == []
-    assert rows(engine)["rollouts"] == SIZE * len(batches(engine))
-    assert set(written) <= set(batches(engine))
-
-
 def test_what_would_lose_rows_is_refused(engine: Engine) -> None:
     with engine.begin() as conn:
         conn.exec_driver_sql("CREATE MATERIALIZED VIEW best AS SELECT max(score) FROM judgements")
@@ -286,17 +219,6 @@ def test_what_would_lose_rows_is_refused(engine: Engine) -> None:
         create_partitions(engine, 1, now=NOW)
     with engine.connect() as conn:
         assert sorted(unpartitioned(conn)) == sorted(TABLES)
-
-
-def test_a_table_that_is_in_use_for_long_is_not_waited_for_without_end(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(catalog, "LOCK_TIMEOUT_S", 1)
-    monkeypatch.setattr(catalog, "LOCK_TRIES", 1)
-    with engine.connect() as conn:
-        conn.exec_driver_sql("SELECT * FROM judgements")
-        with pytest.raises(TimeoutError, match="pg_stat_activity"):
-            create_partitions(engine, 1, now=NOW)
 
 
 def test_a_month_is_followed_by_the_next_also_over_new_year() -> None:

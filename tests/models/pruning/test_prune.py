@@ -5,20 +5,18 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, func, insert, select, text, update
+from sqlalchemy import Engine, event, insert, select, text, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from oyer.models import (
     Attempt,
     Base,
-    Batch,
     BatchSubmission,
     HumanVerdict,
     Judgement,
     Reward,
     Rollout,
     RolloutImage,
-    Text,
 )
 from oyer.models.engine import reading
 from oyer.models.pruning import prune as pruning
@@ -31,6 +29,7 @@ from oyer.models.writes import (
     record_rewards,
     record_submissions,
 )
+from tests.support.record_counts import batches, rows, texts
 from tests.support.record_rows import (
     START,
     make_attempt,
@@ -61,24 +60,6 @@ def record(
         record_rewards(conn, key, [make_reward(i) for i in range(size)])
         if ended:
             finish_batch(conn, batch_id, status="finished", finished_at=START, counts={}, usage={})
-
-
-def rows(engine: Engine) -> dict[str, int]:
-    with reading(engine) as conn:
-        return {
-            name: conn.scalar(select(func.count()).select_from(table)) or 0
-            for name, table in Base.metadata.tables.items()
-        }
-
-
-def texts(engine: Engine) -> set[str]:
-    with reading(engine) as conn:
-        return set(conn.scalars(select(Text.body)))
-
-
-def batches(engine: Engine) -> list[str]:
-    with reading(engine) as conn:
-        return sorted(conn.scalars(select(Batch.id)))
 
 
 def test_a_pruned_run_leaves_the_record_as_if_it_had_never_been(engine: Engine) -> None:

@@ -2,7 +2,6 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator
 from datetime import timedelta
 from statistics import fmean
 from typing import Any
@@ -10,17 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine
 
-from oyer.models.engine import open_engine, reading
+from oyer.models.engine import reading
 from oyer.models.reports.criteria import CriteriaReport, criteria_report
 from oyer.models.writes import ensure_run_and_batch, record_chunk
 from tests.support.record_rows import START, make_batch, make_judgement, make_rollout
-
-
-@pytest.fixture
-def engine(store_url: str) -> Iterator[Engine]:
-    engine = open_engine(store_url)
-    yield engine
-    engine.dispose()
 
 
 def criterion(position: int, name: str, value: float | None, weight: float = 1.0) -> dict[str, Any]:
