@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager import InvalidInput, RewardBatch, RewardManager, Rollout, tracking
+from oyer.manager import InvalidInput, RewardBatch, RewardFuture, RewardManager, Rollout, tracking
 from oyer.manager.tracking.samples import MAX_TEXT_CHARS, sample_table
 from oyer.manager.training import is_first_process
 from oyer.manager.trl import RewardFunction, reward_functions
@@ -100,13 +100,17 @@ def test_a_judged_batch_has_its_rollouts_replies_latencies_and_wait(
 ) -> None:
     judge.set_plan(by_response({"good": 9, "bad": 2}))
     rollouts = [rollout("good"), rollout("bad")]
-    batch = backend.submit(rollouts, run="tracking").result(60)
+    future = backend.submit(rollouts, run="tracking")
+    batch = future.result(60)
     assert list(batch.rollouts) == rollouts
     assert batch.reasons == {0: "Final score: 9", 1: "Final score: 2"}
     metrics = batch.metrics()
     assert metrics["oyer/calls"] == 2
     assert 0 < metrics["oyer/judge_latency_p50_s"] <= metrics["oyer/judge_latency_p95_s"]
     assert metrics["oyer/trainer_wait_s"] > 0
+    reopened = RewardFuture.from_ticket(future.ticket).result(60)
+    assert (reopened.reasons, reopened.judge_latency_ms) == (batch.reasons, batch.judge_latency_ms)
+    assert reopened.rollouts == ()
     again = backend.submit(rollouts, run="tracking").result(60)
     assert again.reasons == batch.reasons
     assert "oyer/judge_latency_p50_s" not in again.metrics()
