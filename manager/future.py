@@ -64,7 +64,7 @@ class RewardFuture:
         self._rules = rules
         self._broker = broker
         self._prepared = prepared
-        self._rollouts = rollouts
+        self._rollouts = tuple(rollouts)
         self._waited_s = 0.0
         self._awaited: RewardBatch | None = None
         self._pid = 0
