@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from oyer.cli.serving.listening import Host, Port, TokenEnv, listen, token_of
+from oyer.cli.serving.listening import Host, Port, TokenEnv, address_of, listen, token_of
 from oyer.cli.support import options
 from oyer.cli.support.output import console, print_json
 from oyer.local.extras import WORKER_PACKAGES, require
@@ -48,8 +48,7 @@ def metrics(
     settings = load_config(config)
     with contextlib.closing(listen(host, port)) as listener, _opened(settings, url) as parts:
         app = create_app(*parts, settings, token)
-        shown = f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{listener.getsockname()[1]}/metrics"
+        address = address_of(listener, "/metrics")
         if as_json:
             print_json({"event": "ready", "url": address})
         else:
