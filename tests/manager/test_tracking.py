@@ -247,11 +247,12 @@ def test_a_sample_out_of_range_is_refused(size: Any) -> None:
         tracking.log(batch_of(), to=Writer(), sample=size)
 
 
-@pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard", "trackio"])
 def test_a_missing_library_is_named_with_the_command_that_installs_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, name, None)
+    for module in (name, "torch.utils.tensorboard", "tensorboardX"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InvalidInput, match=f"{name} cannot be imported .*pip install {name}"):
         tracking.log(batch_of(), to=name)
     with pytest.raises(InvalidInput, match=f"^track: {name} cannot be imported"):
