@@ -85,13 +85,15 @@ class RewardBatch:
     """For each rollout, the score after each of its turns by the judge with `view: each_turn`; None where
     missing, and empty without such a judge. `oyer.manager.credit` spreads them to tokens."""
     judge_latency_ms: dict[str, float] = field(default_factory=dict)
-    """`p50` and `p95` of the judgements that were called for, in ms; empty if there was no call."""
+    """`p50` and `p95` of the judgements that were called for, in ms. Empty if there was no call, or if
+    the rewards were read from the record (`RewardFuture` of a batch that is no longer in Redis)."""
     reasons: dict[int, str] = field(default_factory=dict)
-    """By row, what the judges replied, for a random sample of at most 64 rollouts."""
+    """By row, what the judges replied, for a random sample of at most 64 rollouts; empty if the rewards were
+    read from the record."""
     rollouts: Sequence[Rollout] = field(default=(), repr=False)
     """As submitted, `[N]`; empty if another process submitted them."""
     trainer_wait_s: float | None = None
-    """How long `RewardFuture.result` or `await` waited, in seconds; None if neither did."""
+    """How long `RewardFuture.result` or `await` waited in this process, in seconds; None if neither did."""
 
     def __len__(self) -> int:
         return len(self.rewards)

@@ -4,34 +4,30 @@ A batch that fails or stalls is resubmitted under its id; recorded judgements ar
 (docs/internals/recovery.md). A future works in a forked child and, by its ticket, in any process.
 """
 
-import base64
 import concurrent.futures
 import contextlib
-import json
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from oyer.config.reward import RewardConfig, RewardRules, SigningConfig
+from oyer.config.reward import RewardConfig, RewardRules
 from oyer.manager.backend.connection import Broker, backend
 from oyer.manager.backend.poller import poller
 from oyer.manager.backend.prepare import PreparedBatch
-from oyer.manager.backend.results import cause_of, is_final, no_worker_on
+from oyer.manager.backend.results import cause_of, is_final, no_worker_on, what_is_missing
+from oyer.manager.backend.tickets import TicketState, read_ticket, write_ticket
 from oyer.manager.batch import RewardBatch, failure_of
 from oyer.protocol.errors import (
     BackendUnavailable,
     BatchCancelled,
     BatchFailed,
-    InvalidInput,
     MessageRefused,
 )
 from oyer.protocol.measuring import measured
 from oyer.protocol.rollout import Rollout
-
-_TICKET_PREFIX = "oyer1."
 
 
 class _Watching:
@@ -68,7 +64,7 @@ class RewardFuture:
         self._rules = rules
         self._broker = broker
         self._prepared = prepared
-        self._rollouts = rollouts
+        self._rollouts = tuple(rollouts)
         self._waited_s = 0.0
         self._awaited: RewardBatch | None = None
         self._pid = 0
@@ -127,12 +123,19 @@ class RewardFuture:
             BatchCancelled: cancelled here, by another process or by `oyer batches cancel`.
             BatchFailed: the batch failed.
         """
-        began_s = time.monotonic()
         try:
-            return self._waited(self._watch().result(timeout_s), began_s)
+            with self._timed():
+                batch = self._watch().result(timeout_s)
         except concurrent.futures.TimeoutError:
-            self._waited_s += time.monotonic() - began_s
             raise TimeoutError(self._waiting_for(timeout_s)) from None
+        return self._waited_for(batch)
+
+    def outcome(self) -> RewardBatch:
+        """Return the rewards of a batch that has ended, without counting a wait for them.
+
+        For callbacks and others that did not wait in `result`. Raises what `result` raises.
+        """
+        return self._inner.result(0)
 
     def add_done_callback(self, callback: "Callable[[RewardFuture], object]") -> None:
         """Call `callback(future)` once done: now if it is done already, else on the poller's thread."""
@@ -155,14 +158,23 @@ class RewardFuture:
         """Wait on the running event loop without blocking it."""
         import asyncio
 
-        began_s = time.monotonic()
-        batch = yield from asyncio.shield(asyncio.wrap_future(self._watch())).__await__()
-        return self._waited(batch, began_s)
+        with self._timed():
+            batch = yield from asyncio.shield(asyncio.wrap_future(self._watch())).__await__()
+        return self._waited_for(batch)
 
-    def _waited(self, batch: RewardBatch, began_s: float) -> RewardBatch:
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Add the time of the block, also if the wait is given up, until the batch was returned once."""
+        began_s = time.monotonic()
+        try:
+            yield
+        finally:
+            if self._awaited is None:
+                self._waited_s += time.monotonic() - began_s
+
+    def _waited_for(self, batch: RewardBatch) -> RewardBatch:
         """Return the batch with the time that this future was waited for until it was there."""
         if self._awaited is None:
-            self._waited_s += time.monotonic() - began_s
             self._awaited = replace(batch, trainer_wait_s=self._waited_s)
             measurements = backend(*self._broker).measurements
             measurements.observe(measured.TRAINER_WAIT_SECONDS, self._waited_s)
@@ -171,14 +183,8 @@ class RewardFuture:
     @property
     def ticket(self) -> str:
         """A string that reopens this future in another process; as secret as the broker's URL."""
-        state = [
-            self.batch_id,
-            self._verdicts,
-            self._rules.model_dump(),
-            [*self._broker[:2], self._broker.signing and self._broker.signing.model_dump()],
-            self.stall_timeout_s,
-        ]
-        return _TICKET_PREFIX + base64.urlsafe_b64encode(json.dumps(state).encode()).decode()
+        state = (self.batch_id, self._verdicts, self._rules, self._broker, self.stall_timeout_s)
+        return write_ticket(TicketState(*state))
 
     @classmethod
     def from_ticket(cls, ticket: str) -> "RewardFuture":
@@ -187,25 +193,7 @@ class RewardFuture:
         Raises:
             InvalidInput: the text is not a ticket of this version.
         """
-        if not isinstance(ticket, str) or not ticket.startswith(_TICKET_PREFIX):
-            raise InvalidInput(
-                "ticket: is not one that `RewardFuture.ticket` of this version returned; pass it on"
-                " unchanged, between processes of one release"
-            )
-        try:
-            state = json.loads(base64.urlsafe_b64decode(ticket.removeprefix(_TICKET_PREFIX)))
-            batch_id, verdicts, rules, (url, expires_s, signing), stall_timeout_s = state
-            rules = RewardRules.model_validate(rules)
-            signing = None if signing is None else SigningConfig.model_validate(signing)
-        except (TypeError, ValueError) as error:
-            raise InvalidInput("ticket: is cut or altered; pass it on unchanged") from error
-        return cls(
-            batch_id=batch_id,
-            verdicts=verdicts,
-            rules=rules,
-            broker=Broker(url, expires_s, signing),
-            stall_timeout_s=stall_timeout_s,
-        )
+        return cls(**read_ticket(ticket)._asdict())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (RewardFuture.from_ticket, (self.ticket,))
@@ -308,9 +296,5 @@ class RewardFuture:
         except BackendUnavailable as error:
             missing = str(error)
         else:
-            missing = (
-                f"{total - judged} of {total} verdicts are missing"
-                if judged < total
-                else "every verdict is there; its length terms or its combination are missing"
-            ) + no_worker_on(unserved)
+            missing = what_is_missing(judged, total, unserved)
         return f"batch {self.batch_id} did not end within {timeout_s} s: {missing}"

@@ -56,3 +56,9 @@ def listen(host: str, port: int) -> socket.socket:
             f"--host {host} --port {port}: {error.strerror}; choose another"
         ) from error
     return listener
+
+
+def address_of(listener: socket.socket, path: str = "") -> str:
+    """Return the URL of what a socket serves, with an IPv6 address in brackets."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}{path}" if ":" in host else f"http://{host}:{port}{path}"

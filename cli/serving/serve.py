@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oyer.cli.serving.listening import Host, Port, TokenEnv, listen, token_of
+from oyer.cli.serving.listening import Host, Port, TokenEnv, address_of, listen, token_of
 from oyer.cli.support.options import AsJson, Config, LogFormat, log_to_stderr
 from oyer.cli.support.output import console, print_json
 from oyer.local.extras import require
@@ -100,8 +100,7 @@ def serve(
         max_body_bytes=max_body_mib * 2**20,
     )
     with contextlib.closing(listen(host, port)) as listener, _manager(config, local) as manager:
-        port = listener.getsockname()[1]
-        _print_ready(f"http://{host}:{port}", only_batches(manager, group_size), as_json=as_json)
+        _print_ready(address_of(listener), only_batches(manager, group_size), as_json=as_json)
         _run(manager, settings, listener)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oyer.cli.serving.listening import Host, Port, TokenEnv, listen, token_of
+from oyer.cli.serving.listening import Host, Port, TokenEnv, address_of, listen, token_of
 from oyer.cli.support import options
 from oyer.cli.support.output import console, print_json
 from oyer.local.extras import WORKER_PACKAGES, require
@@ -72,7 +72,7 @@ def view(
     rules = AccessRules(token=token, hosts=frozenset([host, *(trusted_host or ())]))
     record = options.record_url(config, url)
     with contextlib.closing(listen(host, port)) as listener, existing(record) as engine:
-        address = address_of(listener)
+        address = address_of(listener, "/")
         if as_json:
             print_json({"event": "ready", "url": address})
         else:
@@ -93,12 +93,6 @@ def local_listener() -> socket.socket:
         return listen("127.0.0.1", PORT)
     except InvalidInput:
         return listen("127.0.0.1", 0)
-
-
-def address_of(listener: socket.socket) -> str:
-    """Return the address that a browser opens."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def serve_local(record: str, listener: socket.socket) -> None:

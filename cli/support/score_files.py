@@ -196,4 +196,4 @@ def _first_ended(
     while not ended.wait(_PROGRESS_EVERY_S):
         show(sum(part.judged() for part in under_way))
     part = under_way.popleft()
-    return part.rows, part.future.result()
+    return part.rows, part.future.outcome()

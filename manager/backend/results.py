@@ -43,6 +43,16 @@ def no_worker_on(queues: Sequence[str]) -> str:
     return f"; no worker listens on queue {named}: start {commands}" if queues else ""
 
 
+def what_is_missing(judged: int, total: int, unserved: Sequence[str]) -> str:
+    """Say what a batch that has not ended waits for, by its verdicts and its unserved queues."""
+    missing = (
+        f"{total - judged} of {total} verdicts are missing"
+        if judged < total
+        else "every verdict is there; its length terms or its combination are missing"
+    )
+    return missing + no_worker_on(unserved)
+
+
 def is_final(meta: dict[str, Any], cause: str) -> bool:
     """Whether every further submission would fail too, in `combine` or in another task."""
     result = meta.get("result")

@@ -233,7 +233,7 @@ def _rows(
 def _outcomes(future: RewardFuture, rows: Sequence[int]) -> list[Score | Exception]:
     """Return the scores of some rows. An error for missing scores affects only rows without one."""
     try:
-        return [*scores_of(future.result(0), rows)]
+        return [*scores_of(future.outcome(), rows)]
     except MissingScores as error:
         scores = scores_of(error.batch, rows)
         return [score if score.trainable else error for score in scores]

@@ -1,5 +1,6 @@
 """Writes metrics and a table with a tracker's own library, which is imported on first use."""
 
+import contextlib
 import importlib
 import os
 import re
@@ -27,14 +28,17 @@ _NOT_IN_MLFLOW = re.compile(r"[^\w\-. :/]")
 """Characters that MLflow refuses in the name of a metric."""
 
 
-def imported(tracker: str, module: str) -> Any:
-    """Import a tracker's library.
+def imported(tracker: str) -> Any:
+    """Import a tracker's library; trainers use PyTorch's for TensorBoard, which needs both packages.
 
     Raises:
         InvalidInput: it is not installed; the message has the command that installs it.
     """
+    if tracker == "tensorboard":
+        with contextlib.suppress(ImportError):
+            return importlib.import_module("torch.utils.tensorboard")
     try:
-        return importlib.import_module(module)
+        return importlib.import_module("tensorboardX" if tracker == "tensorboard" else tracker)
     except ImportError as error:
         raise InvalidInput(
             f"to: {tracker} cannot be imported ({error}); run `pip install {PACKAGES[tracker]}`"
@@ -82,7 +86,7 @@ def _to_wandb(run: Any, metrics: Metrics, name: str, table: Table | None, step: 
     W&B drops what is logged for an earlier step than its own counter, which trainers set. The step is
     therefore a metric, which W&B draws the others over.
     """
-    wandb = imported("wandb", "wandb")
+    wandb = imported("wandb")
     run = run if run is not None else wandb.run
     if run is None:
         raise _no_run("wandb", "wandb.init(…)")
@@ -103,7 +107,7 @@ def _to_wandb(run: Any, metrics: Metrics, name: str, table: Table | None, step: 
 def _to_mlflow(
     run: Any, metrics: Metrics, name: str, table: Table | None, step: int | None
 ) -> None:
-    mlflow = imported("mlflow", "mlflow")
+    mlflow = imported("mlflow")
     run = run if run is not None else mlflow.active_run()
     if run is None:
         raise _no_run("mlflow", "mlflow.start_run()")
@@ -122,12 +126,8 @@ def _to_mlflow(
 
 @cache
 def _tensorboard_writer(folder: str | None) -> Any:
-    """Return this process's writer; trainers use PyTorch's, which needs torch and tensorboard."""
-    try:
-        module = importlib.import_module("torch.utils.tensorboard")
-    except ImportError:
-        module = imported("tensorboard", "tensorboardX")
-    return module.SummaryWriter(folder)
+    """Return this process's writer."""
+    return imported("tensorboard").SummaryWriter(folder)
 
 
 def _to_tensorboard(
@@ -155,7 +155,7 @@ def _cell(value: Any) -> str:
 def _to_trackio(
     run: Any, metrics: Metrics, name: str, table: Table | None, step: int | None
 ) -> None:
-    trackio = imported("trackio", "trackio")
+    trackio = imported("trackio")
     run = run if run is not None else trackio.context_vars.current_run.get()
     if run is None:
         raise _no_run("trackio", "trackio.init(project=…)")

@@ -5,7 +5,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from oyer.manager.tracking.libraries import LIBRARIES, tracker_of
+from oyer.manager.tracking.libraries import LIBRARIES, imported, tracker_of
 from oyer.manager.tracking.metrics import PREFIX, batch_metrics
 from oyer.manager.tracking.samples import sample_table
 from oyer.manager.training import is_first_process
@@ -73,14 +73,16 @@ class Tracking:
     """See `log`; None logs nothing."""
 
     def __post_init__(self) -> None:
-        """Check the tracker's name.
+        """Check the tracker before anything is judged.
 
         Raises:
-            InvalidInput: it is not a tracker.
+            InvalidInput: it is not a tracker, or its library is not installed.
         """
         if self.to is not None:
             try:
-                tracker_of(self.to)
+                name, run = tracker_of(self.to)
+                if run is None:
+                    imported(name)
             except InvalidInput as error:
                 raise InvalidInput(str(error).replace("to:", "track:", 1)) from error
 
@@ -88,7 +90,7 @@ class Tracking:
         """Log a batch; evaluations under `oyer/eval/`. The training goes on if the tracker fails.
 
         Raises:
-            InvalidInput: the library is not installed, or has no active run in this process.
+            InvalidInput: the library has no active run in this process.
         """
         if self.to is None or not is_first_process():
             return

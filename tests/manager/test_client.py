@@ -25,6 +25,10 @@ from oyer.tasks.coordination.admission import flow_of
 from tests.manager.conftest import JUDGE, Workers, rollouts_of
 from tests.support import services
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Call to deprecated setex:DeprecationWarning"  # Celery 5.7 on redis-py 8
+)
+
 
 @pytest.fixture
 def manager(redis_url: str) -> RewardManager:
@@ -209,12 +213,16 @@ def test_a_tuple_is_a_batch(manager: RewardManager, workers: Workers) -> None:
     future.cancel()
 
 
-def test_the_batch_may_change_after_submit(manager: RewardManager, workers: Workers) -> None:
+@pytest.mark.parametrize("images", ["placeholder", "send"])
+def test_the_batch_may_change_after_submit(redis_url: str, workers: Workers, images: str) -> None:
+    judges = [{**JUDGE, "images": images}]
+    manager = RewardManager({"judges": judges, "broker": {"url": redis_url}})
     rollouts = rollouts_of()
     future = manager.submit(rollouts)
     rollouts.clear()
     assert len(workers.exchange.rollouts(future.batch_id, 0)) == 4
-    future.cancel()
+    workers.succeed(future.batch_id)
+    assert list(future.result(30).rollouts) == rollouts_of()
 
 
 def test_an_unreachable_broker_is_an_error_of_submit() -> None:

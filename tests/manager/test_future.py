@@ -149,6 +149,27 @@ def test_a_cancelled_await_leaves_the_future_usable(submit: Submit, workers: Wor
     assert len(future.result(timeout_s=10)) == 4
 
 
+def test_the_wait_includes_waits_that_were_given_up(submit: Submit, workers: Workers) -> None:
+    future = submit()
+
+    async def impatient() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(future, 0.1)
+
+    asyncio.run(impatient())
+    with pytest.raises(TimeoutError):
+        future.result(timeout_s=0.1)
+    workers.succeed(future.batch_id)
+    ended = threading.Event()
+    future.add_done_callback(lambda _: ended.set())
+    assert ended.wait(30)
+    assert future.outcome().trainer_wait_s is None
+    batch = future.result()
+    assert batch.trainer_wait_s is not None
+    assert batch.trainer_wait_s > 0.19
+    assert future.result() is batch
+
+
 def test_missing_scores_are_raised_with_the_partial_batch(submit: Submit, workers: Workers) -> None:
     future = submit(reward={"on_missing": "raise"})
     workers.succeed(future.batch_id, statuses=["scored", "scored", "timeout", "scored"])

@@ -1,5 +1,6 @@
 """The metrics of a batch, its sample of rollouts, and the option `track`."""
 
+import asyncio
 import math
 import subprocess
 import sys
@@ -10,14 +11,16 @@ import numpy as np
 import pytest
 
 from oyer.demo.judge_server import JudgeServer
-from oyer.manager import InvalidInput, RewardBatch, RewardManager, Rollout, tracking
+from oyer.manager import InvalidInput, RewardBatch, RewardFuture, RewardManager, Rollout, tracking
 from oyer.manager.tracking.samples import MAX_TEXT_CHARS, sample_table
 from oyer.manager.training import is_first_process
-from oyer.manager.trl import RewardFunction
+from oyer.manager.trl import RewardFunction, reward_functions
 from oyer.manager.verl import LengthPenaltyRewardManager
 from oyer.protocol.batch_result import MAX_SAMPLED_ROWS, sampled_rows
 from tests.manager.conftest import outcome_of
 from tests.support.scripted_backend import by_response, rollout
+from tests.support.verl_batch import manager_of, place_of, rows
+from tests.support.verl_data import Tokens
 
 
 def batch_of(n: int = 4, **changed: Any) -> RewardBatch:
@@ -97,13 +100,17 @@ def test_a_judged_batch_has_its_rollouts_replies_latencies_and_wait(
 ) -> None:
     judge.set_plan(by_response({"good": 9, "bad": 2}))
     rollouts = [rollout("good"), rollout("bad")]
-    batch = backend.submit(rollouts, run="tracking").result(60)
+    future = backend.submit(rollouts, run="tracking")
+    batch = future.result(60)
     assert list(batch.rollouts) == rollouts
     assert batch.reasons == {0: "Final score: 9", 1: "Final score: 2"}
     metrics = batch.metrics()
     assert metrics["oyer/calls"] == 2
     assert 0 < metrics["oyer/judge_latency_p50_s"] <= metrics["oyer/judge_latency_p95_s"]
     assert metrics["oyer/trainer_wait_s"] > 0
+    reopened = RewardFuture.from_ticket(future.ticket).result(60)
+    assert (reopened.reasons, reopened.judge_latency_ms) == (batch.reasons, batch.judge_latency_ms)
+    assert reopened.rollouts == ()
     again = backend.submit(rollouts, run="tracking").result(60)
     assert again.reasons == batch.reasons
     assert "oyer/judge_latency_p50_s" not in again.metrics()
@@ -122,6 +129,7 @@ class Writer:
     def __init__(self) -> None:
         self.scalars: dict[str, tuple[float, int | None]] = {}
         self.texts: dict[str, str] = {}
+        self.batches = 0
 
     def add_scalar(self, name: str, value: float, step: int | None) -> None:
         self.scalars[name] = value, step
@@ -130,7 +138,7 @@ class Writer:
         self.texts[name] = text
 
     def flush(self) -> None:
-        pass
+        self.batches += 1
 
 
 Writer.__module__ = "torch.utils.tensorboard.writer"
@@ -142,6 +150,10 @@ def columns(tag: str, n: int = 2) -> dict[str, Any]:
     return {**rows, "completion_ids": [[1]] * n}
 
 
+def base(completions: list[str], **_: Any) -> list[float]:
+    return [1.0] * len(completions)
+
+
 def test_the_trl_adapter_logs_each_batch(backend: RewardManager, judge: JudgeServer) -> None:
     writer = Writer()
     RewardFunction(backend, num_generations=2, track=writer)(**columns("tracked"))
@@ -149,6 +161,39 @@ def test_the_trl_adapter_logs_each_batch(backend: RewardManager, judge: JudgeSer
     assert value == pytest.approx(5)
     assert step is None
     assert "Final score: 5" in writer.texts["oyer/samples"]
+
+
+def test_functions_that_share_a_submission_log_it_once(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    writer = Writer()
+    functions = reward_functions(backend, num_generations=2, base_score=base, track=writer)
+    assert len(functions) == 2
+    given = columns("shared")
+
+    async def gather() -> None:
+        await asyncio.gather(*(one(**given) for one in functions))
+
+    asyncio.run(gather())
+    assert writer.batches == 1
+    assert "shared 0" in writer.texts["oyer/samples"]
+
+
+@pytest.mark.parametrize("name", ["workers", "in the process"])
+def test_the_verl_adapter_logs_each_batch(
+    backend: RewardManager, judge: JudgeServer, name: str
+) -> None:
+    writer, tokens = Writer(), Tokens()
+    manager = manager_of(tokens, track=writer, **place_of(name, backend, judge))
+    data = rows(tokens, f"tracked {name}")
+    data.meta_info.update(global_steps=7)
+    manager(data)
+    assert writer.scalars["oyer/quality"] == (5, 7)
+    assert f"tracked {name} answer 0." in writer.texts["oyer/samples"]
+    data.meta_info.update(validate=True)
+    manager(data)
+    assert writer.scalars["oyer/eval/quality"] == (5, 7)
+    assert writer.batches == 2
 
 
 def test_only_the_first_rank_logs(
@@ -202,13 +247,16 @@ def test_a_sample_out_of_range_is_refused(size: Any) -> None:
         tracking.log(batch_of(), to=Writer(), sample=size)
 
 
-@pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard", "trackio"])
 def test_a_missing_library_is_named_with_the_command_that_installs_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, name, None)
+    for module in (name, "torch.utils.tensorboard", "tensorboardX"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InvalidInput, match=f"{name} cannot be imported .*pip install {name}"):
         tracking.log(batch_of(), to=name)
+    with pytest.raises(InvalidInput, match=f"^track: {name} cannot be imported"):
+        tracking.Tracking(name)
 
 
 def test_importing_the_trackers_loads_none_of_them() -> None:

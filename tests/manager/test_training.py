@@ -14,7 +14,7 @@ import pytest
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardManager, openrlhf, slime
 from oyer.manager.score import Score
-from oyer.manager.training import training_name
+from oyer.manager.training import is_first_process, training_name
 from oyer.manager.trl import RewardFunction
 from tests.manager.test_slime import samples
 from tests.support.scripted_backend import Running, rollout, sibling
@@ -73,6 +73,21 @@ def test_what_a_launcher_tells_its_processes_names_the_training() -> None:
 )
 def test_without_other_processes_no_launcher_names_the_training(environ: dict[str, str]) -> None:
     assert training_name(environ) is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "first"),
+    [
+        ({}, True),
+        ({"WORLD_SIZE": "1", "RANK": "0"}, True),
+        ({"WORLD_SIZE": "8", "RANK": "0"}, True),
+        ({"WORLD_SIZE": "8", "RANK": "3"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}, False),
+    ],
+)
+def test_one_process_of_a_launch_is_the_first(environ: dict[str, str], first: bool) -> None:
+    assert is_first_process(environ) == first
 
 
 def test_the_processes_of_a_ray_job_are_one_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,15 @@ def test_a_scrape_holds_every_metric_of_the_board_and_the_alerts(
     assert waits[(("queue", "judge"),)] >= 3
 
 
+def test_the_scores_of_a_stream_count_no_wait(manager: RewardManager, page: TestClient) -> None:
+    name = "oyer_trainer_wait_seconds_count"
+    before = sum(scrape(page).get(name, {}).values())
+    manager.score(rollouts("streamed")[0], run="a").result(60)
+    manager.submit(rollouts("waited for"), run="a", step=6).result(60)
+    after = scrape_until(page, name, before + 1)
+    assert sum(after[name].values()) == before + 1
+
+
 def test_counters_grow_and_the_number_of_series_does_not(
     manager: RewardManager, page: TestClient
 ) -> None:

@@ -1,6 +1,7 @@
 """The encoding of a batch result is exact; damaged results are refused."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,26 @@ def test_a_result_survives_encoding_exactly(rewards: NDArray[np.float32]) -> Non
     assert (back.usage, back.first_errors) == (outcome.usage, outcome.first_errors)
 
 
+def test_what_the_judges_said_survives_encoding() -> None:
+    said: dict[str, Any] = {
+        "criteria": [{"q": [{"name": "right", "value": 1.0, "weight": 2.0}]}, {}],
+        "turn_scores": [[1.0, None, 3.5], []],
+        "judge_latency_ms": {"p50": 12.5, "p95": 80.0},
+        "reasons": {1: "Final score: 5 ✓"},
+        "groups": [0, -1],
+    }
+    back = journey(replace(outcome_of(np.ones(2, dtype=np.float32)), **said))
+    assert {name: getattr(back, name) for name in said} == said
+
+
+def test_a_result_of_an_earlier_release_is_read() -> None:
+    wire = outcome_of(np.ones(1, dtype=np.float32)).to_wire()
+    for name in ("scores", "groups", "criteria", "turn_scores", "judge_latency_ms", "reasons"):
+        del wire[name]
+    back = BatchResult.from_wire(wire)
+    assert (back.turn_scores, back.judge_latency_ms, back.reasons) == ([], {}, {})
+
+
 def test_decoded_arrays_are_writable() -> None:
     back = journey(outcome_of(np.ones(3, dtype=np.float32)))
     back.rewards[0] = 5
@@ -79,7 +100,19 @@ def test_a_result_without_a_field_is_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"rewards": "AAA"}, {"rewards": 3}, {"terms": ["x"]}, {"statuses": None}]
+    "changes",
+    [
+        {"rewards": "AAA"},
+        {"rewards": 3},
+        {"terms": ["x"]},
+        {"statuses": None},
+        {"turn_scores": [[1.0], [2.0]]},
+        {"turn_scores": [["1"]]},
+        {"judge_latency_ms": {"p50": float("nan")}},
+        {"reasons": {"first": "good"}},
+        {"reasons": ["good"]},
+    ],
+    ids=str,
 )
 def test_a_damaged_result_is_refused(changes: dict[str, Any]) -> None:
     wire = {**outcome_of(np.ones(1, dtype=np.float32)).to_wire(), **changes}

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,23 @@ def test_results_survive_encoding() -> None:
     np.testing.assert_array_equal(length.added["length_penalty"], LENGTH.added["length_penalty"])
     np.testing.assert_array_equal(length.multiplied["gr3"], LENGTH.multiplied["gr3"])
     assert arrived.remarks == []
+
+
+def test_what_the_judges_said_survives_encoding() -> None:
+    part = replace(
+        judge_part(0),
+        criteria={"q": [[{"name": "right", "value": 1.0}]]},
+        turn_scores=[[1.0, None]],
+        latencies_ms=[120, 80],
+        reasons={7: "Final score: 5"},
+    )
+    assert read_results([wire(part)]).judges == {0: part}
+
+
+def test_an_earlier_release_is_sent_no_key_that_it_refuses() -> None:
+    """In a rolling upgrade; it ignores what is in `usage`."""
+    sent = wire(replace(judge_part(0), latencies_ms=[120], reasons={0: "Final score: 8"}))
+    assert sent.keys() == {"part", "chunk", "scores", "statuses", "usage", "errors"}
 
 
 def test_the_order_of_arrival_makes_no_difference() -> None:

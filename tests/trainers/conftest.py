@@ -73,4 +73,6 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model(tokenizer_folder: Path) -> Callable[[], Any]:
     """Make a random Llama of some thousand weights."""
-    return lambda: random_llama(tokenizer_folder)
+    from transformers import AutoTokenizer
+
+    return lambda: random_llama(AutoTokenizer.from_pretrained(tokenizer_folder))

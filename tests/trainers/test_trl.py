@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+import trl_training
 from trainer_backend import ROOT, Backend, judged, score_of
 from transformers import AutoTokenizer
-from trl import GRPOConfig, GRPOTrainer
+from trl_training import Watched
 
 from oyer.demo.responses import Action, named
 from oyer.manager.trl.reward import RewardFunction, reward_function
@@ -24,48 +24,15 @@ from oyer.manager.trl.reward import RewardFunction, reward_function
 STEPS = 3
 
 
-class Watched(GRPOTrainer):
-    """Keeps what its reward functions gave."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.seen: dict[str, float] = {}
-        super().__init__(*args, **kwargs)
-
-    def _calculate_rewards(
-        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
-    ) -> Any:
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        self.seen |= dict(zip(completions, rewards[:, 0].tolist(), strict=True))
-        return rewards
-
-
 @pytest.fixture
 def train(
     model: Callable[[], Any], tokenizer_folder: Path, tmp_path: Path
 ) -> Callable[..., Watched]:
     def run(reward: Any, seed: int, rollout_func: Any = None) -> Watched:
-        trainer = Watched(
-            model(),
-            reward_funcs=reward,
-            processing_class=AutoTokenizer.from_pretrained(tokenizer_folder),
-            train_dataset=Dataset.from_dict({"prompt": [f"What is {i}+1?" for i in range(8)]}),
-            args=GRPOConfig(
-                output_dir=str(tmp_path),
-                num_generations=4,
-                per_device_train_batch_size=8,
-                max_completion_length=12,
-                max_steps=STEPS,
-                logging_steps=1,
-                save_strategy="no",
-                report_to="none",
-                use_cpu=True,
-                # Another seed, other completions: those of an earlier test are on record.
-                seed=seed,
-            ),
-            rollout_func=rollout_func,
+        options = {"seed": seed, "max_steps": STEPS}
+        return trl_training.train(
+            model(), reward, tokenizer_folder, tmp_path, rollout_func, **options
         )
-        trainer.train()
-        return trainer
 
     return run
 
@@ -81,7 +48,7 @@ def test_the_rewards_that_the_trainer_sees_are_those_on_record(
     recorded = backend.recorded(run)
     assert len(trainer.seen) >= STEPS * 4
     assert trainer.seen.keys() == recorded.keys()
-    for text, reward in trainer.seen.items():
+    for text, reward in trainer.rewards.items():
         assert reward == pytest.approx(recorded[text], abs=1e-6)
         assert text.isspace() or reward <= 0.1 * score_of(text) + 1e-6
     logged = [entry for entry in trainer.state.log_history if "oyer/judge_score" in entry]
@@ -115,7 +82,7 @@ def test_a_row_without_a_score_has_no_advantage(
 
     backend.judge.set_plan(plan)
     trainer = train(reward_function(backend.file(), num_generations=4, run="trl-holes"), seed=1)
-    missing = [text for text, reward in trainer.seen.items() if math.isnan(reward)]
+    missing = [text for text, reward in trainer.rewards.items() if math.isnan(reward)]
     assert 0 < len(missing) < len(trainer.seen)
     assert all(score_of(text) % 2 for text in missing)
     for parameter in trainer.model.parameters():
@@ -131,7 +98,7 @@ def test_a_failing_judge_ends_no_training(
     function = reward_function(file, num_generations=4, run=failure)
     trainer = train(function, seed=2)
     assert trainer.state.global_step == STEPS
-    assert all(math.isnan(reward) for reward in trainer.seen.values())
+    assert all(math.isnan(reward) for reward in trainer.rewards.values())
     for parameter in trainer.model.parameters():
         assert torch.isfinite(parameter).all()
 

@@ -156,11 +156,10 @@ def answer_by_kind(arrival: Any) -> Action:
     return Action(text=json.dumps({"verdicts": listed_verdicts}))
 
 
-def random_llama(tokenizer_folder: Path) -> Any:
-    """Make a model of some thousand weights."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+def random_llama(tokenizer: Any) -> Any:
+    """Make a model of some thousand weights for a tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,

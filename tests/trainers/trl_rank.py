@@ -86,7 +86,7 @@ def train(run: str, config: str, folder: str, tokenizer: str) -> dict[str, Any]:
     names = AutoTokenizer.from_pretrained(tokenizer).get_vocab()
     questions = [f"What is {i}+1?" for i in range(6)]
     trainer = (WatchedMixin if "mixin" in run else Watched)(
-        random_llama(Path(tokenizer)),
+        random_llama(AutoTokenizer.from_pretrained(tokenizer)),
         # Nobody waits for the rest of a group that has no rest.
         reward_funcs=reward_function(config, num_generations=GROUP, run=run, timeout_s=30),
         processing_class=AutoTokenizer.from_pretrained(tokenizer),

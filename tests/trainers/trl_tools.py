@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from trainer_backend import random_llama
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_chat_template
@@ -78,22 +79,6 @@ def tool_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def tool_model(tokenizer: Any) -> Any:
-    """Make a random Llama for a tokenizer."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    return LlamaForCausalLM(config)
-
-
 def train_with_tools(
     bases: tuple[type, ...], reward: Any, tokenizer_folder: Path, out: Path, **options: Any
 ) -> Any:
@@ -142,7 +127,7 @@ def train_with_tools(
     }
     questions = [[{"role": "user", "content": f"What is {i}?"}] for i in range(8)]
     trainer = Trainer(
-        tool_model(tokenizer),
+        random_llama(tokenizer),
         reward_funcs=reward,
         processing_class=tokenizer,
         train_dataset=Dataset.from_dict({"prompt": questions, "source": ["web"] * 8}),
