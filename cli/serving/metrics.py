@@ -4,10 +4,18 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from oyer.cli.serving.listening import Host, Port, TokenEnv, listen, token_of
+from oyer.cli.serving.listening import (
+    Host,
+    Port,
+    TokenEnv,
+    address_of,
+    http_server,
+    listen,
+    token_of,
+)
 from oyer.cli.support import options
 from oyer.cli.support.output import console, print_json
-from oyer.protocol.errors import InvalidConfig
+from oyer.local.extras import WORKER_PACKAGES, require
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -35,9 +43,8 @@ def metrics(
 
     Example: `oyer metrics --config oyer.yaml`
     """
-    check_installed()
-    import uvicorn
-
+    packages = ("prometheus_client", "starlette", "uvicorn", *WORKER_PACKAGES)
+    require("`oyer metrics`", "server", *packages)
     from oyer.config.loading import load_config
     from oyer.metrics.app import create_app
 
@@ -46,30 +53,12 @@ def metrics(
     settings = load_config(config)
     with contextlib.closing(listen(host, port)) as listener, _opened(settings, url) as parts:
         app = create_app(*parts, settings, token)
-        shown = f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{listener.getsockname()[1]}/metrics"
+        address = f"{address_of(listener)}/metrics"
         if as_json:
             print_json({"event": "ready", "url": address})
         else:
             console.print(f"metrics at {address}; Ctrl-C stops it", highlight=False, soft_wrap=True)
-        server = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False)
-        uvicorn.Server(server).run(sockets=[listener])
-
-
-def check_installed() -> None:
-    """Check that the exporter's libraries are installed.
-
-    Raises:
-        InvalidConfig: names the one that is missing, and how to install it.
-    """
-    try:
-        import prometheus_client  # noqa: F401
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise InvalidConfig(
-            f"`oyer metrics` needs {error.name}: pip install 'oyer[server]'"
-        ) from error
+        http_server(app).run(sockets=[listener])
 
 
 @contextlib.contextmanager

@@ -74,6 +74,7 @@ def test_a_batch_is_submitted_to_a_running_backend(trainer: Environment, tmp_pat
         (["demo"], "embedded"),
         (["serve"], "server"),
         (["view"], "server"),
+        (["metrics"], "server"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
