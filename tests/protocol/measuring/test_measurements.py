@@ -8,6 +8,8 @@ import threading
 import pytest
 import redis
 
+from oyer.manager.backend.recovery import Recovery
+from oyer.manager.streaming.sender import SUBMITTER_STOPPED
 from oyer.protocol.measuring import measured, measurements
 from oyer.protocol.measuring.measurements import Measurements, read_measurements
 from oyer.protocol.redis_client import connect
@@ -209,16 +211,11 @@ def test_a_forked_process_does_not_write_the_values_of_its_parent(redis_url: str
     assert values(connect(redis_url)) == {("oyer_judgements", "q", "scored", "called", ""): 1}
 
 
-@pytest.mark.parametrize(
-    ("why", "reason"),
-    [
-        ("failed: BatchFailed: its length terms did not arrive", "failed"),
-        ("made no progress for 30 s", "stalled"),
-        ("is no longer in Redis", "lost"),
-        ("the process that submitted its group stopped", "submitter_stopped"),
-        ("oyer batches resume", "operator"),
-    ],
-)
-def test_the_reason_of_a_resubmission_is_one_of_a_few(why: str, reason: str) -> None:
-    assert measured.resubmission_reason(why) == reason
-    assert reason in measured.RESUBMISSION_REASONS
+def test_each_reason_of_a_resubmission_has_a_label_of_its_own() -> None:
+    stalled, lost, failed = (Recovery(stall_timeout_s=30.0, now_s=0.0) for _ in range(3))
+    lost.gone(0.0)
+    failed.failed("BatchFailed: its length terms did not arrive", 0.0)
+    reasons = [one.due(100.0) for one in (failed, stalled, lost)]
+    reasons += [SUBMITTER_STOPPED, "oyer batches resume"]
+    labels = [measured.resubmission_reason(str(reason)) for reason in reasons]
+    assert labels == list(measured.RESUBMISSION_REASONS)
