@@ -89,5 +89,5 @@ def test_a_sentinel_that_cannot_be_read_is_refused_with_the_form(hosts: str) -> 
     ],
 )
 def test_a_socket_that_cannot_be_read_is_refused_with_the_form(url: str) -> None:
-    with pytest.raises(ValueError, match="^must name a socket by its absolute path, as unix:///"):
+    with pytest.raises(ValueError, match=r"^must name a socket by its absolute path, as unix:///"):
         socket_url(url)
