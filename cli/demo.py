@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from oyer.cli.serving.listening import address_of
-from oyer.cli.serving.view import local_listener, serve_local
+from oyer.cli.serving.view import local_listener, page_address, serve_local
 from oyer.cli.support import options
 from oyer.cli.support.output import console, notes, print_json, print_part, print_stopping
 from oyer.local.extras import WORKER_PACKAGES, require
@@ -215,9 +214,7 @@ def _print_page(store: Path, listener: socket.socket | None) -> None:
         console.print("Or look at it on a page, from the curves to each reason:", highlight=False)
         line = f"  {_program()} view --url sqlite:///{store}"
     else:
-        line = (
-            f"The page that explains each score is at {address_of(listener, '/')}; Ctrl-C stops it."
-        )
+        line = f"The page that explains each score is at {page_address(listener)}; Ctrl-C stops it."
     console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oyer.cli.serving.listening import address_of
-from oyer.cli.serving.view import local_listener, served_beside
+from oyer.cli.serving.view import local_listener, page_address, served_beside
 from oyer.cli.support import options
 from oyer.cli.support.output import console, print_json
 from oyer.cli.support.signals import stop_event
@@ -75,7 +74,7 @@ def _run(
             write_state(STATE_FILE, supervisor.config.broker.url)
             if listener is not None:
                 page.enter_context(served_beside(supervisor.config.store.url, listener))
-                address = address_of(listener, "/")
+                address = page_address(listener)
                 print_event(f"{'page':<12} {address}", "page", url=address)
             ready = f"ready; logs in {supervisor.folder}; Ctrl-C stops it"
             print_event(ready, "ready", state_file=str(STATE_FILE.absolute()))

@@ -64,8 +64,9 @@ class BackendCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""
         recorded, found = self._from_redis()
-        found += self._from_record(recorded.runs)
-        yield from (_counter_or_histogram(one, recorded.values) for one in MEASURED)
+        if recorded is not None:
+            yield from (_counter_or_histogram(one, recorded.values) for one in MEASURED)
+        found += self._from_record(recorded.runs if recorded is not None else ())
         values: dict[str, list[Value]] = defaultdict(list)
         for gauge, value in found:
             values[gauge.name].append(value)
@@ -75,14 +76,19 @@ class BackendCollector(Collector):
                 family.add_metric(labels, number)
             yield family
 
-    def _from_redis(self) -> tuple[Recorded, _Found]:
+    def _from_redis(self) -> tuple[Recorded | None, _Found]:
+        """Return the counters, and the values of gauges.
+
+        Without Redis there are no counters: at 0, Prometheus would take them for restarted and count
+        everything again once Redis is back.
+        """
         found: _Found = []
         try:
             recorded = read_measurements(self._client)
             found += self._status(recorded)
         except (RedisError, OyerError) as error:
             log.warning("Redis could not be read: %s", error)
-            return Recorded((), (), {}, {}), [(gauges.REDIS_UP, ((), 0))]
+            return None, [(gauges.REDIS_UP, ((), 0))]
         return recorded, [*found, (gauges.REDIS_UP, ((), 1))]
 
     def _status(self, recorded: Recorded) -> _Found:

@@ -62,8 +62,8 @@ BUDGET_REMAINING_USD = Gauge(
 )
 REUSE_RATIO = Gauge(
     "oyer_reuse_ratio",
-    "Share of the judgements with a reply that took it from the cache, the record or another call."
-    " Since the counters began; use `oyer_judgements_total` for a period.",
+    "Share of the judgements that needed a reply and took it from the cache, the record or another"
+    " call. Since the counters began; use `oyer_judgements_total` for a period.",
 )
 BACKLOG_BYTES = Gauge(
     "oyer_backlog_bytes", "Payloads of batches in flight and of incomplete groups, in bytes."
@@ -140,6 +140,6 @@ def _endpoint_values(endpoint: EndpointStatus) -> Iterator[tuple[Gauge, Value]]:
 
 
 def reuse_ratio(judgements: Mapping[str, float]) -> float:
-    """Return the share of reused replies, from judgements by source; 0 without a reply."""
-    replies = sum(n for source, n in judgements.items() if source != "none")
-    return 1 - judgements.get("called", 0) / replies if replies else 0.0
+    """Return the share of the judgements that needed a reply and reused one; 0 if none needed one."""
+    needed = sum(n for source, n in judgements.items() if source != "none")
+    return 1 - judgements.get("called", 0) / needed if needed else 0.0

@@ -148,7 +148,7 @@ class ClientPipeline(Pipeline):
         """Send all commands and return their replies.
 
         Raises:
-            RedisRefuses: also without `raise_on_error`, which then returns only NOSCRIPT errors.
+            RedisRefuses: also without `raise_on_error`, which returns other errors among the replies.
         """
         try:
             with _translated():

@@ -88,10 +88,15 @@ class SentinelUrl:
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
-    if not parts.hostname or parts.port == 0:
-        raise ValueError(f"must name the host and port of each sentinel: {_SENTINEL_FORM}")
-    return parts.hostname, parts.port or SENTINEL_PORT
+    wrong = f"must name the host and port of each sentinel: {_SENTINEL_FORM}"
+    try:
+        parts = urlsplit(f"//{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(wrong) from error
+    if not host or port == 0:
+        raise ValueError(wrong)
+    return host, port or SENTINEL_PORT
 
 
 def socket_url(url: str) -> str:
@@ -105,8 +110,9 @@ def socket_url(url: str) -> str:
     """
     parts = urlsplit(url)
     options = parse_qs(parts.query, keep_blank_values=True)
-    (db,) = options.pop("db", None) or options.pop("virtual_host", None) or ["0"]
-    if not parts.path.strip("/") or parts.hostname or options or not db.isdecimal():
+    db, *further = options.pop("db", None) or options.pop("virtual_host", None) or ["0"]
+    options_right = db.isdecimal() and not further and not options
+    if not parts.path.strip("/") or parts.hostname or not options_right:
         raise ValueError("must name a socket by its absolute path, as unix:///run/redis.sock?db=0")
     user = parts.netloc.rpartition("@")[0]
     return f"unix://{user + '@' if user else ''}{parts.path}?db={db}"

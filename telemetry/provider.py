@@ -31,7 +31,8 @@ def tracer(service: str) -> tuple[trace.Tracer, TracerProvider | None]:
     if isinstance(given, TracerProvider):
         return given.get_tracer("oyer"), None
     own = TracerProvider(resource=Resource.create(_named(service)), shutdown_on_exit=False)
-    size = int(os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE") or _QUEUE)
+    # None: the SDK reads the variable.
+    size = None if os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE") else _QUEUE
     own.add_span_processor(_Processor(OTLPSpanExporter(), max_queue_size=size))
     atexit.register(own.shutdown)
     return own.get_tracer("oyer"), own

@@ -18,9 +18,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
+import oyer
 from oyer.config.loading import load_config
 from oyer.config.reward import RewardConfig
-from tests.support.cli_process import oyer
+from tests.support import cli_process
 from tests.support.paths import ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -83,6 +84,13 @@ def test_every_file_is_built_into_one_of_the_objects() -> None:
     assert names == set(listed)
 
 
+def test_the_images_are_those_of_this_release() -> None:
+    images = yaml.safe_load((KUBERNETES / "base" / "kustomization.yaml").read_text())["images"]
+    assert {image["newTag"] for image in images} == {oyer.__version__}
+    used = {container["image"].rpartition("/")[2] for _, container in containers()}
+    assert used == {f"{image['name']}:{oyer.__version__}" for image in images}
+
+
 def commands() -> list[list[str]]:
     found = [container["args"] for _, container in containers()]
     for _, container in containers():
@@ -95,7 +103,7 @@ def commands() -> list[list[str]]:
 @pytest.mark.parametrize("argv", commands(), ids=" ".join)
 def test_each_command_is_one_that_the_command_line_has(argv: list[str], tmp_path: Path) -> None:
     assert argv[0] == "oyer"
-    done = oyer(*argv[1:], "--help", cwd=tmp_path)
+    done = cli_process.oyer(*argv[1:], "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     words = list(itertools.takewhile(lambda word: word[0] != "-", argv))
     assert f"Usage: {' '.join(words[:3])}" in done.stdout

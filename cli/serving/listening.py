@@ -1,12 +1,15 @@
-"""Options and sockets of the commands that answer HTTP: `oyer serve`, `oyer view`, `oyer metrics`."""
+"""Options, sockets and servers of the commands that answer HTTP: `oyer serve`, `view`, `metrics`."""
 
 import os
 import socket
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from oyer.protocol.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import uvicorn
 
 Host = Annotated[str, typer.Option("--host", help="Address to bind.")]
 Port = Annotated[
@@ -58,7 +61,15 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def address_of(listener: socket.socket, path: str = "") -> str:
-    """Return the URL of what a socket serves, with an IPv6 address in brackets."""
+def address_of(listener: socket.socket) -> str:
+    """Return the URL of a listening socket, without a path."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}{path}" if ":" in host else f"http://{host}:{port}{path}"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def http_server(app: Any) -> "uvicorn.Server":
+    """Return a server for an ASGI application; its log lines go where the process sends its own."""
+    import uvicorn
+
+    config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False)
+    return uvicorn.Server(config)

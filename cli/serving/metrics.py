@@ -4,7 +4,15 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from oyer.cli.serving.listening import Host, Port, TokenEnv, address_of, listen, token_of
+from oyer.cli.serving.listening import (
+    Host,
+    Port,
+    TokenEnv,
+    address_of,
+    http_server,
+    listen,
+    token_of,
+)
 from oyer.cli.support import options
 from oyer.cli.support.output import console, print_json
 from oyer.local.extras import WORKER_PACKAGES, require
@@ -35,11 +43,8 @@ def metrics(
 
     Example: `oyer metrics --config oyer.yaml`
     """
-    require(
-        "`oyer metrics`", "server", "prometheus_client", "starlette", "uvicorn", *WORKER_PACKAGES
-    )
-    import uvicorn
-
+    packages = ("prometheus_client", "starlette", "uvicorn", *WORKER_PACKAGES)
+    require("`oyer metrics`", "server", *packages)
     from oyer.config.loading import load_config
     from oyer.metrics.app import create_app
 
@@ -48,13 +53,12 @@ def metrics(
     settings = load_config(config)
     with contextlib.closing(listen(host, port)) as listener, _opened(settings, url) as parts:
         app = create_app(*parts, settings, token)
-        address = address_of(listener, "/metrics")
+        address = f"{address_of(listener)}/metrics"
         if as_json:
             print_json({"event": "ready", "url": address})
         else:
             console.print(f"metrics at {address}; Ctrl-C stops it", highlight=False, soft_wrap=True)
-        server = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False)
-        uvicorn.Server(server).run(sockets=[listener])
+        http_server(app).run(sockets=[listener])
 
 
 @contextlib.contextmanager

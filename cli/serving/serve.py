@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oyer.cli.serving.listening import Host, Port, TokenEnv, address_of, listen, token_of
+from oyer.cli.serving.listening import (
+    Host,
+    Port,
+    TokenEnv,
+    address_of,
+    http_server,
+    listen,
+    token_of,
+)
 from oyer.cli.support.options import AsJson, Config, LogFormat, log_to_stderr
 from oyer.cli.support.output import console, print_json
 from oyer.local.extras import require
@@ -106,17 +114,12 @@ def serve(
 
 def _run(manager: "RewardManager", settings: "ServerSettings", listener: socket.socket) -> None:
     """Answer requests until a signal."""
-    import uvicorn
-
     from oyer.server import create_app
     from oyer.tasks.worker.open_files import raise_limit
 
     # Each request in progress holds a connection.
     raise_limit()
-    # Without a `log_config`, uvicorn's lines go where the process sends its own.
-    app = create_app(manager, settings)
-    config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False)
-    uvicorn.Server(config).run(sockets=[listener])
+    http_server(create_app(manager, settings)).run(sockets=[listener])
 
 
 def _print_ready(url: str, note: str | None, *, as_json: bool) -> None:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oyer.cli.serving.listening import Host, Port, TokenEnv, address_of, listen, token_of
+from oyer.cli.serving.listening import (
+    Host,
+    Port,
+    TokenEnv,
+    address_of,
+    http_server,
+    listen,
+    token_of,
+)
 from oyer.cli.support import options
 from oyer.cli.support.output import console, print_json
 from oyer.local.extras import WORKER_PACKAGES, require
@@ -72,7 +80,7 @@ def view(
     rules = AccessRules(token=token, hosts=frozenset([host, *(trusted_host or ())]))
     record = options.record_url(config, url)
     with contextlib.closing(listen(host, port)) as listener, existing(record) as engine:
-        address = address_of(listener, "/")
+        address = page_address(listener)
         if as_json:
             print_json({"event": "ready", "url": address})
         else:
@@ -93,6 +101,11 @@ def local_listener() -> socket.socket:
         return listen("127.0.0.1", PORT)
     except InvalidInput:
         return listen("127.0.0.1", 0)
+
+
+def page_address(listener: socket.socket) -> str:
+    """Return the address that a browser opens."""
+    return f"{address_of(listener)}/"
 
 
 def serve_local(record: str, listener: socket.socket) -> None:
@@ -122,15 +135,9 @@ def served_beside(record: str, listener: socket.socket) -> Iterator[None]:
 
 
 def _server(engine: "Engine", rules: "AccessRules") -> "uvicorn.Server":
-    import uvicorn
-
     from oyer.history.app import create_app
 
-    # Without a `log_config`, uvicorn's lines go where the process sends its own.
-    app = create_app(engine, rules)
-    return uvicorn.Server(
-        uvicorn.Config(app, log_config=None, log_level="warning", access_log=False)
-    )
+    return http_server(create_app(engine, rules))
 
 
 def _export(record: str, place: str, file: str, *, as_json: bool) -> None:

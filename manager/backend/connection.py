@@ -256,15 +256,17 @@ class Backend:
         if manifest.submission > 1:
             # The result of an earlier submission would end this one at once.
             self.redis.delete(self._result_key(manifest.batch_id))
-            self._count_resubmission(manifest.sendings[-1].why)
         if manifest.one_task:
             small_batch_task(self._app, manifest).apply_async(task_id=manifest.batch_id)
-            return
-        header, callback = header_and_callback(self._app, manifest)
-        with self._app.producer_or_acquire() as producer, producer.batch():
-            chord(group(header, app=self._app), app=self._app)(
-                callback, task_id=manifest.batch_id, producer=producer
-            )
+        else:
+            header, callback = header_and_callback(self._app, manifest)
+            with self._app.producer_or_acquire() as producer, producer.batch():
+                chord(group(header, app=self._app), app=self._app)(
+                    callback, task_id=manifest.batch_id, producer=producer
+                )
+        if manifest.submission > 1:
+            # Once it is sent: while Redis refuses, `send` tries again.
+            self._count_resubmission(manifest.sendings[-1].why)
 
     def _count_resubmission(self, why: str) -> None:
         self.measurements.count(measured.RESUBMISSIONS, measured.resubmission_reason(why))

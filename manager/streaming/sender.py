@@ -27,6 +27,9 @@ from oyer.protocol.rollout import Rollout
 
 log = logging.getLogger(__name__)
 
+SUBMITTER_STOPPED = "the process that submitted its group stopped"
+"""The recorded reason of a resubmission; `measured.resubmission_reason` labels it."""
+
 
 class OpenBatchKey(NamedTuple):
     """What the rollouts of a batch have in common."""
@@ -138,9 +141,7 @@ class Sender:
         """
         with contextlib.suppress(BackendUnavailable):
             try:
-                backend(*self._broker).resubmit(
-                    group.batch, "the process that submitted its group stopped"
-                )
+                backend(*self._broker).resubmit(group.batch, SUBMITTER_STOPPED)
             except BackendUnavailable:
                 raise
             except OyerError as error:

@@ -3,7 +3,7 @@
 - Adding to a counter changes a dictionary of this process. A thread writes the sums in one pipeline, so
   that no task and no trainer waits for Redis.
 - If Redis fails, the sums stay here and are written later. A killed process loses those of the last
-  fraction of a second.
+  fraction of a second. What Redis refuses to add is dropped.
 - Values only grow. If Redis loses them, they start at 0 again, which Prometheus treats as a reset.
 """
 
@@ -144,9 +144,15 @@ class Measurements:
     def _wake(self) -> None:
         self._changed.set()
         with self._lock:
-            if self._thread is None and not self._stopping.is_set():
-                self._thread = threading.Thread(target=self._run, name="oyer-metrics", daemon=True)
-                self._thread.start()
+            if self._thread is not None or self._stopping.is_set():
+                return
+            thread = threading.Thread(target=self._run, name="oyer-metrics", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # The process may have no more threads, or ends.
+                self._note_failure(logging.INFO, "are written later", error)
+            else:
+                self._thread = thread
 
     def _run(self) -> None:
         while True:
@@ -167,17 +173,29 @@ class Measurements:
         if not sums:
             return True
         try:
-            self._pipeline(sums).execute()
+            replies = self._pipeline(sums).execute(raise_on_error=False)
         except RedisError as error:
-            if not self._failing:
-                log.info("metrics are written later: %s", type(error).__name__)
-            self._failing = True
+            self._note_failure(logging.INFO, "are written later", error)
             with self._lock:
                 self._sums.add_older(sums)
             self._changed.set()
             return False
-        self._failing = False
+        except Exception:
+            # E.g. a name that cannot be encoded. The thread goes on with later values.
+            log.exception("metrics are dropped: they cannot be sent to Redis")
+            return True
+        # Redis has applied the rest of the transaction: sent again, it would count twice.
+        refused = [reply for reply in replies if isinstance(reply, Exception)]
+        if refused:
+            self._note_failure(logging.WARNING, "are dropped", refused[0])
+        self._failing = bool(refused)
         return True
+
+    def _note_failure(self, level: int, effect: str, error: Exception) -> None:
+        """Log the first of several failures in a row."""
+        if not self._failing:
+            log.log(level, "metrics %s: %s: %s", effect, type(error).__name__, error)
+        self._failing = True
 
     def _pipeline(self, sums: _Sums) -> Any:
         # As a transaction, so that a lost reply is the only case in which a value is added twice.

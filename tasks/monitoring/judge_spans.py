@@ -30,8 +30,8 @@ def record_spans(
 ) -> None:
     """Add a span for each attempt to the current span, and an event for each judgement.
 
-    A retry links to the attempt before it. The event is in the span of the attempt that decided; for a reused
-    reply, in the current span. Does nothing if tracing is off.
+    A retry or a hedge links to the attempt before it. The event is in the span of the attempt that
+    decided; for a reused reply, in the current span. Does nothing if tracing is off.
     """
     tracer = tracing.tracer()
     if tracer is None:
@@ -54,21 +54,18 @@ def _record_attempts(
 ) -> None:
     from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
-    before: tuple[Span, int] | None = None
+    before: Span | None = None
     # Of two calls of which the first reply counts, the later one may have been cancelled.
     decisive = [one for one in answer.attempts if one.error_class is None] or answer.attempts
     for attempt in answer.attempts:
         began_ns = int(attempt.started_at.timestamp() * 1e9)
         ended_ns = began_ns + int(attempt.latency_ms * 1e6)
+        relation = {"oyer.link": "hedge" if attempt.hedge else "retry"}
         span = tracer.start_span(
             f"chat {request.judge.model}",
             kind=SpanKind.CLIENT,
             attributes=_attributes(request, attempt, endpoint),
-            links=[]
-            if before is None
-            else [
-                Link(before[0].get_span_context(), {"oyer.link": _relation(began_ns, before[1])})
-            ],
+            links=[] if before is None else [Link(before.get_span_context(), relation)],
             start_time=began_ns,
         )
         if attempt.error_class is not None:
@@ -81,12 +78,7 @@ def _record_attempts(
                 span.set_attribute("gen_ai.response.model", answer.model)
             span.add_event(EVALUATION, _evaluation(row), timestamp=ended_ns)
         span.end(ended_ns)
-        before = span, (began_ns + ended_ns) // 2
-
-
-def _relation(began_ns: int, middle_ns: int) -> str:
-    """Return `hedge` for an attempt that began well before the one before it ended."""
-    return "hedge" if began_ns < middle_ns else "retry"
+        before = span
 
 
 def _attributes(

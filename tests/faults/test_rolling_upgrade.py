@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.support.fault_backend import Backend
 from tests.support.fault_servers import PostgresServer, RedisServer
 from tests.support.fault_worker import Worker
 from tests.support.rollouts import rollouts_of
+from tests.support.scripted_backend import user_text
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -164,7 +166,9 @@ def test_a_rolling_upgrade_under_load_loses_no_batch_and_judges_none_twice(
 
 def check_record(backend: Backend, batches: int) -> None:
     """Assert that every batch has finished, with one call and one row for each rollout."""
-    assert len(backend.judge.requests) == batches * N
+    asked = Counter(user_text(request) for request in backend.judge.requests)
+    assert {text: n for text, n in asked.items() if n > 1} == {}
+    assert len(asked) == batches * N
     states = backend.read("SELECT status, count(*) AS n FROM batches GROUP BY status")
     assert states == [{"status": "finished", "n": batches}]
     for table in ("rollouts", "judgements", "rewards"):

@@ -67,8 +67,3 @@ def test_a_failed_import_is_one_of_the_extra_or_another(
     module: str | None, found: str | None
 ) -> None:
     assert of_worker(ModuleNotFoundError("gone", name=module)) == found
-
-
-def test_every_extra_that_runs_workers_includes_their_packages() -> None:
-    for extra in ("gpu", "embedded", "server", "plot"):
-        assert "oyer[worker]" in EXTRAS[extra]

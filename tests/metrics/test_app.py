@@ -13,6 +13,7 @@ from oyer.metrics.app import create_app
 from oyer.models.engine import open_engine
 from oyer.protocol import names
 from oyer.protocol.redis_client import connect
+from tests.support.metric_names import EXPORTED
 
 CONFIG = RewardConfig(length=())
 
@@ -55,6 +56,19 @@ def test_without_redis_the_record_is_still_exported(away: redis.Redis, engine: E
     assert "\noyer_redis_up 0.0\n" in answer.text
     assert "\noyer_record_up 1.0\n" in answer.text
     assert "\noyer_queue_length{" not in answer.text
+
+
+def test_no_counter_falls_to_0_while_redis_is_away(
+    client: redis.Redis, away: redis.Redis, engine: Engine
+) -> None:
+    """Prometheus would take it for a restart, and count everything again once Redis is back."""
+
+    def samples(broker: redis.Redis) -> set[str]:
+        text = TestClient(create_app(broker, engine, CONFIG)).get("/metrics").text
+        return {line.partition("{")[0].partition(" ")[0] for line in text.splitlines()} & EXPORTED
+
+    assert "oyer_batches_ended_total" in samples(client)
+    assert samples(away) == {"oyer_redis_up", "oyer_record_up"}
 
 
 def test_a_record_that_is_not_migrated_is_not_ready(client: redis.Redis, empty_url: str) -> None:

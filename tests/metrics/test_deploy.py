@@ -1,6 +1,7 @@
 """The files of deploy/: Prometheus accepts them, every alert fires, every metric is one of ours."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from oyer.protocol.status import SETTLED
 from tests.support.metric_names import ALERTS, BOARD, EXPORTED, expressions, names_in
 from tests.support.paths import ROOT
 
@@ -59,6 +61,12 @@ def test_each_alert_has_a_case_that_fires() -> None:
 def test_each_metric_is_one_that_the_exporter_has(file: Path) -> None:
     assert names_in(file) - EXPORTED == set()
     assert len(names_in(file)) > 10
+
+
+@pytest.mark.parametrize("file", [BOARD, ALERTS], ids=lambda file: file.name)
+def test_every_status_without_a_score_counts_as_missing(file: Path) -> None:
+    excluded = re.findall(r'status!~"([^"]*)"', " ".join(expressions(file)))
+    assert [set(one.split("|")) for one in excluded] == [set(SETTLED)]
 
 
 def test_the_boards_panels_do_not_overlap_and_have_their_own_ids() -> None:

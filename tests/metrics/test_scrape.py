@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import event
+from sqlalchemy import event, text
 from starlette.testclient import TestClient
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action
 from oyer.manager import RewardManager, Rollout
 from oyer.metrics.app import create_app
-from oyer.models.engine import open_engine
+from oyer.models.engine import open_engine, reading
 from oyer.protocol.redis_client import connect
 from tests.support.metric_names import ALERTS, BOARD, EXPORTED, names_in
 from tests.support.scripted_backend import DEAD_JUDGE, sibling
@@ -93,6 +93,17 @@ def scrape_until(page: TestClient, name: str, value: float) -> Scrape:
     return found
 
 
+def recorded(manager: RewardManager) -> dict[str, float]:
+    """Return the sums of all attempts on record."""
+    names = ("cost_usd", "prompt_tokens", "completion_tokens")
+    sums = ", ".join(f"sum({name})" for name in names)
+    engine = open_engine(manager.config.store.url)
+    with reading(engine) as conn:
+        row = conn.execute(text(f"SELECT {sums} FROM attempts")).one()
+    engine.dispose()
+    return dict(zip(names, map(float, row), strict=True))
+
+
 def test_a_scrape_holds_every_metric_of_the_board_and_the_alerts(
     manager: RewardManager, page: TestClient
 ) -> None:
@@ -100,7 +111,9 @@ def test_a_scrape_holds_every_metric_of_the_board_and_the_alerts(
     manager.submit(rollouts("first"), run="a", step=2).result(60)
     other = sibling(manager, judges=[DEAD_JUDGE])
     other.submit(rollouts("third"), run="b").result(60)
+    # Trainer, judge worker and combine worker write at different times.
     scrape_until(page, "oyer_trainer_wait_seconds_count", 3)
+    scrape_until(page, "oyer_judgements_total", 12)
     found = scrape_until(page, "oyer_batch_seconds_count", 3)
     assert found.keys() - EXPORTED == set()
     assert (names_in(BOARD) | names_in(ALERTS)) - found.keys() == set()
@@ -122,7 +135,14 @@ def test_a_scrape_holds_every_metric_of_the_board_and_the_alerts(
     }
     assert found["oyer_reuse_ratio"][()] == pytest.approx(1 / 3)
     (cost,) = [n for labels, n in found["oyer_cost_usd_total"].items() if ("run", "a") in labels]
-    assert cost > 0
+    on_record = recorded(manager)
+    assert on_record["cost_usd"] > 0
+    assert cost == pytest.approx(on_record["cost_usd"])
+    tokens = {
+        kind: sum(n for labels, n in found["oyer_tokens_total"].items() if ("kind", kind) in labels)
+        for kind in ("prompt", "completion")
+    }
+    assert tokens == {kind: on_record[f"{kind}_tokens"] for kind in tokens}
     left = found["oyer_budget_remaining_usd"][(("run", "a"),)]
     assert left == pytest.approx(5 - cost)
     assert found["oyer_groups"][(("run", "a"),)] == 2

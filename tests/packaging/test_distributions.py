@@ -1,6 +1,8 @@
 """Wheel and sdist hold the package, and the wheel works without the source folder."""
 
 import json
+import subprocess
+import sys
 import tarfile
 import tomllib
 import zipfile
@@ -40,10 +42,20 @@ def test_the_sdist_holds_what_the_wheel_is_built_from(distributions: Distributio
     assert held >= {"pyproject.toml", "README.md", "LICENSE"}
 
 
-def test_type_checkers_find_the_types_of_every_subpackage(distributions: Distributions) -> None:
-    with zipfile.ZipFile(distributions.wheel) as wheel:
-        held = set(wheel.namelist())
-    assert "oyer/py.typed" in held
+def test_a_type_checker_finds_the_types_of_the_wheel(trainer: Environment) -> None:
+    program = trainer.folder / "program.py"
+    program.write_text("from oyer.manager import Rollout\nRollout(prompt=3, response='r')\n")
+    python = str(trainer.path / "bin" / "python")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file=", "--python-executable", python, program],
+        cwd=trainer.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (error, summary) = done.stdout.splitlines()
+    assert error.startswith('program.py:2: error: Argument "prompt" to "Rollout"'), done.stdout
+    assert summary.startswith("Found 1 error")
 
 
 def test_the_program_and_an_embedded_backend_work(everything: Environment) -> None:

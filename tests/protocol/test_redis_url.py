@@ -73,3 +73,21 @@ def test_every_client_of_a_socket_uses_its_path_password_and_database() -> None:
 @pytest.mark.parametrize("url", ["redis://:p@h:6379/0", "rediss://h:1/0?ssl_cert_reqs=required"])
 def test_other_urls_stay_as_they_are(url: str) -> None:
     assert celery_url(url) == (url, {})
+
+
+@pytest.mark.parametrize("hosts", ["a:x", "a:99999", "a:0", "[::1", "a,"])
+def test_a_sentinel_that_cannot_be_read_is_refused_with_the_form(hosts: str) -> None:
+    with pytest.raises(ValueError, match=r"^must name the host and port of each sentinel: redis\+"):
+        SentinelUrl.of(f"redis+sentinel://{hosts}/m/0")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("unix://", "unix:///", "unix://host/a.sock"),
+        *("unix:///a.sock?db=1&db=2", "unix:///a.sock?db=x", "unix:///a.sock?db=", "unix:///a?x=1"),
+    ],
+)
+def test_a_socket_that_cannot_be_read_is_refused_with_the_form(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^must name a socket by its absolute path, as unix:///"):
+        socket_url(url)

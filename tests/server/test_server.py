@@ -256,7 +256,9 @@ def test_only_requests_with_the_token_are_answered(backend: RewardManager) -> No
         assert server.get("/healthz").status == 200
 
 
-def test_readiness_reports_what_is_missing(server: Served, backend: RewardManager) -> None:
+def test_readiness_reports_what_is_missing(
+    server: Served, backend: RewardManager, redis_url: str
+) -> None:
     assert server.get("/healthz").json() == {"status": "ok"}
     assert server.get("/readyz").json() == {"status": "ok"}
     away = sibling(backend, broker={"url": "redis://127.0.0.1:9/0"})
@@ -265,6 +267,10 @@ def test_readiness_reports_what_is_missing(server: Served, backend: RewardManage
         refused = other.post("/rm", {"prompt": "p", "response": "r"})
     assert (alive.status, ready.status) == (200, 503)
     assert "broker" in ready.json()["error"]
+    with served(sibling(backend, broker={"url": redis_url})) as other:
+        ready = other.get("/readyz")
+    assert ready.status == 503
+    assert ready.json()["error"] == "no worker on queue judge, combine"
     away = sibling(backend, store={"url": "sqlite:///none/none.db"})
     with served(away) as other:
         ready = other.get("/readyz")

@@ -66,6 +66,15 @@ def test_without_opentelemetry_the_error_has_the_command_that_installs_it(
         RewardManager({**CONFIG, "tracing": "spans"})
 
 
+def test_a_queue_size_that_is_no_number_is_replaced_by_a_default(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "many")
+    tracing.start("spans", "x")
+    assert tracing.tracer() is not None
+    assert "many" in caplog.text
+
+
 def test_a_submission_is_a_child_of_the_span_of_the_trainer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

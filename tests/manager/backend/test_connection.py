@@ -13,8 +13,11 @@ from kombu import Producer
 from oyer.config.reward import RewardConfig
 from oyer.manager.backend.connection import Backend, backend
 from oyer.manager.backend.prepare import PreparedBatch, prepare
-from oyer.protocol import names
+from oyer.protocol import names, redis_client
 from oyer.protocol.errors import BackendUnavailable
+from oyer.protocol.measuring import measured
+from oyer.protocol.measuring.measurements import read_measurements
+from oyer.protocol.redis_client import RedisRefuses
 from oyer.protocol.rollout import Rollout
 from tests.manager.conftest import JUDGE, Workers
 from tests.support import services
@@ -155,6 +158,31 @@ def test_a_resubmission_deletes_an_earlier_result(source: Backend, workers: Work
     assert source.results([batch_id]) == [None]
     assert workers.sent(names.JUDGE_QUEUE) == 9
     assert workers.exchange.manifest(batch_id).submission == 3
+
+
+def test_a_resubmission_that_redis_refuses_at_first_is_counted_once(
+    source: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submission = prepared()
+    source.submit(submission)
+    publish, refusals = Producer.publish, iter([RedisRefuses("a failover is under way")])
+
+    def refused_once(*given: Any, **options: Any) -> Any:
+        for refusal in refusals:
+            raise refusal
+        return publish(*given, **options)
+
+    monkeypatch.setattr(Producer, "publish", refused_once)
+    monkeypatch.setattr(redis_client, "_PAUSE_S", 0.0)
+    source.submit(submission.resubmission("made no progress for 30 s"))
+    source.measurements.close()
+    assert next(refusals, None) is None
+    counted = [
+        (one.labels, one.value)
+        for one in read_measurements(workers.redis).values
+        if one.name == measured.RESUBMISSIONS.name
+    ]
+    assert counted == [(("stalled",), 1)]
 
 
 def test_one_of_several_processes_resubmits_a_stalled_batch(

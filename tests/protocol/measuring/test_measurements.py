@@ -8,6 +8,8 @@ import threading
 import pytest
 import redis
 
+from oyer.manager.backend.recovery import Recovery
+from oyer.manager.streaming.sender import SUBMITTER_STOPPED
 from oyer.protocol.measuring import measured, measurements
 from oyer.protocol.measuring.measurements import Measurements, read_measurements
 from oyer.protocol.redis_client import connect
@@ -93,6 +95,65 @@ def test_what_redis_does_not_take_is_written_once_it_answers(
     assert {place: answers for place, (answers, _) in read.urls.items()} == {("fake", 1): False}
 
 
+def test_a_value_that_redis_refuses_is_dropped_and_the_others_count_once(
+    client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.hset(measurements.COUNTERS_KEY, '["oyer_attempts", "fake", "200", ""]', "no number")
+    process = Measurements(client)
+    process.count(measured.ATTEMPTS, "fake", "200")
+    process.count(measured.ATTEMPTS, "fake", "503")
+    process.close()
+    assert client.hgetall(measurements.COUNTERS_KEY) == {
+        b'["oyer_attempts", "fake", "200", ""]': b"no number",
+        b'["oyer_attempts", "fake", "503", ""]': b"1",
+    }
+    assert "metrics are dropped: ResponseError" in caplog.text
+
+
+def test_a_name_that_cannot_be_encoded_does_not_end_the_writing(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(measurements, "_PAUSE_S", 0.01)
+    process = Measurements(client)
+    process.count(measured.COST_USD, "\ud800", "q", by=1)
+    while "metrics are dropped" not in caplog.text:
+        threading.Event().wait(0.01)
+    process.count(measured.COST_USD, "r", "q", by=1)
+    process.close()
+    assert values(client) == {("oyer_cost_usd", "r", "q", ""): 1}
+
+
+def test_a_thread_that_cannot_start_raises_nothing_and_starts_later(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    process = Measurements(client)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fails)
+        process.count(measured.JUDGEMENTS, "q", "scored", "called")
+    process.count(measured.JUDGEMENTS, "q", "scored", "called")
+    process.close()
+    assert values(client) == {("oyer_judgements", "q", "scored", "called", ""): 2}
+
+
+def test_a_thread_that_ended_for_want_of_changes_is_replaced(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measurements, "_IDLE_S", 0.01)
+    monkeypatch.setattr(measurements, "_PAUSE_S", 0.01)
+    process = Measurements(client)
+    for _ in range(3):
+        process.count(measured.JUDGEMENTS, "q", "scored", "called")
+        thread = process._thread
+        assert thread is not None
+        thread.join()
+        assert process._thread is None
+    process.close()
+    assert values(client) == {("oyer_judgements", "q", "scored", "called", ""): 3}
+
+
 def test_only_the_runs_that_changed_last_are_read(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,16 +195,27 @@ def test_a_program_that_ends_at_once_writes_its_values(redis_url: str) -> None:
     assert values(connect(redis_url))["oyer_trainer_wait_seconds", "sum"] == 1.5
 
 
-@pytest.mark.parametrize(
-    ("why", "reason"),
-    [
-        ("failed: BatchFailed: its length terms did not arrive", "failed"),
-        ("made no progress for 30 s", "stalled"),
-        ("is no longer in Redis", "lost"),
-        ("the process that submitted its group stopped", "submitter_stopped"),
-        ("oyer batches resume", "operator"),
-    ],
-)
-def test_the_reason_of_a_resubmission_is_one_of_a_few(why: str, reason: str) -> None:
-    assert measured.resubmission_reason(why) == reason
-    assert reason in measured.RESUBMISSION_REASONS
+def test_a_forked_process_does_not_write_the_values_of_its_parent(redis_url: str) -> None:
+    code = (
+        "import os\n"
+        "from oyer.protocol import redis_client\n"
+        "from oyer.protocol.measuring import measured, measurements\n"
+        f"client = redis_client.connect({json.dumps(redis_url)})\n"
+        "process = measurements.Measurements(client)\n"
+        "process.count(measured.JUDGEMENTS, 'q', 'scored', 'called')\n"
+        "child = os.fork()\n"
+        "if child:\n"
+        "    assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True)
+    assert values(connect(redis_url)) == {("oyer_judgements", "q", "scored", "called", ""): 1}
+
+
+def test_each_reason_of_a_resubmission_has_a_label_of_its_own() -> None:
+    stalled, lost, failed = (Recovery(stall_timeout_s=30.0, now_s=0.0) for _ in range(3))
+    lost.gone(0.0)
+    failed.failed("BatchFailed: its length terms did not arrive", 0.0)
+    reasons = [one.due(100.0) for one in (failed, stalled, lost)]
+    reasons += [SUBMITTER_STOPPED, "oyer batches resume"]
+    labels = [measured.resubmission_reason(str(reason)) for reason in reasons]
+    assert labels == list(measured.RESUBMISSION_REASONS)

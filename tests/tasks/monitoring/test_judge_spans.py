@@ -134,8 +134,8 @@ def test_a_retry_links_to_a_failed_attempt_without_its_message(
 def test_a_hedge_is_told_from_a_retry_and_the_reply_that_counts_has_the_event(
     exporter: InMemorySpanExporter,
 ) -> None:
-    cancelled = {**FAILED, "http_status": None, "error_class": "Cancelled"}
-    record(attempt(1, latency_ms=5000.0), attempt(2, **cancelled), attempt(9))
+    cancelled = {**FAILED, "http_status": None, "error_class": "Cancelled", "hedge": True}
+    record(attempt(1), attempt(2, **cancelled), attempt(3))
     first, hedge, retry = exporter.get_finished_spans()
     relations = [(one.links[0].attributes or {})["oyer.link"] for one in (hedge, retry)]
     assert relations == ["hedge", "retry"]

@@ -1,4 +1,4 @@
-"""The package `oyer` itself: its public names, its version, and what a folder beside it shadows."""
+"""What `import oyer` gives: public names, the version, and which `oyer` it is; tests/packaging builds it."""
 
 import os
 import subprocess
