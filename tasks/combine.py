@@ -118,10 +118,10 @@ def _combined(
     recorded = _recorded(context, manifest, plan, inputs.columns, result, status, why)
     retry_storage(context.batches.discard, manifest)
     _log_end(manifest, recorded)
-    return with_observations(recorded, judged.values())
+    return with_joined_observations(recorded, judged.values())
 
 
-def with_observations(result: BatchResult, judged: Collection[JudgeResult]) -> BatchResult:
+def with_joined_observations(result: BatchResult, judged: Collection[JudgeResult]) -> BatchResult:
     """Add what the trainer's metrics and samples show and the record derives from judgements."""
     latencies_ms = [latency for part in judged for latency in part.latencies_ms]
     quantiles = np.percentile(latencies_ms, (50, 95)).tolist() if latencies_ms else ()

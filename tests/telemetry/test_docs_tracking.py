@@ -51,4 +51,4 @@ def test_each_metric_has_a_row() -> None:
 def test_the_limits_are_those_of_the_code() -> None:
     assert f"`sample` is at most {tracking.MAX_SAMPLE}" in PAGE
     assert f"a queue of {provider._QUEUE:,}" in PAGE
-    assert f"waits {provider.FLUSH_S:.0f} s for it" in PAGE
+    assert f"waits at most {provider.FLUSH_S:.0f} s to send the rest" in PAGE
