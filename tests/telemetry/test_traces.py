@@ -15,6 +15,7 @@ from oyer.telemetry import tracing
 from tests.support.otlp_receiver import ReceivedSpan, Receiver, otlp_receiver
 from tests.support.rollouts import rollout
 from tests.support.scripted_backend import scripted_backend
+from tests.support.waiting import wait_until
 
 EVENT = "gen_ai.evaluation.result"
 PRODUCER, CONSUMER, CLIENT = 4, 5, 3
@@ -145,7 +146,10 @@ def test_a_resubmission_is_a_trace_of_its_own_that_links_to_the_first(traced: Tr
     judge.reset()
     future = manager.submit([rollout("again")], run="traced")
     judge.wait_until(lambda log: len(log) >= 1)
-    connection(*manager._broker).resubmit(future.batch_id, "a test")
+    source = connection(*manager._broker)
+    source.resubmit(future.batch_id, "a test")
+    # A task that starts after the other one has ended finds no payloads, and judges nothing.
+    wait_until(lambda: source.redis.hlen("unacked") == 2, "both submissions are being judged")
     judge.release()
     future.result(60)
     spans = receiver.wait_for(
