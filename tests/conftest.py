@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -15,6 +16,7 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy import make_url
 
 from oyer import migrations
+from oyer.protocol.errors import BatchCancelled
 from tests.support import services
 
 if TYPE_CHECKING:
@@ -63,9 +65,19 @@ def shared_backend(
 @pytest.fixture
 def redis_url(redis_service: str) -> str:
     """URL of the session's Redis, emptied."""
+    _forget_batches(redis_service)
     with redis.Redis.from_url(redis_service) as client:
         client.flushall()
     return redis_service
+
+
+def _forget_batches(url: str) -> None:
+    """End the futures that earlier tests left: a poller would submit their batches again."""
+    for thread in threading.enumerate():
+        # A thread that has just ended has no target.
+        poller = getattr(getattr(thread, "_target", None), "__self__", None)
+        if thread.name == "oyer-poller" and poller is not None and poller._source.url == url:
+            poller.fail_all(BatchCancelled("its test has ended"))
 
 
 @pytest.fixture(scope="session")

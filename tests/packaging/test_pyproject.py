@@ -91,7 +91,7 @@ def test_a_module_that_is_checked_for_is_one_of_the_extra_that_the_error_names(
 
 
 def test_the_calls_are_found() -> None:
-    assert {extra for _, extra, _ in CALLS} == {"worker", "embedded", "server", "plot"}
+    assert {extra for _, extra, _ in CALLS} == {"worker", "embedded", "server", "plot", "export"}
 
 
 def test_every_extra_that_code_and_documentation_name_exists() -> None:
