@@ -64,7 +64,8 @@ def recorded(running: Running, run: str) -> list[tuple[Any, ...]]:
 def test_aborted_siblings_never_stall_a_rollout(judge: JudgeServer, configure: Any) -> None:
     """The groups that slime discards are not waited for: neither siblings nor the judge."""
     configure(length={"method": "median_band"})
-    given = args(rollout_batch_size=1, partial_rollout=False)
+    # On a busy machine, the learned time may pass before the first group ends.
+    given = args(rollout_batch_size=1, partial_rollout=False, oyer_group_timeout_s=600)
     trainer = Trainer(given, custom_rm, unless_surplus)
     groups = groups_of("surplus")
     (whole,) = asyncio.run(trainer.generate_rollout_async(0, groups))
@@ -101,7 +102,7 @@ def test_a_group_that_waits_before_it_starts_its_samples_is_no_error() -> None:
 def test_a_resumed_group_is_compared_whole(judge: JudgeServer, configure: Any) -> None:
     """In partial rollouts the finished siblings keep their place until the last one comes."""
     configure(length={"method": "median_band"})
-    given = args(rollout_batch_size=1, partial_rollout=True)
+    given = args(rollout_batch_size=1, partial_rollout=True, oyer_group_timeout_s=600)
     trainer = Trainer(given, custom_rm, unless_surplus)
     groups = groups_of("partial")
     asyncio.run(trainer.generate_rollout_async(0, groups))
