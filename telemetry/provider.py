@@ -2,6 +2,8 @@
 
 import atexit
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry import trace
@@ -30,12 +32,36 @@ def tracer(service: str) -> tuple[trace.Tracer, TracerProvider | None]:
     given = trace.get_tracer_provider()
     if isinstance(given, TracerProvider):
         return given.get_tracer("oyer"), None
-    own = TracerProvider(resource=Resource.create(_named(service)), shutdown_on_exit=False)
     # None: the SDK reads the variable.
     size = None if os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE") else _QUEUE
-    own.add_span_processor(_Processor(OTLPSpanExporter(), max_queue_size=size))
+    with _without_fork_hooks():
+        own = TracerProvider(resource=Resource.create(_named(service)), shutdown_on_exit=False)
+        own.add_span_processor(_Processor(OTLPSpanExporter(), max_queue_size=size))
     atexit.register(own.shutdown)
     return own.get_tracer("oyer"), own
+
+
+@contextmanager
+def _without_fork_hooks() -> Iterator[None]:
+    """Drop the SDK's hooks on forks.
+
+    They start threads in each child of a fork, and a subprocess of a gevent worker begins as a fork.
+    Under gevent the start of a thread lets other greenlets run: in the child they would read replies
+    from the worker's sockets. Without the hooks a forked child exports from its first span on; its
+    resource keeps the parent's process id.
+    """
+    register = os.register_at_fork
+
+    def register_others(**hooks: Any) -> None:
+        # The module of a built-in function is None.
+        if not all(str(hook.__module__).startswith("opentelemetry.") for hook in hooks.values()):
+            register(**hooks)
+
+    os.register_at_fork = register_others
+    try:
+        yield
+    finally:
+        os.register_at_fork = register
 
 
 def _named(service: str) -> dict[str, Any]:

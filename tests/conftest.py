@@ -94,6 +94,13 @@ def postgres_url(postgres_service: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def module_postgres_url(postgres_service: str) -> Iterator[str]:
+    """URL of an empty PostgreSQL database for the tests of a module."""
+    with _database(postgres_service, "template1") as url:
+        yield url
+
+
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """URL of a SQLite file that does not exist yet."""

@@ -45,7 +45,7 @@ def manager(
     folder = tmp_path_factory.mktemp("metrics")
     url = f"sqlite:///{folder / 'oyer.db'}"
     if request.param == "postgres":
-        url = request.getfixturevalue("postgres_service")
+        url = request.getfixturevalue("module_postgres_url")
     with JudgeServer(Action(text="Final score: 5")) as judge:
         fake = {
             "base_url": judge.base_url,

@@ -114,10 +114,57 @@ def test_the_end_of_a_process_does_not_wait_for_a_collector_that_hangs() -> None
         environ = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
         environ["OTEL_EXPORTER_OTLP_TIMEOUT"] = "3600"
         process = subprocess.Popen([sys.executable, "-c", code], env=environ)
+        silent.settimeout(60)
         held, _ = silent.accept()
         with held:
             assert process.wait(120) == 0
     assert provider.FLUSH_S < 10
+
+
+def test_a_subprocess_of_a_gevent_worker_runs_none_of_its_greenlets(tmp_path: Path) -> None:
+    """They would read replies from the worker's sockets."""
+    code = (
+        "from gevent import monkey; monkey.patch_all()\n"
+        "import gevent, os, subprocess, sys\n"
+        "from oyer.telemetry import tracing\n"
+        "tracing.start('spans', 'x')\n"
+        "def note():\n"
+        "    while True:\n"
+        "        os.write(pids, b'%d\\n' % os.getpid())\n"
+        "        gevent.sleep(0)\n"
+        "pids = os.open(sys.argv[1], os.O_CREAT | os.O_APPEND | os.O_WRONLY)\n"
+        "gevent.spawn(note)\n"
+        "for _ in range(3): subprocess.run(['true'], check=True)\n"
+        "print(os.getpid())\n"
+    )
+    environ = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "pids")],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set((tmp_path / "pids").read_text().split()) == {done.stdout.strip()}
+
+
+def test_a_forked_process_exports_its_own_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import os\n"
+        "from oyer.telemetry import tracing\n"
+        "tracing.start('spans', 'x')\n"
+        "with tracing.span('parent', 'producer', {'batch_id': 'b'}): pass\n"
+        "if os.fork() == 0:\n"
+        "    with tracing.span('child', 'producer', {'batch_id': 'b'}): pass\n"
+        "    tracing.stop()\n"
+        "    os._exit(0)\n"
+        "assert os.wait()[1] == 0\n"
+    )
+    with otlp_receiver() as receiver:
+        environ = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
+        subprocess.run([sys.executable, "-c", code], env=environ, check=True)
+        spans = receiver.wait_for("b", lambda found: len(found) == 2)
+    assert {one.name for one in spans} == {"parent", "child"}
 
 
 def test_a_collector_that_is_away_costs_no_judgement(
