@@ -1,5 +1,6 @@
 """Builds the Celery tasks of a batch: a chord of header tasks and `combine`, or one task."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from oyer.protocol import names
@@ -10,6 +11,7 @@ from oyer.telemetry import tracing
 if TYPE_CHECKING:
     from celery import Celery
     from celery.canvas import Signature
+    from kombu import Producer
 
 
 def header_and_callback(
@@ -37,6 +39,21 @@ def header_and_callback(
     for one in (*header, *callback):
         one.set(headers={**(one.options.get("headers") or {}), **_trace_header(manifest)})
     return header, combine if len(callback) == 1 else chain(*callback, app=app)
+
+
+def send_chord(app: "Celery", manifest: Manifest, producer: "Producer | None" = None) -> None:
+    """Send the tasks of a batch, whose result gets the batch's id.
+
+    Args:
+        producer: sends the header. Celery's `chord` does not hand a producer on to its header, so that
+            a producer's publish batch would hold none of the header's messages.
+    """
+    from celery import chord, group
+
+    tasks, callback = header_and_callback(app, manifest)
+    header = group(tasks, app=app)
+    header.apply_async = partial(header.apply_async, producer=producer)  # type: ignore[method-assign]
+    chord(header, app=app).run(header, callback, (), app=app, task_id=manifest.batch_id)
 
 
 def small_batch_task(app: "Celery", manifest: Manifest) -> "Signature[Any]":

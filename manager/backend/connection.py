@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oyer.config.reward import BrokerConfig, SigningConfig
-from oyer.manager.backend.chord import header_and_callback, small_batch_task, task
+from oyer.manager.backend.chord import send_chord, small_batch_task, task
 from oyer.manager.backend.prepare import PreparedBatch
 from oyer.manager.backend.results import read_result, refused
 from oyer.manager.backend.submission_spans import traced_submission
@@ -251,7 +251,7 @@ class Backend:
             return refused(f"its result is not signed by a key of broker.signing: {error}"[:500])
 
     def _send_tasks(self, manifest: Manifest) -> None:
-        from celery import chord, group
+        from kombu.exceptions import BatchPublishError  # type: ignore[attr-defined]  # not in the stubs
 
         if manifest.submission > 1:
             # The result of an earlier submission would end this one at once.
@@ -259,11 +259,12 @@ class Backend:
         if manifest.one_task:
             small_batch_task(self._app, manifest).apply_async(task_id=manifest.batch_id)
         else:
-            header, callback = header_and_callback(self._app, manifest)
-            with self._app.producer_or_acquire() as producer, producer.batch():
-                chord(group(header, app=self._app), app=self._app)(
-                    callback, task_id=manifest.batch_id, producer=producer
-                )
+            try:
+                with self._app.producer_or_acquire() as producer, producer.batch():
+                    send_chord(self._app, manifest, producer)
+            except BatchPublishError:
+                # Sent one by one, a message is sent again after a lost connection.
+                send_chord(self._app, manifest)
         if manifest.submission > 1:
             # Once it is sent: while Redis refuses, `send` tries again.
             self._count_resubmission(manifest.sendings[-1].why)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 from kombu import Producer
+from redis.client import Pipeline
 
 from oyer.config.reward import RewardConfig
 from oyer.manager.backend.connection import Backend, backend
@@ -51,6 +52,47 @@ def messages(workers: Workers, queue: str) -> list[dict[str, Any]]:
     for message in decoded:
         message["body"] = json.loads(base64.b64decode(message["body"]))
     return decoded
+
+
+def test_the_judges_messages_of_a_batch_arrive_in_one_write(
+    source: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[int] = []
+    send: Any = redis.Connection.send_packed_command
+
+    def note(self: Any, command: Any, *args: Any, **kwargs: Any) -> Any:
+        packed = command if isinstance(command, bytes) else b"".join(command)
+        writes.append(packed.count(b"LPUSH"))
+        return send(self, command, *args, **kwargs)
+
+    monkeypatch.setattr(redis.Connection, "send_packed_command", note)
+    source.submit(prepared(12))
+    sent = len(messages(workers, names.JUDGE_QUEUE))
+    assert sent >= 3
+    assert max(writes) == sent + 1  # and the length task
+
+
+def test_messages_of_which_a_write_broke_off_are_sent_one_by_one(
+    source: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[int] = []
+    execute: Any = Pipeline.execute
+
+    def break_off(self: Pipeline, *args: Any, **kwargs: Any) -> Any:
+        names_sent = [command[0][0] for command in self.command_stack]
+        if not lost and "LPUSH" in names_sent:
+            lost.append(len(names_sent))
+            raise redis.ConnectionError("Connection reset by peer")
+        return execute(self, *args, **kwargs)
+
+    submission = prepared()
+    source.post(submission)
+    monkeypatch.setattr(Pipeline, "execute", break_off)
+    source.send(submission.manifest)
+    assert lost == [4]
+    judging = messages(workers, names.JUDGE_QUEUE)
+    assert [message["body"][1]["chunk"] for message in judging] == [0, 1, 2]
+    assert len(messages(workers, names.LENGTH_QUEUE)) == 1
 
 
 def test_a_chord_has_a_task_for_each_chunk_and_one_for_the_lengths(
@@ -109,15 +151,18 @@ def test_an_interrupted_submit_leaves_no_half_submitted_batch(
     batch_id = submission.manifest.batch_id
     sent = Producer.publish
 
-    def publish(self: Producer, *arguments: Any, **options: Any) -> Any:
-        if workers.sent(names.JUDGE_QUEUE) == 2:
+    def publish(self: Any, *arguments: Any, **options: Any) -> Any:
+        done = sent(self, *arguments, **options)
+        if options["routing_key"] == names.LENGTH_QUEUE:
+            self._batch_local.current.flush()
             monkeypatch.undo()
             raise KeyboardInterrupt
-        return sent(self, *arguments, **options)
+        return done
 
     monkeypatch.setattr(Producer, "publish", publish)
     with pytest.raises(KeyboardInterrupt):
         source.submit(submission)
+    assert workers.sent(names.JUDGE_QUEUE) == 3
     assert not workers.exchange.holds(batch_id)
     assert workers.exchange.backlog_bytes() == 0
     ending = workers.exchange.ending(batch_id)
