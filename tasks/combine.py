@@ -16,7 +16,7 @@ from celery.utils.log import get_logger
 from oyer.config.plan import Plan
 from oyer.models import queries
 from oyer.protocol.batch import Columns, Manifest
-from oyer.protocol.batch_result import BatchResult
+from oyer.protocol.batch_result import BatchResult, sampled_rows
 from oyer.protocol.errors import BatchFailed
 from oyer.protocol.partial_results import (
     JudgeResult,
@@ -141,12 +141,13 @@ def _recorded_results(
         return {}
     found = context.read(lambda conn: queries.judgements_of(conn, manifest.batch_id))
     rows = {key_of(row): row for row in found}
-    spans = {k: manifest.chunks[k] for k in late}
-    parts = {
-        k: part
-        for k, (start, count) in spans.items()
-        if (part := recorded_result(k, range(start, start + count), plan.judges, rows))
-    }
+    sample = sampled_rows(manifest.batch_id, manifest.size)
+    parts: dict[int, JudgeResult] = {}
+    for k in late:
+        start, count = manifest.chunks[k]
+        part = recorded_result(k, range(start, start + count), plan.judges, rows, sample)
+        if part is not None:
+            parts[k] = part
     log.warning(
         "batch %s: chunks %s did not arrive; %s read from the record",
         manifest.batch_id,

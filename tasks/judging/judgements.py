@@ -280,11 +280,13 @@ def recorded_result(
     indices: Sequence[int],
     judges: Sequence[JudgeConfig],
     rows: Mapping[JudgementKey, StoredJudgement],
+    sample: Iterable[int] = (),
 ) -> JudgeResult | None:
     """Build a chunk's result from the record.
 
     Args:
         rows: the batch's. If all of a judge's are settled, its fallback was not needed.
+        sample: see `with_observations`.
 
     Returns:
         None if any judgement is missing, because the chunk may be unfinished.
@@ -296,6 +298,8 @@ def recorded_result(
     settled = settled_rows(rows.values())
     if not wanted or not settled.keys() >= wanted:
         return None
-    return judge_result(
+    found = judge_result(
         chunk, {judge.name: verdicts_on(settled, judge, indices) for judge in judges}
     )
+    own = {key: row for key, row in settled.items() if key[0] in indices}
+    return with_observations(found, own, judges, sample)

@@ -158,7 +158,7 @@ def judge(name: str = "q", **fields: Any) -> JudgeConfig:
 def recorded(
     index: int, score: float | None, status: str = "scored", **fields: Any
 ) -> StoredJudgement:
-    place = {"rollout_index": index, "judge": "q", "sample": 0}
+    place = {"rollout_index": index, "judge": "q", "sample": 0, "source": "called"}
     return cast(StoredJudgement, {**place, "score": score, "status": status, **fields})
 
 
@@ -168,6 +168,18 @@ def test_recorded_judgements_become_a_result_in_order() -> None:
     assert result is not None
     assert (result.chunk, result.scores) == (2, {"q": [None, 3.0, 8.0]})
     assert result.statuses == {"q": ["gated", "scored", "scored"]}
+
+
+def test_recorded_judgements_keep_their_latencies_and_the_replies_of_the_sample() -> None:
+    first = recorded(4, 3.0, latency_ms=41.6, reply="good")
+    rows = [
+        first,
+        recorded(5, 5.0, source="record", reply="fair"),
+        recorded(6, 1.0, latency_ms=9.0),
+    ]
+    result = recorded_result(2, range(4, 6), [judge()], settled_rows(rows), [6, 5, 4])
+    assert result is not None
+    assert (result.latencies_ms, result.reasons) == ([42], {5: "fair", 4: "good"})
 
 
 def test_recorded_samples_are_aggregated() -> None:
