@@ -158,7 +158,9 @@ def series(in_flight: int, counts: list[int]) -> tuple[list[tuple[str, ...]], li
             figures.append(Figure(f"{counts[-1]:,} at {in_flight}: wall", last, "s", bound=bound_s))
             continue
         per_rollout = not name.endswith("MiB")
-        flat = f"{growth:.2f}" + ("" if not per_rollout or growth <= FLAT else " NOT FLAT")
+        # CPU is counted in ticks of 10 ms, so that the smallest load may have none.
+        flat = "" if math.isnan(growth) else f"{growth:.2f}"
+        flat += " NOT FLAT" if per_rollout and growth > FLAT else ""
         rows.append((str(in_flight), name, *(f"{one[name]:.3g}" for one in found), flat))
         if per_rollout:
             # The peer is the same program with few rollouts.
