@@ -1,6 +1,5 @@
 """The doors for hosted graders: an endpoint grader, and OpenAI's grader JSON."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,19 +8,13 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import named
 from oyer.manager import InvalidInput
 from oyer.server.formula import evaluate
-from tests.support.scripted_backend import Running, user_text
-from tests.support.served_app import Served, served
+from tests.support.scripted_backend import user_text
+from tests.support.served_app import Served
 
 
 @pytest.fixture
 def judge_says() -> str:
     return "Final score: 10"
-
-
-@pytest.fixture(scope="module")
-def server(running: Running) -> Iterator[Served]:
-    with served(running[0]) as one:
-        yield one
 
 
 def test_an_endpoint_grader_scores_a_sample(server: Served, judge: JudgeServer) -> None:
