@@ -40,9 +40,10 @@ class Finding:
 def check(config: options.Config = None, as_json: options.AsJson = False) -> None:
     """Check the record, broker, workers and judges; exit code 1 if a check fails.
 
-    One rollout is sent through the workers to each judge, and a right and a wrong response to a group
-    judge, under the run `oyer-check`, so that the workers' endpoints and keys are tested. If no
-    workers run, the judges are called from this host. `skip` marks checks that do not apply to this host, `note` is advice.
+    One rollout is sent through the workers to each judge, and a right and a wrong response to a
+    group judge, under the run `oyer-check`, so that the workers' endpoints and keys are tested. If no
+    workers run, the judges are called from this host. `skip` marks checks that do not apply to this
+    host, `note` is advice.
 
     Example: `oyer check --config oyer.yaml`
     """

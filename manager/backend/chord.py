@@ -1,4 +1,4 @@
-"""Builds the Celery tasks of a batch: a chord of header tasks and `combine`, or one task."""
+"""Builds and sends the Celery tasks of a batch: a chord of header tasks and `combine`, or one task."""
 
 from functools import partial
 from typing import TYPE_CHECKING, Any

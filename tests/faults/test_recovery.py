@@ -101,7 +101,9 @@ def test_combine_handles_repeated_reordered_and_missing_parts_and_logs_it(
     message["body"] = base64.b64encode(json.dumps([[doctored], *rest]).encode()).decode()
     client.lpush("combine", json.dumps(message))
     worker = backend.start("combine")
-    backend.check(future.result(timeout_s=60), expected, calls=EXACT)
+    batch = future.result(timeout_s=60)
+    backend.check(batch, expected, calls=EXACT)
+    assert batch.reasons.keys() == set(range(N))
     for words in (
         "chunk 1 arrived again: the first counts",
         "2, 1]: put in order",
