@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -84,6 +84,29 @@ def part_tables() -> list[Table]:
     }
     names = [*_WRITTEN_FIRST, *sorted(found - set(_WRITTEN_FIRST))]
     return [Base.metadata.tables[name] for name in names]
+
+
+class View(NamedTuple):
+    """A view that reads the tables to partition."""
+
+    name: str
+    materialized: bool
+    definition: str
+
+
+def dependent_views(conn: Connection, tables: Sequence[str]) -> list[View]:
+    """Return the views that read the tables themselves, also those of users."""
+    rows = conn.execute(
+        text(
+            "SELECT DISTINCT CAST(CAST(view.oid AS regclass) AS text), view.relkind = 'm',"
+            " pg_get_viewdef(view.oid) FROM pg_depend JOIN pg_rewrite ON pg_rewrite.oid = objid"
+            " JOIN pg_class AS view ON view.oid = ev_class"
+            " WHERE classid = CAST('pg_rewrite' AS regclass) AND view.oid <> refobjid"
+            " AND refobjid = ANY(CAST(CAST(:tables AS text[]) AS regclass[]))"
+        ),
+        {"tables": list(tables)},
+    )
+    return [View(row[0], row[1], row[2].rstrip().rstrip(";")) for row in rows]
 
 
 def unpartitioned(conn: Connection) -> list[str]:
@@ -168,11 +191,13 @@ def lock(conn: Connection) -> None:
 
     `batches` is first, as in the transactions of workers. A query that locks another table before
     `batches` can deadlock with this; then the timeout ends this transaction, and `locked` tries again.
-    Foreign keys of partitions need the exclusive lock.
+    Foreign keys of partitions need the exclusive lock. The views that a conversion replaces are locked
+    before the tables, as queries do: a query holds the lock of its view while it waits for a table.
     """
     conn.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
     conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK_KEY})
-    names = ", ".join(["batches", "texts", *(table.name for table in part_tables())])
+    views = [v.name for v in dependent_views(conn, unpartitioned(conn)) if not v.materialized]
+    names = ", ".join(["batches", *views, "texts", *(table.name for table in part_tables())])
     conn.execute(text(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE"))
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine, func, select, text
 from oyer.models.batch import Batch
 from oyer.models.partitions.catalog import (
     Month,
+    dependent_views,
     locked,
     part_tables,
     partitions,
@@ -54,7 +55,7 @@ def _convert(conn: Connection, tables: Sequence[str], now: datetime) -> list[str
     """Turn tables into the first partitions of new tables with their names."""
     latest = conn.scalar(select(func.max(Batch.submitted_at)))
     end = Month.of(max(now + _MARGIN, latest or now)).later()
-    views = _dependent_views(conn, tables)
+    views = _kept_views(conn, tables)
     made = [_convert_table(conn, table, end) for table in tables]
     for view, definition in views:
         _run(conn, f"CREATE OR REPLACE VIEW {view} AS {definition}")
@@ -115,22 +116,13 @@ def _create_month(conn: Connection, table: str, month: Month) -> str:
     return name
 
 
-def _dependent_views(conn: Connection, tables: Sequence[str]) -> list[tuple[str, str]]:
+def _kept_views(conn: Connection, tables: Sequence[str]) -> list[tuple[str, str]]:
     """Return the views that read the tables, with their definitions.
 
     Raises:
         ValueError: a materialized view or a trigger would be left on the first partition alone.
     """
-    found = conn.execute(
-        text(
-            "SELECT DISTINCT CAST(CAST(view.oid AS regclass) AS text), view.relkind,"
-            " pg_get_viewdef(view.oid) FROM pg_depend JOIN pg_rewrite ON pg_rewrite.oid = objid"
-            " JOIN pg_class AS view ON view.oid = ev_class"
-            " WHERE classid = CAST('pg_rewrite' AS regclass) AND view.oid <> refobjid"
-            " AND refobjid = ANY(CAST(CAST(:tables AS text[]) AS regclass[]))"
-        ),
-        {"tables": list(tables)},
-    ).all()
+    found = dependent_views(conn, tables)
     triggers = conn.execute(
         text(
             "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal"
@@ -138,13 +130,13 @@ def _dependent_views(conn: Connection, tables: Sequence[str]) -> list[tuple[str,
         ),
         {"tables": list(tables)},
     )
-    others = [f"materialized view {name}" for name, kind, _ in found if kind == "m"]
+    others = [f"materialized view {view.name}" for view in found if view.materialized]
     others += [f"trigger {row[0]}" for row in triggers]
     if others:
         raise ValueError(
             f"{others[0]}: would see the rows so far only; drop it, run this again, and create it again"
         )
-    return [(name, definition.rstrip().rstrip(";")) for name, _, definition in found]
+    return [(view.name, view.definition) for view in found]
 
 
 def _copy_grants(conn: Connection, source: str, made: str) -> None:

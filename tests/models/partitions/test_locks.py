@@ -1,14 +1,14 @@
 """Workers and queries go on while tables are made partitioned and months are dropped."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
-from oyer.models.engine import SCHEMA_LOCK_KEY, reading
+from oyer.models.engine import SCHEMA_LOCK_KEY, open_engine, reading
 from oyer.models.partitions import catalog
 from oyer.models.partitions.create import create_partitions
 from oyer.models.partitions.drop import drop_partitions
@@ -71,6 +71,35 @@ def test_a_record_that_is_in_use_for_long_is_not_waited_for_without_end(
         conn.exec_driver_sql(use)
         with pytest.raises(TimeoutError, match="pg_stat_activity"):
             create_partitions(engine, 1, now=NOW)
+
+
+def test_a_query_of_a_view_that_begins_during_the_conversion_waits_for_it(engine: Engine) -> None:
+    record(engine, "old")
+    query = "SELECT count(*) FROM judge_history"
+    waiting = (
+        "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+        " WHERE NOT granted AND datname = current_database()"
+    )
+    asked: list[Future[object]] = []
+    watched = open_engine(engine.url.render_as_string(hide_password=False))
+
+    def ask(_conn: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("ALTER INDEX") and not asked:
+            asked.append(pool.submit(lambda: _scalar(engine, query)))
+            wait_until(lambda: _scalar(engine, waiting) == 1, "waiting")
+
+    event.listen(watched, "before_cursor_execute", ask)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            assert create_partitions(watched, 1, NOW)
+            assert [found.result(60) for found in asked] == [SIZE]
+    finally:
+        watched.dispose()
+
+
+def _scalar(engine: Engine, query: str) -> object:
+    with engine.connect() as conn:
+        return conn.exec_driver_sql(query).scalar_one()
 
 
 def test_a_query_is_not_cancelled_while_the_tables_are_locked(engine: Engine) -> None:
