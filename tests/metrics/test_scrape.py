@@ -87,11 +87,21 @@ def scrape(page: TestClient) -> Scrape:
     return found
 
 
-def scrape_until(page: TestClient, name: str, value: float) -> Scrape:
-    """Scrape until the processes have written what they count."""
-    while sum((found := scrape(page)).get(name, {}).values()) < value:
+def scrape_until(page: TestClient, **least: float) -> Scrape:
+    """Scrape until the sums of these samples have reached their values.
+
+    Trainer, judge worker and combine worker write what they count at different times.
+    """
+    while True:
+        found = scrape(page)
+        if all(total(found, name) >= value for name, value in least.items()):
+            return found
         threading.Event().wait(0.05)
-    return found
+
+
+def total(found: Scrape, name: str) -> float:
+    """Return the sum of a sample over its labels."""
+    return sum(found.get(name, {}).values())
 
 
 def recorded(manager: RewardManager) -> dict[str, float]:
@@ -112,10 +122,12 @@ def test_a_scrape_holds_every_metric_of_the_board_and_the_alerts(
     manager.submit(rollouts("first"), run="a", step=2).result(60)
     other = sibling(manager, judges=[DEAD_JUDGE])
     other.submit(rollouts("third"), run="b").result(60)
-    # Trainer, judge worker and combine worker write at different times.
-    scrape_until(page, "oyer_trainer_wait_seconds_count", 3)
-    scrape_until(page, "oyer_judgements_total", 12)
-    scrape_until(page, "oyer_batch_seconds_count", 3)
+    scrape_until(
+        page,
+        oyer_trainer_wait_seconds_count=3,
+        oyer_judgements_total=12,
+        oyer_batch_seconds_count=3,
+    )
     shown = names_in(BOARD) | names_in(ALERTS)
     # The gauges of a worker are absent while its heartbeat is late.
     wait_until(lambda: shown <= scrape(page).keys(), "the metrics of the board and the alerts")
@@ -159,25 +171,23 @@ def test_a_scrape_holds_every_metric_of_the_board_and_the_alerts(
 
 def test_the_scores_of_a_stream_count_no_wait(manager: RewardManager, page: TestClient) -> None:
     name = "oyer_trainer_wait_seconds_count"
-    before = sum(scrape(page).get(name, {}).values())
+    before = total(scrape(page), name)
     manager.score(rollouts("streamed")[0], run="a").result(60)
     manager.submit(rollouts("waited for"), run="a", step=6).result(60)
-    after = scrape_until(page, name, before + 1)
-    assert sum(after[name].values()) == before + 1
+    after = scrape_until(page, **{name: before + 1})
+    assert total(after, name) == before + 1
 
 
 def test_counters_grow_and_the_number_of_series_does_not(
     manager: RewardManager, page: TestClient
 ) -> None:
     manager.submit(rollouts("warm"), run="a", step=3).result(60)
-    before = scrape_until(page, "oyer_judgements_total", 4)
-    ended = before["oyer_batches_ended_total"][(("status", "finished"),)]
+    # Batches of streams end and count no wait, so that the two counts differ.
+    names = ("oyer_judgements_total", "oyer_batches_ended_total", "oyer_trainer_wait_seconds_count")
+    before = scrape_until(page, **dict.fromkeys(names, 1))
     for step in (4, 5):
         manager.submit(rollouts(f"more {step}"), run="a", step=step).result(60)
-    while True:
-        after = scrape_until(page, "oyer_batches_ended_total", ended + 2)
-        if sum(after["oyer_trainer_wait_seconds_count"].values()) >= ended + 2:
-            break
+    after = scrape_until(page, **{name: total(before, name) + 2 for name in names})
     for name, values in before.items():
         if name.endswith(("_total", "_bucket", "_count", "_sum")):
             assert all(after[name][labels] >= value for labels, value in values.items()), name
@@ -194,7 +204,7 @@ def test_a_new_exporter_continues_the_counters(manager: RewardManager, page: Tes
         after = scrape(TestClient(create_app(client, engine, manager.config)))
     engine.dispose()
     totals = {name: values for name, values in before.items() if name.endswith("_total")}
-    assert sum(sum(values.values()) for values in totals.values()) > 0
+    assert sum(total(before, name) for name in totals) > 0
     # Not equal: a process may have written its latest values in between.
     for name, values in totals.items():
         assert all(after[name][labels] >= value for labels, value in values.items()), name
@@ -220,5 +230,5 @@ def test_a_resubmission_is_counted_by_its_reason(manager: RewardManager, page: T
     future = manager.submit(rollouts("again"), run="a")
     future.resubmit("made no progress for 30 s")
     future.result(60)
-    found = scrape_until(page, "oyer_batch_resubmissions_total", 1)
+    found = scrape_until(page, oyer_batch_resubmissions_total=1)
     assert found["oyer_batch_resubmissions_total"][(("reason", "stalled"),)] == 1
