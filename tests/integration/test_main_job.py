@@ -99,7 +99,9 @@ def test_each_failure_is_a_status_and_never_a_number(
     sibling: Sibling, backend: RewardManager, judge: JudgeServer, action: Any, status: str
 ) -> None:
     config = backend.config.model_dump(mode="json")
-    manager = sibling(judges=[{**config["judges"][0], "name": f"q-{status}"}])
+    endpoint = "impatient" if status == "timeout" else "fake"
+    own = {"name": f"q-{status}", "endpoint": endpoint}
+    manager = sibling(judges=[{**config["judges"][0], **own}])
     spoiled = "rollout that fails"
     judge.set_plan(
         lambda a: _action(action) if spoiled in _user_text(a) else Action(text="Final score: 7")

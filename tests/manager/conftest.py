@@ -53,7 +53,7 @@ class Workers:
 
     def wait_for_sent(self, messages: int, queue: str = "judge") -> None:
         """Wait until a queue has this many messages."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while self.sent(queue) < messages:
             assert time.monotonic() < deadline, f"{self.sent(queue)} of {messages} messages"
             time.sleep(0.005)
