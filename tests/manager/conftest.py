@@ -12,6 +12,7 @@ from oyer.manager import RewardFuture, RewardManager, Rollout
 from oyer.manager.backend import recovery
 from oyer.protocol.batch_result import BatchResult
 from oyer.protocol.batch_store import BatchStore
+from oyer.protocol.measuring.measurements import COUNTERS_KEY
 from oyer.tasks.app import make_app
 from tests.support.scripted_backend import backend, backend_changes, judge, judge_says, running
 
@@ -44,8 +45,9 @@ class Workers:
         self._app.backend.store_result(batch_id, result, "SUCCESS")
 
     def keys(self) -> set[bytes]:
-        """Return the keys in Redis, but not those of limiters: one of an earlier test may report."""
-        return {key for key in self.redis.scan_iter() if not key.startswith(b"oyer:limits:")}
+        """Return the keys in Redis, but not of limits and metrics: earlier tests may report late."""
+        others = (b"oyer:limits:", COUNTERS_KEY.encode())
+        return {key for key in self.redis.scan_iter() if not key.startswith(others)}
 
     def report(self, batch_id: str, judged: int) -> None:
         """Report the progress of the only chunk."""
