@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import make_url
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from oyer.manager import RewardManager
 
 _numbers = count()
+
+# By default, an input fails its test if it takes 200 ms or is drawn slowly, as on a busy machine.
+settings.register_profile("oyer", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("oyer")
 
 # A shell lets background jobs ignore Ctrl-C; processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

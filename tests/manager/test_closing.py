@@ -96,7 +96,7 @@ def test_ctrl_c_in_a_script_cancels_its_batch_in_the_record(
         text=True,
         env=os.environ,
     ) as process:
-        judge.wait_until(lambda log: len(log) >= 2, timeout_s=WAIT_S)
+        judge.wait_until(lambda log: len(log) >= 2, timeout_s=2 * WAIT_S)
         process.send_signal(signal.SIGINT)
         assert process.stdout is not None
         assert process.stdout.readline() == "cancelled\n"
