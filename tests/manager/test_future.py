@@ -84,7 +84,7 @@ def test_a_callback_is_called_once_with_the_future(submit: Submit, workers: Work
 
     future.add_done_callback(callback)
     workers.succeed(future.batch_id)
-    assert called.wait(10)
+    assert called.wait(60)
     future.add_done_callback(got.append)
     assert got == [future, future]
 
@@ -120,7 +120,7 @@ async def _awaited(future: RewardFuture, workers: Workers) -> int:
 
 
 def test_awaiting_leaves_the_event_loop_running(submit: Submit, workers: Workers) -> None:
-    assert asyncio.run(asyncio.wait_for(_awaited(submit(), workers), 30)) == 4
+    assert asyncio.run(asyncio.wait_for(_awaited(submit(), workers), 60)) == 4
 
 
 def test_a_cancelled_await_leaves_the_future_usable(submit: Submit, workers: Workers) -> None:
@@ -149,7 +149,7 @@ def test_the_wait_includes_waits_that_were_given_up(submit: Submit, workers: Wor
     workers.succeed(future.batch_id)
     ended = threading.Event()
     future.add_done_callback(lambda _: ended.set())
-    assert ended.wait(30)
+    assert ended.wait(60)
     assert future.outcome().trainer_wait_s is None
     batch = future.result()
     assert batch.trainer_wait_s is not None
@@ -205,7 +205,7 @@ def test_only_the_first_end_counts(submit: Submit, workers: Workers) -> None:
 def test_many_threads_may_wait_for_one_future(submit: Submit, workers: Workers) -> None:
     future = submit()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        waiting = [pool.submit(future.result, 10) for _ in range(8)]
+        waiting = [pool.submit(future.result, 60) for _ in range(8)]
         workers.succeed(future.batch_id)
         assert len({id(done.result()) for done in waiting}) == 1
 

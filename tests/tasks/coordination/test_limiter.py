@@ -108,7 +108,7 @@ def test_a_retry_after_beyond_the_deadline_is_not_waited_for(redis_url: str) -> 
 
 
 def test_the_adaptive_limit_is_cut_for_all_workers_by_a_429_of_one(redis_url: str) -> None:
-    changed = {"max_in_flight": 100, "adaptive": True, "worker_ttl_s": 1}
+    changed = {"max_in_flight": 100, "adaptive": True, "worker_ttl_s": 3}
     with (
         limiter(redis_url, "first", **changed) as first,
         limiter(redis_url, "second", **changed) as second,

@@ -146,8 +146,8 @@ def test_the_server_never_sees_more_calls_in_flight_than_allowed(redis_url: str)
 
 
 def test_a_killed_workers_slots_become_free_after_its_time_to_live(redis_url: str) -> None:
-    slots = limits(max_in_flight=6, worker_ttl_s=1.5)
-    with limiter(redis_url, "survivor", max_in_flight=6, worker_ttl_s=1.5) as survivor:
+    slots = limits(max_in_flight=6, worker_ttl_s=3.0)
+    with limiter(redis_url, "survivor", max_in_flight=6, worker_ttl_s=3.0) as survivor:
         job = {"greenlets": 6, "estimated_tokens": 1}
         with worker(redis_url, slots | {"worker_id": "killed"}, **job) as process:
             assert process.stdout is not None
