@@ -261,7 +261,8 @@ def test_a_cancelled_batch_ends_at_once_and_begins_no_further_call(
     with pytest.raises(BatchCancelled):
         future.result(timeout_s=5)
     assert not future.cancel()
-    judge.set_plan(Action(text="Final score: 5"))
+    # Workers hear of the end while these calls are in flight.
+    judge.set_plan(Action(text="Final score: 5", latency_s=1.5))
     judge.release()
     after = backend.submit(rollouts_of("after the cancelled", 4)).result(timeout_s=60)
     assert after.statuses == ["scored"] * 4
