@@ -38,7 +38,8 @@ def slow_judge() -> Iterator[JudgeServer]:
 def config_of(**endpoints: JudgeServer) -> dict[str, Any]:
     return {
         "endpoints": {
-            name: {"base_url": server.base_url, "max_in_flight": IN_FLIGHT}
+            # Held calls are not to be repeated.
+            name: {"base_url": server.base_url, "max_in_flight": IN_FLIGHT, "timeout_s": 600}
             for name, server in endpoints.items()
         },
         "judges": [{"name": "q", "endpoint": "e", "model": "m"}],
