@@ -96,7 +96,7 @@ class JudgeServer:
         self._in_loop(self._endpoint.release)
 
     def wait_until(
-        self, predicate: Callable[[list[RequestEntry]], bool], timeout_s: float = 30.0
+        self, predicate: Callable[[list[RequestEntry]], bool], timeout_s: float = 60.0
     ) -> None:
         """Wait until the log satisfies a predicate, which is evaluated at each arrival and end.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import make_url
 
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
     from oyer.manager import RewardManager
 
 _numbers = count()
+_redis_databases = count()
+
+REDIS_DATABASES = 1024
+"""Databases of the session's Redis."""
+
+# By default, an input fails its test if it takes 200 ms or is drawn slowly, as on a busy machine.
+settings.register_profile("oyer", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("oyer")
 
 # A shell lets background jobs ignore Ctrl-C; processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -41,8 +50,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def redis_service() -> Iterator[str]:
-    """URL of the session's Redis, for data that lives longer than a test."""
-    with services.redis_server() as url:
+    """URL of the session's Redis."""
+    with services.redis_server("--databases", str(REDIS_DATABASES)) as url:
         yield url
 
 
@@ -64,19 +73,25 @@ def shared_backend(
 
 @pytest.fixture
 def redis_url(redis_service: str) -> str:
-    """URL of the session's Redis, emptied."""
-    _forget_batches(redis_service)
+    """URL of an empty database of the session's Redis, whose other databases are empty as well.
+
+    It is the test's own: a thread of an earlier test that writes late changes another one.
+    """
+    server, _, _ = redis_service.rpartition("/")
+    _forget_batches(server)
     with redis.Redis.from_url(redis_service) as client:
         client.flushall()
-    return redis_service
+    return f"{server}/{next(_redis_databases) % REDIS_DATABASES}"
 
 
-def _forget_batches(url: str) -> None:
+def _forget_batches(server: str) -> None:
     """End the futures that earlier tests left: a poller would submit their batches again."""
     for thread in threading.enumerate():
         # A thread that has just ended has no target.
         poller = getattr(getattr(thread, "_target", None), "__self__", None)
-        if thread.name == "oyer-poller" and poller is not None and poller._source.url == url:
+        if thread.name != "oyer-poller" or poller is None:
+            continue
+        if poller._source.url.startswith(f"{server}/"):
             poller.fail_all(BatchCancelled("its test has ended"))
 
 

@@ -5,6 +5,7 @@ what it has learnt itself.
 """
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -15,9 +16,11 @@ from urllib.parse import urlsplit
 from redis import Redis, RedisError
 
 from oyer.config.endpoint import EndpointConfig
-from oyer.protocol.redis_client import Outage, log
+from oyer.protocol.redis_client import Outage
 from oyer.tasks.endpoint.refused_fields import Refused, described
 from oyer.tasks.endpoint.types import ChatClient, ChatRequest, Failure, Reply
+
+log = logging.getLogger(__name__)
 
 KEEP_S = 86_400
 """Lifetime in Redis after the last change, in seconds: endpoints change."""

@@ -8,6 +8,11 @@ import pytest
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardManager
 
+PATIENT_S = 60
+"""Time limit of calls that are not to be repeated, however busy the machine is."""
+IMPATIENT_S = 2
+"""Time limit of calls that are not answered."""
+
 
 @pytest.fixture(scope="session")
 def judge() -> Iterator[JudgeServer]:
@@ -17,22 +22,23 @@ def judge() -> Iterator[JudgeServer]:
 
 
 @pytest.fixture(autouse=True)
-def _fresh_plan(judge: JudgeServer) -> None:
+def _fresh_plan(judge: JudgeServer) -> Iterator[None]:
     judge.set_plan({})
     judge.reset()
+    yield
+    # A call that stayed held would take one of the endpoint's permits from later tests.
+    judge.set_plan({})
+    judge.release()
 
 
 @pytest.fixture(scope="session")
 def base_config(judge: JudgeServer) -> dict[str, Any]:
     """The configuration that the shared backend runs with."""
+    fake = {"base_url": judge.base_url, "max_in_flight": 32, "max_attempts": 2}
     return {
         "endpoints": {
-            "fake": {
-                "base_url": judge.base_url,
-                "max_in_flight": 32,
-                "timeout_s": 2,
-                "max_attempts": 2,
-            },
+            "fake": {**fake, "timeout_s": PATIENT_S},
+            "impatient": {**fake, "timeout_s": IMPATIENT_S},
             "dead": {"base_url": "http://127.0.0.1:9/v1", "max_attempts": 1},
         },
         "judges": [{"name": "q", "endpoint": "fake", "model": "m", "reasks": 0}],
@@ -95,12 +101,17 @@ def judging_backend(
     judge: JudgeServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RewardManager]:
     """A backend with two judge processes and one endpoint per limit of a judge client."""
-    common = {"base_url": judge.base_url, "api_key_env": "PLANTED_JUDGE_KEY", "timeout_s": 2}
+    common = {
+        "base_url": judge.base_url,
+        "api_key_env": "PLANTED_JUDGE_KEY",
+        "timeout_s": PATIENT_S,
+    }
     endpoints: dict[str, Any] = {
         "fake": {**common, "max_in_flight": 32},
+        "impatient": {**common, "max_in_flight": 32, "timeout_s": IMPATIENT_S},
         "other": {**common, "max_in_flight": 32},
         "narrow": {**common, "max_in_flight": 5},
-        "slow": {**common, "requests_per_minute": 30},
+        "slow": {**common, "max_in_flight": 32, "requests_per_minute": 30},
         "half_dead": {
             "base_urls": [{"url": judge.base_url}, {"url": "http://127.0.0.1:9/v1"}],
             "max_in_flight": 2,
@@ -111,7 +122,7 @@ def judging_backend(
                 for url in (judge.base_url, "http://127.0.0.1:9/v1")
             ],
             "api_key_env": "PLANTED_JUDGE_KEY",
-            "timeout_s": 2,
+            "timeout_s": PATIENT_S,
         },
     }
     prices = {"m": {"prompt_usd": 0, "completion_usd": 1000}}

@@ -1,18 +1,22 @@
 """Runs that share endpoints and real judge workers; the order of calls is read from the judge's log."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action
 from oyer.manager import RewardFuture, RewardManager
+from oyer.protocol import names
 from oyer.protocol.batch import Priority
 from tests.support.rollouts import rollouts_of
+from tests.support.waiting import wait_until
 
 IN_FLIGHT = 16
 PROMPT = Action(text="Final score: 6", latency_s=0.1)
@@ -34,7 +38,8 @@ def slow_judge() -> Iterator[JudgeServer]:
 def config_of(**endpoints: JudgeServer) -> dict[str, Any]:
     return {
         "endpoints": {
-            name: {"base_url": server.base_url, "max_in_flight": IN_FLIGHT}
+            # Held calls are not to be repeated.
+            name: {"base_url": server.base_url, "max_in_flight": IN_FLIGHT, "timeout_s": 600}
             for name, server in endpoints.items()
         },
         "judges": [{"name": "q", "endpoint": "e", "model": "m"}],
@@ -69,6 +74,20 @@ def submit(
     return RewardManager(raw).submit(rollouts, run=run, priority=priority)
 
 
+@contextlib.contextmanager
+def held(manager: RewardManager, judge: JudgeServer) -> Iterator[None]:
+    """Hold all calls while the block submits runs, until workers have sorted their messages.
+
+    Otherwise, the first run's calls would begin and end alone while the others are submitted.
+    """
+    judge.set_plan(HELD)
+    yield
+    with redis.Redis.from_url(str(manager.config.broker.url)) as client:
+        wait_until(lambda: client.llen(names.JUDGE_QUEUE) == 0, "every message is in its flow")
+    judge.set_plan(PROMPT)
+    judge.release()
+
+
 def called(log: list[RequestEntry]) -> list[str]:
     """The model of each call, in the order in which the calls arrived."""
     return [str(entry.model) for entry in sorted(log, key=lambda entry: entry.sequence)]
@@ -93,10 +112,11 @@ def _fresh_log(judge: JudgeServer) -> None:
 
 
 def test_a_backlog_does_not_delay_another_run(manager: RewardManager, judge: JudgeServer) -> None:
-    backlog = submit(manager, "A", 512)
-    judge.wait_until(lambda log: len(log) >= 2 * IN_FLIGHT)
-    batch = submit(manager, "B", 2 * IN_FLIGHT).result(timeout_s=60)
-    assert batch.mask.all()
+    with held(manager, judge):
+        backlog = submit(manager, "A", 512)
+        judge.wait_until(lambda log: len(log) == IN_FLIGHT)
+        later = submit(manager, "B", 2 * IN_FLIGHT)
+    judged(later)
     order = called(judge.requests)
     assert order.count("B training") == 2 * IN_FLIGHT
     assert order.count("A training") < 512 / 2
@@ -126,8 +146,10 @@ def test_a_slow_endpoint_takes_no_slot_from_others(
 def test_runs_of_equal_weight_call_equally_often(
     manager: RewardManager, judge: JudgeServer
 ) -> None:
-    judged(*[submit(manager, run, 384) for run in "XYZ"])
-    # The first run is alone for a moment, and so the first to end.
+    with held(manager, judge):
+        futures = [submit(manager, run, 384) for run in "XYZ"]
+    judged(*futures)
+    # The first run has the first calls, and so is the first to end.
     counts = calls_between(judge, "X training")
     assert len(counts) == 3
     # A run counts about 190 calls there, and a worker that is busy elsewhere delays 16 of them.
@@ -137,7 +159,9 @@ def test_runs_of_equal_weight_call_equally_often(
 def test_a_run_calls_in_proportion_to_its_weight(
     manager: RewardManager, judge: JudgeServer
 ) -> None:
-    judged(*[submit(manager, run, 384) for run in ("light", "heavy")])
+    with held(manager, judge):
+        futures = [submit(manager, run, 384) for run in ("light", "heavy")]
+    judged(*futures)
     counts = calls_between(judge, "heavy training")
     assert 2.5 <= counts["heavy training"] / counts["light training"] <= 3.5
 
@@ -145,10 +169,12 @@ def test_a_run_calls_in_proportion_to_its_weight(
 def test_background_calls_progress_without_delaying_training(
     manager: RewardManager, judge: JudgeServer
 ) -> None:
-    background = submit(manager, "eval", 512, priority="background")
-    judge.wait_until(lambda log: len(log) >= IN_FLIGHT)
+    with held(manager, judge):
+        background = submit(manager, "eval", 512, priority="background")
+        judge.wait_until(lambda log: len(log) == IN_FLIGHT)
+        training = submit(manager, "T", 1024)
     # The background share is less than a slot, and a slot in one of three seconds at least.
-    judged(submit(manager, "T", 1024))
+    judged(training)
     counts = calls_between(judge, "T training")
     # Without priorities, both would have equal parts.
     assert 0 < counts["eval background"] <= counts["T training"] / 8

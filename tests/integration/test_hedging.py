@@ -7,8 +7,10 @@ import pytest
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.request_log import RequestEntry
+from oyer.demo.responses import Action, named
 from oyer.manager import RewardBatch, RewardManager
 from tests.integration.test_main_job import read
+from tests.support.limiters import give, limiter, take
 from tests.support.rollouts import rollouts_of
 
 AFTER_S = 0.2
@@ -16,6 +18,7 @@ MANY = 6
 """`max_in_flight` of most endpoints."""
 SIX = {"text": "Final score: 6"}
 HOLD = {**SIX, "hold": True}
+BROKEN = {"name": "server_error", "hold": True}
 PRICE = {"prompt_usd": 1000, "completion_usd": 1000}
 
 Judged = Callable[..., RewardBatch]
@@ -129,8 +132,11 @@ def test_the_second_request_replaces_a_slow_first_one(
 def test_the_second_request_is_cancelled_if_the_first_one_is_answered(
     manager: RewardManager, judge: JudgeServer
 ) -> None:
-    judge.set_plan(plan({**SIX, "latency_s": 3 * AFTER_S}, HOLD))
-    batch = on(manager).submit(rollouts_of("second loses", 1)).result(timeout_s=90)
+    judge.set_plan(plan(HOLD, {"name": "black_hole"}))
+    future = on(manager).submit(rollouts_of("second loses", 1))
+    judge.wait_until(lambda log: len(log) == 2)
+    judge.release()
+    batch = future.result(timeout_s=90)
     assert batch.judge_scores.tolist() == [6.0]
     judge.wait_until(lambda log: len(log) == 2 and cut_off(log[1]))
     first, second = attempts_of(manager, batch)
@@ -156,27 +162,43 @@ def test_a_second_request_that_fails_leaves_the_first_one_alone(
 
 
 def test_the_second_request_is_awaited_if_the_first_one_fails(
-    manager: RewardManager, judge: JudgeServer
+    manager: RewardManager, judge: JudgeServer, other_judge: JudgeServer
 ) -> None:
-    judge.set_plan(plan({"name": "server_error", "latency_s": 2 * AFTER_S}, HOLD))
-    future = on(manager).submit(rollouts_of("first fails", 1))
-    judge.wait_until(lambda log: len(log) == 2 and log[0].status == 500)
-    judge.release()
+    """The two requests go to two servers, so that the test ends the first one alone."""
+    arrived: list[JudgeServer] = []
+
+    def plan_of(server: JudgeServer) -> Callable[[RequestEntry], Action]:
+        def plan(_: RequestEntry) -> Action:
+            arrived.append(server)
+            return named("server_error", hold=True) if len(arrived) == 1 else Action(**HOLD)
+
+        return plan
+
+    for server in (judge, other_judge):
+        server.set_plan(plan_of(server))
+    future = on(manager, "two").submit(rollouts_of("first fails", 1))
+    for server in (judge, other_judge):
+        server.wait_until(lambda log: len(log) == 1)
+    first_server, second_server = arrived
+    first_server.release()
+    first_server.wait_until(lambda log: log[0].status == 500)
+    second_server.release()
     batch = future.result(timeout_s=90)
     assert batch.judge_scores.tolist() == [6.0]
     first, second = attempts_of(manager, batch)
     assert (first["hedge"], first["http_status"]) == (None, 500)
     assert (second["hedge"], second["http_status"]) == (True, 200)
-    assert len(judge.requests) == 2
+    assert len(arrived) == 2
 
 
 def test_a_call_is_retried_once_both_requests_have_failed(
     manager: RewardManager, judge: JudgeServer
 ) -> None:
-    judge.set_plan(
-        plan({"name": "server_error", "latency_s": 2 * AFTER_S}, {"name": "server_error"})
-    )
-    batch = on(manager).submit(rollouts_of("both fail", 1)).result(timeout_s=90)
+    judge.set_plan(plan(BROKEN, BROKEN))
+    future = on(manager).submit(rollouts_of("both fail", 1))
+    judge.wait_until(lambda log: len(log) == 2)
+    judge.release()
+    batch = future.result(timeout_s=90)
     assert batch.judge_scores.tolist() == [6.0]
     rows = attempts_of(manager, batch)
     assert [row["number"] for row in rows] == [1, 2, 3]
@@ -189,10 +211,16 @@ def test_a_call_is_retried_once_both_requests_have_failed(
 
 def test_a_full_endpoint_gets_no_second_request(manager: RewardManager, judge: JudgeServer) -> None:
     judge.set_plan({"default": {**SIX, "latency_s": 4 * AFTER_S}})
-    batch = on(manager, "full").submit(rollouts_of("full", 2)).result(timeout_s=90)
-    assert batch.statuses == ["scored"] * 2
-    assert len(judge.requests) == 2
+    url = str(manager.config.broker.url)
+    with limiter(url, "another worker", endpoint="full", max_in_flight=2) as other:
+        permits = take(other, 1, 60)
+        assert len(permits) == 1
+        batch = on(manager, "full").submit(rollouts_of("full", 1)).result(timeout_s=90)
+        give(other, permits)
+    assert [row["hedge"] for row in attempts_of(manager, batch)] == [None]
     # One call in flight leaves room for a second request.
+    judge.set_plan(plan(HOLD))
+    judge.reset()
     batch = on(manager, "full").submit(rollouts_of("not full", 1)).result(timeout_s=90)
     assert [row["hedge"] for row in attempts_of(manager, batch)] == [None, True]
 
@@ -201,7 +229,7 @@ def test_at_most_a_part_of_the_calls_gets_a_second_request(
     manager: RewardManager, judge: JudgeServer
 ) -> None:
     """The part counts over batches: 15 and 15 calls have 3 second requests, not 1 and 1."""
-    judge.set_plan({"default": {**SIX, "latency_s": 4 * AFTER_S}})
+    judge.set_plan({"default": {**SIX, "latency_s": 10 * AFTER_S}})
     hedges = []
     for tag in ("first part", "second part", "third part"):
         batch = on(manager, "some").submit(rollouts_of(tag, 15)).result(timeout_s=90)
@@ -213,8 +241,13 @@ def test_a_second_request_goes_to_another_url(
     manager: RewardManager, judge: JudgeServer, other_judge: JudgeServer
 ) -> None:
     for server in (judge, other_judge):
-        server.set_plan({"default": {**SIX, "latency_s": 4 * AFTER_S}})
-    batch = on(manager, "two").submit(rollouts_of("urls", 3)).result(timeout_s=90)
+        server.set_plan({"default": HOLD})
+    future = on(manager, "two").submit(rollouts_of("urls", 3))
+    for server in (judge, other_judge):
+        server.wait_until(lambda log: len(log) == 3)
+    for server in (judge, other_judge):
+        server.release()
+    batch = future.result(timeout_s=90)
     rows = attempts_of(manager, batch)
     assert len(rows) == 6
     assert all(
@@ -227,9 +260,10 @@ def test_a_second_request_goes_to_another_url(
 def test_a_second_request_that_the_budget_cannot_pay_is_not_sent(
     manager: RewardManager, judge: JudgeServer
 ) -> None:
-    judge.set_plan({"default": {**SIX, "latency_s": 4 * AFTER_S}})
+    slow = {"default": {**SIX, "latency_s": 4 * AFTER_S}}
     # A call reserves 100 tokens for the reply at 0.001 USD each, and its prompt.
-    for usd, sent in ((1.2, 1), (100.0, 2)):
+    for usd, answers, sent in ((1.2, slow, 1), (100.0, plan(HOLD), 2)):
+        judge.set_plan(answers)
         judge.reset()
         priced = on(manager, budget={"usd": usd})
         batch = priced.submit(rollouts_of(f"usd {usd}", 1), run=f"usd {usd}").result(timeout_s=90)

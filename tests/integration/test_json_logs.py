@@ -42,7 +42,7 @@ def test_lines_name_their_batch_run_and_judge(
             )
         )
         batch = manager.submit([rollout("a")], run="logged").result(60)
-        (told,) = lines(tmp_path, "oyer.protocol.redis_client")
+        (told,) = lines(tmp_path, "oyer.tasks.coordination.lessons")
         (ended,) = lines(tmp_path, "oyer.tasks.combine")
     assert (told["batch_id"], told["run"], told["judge"]) == (batch.id, "logged", "q")
     assert (ended["batch_id"], ended["run"], ended["level"]) == (batch.id, "logged", "INFO")

@@ -99,7 +99,9 @@ def test_each_failure_is_a_status_and_never_a_number(
     sibling: Sibling, backend: RewardManager, judge: JudgeServer, action: Any, status: str
 ) -> None:
     config = backend.config.model_dump(mode="json")
-    manager = sibling(judges=[{**config["judges"][0], "name": f"q-{status}"}])
+    endpoint = "impatient" if status == "timeout" else "fake"
+    own = {"name": f"q-{status}", "endpoint": endpoint}
+    manager = sibling(judges=[{**config["judges"][0], **own}])
     spoiled = "rollout that fails"
     judge.set_plan(
         lambda a: _action(action) if spoiled in _user_text(a) else Action(text="Final score: 7")
@@ -259,7 +261,8 @@ def test_a_cancelled_batch_ends_at_once_and_begins_no_further_call(
     with pytest.raises(BatchCancelled):
         future.result(timeout_s=5)
     assert not future.cancel()
-    judge.set_plan(Action(text="Final score: 5"))
+    # Workers hear of the end while these calls are in flight.
+    judge.set_plan(Action(text="Final score: 5", latency_s=1.5))
     judge.release()
     after = backend.submit(rollouts_of("after the cancelled", 4)).result(timeout_s=60)
     assert after.statuses == ["scored"] * 4

@@ -33,7 +33,7 @@ def test_a_cancelled_batch_has_its_state(backend: RewardManager, judge: JudgeSer
     url = str(backend.config.broker.url)
     judge.set_plan(Action(hold=True))
     future = backend.submit(rollouts_of("celery cancelled", 4))
-    judge.wait_until(lambda log: len(log) >= 1)
+    judge.wait_until(lambda log: len(log) == 4)
     assert future.cancel()
     judge.release()
     with Celery(broker=url, backend=url, set_as_current=False) as app:

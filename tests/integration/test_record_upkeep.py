@@ -30,7 +30,10 @@ def test_upkeep_runs_while_a_trainer_submits(
 
     judge.set_plan(plan)
     config = {
-        "endpoints": {"fake": {"base_url": judge.base_url, "max_in_flight": 2 * N}},
+        # The held calls last as long as the upkeep, and are not to be repeated.
+        "endpoints": {
+            "fake": {"base_url": judge.base_url, "max_in_flight": 2 * N, "timeout_s": 600}
+        },
         "judges": [{"name": "q", "endpoint": "fake", "model": "m"}],
         "store": {"url": store_url},
     }

@@ -82,16 +82,26 @@ def test_ctrl_c_in_a_script_cancels_its_batch_in_the_record(
         with RewardManager.local({config(judge, tmp_path)!r}, judge_processes=1) as manager:
             rows = [Rollout(prompt="p", response=f"r {{i}}", group_id="g", base_score=1.0,
                             response_tokens=9) for i in range(8)]
-            manager.submit(rows).result()
+            future = manager.submit(rows)
+            future.add_done_callback(lambda _: print("cancelled", flush=True))
+            future.result()
         """
     )
     path = tmp_path / "train.py"
     path.write_text(script)
     with subprocess.Popen(
-        [sys.executable, str(path)], stderr=subprocess.PIPE, text=True, env=os.environ
+        [sys.executable, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
     ) as process:
-        judge.wait_until(lambda log: len(log) >= 2)
+        judge.wait_until(lambda log: len(log) >= 2, timeout_s=2 * WAIT_S)
         process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "cancelled\n"
+        # A call may begin before its worker hears of the end.
+        judge.set_plan(Action(text="Final score: 5"))
         judge.release()
         _, stderr = process.communicate(timeout=WAIT_S)
     assert "KeyboardInterrupt" in stderr

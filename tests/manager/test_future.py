@@ -28,7 +28,7 @@ def test_a_result_comes_back_as_a_batch(submit: Submit, workers: Workers) -> Non
     assert not future.done()
     assert "pending" in repr(future)
     workers.succeed(future.batch_id)
-    batch = future.result(timeout_s=10)
+    batch = future.result(timeout_s=60)
     np.testing.assert_array_equal(batch.judge_scores, [8, 8, 8, 8])
     assert batch.id == future.batch_id
     assert future.done()
@@ -60,7 +60,7 @@ def test_a_timeout_names_what_is_missing_and_the_future_stays_usable(
     with pytest.raises(TimeoutError, match=r"its combination are missing$"):
         future.result(timeout_s=0)
     workers.succeed(future.batch_id)
-    assert len(future.result(timeout_s=10)) == 4
+    assert len(future.result(timeout_s=60)) == 4
 
 
 def test_progress_never_exceeds_the_total_and_ends_at_it(submit: Submit, workers: Workers) -> None:
@@ -70,7 +70,7 @@ def test_progress_never_exceeds_the_total_and_ends_at_it(submit: Submit, workers
     assert future.progress() == (4, 4)
     workers.report(future.batch_id, 1)
     workers.succeed(future.batch_id)
-    future.result(timeout_s=10)
+    future.result(timeout_s=60)
     assert future.progress() == (4, 4)
 
 
@@ -84,7 +84,7 @@ def test_a_callback_is_called_once_with_the_future(submit: Submit, workers: Work
 
     future.add_done_callback(callback)
     workers.succeed(future.batch_id)
-    assert called.wait(10)
+    assert called.wait(60)
     future.add_done_callback(got.append)
     assert got == [future, future]
 
@@ -99,9 +99,9 @@ def test_a_callback_that_raises_stops_nothing(
 
     first.add_done_callback(broken)
     workers.succeed(first.batch_id)
-    assert len(first.result(timeout_s=10)) == 4
+    assert len(first.result(timeout_s=60)) == 4
     workers.succeed(second.batch_id)
-    assert len(second.result(timeout_s=10)) == 4
+    assert len(second.result(timeout_s=60)) == 4
     assert "of the user" in caplog.text
 
 
@@ -120,7 +120,7 @@ async def _awaited(future: RewardFuture, workers: Workers) -> int:
 
 
 def test_awaiting_leaves_the_event_loop_running(submit: Submit, workers: Workers) -> None:
-    assert asyncio.run(asyncio.wait_for(_awaited(submit(), workers), 30)) == 4
+    assert asyncio.run(asyncio.wait_for(_awaited(submit(), workers), 60)) == 4
 
 
 def test_a_cancelled_await_leaves_the_future_usable(submit: Submit, workers: Workers) -> None:
@@ -133,7 +133,7 @@ def test_a_cancelled_await_leaves_the_future_usable(submit: Submit, workers: Wor
     asyncio.run(impatient())
     assert not future.done()
     workers.succeed(future.batch_id)
-    assert len(future.result(timeout_s=10)) == 4
+    assert len(future.result(timeout_s=60)) == 4
 
 
 def test_the_wait_includes_waits_that_were_given_up(submit: Submit, workers: Workers) -> None:
@@ -149,7 +149,7 @@ def test_the_wait_includes_waits_that_were_given_up(submit: Submit, workers: Wor
     workers.succeed(future.batch_id)
     ended = threading.Event()
     future.add_done_callback(lambda _: ended.set())
-    assert ended.wait(30)
+    assert ended.wait(60)
     assert future.outcome().trainer_wait_s is None
     batch = future.result()
     assert batch.trainer_wait_s is not None
@@ -163,7 +163,7 @@ def test_missing_scores_are_raised_with_the_partial_batch(submit: Submit, worker
     with pytest.raises(
         MissingScores, match=r"1 of 4 rollouts to be judged have no score"
     ) as caught:
-        future.result(timeout_s=10)
+        future.result(timeout_s=60)
     assert caught.value.batch.statuses[2] == "timeout"
 
 
@@ -171,14 +171,14 @@ def test_an_outage_is_raised(submit: Submit, workers: Workers) -> None:
     future = submit(reward={"max_failed_fraction": 0.25})
     workers.succeed(future.batch_id, statuses=["timeout", "timeout", "scored", "scored"])
     with pytest.raises(JudgeOutage):
-        future.result(timeout_s=10)
+        future.result(timeout_s=60)
 
 
 def test_cancel_stops_the_workers_and_ends_the_future(submit: Submit, workers: Workers) -> None:
     future = submit()
     assert future.cancel()
     with pytest.raises(BatchCancelled, match=future.batch_id):
-        future.result(timeout_s=10)
+        future.result(timeout_s=60)
     assert workers.exchange.ending(future.batch_id) is not None
     assert not future.cancel()
     workers.succeed(future.batch_id)
@@ -188,7 +188,7 @@ def test_cancel_stops_the_workers_and_ends_the_future(submit: Submit, workers: W
 def test_a_batch_that_has_ended_is_not_cancelled(submit: Submit, workers: Workers) -> None:
     future = submit()
     workers.succeed(future.batch_id)
-    future.result(timeout_s=10)
+    future.result(timeout_s=60)
     assert not future.cancel()
     assert workers.exchange.ending(future.batch_id) is None
 
@@ -196,7 +196,7 @@ def test_a_batch_that_has_ended_is_not_cancelled(submit: Submit, workers: Worker
 def test_only_the_first_end_counts(submit: Submit, workers: Workers) -> None:
     future = submit()
     workers.succeed(future.batch_id)
-    batch = future.result(timeout_s=10)
+    batch = future.result(timeout_s=60)
     future.fail(RuntimeError("too late"))
     assert future.finish({"status": "SUCCESS", "result": {}}) is None
     assert future.result() is batch
@@ -205,7 +205,7 @@ def test_only_the_first_end_counts(submit: Submit, workers: Workers) -> None:
 def test_many_threads_may_wait_for_one_future(submit: Submit, workers: Workers) -> None:
     future = submit()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        waiting = [pool.submit(future.result, 10) for _ in range(8)]
+        waiting = [pool.submit(future.result, 60) for _ in range(8)]
         workers.succeed(future.batch_id)
         assert len({id(done.result()) for done in waiting}) == 1
 
@@ -217,5 +217,5 @@ def test_one_connection_serves_all_futures_of_a_broker(redis_url: str) -> None:
 
 def _error(future: RewardFuture) -> BaseException:
     with pytest.raises(BatchFailed) as caught:
-        future.result(timeout_s=10)
+        future.result(timeout_s=60)
     return caught.value

@@ -12,7 +12,8 @@ import pytest
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager.slime import custom_rm
 from oyer.manager.slime.caller import Caller, current_caller
-from tests.manager.test_slime import Sample, Status, args
+from tests.manager.test_slime import Sample, Status
+from tests.manager.test_slime import args as args_of
 from tests.support.scripted_backend import Running
 from tests.support.slime_rollout import Trainer
 
@@ -29,6 +30,11 @@ def configure(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv("OYER_CONFIG", str(file))
 
     return write
+
+
+def args(**given: Any) -> SimpleNamespace:
+    """slime's arguments: on a busy machine, the learned time may pass before a group is complete."""
+    return args_of(oyer_group_timeout_s=600, **given)
 
 
 def groups_of(tag: str, n: int = 2) -> list[list[Sample]]:
@@ -64,8 +70,7 @@ def recorded(running: Running, run: str) -> list[tuple[Any, ...]]:
 def test_aborted_siblings_never_stall_a_rollout(judge: JudgeServer, configure: Any) -> None:
     """The groups that slime discards are not waited for: neither siblings nor the judge."""
     configure(length={"method": "median_band"})
-    # On a busy machine, the learned time may pass before the first group ends.
-    given = args(rollout_batch_size=1, partial_rollout=False, oyer_group_timeout_s=600)
+    given = args(rollout_batch_size=1, partial_rollout=False)
     trainer = Trainer(given, custom_rm, unless_surplus)
     groups = groups_of("surplus")
     (whole,) = asyncio.run(trainer.generate_rollout_async(0, groups))
@@ -102,7 +107,7 @@ def test_a_group_that_waits_before_it_starts_its_samples_is_no_error() -> None:
 def test_a_resumed_group_is_compared_whole(judge: JudgeServer, configure: Any) -> None:
     """In partial rollouts the finished siblings keep their place until the last one comes."""
     configure(length={"method": "median_band"})
-    given = args(rollout_batch_size=1, partial_rollout=True, oyer_group_timeout_s=600)
+    given = args(rollout_batch_size=1, partial_rollout=True)
     trainer = Trainer(given, custom_rm, unless_surplus)
     groups = groups_of("partial")
     asyncio.run(trainer.generate_rollout_async(0, groups))

@@ -10,7 +10,7 @@ import pytest
 
 from oyer.manager import BackendUnavailable, RewardManager, Rollout
 from oyer.manager.score import Score
-from oyer.manager.streaming import group_queue, identity, stream
+from oyer.manager.streaming import batching_window, group_queue, identity, stream
 from oyer.manager.streaming.pending import Pending
 from oyer.protocol.batch_store import Backlog
 from oyer.protocol.errors import Overloaded
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 BAND = {"method": "median_band"}
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 @pytest.fixture
@@ -81,8 +81,10 @@ def judge_tasks(workers: Workers) -> int:
 
 @pytest.mark.parametrize("compares", [False, True])
 def test_a_thousand_single_rollouts_take_about_the_tasks_of_one_batch(
-    redis_url: str, workers: Workers, compares: bool
+    redis_url: str, workers: Workers, compares: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # So long that a busy machine does not interrupt the burst.
+    monkeypatch.setattr(batching_window, "MAX_WINDOW_S", 2.0)
     manager = manager_on(redis_url, length=BAND if compares else [])
     rollouts = [one for k in range(125) for one in members_of(f"g{k}", 8)]
     manager.submit(rollouts).cancel()
@@ -90,9 +92,8 @@ def test_a_thousand_single_rollouts_take_about_the_tasks_of_one_batch(
     workers.redis.flushall()
     pending = [manager.score(one, group_size=8) for one in rollouts]
     end_all(workers, *pending)
-    # One batch, unless a busy machine interrupts the burst.
-    assert len(batch_ids(workers)) <= 40
-    assert judge_tasks(workers) <= 6 * of_a_batch
+    assert len(batch_ids(workers)) <= 8
+    assert judge_tasks(workers) <= 3 * of_a_batch
     sizes = [workers.exchange.manifest(batch_id).size for batch_id in batch_ids(workers)]
     assert sum(sizes) >= len(rollouts)
 

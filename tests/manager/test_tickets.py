@@ -25,7 +25,7 @@ def test_a_ticket_reopens_the_future(submit: Submit, workers: Workers) -> None:
     workers.succeed(future.batch_id, statuses=["timeout"] * 4)
     for one in (future, reopened, unpickled):
         with pytest.raises(MissingScores):
-            one.result(timeout_s=10)
+            one.result(timeout_s=60)
 
 
 @pytest.mark.usefixtures("no_pauses")
@@ -38,7 +38,7 @@ def test_a_reopened_future_resubmits_from_the_payloads_in_redis(
     workers.fail(reopened.batch_id, OSError("disk"))
     workers.wait_for_sent(2)
     workers.succeed(reopened.batch_id)
-    assert len(reopened.result(timeout_s=10)) == 4
+    assert len(reopened.result(timeout_s=60)) == 4
 
 
 @pytest.mark.usefixtures("no_pauses")
@@ -52,7 +52,7 @@ def test_a_reopened_future_without_payloads_reads_the_record(
     workers.fail(reopened.batch_id, OSError("disk"))
     workers.wait_for_sent(1, "combine")
     workers.succeed(reopened.batch_id)
-    assert len(reopened.result(timeout_s=10)) == 4
+    assert len(reopened.result(timeout_s=60)) == 4
 
 
 def _forged(state: Any) -> str:

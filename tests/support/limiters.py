@@ -43,9 +43,14 @@ def worker(redis_url: str, limiter: dict[str, Any], **job: Any) -> Iterator[subp
 
 @contextlib.contextmanager
 def limiter(redis_url: str, worker_id: str, **changed: Any) -> Iterator[Limiter]:
-    """Open a limiter in this process; close it, and give what it holds back, at the end."""
+    """Open a limiter in this process; close it, and give what it holds back, at the end.
+
+    Args:
+        changed: The endpoint, and limits.
+    """
     client = connect(redis_url)
-    opened = Limiter(client, "judge", worker_id=worker_id, **limits(**changed))
+    endpoint = changed.pop("endpoint", "judge")
+    opened = Limiter(client, endpoint, worker_id=worker_id, **limits(**changed))
     yield opened
     opened.close()
     client.close()

@@ -40,7 +40,8 @@ def scripted_backend(folder: Path, **changes: Any) -> Iterator[tuple[RewardManag
                 "fake": {
                     "base_url": judge.base_url,
                     "max_in_flight": 32,
-                    "timeout_s": 5,
+                    # No call of a busy machine may be repeated: tests count requests.
+                    "timeout_s": 60,
                     "max_attempts": 2,
                 },
                 "dead": {"base_url": "http://127.0.0.1:9/v1", "max_attempts": 1},
@@ -89,11 +90,15 @@ def backend(running: Running) -> RewardManager:
 
 
 @pytest.fixture
-def judge(running: Running, judge_says: str) -> JudgeServer:
+def judge(running: Running, judge_says: str) -> Iterator[JudgeServer]:
     """The judge of the module's backend, with an empty log and the default reply."""
-    running[1].set_plan(Action(text=judge_says))
-    running[1].reset()
-    return running[1]
+    judge = running[1]
+    judge.set_plan(Action(text=judge_says))
+    judge.reset()
+    yield judge
+    # A call that stayed held would take one of the endpoint's permits from later tests.
+    judge.set_plan(Action(text=judge_says))
+    judge.release()
 
 
 def sibling(manager: RewardManager, **changes: Any) -> RewardManager:

@@ -19,7 +19,7 @@ Point = Literal["claimed", "published"]
 CLAIM_S = 0.3
 """Expiry of the claims of a process that kills itself, so that tests are short."""
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 class OtherProcess:

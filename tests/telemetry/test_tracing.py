@@ -79,6 +79,7 @@ def test_a_submission_is_a_child_of_the_span_of_the_trainer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also where a parent is damaged: a message of another program begins a new trace."""
+    monkeypatch.setattr(provider, "FLUSH_S", 60.0)
     with otlp_receiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
         tracing.start("spans", "x")
@@ -151,7 +152,8 @@ def test_a_subprocess_of_a_gevent_worker_runs_none_of_its_greenlets(tmp_path: Pa
 def test_a_forked_process_exports_its_own_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "import os\n"
-        "from oyer.telemetry import tracing\n"
+        "from oyer.telemetry import provider, tracing\n"
+        "provider.FLUSH_S = 60.0\n"
         "tracing.start('spans', 'x')\n"
         "with tracing.span('parent', 'producer', {'batch_id': 'b'}): pass\n"
         "if os.fork() == 0:\n"

@@ -1,8 +1,8 @@
 """One thread watches all futures of a broker, and survives the errors of each."""
 
 import contextlib
+import itertools
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,10 @@ from tests.support import services
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Call to deprecated setex:DeprecationWarning"  # Celery 5.7 on redis-py 8
 )
+
+
+OUTAGES = 50
+"""Polls in vain of an outage: several times what a future that stalls would wait."""
 
 
 @dataclass(eq=False)
@@ -84,7 +88,7 @@ def test_every_future_gets_its_own_result(watcher: Watcher, workers: Workers) ->
     for i in reversed(range(50)):
         workers.store(f"b{i}", i)
     for i, future in enumerate(futures):
-        assert future.ended.wait(10)
+        assert future.ended.wait(60)
         assert future.calls == [i]
 
 
@@ -93,8 +97,8 @@ def test_two_futures_of_one_batch_both_get_the_result(watcher: Watcher, workers:
     watcher.watch(first)
     watcher.watch(second)
     workers.store("b", 1)
-    assert first.ended.wait(10)
-    assert second.ended.wait(10)
+    assert first.ended.wait(60)
+    assert second.ended.wait(60)
 
 
 def test_one_thread_serves_all_futures(watcher: Watcher, workers: Workers) -> None:
@@ -114,9 +118,9 @@ def test_a_forgotten_future_gets_no_result(watcher: Watcher, workers: Workers) -
     mark = Future("mark")
     watcher.watch(mark)
     workers.store("mark", 0)
-    assert mark.ended.wait(10)
+    assert mark.ended.wait(60)
     workers.store("b", 1)
-    assert kept.ended.wait(10)
+    assert kept.ended.wait(60)
     assert forgotten.calls == []
 
 
@@ -127,10 +131,10 @@ def test_an_exception_in_one_future_becomes_its_error_and_stops_no_other(
     watcher.watch(broken)
     watcher.watch(sound)
     workers.store("broken", 1)
-    assert broken.ended.wait(10)
+    assert broken.ended.wait(60)
     assert isinstance(broken.calls[0], KeyError)
     workers.store("sound", 2)
-    assert sound.ended.wait(10)
+    assert sound.ended.wait(60)
     assert sound.calls == [2]
 
 
@@ -141,7 +145,7 @@ def test_a_batch_that_is_lost_after_every_submission_fails(
     monkeypatch.setattr(recovery, "GONE_PAUSE_S", 0.0)
     future = Future("b", stall_timeout_s=0.01)
     watcher.watch(future)
-    assert future.ended.wait(30)
+    assert future.ended.wait(60)
     lost = "is no longer in Redis"
     given_up = f"{lost}; given up after 5 submissions"
     assert future.calls == [f"resubmitted: {lost}"] * 4 + [given_up]
@@ -149,20 +153,22 @@ def test_a_batch_that_is_lost_after_every_submission_fails(
 
 @pytest.fixture
 def outages(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Return a function that waits until the poller has met an outage."""
+    """Return a function that waits until the poller has met an outage many times."""
     met = threading.Event()
+    count = itertools.count(1)
     poll = Poller._poll
 
     def polling(self: Poller, batches: Any) -> None:
         try:
             poll(self, batches)
         except BackendUnavailable:
-            met.set()
+            if next(count) == OUTAGES:
+                met.set()
             raise
 
     monkeypatch.setattr(Poller, "_poll", polling)
     monkeypatch.setattr(module, "_OUTAGE_S", 0.001)
-    return lambda: _require(met.wait(30))
+    return lambda: _require(met.wait(60))
 
 
 def _require(happened: bool) -> None:
@@ -173,13 +179,10 @@ def test_an_outage_is_logged_once_and_ends_no_future(
     outages: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     with services.redis_server() as url:
-        watcher, future = Watcher(url), Future("b", stall_timeout_s=0.05)
+        watcher, future = Watcher(url), Future("b", stall_timeout_s=0.01)
     watcher.watch(future)
     outages()
-    deadline = time.monotonic() + 0.2
-    while time.monotonic() < deadline:
-        assert future.calls == []
-        time.sleep(0.01)
+    assert future.calls == []
     logged = [r for r in caplog.records if "still trying" in r.getMessage()]
     assert len(logged) == 1
     watcher.close()
@@ -197,8 +200,8 @@ def test_an_idle_poller_ends_its_thread_and_starts_a_new_one(
         thread = watcher._thread
         assert thread is not None
         workers.store("b", result)
-        assert future.ended.wait(10)
-        thread.join(10)
+        assert future.ended.wait(60)
+        thread.join(60)
         assert not thread.is_alive()
         workers.redis.flushall()
 

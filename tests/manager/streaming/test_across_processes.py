@@ -20,6 +20,8 @@ from tests.support.second_trainer import OtherProcess, Point, other_process
 
 PROCESSES, GROUPS, SIZE = 8, 64, 8
 WAIT_S = 60.0
+OVERDUE_S = 4.0
+"""Longer than the rollouts of two processes need to come, however busy the machine is."""
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,9 @@ def test_eight_processes_get_the_rewards_of_one_batch_and_each_rollout_is_paid_f
     processes = [OtherProcess(manager) for _ in shares]
     scores: dict[int, Score | Exception] = {}
     try:
+        for process in processes:
+            # Once all have started: the time of a group begins with its first rollout.
+            process.submit([])
         # A few at a time from each process, so that groups grow over many batching windows.
         for start in range(0, len(shares[0]), 8):
             for process, share in zip(processes, shares, strict=True):
@@ -102,7 +107,7 @@ def test_an_overdue_group_is_scored_without_its_missing_rollouts(
     manager: RewardManager, judge: JudgeServer, other: OtherProcess
 ) -> None:
     members = group_of("partial", 100, 100, 160)
-    where: dict[str, Any] = {"group_size": 4, "group_timeout_s": 1.0}
+    where: dict[str, Any] = {"group_size": 4, "group_timeout_s": OVERDUE_S}
     other.submit(members[1:], **where)
     mine = manager.score(members[0], **where).result(WAIT_S)
     scores = [mine, *other.scores()]
@@ -119,7 +124,7 @@ def test_an_overdue_group_can_be_scored_without_length_terms(
 ) -> None:
     members = group_of("neutral", 100, 100, 160)
     where: dict[str, Any] = {
-        "group_size": 4, "group_timeout_s": 1.0, "on_group_timeout": "neutral",
+        "group_size": 4, "group_timeout_s": OVERDUE_S, "on_group_timeout": "neutral",
     }  # fmt: skip
     other.submit(members[1:], **where)
     scores = [manager.score(members[0], **where).result(WAIT_S), *other.scores()]
@@ -131,7 +136,11 @@ def test_an_overdue_group_can_fail_in_every_process(
     manager: RewardManager, judge: JudgeServer, other: OtherProcess
 ) -> None:
     members = group_of("error", 100, 100, 160)
-    where: dict[str, Any] = {"group_size": 4, "group_timeout_s": 1.0, "on_group_timeout": "error"}
+    where: dict[str, Any] = {
+        "group_size": 4,
+        "group_timeout_s": OVERDUE_S,
+        "on_group_timeout": "error",
+    }
     other.submit(members[1:], **where)
     with pytest.raises(TimeoutError, match=r"group 'error' of run 'default': 3 of 4 rollouts"):
         manager.score(members[0], **where).result(WAIT_S)

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import InvalidInput, RewardManager, Rollout
 from oyer.manager.score import Score
+from oyer.manager.streaming import group_queue
 from oyer.manager.streaming.group_store import GroupStore
 from oyer.manager.streaming.pending import Pending
 from oyer.models.engine import open_engine, reading
@@ -99,12 +100,21 @@ def statuses_of(manager: RewardManager, run: str) -> list[str | None]:
         return [row.length_status for row in found]
 
 
+def warnings_about_groups(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the warnings of the group queue; other threads may log others."""
+    return [
+        one.getMessage()
+        for one in caplog.records
+        if one.name == group_queue.__name__ and one.levelno >= logging.WARNING
+    ]
+
+
 def test_an_incomplete_group_is_so_on_record_and_a_whole_one_is_not(
     manager: RewardManager, judge: JudgeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     overdue = {**HOUR, "group_timeout_s": 0.05, "run": "overdue"}
     manager.score_many(group_of("too few", 100, 160), **overdue).result(WAIT_S)
-    (warning,) = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    (warning,) = warnings_about_groups(caplog)
     assert "group 'too few' of run 'overdue': 2 of 4 rollouts arrived within" in warning
     assert "`close_groups`" in warning
     assert statuses_of(manager, "overdue") == ["incomplete"] * 2
@@ -124,7 +134,7 @@ def test_a_group_that_is_known_to_be_incomplete_is_no_warning(
     told = {**HOUR, "run": "told"}
     manager.close_groups(["told"], absent=2, **told)
     manager.score_many(group_of("told", 100, 160), **told).result(WAIT_S)
-    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+    assert not warnings_about_groups(caplog)
     assert statuses_of(manager, "told") == ["incomplete"] * 2
 
 

@@ -18,6 +18,8 @@ from tests.support.scripted_backend import Running
 from tests.support.second_trainer import OtherProcess, other_process
 
 WAIT_S = 60.0
+OVERDUE_S = 4.0
+"""Longer than the rollouts of two processes need to come, however busy the machine is."""
 RANKING = {"name": "ranking", "kind": "group", "endpoint": "fake", "model": "m", "weight": 1.0}
 QUALITY = {"name": "quality", "endpoint": "fake", "model": "m", "weight": 0.0}
 
@@ -95,7 +97,7 @@ def test_an_overdue_group_is_compared_without_its_missing_rollouts(
     manager: RewardManager, judge: JudgeServer, other: OtherProcess
 ) -> None:
     members = group("overdue", 3, 8)
-    where: dict[str, Any] = {"group_size": 4, "group_timeout_s": 0.5}
+    where: dict[str, Any] = {"group_size": 4, "group_timeout_s": OVERDUE_S}
     other.submit(members[1:], **where)
     mine = manager.score(members[0], **where).result(WAIT_S)
     assert rewards([mine, *other.scores()]) == pytest.approx([3.5, 8.5])
@@ -106,7 +108,7 @@ def test_an_overdue_group_under_neutral_gets_no_comparison(
     manager: RewardManager, judge: JudgeServer
 ) -> None:
     where: dict[str, Any] = {
-        "group_size": 4, "group_timeout_s": 0.5, "on_group_timeout": "neutral",
+        "group_size": 4, "group_timeout_s": OVERDUE_S, "on_group_timeout": "neutral",
     }  # fmt: skip
     pending = [manager.score(one, **where) for one in group("neutral", 3, 8)]
     assert rewards([one.result(WAIT_S) for one in pending]) == pytest.approx([0.5, 0.5])

@@ -12,6 +12,7 @@ from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action, named
 from oyer.manager import InvalidInput, InvalidRollout, MissingScores, RewardManager
 from oyer.manager.score import Score
+from oyer.manager.streaming import batching_window
 from oyer.manager.streaming.identity import ScoreOptions
 from tests.support.scripted_backend import DEAD_JUDGE, Running, by_response, rollout, sibling
 
@@ -41,7 +42,11 @@ def test_a_single_rollout_is_scored(plain: RewardManager, judge: JudgeServer) ->
     assert score.trainable
 
 
-def test_many_single_rollouts_share_a_few_batches(plain: RewardManager, judge: JudgeServer) -> None:
+def test_many_single_rollouts_share_a_few_batches(
+    plain: RewardManager, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So long that a busy machine does not interrupt the burst.
+    monkeypatch.setattr(batching_window, "MAX_WINDOW_S", 2.0)
     rollouts = [rollout("many", i) for i in range(200)]
     judge.set_plan(by_response({f"number {i} is": i % 10 + 1 for i in range(200)}))
 

@@ -67,7 +67,7 @@ def test_a_lesson_is_logged_once(client: Redis, caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.WARNING):
         one.learn("m", {**RENAMED, "temperature": None})
         one.learn("m", {**RENAMED, "temperature": None})
-    [line] = [record.getMessage() for record in caplog.records]
+    [line] = [one.getMessage() for one in caplog.records if one.name == lessons.__name__]
     assert "'e'" in line
     assert "without temperature, max_tokens as max_completion_tokens" in line
 

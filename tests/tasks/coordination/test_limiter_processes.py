@@ -12,6 +12,8 @@ import pytest
 from tests.support.limiters import give, limiter, limits, take, worker
 
 WORKERS = 4
+DELAY_S = 1.0
+"""Longest time from permit to arrival, as with windows of a minute: the processes share few cores."""
 
 
 class JudgeServer(ThreadingHTTPServer):
@@ -60,11 +62,13 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
-def serve_workers(redis_url: str, *, enough: int, tokens: int = 1, **job: Any) -> JudgeServer:
+def serve_workers(
+    redis_url: str, *, enough: int, tokens: int = 1, latency_s: float = 0.03, **job: Any
+) -> JudgeServer:
     """Let four workers call a server until `enough` calls have arrived; return it."""
     limiter = job.pop("limiter")
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(JudgeServer(0.03, tokens, enough))
+        server = stack.enter_context(JudgeServer(latency_s, tokens, enough))
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         stack.callback(thread.join)
@@ -104,7 +108,7 @@ def test_the_server_never_sees_more_requests_in_a_window_than_allowed(
     server = serve_workers(
         redis_url,
         enough=2 * allowed + allowed // 2,
-        limiter=limits(requests_per_minute=allowed, window_s=window_s),
+        limiter=limits(requests_per_minute=allowed, window_s=window_s, delay_s=DELAY_S),
         greenlets=10,
         estimated_tokens=1,
     )
@@ -120,7 +124,7 @@ def test_the_server_never_sees_more_tokens_in_a_window_than_allowed_though_estim
         redis_url,
         enough=2 * allowed + allowed // 2,
         tokens=tokens,
-        limiter=limits(tokens_per_minute=allowed * tokens, window_s=window_s),
+        limiter=limits(tokens_per_minute=allowed * tokens, window_s=window_s, delay_s=DELAY_S),
         greenlets=10,
         estimated_tokens=3 * tokens,
     )
@@ -131,7 +135,9 @@ def test_the_server_never_sees_more_calls_in_flight_than_allowed(redis_url: str)
     allowed = 30
     server = serve_workers(
         redis_url,
-        enough=1500,
+        enough=600,
+        # So long that all calls in flight have arrived before the first one ends.
+        latency_s=0.2,
         limiter=limits(max_in_flight=allowed),
         greenlets=20,
         estimated_tokens=1,
@@ -140,8 +146,8 @@ def test_the_server_never_sees_more_calls_in_flight_than_allowed(redis_url: str)
 
 
 def test_a_killed_workers_slots_become_free_after_its_time_to_live(redis_url: str) -> None:
-    slots = limits(max_in_flight=6, worker_ttl_s=1.5)
-    with limiter(redis_url, "survivor", max_in_flight=6, worker_ttl_s=1.5) as survivor:
+    slots = limits(max_in_flight=6, worker_ttl_s=3.0)
+    with limiter(redis_url, "survivor", max_in_flight=6, worker_ttl_s=3.0) as survivor:
         job = {"greenlets": 6, "estimated_tokens": 1}
         with worker(redis_url, slots | {"worker_id": "killed"}, **job) as process:
             assert process.stdout is not None

@@ -15,6 +15,7 @@ from oyer.config.reward import EndpointConfig
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action, named
 from oyer.protocol.status import Status
+from oyer.tasks.endpoint import base_urls
 from oyer.tasks.endpoint.base_urls import FAILURES_TO_COOL
 from oyer.tasks.endpoint.client import EndpointClient
 from oyer.tasks.endpoint.types import ChatRequest, Failure, Reply, RetryClass
@@ -184,7 +185,7 @@ def test_each_failure_is_a_value_and_costs_one_request(
 )
 def test_the_time_limit_covers_the_whole_attempt(server: JudgeServer, action: Action) -> None:
     server.set_plan(lambda _: action)
-    failure = client_of(server.base_url).complete(REQUEST, timeout_s=0.3)
+    failure = client_of(server.base_url).complete(REQUEST, timeout_s=1.0)
     assert isinstance(failure, Failure)
     assert (failure.status, failure.retry) == (Status.TIMEOUT, TRANSIENT)
     assert (failure.error_class, failure.http_status) == ("ReadTimeout", None)
@@ -218,7 +219,10 @@ def test_a_refused_response_format_is_flagged(server: JudgeServer) -> None:
     assert refused.refused == {"response_format": None}
 
 
-def test_calls_move_to_the_base_url_that_answers(server: JudgeServer) -> None:
+def test_calls_move_to_the_base_url_that_answers(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base_urls, "COOL_DOWN_S", 3600.0)
     with RawServer(lambda _: b"", close=True) as dead:
         urls = [{"url": f"http://127.0.0.1:{dead.port}/v1"}, {"url": server.base_url}]
         config = EndpointConfig.model_validate({"base_urls": urls})
@@ -270,9 +274,9 @@ def test_two_hundred_greenlets_call_at_once(server: JudgeServer) -> None:
     command = [sys.executable, str(script), server.base_url, "200"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         # Held until all have arrived: calls that waited for each other would never get here.
-        server.wait_until(lambda log: len(log) == 200, timeout_s=60)
+        server.wait_until(lambda log: len(log) == 200, timeout_s=200)
         server.release()
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=200)
     assert json.loads(output) == {"Final score: 8": 200}
 
 

@@ -34,15 +34,25 @@ def state_of(client: redis.Redis, key: str) -> dict[bytes, bytes]:
     return {bytes(name): bytes(value) for name, value in client.hgetall(key).items()}  # type: ignore[arg-type]  # the client decodes nothing
 
 
-def limiter(url: str, **changes: object) -> Limiter:
-    options: dict[str, object] = {
-        "max_in_flight": 8,
-        "requests_per_minute": 100,
-        "tokens_per_minute": 5000,
-        "adaptive": True,
-        "worker_id": "host:1",
-    }
-    return Limiter(connect(url), "e", **{**options, **changes})  # type: ignore[arg-type]  # varied on purpose
+@pytest.fixture
+def limiter(redis_url: str) -> Iterator[Callable[..., Limiter]]:
+    """Make limiters, which end with the test: a report would change what later ones read."""
+    started: list[Limiter] = []
+
+    def make(**changes: object) -> Limiter:
+        options: dict[str, object] = {
+            "max_in_flight": 8,
+            "requests_per_minute": 100,
+            "tokens_per_minute": 5000,
+            "adaptive": True,
+            "worker_id": "host:1",
+        }
+        started.append(Limiter(connect(redis_url), "e", **{**options, **changes}))  # type: ignore[arg-type]  # varied on purpose
+        return started[-1]
+
+    yield make
+    for one in started:
+        one.close()
 
 
 def endpoint(client: redis.Redis) -> EndpointStatus:
@@ -70,9 +80,9 @@ def test_messages_sorted_by_flow_count_as_waiting(client: redis.Redis) -> None:
 
 
 def test_a_call_counts_against_each_limit_until_its_worker_closes(
-    redis_url: str, client: redis.Redis
+    limiter: Callable[..., Limiter], client: redis.Redis
 ) -> None:
-    opened = limiter(redis_url)
+    opened = limiter()
     permit = opened.acquire(70, time.time() + 60)
     assert permit is not None
     # Wait for the next report: the one that granted the slot preceded the call.
@@ -91,8 +101,10 @@ def test_a_call_counts_against_each_limit_until_its_worker_closes(
     assert (left.requests, left.tokens) == (1, 50)
 
 
-def test_expired_calls_and_workers_are_not_counted(redis_url: str, client: redis.Redis) -> None:
-    opened = limiter(redis_url)
+def test_expired_calls_and_workers_are_not_counted(
+    limiter: Callable[..., Limiter], client: redis.Redis
+) -> None:
+    opened = limiter()
     assert opened.acquire(70, time.time() + 60) is not None
     state = state_of(client, limits_key("e"))
     now = endpoint_status("e", state, time.time())
@@ -102,8 +114,10 @@ def test_expired_calls_and_workers_are_not_counted(redis_url: str, client: redis
     assert (later.requests, later.tokens, later.callers) == (0, 0, ())
 
 
-def test_without_limits_nothing_is_counted(redis_url: str, client: redis.Redis) -> None:
-    opened = limiter(redis_url, requests_per_minute=None, tokens_per_minute=None, adaptive=False)
+def test_without_limits_nothing_is_counted(
+    limiter: Callable[..., Limiter], client: redis.Redis
+) -> None:
+    opened = limiter(requests_per_minute=None, tokens_per_minute=None, adaptive=False)
     assert opened.acquire(70, time.time() + 60) is not None
     found = endpoint(client)
     assert (found.requests, found.requests_per_minute) == (None, None)

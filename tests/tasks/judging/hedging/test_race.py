@@ -84,9 +84,7 @@ class Endpoint(Limiter):
 class Bench:
     """One call on its own greenlet, hedged after `AFTER_S`."""
 
-    def __init__(
-        self, deadline_s: float = 600.0, budget: RunBudget | None = None, **endpoint: Any
-    ) -> None:
+    def __init__(self, budget: RunBudget | None = None, **endpoint: Any) -> None:
         hedge = Hedge.model_validate({"after": AFTER_S, "at_most": 1.0})
         config = EndpointConfig.model_validate(
             {"base_url": "http://h/v1", "max_attempts": 1, "hedge": hedge, "prices": PRICES}
@@ -106,7 +104,7 @@ class Bench:
         self.caller = JudgeCaller(
             endpoints={"e": services},
             problems={},
-            deadline=time.time() + deadline_s,
+            deadline=time.time() + 600,
             cancelled=lambda: self.cancelled,
             budget=budget,
         )
@@ -263,7 +261,7 @@ def test_a_second_request_is_not_sent_once_the_first_one_has_ended() -> None:
 
 @pytest.mark.parametrize("obstacle", ["breaker", "cancelled", "claim", "deadline"])
 def test_no_second_request_is_sent_when_no_request_may_begin(obstacle: str) -> None:
-    bench = Bench(deadline_s=1.9 * AFTER_S if obstacle == "deadline" else 600.0)
+    bench = Bench()
     looks: list[None] = []
     refused = Event()
     look = bench.hedger.not_sent
@@ -279,6 +277,9 @@ def test_no_second_request_is_sent_when_no_request_may_begin(obstacle: str) -> N
     with gevent.Timeout(30):
         while not bench.endpoint.replies:
             gevent.sleep(0)
+    if obstacle == "deadline":
+        # The second request may take as long as the first one has: more than is left.
+        object.__setattr__(bench.caller, "deadline", time.time() + 0.9 * AFTER_S)
     bench.endpoint.healthy = obstacle != "breaker"
     bench.cancelled = obstacle == "cancelled"
     bench.flight.taken_over = {"key"} if obstacle == "claim" else set()
