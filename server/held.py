@@ -138,8 +138,12 @@ class HeldRequests:
 
     async def _check(self) -> None:
         while any(client.connections for client in self._clients.values()):
+            asleep_s = self._clock()
             await asyncio.sleep(_CHECK_INTERVAL_S)
+            late_s = max(0.0, self._clock() - asleep_s - _CHECK_INTERVAL_S)
             for client in self._clients.values():
+                # While this process did not run, it read no request that arrived.
+                client.last_arrival_s += late_s
                 self._relieve(client)
 
     def _relieve(self, client: _Client) -> None:

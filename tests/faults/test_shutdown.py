@@ -82,7 +82,7 @@ def test_a_second_signal_ends_a_worker_at_once(backend: Backend, undisturbed: Un
     worker.send(signal.SIGTERM)
     wait_until(lambda: "Warm shutdown" in worker.output(), "the worker was told")
     worker.send(signal.SIGTERM)
-    assert worker.process.wait(10) == 1
+    assert worker.process.wait(30) == 1
     backend.go_on()
     batch = future.result(timeout_s=60)
     backend.check(batch, expected, calls=range(N, N + JUDGE_IN_FLIGHT + 1))

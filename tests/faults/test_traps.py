@@ -125,6 +125,8 @@ def test_trap_07_a_worker_without_a_free_slot_goes_on_polling(backend: Backend) 
     backend.go_on()
     for future in futures:
         assert future.result(timeout_s=60).statuses == ["scored"] * N
+    # A message that it has not acknowledged would come back during a later test.
+    backend.wait_clean()
     lonely.kill()
 
 

