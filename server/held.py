@@ -62,6 +62,16 @@ class Connection:
 
 
 @dataclass(eq=False)
+class _Probe:
+    """A group that was closed to find out whether its client is at its cap."""
+
+    held: int
+    """Connections that were held then."""
+    answered_s: float | None = None
+    """When the first connection was answered after that."""
+
+
+@dataclass(eq=False)
 class _Client:
     connections: set[Connection] = field(default_factory=set)
     last_arrival_s: float = 0.0
@@ -70,11 +80,15 @@ class _Client:
     ports: set[int] = field(default_factory=set)
     reuses: bool = False
     """Whether it sends several requests over one connection, as a client with a pool does."""
-    probe: tuple[float, int] | None = None
-    """When a group was closed last, and how many connections were held then."""
+    probe: _Probe | None = None
     cap: int | None = None
     more_than: int = 0
     """Number of held connections at which it still had others."""
+
+    def end_probe(self) -> None:
+        """Note that the client was not at its cap."""
+        if self.probe is not None:
+            self.more_than, self.probe = max(self.more_than, self.probe.held), None
 
 
 class HeldRequests:
@@ -107,6 +121,8 @@ class HeldRequests:
             yield one
         finally:
             client.connections.discard(one)
+            if client.probe is not None and client.probe.answered_s is None:
+                client.probe.answered_s = self._clock()
 
     @contextmanager
     def reply(self, key: str, groups: Sequence[HeldGroup]) -> Iterator[None]:
@@ -133,20 +149,31 @@ class HeldRequests:
         client.last_arrival_s = now_s
         client.reuses = client.reuses or port in client.ports
         client.ports.add(port)
-        if client.probe is not None and now_s - client.probe[0] <= _FOLLOW_S:
-            client.cap, client.probe = client.probe[1], None
+        if (probe := client.probe) is None:
+            return
+        if probe.answered_s is None:
+            client.end_probe()  # it had a free connection
+        elif now_s - probe.answered_s <= _FOLLOW_S:
+            client.cap, client.probe = probe.held, None
 
     async def _check(self) -> None:
         while any(client.connections for client in self._clients.values()):
+            asleep_s = self._clock()
             await asyncio.sleep(_CHECK_INTERVAL_S)
+            late_s = max(0.0, self._clock() - asleep_s - _CHECK_INTERVAL_S)
             for client in self._clients.values():
+                # While this process did not run, it read no request that arrived.
+                client.last_arrival_s += late_s
+                if client.probe is not None and client.probe.answered_s is not None:
+                    client.probe.answered_s += late_s
                 self._relieve(client)
 
     def _relieve(self, client: _Client) -> None:
         """Let a request give way or close a group, if nothing else would go on."""
         now_s, held = self._clock(), len(client.connections)
-        if client.probe is not None and now_s - client.probe[0] > _FOLLOW_S:
-            client.more_than, client.probe = max(client.more_than, client.probe[1]), None
+        answered_s = None if client.probe is None else client.probe.answered_s
+        if answered_s is not None and now_s - answered_s > _FOLLOW_S:
+            client.end_probe()
         if not held or not all(self._waits(one) for one in client.connections):
             return
         quiet_s = now_s - client.last_arrival_s
@@ -160,7 +187,7 @@ class HeldRequests:
             and held >= max(MIN_CAP, client.more_than + 1)
             and quiet_s >= QUIET_S
         ):
-            client.probe = now_s, held
+            client.probe = _Probe(held)
             self._close_one(client)
 
     def _give_way(self, client: _Client) -> None:

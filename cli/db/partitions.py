@@ -69,10 +69,7 @@ def partitions(
             raise InvalidConfig(f"{redacted_url(url)}: is not up to date; run `oyer db upgrade`")
         with engine.connect() as conn:
             check_runs(conn, keep_run or [])
-        try:
-            done = _run(engine, ahead, before, tuple(keep_run or ()), dry_run=dry_run, yes=yes)
-        except TimeoutError as error:
-            raise InvalidConfig(f"{redacted_url(url)}: {error}") from error
+        done = _run(engine, ahead, before, tuple(keep_run or ()), dry_run=dry_run, yes=yes)
         _report(engine, done, dry_run=dry_run, as_json=as_json)
 
 

@@ -1,28 +1,17 @@
 """Reads which partitions exist, and takes the locks that changing them needs."""
 
 import re
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-import psycopg
 from sqlalchemy import Connection, Engine, Table, text
-from sqlalchemy.exc import DBAPIError
 
 from oyer.models.base import Base, BatchPart
 from oyer.models.engine import SCHEMA_LOCK_KEY
-
-LOCK_TIMEOUT_S = 0.5
-"""Longest wait for a table's lock in s, during which writers wait as well. It is less than PostgreSQL's
-`deadlock_timeout` of 1 s, so that this transaction gives up before a query is cancelled for it."""
-
-LOCK_TRIES = 60
-"""Attempts to get the locks, one `LOCK_PAUSE_S` apart."""
-
-LOCK_PAUSE_S = 1.0
+from oyer.models.partitions import locks
 
 _WRITTEN_FIRST = ("rollouts", "rollout_images", "judgements", "criteria", "attempts", "rewards")
 """The order in which writers lock the tables (`models/writes.py`); another one could deadlock."""
@@ -162,43 +151,22 @@ def locked(engine: Engine) -> Iterator[Connection]:
     Raises:
         TimeoutError: other transactions hold a lock for long.
     """
-    with engine.connect() as conn:
-        for number in range(LOCK_TRIES):
-            transaction = conn.begin()
-            try:
-                lock(conn)
-                break
-            except DBAPIError as error:
-                transaction.rollback()
-                busy = psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected
-                if not isinstance(error.orig, busy):
-                    raise
-                if number == LOCK_TRIES - 1:
-                    raise TimeoutError(_BUSY) from error
-                time.sleep(LOCK_PAUSE_S)
-        with transaction:
-            yield conn
-
-
-_BUSY = (
-    "a transaction holds the record's tables for long, such as a query of minutes or a prune; try"
-    " again when it has ended (SELECT pid, query FROM pg_stat_activity shows it)"
-)
+    with locks.locked(engine, lock) as conn:
+        yield conn
 
 
 def lock(conn: Connection) -> None:
-    """Lock all tables, and those that they refer to, or fail after `LOCK_TIMEOUT_S`.
+    """Lock all tables, and those that they refer to, or fail after `locks.LOCK_TIMEOUT_S`.
 
-    `batches` is first, as in the transactions of workers. A query that locks another table before
-    `batches` can deadlock with this; then the timeout ends this transaction, and `locked` tries again.
-    Foreign keys of partitions need the exclusive lock. The views that a conversion replaces are locked
-    before the tables, as queries do: a query holds the lock of its view while it waits for a table.
+    `batches` is first, as in the transactions of workers. Foreign keys of partitions need the exclusive
+    lock. The views that a conversion replaces are locked before the tables, as queries do: a query holds
+    the lock of its view while it waits for a table.
     """
-    conn.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
-    conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK_KEY})
-    views = [v.name for v in dependent_views(conn, unpartitioned(conn)) if not v.materialized]
-    names = ", ".join(["batches", *views, "texts", *(table.name for table in part_tables())])
-    conn.execute(text(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE"))
+    with locks.time_limit(conn):
+        conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK_KEY})
+        views = [v.name for v in dependent_views(conn, unpartitioned(conn)) if not v.materialized]
+        tables = (table.name for table in part_tables())
+        locks.lock_exclusively(conn, ["batches", *views, "texts", *tables])
 
 
 def _bounds(bound: str) -> tuple[datetime | None, datetime | None]:

@@ -43,11 +43,10 @@ def create_partitions(engine: Engine, ahead: int, now: datetime | None = None) -
             while month <= last:
                 made.append(_create_month(conn, table.name, month))
                 month = month.later()
-    with engine.begin() as conn:
-        for table in part_tables():
-            _run(
-                conn, f"ANALYZE {table.name}"
-            )  # PostgreSQL does so for partitions, not for parents
+    # PostgreSQL does so for partitions, not for parents. One by one: other commands lock in other orders.
+    for table in part_tables():
+        with engine.begin() as conn:
+            _run(conn, f"ANALYZE {table.name}")
     return made
 
 

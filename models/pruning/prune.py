@@ -192,10 +192,12 @@ def _slices(batches: Sequence[tuple[datetime, str, int]]) -> Iterator[list[_Part
 
 def _delete_parts(conn: Connection, parts: Sequence[_Part]) -> None:
     """Delete rows in the order of their references, then the texts that no row refers to."""
-    # Locked before the deletes, so that a chunk that is judged twice and this exclude each other.
+    # Texts and then batches, as a worker that writes a chunk; both before the deletes, so that a chunk
+    # that is judged twice and this exclude each other.
+    lock_texts(conn)
     ended = [part.batch_id for part in parts if part.last]
     conn.execute(select(Batch.id).where(Batch.id.in_(ended)).with_for_update())
-    hashes = _lock_and_read_hashes(conn, parts)
+    hashes = _hashes_of(conn, parts)
     for part in parts:
         for model in (Attempt, JudgementCriterion, Judgement, Reward, RolloutImage, Rollout):
             conn.execute(delete(model).where(part.rows_of(model)))
@@ -220,7 +222,8 @@ def _step_has_batch() -> ColumnElement[bool]:
 
 def _drop_texts(conn: Connection, parts: Sequence[_Part]) -> None:
     """Replace the rollouts' texts by `PRUNED_TEXT`, clear replies, and delete unused texts."""
-    hashes = _lock_and_read_hashes(conn, parts)
+    lock_texts(conn)
+    hashes = _hashes_of(conn, parts)
     insert = sqlite_dialect.insert if conn.dialect.name == "sqlite" else postgresql.insert
     pruned = {"hash": _PRUNED_HASH, "body": PRUNED_TEXT}
     conn.execute(insert(Text).values(pruned).on_conflict_do_nothing())
@@ -244,7 +247,6 @@ def _drop_texts(conn: Connection, parts: Sequence[_Part]) -> None:
     delete_unused(conn, hashes - {_PRUNED_HASH})
 
 
-def _lock_and_read_hashes(conn: Connection, parts: Sequence[_Part]) -> set[str]:
-    """Lock the texts against writers, and return the hashes that these rows refer to."""
-    lock_texts(conn)
+def _hashes_of(conn: Connection, parts: Sequence[_Part]) -> set[str]:
+    """Return the hashes of the texts that these rows refer to; requires `lock_texts`."""
     return hashes_in(conn, ({model: part.rows_of(model) for model in HASHES} for part in parts))

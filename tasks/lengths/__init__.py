@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from oyer.tasks.lengths.compute import compute
+    from oyer.tasks.lengths.dispatch import compute
     from oyer.tasks.lengths.inputs import Inputs, PackedTokens, Term
     from oyer.tasks.lengths.methods.repetition import pack
     from oyer.tasks.lengths.vectors import evaluate
@@ -18,7 +18,7 @@ _HOMES = {
     "Inputs": "inputs",
     "PackedTokens": "inputs",
     "Term": "inputs",
-    "compute": "compute",
+    "compute": "dispatch",
     "evaluate": "vectors",
     "pack": "methods.repetition",
 }

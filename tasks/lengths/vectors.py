@@ -13,7 +13,7 @@ import numpy as np
 
 from oyer.config.length_methods import catalogue
 from oyer.tasks.lengths.arrays import Array, double, isnan, namespace, select, without_nan
-from oyer.tasks.lengths.compute import apply
+from oyer.tasks.lengths.dispatch import apply
 from oyer.tasks.lengths.groups import Groups
 from oyer.tasks.lengths.inputs import Term
 from oyer.tasks.lengths.methods.advantage import length_weighted_mean

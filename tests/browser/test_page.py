@@ -23,6 +23,10 @@ def all_of(browser: Any, selector: str) -> list[Any]:
     return found
 
 
+def displayed(browser: Any, selector: str) -> list[Any]:
+    return [one for one in all_of(browser, selector) if one.is_displayed()]
+
+
 def type_keys(browser: Any, *keys: str) -> None:
     from selenium.webdriver import ActionChains
 
@@ -189,8 +193,8 @@ def test_an_exported_step_works_from_a_file(browser: Any, site: Site, tmp_path: 
     assert done.returncode == 0, done.stderr
     browser.get((tmp_path / "out.html").as_uri())
     find(browser, "tbody a.row").click()
-    shown = [one for one in all_of(browser, "a.cell") if one.is_displayed()]
-    assert len(shown) == 8
-    shown[0].click()
-    (mark, *_) = [one for one in all_of(browser, "mark.span") if one.is_displayed()]
+    # The links lead to parts of one document, which a script shows.
+    wait_until(browser, lambda: len(displayed(browser, "a.cell")) == 8)
+    displayed(browser, "a.cell")[0].click()
+    (mark, *_) = wait_until(browser, lambda: displayed(browser, "mark.span"))
     assert "Final score" in mark.text

@@ -59,17 +59,17 @@ def held(whole: Whole) -> RewardFuture:
     future = manager.submit([rollout("status", i) for i in range(8)], run="held", step=4)
     judge.wait_until(lambda log: len(log) == IN_FLIGHT)
     # The worker says what it has under way and what waits with its next exchange.
-    wait_seen(manager, "fake", IN_FLIGHT)
+    wait_seen(manager, "fake", IN_FLIGHT, 8 - IN_FLIGHT)
     return future
 
 
-def wait_seen(manager: RewardManager, name: str, in_flight: int) -> None:
-    """Wait until this number of calls to an endpoint is reported."""
-    end_s = time.monotonic() + 30
+def wait_seen(manager: RewardManager, name: str, in_flight: int, waiting: int = 0) -> None:
+    """Wait until these numbers of calls to an endpoint are reported."""
+    end_s = time.monotonic() + 60
     with redis.Redis.from_url(broker(manager)["OYER_BROKER__URL"]) as client:
         while True:
             found = {endpoint.name: endpoint for endpoint in read_status(client).endpoints}
-            if found[name].in_flight == in_flight:
+            if (found[name].in_flight, found[name].waiting) == (in_flight, waiting):
                 return
             assert time.monotonic() < end_s, found
             time.sleep(0.05)

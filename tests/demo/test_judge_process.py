@@ -18,7 +18,7 @@ from oyer.protocol.errors import BackendUnavailable
 
 def ask(base_url: str) -> dict[str, Any]:
     body = json.dumps({"model": "m", "messages": []}).encode()
-    with urllib.request.urlopen(f"{base_url}/chat/completions", body, timeout=10) as response:
+    with urllib.request.urlopen(f"{base_url}/chat/completions", body, timeout=60) as response:
         parsed = json.load(response)
     assert isinstance(parsed, dict)
     return parsed
@@ -66,5 +66,5 @@ def test_a_signal_ends_the_process_cleanly(number: signal.Signals) -> None:
         ready = json.loads(process.stdout.readline())
         assert ready["pid"] == process.pid
         os.kill(process.pid, number)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=60) == 0
         assert process.stderr.read() == b""

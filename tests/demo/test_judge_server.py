@@ -35,7 +35,7 @@ def server() -> Iterator[JudgeServer]:
 
 
 def connect(server: JudgeServer) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    return http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
 
 
 def ask(
@@ -52,7 +52,7 @@ def ask(
 
 def exchange(server: JudgeServer, sent: bytes) -> bytes:
     """Send bytes and read until the server closes."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
         client.sendall(sent)
         return b"".join(iter(lambda: client.recv(65536), b""))
 
@@ -114,7 +114,7 @@ def test_a_reply_can_be_sent_in_small_pieces(server: JudgeServer) -> None:
     server.set_plan(named("drip", drip_bytes=100, drip_pause_s=0.001))
     assert json.loads(ask(server)[1])["object"] == "chat.completion"
     server.set_plan(named("drip", drip_bytes=100, drip_pause_s=3600))
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
         client.sendall(REQUEST)
         assert len(client.recv(65536)) == 100
         assert server.requests[1].finished_at_s is None
@@ -168,7 +168,7 @@ def test_latency_passes_between_arrival_and_reply(server: JudgeServer) -> None:
 
 def test_pipelined_requests_are_answered_in_order(server: JudgeServer) -> None:
     server.set_plan(lambda a: Action(text=f"reply {a.sequence}", latency_s=0.01 * (2 - a.sequence)))
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
         client.sendall(REQUEST * 3)
         received = b""
         while received.count(b"total_tokens") < 3:

@@ -83,7 +83,7 @@ def undisturbed(backend: Backend) -> Callable[[str, int], RewardBatch]:
 
     def run(tag: str, n: int) -> RewardBatch:
         batch = (
-            backend.manager().submit(rollouts_of(tag, n), run="undisturbed").result(timeout_s=60)
+            backend.manager().submit(rollouts_of(tag, n), run="undisturbed").result(timeout_s=180)
         )
         assert batch.statuses == ["scored"] * n
         backend.judge.reset()

@@ -27,6 +27,6 @@ def test_a_worker_killed_during_second_requests_costs_the_requests_in_flight(
         worker.kill()
     backend.judge.set_plan({})
     backend.start("judge")
-    batch = future.result(timeout_s=90)
+    batch = future.result(timeout_s=180)
     # Each call once more; on a busy machine some of them with a second request.
     backend.check(batch, expected, calls=range(3 * N, 4 * N + 1))

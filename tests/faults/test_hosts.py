@@ -54,7 +54,7 @@ def far_worker(backend: Backend, postgres_part: PostgresServer, host: Host) -> I
 def test_a_host_that_is_cut_off_costs_its_calls_in_flight_and_comes_back(
     backend: Backend, far_worker: Worker, host: Host
 ) -> None:
-    expected = backend.manager().submit(rollouts_of("cut-off", N)).result(timeout_s=60)
+    expected = backend.manager().submit(rollouts_of("cut-off", N)).result(timeout_s=180)
     backend.judge.reset()
     backend.judge.set_plan(Action(hold=True, text="Final score: 2"))
     future = backend.manager(stall_timeout_s=600).submit(rollouts_of("cut-off", N))
@@ -68,5 +68,5 @@ def test_a_host_that_is_cut_off_costs_its_calls_in_flight_and_comes_back(
     backend.wait_ready()
     backend.check(batch, expected, calls=range(N, N + JUDGE_IN_FLIGHT + 1))
     near_worker.kill()
-    again = backend.manager().submit(rollouts_of("back", N)).result(timeout_s=60)
+    again = backend.manager().submit(rollouts_of("back", N)).result(timeout_s=180)
     assert again.statuses == ["scored"] * N

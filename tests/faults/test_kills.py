@@ -37,7 +37,7 @@ def test_all_judge_workers_killed_and_one_started(
         worker.kill()
     backend.judge.set_plan({})
     backend.start("judge")
-    batch = future.result(timeout_s=90)
+    batch = future.result(timeout_s=180)
     backend.check(batch, expected, calls=range(N, N + JUDGE_IN_FLIGHT + 1))
 
 
@@ -83,7 +83,7 @@ def test_a_length_worker_killed_with_a_message_that_redis_has_forgotten(
     wait_until(lambda: client.llen("length") == 1, "the message was sent")
     client.delete("length")  # as handed out to a worker that died at once
     backend.start("length")
-    batch = future.result(timeout_s=90)
+    batch = future.result(timeout_s=180)
     backend.check(batch, expected, calls=range(N, N + 1))
 
 
@@ -97,7 +97,7 @@ def test_a_combine_worker_killed_while_it_writes(
         wait_until(lambda: postgres_part.waiting_for("rewards") > 0, "combine waits for the lock")
         worker.kill()
     backend.start("combine")
-    batch = future.result(timeout_s=90)
+    batch = future.result(timeout_s=180)
     backend.check(batch, expected, calls=range(N, N + 1))
 
 
@@ -132,7 +132,7 @@ def test_a_worker_that_ends_at_a_random_point_changes_no_reward(
             backend.start(kind)
         batch = future.result(timeout_s=120)
         backend.check(batch, expected, calls=range(N, N + again + 1))
-        assert worker.process.wait(30) == (0 if number is signal.SIGTERM else -number)
+        assert worker.process.wait(60) == (0 if number is signal.SIGTERM else -number)
 
 
 def test_clocks_that_are_half_a_minute_wrong_lose_no_message_and_repeat_none(
@@ -160,7 +160,7 @@ def test_clocks_that_are_half_a_minute_wrong_lose_no_message_and_repeat_none(
     fast.kill()
     backend.judge.set_plan({})
     backend.judge.release()
-    batch = future.result(timeout_s=60)
+    batch = future.result(timeout_s=180)
     backend.check(batch, expected, calls=range(N, N + JUDGE_IN_FLIGHT + 1))
     slow.kill()
 

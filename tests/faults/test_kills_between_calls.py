@@ -100,7 +100,7 @@ def test_judge_workers_killed_between_the_calls_of_a_score(
         worker.kill()
     backend.judge.set_plan(honest)
     backend.start("judge")
-    batch = future.result(timeout_s=90)
+    batch = future.result(timeout_s=180)
     assert batch.judge_scores.tolist() == pytest.approx(scores)
     if judge is TURNS:
         assert batch.turn_scores == [[i + 1.0, i + 2.0, i + 3.0] for i in range(N)]

@@ -38,9 +38,9 @@ def test_redis_is_flushed_after_the_batch_ended(backend: Backend, undisturbed: U
     """A ticket finds the rewards on record; nothing of the batch is left in Redis."""
     expected = undisturbed("flush-end", N)
     future = backend.manager().submit(rollouts_of("flush-end", N))
-    future.result(timeout_s=60)
+    future.result(timeout_s=180)
     backend.redis.client.flushall()
-    reopened = RewardFuture.from_ticket(future.ticket).result(timeout_s=60)
+    reopened = RewardFuture.from_ticket(future.ticket).result(timeout_s=180)
     backend.check(reopened, expected, calls=EXACT)
     assert reopened.usage == future.result().usage
     assert reopened.terms.keys() == expected.terms.keys()

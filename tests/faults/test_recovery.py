@@ -40,7 +40,7 @@ def test_a_batch_sent_again_joins_the_calls_that_are_in_flight(
     waiting = (names.JUDGE_QUEUE, names.FLOWS_KEY)
     wait_until(lambda: not backend.redis.client.exists(*waiting), "handed out again")
     backend.go_on()
-    backend.check(future.result(timeout_s=60), expected, calls=EXACT)
+    backend.check(future.result(timeout_s=180), expected, calls=EXACT)
     (state,) = backend.read("SELECT submissions FROM batches WHERE id = :id", id=future.batch_id)
     assert state["submissions"] > 1
 
@@ -56,7 +56,7 @@ def test_the_late_original_changes_nothing(backend: Backend, undisturbed: Undist
     first.send(signal.SIGSTOP)
     backend.judge.set_plan({})
     backend.start("judge")
-    batch = future.result(timeout_s=90)
+    batch = future.result(timeout_s=180)
     rows = "SELECT * FROM {} WHERE batch_id = :id ORDER BY rollout_index"
     written = [rows.format(table) for table in ("judgements", "rewards")]
     before = [backend.read(query, id=batch.id) for query in written]
@@ -77,10 +77,10 @@ def test_a_callback_that_was_lost_is_sent_again(backend: Backend, undisturbed: U
         worker.kill()
     future = backend.manager(stall_timeout_s=SOON_S).submit(rollouts_of("lost-callback", N))
     client = backend.redis.client
-    wait_until(lambda: client.llen("combine") == 1, "the callback was sent")
+    wait_until(lambda: client.llen("combine") >= 1, "the callback was sent")
     client.delete("combine")
     backend.start("combine")
-    backend.check(future.result(timeout_s=60), expected, calls=EXACT)
+    backend.check(future.result(timeout_s=180), expected, calls=EXACT)
 
 
 def test_combine_handles_repeated_reordered_and_missing_parts_and_logs_it(
@@ -101,7 +101,7 @@ def test_combine_handles_repeated_reordered_and_missing_parts_and_logs_it(
     message["body"] = base64.b64encode(json.dumps([[doctored], *rest]).encode()).decode()
     client.lpush("combine", json.dumps(message))
     worker = backend.start("combine")
-    batch = future.result(timeout_s=60)
+    batch = future.result(timeout_s=180)
     backend.check(batch, expected, calls=EXACT)
     assert batch.reasons.keys() == set(range(N))
     for words in (
@@ -121,7 +121,7 @@ def test_a_chord_that_was_never_counted_to_its_end_is_sent_again(
     assert counted
     backend.redis.client.delete(*counted)
     backend.go_on()
-    backend.check(future.result(timeout_s=60), expected, calls=EXACT)
+    backend.check(future.result(timeout_s=180), expected, calls=EXACT)
 
 
 def test_a_small_batch_replaces_a_stored_result_that_cannot_be_read(
@@ -133,7 +133,7 @@ def test_a_small_batch_replaces_a_stored_result_that_cannot_be_read(
     backend.judge.wait_until(lambda log: len(log) == 4)
     backend.redis.client.rpush(f"celery-task-meta-{future.batch_id}", "not a result")
     backend.go_on()
-    backend.check(future.result(timeout_s=60), expected, calls=range(4, 5))
+    backend.check(future.result(timeout_s=180), expected, calls=range(4, 5))
 
 
 def test_a_result_that_expired_is_read_from_the_record(
@@ -141,7 +141,7 @@ def test_a_result_that_expired_is_read_from_the_record(
 ) -> None:
     expected = undisturbed("expired", N)
     future = backend.manager().submit(rollouts_of("expired", N))
-    future.result(timeout_s=60)
+    future.result(timeout_s=180)
     client = backend.redis.client
     held = [*client.scan_iter(f"*{future.batch_id}*", count=1000)]
     assert held
@@ -149,7 +149,7 @@ def test_a_result_that_expired_is_read_from_the_record(
         client.pexpire(key, 1)
     wait_until(lambda: not client.exists(*held), "expired")
     reopened = RewardFuture.from_ticket(future.ticket)
-    backend.check(reopened.result(timeout_s=60), expected, calls=EXACT)
+    backend.check(reopened.result(timeout_s=180), expected, calls=EXACT)
 
 
 def test_an_operator_resumes_a_batch_whose_trainer_and_messages_are_gone(
@@ -170,7 +170,7 @@ def test_an_operator_resumes_a_batch_whose_trainer_and_messages_are_gone(
     )
     assert done.returncode == 0, done.stderr
     assert f"batch {future.batch_id}: {N} of {N} rollouts have a reward" in done.stdout
-    backend.check(future.result(timeout_s=60), expected, calls=EXACT)
+    backend.check(future.result(timeout_s=180), expected, calls=EXACT)
 
 
 def test_a_newer_message_is_refused_by_older_workers_and_kept_for_newer_ones(
@@ -180,7 +180,7 @@ def test_a_newer_message_is_refused_by_older_workers_and_kept_for_newer_ones(
     with _newer_release():
         refused = backend.manager().submit(rollouts_of("newer", N))
         with pytest.raises(BatchFailed, match=r"MessageRefused.*upgrade the older side"):
-            refused.result(timeout_s=60)
+            refused.result(timeout_s=180)
         assert backend.judge.requests == []
         for worker in backend.workers:
             worker.kill()
@@ -188,7 +188,7 @@ def test_a_newer_message_is_refused_by_older_workers_and_kept_for_newer_ones(
             backend.start(kind, "next-release")
         backend.wait_ready()
         manager_side(backend.redis.url, 86_400).resubmit(refused.batch_id, "again")
-        batch = RewardFuture.from_ticket(refused.ticket).result(timeout_s=60)
+        batch = RewardFuture.from_ticket(refused.ticket).result(timeout_s=180)
     backend.check(batch, expected, calls=EXACT)
     for worker in backend.workers:
         worker.kill()

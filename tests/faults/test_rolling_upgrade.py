@@ -117,7 +117,7 @@ def parts(tmp_path: Path, earlier: EarlierRelease) -> Iterator[Backend]:
         postgres.start()
         redis.start()
         earlier.run("-m", "oyer", "db", "upgrade", "--url", postgres.url)
-        backend = Backend(tmp_path, redis, postgres.url, judge, hedged=False, stall_timeout_s=60)
+        backend = Backend(tmp_path, redis, postgres.url, judge, hedged=False, stall_timeout_s=180)
         yield backend
         backend.stop()
         redis.stop()

@@ -81,13 +81,13 @@ def test_a_sqlite_that_others_lock_is_waited_for(
         on_sqlite.judge.wait_until(lambda log: all(a.finished_at_s for a in log))
         if "SELECT" in lock:
             # Readers keep nobody from writing: the batch ends while one has the record open.
-            future.result(timeout_s=60)
+            future.result(timeout_s=180)
         other.execute("COMMIT")
-    on_sqlite.check(future.result(timeout_s=60), expected, calls=EXACT)
+    on_sqlite.check(future.result(timeout_s=180), expected, calls=EXACT)
 
 
 def _in_peace(backend: Backend, tag: str) -> RewardBatch:
-    batch = backend.manager().submit(rollouts_of(tag, N), run="peace").result(timeout_s=60)
+    batch = backend.manager().submit(rollouts_of(tag, N), run="peace").result(timeout_s=180)
     backend.judge.reset()
     return batch
 

@@ -1,5 +1,7 @@
 """Clients with a cap on their connections: no request waits for one that cannot be sent."""
 
+import asyncio
+import contextlib
 import http.client
 import json
 import queue
@@ -11,6 +13,7 @@ import pytest
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardManager
+from oyer.server import held
 from tests.support.scripted_backend import Running, sibling
 from tests.support.served_app import Served, served
 
@@ -156,3 +159,62 @@ def test_an_unjudged_sample_gets_its_group_s_mean(
     assert answer["extra_logs"]["oyer_missing"] == [1.0, 0.0, 0.0]
     assert answer["extra_logs"]["oyer/q"] == pytest.approx([6.0] * 3)
     assert answer["extra_logs"]["oyer/q_present"] == [0.0, 1.0, 1.0]
+
+
+def test_time_in_which_the_server_did_not_run_is_no_pause_of_its_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(held, "_CHECK_INTERVAL_S", 0.0)
+    now, closed = [0.0], list[str]()
+
+    async def main() -> None:
+        requests = held.HeldRequests(clock=lambda: now[0])
+        whole, part = (held.HeldGroup(f"{n}", n, lambda: closed.append("early")) for n in (1, 2))
+        with requests.reply("whole", [whole]):
+            pass
+        with (
+            requests.connection("h", 1, "part", asks_again=False),
+            requests.reply("part", [part]),
+        ):
+            for step_s in (0.0, 10.0, 0.0):
+                await asyncio.sleep(0)
+                now[0] += step_s
+
+    asyncio.run(main())
+    assert closed == []
+
+
+def test_requests_that_follow_a_late_answer_show_that_their_client_is_at_its_cap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(held, "_CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(held, "QUIET_S", 0.0)
+    now, closed = [0.0], list[int]()
+    requests = held.HeldRequests(clock=lambda: now[0])
+
+    @contextlib.contextmanager
+    def waiting(number: int, port: int) -> Iterator[held.Connection]:
+        group = held.HeldGroup(f"g{number}", 2, lambda: closed.append(number))
+        key = f"r{number}"
+        with (
+            requests.connection("h", port, key, asks_again=True) as one,
+            requests.reply(key, [group]),
+        ):
+            yield one
+
+    async def main() -> list[held.Connection]:
+        stacks = [contextlib.ExitStack() for _ in range(CAP)]
+        others = [stack.enter_context(waiting(i, i)) for i, stack in enumerate(stacks)]
+        while not closed:
+            await asyncio.sleep(0)
+        now[0] += 30.0  # the judge is slow
+        stacks[closed[0]].close()
+        with contextlib.ExitStack() as stack, waiting(CAP, closed[0]):
+            for other in stacks:
+                stack.push(other.__exit__)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            return [one for one in others if one.gives_way.is_set()]
+
+    assert asyncio.run(main())
+    assert len(closed) == 1

@@ -22,7 +22,7 @@ bind 127.0.0.1
 dir {folder}
 sentinel monitor {name} 127.0.0.1 {primary} 1
 sentinel auth-pass {name} {password}
-sentinel down-after-milliseconds {name} 1000
+sentinel down-after-milliseconds {name} 5000
 sentinel failover-timeout {name} 10000
 """
 

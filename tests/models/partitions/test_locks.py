@@ -9,7 +9,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from oyer.models.engine import SCHEMA_LOCK_KEY, open_engine, reading
-from oyer.models.partitions import catalog
+from oyer.models.partitions import locks
 from oyer.models.partitions.create import create_partitions
 from oyer.models.partitions.drop import drop_partitions
 from oyer.tasks.worker.storage_retry import retry_storage
@@ -66,7 +66,7 @@ def test_a_record_that_is_in_use_for_long_is_not_waited_for_without_end(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, use: str
 ) -> None:
     """In use by a query, or by a migration."""
-    monkeypatch.setattr(catalog, "LOCK_TRIES", 1)
+    monkeypatch.setattr(locks, "LOCK_TRIES", 1)
     with engine.connect() as conn:
         conn.exec_driver_sql(use)
         with pytest.raises(TimeoutError, match="pg_stat_activity"):
@@ -115,3 +115,33 @@ def test_a_query_is_not_cancelled_while_the_tables_are_locked(engine: Engine) ->
         assert conn.exec_driver_sql("SELECT count(*) FROM batches").scalar_one() == 0
         conn.rollback()
         assert made.result()
+
+
+def test_a_query_is_not_cancelled_while_one_lock_after_the_other_is_waited_for(
+    engine: Engine,
+) -> None:
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = '{}'::regclass"
+    with (
+        ThreadPoolExecutor(2) as pool,
+        engine.connect() as watching,
+        engine.connect() as first,
+        engine.connect() as second,
+        engine.connect() as third,
+    ):
+        held = {"rollouts": first, "judgements": second, "attempts": third}
+        for table, conn in held.items():
+            conn.exec_driver_sql(f"SELECT * FROM {table}")
+        made = pool.submit(create_partitions, engine, 1, NOW)
+        wait_until(
+            lambda: watching.exec_driver_sql(waiting.format("rollouts")).scalar_one() == 1,
+            "locking",
+        )
+        query = "SELECT count(*) FROM batches"
+        asked = pool.submit(lambda: third.exec_driver_sql(query).scalar_one())
+        for conn in (first, second):
+            # Almost as long as a lock is waited for; all waits together exceed `deadlock_timeout`.
+            watching.exec_driver_sql("SELECT pg_sleep(0.4)")
+            conn.rollback()
+        assert asked.result(60) == 0
+        third.rollback()
+        assert made.result(60)

@@ -10,7 +10,7 @@ import torch
 
 from oyer.config.length_methods.catalogue import METHODS
 from oyer.tasks.lengths import Inputs, PackedTokens, Term, compute, evaluate, vectors
-from oyer.tasks.lengths.compute import apply
+from oyer.tasks.lengths.dispatch import apply
 from tests.support.paths import DATA
 
 VECTORS = json.loads((DATA / "length_vectors.json").read_text())
