@@ -20,6 +20,9 @@ MAX_OBJECTS = 64
 MAX_OBJECT_CHARS = 65_536
 """A longer object is not a verdict."""
 
+MAX_VALUE_CHARS = 40
+"""A longer text that does not start with a number is a comment, in characters."""
+
 MAX_NUMBER = 1e15
 """A larger number is not a score."""
 
@@ -28,7 +31,8 @@ _FINAL_KEY = re.compile(
     r"|(?:综合|最终|总体|整体|总)(?:得分|评分|分数|分)|总评"
 )
 _PLAIN_KEY = re.compile(
-    r"(?:judge|evaluation|quality|response|answer|model)?(?:score|rating)s?|grade|verdict|points|评分|得分|分数|打分"
+    r"(?:judge|evaluation|quality|response|answer|model)?(?:score|rating)s?|grade|mark|verdict|judge?ment|reward|points"
+    r"|评分|得分|分数|打分|分值"
 )
 _ASPECT_KEY = re.compile(r"[a-z]+(?:score|rating)s?")
 _VALUE_KEY = re.compile(r"result|value")
@@ -42,7 +46,7 @@ _SCALE_KEY = re.compile(r"(?:score|rating)?(?:scale|range)|评分范围|分制")
 _PAIR = re.compile(
     r"""(?:["'“](?P<key>[^"'“”\n{}:]{1,40})["'”]|(?<![\w"'])(?P<bare>[A-Za-z_]\w{0,39}))\s*:\s*
         (?:"(?P<double>[^"\n]{0,60})"|'(?P<single>[^'\n]{0,60})'
-          |(?P<plain>[+\-]?[0-9][0-9./]{0,12}|null|None|NaN)(?=\s*(?:[,}\]\n]|\#|/[/*]|$)))""",
+          |(?P<plain>[+\-]?\.?[0-9][0-9./]{0,12}|null|None|NaN)(?=\s*(?:[,;}\]\n]|\#|/[/*]|$)))""",
     re.VERBOSE,
 )
 _QUOTES = finder(
@@ -61,8 +65,9 @@ _BRACE = re.compile(r"(?<!\\)[{}]")
 _OPEN_BRACE = re.compile(r"(?<!\\)\{")
 _DECODER = json.JSONDecoder(strict=False)
 _NEXT_OBJECT = re.compile(r"\n[ \t]*(?=\{\s*[\"'“])")
-_OPENING = re.compile(r"\{(?:\s|//[^\n]{0,200}\n|/\*[^*]{0,200}\*/)*[\"'“\w]")
+_OPENING = re.compile(r"\{(?:\s|//[^\n]{0,200}\n|/\*[^*]{0,200}\*/|\#[^\n]{0,200}\n)*[\"'“\w]")
 _COMMENT = re.compile(r"(?:\s*[-–—,:;(][^0-9]*)?")
+_DOUBLE_BRACKETS = re.compile(r"\[\[\s*([^\[\]]{1,20}?)\s*\]\]")
 _FENCE_MARK = re.compile(r"(?:`{3}|~{3})[\w-]*")
 _FENCED = re.compile(r"[ \t]*(?:`{3,}|~{3,})[\w-]*[ \t]*|json", re.IGNORECASE)
 
@@ -148,7 +153,7 @@ def _verdict(body: str, scale: tuple[float, float]) -> float | None:
     if len(body) > MAX_OBJECT_CHARS:
         return None
     pairs = _pairs(body)
-    stated = _score_value(pairs)
+    stated = _score_value(pairs, scale)
     if stated is None or _CALL_KEYS & {key for key, _ in pairs}:
         return None
     maxima = [_value(value, scale) for key, value in pairs if _MAXIMUM_KEY.fullmatch(_plain(key))]
@@ -224,20 +229,22 @@ def _walk(node: Any) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _score_value(pairs: list[tuple[str, Any]]) -> Any:
+def _score_value(pairs: list[tuple[str, Any]], scale: tuple[float, float]) -> Any:
     """Return the value of the best key for the overall score; None without such a key.
 
-    Two different values under keys of the same kind give an empty string.
+    A comment such as `"overall": "good"` does not count if another key has a number. Two different
+    values under keys of the same kind give an empty string, and so do comments only.
     """
+    comments = False
     for keys in (_FINAL_KEY, _PLAIN_KEY, _VALUE_KEY):
         values = [value for key, value in pairs if keys.fullmatch(_plain(key))]
-        if len(values) > 1:
-            values = [value for value in values if _holds_a_digit(value)] or values
         if keys is _PLAIN_KEY and _only_aspects([_plain(key) for key, _ in pairs]):
             return ""
-        if values:
-            return values[0] if all(value == values[0] for value in values) else ""
-    return None
+        numbers = [value for value in values if _may_be_a_score(value, scale)]
+        if numbers:
+            return numbers[0] if all(value == numbers[0] for value in numbers) else ""
+        comments = comments or any(len(str(value)) <= MAX_VALUE_CHARS for value in values)
+    return "" if comments else None
 
 
 def _only_aspects(keys: list[str]) -> bool:
@@ -249,9 +256,14 @@ def _only_aspects(keys: list[str]) -> bool:
     return bool(plain) and plain < aspects
 
 
-def _holds_a_digit(value: Any) -> bool:
+def _may_be_a_score(value: Any, scale: tuple[float, float]) -> bool:
     """Whether a value holds a number; `"verdict": "pass"` beside a score does not."""
-    return not isinstance(value, bool) and bool(re.search("[0-9]", str(value)))
+    if value is None or isinstance(value, bool):
+        return False
+    text = str(value).strip()
+    if read_value(text, 0, scale) is not None:
+        return True
+    return len(text) <= MAX_VALUE_CHARS and bool(re.search("[0-9]", text))
 
 
 def _plain(key: str) -> str:
@@ -266,5 +278,8 @@ def _value(stated: Any, scale: tuple[float, float]) -> float | None:
     if not isinstance(stated, str):
         # JSON integers can exceed every float; they are on no scale.
         return float(stated) if abs(stated) <= MAX_NUMBER else None
-    value = read_value(stated.strip(), 0, scale)
-    return value.number if value and _COMMENT.fullmatch(stated.strip(), value.end) else None
+    text = stated.strip().removesuffix(".")
+    if bracketed := _DOUBLE_BRACKETS.fullmatch(text):
+        text = bracketed[1]
+    value = read_value(text, 0, scale)
+    return value.number if value and _COMMENT.fullmatch(text, value.end) else None

@@ -35,7 +35,7 @@ _SCORE_WORDS = any_of(
     judgment, judgement"""
 )
 _SCORE_WORDS_ZH = any_of(
-    "评分, 得分, 打分, 给分, 分数, 分值, 评级, 评价得分, 评价, 评定, 评估得分, 评估, 成绩, 分"
+    "评分, 得分, 打分, 给分, 分数, 分值, 评级, 评价得分, 评价, 评定分数, 评定, 评估得分, 评估分数, 评估, 裁定分数, 裁定, 判分, 成绩, 分"
 )
 """Words for a score after a word of `_WHOLE_WORDS`."""
 
@@ -62,16 +62,17 @@ _PLAIN = "|".join(
         r"verdict(?=\s+is\b)",
         r"(?:points\s+|score\s+)?(?:awarded|earned)(?=\s*:)",
         rf"{any_of('points, judgment, judgement, evaluation')}(?=\s*:)",
-        rf"{any_of('评分, 得分, 打分, 给分, 分数, 分值, 评级, 评价分, 平均分, 成绩')}(?:结果)?",
+        rf"{any_of('评分, 得分, 打分, 给分, 判分, 分数, 分值, 评级, 评价分, 评定分数, 平均分, 成绩')}(?:结果|等级)?",
+        rf"{any_of('评估, 评价, 评定, 判定, 评审, 评判')}结果(?=\s*:)",
         rf"{any_of(_FOREIGN)}(?=\s*[:=])",
     ]
 )
 _LABEL = re.compile(
     # The lookahead only saves time: every label starts with one of these characters.
-    rf"(?<![A-Za-z0-9_\-])(?=[a-zо\[最综总实整合终修更调复改平评得打给分成評ス점최총평])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
+    rf"(?<![A-Za-z0-9_\-])(?=[a-zо\[最综总实整合终修更调复改平评得打给判分成評ス점최총평])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
     re.IGNORECASE,
 )
-_NOTE = r"(?:\((?P<{}>[^()\n]{{0,60}})\)|\[(?P<{}b>[^\[\]\n]{{0,20}}[-~][^\[\]\n]{{0,20}})\])"
+_NOTE = r"(?:\((?P<{}>[^()\n]{{0,60}})\)|\[(?P<{}b>[^\[\]\n]{{0,20}}[-~–—][^\[\]\n]{{0,20}})\])"
 _CONNECTORS = re.compile(
     rf"""(?:结果|情况|结论)?\s*(?:(?:given|assigned|awarded)\b\s*)?
     (?:{_NOTE.format("note", "note")}\s*)?
@@ -98,10 +99,10 @@ _HEDGE = finder(
     "[~≈<>≤≥]",
 )
 _NEAR_NUMBER = re.compile(rf"[^。;!?]{{0,40}}?(?={NUMBER})")
-_DECORATION = re.compile(rf"(?:[-–—•·]\s+|#(?![0-9])|[^\w\s#./+\-−(\[<~≈{MASK}]|\s)*")
+_DECORATION = re.compile(rf"(?:[-–—•·]\s+|#(?![0-9])|[^\w\s#./+\-−(\[<~≈≤≥{MASK}]|\s)*")
 _REMARK = re.compile(r"[\s.!。)\]>*|]*(?:\([^()]{0,120}\))?[\s.!。|]*")
 _ONLY_DIGITS = re.compile(r"[\s.,/~–—-]*[0-9][\s0-9.,/~–—%-]*")
-_WORD_FIRST = re.compile(r"[^\W\d_]{1,12}(?:\s[^\W\d_]{1,12})?\s?\((?=[^()]{1,12}\))")
+_WORD_FIRST = re.compile(r"[^\W\d_]{1,12}(?:\s[^\W\d_]{1,12}|[+\-])?\s?\((?=[^()]{1,12}\))")
 _CONCLUDED = re.compile(
     rf"[^0-9]{{1,150}}?\b(?:so|thus|hence|therefore)\s+(?:it(?:'s|\s+is)\s+)?(?:an?\s+)?(?={NUMBER}\s*[.!]?\s*$)",
     re.IGNORECASE,

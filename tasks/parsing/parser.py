@@ -8,13 +8,13 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from oyer.protocol.status import Status
 from oyer.tasks.parsing.brackets import boxed_candidates, bracket_candidates, element_candidates
 from oyer.tasks.parsing.candidates import Candidate, Rank
-from oyer.tasks.parsing.context import ASPECT, compared
+from oyer.tasks.parsing.context import ASPECT, announces_other_scale, compared
 from oyer.tasks.parsing.finish_reasons import End, end_of
 from oyer.tasks.parsing.json_objects import ends_with_verdict, object_candidates
 from oyer.tasks.parsing.labels import bare_value, label_candidates
@@ -53,9 +53,25 @@ _RETRACTS = words(
     等等, 等一下, 再想, 重新考虑"""
 )
 _CORRECTS = words("actually, on reflection, correction, 更正, 不对, 修正")
+_JUDGED_AMISS = (
+    rf"(?:{words('I, my score, my score above, my rating, the score, the score above, the rating, this score, this rating')}"
+    r"(?:'ve|\s+(?:may|might|have|was|were|is|am|seems?))(?:\s+(?:have|be|been))*(?:\s+\w+)?\s+too\s"
+    rf"{words('harsh, strict, severe, lenient, generous, soft, kind, low, high')})"
+)
+_WITHDRAWS = (
+    rf"(?:{words('I retract, I withdraw, I take back, I take that back')}"
+    rf"|(?:please\s+)?{words('disregard, ignore, discard')}\s+(?:the|that|this|my)\s+(?:\w+\s+)?(?:score|rating|grade|verdict)\b"
+    rf"|(?:以上|上述|上面的?|前面的?|该|此)(?:评分|打分|分数|得分)(?:作废|无效|有误|不算|撤回|[偏过]?[高低严松]了)|撤回)"
+)
 _RECONSIDERATION = re.compile(
-    rf"(?:^|[.!?。;\n])[\s*\-–—]{{0,20}}(?:{_RETRACTS}|(?:{_CORRECTS}|(?:edit|update):|no,)[^\n]{{0,80}}?[0-9])",
+    rf"(?:^|[.!?。;\n])[\s*\-–—]{{0,20}}(?:{_RETRACTS}|{_JUDGED_AMISS}|{_WITHDRAWS}|更正:"
+    rf"|(?:{_CORRECTS}|(?:edit|update):|no,)[^\n]{{0,80}}?(?:[0-9]|{_JUDGED_AMISS}|\bthat(?:'s|\s+was)\s+too\s|\bdeserves\s|应[该当]?更[高低]))",
     re.IGNORECASE,
+)
+# A judge that goes on by itself with the next request of a dialogue, and answers it.
+_NEXT_TURN = re.compile(
+    r"^\W*(?:user|human|question|instruction|prompt|用户|人类|提问|问题)\s*(?::|\]|$)",
+    re.IGNORECASE | re.MULTILINE,
 )
 _WHOLE_ANSWER = re.compile(
     r"[\s*-]*(?:答案(?:是|为|:)|an?\s+(?=[0-9])|(?:an?\s+)?(?:solid|strong|clear|weak)(?=\s+[0-9])|(?:(?:the|my)\s+)?(?:final\s+)?answer(?:\s+is|\s*:)"
@@ -217,7 +233,13 @@ def _line_candidates(text: str, scale: tuple[float, float]) -> list[Candidate]:
         candidates += found
         if all(c.disowned or c.rank is Rank.LOOSE for c in found):
             candidates += prose_candidates(line, start, scale)
-    return candidates + _bare_candidates(lines, scale, candidates)
+    candidates += _bare_candidates(lines, scale, candidates)
+    other = next((at for at, line in lines if announces_other_scale(line, scale)), len(text))
+    whole = re.compile(rf"(?:/|\bof)\s*{scale[1]:g}\b")
+    return [
+        replace(c, value=None) if c.start > other and not whole.search(c.span) else c
+        for c in candidates
+    ]
 
 
 def _bare_candidates(
@@ -268,6 +290,8 @@ def _is_contradicted(
     if any(_outweighs(c, winner) for c in others):
         return True
     rivals = [c for c in peers if c.value != winner.value]
+    if any(_NEXT_TURN.search(reply, c.start, winner.start) for c in rivals):
+        return True
     if winner.layer == "object" and any(c.layer == "label" for c in rivals):
         return True
     if rivals and winner.rank in {Rank.PART, Rank.PROSE, Rank.FINAL_INLINE}:

@@ -26,7 +26,7 @@ _ADVERB = (
 _ASSIGNS = any_of(
     """give, gave, rate, rated, score, scored, assign, assigned, award, awarded, grade, graded, say, go with,
     settle on, land on, choose, put, place, call, mark, giving, rating, scoring, assigning, going with,
-    am giving, am rating, am scoring, am assigning, am going with"""
+    settling on, landing on, am giving, am rating, am scoring, am assigning, am going with, am settling on, am landing on"""
 )
 _SCORE_OBJECT = any_of(
     """this, that, it, the, it's, its, is, a, an, as, at, to, with, of, for, overall, final, score, rating,
@@ -47,7 +47,7 @@ _DESERVES = (
     rf"(?:\s+(?:{any_of('a, an, the, overall, final, score, rating, grade, of')}|{_ADJECTIVE})){{0,5}}\s+"
 )
 _COPULA = (
-    r"(?:this(?:\s+one)?|it|that)(?:'s|\s+is|\s+should\s+be|\s+gets|\s+must\s+be)\s+"
+    r"(?:this(?:\s+(?:one|response|reply|output|rollout|submission|solution))?|it|that)(?:'s|\s+is|\s+should\s+be|\s+gets|\s+must\s+be)\s+"
     rf"(?:worth\s+(?:an?\s+)?|an?\s+)(?:{_ADJECTIVE}\s+)?"
 )
 _REVISION = (
@@ -57,7 +57,7 @@ _REVISION = (
 _APPROPRIATE_NUMBER = rf"an?\s+(?={NUMBER}(?:\s*/\s*{NUMBER})?\s+{_IS_APPROPRIATE})"
 _EARLIER = finder("initially, originally, previously, first")
 _ASSIGNS_ZH = any_of(
-    """给, 给出, 给予, 给到, 打, 打出, 打到, 打个, 评, 评为, 评出, 评定, 得, 实得, 得到, 判, 判为, 判定, 定为, 记, 记为, 赋, 赋予,
+    """给, 给出, 给予, 给到, 打, 打出, 打到, 打个, 评, 评为, 评出, 评定, 得, 实得, 得到, 判, 判为, 判定, 定为, 获, 获得, 记, 记为, 赋, 赋予,
     值, 值得, 取, 降为, 降到, 降至, 升为, 升到, 升至, 调为, 调到, 调至, 调整为, 调整到, 调整至, 改为, 改成, 改到, 修正为"""
 )
 _SCORE_OBJECT_ZH = any_of(
@@ -74,7 +74,7 @@ _ASSIGNED_SCORE = re.compile(
     re.IGNORECASE,
 )
 _ASSIGNED_SCORE_ZH = re.compile(
-    rf"(?=[给打评得实判定记赋值取降升调改修])(?:{_VERB_ZH})(?={_NUMERAL}[^,。;]{{0,6}}分)"
+    rf"(?=[给打评得获实判定记赋值取降升调改修])(?:{_VERB_ZH})(?={_NUMERAL}[^,。;]{{0,6}}分)"
 )
 _POINTS = re.compile(rf"(?<![0-9.第/\-–—~至到十点])(?={_NUMERAL}\s*分(?![制满钟之数析类别布支]))")
 _SCORE_AT_START = re.compile(rf"\s*{_NUMERAL}\s*分\s*[,.。]")
@@ -83,7 +83,7 @@ _FRACTION = re.compile(
     re.IGNORECASE,
 )
 _FOLLOWING_WORDS = """because, since, as, for, due, based, given, overall, in total, and, but, with, from, response,
-    answer, reply, solution, output, performance"""
+    answer, reply, solution, output, performance, here, on a scale, on the scale"""
 """Words that may follow a score; after another noun the number may be a count."""
 
 _SCORE_END = re.compile(
