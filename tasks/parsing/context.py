@@ -24,11 +24,11 @@ _LEAD_INS_ZH = """评分标准, 按, 按照, 根据, 在, 内, 以, 综上, 综�
     打, 打出, 的, 为, 是, 会, 应, 应该, 应得, 可, 可以, 建议, 推荐, 能, 将, 回答, 回复, 响应, 输出, 轨迹, 模型, 助手, 学生,
     考生, 答案, 解答, 质量, 整个, 更正, 修正, 修改后, 重新, 重新评估, 重新考虑, 重新打分, 重新后, 重新评估后,
     重新考虑后, 重新打分后, 评审, 裁判, 评委, 结果, 如下, 以上, 上述, 评价, 评估, 其, 它, 只, 只能, 只有, 仅, 但, 但是,
-    不过, 而, 现在, 目前, 当前, 此处"""
+    不过, 而, 现在, 目前, 当前, 此处, 个人, 勉强, 姑且, 就"""
 """Words before a score that leave it about the whole response."""
 
 _LEAD_IN = re.compile(
-    rf"""(?:{words(_LEAD_INS)}|\b(?:step|section|part)\s\d{{1,2}}(?=\s*(?:[:.,)|*–—-]|$))
+    rf"""(?:{words(_LEAD_INS)}|\b(?:step|section|part)\s\d{{1,2}}(?=\s*[:.,)|*–—-])
     |\b(?:based\son|given|considering|after|taking|according\sto)\s[^,.:]{{1,80}},
     |(?:基于|根据|结合|鉴于|考虑到)[^,。:]{{1,40}},
     |(?:这|该|此|本)(?:[篇段个份条次道首]|[\u4e00-\u9fff]{{2}}(?=的))?[\u4e00-\u9fff]{{0,4}}的(?=[\s:]*$)
@@ -145,6 +145,34 @@ _HEADING = re.compile(
 )
 
 
+_RETRACTS = words(
+    """wait, hmm*, on second thought, scratch that, let me reconsider, let me rethink, let me re-think,
+    等等, 等一下, 再想, 重新考虑"""
+)
+_CORRECTS = words("actually, on reflection, correction, 更正, 不对, 修正")
+_JUDGED_AMISS = (
+    rf"(?:{words('I, my score, my score above, my rating, the score, the score above, the rating, this score, this rating')}"
+    r"(?:'ve|\s+(?:may|might|have|was|were|is|am|seems?))(?:\s+(?:have|be|been))*(?:\s+\w+)?\s+too\s"
+    rf"{words('harsh, strict, severe, lenient, generous, soft, kind, low, high')})"
+)
+_WITHDRAWS = (
+    rf"(?:{words('I retract, I withdraw, I take back, I take that back')}"
+    rf"|(?:please\s+)?{words('disregard, ignore, discard')}\s+(?:the|that|this|my)\s+(?:\w+\s+)?(?:score|rating|grade|verdict)\b"
+    rf"|(?:以上|上述|上面的?|前面的?|该|此)(?:评分|打分|分数|得分)(?:作废|无效|有误|不算|撤回|[偏过]?[高低严松]了)|撤回)"
+)
+RECONSIDERATION = re.compile(
+    rf"(?:^|[.!?。;\n])[\s*\-–—]{{0,20}}(?:{_RETRACTS}|{_JUDGED_AMISS}|{_WITHDRAWS}|更正:"
+    rf"|(?:{_CORRECTS}|(?:edit|update):|no,)[^\n]{{0,80}}?(?:[0-9]|{_JUDGED_AMISS}|\bthat(?:'s|\s+was)\s+too\s|\bdeserves\s|应[该当]?更[高低]))",
+    re.IGNORECASE,
+)
+"""A place where a reply takes back what it said before: `Wait, …`, `I was too harsh`."""
+
+
+def reconsiders(reply: str, start: int) -> bool:
+    """Whether a reply takes something back after a position, e.g. by `Wait, …`."""
+    return bool(RECONSIDERATION.search(reply, start))
+
+
 def neutral(before: str) -> tuple[bool, bool]:
     """Classify the text before a label on its line.
 
@@ -178,6 +206,11 @@ def only_neutral(words: str) -> bool:
 def about_an_aspect(before: str) -> bool:
     """Whether the text before a label is only the name of an aspect: `The relevance`."""
     return bool(_ASPECT.fullmatch(before))
+
+
+def quoted_before(before: str) -> bool:
+    """Whether the words before a score say that somebody else states it: `Its self-rating: 9/10`."""
+    return bool(_QUOTING_SENTENCE.search(clause(before)))
 
 
 def names_other_measure(before: str) -> bool:

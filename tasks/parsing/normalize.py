@@ -28,7 +28,8 @@ _INVISIBLE = re.compile(
 _ROLE_LABEL = re.compile(r"\A(?:output|json)\s*:\s*(?=[{`<])", re.IGNORECASE)
 _WRAPPING = "(?:json|verdict|evaluation|judge?ment|result|answer|output)"
 _OBJECT_TAG = re.compile(rf"<{_WRAPPING}>\s*(?=\{{)|(?<=\}})\s*</{_WRAPPING}>", re.IGNORECASE)
-_PREFILLED = re.compile(r"\A\"\w{1,40}\"\s*:")
+_PREFILLED = re.compile(r"\A\"\w[\w ]{0,39}\"\s*:")
+_ESCAPED_OBJECT = re.compile(r'\A"?\{(?:\s|\\n){0,9}\\"[^{}]{1,4000}\}"?\Z')
 _BLANK_END = 8
 _LONG_BLANK = re.compile(rf"[^\S\n]{{{2 * _BLANK_END + 1},}}")
 _LINE_BREAK = re.compile("\r\n?|[\u0085\u2028\u2029\x0b\x0c]")
@@ -148,6 +149,10 @@ def unwrap(text: str) -> str:
     text = _OBJECT_TAG.sub("", _ROLE_LABEL.sub("", text))
     if "{" not in text and _PREFILLED.match(text):
         text = "{" + text
+    if _ESCAPED_OBJECT.match(text):
+        text = text.strip('"').replace("\\n", "\n").replace('\\"', '"')
+    if text[:2] + text[-2:] == "{{}}":
+        text = text[1:-1].strip()
     block = _QUOTED_BLOCK.fullmatch(text)
     text = (block["body"] or block["between"] or "").strip() if block else text
     if text[:1] + text[-1:] in {'""', "“”", "「」", "``", "''"}:

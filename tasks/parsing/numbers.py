@@ -30,7 +30,7 @@ _UNIT = re.compile(
     re.IGNORECASE,
 )
 _DENOMINATOR = re.compile(
-    rf"\s*,?\s*\(?\s*(?:/\s*(?:满分|总分)?|满分(?:为|是)?|out\s+of|of|over|von|sur)\s*(?:a\s+)?(?:(?:total|possible|maximum|max)\s+)?"
+    rf"\s*,?\s*\(?\s*(?:/\s*(?:满分|总分)?|满分(?:为|是)?|out\s+of|of|over|from|von|sur)\s*(?:a\s+)?(?:(?:total|possible|maximum|max)\s+)?"
     rf"(?:of\s+)?(?P<number>{NUMBER}|{_HAN}|{'|'.join(_WORDS)})(?![0-9A-Za-z.%]*[0-9])",
     re.IGNORECASE,
 )

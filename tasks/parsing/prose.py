@@ -11,6 +11,7 @@ from oyer.tasks.parsing.context import (
     names_other_measure,
     names_other_scale_before,
     only_neutral,
+    quoted_before,
 )
 from oyer.tasks.parsing.numbers import NUMBER, Value, read_value
 from oyer.tasks.parsing.vocabulary import any_of, finder, words
@@ -20,6 +21,11 @@ SHORT = 25
 
 _LABEL_BEFORE = re.compile(r"[^\W0-9][\s*]*:\s*$")
 _PREDICATE = re.compile(r"\b(?:is|was|are|were|of|on|in|by|to|from)\s+$", re.IGNORECASE)
+_BY_MODEL = re.compile(
+    r"(?<![给对为按])(?:该|本|此)?(?:模型|助手|AI)(?:自己|最终|最后|直接|也|还|竟){0,2}$",
+    re.IGNORECASE,
+)
+_GAVE = re.compile("(?:给出|给|打|打出|评)了")
 _ADVERB = (
     rf"(?:\s+(?:\w+ly|{any_of('also, just, still, would, will, can, could, have to, must')}))?"
 )
@@ -57,7 +63,7 @@ _REVISION = (
 _APPROPRIATE_NUMBER = rf"an?\s+(?={NUMBER}(?:\s*/\s*{NUMBER})?\s+{_IS_APPROPRIATE})"
 _EARLIER = finder("initially, originally, previously, first")
 _ASSIGNS_ZH = any_of(
-    """给, 给出, 给予, 给到, 打, 打出, 打到, 打个, 评, 评为, 评出, 评定, 得, 实得, 得到, 判, 判为, 判定, 定为, 获, 获得, 记, 记为, 赋, 赋予,
+    """给, 给个, 给出, 给予, 给到, 打, 打出, 打到, 打个, 评, 评为, 评出, 评定, 得, 实得, 得到, 判, 判为, 判定, 定为, 获, 获得, 记, 记为, 赋, 赋予,
     值, 值得, 取, 降为, 降到, 降至, 升为, 升到, 升至, 调为, 调到, 调至, 调整为, 调整到, 调整至, 改为, 改成, 改到, 修正为"""
 )
 _SCORE_OBJECT_ZH = any_of(
@@ -138,7 +144,7 @@ def prose_candidates(line: str, offset: int, scale: tuple[float, float]) -> Iter
         read_to = value.end
         before = line[max(0, start - WINDOW) : start]
         if rank <= Rank.PART:
-            own = not names_other_measure(before)
+            own = not (names_other_measure(before) or quoted_before(before))
         else:
             own = not (disowned_before(before) or _EARLIER.search(line, start, at))
         spoiled = names_other_scale_before(before, scale) or _ALTERNATIVE.search(
@@ -163,7 +169,10 @@ def _places(line: str, opens_reply: bool) -> Iterator[tuple[int, int, Rank]]:
     if not numbered:
         return
     for match in _ASSIGNED_SCORE_ZH.finditer(line):
-        if _is_about_whole(line[max(0, match.start() - WINDOW) : match.start()]):
+        before = line[max(0, match.start() - WINDOW) : match.start()]
+        if _GAVE.match(match[0]) and _BY_MODEL.search(before):
+            continue
+        if _is_about_whole(before):
             yield match.start(), match.end(), Rank.PROSE
     for match in _POINTS.finditer(line):
         before = line[max(0, match.start() - WINDOW) : match.start()]

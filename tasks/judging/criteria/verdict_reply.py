@@ -11,9 +11,9 @@ from typing import Any
 
 from oyer.config.criteria.criterion import Criterion
 from oyer.protocol.batch_result import UNNAMED
+from oyer.tasks.parsing.context import reconsiders
 from oyer.tasks.parsing.json_objects import rank_at
 from oyer.tasks.parsing.normalize import normalise, strip_thinking, unwrap
-from oyer.tasks.parsing.parser import reconsiders
 
 MAX_ENTRY_CHARS = 400
 """Longest span of one verdict on record, in characters."""

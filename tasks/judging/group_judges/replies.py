@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from oyer.tasks.parsing.context import reconsiders
 from oyer.tasks.parsing.json_objects import rank_at
-from oyer.tasks.parsing.parser import reconsiders
 
 MAX_OBJECTS = 1000
 """Opening braces of a reply at which an object is looked for, counted from its start."""
