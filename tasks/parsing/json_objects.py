@@ -124,6 +124,7 @@ def rank_at(text: str, start: int, end: int) -> Rank | None:
     gap = lead[lead.rindex(before[-1]) + len(before[-1]) :]
     apart = own_lines and bool(_PARAGRAPH.search(gap) or _SENTENCE.search(before[-1]))
     announced = not apart or before[-1].rstrip(" *`").endswith(":")
+    announced = announced and not before[-1].startswith("{")  # another answer introduces nothing
     introduced = _INTRODUCED.search(before[-1])
     if announced and not introduced and _QUOTES.search(before[-1][-120:]):
         return None

@@ -8,6 +8,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
+from oyer.tasks.parsing.json_text import unescaped
+
 MASK = "\ufffc"
 """Replaces each character of quoted or structured text, in which no prose is read."""
 
@@ -29,7 +31,6 @@ _ROLE_LABEL = re.compile(r"\A(?:output|json)\s*:\s*(?=[{`<])", re.IGNORECASE)
 _WRAPPING = "(?:json|verdict|evaluation|judge?ment|result|answer|output)"
 _OBJECT_TAG = re.compile(rf"<{_WRAPPING}>\s*(?=\{{)|(?<=\}})\s*</{_WRAPPING}>", re.IGNORECASE)
 _PREFILLED = re.compile(r"\A\"\w[\w ]{0,39}\"\s*:")
-_ESCAPED_OBJECT = re.compile(r'\A"?\{(?:\s|\\n){0,9}\\"[^{}]{1,4000}\}"?\Z')
 _BLANK_END = 8
 _LONG_BLANK = re.compile(rf"[^\S\n]{{{2 * _BLANK_END + 1},}}")
 _LINE_BREAK = re.compile("\r\n?|[\u0085\u2028\u2029\x0b\x0c]")
@@ -149,8 +150,7 @@ def unwrap(text: str) -> str:
     text = _OBJECT_TAG.sub("", _ROLE_LABEL.sub("", text))
     if "{" not in text and _PREFILLED.match(text):
         text = "{" + text
-    if _ESCAPED_OBJECT.match(text):
-        text = text.strip('"').replace("\\n", "\n").replace('\\"', '"')
+    text = unescaped(text)
     if text[:2] + text[-2:] == "{{}}":
         text = text[1:-1].strip()
     block = _QUOTED_BLOCK.fullmatch(text)
