@@ -137,7 +137,7 @@ _SCALE_LINE = re.compile(
       (?:{words("using, on, scored on, rated on, I use, I'll use, I will use, I am using, I'm using")}\s+(?:an?|the)?
         |{words("scale, score scale, scoring scale, rating scale, grading scale, scoring, scale used")}\s*[:=])
       |{any_of("采用, 使用, 按, 按照, 以下采用, 评分采用, 评分范围, 评分区间, 评分标准, 打分范围, 满分")}
-    )[^.;。!?]*[.。:]?\s*""",
+    )[^.;。!?,]*[.。:]?\s*""",
     re.VERBOSE | re.IGNORECASE,
 )
 _HEADING = re.compile(

@@ -60,7 +60,9 @@ _FINAL = "|".join(
 _PLAIN = "|".join(
     [
         r"(?:average|mean)\s+(?:score|rating)",
-        any_of("thescore, score, scores, rating, ratings, grade, mark, marks, reward, rewards"),
+        any_of(
+            "thescore, reward score, score, scores, rating, ratings, grade, mark, marks, reward, rewards"
+        ),
         r"verdict(?=\s+is\b)",
         r"(?:points\s+|score\s+)?(?:awarded|earned)(?=\s*:)",
         rf"{any_of('points, judgment, judgement, evaluation')}(?=\s*:)",

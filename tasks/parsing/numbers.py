@@ -65,7 +65,7 @@ _SPOILED = re.compile(
       | \s*,?\s*(?:但|也|或)*(?:可能|或许|也许)(?:是|为)?\s*{_LOOSE_NUMBER}
       | \s+{NUMBER}
       | \s*\(\s*(?:or|maybe|perhaps|possibly|或者?|可能(?:是)?)\s*{_LOOSE_NUMBER}
-      | \s*\(\s*(?:tentative|provisional|preliminary|暂定|初步|待定)
+      | \s*\(\s*(?:tentative|provisional|preliminary|暂定|初步|待定)\s*\)
       | [+\-−~](?=$|[\s).,;|])
       | \s*/
       | \s*(?:[.'’+]|e)\s*{NUMBER}\s*/

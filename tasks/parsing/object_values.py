@@ -138,18 +138,19 @@ def _score_value(pairs: list[tuple[str, Any]], scale: tuple[float, float]) -> An
         # `{"score": 8, "total": 10}`: the total is the highest score.
         pairs = [pair for pair in pairs if pair not in totals or _value(pair[1], scale) != scale[1]]
     for keys in (_FINAL_KEY, _PLAIN_KEY, _VALUE_KEY):
-        values = [value for key, value in pairs if keys.fullmatch(_plain(key))]
+        values = [
+            value
+            for key, value in pairs
+            if keys.fullmatch(_plain(key))
+            and not (_JUDGEMENT_KEY.fullmatch(_plain(key)) and _is_sentence(value, scale))
+        ]
         if keys is _PLAIN_KEY and _only_aspects([_plain(key) for key, _ in pairs]):
             return ""
         numbers = [value for value in values if _may_be_a_score(value, scale)]
         if numbers:
             read = {_value(value, scale) for value in numbers}
             return numbers[0] if len(read) == 1 else ""
-        comments = comments or any(
-            len(str(value)) <= MAX_VALUE_CHARS
-            for key, value in pairs
-            if keys.fullmatch(_plain(key)) and not _JUDGEMENT_KEY.fullmatch(_plain(key))
-        )
+        comments = comments or any(len(str(value)) <= MAX_VALUE_CHARS for value in values)
     return "" if comments else None
 
 
@@ -160,6 +161,10 @@ def _only_aspects(keys: list[str]) -> bool:
     }
     plain = {key for key in keys if _PLAIN_KEY.fullmatch(key)}
     return bool(plain) and plain < aspects
+
+
+def _is_sentence(value: Any, scale: tuple[float, float]) -> bool:
+    return isinstance(value, str) and read_value(value.strip(), 0, scale) is None
 
 
 def _may_be_a_score(value: Any, scale: tuple[float, float]) -> bool:
