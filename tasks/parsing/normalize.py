@@ -4,11 +4,10 @@ Masking and blanking keep the position of every character, so that the offsets o
 compare.
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator
-
-from oyer.tasks.parsing.json_text import unescaped
 
 MASK = "\ufffc"
 """Replaces each character of quoted or structured text, in which no prose is read."""
@@ -160,6 +159,17 @@ def unwrap(text: str) -> str:
         if not set(inner) & {text[0], text[-1]}:
             return inner.strip()
     return text
+
+
+def unescaped(text: str) -> str:
+    """Return the object in a text that is a JSON string, with or without its quotation marks."""
+    if not re.match(r'"\s*\{|\{(?:\s|\\n)*\\"', text):
+        return text
+    try:
+        inner = json.loads(text if text.startswith('"') else f'"{text}"', strict=False)
+    except ValueError:
+        return text
+    return inner.strip() if isinstance(inner, str) else text
 
 
 def mask_fences(text: str) -> tuple[str, int | None]:

@@ -12,8 +12,7 @@ from typing import Any
 from oyer.config.criteria.criterion import Criterion
 from oyer.protocol.batch_result import UNNAMED
 from oyer.tasks.parsing.context import reconsiders
-from oyer.tasks.parsing.json_objects import rank_at
-from oyer.tasks.parsing.json_text import ReplyDecoder
+from oyer.tasks.parsing.json_objects import ReplyDecoder, rank_at
 from oyer.tasks.parsing.normalize import normalise, strip_thinking, unwrap
 
 MAX_ENTRY_CHARS = 400

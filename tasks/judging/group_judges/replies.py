@@ -13,8 +13,7 @@ from itertools import islice
 from typing import Any
 
 from oyer.tasks.parsing.context import reconsiders
-from oyer.tasks.parsing.json_objects import rank_at
-from oyer.tasks.parsing.json_text import ReplyDecoder
+from oyer.tasks.parsing.json_objects import ReplyDecoder, rank_at
 
 MAX_OBJECTS = 1000
 """Opening braces of a reply at which an object is looked for, counted from its start."""

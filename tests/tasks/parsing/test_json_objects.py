@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from oyer.tasks.parsing.json_text import MAX_RELAXED, ReplyDecoder, unescaped
+from oyer.tasks.parsing.json_objects import MAX_RELAXED, ReplyDecoder
+from oyer.tasks.parsing.normalize import unescaped
 
 
 @pytest.mark.parametrize(
