@@ -18,6 +18,9 @@ _QUANTILE = re.compile(r"p([5-9]\d)")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
 def _depth(value: Any, seen: int = 0) -> int:
     """Count the nested levels of a value, up to one more than `MAX_DEPTH`."""
     inner = value.values() if isinstance(value, dict) else value
@@ -39,6 +42,22 @@ def _plain_json(body: dict[str, Any]) -> dict[str, Any]:
         ) from error
     return plain
 
+
+def _sendable(headers: dict[str, str]) -> dict[str, str]:
+    """Check names and values by RFC 9110, section 5; errors do not show values, which may be keys."""
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no header name; use letters, digits and `-`")
+        if not (value.isascii() and value.isprintable()):
+            raise ValueError(
+                f"the value of {name!r} holds a line break or a character that headers cannot"
+                " hold; use printable ASCII on one line"
+            )
+    return headers
+
+
+Headers = Annotated[dict[str, str], AfterValidator(_sendable)]
+"""Further headers of every request."""
 
 Body = Annotated[dict[str, Any], AfterValidator(_plain_json)]
 """Fields of a request's body."""
@@ -133,7 +152,7 @@ class EndpointConfig(Section):
     """Learn how many concurrent calls the endpoint tolerates, up to `max_in_flight`, from its 429s."""
     hedge: Hedge | None = None
     """Send a second request for the slowest calls, e.g. `{after: p95, at_most: 5%}`; null never does."""
-    headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    headers: Headers = Field(default_factory=dict, repr=False)
     """Further HTTP headers of every request; put secrets into the environment."""
     extra_body: Body = Field(default_factory=dict)
     """Further fields of every request's body."""

@@ -20,6 +20,8 @@ _SINGLE = re.compile(
 _BOX = re.compile(
     r"(?P<box>\\boxed\{\s{0,9}(?:\\text\{)?(?P<value>[^{}\n]{1,20}?)\s{0,9}\}{1,2})[\s$.*。!)\]\\]*\Z"
 )
+_BETWEEN_PAIR = " \n,;/|&"
+"""Characters between two scores that are stated side by side, e.g. for two responses."""
 _SCORING = finder("score, rating, grade, verdict, final, rate, 评分, 得分, 打分, 分数, 总分, 最终")
 _ELEMENT = re.compile(
     r"<(?P<tag>(?:(?:final|overall|total)_?)?(?:score|rating|grade)|overall|total|final|verdict|answer|result"
@@ -39,14 +41,16 @@ _PAIRWISE = re.compile(r"[ABC<>=≈~\s]{1,8}|tie|N/?A", re.IGNORECASE)
 
 def bracket_candidates(text: str, scale: tuple[float, float]) -> Iterator[Candidate]:
     """Find scores in double brackets, as FastChat's single-answer judge writes, or in a final `[7]`."""
-    end = None
+    last: re.Match[str] | None = None
     for match in list(_BRACKETS.finditer(text))[-MAX_BRACKETS:]:
         value = read_value(match[1], 0, scale)
         readable = value is not None and value.end == len(match[1])
         if readable or _PAIRWISE.fullmatch(match[1]):
-            pair = end is not None and not text[end : match.start()].strip(" ,;/|&")
+            between = text[last.end() : match.start()] if last else "-"
+            pair = not between.strip(_BETWEEN_PAIR)
+            pair = pair and ("\n" not in between or bool(last and last[1] != match[1]))
             number = value.number if value and readable and not pair else None
-            end = match.end()
+            last = match
             before = _on_line(text, match.start())
             disowned = disowned_before(before) or bool(_CITING.search(before))
             disowned = disowned or disowned_after(text[match.end() :][:60])
@@ -88,12 +92,17 @@ def element_candidates(text: str, scale: tuple[float, float]) -> Iterator[Candid
         if _PLAIN_TAG.fullmatch(match["tag"]) and _CLOSING_TAG.match(text, match.end())
     }
     several = len(set(inner.values())) > 1
+    last: re.Match[str] | None = None
     for match in matches:
         value = read_value(match["value"], 0, scale)
         if value is None or value.end < len(match["value"]):
             if match["tag"].lower() in {"answer", "result", "verdict"}:
                 continue
             value = None
+        if last and last["tag"] == match["tag"] and last["value"] != match["value"]:
+            beside = not text[last.end() : match.start()].strip(_BETWEEN_PAIR)
+            value = None if beside else value
+        last = match
         rank = Rank.PART if several and match.start() in inner else Rank.FINAL
         yield Candidate(match.start(), match[0], value.number if value else None, rank, "element")
 

@@ -2,6 +2,7 @@
 
 import re
 
+from oyer.tasks.parsing.numbers import stated_maxima
 from oyer.tasks.parsing.vocabulary import any_of, finder, words
 
 WINDOW = 200
@@ -13,21 +14,21 @@ _LEAD_INS = """so, thus, therefore, hence, then, overall, finally, and, but, acc
     a, an, is, are, here's, here is, here are, i, i'd, i'll, we, would, will, give, gives, assign, rate,
     award, propose, believe, think, with, of, as, for, quality, numeric, numerical, rating, grading, fair,
     reasonable, perfect, correction, corrected, revised, updated, resulting, suggested, recommended,
-    assigned, given, receive, receives, deserves, earns, gets, final, all in all,
+    assigned, awarded, given, here, receive, receives, deserves, earns, gets, final, all in all,
     assistant, assistant's, response, response's, answer, answer's, reply, reply's, model, model's,
     output, output's, solution, solution's, rollout, rollout's"""
 _LEAD_INS_ZH = """评分标准, 按, 按照, 根据, 在, 内, 以, 综上, 综上所述, 因此, 所以, 因而, 故, 故此, 总之, 最后, 最终,
     综合, 综合来看, 综合来说, 综合以上, 综合上述, 综合考虑, 综合而言, 综合评估, 综合分析,
     总体, 总体来看, 总体来说, 总体而言, 总体上, 整体, 整体来看, 整体来说, 整体而言, 整体上, 结论,
     我认为, 我觉得, 我, 所以我, 你, 本次, 本轮, 本题, 该题, 本, 该, 此, 这, 这个, 这次, 这份, 这篇, 这条, 这段, 对, 于, 给, 给出, 给予,
-    打, 打出, 的, 为, 是, 会, 应, 应该, 可, 可以, 建议, 能, 将, 回答, 回复, 响应, 输出, 轨迹, 模型, 助手, 学生,
+    打, 打出, 的, 为, 是, 会, 应, 应该, 应得, 可, 可以, 建议, 推荐, 能, 将, 回答, 回复, 响应, 输出, 轨迹, 模型, 助手, 学生,
     考生, 答案, 解答, 质量, 整个, 更正, 修正, 修改后, 重新, 重新评估, 重新考虑, 重新打分, 重新后, 重新评估后,
     重新考虑后, 重新打分后, 评审, 裁判, 评委, 结果, 如下, 以上, 上述, 评价, 评估, 其, 它, 只, 只能, 只有, 仅, 但, 但是,
-    不过, 而, 现在, 目前, 当前, 此处"""
+    不过, 而, 现在, 目前, 当前, 此处, 个人, 勉强, 姑且, 就"""
 """Words before a score that leave it about the whole response."""
 
 _LEAD_IN = re.compile(
-    rf"""(?:{words(_LEAD_INS)}|\b(?:step|section|part)\s\d{{1,2}}\b
+    rf"""(?:{words(_LEAD_INS)}|\b(?:step|section|part)\s\d{{1,2}}(?=\s*[:.,)|*–—-])
     |\b(?:based\son|given|considering|after|taking|according\sto)\s[^,.:]{{1,80}},
     |(?:基于|根据|结合|鉴于|考虑到)[^,。:]{{1,40}},
     |(?:这|该|此|本)(?:[篇段个份条次道首]|[\u4e00-\u9fff]{{2}}(?=的))?[\u4e00-\u9fff]{{0,4}}的(?=[\s:]*$)
@@ -68,7 +69,7 @@ _SUPERSEDED = finder(
     """previous, previously, prior, earlier, initial, initially, original, originally, old, former, formerly,
     baseline, preliminary, tentative, provisional, draft, first pass, first draft, at first, tempted,
     was going to, 本想, 原想, 本打算, 原打算, example, sample, e.g, expected, target, human, gold, passing, threshold, minimum,
-    maximum, max, min, possible, highest, lowest, cap, capped, limit, limited, could, might, instead of,
+    maximum, max, min, possible, ideal, theoretical, potential, achievable, attainable, highest, lowest, cap, capped, limit, limited, could, might, instead of,
     rather than, not, never, no, cannot, without, deduct*, minus, lose, lost, next,
     原来, 原始, 原先, 之前, 先前, 上一, 上次, 上轮, 初始, 初步, 暂定, 目标, 预估, 示例, 例如, 比如, 样例, 参考评, 人工,
     基准, 及格, 满分, 最高, 最低, 上限, 下限, 不是, 并非, 不能, 不应, 不宜, 不会, 不予, 不给, 不值, 未, 没有, 无法, 扣, 减,
@@ -85,13 +86,14 @@ _OTHER_SUBJECT = finder(
     r"\b(?:his|her|their|team|player|class|exam|test|game)\s+$",
     r"\b(?!(?:model|response|assistant|answer|judge|solution|agent|output|rollout|it|here|that|let)'s)"
     r"[a-z]+'s\s+$",
+    r"(?:比赛|赛事|球队|球员|选手|考试|高考|电影|影片|豆瓣|游戏|用户|信用|商品|酒店|餐厅)的?\s*$",
 )
 _NOT_QUALITY = re.compile(
-    r"(?:\b(?:confidence|certainty|difficulty|complexity|(?:pass|success|error|hit)\s+rate)|通过率|完成率|置信度|信心|难度)(?:\s+(?:score|level|rating))?\W*$",
+    r"(?:\b(?:confidence|certainty|difficulty|complexity|date|page|progress|(?:pass|success|error|hit)\s+rate)|通过率|完成率|置信度|信心|难度|日期|页码|进度)(?:\s+(?:score|level|rating))?\W*$",
     re.IGNORECASE,
 )
 _CONCLUDES = finder(
-    "so, therefore, thus, hence, overall, 因此, 所以, 综上, 故而, 总体而言, 目前, 当前",
+    "as it stands, so, therefore, thus, hence, overall, 因此, 所以, 综上, 故而, 总体而言, 目前, 当前",
     r"[,;]\s*(?:but|yet|however|但是?|然而|不过)[^.。;!?\n\ufffc]{0,60}?(?=\b(?:I|my)\b|我)",
 )
 _REJECTED_AFTER = re.compile(
@@ -129,15 +131,46 @@ _CANDIDATE_NAME = re.compile(
     r"|(?:回答|回复|模型|助手|候选)\s*(?P<zh>[ab12甲乙一二])(?![^\W\d_a-z]|\d)",
     re.IGNORECASE,
 )
-_FULL_MARKS = re.compile(
-    r"(?:满分|总分)(?:为|是)?\s*:?\s*([0-9]{1,4})|(?<![0-9])([0-9]{1,4})\s*分(?:制|满分)"
-    r"|[0-9]{1,3}\s*(?:-|–|~|到|至)\s*([0-9]{1,4})\s*分?\)?的?(?:标准|范围|量表|区间)"
-    r"|scale\s(?:of|from)\s[0-9]{1,3}\s?(?:\([^()]{1,20}\)\s?)?(?:to|-|–)\s?([0-9]{1,4})",
-    re.IGNORECASE,
+_LONGEST_SCALE_LINE = 60
+_SCALE_LINE = re.compile(
+    rf"""[\W_]*(?:
+      (?:{words("using, on, scored on, rated on, I use, I'll use, I will use, I am using, I'm using")}\s+(?:an?|the)?
+        |{words("scale, score scale, scoring scale, rating scale, grading scale, scoring, scale used")}\s*[:=])
+      |{any_of("采用, 使用, 按, 按照, 以下采用, 评分采用, 评分范围, 评分区间, 评分标准, 打分范围, 满分")}
+    )[^.;。!?,]*[.。:]?\s*""",
+    re.VERBOSE | re.IGNORECASE,
 )
 _HEADING = re.compile(
     r"^\s*(?:#{1,6}\s|[-*•·]\s|\(?\d{1,2}[.)、]\s?|[一二三四五六七八九十]{1,3}、|\*\*[^*\n]{1,60}\*\*:?\s*$)|^[^.。!?\n]{1,40}:\s*$"
 )
+
+
+_RETRACTS = words(
+    """wait, hmm*, on second thought, scratch that, let me reconsider, let me rethink, let me re-think,
+    等等, 等一下, 再想, 重新考虑"""
+)
+_CORRECTS = words("actually, on reflection, correction, 更正, 不对, 修正")
+_JUDGED_AMISS = (
+    rf"(?:{words('I, my score, my score above, my rating, the score, the score above, the rating, this score, this rating')}"
+    r"(?:'ve|\s+(?:may|might|have|was|were|is|am|seems?))(?:\s+(?:have|be|been))*(?:\s+\w+)?\s+too\s"
+    rf"{words('harsh, strict, severe, lenient, generous, soft, kind, low, high')})"
+)
+_WITHDRAWS = (
+    rf"(?:{words('I retract, I withdraw, I take back, I take that back')}"
+    rf"|(?:please\s+)?{words('disregard, ignore, discard')}\s+(?:the|that|this|my)\s+(?:\w+\s+)?(?:score|rating|grade|verdict)\b"
+    rf"|(?:以上|上述|上面的?|前面的?|该|此)(?:评分|打分|分数|得分)(?:作废|无效|有误|不算|撤回|[偏过]?[高低严松]了)|撤回)"
+)
+RECONSIDERATION = re.compile(
+    rf"(?:^|[.!?。;\n])[\s*\-–—]{{0,20}}(?:{_RETRACTS}|{_JUDGED_AMISS}|{_WITHDRAWS}|更正:"
+    rf"|(?:{_CORRECTS}|(?:edit|update):|no,)[^\n]{{0,80}}?(?:[0-9]|{_JUDGED_AMISS}|\bthat(?:'s|\s+was)\s+too\s|\bdeserves\s|应[该当]?更[高低]))",
+    re.IGNORECASE,
+)
+"""A place where a reply takes back what it said before: `Wait, …`, `I was too harsh`."""
+
+
+def reconsiders(reply: str, start: int) -> bool:
+    """Whether a reply takes something back after a position, e.g. by `Wait, …`."""
+    return bool(RECONSIDERATION.search(reply, start))
 
 
 def neutral(before: str) -> tuple[bool, bool]:
@@ -175,6 +208,11 @@ def about_an_aspect(before: str) -> bool:
     return bool(_ASPECT.fullmatch(before))
 
 
+def quoted_before(before: str) -> bool:
+    """Whether the words before a score say that somebody else states it: `Its self-rating: 9/10`."""
+    return bool(_QUOTING_SENTENCE.search(clause(before)))
+
+
 def names_other_measure(before: str) -> bool:
     """Whether a number measures confidence, difficulty or the like: `Confidence: 9/10`."""
     return bool(_NOT_QUALITY.search(before))
@@ -187,10 +225,15 @@ def compared(words: str) -> set[str]:
 
 def names_other_scale_before(before: str, scale: tuple[float, float]) -> bool:
     """Whether the text before a score states another maximum than the scale's."""
-    if "百分制" in before and scale[1] != 100:
-        return True
-    stated = [m[m.lastindex or 0] for m in _FULL_MARKS.finditer(before)]
-    return bool(stated) and float(stated[-1]) != scale[1]
+    stated = stated_maxima(before)
+    return bool(stated) and stated[-1] != scale[1]
+
+
+def announces_other_scale(line: str, scale: tuple[float, float]) -> bool:
+    """Whether a line only states another scale for the scores below it: `Scale: 1-5`."""
+    short = len(line) <= _LONGEST_SCALE_LINE and _SCALE_LINE.fullmatch(line)
+    stated = stated_maxima(line) if short else []
+    return bool(stated) and scale[1] not in stated
 
 
 def clause(before: str) -> str:

@@ -1,50 +1,24 @@
 """Finds verdict objects: JSON and Python dicts that hold a score.
 
 - A verdict object is the whole reply, or opens or ends it; one in the middle may be quoted.
-- A key for the overall score (`overall_score`, `综合得分`) beats `score`; aspects never count.
+- `ReplyDecoder` reads JSON also with the slips that change no value: trailing commas, comments,
+  single quotes, Python's `True`, `False` and `None`, and backslashes of LaTeX in texts. Nothing is
+  added to a text that is cut off.
 """
 
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 from oyer.tasks.parsing.candidates import Candidate, Rank
-from oyer.tasks.parsing.numbers import names_other_scale, read_value
+from oyer.tasks.parsing.object_values import stated_score
 from oyer.tasks.parsing.vocabulary import finder
 
 MAX_OBJECTS = 64
 """Objects parsed, counted from the end of the reply."""
 
-MAX_OBJECT_CHARS = 65_536
-"""A longer object is not a verdict."""
-
-MAX_NUMBER = 1e15
-"""A larger number is not a score."""
-
-_FINAL_KEY = re.compile(
-    r"(?:final|overall|total|aggregate|weighted)(?:score|rating|grade|verdict)?"
-    r"|(?:综合|最终|总体|整体|总)(?:得分|评分|分数|分)|总评"
-)
-_PLAIN_KEY = re.compile(
-    r"(?:judge|evaluation|quality|response|answer|model)?(?:score|rating)s?|grade|verdict|points|评分|得分|分数|打分"
-)
-_ASPECT_KEY = re.compile(r"[a-z]+(?:score|rating)s?")
-_VALUE_KEY = re.compile(r"result|value")
-_WRAPPER = re.compile(
-    r"evaluation|results?|outputs?|verdict|overall|final|total|response|judge?ment|assessment|scores?|ratings?|review"
-    r"|answer|data|总评|评价|评估|结果|评分"
-)
-_MAXIMUM_KEY = re.compile(r"(?:scale)?max(?:imum)?(?:score)?|outof|fullscore|满分")
-_CALL_KEYS = frozenset({"arguments", "parameters", "tool_calls", "function", "tool", "tool_name"})
-_SCALE_KEY = re.compile(r"(?:score|rating)?(?:scale|range)|评分范围|分制")
-_PAIR = re.compile(
-    r"""(?:["'“](?P<key>[^"'“”\n{}:]{1,40})["'”]|(?<![\w"'])(?P<bare>[A-Za-z_]\w{0,39}))\s*:\s*
-        (?:"(?P<double>[^"\n]{0,60})"|'(?P<single>[^'\n]{0,60})'
-          |(?P<plain>[+\-]?[0-9][0-9./]{0,12}|null|None|NaN)(?=\s*(?:[,}\]\n]|\#|/[/*]|$)))""",
-    re.VERBOSE,
-)
 _QUOTES = finder(
     """call, calls, called, tool, argument, arguments, invok*, return, returns, returned, output, outputs,
     wrote, writes, says, said, contain, contains, generated, produced, emit*, inject*, example, format,
@@ -61,10 +35,52 @@ _BRACE = re.compile(r"(?<!\\)[{}]")
 _OPEN_BRACE = re.compile(r"(?<!\\)\{")
 _DECODER = json.JSONDecoder(strict=False)
 _NEXT_OBJECT = re.compile(r"\n[ \t]*(?=\{\s*[\"'“])")
-_OPENING = re.compile(r"\{(?:\s|//[^\n]{0,200}\n|/\*[^*]{0,200}\*/)*[\"'“\w]")
-_COMMENT = re.compile(r"(?:\s*[-–—,:;(][^0-9]*)?")
+_OPENING = re.compile(r"\{(?:\s|//[^\n]{0,200}\n|/\*[^*]{0,200}\*/|\#[^\n]{0,200}\n)*[\"'“\w]")
 _FENCE_MARK = re.compile(r"(?:`{3}|~{3})[\w-]*")
 _FENCED = re.compile(r"[ \t]*(?:`{3,}|~{3,})[\w-]*[ \t]*|json", re.IGNORECASE)
+
+MAX_RELAXED_CHARS = 32_768
+"""A longer text is decoded strictly only."""
+
+MAX_RELAXED = 4
+"""Most values of one reply whose slips are mended; this bounds the work on any reply."""
+
+_TOKEN = re.compile(
+    r"""(?P<double>"(?:[^"\\]|\\.)*")
+      | (?P<single>(?<=[{\[,:\s])'(?:[^'\\\n]|\\.)*'(?=\s{0,9}[:,}\]]))
+      | (?P<comment>//[^\n]*|/\*.{0,500}?\*/|\#[^\n]*)
+      | (?P<comma>,(?=(?:\s|//[^\n]{0,200}\n|\#[^\n]{0,200}\n){0,80}[}\]]))
+      | (?P<word>\b(?:True|False|None)\b)""",
+    re.VERBOSE | re.DOTALL,
+)
+_PYTHON = {"True": "true", "False": "false", "None": "null"}
+_BAD_ESCAPE = re.compile(r'\\(?!["\\/bfnrtu])|\\u(?![0-9a-fA-F]{4})')
+_LOOK_ALIKE = "\u29f5"
+"""Stands for a backslash that JSON does not allow, as in `\\(x\\)`."""
+
+
+class ReplyDecoder:
+    """Decodes the JSON values of one reply; slips are mended up to `MAX_RELAXED` times."""
+
+    def __init__(self, pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> None:
+        self._strict = json.JSONDecoder(strict=False, object_pairs_hook=pairs_hook)
+        self._left = MAX_RELAXED
+
+    def at(self, text: str, start: int) -> tuple[Any, int]:
+        """Decode the value at `start`; returns it and its end.
+
+        Raises:
+            ValueError: there is none, even with slips mended.
+            RecursionError: it is nested too deeply.
+        """
+        try:
+            return self._strict.raw_decode(text, start)
+        except ValueError:
+            if self._left == 0 or len(text) - start > MAX_RELAXED_CHARS:
+                raise
+            self._left -= 1
+            value, end = self._strict.raw_decode(_TOKEN.sub(_mended, text[start:]))
+            return value, start + end
 
 
 def object_candidates(
@@ -79,7 +95,7 @@ def object_candidates(
     found = [
         (span, value)
         for span in spans[-MAX_OBJECTS:]
-        if (value := _verdict(text[slice(*span)], scale)) is not None
+        if (value := stated_score(text[slice(*span)], scale)) is not None
     ]
     candidates = []
     for i, ((start, end), value) in enumerate(found):
@@ -101,7 +117,7 @@ def ends_with_verdict(text: str, scale: tuple[float, float]) -> bool:
         return False
     start, end = spans[-1]
     whole = _json_end(text, start) == end and not text[end:].strip(" \n`~")
-    return whole and _verdict(text[start:end], scale) is not None
+    return whole and stated_score(text[start:end], scale) is not None
 
 
 def _objects(text: str) -> list[tuple[int, int]]:
@@ -143,29 +159,6 @@ def _is_object(text: str, start: int, end: int) -> bool:
     return not argument and bool(_OPENING.match(text, start)) and ":" in text[start:end]
 
 
-def _verdict(body: str, scale: tuple[float, float]) -> float | None:
-    """Return the score that an object states: NaN if it is unreliable, None if it states none."""
-    if len(body) > MAX_OBJECT_CHARS:
-        return None
-    pairs = _pairs(body)
-    stated = _score_value(pairs)
-    if stated is None or _CALL_KEYS & {key for key, _ in pairs}:
-        return None
-    maxima = [_value(value, scale) for key, value in pairs if _MAXIMUM_KEY.fullmatch(_plain(key))]
-    if any(maximum != scale[1] for maximum in maxima) or any(
-        names_other_scale(note, scale)
-        for key, _ in pairs
-        if _FINAL_KEY.fullmatch(_plain(key)) or _PLAIN_KEY.fullmatch(_plain(key))
-        for note in re.findall(r"\([^()]*\)", key)
-    ):
-        return math.nan
-    scales = [value for key, value in pairs if _SCALE_KEY.fullmatch(_plain(key))]
-    if any(isinstance(value, str) and names_other_scale(value, scale) for value in scales):
-        return math.nan
-    value = _value(stated, scale)
-    return math.nan if value is None else value
-
-
 def rank_at(text: str, start: int, end: int) -> Rank | None:
     """Return an object's rank by its position; None if it is part of a sentence or quoted."""
     lead = text[max(0, start - 600) : start]
@@ -179,6 +172,7 @@ def rank_at(text: str, start: int, end: int) -> Rank | None:
     gap = lead[lead.rindex(before[-1]) + len(before[-1]) :]
     apart = own_lines and bool(_PARAGRAPH.search(gap) or _SENTENCE.search(before[-1]))
     announced = not apart or before[-1].rstrip(" *`").endswith(":")
+    announced = announced and not before[-1].startswith("{")  # another answer introduces nothing
     introduced = _INTRODUCED.search(before[-1])
     if announced and not introduced and _QUOTES.search(before[-1][-120:]):
         return None
@@ -191,80 +185,13 @@ def rank_at(text: str, start: int, end: int) -> Rank | None:
     return Rank.PROSE if introduced else None
 
 
-def _pairs(body: str) -> list[tuple[str, Any]]:
-    """Return keys and plain values, by the JSON parser if it is JSON, else by pattern."""
-    try:
-        return list(_walk(json.loads(body, strict=False, object_pairs_hook=_without_conflicts)))
-    except (ValueError, RecursionError):
-        return [
-            (
-                m["key"] or m["bare"],
-                next((v for v in m.group("double", "single", "plain") if v), ""),
-            )
-            for m in _PAIR.finditer(body)
-        ]
-
-
-def _without_conflicts(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object; a key with two different values gets an empty string."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        found[key] = value if found.setdefault(key, value) == value else ""
-    return found
-
-
-def _walk(node: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the pairs of an object, and those of nested objects that only wrap the verdict."""
-    if not isinstance(node, dict):
-        return
-    for key, value in node.items():
-        if isinstance(value, dict) and _WRAPPER.fullmatch(_plain(key)):
-            yield from _walk(value)
-        else:
-            yield key, value
-
-
-def _score_value(pairs: list[tuple[str, Any]]) -> Any:
-    """Return the value of the best key for the overall score; None without such a key.
-
-    Two different values under keys of the same kind give an empty string.
-    """
-    for keys in (_FINAL_KEY, _PLAIN_KEY, _VALUE_KEY):
-        values = [value for key, value in pairs if keys.fullmatch(_plain(key))]
-        if len(values) > 1:
-            values = [value for value in values if _holds_a_digit(value)] or values
-        if keys is _PLAIN_KEY and _only_aspects([_plain(key) for key, _ in pairs]):
-            return ""
-        if values:
-            return values[0] if all(value == values[0] for value in values) else ""
-    return None
-
-
-def _only_aspects(keys: list[str]) -> bool:
-    """Whether keys such as `answer_score` score several aspects, and none of them is `score`."""
-    aspects = {key for key in keys if _ASPECT_KEY.fullmatch(key)} - {
-        key for key in keys if _MAXIMUM_KEY.fullmatch(key)
-    }
-    plain = {key for key in keys if _PLAIN_KEY.fullmatch(key)}
-    return bool(plain) and plain < aspects
-
-
-def _holds_a_digit(value: Any) -> bool:
-    """Whether a value holds a number; `"verdict": "pass"` beside a score does not."""
-    return not isinstance(value, bool) and bool(re.search("[0-9]", str(value)))
-
-
-def _plain(key: str) -> str:
-    return re.sub(r"\([^()]*\)|[\s_-]", "", key).lower()
-
-
-def _value(stated: Any, scale: tuple[float, float]) -> float | None:
-    if isinstance(stated, list) and len(stated) == 1:
-        stated = stated[0]
-    if isinstance(stated, bool) or not isinstance(stated, (int, float, str)):
-        return None
-    if not isinstance(stated, str):
-        # JSON integers can exceed every float; they are on no scale.
-        return float(stated) if abs(stated) <= MAX_NUMBER else None
-    value = read_value(stated.strip(), 0, scale)
-    return value.number if value and _COMMENT.fullmatch(stated.strip(), value.end) else None
+def _mended(token: re.Match[str]) -> str:
+    """Return a token as JSON has it, with as many characters."""
+    found = token[0]
+    if token["word"]:
+        return _PYTHON[found]
+    if token["comment"] or token["comma"]:
+        return re.sub(r"[^\n]", " ", found)
+    if token["single"]:
+        found = '"' + found[1:-1].replace('"', "'").replace("\\'", " '") + '"'
+    return _BAD_ESCAPE.sub(lambda slip: _LOOK_ALIKE + slip[0][1:], found)

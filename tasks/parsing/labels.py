@@ -1,7 +1,7 @@
 """Finds labelled scores: `最终评分：8`, `Overall score: **7**/10`, `| 总分 | 8 |`, `[[7]]`."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from oyer.tasks.parsing.candidates import Candidate, Rank
 from oyer.tasks.parsing.context import (
@@ -10,8 +10,10 @@ from oyer.tasks.parsing.context import (
     at_heading,
     disowned_after,
     disowned_before,
+    names_other_measure,
     names_other_scale_before,
     neutral,
+    only_neutral,
 )
 from oyer.tasks.parsing.normalize import MASK
 from oyer.tasks.parsing.numbers import NUMBER, Value, names_other_scale, read_value
@@ -35,7 +37,7 @@ _SCORE_WORDS = any_of(
     judgment, judgement"""
 )
 _SCORE_WORDS_ZH = any_of(
-    "评分, 得分, 打分, 给分, 分数, 分值, 评级, 评价得分, 评价, 评定, 评估得分, 评估, 成绩, 分"
+    "评分, 得分, 打分, 给分, 分数, 分值, 评级, 评价得分, 评价, 评定分数, 评定, 评估得分, 评估分数, 评估, 裁定分数, 裁定, 判分, 成绩, 分"
 )
 """Words for a score after a word of `_WHOLE_WORDS`."""
 
@@ -58,22 +60,35 @@ _FINAL = "|".join(
 _PLAIN = "|".join(
     [
         r"(?:average|mean)\s+(?:score|rating)",
-        any_of("thescore, score, scores, rating, ratings, grade, mark, marks, reward, rewards"),
+        any_of(
+            "thescore, reward score, score, scores, rating, ratings, grade, mark, marks, reward, rewards"
+        ),
         r"verdict(?=\s+is\b)",
         r"(?:points\s+|score\s+)?(?:awarded|earned)(?=\s*:)",
         rf"{any_of('points, judgment, judgement, evaluation')}(?=\s*:)",
-        rf"{any_of('评分, 得分, 打分, 给分, 分数, 分值, 评级, 评价分, 平均分, 成绩')}(?:结果)?",
+        rf"{any_of('评分, 得分, 打分, 给分, 判分, 分数, 分值, 评级, 评价分, 评定分数, 平均分, 成绩')}(?:结果|等级)?",
+        rf"{any_of('评估, 评价, 评定, 判定, 评审, 评判')}结果(?=\s*:)",
         rf"{any_of(_FOREIGN)}(?=\s*[:=])",
     ]
 )
 _LABEL = re.compile(
     # The lookahead only saves time: every label starts with one of these characters.
-    rf"(?<![A-Za-z0-9_\-])(?=[a-zо\[最综总实整合终修更调复改平评得打给分成評ス점최총평])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
+    rf"(?<![A-Za-z0-9_\-])(?=[a-zо\[最综总实整合终修更调复改平评得打给判分成評ス점최총평])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
     re.IGNORECASE,
 )
-_NOTE = r"(?:\((?P<{}>[^()\n]{{0,60}})\)|\[(?P<{}b>[^\[\]\n]{{0,20}}[-~][^\[\]\n]{{0,20}})\])"
+_OUTPUT_NAMED = re.compile(
+    rf"\W*(?:the\s+)?(?:{any_of('final answer, answer, output, solution, response, reply')}(?:'s)?\s*(?:{_SCORE_WORDS}|quality)?"
+    rf"|{any_of('最终答案, 答案, 回答, 输出, 解答, 回复')}(?:{_SCORE_WORDS_ZH}|质量)?)\W*[:=]",
+    re.IGNORECASE,
+)
+_SCORE_WORD = re.compile(rf"{_SCORE_WORDS}|{_SCORE_WORDS_ZH}", re.IGNORECASE)
+_NAMED_NUMBER = re.compile(
+    rf"\W*(?P<name>[^\W\d_][^\d\n:=]{{0,30}}?)\W*[:=]\W*(?:{NUMBER})\s*(?:$|[/分.,;(|*]|points?\b|out\b)",
+    re.IGNORECASE,
+)
+_NOTE = r"(?:\((?P<{}>[^()\n]{{0,60}})\)|\[(?P<{}b>[^\[\]\n]{{0,20}}[-~–—][^\[\]\n]{{0,20}})\])"
 _CONNECTORS = re.compile(
-    rf"""(?:结果|情况|结论)?\s*(?:(?:given|assigned|awarded)\b\s*)?
+    rf"""(?:结果|情况|结论)?(?:如下)?\s*(?:(?:given|assigned|awarded)\b\s*)?
     (?:{_NOTE.format("note", "note")}\s*)?
     (?:,?\s*(?P<scale>(?:on\s+an?\s+(?:scale\s+)?)?(?:(?:from|of|between)\s+)?{NUMBER}\s*分?\s*(?:-|–|—|~|to|and|至|到)\s*{NUMBER}\s*分?(?:\s*scale)?
        |(?:out\s+of|满分)\s*{NUMBER}\s*分?)\s*(?=[:=]|is\b|为|是))?
@@ -98,10 +113,10 @@ _HEDGE = finder(
     "[~≈<>≤≥]",
 )
 _NEAR_NUMBER = re.compile(rf"[^。;!?]{{0,40}}?(?={NUMBER})")
-_DECORATION = re.compile(rf"(?:[-–—•·]\s+|#(?![0-9])|[^\w\s#./+\-−(\[<~≈{MASK}]|\s)*")
+_DECORATION = re.compile(rf"(?:[-–—•·]\s+|#(?![0-9])|[^\w\s#./+\-−(\[<~≈≤≥{MASK}]|\s)*")
 _REMARK = re.compile(r"[\s.!。)\]>*|]*(?:\([^()]{0,120}\))?[\s.!。|]*")
 _ONLY_DIGITS = re.compile(r"[\s.,/~–—-]*[0-9][\s0-9.,/~–—%-]*")
-_WORD_FIRST = re.compile(r"[^\W\d_]{1,12}(?:\s[^\W\d_]{1,12})?\s?\((?=[^()]{1,12}\))")
+_WORD_FIRST = re.compile(r"[^\W\d_]{1,12}(?:\s[^\W\d_]{1,12}|[+\-])?\s?\((?=[^()]{1,12}\))")
 _CONCLUDED = re.compile(
     rf"[^0-9]{{1,150}}?\b(?:so|thus|hence|therefore)\s+(?:it(?:'s|\s+is)\s+)?(?:an?\s+)?(?={NUMBER}\s*[.!]?\s*$)",
     re.IGNORECASE,
@@ -230,6 +245,16 @@ def _only_cell(row: str, scale: tuple[float, float]) -> Value | None:
     if not values:
         return None
     return Value(values[0].number if len(values) == 1 else None, len(row))
+
+
+def is_one_of_several(line: str, others: Iterable[str]) -> bool:
+    """Whether a line scores the answer beside other parts: `Answer: 2/10` below `Format: 9/10`."""
+    if not _OUTPUT_NAMED.match(line):
+        return False
+    names = [match["name"] for other in others if (match := _NAMED_NUMBER.match(other))]
+    return any(
+        not (only_neutral(_SCORE_WORD.sub("", name)) or names_other_measure(name)) for name in names
+    )
 
 
 def bare_value(line: str, scale: tuple[float, float]) -> Value | None:

@@ -4,6 +4,7 @@ Masking and blanking keep the position of every character, so that the offsets o
 compare.
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ _INVISIBLE = re.compile(
 _ROLE_LABEL = re.compile(r"\A(?:output|json)\s*:\s*(?=[{`<])", re.IGNORECASE)
 _WRAPPING = "(?:json|verdict|evaluation|judge?ment|result|answer|output)"
 _OBJECT_TAG = re.compile(rf"<{_WRAPPING}>\s*(?=\{{)|(?<=\}})\s*</{_WRAPPING}>", re.IGNORECASE)
-_PREFILLED = re.compile(r"\A\"\w{1,40}\"\s*:")
+_PREFILLED = re.compile(r"\A\"\w[\w ]{0,39}\"\s*:")
 _BLANK_END = 8
 _LONG_BLANK = re.compile(rf"[^\S\n]{{{2 * _BLANK_END + 1},}}")
 _LINE_BREAK = re.compile("\r\n?|[\u0085\u2028\u2029\x0b\x0c]")
@@ -148,6 +149,9 @@ def unwrap(text: str) -> str:
     text = _OBJECT_TAG.sub("", _ROLE_LABEL.sub("", text))
     if "{" not in text and _PREFILLED.match(text):
         text = "{" + text
+    text = unescaped(text)
+    if text[:2] + text[-2:] == "{{}}":
+        text = text[1:-1].strip()
     block = _QUOTED_BLOCK.fullmatch(text)
     text = (block["body"] or block["between"] or "").strip() if block else text
     if text[:1] + text[-1:] in {'""', "“”", "「」", "``", "''"}:
@@ -155,6 +159,17 @@ def unwrap(text: str) -> str:
         if not set(inner) & {text[0], text[-1]}:
             return inner.strip()
     return text
+
+
+def unescaped(text: str) -> str:
+    """Return the object in a text that is a JSON string, with or without its quotation marks."""
+    if not re.match(r'"\s*\{|\{(?:\s|\\n)*\\"', text):
+        return text
+    try:
+        inner = json.loads(text if text.startswith('"') else f'"{text}"', strict=False)
+    except ValueError:
+        return text
+    return inner.strip() if isinstance(inner, str) else text
 
 
 def mask_fences(text: str) -> tuple[str, int | None]:

@@ -30,12 +30,28 @@ _UNIT = re.compile(
     re.IGNORECASE,
 )
 _DENOMINATOR = re.compile(
-    rf"\s*,?\s*\(?\s*(?:/\s*(?:满分|总分)?|满分(?:为|是)?|out\s+of|of|over|von|sur)\s*(?:a\s+)?(?:(?:total|possible|maximum|max)\s+)?"
+    rf"\s*,?\s*\(?\s*(?:/\s*(?:满分|总分)?|满分(?:为|是)?|out\s+of|of|over|from|von|sur)\s*(?:a\s+)?(?:(?:total|possible|maximum|max)\s+)?"
     rf"(?:of\s+)?(?P<number>{NUMBER}|{_HAN}|{'|'.join(_WORDS)})(?![0-9A-Za-z.%]*[0-9])",
     re.IGNORECASE,
 )
 _SCALE_NOTE = re.compile(
     r"(?:满分|总分|分制|百分制|十分制|五分制|out\s+of|max|full\s+marks?|scale|range|from|范围|/)",
+    re.IGNORECASE,
+)
+_DASH = r"(?:-|–|—|~|to|至|到)"
+_MAXIMUM = rf"({NUMBER}|{_HAN}|{'|'.join(_WORDS)})"
+_STATED_SCALE = re.compile(
+    rf"""\bscale\s*(?:(?:of|from|is)\s|[:=])?\s*{NUMBER}\s?(?:\([^()]{{1,20}}\)\s?)?{_DASH}\s?{_MAXIMUM}(?![0-9.]*[0-9])
+    |(?<![0-9.]){NUMBER}\s?{_DASH}\s?{_MAXIMUM}[\s-](?:point\s)?(?:\w+\s)?scale\b
+    |(?<![\w.]){_MAXIMUM}[\s-]points?\s(?:\w+\s){{0,2}}scale\b
+    |(?<![0-9.]){_MAXIMUM}\s*分(?:制|满分(?!(?:为|是)?\s*:?\s*[0-9]))
+    |(?:满分|总分)(?:为|是)?\s*:?\s*{_MAXIMUM}
+    |[0-9]{{1,3}}\s*{_DASH}\s*{_MAXIMUM}\s*分?\)?的?(?:标准|范围|量表|区间)
+    |(?:范围|量表|区间)(?:为|是)?\s*:?\s*[0-9]{{1,3}}\s*分?\s*{_DASH}\s*{_MAXIMUM}""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_SCALE_FOLLOWS = re.compile(
+    r"[\s,(]*(?:(?:on|in|using|by|采用|按照?|以|使用|基于)\s*)?(?:(?:an?|the|my|our)\s+)?",
     re.IGNORECASE,
 )
 _RANGE = re.compile(rf"(?P<low>{NUMBER})\s*分?\s*(?:-|–|—|~|to|至|到)\s*(?P<high>{NUMBER})")
@@ -48,6 +64,8 @@ _SPOILED = re.compile(
       | \s*,\s*(?:(?:or|but|maybe|perhaps|possibly|(?:could|might)\s+be|an?)\s+){{0,4}}{NUMBER}
       | \s*,?\s*(?:但|也|或)*(?:可能|或许|也许)(?:是|为)?\s*{_LOOSE_NUMBER}
       | \s+{NUMBER}
+      | \s*\(\s*(?:or|maybe|perhaps|possibly|或者?|可能(?:是)?)\s*{_LOOSE_NUMBER}
+      | \s*\(\s*(?:tentative|provisional|preliminary|暂定|初步|待定)\s*\)
       | [+\-−~](?=$|[\s).,;|])
       | \s*/
       | \s*(?:[.'’+]|e)\s*{NUMBER}\s*/
@@ -110,12 +128,18 @@ def read_value(line: str, start: int, scale: tuple[float, float]) -> Value | Non
 
 def names_other_scale(note: str, scale: tuple[float, float]) -> bool:
     """Whether a remark such as `满分100分` or `(1-5)` states another scale."""
-    if "百分制" in note:
-        return scale[1] != 100
+    if stated := stated_maxima(note):
+        return stated[-1] != scale[1]
     if not (_SCALE_NOTE.search(note) or _RANGE.search(note)):
         return False
     numbers = re.findall(NUMBER, note)
     return bool(numbers) and float(numbers[-1]) != scale[1]
+
+
+def stated_maxima(text: str) -> list[float]:
+    """Return the highest scores of the scales that a text states: `a 1-5 scale`, `满分5分`, `五分制`."""
+    stated = (match[match.lastindex or 0] for match in _STATED_SCALE.finditer(text))
+    return [100.0 if maximum == "百" else _plain_number(maximum.lower()) for maximum in stated]
 
 
 def _with_denominator(
@@ -131,6 +155,10 @@ def _with_denominator(
         stated = note.group(1)
         if _SCALE_NOTE.match(stated.lstrip()) and names_other_scale(stated, scale):
             return Value(None, note.end())
+    if follows := _SCALE_FOLLOWS.match(line, end):
+        maximum = _STATED_SCALE.match(line, follows.end())
+        if maximum and stated_maxima(maximum[0]) != [scale[1]]:
+            return Value(None, maximum.end())
     return Value(None if _SPOILED.match(line, end) else number, end)
 
 

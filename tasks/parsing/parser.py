@@ -8,16 +8,16 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from oyer.protocol.status import Status
 from oyer.tasks.parsing.brackets import boxed_candidates, bracket_candidates, element_candidates
 from oyer.tasks.parsing.candidates import Candidate, Rank
-from oyer.tasks.parsing.context import ASPECT, compared
+from oyer.tasks.parsing.context import ASPECT, RECONSIDERATION, announces_other_scale, compared
 from oyer.tasks.parsing.finish_reasons import End, end_of
 from oyer.tasks.parsing.json_objects import ends_with_verdict, object_candidates
-from oyer.tasks.parsing.labels import bare_value, label_candidates
+from oyer.tasks.parsing.labels import bare_value, is_one_of_several, label_candidates
 from oyer.tasks.parsing.normalize import (
     MASK,
     mask_fences,
@@ -31,7 +31,7 @@ from oyer.tasks.parsing.prose import prose_candidates
 from oyer.tasks.parsing.tables import table_candidates
 from oyer.tasks.parsing.vocabulary import words
 
-PARSER_VERSION = 4
+PARSER_VERSION = 5
 """Increased whenever the result for any reply changes."""
 
 MAX_PROSE_CHARS = 16_384
@@ -48,17 +48,13 @@ _JUDGING = words(
     provide, continue, 评分, 打分, 评价, 评估, 评判, 给分, 协助, 回答, 提供"""
 )
 _REFUSAL = re.compile(rf"{_DECLINING}[^.。\n]{{0,60}}{_JUDGING}|i'm\s+sorry,?\s+but", re.IGNORECASE)
-_RETRACTS = words(
-    """wait, hmm*, on second thought, scratch that, let me reconsider, let me rethink, let me re-think,
-    等等, 等一下, 再想, 重新考虑"""
-)
-_CORRECTS = words("actually, on reflection, correction, 更正, 不对, 修正")
-_RECONSIDERATION = re.compile(
-    rf"(?:^|[.!?。;\n])[\s*\-–—]{{0,20}}(?:{_RETRACTS}|(?:{_CORRECTS}|(?:edit|update):|no,)[^\n]{{0,80}}?[0-9])",
-    re.IGNORECASE,
+# A judge that goes on by itself with the next request of a dialogue, and answers it.
+_NEXT_TURN = re.compile(
+    r"^\W*(?:user|human|question|instruction|prompt|用户|人类|提问|问题)\s*(?::|\]|$)",
+    re.IGNORECASE | re.MULTILINE,
 )
 _WHOLE_ANSWER = re.compile(
-    r"[\s*-]*(?:答案(?:是|为|:)|an?\s+(?=[0-9])|(?:an?\s+)?(?:solid|strong|clear|weak)(?=\s+[0-9])|(?:(?:the|my)\s+)?(?:final\s+)?answer(?:\s+is|\s*:)"
+    r"[\s*-]*(?:答案(?:是|为|:)|(?:答|输出|结果|thus|so|hence):|an?\s+(?=[0-9])|(?:an?\s+)?(?:solid|strong|clear|weak)(?=\s+[0-9])|(?:(?:the|my)\s+)?(?:final\s+)?answer(?:\s+is|\s*:)"
     rf"|{ASPECT}\s*:)" + r"\s*(.{1,30}?)[\s.。!]*",
     re.IGNORECASE,
 )
@@ -128,11 +124,6 @@ def parse_score(
     return _decide(candidates, reply, scale)
 
 
-def reconsiders(reply: str, start: int) -> bool:
-    """Whether a reply takes something back after a position, e.g. by `Wait, …`."""
-    return bool(_RECONSIDERATION.search(reply, start))
-
-
 def response_format(scale: tuple[float, float]) -> dict[str, Any]:
     """Return the `response_format` of a chat completion: JSON with the reasons before the score."""
     schema = {
@@ -170,7 +161,7 @@ def _candidates(reply: str, scale: tuple[float, float]) -> list[Candidate]:
 
 def _after_reconsideration(candidates: list[Candidate], reply: str) -> list[Candidate]:
     """Drop candidates before the last `Wait, …`, if a score follows it."""
-    thoughts = [thought.start() for thought in _RECONSIDERATION.finditer(reply)]
+    thoughts = [thought.start() for thought in RECONSIDERATION.finditer(reply)]
     if not thoughts or not candidates:
         return candidates
     later = [c for c in candidates if c.start > thoughts[-1]]
@@ -214,10 +205,21 @@ def _line_candidates(text: str, scale: tuple[float, float]) -> list[Candidate]:
         above = lines[i - 1][1] if i else ""
         below = lines[i + 1][1] if i + 1 < len(lines) else ""
         found = list(label_candidates(line, start, scale, above, below))
-        candidates += found
         if all(c.disowned or c.rank is Rank.LOOSE for c in found):
-            candidates += prose_candidates(line, start, scale)
-    return candidates + _bare_candidates(lines, scale, candidates)
+            found += prose_candidates(line, start, scale)
+        if found and is_one_of_several(line, (other for _, other in lines)):
+            found = [
+                c if c.rank is Rank.FINAL else replace(c, value=None, rank=min(c.rank, Rank.PART))
+                for c in found
+            ]
+        candidates += found
+    candidates += _bare_candidates(lines, scale, candidates)
+    other = next((at for at, line in lines if announces_other_scale(line, scale)), len(text))
+    whole = re.compile(rf"(?:/|\bof)\s*{scale[1]:g}\b")
+    return [
+        replace(c, value=None) if c.start > other and not whole.search(c.span) else c
+        for c in candidates
+    ]
 
 
 def _bare_candidates(
@@ -268,6 +270,8 @@ def _is_contradicted(
     if any(_outweighs(c, winner) for c in others):
         return True
     rivals = [c for c in peers if c.value != winner.value]
+    if any(_NEXT_TURN.search(reply, c.start, winner.start) for c in rivals):
+        return True
     if winner.layer == "object" and any(c.layer == "label" for c in rivals):
         return True
     if rivals and winner.rank in {Rank.PART, Rank.PROSE, Rank.FINAL_INLINE}:
@@ -278,7 +282,7 @@ def _is_contradicted(
             return True
     if rivals and _compares(reply):
         return True
-    return bool(_RECONSIDERATION.search(reply, winner.start + len(winner.span)))
+    return bool(RECONSIDERATION.search(reply, winner.start + len(winner.span)))
 
 
 def _outweighs(candidate: Candidate, winner: Candidate) -> bool:

@@ -11,6 +11,7 @@ from oyer.tasks.parsing.context import (
     names_other_measure,
     names_other_scale_before,
     only_neutral,
+    quoted_before,
 )
 from oyer.tasks.parsing.numbers import NUMBER, Value, read_value
 from oyer.tasks.parsing.vocabulary import any_of, finder, words
@@ -20,13 +21,18 @@ SHORT = 25
 
 _LABEL_BEFORE = re.compile(r"[^\W0-9][\s*]*:\s*$")
 _PREDICATE = re.compile(r"\b(?:is|was|are|were|of|on|in|by|to|from)\s+$", re.IGNORECASE)
+_BY_MODEL = re.compile(
+    r"(?<![给对为按])(?:该|本|此)?(?:模型|助手|AI)(?:自己|最终|最后|直接|也|还|竟){0,2}$",
+    re.IGNORECASE,
+)
+_GAVE = re.compile("(?:给出|给|打|打出|评)了")
 _ADVERB = (
     rf"(?:\s+(?:\w+ly|{any_of('also, just, still, would, will, can, could, have to, must')}))?"
 )
 _ASSIGNS = any_of(
     """give, gave, rate, rated, score, scored, assign, assigned, award, awarded, grade, graded, say, go with,
     settle on, land on, choose, put, place, call, mark, giving, rating, scoring, assigning, going with,
-    am giving, am rating, am scoring, am assigning, am going with"""
+    settling on, landing on, am giving, am rating, am scoring, am assigning, am going with, am settling on, am landing on"""
 )
 _SCORE_OBJECT = any_of(
     """this, that, it, the, it's, its, is, a, an, as, at, to, with, of, for, overall, final, score, rating,
@@ -47,7 +53,7 @@ _DESERVES = (
     rf"(?:\s+(?:{any_of('a, an, the, overall, final, score, rating, grade, of')}|{_ADJECTIVE})){{0,5}}\s+"
 )
 _COPULA = (
-    r"(?:this(?:\s+one)?|it|that)(?:'s|\s+is|\s+should\s+be|\s+gets|\s+must\s+be)\s+"
+    r"(?:this(?:\s+(?:one|response|reply|output|rollout|submission|solution))?|it|that)(?:'s|\s+is|\s+should\s+be|\s+gets|\s+must\s+be)\s+"
     rf"(?:worth\s+(?:an?\s+)?|an?\s+)(?:{_ADJECTIVE}\s+)?"
 )
 _REVISION = (
@@ -57,7 +63,7 @@ _REVISION = (
 _APPROPRIATE_NUMBER = rf"an?\s+(?={NUMBER}(?:\s*/\s*{NUMBER})?\s+{_IS_APPROPRIATE})"
 _EARLIER = finder("initially, originally, previously, first")
 _ASSIGNS_ZH = any_of(
-    """给, 给出, 给予, 给到, 打, 打出, 打到, 打个, 评, 评为, 评出, 评定, 得, 实得, 得到, 判, 判为, 判定, 定为, 记, 记为, 赋, 赋予,
+    """给, 给个, 给出, 给予, 给到, 打, 打出, 打到, 打个, 评, 评为, 评出, 评定, 得, 实得, 得到, 判, 判为, 判定, 定为, 获, 获得, 记, 记为, 赋, 赋予,
     值, 值得, 取, 降为, 降到, 降至, 升为, 升到, 升至, 调为, 调到, 调至, 调整为, 调整到, 调整至, 改为, 改成, 改到, 修正为"""
 )
 _SCORE_OBJECT_ZH = any_of(
@@ -74,7 +80,7 @@ _ASSIGNED_SCORE = re.compile(
     re.IGNORECASE,
 )
 _ASSIGNED_SCORE_ZH = re.compile(
-    rf"(?=[给打评得实判定记赋值取降升调改修])(?:{_VERB_ZH})(?={_NUMERAL}[^,。;]{{0,6}}分)"
+    rf"(?=[给打评得获实判定记赋值取降升调改修])(?:{_VERB_ZH})(?={_NUMERAL}[^,。;]{{0,6}}分)"
 )
 _POINTS = re.compile(rf"(?<![0-9.第/\-–—~至到十点])(?={_NUMERAL}\s*分(?![制满钟之数析类别布支]))")
 _SCORE_AT_START = re.compile(rf"\s*{_NUMERAL}\s*分\s*[,.。]")
@@ -83,7 +89,7 @@ _FRACTION = re.compile(
     re.IGNORECASE,
 )
 _FOLLOWING_WORDS = """because, since, as, for, due, based, given, overall, in total, and, but, with, from, response,
-    answer, reply, solution, output, performance"""
+    answer, reply, solution, output, performance, here, on a scale, on the scale"""
 """Words that may follow a score; after another noun the number may be a count."""
 
 _SCORE_END = re.compile(
@@ -138,7 +144,7 @@ def prose_candidates(line: str, offset: int, scale: tuple[float, float]) -> Iter
         read_to = value.end
         before = line[max(0, start - WINDOW) : start]
         if rank <= Rank.PART:
-            own = not names_other_measure(before)
+            own = not (names_other_measure(before) or quoted_before(before))
         else:
             own = not (disowned_before(before) or _EARLIER.search(line, start, at))
         spoiled = names_other_scale_before(before, scale) or _ALTERNATIVE.search(
@@ -163,7 +169,10 @@ def _places(line: str, opens_reply: bool) -> Iterator[tuple[int, int, Rank]]:
     if not numbered:
         return
     for match in _ASSIGNED_SCORE_ZH.finditer(line):
-        if _is_about_whole(line[max(0, match.start() - WINDOW) : match.start()]):
+        before = line[max(0, match.start() - WINDOW) : match.start()]
+        if _GAVE.match(match[0]) and _BY_MODEL.search(before):
+            continue
+        if _is_about_whole(before):
             yield match.start(), match.end(), Rank.PROSE
     for match in _POINTS.finditer(line):
         before = line[max(0, match.start() - WINDOW) : match.start()]

@@ -39,10 +39,18 @@ def table_candidates(
         elif not header:
             below = lines[i + 1][1] if i + 1 < len(lines) else ""
             header = _cells(line) if "-" in below and not below.strip(" \t|:-") else []
-        elif _WHOLE.fullmatch((cells := _cells(line))[0]):
+        elif _WHOLE.fullmatch((cells := _cells(line))[0]) or _is_only_row(lines, i, header):
             value = _total(header, cells, scale)
             if value is not None:
                 yield Candidate(start, line.strip(), value[0], Rank.FINAL, "table")
+
+
+def _is_only_row(lines: list[tuple[int, str]], i: int, header: list[str]) -> bool:
+    """Whether a table has one row, and the score in its first column: `| Score | Reason |`."""
+    below = lines[i + 1][1] if i + 1 < len(lines) else ""
+    above = lines[i - 1][1]
+    first = bool(header) and bool(_SCORE_COLUMN.match(header[0]))
+    return first and not below.lstrip().startswith("|") and not above.strip(" \t|:-")
 
 
 def _cells(row: str) -> list[str]:

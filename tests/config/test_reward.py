@@ -184,6 +184,27 @@ def test_an_endpoint_has_one_server_or_several() -> None:
     assert [(s.url, s.weight) for s in several.servers] == [("http://a", 2.0), ("http://b", 1.0)]
 
 
+@pytest.mark.parametrize(
+    ("headers", "problem"),
+    [
+        ({"X-Team": "a\nb"}, "the value of 'X-Team' holds a line break"),
+        ({"X-Team": "a\r\nHost: b"}, "the value of 'X-Team' holds a line break"),
+        ({"X-Team": "团队"}, "printable ASCII on one line"),
+        ({"X Team": "a"}, "'X Team' is no header name"),
+        ({"": "a"}, "'' is no header name"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_refused(headers: dict[str, str], problem: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"endpoints\.e\.headers: ") as refused:
+        validate(with_judge() | with_endpoint(headers=headers))
+    assert problem in str(refused.value)
+
+
+def test_headers_that_can_be_sent_are_kept() -> None:
+    headers = {"X-Team": "rl 1; q=0.5", "x_api-key": "sk~1"}
+    assert EndpointConfig.model_validate(ENDPOINT | {"headers": headers}).headers == headers
+
+
 def test_a_plan_holds_the_text_of_the_rubric() -> None:
     judge = validate(with_judge(rubric="tool_call_zh")).judges[0]
     assert "{" in judge.rubric

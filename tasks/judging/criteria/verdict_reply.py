@@ -11,9 +11,9 @@ from typing import Any
 
 from oyer.config.criteria.criterion import Criterion
 from oyer.protocol.batch_result import UNNAMED
-from oyer.tasks.parsing.json_objects import rank_at
+from oyer.tasks.parsing.context import reconsiders
+from oyer.tasks.parsing.json_objects import ReplyDecoder, rank_at
 from oyer.tasks.parsing.normalize import normalise, strip_thinking, unwrap
-from oyer.tasks.parsing.parser import reconsiders
 
 MAX_ENTRY_CHARS = 400
 """Longest span of one verdict on record, in characters."""
@@ -73,22 +73,20 @@ def _without_conflicts(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_without_conflicts)
-
-
 def _objects(reply: str) -> Iterator[tuple[list[tuple[Any, str]], int]]:
     """Yield the entries with their texts, and the end, of each outermost object with verdicts.
 
     An object inside another one, e.g. quoted in a reason, is not outermost, and one inside a sentence
     is a quotation. Of a list that is cut off, the whole entries are yielded.
     """
+    decoder = ReplyDecoder(_without_conflicts)
     at = 0
     for _ in range(MAX_OBJECTS):
         start = reply.find("{", at)
         if start < 0:
             return
         try:
-            value, end = _DECODER.raw_decode(reply, start)
+            value, end = decoder.at(reply, start)
         except (ValueError, RecursionError):
             opening = _list_start(reply, start)
             if opening is None:
@@ -96,12 +94,12 @@ def _objects(reply: str) -> Iterator[tuple[list[tuple[Any, str]], int]]:
                 continue
             # Text behind it may belong to a reason, so nothing more is read.
             if rank_at(reply, start, len(reply)) is not None:
-                yield _entries(reply, opening)
+                yield _entries(reply, opening, decoder)
             return
         at = end
         if isinstance(value.get("verdicts"), list) and rank_at(reply, start, end) is not None:
             opening = _list_start(reply, start)
-            entries = _entries(reply, opening)[0] if opening is not None else []
+            entries = _entries(reply, opening, decoder)[0] if opening is not None else []
             if len(entries) == len(value["verdicts"]):
                 yield entries, end
             else:  # `verdicts` is not the first key
@@ -120,14 +118,14 @@ def _list_start(reply: str, start: int) -> int | None:
     return at
 
 
-def _entries(reply: str, at: int) -> tuple[list[tuple[Any, str]], int]:
+def _entries(reply: str, at: int, decoder: ReplyDecoder) -> tuple[list[tuple[Any, str]], int]:
     """Read list entries from `at` on, up to the first that is not JSON; returns also the end."""
     entries: list[tuple[Any, str]] = []
     while True:
         while at < len(reply) and (reply[at].isspace() or reply[at] == ","):
             at += 1
         try:
-            value, end = _DECODER.raw_decode(reply, at)
+            value, end = decoder.at(reply, at)
         except (ValueError, RecursionError):
             return entries, at
         entries.append((value, reply[at:end]))

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from oyer.tasks.parsing.json_objects import rank_at
-from oyer.tasks.parsing.parser import reconsiders
+from oyer.tasks.parsing.context import reconsiders
+from oyer.tasks.parsing.json_objects import ReplyDecoder, rank_at
 
 MAX_OBJECTS = 1000
 """Opening braces of a reply at which an object is looked for, counted from its start."""
 
-_OPENING = re.compile(r'\{(?=\s*")')
-_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=lambda pairs: _Object(pairs))
+_RESPONSE = re.compile(r"\A(?:response\s|回复|回答)\s*")
+_OPENING = re.compile(r"\{(?=\s*[\"'])")
 
 
 class _Object(dict[str, Any]):
@@ -112,7 +112,7 @@ def _values(entries: list[ListedScore]) -> list[float]:
 
 def _winner_of(found: "_Object") -> Winner | str:
     stated = found["winner"]
-    named = str(stated).strip().lower().removeprefix("response ")
+    named = _RESPONSE.sub("", str(stated).strip().lower())
     outcome = {"1": 1, "2": -1, "tie": 0}.get(named)
     if found.repeats or isinstance(stated, bool) or outcome is None:
         return f'the winner {json.dumps(stated)[:100]} is none of 1, 2 and "tie"'
@@ -132,12 +132,13 @@ def _number(stated: Any) -> float | None:
 def _objects(text: str) -> list["_Object"]:
     """Return the outermost JSON objects by which a reply answers; none if it takes them back."""
     objects: list[_Object] = []
+    decoder = ReplyDecoder(_Object)
     at = 0
     for opening in islice(_OPENING.finditer(text), MAX_OBJECTS):
         if opening.start() < at:
             continue
         try:
-            found, at = _DECODER.raw_decode(text, opening.start())
+            found, at = decoder.at(text, opening.start())
         except (ValueError, RecursionError):
             continue
         if rank_at(text, opening.start(), at) is not None:

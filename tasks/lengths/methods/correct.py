@@ -54,7 +54,8 @@ def short_rl(
     eps: float,
 ) -> Array:
     """Kimi's term among correct rows, 0.5 near the shortest; all 0 at low batch accuracy."""
-    if float(namespace(correct).mean(double(correct))) < max_acc_so_far - acc_tolerance:
+    accuracy = float(namespace(correct).mean(double(correct))) if len(correct) else 0.0
+    if accuracy < max_acc_so_far - acc_tolerance:
         return filled(lengths, 0.0)
     term = _kimi(lengths, Groups(group_ids), correct, eps, length_tolerance)
     return select(correct, term, 0.0)

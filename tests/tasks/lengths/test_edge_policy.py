@@ -88,6 +88,11 @@ def test_an_empty_batch_gives_an_empty_term(name: str) -> None:
     assert compute(name, NEEDED.get(name, {}), nobody).values.shape == (0,)
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_empty_batch_has_no_accuracy_and_no_warning() -> None:
+    assert evaluate("short_rl", {}, {"lengths": [], "correct": [], "group_ids": []}) == []
+
+
 @pytest.mark.parametrize("name", ["laser", "jet", "short_rl", "lc_r1_length", "grpo_lead"])
 def test_groups_without_a_correct_row_are_left_alone(name: str) -> None:
     inputs = replace(make_batch(), correct=torch.zeros(20, dtype=torch.bool))

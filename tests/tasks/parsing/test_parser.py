@@ -66,7 +66,7 @@ def difference(place: str, row: dict[str, Any]) -> str | None:
 
 @pytest.mark.parametrize(
     ("name", "replies", "scored"),
-    [("judge_outputs.jsonl", 46, 35), ("judge_outputs_more.jsonl", 3242, 2120)],
+    [("judge_outputs.jsonl", 46, 35), ("judge_outputs_more.jsonl", 3548, 2296)],
 )
 def test_every_recorded_reply_gives_the_score_that_a_careful_reader_gave(
     name: str, replies: int, scored: int

@@ -76,6 +76,12 @@ ALL = {"correct", "steps", "filler"}
         written(*RIGHT, {"name": "unknown", "reason": "r", "verdict": True}),
         written({**RIGHT[0], "reason": f"It says {written({'name': 'steps', 'verdict': 'all'})}"}, *RIGHT[1:]),
         f"{written(*RIGHT)}\n{written(*RIGHT)}",
+        written(*RIGHT).replace("}", ",}").replace("]", ",]"),
+        str({"verdicts": RIGHT}),
+        written(*RIGHT).replace("}, {", "},  # next\n{"),
+        written({**RIGHT[0], "reason": "It is"}, *RIGHT[1:]).replace("It is", "\\(42\\)"),
+        json.dumps(written(*RIGHT)),
+        f"{{{written(*RIGHT)}}}",
     ],
 )  # fmt: skip
 def test_verdicts_are_read(text: str) -> None:
@@ -107,7 +113,10 @@ def test_verdicts_are_read(text: str) -> None:
         (written(*RIGHT)[:-30], {"correct", "steps"}),
         (written(*RIGHT).replace('"verdict": true', '"verdict": true, "verdict": false'), {"steps", "filler"}),
         (f"{written(*RIGHT)}\n{written({**RIGHT[0], 'verdict': False}, *RIGHT[1:])}", {"steps", "filler"}),
+        (f"{written({**RIGHT[0], 'reason': 'tool output'}, *RIGHT[1:])}\n{written({**RIGHT[0], 'verdict': False})}", {"steps", "filler"}),
         (f"{written(*RIGHT)}\nWait, the answer is not 42.", set()),
+        (f"{written(*RIGHT)}\nI was too lenient on the first.", set()),
+        (str({"verdicts": RIGHT})[:-30], set()),
         (f"The response contains {written(*RIGHT)} as if it were mine.", set()),
         (json.dumps({"verdicts": {"correct": True}}), set()),
         (json.dumps(RIGHT), set()),

@@ -29,8 +29,23 @@ GOOD = listed(entry(2, 7), entry(1, 3.5))
         f"{GOOD}\n\nAs said:\n{GOOD}",
         listed(entry("2", "7"), entry(1.0, 3.5)),
         f"The first quotes {listed(entry(1, 10))}.\n{GOOD}",
+        GOOD.replace("]}", ",],}"),
+        str(json.loads(GOOD)),
+        GOOD.replace("}, {", "},  // the better one\n{"),
+        GOOD.replace("why 1", "why 1 \\(x\\)"),
     ],
-    ids=["bare", "prose", "score_in_prose", "twice", "as_text", "quotes_a_wrong_list"],
+    ids=[
+        "bare",
+        "prose",
+        "score_in_prose",
+        "twice",
+        "as_text",
+        "quotes_a_wrong_list",
+        "trailing_commas",
+        "python",
+        "comment",
+        "latex",
+    ],
 )
 def test_scores_in_the_order_of_ids(text: str) -> None:
     found = read_list(text, 2, SCALE)
@@ -93,6 +108,8 @@ def test_a_wrong_list_is_refused_and_says_why(text: str, problem: str) -> None:
         ('{"reason": "it says {\\"winner\\": 2}", "winner": 1}', 1),
         ('Response 2 ends with {"winner": 2}, which is no reason.\n\n{"winner": 1}', 1),
         ('The verdict is {"reason": "better", "winner": 2}.', -1),
+        ("{'reason': 'The second one\\'s call is right', 'winner': 2,}", -1),
+        ('{"reason": "好", "winner": "回复 2"}', -1),
     ],
 )
 def test_winner(text: str, outcome: int) -> None:
@@ -110,6 +127,9 @@ def test_winner(text: str, outcome: int) -> None:
         ('Response 1 ends with {"winner": 1}, which is an injection.', "no JSON object"),
         ('Response 1 says "{"winner": 1}". I ignore it.', "no JSON object"),
         ('{"reason": "better", "winner": 1}\nWait, response 2 is better.', "no JSON object"),
+        ('{"winner": 1}\n\nI was too generous to it.', "no JSON object"),
+        ("{'reason': 'cut', 'winner': 2", "no JSON object"),
+        ('{"reason": "tool output", "winner": 1}\n{"winner": 2}', "different winners"),
         ('{"winner": 3}', "winner 3 is none"),
         ('{"winner": 0}', "winner 0 is none"),
         ('{"winner": true}', "winner true is none"),
