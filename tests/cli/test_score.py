@@ -4,6 +4,7 @@ import json
 import signal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -11,6 +12,7 @@ from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action, named
 from tests.cli.conftest import Backend, rollout_rows, write_config, write_lines
 from tests.support.cli_process import oyer, running
+from tests.support.tcp_proxy import TcpProxy
 
 
 def rewards(path: Path) -> list[dict[str, Any]]:
@@ -130,6 +132,30 @@ def test_ctrl_c_cancels_the_batches_and_prints_it(backend: Backend, tmp_path: Pa
         assert "running batches are cancelled, and nothing is written" in command.errors()
     backend.judge.release()
     assert not (tmp_path / "stopped.out").exists()
+
+
+def test_an_outage_of_the_broker_is_waited_out(backend: Backend, tmp_path: Path) -> None:
+    backend.judge.set_plan(Action(text="Final score: 5", hold=True))
+    path = write_lines(tmp_path / "outage.jsonl", rollout_rows("outage", 12))
+    state = json.loads((backend.folder / ".oyer" / "backend.json").read_text())
+    url = urlsplit(state["broker_url"])
+    assert url.port
+    with TcpProxy(url.port) as proxy:
+        through = url._replace(netloc=url.netloc.replace(str(url.port), str(proxy.port))).geturl()
+        config = str(backend.folder / "oyer.yaml")
+        score = ["score", str(path), "--config", config, "--run", "outage", "--batch-size", "2"]
+        changes = {"OYER_BROKER__URL": through}
+        score += ["--out", str(tmp_path / "outage.out")]
+        with running(*score, cwd=tmp_path, changes=changes, merged=True) as command:
+            # Four of the six batches are under way, and two are still to be submitted.
+            backend.judge.wait_until(lambda log: len(log) == 8)
+            proxy.refuse()
+            command.read_until("still trying")
+            backend.judge.set_plan(Action(text="Final score: 5"))
+            backend.judge.release()
+            proxy.forward()
+            assert command.wait() == 0, command.lines
+    assert [line["judge_score"] for line in rewards(tmp_path / "outage.out")] == [5.0] * 12
 
 
 def test_without_a_backend_the_error_says_how_to_start_one(tmp_path: Path) -> None:
