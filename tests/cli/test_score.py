@@ -1,6 +1,7 @@
 """`oyer score` writes one line per rollout of a file."""
 
 import json
+import random
 import signal
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,22 @@ def test_an_outage_of_the_broker_is_waited_out(backend: Backend, tmp_path: Path)
             proxy.forward()
             assert command.wait() == 0, command.lines
     assert [line["judge_score"] for line in rewards(tmp_path / "outage.out")] == [5.0] * 12
+
+
+def test_a_full_backlog_is_waited_for(backend: Backend, tmp_path: Path) -> None:
+    # Two batches of this size do not fit into the smallest backlog, 1 MiB.
+    rows = [
+        {**row, "response": random.Random(i).randbytes(200_000).hex()}
+        for i, row in enumerate(rollout_rows("full", 6))
+    ]
+    path = write_lines(tmp_path / "full.jsonl", rows)
+    state = json.loads((backend.folder / ".oyer" / "backend.json").read_text())
+    limited = {"url": state["broker_url"], "max_backlog_bytes": 2**20}
+    config = write_config(tmp_path, backend.judge.base_url, broker=limited)
+    score = ["score", str(path), "--config", str(config), "--run", "full", "--batch-size", "2"]
+    done = oyer(*score, "--out", "full.out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line["judge_score"] for line in rewards(tmp_path / "full.out")] == [8.0] * 6
 
 
 def test_without_a_backend_the_error_says_how_to_start_one(tmp_path: Path) -> None:
