@@ -13,6 +13,7 @@ from oyer.config.length import COUNTS, FLAGS, SPANS
 from oyer.config.reward import JudgeConfig, LengthConfig, RewardConfig
 from oyer.config.rubrics.metadata import MissingMetadata, metadata_texts
 from oyer.protocol import token_ids
+from oyer.protocol.images import unusable_image
 from oyer.protocol.rollout import Rollout
 
 Need = Callable[[Rollout], str | None]
@@ -68,6 +69,8 @@ def needs_of(config: RewardConfig) -> list[Need]:
     for judge in config.judges:
         if places := rubrics.parse(judge.rubric).metadata_places:
             needs.append(partial(_shown_metadata, places=places))
+    if any(judge.images != "placeholder" for judge in config.judges):
+        needs.append(_usable_images)
     if config.reward.zero_unless == "correct":
         needs.append(partial(_correct, who="reward.zero_unless"))
     for judge in config.judges:
@@ -97,6 +100,19 @@ def _of_method(item: LengthConfig, config: RewardConfig) -> Iterator[Need]:
             yield partial(_split, who=who, by_ids=bool(item.think.close_ids))
         elif "lengths" in needs:
             yield _response_tokens
+
+
+def _usable_images(rollout: Rollout) -> str | None:
+    """Refuse an image that cannot be sent, since the judge would score the rollout without it."""
+    for field in ("prompt", "response"):
+        place = unusable_image(getattr(rollout, field))
+        if place is not None:
+            return (
+                f"{field}{place}: is an image without a URL that a judge can be sent; give https://…,"
+                " data:image/…;base64,… or the bytes by oyer.protocol.content.as_messages, or set the"
+                " judges' `images` to `placeholder`"
+            )
+    return None
 
 
 def _criteria(rollout: Rollout, judge: JudgeConfig) -> str | None:

@@ -49,6 +49,23 @@ def images_in(messages: Any) -> Iterator[str]:
                 yield url
 
 
+def unusable_image(messages: Any) -> str | None:
+    """Return the place of the first image that `image_url` cannot read, e.g. `[0].content[1]`."""
+    for i, message in enumerate(() if isinstance(messages, str) else messages):
+        content = message.get("content") if isinstance(message, Mapping) else None
+        for k, part in enumerate(content if isinstance(content, (list, tuple)) else ()):
+            if isinstance(part, Mapping) and _is_image(part) and image_url(part) is None:
+                return f"[{i}].content[{k}]"
+    return None
+
+
+def _is_image(part: Mapping[str, Any]) -> bool:
+    kind = part.get("type")
+    if kind is None:
+        return any(part.get(key) is not None for key in ("image_url", "image", "input_image"))
+    return str(kind).removeprefix("input_").startswith("image")
+
+
 def _source(image: Mapping[str, Any]) -> Any:
     """Read `{media_type, data}` of Anthropic and `{bytes}` of Hugging Face data sets."""
     data = image.get("data")

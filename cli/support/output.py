@@ -2,21 +2,46 @@
 
 import json
 import os
+import re
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.measure import Measurement
+from rich.segment import Segment
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-console = Console()
+_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters except tab and newline, and marks that reverse the direction of text. Terminals
+execute escape sequences, so that a response could rewrite the screen or the clipboard."""
+
+
+def printable(text: str) -> str:
+    """Replace characters that a terminal would execute by escapes such as `\\x1b`."""
+    return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class _SafeConsole(Console):
+    """A console that prints control characters of texts as escapes; its own styles remain."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render with printable texts."""
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else printable(segment.text)
+            yield segment if text == segment.text else Segment(text, segment.style)
+
+
+console = _SafeConsole()
 """Prints results to standard output."""
 
-notes = Console(stderr=True)
+notes = _SafeConsole(stderr=True)
 """Prints progress, notes and errors to standard error."""
 
 
@@ -38,12 +63,14 @@ def fits(table: "Table") -> bool:
 
 def _output() -> Console:
     known = console.is_terminal or os.environ.get("COLUMNS")
-    return console if known else Console(width=_FILE_COLUMNS)
+    return console if known else _SafeConsole(width=_FILE_COLUMNS)
 
 
 def print_json(value: Any, *, err: bool = False) -> None:
     """Print a value on one line of standard output, or of standard error."""
-    typer.echo(json.dumps(value, ensure_ascii=False), err=err)
+    text = json.dumps(value, ensure_ascii=False)
+    # JSON escapes only some control characters by itself.
+    typer.echo(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text), err=err)
 
 
 def counted(number: int, noun: str) -> str:

@@ -150,11 +150,14 @@ def _scores(request: "JudgeRequest", reply: str, score: float) -> list[float]:
 def _config(settings: "RewardConfig", judge: "JudgeConfig | None") -> "RewardConfig":
     """Reduce a configuration to one judge, without reuse so that the judge is called."""
     from oyer.config.loading import validate
+    from oyer.config.section import MAX_USD
 
     raw = {
         **settings.model_dump(mode="json", exclude={"reward", "budget", "judges"}),
         "judges": [] if judge is None else [judge.model_dump(mode="json")],
         "reuse": "off",
+        # Workers refuse a model without a price under any budget; earlier checks do not count.
+        "budget": settings.budget and {"usd": MAX_USD},
     }
     try:
         return validate(raw)

@@ -12,7 +12,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from oyer.cli.support.output import console, print_json, print_table
+from oyer.cli.support.output import console, print_json, print_table, printable
 
 _CELL_CHARACTERS = 200
 """Maximum length of a table cell; JSON and CSV have the whole text."""
@@ -100,7 +100,7 @@ def _cell(value: Any) -> str:
         return "NULL"
     if isinstance(value, float):
         return _number(value)
-    return _text(value)[:_CELL_CHARACTERS]
+    return printable(_text(value)[:_CELL_CHARACTERS])
 
 
 def _number(value: float) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from redis import RedisError
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -22,6 +21,7 @@ from rich.progress import (
 from oyer.cli.support.jsonl import RewardLine, reward_lines
 from oyer.cli.support.output import counted, notes
 from oyer.manager import RewardBatch, RewardFuture, RewardManager, Rollout
+from oyer.protocol.errors import BackendUnavailable
 
 _AHEAD = 4
 """Batches in progress at once: keeps the judges busy and limits the memory of Redis."""
@@ -152,7 +152,7 @@ class _Part:
         """Return the number of judged rows; a row counts in fractions of its judges."""
         try:
             judged, total = self.future.progress()
-        except RedisError:
+        except BackendUnavailable:
             # While Redis is unreachable, the bar stops and the future keeps waiting.
             return 0.0
         return len(self.rows) * judged / total if total else 0.0
@@ -171,19 +171,27 @@ def _ended(
         for step, rows in enumerate(cut):
             if len(under_way) == _AHEAD:
                 yield _first_ended(under_way, show)
-            future = manager.submit(
-                [rollouts[row] for row in rows],
-                run=place.run,
-                step=step,
-                split=place.split,
-                priority="background",
-            )
+            while True:
+                try:
+                    future = manager.submit(
+                        [rollouts[row] for row in rows],
+                        run=place.run,
+                        step=step,
+                        split=place.split,
+                        priority="background",
+                    )
+                    break
+                except BackendUnavailable:
+                    # A batch under way ends only once the broker is back or has room.
+                    if not under_way:
+                        raise
+                    yield _first_ended(under_way, show)
             under_way.append(_Part(rows, future))
         while under_way:
             yield _first_ended(under_way, show)
     finally:
         # Without Redis nothing can be cancelled, and this error would hide the original one.
-        with contextlib.suppress(RedisError):
+        with contextlib.suppress(BackendUnavailable):
             for part in under_way:
                 part.future.cancel()
 

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from oyer.cli.support.output import console, notes, print_table
+from oyer.cli.support.output import console, notes, print_table, printable
 from oyer.protocol.content import content_text
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def print_request(job: "JudgeRequest") -> None:
     for message in job.request.messages:
         _heading(message["role"])
         # Printed without wrapping and markup.
-        typer.echo(content_text(message["content"]))
+        typer.echo(printable(content_text(message["content"])))
     _heading(f"end of the request {job.key}")
 
 
@@ -109,7 +109,7 @@ def print_trial(trial: Mapping[str, Any]) -> None:
         _line("error", trial["error"])
         return
     _heading("reply")
-    typer.echo(trial["reply"])
+    typer.echo(printable(trial["reply"]))
     _heading("read from it")
     score = "none" if trial["score"] is None else f"{trial['score']:g}"
     tokens = f"{trial['prompt_tokens']} prompt, {trial['completion_tokens']} completion"

@@ -29,6 +29,12 @@ class Backend:
         return write_lines(self.folder / name, rows)
 
 
+def broker_of(backend: Backend) -> str:
+    """Return the URL of the broker of an `oyer up`."""
+    state = json.loads((backend.folder / ".oyer" / "backend.json").read_text())
+    return str(state["broker_url"])
+
+
 @pytest.fixture(scope="session")
 def session_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     """Run `oyer up --json` until the session ends."""

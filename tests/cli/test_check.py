@@ -11,7 +11,7 @@ from oyer import migrations
 from oyer.cli.support.probing import OTHER_RESPONSE, PROBE
 from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action, named
-from tests.cli.conftest import Backend, write_config
+from tests.cli.conftest import Backend, broker_of, write_config
 from tests.support.cli_process import oyer
 
 ALL = [
@@ -147,6 +147,17 @@ def test_checks_pass_on_a_trainers_host_with_the_broker_url_only(
     assert lines[-1].startswith("ok   judge quality: m at fake gives 8 through the workers")
 
 
+def test_a_budget_without_a_price_on_the_workers_fails(backend: Backend, tmp_path: Path) -> None:
+    judge = {"name": "quality", "endpoint": "fake", "model": "m"}
+    config = {"judges": [judge], "length": [], "budget": {"usd": 1}}
+    (tmp_path / "oyer.yaml").write_text(json.dumps(config))
+    done = oyer("check", cwd=tmp_path, OYER_BROKER__URL=broker_of(backend))
+    assert done.returncode == 1
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("FAIL judge quality: rejected: endpoint 'fake' has no price for 'm'")
+    assert backend.judge.requests == []
+
+
 def test_without_workers_an_endpoint_unknown_here_is_skipped(
     redis_url: str, tmp_path: Path
 ) -> None:
@@ -191,12 +202,6 @@ def test_a_wrong_password_is_reported_differently_from_an_unreachable_server(
     assert "does not answer" not in line
     assert "refuses the user or password of broker.url" in line
     assert "wrong-pw" not in done.stdout + done.stderr
-
-
-def broker_of(backend: Backend) -> str:
-    """Return the URL of the broker of an `oyer up`."""
-    state = json.loads((backend.folder / ".oyer" / "backend.json").read_text())
-    return str(state["broker_url"])
 
 
 CRITERIA = [

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from oyer.demo.responses import Action
 from oyer.models.engine import open_engine
 from tests.cli.conftest import Backend, rollout_rows
 from tests.support.cli_process import oyer
@@ -101,3 +102,22 @@ def test_an_id_without_a_judgement_is_refused_with_an_example(backend: Backend) 
         assert fix in done.stderr
     done = _request(backend, f"{batch_id}/0", "--judge", "nobody")
     assert "by judge 'nobody'" in done.stderr
+
+
+def test_control_characters_of_a_rollout_are_printed_as_escapes(backend: Backend) -> None:
+    hostile = "\x1b]52;c;cm0=\x1b[2J \x9b31m \u202e hostile é"
+    escaped = r"\x1b]52;c;cm0=\x1b[2J \x9b31m \u202e hostile é"
+    rows = [{**row, "response": hostile} for row in rollout_rows("hostile", 2)]
+    backend.write_rollouts("hostile.jsonl", rows)
+    backend.judge.set_plan(Action(text=f"{hostile}\nFinal score: 8"))
+    done = oyer("score", "hostile.jsonl", "--run", "hostile", *_CONFIG, cwd=backend.folder)
+    batch_id = json.loads(done.stdout.splitlines()[0])["batch_id"]
+    shown = _request(backend, f"{batch_id}/0").stdout
+    query = "SELECT response, reply FROM judge_history WHERE run = 'hostile'"
+    table = oyer("db", "sql", query, *_CONFIG, cwd=backend.folder).stdout
+    as_json = _request(backend, f"{batch_id}/0", "--json").stdout
+    for printed in (shown, table, as_json):
+        assert not set(printed) & set("\x1b\x9b\u202e")
+    for printed in (shown, table):
+        assert escaped in printed
+    assert json.loads(as_json)["reply"].startswith(hostile)

@@ -1,16 +1,19 @@
 """`oyer score` writes one line per rollout of a file."""
 
 import json
+import random
 import signal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action, named
-from tests.cli.conftest import Backend, rollout_rows, write_config, write_lines
+from tests.cli.conftest import Backend, broker_of, rollout_rows, write_config, write_lines
 from tests.support.cli_process import oyer, running
+from tests.support.tcp_proxy import TcpProxy
 
 
 def rewards(path: Path) -> list[dict[str, Any]]:
@@ -130,6 +133,79 @@ def test_ctrl_c_cancels_the_batches_and_prints_it(backend: Backend, tmp_path: Pa
         assert "running batches are cancelled, and nothing is written" in command.errors()
     backend.judge.release()
     assert not (tmp_path / "stopped.out").exists()
+
+
+def test_a_line_has_components_verdicts_and_scores_by_turn(
+    backend: Backend, tmp_path: Path
+) -> None:
+    backend.judge.set_plan(Action())  # scores by a rule
+    judges = [
+        {"name": "steps", "endpoint": "fake", "model": "m", "view": "each_turn"},
+        {
+            "name": "rubric",
+            "endpoint": "fake",
+            "model": "m",
+            "criteria": [{"name": "polite", "text": "Is it polite?"}],
+        },
+    ]
+    write_config(tmp_path, backend.judge.base_url, judges=judges, length=[])
+    turns = [
+        {"role": "assistant", "content": "I look it up."},
+        {"role": "user", "content": "Well?"},
+    ]
+    turns.append({"role": "assistant", "content": "It is Paris."})
+    rows = [{"prompt": "capital?", "response": response} for response in (turns, "Paris.")]
+    write_lines(tmp_path / "turns.jsonl", rows)
+    done = oyer("score", "turns.jsonl", cwd=tmp_path, OYER_BROKER__URL=broker_of(backend))
+    assert done.returncode == 0, done.stderr
+    for line, n_turns in zip(map(json.loads, done.stdout.splitlines()), (2, 1), strict=True):
+        assert line["components"].keys() == {"steps", "rubric", "rubric/polite"}
+        assert len(line["turn_scores"]) == n_turns
+        assert line["turn_scores"][-1] == line["components"]["steps"]
+        (verdict,) = line["criteria"]["rubric"]
+        assert (verdict["name"], verdict["value"]) == (
+            "polite",
+            line["components"]["rubric/polite"],
+        )
+        assert verdict["reason"]
+
+
+def test_an_outage_of_the_broker_is_waited_out(backend: Backend, tmp_path: Path) -> None:
+    backend.judge.set_plan(Action(text="Final score: 5", hold=True))
+    path = write_lines(tmp_path / "outage.jsonl", rollout_rows("outage", 12))
+    url = urlsplit(broker_of(backend))
+    assert url.port
+    with TcpProxy(url.port) as proxy:
+        through = url._replace(netloc=url.netloc.replace(str(url.port), str(proxy.port))).geturl()
+        config = str(backend.folder / "oyer.yaml")
+        score = ["score", str(path), "--config", config, "--run", "outage", "--batch-size", "2"]
+        changes = {"OYER_BROKER__URL": through}
+        score += ["--out", str(tmp_path / "outage.out")]
+        with running(*score, cwd=tmp_path, changes=changes, merged=True) as command:
+            # Four of the six batches are under way, and two are still to be submitted.
+            backend.judge.wait_until(lambda log: len(log) == 8)
+            proxy.refuse()
+            command.read_until("still trying")
+            backend.judge.set_plan(Action(text="Final score: 5"))
+            backend.judge.release()
+            proxy.forward()
+            assert command.wait() == 0, command.lines
+    assert [line["judge_score"] for line in rewards(tmp_path / "outage.out")] == [5.0] * 12
+
+
+def test_a_full_backlog_is_waited_for(backend: Backend, tmp_path: Path) -> None:
+    # Two batches of this size do not fit into the smallest backlog, 1 MiB.
+    rows = [
+        {**row, "response": random.Random(i).randbytes(200_000).hex()}
+        for i, row in enumerate(rollout_rows("full", 6))
+    ]
+    path = write_lines(tmp_path / "full.jsonl", rows)
+    limited = {"url": broker_of(backend), "max_backlog_bytes": 2**20}
+    config = write_config(tmp_path, backend.judge.base_url, broker=limited)
+    score = ["score", str(path), "--config", str(config), "--run", "full", "--batch-size", "2"]
+    done = oyer(*score, "--out", "full.out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line["judge_score"] for line in rewards(tmp_path / "full.out")] == [8.0] * 6
 
 
 def test_without_a_backend_the_error_says_how_to_start_one(tmp_path: Path) -> None:

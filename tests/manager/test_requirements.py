@@ -126,3 +126,41 @@ def test_the_plan_says_whether_lengths_wait_for_the_judges() -> None:
     after = {"method": "gr3", "quality": "judge"}
     assert not prepared(BAND, rollouts=rows).manifest.length_follows_judges
     assert prepared(BAND, after, rollouts=rows).manifest.length_follows_judges
+
+
+DOT = "data:image/png;base64,iVBORw0KGgo="
+
+
+@pytest.mark.parametrize("images", ["send", "reject"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "ftp://host/dot.png"}},
+        {"type": "image_url", "image_url": "dot.png"},
+        {"type": "image", "image": "/data/dot.png"},
+        {"type": "image"},
+        {"image": "dot.png"},
+    ],
+    ids=str,
+)
+def test_an_image_that_cannot_be_sent_is_refused(part: dict[str, Any], images: str) -> None:
+    good = {"type": "image_url", "image_url": {"url": DOT}}
+    messages = [{"role": "user", "content": [good, part]}]
+    settings = validate({"judges": [{**JUDGE, "images": images}], "length": []})
+    for field in ("prompt", "response"):
+        with pytest.raises(InvalidRollout) as refused:
+            check([rollout(**{field: messages})], settings)
+        assert str(refused.value).startswith(f"rollouts[0].{field}[0].content[1]: is an image")
+    check([rollout(prompt=messages)], validate({"judges": [JUDGE], "length": []}))
+
+
+def test_images_that_can_be_sent_and_other_parts_are_accepted() -> None:
+    parts = [
+        {"type": "image_url", "image_url": {"url": DOT}},
+        {"type": "input_image", "image_url": "https://host/dot.png"},
+        {"type": "image", "source": {"media_type": "image/png", "data": "iVBORw0KGgo="}},
+        {"type": "text", "text": "image"},
+        {"type": "file", "source": "image.txt"},
+    ]
+    settings = validate({"judges": [{**JUDGE, "images": "send"}], "length": []})
+    check([rollout(prompt=[{"role": "user", "content": parts}])], settings)
