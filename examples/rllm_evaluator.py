@@ -17,6 +17,7 @@ from rllm.eval.types import EvalOutput, Signal
 from rllm.workflows.workflow import TerminationReason
 
 from oyer.config.loading import load_config
+from oyer.config.reward import RewardConfig
 from oyer.manager import RewardManager, Rollout
 from oyer.manager.adapters import response_of, row_metadata
 from oyer.manager.group_rewards import group_rewards
@@ -45,7 +46,7 @@ class JudgedEvaluator:
         (found,) = asyncio.run(
             group_rewards(
                 self.manager,
-                [rollout(task, episode)],
+                [rollout(task, episode, self.manager.config)],
                 timeout_s=self.timeout_s,
                 run=self.run,
                 split=self.split,
@@ -62,7 +63,7 @@ class JudgedEvaluator:
         )
 
 
-def rollout(task: Any, episode: Any) -> Rollout:
+def rollout(task: Any, episode: Any, config: RewardConfig) -> Rollout:
     """Convert an episode; each step's `chat_completions` holds all messages up to it."""
     steps = episode.trajectories[-1].steps
     messages = steps[-1].chat_completions if steps else []
@@ -77,5 +78,5 @@ def rollout(task: Any, episode: Any) -> Rollout:
         in ("max_response_length_exceeded", "max_prompt_length_exceeded"),
         reference=None if reference is None else str(reference),
         group_id=task.id,
-        metadata=row_metadata({"episode_id": episode.id, **task.metadata}),
+        metadata=row_metadata({"episode_id": episode.id, **task.metadata}, config),
     )

@@ -56,7 +56,7 @@ class JudgedGenerator(SkyRLGymGenerator):
         self, prompt: Any, env_class: str, env_extras: dict[str, Any], *args: Any, **options: Any
     ) -> Any:
         """Run one trajectory and add its reward to that of its last step."""
-        columns = row_metadata(env_extras)
+        columns = row_metadata(env_extras, self.manager.config)
         output = await super().agent_loop(prompt, env_class, env_extras, *args, **options)
         steps = output.step_outputs if isinstance(output, StepWiseOutput) else [output]
         trajectory, (sizes, batch) = options.get("trajectory_id"), self._batch.get()

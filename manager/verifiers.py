@@ -22,6 +22,7 @@ from verifiers.v1 import Judge, JudgeConfig
 from verifiers.v1.types import ID, Usage
 
 from oyer.config.loading import load_config
+from oyer.config.reward import RewardConfig
 from oyer.manager.adapters import response_of, row_metadata
 from oyer.manager.client import RewardManager
 from oyer.manager.group_rewards import group_rewards
@@ -65,7 +66,7 @@ class OyerJudge(Judge[float, OyerJudgeConfig]):
             MissingScores: there is no reward; verifiers keeps the trace out of training.
         """
         manager = _manager(self.config.config)
-        rollout = _rollout(task, trace, self.config)
+        rollout = _rollout(task, trace, self.config, manager.config)
         score = await self._scored(manager, rollout, trace)
         found = {name: value for name, value in score.components.items() if math.isfinite(value)}
         trace.record_metrics({f"oyer/{name}": value for name, value in found.items()})
@@ -112,7 +113,7 @@ def _manager(config: Path | None) -> RewardManager:
     return RewardManager(load_config() if config is None else load_config(config))
 
 
-def _rollout(task: Any, trace: Any, config: OyerJudgeConfig) -> Rollout:
+def _rollout(task: Any, trace: Any, config: OyerJudgeConfig, reward: RewardConfig) -> Rollout:
     """Convert a trace's last branch; messages before the first sampled one are the prompt."""
     nodes = trace.branches[-1].nodes if trace.branches else []
     start = next((i for i, node in enumerate(nodes) if node.sampled), len(nodes))
@@ -130,7 +131,7 @@ def _rollout(task: Any, trace: Any, config: OyerJudgeConfig) -> Rollout:
         group_id=trace.task.key or trace.task.hash,
         tools=[_tool(tool) for tool in trace.tools] or None,
         metadata=row_metadata(
-            {"trace_id": trace.id, **task.model_dump(exclude={"prompt", "system_prompt"})}
+            {"trace_id": trace.id, **task.model_dump(exclude={"prompt", "system_prompt"})}, reward
         ),
     )
 

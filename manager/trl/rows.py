@@ -9,6 +9,7 @@ from oyer.manager.trl.columns import (
     Texts,
     metadata_rows,
     own_token_ids,
+    row_columns,
     tools_of,
     truncated_rows,
 )
@@ -69,9 +70,12 @@ class RowReader:
         ]
 
     def _metadata(self, columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-        """Return the row's own small values, and what length methods read."""
-        needed = {key: columns[key] for key in self.needed.metadata if key in columns}
+        """Return the row's own small values, and what judges and length methods read."""
         return [
-            row | self.needed.metadata_of({key: values[i] for key, values in needed.items()})
-            for i, row in enumerate(metadata_rows(columns, count, self.reference))
+            row | self.needed.metadata_of(values)
+            for row, values in zip(
+                metadata_rows(columns, count, self.reference),
+                row_columns(columns, count),
+                strict=True,
+            )
         ]

@@ -12,6 +12,7 @@ import torch
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import slime
+from oyer.manager.adapters import NeededFields
 from oyer.manager.slime.samples import _own_ids, _own_tokens
 from oyer.manager.trl.groups import groups_of
 from oyer.manager.trl.reward import RewardFunction
@@ -74,7 +75,8 @@ def test_verl_leaves_out_what_its_response_mask_leaves_out() -> None:
     data.batch["response_mask"] = torch.zeros_like(data.batch["responses"])
     data.batch["response_mask"][0, [0, 1, 5]] = 1
     tokens.texts += [""] * 6
-    row = read_row(data, 0, RowReading(tokenizer=tokens, token_ids=True))
+    needed = NeededFields(token_ids=True, metadata=frozenset())
+    row = read_row(data, 0, RowReading(tokenizer=tokens, needed=needed))
     assert (row.response_tokens, row.token_ids) == (3, [0, 1, 5])
     assert row.prompt == [{"role": "user", "content": "[image]\nLook."}]
 
