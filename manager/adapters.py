@@ -121,6 +121,11 @@ def component_names(config: RewardConfig) -> list[str]:
     return judges + term_names(config.length)
 
 
+def scores_turns(config: RewardConfig) -> bool:
+    """Whether a judge scores each turn, so that `Score.turn_scores` is not empty."""
+    return any(judge.view == "each_turn" for judge in config.judges)
+
+
 def component_columns(
     scores: Sequence[Score], prefix: str = "oyer/", names: Sequence[str] = ()
 ) -> dict[str, list[float]]:

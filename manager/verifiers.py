@@ -71,6 +71,8 @@ class OyerJudge(Judge[float, OyerJudgeConfig]):
         found = {name: value for name, value in score.components.items() if math.isfinite(value)}
         trace.record_metrics({f"oyer/{name}": value for name, value in found.items()})
         trace.info["oyer"] = {"status": score.status, "batch_id": score.batch_id, **found}
+        if score.turn_scores:
+            trace.info["oyer"]["turn_scores"] = [*score.turn_scores]
         if not score.trainable:
             raise MissingScores(f"no reward ({score.status}): {score.error}")
         rewards = {self.reward_name: score.unshaped_reward}

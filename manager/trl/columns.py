@@ -176,7 +176,12 @@ def key_prefix(scorer: Any, columns: Mapping[str, Any]) -> str:
 
 
 def log_terms(
-    scores: Sequence[Score], columns: Mapping[str, Any], name: str, components: Sequence[str]
+    scores: Sequence[Score],
+    columns: Mapping[str, Any],
+    name: str,
+    components: Sequence[str],
+    *,
+    by_turn: bool = False,
 ) -> None:
     """Log terms and components, to metrics and to the table of completions.
 
@@ -188,6 +193,7 @@ def log_terms(
     Args:
         name: prefix of the keys, before the slash.
         components: names of the judges and length terms.
+        by_turn: whether a judge scores each turn: the table has these scores as JSON.
     """
     parts = {
         "judge_score": [score.judge_score for score in scores],
@@ -209,3 +215,5 @@ def log_terms(
         for part, values in (parts | masks).items():
             log_extra(f"{name}/{part}", values)
         log_extra(f"{name}/judge_status", [score.status for score in scores])
+        if by_turn:
+            log_extra(f"{name}/turn_scores", [score.turn_scores_text for score in scores])
