@@ -34,7 +34,7 @@ from oyer.manager import RewardManager, Rollout
 from oyer.manager.adapters import response_of, row_metadata
 from oyer.manager.group_rewards import group_rewards
 from oyer.manager.stand_ins import with_group_mean
-from oyer.protocol.content import as_messages
+from oyer.protocol.content import as_messages, reference_text
 
 
 class OyerServerConfig(BaseResourcesServerConfig):
@@ -115,7 +115,7 @@ def rollout(body: Any, columns: dict[str, Any], config: RewardConfig) -> Rollout
         response=response_of(chat(body.response.output)),
         response_tokens=usage.output_tokens if usage else None,
         truncated=getattr(body.response.incomplete_details, "reason", None) == "max_output_tokens",
-        reference=None if reference is None else str(reference),
+        reference=reference_text(reference),
         group_id=None if index is None else str(index),
         tools=[{"type": "function", "function": as_dict(tool)} for tool in params.tools or []]
         or None,

@@ -30,7 +30,7 @@ from oyer.manager import RewardManager, Rollout
 from oyer.manager.adapters import check_reads_no_truncation, response_of, row_metadata
 from oyer.manager.group_rewards import group_rewards
 from oyer.manager.stand_ins import with_group_mean
-from oyer.protocol.content import as_messages
+from oyer.protocol.content import as_messages, reference_text
 
 
 class JudgedEnvironment(EnvironmentInterface[dict[str, Any]]):
@@ -106,7 +106,7 @@ def rollout(log: list[dict[str, Any]], row: dict[str, Any], config: RewardConfig
         prompt=as_messages(prompt),
         response=response_of(response),
         response_tokens=sum(map(len, ids)) if ids else None,
-        reference=None if reference is None else str(reference),
+        reference=reference_text(reference),
         group_id=sha256(json.dumps(prompt, default=str).encode()).hexdigest(),
         metadata=row_metadata(row, config),
     )

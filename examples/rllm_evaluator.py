@@ -22,7 +22,7 @@ from oyer.manager import RewardManager, Rollout
 from oyer.manager.adapters import response_of, row_metadata
 from oyer.manager.group_rewards import group_rewards
 from oyer.manager.stand_ins import with_group_mean
-from oyer.protocol.content import as_messages
+from oyer.protocol.content import as_messages, reference_text
 
 
 class JudgedEvaluator:
@@ -76,7 +76,7 @@ def rollout(task: Any, episode: Any, config: RewardConfig) -> Rollout:
         token_ids=[token for step in steps for token in step.response_ids] or None,
         truncated=getattr(episode.termination_reason, "value", None)
         in ("max_response_length_exceeded", "max_prompt_length_exceeded"),
-        reference=None if reference is None else str(reference),
+        reference=reference_text(reference),
         group_id=task.id,
         metadata=row_metadata({"episode_id": episode.id, **task.metadata}, config),
     )

@@ -28,7 +28,7 @@ from oyer.manager import InvalidInput, RewardManager, Rollout
 from oyer.manager.adapters import response_of, row_metadata
 from oyer.manager.group_rewards import group_rewards
 from oyer.manager.stand_ins import with_group_mean
-from oyer.protocol.content import as_messages
+from oyer.protocol.content import as_messages, reference_text
 
 RUN = "skyrl"
 TIMEOUT_S = 600.0
@@ -114,5 +114,4 @@ def _add(step: Any, reward: float) -> None:
 
 def _reference(env_extras: dict[str, Any]) -> str | None:
     reward_model = env_extras.get("reward_model") or env_extras.get("reward_spec") or {}
-    found = reward_model.get("ground_truth")
-    return None if found is None else str(found)
+    return reference_text(reward_model.get("ground_truth"))

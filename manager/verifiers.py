@@ -27,7 +27,7 @@ from oyer.manager.adapters import response_of, row_metadata
 from oyer.manager.client import RewardManager
 from oyer.manager.group_rewards import group_rewards
 from oyer.manager.score import Score, scores_of, without_reward
-from oyer.protocol.content import as_messages
+from oyer.protocol.content import as_messages, reference_text
 from oyer.protocol.errors import MissingScores
 from oyer.protocol.rollout import Message, Rollout
 
@@ -129,7 +129,7 @@ def _rollout(task: Any, trace: Any, config: OyerJudgeConfig, reward: RewardConfi
         or trace.num_output_tokens
         or None,
         truncated=trace.is_truncated,
-        reference=None if reference is None else str(reference),
+        reference=reference_text(reference),
         group_id=trace.task.key or trace.task.hash,
         tools=[_tool(tool) for tool in trace.tools] or None,
         metadata=row_metadata(

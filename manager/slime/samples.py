@@ -8,7 +8,7 @@ from typing import Any
 from oyer.manager.adapters import NeededFields, as_number, row_metadata
 from oyer.manager.openrlhf.query_text import QueryText
 from oyer.manager.slime.normalise import group_of
-from oyer.protocol.content import as_messages
+from oyer.protocol.content import as_messages, reference_text
 from oyer.protocol.rollout import Rollout
 
 
@@ -35,7 +35,7 @@ def rollout_of(
         response_tokens=int(sample.response_length) if own is None else sum(own),
         token_ids=_own_ids(sample, own) if needed.token_ids else None,
         truncated=status_of(sample) == "truncated",
-        reference=_reference(sample.label),
+        reference=reference_text(sample.label),
         metadata={**row_metadata(_ids(sample) | dict(metadata)), **needed.metadata_of(metadata)},
     )
 
@@ -149,7 +149,3 @@ def _prompt(sample: Any, *, with_images: bool) -> Any:
 def _tools(metadata: Mapping[str, Any]) -> Any:
     tools = metadata.get("tools")
     return tools if isinstance(tools, list) and tools else None
-
-
-def _reference(label: Any) -> str | None:
-    return None if label is None else str(label)

@@ -14,7 +14,7 @@ from oyer.manager.trl.columns import (
     truncated_rows,
 )
 from oyer.manager.trl.groups import RowGroups
-from oyer.protocol.content import as_messages
+from oyer.protocol.content import as_messages, reference_text
 from oyer.protocol.errors import InvalidConfig
 from oyer.protocol.rollout import Rollout
 
@@ -62,7 +62,7 @@ class RowReader:
                 response_tokens=None if (own := ids[i]) is None else len(own),
                 token_ids=ids[i],
                 truncated=truncated is not None and truncated[i],
-                reference=None if references is None else str(references[i]),
+                reference=None if references is None else reference_text(references[i]),
                 tools=tools[i],
                 metadata=metadata[i],
             )

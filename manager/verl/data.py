@@ -13,7 +13,7 @@ import numpy as np
 from oyer.manager.adapters import NeededFields, row_metadata
 from oyer.manager.verl.handover import MASK
 from oyer.manager.verl.turns import as_turns, own_mask
-from oyer.protocol.content import as_messages
+from oyer.protocol.content import as_messages, reference_text
 from oyer.protocol.errors import InvalidConfig, InvalidRollout
 from oyer.protocol.rollout import Message
 
@@ -46,9 +46,7 @@ class VerlRow:
     @property
     def reference(self) -> str | None:
         """The reference answer as text for the judge."""
-        if self.ground_truth is None or isinstance(self.ground_truth, str):
-            return self.ground_truth
-        return json.dumps(self.ground_truth, ensure_ascii=False, default=str)
+        return reference_text(self.ground_truth)
 
 
 @dataclass(frozen=True, kw_only=True)

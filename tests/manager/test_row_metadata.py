@@ -9,7 +9,10 @@ import pytest
 
 from oyer.config.loading import validate
 from oyer.demo.judge_server import JudgeServer
+from oyer.demo.responses import Action
 from oyer.manager.adapters import NeededFields, row_metadata
+from oyer.manager.openrlhf import rows_of
+from oyer.manager.openrlhf.query_text import QueryText
 from oyer.manager.slime.samples import rollout_of
 from oyer.manager.trl import reward_function
 from tests.manager.test_slime import samples
@@ -95,3 +98,16 @@ def test_what_a_configuration_reads_is_kept_as_json() -> None:
         "task": {"topic": TOPIC, "level": 2.0},
     }
     assert row_metadata({"rubric": None}, config) == {}
+
+
+def test_a_row_without_a_reference_shows_none(running: Running, judge: JudgeServer) -> None:
+    """Not the word None: data sets fill gaps with null, and OpenRLHF with an empty text."""
+    judge.set_plan(Action(text="Final score: 5"))
+    function = reward_function(running[0], reference="answer")
+    answers = [None, "", float("nan"), {"target": np.array(["42", "forty-two"])}]
+    Trainer().rewards(function, "reference", [10] * 4, answer=answers)
+    shown = [user_text(request) for request in judge.requests]
+    assert sum("## Reference" in text for text in shown) == 1
+    assert any('{"target": ["42", "forty-two"]}' in text for text in shown)
+    (openrlhf,) = rows_of(["q: a</s>"], ["q:"], [""], QueryText())
+    assert openrlhf.reference is None
