@@ -25,6 +25,8 @@ def rollout_of(
         tokenizer: separates tool results from the policy's words, if the sample has a `loss_mask`.
     """
     metadata = sample.metadata if isinstance(sample.metadata, Mapping) else {}
+    # Of an earlier call, if the sample is scored again.
+    metadata = {key: value for key, value in metadata.items() if key not in _RESULTS}
     own = _own_tokens(args, sample)
     return Rollout(
         prompt=_prompt(sample, with_images=needed.images),
@@ -38,6 +40,10 @@ def rollout_of(
         reference=reference_text(sample.label),
         metadata={**row_metadata(_ids(sample) | dict(metadata)), **needed.metadata_of(metadata)},
     )
+
+
+_RESULTS = ("judge_status", "oyer", "turn_scores")
+"""Keys of a sample's metadata that the reward functions set."""
 
 
 def group_id_of(sample: Any) -> str | None:
