@@ -10,6 +10,7 @@ import pytest
 from oyer.config.loading import validate
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action
+from oyer.manager import Rollout
 from oyer.manager.adapters import NeededFields, row_metadata
 from oyer.manager.openrlhf import rows_of
 from oyer.manager.openrlhf.query_text import QueryText
@@ -109,5 +110,6 @@ def test_a_row_without_a_reference_shows_none(running: Running, judge: JudgeServ
     shown = [user_text(request) for request in judge.requests]
     assert sum("## Reference" in text for text in shown) == 1
     assert any('{"target": ["42", "forty-two"]}' in text for text in shown)
-    (openrlhf,) = rows_of(["q: a</s>"], ["q:"], [""], QueryText())
-    assert openrlhf.reference is None
+    (row,) = rows_of(["q: a</s>"], ["q:"], [""], QueryText())
+    assert isinstance(row, Rollout)
+    assert row.reference is None

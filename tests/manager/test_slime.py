@@ -235,7 +235,8 @@ def test_a_sample_without_a_reward_is_a_number_and_leaves_the_loss(
     judge.release()
     assert sample.remove_sample
     status = {"dead": "unavailable", "late": "expired", "surrogate": "rejected"}
-    assert (sample.metadata or {})["judge_status"] == status.get(failure, failure)
+    assert sample.metadata is not None
+    assert sample.metadata["judge_status"] == status.get(failure, failure)
 
 
 def test_a_failure_is_raised_where_the_rules_say_so(judge: JudgeServer, configure: Any) -> None:
