@@ -22,7 +22,9 @@ from areal.workflow.rlvr import RLVRWorkflow
 
 from oyer.config.loading import load_config
 from oyer.manager import MissingScores, RewardManager, Rollout
+from oyer.manager.adapters import row_metadata
 from oyer.manager.group_rewards import group_rewards
+from oyer.protocol.content import as_messages, reference_text
 
 manager = RewardManager(load_config())
 log = logging.getLogger("JudgedWorkflow")
@@ -68,14 +70,15 @@ class JudgedWorkflow(RLVRWorkflow):
         """
         group, context = _group()
         rollout = Rollout(
-            prompt=task_data.get("messages", prompt_str),
+            prompt=as_messages(task_data.get("messages", prompt_str)),
             # The judge should not see special tokens.
             response=self.tokenizer.decode(resp.output_tokens, skip_special_tokens=True),
             response_tokens=resp.output_len,
             token_ids=resp.output_tokens,
             truncated=resp.stop_reason == "length",
-            reference=task_data.get("answer"),
+            reference=reference_text(task_data.get("answer")),
             group_id=group,
+            metadata=row_metadata(task_data, manager.config),
         )
         sample = getattr(context, "sample_idx", None)
         (found,) = await group_rewards(

@@ -76,5 +76,5 @@ def rollout(trajectory: art.Trajectory, group_id: str) -> Rollout:
         truncated=any(turns[i].finish_reason == "length" for i in own[-1:]),
         group_id=group_id,
         tools=trajectory.tools,
-        metadata=row_metadata(trajectory.metadata),
+        metadata=row_metadata(trajectory.metadata, manager.config),
     )

@@ -29,11 +29,12 @@ from nemo_gym.judge import JudgeError
 from pydantic import ConfigDict
 
 from oyer.config.loading import load_config
+from oyer.config.reward import RewardConfig
 from oyer.manager import RewardManager, Rollout
 from oyer.manager.adapters import response_of, row_metadata
 from oyer.manager.group_rewards import group_rewards
 from oyer.manager.stand_ins import with_group_mean
-from oyer.protocol.content import as_messages
+from oyer.protocol.content import as_messages, reference_text
 
 
 class OyerServerConfig(BaseResourcesServerConfig):
@@ -79,7 +80,7 @@ class OyerServer(SimpleResourcesServer):
         columns = body.model_extra or {}
         (found,) = await group_rewards(
             self._manager,
-            [rollout(body, columns)],
+            [rollout(body, columns, self._manager.config)],
             timeout_s=self.config.timeout_s,
             run=self.config.run,
             split=self.config.split,
@@ -105,7 +106,7 @@ class OyerServer(SimpleResourcesServer):
         )
 
 
-def rollout(body: Any, columns: dict[str, Any]) -> Rollout:
+def rollout(body: Any, columns: dict[str, Any], config: RewardConfig) -> Rollout:
     """Convert a Responses-API conversation to chat messages."""
     params, usage = body.responses_create_params, body.response.usage
     index, reference = columns.get("_ng_task_index"), columns.get("expected_answer")
@@ -114,11 +115,11 @@ def rollout(body: Any, columns: dict[str, Any]) -> Rollout:
         response=response_of(chat(body.response.output)),
         response_tokens=usage.output_tokens if usage else None,
         truncated=getattr(body.response.incomplete_details, "reason", None) == "max_output_tokens",
-        reference=None if reference is None else str(reference),
+        reference=reference_text(reference),
         group_id=None if index is None else str(index),
         tools=[{"type": "function", "function": as_dict(tool)} for tool in params.tools or []]
         or None,
-        metadata=row_metadata(columns),
+        metadata=row_metadata(columns, config),
     )
 
 

@@ -25,11 +25,12 @@ import torch
 from nemo_rl.environments.interfaces import EnvironmentInterface, EnvironmentReturn
 
 from oyer.config.loading import load_config
+from oyer.config.reward import RewardConfig
 from oyer.manager import RewardManager, Rollout
 from oyer.manager.adapters import check_reads_no_truncation, response_of, row_metadata
 from oyer.manager.group_rewards import group_rewards
 from oyer.manager.stand_ins import with_group_mean
-from oyer.protocol.content import as_messages
+from oyer.protocol.content import as_messages, reference_text
 
 
 class JudgedEnvironment(EnvironmentInterface[dict[str, Any]]):
@@ -48,7 +49,8 @@ class JudgedEnvironment(EnvironmentInterface[dict[str, Any]]):
     ) -> EnvironmentReturn[dict[str, Any]]:
         """Score a batch; every episode ends with its first turn."""
         rollouts = [
-            rollout(log, row or {}) for log, row in zip(message_log_batch, metadata, strict=True)
+            rollout(log, row or {}, self.manager.config)
+            for log, row in zip(message_log_batch, metadata, strict=True)
         ]
         one_by_one = len(rollouts) == 1
         rewards = asyncio.run(
@@ -90,7 +92,7 @@ class JudgedEnvironment(EnvironmentInterface[dict[str, Any]]):
 OyerEnvironment = ray.remote(max_concurrency=512)(JudgedEnvironment)
 
 
-def rollout(log: list[dict[str, Any]], row: dict[str, Any]) -> Rollout:
+def rollout(log: list[dict[str, Any]], row: dict[str, Any], config: RewardConfig) -> Rollout:
     """Convert a message log; what follows the first assistant message is the response."""
     messages = [{"role": turn["role"], "content": turn["content"]} for turn in log]
     roles = [turn["role"] for turn in messages]
@@ -104,7 +106,7 @@ def rollout(log: list[dict[str, Any]], row: dict[str, Any]) -> Rollout:
         prompt=as_messages(prompt),
         response=response_of(response),
         response_tokens=sum(map(len, ids)) if ids else None,
-        reference=None if reference is None else str(reference),
+        reference=reference_text(reference),
         group_id=sha256(json.dumps(prompt, default=str).encode()).hexdigest(),
-        metadata=row_metadata(row),
+        metadata=row_metadata(row, config),
     )

@@ -17,11 +17,12 @@ from rllm.eval.types import EvalOutput, Signal
 from rllm.workflows.workflow import TerminationReason
 
 from oyer.config.loading import load_config
+from oyer.config.reward import RewardConfig
 from oyer.manager import RewardManager, Rollout
 from oyer.manager.adapters import response_of, row_metadata
 from oyer.manager.group_rewards import group_rewards
 from oyer.manager.stand_ins import with_group_mean
-from oyer.protocol.content import as_messages
+from oyer.protocol.content import as_messages, reference_text
 
 
 class JudgedEvaluator:
@@ -45,7 +46,7 @@ class JudgedEvaluator:
         (found,) = asyncio.run(
             group_rewards(
                 self.manager,
-                [rollout(task, episode)],
+                [rollout(task, episode, self.manager.config)],
                 timeout_s=self.timeout_s,
                 run=self.run,
                 split=self.split,
@@ -62,7 +63,7 @@ class JudgedEvaluator:
         )
 
 
-def rollout(task: Any, episode: Any) -> Rollout:
+def rollout(task: Any, episode: Any, config: RewardConfig) -> Rollout:
     """Convert an episode; each step's `chat_completions` holds all messages up to it."""
     steps = episode.trajectories[-1].steps
     messages = steps[-1].chat_completions if steps else []
@@ -75,7 +76,7 @@ def rollout(task: Any, episode: Any) -> Rollout:
         token_ids=[token for step in steps for token in step.response_ids] or None,
         truncated=getattr(episode.termination_reason, "value", None)
         in ("max_response_length_exceeded", "max_prompt_length_exceeded"),
-        reference=None if reference is None else str(reference),
+        reference=reference_text(reference),
         group_id=task.id,
-        metadata=row_metadata({"episode_id": episode.id, **task.metadata}),
+        metadata=row_metadata({"episode_id": episode.id, **task.metadata}, config),
     )

@@ -28,7 +28,7 @@ from oyer.manager import InvalidInput, RewardManager, Rollout
 from oyer.manager.adapters import response_of, row_metadata
 from oyer.manager.group_rewards import group_rewards
 from oyer.manager.stand_ins import with_group_mean
-from oyer.protocol.content import as_messages
+from oyer.protocol.content import as_messages, reference_text
 
 RUN = "skyrl"
 TIMEOUT_S = 600.0
@@ -56,7 +56,7 @@ class JudgedGenerator(SkyRLGymGenerator):
         self, prompt: Any, env_class: str, env_extras: dict[str, Any], *args: Any, **options: Any
     ) -> Any:
         """Run one trajectory and add its reward to that of its last step."""
-        columns = row_metadata(env_extras)
+        columns = row_metadata(env_extras, self.manager.config)
         output = await super().agent_loop(prompt, env_class, env_extras, *args, **options)
         steps = output.step_outputs if isinstance(output, StepWiseOutput) else [output]
         trajectory, (sizes, batch) = options.get("trajectory_id"), self._batch.get()
@@ -114,5 +114,4 @@ def _add(step: Any, reward: float) -> None:
 
 def _reference(env_extras: dict[str, Any]) -> str | None:
     reward_model = env_extras.get("reward_model") or env_extras.get("reward_spec") or {}
-    found = reward_model.get("ground_truth")
-    return None if found is None else str(found)
+    return reference_text(reward_model.get("ground_truth"))

@@ -1,6 +1,7 @@
 """Shared parts of the trainer adapters."""
 
 import itertools
+import json
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,14 +10,15 @@ from typing import Any, Self
 
 import numpy as np
 
+from oyer.config import rubric as rubrics
 from oyer.config.length import term_names
-from oyer.config.reward import EndpointConfig, RewardConfig
+from oyer.config.reward import EndpointConfig, JudgeConfig, RewardConfig
 from oyer.manager import validation
 from oyer.manager.client import RewardManager
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score
 from oyer.manager.streaming.identity import RunOptions
-from oyer.protocol.content import as_messages
+from oyer.protocol.content import as_messages, plain_json
 from oyer.protocol.errors import InvalidConfig, InvalidRollout, JudgeOutage
 from oyer.protocol.rollout import Message, Rollout
 from oyer.protocol.status import NOT_CALLED, Status
@@ -24,12 +26,12 @@ from oyer.protocol.status import NOT_CALLED, Status
 
 @dataclass(frozen=True)
 class NeededFields:
-    """Rollout fields that length methods read besides prompt, response and token count."""
+    """Rollout fields that a configuration reads besides prompt, response and token count."""
 
     token_ids: bool
     """Whether a method reads the response's token ids."""
     metadata: frozenset[str]
-    """Keys of a rollout's metadata that a method reads."""
+    """Keys of a rollout's metadata that a method, a judge's criteria or a rubric reads."""
     truncated: bool = False
     """Whether a method or a rule reads whether generation hit the length limit."""
     images: bool = False
@@ -37,32 +39,55 @@ class NeededFields:
 
     @classmethod
     def of(cls, config: RewardConfig) -> Self:
-        """Collect the fields that a configuration's length methods read."""
+        """Collect the fields that a configuration's judges and length methods read."""
+        shown = [place for judge in config.judges for place in _metadata_places(judge)]
         return cls(
             token_ids=any(item.takes_token_ids for item in config.length),
-            metadata=frozenset(
-                key for item in config.length for key in item.metadata_keys.values()
-            ),
+            metadata=frozenset(key for item in config.length for key in item.metadata_keys.values())
+            | {place.split(".")[1] for place in shown},
             truncated=any(item.takes_truncated for item in config.length),
             images=any(judge.images != "placeholder" for judge in config.judges),
         )
 
     def metadata_of(self, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the metadata values found in a row's columns, NumPy scalars as Python values."""
-        found = {key: columns[key] for key in self.metadata if key in columns}
-        return {k: v.item() if isinstance(v, np.generic) else v for k, v in found.items()}
+        """Return the metadata values found in a row's columns, as JSON values of any size.
+
+        Args:
+            columns: as for `row_metadata`.
+        """
+        places = [columns, *(one for one in columns.values() if isinstance(one, Mapping))]
+        found: dict[str, Any] = {}
+        for key in self.metadata:
+            values = (place.get(key) for place in places)
+            value = next((one for one in values if one is not None), None)
+            if value is not None:
+                found[key] = _json_value(value)
+        return found
+
+
+def _metadata_places(judge: JudgeConfig) -> list[str]:
+    """Return what a judge reads of the metadata, e.g. `metadata.task.topic`."""
+    own = [] if judge.criteria_from is None else [judge.criteria_from]
+    return own + rubrics.parse(judge.rubric).metadata_places
+
+
+def _json_value(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    # Data sets hold lists of mappings as arrays, and mappings with Arrow's types.
+    return value if isinstance(value, (str, int, float)) else json.loads(plain_json(value))
 
 
 MAX_ROW_VALUES, MAX_ROW_CHARS = 32, 200
 """Most values of a data set's row that are kept as metadata, and longest text among them."""
 
 
-def row_metadata(columns: Mapping[str, Any]) -> dict[str, Any]:
+def row_metadata(columns: Mapping[str, Any], config: RewardConfig | None = None) -> dict[str, Any]:
     """Return the small values of a data set's row, for `Rollout.metadata`: ids, data source, …
 
     Args:
         columns: the row's columns; short texts, numbers and flags are kept, also those inside a
             mapping such as verl's `extra_info`, under their own key.
+        config: what its judges and length methods read is kept whatever its size.
     """
     found: dict[str, Any] = {}
     inner = [value for value in columns.values() if isinstance(value, Mapping)]
@@ -70,7 +95,7 @@ def row_metadata(columns: Mapping[str, Any]) -> dict[str, Any]:
         scalar = value.item() if isinstance(value, np.generic) else value
         if len(found) < MAX_ROW_VALUES and key not in found and _is_small(key, scalar):
             found[str(key)] = scalar
-    return found
+    return found if config is None else found | NeededFields.of(config).metadata_of(columns)
 
 
 def _is_small(key: Any, value: Any) -> bool:
@@ -94,6 +119,11 @@ def component_names(config: RewardConfig) -> list[str]:
         for name in (judge.name, *(f"{judge.name}/{one.name}" for one in judge.own_criteria))
     ]
     return judges + term_names(config.length)
+
+
+def scores_turns(config: RewardConfig) -> bool:
+    """Whether a judge scores each turn, so that `Score.turn_scores` is not empty."""
+    return any(judge.view == "each_turn" for judge in config.judges)
 
 
 def component_columns(

@@ -1,5 +1,6 @@
 """The score of one rollout, with the same fields whether it has a reward or not."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,11 @@ class Score:
     def trainable(self) -> bool:
         """Whether it has a reward to train on."""
         return self.kept and math.isfinite(self.reward)
+
+    @property
+    def turn_scores_text(self) -> str:
+        """`turn_scores` as JSON, for trainers whose columns hold no lists of different lengths."""
+        return json.dumps([None if one is None else float(one) for one in self.turn_scores])
 
     @property
     def judge_term(self) -> float:

@@ -22,11 +22,12 @@ from verifiers.v1 import Judge, JudgeConfig
 from verifiers.v1.types import ID, Usage
 
 from oyer.config.loading import load_config
+from oyer.config.reward import RewardConfig
 from oyer.manager.adapters import response_of, row_metadata
 from oyer.manager.client import RewardManager
 from oyer.manager.group_rewards import group_rewards
 from oyer.manager.score import Score, scores_of, without_reward
-from oyer.protocol.content import as_messages
+from oyer.protocol.content import as_messages, reference_text
 from oyer.protocol.errors import MissingScores
 from oyer.protocol.rollout import Message, Rollout
 
@@ -65,11 +66,13 @@ class OyerJudge(Judge[float, OyerJudgeConfig]):
             MissingScores: there is no reward; verifiers keeps the trace out of training.
         """
         manager = _manager(self.config.config)
-        rollout = _rollout(task, trace, self.config)
+        rollout = _rollout(task, trace, self.config, manager.config)
         score = await self._scored(manager, rollout, trace)
         found = {name: value for name, value in score.components.items() if math.isfinite(value)}
         trace.record_metrics({f"oyer/{name}": value for name, value in found.items()})
         trace.info["oyer"] = {"status": score.status, "batch_id": score.batch_id, **found}
+        if score.turn_scores:
+            trace.info["oyer"]["turn_scores"] = [*score.turn_scores]
         if not score.trainable:
             raise MissingScores(f"no reward ({score.status}): {score.error}")
         rewards = {self.reward_name: score.unshaped_reward}
@@ -112,7 +115,7 @@ def _manager(config: Path | None) -> RewardManager:
     return RewardManager(load_config() if config is None else load_config(config))
 
 
-def _rollout(task: Any, trace: Any, config: OyerJudgeConfig) -> Rollout:
+def _rollout(task: Any, trace: Any, config: OyerJudgeConfig, reward: RewardConfig) -> Rollout:
     """Convert a trace's last branch; messages before the first sampled one are the prompt."""
     nodes = trace.branches[-1].nodes if trace.branches else []
     start = next((i for i, node in enumerate(nodes) if node.sampled), len(nodes))
@@ -126,11 +129,11 @@ def _rollout(task: Any, trace: Any, config: OyerJudgeConfig) -> Rollout:
         or trace.num_output_tokens
         or None,
         truncated=trace.is_truncated,
-        reference=None if reference is None else str(reference),
+        reference=reference_text(reference),
         group_id=trace.task.key or trace.task.hash,
         tools=[_tool(tool) for tool in trace.tools] or None,
         metadata=row_metadata(
-            {"trace_id": trace.id, **task.model_dump(exclude={"prompt", "system_prompt"})}
+            {"trace_id": trace.id, **task.model_dump(exclude={"prompt", "system_prompt"})}, reward
         ),
     )
 

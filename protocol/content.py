@@ -5,6 +5,7 @@ Trainers of vision-language models submit images as objects or base64. In text, 
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -136,6 +137,21 @@ def content_text(content: Any) -> str:
     if isinstance(content, Mapping):
         return _part(content)
     return str(_plain(content))
+
+
+def reference_text(value: Any) -> str | None:
+    """Return a data set's reference answer as text: lists and mappings as JSON.
+
+    None if there is none: null, NaN, as pandas fills gaps, or an empty text.
+
+    Raises:
+        ValueError, RecursionError: it has no text form, e.g. an integer of thousands of digits.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    holds = isinstance(value, (Mapping, list, tuple, np.ndarray))
+    text = plain_json(value) if holds else str(value)
+    return text if text.strip() else None
 
 
 def plain_json(value: Any) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from oyer.config.judge import JudgeConfig
+from oyer.config.reward import RewardConfig
 from oyer.manager import InvalidInput, RewardManager, Rollout
 from oyer.manager.adapters import row_metadata
 from oyer.manager.score import Score
@@ -77,6 +78,7 @@ class Graders:
     """Answers the graders' protocols through the routes' scoring."""
 
     def __init__(self, manager: RewardManager, scoring: Scoring) -> None:
+        self._config = manager.config
         self._judges = {judge.name: judge for judge in manager.config.judges}
         self._scoring = scoring
 
@@ -88,7 +90,9 @@ class Graders:
             known = {k: v for k, v in score.components.items() if math.isfinite(v)}
             return {"score": score.reward, "components": known}
 
-        return await self._scored(_rollout(request.sample, request.item), context, format_score)
+        return await self._scored(
+            _rollout(request.sample, request.item, self._config), context, format_score
+        )
 
     async def run(self, body: bytes, context: RequestOrigin) -> Reply:
         """Run a grader."""
@@ -112,7 +116,9 @@ class Graders:
 
         if not judged:
             return Reply(content=format_score(None))
-        return await self._scored(_rollout(sample, request.item), context, format_score)
+        return await self._scored(
+            _rollout(sample, request.item, self._config), context, format_score
+        )
 
     async def _scored(self, rollout: Rollout, context: RequestOrigin, format_score: Any) -> Reply:
         def format_any(score: Score) -> Any:
@@ -212,7 +218,9 @@ def _in_range(value: float, judge: JudgeConfig, grader: Mapping[str, Any]) -> fl
     return start + (end - start) * (value - low) / (high - low)
 
 
-def _rollout(sample: Mapping[str, Any] | str, item: Mapping[str, Any]) -> Rollout:
+def _rollout(
+    sample: Mapping[str, Any] | str, item: Mapping[str, Any], config: RewardConfig
+) -> Rollout:
     prompt = next((item[key] for key in _PROMPTS if item.get(key)), "")
     label = next((item[key] for key in _REFERENCES if item.get(key) is not None), None)
     return Rollout(
@@ -221,7 +229,7 @@ def _rollout(sample: Mapping[str, Any] | str, item: Mapping[str, Any]) -> Rollou
         reference=label if label is None or isinstance(label, str) else _text(label),
         tools=item.get("tools") if isinstance(item.get("tools"), list) else None,
         base_score=item.get("base_score"),
-        metadata=row_metadata(item),
+        metadata=row_metadata(item, config),
     )
 
 

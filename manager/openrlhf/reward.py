@@ -27,7 +27,7 @@ from oyer.manager.score import Score, without_reward
 from oyer.manager.stand_ins import StandIns, is_missing, with_group_mean
 from oyer.manager.streaming.identity import RunOptions
 from oyer.manager.streaming.pending import PendingScores
-from oyer.protocol.content import policy_text
+from oyer.protocol.content import policy_text, reference_text
 from oyer.protocol.errors import InvalidInput, InvalidRollout
 from oyer.protocol.rollout import Rollout
 
@@ -87,7 +87,7 @@ def reference_of(label: Any) -> str | None:
         InvalidInput: it has no text form, e.g. an integer of thousands of digits.
     """
     try:
-        return None if label is None else str(label)
+        return reference_text(label)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(
             f"label: cannot be converted to text ({error}); send a string"

@@ -72,6 +72,13 @@ async def group_rm(args: Any, samples: Sequence[Any], **_: Any) -> list[Any]:
 def missing_reward(sample: Any, score: Score, stand_in: float) -> float:
     """Return the reward, or `stand_in` if there is none; then exclude the sample from the loss."""
     sample.metadata = {**(sample.metadata or {}), "judge_status": score.status}
+    if score.components:
+        sample.metadata["oyer"] = {
+            name: value if math.isfinite(value) else None
+            for name, value in score.components.items()
+        }
+    if score.turn_scores:
+        sample.metadata["turn_scores"] = [*score.turn_scores]
     if score.trainable:
         return score.reward
     sample.remove_sample = True

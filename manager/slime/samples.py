@@ -2,11 +2,13 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from oyer.manager.adapters import NeededFields, as_number, row_metadata
+from oyer.manager.openrlhf.query_text import QueryText
 from oyer.manager.slime.normalise import group_of
-from oyer.protocol.content import as_messages
+from oyer.protocol.content import as_messages, reference_text
 from oyer.protocol.rollout import Rollout
 
 
@@ -23,6 +25,8 @@ def rollout_of(
         tokenizer: separates tool results from the policy's words, if the sample has a `loss_mask`.
     """
     metadata = sample.metadata if isinstance(sample.metadata, Mapping) else {}
+    # Of an earlier call, if the sample is scored again.
+    metadata = {key: value for key, value in metadata.items() if key not in _RESULTS}
     own = _own_tokens(args, sample)
     return Rollout(
         prompt=_prompt(sample, with_images=needed.images),
@@ -33,9 +37,13 @@ def rollout_of(
         response_tokens=int(sample.response_length) if own is None else sum(own),
         token_ids=_own_ids(sample, own) if needed.token_ids else None,
         truncated=status_of(sample) == "truncated",
-        reference=_reference(sample.label),
+        reference=reference_text(sample.label),
         metadata={**row_metadata(_ids(sample) | dict(metadata)), **needed.metadata_of(metadata)},
     )
+
+
+_RESULTS = ("judge_status", "oyer", "turn_scores")
+"""Keys of a sample's metadata that the reward functions set."""
 
 
 def group_id_of(sample: Any) -> str | None:
@@ -90,17 +98,41 @@ def _response_ids(sample: Any) -> list[int]:
 
 def _response(sample: Any, own: Sequence[bool] | None, tokenizer: Any, *, with_images: bool) -> Any:
     """Return the response as text, or as messages if parts of it are not the policy's words."""
-    messages = (sample.metadata or {}).get("messages")
-    if isinstance(messages, (list, tuple)) and messages:
-        return as_messages(messages, images=with_images)  # of a custom generate function
+    messages = _own_messages(sample)
+    if messages:
+        return as_messages(messages, images=with_images)
     if own is None or not any(own):
-        return sample.response
+        return _without_end_marks(sample.response, tokenizer)
     ids = _response_ids(sample)
     if tokenizer is not None and len(ids) == len(own):
         return _messages(ids, own, lambda part: tokenizer.decode(part, skip_special_tokens=True))
     if len(sample.response) == len(own):  # one token is one character
         return _messages(sample.response, own, "".join)
-    return sample.response
+    return _without_end_marks(sample.response, tokenizer)
+
+
+def _own_messages(sample: Any) -> list[Any]:
+    """Return the messages that a custom generate function set, from the policy's first one on.
+
+    A data set may have the prompt under the same key.
+    """
+    found = (sample.metadata or {}).get("messages")
+    if not isinstance(found, (list, tuple)):
+        return []
+    prompt = sample.prompt if isinstance(sample.prompt, (list, tuple)) else ()
+    rest = found[len(prompt) :] if [*found[: len(prompt)]] == [*prompt] else found
+    return [*itertools.dropwhile(lambda one: one.get("role") != "assistant", rest)]
+
+
+def _without_end_marks(response: str, tokenizer: Any) -> str:
+    """Remove what ended the generation: slime keeps special tokens and stop tokens in the text."""
+    marks = tuple(getattr(tokenizer, "all_special_tokens", None) or ())
+    return _texts(marks).response(response, "")[0]
+
+
+@lru_cache(maxsize=8)
+def _texts(marks: tuple[str, ...]) -> QueryText:
+    return QueryText(sorted(marks, key=len, reverse=True) or None)
 
 
 def _messages(parts: Sequence[Any], own: Sequence[bool], text: Any) -> list[dict[str, Any]]:
@@ -123,7 +155,3 @@ def _prompt(sample: Any, *, with_images: bool) -> Any:
 def _tools(metadata: Mapping[str, Any]) -> Any:
     tools = metadata.get("tools")
     return tools if isinstance(tools, list) and tools else None
-
-
-def _reference(label: Any) -> str | None:
-    return None if label is None else str(label)

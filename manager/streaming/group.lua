@@ -123,11 +123,20 @@ local function view(generation, added)
   return {cjson.encode(state), rows}
 end
 
+-- Whether all processes of an open generation have died, as those of a training that is resumed under
+-- its name: one that lives closes it soon after it is overdue.
+local function is_abandoned(generation)
+  local at = key(generation)
+  local state, n, due = unpack(redis.call('HMGET', at, 'state', 'n', 'due'))
+  if state ~= 'open' or n == '0' or not due then return false end
+  return now >= due + args.abandoned_ms and is_overdue(at, tonumber(due), now)
+end
+
 -- The generation and row of a rollout that has joined before.
 local function find(id)
   for _, generation in ipairs(redis.call('LRANGE', base, 0, -1)) do
     local row = redis.call('HGET', key(generation), 'm:' .. id)
-    if row then return generation, tonumber(row) end
+    if row and not is_abandoned(generation) then return generation, tonumber(row) end
   end
 end
 
@@ -148,6 +157,7 @@ local function open_generation()
   if not generation then return create() end
   local state, late, step, n = unpack(redis.call('HMGET', key(generation), 'state', 'late', 'step', 'n'))
   local same_step = step == tostring(args.step)
+  if is_abandoned(generation) then return create() end
   if state == 'open' and (same_step or n ~= '0') then return generation end
   if state and state ~= 'open' and late and same_step then return nil, generation end
   return create()

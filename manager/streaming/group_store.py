@@ -26,6 +26,11 @@ MEMORY_S = 120.0
 """How long a finished group is kept for retries of its rollouts, in seconds. Trainers retry within
 seconds; later, the same response to a prompt may be another sample."""
 
+ABANDONED_S = 30.0
+"""An open group that no process has closed this long after it was overdue is abandoned, in seconds: its
+processes have died, since those that live read their groups every `READ_PAUSE_S`. Rollouts that come
+then, e.g. of the resumed training, form a new group."""
+
 _SCRIPT = COUNTING_SCRIPT + "".join(
     resources.files(__package__).joinpath(name).read_text()
     for name in ("group_wait.lua", "group.lua")
@@ -102,6 +107,7 @@ class GroupStore:
             "lease_ms": int(CLAIM_S * 1000),
             "expires_ms": broker.expires_s * 1000,
             "memory_ms": int(MEMORY_S * 1000),
+            "abandoned_ms": int(ABANDONED_S * 1000),
             "backlog": [BACKLOG_KEY, BACKLOG_ENDS_KEY],
         }
 

@@ -133,19 +133,25 @@ def _schemas(tools: Sequence[Any]) -> list[dict[str, Any]]:
     return [dict(one) if isinstance(one, Mapping) else schema_of(one) for one in tools]
 
 
+def row_columns(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """Return the columns of each row, `[N]`."""
+    lists = {
+        key: values
+        for key, values in columns.items()
+        if isinstance(values, (list, tuple)) and len(values) == count
+    }
+    return [{key: values[i] for key, values in lists.items()} for i in range(count)]
+
+
 def metadata_rows(
     columns: Mapping[str, Any], count: int, reference: str | None
 ) -> list[dict[str, Any]]:
     """Return the small values of each data set row, `[N]`."""
-    kept = {
-        key: values
-        for key, values in columns.items()
-        if key != reference
-        and key not in _NO_ROW_VALUES
-        and isinstance(values, (list, tuple))
-        and len(values) == count
-    }
-    return [row_metadata({key: values[i] for key, values in kept.items()}) for i in range(count)]
+    left_out = {*_NO_ROW_VALUES, reference}
+    return [
+        row_metadata({key: value for key, value in row.items() if key not in left_out})
+        for row in row_columns(columns, count)
+    ]
 
 
 def split_of(columns: Mapping[str, Any]) -> str | None:
@@ -170,7 +176,12 @@ def key_prefix(scorer: Any, columns: Mapping[str, Any]) -> str:
 
 
 def log_terms(
-    scores: Sequence[Score], columns: Mapping[str, Any], name: str, components: Sequence[str]
+    scores: Sequence[Score],
+    columns: Mapping[str, Any],
+    name: str,
+    components: Sequence[str],
+    *,
+    by_turn: bool = False,
 ) -> None:
     """Log terms and components, to metrics and to the table of completions.
 
@@ -182,6 +193,7 @@ def log_terms(
     Args:
         name: prefix of the keys, before the slash.
         components: names of the judges and length terms.
+        by_turn: whether a judge scores each turn: the table has these scores as JSON.
     """
     parts = {
         "judge_score": [score.judge_score for score in scores],
@@ -203,3 +215,5 @@ def log_terms(
         for part, values in (parts | masks).items():
             log_extra(f"{name}/{part}", values)
         log_extra(f"{name}/judge_status", [score.status for score in scores])
+        if by_turn:
+            log_extra(f"{name}/turn_scores", [score.turn_scores_text for score in scores])

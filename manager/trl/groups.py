@@ -34,10 +34,9 @@ def trainer_of(columns: Mapping[str, Any]) -> Any:
     TRL does not pass it to reward functions. It is the instance behind the bound method `log_metric`;
     a `rollout_func`, which is given the trainer, passes it to `submit` as `trainer`.
     """
-    trainer = columns.get("trainer")
-    if trainer is None:
-        trainer = getattr(columns.get("log_metric"), "__self__", None)
-    return trainer if hasattr(trainer, "num_generations") else None
+    # A data set may have a column of this name.
+    given = (columns.get("trainer"), getattr(columns.get("log_metric"), "__self__", None))
+    return next((one for one in given if hasattr(one, "num_generations")), None)
 
 
 def is_training(trainer: Any) -> bool | None:

@@ -9,11 +9,12 @@ from oyer.manager.trl.columns import (
     Texts,
     metadata_rows,
     own_token_ids,
+    row_columns,
     tools_of,
     truncated_rows,
 )
 from oyer.manager.trl.groups import RowGroups
-from oyer.protocol.content import as_messages
+from oyer.protocol.content import as_messages, reference_text
 from oyer.protocol.errors import InvalidConfig
 from oyer.protocol.rollout import Rollout
 
@@ -61,7 +62,7 @@ class RowReader:
                 response_tokens=None if (own := ids[i]) is None else len(own),
                 token_ids=ids[i],
                 truncated=truncated is not None and truncated[i],
-                reference=None if references is None else str(references[i]),
+                reference=None if references is None else reference_text(references[i]),
                 tools=tools[i],
                 metadata=metadata[i],
             )
@@ -69,9 +70,12 @@ class RowReader:
         ]
 
     def _metadata(self, columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-        """Return the row's own small values, and what length methods read."""
-        needed = {key: columns[key] for key in self.needed.metadata if key in columns}
+        """Return the row's own small values, and what judges and length methods read."""
         return [
-            row | self.needed.metadata_of({key: values[i] for key, values in needed.items()})
-            for i, row in enumerate(metadata_rows(columns, count, self.reference))
+            row | self.needed.metadata_of(values)
+            for row, values in zip(
+                metadata_rows(columns, count, self.reference),
+                row_columns(columns, count),
+                strict=True,
+            )
         ]

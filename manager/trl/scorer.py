@@ -19,6 +19,7 @@ from oyer.manager.adapters import (
     component_names,
     filed_under,
     one_by_one,
+    scores_turns,
     with_deadline,
 )
 from oyer.manager.client import RewardManager
@@ -164,7 +165,8 @@ class RewardFunction:
         scores, first = await self.shared.read(reader, completions, scoring)
         if first:
             prefix = trl_columns.key_prefix(self, columns)
-            trl_columns.log_terms(scores, columns, prefix, self.components)
+            by_turn = scores_turns(self._manager.config)
+            trl_columns.log_terms(scores, columns, prefix, self.components, by_turn=by_turn)
         return scores
 
     async def submit(self, prompts: Texts, completions: Texts, **columns: Any) -> list[str]:

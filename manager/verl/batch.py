@@ -16,7 +16,7 @@ import numpy as np
 from celery.utils.log import get_logger
 
 from oyer.config.reward import RewardRules
-from oyer.manager.adapters import component_columns, component_names
+from oyer.manager.adapters import NeededFields, component_columns, component_names
 from oyer.manager.backend.prepare import prepare
 from oyer.manager.batch import RewardBatch, failure_of
 from oyer.manager.score import Score, scores_of, without_reward
@@ -105,6 +105,7 @@ class LengthPenaltyRewardManager:
             tokenizer=self.tokenizer,
             end_ids=end_ids_of(self.tokenizer),
             reward_fn_key=self.reward_fn_key,
+            needed=NeededFields.of(resolve(self.length_penalty_config).config),
         )
         rows = [read_row(data, i, reading) for i in range(len(data))]
         results = [self._computed(row) for row in rows]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from oyer.config.reward import RewardConfig
-from oyer.manager.adapters import component_columns, component_names
+from oyer.manager.adapters import component_columns, component_names, scores_turns
 from oyer.manager.score import Score
 from oyer.manager.stand_ins import mean_judge_score
 
@@ -38,6 +38,7 @@ class ExtraColumns:
         """
         self._components = component_names(config)
         self._config = config
+        self._scores_turns = scores_turns(config)
         self._given: dict[str, Any] = dict.fromkeys(gdpo_keys, 0.0)
 
     def row(self, score: Score, base: float, accuracy: float, result: Any) -> ExtraInfo:
@@ -51,6 +52,7 @@ class ExtraColumns:
         """
         base = _finite(base)
         columns = component_columns([score], names=self._components)
+        turns = {"oyer/turn_scores": score.turn_scores_text} if self._scores_turns else {}
         return ExtraInfo(
             self._passed_on(result)
             | {
@@ -64,6 +66,7 @@ class ExtraColumns:
                 "has_reward": score.trainable,
             }
             | {key: values[0] for key, values in columns.items()}
+            | turns
         )
 
     def _passed_on(self, result: Any) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from oyer.manager.adapters import row_metadata
+from oyer.manager.adapters import NeededFields, row_metadata
 from oyer.manager.verl.handover import MASK
 from oyer.manager.verl.turns import as_turns, own_mask
-from oyer.protocol.content import as_messages
+from oyer.protocol.content import as_messages, reference_text
 from oyer.protocol.errors import InvalidConfig, InvalidRollout
 from oyer.protocol.rollout import Message
 
@@ -46,9 +46,7 @@ class VerlRow:
     @property
     def reference(self) -> str | None:
         """The reference answer as text for the judge."""
-        if self.ground_truth is None or isinstance(self.ground_truth, str):
-            return self.ground_truth
-        return json.dumps(self.ground_truth, ensure_ascii=False, default=str)
+        return reference_text(self.ground_truth)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +54,13 @@ class RowReading:
     """What the rows of a batch are read with."""
 
     tokenizer: Any
+    needed: NeededFields
+    """Fields that the configuration reads."""
     end_ids: frozenset[int] = frozenset()
     """Ids that end a generation."""
     response_length: int | None = None
     """Most tokens of a response; by default the width of the batch."""
     reward_fn_key: str = "data_source"
-    token_ids: bool = False
-    """Whether a length method reads the token ids."""
-    images: bool = False
-    """Whether a judge sends or refuses images; else they become placeholders."""
 
 
 def read_row(data: Any, i: int, reading: RowReading) -> VerlRow:
@@ -77,6 +73,7 @@ def read_row(data: Any, i: int, reading: RowReading) -> VerlRow:
     limit = reading.response_length or data.batch["responses"].shape[-1]
     text = tokenizer.decode(ids, skip_special_tokens=True)
     uid = extras.get("uid")
+    extra_info = _extra_info(extras)
     return VerlRow(
         prompt=_prompt(prompt_ids, extras, reading),
         text=text,
@@ -86,13 +83,14 @@ def read_row(data: Any, i: int, reading: RowReading) -> VerlRow:
             else as_turns(ids, mask, tokenizer)
         ),
         response_tokens=len(own),
-        token_ids=own if reading.token_ids else None,
+        token_ids=own if reading.needed.token_ids else None,
         truncated=bool(ids) and len(ids) == limit and ids[-1] not in reading.end_ids,
         uid=None if uid is None else str(uid),
         data_source=extras.get(reading.reward_fn_key),
         ground_truth=(extras.get("reward_model") or {}).get("ground_truth"),
-        extra_info=_extra_info(extras),
-        metadata=row_metadata({key: extras[key] for key in _RECORDED if key in extras}),
+        extra_info=extra_info,
+        metadata=row_metadata({key: extras[key] for key in _RECORDED if key in extras})
+        | reading.needed.metadata_of({**extras, **extra_info}),
     )
 
 
@@ -152,7 +150,7 @@ def _prompt(ids: Sequence[int], extras: Mapping[str, Any], reading: RowReading) 
     media = extras.get("multi_modal_data") or {}
     images = iter(media.get("images") or media.get("image") or ())
     shown = [_with_images(one, images) for one in messages]
-    return as_messages(shown, images=reading.images)
+    return as_messages(shown, images=reading.needed.images)
 
 
 def _with_images(message: Any, images: Iterator[Any]) -> Any:

@@ -127,14 +127,12 @@ class RewardManager:
         )
         self.manager = client.RewardManager(streamed)
         self._compares = compares(streamed)
-        self._needed = NeededFields.of(streamed)
         self._columns = ExtraColumns(streamed, _at(config, "algorithm.gdpo_reward_keys") or ())
         self._reading = RowReading(
             tokenizer=tokenizer,
             end_ids=end_ids_of(tokenizer),
             response_length=_at(config, "actor_rollout_ref.rollout.response_length"),
-            token_ids=self._needed.token_ids,
-            images=self._needed.images,
+            needed=NeededFields.of(streamed),
         )
 
     async def run_single(self, data: Any) -> dict[str, Any]:
@@ -203,7 +201,7 @@ class RewardManager:
             token_ids=row.token_ids,
             truncated=row.truncated,
             reference=row.reference,
-            metadata=row.metadata | self._needed.metadata_of(row.extra_info),
+            metadata=row.metadata,
         )
 
     def absent(self, row: Mapping[str, Any]) -> None:

@@ -12,7 +12,8 @@ import torch
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import slime
-from oyer.manager.slime.samples import _own_ids, _own_tokens
+from oyer.manager.adapters import NeededFields
+from oyer.manager.slime.samples import _own_ids, _own_tokens, rollout_of
 from oyer.manager.trl.groups import groups_of
 from oyer.manager.trl.reward import RewardFunction
 from oyer.manager.verl.data import RowReading, read_row
@@ -67,6 +68,34 @@ def test_slime_hands_over_the_policys_own_ids() -> None:
     assert _own_ids(sample, _own_tokens(None, sample)) == [11, 14]
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["tokenizer", "common marks"])
+def test_slime_judges_no_end_marks(known: bool) -> None:
+    """By default slime keeps special tokens in the text, and sglang keeps what ended it."""
+    tokenizer = SimpleNamespace(all_special_tokens=["<END>"]) if known else None
+    mark = "<END>" if known else "<|im_end|>"
+    (sample,) = samples("marks", (4,))
+    sample.response = f"<|think|>So: 42.{mark}"
+    needed = NeededFields(token_ids=False, metadata=frozenset())
+    found = rollout_of(SimpleNamespace(), sample, needed, "g", tokenizer)
+    assert found.response == "<|think|>So: 42."
+
+
+def test_slime_shows_no_prompt_as_the_response() -> None:
+    needed = NeededFields(token_ids=False, metadata=frozenset())
+    asked, said = {"role": "user", "content": "6*7?"}, {"role": "assistant", "content": "42"}
+    (sample,) = samples("prompt", (4,))
+    shown = []
+    for prompt, messages in [
+        ("6*7?", [asked]),  # of the data set
+        ("6*7?", [said]),
+        ("6*7?", [asked, said]),
+        ([asked, said, asked], [asked, said, asked, said]),
+    ]:
+        sample.prompt, sample.metadata = prompt, {"messages": messages}
+        shown.append(rollout_of(SimpleNamespace(), sample, needed, "g").response)
+    assert shown == ["prompt 0.", [said], [said], [said]]
+
+
 def test_verl_leaves_out_what_its_response_mask_leaves_out() -> None:
     tokens = Tokens()
     data = data_proto(tokens, ["p"], ["r"], [6], raw_prompt=[np.array(parts("Look."), object)])
@@ -74,7 +103,8 @@ def test_verl_leaves_out_what_its_response_mask_leaves_out() -> None:
     data.batch["response_mask"] = torch.zeros_like(data.batch["responses"])
     data.batch["response_mask"][0, [0, 1, 5]] = 1
     tokens.texts += [""] * 6
-    row = read_row(data, 0, RowReading(tokenizer=tokens, token_ids=True))
+    needed = NeededFields(token_ids=True, metadata=frozenset())
+    row = read_row(data, 0, RowReading(tokenizer=tokens, needed=needed))
     assert (row.response_tokens, row.token_ids) == (3, [0, 1, 5])
     assert row.prompt == [{"role": "user", "content": "[image]\nLook."}]
 

@@ -105,7 +105,7 @@ def test_samples_are_scored_one_by_one(judge: JudgeServer, configure: Any) -> No
     group = samples("single")
     rewards = asyncio.run(one_by_one(args(), group))
     assert rewards == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    assert [sample.metadata for sample in group] == [{"judge_status": "scored"}] * 4
+    assert [(sample.metadata or {})["judge_status"] for sample in group] == ["scored"] * 4
     assert not any(sample.remove_sample for sample in group)
 
 
@@ -235,7 +235,8 @@ def test_a_sample_without_a_reward_is_a_number_and_leaves_the_loss(
     judge.release()
     assert sample.remove_sample
     status = {"dead": "unavailable", "late": "expired", "surrogate": "rejected"}
-    assert sample.metadata == {"judge_status": status.get(failure, failure)}
+    assert sample.metadata is not None
+    assert sample.metadata["judge_status"] == status.get(failure, failure)
 
 
 def test_a_failure_is_raised_where_the_rules_say_so(judge: JudgeServer, configure: Any) -> None:

@@ -56,7 +56,11 @@ def episodes(
     texts: list[str] = []
 
     def run(
-        config: Path, generated: list[str], group_size: int = 1, is_eval: bool = False
+        config: Path,
+        generated: list[str],
+        group_size: int = 1,
+        is_eval: bool = False,
+        **columns: Any,
     ) -> list[Any]:
         texts.extend(generated)
         monkeypatch.setenv("OYER_CONFIG", str(config))
@@ -79,7 +83,8 @@ def episodes(
         executor = WorkflowExecutor(InferenceEngineConfig(consumer_batch_size=8), Engine())
         executor.initialize(logger=logger, train_data_parallel_size=1)
         try:
-            row = {"messages": [{"role": "user", "content": "What?"}], "answer": "42"}
+            question = [{"role": "user", "content": "What?"}]
+            row = {"messages": question, "answer": "42", **columns}
             tasks = [
                 executor.submit(row, workflow, is_eval=is_eval)
                 for _ in range(0, len(generated), group_size)
@@ -126,6 +131,19 @@ def test_a_completion_that_was_cut_is_marked(backend: Backend, episodes: Episode
 def test_evaluation_and_step_are_on_record(backend: Backend, episodes: Episodes) -> None:
     episodes(backend.file("areal.yaml"), ["held out"], is_eval=True)
     assert splits(backend, "areal")["eval"] == {VERSION}
+
+
+def test_what_a_judge_reads_of_the_row_reaches_it(backend: Backend, episodes: Episodes) -> None:
+    rubric = "Score it.\n---user---\n{metadata.topic}\n{reference}\n{response}"
+    judge = {"name": "q", "endpoint": "fake", "model": "m", "rubric": rubric}
+    (result,) = episodes(
+        backend.file("areal.yaml", judges=[judge]), ["of a row"], answer=[42], topic="t" * 300
+    )
+    assert len(result["rewards"]) == 1
+    (request,) = backend.judge.requests
+    shown = dict(request.messages())["user"]
+    assert "t" * 300 in shown
+    assert "[42]" in shown
 
 
 @pytest.mark.parametrize(

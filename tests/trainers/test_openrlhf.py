@@ -14,9 +14,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from trainer_backend import ROOT, WORKERS_PYTHON, Backend, score_of
+from storms import authors, sent, stormy
+from trainer_backend import ROOT, WORKERS_PYTHON, Backend, load_example, score_of
 
-from oyer.demo.responses import named
+from oyer.demo.responses import Action, named
 
 FILE = ROOT / "examples" / "openrlhf_reward.py"
 
@@ -71,14 +72,16 @@ class Tokens:
 
 
 class Engine:
-    """Generates what the test says."""
+    """Generates what the test says: one text a turn, the last one again at the end."""
 
-    def __init__(self, text: str) -> None:
-        self._ids = list(text.encode())
+    def __init__(self, *texts: str) -> None:
+        self._texts = [*texts]
 
     async def generate(self, ids: list[int], params: Any, multi_modal_data: Any = None) -> Any:
         """Answer a prompt."""
-        output = SimpleNamespace(token_ids=self._ids, finish_reason="stop", logprobs=None)
+        text = self._texts.pop(0) if len(self._texts) > 1 else self._texts[0]
+        ids = list(text.encode())
+        output = SimpleNamespace(token_ids=ids, text=text, finish_reason="stop", logprobs=None)
         return SimpleNamespace(outputs=[output])
 
 
@@ -148,3 +151,58 @@ def test_its_file_loader_takes_the_example(
     (right, wrong) = executed(agent, str(FILE), ["It is 42", "It is 41"])
     assert right["reward"] == [pytest.approx(1 + 0.1 * score_of("It is 42"))]
     assert wrong["reward"] == [0.0]
+
+
+def run_agents(backend: Backend, texts: list[tuple[str, str]], prompt: str) -> list[dict[str, Any]]:
+    """Run the example's agents, one per pair of turns; all are of one group."""
+    executor = load_example("openrlhf_agent").AgentExecutor()
+
+    async def main() -> list[Any]:
+        params = [SimpleNamespace(max_tokens=64, logprobs=None) for _ in texts]
+        calls = (
+            executor.execute(prompt, "42", one, 512, Tokens(), Engine(*pair))
+            for one, pair in zip(params, texts, strict=True)
+        )
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    return asyncio.run(main())
+
+
+@pytest.fixture
+def agents(backend: Backend, agent: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The example reads its settings when it is imported."""
+    monkeypatch.setitem(sys.modules, "openrlhf.utils.agent", agent)
+
+    def run(texts: list[tuple[str, str]], prompt: str) -> list[dict[str, Any]]:
+        file = backend.file("agents.yaml", length={"method": "median_band"})
+        monkeypatch.setenv("OYER_CONFIG", str(file))
+        monkeypatch.setenv("N_SAMPLES_PER_PROMPT", str(len(texts)))
+        return run_agents(backend, texts, prompt)
+
+    return run
+
+
+def test_an_agents_trajectory_is_judged_with_roles_and_compared(
+    backend: Backend, agents: Any
+) -> None:
+    backend.judge.set_plan(Action(text="Final score: 5"))
+    texts = [("first", f"answer {i}") for i in range(3)] + [("first", "answer 3" + "!" * 20)]
+    outputs = agents(texts, "Agents? ")
+    # The environment's words are no part of the length.
+    assert [one["reward"] for one in outputs] == pytest.approx([0.5, 0.5, 0.5, -0.5])
+    assert [one["extra_logs"]["oyer/missing"] for one in outputs] == [0.0] * 4
+    (request,) = [one for one in backend.judge.requests if "answer 0" in sent(one)]
+    assert authors(request, "answer 0") == ["assistant"]
+    assert authors(request, "Check it") == ["tool"]
+
+
+def test_an_agent_that_fails_or_is_not_judged_leaves_its_siblings(
+    backend: Backend, agents: Any
+) -> None:
+    backend.judge.set_plan(stormy)
+    texts = [("a", "good"), ("a", "storm"), ("\ud800", "unreadable")]
+    good, storm, failed = agents(texts, "Failing? ")
+    assert good["extra_logs"]["oyer/missing"] == 0
+    assert storm["reward"] == pytest.approx(good["reward"])
+    assert storm["extra_logs"]["oyer/missing"] == 1
+    assert isinstance(failed, UnicodeEncodeError)

@@ -19,6 +19,8 @@ from pydantic import BaseModel, Field
 from storms import authors, splits, stormy
 from trainer_backend import Backend, load_example, score_of
 
+from oyer.config.reward import RewardConfig
+
 
 @dataclass
 class Signal:
@@ -194,7 +196,9 @@ def test_tool_results_have_their_role(backend: Backend, evaluate: Evaluate) -> N
     ]
     steps = [Step(chat_completions=chat[:2]), Step(chat_completions=chat)]
     example_chat = load_example("rllm_evaluator").rollout(
-        Task("t1", "What?"), Episode(id="t1:0", trajectories=[Trajectory(steps=steps)])
+        Task("t1", "What?"),
+        Episode(id="t1:0", trajectories=[Trajectory(steps=steps)]),
+        RewardConfig(),
     )
     assert [one["role"] for one in example_chat.response] == ["assistant", "tool", "assistant"]
     assert example_chat.prompt == [QUESTION]

@@ -167,3 +167,43 @@ def test_a_missing_reward_is_neutral_and_leaves_the_loss(
     assert normalised[1] == 0
     assert sum(normalised) == pytest.approx(0, abs=1e-6)
     assert len({round(value, 6) for value in normalised}) > 1
+
+
+def test_what_slime_logs_of_a_rollout_has_the_judges(
+    rollout: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through slime's own `log_rollout_data`; only its trackers are left out."""
+    module: Any = importlib.import_module("slime.observability.rollout_metrics")
+    logged: dict[str, Any] = {}
+
+    def log(_: Any, metrics: dict[str, Any], step_key: str) -> None:
+        logged.update(metrics, step_key=step_key)
+
+    monkeypatch.setattr(module.logging_utils, "log", log)
+    monkeypatch.setenv("OYER_CONFIG", str(backend.file("slime-log.yaml")))
+    args = arguments(
+        custom_rollout_log_function_path="oyer.manager.slime.log_rollout",
+        oyer_run="slime logged",
+        load_debug_rollout_data=False,
+        advantage_estimator="grpo",
+        log_reward_category=None,
+        use_slime_router=False,
+        sglang_speculative_algorithm=None,
+        wandb_always_use_train_step=False,
+        log_passrate=False,
+        rollout_num_gpus=1,
+    )
+    sample = rollout.Sample(
+        group_index=0,
+        index=0,
+        prompt="Logged?",
+        response="a reply",
+        response_length=7,
+        tokens=[1] * 9,
+        status=rollout.Sample.Status.COMPLETED,
+    )
+    sample.reward = asyncio.run(rollout.async_rm(args, sample))
+    module.log_rollout_data(4, args, [sample], {"rollout/dynamic_filter/drop": 0}, 1.0)
+    assert logged["rollout/oyer/q"] * 0.1 == pytest.approx(sample.reward)
+    assert logged["rollout/oyer/missing"] == 0
+    assert (logged["rollout/step"], logged["step_key"]) == (4, "rollout/step")

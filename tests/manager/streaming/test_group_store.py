@@ -142,6 +142,28 @@ def test_an_overdue_group_can_fail_in_every_process(here: GroupStore, there: Gro
     assert there.read([key])[0].state == "failed"
 
 
+def test_a_group_whose_processes_died_is_not_joined_by_their_successors(
+    here: GroupStore, there: GroupStore, client: redis.Redis
+) -> None:
+    """A training that is resumed under its run numbers its groups as before."""
+    dead = join(here, "a", "b")[0].group.key
+    waits = join(here, "c", group="other")[0].group
+    for name, s_ago in (("g", group_store.ABANDONED_S), ("other", group_store.ABANDONED_S - 20)):
+        generation = dead[1] if name == "g" else waits.key[1]
+        due_ms = 1000 * (client.time()[0] - s_ago)
+        client.hset(f"{group_key(name)}:{generation}", "due", int(due_ms))
+    # Overdue, but perhaps not yet closed by the process that waits.
+    assert join(there, "d", group="other")[0].group.key == waits.key
+    # The first response came out as before the death.
+    joined = join(there, "a", "x", "y")
+    assert rows_of(joined) == [(0, True), (1, True), (2, True)]
+    assert joined[0].group.key != dead
+    assert (joined[0].group.state, list(joined[0].group.ids)) == ("claimed", ["a", "x", "y"])
+    # A process that was only cut off from Redis still submits its own.
+    late = here.read([dead])[0]
+    assert (late.state, late.late, list(late.ids)) == ("claimed", True, ["a", "b"])
+
+
 @pytest.mark.usefixtures("claims_expire")
 def test_an_expired_claim_is_taken_over_and_publishes_nothing(
     here: GroupStore, there: GroupStore
