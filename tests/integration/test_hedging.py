@@ -17,7 +17,7 @@ AFTER_S = 0.2
 MANY = 6
 """`max_in_flight` of most endpoints."""
 SIX = {"text": "Final score: 6"}
-HOLD = {**SIX, "hold": True}
+HOLD: dict[str, Any] = {**SIX, "hold": True}
 BROKEN = {"name": "server_error", "hold": True}
 PRICE = {"prompt_usd": 1000, "completion_usd": 1000}
 

@@ -182,18 +182,40 @@ def test_counters_grow_and_the_number_of_series_does_not(
     manager: RewardManager, page: TestClient
 ) -> None:
     manager.submit(rollouts("warm"), run="a", step=3).result(60)
-    # Batches of streams end and count no wait, so that the two counts differ.
-    names = ("oyer_judgements_total", "oyer_batches_ended_total", "oyer_trainer_wait_seconds_count")
-    before = scrape_until(page, **dict.fromkeys(names, 1))
+    before = settled(manager, page)
     for step in (4, 5):
         manager.submit(rollouts(f"more {step}"), run="a", step=step).result(60)
-    after = scrape_until(page, **{name: total(before, name) + 2 for name in names})
+    after = settled(manager, page)
     for name, values in before.items():
         if name.endswith(("_total", "_bucket", "_count", "_sum")):
             assert all(after[name][labels] >= value for labels, value in values.items()), name
     assert {name: len(values) for name, values in after.items()} == {
         name: len(values) for name, values in before.items()
     }
+
+
+def settled(manager: RewardManager, page: TestClient) -> Scrape:
+    """Scrape when all batches on record are counted as ended, and every process has written values."""
+    engine = open_engine(manager.config.store.url)
+    with reading(engine) as conn:
+        ended = conn.scalar(text("SELECT count(*) FROM batches WHERE finished_at IS NOT NULL"))
+    engine.dispose()
+    least = {
+        "oyer_batches_ended_total": ended or 0,
+        "oyer_judgements_total": 4,
+        "oyer_trainer_wait_seconds_count": 1,
+        "oyer_workers": 2,
+    }
+
+    def complete() -> bool:
+        found.update(scrape(page))
+        # The gauges of a worker are absent while its heartbeat is late.
+        there = "oyer_in_flight" in found
+        return there and all(total(found, name) >= n for name, n in least.items())
+
+    found: Scrape = {}
+    wait_until(complete, f"at least {least}")
+    return found
 
 
 def test_a_new_exporter_continues_the_counters(manager: RewardManager, page: TestClient) -> None:

