@@ -65,6 +65,8 @@ def _fix(error: "DBAPIError") -> str:
     cause = error.orig
     if isinstance(cause, psycopg.errors.UndefinedTable) or "no such table" in str(cause):
         return "; check its revision with `oyer db current`"
+    if isinstance(cause, psycopg.errors.UndefinedColumn) or "no such column" in str(cause):
+        return "; check the name, or the record's revision with `oyer db current`"
     # SQLITE_ERROR concerns the statement; the other codes concern the file.
     about_statement = getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
     if isinstance(cause, (sqlite3.OperationalError, psycopg.OperationalError)):

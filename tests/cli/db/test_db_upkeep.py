@@ -67,14 +67,14 @@ def test_a_prune_of_texts_keeps_the_rollouts(filled_url: str, tmp_path: Path) ->
     done = oyer(
         "db", "prune", "--run", "run-old", "--texts", "--yes", "--url", filled_url, cwd=tmp_path
     )
-    assert done.stdout == "deleted texts and replies of 1 batches with 4 rollouts\n"
+    assert done.stdout == "deleted texts and replies of 1 batch with 4 rollouts\n"
     assert batches(filled_url) == ALL
 
 
 def test_an_unconfirmed_prune_deletes_nothing(filled_url: str, tmp_path: Path) -> None:
     done = oyer("db", "prune", "--run", "run-old", "--url", filled_url, cwd=tmp_path)
     assert done.returncode == 1
-    assert "delete 1 batches with 4 rollouts?" in done.stderr
+    assert "delete 1 batch with 4 rollouts?" in done.stderr
     assert batches(filled_url) == ALL
 
 
