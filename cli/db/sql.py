@@ -128,7 +128,9 @@ def _interruptible() -> Iterator[None]:
         if code == sqlite3.SQLITE_INTERRUPT:
             raise KeyboardInterrupt from error
         if code == sqlite3.SQLITE_READONLY:
-            raise InvalidInput("the query is refused: it writes, and `oyer db sql` reads") from error
+            raise InvalidInput(
+                "the query is refused: it writes, and `oyer db sql` is read-only"
+            ) from error
         raise
 
 

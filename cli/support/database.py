@@ -27,6 +27,9 @@ def explained(url: str) -> Iterator[None]:
         yield
     except DBAPIError as error:
         raise InvalidConfig(f"{redacted_url(url)}: {_line(error.orig)}{_fix(error)}") from error
+    except BrokenPipeError:
+        # The reader of the output has ended, e.g. `head`.
+        raise
     except (SQLAlchemyError, CommandError, OSError) as error:
         raise InvalidConfig(f"{redacted_url(url)}: {_line(error)}; is store.url right?") from error
     except ValueError as error:

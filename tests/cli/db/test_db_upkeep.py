@@ -56,7 +56,7 @@ def test_a_prune_deletes_what_its_dry_run_prints(filled_url: str, tmp_path: Path
     asked = ("db", "prune", "--older-than", "90d", "--json", "--url", filled_url)
     dry = oyer(*asked, "--dry-run", cwd=tmp_path)
     assert json.loads(dry.stdout) == {"batches": 1, "rollouts": 4}
-    assert dry.stderr == "1 batches have not ended and are kept\n"
+    assert dry.stderr == "1 batch has not ended and is kept\n"
     assert batches(filled_url) == ALL
     done = oyer(*asked, "--yes", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, dry.stdout)
