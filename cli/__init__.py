@@ -39,7 +39,7 @@ app = typer.Typer(
     "Start with `oyer demo`; then run `oyer up` next to your trainer, or `oyer worker` on many hosts.",
 )
 app.command("demo")(demo.demo)
-app.command("up")(up.up)
+app.command("up", cls=up.UpCommand)(up.up)
 app.command("score")(score.score)
 app.command("serve")(serve.serve)
 app.command("view")(view.view)

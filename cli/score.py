@@ -59,6 +59,10 @@ def score(
     response are text or chat messages. The whole file is
     checked first: an invalid line is reported with its number, and nothing is submitted.
 
+    A written line has `reward`, `status`, `trainable`, the `terms` that the reward is made of, and
+    `components`: each judge's score, each criterion and each length term. Verdicts with reasons
+    are in `criteria`, scores by turn in `turn_scores`.
+
     Exit code 0: judging succeeded for every rollout. 3: rewards are written, but judging failed for
     at least one rollout; its status gives the reason. 1: an error; nothing is written. 2: a wrong
     option.

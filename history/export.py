@@ -98,7 +98,10 @@ def _place(conn: Connection, place: str) -> tuple[int, int | None]:
     name, _, step = place.rpartition("/")
     run_id = conn.scalar(select(Run.id).where(Run.name == name))
     if run_id is None or not re.fullmatch(r"-?\d+", step):
-        raise InvalidInput(f"--export {place}: no such run is on record; give RUN or RUN/STEP")
+        raise InvalidInput(
+            f"--export {place}: no such run is on record; give RUN or RUN/STEP,"
+            " as `oyer batches list` shows them"
+        )
     return run_id, int(step)
 
 

@@ -25,8 +25,8 @@ def html(template: str, values: Mapping[str, Any], status_code: int = 200) -> HT
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
-    """Render a template as text."""
-    return _environment.get_template(template).render(**values)
+    """Render a template as text, without NUL, which HTML does not allow."""
+    return _environment.get_template(template).render(**values).replace("\0", "\ufffd")
 
 
 def link(*parts: Any, **query: Any) -> str:

@@ -7,7 +7,7 @@ import typer
 
 from oyer.cli.db.selection import DryRun, KeepRun, Yes, age_of, check_runs
 from oyer.cli.support import options
-from oyer.cli.support.output import console, notes, print_json
+from oyer.cli.support.output import console, counted, notes, print_json
 from oyer.protocol.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -60,14 +60,14 @@ def prune(
     with existing(options.record_url(config, url)) as engine:
         found = _selected(engine, selection)
         what = "texts and replies of " if texts else ""
-        summary = f"{what}{found.batches} batches with {found.rollouts} rollouts"
+        summary = f"{what}{_counts(found.batches, found.rollouts)}"
         if dry_run or found.batches == 0:
             _report(f"would delete {summary}", found.batches, found.rollouts, as_json)
             return
         if not yes:
             typer.confirm(f"delete {summary}?", abort=True, err=True)
         batches, rollouts = _prune(engine, selection, found.rollouts, texts_only=texts)
-    text = f"deleted {what}{batches} batches with {rollouts} rollouts"
+    text = f"deleted {what}{_counts(batches, rollouts)}"
     _report(text, batches, rollouts, as_json)
 
 
@@ -84,7 +84,8 @@ def _selected(engine: "Engine", selection: "Selection") -> "Pruned":
         check_runs(conn, [*selection.runs, *selection.keep_runs])
         found, kept = selected(conn, selection), not_ended(conn, selection)
     if kept:
-        notes.print(f"{kept} batches have not ended and are kept", highlight=False)
+        verb = "has not ended and is kept" if kept == 1 else "have not ended and are kept"
+        notes.print(f"{counted(kept, 'batch')} {verb}", highlight=False)
     return found
 
 
@@ -103,6 +104,10 @@ def _prune(
             batches, rollouts = batches + done.batches, rollouts + done.rollouts
             progress.update(task, completed=rollouts)
     return batches, rollouts
+
+
+def _counts(batches: int, rollouts: int) -> str:
+    return f"{counted(batches, 'batch')} with {counted(rollouts, 'rollout')}"
 
 
 def _report(text: str, batches: int, rollouts: int, as_json: bool) -> None:

@@ -111,10 +111,11 @@ def _from_sqlite(conn: "Connection", query: str) -> tuple[list[str], Iterator[tu
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Convert SQLite's error about an interrupted statement.
+    """Convert SQLite's errors about a statement that is interrupted, or that writes.
 
     Raises:
         KeyboardInterrupt: Ctrl-C interrupted the block.
+        InvalidInput: the statement writes.
     """
     import sqlite3
 
@@ -123,8 +124,13 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        if code == sqlite3.SQLITE_INTERRUPT:
             raise KeyboardInterrupt from error
+        if code == sqlite3.SQLITE_READONLY:
+            raise InvalidInput(
+                "the query is refused: it writes, and `oyer db sql` is read-only"
+            ) from error
         raise
 
 

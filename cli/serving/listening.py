@@ -1,7 +1,10 @@
 """Options, sockets and servers of the commands that answer HTTP: `oyer serve`, `view`, `metrics`."""
 
+import contextlib
 import os
 import socket
+import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -73,3 +76,16 @@ def http_server(app: Any) -> "uvicorn.Server":
 
     config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False)
     return uvicorn.Server(config)
+
+
+@contextlib.contextmanager
+def serving_beside(app: Any, listener: socket.socket) -> Iterator[None]:
+    """Serve an ASGI application in a thread until the block ends."""
+    server = http_server(app)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="http")
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()

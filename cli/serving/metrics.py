@@ -1,6 +1,7 @@
 """`oyer metrics`: the exporter for Prometheus."""
 
 import contextlib
+import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,13 @@ from oyer.cli.serving.listening import (
     address_of,
     http_server,
     listen,
+    serving_beside,
     token_of,
 )
 from oyer.cli.support import options
 from oyer.cli.support.output import console, print_json
 from oyer.local.extras import WORKER_PACKAGES, require
+from oyer.protocol.errors import InvalidInput
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -43,8 +46,7 @@ def metrics(
 
     Example: `oyer metrics --config oyer.yaml`
     """
-    packages = ("prometheus_client", "starlette", "uvicorn", *WORKER_PACKAGES)
-    require("`oyer metrics`", "server", *packages)
+    _require()
     from oyer.config.loading import load_config
     from oyer.metrics.app import create_app
 
@@ -53,12 +55,45 @@ def metrics(
     settings = load_config(config)
     with contextlib.closing(listen(host, port)) as listener, _opened(settings, url) as parts:
         app = create_app(*parts, settings, token)
-        address = f"{address_of(listener)}/metrics"
+        address = metrics_address(listener)
         if as_json:
             print_json({"event": "ready", "url": address})
         else:
             console.print(f"metrics at {address}; Ctrl-C stops it", highlight=False, soft_wrap=True)
         http_server(app).run(sockets=[listener])
+
+
+def local_listener(port: int) -> socket.socket:
+    """Listen on a loopback port for `oyer up --metrics`.
+
+    Raises:
+        MissingExtra: the exporter's libraries are not installed.
+        InvalidInput: the port is taken.
+    """
+    _require()
+    try:
+        return listen("127.0.0.1", port)
+    except InvalidInput as error:
+        raise InvalidInput(f"--metrics {port}: is taken; choose another port") from error
+
+
+def metrics_address(listener: socket.socket) -> str:
+    """Return the address that Prometheus scrapes."""
+    return f"{address_of(listener)}/metrics"
+
+
+@contextlib.contextmanager
+def served_beside(settings: "RewardConfig", listener: socket.socket) -> Iterator[None]:
+    """Serve the metrics of a running backend on this machine, in a thread, until the block ends."""
+    from oyer.metrics.app import create_app
+
+    with _opened(settings, None) as parts, serving_beside(create_app(*parts, settings), listener):
+        yield
+
+
+def _require() -> None:
+    packages = ("prometheus_client", "starlette", "uvicorn", *WORKER_PACKAGES)
+    require("`oyer metrics`", "server", *packages)
 
 
 @contextlib.contextmanager

@@ -3,10 +3,9 @@
 import contextlib
 import io
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,18 +16,13 @@ from oyer.cli.serving.listening import (
     address_of,
     http_server,
     listen,
+    serving_beside,
     token_of,
 )
 from oyer.cli.support import options
 from oyer.cli.support.output import console, print_json
 from oyer.local.extras import WORKER_PACKAGES, require
 from oyer.protocol.errors import InvalidInput
-
-if TYPE_CHECKING:
-    import uvicorn
-    from sqlalchemy import Engine
-
-    from oyer.history.access import AccessRules
 
 TrustedHosts = Annotated[
     list[str] | None,
@@ -74,6 +68,7 @@ def view(
         return
     from oyer.cli.support.database import existing
     from oyer.history.access import AccessRules
+    from oyer.history.app import create_app
 
     options.log_to_stderr(log_format)
     token = token_of(token_env, host)
@@ -87,7 +82,7 @@ def view(
             console.print(
                 f"the page is at {address}; Ctrl-C stops it", highlight=False, soft_wrap=True
             )
-        _server(engine, rules).run(sockets=[listener])
+        http_server(create_app(engine, rules)).run(sockets=[listener])
 
 
 def local_listener() -> socket.socket:
@@ -112,9 +107,10 @@ def serve_local(record: str, listener: socket.socket) -> None:
     """Serve the page on this machine until a signal."""
     from oyer.cli.support.database import existing
     from oyer.history.access import AccessRules
+    from oyer.history.app import create_app
 
     with existing(record) as engine:
-        _server(engine, AccessRules()).run(sockets=[listener])
+        http_server(create_app(engine, AccessRules())).run(sockets=[listener])
 
 
 @contextlib.contextmanager
@@ -122,22 +118,13 @@ def served_beside(record: str, listener: socket.socket) -> Iterator[None]:
     """Serve the page on this machine, in a thread, until the block ends."""
     from oyer.cli.support.database import existing
     from oyer.history.access import AccessRules
-
-    with existing(record) as engine:
-        server = _server(engine, AccessRules())
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="page")
-        thread.start()
-        try:
-            yield
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-def _server(engine: "Engine", rules: "AccessRules") -> "uvicorn.Server":
     from oyer.history.app import create_app
 
-    return http_server(create_app(engine, rules))
+    with (
+        existing(record) as engine,
+        serving_beside(create_app(engine, AccessRules()), listener),
+    ):
+        yield
 
 
 def _export(record: str, place: str, file: str, *, as_json: bool) -> None:

@@ -29,6 +29,9 @@ def explained(url: str) -> Iterator[None]:
         raise InvalidConfig(f"{redacted_url(url)}: {_line(error.orig)}{_fix(error)}") from error
     except TimeoutError as error:
         raise InvalidConfig(f"{redacted_url(url)}: {error}") from error
+    except BrokenPipeError:
+        # The reader of the output has ended, e.g. `head`.
+        raise
     except (SQLAlchemyError, CommandError, OSError) as error:
         raise InvalidConfig(f"{redacted_url(url)}: {_line(error)}; is store.url right?") from error
     except ValueError as error:
@@ -67,6 +70,8 @@ def _fix(error: "DBAPIError") -> str:
     cause = error.orig
     if isinstance(cause, psycopg.errors.UndefinedTable) or "no such table" in str(cause):
         return "; check its revision with `oyer db current`"
+    if isinstance(cause, psycopg.errors.UndefinedColumn) or "no such column" in str(cause):
+        return "; check the name, or the record's revision with `oyer db current`"
     # SQLITE_ERROR concerns the statement; the other codes concern the file.
     about_statement = getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
     if isinstance(cause, (sqlite3.OperationalError, psycopg.OperationalError)):

@@ -113,17 +113,24 @@ def _rollout(line: bytes) -> Rollout:
 
 def reward_lines(rollouts: list[Rollout], batch: RewardBatch) -> Iterator[RewardLine]:
     """Yield the lines of a batch, in its order."""
+    components = batch.components
     for i, rollout in enumerate(rollouts):
-        yield {
+        line = {
             "group_id": rollout.group_id,
             "reward": _number(batch.rewards[i]),
             "judge_score": _number(batch.judge_scores[i]),
             "status": batch.statuses[i],
             "trainable": bool(batch.mask[i]),
             "terms": {name: _number(term[i]) for name, term in batch.terms.items()},
+            "components": {name: _number(values[i]) for name, values in components.items()},
             "batch_id": batch.id,
             "rollout_index": i,
         }
+        if batch.criteria and batch.criteria[i]:
+            line["criteria"] = batch.criteria[i]
+        if batch.turn_scores and batch.turn_scores[i]:
+            line["turn_scores"] = batch.turn_scores[i]
+        yield line
 
 
 def _number(value: Any) -> float | None:

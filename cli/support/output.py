@@ -74,8 +74,9 @@ def print_json(value: Any, *, err: bool = False) -> None:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, e.g. "1 rollout" or "2 rollouts"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """Return a number with its noun, e.g. "1 rollout" or "2 batches"."""
+    ending = "es" if noun.endswith("ch") else "s"
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{ending}"
 
 
 def fail(message: str) -> None:

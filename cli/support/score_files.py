@@ -66,7 +66,7 @@ class Summary:
     @property
     def used(self) -> str:
         """Describe the cost, or that all scores were reused."""
-        if self.judged and not self.calls:
+        if self.judged and not self.calls and not self.failed:
             return "no calls: every score was on record already (`reuse`)"
         return f"{counted(self.calls, 'call')}, {self.tokens} tokens, ${self.cost_usd:.4f}"
 

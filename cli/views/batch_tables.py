@@ -90,7 +90,9 @@ def show(shown: Mapping[str, Any]) -> None:
             cells = [[row[column] for column in titles.values()] for row in rows]
             print_table(_table(list(titles), cells))
     for status, error in shown["first_errors"].items():
-        console.print(f"[bold]{escape(status)}[/] e.g. {escape(error)}", highlight=False)
+        console.print(
+            f"[bold]{escape(status)}[/] e.g. {escape(error)}", highlight=False, soft_wrap=True
+        )
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:

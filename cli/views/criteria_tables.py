@@ -56,7 +56,7 @@ def _constant(report: "CriteriaReport") -> "list[CriterionStatistics]":
 
 def _scope(run: str, split: str, report: "CriteriaReport") -> str:
     latest = "latest " if report.older_batches else ""
-    read = f"{latest}{report.batches} {'batch' if report.batches == 1 else 'batches'}"
+    read = f"{latest}{counted(report.batches, 'batch')}"
     steps = ""
     if report.first_step is not None:
         steps = f", steps {report.first_step} to {report.last_step}"

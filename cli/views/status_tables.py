@@ -76,7 +76,7 @@ def _queue_cells(queue: "QueueStatus") -> tuple[str, ...]:
 
 
 def _batches_title(seen: "BackendStatus", limit: int) -> str:
-    under_way = "1 batch" if len(seen.batches) == 1 else f"{len(seen.batches)} batches"
+    under_way = counted(len(seen.batches), "batch")
     oldest = f", the oldest {limit}" if len(seen.batches) > limit else ""
     groups = f", {counted(seen.open_groups, 'incomplete group')}" if seen.open_groups else ""
     return f"{under_way} under way{oldest}{groups}, {seen.backlog_bytes / 2**20:.1f} MiB in Redis"

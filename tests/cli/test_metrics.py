@@ -2,12 +2,17 @@
 
 import json
 import signal
+import socket
 import urllib.request
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from oyer import migrations
+from oyer.cli import app
+from oyer.cli.serving.metrics import PORT
+from tests.support import services
 from tests.support.cli_process import oyer, running
 
 
@@ -58,3 +63,43 @@ def test_what_cannot_be_served_names_the_fix(
 ) -> None:
     done = oyer("metrics", "--port", "0", *arguments, cwd=tmp_path)
     assert (done.returncode, said in done.stderr) == (1, True), done.stderr
+
+
+def test_up_serves_metrics_of_its_backend(tmp_path: Path) -> None:
+    arguments = ("up", "--judge-processes", "1", "--json", "--metrics", "0")
+    with running(*arguments, cwd=tmp_path) as up:
+        url = json.loads(up.read_until('"metrics"'))["url"]
+        up.read_until('"ready"')
+        scraped = read(url)
+        assert "\noyer_redis_up 1.0\n" in scraped
+        assert '\noyer_workers{role="judge"} 1.0\n' in scraped
+        assert read(url.replace("/metrics", "/readyz")) == '{"status":"ok"}'
+        up.process.send_signal(signal.SIGINT)
+        assert up.wait() == 0
+        assert up.errors() == ""
+
+
+def test_a_port_of_up_that_is_taken_is_named(tmp_path: Path) -> None:
+    port = services.free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        for arguments in ((str(port), "--json"), (str(port),)):
+            done = oyer("up", "--metrics", *arguments, cwd=tmp_path)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert f"--metrics {port}: is taken; choose another port" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "port"),
+    [
+        (["--metrics"], PORT),
+        (["--metrics", "--json"], PORT),
+        (["--metrics", "9123"], 9123),
+        (["--metrics=9123"], 9123),
+        ([], None),
+    ],
+    ids=str,
+)
+def test_the_port_of_up_may_be_left_out(arguments: list[str], port: int | None) -> None:
+    command = get_command(app)
+    up = command.commands["up"]  # type: ignore[attr-defined]
+    assert up.make_context("up", arguments).params["metrics"] == port

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 
 from oyer.history.app import create_app
+from oyer.history.rendering import render
 from oyer.models.rows import BatchKey
 from oyer.models.writes import record_chunk
 from tests.history.conftest import SITE, links
@@ -283,3 +284,7 @@ def test_the_parameters_of_another_release_are_no_error(
     page = client.get(f"/scores/{batch}/0")
     assert page.status_code == 200
     assert "cannot read the request&#39;s parameters as Oyer 0.1.0 recorded them: " in page.text
+
+
+def test_a_page_has_no_nul() -> None:
+    assert "a\ufffdb" in render("error.html", {"message": "a\0b"})

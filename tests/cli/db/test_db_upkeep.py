@@ -56,7 +56,7 @@ def test_a_prune_deletes_what_its_dry_run_prints(filled_url: str, tmp_path: Path
     asked = ("db", "prune", "--older-than", "90d", "--json", "--url", filled_url)
     dry = oyer(*asked, "--dry-run", cwd=tmp_path)
     assert json.loads(dry.stdout) == {"batches": 1, "rollouts": 4}
-    assert dry.stderr == "1 batches have not ended and are kept\n"
+    assert dry.stderr == "1 batch has not ended and is kept\n"
     assert batches(filled_url) == ALL
     done = oyer(*asked, "--yes", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, dry.stdout)
@@ -67,14 +67,14 @@ def test_a_prune_of_texts_keeps_the_rollouts(filled_url: str, tmp_path: Path) ->
     done = oyer(
         "db", "prune", "--run", "run-old", "--texts", "--yes", "--url", filled_url, cwd=tmp_path
     )
-    assert done.stdout == "deleted texts and replies of 1 batches with 4 rollouts\n"
+    assert done.stdout == "deleted texts and replies of 1 batch with 4 rollouts\n"
     assert batches(filled_url) == ALL
 
 
 def test_an_unconfirmed_prune_deletes_nothing(filled_url: str, tmp_path: Path) -> None:
     done = oyer("db", "prune", "--run", "run-old", "--url", filled_url, cwd=tmp_path)
     assert done.returncode == 1
-    assert "delete 1 batches with 4 rollouts?" in done.stderr
+    assert "delete 1 batch with 4 rollouts?" in done.stderr
     assert batches(filled_url) == ALL
 
 

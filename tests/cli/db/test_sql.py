@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from oyer import migrations
 from oyer.cli.support.rows import Rows, print_csv, print_json_rows, print_rows
 from oyer.models.engine import open_engine
 from oyer.models.writes import ensure_run_and_batch, record_chunk, record_rewards
@@ -167,3 +168,19 @@ def test_every_type_of_the_drivers_is_written_as_text(capsys: pytest.CaptureFixt
         "json": {"a": None},
     }
     assert out[1:] == ["at,raw", "2026-01-31T00:00:00.000000Z,01"]
+
+
+def test_an_output_that_is_no_longer_read_is_not_an_error_of_the_record(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/record.db"
+    migrations.upgrade(url)
+    query = ENDLESS.replace("5000", "500000")
+    command = [*ARGV, "db", "sql", "--csv", query, "--url", url]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as sql:
+        assert sql.stdout is not None
+        assert sql.stderr is not None
+        assert sql.stdout.readline() == b"i\n"
+        sql.stdout.close()
+        assert sql.stderr.read() == b""
+        assert sql.wait() == 1
