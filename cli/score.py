@@ -56,12 +56,11 @@ def score(
 
     A line is `{"group_id": …, "prompt": …, "response": …, "base_score": … or "correct": …,
     "response_tokens": …, "reference": …, "tools": …}`; other keys are stored as metadata. Prompt and
-    response are text or chat messages. The whole file is
-    checked first: an invalid line is reported with its number, and nothing is submitted.
+    response are text or chat messages. The whole file is checked first: an invalid line is reported
+    with its number, and nothing is submitted.
 
-    A written line has `reward`, `status`, `trainable`, the `terms` that the reward is made of, and
-    `components`: each judge's score, each criterion and each length term. Verdicts with reasons
-    are in `criteria`, scores by turn in `turn_scores`.
+    A line written has the reward, its `terms`, and as `components` each judge's score, criterion and
+    length term; `criteria` has verdicts with reasons, `turn_scores` the scores by turn.
 
     Exit code 0: judging succeeded for every rollout. 3: rewards are written, but judging failed for
     at least one rollout; its status gives the reason. 1: an error; nothing is written. 2: a wrong

@@ -18,6 +18,27 @@ if TYPE_CHECKING:
     from oyer.local.supervisor import Supervisor
 
 
+JudgeProcesses = Annotated[
+    int | None,
+    typer.Option(
+        "--judge-processes", min=1, help="Number of judge workers; defaults to one per core."
+    ),
+]
+View = Annotated[bool, typer.Option("--view", help="Also serve the page that explains each score.")]
+Metrics = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics",
+        min=0,
+        max=65535,
+        metavar="[PORT]",
+        help=f"Also serve metrics for Prometheus, on port {exporter.PORT} unless given; 0 chooses a"
+        " free one.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")]
+
+
 class UpCommand(TyperCommand):
     """Takes `--metrics` without a port too, which Typer's options do not."""
 
@@ -32,30 +53,11 @@ class UpCommand(TyperCommand):
 
 def up(
     config: options.Config = None,
-    judge_processes: Annotated[
-        int | None,
-        typer.Option(
-            "--judge-processes", min=1, help="Number of judge workers; defaults to one per core."
-        ),
-    ] = None,
-    view: Annotated[
-        bool, typer.Option("--view", help="Also serve the page that explains each score.")
-    ] = False,
-    metrics: Annotated[
-        int | None,
-        typer.Option(
-            "--metrics",
-            min=0,
-            max=65535,
-            metavar="[PORT]",
-            help=f"Also serve metrics for Prometheus, on port {exporter.PORT} unless given; 0 chooses a"
-            " free one.",
-        ),
-    ] = None,
+    judge_processes: JudgeProcesses = None,
+    view: View = False,
+    metrics: Metrics = None,
     log_format: options.LogFormat = "text",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per event.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a complete backend on this machine until Ctrl-C.
 

@@ -115,7 +115,7 @@ def reward_lines(rollouts: list[Rollout], batch: RewardBatch) -> Iterator[Reward
     """Yield the lines of a batch, in its order."""
     components = batch.components
     for i, rollout in enumerate(rollouts):
-        line = {
+        line: RewardLine = {
             "group_id": rollout.group_id,
             "reward": _number(batch.rewards[i]),
             "judge_score": _number(batch.judge_scores[i]),
