@@ -37,8 +37,6 @@ _WRONG_PLACE = frozenset({404, 405})
 _VERSION = re.compile(r"/(v\d|openai/)")
 """Part of the path of most endpoints; Azure's paths begin with `/openai/`."""
 
-_HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
-
 
 class EndpointClient:
     """Calls one endpoint.
@@ -48,13 +46,12 @@ class EndpointClient:
         environ: Environment variables: the key, proxies and certificate authorities.
 
     Raises:
-        InvalidConfig: a missing key; a key or header that HTTP cannot carry; an unusable proxy
-            or certificate file.
+        InvalidConfig: a missing key; a key that HTTP cannot carry; an unusable proxy or certificate
+            file.
     """
 
     def __init__(self, name: str, config: EndpointConfig, environ: Mapping[str, str]) -> None:
         key = _key(name, config.api_key_env, environ)
-        _check_headers(name, config.headers)
         # Their log lines hold URLs, whose query may hold a key. Errors are returned as values.
         for library in ("openai", "httpx2"):
             logging.getLogger(library).setLevel(logging.ERROR)
@@ -217,15 +214,6 @@ def _key(name: str, variable: str | None, environ: Mapping[str, str]) -> str | N
             " (spaces, line breaks or non-ASCII): set it to the bare key"
         )
     return key
-
-
-def _check_headers(name: str, headers: Mapping[str, str]) -> None:
-    for header, value in headers.items():
-        if not (_HEADER_NAME.fullmatch(header) and value.isascii() and value.isprintable()):
-            raise InvalidConfig(
-                f"endpoints.{name}.headers: {header!r} cannot be sent as an HTTP header: names"
-                " are letters, digits and dashes, values printable ASCII"
-            )
 
 
 def _headers(key: str | None, extra: Mapping[str, str]) -> httpx2.Headers:
