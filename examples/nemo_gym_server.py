@@ -6,8 +6,9 @@ Put it into `resources_servers/oyer/app.py` with the configuration
 
 `OYER_CONFIG` names Oyer's configuration.
 
-- Missing score: with `num_rollouts_per_prompt` the mean of the prompt's others, else `JudgeError`, which
-  NeMo-Gym files among the failures, not as a reward of 0. Either row asks NeMo-RL to mask it
+- Missing score: with `num_rollouts_per_prompt` the reward with the mean judge score of the prompt's other
+  rollouts; without it, or if none has a score, `JudgeError`, which NeMo-Gym files among the failures, not
+  as a reward of 0. Either row asks NeMo-RL to mask it
   (`instance_config.mask_sample`).
 - Components: `reward_components`, whose sum is the reward as NeMo-RL requires: `judge` and `length`, or
   with `gdpo: true` each judge and each length term. All are top-level numbers too, for the aggregate

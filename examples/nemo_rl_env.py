@@ -3,7 +3,7 @@
     register_env("oyer", "nemo_rl_env.OyerEnvironment")
     env: {oyer: {config: oyer.yaml, num_generations: 8}}
 
-- Missing score: the mean of the prompt's others (0 if none has a score), so that its advantage is 0.
+- Missing score: the reward with the mean judge score of the prompt's other rollouts; 0 if none has one.
 - Components: with `gdpo: true` the rewards are `reward/<judge or term>`, which NeMo-RL's GDPO reads
   (weights: `grpo.adv_estimator.reward_weights`); `total_reward` is then their sum. A missing
   component is the mean of the prompt's others, never NaN.

@@ -1,11 +1,12 @@
 """OpenRLHF's multi-turn agents: `--train.agent_func_path examples/openrlhf_agent.py`.
 
 `AgentExecutor` runs your `AgentInstance` and adds Oyer's reward to its own. `OYER_CONFIG` names the
-configuration; `N_SAMPLES_PER_PROMPT` is OpenRLHF's option, so that groups can be compared.
+configuration. Set `N_SAMPLES_PER_PROMPT` to the value of `--rollout.n_samples_per_prompt`; without it,
+each rollout is a group of its own. Ray's workers read both variables.
 
 - The judge sees what the environment said as a tool's result; lengths count the policy's tokens only.
 - Missing score: the mean judge score of the prompt's other rollouts; if none has one, the rollout's
-  reward is the environment's. `oyer/missing` in `extra_logs` marks it.
+  reward is the environment's, as it is after 600 s. `oyer/missing` in `extra_logs` marks it.
 - OpenRLHF does not say which rollouts are of an evaluation: evaluate with as many samples per prompt.
 """
 

@@ -3,7 +3,7 @@
 rLLM evaluates each episode in a thread of its own (`n_parallel_tasks`, at least `group_size`), so the
 wait does not hold up other episodes. `OYER_CONFIG` names the configuration.
 
-- Missing score: the mean of the task's other episodes, and `TerminationReason.ERROR`, which
+- Missing score: the reward with the mean judge score of the task's others, and `TerminationReason.ERROR`, which
   `rllm.compact_filtering.mask_error` excludes from the group.
 - Components: signals `oyer/<judge or term>`, which rLLM logs and puts on the trajectories.
 - Groups: the episodes of one task, `group_size` (`rllm.rollout.n`).

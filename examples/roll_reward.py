@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 
 
 def rewards_of(data: Any, tokenizer: Any, url: str, num_return_sequences: int = 1) -> list[float]:
-    """Return a reward per row; a missing one is the mean of its prompt's, which favours neither side."""
+    """Return a reward per row; a missing one is the mean of its prompt's rows here, else of all."""
     prompts = tokenizer.batch_decode(data.batch["prompts"], skip_special_tokens=True)
     responses = tokenizer.batch_decode(data.batch["responses"], skip_special_tokens=True)
     masks = data.batch["response_mask"]

@@ -10,7 +10,7 @@ Each trajectory is judged when it ends. The wait is a coroutine of `agent_loop`,
 `BaseTextEnv.step`, where the 32 threads of `max_env_workers` would be held by rollouts that wait for
 siblings without a thread. `OYER_CONFIG` names the configuration; needs `generator.batched=false`.
 
-- Missing score: the mean of the prompt's others, and the loss mask of the trajectory is 0.
+- Missing score: the reward with the mean judge score of the prompt's others, and a loss mask of 0.
 - Components: `oyer/<judge or term>` among the environment's metrics.
 - Groups: `TrajectoryID.instance_id`, as many as the batch has.
 - Evaluation: split and step on record by `batch_metadata`.
