@@ -157,7 +157,7 @@ class EndpointConfig(Section):
     extra_body: Body = Field(default_factory=dict)
     """Further fields of every request's body."""
     prices: dict[str, Price] = Field(default_factory=dict)
-    """By model name; a model without a price costs 0 on record."""
+    """By model name; a model without a price costs 0 on record, and is `rejected` under a `budget`."""
 
     @model_validator(mode="after")
     def _one_way_in(self) -> Self:

@@ -181,7 +181,11 @@ def judge_process(*arguments: str) -> Iterator[str]:
 
 def main() -> None:
     """Serve until SIGTERM, SIGINT or, with `--exit-with-parent`, the end of standard input."""
-    parser = argparse.ArgumentParser(prog="python -m oyer.demo.judge_server", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m oyer.demo.judge_server",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--port", type=int, default=0, help="port; 0 chooses a free one")
     parser.add_argument(
         "--latency-s", type=float, default=0.0, help="latency of the default reply, in seconds"

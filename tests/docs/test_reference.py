@@ -71,7 +71,9 @@ def test_each_log_line_of_the_page_is_one_of_the_code() -> None:
     cells = [row.split(" | ")[0] for table in tables for row in table.splitlines()[2:]]
     lines = [line for cell in cells for line in re.findall(r"`([^`]+)`", cell)]
     code = "\n".join(
-        file.read_text() for room in ("tasks", "manager") for file in (ROOT / room).rglob("*.py")
+        file.read_text()
+        for room in ("tasks", "manager", "protocol")
+        for file in (ROOT / room).rglob("*.py")
     )
     assert len(lines) > 15
     assert [line for line in lines if line not in code] == []
