@@ -47,7 +47,7 @@ def test_each_key_and_each_placeholder_has_a_row() -> None:
 
 
 def test_both_tables_of_replies_are_there() -> None:
-    assert (len(READ), len(UNREAD)) == (11, 7)
+    assert (len(READ), len(UNREAD)) == (11, 9)
 
 
 @pytest.mark.parametrize(("reply", "score"), READ)
