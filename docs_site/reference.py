@@ -32,7 +32,7 @@ One YAML or TOML file configures trainers and workers, or the same keys as a dic
 CLI = """\
 # Command line
 
-Every command has `--help` with an example, and commands with output for programs have `--json`. An error is printed on one line, with exit code 1; a wrong option and a missing extra exit with 2. `oyer score` exits with 3 if rewards are written but judging failed for some rollouts.
+Every command has `--help` with an example, and commands with output for programs have `--json`. An error is printed on one line, with exit code 1; a wrong option and a missing extra exit with 2. `oyer score` exits with 3 if rewards are written but judging failed for some rollouts, `oyer rubric try` with 3 if the reply has no score, and `oyer worker` with 78 if the record does not have this release's schema.
 
 """
 

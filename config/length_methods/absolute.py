@@ -129,9 +129,9 @@ class ConcaveEffort(Params):
     """The curve of the cost."""
 
     k: float = Field(0.001, gt=0)
-    """Scale of the effort, per token; ours, not published."""
+    """Scale of the effort, per token; the paper gives no value."""
     q: float = Field(0.5, ge=0, le=1)
-    """Curvature: 0 is linear, 1 the logarithm; ours, not published."""
+    """Curvature: 0 is linear, 1 the logarithm; the paper gives no value."""
 
 
 class LagrangianOverBudget(Params):
@@ -140,7 +140,7 @@ class LagrangianOverBudget(Params):
     target: int = Field(4000, gt=0)
     """Budget without a penalty."""
     lam: float = Field(0.3, ge=0)
-    """The multiplier, passed in per call."""
+    """The multiplier of the penalty."""
 
 
 METHODS = (
