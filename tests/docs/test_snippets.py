@@ -121,6 +121,16 @@ def test_the_tests_that_the_pages_name_exist() -> None:
     assert named_files <= {file.name for file in files}
 
 
+def test_the_files_that_are_named_without_their_folder_exist() -> None:
+    rooms = ("manager", "metrics", "protocol", "tasks", "tests")
+    files = {file.name for room in rooms for file in (ROOT / room).rglob("*.*")}
+    pages = [ROOT / "CONTRIBUTING.md", *(ROOT / "docs" / "internals").glob("*.md")]
+    text = "\n".join(without_blocks(page) for page in pages)
+    named_files = set(re.findall(r"`(\w+\.(?:py|lua))`", text))
+    assert len(named_files) > 30
+    assert named_files <= files
+
+
 def find_spec(dotted: str) -> bool:
     """Whether a name is one of a module."""
     try:
