@@ -46,7 +46,8 @@ MAX_RELAXED = 4
 """Most values of one reply whose slips are mended; this bounds the work on any reply."""
 
 _TOKEN = re.compile(
-    r"""(?P<double>"(?:[^"\\]|\\.)*")
+    # A string without an end takes the rest, so that no search starts again at its escaped quotes.
+    r"""(?P<double>"(?:[^"\\]|\\.)*(?:"|\\?\Z))
       | (?P<single>(?<=[{\[,:\s])'(?:[^'\\\n]|\\.)*'(?=\s{0,9}[:,}\]]))
       | (?P<comment>//[^\n]*|/\*.{0,500}?\*/|\#[^\n]*)
       | (?P<comma>,(?=(?:\s|//[^\n]{0,200}\n|\#[^\n]{0,200}\n){0,80}[}\]]))
