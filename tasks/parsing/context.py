@@ -167,6 +167,12 @@ RECONSIDERATION = re.compile(
 )
 """A place where a reply takes back what it said before: `Wait, …`, `I was too harsh`."""
 
+NEXT_TURN = re.compile(
+    r"^[^\w\n]*(?:user|human|question|instruction|prompt|用户|人类|提问|问题)\s*(?::|\]|$)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""Where a judge goes on by itself with the next request of a dialogue, which it then answers."""
+
 
 def reconsiders(reply: str, start: int) -> bool:
     """Whether a reply takes something back after a position, e.g. by `Wait, …`."""
