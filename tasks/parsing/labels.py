@@ -76,12 +76,14 @@ _LABEL = re.compile(
     rf"(?<![A-Za-z0-9_\-])(?=[a-zо\[最综总实整合终修更调复改平评得打给判分成評ス점최총평])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
     re.IGNORECASE,
 )
+# `Answer: `, `Final answer score: `, `回答质量：`, which may be one part of several.
 _OUTPUT_NAMED = re.compile(
     rf"\W*(?:the\s+)?(?:{any_of('final answer, answer, output, solution, response, reply')}(?:'s)?\s*(?:{_SCORE_WORDS}|quality)?"
     rf"|{any_of('最终答案, 答案, 回答, 输出, 解答, 回复')}(?:{_SCORE_WORDS_ZH}|质量)?)\W*[:=]",
     re.IGNORECASE,
 )
 _SCORE_WORD = re.compile(rf"{_SCORE_WORDS}|{_SCORE_WORDS_ZH}", re.IGNORECASE)
+# `Format: 9/10`, `Steps = 3 points`.
 _NAMED_NUMBER = re.compile(
     rf"\W{{0,20}}(?P<name>[^\W\d_][^\d\n:=]{{0,30}}?)\W{{0,20}}[:=]\W{{0,20}}(?:{NUMBER})\s*(?:$|[/分.,;(|*]|points?\b|out\b)",
     re.IGNORECASE,
