@@ -54,6 +54,9 @@ _TOKEN = re.compile(
       | (?P<word>\b(?:True|False|None)\b)""",
     re.VERBOSE | re.DOTALL,
 )
+_VALUE_OPENS = re.compile(
+    r"[{\[](?:\s|//[^\n]{0,200}\n|/\*[^*]{0,200}\*/|\#[^\n]{0,200}\n){0,80}[\"'{\[]"
+)
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
 _BAD_ESCAPE = re.compile(r'\\(?!["\\/bfnrtu])|\\u(?![0-9a-fA-F]{4})')
 _LOOK_ALIKE = "\u29f5"
@@ -77,6 +80,9 @@ class ReplyDecoder:
         try:
             return self._strict.raw_decode(text, start)
         except ValueError:
+            # The braces of LaTeX, as in `\frac{1}{2}`, open no value.
+            if not _VALUE_OPENS.match(text, start):
+                raise
             if self._left == 0 or len(text) - start > MAX_RELAXED_CHARS:
                 raise
             self._left -= 1
