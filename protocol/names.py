@@ -32,6 +32,10 @@ QUEUE_OF_TASK = {
     END_TASK: COMBINE_QUEUE,
 }
 
+CHECK_RUN = "oyer-check"
+"""The run that the rollouts of `oyer check` are recorded under. Its budget only makes workers look for
+prices, and is no limit."""
+
 FLOWS_KEY = "oyer:judge:flows"
 """Redis set of the flows that have judge messages waiting in a list of their own."""
 

@@ -20,7 +20,7 @@ from oyer.config.reward import RewardConfig
 from oyer.manager import InvalidInput, RewardManager, Rollout
 from oyer.manager.adapters import row_metadata
 from oyer.manager.score import Score
-from oyer.protocol.content import as_messages, content_text
+from oyer.protocol.content import as_messages, content_text, reference_text
 from oyer.server.context import RequestOrigin
 from oyer.server.formula import evaluate, names_in
 from oyer.server.idempotency import Reply
@@ -222,11 +222,11 @@ def _rollout(
     sample: Mapping[str, Any] | str, item: Mapping[str, Any], config: RewardConfig
 ) -> Rollout:
     prompt = next((item[key] for key in _PROMPTS if item.get(key)), "")
-    label = next((item[key] for key in _REFERENCES if item.get(key) is not None), None)
+    references = (reference_text(item.get(key)) for key in _REFERENCES)
     return Rollout(
         prompt=as_messages(prompt),
         response=_response(sample),
-        reference=label if label is None or isinstance(label, str) else _text(label),
+        reference=next((one for one in references if one is not None), None),
         tools=item.get("tools") if isinstance(item.get("tools"), list) else None,
         base_score=item.get("base_score"),
         metadata=row_metadata(item, config),

@@ -43,8 +43,11 @@ def token_of(variable: str | None, host: str) -> str | None:
     return token
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, given_as: str | None = None) -> socket.socket:
     """Listen on an address.
+
+    Args:
+        given_as: the option that the error names, if it is not `--host` and `--port`.
 
     Raises:
         InvalidInput: it cannot be bound.
@@ -58,9 +61,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen()
     except OSError as error:
         listener.close()
-        raise InvalidInput(
-            f"--host {host} --port {port}: {error.strerror}; choose another"
-        ) from error
+        option = given_as or f"--host {host} --port {port}"
+        raise InvalidInput(f"{option}: {error.strerror}; choose another") from error
     return listener
 
 

@@ -18,7 +18,6 @@ from oyer.cli.serving.listening import (
 from oyer.cli.support import options
 from oyer.cli.support.output import console, print_json
 from oyer.local.extras import WORKER_PACKAGES, require
-from oyer.protocol.errors import InvalidInput
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -68,13 +67,10 @@ def local_listener(port: int) -> socket.socket:
 
     Raises:
         MissingExtra: the exporter's libraries are not installed.
-        InvalidInput: the port is taken.
+        InvalidInput: it cannot listen on the port.
     """
     _require()
-    try:
-        return listen("127.0.0.1", port)
-    except InvalidInput as error:
-        raise InvalidInput(f"--metrics {port}: is taken; choose another port") from error
+    return listen("127.0.0.1", port, given_as=f"--metrics {port}")
 
 
 def metrics_address(listener: socket.socket) -> str:

@@ -6,14 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from oyer.protocol.errors import InvalidConfig, InvalidRollout
+from oyer.protocol.names import CHECK_RUN
 
 if TYPE_CHECKING:
     from oyer.config.reward import JudgeConfig, RewardConfig
     from oyer.protocol.rollout import Rollout
     from oyer.tasks.judging.requests import JudgeRequest
-
-RUN = "oyer-check"
-"""The run that the rollouts of a check are recorded under."""
 
 PROBE: dict[str, Any] = {
     "prompt": "What is 2 + 3?",
@@ -59,7 +57,7 @@ def through_workers(
     rollouts = [rollout] if judge is None else _rollouts(rollout, judge)
     started = time.monotonic()
     try:
-        future = RewardManager(config).submit(rollouts, run=RUN)
+        future = RewardManager(config).submit(rollouts, run=CHECK_RUN)
     except InvalidRollout:
         # The length methods need metadata that the probe does not have.
         config = config.model_copy(update={"length": ()})
@@ -67,7 +65,7 @@ def through_workers(
             raise InvalidConfig(
                 "the length methods need metadata of a rollout; test them with `oyer score`"
             ) from None
-        future = RewardManager(config).submit(rollouts, run=RUN)
+        future = RewardManager(config).submit(rollouts, run=CHECK_RUN)
     try:
         batch = future.result(timeout_s=settings.stall_s)
     except TimeoutError as error:

@@ -10,6 +10,7 @@ from oyer.history.curves import Chart
 from oyer.models.batch import Batch, Run
 from oyer.models.step_total import NO_STEP, StepTotal
 from oyer.models.writes import SUBMITTED
+from oyer.protocol.names import CHECK_RUN
 from oyer.protocol.status import SETTLED
 
 RUNS_PER_PAGE = 50
@@ -130,7 +131,7 @@ def run_page(
             steps[row.step][row.name] = Sum(row.n, row.total)
     ordered = sorted(steps.items())
     latest = [one for one in reversed(ordered) if before is None or one[0] < before]
-    budget = _budget(conn, run_id)
+    budget = None if name == CHECK_RUN else _budget(conn, run_id)
     return {
         "run": {"id": run_id, "name": name},
         "split": split,

@@ -43,7 +43,8 @@ class QueryText:
         """Take the texts of the tokenizer's special tokens; None: those of common models."""
         patterns = _COMMON_MARKS if marks is None else [re.escape(mark) for mark in marks]
         self._mark = "|".join(patterns) or r"(?!)"
-        self._end = re.compile(rf"(?:\s|{self._mark})+\Z")
+        # Without `\Z`: a search for a run at the end takes quadratic time in runs elsewhere.
+        self._run = re.compile(rf"(?:\s|{self._mark})+")
         self._start = re.compile(rf"(?:\ufffd|\s|{self._mark})+")
 
     @classmethod
@@ -69,11 +70,11 @@ class QueryText:
             InvalidRollout: neither the prompt nor its end is at the start of the query.
         """
         rest = self._without_prompt(query, prompt)
-        found = self._end.search(rest)
-        if found is None:
+        runs = [*self._run.finditer(rest)]
+        if not runs or runs[-1].end() < len(rest):
             return rest, False
-        marks = re.findall(self._mark, found[0])
-        return rest[: found.start()], any("pad" not in mark.lower() for mark in marks)
+        marks = re.findall(self._mark, runs[-1][0])
+        return rest[: runs[-1].start()], any("pad" not in mark.lower() for mark in marks)
 
     def _without_prompt(self, query: str, prompt: str) -> str:
         if not prompt:

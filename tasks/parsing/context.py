@@ -132,6 +132,7 @@ _CANDIDATE_NAME = re.compile(
     re.IGNORECASE,
 )
 _LONGEST_SCALE_LINE = 60
+# `Scale: 1-5`, `Using a 5-point scale.`, `评分范围：1-5`.
 _SCALE_LINE = re.compile(
     rf"""[\W_]*(?:
       (?:{words("using, on, scored on, rated on, I use, I'll use, I will use, I am using, I'm using")}\s+(?:an?|the)?
@@ -150,11 +151,13 @@ _RETRACTS = words(
     等等, 等一下, 再想, 重新考虑"""
 )
 _CORRECTS = words("actually, on reflection, correction, 更正, 不对, 修正")
+# `I was too harsh`, `my score may have been too low`.
 _JUDGED_AMISS = (
     rf"(?:{words('I, my score, my score above, my rating, the score, the score above, the rating, this score, this rating')}"
     r"(?:'ve|\s+(?:may|might|have|was|were|is|am|seems?))(?:\s+(?:have|be|been))*(?:\s+\w+)?\s+too\s"
     rf"{words('harsh, strict, severe, lenient, generous, soft, kind, low, high')})"
 )
+# `I take that back`, `please disregard the previous score`, `以上评分作废`.
 _WITHDRAWS = (
     rf"(?:{words('I retract, I withdraw, I take back, I take that back')}"
     rf"|(?:please\s+)?{words('disregard, ignore, discard')}\s+(?:the|that|this|my)\s+(?:\w+\s+)?(?:score|rating|grade|verdict)\b"
@@ -166,6 +169,12 @@ RECONSIDERATION = re.compile(
     re.IGNORECASE,
 )
 """A place where a reply takes back what it said before: `Wait, …`, `I was too harsh`."""
+
+NEXT_TURN = re.compile(
+    r"^[^\w\n]*(?:user|human|question|instruction|prompt|用户|人类|提问|问题)\s*(?::|\]|$)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""Where a judge goes on by itself with the next request of a dialogue, which it then answers."""
 
 
 def reconsiders(reply: str, start: int) -> bool:

@@ -46,12 +46,16 @@ MAX_RELAXED = 4
 """Most values of one reply whose slips are mended; this bounds the work on any reply."""
 
 _TOKEN = re.compile(
-    r"""(?P<double>"(?:[^"\\]|\\.)*")
+    # A string without an end takes the rest, so that no search starts again at its escaped quotes.
+    r"""(?P<double>"(?:[^"\\]|\\.)*(?:"|\\?\Z))
       | (?P<single>(?<=[{\[,:\s])'(?:[^'\\\n]|\\.)*'(?=\s{0,9}[:,}\]]))
       | (?P<comment>//[^\n]*|/\*.{0,500}?\*/|\#[^\n]*)
       | (?P<comma>,(?=(?:\s|//[^\n]{0,200}\n|\#[^\n]{0,200}\n){0,80}[}\]]))
       | (?P<word>\b(?:True|False|None)\b)""",
     re.VERBOSE | re.DOTALL,
+)
+_VALUE_OPENS = re.compile(
+    r"[{\[](?:\s|//[^\n]{0,200}\n|/\*[^*]{0,200}\*/|\#[^\n]{0,200}\n){0,80}[\"'{\[]"
 )
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
 _BAD_ESCAPE = re.compile(r'\\(?!["\\/bfnrtu])|\\u(?![0-9a-fA-F]{4})')
@@ -76,6 +80,9 @@ class ReplyDecoder:
         try:
             return self._strict.raw_decode(text, start)
         except ValueError:
+            # The braces of LaTeX, as in `\frac{1}{2}`, open no value.
+            if not _VALUE_OPENS.match(text, start):
+                raise
             if self._left == 0 or len(text) - start > MAX_RELAXED_CHARS:
                 raise
             self._left -= 1

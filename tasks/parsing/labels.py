@@ -76,14 +76,16 @@ _LABEL = re.compile(
     rf"(?<![A-Za-z0-9_\-])(?=[a-zо\[最综总实整合终修更调复改平评得打给判分成評ス점최총평])(?:(?P<final>{_FINAL})|(?P<plain>{_PLAIN}))(?![A-Za-z_]|-[A-Za-z])(?<![A-Za-z](?=[0-9]))",
     re.IGNORECASE,
 )
+# `Answer: `, `Final answer score: `, `回答质量：`, which may be one part of several.
 _OUTPUT_NAMED = re.compile(
     rf"\W*(?:the\s+)?(?:{any_of('final answer, answer, output, solution, response, reply')}(?:'s)?\s*(?:{_SCORE_WORDS}|quality)?"
     rf"|{any_of('最终答案, 答案, 回答, 输出, 解答, 回复')}(?:{_SCORE_WORDS_ZH}|质量)?)\W*[:=]",
     re.IGNORECASE,
 )
 _SCORE_WORD = re.compile(rf"{_SCORE_WORDS}|{_SCORE_WORDS_ZH}", re.IGNORECASE)
+# `Format: 9/10`, `Steps = 3 points`.
 _NAMED_NUMBER = re.compile(
-    rf"\W*(?P<name>[^\W\d_][^\d\n:=]{{0,30}}?)\W*[:=]\W*(?:{NUMBER})\s*(?:$|[/分.,;(|*]|points?\b|out\b)",
+    rf"\W{{0,20}}(?P<name>[^\W\d_][^\d\n:=]{{0,30}}?)\W{{0,20}}[:=]\W{{0,20}}(?:{NUMBER})\s*(?:$|[/分.,;(|*]|points?\b|out\b)",
     re.IGNORECASE,
 )
 _NOTE = r"(?:\((?P<{}>[^()\n]{{0,60}})\)|\[(?P<{}b>[^\[\]\n]{{0,20}}[-~–—][^\[\]\n]{{0,20}})\])"
@@ -247,11 +249,14 @@ def _only_cell(row: str, scale: tuple[float, float]) -> Value | None:
     return Value(values[0].number if len(values) == 1 else None, len(row))
 
 
-def is_one_of_several(line: str, others: Iterable[str]) -> bool:
-    """Whether a line scores the answer beside other parts: `Answer: 2/10` below `Format: 9/10`."""
-    if not _OUTPUT_NAMED.match(line):
-        return False
-    names = [match["name"] for other in others if (match := _NAMED_NUMBER.match(other))]
+def names_answer(line: str) -> bool:
+    """Whether a line scores the answer: `Answer: 2/10`. Beside other parts, that is no overall score."""
+    return bool(_OUTPUT_NAMED.match(line))
+
+
+def has_other_parts(lines: Iterable[str]) -> bool:
+    """Whether a line scores something else than the answer or the whole: `Format: 9/10`."""
+    names = (match["name"] for line in lines if (match := _NAMED_NUMBER.match(line)))
     return any(
         not (only_neutral(_SCORE_WORD.sub("", name)) or names_other_measure(name)) for name in names
     )

@@ -49,11 +49,14 @@ _PAIR = re.compile(
           |(?P<plain>[+\-]?\.?[0-9][0-9./]{0,12}|null|None|NaN)(?=\s*(?:[,;}\]\n]|\#|/[/*]|$)))""",
     re.VERBOSE,
 )
+# `8 - mostly right` or `8 (good)`: words behind a score, without another number.
 _COMMENT = re.compile(r"\)?(?:\s*[-–—,:;(][^0-9]*)?")
+# `"score": 8, // out of 10` or `"score": 8 # /10`.
 _NOTE_ON_SCALE = re.compile(
     r"\s*,?[ \t]*(?://|/\*|\#)[ \t]*((?:(?:out\s+of|of|max|on)\b|/|满分)[^\n*]{0,40})",
     re.IGNORECASE,
 )
+# `score_out_of_10`, `score 1-5`, `rating_0_to_100`.
 _KEY_SCALE = re.compile(
     r"[\s_-]+(?:out[\s_-]?of|[01][\s_-]?(?:to)?)[\s_-]*(?P<top>5|10|100)$", re.IGNORECASE
 )

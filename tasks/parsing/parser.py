@@ -14,10 +14,16 @@ from typing import Any
 from oyer.protocol.status import Status
 from oyer.tasks.parsing.brackets import boxed_candidates, bracket_candidates, element_candidates
 from oyer.tasks.parsing.candidates import Candidate, Rank
-from oyer.tasks.parsing.context import ASPECT, RECONSIDERATION, announces_other_scale, compared
+from oyer.tasks.parsing.context import (
+    ASPECT,
+    NEXT_TURN,
+    RECONSIDERATION,
+    announces_other_scale,
+    compared,
+)
 from oyer.tasks.parsing.finish_reasons import End, end_of
 from oyer.tasks.parsing.json_objects import ends_with_verdict, object_candidates
-from oyer.tasks.parsing.labels import bare_value, is_one_of_several, label_candidates
+from oyer.tasks.parsing.labels import bare_value, has_other_parts, label_candidates, names_answer
 from oyer.tasks.parsing.normalize import (
     MASK,
     mask_fences,
@@ -48,11 +54,6 @@ _JUDGING = words(
     provide, continue, 评分, 打分, 评价, 评估, 评判, 给分, 协助, 回答, 提供"""
 )
 _REFUSAL = re.compile(rf"{_DECLINING}[^.。\n]{{0,60}}{_JUDGING}|i'm\s+sorry,?\s+but", re.IGNORECASE)
-# A judge that goes on by itself with the next request of a dialogue, and answers it.
-_NEXT_TURN = re.compile(
-    r"^\W*(?:user|human|question|instruction|prompt|用户|人类|提问|问题)\s*(?::|\]|$)",
-    re.IGNORECASE | re.MULTILINE,
-)
 _WHOLE_ANSWER = re.compile(
     r"[\s*-]*(?:答案(?:是|为|:)|(?:答|输出|结果|thus|so|hence):|an?\s+(?=[0-9])|(?:an?\s+)?(?:solid|strong|clear|weak)(?=\s+[0-9])|(?:(?:the|my)\s+)?(?:final\s+)?answer(?:\s+is|\s*:)"
     rf"|{ASPECT}\s*:)" + r"\s*(.{1,30}?)[\s.。!]*",
@@ -198,6 +199,7 @@ def _line_candidates(text: str, scale: tuple[float, float]) -> list[Candidate]:
         at += len(line) + 1
     candidates: list[Candidate] = []
     tables = {c.start: c for c in table_candidates(lines, scale)}
+    several = has_other_parts(line for _, line in lines)
     for i, (start, line) in enumerate(lines):
         if start in tables:
             candidates.append(tables[start])
@@ -207,7 +209,7 @@ def _line_candidates(text: str, scale: tuple[float, float]) -> list[Candidate]:
         found = list(label_candidates(line, start, scale, above, below))
         if all(c.disowned or c.rank is Rank.LOOSE for c in found):
             found += prose_candidates(line, start, scale)
-        if found and is_one_of_several(line, (other for _, other in lines)):
+        if several and names_answer(line):
             found = [
                 c if c.rank is Rank.FINAL else replace(c, value=None, rank=min(c.rank, Rank.PART))
                 for c in found
@@ -270,7 +272,7 @@ def _is_contradicted(
     if any(_outweighs(c, winner) for c in others):
         return True
     rivals = [c for c in peers if c.value != winner.value]
-    if any(_NEXT_TURN.search(reply, c.start, winner.start) for c in rivals):
+    if rivals and NEXT_TURN.search(reply, rivals[0].start, winner.start):
         return True
     if winner.layer == "object" and any(c.layer == "label" for c in rivals):
         return True

@@ -21,6 +21,7 @@ SHORT = 25
 
 _LABEL_BEFORE = re.compile(r"[^\W0-9][\s*]*:\s*$")
 _PREDICATE = re.compile(r"\b(?:is|was|are|were|of|on|in|by|to|from)\s+$", re.IGNORECASE)
+# `该模型最终` before `给出了5分`: the policy names a score, not the judge.
 _BY_MODEL = re.compile(
     r"(?<![给对为按])(?:该|本|此)?(?:模型|助手|AI)(?:自己|最终|最后|直接|也|还|竟){0,2}$",
     re.IGNORECASE,

@@ -85,7 +85,7 @@ def test_a_port_of_up_that_is_taken_is_named(tmp_path: Path) -> None:
         for arguments in ((str(port), "--json"), (str(port),)):
             done = oyer("up", "--metrics", *arguments, cwd=tmp_path)
             assert (done.returncode, done.stdout) == (1, "")
-            assert f"--metrics {port}: is taken; choose another port" in done.stderr
+            assert f"--metrics {port}: Address already in use; choose another" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from oyer.history.app import create_app
 from oyer.history.rendering import render
 from oyer.models.rows import BatchKey
 from oyer.models.writes import record_chunk
+from oyer.protocol.names import CHECK_RUN
 from tests.history.conftest import SITE, links
 from tests.support.page_record import FIRST, HOSTILE, add_batch
 from tests.support.record_rows import make_judgement
@@ -271,6 +272,15 @@ def test_a_plan_of_an_older_release_is_shown(client: TestClient, engine: Engine)
     batch = add_batch(engine, ["a"], scores=[{"quality": 5.0}], submitted_at=FIRST, plan=plan)
     for address in (f"/scores/{batch}/0", f"/groups/{batch}/0", "/runs/1", "/runs/1/steps/0"):
         assert client.get(address).status_code == 200
+
+
+@pytest.mark.parametrize(("run", "shown"), [("first", True), (CHECK_RUN, False)])
+def test_the_budget_of_a_run_is_shown_unless_it_is_that_of_a_check(
+    client: TestClient, engine: Engine, run: str, shown: bool
+) -> None:
+    plan = {"judges": [{"name": "quality"}], "budget": {"usd": 7.5}}
+    add_batch(engine, ["a"], scores=[{"quality": 5.0}], submitted_at=FIRST, plan=plan, run=run)
+    assert ("Share of the budget" in client.get("/runs/1").text) == shown
 
 
 @pytest.mark.parametrize("parameters", ['{"key": "0", "scale": [1, 10]}', "[]", "no JSON"])

@@ -196,6 +196,13 @@ def test_end_marks_of_common_models_are_no_part_of_a_response(mark: str) -> None
     assert QueryText().response("Q? The en<pad>", "Q?") == (" The en", False)
 
 
+@pytest.mark.parametrize("unit", ["\n", "<|a|> ", "</s>"])
+def test_long_runs_inside_a_response_take_linear_time(unit: str) -> None:
+    """Policies degenerate into such runs; in quadratic time this test would not end."""
+    query = unit * (1_000_000 // len(unit)) + "x"
+    assert QueryText().response(query + "</s>", "") == (query, True)
+
+
 def test_the_end_marks_are_the_special_tokens_of_a_named_tokenizer(tmp_path: Path) -> None:
     added = [{"id": 1, "content": "<fin>", "special": True}, {"id": 2, "content": "<b>"}]
     (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))

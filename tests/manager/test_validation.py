@@ -58,7 +58,8 @@ def test_the_first_wrong_row_is_named() -> None:
 
 
 def test_an_item_that_is_not_a_rollout_is_refused() -> None:
-    assert refusal({"prompt": "p"}).startswith("rollouts[0].__class__: is dict; pass an")
+    said = "rollouts[1]: is of type dict; pass an oyer.manager.Rollout"
+    assert refusal(rollout(), {"prompt": "p"}) == said
 
 
 SAID = {"role": "assistant", "content": "x"}

@@ -14,7 +14,10 @@ from oyer.demo.responses import Action
 from oyer.manager import RewardManager, Rollout
 from oyer.metrics.app import create_app
 from oyer.models.engine import open_engine, reading
+from oyer.protocol.measuring.measurements import run_key
+from oyer.protocol.names import CHECK_RUN
 from oyer.protocol.redis_client import connect
+from oyer.tasks.coordination.budget import budget_key
 from tests.support.metric_names import ALERTS, BOARD, EXPORTED, names_in
 from tests.support.scripted_backend import DEAD_JUDGE, sibling
 from tests.support.waiting import wait_until
@@ -176,6 +179,17 @@ def test_the_scores_of_a_stream_count_no_wait(manager: RewardManager, page: Test
     manager.submit(rollouts("waited for"), run="a", step=6).result(60)
     after = scrape_until(page, **{name: before + 1})
     assert total(after, name) == before + 1
+
+
+def test_the_budget_of_a_check_is_no_limit_and_is_not_shown(
+    manager: RewardManager, page: TestClient
+) -> None:
+    manager.submit(rollouts("check"), run=CHECK_RUN).result()
+    assert manager.config.broker.url is not None
+    with connect(manager.config.broker.url) as client:
+        wait_until(lambda: bool(client.hexists(run_key(CHECK_RUN), "budget_usd")), "noted")
+        wait_until(lambda: bool(client.hexists(budget_key(CHECK_RUN), "spent")), "counted")
+    assert (("run", CHECK_RUN),) not in scrape(page)["oyer_budget_usd"]
 
 
 def test_counters_grow_and_the_number_of_series_does_not(

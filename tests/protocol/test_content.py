@@ -19,7 +19,7 @@ from oyer.protocol.content import (
     policy_text,
     tool_calls_of,
 )
-from oyer.protocol.images import image_url
+from oyer.protocol.images import image_url, unusable_image
 
 BASE64 = "data:image/png;base64," + "iVBORw0KGgo" * 200
 
@@ -111,6 +111,15 @@ def test_messages_of_a_trainer_become_json() -> None:
     assert third == {"role": "user", "content": "c", "reasoning_content": "so"}
     json.dumps([first, second, third], allow_nan=False)
     assert messages_of(completion, images=False)[1]["content"] == "[image]"
+
+
+@pytest.mark.parametrize("image", [None, "dot.png", {"path": "dot.png"}, b"BM"], ids=repr)
+def test_an_image_that_cannot_be_sent_stays_an_image(image: Any) -> None:
+    value = [{"role": "user", "content": [{"type": "image", "image": image}, {"text": "q"}]}]
+    messages = messages_of(value)
+    assert unusable_image(messages) == "[0].content[0]"
+    shown = [{"role": "user", "content": "[image]\nq"}]
+    assert images_as_text(messages) == messages_of(value, images=False) == shown
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,24 @@ def test_an_endpoint_grader_scores_a_sample(server: Served, judge: JudgeServer) 
     assert all(text in shown for text in ("What is 2+2?", "It is four.", "4"))
 
 
+@pytest.mark.parametrize(
+    ("item", "reference"),
+    [
+        ({"reference_answer": None, "answer": ""}, None),
+        ({"reference_answer": " ", "answer": ["4", "four"]}, '["4", "four"]'),
+    ],
+    ids=["none", "list"],
+)
+def test_a_gap_of_the_data_set_is_no_reference(
+    server: Served, judge: JudgeServer, item: dict[str, Any], reference: str | None
+) -> None:
+    body = {"sample": {"output_text": f"Four, {reference}."}, "item": item}
+    assert server.post("/grade", body).status == 200
+    shown = user_text(judge.requests[0])
+    assert ("## Reference" in shown) == (reference is not None)
+    assert reference is None or f"\n{reference}\n" in shown
+
+
 def test_a_sample_without_a_score_is_an_error_and_no_number(
     server: Served, judge: JudgeServer
 ) -> None:

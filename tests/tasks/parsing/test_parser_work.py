@@ -74,3 +74,41 @@ def test_replies_that_once_took_cubic_time_are_parsed(head: str, unit: str, tail
         [sys.executable, "-c", script], preexec_fn=_limit_cpu, capture_output=True, check=False
     )
     assert child.returncode == 0, child.stderr[-500:]
+
+
+@pytest.mark.parametrize(
+    ("head", "unit", "tail"),
+    [
+        ("Final score: 3\n", "\n", "Final score: 5"),
+        ("", "Answer: 2/10\n", "Format: 9/10"),
+        ("Score: 3\na", ":", "x"),
+    ],
+)
+def test_replies_that_once_took_quadratic_time_are_parsed(head: str, unit: str, tail: str) -> None:
+    script = f"from oyer.tasks.parsing.parser import parse_score\nfor _ in range(30): parse_score({head!r} + ({unit!r} * 15_000)[:15_000] + {tail!r}, scale=(1, 10))"
+    child = subprocess.run(
+        [sys.executable, "-c", script], preexec_fn=_limit_cpu, capture_output=True, check=False
+    )
+    assert child.returncode == 0, child.stderr[-500:]
+
+
+@pytest.mark.parametrize(
+    ("head", "unit"),
+    [('{"a": "', r"\""), ("{'a': ", "' "), ('{"a": 1', ",\n"), ("{", "/* "), ('{"a": 1', "//\n,")],
+)
+def test_slips_of_a_long_value_that_is_cut_off_are_found_in_linear_time(
+    head: str, unit: str
+) -> None:
+    script = f"""
+from oyer.tasks.parsing.json_objects import MAX_RELAXED, MAX_RELAXED_CHARS, ReplyDecoder
+text = ({head!r} + {unit!r} * MAX_RELAXED_CHARS)[:MAX_RELAXED_CHARS]
+for _ in range(25 * MAX_RELAXED):
+    try:
+        ReplyDecoder().at(text, 0)
+    except ValueError:
+        pass
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", script], preexec_fn=_limit_cpu, capture_output=True, check=False
+    )
+    assert child.returncode == 0, child.stderr[-500:]

@@ -78,6 +78,7 @@ ALL = {"correct", "steps", "filler"}
         f"{written(*RIGHT)}\n{written(*RIGHT)}",
         written(*RIGHT).replace("}", ",}").replace("]", ",]"),
         str({"verdicts": RIGHT}),
+        "It is $\\frac{1}{2}$, then $\\frac{3}{4}$ and $\\sqrt{5}$.\n\n" + str({"verdicts": RIGHT}),
         written(*RIGHT).replace("}, {", "},  # next\n{"),
         written({**RIGHT[0], "reason": "It is"}, *RIGHT[1:]).replace("It is", "\\(42\\)"),
         json.dumps(written(*RIGHT)),
