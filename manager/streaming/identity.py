@@ -6,6 +6,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any, TypedDict
 
+from oyer.config.explaining import suggestion_or_known
 from oyer.config.reward import RewardConfig, plan_of
 from oyer.manager.backend.prepare import plain
 from oyer.manager.streaming.pending import GroupClosing, PendingRollout, TimeoutPolicy
@@ -64,8 +65,8 @@ def check_options(options: ScoreOptions, max_timeout_s: float) -> None:
     """
     unknown = sorted(options.keys() - ScoreOptions.__optional_keys__)
     if unknown:
-        known = ", ".join(sorted(ScoreOptions.__optional_keys__))
-        raise InvalidInput(f"{unknown[0]}: is not an option; the options are {known}")
+        hint = suggestion_or_known(unknown[0], ScoreOptions.__optional_keys__)
+        raise InvalidInput(f"{unknown[0]}: is not an option; {hint}")
     size = options.get("group_size")
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise InvalidInput(f"group_size: is {size!r}; give the number of rollouts of one prompt")

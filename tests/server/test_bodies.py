@@ -79,3 +79,19 @@ def test_a_byte_order_mark_is_ignored_and_deep_nesting_is_an_error(server: Serve
     assert "nests too deep" in answer.json()["error"]
     key = json.dumps({"rollouts": [{"prompt": "p", "response": "r", "\ud83d": 1}]}).encode()
     assert server.post("/v1/score", key).status == 422
+
+
+@pytest.mark.parametrize("query", ["step=-1", "step=x", "split=", "step=1.5"])
+def test_a_wrong_url_is_an_error_like_all_others(server: Served, query: str) -> None:
+    answer = server.post(f"/rm?{query}", {"prompt": "p", "response": "r"})
+    assert answer.status == 422
+    assert answer.json().keys() == {"error"}
+    assert answer.json()["error"].startswith(f"query.{query.partition('=')[0]}: ")
+
+
+def test_a_rollout_that_is_answered_without_a_reward_is_logged(
+    server: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent = {"prompt": "Q", "response": "r", "response_tokens": -1}
+    assert server.post("/rm?key=score", sent).json()["judge_status"] == "rejected"
+    assert "answered without a reward: rollouts[0].response_tokens" in caplog.text
