@@ -104,8 +104,12 @@ class Pending(Generic[T]):
             self._check_process()
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
-            self.add_done_callback(partial(_wake, loop, waiter))
-            yield from waiter
+            wake = partial(_wake, loop, waiter)
+            self.add_done_callback(wake)
+            try:
+                yield from waiter
+            finally:  # A wait that is given up leaves nothing behind.
+                self._forget(wake)
         return self.result()
 
     def _check_process(self) -> None:
@@ -124,10 +128,13 @@ class Pending(Generic[T]):
         self.add_done_callback(end)
         if ended.wait(timeout_s):
             return True
+        self._forget(end)
+        return self.done()
+
+    def _forget(self, callback: "Callable[[Pending[T]], object]") -> None:
         with self._lock:
             if self._callbacks is not None:
-                self._callbacks.remove(end)
-        return self.done()
+                self._callbacks.remove(callback)
 
     def _call(self, callback: "Callable[[Pending[T]], object]") -> None:
         try:
