@@ -19,6 +19,7 @@ from typing import Unpack
 from oyer.config.reward import RewardConfig
 from oyer.manager import validation
 from oyer.manager.backend.connection import Broker, backend
+from oyer.manager.backend.poller import started
 from oyer.manager.requirements import compares, needs_groups, needs_of, scored_metadata
 from oyer.manager.score import Score
 from oyer.manager.streaming.batching_window import ArrivalRate
@@ -68,8 +69,8 @@ class Stream:
         self._needs_groups = needs_groups(config)
         self._compares = compares(config)
         # Under `reuse: off`, a group's batch would pay for the early judgements again.
-        alone = [judge for judge in config.judges if judge.kind == "pointwise"]
-        self._judges_early = bool(alone) and config.reuse != "off"
+        alone = any(judge.kind == "pointwise" for judge in config.judges)
+        self._judges_early = alone and config.reuse != "off"
         self.reset()
         _streams.add(self)
 
@@ -115,8 +116,7 @@ class Stream:
             key = i if rollout.group_id is None else str(rollout.group_id)
             units.setdefault(key, []).append(i)
         scores = self._add([[named[i] for i in unit] for unit in units.values()])
-        order = [i for unit in units.values() for i in unit]
-        by_row = dict(zip(order, scores, strict=True))
+        by_row = dict(zip([i for unit in units.values() for i in unit], scores, strict=True))
         return PendingScores([by_row[i] for i in range(len(rollouts))])
 
     def close_groups(
@@ -172,7 +172,8 @@ class Stream:
                     joins = self._compares and first.group is not None
                     (batch.joining if joins else batch.members).extend(unit)
                 scores += [one.pending for one in pending]
-            if batch is not None and self._due_at_s(batch, now_s) < self._wakes_at_s:
+            unsent = bool(self._batches) and self._thread is None  # none could be started
+            if unsent or (batch and self._due_at_s(batch, now_s) < self._wakes_at_s):
                 self._wake()
         return scores
 
@@ -184,8 +185,7 @@ class Stream:
 
     def _wake(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="oyer-stream", daemon=True)
-            self._thread.start()
+            self._thread = started("oyer-stream", self._run)
         self._wakes_at_s = -math.inf
         self._changed.notify()
 

@@ -142,6 +142,27 @@ def test_a_forked_process_can_submit(plain: RewardManager, judge: JudgeServer) -
     child.join()
 
 
+def test_a_rollout_can_be_submitted_again_when_no_thread_could_be_started(
+    plain: RewardManager, judge: JudgeServer
+) -> None:
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def submit() -> None:
+        threading.stack_size(2**47)  # No address space is as large.
+        with pytest.raises(RuntimeError, match="thread"):
+            plain.score(rollout("threads"))
+        threading.stack_size(0)
+        sender.send(plain.score(rollout("threads")).result(60).reward)
+
+    child = context.Process(target=submit)
+    child.start()
+    assert receiver.poll(60)
+    assert receiver.recv() == pytest.approx(1.5)
+    child.join()
+    assert len(judge.requests) == 1
+
+
 def test_a_forked_process_is_told_where_a_score_is_pending(
     plain: RewardManager, judge: JudgeServer
 ) -> None:
