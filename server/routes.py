@@ -111,7 +111,7 @@ class Scoring:
         rows = openrlhf.rows_of(request.query, prompts, request.labels, self._texts)
         if not rows:
             return Reply(content=openrlhf.answer([], config), rollouts=0)
-        self._check_fits(truncated=True, base_score=request.base_scores is not None)
+        self._check_fits(request, truncated=True, base_score=request.base_scores is not None)
         fields = request.fields()
         rollouts = [
             replace(row, **fields[i])
@@ -130,7 +130,7 @@ class Scoring:
         """Score `POST /rm`, slime's `remote_rm`; with `key` the answer is a dict."""
         request = RemoteRequest.model_validate(read_json(body))
         base_score = request.base_score is not None
-        self._check_fits(truncated=request.says_truncated, base_score=base_score)
+        self._check_fits(request, truncated=request.says_truncated, base_score=base_score)
         rollout = request.rollout(self._texts)
 
         def format_scores(scores: list[Score]) -> Any:
@@ -143,6 +143,7 @@ class Scoring:
         self, rollout: Rollout, context: RequestOrigin, format_score: Callable[[Score], Any]
     ) -> Reply:
         """Score one sample for a grader's protocol, which has no groups."""
+        refused = validation.refused_rows([rollout], self._manager.config)
         check_fits(
             self._manager.config,
             who="the grader's client",
@@ -150,9 +151,9 @@ class Scoring:
             group_size=None,
             how="/v1/score with whole groups",
             truncated=False,
+            texts_only=bool(refused),
         )
         options = self._options(self._manager, None, context)
-        refused = validation.refused_rows([rollout], self._manager.config)
         return await self._reply_except(
             self._manager, refused, [rollout], options, context, lambda s: format_score(s[0])
         )
@@ -176,7 +177,9 @@ class Scoring:
             self._stand_ins.add(rollout.group_id, [score])
         return [self._stand_ins.reward(rollout.group_id) for rollout in rollouts]
 
-    def _check_fits(self, *, truncated: bool, base_score: bool) -> None:
+    def _check_fits(
+        self, request: GetRewardRequest | RemoteRequest, *, truncated: bool, base_score: bool
+    ) -> None:
         """Refuse a configuration under which no sample of a protocol could be scored.
 
         Raises:
@@ -189,6 +192,7 @@ class Scoring:
             group_size=self._settings.group_size,
             how="--group-size",
             truncated=truncated,
+            texts_only=request.texts_only,
         )
 
     async def _reply_numbers(
