@@ -99,8 +99,8 @@ def test_token_counts_and_metadata_of_a_request_are_used(
     manager = sibling(backend, judges=[topical], length=counting)
     sent = {"prompt": "Q", "response": "r", "truncated": False}
     full = {**sent, "response_tokens": 10, "metadata": {"topic": "owls"}}
-    lists = {"query": ["Q r"], "prompts": ["Q"], "response_tokens": [10]}
-    lists["metadata"] = [{"topic": "owls"}]  # type: ignore[list-item]
+    lists: dict[str, Any] = {"query": ["Q r"], "prompts": ["Q"], "response_tokens": [10]}
+    lists["metadata"] = [{"topic": "owls"}]
     with served(manager) as server:
         assert server.post("/rm", full).json() == pytest.approx(0.0)
         assert server.post("/get_reward", lists).json()["rewards"] == pytest.approx([0.0])

@@ -95,7 +95,7 @@ def test_equal_samples_in_different_requests_count_twice_in_their_group(
     banded: RewardManager, judge: JudgeServer
 ) -> None:
     twin, others = "twin" * 5, ["b" * 20, "c" * 32]
-    parts = [
+    parts: list[list[dict[str, Any]]] = [
         [{"prompt": "shared?", "response": text, "group_id": "shared"} for text in (twin, other)]
         for other in others
     ]

@@ -173,9 +173,9 @@ def test_a_forked_process_is_told_where_a_score_is_pending(
     receiver, sender = context.Pipe(duplex=False)
 
     def wait() -> None:
-        for one in (pending, *pending.scores):
+        for wait_for in (pending.result, pending.scores[0].result):
             with pytest.raises(BackendUnavailable) as failure:
-                one.result()
+                wait_for()
             sender.send(str(failure.value))
         again = plain.score(rollout("pending at the fork"))
         sender.send("submitted again")
