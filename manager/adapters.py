@@ -257,6 +257,7 @@ def check_fits(
     group_size: int | None,
     how: str,
     truncated: bool = True,
+    texts_only: bool = True,
 ) -> None:
     """Refuse a configuration under which none of the trainer's rollouts could be scored.
 
@@ -266,6 +267,7 @@ def check_fits(
         group_size: samples of one prompt, if known.
         how: name of the option that sets `group_size`.
         truncated: whether the protocol says which rollouts hit the length limit.
+        texts_only: False if the trainer sent token counts, token ids or metadata as well.
 
     Raises:
         InvalidConfig: a length method needs a field that the protocol lacks.
@@ -274,7 +276,8 @@ def check_fits(
         check_reads_no_truncation(config, who)
     sample = Rollout(prompt="p", response="r", group_id="g", base_score=1.0 if base_score else None)
     try:
-        validation.check([sample], config)
+        if texts_only:
+            validation.check([sample], config)
     except InvalidRollout as error:
         what = str(error).removeprefix("rollouts[0].")
         raise InvalidConfig(f"length: {who} sends text only, and {what}") from error

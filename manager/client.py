@@ -242,12 +242,17 @@ class RewardManager:
         if embedded is None:
             return
         try:
-            if embedded.owns_broker:
-                error = BatchCancelled("the embedded backend was closed before the batch ended")
-                stream.fail_all(self._broker, error)
-                poller(*self._broker).fail_all(error)
+            self._cancel_pending(embedded.owns_broker)
         finally:
             embedded.close()
+        # Other threads may have submitted rollouts meanwhile, which would wait for ever.
+        self._cancel_pending(embedded.owns_broker)
+
+    def _cancel_pending(self, owns_broker: bool) -> None:
+        if owns_broker:
+            error = BatchCancelled("the embedded backend was closed before the batch ended")
+            stream.fail_all(self._broker, error)
+            poller(*self._broker).fail_all(error)
 
     def __enter__(self) -> Self:
         return self
@@ -284,12 +289,8 @@ def _checked(config: RewardConfig | Mapping[str, Any]) -> RewardConfig:
 
 
 def _check_place(options: ScoreOptions) -> None:
-    check_place(
-        options.get("run", "default"),
-        options.get("step"),
-        options.get("split"),
-        options.get("priority"),
-    )
+    others = [options.get(name) for name in ("step", "split", "priority")]
+    check_place(options.get("run", "default"), *others)
 
 
 def check_place(run: object, step: object, split: object = None, priority: object = None) -> None:

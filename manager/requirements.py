@@ -63,6 +63,15 @@ def without_groups(config: RewardConfig) -> RewardConfig:
     return config.model_copy(update={"length": (), "judges": judges, "reward": reward})
 
 
+def scored_metadata(config: RewardConfig) -> list[str]:
+    """Return the keys of a rollout's metadata that judges are shown or length methods read."""
+    places = [judge.criteria_from for judge in config.judges if judge.criteria_from]
+    for judge in config.judges:
+        places += rubrics.parse(judge.rubric).metadata_places
+    keys = {place.removeprefix("metadata.").partition(".")[0] for place in places}
+    return sorted(keys.union(*(item.metadata_keys.values() for item in config.length)))
+
+
 def needs_of(config: RewardConfig) -> list[Need]:
     """List the requirements of judges, length methods and `zero_unless` on each rollout."""
     needs: list[Need] = [partial(_criteria, judge=j) for j in config.judges if j.criteria_from]

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import redis
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -177,6 +178,11 @@ def _add_error_handlers(app: FastAPI) -> None:
             return _error(401, NOT_AUTHENTICATED, {"WWW-Authenticate": "Bearer"})
         return _error(error.status_code, error.detail, error.headers)
 
+    @app.exception_handler(RequestValidationError)
+    async def invalid_query(_: Request, error: RequestValidationError) -> Response:
+        found = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
+        return _error(422, "; ".join(f"{where}: {what}" for where, what in found))
+
     @app.exception_handler(ValidationError)
     async def invalid_body(_: Request, error: ValidationError) -> Response:
         return _error(422, explain(error))
@@ -209,7 +215,7 @@ async def _answer(
     content = hashlib.sha256(f"{request.url.path}?{query}\n".encode() + body).hexdigest()
     with replies.waiting(content) as copy:
         key = f"{content} {copy}"
-        context = replace(context, copy=copy, key_of_reply=key)
+        context = replace(context, key_of_reply=key)
         made = replies.get(key, lambda: score(body, context))
         if held is None:
             reply = await _while_connected(request, made)

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 class RequestOrigin:
     """Who sent a request, and what its URL says."""
 
-    copy: int = 0
-    """Its number among concurrent requests with equal bodies."""
     run: str | None = None
     step: int | None = None
     split: str | None = None
     key: str | None = None
     key_of_reply: str = ""
-    """Identifies the reply that it gets."""
+    """Identifies the reply that it gets: its content, and its number among concurrent equal requests."""

@@ -27,6 +27,8 @@ class Reply:
     get the missing rewards."""
     rollouts: int = 1
     """Number of rollouts it answers."""
+    keep_s: float = KEEP_S
+    """How long it is kept if it is complete, in seconds."""
 
 
 class Replies:
@@ -59,8 +61,9 @@ class Replies:
     async def get(self, key: str, make: Callable[[], Awaitable[Reply]]) -> Reply:
         """Return the reply to `key`: a kept one, the one in progress, or a new one."""
         self._drop_old()
-        if key in self._kept:
-            return self._kept[key][1]
+        kept = self._kept.get(key)
+        if kept is not None and kept[0] > self._clock():
+            return kept[1]
         task = self._in_progress.get(key)
         if task is None:
             task = self._in_progress[key] = asyncio.ensure_future(make())
@@ -72,14 +75,18 @@ class Replies:
         del self._in_progress[key]
         if done.cancelled() or done.exception() is not None or not done.result().complete:
             return
-        self._kept[key] = (self._clock() + KEEP_S, done.result())
+        self._drop(key)
+        self._kept[key] = (self._clock() + done.result().keep_s, done.result())
         self._rollouts += done.result().rollouts
 
     def _drop_old(self) -> None:
         now = self._clock()
         while self._kept:
-            key, (until, reply) = next(iter(self._kept.items()))
+            key, (until, _) = next(iter(self._kept.items()))
             if until > now and self._rollouts <= MAX_KEPT_ROLLOUTS:
                 return
-            del self._kept[key]
-            self._rollouts -= reply.rollouts
+            self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        if key in self._kept:
+            self._rollouts -= self._kept.pop(key)[1].rollouts

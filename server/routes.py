@@ -1,5 +1,6 @@
 """Scores the requests of the protocols, and formats their answers."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 from oyer.manager import (
     InvalidRollout,
     OyerError,
-    RewardConfig,
     RewardManager,
     Rollout,
     openrlhf,
@@ -24,10 +24,11 @@ from oyer.manager.openrlhf.query_text import QueryText
 from oyer.manager.requirements import compares
 from oyer.manager.score import Score, without_reward
 from oyer.manager.stand_ins import StandIns, is_missing, with_group_mean
+from oyer.manager.streaming.group_store import MEMORY_S
 from oyer.protocol.batch import TRAINING_SPLITS
 from oyer.server.context import RequestOrigin
 from oyer.server.held import HeldRequests, held_group
-from oyer.server.idempotency import Reply
+from oyer.server.idempotency import KEEP_S, Reply
 from oyer.server.schemas import (
     GetRewardRequest,
     RemoteRequest,
@@ -36,6 +37,8 @@ from oyer.server.schemas import (
     read_json,
 )
 from oyer.server.settings import ServerSettings
+
+log = logging.getLogger(__name__)
 
 GROUP_TIMEOUT_FRACTION = 0.6
 """Largest fraction of the answer's timeout that a group may wait for its last rollout."""
@@ -108,7 +111,7 @@ class Scoring:
         rows = openrlhf.rows_of(request.query, prompts, request.labels, self._texts)
         if not rows:
             return Reply(content=openrlhf.answer([], config), rollouts=0)
-        self._check_fits(truncated=True, base_score=request.base_scores is not None)
+        self._check_fits(request, truncated=True, base_score=request.base_scores is not None)
         fields = request.fields()
         rollouts = [
             replace(row, **fields[i])
@@ -127,7 +130,7 @@ class Scoring:
         """Score `POST /rm`, slime's `remote_rm`; with `key` the answer is a dict."""
         request = RemoteRequest.model_validate(read_json(body))
         base_score = request.base_score is not None
-        self._check_fits(truncated=request.says_truncated, base_score=base_score)
+        self._check_fits(request, truncated=request.says_truncated, base_score=base_score)
         rollout = request.rollout(self._texts)
 
         def format_scores(scores: list[Score]) -> Any:
@@ -140,6 +143,7 @@ class Scoring:
         self, rollout: Rollout, context: RequestOrigin, format_score: Callable[[Score], Any]
     ) -> Reply:
         """Score one sample for a grader's protocol, which has no groups."""
+        refused = validation.refused_rows([rollout], self._manager.config)
         check_fits(
             self._manager.config,
             who="the grader's client",
@@ -147,9 +151,9 @@ class Scoring:
             group_size=None,
             how="/v1/score with whole groups",
             truncated=False,
+            texts_only=bool(refused),
         )
         options = self._options(self._manager, None, context)
-        refused = _refusals([rollout], self._manager.config)
         return await self._reply_except(
             self._manager, refused, [rollout], options, context, lambda s: format_score(s[0])
         )
@@ -173,7 +177,9 @@ class Scoring:
             self._stand_ins.add(rollout.group_id, [score])
         return [self._stand_ins.reward(rollout.group_id) for rollout in rollouts]
 
-    def _check_fits(self, *, truncated: bool, base_score: bool) -> None:
+    def _check_fits(
+        self, request: GetRewardRequest | RemoteRequest, *, truncated: bool, base_score: bool
+    ) -> None:
         """Refuse a configuration under which no sample of a protocol could be scored.
 
         Raises:
@@ -186,6 +192,7 @@ class Scoring:
             group_size=self._settings.group_size,
             how="--group-size",
             truncated=truncated,
+            texts_only=request.texts_only,
         )
 
     async def _reply_numbers(
@@ -200,7 +207,7 @@ class Scoring:
         A rollout that cannot be scored gets a missing score, not an HTTP error: after an error the
         clients retry, and then train without a reward.
         """
-        refused = {**_refusals(rollouts, self._numbers.config), **refused}
+        refused = {**validation.refused_rows(rollouts, self._numbers.config), **refused}
         options = self._options(self._numbers, self._settings.group_size, context)
         return await self._reply_except(
             self._numbers, refused, rollouts, options, context, format_scores
@@ -224,7 +231,8 @@ class Scoring:
             if settings.group_timeout_s is not None or limit_s < MAX_GROUP_TIMEOUT_S:
                 given_s = settings.group_timeout_s
                 options["group_timeout_s"] = limit_s if given_s is None else min(given_s, limit_s)
-            options["sample_id"] = str(context.copy)
+            # The same text in another request is another sample; a request's retry is the same one.
+            options["sample_id"] = context.key_of_reply
         return options
 
     async def _reply_except(
@@ -244,10 +252,11 @@ class Scoring:
         if not refused:
             return await self._reply(manager, rollouts, options, context, format_scores)
         rows = [row for row in range(len(rollouts)) if row not in refused]
-        for row in rows:
-            error = _refusal(rollouts[row], manager.config)
-            if error is not None:
-                raise InvalidRollout(str(error).replace("rollouts[0]", f"rollouts[{row}]", 1))
+        others = validation.refused_rows([rollouts[row] for row in rows], manager.config)
+        for i, error in others.items():
+            raise InvalidRollout(str(error).replace("rollouts[0]", f"rollouts[{rows[i]}]", 1))
+        for error in refused.values():
+            log.warning("a rollout is answered without a reward: %s", error)
         self._leave_out(manager, [rollouts[row] for row in refused], options)
         rules = manager.config.reward
         missing = {row: without_reward(error, rules) for row, error in refused.items()}
@@ -299,17 +308,7 @@ class Scoring:
             late = f"a judge is late: not all scores came in {self._settings.timeout_s:g} s"
             return Reply(content={"error": late}, status_code=503, complete=False)
         complete = not any(map(is_missing, scores)) and all(score.trainable for score in scores)
-        return Reply(content=format_scores(scores), complete=complete, rollouts=len(scores))
-
-
-def _refusals(rollouts: Sequence[Rollout], config: RewardConfig) -> dict[int, InvalidRollout]:
-    errors = [_refusal(rollout, config) for rollout in rollouts]
-    return {row: error for row, error in enumerate(errors) if error is not None}
-
-
-def _refusal(rollout: Rollout, config: RewardConfig) -> InvalidRollout | None:
-    try:
-        validation.check([rollout], config)
-    except InvalidRollout as error:
-        return error
-    return None
+        # Later, an equal request may be a new sample of the prompt, whose siblings wait for it.
+        keep_s = MEMORY_S if waits else KEEP_S
+        content = format_scores(scores)
+        return Reply(content=content, complete=complete, rollouts=len(scores), keep_s=keep_s)

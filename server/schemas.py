@@ -165,6 +165,11 @@ class GetRewardRequest(_Place):
     base_scores: list[float] | None = None
     metadata: list[dict[str, Any]] | None = None
 
+    @property
+    def texts_only(self) -> bool:
+        """Whether the request has neither token counts nor metadata."""
+        return self.response_tokens is None and self.metadata is None
+
     def fields(self) -> list[dict[str, Any]]:
         """Return the optional fields of each rollout.
 
@@ -213,6 +218,11 @@ class RemoteRequest(_Place):
     finish_reason: str | None = None
     """Another way to say it: `length`."""
     metadata: dict[str, Any] | None = None
+
+    @property
+    def texts_only(self) -> bool:
+        """Whether the request has neither a token count, token ids nor metadata."""
+        return all(one is None for one in (self.response_tokens, self.token_ids, self.metadata))
 
     @property
     def says_truncated(self) -> bool:

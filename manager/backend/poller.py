@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -27,6 +28,17 @@ _PROGRESS_S = 1.0
 
 _OUTAGE_S = 0.5
 """Pause after the broker could not be reached."""
+
+
+def started(name: str, run: Callable[[], None]) -> threading.Thread:
+    """Start a daemon thread.
+
+    Raises:
+        RuntimeError: the system allows no further thread; the next call tries again.
+    """
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 class WatchedFuture(Protocol):
@@ -63,8 +75,7 @@ class Poller:
         with self._changed:
             self._watched.setdefault(future.batch_id, []).append(_WatchedBatch(future))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="oyer-poller", daemon=True)
-                self._thread.start()
+                self._thread = started("oyer-poller", self._run)
             self._changed.notify()
 
     def forget(self, future: WatchedFuture) -> None:

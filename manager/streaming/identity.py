@@ -6,6 +6,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any, TypedDict
 
+from oyer.config.explaining import suggestion_or_known
 from oyer.config.reward import RewardConfig, plan_of
 from oyer.manager.backend.prepare import plain
 from oyer.manager.streaming.pending import GroupClosing, PendingRollout, TimeoutPolicy
@@ -62,6 +63,10 @@ def check_options(options: ScoreOptions, max_timeout_s: float) -> None:
     Raises:
         InvalidInput: names the option and the fix.
     """
+    unknown = sorted(options.keys() - ScoreOptions.__optional_keys__)
+    if unknown:
+        hint = suggestion_or_known(unknown[0], ScoreOptions.__optional_keys__)
+        raise InvalidInput(f"{unknown[0]}: is not an option; {hint}")
     size = options.get("group_size")
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise InvalidInput(f"group_size: is {size!r}; give the number of rollouts of one prompt")
@@ -95,7 +100,13 @@ def check_group_size(options: ScoreOptions, config: RewardConfig) -> None:
 
 
 def pending_rollouts(
-    rollouts: Sequence[Rollout], options: ScoreOptions, *, plan: str, training: str, now_s: float
+    rollouts: Sequence[Rollout],
+    options: ScoreOptions,
+    *,
+    plan: str,
+    training: str,
+    now_s: float,
+    metadata_keys: Sequence[str] = (),
 ) -> list[PendingRollout]:
     """Name rollouts and their groups; the same rollout twice in one call is two samples.
 
@@ -104,6 +115,7 @@ def pending_rollouts(
         plan: what `plan_name` gives.
         training: the manager's, for rollouts with neither `run` nor `training`.
         now_s: of `time.monotonic`.
+        metadata_keys: those that affect the score (`requirements.scored_metadata`).
     """
     run, step, size = options.get("run", "default"), options.get("step"), options.get("group_size")
     split = options.get("split")
@@ -114,7 +126,8 @@ def pending_rollouts(
     pending = []
     for rollout in rollouts:
         row = plain(rollout, rollout.token_ids)
-        name = rollout_name(row, run, step, size, options.get("sample_id"), split)
+        metadata = [[key, row.metadata.get(key)] for key in metadata_keys]
+        name = rollout_name(row, run, step, size, options.get("sample_id"), split, metadata)
         count[name] = count.get(name, 0) + 1
         one = PendingRollout(rollout=row, id=f"{name}-{count[name]}", run=run, step=step)
         one.split = split

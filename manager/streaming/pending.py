@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from oyer.config.reward import RewardRules
 from oyer.manager.score import Score, without_reward
 from oyer.protocol.batch import Priority
-from oyer.protocol.errors import OyerError
+from oyer.protocol.errors import BackendUnavailable, OyerError
 from oyer.protocol.rollout import Rollout
 
 if TYPE_CHECKING:
@@ -27,8 +28,24 @@ without length terms, `error` fails each."""
 log = logging.getLogger(__name__)
 
 
+class _Forks:
+    """How many forks this process descends from."""
+
+    count = 0
+
+    @classmethod
+    def add(cls) -> None:
+        """Count a fork, in the child."""
+        cls.count += 1
+
+
+os.register_at_fork(after_in_child=_Forks.add)
+
+
 class Pending(Generic[T]):
     """A future with many waiters. Cancelling one waiter does not cancel the future.
+
+    In a forked child, a value that was pending at the fork never arrives: waiting for it there fails.
 
     With `concurrent.futures.Future`, a rollout is 28 objects for the garbage collector to traverse;
     with this, 17. `benchmarks/single_calls.py` measures the cost.
@@ -39,6 +56,7 @@ class Pending(Generic[T]):
         self._outcome: Any = None
         self._callbacks: list[Callable[[Pending[T]], object]] | None = []
         """None once done."""
+        self._forks = _Forks.count
 
     def done(self) -> bool:
         """Whether it has a value or an error."""
@@ -51,8 +69,10 @@ class Pending(Generic[T]):
             TimeoutError: not done within `timeout_s`; the wait can be repeated.
             OyerError: the rollout failed.
         """
-        if not self.done() and not self._wait(timeout_s):
-            raise TimeoutError(f"no score within {timeout_s:g} s")
+        if not self.done():
+            self._check_process()
+            if not self._wait(timeout_s):
+                raise TimeoutError(f"no score within {timeout_s:g} s")
         if isinstance(self._outcome, Exception):
             raise self._outcome
         value: T = self._outcome
@@ -81,11 +101,23 @@ class Pending(Generic[T]):
         if not self.done():
             import asyncio
 
+            self._check_process()
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
-            self.add_done_callback(partial(_wake, loop, waiter))
-            yield from waiter
+            wake = partial(_wake, loop, waiter)
+            self.add_done_callback(wake)
+            try:
+                yield from waiter
+            finally:  # A wait that is given up leaves nothing behind.
+                self._forget(wake)
         return self.result()
+
+    def _check_process(self) -> None:
+        if self._forks != _Forks.count:
+            raise BackendUnavailable(
+                "the score was pending when this process was forked: wait for it in the process that"
+                " submitted the rollout, or submit the rollout again in this one"
+            )
 
     def _wait(self, timeout_s: float | None) -> bool:
         ended = threading.Event()
@@ -96,10 +128,13 @@ class Pending(Generic[T]):
         self.add_done_callback(end)
         if ended.wait(timeout_s):
             return True
+        self._forget(end)
+        return self.done()
+
+    def _forget(self, callback: "Callable[[Pending[T]], object]") -> None:
         with self._lock:
             if self._callbacks is not None:
-                self._callbacks.remove(end)
-        return self.done()
+                self._callbacks.remove(callback)
 
     def _call(self, callback: "Callable[[Pending[T]], object]") -> None:
         try:

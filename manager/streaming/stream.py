@@ -13,13 +13,14 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Unpack
 
 from oyer.config.reward import RewardConfig
 from oyer.manager import validation
 from oyer.manager.backend.connection import Broker, backend
-from oyer.manager.requirements import compares, needs_groups, needs_of
+from oyer.manager.backend.poller import started
+from oyer.manager.requirements import compares, needs_groups, needs_of, scored_metadata
 from oyer.manager.score import Score
 from oyer.manager.streaming.batching_window import ArrivalRate
 from oyer.manager.streaming.group_queue import GroupQueue, GroupUpdates
@@ -64,12 +65,12 @@ class Stream:
         self._config = config
         self._broker = broker
         self._needs = needs_of(config)
-        self._plan = plan_name(config)
+        self._plan, self._metadata_keys = plan_name(config), scored_metadata(config)
         self._needs_groups = needs_groups(config)
         self._compares = compares(config)
         # Under `reuse: off`, a group's batch would pay for the early judgements again.
-        alone = [judge for judge in config.judges if judge.kind == "pointwise"]
-        self._judges_early = bool(alone) and config.reuse != "off"
+        alone = any(judge.kind == "pointwise" for judge in config.judges)
+        self._judges_early = alone and config.reuse != "off"
         self.reset()
         _streams.add(self)
 
@@ -110,13 +111,12 @@ class Stream:
         named = self._named(rollouts, options)
         if options.get("group_size") is not None or not self._compares:
             return PendingScores(self._add([[one] for one in named]))
-        units: dict[Hashable, list[int]] = {}
+        units: dict[int | str, list[int]] = {}
         for i, rollout in enumerate(rollouts):
-            alone = rollout.group_id is None
-            units.setdefault(("row", i) if alone else ("group", rollout.group_id), []).append(i)
+            key = i if rollout.group_id is None else str(rollout.group_id)
+            units.setdefault(key, []).append(i)
         scores = self._add([[named[i] for i in unit] for unit in units.values()])
-        order = [i for unit in units.values() for i in unit]
-        by_row = dict(zip(order, scores, strict=True))
+        by_row = dict(zip([i for unit in units.values() for i in unit], scores, strict=True))
         return PendingScores([by_row[i] for i in range(len(rollouts))])
 
     def close_groups(
@@ -154,6 +154,7 @@ class Stream:
             plan=self._plan,
             training=self._training,
             now_s=time.monotonic(),
+            metadata_keys=self._metadata_keys,
         )
 
     def _add(self, units: Sequence[list[PendingRollout]]) -> list[Pending[Score]]:
@@ -171,7 +172,8 @@ class Stream:
                     joins = self._compares and first.group is not None
                     (batch.joining if joins else batch.members).extend(unit)
                 scores += [one.pending for one in pending]
-            if batch is not None and self._due_at_s(batch, now_s) < self._wakes_at_s:
+            unsent = bool(self._batches) and self._thread is None  # none could be started
+            if unsent or (batch and self._due_at_s(batch, now_s) < self._wakes_at_s):
                 self._wake()
         return scores
 
@@ -183,8 +185,7 @@ class Stream:
 
     def _wake(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="oyer-stream", daemon=True)
-            self._thread.start()
+            self._thread = started("oyer-stream", self._run)
         self._wakes_at_s = -math.inf
         self._changed.notify()
 

@@ -1,5 +1,6 @@
 """When an embedded backend stops, pending work ends for its waiters and in the record."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -13,7 +14,9 @@ import pytest
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action
-from oyer.manager import BatchCancelled, RewardManager
+from oyer.manager import BackendUnavailable, BatchCancelled, RewardFuture, RewardManager
+from oyer.manager.score import Score
+from oyer.manager.streaming.pending import Pending
 from oyer.models import queries
 from oyer.models.engine import open_engine, reading
 from oyer.models.rows import StoredBatch
@@ -70,6 +73,30 @@ def test_close_cancels_pending_batches_and_rollouts(
     assert state["usage"] is not None
     assert state["usage"]["calls"] >= 2
     assert "cannot be reached" not in caplog.text
+
+
+def test_what_is_submitted_while_the_backend_stops_ends_too(
+    judge: JudgeServer, tmp_path: Path
+) -> None:
+    judge.set_plan(Action(hold=True))
+    manager = RewardManager.local(config(judge, tmp_path), judge_processes=1)
+    rows = [rollout("stopping", i, group_id="g", response_tokens=10) for i in range(4)]
+    late: list[RewardFuture | Pending[Score]] = []
+
+    def submit_more(_: object) -> None:
+        late.append(manager.submit(rows))
+        late.append(manager.score(rows[0], group_size=4))
+        judge.set_plan(Action(text="Final score: 5"))
+        judge.release()
+
+    manager.submit(rows[:2]).add_done_callback(submit_more)
+    judge.wait_until(lambda log: len(log) >= 2)
+    manager.close()
+    assert len(late) == 2
+    for one in late:
+        with contextlib.suppress(BatchCancelled, BackendUnavailable):
+            one.result(WAIT_S)
+        assert one.done()
 
 
 def test_ctrl_c_in_a_script_cancels_its_batch_in_the_record(

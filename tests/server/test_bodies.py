@@ -8,6 +8,7 @@ import pytest
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.manager import RewardManager
+from tests.support.scripted_backend import sibling, user_text
 from tests.support.served_app import Served, served
 
 
@@ -79,3 +80,42 @@ def test_a_byte_order_mark_is_ignored_and_deep_nesting_is_an_error(server: Serve
     assert "nests too deep" in answer.json()["error"]
     key = json.dumps({"rollouts": [{"prompt": "p", "response": "r", "\ud83d": 1}]}).encode()
     assert server.post("/v1/score", key).status == 422
+
+
+@pytest.mark.parametrize("query", ["step=-1", "step=x", "split=", "step=1.5"])
+def test_a_wrong_url_is_an_error_like_all_others(server: Served, query: str) -> None:
+    answer = server.post(f"/rm?{query}", {"prompt": "p", "response": "r"})
+    assert answer.status == 422
+    assert answer.json().keys() == {"error"}
+    assert answer.json()["error"].startswith(f"query.{query.partition('=')[0]}: ")
+
+
+def test_token_counts_and_metadata_of_a_request_are_used(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    (q,) = backend.config.model_dump(mode="json")["judges"]
+    topical = {**q, "rubric": "{metadata.topic} {prompt} {response} Final score: 0 to 10"}
+    counting = {"method": "soft_overlong", "max_len": 10, "cache_len": 5}
+    manager = sibling(backend, judges=[topical], length=counting)
+    sent = {"prompt": "Q", "response": "r", "truncated": False}
+    full = {**sent, "response_tokens": 10, "metadata": {"topic": "owls"}}
+    lists: dict[str, Any] = {"query": ["Q r"], "prompts": ["Q"], "response_tokens": [10]}
+    lists["metadata"] = [{"topic": "owls"}]
+    with served(manager) as server:
+        assert server.post("/rm", full).json() == pytest.approx(0.0)
+        assert server.post("/get_reward", lists).json()["rewards"] == pytest.approx([0.0])
+        # The client sends metadata, but not all of one rollout.
+        partial = server.post("/rm?key=score", {**full, "metadata": {}}).json()
+        assert (partial["missing"], partial["judge_status"]) == (True, "rejected")
+        refused = server.post("/rm", sent)
+    assert refused.status == 422
+    assert "response_tokens" in refused.json()["error"] or "topic" in refused.json()["error"]
+    assert all("owls" in user_text(request) for request in judge.requests)
+
+
+def test_a_rollout_that_is_answered_without_a_reward_is_logged(
+    server: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent = {"prompt": "Q", "response": "r", "response_tokens": -1}
+    assert server.post("/rm?key=score", sent).json()["judge_status"] == "rejected"
+    assert "answered without a reward: rollouts[0].response_tokens" in caplog.text

@@ -6,10 +6,10 @@ import pytest
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import named
-from oyer.manager import InvalidInput
+from oyer.manager import InvalidInput, RewardManager
 from oyer.server.formula import evaluate
-from tests.support.scripted_backend import user_text
-from tests.support.served_app import Served
+from tests.support.scripted_backend import sibling, user_text
+from tests.support.served_app import Served, served
 
 
 @pytest.fixture
@@ -49,6 +49,19 @@ def test_a_gap_of_the_data_set_is_no_reference(
     shown = user_text(judge.requests[0])
     assert ("## Reference" in shown) == (reference is not None)
     assert reference is None or f"\n{reference}\n" in shown
+
+
+def test_the_judge_is_shown_the_values_of_an_item(
+    backend: RewardManager, judge: JudgeServer
+) -> None:
+    (q,) = backend.config.model_dump(mode="json")["judges"]
+    topical = {**q, "rubric": "{metadata.topic} {prompt} {response} Final score: 0 to 10"}
+    with served(sibling(backend, judges=[topical])) as server:
+        answer = server.post("/grade", {"sample": "seen", "item": {"topic": "owls"}})
+        refused = server.post("/grade", {"sample": "seen", "item": {}})
+    assert (answer.status, refused.status) == (200, 422)
+    assert "metadata.topic: is missing" in refused.json()["error"]
+    assert ["owls" in user_text(request) for request in judge.requests] == [True]
 
 
 def test_a_sample_without_a_score_is_an_error_and_no_number(

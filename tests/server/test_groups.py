@@ -11,7 +11,7 @@ import pytest
 from oyer.cli.serving.serve import only_batches
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action
-from oyer.manager import RewardManager
+from oyer.manager import RewardManager, Rollout
 from tests.support.scripted_backend import Running, sibling
 from tests.support.served_app import Answer, served
 
@@ -89,6 +89,27 @@ def test_two_samples_with_equal_text_count_twice_in_their_group(
     assert [answer["rewards"][0] for answer in answers] == pytest.approx([1.0, 1.0, 0.0])
     assert numbers == pytest.approx([1.0, 1.0, 0.0])
     assert len(judge.requests) == 4
+
+
+def test_equal_samples_in_different_requests_count_twice_in_their_group(
+    banded: RewardManager, judge: JudgeServer
+) -> None:
+    twin, others = "twin" * 5, ["b" * 20, "c" * 32]
+    parts: list[list[dict[str, Any]]] = [
+        [{"prompt": "shared?", "response": text, "group_id": "shared"} for text in (twin, other)]
+        for other in others
+    ]
+    with served(banded) as server:
+        answers = together(
+            *(
+                lambda part=part: server.post("/v1/score", {"rollouts": part, "group_size": 4})
+                for part in parts
+            )
+        )
+    whole = [row for part in parts for row in part]
+    batch = banded.submit([Rollout(**row) for row in whole]).result(60)
+    assert [one for answer in answers for one in answer["rewards"]] == batch.rewards.tolist()
+    assert len(judge.requests) == 3
 
 
 def test_a_client_that_disconnected_and_retries_is_the_same_sample(

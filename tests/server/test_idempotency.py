@@ -10,8 +10,9 @@ from oyer.server.idempotency import KEEP_S, MAX_KEPT_ROLLOUTS, Replies, Reply
 class Maker:
     """Makes numbered replies, and counts them."""
 
-    def __init__(self, *, complete: bool = True, rollouts: int = 1) -> None:
+    def __init__(self, *, complete: bool = True, rollouts: int = 1, keep_s: float = KEEP_S) -> None:
         self.made = 0
+        self._keep_s = keep_s
         self._complete = complete
         self._rollouts = rollouts
 
@@ -19,7 +20,9 @@ class Maker:
         self.made += 1
         number = self.made
         await asyncio.sleep(0)
-        return Reply(content=number, complete=self._complete, rollouts=self._rollouts)
+        return Reply(
+            content=number, complete=self._complete, rollouts=self._rollouts, keep_s=self._keep_s
+        )
 
 
 def test_equal_requests_share_an_answer() -> None:
@@ -63,6 +66,20 @@ def test_answers_are_dropped_after_their_time_and_beyond_their_number() -> None:
 
     asyncio.run(main())
     assert maker.made == 4
+
+
+def test_an_answer_with_a_shorter_time_is_made_again_behind_one_with_a_longer_time() -> None:
+    maker, other, now = Maker(keep_s=5), Maker(), [0.0]
+
+    async def main() -> list[int]:
+        replies = Replies(clock=lambda: now[0])
+        made = [await replies.get(key, one) for key, one in (("long", other), ("short", maker))]
+        for now[0] in (4.0, 6.0, 10.0, 12.0):
+            made.append(await replies.get("short", maker))
+        made.append(await replies.get("long", other))
+        return [reply.content for reply in made]
+
+    assert asyncio.run(main()) == [1, 1, 1, 2, 2, 3, 1]
 
 
 def test_a_disconnected_client_does_not_cancel_the_work_of_others() -> None:

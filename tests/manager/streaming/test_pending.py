@@ -122,3 +122,24 @@ def test_a_failing_callback_is_logged_and_the_others_are_called(
     pending.add_done_callback(lambda one: values.append(one.result()))
     assert values == [5, 1]
     assert "a callback of a score failed" in caplog.text
+
+
+def test_a_wait_that_is_given_up_leaves_nothing_behind() -> None:
+    pending: Pending[int] = Pending()
+
+    async def main() -> int:
+        for _ in range(3):
+            waiting = asyncio.ensure_future(one())
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        assert pending._callbacks == []
+        waiting = asyncio.ensure_future(one())
+        await asyncio.sleep(0)
+        pending.end(7)
+        return await waiting
+
+    async def one() -> int:
+        return await pending
+
+    assert asyncio.run(main()) == 7

@@ -10,7 +10,13 @@ import pytest
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action, named
-from oyer.manager import InvalidInput, InvalidRollout, MissingScores, RewardManager
+from oyer.manager import (
+    BackendUnavailable,
+    InvalidInput,
+    InvalidRollout,
+    MissingScores,
+    RewardManager,
+)
 from oyer.manager.score import Score
 from oyer.manager.streaming import batching_window
 from oyer.manager.streaming.identity import ScoreOptions
@@ -136,6 +142,89 @@ def test_a_forked_process_can_submit(plain: RewardManager, judge: JudgeServer) -
     child.join()
 
 
+def test_a_rollout_can_be_submitted_again_when_no_thread_could_be_started(
+    plain: RewardManager, judge: JudgeServer
+) -> None:
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def submit() -> None:
+        threading.stack_size(2**47)  # No address space is as large.
+        with pytest.raises(RuntimeError, match="thread"):
+            plain.score(rollout("threads"))
+        threading.stack_size(0)
+        sender.send(plain.score(rollout("threads")).result(60).reward)
+
+    child = context.Process(target=submit)
+    child.start()
+    assert receiver.poll(60)
+    assert receiver.recv() == pytest.approx(1.5)
+    child.join()
+    assert len(judge.requests) == 1
+
+
+def test_a_forked_process_is_told_where_a_score_is_pending(
+    plain: RewardManager, judge: JudgeServer
+) -> None:
+    judge.set_plan(Action(text="Final score: 5", hold=True))
+    pending = plain.score_many([rollout("pending at the fork")])
+    judge.wait_until(lambda log: len(log) == 1)
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def wait() -> None:
+        for wait_for in (pending.result, pending.scores[0].result):
+            with pytest.raises(BackendUnavailable) as failure:
+                wait_for()
+            sender.send(str(failure.value))
+        again = plain.score(rollout("pending at the fork"))
+        sender.send("submitted again")
+        sender.send(again.result(60).reward)
+
+    child = context.Process(target=wait)
+    child.start()
+    told = []
+    while "submitted again" not in told:
+        assert receiver.poll(60)
+        told.append(receiver.recv())
+    judge.release()
+    assert receiver.poll(60)
+    assert receiver.recv() == pending.result(60)[0].reward
+    child.join()
+    assert ["submit the rollout again" in text for text in told[:2]] == [True, True]
+    assert len(judge.requests) == 1
+
+
+def test_rollouts_whose_metadata_the_rubric_shows_are_not_the_same_rollout(
+    plain: RewardManager, judge: JudgeServer
+) -> None:
+    (q,) = plain.config.model_dump(mode="json")["judges"]
+    topical = {**q, "rubric": "{metadata.task.topic} {prompt} {response} Final score: 0 to 10"}
+    manager = sibling(plain, judges=[topical])
+    judge.set_plan(by_response({"first topic": 3, "second topic": 7}))
+    rows = [
+        rollout("equal texts", metadata={"task": {"topic": topic}, "seen": seen})
+        for topic in ("first topic", "second topic")
+        for seen in (1, 2)
+    ]
+    pending = [manager.score(row) for row in rows]
+    scores = [one.result(60).judge_score for one in pending]
+    assert scores == manager.submit(rows).result(60).judge_scores.tolist() == [3, 3, 7, 7]
+    # What the judge is not shown makes no other rollout.
+    assert [one is pending[0] for one in pending] == [True, True, False, False]
+    assert len(judge.requests) == 2
+
+
+def test_group_ids_are_compared_as_text(banded: RewardManager, judge: JudgeServer) -> None:
+    rows = [
+        rollout("typed", i, group_id=group_id, response_tokens=n)
+        for i, (group_id, n) in enumerate([(1, 10), ("1", 10), (1, 30)])
+    ]
+    scores = banded.score_many(rows).result(60)
+    batch = banded.submit(rows).result(60)
+    np.testing.assert_allclose([score.reward for score in scores], batch.rewards)
+
+
 def test_a_group_is_judged_while_it_is_incomplete_and_paid_for_once(
     banded: RewardManager, judge: JudgeServer
 ) -> None:
@@ -224,6 +313,10 @@ def test_a_rollout_without_group_size_is_refused_if_lengths_are_compared(
         ({"group_size": 2, "on_group_timeout": "drop"}, "on_group_timeout"),
         ({"group_size": 2, "step": -1}, "step"),
         ({"group_size": 2, "run": ""}, "run"),
+        (
+            {"groupsize": 2, "group_size": 2},
+            "groupsize: is not an option; did you mean `group_size`",
+        ),
     ],
 )
 def test_a_wrong_option_is_refused_at_once(
