@@ -30,6 +30,8 @@ class AttemptResult:
 
     started_at: datetime
     result: Reply | Failure
+    billed: tuple[int, int]
+    """Prompt and completion tokens that count for its cost, as of `billed_tokens`."""
     parsed: ParsedScore | None = None
     hedge: bool = False
     """Whether it is the second request of a call."""
@@ -115,4 +117,5 @@ def _record(
         reasoning=reply.reasoning if reply else None,
         error=failure.message if failure else None,
         hedge=attempt.hedge,
+        billed=attempt.billed,
     )
