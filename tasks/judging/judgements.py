@@ -53,6 +53,9 @@ class AttemptRecord:
     reasoning: str | None = None
     error: str | None = None
     """The endpoint's or the network's error message; None with a reply."""
+    id: str = field(default_factory=lambda: str(uuid4()))
+    restored: bool = False
+    """Whether it was read from the reply cache: another worker sent it and may have died."""
     hedge: bool = False
     """Whether it is the second request of a call, sent while the first one was in flight."""
     billed: tuple[int, int] | None = None
@@ -162,7 +165,7 @@ def attempt_rows(job: JudgeRequest, answer: Answer, *, price: Price | None) -> l
             "rollout_index": job.index,
             "judge": job.judge.name,
             "sample": job.sample,
-            "id": str(uuid4()),
+            "id": attempt.id,
             "number": attempt.number,
             "started_at": attempt.started_at,
             "url_index": attempt.url_index,
