@@ -225,7 +225,8 @@ def test_attempts_recorded_after_the_end_count_in_the_usage_and_the_totals(engin
     assert state is not None
     assert (state["usage"], state["counts"]) == (now, {})
     assert now["calls"] == used["calls"] + 2
-    assert tuple(totals) == (now["calls"], pytest.approx(now["cost_usd"]))
+    assert totals.n == now["calls"]
+    assert totals.total == pytest.approx(now["cost_usd"])
 
 
 def test_a_rubric_is_stored_once(engine: Engine) -> None:

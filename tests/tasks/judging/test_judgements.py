@@ -112,7 +112,7 @@ def test_a_reply_without_usage_costs_what_the_budget_counted() -> None:
     found = answered(attempts=(attempt(1), unknown))
     written = row(found)
     assert (written["prompt_tokens"], written["completion_tokens"]) == (100, 10)
-    costs = [one["cost_usd"] for one in attempt_rows(job(), found, price=PRICE)]
+    costs = [one["cost_usd"] or 0.0 for one in attempt_rows(job(), found, price=PRICE)]
     assert costs == pytest.approx([(100 * 2 + 10 * 8) / 1e6, (50 * 2 + 4 * 8) / 1e6])
     assert written["cost_usd"] == pytest.approx(sum(costs))
 
