@@ -68,6 +68,9 @@ def test_the_late_original_changes_nothing(backend: Backend, undisturbed: Undist
         "the late calls are on record",
     )
     assert [backend.read(query, id=batch.id) for query in written] == before
+    used = f"SELECT usage, ({attempts}) AS n FROM batches WHERE id = :id"
+    (state,) = backend.read(used, id=batch.id)
+    assert state["usage"]["calls"] == state["n"]
     backend.check(batch, expected, calls=range(N, N + JUDGE_IN_FLIGHT + 1))
 
 
