@@ -211,6 +211,11 @@ def finish_batch(
 
 def reopen_batch(conn: Connection, batch_id: str) -> None:
     """Set a failed batch back to `submitted`."""
+    used = select(Batch.usage).where(Batch.id == batch_id, Batch.status == FAILED)
+    if counted := conn.scalar(used):
+        # Its next end adds them again.
+        cost = -counted["calls"], -counted["cost_usd"], 0.0
+        add_to_totals(conn, batch_id, {"cost_usd": cost})
     given_up = update(Batch).where(Batch.id == batch_id, Batch.status == FAILED)
     nothing = {"finished_at": None, "counts": None, "usage": None, "ending": None}
     conn.execute(given_up.values({"status": SUBMITTED, **nothing}))

@@ -100,6 +100,18 @@ def test_a_batch_that_was_given_up_can_be_reopened_and_a_cancelled_one_not(engin
             assert (state["finished_at"] is None) == (after == "submitted")
 
 
+def test_a_reopened_batch_leaves_the_totals(engine: Engine) -> None:
+    key = new_batch(engine)
+    used: Usage = {"calls": 3, "prompt_tokens": 9, "completion_tokens": 3, "cost_usd": 0.5}
+    with engine.begin() as conn:
+        add_to_totals(conn, key.batch_id, {"cost_usd": (3, 0.5, 0.0)})
+        finish_batch(conn, key.batch_id, status="failed", finished_at=START, counts={}, usage=used)
+        for _ in range(2):
+            reopen_batch(conn, key.batch_id)
+        totals = conn.execute(select(StepTotal.n, StepTotal.total)).one()
+    assert (totals.n, totals.total) == (0, 0.0)
+
+
 def test_batches_of_one_run_share_its_row(engine: Engine) -> None:
     new_batch(engine)
     new_batch(engine)
