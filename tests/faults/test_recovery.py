@@ -53,6 +53,9 @@ def test_the_late_original_changes_nothing(backend: Backend, undisturbed: Undist
     backend.judge.set_plan(Action(hold=True, text="Final score: 2"))
     future = backend.manager().submit(rollouts_of("late", N))
     backend.judge.wait_until(lambda log: len(log) == JUDGE_IN_FLIGHT)
+    # Stopped inside this transaction, the worker would keep the others from the record.
+    batch_row = "SELECT id FROM batches WHERE id = :id"
+    wait_until(lambda: backend.read(batch_row, id=future.batch_id) != [], "the batch is on record")
     first.send(signal.SIGSTOP)
     backend.judge.set_plan({})
     backend.start("judge")
