@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from sqlalchemy import ColumnElement, Connection, Executable, Select, bindparam, func, select
 
-from oyer.models.base import BatchPart
+from oyer.models.base import BatchPart, clean_text
 from oyer.models.batch import Batch, BatchSubmission, Run
 from oyer.models.judgement import Attempt, Judgement, JudgementCriterion
 from oyer.models.reward import Reward
@@ -84,7 +84,7 @@ def scored_by_request(
     found: dict[str, StoredJudgement] = {}
     hashes = sorted(set(request_hashes))
     for start in range(0, len(hashes), IN_LIST):
-        values = {"hashes": hashes[start : start + IN_LIST], "run": run}
+        values = {"hashes": hashes[start : start + IN_LIST], "run": run and clean_text(run)}
         for row in conn.execute(_last_scored(run is not None), values).mappings():
             found[row["request_hash"]] = cast(StoredJudgement, dict(row))
     return found
@@ -145,7 +145,7 @@ def cost_of_run(conn: Connection, run: str) -> float:
     cost = cost.join(
         Attempt, (Attempt.submitted_at == Batch.submitted_at) & (Attempt.batch_id == Batch.id)
     )
-    return float(conn.scalar(cost.where(Run.name == run)) or 0.0)
+    return float(conn.scalar(cost.where(Run.name == clean_text(run))) or 0.0)
 
 
 def latest_groups(
@@ -159,7 +159,7 @@ def latest_groups(
     found: dict[str, tuple[int, int]] = {}
     counted = [split or "" for split in splits]
     for run in runs:
-        run_id = conn.scalar(select(Run.id).where(Run.name == run))
+        run_id = conn.scalar(select(Run.id).where(Run.name == clean_text(run)))
         query = (
             select(func.sum(StepTotal.n), func.sum(StepTotal.total))
             .where(StepTotal.run_id == run_id, StepTotal.name == "groups")

@@ -28,7 +28,7 @@ from oyer.models.columns import (
     without_criteria,
 )
 from oyer.models.judgement import SCORED, Attempt, Judgement, JudgementCriterion, Rubric
-from oyer.models.queries import judgements_of
+from oyer.models.queries import judgements_of, usage_of
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout, RolloutImage, Text
 from oyer.models.rows import (
@@ -121,8 +121,23 @@ def record_chunk(
         _write_texts(conn, texts)
         verdicts = not_outdated(verdicts, judgements, stored)
     _write(conn, JudgementCriterion, itertools.chain(*verdicts.values()), batch)
-    _write(conn, Attempt, tried, batch)
+    if _write(conn, Attempt, tried, batch):
+        _add_late_usage(conn, batch.batch_id)
     return stored
+
+
+def _add_late_usage(conn: Connection, batch_id: str) -> None:
+    """Add the attempts of a worker that was late, after another one had ended the batch."""
+    usage = select(Batch.usage).where(Batch.id == batch_id)
+    if conn.scalar(usage) is None:
+        return
+    # The lock keeps two late writers from replacing each other's sum.
+    before = conn.execute(usage.with_for_update()).scalar_one() or {}
+    now = usage_of(conn, batch_id)
+    conn.execute(update(Batch).where(Batch.id == batch_id).values(usage=now))
+    calls = now["calls"] - before.get("calls", 0)
+    cost_usd = now["cost_usd"] - before.get("cost_usd", 0.0)
+    add_to_totals(conn, batch_id, {"cost_usd": (calls, cost_usd, 0.0)})
 
 
 def record_rewards(conn: Connection, batch: BatchKey, rewards: Sequence[RewardRow]) -> bool:
@@ -196,6 +211,11 @@ def finish_batch(
 
 def reopen_batch(conn: Connection, batch_id: str) -> None:
     """Set a failed batch back to `submitted`."""
+    used = select(Batch.usage).where(Batch.id == batch_id, Batch.status == FAILED)
+    if counted := conn.scalar(used):
+        # Its next end adds them again.
+        cost = -counted["calls"], -counted["cost_usd"], 0.0
+        add_to_totals(conn, batch_id, {"cost_usd": cost})
     given_up = update(Batch).where(Batch.id == batch_id, Batch.status == FAILED)
     nothing = {"finished_at": None, "counts": None, "usage": None, "ending": None}
     conn.execute(given_up.values({"status": SUBMITTED, **nothing}))

@@ -219,11 +219,13 @@ class _Chunk:
     def _record(
         self, judges: Sequence[JudgeConfig], answered: Sequence[tuple[JudgeRequest, Answer]]
     ) -> None:
-        judgements, attempts = [], []
+        judgements, attempts, spent_usd = [], [], 0.0
         for request, answer in answered:
             price = self.context.judging.price(request.judge)
             judgements.append(self._row(request, answer, price))
             attempts += attempt_rows(request, answer, price=price)
+            # What another worker sent is not among the amounts that this one has to record.
+            spent_usd += sum(one.cost_usd(price) for one in answer.attempts if not one.restored)
         written = record_chunk(
             self.context, self.manifest, self.number, self.rollouts, judges, judgements, attempts
         )
@@ -236,7 +238,7 @@ class _Chunk:
         )
         if self.budget is not None and self.plan.budget is not None:
             self.context.measurements.note_run(self.manifest.run, self.plan.budget.usd)
-            self.budget.recorded(sum(row.get("cost_usd") or 0.0 for row in attempts))
+            self.budget.recorded(spent_usd)
             self.budget.report()
 
     def _row(self, request: JudgeRequest, answer: Answer, price: Price | None) -> JudgementRow:
@@ -277,6 +279,7 @@ def _resolver(
         single_flight=services.single_flight,
         record=recorded,
         scope=scopes[plan.reuse],
+        batch_id=manifest.batch_id,
     )
 
 

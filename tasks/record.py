@@ -229,13 +229,18 @@ def end_batches(endings: Mapping[str, tuple[str, str]], store_url: str) -> str:
 
 
 def _end(conn: "Connection", batch_id: str, status: str, why: str) -> bool:
+    usage = queries.usage_of(conn, batch_id)
+    state = queries.batch(conn, batch_id)
+    if state is not None and state["usage"] is None and usage["calls"]:
+        cost = Total(usage["calls"], usage["cost_usd"], 0.0)
+        writes.add_to_totals(conn, batch_id, {"cost_usd": cost})
     return writes.finish_batch(
         conn,
         batch_id,
         status=status,
         finished_at=datetime.now(UTC),
         counts=queries.counts_of(conn, batch_id),
-        usage=queries.usage_of(conn, batch_id),
+        usage=usage,
         ending=why,
     )
 

@@ -7,7 +7,8 @@
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import Literal
+from datetime import datetime
+from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -28,6 +29,26 @@ def reply_key(key: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CachedAttempt:
+    """The request that brought a cached reply, so that it is on record even if its worker dies."""
+
+    id: str
+    """Of its row in `attempts`: two workers that record it write one row."""
+    batch_id: str
+    place: tuple[int, str, int]
+    """Rollout, judge and sample of its judgement in the batch."""
+    started_at: datetime
+    latency_ms: float
+    http_status: int
+    url_index: int
+    billed: tuple[int, int]
+    """Prompt and completion tokens that count for its cost."""
+    sent: dict[str, Any]
+    """The body that was sent, without its messages."""
+    hedge: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CachedReply:
     """A complete reply of a judge; one that was cut, refused or failed does not validate."""
 
@@ -44,6 +65,8 @@ class CachedReply:
     """From the reply's log-probabilities, which are not cached."""
     reasoning: str | None = None
     """The reasoning that the judge's model returned beside the reply."""
+    attempt: CachedAttempt | None = None
+    """None for the reply to a re-ask, and from workers of earlier releases."""
 
 
 _REPLY = TypeAdapter(CachedReply)

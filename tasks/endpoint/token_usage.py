@@ -20,7 +20,7 @@ _CACHED = frozenset(
     {"cachedtokens", "promptcachehittokens", "cachereadinputtokens", "cachedcontenttokencount"}
 )
 _PROMPT_DETAILS = frozenset({"prompttokensdetails", "inputtokensdetails", "inputtokendetails"})
-_CACHE = frozenset({"cachecreationinputtokens", "cachereadinputtokens"})
+_CACHE = frozenset({"cachecreationinputtokens", "cachewriteinputtokens", "cachereadinputtokens"})
 
 
 def token_usage(data: Any) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def token_usage(data: Any) -> dict[str, Any]:
     prompt, completion = _largest(usage, _PROMPT), _largest(usage, _COMPLETION)
     total, thinking = _largest(usage, _TOTAL), _thinking(usage)
     if prompt is not None and "prompttokens" not in usage:
-        # Anthropic's `input_tokens` excludes these; `prompt_tokens` includes them.
+        # The `input_tokens` of Anthropic and Bedrock exclude these; `prompt_tokens` includes them.
         prompt += sum(count(usage.get(name)) or 0 for name in _CACHE)
     if thinking > (completion or 0) or (thinking and _CANDIDATES & usage.keys()):
         completion = (completion or 0) + thinking

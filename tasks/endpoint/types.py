@@ -61,7 +61,7 @@ class Reply:
     prompt_tokens: int
     completion_tokens: int
     usage_reported: bool
-    """False if the endpoint sent no usage; the token counts are then 0."""
+    """False if the endpoint did not send both token counts; a missing one is 0."""
     model: str
     """The model that answered, as the endpoint reports it."""
     token_logprobs: tuple[TokenLogprob, ...] | None = None

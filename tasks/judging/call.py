@@ -83,6 +83,8 @@ class Claim:
     key: str
     single_flight: SingleFlight
     reply_cache: ReplyCache
+    batch_id: str = ""
+    """The batch that pays for the call."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,18 +254,21 @@ class JudgeCaller:
         billed = result
         if race is not None and race.winner is not None and not result.usage_reported:
             billed = race.winner
-        reservation.spent_usd = cost_usd(call.price, *billed_tokens(billed, call.prompt_tokens))
+        tokens = billed_tokens(billed, call.prompt_tokens)
+        reservation.spent_usd = cost_usd(call.price, *tokens)
         permit.settle(result, first_attempt=call.first)
         if isinstance(result, Failure):
-            return AttemptResult(started_at, result, hedge=hedge)
+            return AttemptResult(started_at, result, tokens, hedge=hedge)
         parsed = call.job.reading.read(result)
-        judge, claim = call.job.judge, call.claim
-        call.endpoint.lessons.report(judge.model, result.model)
+        made = AttemptResult(started_at, result, tokens, parsed, hedge)
+        claim = call.claim
+        call.endpoint.lessons.report(call.job.judge.model, result.model)
         if claim is not None and parsed.status is Status.SCORED:
             # Before the permit is released: a worker killed between the two would cost a call more
             # than may be in flight.
-            claim.reply_cache.keep(claim.key, cached_reply(result, parsed, judge))
-        return AttemptResult(started_at, result, parsed, hedge)
+            kept = cached_reply(call.job, call.request, made, claim.batch_id)
+            claim.reply_cache.keep(claim.key, kept)
+        return made
 
     def _permit(
         self, endpoint: EndpointServices, tokens: int

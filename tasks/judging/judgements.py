@@ -53,8 +53,18 @@ class AttemptRecord:
     reasoning: str | None = None
     error: str | None = None
     """The endpoint's or the network's error message; None with a reply."""
+    id: str = field(default_factory=lambda: str(uuid4()))
+    restored: bool = False
+    """Whether it was read from the reply cache: another worker sent it and may have died."""
     hedge: bool = False
     """Whether it is the second request of a call, sent while the first one was in flight."""
+    billed: tuple[int, int] | None = None
+    """Prompt and completion tokens that count for its cost: an estimate for a reply without usage.
+    None: those reported."""
+
+    def cost_usd(self, price: Price | None) -> float:
+        """Return its cost, as it counts for the run's budget; 0 without a price."""
+        return cost_usd(price, *(self.billed or (self.prompt_tokens, self.completion_tokens)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +97,10 @@ class Answer:
     def completion_tokens(self) -> int:
         """Sum over all attempts."""
         return sum(attempt.completion_tokens for attempt in self.attempts)
+
+    def cost_usd(self, price: Price | None) -> float:
+        """Return the cost of all attempts; 0 without a price."""
+        return sum(attempt.cost_usd(price) for attempt in self.attempts)
 
 
 def no_answer(status: Status, error: str | None) -> Answer:
@@ -129,7 +143,7 @@ def judgement_row(
         "parameters": parameters_text(job, last.sent if last else None) if job.key else None,
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.completion_tokens,
-        "cost_usd": cost_usd(price, answer.prompt_tokens, answer.completion_tokens),
+        "cost_usd": answer.cost_usd(price),
         "latency_ms": latency_ms,
         "attempts": len(answer.attempts),
         "source": answer.source,
@@ -151,7 +165,7 @@ def attempt_rows(job: JudgeRequest, answer: Answer, *, price: Price | None) -> l
             "rollout_index": job.index,
             "judge": job.judge.name,
             "sample": job.sample,
-            "id": str(uuid4()),
+            "id": attempt.id,
             "number": attempt.number,
             "started_at": attempt.started_at,
             "url_index": attempt.url_index,
@@ -160,7 +174,7 @@ def attempt_rows(job: JudgeRequest, answer: Answer, *, price: Price | None) -> l
             "latency_ms": attempt.latency_ms,
             "prompt_tokens": attempt.prompt_tokens,
             "completion_tokens": attempt.completion_tokens,
-            "cost_usd": cost_usd(price, attempt.prompt_tokens, attempt.completion_tokens),
+            "cost_usd": attempt.cost_usd(price),
             "retry_wait_s": attempt.retry_wait_s,
             "parameters": parameters_text(job, attempt.sent),
             "seed": seed_of(attempt.sent),

@@ -6,6 +6,7 @@ an answer with a status, never an exception.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from hashlib import sha256
 
 from oyer.config.reward import JudgeConfig
@@ -13,6 +14,7 @@ from oyer.models.rows import StoredJudgement
 from oyer.protocol.status import Status
 from oyer.tasks.coordination.reply_cache import CachedReply, ReplyCache
 from oyer.tasks.coordination.single_flight import SingleFlight
+from oyer.tasks.judging.attempt import restored_attempts
 from oyer.tasks.judging.call import DEADLINE_PASSED, TAKEN_OVER, Claim, JudgeCaller
 from oyer.tasks.judging.judge_call import joined_attempts, judge_call
 from oyer.tasks.judging.judgements import Answer, AttemptRecord, Source, no_answer
@@ -33,16 +35,22 @@ class Resolver:
     record: Record
     scope: str
     """Replies are shared within this name: empty for the whole store, else the run or the batch."""
+    batch_id: str = ""
+    """The batch of the requests; empty restores no attempts from the reply cache."""
 
     def known(self, jobs: Sequence[JudgeRequest]) -> dict[str, Answer]:
         """Return the answers that need no call, by request key, in two round trips per chunk."""
-        asked = {job.key: job for job in jobs if job.key}
+        asked: dict[str, JudgeRequest] = {}
+        for job in jobs:
+            if job.key:
+                # Of equal requests, the first one is called for.
+                asked.setdefault(job.key, job)
         scoped = {self._scoped(key): key for key in asked}
         answers: dict[str, Answer] = {}
         outdated = []
         for scoped_key, reply in self.reply_cache.get_many(list(scoped)).items():
             key = scoped[scoped_key]
-            answer = _from_cache(reply, asked[key], "cache")
+            answer = self._from_cache(reply, asked[key], "cache")
             if not self._is_current(reply.model, asked[key].judge):
                 outdated.append(scoped_key)
             elif answer is not None:
@@ -65,7 +73,7 @@ class Resolver:
     def answer(self, job: JudgeRequest, *, claimed: bool) -> Answer:
         """Call for a claimed request; else wait for its reply, and call if its owner is gone."""
         assert job.key is not None
-        claim = Claim(self._scoped(job.key), self.single_flight, self.reply_cache)
+        claim = Claim(self._scoped(job.key), self.single_flight, self.reply_cache, self.batch_id)
         made: tuple[AttemptRecord, ...] = ()
         while True:
             answer = None if claimed else self._joined(job, claim.key)
@@ -88,7 +96,7 @@ class Resolver:
             if reply is not None:
                 # A cached reply blocks `claim`. If this worker's parser cannot read it, as during
                 # an upgrade, call without a claim.
-                return _from_cache(reply, job, "joined")
+                return self._from_cache(reply, job, "joined")
             if self.single_flight.claim([scoped_key])[scoped_key]:
                 return None
 
@@ -104,23 +112,34 @@ class Resolver:
         reported = endpoint.lessons.reported(judge.model)
         return reported is None or model is None or model == reported
 
+    def _from_cache(self, reply: CachedReply, job: JudgeRequest, source: Source) -> Answer | None:
+        """Read a cached reply again; None if the present parser finds no score in it."""
+        parsed = job.reading.read_again(reply.text, reply.expected_score)
+        if parsed is None:
+            return None
+        answer = Answer(
+            source=source,
+            status=Status.SCORED,
+            text=reply.text,
+            reasoning=reply.reasoning,
+            parsed=parsed,
+            model=reply.model,
+        )
+        attempts = restored_attempts(reply, job, self.batch_id)
+        if not attempts:
+            return answer
+        (made,) = attempts
+        ended_at = made.started_at + timedelta(milliseconds=made.latency_ms)
+        return replace(
+            answer,
+            source="called",
+            attempts=attempts,
+            started_at=made.started_at,
+            finished_at=ended_at,
+        )
+
     def _scoped(self, key: str) -> str:
         return sha256(f"{self.scope}\n{key}".encode()).hexdigest() if self.scope else key
-
-
-def _from_cache(reply: CachedReply, job: JudgeRequest, source: Source) -> Answer | None:
-    """Read a cached reply again; None if the present parser finds no score in it."""
-    parsed = job.reading.read_again(reply.text, reply.expected_score)
-    if parsed is None:
-        return None
-    return Answer(
-        source=source,
-        status=Status.SCORED,
-        text=reply.text,
-        reasoning=reply.reasoning,
-        parsed=parsed,
-        model=reply.model,
-    )
 
 
 def _from_record(row: StoredJudgement, job: JudgeRequest) -> Answer | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from oyer.config.reward import JudgeConfig, Price
 from oyer.protocol.measuring import measured
 from oyer.protocol.measuring.measurements import Measurements
-from oyer.tasks.judging.judgements import Answer, AttemptRecord, cost_usd
+from oyer.tasks.judging.judgements import Answer, AttemptRecord
 from oyer.tasks.judging.requests import JudgeRequest
 
 
@@ -21,7 +21,7 @@ def count_answers(
         judge, endpoint = request.judge.name, request.judge.endpoint
         status = answer.parsed.status if answer.parsed else answer.status
         measurements.count(measured.JUDGEMENTS, judge, str(status), answer.source)
-        usd = cost_usd(price_of(request.judge), answer.prompt_tokens, answer.completion_tokens)
+        usd = answer.cost_usd(price_of(request.judge))
         measurements.count(measured.COST_USD, run, judge, by=usd)
         for attempt in answer.attempts:
             _count_attempt(measurements, endpoint, attempt)

@@ -41,6 +41,25 @@ def test_all_judge_workers_killed_and_one_started(
     backend.check(batch, expected, calls=range(N, N + JUDGE_IN_FLIGHT + 1))
 
 
+def test_the_answered_calls_of_killed_workers_are_on_record(
+    backend: Backend, undisturbed: Undisturbed
+) -> None:
+    expected = undisturbed("paid-kill", N)
+    future = backend.half_way("paid-kill", N)
+    for worker in backend.living("judge"):
+        worker.kill()
+    backend.go_on()
+    backend.start("judge")
+    batch = future.result(timeout_s=180)
+    backend.check(batch, expected, calls=range(N, N + JUDGE_IN_FLIGHT + 1))
+    query = "SELECT count(*) AS n, sum(prompt_tokens) AS tokens FROM {} WHERE batch_id = :id"
+    (attempts,) = backend.read(query.format("attempts"), id=batch.id)
+    (judgements,) = backend.read(query.format("judgements"), id=batch.id)
+    assert attempts == judgements
+    assert (attempts["n"], attempts["tokens"]) == (N, expected.usage.prompt_tokens)
+    assert batch.usage == expected.usage
+
+
 @pytest.mark.parametrize("killed", [1, 2])
 def test_judge_workers_killed_with_a_backlog(
     backend: Backend, undisturbed: Undisturbed, killed: int

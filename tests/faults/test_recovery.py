@@ -53,6 +53,9 @@ def test_the_late_original_changes_nothing(backend: Backend, undisturbed: Undist
     backend.judge.set_plan(Action(hold=True, text="Final score: 2"))
     future = backend.manager().submit(rollouts_of("late", N))
     backend.judge.wait_until(lambda log: len(log) == JUDGE_IN_FLIGHT)
+    # Stopped inside this transaction, the worker would keep the others from the record.
+    batch_row = "SELECT id FROM batches WHERE id = :id"
+    wait_until(lambda: backend.read(batch_row, id=future.batch_id) != [], "the batch is on record")
     first.send(signal.SIGSTOP)
     backend.judge.set_plan({})
     backend.start("judge")
@@ -68,6 +71,9 @@ def test_the_late_original_changes_nothing(backend: Backend, undisturbed: Undist
         "the late calls are on record",
     )
     assert [backend.read(query, id=batch.id) for query in written] == before
+    used = f"SELECT usage, ({attempts}) AS n FROM batches WHERE id = :id"
+    (state,) = backend.read(used, id=batch.id)
+    assert state["usage"]["calls"] == state["n"]
     backend.check(batch, expected, calls=range(N, N + JUDGE_IN_FLIGHT + 1))
 
 

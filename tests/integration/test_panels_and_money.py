@@ -13,6 +13,8 @@ from oyer.demo.replies import token_count
 from oyer.demo.request_log import RequestEntry
 from oyer.demo.responses import Action, named
 from oyer.manager import JudgeOutage, RewardManager
+from oyer.protocol.redis_client import connect
+from oyer.tasks.coordination.budget import NANO, budget_key
 from tests.integration.test_main_job import read
 from tests.support.rollouts import rollouts_of
 
@@ -150,6 +152,22 @@ def test_a_run_stops_at_its_budget_over_batches_and_workers(
     assert np.isnan(batch.rewards).all()
     other = manager.submit(rollouts_of("money 9", 4), run="another run").result(timeout_s=60)
     assert other.statuses == ["scored"] * 4
+
+
+def test_replies_without_usage_cost_the_same_on_record_and_in_the_budget(
+    manager_with: MakeManager, judge: JudgeServer
+) -> None:
+    judge.set_plan(named("no_usage", text=SIX))
+    manager = manager_with({"budget": {"usd": 1.0}}, max_tokens=8)
+    batch = manager.submit(rollouts_of("no usage", 4), run="no usage").result(timeout_s=60)
+    assert batch.usage.tokens == 0
+    # 14 bytes are estimated as 4 tokens.
+    assert batch.usage.cost_usd == pytest.approx(4 * 4 / 1000)
+    with connect(str(manager.config.broker.url)) as client:
+        spent = client.hget(budget_key("no usage"), "spent")
+    assert int(spent or 0) / NANO == pytest.approx(batch.usage.cost_usd)
+    query = "SELECT sum(cost_usd) AS usd FROM judgements WHERE batch_id = :id"
+    assert read(manager, query, id=batch.id)[0]["usd"] == pytest.approx(batch.usage.cost_usd)
 
 
 def test_billed_failures_count(manager_with: MakeManager, judge: JudgeServer) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from oyer.demo.judge_server import JudgeServer
 from oyer.demo.responses import Action
@@ -20,6 +21,7 @@ from oyer.manager.streaming.pending import Pending
 from oyer.models import queries
 from oyer.models.engine import open_engine, reading
 from oyer.models.rows import StoredBatch
+from oyer.models.step_total import StepTotal
 from tests.support.scripted_backend import rollout
 
 WAIT_S = 60.0
@@ -41,6 +43,15 @@ def on_record(folder: Path) -> list[StoredBatch]:
         states = queries.list_batches(conn)
     engine.dispose()
     return states
+
+
+def requests_in_totals(folder: Path) -> int:
+    engine = open_engine(f"sqlite:///{folder / 'oyer.db'}")
+    with reading(engine) as conn:
+        found = conn.scalars(select(StepTotal.n).where(StepTotal.name == "cost_usd"))
+        requests = sum(found)
+    engine.dispose()
+    return requests
 
 
 def test_close_cancels_pending_batches_and_rollouts(
@@ -72,6 +83,8 @@ def test_close_cancels_pending_batches_and_rollouts(
     assert state["counts"].get("scored", 0) >= 2
     assert state["usage"] is not None
     assert state["usage"]["calls"] >= 2
+    used = [one["usage"]["calls"] for one in on_record(tmp_path) if one["usage"]]
+    assert requests_in_totals(tmp_path) == sum(used)
     assert "cannot be reached" not in caplog.text
 
 

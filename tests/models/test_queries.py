@@ -9,8 +9,10 @@ from sqlalchemy import Connection, Engine, text
 
 from oyer.models.queries import (
     batch,
+    cost_of_run,
     group_ids_of,
     judgements_of,
+    latest_groups,
     list_batches,
     rewards_of,
     scored_by_request,
@@ -65,6 +67,17 @@ def test_a_request_finds_its_last_scored_judgement(engine: Engine) -> None:
         assert (found["f" * 64]["batch_id"], found["f" * 64]["score"]) == (last.batch_id, 1.0)
         assert scored_by_request(conn, ["f" * 64], run="b")["f" * 64]["score"] == 2.0
         assert scored_by_request(conn, ["f" * 64], run="c") == {}
+
+
+def test_a_run_is_found_by_a_name_that_the_database_cannot_store(engine: Engine) -> None:
+    run = "a\0b\ud800"
+    with engine.begin() as conn:
+        key = record_batch(conn, run=run)
+        asked = make_judgement(request_hash="f" * 64)
+        record_chunk(conn, key, judgements=[asked], attempts=[make_attempt()])
+        assert cost_of_run(conn, run) == pytest.approx(0.0004)
+        assert list(scored_by_request(conn, ["f" * 64], run=run)) == ["f" * 64]
+        assert latest_groups(conn, [run], [None]) == {}
 
 
 def test_more_requests_than_one_list_holds_are_found(engine: Engine) -> None:

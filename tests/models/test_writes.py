@@ -15,9 +15,11 @@ from sqlalchemy import Engine, func, select, text
 from oyer.models import Attempt, Batch, Judgement, Rollout, Rubric, Run, Text
 from oyer.models.engine import open_engine
 from oyer.models.queries import batch as batch_state
-from oyer.models.queries import judgements_of, rewards_of, submissions_of
+from oyer.models.queries import judgements_of, rewards_of, submissions_of, usage_of
 from oyer.models.rows import BatchKey, BatchRow, SubmissionRow, Usage
+from oyer.models.step_total import StepTotal
 from oyer.models.writes import (
+    add_to_totals,
     ensure_run_and_batch,
     finish_batch,
     record_chunk,
@@ -96,6 +98,18 @@ def test_a_batch_that_was_given_up_can_be_reopened_and_a_cancelled_one_not(engin
             assert state is not None
             assert state["status"] == after
             assert (state["finished_at"] is None) == (after == "submitted")
+
+
+def test_a_reopened_batch_leaves_the_totals(engine: Engine) -> None:
+    key = new_batch(engine)
+    used: Usage = {"calls": 3, "prompt_tokens": 9, "completion_tokens": 3, "cost_usd": 0.5}
+    with engine.begin() as conn:
+        add_to_totals(conn, key.batch_id, {"cost_usd": (3, 0.5, 0.0)})
+        finish_batch(conn, key.batch_id, status="failed", finished_at=START, counts={}, usage=used)
+        for _ in range(2):
+            reopen_batch(conn, key.batch_id)
+        totals = conn.execute(select(StepTotal.n, StepTotal.total)).one()
+    assert (totals.n, totals.total) == (0, 0.0)
 
 
 def test_batches_of_one_run_share_its_row(engine: Engine) -> None:
@@ -202,6 +216,29 @@ def test_a_batch_ends_once(engine: Engine) -> None:
     assert ends == [True, False]
     assert state is not None
     assert (state["status"], state["counts"]) == ("cancelled", {"scored": 4})
+
+
+def test_attempts_recorded_after_the_end_count_in_the_usage_and_the_totals(engine: Engine) -> None:
+    key = new_batch(engine)
+    with engine.begin() as conn:
+        record_chunk(conn, key, judgements=[make_judgement(0)], attempts=[make_attempt(0)])
+        used = usage_of(conn, key.batch_id)
+        add_to_totals(conn, key.batch_id, {"cost_usd": (used["calls"], used["cost_usd"], 0.0)})
+        finish_batch(
+            conn, key.batch_id, status="finished", finished_at=START, counts={}, usage=used
+        )
+    late = [make_attempt(0), make_attempt(1)]
+    for _ in range(2):  # the second time, both are on record
+        with engine.begin() as conn:
+            record_chunk(conn, key, judgements=[make_judgement(1)], attempts=late)
+            state = batch_state(conn, key.batch_id)
+            totals = conn.execute(select(StepTotal.n, StepTotal.total)).one()
+            now = usage_of(conn, key.batch_id)
+    assert state is not None
+    assert (state["usage"], state["counts"]) == (now, {})
+    assert now["calls"] == used["calls"] + 2
+    assert totals.n == now["calls"]
+    assert totals.total == pytest.approx(now["cost_usd"])
 
 
 def test_a_rubric_is_stored_once(engine: Engine) -> None:

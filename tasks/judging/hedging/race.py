@@ -261,6 +261,8 @@ def _cancelled(
         http_status=None if result is None else result.http_status,
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
         usage_reported=reported,
         latency_ms=latency_ms,
         url_index=url_index,

@@ -46,6 +46,18 @@ def details(reasoning_tokens: int) -> dict[str, Any]:
             157,
             20,
         ),
+        # Bedrock: `totalTokens` includes what was cached.
+        (
+            {
+                "inputTokens": 10,
+                "outputTokens": 5,
+                "totalTokens": 115,
+                "cacheReadInputTokens": 60,
+                "cacheWriteInputTokens": 40,
+            },
+            110,
+            5,
+        ),
         ({**OPENAI, "cache_read_input_tokens": 50}, 100, 20),
         ({"input_tokens": 100, "output_tokens": 20, "output_tokens_details": {}}, 100, 20),
         (

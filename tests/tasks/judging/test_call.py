@@ -240,7 +240,9 @@ def run_budget(url: str, recorded_usd: float = 0.0) -> RunBudget:
     [
         (REPLY, 0.015),
         # 10 estimated prompt tokens and 14 bytes of reply.
-        (replace(REPLY, usage_reported=False), 0.014),
+        (replace(REPLY, usage_reported=False, prompt_tokens=0, completion_tokens=0), 0.014),
+        # The reported part counts if it is larger.
+        (replace(REPLY, usage_reported=False, prompt_tokens=0, completion_tokens=9), 0.019),
         (REJECTED, 0.0),
         (replace(REJECTED, prompt_tokens=9, usage_reported=True), 0.009),
         (KeyboardInterrupt(), 0.0),

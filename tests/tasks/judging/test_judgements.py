@@ -107,6 +107,16 @@ def test_tokens_and_cost_are_sums_over_all_attempts() -> None:
     assert written["attempts"] == 2
 
 
+def test_a_reply_without_usage_costs_what_the_budget_counted() -> None:
+    unknown = attempt(2, prompt_tokens=0, completion_tokens=0, billed=(50, 4))
+    found = answered(attempts=(attempt(1), unknown))
+    written = row(found)
+    assert (written["prompt_tokens"], written["completion_tokens"]) == (100, 10)
+    costs = [one["cost_usd"] or 0.0 for one in attempt_rows(job(), found, price=PRICE)]
+    assert costs == pytest.approx([(100 * 2 + 10 * 8) / 1e6, (50 * 2 + 4 * 8) / 1e6])
+    assert written["cost_usd"] == pytest.approx(sum(costs))
+
+
 def test_a_cached_reply_costs_nothing() -> None:
     written = row(answered(source="cache", attempts=()))
     assert (written["cost_usd"], written["prompt_tokens"], written["source"]) == (0, 0, "cache")

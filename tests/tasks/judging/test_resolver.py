@@ -20,6 +20,30 @@ def test_a_cached_reply_is_parsed_again_without_a_call() -> None:
     assert bench.looked_up == []
 
 
+def test_a_reply_cached_for_the_same_judgement_brings_its_attempt() -> None:
+    """The worker that sent it may have died before it recorded it."""
+    bench = Bench(REPLY)
+    first, equal = bench.jobs("42", "42")
+    ours = replace(bench.resolver, batch_id="ours")
+    sent = ours.answer(first, claimed=True)
+    [again] = ours.known([first, equal]).values()
+    assert (again.source, again.text) == ("called", REPLY.text)
+    assert again.attempts == tuple(replace(one, restored=True) for one in sent.attempts)
+    assert (again.prompt_tokens, again.completion_tokens) == (12, 3)
+    [elsewhere] = ours.known([equal]).values()
+    [other] = bench.resolver.known([first]).values()
+    for reused in (elsewhere, other):
+        assert (reused.source, reused.attempts) == ("cache", ())
+
+
+def test_a_cached_reply_to_a_re_ask_brings_no_attempt() -> None:
+    bench = Bench(reply("I like it."), REPLY, reasks=1)
+    ours = replace(bench.resolver, batch_id="ours")
+    assert len(ours.answer(bench.job, claimed=True).attempts) == 2
+    [again] = ours.known([bench.job]).values()
+    assert (again.source, again.attempts) == ("cache", ())
+
+
 def test_uncached_requests_are_looked_up_on_record_in_one_query() -> None:
     bench = Bench()
     first, second, third = bench.jobs("1", "2", "3")
