@@ -24,6 +24,7 @@ from oyer.history.parameters import (
     decimal,
     decimal_number,
     form_of,
+    mode_of,
     review_of,
     whole,
     whole_number,
@@ -131,7 +132,7 @@ class _Pages:
     async def review(self, request: Request) -> Response:
         """Redirect to the next judgement to review."""
         run_id = whole(request, "run")
-        mode = request.query_params.get("mode", "disagreements")
+        mode = mode_of(request.query_params.get("mode"))
         author = author_of(request)
         if run_id is None or not author:
             found = await self._read(lambda conn: runs.runs_page(conn, None))
@@ -158,6 +159,7 @@ class _Pages:
             form.get("index", ""),
             form.get("judge", ""),
         )
+        mode = mode_of(form.get("mode"))
         if not index.isdecimal():
             raise InvalidInput("index: is missing; use the form of a score's page")
         if not scores_rollouts(judge):
@@ -184,11 +186,10 @@ class _Pages:
             blind=form.get("blind") == "1",
         )
         author = form["author"].strip()
-        run_id, mode = form.get("review", ""), form.get("mode", "")
+        run_id = form.get("review", "")
         target = f"/scores/{batch_id}/{index}#verdicts"
         if run_id.isdigit():
-            kind = "random" if mode == "random" else "disagreements"
-            target = f"/review?run={run_id}&mode={kind}"
+            target = f"/review?run={run_id}&mode={mode}"
         answer = RedirectResponse(target, 303)
         answer.set_cookie("oyer_author", author.encode().hex(), samesite="strict", httponly=True)
         return answer
@@ -232,11 +233,11 @@ def create_app(engine: Engine, rules: AccessRules | None = None) -> Starlette:
     return Starlette(
         routes=[
             Route("/", pages.runs, name="runs"),
-            Route("/runs/{run_id:int}", pages.run, name="run"),
-            Route("/runs/{run_id:int}/steps/{step}", pages.step, name="step"),
-            Route("/runs/{run_id:int}/steps/{step}/rollouts.{kind}", pages.step_rows),
-            Route("/groups/{batch_id}/{index:int}", pages.group, name="group"),
-            Route("/scores/{batch_id}/{index:int}", pages.score, name="score"),
+            Route("/runs/{run_id:number}", pages.run, name="run"),
+            Route("/runs/{run_id:number}/steps/{step}", pages.step, name="step"),
+            Route("/runs/{run_id:number}/steps/{step}/rollouts.{kind}", pages.step_rows),
+            Route("/groups/{batch_id}/{index:number}", pages.group, name="group"),
+            Route("/scores/{batch_id}/{index:number}", pages.score, name="score"),
             Route("/search", pages.search, name="search"),
             Route("/review", pages.review, name="review"),
             Route("/verdicts", pages.add_verdict, methods=["POST"]),
