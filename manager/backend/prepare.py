@@ -48,6 +48,7 @@ def prepare(
     incomplete: Sequence[int] = (),
     priority: Priority = "training",
     sizes_bytes: Sequence[int] | None = None,
+    now_s: float | None = None,
 ) -> PreparedBatch:
     """Pack checked rollouts under a new batch id.
 
@@ -55,6 +56,7 @@ def prepare(
         preliminary: whether the rollouts are scored again with their groups.
         incomplete: rows whose groups lack rollouts.
         sizes_bytes: `[N]`, as `validation.check` returned them.
+        now_s: the time of submission by the clock of Redis, epoch seconds; this host's by default.
     """
     rows = [plain(rollout) for rollout in rollouts]
     by_group = any(judge.kind == "group" or judge.fallback for judge in config.judges)
@@ -62,7 +64,7 @@ def prepare(
     sizes = [bytes_of(row) for row in rows] if sizes_bytes is None else sizes_bytes
     spans = _spans(rows, sizes, group_ids if by_group else None, config)
     ids = _token_ids(rollouts, config, spans)
-    now = time.time()
+    now = time.time() if now_s is None else now_s
     manifest = Manifest(
         batch_id=str(uuid.uuid4()),
         run=run,
