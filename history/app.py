@@ -1,9 +1,11 @@
 """The web application of `oyer view`."""
 
+import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError
 from starlette.applications import Starlette
@@ -35,6 +37,8 @@ from oyer.models.requests import texts_of
 from oyer.protocol.errors import InvalidInput, OyerError
 from oyer.tasks.monitoring.health_routes import health_routes
 from oyer.tasks.monitoring.readiness import record_problem
+
+_REFUSED = psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction
 
 Query = Callable[[Connection], Any]
 
@@ -270,7 +274,9 @@ async def _database_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, DBAPIError)
     text = str(error.orig).splitlines()[0]
     status, fix = 503, "The record may be of an older release: run `oyer db upgrade`."
-    if ("read" in text.lower() and "only" in text.lower()) or "permission" in text.lower():
+    if isinstance(error.orig, _REFUSED) or (
+        getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
+    ):
         status = 403
         fix = "This role may only read: open the page with a role that may add to human_verdicts."
     return html("error.html", {"message": f"{text}. {fix}"}, status)
