@@ -1,9 +1,11 @@
 """The web application of `oyer view`."""
 
+import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError
 from starlette.applications import Starlette
@@ -24,6 +26,7 @@ from oyer.history.parameters import (
     decimal,
     decimal_number,
     form_of,
+    mode_of,
     review_of,
     whole,
     whole_number,
@@ -34,6 +37,8 @@ from oyer.models.requests import texts_of
 from oyer.protocol.errors import InvalidInput, OyerError
 from oyer.tasks.monitoring.health_routes import health_routes
 from oyer.tasks.monitoring.readiness import record_problem
+
+_REFUSED = psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction
 
 Query = Callable[[Connection], Any]
 
@@ -131,7 +136,7 @@ class _Pages:
     async def review(self, request: Request) -> Response:
         """Redirect to the next judgement to review."""
         run_id = whole(request, "run")
-        mode = request.query_params.get("mode", "disagreements")
+        mode = mode_of(request.query_params.get("mode"))
         author = author_of(request)
         if run_id is None or not author:
             found = await self._read(lambda conn: runs.runs_page(conn, None))
@@ -158,6 +163,7 @@ class _Pages:
             form.get("index", ""),
             form.get("judge", ""),
         )
+        mode = mode_of(form.get("mode"))
         if not index.isdecimal():
             raise InvalidInput("index: is missing; use the form of a score's page")
         if not scores_rollouts(judge):
@@ -184,11 +190,10 @@ class _Pages:
             blind=form.get("blind") == "1",
         )
         author = form["author"].strip()
-        run_id, mode = form.get("review", ""), form.get("mode", "")
+        run_id = form.get("review", "")
         target = f"/scores/{batch_id}/{index}#verdicts"
         if run_id.isdigit():
-            kind = "random" if mode == "random" else "disagreements"
-            target = f"/review?run={run_id}&mode={kind}"
+            target = f"/review?run={run_id}&mode={mode}"
         answer = RedirectResponse(target, 303)
         answer.set_cookie("oyer_author", author.encode().hex(), samesite="strict", httponly=True)
         return answer
@@ -232,11 +237,11 @@ def create_app(engine: Engine, rules: AccessRules | None = None) -> Starlette:
     return Starlette(
         routes=[
             Route("/", pages.runs, name="runs"),
-            Route("/runs/{run_id:int}", pages.run, name="run"),
-            Route("/runs/{run_id:int}/steps/{step}", pages.step, name="step"),
-            Route("/runs/{run_id:int}/steps/{step}/rollouts.{kind}", pages.step_rows),
-            Route("/groups/{batch_id}/{index:int}", pages.group, name="group"),
-            Route("/scores/{batch_id}/{index:int}", pages.score, name="score"),
+            Route("/runs/{run_id:number}", pages.run, name="run"),
+            Route("/runs/{run_id:number}/steps/{step}", pages.step, name="step"),
+            Route("/runs/{run_id:number}/steps/{step}/rollouts.{kind}", pages.step_rows),
+            Route("/groups/{batch_id}/{index:number}", pages.group, name="group"),
+            Route("/scores/{batch_id}/{index:number}", pages.score, name="score"),
             Route("/search", pages.search, name="search"),
             Route("/review", pages.review, name="review"),
             Route("/verdicts", pages.add_verdict, methods=["POST"]),
@@ -269,7 +274,9 @@ async def _database_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, DBAPIError)
     text = str(error.orig).splitlines()[0]
     status, fix = 503, "The record may be of an older release: run `oyer db upgrade`."
-    if ("read" in text.lower() and "only" in text.lower()) or "permission" in text.lower():
+    if isinstance(error.orig, _REFUSED) or (
+        getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
+    ):
         status = 403
         fix = "This role may only read: open the page with a role that may add to human_verdicts."
     return html("error.html", {"message": f"{text}. {fix}"}, status)

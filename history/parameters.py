@@ -3,12 +3,30 @@
 import math
 from urllib.parse import parse_qs
 
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from oyer.protocol.errors import InvalidInput
 
 _MAX_FORM_BYTES = 100_000
+
+
+class NumberInPath(Convertor[int]):
+    """A whole number in an address; longer ones than the record can hold are no address of a page."""
+
+    regex = "[0-9]{1,18}"
+
+    def convert(self, value: str) -> int:
+        """Read the number."""
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        """Write the number."""
+        return str(value)
+
+
+register_url_convertor("number", NumberInPath())
 
 
 def whole(request: Request, name: str) -> int | None:
@@ -60,12 +78,27 @@ def author_of(request: Request) -> str:
 
 
 def review_of(request: Request) -> dict[str, str] | None:
-    """Return run, mode and judge of the review that a score's page is opened for."""
+    """Return run, mode and judge of the review that a score's page is opened for.
+
+    Raises:
+        InvalidInput: names the field and the fix.
+    """
     given = request.query_params
-    if not given.get("review", "").isdigit():
+    run = whole(request, "review")
+    if run is None:
         return None
-    mode = "random" if given.get("mode") == "random" else "disagreements"
-    return {"run": given["review"], "mode": mode, "judge": given.get("judge", "")}
+    return {"run": str(run), "mode": mode_of(given.get("mode")), "judge": given.get("judge", "")}
+
+
+def mode_of(value: str | None) -> str:
+    """Return the order of a review: `disagreements`, the default, or `random`.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    if value not in (None, "", "disagreements", "random"):
+        raise InvalidInput(f"mode: is {value!r:.40}; give disagreements or random")
+    return value or "disagreements"
 
 
 async def form_of(request: Request) -> dict[str, str]:

@@ -5,6 +5,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 
+import psycopg
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -42,13 +43,18 @@ def bounded(engine: Engine, timeout_s: float = TIMEOUT_S) -> Iterator[Connection
             try:
                 yield conn
             except DBAPIError as error:
-                text = str(error.orig)
-                if "interrupted" in text or "statement timeout" in text:
+                if _is_timeout(error.orig):
                     raise QueryTooSlow(
                         f"the record did not answer within {timeout_s:g} s: narrow the filters, e.g. to"
                         " one run and step"
                     ) from error
                 raise
+
+
+def _is_timeout(cause: BaseException | None) -> bool:
+    # Not by its text, which PostgreSQL writes in the language of its `lc_messages`.
+    code = getattr(cause, "sqlite_errorcode", None)
+    return isinstance(cause, psycopg.errors.QueryCanceled) or code == sqlite3.SQLITE_INTERRUPT
 
 
 @contextlib.contextmanager

@@ -139,6 +139,7 @@ class RewardManager:
         if split in TRAINING_SPLITS:
             validation.check_groups(rollouts, self.config)
         priority = priority or default_priority(split)
+        broker = backend(*self._broker)
         prepared = prepare(
             rollouts,
             self.config,
@@ -147,8 +148,9 @@ class RewardManager:
             split=split,
             priority=priority,
             sizes_bytes=sizes_bytes,
+            now_s=broker.now_s(),
         )
-        backend(*self._broker).submit(prepared, self.config.broker.max_backlog_bytes)
+        broker.submit(prepared, self.config.broker.max_backlog_bytes)
         return RewardFuture.of(prepared, self.config, self._broker, rollouts)
 
     def score(self, rollout: Rollout, **options: Unpack[ScoreOptions]) -> Pending[Score]:

@@ -43,7 +43,8 @@ def statements(
         ]
     for role in analysts:
         found += [
-            _grant("SELECT", [*tables, *VIEWS], schema, role),
+            # `oyer view` and `oyer metrics` check the revision.
+            _grant("SELECT", [*tables, *VIEWS, "alembic_version"], schema, role),
             _later("SELECT ON TABLES", schema, role),
         ]
     return found

@@ -49,7 +49,7 @@ def open_engine(url: str) -> Engine:
     """
     parsed = _parsed(url)
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(
+        engine = create_engine(
             parsed,
             json_serializer=dump_json,
             pool_size=POOL_SIZE,
@@ -58,6 +58,8 @@ def open_engine(url: str) -> Engine:
             pool_pre_ping=True,
             connect_args={"connect_timeout": 10},
         )
+        event.listen(engine, "connect", _prepare_postgres)
+        return engine
     assert parsed.database is not None
     Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
@@ -161,6 +163,13 @@ def _parsed(url: str) -> URL:
             "store.url: workers cannot share an in-memory SQLite; name a file: `sqlite:///file.db`"
         )
     return parsed.set(drivername="sqlite", database=os.path.expanduser(str(parsed.database)))
+
+
+def _prepare_postgres(connection: Any, _record: Any) -> None:
+    # psycopg reads times in no other style, and server, database or role may set another one.
+    if not connection.info.parameter_status("DateStyle").startswith("ISO"):
+        connection.execute("SET DateStyle TO ISO")
+        connection.commit()
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

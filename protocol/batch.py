@@ -51,9 +51,9 @@ class Manifest:
     run: str
     step: int | None
     submitted_at: float
-    """Epoch seconds; kept by resubmissions, because it is part of the primary keys of the tables."""
+    """Epoch seconds by the clock of Redis; kept by resubmissions, because it is part of the primary keys of the tables."""
     deadline: float
-    """Epoch seconds after which no call starts."""
+    """Epoch seconds by the clock of Redis, after which no call starts."""
     sendings: list[Submission] = field(default_factory=list)
     """All submissions of the batch so far, in order."""
     plan: dict[str, Any]

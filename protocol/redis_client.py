@@ -57,6 +57,9 @@ takes 10 to 30."""
 _PAUSE_S = 0.5
 """Pause between two attempts of `while_refused`, in seconds."""
 
+_CLOCK_AGE_S = 60.0
+"""How long a read clock of Redis is extrapolated, in seconds: two clocks drift by milliseconds then."""
+
 _CODE = re.compile(rf"(?:^|: -?)({'|'.join(PASSING)})(?= |$)")
 """Matches the code in a reply, in a script's error and in a pipeline's ("… caused error: BUSY …")."""
 
@@ -250,6 +253,37 @@ def unreachable(error: redis.RedisError, fix: str) -> str:
     if isinstance(error, redis.exceptions.NoPermissionError):
         return f"Redis answers, but refuses a command to the user of broker.url ({text})"
     return f"Redis does not answer ({text.rstrip('.')}); {fix}"
+
+
+class RedisClock:
+    """The time by the clock of Redis, which all hosts share; their own clocks may differ by minutes.
+
+    Redis is asked at most once in `_CLOCK_AGE_S`. Every method raises `redis.RedisError` if it does not
+    answer then.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._offset_s = 0.0
+        """The epoch time of Redis minus the monotonic clock."""
+        self._read_at_s: float | None = None
+
+    def read(self) -> None:
+        """Read the clock of Redis, unless that was done just now."""
+        if self._read_at_s is None or time.monotonic() - self._read_at_s > _CLOCK_AGE_S:
+            seconds, microseconds = self._client.time()
+            self._read_at_s = time.monotonic()
+            self._offset_s = seconds + microseconds / 1e6 - self._read_at_s
+
+    def now_s(self) -> float:
+        """Return the epoch seconds."""
+        self.read()
+        return time.monotonic() + self._offset_s
+
+    def ahead_s(self) -> float:
+        """Return how far this host's clock is ahead, in seconds; negative if it is behind."""
+        now_s = self.now_s()
+        return time.time() - now_s
 
 
 class Outage:

@@ -267,7 +267,7 @@ def _resolver(
     caller = JudgeCaller(
         endpoints=services.endpoints,
         problems=services.problems,
-        deadline=manifest.deadline,
+        deadline=manifest.deadline + retry_storage(context.clock.ahead_s),
         cancelled=lambda: context.must_stop(manifest.batch_id),
         budget=budget,
         flow=Flow.of(manifest.run, manifest.priority, context.config.run_weights),

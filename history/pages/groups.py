@@ -15,6 +15,7 @@ from oyer.models.requests import texts_of
 from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout
 from oyer.protocol.batch_result import components_of, split_recorded
+from oyer.protocol.errors import InvalidInput
 
 SHOWN_CHARS = 20_000
 """Longest response that a group's page shows, in characters; the score's page has all."""
@@ -49,6 +50,9 @@ def group_page(
 
     Args:
         base: the rollout whose response the others are compared with; by default the best.
+
+    Raises:
+        InvalidInput: `base` is not a rollout of the group.
     """
     place = place_of(conn, batch_id)
     if place is None:
@@ -65,7 +69,7 @@ def group_page(
     members = _members(conn, conn.execute(group.order_by(Rollout.rollout_index)).all())
     _rank(members)
     shown = _folded(members)
-    compared = next((one for one in shown if base in (one.index, *one.equal)), None) or shown[0]
+    compared = _compared(shown, base)
     for one in shown:
         if one is compared:
             one.pieces = [Piece(one.response)]
@@ -163,6 +167,15 @@ def _folded(members: Sequence[Member]) -> list[Member]:
         if kept is not one:
             kept.equal.append(one.index)
     return list(first.values())
+
+
+def _compared(shown: Sequence[Member], base: int | None) -> Member:
+    if base is None:
+        return shown[0]
+    for one in shown:
+        if base in (one.index, *one.equal):
+            return one
+    raise InvalidInput(f"base: rollout {base} is not of this group; follow a link of its page")
 
 
 def _length_chart(members: Sequence[Member], name: str, index: int) -> Markup | None:

@@ -1,6 +1,7 @@
 """Search over judgements, in pages by key."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ class Query:
     """Conditions that all must hold; None or empty means any."""
 
     text: str = ""
-    """Part of the response or the reply."""
+    """Part of the response or the reply, in any case."""
     run: str = ""
     step: int | None = None
     group: str = ""
@@ -57,11 +58,13 @@ class Query:
                     found[one.name] = int(value)
                 elif one.name == "min_cost_usd":
                     found[one.name] = float(value)
+                    if not math.isfinite(found[one.name]):
+                        raise ValueError
                 elif one.name in ("since", "until"):
                     found[one.name] = _time(value)
                 else:
                     found[one.name] = value
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 example = {"since": "2026-01-31", "until": "2026-01-31T12:00"}.get(one.name, "12")
                 raise InvalidInput(f"{one.name}: is {value!r:.60}; write e.g. {example}") from error
         return cls(**found)
@@ -77,8 +80,9 @@ class Query:
 
 
 def _time(value: str) -> datetime:
+    """Read a time, in UTC unless it has another zone; OverflowError before year 1 or after 9999."""
     time = datetime.fromisoformat(value)
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def search_page(conn: Connection, query: Query, after: str | None) -> dict[str, Any]:
@@ -166,8 +170,8 @@ def _unindexed(query: Query) -> list[Any]:
     """Return the conditions on columns without an index."""
     found: list[Any] = []
     if query.text:
-        reply = Judgement.reply.contains(query.text, autoescape=True)
-        found.append(or_(reply, Text.body.contains(query.text, autoescape=True)))
+        columns = (Judgement.reply, Text.body)
+        found.append(or_(*(one.icontains(query.text, autoescape=True) for one in columns)))
     if query.min_cost_usd is not None:
         found.append(Judgement.cost_usd >= query.min_cost_usd)
     return found
@@ -213,9 +217,9 @@ def _key(row: Any) -> str:
 def _cursor(text: str) -> tuple[datetime, str, int, str, int]:
     try:
         submitted_at, batch_id, index, judge, sample = json.loads(text)
-        time = datetime.fromisoformat(submitted_at)
-        return time, str(batch_id), int(index), str(judge), int(sample)
-    except (ValueError, TypeError) as error:
+        f"{batch_id}{judge}".encode()  # no lone surrogates
+        return _time(submitted_at), str(batch_id), int(index), str(judge), int(sample)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InvalidInput("after: is not the key of a page; follow the link `older`") from error
 
 

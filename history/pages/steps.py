@@ -15,6 +15,7 @@ from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout, Text
 from oyer.models.step_total import NO_STEP
 from oyer.protocol.batch_result import components_of, split_recorded
+from oyer.protocol.errors import InvalidInput
 
 MAX_ROLLOUTS = 4096
 """Most rollouts on one page."""
@@ -32,7 +33,7 @@ class Filters:
     low: float | None = None
     high: float | None = None
     text: str | None = None
-    """Part of the response."""
+    """Part of the response, in any case."""
     sort: str = "order"
 
     @property
@@ -117,7 +118,13 @@ _ORDER: dict[str, Callable[[Group], float]] = {
 def step_page(
     conn: Connection, run_id: int, step: int, split: str | None, filters: Filters
 ) -> dict[str, Any] | None:
-    """Return the groups of a step; None if the run is not on record."""
+    """Return the groups of a step; None if the run is not on record.
+
+    Raises:
+        InvalidInput: the order is unknown.
+    """
+    if filters.sort not in SORTS:
+        raise InvalidInput(f"sort: is {filters.sort!r:.40}; give one of {', '.join(SORTS)}")
     name = conn.scalar(select(Run.name).where(Run.id == run_id))
     if name is None:
         return None
@@ -130,7 +137,7 @@ def step_page(
     components = sorted({name for cell in cells for name in cell.components})
     shown = [cell for cell in cells if _matches(cell, filters)]
     groups = _groups(shown)
-    if filters.sort in _ORDER:
+    if filters.sort != "order":
         groups.sort(key=_ORDER[filters.sort])
     return {
         "run": {"id": run_id, "name": name},
@@ -180,7 +187,7 @@ def _cells(conn: Connection, batches: Select[*tuple[Any, ...]], text: str | None
     )  # fmt: skip
     if text:
         query = query.join(Text, Text.hash == Rollout.response_hash).where(
-            Text.body.contains(text, autoescape=True)
+            Text.body.icontains(text, autoescape=True)
         )
     found = []
     for row in conn.execute(query):

@@ -98,7 +98,12 @@ def next_to_review(
 
     Returns:
         Batch, rollout index and judge.
+
+    Raises:
+        InvalidInput: the run is not on record.
     """
+    if conn.scalar(select(Run.id).where(Run.id == run_id)) is None:
+        raise InvalidInput(f"run: {run_id} is not on record; choose one on the page Review")
     done = select(HumanVerdict.batch_id, HumanVerdict.rollout_index, HumanVerdict.judge).where(
         HumanVerdict.author == author
     )

@@ -7,7 +7,6 @@
 
 import contextlib
 import os
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -54,27 +53,34 @@ class Backend:
     """
 
     def __init__(self, url: str, expires_s: int, signing: SigningConfig | None = None) -> None:
+        from oyer.protocol import redis_client
         from oyer.protocol.measuring.measurements import Measurements
-        from oyer.protocol.redis_client import open_client, refuse_cluster, while_refused
         from oyer.tasks.app import make_app
 
         self.url = url
         self._expires_s = expires_s
         self._app = make_app(url, result_expires_s=expires_s, signing=signing)
         self._signed = signing is not None
-        self.redis: Redis = open_client(
+        self.redis: Redis = redis_client.open_client(
             url,
             socket_connect_timeout=SOCKET_TIMEOUT_S,
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_keepalive=True,
         )
-        self._while_refused = while_refused
-        self._refuse_cluster = lru_cache(lambda: refuse_cluster(self.redis))
+        self._clock = redis_client.RedisClock(self.redis)
+        self._while_refused = redis_client.while_refused
+        self._refuse_cluster = lru_cache(lambda: redis_client.refuse_cluster(self.redis))
         self._name = uuid.uuid4().hex
         self.waiting_messages = 0
         """Judge messages that waited for a worker when this process last stored a batch."""
         self._store = BatchStore(self.redis, expires_s=expires_s)
         self.measurements = Measurements(self.redis)
+
+    def now_s(self) -> float:
+        """Return the epoch seconds by the clock of Redis, which workers use for deadlines."""
+        with self.reached():
+            self._while_refused(self._clock.read)
+            return self._clock.now_s()
 
     def submit(self, prepared: PreparedBatch, max_backlog_bytes: int | None = None) -> None:
         """Store a batch's payloads, then send its tasks.
@@ -162,7 +168,7 @@ class Backend:
                 return False
             manifest = self._store.manifest(batch_id).again(why)
             time_s = manifest.deadline - manifest.submitted_at
-            manifest = replace(manifest, deadline=time.time() + time_s)
+            manifest = replace(manifest, deadline=self._clock.now_s() + time_s)
             with traced_submission(manifest):
                 self._store.replace_manifest(manifest)
                 self._store.reopen(batch_id)

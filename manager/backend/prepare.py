@@ -48,8 +48,9 @@ def prepare(
     incomplete: Sequence[int] = (),
     priority: Priority = "training",
     sizes_bytes: Sequence[int] | None = None,
+    now_s: float | None = None,
 ) -> PreparedBatch:
-    """Pack checked rollouts under a new batch id.
+    """Pack checked rollouts under a new batch id, as submitted at `now_s` by the clock of Redis.
 
     Args:
         preliminary: whether the rollouts are scored again with their groups.
@@ -59,10 +60,9 @@ def prepare(
     rows = [plain(rollout) for rollout in rollouts]
     by_group = any(judge.kind == "group" or judge.fallback for judge in config.judges)
     group_ids = [None if row.group_id is None else str(row.group_id) for row in rows]
-    sizes = [bytes_of(row) for row in rows] if sizes_bytes is None else sizes_bytes
-    spans = _spans(rows, sizes, group_ids if by_group else None, config)
+    spans = _spans(rows, sizes_bytes, group_ids if by_group else None, config)
     ids = _token_ids(rollouts, config, spans)
-    now = time.time()
+    now = time.time() if now_s is None else now_s
     manifest = Manifest(
         batch_id=str(uuid.uuid4()),
         run=run,
@@ -86,7 +86,7 @@ def prepare(
 
 def _spans(
     rows: Sequence[Rollout],
-    sizes_bytes: Sequence[int],
+    sizes_bytes: Sequence[int] | None,
     group_ids: list[str | None] | None,
     config: RewardConfig,
 ) -> list[tuple[int, int]]:
@@ -95,7 +95,7 @@ def _spans(
     responses = [row.response for row in rows]
     in_flight = sum(one.max_in_flight for name, one in config.endpoints.items() if name in used)
     counts = chunk_sizes(
-        sizes_bytes,
+        [bytes_of(row) for row in rows] if sizes_bytes is None else sizes_bytes,
         in_flight=in_flight or _DEFAULT_IN_FLIGHT,
         calls=ceil(sum(judge.mean_calls(responses) for judge in config.judges)),
         group_ids=group_ids,

@@ -100,6 +100,7 @@ class Sender:
                     preliminary=bool(batch.early),
                     priority=key.priority,
                     incomplete=_incomplete(batch, starts),
+                    now_s=backend(*self._broker).now_s(),
                 )
                 taken = self._submit(prepared, starts)
                 if not taken:

@@ -21,7 +21,7 @@ from oyer.protocol.batch import Manifest
 from oyer.protocol.batch_store import BatchStore
 from oyer.protocol.errors import InvalidConfig
 from oyer.protocol.measuring.measurements import Measurements
-from oyer.protocol.redis_client import connect
+from oyer.protocol.redis_client import RedisClock, connect
 from oyer.tasks.coordination.admission import Admission
 from oyer.tasks.worker.logging import log_values
 from oyer.tasks.worker.pools import DEFAULT_CONCURRENCY
@@ -85,6 +85,11 @@ class WorkerContext:
     def redis(self) -> Redis:
         """A pool of Redis connections, shared by all greenlets or threads."""
         return connect(self.broker_url, timeout_s=_REDIS_TIMEOUT_S)
+
+    @cached_property
+    def clock(self) -> RedisClock:
+        """The clock by which batches have their time of submission and their deadline."""
+        return RedisClock(self.redis)
 
     @cached_property
     def measurements(self) -> Measurements:

@@ -184,6 +184,16 @@ def test_clocks_that_are_half_a_minute_wrong_lose_no_message_and_repeat_none(
     slow.kill()
 
 
+def test_a_worker_whose_clock_is_wrong_by_more_than_the_deadline_judges(backend: Backend) -> None:
+    for worker in backend.living("judge"):
+        worker.kill()
+    ahead = backend.start("judge", "clock", "7200")
+    backend.wait_ready()
+    batch = backend.manager(deadline_s=3600).submit(rollouts_of("ahead", 4)).result(timeout_s=120)
+    assert batch.statuses == ["scored"] * 4
+    ahead.kill()
+
+
 def _leases(client: redis.Redis) -> dict[bytes, float]:
     """Return the time of each unacknowledged message's last lease."""
     found: Any = client.zrange("unacked_index", 0, -1, withscores=True)

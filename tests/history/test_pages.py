@@ -162,12 +162,27 @@ def test_the_step_is_downloaded_as_it_is_filtered(
         ("/search?after=x", 422, "after: is not the key"),
         ("/runs/1/steps/0?low=x", 422, "low: is"),
         ("/runs/1/steps/x", 422, "step: is"),
+        ("/runs/1/steps/0?sort=nope", 422, "sort: is &#39;nope&#39;; give one of order, best"),
+        (f"/runs/{'9' * 5000}", 404, "Not Found"),
+        (f"/scores/none/{'9' * 5000}", 404, "Not Found"),
+        ("/groups/FIRST/0?base=99", 422, "base: rollout 99 is not of this group"),
+        ("/scores/FIRST/0?review=x", 422, "review: is"),
+        ("/scores/FIRST/0?review=1&mode=nope", 422, "mode: is &#39;nope&#39;; give disagreements"),
+        ("/review?run=1&author=ada&mode=nope", 422, "mode: is &#39;nope&#39;; give disagreements"),
+        ("/review?run=99&author=ada", 422, "run: 99 is not on record"),
+        ("/search?min_cost_usd=nan", 422, "min_cost_usd: is"),
+        ("/search?since=0001-01-01T00:00%2B14:00", 422, "since: is"),
+        ("/search?until=9999-12-31T23:59-14:00", 422, "until: is"),
+        ('/search?after=["0001-01-01T00:00:00%2B14:00","b",0,"quality",0]', 422, "after: is not"),
+        ('/search?after=["2026-03-01","b",Infinity,"quality",0]', 422, "after: is not the key"),
+        ('/search?after=["2026-03-01","\\ud800",0,"quality",0]', 422, "after: is not the key"),
+        (f"/search?after={'[' * 3000}", 422, "after: is not the key"),
     ],
 )
 def test_a_wrong_address_names_the_fix(
     client: TestClient, batches: dict[str, str], address: str, status: int, said: str
 ) -> None:
-    answer = client.get(address)
+    answer = client.get(address.replace("FIRST", batches["first"]))
     assert (answer.status_code, said in answer.text) == (status, True)
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import pickle
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from oyer.manager import (
 from oyer.manager.streaming.identity import ScoreOptions, pending_rollouts
 from oyer.protocol import names
 from oyer.tasks.coordination.admission import flow_of
-from tests.manager.conftest import JUDGE, Workers, rollouts_of
+from tests.manager.conftest import JUDGE, Submit, Workers, rollouts_of
 from tests.support import services
 
 pytestmark = pytest.mark.filterwarnings(
@@ -244,3 +245,15 @@ def test_closing_without_an_embedded_backend_is_no_error(manager: RewardManager)
     with manager as same:
         assert same is manager
     manager.close()
+
+
+def test_a_batch_has_its_times_by_the_clock_of_redis(
+    workers: Workers, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() - 7200)
+    before_s, _ = workers.redis.time()
+    manifest = workers.exchange.manifest(submit(deadline_s=90).batch_id)
+    after_s, _ = workers.redis.time()
+    assert before_s - 1 <= manifest.submitted_at <= after_s + 2
+    assert manifest.deadline == manifest.submitted_at + 90

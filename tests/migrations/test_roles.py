@@ -25,6 +25,7 @@ from oyer.models.writes import (
     record_submissions,
     reopen_batch,
 )
+from oyer.tasks.monitoring.readiness import record_problem_at
 from tests.support.record_rows import (
     START,
     make_attempt,
@@ -115,6 +116,10 @@ def test_an_analyst_reads_every_table_and_the_view(login: Login) -> None:
             assert conn.execute(f"SELECT * FROM {name}".encode()).fetchall() == []
 
 
+def test_page_and_metrics_are_ready_with_the_role_of_an_analyst(login: Login) -> None:
+    assert record_problem_at(login(ANALYST)) is None
+
+
 def test_an_analyst_reads_the_criteria_report(login: Login) -> None:
     worker, engine = open_engine(login(WORKER)), open_engine(login(ANALYST))
     with worker.begin() as conn:
@@ -142,7 +147,7 @@ def test_an_analyst_cannot_create_or_update(login: Login) -> None:
         "CREATE TABLE extra (id int)",
         "DROP VIEW judge_history",
         "UPDATE rewards SET reward = 1",
-        "SELECT * FROM alembic_version",
+        "UPDATE alembic_version SET version_num = '0001'",
         "SELECT nextval('runs_id_seq')",
     ):
         refused(login(ANALYST), statement)

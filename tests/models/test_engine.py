@@ -3,14 +3,21 @@
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import OperationalError
 
+from oyer import migrations
 from oyer.models import engine as store
+from oyer.models.batch import Batch
 from oyer.models.engine import has_database, open_engine, reading, redacted_url
+from oyer.models.partitions.catalog import partitions
+from oyer.models.partitions.create import create_partitions
+from oyer.models.writes import ensure_run_and_batch
+from tests.support.record_rows import START, make_batch
 
 
 @pytest.mark.parametrize(
@@ -192,3 +199,23 @@ def test_the_home_folder_is_where_a_tilde_points(
 
 def test_postgres_is_postgresql() -> None:
     assert redacted_url("postgres://u:pw@h/d") == "postgresql+psycopg://u:***@h/d"
+
+
+def test_times_are_read_under_any_style_and_time_zone_of_the_database(postgres_url: str) -> None:
+    migrations.upgrade(postgres_url)
+    admin = open_engine(postgres_url)
+    with admin.begin() as conn:
+        name = conn.scalar(text("SELECT current_database()"))
+        for setting in ("DateStyle TO 'SQL, DMY'", "TimeZone TO 'Asia/Kolkata'"):
+            conn.exec_driver_sql(f'ALTER DATABASE "{name}" SET {setting}')
+    admin.dispose()
+    engine = open_engine(postgres_url)
+    batch = make_batch()
+    with engine.begin() as conn:
+        ensure_run_and_batch(conn, batch)
+    create_partitions(engine, 2, now=START)
+    with reading(engine) as conn:
+        assert conn.scalar(select(Batch.submitted_at)) == START
+        starts = {one.start for one in partitions(conn) if one.start is not None}
+    engine.dispose()
+    assert starts == {datetime(2026, 5, 1, tzinfo=UTC)}

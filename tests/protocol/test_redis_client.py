@@ -1,6 +1,7 @@
 """Temporary error replies of a real Redis are raised as connection errors, others unchanged."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -10,7 +11,13 @@ import redis
 from redis.exceptions import NoScriptError
 
 from oyer.protocol import redis_client
-from oyer.protocol.redis_client import Client, RedisRefuses, passing_code, while_refused
+from oyer.protocol.redis_client import (
+    Client,
+    RedisClock,
+    RedisRefuses,
+    passing_code,
+    while_refused,
+)
 from tests.support.services import redis_server
 
 
@@ -175,3 +182,21 @@ def test_while_refused_retries_until_its_time_limit(
     monkeypatch.setattr(redis_client, "REFUSED_S", 0.0)
     with _replica(client), pytest.raises(RedisRefuses):
         while_refused(write)
+
+
+def _epoch_s(client: redis.Redis) -> float:
+    seconds, microseconds = client.time()
+    return float(seconds) + microseconds / 1e6
+
+
+def test_a_host_with_a_wrong_clock_has_the_time_of_redis(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = time.time
+    clock = RedisClock(client)
+    for wrong_s in (7200.0, -7200.0):
+        monkeypatch.setattr(time, "time", lambda wrong_s=wrong_s: right() + wrong_s)
+        before_s = _epoch_s(client)
+        now_s = clock.now_s()
+        assert before_s - 0.1 <= now_s <= _epoch_s(client) + 0.1
+        assert round(clock.ahead_s() / wrong_s, 2) == 1.0

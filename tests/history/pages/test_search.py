@@ -32,6 +32,15 @@ def test_search_pages_by_key_find_each_judgement_once(client: TestClient, engine
     assert len(pages) == 2
 
 
+def test_texts_are_found_in_any_case(client: TestClient, engine: Engine) -> None:
+    batch = add_batch(
+        engine, ["A Needle", "hay"], scores=[{"quality": 1.0}] * 2, submitted_at=FIRST
+    )
+    assert found_by(client, "/search?text=nEEDLE")[0] == [f"/scores/{batch}/0"]
+    rows = client.get("/runs/1/steps/0/rollouts.jsonl?text=nEEDLE").text.splitlines()
+    assert len(rows) == 1
+
+
 @pytest.mark.parametrize("window", [7, 23, 70])
 @pytest.mark.parametrize("condition", ["text=needle", "min_cost_usd=0.5"])
 def test_a_search_reads_on_after_its_window(
