@@ -46,9 +46,7 @@ class RewardManager:
         """
         self.config = _checked(config)
         if not self.config.judges and not self.config.length:
-            raise InvalidConfig(
-                "`judges` and `length` are both empty; configure at least one of them"
-            )
+            raise InvalidConfig("`judges` and `length` are both empty; configure one of them")
         tracing.start(self.config.tracing, "oyer-trainer")
         self._embedded: local.EmbeddedBackend | None = None
         self._origin: RewardManager | None = None
