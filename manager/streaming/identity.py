@@ -121,13 +121,15 @@ def pending_rollouts(
     split = options.get("split")
     timeout_s = options.get("group_timeout_s")
     due_s = None if timeout_s is None else now_s + timeout_s
-    spread = _digest([plan, run, _training_of(options, training), split])
+    scope = _training_of(options, training)
+    spread = _digest([plan, run, scope, split])
     count: dict[str, int] = {}
     pending = []
     for rollout in rollouts:
         row = plain(rollout, rollout.token_ids)
         metadata = [[key, row.metadata.get(key)] for key in metadata_keys]
-        name = rollout_name(row, run, step, size, options.get("sample_id"), split, metadata)
+        sample = options.get("sample_id")
+        name = rollout_name(row, run, step, size, sample, split, scope, metadata)
         count[name] = count.get(name, 0) + 1
         one = PendingRollout(rollout=row, id=f"{name}-{count[name]}", run=run, step=step)
         one.split = split

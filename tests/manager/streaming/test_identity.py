@@ -116,6 +116,16 @@ def test_run_step_group_and_sample_change_the_name() -> None:
     assert len({identity.rollout_name(row, *place) for place in places}) == len(places)
 
 
+def test_equal_rollouts_of_two_trainings_are_two_rollouts() -> None:
+    row = Rollout(prompt="p", response="r", group_id="g")
+    names: Any = {"plan": "p", "training": "own", "now_s": 0.0}
+    places = [{"training": "a"}, {"training": "b"}, {}, {"run": "r"}, {"training": "a"}]
+    options: list[Any] = [{**place, "group_size": 2} for place in places]
+    ids = [identity.pending_rollouts([row], one, **names)[0].id for one in options]
+    assert len(set(ids)) == 4
+    assert ids[0] == ids[4]
+
+
 def test_plan_training_prompt_run_id_and_size_change_a_groups_name() -> None:
     plans = [
         identity.plan_name(RewardConfig.model_validate({**CONFIG, **change}))
