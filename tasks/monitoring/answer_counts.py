@@ -21,9 +21,11 @@ def count_answers(
         judge, endpoint = request.judge.name, request.judge.endpoint
         status = answer.parsed.status if answer.parsed else answer.status
         measurements.count(measured.JUDGEMENTS, judge, str(status), answer.source)
-        usd = answer.cost_usd(price_of(request.judge))
+        # Another worker sent the others, and counts them if it lives.
+        sent = [one for one in answer.attempts if not one.restored]
+        usd = sum(one.cost_usd(price_of(request.judge)) for one in sent)
         measurements.count(measured.COST_USD, run, judge, by=usd)
-        for attempt in answer.attempts:
+        for attempt in sent:
             _count_attempt(measurements, endpoint, attempt)
             place = endpoint, attempt.url_index
             urls[place] = urls.get(place, False) or _answers(attempt)
