@@ -4,7 +4,6 @@ Results of header tasks may arrive in any order and repeatedly; verdicts that di
 from the database. If some are missing there as well, the batch fails, and its trainer resubmits it.
 """
 
-import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -117,7 +116,7 @@ def _combined(
     )
     recorded = _recorded(context, manifest, plan, inputs.columns, result, status, why)
     retry_storage(context.batches.discard, manifest)
-    _log_end(manifest, recorded)
+    _log_end(manifest, recorded, retry_storage(context.clock.now_s) - manifest.submitted_at)
     return with_joined_observations(recorded, judged.values())
 
 
@@ -195,7 +194,7 @@ def _recorded(
     return replace(kept, criteria=result.criteria, turn_scores=result.turn_scores)
 
 
-def _log_end(manifest: Manifest, result: BatchResult) -> None:
+def _log_end(manifest: Manifest, result: BatchResult, duration_s: float) -> None:
     """Log one line for a finished batch."""
     fields = {
         "batch_id": manifest.batch_id,
@@ -205,7 +204,7 @@ def _log_end(manifest: Manifest, result: BatchResult) -> None:
         "statuses": result.counts,
         "calls": int(result.usage["calls"]),
         "cost_usd": round(result.usage["cost_usd"], 6),
-        "seconds": round(time.time() - manifest.submitted_at, 3),
+        "seconds": round(duration_s, 3),
     }
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
     log.info(

@@ -145,7 +145,8 @@ def record_rewards(
     Returns:
         The batch's usage, and the rewards that the database already held.
     """
-    now = datetime.now(UTC)
+    # The clock that gave the time of submission, so that the duration is right.
+    now = datetime.fromtimestamp(retry_storage(context.clock.now_s), UTC)
     rows = _reward_rows(result, now, group_sizes, length_statuses)
     key = BatchKey(datetime.fromtimestamp(manifest.submitted_at, UTC), manifest.batch_id)
 

@@ -1,6 +1,7 @@
 """Workers killed at any moment: the batch ends with the same rewards, paid for once."""
 
 import random
+import re
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -184,14 +185,24 @@ def test_clocks_that_are_half_a_minute_wrong_lose_no_message_and_repeat_none(
     slow.kill()
 
 
-def test_a_worker_whose_clock_is_wrong_by_more_than_the_deadline_judges(backend: Backend) -> None:
-    for worker in backend.living("judge"):
-        worker.kill()
-    ahead = backend.start("judge", "clock", "7200")
+@pytest.mark.parametrize("skew_s", ["7200", "-7200"])
+def test_a_batch_has_its_time_whatever_the_clocks_of_the_workers_say(
+    backend: Backend, skew_s: str
+) -> None:
+    for kind in ("judge", "combine"):
+        for worker in backend.living(kind):
+            worker.kill()
+    workers = [backend.start(kind, "clock", skew_s) for kind in ("judge", "combine")]
     backend.wait_ready()
-    batch = backend.manager(deadline_s=3600).submit(rollouts_of("ahead", 4)).result(timeout_s=120)
-    assert batch.statuses == ["scored"] * 4
-    ahead.kill()
+    rollouts = rollouts_of(f"clock {skew_s}", 4)
+    future = backend.manager(deadline_s=3600).submit(rollouts)
+    assert future.result(timeout_s=120).statuses == ["scored"] * 4
+    lines = re.compile(rf"batch {future.batch_id} .* has ended: .*, (-?[\d.]+) s")
+    wait_until(lambda: any(lines.search(one.output()) for one in workers), "the end is logged")
+    [took_s] = [float(found) for one in workers for found in lines.findall(one.output())]
+    assert 0 <= took_s < 7200
+    for worker in workers:
+        worker.kill()
 
 
 def _leases(client: redis.Redis) -> dict[bytes, float]:
