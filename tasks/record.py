@@ -140,12 +140,11 @@ def record_rewards(
     status: str,
     why: str | None,
 ) -> tuple[Usage, list[StoredReward]]:
-    """Write a batch's rewards and finish it, unless an earlier run of `combine` did.
+    """Write a batch's rewards and finish it now by Redis's clock, unless an earlier `combine` did.
 
     Returns:
         The batch's usage, and the rewards that the database already held.
     """
-    # The clock that gave the time of submission, so that the duration is right.
     now = datetime.fromtimestamp(retry_storage(context.clock.now_s), UTC)
     rows = _reward_rows(result, now, group_sizes, length_statuses)
     key = BatchKey(datetime.fromtimestamp(manifest.submitted_at, UTC), manifest.batch_id)

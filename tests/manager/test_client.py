@@ -57,9 +57,7 @@ def test_another_type_than_a_configuration_is_refused(config: Any) -> None:
 
 
 def test_nothing_to_compute_is_refused(redis_url: str) -> None:
-    with pytest.raises(
-        InvalidConfig, match=r"`judges` and `length` are both empty; configure one"
-    ):
+    with pytest.raises(InvalidConfig, match=r"`judges` and `length` are both empty; configure one"):
         RewardManager({"broker": {"url": redis_url}})
 
 
