@@ -33,8 +33,8 @@ CONFIGS = [
 ]
 
 _FIELD = re.compile(
-    r"rollouts: |run: |step: |rollouts\[\d+\]\.(__class__|prompt|response|group_id|base_score"
-    r"|response_tokens|token_ids|correct|truncated|reference|metadata)\b"
+    r"rollouts: |run: |step: |rollouts\[\d+\]: is of type |rollouts\[\d+\]\.(prompt|response|group_id"
+    r"|base_score|response_tokens|token_ids|correct|truncated|reference|metadata)\b"
 )
 _SHOWN = 600
 """An error message of at most so many characters can be read."""
