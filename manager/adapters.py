@@ -10,12 +10,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from oyer.config import rubric as rubrics
 from oyer.config.length import term_names
-from oyer.config.reward import EndpointConfig, JudgeConfig, RewardConfig
+from oyer.config.reward import EndpointConfig, RewardConfig
 from oyer.manager import validation
 from oyer.manager.client import RewardManager
-from oyer.manager.requirements import compares
+from oyer.manager.requirements import compares, scored_metadata
 from oyer.manager.score import Score
 from oyer.manager.streaming.identity import RunOptions
 from oyer.protocol.content import as_messages, plain_json
@@ -40,11 +39,9 @@ class NeededFields:
     @classmethod
     def of(cls, config: RewardConfig) -> Self:
         """Collect the fields that a configuration's judges and length methods read."""
-        shown = [place for judge in config.judges for place in _metadata_places(judge)]
         return cls(
             token_ids=any(item.takes_token_ids for item in config.length),
-            metadata=frozenset(key for item in config.length for key in item.metadata_keys.values())
-            | {place.split(".")[1] for place in shown},
+            metadata=frozenset(scored_metadata(config)),
             truncated=any(item.takes_truncated for item in config.length),
             images=any(judge.images != "placeholder" for judge in config.judges),
         )
@@ -63,12 +60,6 @@ class NeededFields:
             if value is not None:
                 found[key] = _json_value(value)
         return found
-
-
-def _metadata_places(judge: JudgeConfig) -> list[str]:
-    """Return what a judge reads of the metadata, e.g. `metadata.task.topic`."""
-    own = [] if judge.criteria_from is None else [judge.criteria_from]
-    return own + rubrics.parse(judge.rubric).metadata_places
 
 
 def _json_value(value: Any) -> Any:
