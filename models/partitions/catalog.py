@@ -1,13 +1,12 @@
 """Reads which partitions exist, and takes the locks that changing them needs."""
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Engine, Table, text
+from sqlalchemy import Connection, Table, text
 
 from oyer.models.base import Base, BatchPart
 from oyer.models.engine import SCHEMA_LOCK_KEY
@@ -142,17 +141,6 @@ def detached(conn: Connection) -> list[Partition]:
                 start, end = (None, month) if matched[1] else (month.start, month.later())
                 found.append(Partition(table.name, name, start, end.start))
     return found
-
-
-@contextmanager
-def locked(engine: Engine) -> Iterator[Connection]:
-    """Begin a transaction that holds the exclusive locks of all tables that have partitions.
-
-    Raises:
-        TimeoutError: other transactions hold a lock for long.
-    """
-    with locks.locked(engine, lock) as conn:
-        yield conn
 
 
 def lock(conn: Connection) -> None:

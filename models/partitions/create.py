@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection, Engine, func, select, text
 
 from oyer.models.batch import Batch
+from oyer.models.partitions import locks
 from oyer.models.partitions.catalog import (
     Month,
     dependent_views,
-    locked,
+    lock,
     part_tables,
     partitions,
     unpartitioned,
@@ -33,7 +34,7 @@ def create_partitions(engine: Engine, ahead: int, now: datetime | None = None) -
         TimeoutError: other transactions hold a lock for long.
     """
     now = now or datetime.now(UTC)
-    with locked(engine) as conn:
+    with locks.locked(engine, lock) as conn:
         plain = unpartitioned(conn)
         made = _convert(conn, plain, now) if plain else []
         last = Month.of(now).later(ahead)

@@ -26,11 +26,12 @@ from sqlalchemy import (
 from oyer.models.base import Base
 from oyer.models.batch import Batch, Run
 from oyer.models.judgement import Attempt
+from oyer.models.partitions import locks
 from oyer.models.partitions.catalog import (
     DETACHED,
     Partition,
     detached,
-    locked,
+    lock,
     part_tables,
     partitions,
 )
@@ -112,7 +113,7 @@ def drop_partitions(
     with engine.connect() as conn:
         groups = [group for group in expired(conn, before, keep_runs) if group.droppable]
     for group in groups:
-        with locked(engine) as conn:
+        with locks.locked(engine, lock) as conn:
             # Again, now that no batch can be submitted again.
             if not _expired(conn, group.start, group.end, group.names, keep_runs).droppable:
                 continue

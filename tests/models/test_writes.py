@@ -1,11 +1,6 @@
 """What is written stays, however often, in whatever order and by however many it is written."""
 
-import subprocess
-import sys
-from collections.abc import Callable
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import timedelta
-from multiprocessing import get_context
 from random import Random
 from typing import Any
 
@@ -13,7 +8,6 @@ import pytest
 from sqlalchemy import Engine, func, select, text
 
 from oyer.models import Attempt, Batch, Judgement, Rollout, Rubric, Run, Text
-from oyer.models.engine import open_engine
 from oyer.models.queries import batch as batch_state
 from oyer.models.queries import judgements_of, rewards_of, submissions_of, usage_of
 from oyer.models.rows import BatchKey, BatchRow, SubmissionRow, Usage
@@ -28,7 +22,6 @@ from oyer.models.writes import (
     record_submissions,
     reopen_batch,
 )
-from tests.support.paths import ROOT
 from tests.support.record_rows import (
     START,
     make_attempt,
@@ -257,72 +250,6 @@ def test_a_row_that_does_not_fit_its_table_is_refused(engine: Engine) -> None:
             record_rewards(conn, key, unknown)
         with pytest.raises(ValueError, match="'status', 'terms', 'trainable'"):
             record_rewards(conn, key, lacking)
-
-
-def write_shuffled(url: str, batch: BatchRow, seed: int) -> None:
-    """Record the same batch as every other writer, in an order and with scores of its own."""
-    engine = open_engine(url)
-    random = Random(seed)
-    for _ in range(5):
-        order = random.sample(range(24), 24)
-        with engine.begin() as conn:
-            key = ensure_run_and_batch(conn, batch)
-            record_chunk(
-                conn,
-                key,
-                rollouts=[make_rollout(index) for index in order],
-                judgements=[make_judgement(index, score=float(seed)) for index in order],
-                attempts=[make_attempt(index, id=f"{seed}-{index}") for index in order],
-            )
-        with engine.begin() as conn:
-            record_rewards(conn, key, [make_reward(i, reward=float(seed)) for i in order])
-    engine.dispose()
-
-
-@pytest.mark.parametrize("pool", [ThreadPoolExecutor, ProcessPoolExecutor])
-def test_writers_of_the_same_batch_do_not_deadlock_or_double(
-    engine: Engine, store_url: str, pool: Callable[..., Executor]
-) -> None:
-    context = {} if pool is ThreadPoolExecutor else {"mp_context": get_context("spawn")}
-    batch, writers = make_batch(), 4
-    with pool(writers, **context) as started:
-        written = [started.submit(write_shuffled, store_url, batch, n) for n in range(writers)]
-        for future in written:
-            future.result()
-    with engine.connect() as conn:
-        judgements, rewards = judgements_of(conn, batch["id"]), rewards_of(conn, batch["id"])
-    assert [row["rollout_index"] for row in judgements] == list(range(24))
-    assert len({row["score"] for row in judgements}) == 1
-    assert [row["rollout_index"] for row in rewards] == list(range(24))
-    assert len({row["reward"] for row in rewards}) == 1
-    assert count_rows(engine, Rollout) == 24
-    assert count_rows(engine, Attempt) == 24 * writers
-
-
-GREENLETS = """
-from gevent import monkey; monkey.patch_all()
-import sys, gevent
-from oyer.models.writes import ensure_run_and_batch, record_chunk
-from oyer.models.engine import open_engine
-from tests.support.record_rows import make_batch, make_judgement, make_rollout
-
-engine, batch = open_engine(sys.argv[1]), make_batch()
-
-def write(index):
-    with engine.begin() as conn:
-        key = ensure_run_and_batch(conn, batch)
-        rows = range(index, index + 8)
-        record_chunk(conn, key, rollouts=map(make_rollout, rows), judgements=[*map(make_judgement, rows)])
-
-gevent.joinall([gevent.spawn(write, 8 * n) for n in range(40)], raise_error=True)
-"""
-"""A worker's greenlets, more of them than the pool has connections, write one batch."""
-
-
-def test_greenlets_of_a_worker_share_the_pool(engine: Engine, store_url: str) -> None:
-    root = ROOT
-    subprocess.run([sys.executable, "-c", GREENLETS, store_url], check=True, cwd=root)
-    assert (count_rows(engine, Rollout), count_rows(engine, Judgement)) == (320, 320)
 
 
 def test_the_view_reads_a_judgement_with_its_words_and_its_reward(engine: Engine) -> None:

@@ -1,13 +1,10 @@
 """A record on PostgreSQL that is not partitioned yet, and batches for it."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import Engine
 
-from oyer import migrations
-from oyer.models.engine import open_engine
 from oyer.models.queries import usage_of
 from oyer.models.writes import (
     add_to_totals,
@@ -31,11 +28,8 @@ SIZE = 4
 
 
 @pytest.fixture
-def engine(postgres_url: str) -> Iterator[Engine]:
-    migrations.upgrade(postgres_url)
-    opened = open_engine(postgres_url)
-    yield opened
-    opened.dispose()
+def engine(postgres_engine: Engine) -> Engine:
+    return postgres_engine
 
 
 def record(

@@ -1,13 +1,9 @@
 """Workers and a prune of the same batch wait for each other in one order."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 from sqlalchemy import Engine
 
-from oyer import migrations
-from oyer.models.engine import open_engine
 from oyer.models.pruning.prune import Selection, prune
 from oyer.models.writes import ensure_run_and_batch, finish_batch, record_chunk
 from tests.support.record_counts import rows
@@ -15,18 +11,11 @@ from tests.support.record_rows import START, make_batch, make_rollout
 from tests.support.waiting import wait_until
 
 
-@pytest.fixture
-def engine(postgres_url: str) -> Iterator[Engine]:
-    migrations.upgrade(postgres_url)
-    opened = open_engine(postgres_url)
-    yield opened
-    opened.dispose()
-
-
 def test_a_chunk_of_an_ended_batch_that_is_written_during_its_prune_is_no_deadlock(
-    engine: Engine,
+    postgres_engine: Engine,
 ) -> None:
     """E.g. a chunk of a cancelled batch, which a worker was still judging."""
+    engine = postgres_engine
     with engine.begin() as conn:
         key = ensure_run_and_batch(conn, make_batch(id="a", run="gone", size=2))
         finish_batch(conn, "a", status="cancelled", finished_at=START)
