@@ -123,8 +123,8 @@ local function view(generation, added)
   return {cjson.encode(state), rows}
 end
 
--- Whether all processes of an open generation have died, as those of a training that is resumed under
--- its name: one that lives closes it soon after it is overdue.
+-- Whether all processes of an open generation have ended, as those of a training that is resumed under
+-- its name. A running process closes its generation soon after it is overdue.
 local function is_abandoned(generation)
   local at = key(generation)
   local state, n, due = unpack(redis.call('HMGET', at, 'state', 'n', 'due'))

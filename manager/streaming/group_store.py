@@ -28,8 +28,8 @@ seconds; later, the same response to a prompt may be another sample."""
 
 ABANDONED_S = 30.0
 """An open group that no process has closed this long after it was overdue is abandoned, in seconds: its
-processes have died, since those that live read their groups every `READ_PAUSE_S`. Rollouts that come
-then, e.g. of the resumed training, form a new group."""
+processes have ended, because a running one reads its groups every `READ_PAUSE_S`. Later rollouts, e.g. of
+the resumed training, form a new group."""
 
 _SCRIPT = COUNTING_SCRIPT + "".join(
     resources.files(__package__).joinpath(name).read_text()

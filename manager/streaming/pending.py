@@ -28,20 +28,6 @@ without length terms, `error` fails each."""
 log = logging.getLogger(__name__)
 
 
-class _Forks:
-    """How many forks this process descends from."""
-
-    count = 0
-
-    @classmethod
-    def add(cls) -> None:
-        """Count a fork, in the child."""
-        cls.count += 1
-
-
-os.register_at_fork(after_in_child=_Forks.add)
-
-
 class Pending(Generic[T]):
     """A future with many waiters. Cancelling one waiter does not cancel the future.
 
@@ -56,7 +42,7 @@ class Pending(Generic[T]):
         self._outcome: Any = None
         self._callbacks: list[Callable[[Pending[T]], object]] | None = []
         """None once done."""
-        self._forks = _Forks.count
+        self._process = os.getpid()
 
     def done(self) -> bool:
         """Whether it has a value or an error."""
@@ -113,7 +99,7 @@ class Pending(Generic[T]):
         return self.result()
 
     def _check_process(self) -> None:
-        if self._forks != _Forks.count:
+        if self._process != os.getpid():
             raise BackendUnavailable(
                 "the score was pending when this process was forked: wait for it in the process that"
                 " submitted the rollout, or submit the rollout again in this one"
