@@ -199,7 +199,9 @@ def _line_candidates(text: str, scale: tuple[float, float]) -> list[Candidate]:
         at += len(line) + 1
     candidates: list[Candidate] = []
     tables = {c.start: c for c in table_candidates(lines, scale)}
-    several = has_other_parts(line for _, line in lines)
+    several = any(names_answer(line) for _, line in lines) and has_other_parts(
+        line for _, line in lines
+    )
     for i, (start, line) in enumerate(lines):
         if start in tables:
             candidates.append(tables[start])
