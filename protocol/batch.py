@@ -51,7 +51,8 @@ class Manifest:
     run: str
     step: int | None
     submitted_at: float
-    """Epoch seconds by the clock of Redis; kept by resubmissions, because it is part of the primary keys of the tables."""
+    """Epoch seconds by the clock of Redis; kept by resubmissions, because it is part of the tables'
+    primary keys."""
     deadline: float
     """Epoch seconds by the clock of Redis, after which no call starts."""
     sendings: list[Submission] = field(default_factory=list)

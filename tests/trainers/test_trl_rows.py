@@ -11,34 +11,22 @@ from datasets import Dataset
 from trainer_backend import Backend
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
+from trl_training import GROUP, SETTINGS
 
 from oyer.demo.responses import Action
 from oyer.manager.trl import reward_function
-
-GROUP = 4
 
 
 def trainer_of(
     model: Any, reward: Any, tokenizer_folder: Path, out: Path, columns: dict[str, Any], **more: Any
 ) -> GRPOTrainer:
-    settings = {
-        "num_generations": GROUP,
-        "per_device_train_batch_size": 2 * GROUP,
-        "max_completion_length": 12,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        **more,
-    }
     prompts = [f"Is {i} odd?" for i in range(8)]
     return GRPOTrainer(
         model,
         reward_funcs=reward,
         processing_class=AutoTokenizer.from_pretrained(tokenizer_folder),
         train_dataset=Dataset.from_dict({"prompt": prompts, **columns}),
-        args=GRPOConfig(output_dir=str(out), **settings),
+        args=GRPOConfig(output_dir=str(out), **(SETTINGS | more)),
     )
 
 

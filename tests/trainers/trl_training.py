@@ -9,6 +9,18 @@ from trl import GRPOConfig, GRPOTrainer
 
 GROUP = 4
 
+SETTINGS: dict[str, Any] = {
+    "num_generations": GROUP,
+    "per_device_train_batch_size": 2 * GROUP,
+    "max_completion_length": 12,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+"""Of a tiny training, for `GRPOConfig`."""
+
 
 class Watched(GRPOTrainer):
     """Keeps the value of each reward function, by completion."""
@@ -44,23 +56,12 @@ def train(
         options: of `GRPOConfig`. Give a `seed` that no other test has: with the same completions, the
             rewards of the other test would be on record.
     """
-    settings = {
-        "num_generations": GROUP,
-        "per_device_train_batch_size": 2 * GROUP,
-        "max_completion_length": 12,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        **options,
-    }
     trainer = Watched(
         model,
         reward_funcs=reward,
         processing_class=AutoTokenizer.from_pretrained(tokenizer_folder),
         train_dataset=Dataset.from_dict({"prompt": [f"What is {i}+1?" for i in range(8)]}),
-        args=GRPOConfig(output_dir=str(out), **settings),
+        args=GRPOConfig(output_dir=str(out), **(SETTINGS | options)),
         rollout_func=rollout_func,
     )
     trainer.train()
