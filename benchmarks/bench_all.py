@@ -36,6 +36,7 @@ SUITES: dict[str, tuple[list[str], list[str]]] = {
     "history": (["--sizes", "10000", "40000", "--rounds", "2"], ["--sizes", "100000", "1000000"]),
     "scale": ([], ["--full"]),
     "shared_limit": ([], ["--full"]),
+    "lengths": (["--rounds", "3", "--rows", "10000", "--tokens", "1000000"], []),
 }
 """Script, and its options in a quick and in a full run."""
 

@@ -38,12 +38,15 @@ class Groups:
 
     def __init__(self, group_ids: Array) -> None:
         xp = self._xp = namespace(group_ids)
-        self._order = xp.argsort(group_ids, stable=True)
-        ids = xp.take(group_ids, self._order)
+        sorted_already = bool(xp.all(group_ids[1:] >= group_ids[:-1]))
+        self._order = None if sorted_already else xp.argsort(group_ids, stable=True)
+        ids = self._by_group(group_ids)
         changes = ids[1:] != ids[:-1]
         first = xp.concat([xp.ones_like(ids[:1], dtype=xp.bool), changes])
-        self.index = xp.empty_like(ids)
-        self.index[self._order] = xp.cumulative_sum(xp.astype(first, xp.int64)) - 1
+        self.index = index = xp.cumulative_sum(xp.astype(first, xp.int64)) - 1
+        if self._order is not None:
+            self.index = xp.empty_like(index)
+            self.index[self._order] = index
         self._starts = xp.nonzero(first)[0]
         end = xp.full_like(self._starts[:1], len(ids))
         self.sizes = xp.concat([self._starts[1:], end]) - self._starts
@@ -61,11 +64,15 @@ class Groups:
         """Return each row's group value: [G] to [N]."""
         return self._xp.take(per_group, self.index)
 
+    def _by_group(self, values: Array) -> Array:
+        """The values by ascending group, in it by input order: [N]; most batches are in that order."""
+        return values if self._order is None else self._xp.take(values, self._order)
+
     def _reduce(self, values: Array, how: Reduction) -> Array:
         """Reduce each group; the array API has no function for it."""
         if not len(self):
             return values[:0]
-        ordered = self._xp.take(values, self._order)
+        ordered = self._by_group(values)
         if not is_torch_array(ordered):
             return _UFUNCS[how].reduceat(ordered, self._starts)
         import torch

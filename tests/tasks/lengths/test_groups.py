@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oyer.tasks.lengths.arrays import double
+from oyer.tasks.lengths.arrays import double, to_numpy
 from oyer.tasks.lengths.groups import Groups
+from tests.support.devices import DEVICES
 
 ROWS = st.lists(
     st.tuples(st.integers(-3, 3), st.floats(-1e6, 1e6, allow_subnormal=False), st.booleans()),
@@ -21,7 +23,11 @@ ROWS = st.lists(
 """Group, value and mask of each row."""
 
 
-BOTH = pytest.mark.parametrize("array", [np.array, torch.tensor], ids=["numpy", "torch"])
+BOTH = pytest.mark.parametrize(
+    "array",
+    [np.array, *(partial(torch.tensor, device=device) for device in DEVICES)],
+    ids=["numpy", *map(str, DEVICES)],
+)
 
 
 def columns(rows: list[tuple[int, float, bool]], array: Any) -> tuple[Groups, Any, Any]:
@@ -81,7 +87,7 @@ def test_the_smallest_rows_match_a_stable_sort(
     for i in set(ids):
         group = [row for row in range(len(rows)) if ids[row] == i]
         expected.update(sorted(group, key=lambda row: listed[row])[:k])
-    assert np.flatnonzero(groups.smallest(values, k)).tolist() == sorted(expected)
+    assert np.flatnonzero(to_numpy(groups.smallest(values, k))).tolist() == sorted(expected)
     if k == 1:
         assert groups.first_smallest(values).tolist() == groups.smallest(values, 1).tolist()
 

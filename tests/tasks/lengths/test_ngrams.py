@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from oyer.tasks.lengths import ngrams, pack
 from oyer.tasks.lengths.arrays import Array
 from oyer.tasks.lengths.ngrams import count_distinct, mark_repeats
+from tests.support.devices import DEVICES
 
 Row = Sequence[int]
-
-CPU = torch.device("cpu")
 
 ROWS = st.one_of(
     st.lists(st.integers(0, 3), max_size=60),
@@ -28,8 +27,8 @@ ROWS = st.one_of(
 
 OUT_OF_MEMORY = pytest.mark.parametrize(
     ("device", "error"),
-    [(None, MemoryError), (CPU, torch.OutOfMemoryError)],
-    ids=["numpy", "torch"],
+    [(None, MemoryError), *((device, torch.OutOfMemoryError) for device in DEVICES)],
+    ids=["numpy", *map(str, DEVICES)],
 )
 
 BROKEN: dict[str, Callable[[Array, Array], Array] | None] = {
@@ -56,7 +55,7 @@ def repeats(row: Row, n: int) -> list[bool]:
 
 
 def check(rows: Sequence[Row], n: int, max_windows: int, broken: str) -> None:
-    for device in (None, CPU):
+    for device in (None, *DEVICES):
         check_on(device, rows, n, max_windows, broken)
 
 
