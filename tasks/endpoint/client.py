@@ -75,6 +75,10 @@ class EndpointClient:
             )
             for url in self._urls
         ]
+        # openai-python names the platform in its headers, by a subprocess: once here, and not by
+        # each of the first calls at the same time.
+        for client in self._clients:
+            _ = client.default_headers
 
     def pick_url(self) -> int:
         """Return the index of the URL for a request; `complete` is to be called with it."""
