@@ -114,9 +114,10 @@ for i, w in ipairs(workers) do
     all.parts[#all.parts + 1] = {name = w.name, wanted = wanted, rank = (i + turn) % #workers}
   end
 end
-local poorest, weights, left = {}, 0, limit
+local poorest, weights, left, wanted = {}, 0, limit, 0
 for _, name in ipairs(names) do
   poorest[#poorest + 1], weights = runs[name], weights + runs[name].weight
+  wanted = wanted + runs[name].wanted
 end
 table.sort(poorest, function(a, b)
   local x, y = a.wanted / a.weight, b.wanted / b.weight
@@ -175,7 +176,7 @@ end
 
 return cjson.encode({
   born = born, now = now, workers = #workers, in_use = in_use, control = state.control or '',
-  growth = growth, target = target, shares = mine, cool = math.max(0, cool - now),
+  short = wanted > limit, growth = growth, target = target, shares = mine, cool = math.max(0, cool - now),
   bucket = bucket, requests = requests, tokens = tokens,
   frees = first and (first + 1) * ask.bucket + ask.window - now or 0,
 })

@@ -18,8 +18,14 @@ from oyer.tasks.coordination.fair_queue import ANY_FLOW, FairQueue, Flow
 from oyer.tasks.coordination.held_permit import HeldPermit
 from oyer.tasks.coordination.limiter_state import LimiterState, Limits, Permit
 
-POLL_MIN_S, POLL_MAX_S = 0.05, 0.25
-"""Pauses between exchanges while calls wait, in seconds: the shorter one after a grant."""
+POLL_MIN_S, POLL_MAX_S = 0.05, 0.1
+"""Pauses between exchanges while calls wait, in seconds: the shorter one after a grant, and while
+this worker holds slots that others want."""
+IDLE_PAUSE_S = 0.25
+"""Pause before unused slots and windows are returned, in seconds."""
+EXCHANGES_PER_S = 250
+"""Exchanges of all workers together while calls wait, about: one reads the state of all of them, so
+that many workers exchange less often."""
 SPARE_WAIT_S = 0.25
 """How long `acquire_spare` waits for the answer to its exchange with Redis, in seconds."""
 
@@ -296,7 +302,9 @@ class Limiter:
             # The end of a cool-down or a full window is known; other workers may return some earlier.
             ends_s = max(self._state.cool_until_s, self._state.frees_s) - now_s
             return min(self._poll_s, ends_s) if ends_s > 0 else self._poll_s
-        return min(POLL_MAX_S, self._refresh_s) if self._state.idle(now_s) else self._refresh_s
+        if self._state.holds_wanted_slots():
+            return POLL_MIN_S
+        return min(IDLE_PAUSE_S, self._refresh_s) if self._state.idle(now_s) else self._refresh_s
 
     def _exchange(self, *, leave: bool) -> None:
         """Report to Redis and apply what it grants."""
@@ -316,4 +324,5 @@ class Limiter:
             if not leave:
                 with self._lock:
                     granted = self._state.take(reply, sent_s, time.monotonic())
-        self._poll_s = POLL_MIN_S if granted else min(POLL_MAX_S, self._poll_s * 1.5)
+        longest_s = max(POLL_MAX_S, self.workers / EXCHANGES_PER_S)
+        self._poll_s = POLL_MIN_S if granted else min(longest_s, self._poll_s * 1.5)

@@ -110,6 +110,7 @@ class LimiterState:
         self._changes: list[tuple[str, int, int]] = []
         self._born = ""
         self.workers = self._held = self._target = self._ahead = self._all_in_use = 0
+        self._short = False
         self._slots_until_s = self._recovering_until_s = 0.0
         self._control = initial(limits.max_in_flight)
         # The adaptive state as last read from Redis, and as last proposed to it.
@@ -126,6 +127,10 @@ class LimiterState:
     def idle(self, now_s: float) -> bool:
         """Whether slots or windows are held that no call here uses."""
         return self._held > self.in_use or any(self._windows.balance(now_s))
+
+    def holds_wanted_slots(self) -> bool:
+        """Whether slots are held that no call here uses, while calls of other workers may wait."""
+        return self._short and self._held > self.in_use
 
     def room(self, now_s: float) -> bool:
         """Whether a slot may be free, here or, as of the last exchange, among all workers."""
@@ -243,7 +248,7 @@ class LimiterState:
         self.shares = reply["shares"]
         known = self.workers if now_s < self._recovering_until_s else 0
         self.workers = max(known, reply["workers"])
-        self._all_in_use = reply["in_use"]
+        self._all_in_use, self._short = reply["in_use"], reply["short"]
         self.cool_until_s = max(self.cool_until_s, sent_s + reply["cool"] / 1000)
         self.frees_s = sent_s + reply["frees"] / 1000
         self._windows.confirm(self._changes)

@@ -291,3 +291,24 @@ def test_no_limit_is_exceeded_whatever_messages_are_lost(
         assert sum(w.state.in_use for w in workers) <= 8
         assert begun <= 20
         assert used + sum(permit.tokens for w in workers for permit in w.calls) <= 900
+
+
+def test_a_worker_knows_that_others_want_its_unused_slots(shared: SharedEndpoint) -> None:
+    first, second = shared.worker(), shared.worker()
+    first.waiting = [1] * 8
+    first.exchange()
+    assert first.begin() == 8
+    first.end()
+    first.exchange()
+    assert not first.state.holds_wanted_slots()
+    second.waiting = [1] * 8
+    second.exchange()
+    first.waiting = [1]
+    first.exchange()
+    first.waiting = []
+    first.end()
+    assert first.state.holds_wanted_slots()
+    for worker in (first, first, second):
+        worker.exchange()
+    assert not first.state.holds_wanted_slots()
+    assert second.begin() == 2
