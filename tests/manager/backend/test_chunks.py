@@ -48,8 +48,8 @@ def test_large_texts_make_chunks_of_fewer_rollouts() -> None:
 
 
 def test_a_batch_fills_every_process_with_several_chunks() -> None:
-    assert chunk_sizes([4000] * 1024, in_flight=128, calls=1) == [16] * 64
-    assert chunk_sizes([4000] * 2048, in_flight=512, calls=1) == [32] * 64
+    assert chunk_sizes([4000] * 1024, in_flight=128, calls=1) == [32] * 32
+    assert chunk_sizes([4000] * 2048, in_flight=512, calls=1) == [64] * 32
 
 
 def test_more_calls_for_a_rollout_make_smaller_chunks() -> None:
