@@ -9,6 +9,8 @@
 - With groups, the length terms compare groups of 8; without, there are none. `at once` is one
   `asyncio.gather`; `over 2 s` is the same with the rollouts in random order, evenly over
   `--spread-s`, so that most groups are incomplete for most of it.
+- `timers alone` is the client CPU of an event loop that hands nothing over: as many tasks, of which each
+  waits for its turn over `--spread-s` and then for 0.5 s.
 - The judge server, a process of its own on the same machine, answers after 0.5 s, 256 at a time.
 - Each round goes through all ways in another order, so that a busy machine slows all alike; the table
   has medians.
@@ -80,6 +82,21 @@ def singly(manager: RewardManager, rollouts: Sequence[Rollout], over_s: float = 
     scores = asyncio.run(main())
     if any(score.status != "scored" or not score.trainable for score in scores):
         raise SystemExit(f"not every rollout was judged: { ({s.status for s in scores}) }")
+
+
+def timers_alone(count: int, over_s: float) -> float:
+    """Return the CPU of the waits that `singly` adds to the product's own, in ms."""
+
+    async def one(i: int) -> None:
+        await asyncio.sleep(over_s * i / count)
+        await asyncio.sleep(0.5)
+
+    async def main() -> None:
+        await asyncio.gather(*map(one, range(count)))
+
+    began_s = time.process_time()
+    asyncio.run(main())
+    return (time.process_time() - began_s) * 1000
 
 
 def measured(hand_over: Callable[[], None], pids: dict[str, int]) -> Figures:
@@ -168,6 +185,11 @@ def main() -> None:
         for i, name in enumerate(names)
         if name.endswith("CPU ms") and row is not peer
     )
+    floor_ms = statistics.median(
+        timers_alone(options.rollouts, options.spread_s) for _ in range(options.rounds)
+    )
+    report([Figure(f"timers alone, over {options.spread_s:g} s: client CPU ms", floor_ms, "ms")])
+    rows.append((f"timers alone, over {options.spread_s:g} s", f"{floor_ms:.0f}"))
     title = f"{options.rollouts} rollouts; medians of {options.rounds} rounds"
     print_table(title, ("handed over by", *names), rows)
 
