@@ -22,6 +22,10 @@ from oyer.tasks.lengths.arrays import (
 
 Reduction = Literal["sum", "max", "min"]
 
+ROUNDING = 2.0**-40
+"""Share of a group's largest value below which a difference is an error of rounding: sums that are
+equal on paper, e.g. 0.1 + 0.2 and 0.3, differ by it."""
+
 _UFUNCS = {"sum": np.add, "max": np.maximum, "min": np.minimum}
 
 
@@ -108,6 +112,10 @@ class Groups:
         found = self._reduce(kept, how)
         return select(found != beyond, found, empty)
 
+    def resolution(self, values: Array, where: Array | None = None) -> Array:
+        """Largest difference of each group's values that counts as rounding: [G]."""
+        return ROUNDING * self.max(abs(double(values)), where)
+
     def moments(
         self,
         values: Array,
@@ -115,11 +123,14 @@ class Groups:
         where: Array | None = None,
         *,
         float32_bessel: bool = False,
+        parts: Array | None = None,
     ) -> tuple[Array, Array]:
         """Mean and standard deviation of each group, 0 where rows are too few.
 
-        Measured from the smallest value, so that the deviation of equal values is exactly 0.
-        `float32_bessel` rounds n / (n - ddof) to single precision, as TRL does.
+        Measured from the smallest value, so that the deviation of equal values is exactly 0; one
+        that rounding explains is 0 too.
+        `float32_bessel` rounds n / (n - ddof) to single precision, as TRL does. `parts`, [N], is the
+        sum of the absolute summands of values that are sums, and decides how exact they are.
         """
         count = double(self.sizes) if where is None else self.count(where)
         low = self.min(values, where)
@@ -130,7 +141,9 @@ class Groups:
         if float32_bessel:
             bessel = double(self._xp.astype(bessel, self._xp.float32))
         variance = self.sum(gap * gap, where) / bound(count, min=1) * bessel
-        return low + mean, select(count > ddof, self._xp.sqrt(variance), 0.0)
+        deviation = self._xp.sqrt(variance)
+        least = self.resolution(values if parts is None else parts, where)
+        return low + mean, select((count > ddof) & (deviation > least), deviation, 0.0)
 
     def z_score(
         self,
@@ -140,9 +153,12 @@ class Groups:
         where: Array | None = None,
         *,
         float32_bessel: bool = False,
+        parts: Array | None = None,
     ) -> Array:
         """Distance to the group's mean in standard deviations plus eps; 0 without any: [N]."""
-        mean, deviation = self.moments(values, ddof, where, float32_bessel=float32_bessel)
+        mean, deviation = self.moments(
+            values, ddof, where, float32_bessel=float32_bessel, parts=parts
+        )
         return ratio(values - self.spread(mean), self.spread(deviation + eps))
 
     def _sorted_within(self, values: Array) -> Array:

@@ -28,10 +28,15 @@ from oyer.tasks.lengths.methods.group import share_of_range
 
 
 def centred(quality: Array, groups: Groups) -> Array:
-    """Score minus the group's mean, exactly 0 for equal scores; 0 for a missing score."""
+    """Score minus the group's mean; 0 for a missing score, and exactly 0 for one at the mean.
+
+    Otherwise rounding would decide whether a row like the middle one of 0.1, 0.2, 0.3 is positive.
+    """
     known = ~isnan(quality)
     height = quality - groups.spread(groups.min(quality, known))
-    return select(known, height - groups.spread(groups.mean(height, known)), 0.0)
+    gap = height - groups.spread(groups.mean(height, known))
+    least = groups.spread(groups.resolution(quality, known))
+    return select(known & (abs(gap) > least), gap, 0.0)
 
 
 def _advantages(advantages: Array | None, quality: Array | None, groups: Groups) -> Array:
@@ -98,7 +103,7 @@ def advantage_reweight(
     weighed = advantages * (alpha + (1 - alpha) * (1 - share) ** gamma)
     mass, after = groups.sum(advantages, positive), groups.sum(weighed, positive)
     weighed = weighed * groups.spread(mass / (select(after > 0, after, 1.0) + eps))
-    enough = groups.count(positive) >= tau * groups.sizes
+    enough = groups.mean(positive) >= tau  # 11 / 20 is 0.55, but 0.55 * 20 is above 11
     return select(positive & groups.spread(enough & (after > 0)), weighed, advantages)
 
 
@@ -199,12 +204,14 @@ def aggregate(
             select(known[:, i], z_score(groups, rewards[:, i], where=known[:, i]), 0.0)
             for i in range(components.shape[1])
         ]
-        total = xp.sum(xp.stack(scores, axis=1) * scale, axis=1)
-        return select(row, z_score(single, total, where=row), 0.0)
-    total = xp.sum(rewards * scale, axis=1)
+        weighed = xp.stack(scores, axis=1) * scale
+        total, parts = xp.sum(weighed, axis=1), xp.sum(abs(weighed), axis=1)
+        return select(row, z_score(single, total, where=row, parts=parts), 0.0)
+    weighed = rewards * scale
+    total, parts = xp.sum(weighed, axis=1), xp.sum(abs(weighed), axis=1)
     advantage = total - groups.spread(_baseline(total, groups, lengths, row, baseline))
     if mode == "sum_then_normalize":
-        _, deviation = groups.moments(total, ddof, row, float32_bessel=float32_bessel)
+        _, deviation = groups.moments(total, ddof, row, float32_bessel=float32_bessel, parts=parts)
         advantage = ratio(advantage, groups.spread(deviation + eps))
     return select(row, advantage, 0.0)
 

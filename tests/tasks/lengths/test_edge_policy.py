@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -168,3 +169,47 @@ def test_hapo_keeps_the_shortest_correct_length_of_each_prompt() -> None:
     alone = compute("hapo", {}, replace(inputs, group_ids=None))
     assert alone.history is not None
     assert alone.history.tolist() == pytest.approx([45, 40, 45, math.nan, 10], nan_ok=True)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("base", [0.0, 0.1, 0.2, 0.5, 4.0])
+def test_a_row_at_the_mean_has_no_advantage_and_no_bonus(
+    base: float, order: tuple[int, ...]
+) -> None:
+    # The middle row's advantage is 0, so that only the best row is positive, and its length is L_ref.
+    inputs = {
+        "base_reward": [base + (1 + i) / 10 for i in order],
+        "lengths": [(400, 10, 300)[i] for i in order],
+        "group_ids": [0, 0, 0],
+    }
+    found = evaluate("qglas", {}, inputs)
+    assert found == pytest.approx([(-0.1, 0.0, 0.1)[i] for i in order])
+    assert found[order.index(1)] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("method", "components"),
+    [
+        ("aggregate", [[0.1, 0.2], [0.3, 0.0], [0.0, 0.3]]),
+        ("aggregate", [[1000.1, -1000.0], [0.1, 0.0], [0.1, 0.0]]),
+        # The second component's z-scores are those of the first with the other sign.
+        ("gdpo", [[0.1, 0.9], [0.3, 0.7], [0.7, 0.3]]),
+    ],
+)
+def test_rewards_that_are_equal_but_for_rounding_have_no_advantage(
+    method: str, components: list[list[float]]
+) -> None:
+    inputs = {"rewards_per_func": components, "group_ids": [0, 0, 0]}
+    assert evaluate(method, {}, inputs) == [0.0, 0.0, 0.0]
+
+
+def test_intern_s2_changes_a_group_whose_positive_rows_are_exactly_the_least_share() -> None:
+    inputs = {
+        "advantages": [1.0] * 11 + [-1.0] * 9,
+        "lengths": [*range(11), *range(9)],
+        "group_ids": [0] * 20,
+    }
+    # Weights 1, 0.95, …, 0.5 sum to 8.25; the positive advantages' sum of 11 is kept.
+    weighed = [(1 - 0.05 * i) * 11 / 8.25 for i in range(11)]
+    found = evaluate("advantage_reweight", {"tau": 0.55}, inputs)
+    assert found == pytest.approx(weighed + [-1.0] * 9)
