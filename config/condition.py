@@ -12,6 +12,10 @@ score plus the weighted judges."""
 
 _CONDITION = re.compile(rf"\s*({SOURCE})\s*(>=|>)\s*(\S+)\s*")
 
+_ROUNDING = 1e-9
+"""Scores that are nearer to a threshold count as equal to it, relative to it beyond 1: the mean of 5, 5
+and 5 with weights of 0.1 is 4.999999999999999."""
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -44,7 +48,9 @@ class Condition:
 
     def holds(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return 1 or 0 for each of `[N]` scores; NaN for a missing score."""
-        held = scores > self.threshold if self.strict else scores >= self.threshold
+        margin = _ROUNDING * max(1.0, abs(self.threshold))
+        above = scores - self.threshold
+        held = above > margin if self.strict else above >= -margin
         return np.where(np.isnan(scores), np.nan, held.astype(np.float64))
 
 

@@ -208,3 +208,10 @@ def test_a_batch_result_holds_the_rewards_and_the_length_outputs_as_float32() ->
         "score:q0",
     }
     assert (result.usage, result.cancelled) == (usage, None)
+
+
+def test_equal_scores_of_several_judges_reach_a_condition_at_that_score() -> None:
+    three = [verdicts(5.0, 4.0)] * 3
+    result = composed(*three, weights=[0.1] * 3, zero_unless="judge >= 5")
+    np.testing.assert_allclose(result.terms["gate"], [1.0, 0.0])
+    np.testing.assert_allclose(result.rewards, [2.5, 0.0])
