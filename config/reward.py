@@ -71,7 +71,8 @@ class RewardRules(Section):
     are not), raises `JudgeOutage`; 1 never does."""
     min_valid_judges: int | None = Field(default=None, ge=1)
     """Judges that must have a score, or the rollout has none; null means all. A missing judge then
-    counts with the others' mean, as a fraction of each scale."""
+    counts with the others' mean, as a fraction of each scale; from the top of the scale if its
+    `weight` is negative."""
 
     @model_validator(mode="before")
     @classmethod

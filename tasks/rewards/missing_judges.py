@@ -26,8 +26,9 @@ def completed(
 ) -> dict[str, Verdicts]:
     """Fill in missing scores of rollouts that at least `min_valid` judges scored.
 
-    Scores are first mapped to 0..1 on their judge's scale. A missing score becomes the weighted mean
-    of the others, mapped to its own judge's scale, so that the judges' total weight stays the same.
+    Scores are first mapped to 0..1 on their judge's scale, from worst to best: the best score of a
+    judge of negative weight is its lowest. A missing score becomes the weighted mean of the others,
+    mapped to its own judge's scale, so that the judges' total weight stays the same.
 
     Args:
         verdicts: by judge; `[N]` each.
@@ -35,7 +36,9 @@ def completed(
     """
     if min_valid is None:
         return dict(verdicts)
-    lows, highs = np.array([judge.counted_scale for judge in judges]).T[:, :, None]
+    worst, best = np.array(
+        [judge.counted_scale[:: -1 if judge.weight < 0 else 1] for judge in judges]
+    ).T[:, :, None]
     weights = np.array([abs(judge.weight) for judge in judges])[:, None]
     weights = weights if weights.any() else np.ones_like(weights)
     scores = np.stack([verdicts[judge.name].scores for judge in judges])
@@ -44,10 +47,10 @@ def completed(
     total = np.where(valid, weights, 0.0).sum(axis=0)
     # A judge of weight 0 is only recorded: it neither counts nor is filled in.
     enough = (valid & (weights > 0)).sum(axis=0) >= min_valid
-    places = np.where(valid, weights * (scores - lows) / (highs - lows), 0.0).sum(axis=0)
+    places = np.where(valid, weights * (scores - worst) / (best - worst), 0.0).sum(axis=0)
     means = np.divide(places, total, out=np.full_like(places, np.nan), where=total > 0)
     filled = enough & ~valid & (weights > 0)
-    scores = np.where(filled, lows + means * (highs - lows), scores)
+    scores = np.where(filled, worst + means * (best - worst), scores)
     statuses = np.where(filled, Status.SCORED.value, statuses)
     return {
         judge.name: Verdicts(scores[j], [str(status) for status in statuses[j]])

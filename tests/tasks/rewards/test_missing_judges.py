@@ -36,6 +36,19 @@ def test_a_missing_score_is_the_others_mean_mapped_to_its_own_scale() -> None:
     assert found["a"].scores.tolist() == [10.0]
 
 
+@pytest.mark.parametrize(
+    ("quality", "flaws"), [(10.0, 0.0), (1.0, 100.0), (5.5, 50.0), (7.75, 25.0)]
+)
+def test_a_judge_of_faults_is_filled_in_from_the_top_of_its_scale(
+    quality: float, flaws: float
+) -> None:
+    judges = [judge("quality"), judge("flaws", scale=(0, 100), weight=-0.01)]
+    for scores in ({"quality": NAN, "flaws": flaws}, {"quality": quality, "flaws": NAN}):
+        given_ = {name: verdicts(score) for name, score in scores.items()}
+        found = completed(judges, given_, min_valid=1)
+        assert [found[name].scores[0] for name in scores] == pytest.approx([quality, flaws])
+
+
 def test_nothing_is_filled_in_if_too_few_judges_scored() -> None:
     judges = [judge("a"), judge("b"), judge("c")]
     found = completed(
@@ -74,7 +87,7 @@ def test_a_normalized_judge_counts_from_zero_to_one() -> None:
 
 @given(
     scores=st.lists(st.none() | st.floats(1, 10), min_size=3, max_size=3),
-    weights=st.lists(st.sampled_from([-1.0, 0.0, 0.1, 2.0]), min_size=3, max_size=3),
+    weights=st.lists(st.sampled_from([0.0, 0.1, 2.0]), min_size=3, max_size=3),
     min_valid=st.integers(1, 3),
 )
 def test_a_filled_score_lies_between_its_sources(
