@@ -6,7 +6,16 @@ Lengths are int64[N] in one unit, flags bool[N]; every function returns float64[
 import math
 from typing import Literal
 
-from oyer.tasks.lengths.arrays import Array, bound, double, filled, isnan, namespace, select
+from oyer.tasks.lengths.arrays import (
+    Array,
+    bound,
+    device,
+    double,
+    filled,
+    isnan,
+    namespace,
+    select,
+)
 from oyer.tasks.lengths.groups import Groups
 from oyer.tasks.lengths.inputs import Term, given
 
@@ -100,8 +109,11 @@ def think_length_bonus(
     lengths: Array, *, max_reward_len: int, max: float, min: float, decimals: int
 ) -> Array:
     """Bonus in proportion to length up to `max_reward_len` (ToolRL)."""
-    xp, shift = namespace(lengths), 10.0**decimals
-    share = bound(xp.round(double(lengths) / max_reward_len * shift) / shift, max=1)
+    xp = namespace(lengths)
+    shares = (double(lengths) / max_reward_len).tolist()
+    # Python's `round`, as in ToolRL: an array's multiplies first, and makes 0 of 0.005.
+    rounded = [round(share, decimals) for share in shares]
+    share = bound(xp.asarray(rounded, dtype=xp.float64, device=device(lengths)), max=1)
     return share * (max - min) + min
 
 

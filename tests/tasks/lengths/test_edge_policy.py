@@ -213,3 +213,10 @@ def test_intern_s2_changes_a_group_whose_positive_rows_are_exactly_the_least_sha
     weighed = [(1 - 0.05 * i) * 11 / 8.25 for i in range(11)]
     found = evaluate("advantage_reweight", {"tau": 0.55}, inputs)
     assert found == pytest.approx(weighed + [-1.0] * 9)
+
+
+def test_toolrls_share_is_rounded_from_its_decimal_value() -> None:
+    lengths = [5, 15, 25, 45, 285, 1005, 4]
+    found = evaluate("think_length_bonus", {"max_reward_len": 1000}, {"lengths": lengths})
+    # `min(round(length / max_length, 2), 1)`
+    assert found == [0.01, 0.01, 0.03, 0.04, 0.28, 1.0, 0.0]
