@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oyer.config.reward import JudgeConfig
-from oyer.protocol.status import Status
+from oyer.protocol.status import SETTLED, Status
 
 Floats = NDArray[np.float64]
 
@@ -43,13 +43,14 @@ def completed(
     weights = weights if weights.any() else np.ones_like(weights)
     scores = np.stack([verdicts[judge.name].scores for judge in judges])
     statuses = np.array([verdicts[judge.name].statuses for judge in judges])
-    valid = statuses == Status.SCORED
+    # An empty view has a score of its own: it is a decision, as a gated rollout is, and not a failure.
+    valid = np.isin(statuses, (Status.SCORED, Status.EMPTY)) & np.isfinite(scores)
     total = np.where(valid, weights, 0.0).sum(axis=0)
     # A judge of weight 0 is only recorded: it neither counts nor is filled in.
     enough = (valid & (weights > 0)).sum(axis=0) >= min_valid
     places = np.where(valid, weights * (scores - worst) / (best - worst), 0.0).sum(axis=0)
     means = np.divide(places, total, out=np.full_like(places, np.nan), where=total > 0)
-    filled = enough & ~valid & (weights > 0)
+    filled = enough & ~np.isin(statuses, list(SETTLED)) & (weights > 0)
     scores = np.where(filled, worst + means * (best - worst), scores)
     statuses = np.where(filled, Status.SCORED.value, statuses)
     return {

@@ -79,6 +79,19 @@ def test_gated_rollouts_stay_gated() -> None:
     assert np.isnan(found["a"].scores).all()
 
 
+def test_an_answer_that_never_came_keeps_its_score() -> None:
+    # E.g. under `view: no_thinking`, while the other judge is shown the thinking.
+    judges = [judge("answer"), judge("thinking"), judge("style")]
+    given_ = {
+        "answer": Verdicts(np.array([1.0]), ["empty"]),
+        "thinking": verdicts(10.0),
+        "style": verdicts(NAN),
+    }
+    found = completed(judges, given_, min_valid=1)
+    assert [found[j.name].scores.tolist() for j in judges] == [[1.0], [10.0], [5.5]]
+    assert [found[j.name].statuses for j in judges] == [["empty"], ["scored"], ["scored"]]
+
+
 def test_a_normalized_judge_counts_from_zero_to_one() -> None:
     judges = [judge("a", scale=(1, 5), normalize=True), judge("b", scale=(1, 10))]
     found = completed(judges, {"a": verdicts(0.5), "b": verdicts(NAN)}, 1)
