@@ -260,7 +260,8 @@ def _filled(verdict: Verdicts, group_ids: Sequence[str | None], rules: RewardRul
 def _group_means(verdict: Verdicts, group_ids: Sequence[str | None]) -> dict[str | None, float]:
     groups: dict[str | None, list[float]] = {}
     for group_id, score, status in zip(group_ids, verdict.scores, verdict.statuses, strict=True):
-        if status == Status.SCORED:
+        # An empty response has a score too, and a gated one has none.
+        if status in (Status.SCORED, Status.EMPTY) and np.isfinite(score):
             groups.setdefault(group_id, []).append(score)
     return {group_id: float(np.mean(scores)) for group_id, scores in groups.items()}
 

@@ -47,6 +47,15 @@ def test_on_missing_group_mean_replaces_a_missing_score() -> None:
     assert result.mask.tolist() == [True] * 5 + [False]
 
 
+def test_a_group_mean_takes_the_scores_of_empty_responses_too() -> None:
+    judged = Verdicts(
+        np.array([8.0, 1.0, np.nan, np.nan]),
+        [Status.SCORED, Status.EMPTY, Status.GATED, Status.TIMEOUT],
+    )
+    result = composed(judged, on_missing="group_mean")
+    np.testing.assert_allclose(result.terms["judge"], [0.8, 0.1, 0.0, 0.45])
+
+
 def test_a_group_mean_takes_scores_only() -> None:
     result = composed(verdicts(Status.GATED, Status.EMPTY, Status.TIMEOUT), on_missing="group_mean")
     assert np.isnan(result.rewards[2])
