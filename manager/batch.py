@@ -248,7 +248,7 @@ def failure_of(batch: RewardBatch, rules: RewardRules) -> MissingScores | None:
     what = f"batch {batch.id}: {failed} of {judged} rollouts to be judged have no score"
     what += f" ({by_status})"
     what += f"; first errors: {causes}" if causes else ""
-    if failed > rules.max_failed_fraction * judged:
+    if failed / judged > rules.max_failed_fraction:
         limit = rules.max_failed_fraction
         return JudgeOutage(
             f"{what}; more than reward.max_failed_fraction = {limit}: run `oyer check` to test each judge",

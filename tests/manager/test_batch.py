@@ -85,6 +85,9 @@ def test_as_many_failures_as_the_fraction_are_no_outage() -> None:
     assert failure_of(batch_of("timeout", "scored"), rules(max_failed_fraction=0.5)) is None
     assert failure_of(batch_of("timeout", "timeout"), rules(max_failed_fraction=1)) is None
     assert failure_of(batch_of("timeout", "scored"), rules(max_failed_fraction=0.49)) is not None
+    # 0.58 * 50 is 28.999999999999996.
+    exactly = batch_of(*["timeout"] * 29, *["scored"] * 21)
+    assert failure_of(exactly, rules(max_failed_fraction=0.58)) is None
 
 
 def test_an_outage_under_raise_is_reported_as_the_outage() -> None:
