@@ -110,10 +110,10 @@ def think_length_bonus(
 ) -> Array:
     """Bonus in proportion to length up to `max_reward_len` (ToolRL)."""
     xp = namespace(lengths)
-    shares = (double(lengths) / max_reward_len).tolist()
     # Python's `round`, as in ToolRL: an array's multiplies first, and makes 0 of 0.005.
-    rounded = [round(share, decimals) for share in shares]
-    share = bound(xp.asarray(rounded, dtype=xp.float64, device=device(lengths)), max=1)
+    rounded = [round(length / max_reward_len, decimals) for length in range(max_reward_len + 1)]
+    shares = xp.asarray(rounded, dtype=xp.float64, device=device(lengths))
+    share = bound(xp.take(shares, xp.astype(bound(lengths, max=max_reward_len), xp.int64)), max=1)
     return share * (max - min) + min
 
 
