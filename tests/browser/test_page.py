@@ -165,12 +165,29 @@ def test_each_page_keeps_the_accessibility_rules(
 
 @pytest.mark.parametrize("name", ["runs", "run", "step", "group", "score", "search", "review"])
 def test_a_phone_scrolls_in_one_direction_only(browser: Any, site: Site, name: str) -> None:
+    assert width_on_a_phone(browser, site.pages()[name]) <= PHONE[0]
+
+
+def test_a_long_name_does_not_widen_a_page(browser: Any, site: Site) -> None:
+    add = {"scores": [{"quality": 5.0, "safety": 1.0}] * 2, "run": "n" * 200, "submitted_at": FIRST}
+    batch = add_batch(site.engine, ["a", "b"], group_ids=["g" * 200] * 2, **add)
+    with site.engine.connect() as conn:
+        run = conn.execute(text("SELECT max(id) FROM runs")).scalar_one()
+    for address in (
+        "/", f"/runs/{run}", f"/runs/{run}/steps/0", f"/groups/{batch}/0", f"/scores/{batch}/0",
+        "/search", "/review",
+    ):  # fmt: skip
+        assert (address, width_on_a_phone(browser, site.address + address)) == (address, PHONE[0])
+
+
+def width_on_a_phone(browser: Any, address: str) -> int:
+    """Return the width of a page's content, in pixels; a phone's width unless it is wider."""
     size = {"width": PHONE[0], "height": PHONE[1], "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(site.pages()[name])
-    wide = browser.execute_script("return document.documentElement.scrollWidth")
+    browser.get(address)
+    wide = int(browser.execute_script("return document.documentElement.scrollWidth"))
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    assert wide <= PHONE[0]
+    return wide
 
 
 def test_an_empty_record_and_one_of_an_older_release(browser: Any, tmp_path: Path) -> None:
