@@ -18,9 +18,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from oyer.history.access import Access, AccessRules
-from oyer.history.downloads import attached, file_of
+from oyer.history.downloads import attached, file_of, rows_of_step
 from oyer.history.pages import groups, runs, scores, search, steps, verdicts
 from oyer.history.pages.judges import judge_name, scales_of, scores_rollouts
+from oyer.history.pages.step_filters import Filters
 from oyer.history.parameters import (
     author_of,
     decimal,
@@ -71,28 +72,11 @@ class _Pages:
     async def step_rows(self, request: Request) -> Response:
         """The rollouts that a step's page shows, as a file."""
         found = await self._step(request)
-        rows = [
-            {
-                "run": found["run"]["name"],
-                "step": found["step"],
-                "group_id": cell.group_id,
-                "batch_id": cell.batch_id,
-                "rollout_index": cell.index,
-                "status": cell.status,
-                "reward": cell.reward,
-                "response_tokens": cell.tokens,
-                "cost_usd": cell.cost_usd,
-                "latency_ms": cell.latency_ms,
-                **cell.components,
-            }
-            for group in found["groups"]
-            for cell in group.cells
-        ]
-        return file_of(rows, request.path_params["kind"])
+        return file_of(rows_of_step(found), request.path_params["kind"])
 
     async def _step(self, request: Request) -> Mapping[str, Any]:
         given = request.query_params
-        filters = steps.Filters(
+        filters = Filters(
             status=given.get("status") or None,
             component=given.get("component") or None,
             low=decimal(request, "low"),

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -9,6 +10,34 @@ from starlette.responses import Response, StreamingResponse
 
 from oyer.history.files.writers import parquet_bytes
 from oyer.models.base import dump_json
+
+
+def rows_of_step(page: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rollouts of a step's page as rows, with a column per component.
+
+    The column of a component that is named like another column, e.g. of a judge `status`, is
+    `component/NAME`.
+    """
+    rows = []
+    for cell in (cell for group in page["groups"] for cell in group.cells):
+        row = {
+            "run": page["run"]["name"],
+            "step": page["step"],
+            "group_id": cell.group_id,
+            "batch_id": cell.batch_id,
+            "rollout_index": cell.index,
+            "status": cell.status,
+            "reward": cell.reward,
+            "response_tokens": cell.tokens,
+            "cost_usd": cell.cost_usd,
+            "latency_ms": cell.latency_ms,
+        }
+        named = {
+            f"component/{name}" if name in row else name: value
+            for name, value in cell.components.items()
+        }
+        rows.append({**row, **named})
+    return rows
 
 
 def file_of(rows: list[dict[str, Any]], kind: str) -> Response:

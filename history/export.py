@@ -11,6 +11,7 @@ from markupsafe import Markup
 from sqlalchemy import Connection, select
 
 from oyer.history.pages import groups, runs, scores, steps
+from oyer.history.pages.step_filters import Filters
 from oyer.history.rendering import STATIC, link, render
 from oyer.models.batch import Run
 from oyer.protocol.errors import InvalidInput
@@ -109,7 +110,7 @@ def _add_step(
     conn: Connection, file: _File, run_id: int, step: int, split: str | None, limit: int
 ) -> int:
     """Add a step's page with its groups and scores; returns the number of rollouts."""
-    found = steps.step_page(conn, run_id, step, split, steps.Filters())
+    found = steps.step_page(conn, run_id, step, split, Filters())
     if found is None or not found["groups"]:
         return 0
     file.add("step.html", found, link("runs", run_id, "steps", step))

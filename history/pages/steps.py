@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, select
 
 from oyer.history.pages.judges import judge_name, scales_of, scores_rollouts, share_of_scale
+from oyer.history.pages.step_filters import Filters, step_sql
 from oyer.models.batch import Batch, Run
 from oyer.models.judgement import Judgement
 from oyer.models.reward import Reward
@@ -21,25 +22,6 @@ MAX_ROLLOUTS = 4096
 """Most rollouts on one page."""
 
 SORTS = ("order", "best", "worst", "spread", "disagreement", "cost", "latency")
-
-
-@dataclass(frozen=True)
-class Filters:
-    """What a step's page shows; None or empty means all."""
-
-    status: str | None = None
-    component: str | None = None
-    """A judge, criterion or length term, for `low` and `high`; the reward if None."""
-    low: float | None = None
-    high: float | None = None
-    text: str | None = None
-    """Part of the response, in any case."""
-    sort: str = "order"
-
-    @property
-    def any(self) -> bool:
-        """Whether rollouts are left out."""
-        return any(v is not None for v in (self.status, self.low, self.high, self.text))
 
 
 @dataclass
@@ -134,7 +116,8 @@ def step_page(
     cells = cells[:MAX_ROLLOUTS]
     _add_judgements(conn, chosen, cells)
     _shade(cells)
-    components = sorted({name for cell in cells for name in cell.components})
+    components = {name for cell in cells for name in cell.components}
+    statuses = {cell.status for cell in cells}
     shown = [cell for cell in cells if _matches(cell, filters)]
     groups = _groups(shown)
     if filters.sort != "order":
@@ -144,12 +127,15 @@ def step_page(
         "step": step,
         "split": split,
         "filters": filters,
+        "sql": step_sql(name, step, split, filters),
         "groups": groups,
-        "rollouts": len(cells),
+        "rollouts": _count(conn, chosen) if filters.text else len(cells),
         "shown": len(shown),
         "truncated": truncated,
-        "statuses": sorted({cell.status for cell in cells}),
-        "components": components,
+        "most": MAX_ROLLOUTS,
+        # With those filtered by, so that the form keeps them where no rollout fits.
+        "statuses": sorted(statuses | {one for one in [filters.status] if one}),
+        "components": sorted(components | {one for one in [filters.component] if one}),
         "sorts": SORTS,
     }
 
@@ -194,6 +180,13 @@ def _cells(conn: Connection, batches: Select[*tuple[Any, ...]], text: str | None
         values: list[Any] = [*row[:-1], components_of(split_recorded(row[-1]))]
         found.append(Cell(*values))
     return found
+
+
+def _count(conn: Connection, batches: Select[*tuple[Any, ...]]) -> int:
+    """Return the number of rollouts with a reward or the reason why there is none."""
+    chosen = batches.subquery()
+    same = (Reward.batch_id == chosen.c.id) & (Reward.submitted_at == chosen.c.submitted_at)
+    return conn.scalar(select(func.count()).select_from(chosen).join(Reward, same)) or 0
 
 
 def _add_judgements(

@@ -1,8 +1,5 @@
 """Every page answers, links to the next, and shows hostile texts as texts."""
 
-import csv
-import io
-import json
 import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
@@ -108,46 +105,6 @@ def test_the_group_ranks_folds_equal_responses_and_marks_words(
     assert "The same response: rollouts 7." in page or "The same response: rollouts 6." in page
     assert '<mark class="added">' in page
     assert "quality by tokens" in page
-
-
-@pytest.mark.parametrize(
-    ("query", "shown"),
-    [
-        ("", 8),
-        ("status=timeout", 1),
-        ("low=2.4&high=2.6", 1),
-        ("component=quality&low=7", 2),
-        ("text=answer+is+5", 1),
-        ("text=%25", 0),
-    ],
-)
-def test_a_step_is_filtered(
-    client: TestClient, batches: dict[str, str], query: str, shown: int
-) -> None:
-    page = client.get(f"/runs/1/steps/0?{query}").text
-    assert f"{shown} of" in page
-    assert page.count('<a class="cell') == shown
-
-
-@pytest.mark.parametrize("sort", ["best", "worst", "spread", "disagreement", "cost", "latency"])
-def test_groups_are_sorted(client: TestClient, batches: dict[str, str], sort: str) -> None:
-    page = client.get(f"/runs/1/steps/0?sort={sort}").text
-    if sort in ("best", "worst"):
-        order = [page.index(f"<bdi>{name}</bdi>") for name in ("g0", "g1")]
-        assert (order[0] > order[1]) == (sort == "best")
-    assert page.count('<th scope="row">') == 2
-
-
-def test_the_step_is_downloaded_as_it_is_filtered(
-    client: TestClient, batches: dict[str, str]
-) -> None:
-    base = "/runs/1/steps/0/rollouts"
-    lines = [json.loads(line) for line in client.get(f"{base}.jsonl").text.splitlines()]
-    assert len(lines) == 8
-    assert lines[0]["quality"] == 1.0
-    (row,) = csv.DictReader(io.StringIO(client.get(f"{base}.csv?status=timeout").text))
-    assert (row["rollout_index"], row["reward"]) == ("3", "")
-    assert client.get(f"{base}.xlsx").status_code == 404
 
 
 @pytest.mark.parametrize(
