@@ -40,6 +40,7 @@ from oyer.tasks.monitoring.health_routes import health_routes
 from oyer.tasks.monitoring.readiness import record_problem
 
 _REFUSED = psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction
+_ABSENT = psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn
 
 Query = Callable[[Connection], Any]
 
@@ -256,11 +257,14 @@ async def _oyer_error(_: Request, error: Exception) -> Response:
 
 async def _database_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, DBAPIError)
-    text = str(error.orig).splitlines()[0]
-    status, fix = 503, "The record may be of an older release: run `oyer db upgrade`."
-    if isinstance(error.orig, _REFUSED) or (
-        getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
-    ):
+    text = str(error.orig).splitlines()[0].rstrip(".")
+    sqlite_code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+    status, fix = 503, "Try again; `oyer check` says whether the record works."
+    if isinstance(error.orig, _REFUSED) or sqlite_code == sqlite3.SQLITE_READONLY:
         status = 403
         fix = "This role may only read: open the page with a role that may add to human_verdicts."
+    elif isinstance(error.orig, _ABSENT) or text.startswith("no such "):
+        fix = "The record may be of an older release: run `oyer db upgrade`."
+    elif sqlite_code == sqlite3.SQLITE_BUSY:
+        fix = "Another process has locked the record: go back and try again."
     return html("error.html", {"message": f"{text}. {fix}"}, status)

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from markupsafe import Markup
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from oyer.history.pages import groups, runs, scores, steps
 from oyer.history.pages.step_filters import Filters
 from oyer.history.rendering import STATIC, link, render
 from oyer.models.batch import Run
+from oyer.models.step_total import StepTotal
 from oyer.protocol.errors import InvalidInput
 
 MAX_ROLLOUTS = 2000
@@ -62,11 +63,16 @@ class _File:
         return "" if anchor is None else f' href="#{anchor}"'
 
 
-def export(conn: Connection, place: str, out: TextIO) -> int:
-    """Write the pages of a run or a step, and return the number of rollouts in the file.
+def export(conn: Connection, place: str, out: TextIO) -> tuple[int, int]:
+    """Write the pages of a run or a step.
+
+    The file of a run holds the split that its page shows first.
 
     Args:
         place: `RUN`, or `RUN/STEP`.
+
+    Returns:
+        The number of rollouts in the file, and on record.
 
     Raises:
         InvalidInput: `place` is not on record.
@@ -88,7 +94,17 @@ def export(conn: Connection, place: str, out: TextIO) -> int:
     if not written:
         raise InvalidInput(f"--export {place}: no rollout of this step is on record")
     _write(file, place, out)
-    return written
+    return written, _recorded(conn, run_id, step)
+
+
+def _recorded(conn: Connection, run_id: int, step: int | None) -> int:
+    """Count the rollouts of a run's or a step's ended batches, in all splits."""
+    query = select(func.sum(StepTotal.n)).where(
+        StepTotal.run_id == run_id, StepTotal.name.startswith("status/")
+    )
+    if step is not None:
+        query = query.where(StepTotal.step == step)
+    return int(conn.scalar(query) or 0)
 
 
 def _place(conn: Connection, place: str) -> tuple[int, int | None]:

@@ -20,7 +20,7 @@ from oyer.cli.serving.listening import (
     token_of,
 )
 from oyer.cli.support import options
-from oyer.cli.support.output import console, print_json
+from oyer.cli.support.output import console, notes, print_json
 from oyer.local.extras import WORKER_PACKAGES, require
 from oyer.protocol.errors import InvalidInput
 
@@ -130,18 +130,35 @@ def served_beside(record: str, listener: socket.socket) -> Iterator[None]:
 def _export(record: str, place: str, file: str, *, as_json: bool) -> None:
     """Write a run or a step to a file."""
     from oyer.cli.support.database import existing
-    from oyer.history.export import export
+    from oyer.history.export import MAX_ROLLOUTS, export
+    from oyer.history.pages.runs import STEPS_PER_PAGE
     from oyer.models.engine import reading
 
     with existing(record) as engine, reading(engine) as conn:
         text = io.StringIO()
-        rollouts = export(conn, place, text)
-    # Lone surrogates of a rollout cannot be encoded; browsers show the same mark.
-    Path(file).write_bytes(text.getvalue().encode("utf-8", "replace"))
+        rollouts, recorded = export(conn, place, text)
+    try:
+        # Lone surrogates of a rollout cannot be encoded; browsers show the same mark.
+        Path(file).write_bytes(text.getvalue().encode("utf-8", "replace"))
+    except OSError as error:
+        raise InvalidInput(f"--export {place}: cannot write {file}: {error.strerror}") from error
     if as_json:
-        print_json({"event": "exported", "file": file, "rollouts": rollouts})
-    else:
-        console.print(f"wrote {rollouts} rollouts to {file}", highlight=False, soft_wrap=True)
+        values = {"file": file, "rollouts": rollouts, "recorded": recorded}
+        print_json({"event": "exported", **values})
+        return
+    written = (
+        f"{rollouts} rollouts" if rollouts == recorded else f"{rollouts} of {recorded} rollouts"
+    )
+    console.print(f"wrote {written} to {file}", highlight=False, markup=False, soft_wrap=True)
+    if rollouts < recorded:
+        notes.print(
+            f"a file holds one split of a run, its latest {STEPS_PER_PAGE} steps, and about"
+            f" {MAX_ROLLOUTS} rollouts; give RUN/STEP for one step with all splits, or write all rows"
+            " with `oyer db export`",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _require() -> None:

@@ -1,5 +1,6 @@
 """A run or a step as one file that needs no server."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from oyer.history.export import export
 from oyer.history.reading import bounded
 from oyer.protocol.errors import InvalidInput
 from tests.support.cli_process import oyer
-from tests.support.page_record import HOSTILE
+from tests.support.page_record import HOSTILE, add_batch
 
 
 def exported(engine: Engine, place: str, folder: Path) -> str:
@@ -62,3 +63,18 @@ def test_the_command_writes_the_file(
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "wrote 8 rollouts to page.html\n"
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    done = oyer("view", "--url", url, "--export", "first/0", "none/page.html", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error --export first/0: cannot write none/page.html: No such")
+
+
+def test_the_command_says_what_the_file_leaves_out(
+    engine: Engine, batches: dict[str, str], tmp_path: Path
+) -> None:
+    add_batch(engine, ["a"], scores=[{"quality": 5.0, "safety": 1.0}], split="eval")
+    url = engine.url.render_as_string(hide_password=False)
+    done = oyer("view", "--url", url, "--export", "first", "page.html", cwd=tmp_path)
+    assert done.stdout == "wrote 16 of 17 rollouts to page.html\n"
+    assert "a file holds one split of a run" in done.stderr
+    done = oyer("view", "--url", url, "--export", "first/0", "page.html", "--json", cwd=tmp_path)
+    assert (json.loads(done.stdout)["rollouts"], json.loads(done.stdout)["recorded"]) == (9, 9)

@@ -1,12 +1,17 @@
 """Every page answers, links to the next, and shows hostile texts as texts."""
 
+import asyncio
 import re
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 from starlette.testclient import TestClient
 
 from oyer.history.app import create_app
@@ -155,6 +160,19 @@ def test_a_record_of_an_older_release_is_named(engine: Engine, batches: dict[str
     answer = TestClient(create_app(engine), base_url=SITE).get("/")
     assert answer.status_code == 503
     assert "oyer db upgrade" in answer.text
+
+
+def test_a_locked_record_is_not_called_an_old_one(engine: Engine, tmp_path: Path) -> None:
+    first, second = (sqlite3.connect(tmp_path / "held.db", timeout=0) for _ in range(2))
+    with closing(first), closing(second):
+        first.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError) as locked:
+            second.execute("BEGIN IMMEDIATE")
+    handler: Any = create_app(engine).exception_handlers[DBAPIError]
+    answer = asyncio.run(handler(None, DBAPIError("INSERT", {}, locked.value)))
+    page = answer.body.decode()
+    assert (answer.status_code, "oyer db upgrade" in page) == (503, False)
+    assert "database is locked. Another process has locked the record" in page
 
 
 def test_a_batch_under_way_is_listed(client: TestClient, batches: dict[str, str]) -> None:
