@@ -41,6 +41,8 @@ class Member:
     equal: list[int] = field(default_factory=list)
     """Rollouts with the same response, which are folded into this one."""
     pieces: Sequence[Piece] = ()
+    compared: bool = True
+    """Whether the words that differ are marked; not in texts that take too long to compare."""
 
 
 def group_page(
@@ -74,7 +76,9 @@ def group_page(
         if one is compared:
             one.pieces = [Piece(one.response)]
         else:
-            one.pieces = difference(one.response, compared.response)
+            pieces = difference(one.response, compared.response)
+            one.compared = pieces is not None
+            one.pieces = pieces or [Piece(one.response)]
     names = sorted({name for one in members for name in one.components})
     return {
         **place,

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import Engine
+from starlette.testclient import TestClient
 
 from oyer.config.length import term_names
 from oyer.config.length_methods.catalogue import METHODS
@@ -15,6 +17,7 @@ from oyer.protocol.partial_results import LengthResult
 from oyer.protocol.status import Status
 from oyer.tasks.rewards.compose import RewardInputs, batch_result, compose
 from oyer.tasks.rewards.missing_judges import Verdicts
+from tests.support.page_record import add_batch
 
 RNG = np.random.default_rng(0)
 
@@ -134,12 +137,25 @@ def test_the_last_occurrence_of_the_span_is_marked() -> None:
 
 
 def test_words_that_differ_are_marked() -> None:
-    pieces = difference("the blue sky", "the red sky")
+    pieces = difference("the blue sky", "the red sky") or []
     assert [piece for piece in pieces if piece.kind] == [
         Piece("red ", "left-out"),
         Piece("blue ", "added"),
     ]
-    assert not [
-        piece for piece in difference("a sky", "a sky of blue")[:2] if piece.kind == "added"
-    ]
+    shorter = difference("a sky", "a sky of blue") or []
+    assert not [piece for piece in shorter[:2] if piece.kind == "added"]
     assert "".join(p.text for p in pieces if p.kind != "left-out") == "the blue sky"
+
+
+def test_texts_that_take_too_long_to_compare_are_not_compared() -> None:
+    assert difference("a b " * 1000, "a b " * 900) is None
+    assert difference("one two, " * 2000, "one") is None
+    assert difference("a b " * 300, "b a " * 300) is not None
+
+
+def test_a_group_says_where_no_words_are_marked(client: TestClient, engine: Engine) -> None:
+    responses = ["so on and " * 1000, "and so on " * 900]
+    batch = add_batch(engine, responses, scores=[{"quality": 5.0}, {"quality": 4.0}])
+    page = client.get(f"/groups/{batch}/0").text
+    assert page.count("Too long or too repetitive to mark words") == 1
+    assert page.count("<pre") == 3
