@@ -124,8 +124,8 @@ class _Pages:
         mode = mode_of(request.query_params.get("mode"))
         author = author_of(request)
         if run_id is None or not author:
-            found = await self._read(lambda conn: runs.runs_page(conn, None))
-            return html("review.html", {**found, "author": author, "run_id": run_id})
+            choices = await self._read(lambda conn: verdicts.runs_to_review(conn, run_id))
+            return html("review.html", {"runs": choices, "author": author, "run_id": run_id})
         chosen = await self._read(lambda conn: verdicts.next_to_review(conn, run_id, mode, author))
         if chosen is None:
             return html("review.html", {"runs": [], "author": author, "run_id": run_id})

@@ -21,6 +21,9 @@ from oyer.protocol.errors import InvalidInput
 QUEUE_JUDGEMENTS = 5_000
 """Number of a run's latest judgements from which the review queue chooses."""
 
+RUNS_TO_REVIEW = 50
+"""Number of latest runs among which the page Review lets one choose."""
+
 _LONGEST_NOTE = 10_000
 _LONGEST_AUTHOR = 200
 
@@ -87,6 +90,31 @@ def _check_verdict(verdict: str, score: float | None, scale: tuple[float, float]
         )
 
 
+def runs_to_review(conn: Connection, run_id: int | None) -> list[Mapping[str, Any]]:
+    """Return the id and name of the latest runs, and of the run that is asked for.
+
+    Raises:
+        InvalidInput: the run is not on record.
+    """
+    latest = select(Run.id, Run.name).order_by(Run.id.desc()).limit(RUNS_TO_REVIEW)
+    found: list[Mapping[str, Any]] = [dict(row) for row in conn.execute(latest).mappings()]
+    if run_id is not None and run_id not in {run["id"] for run in found}:
+        found.append({"id": run_id, "name": _run_of(conn, run_id)})
+    return found
+
+
+def _run_of(conn: Connection, run_id: int) -> str:
+    """Return a run's name.
+
+    Raises:
+        InvalidInput: the run is not on record.
+    """
+    name = conn.scalar(select(Run.name).where(Run.id == run_id))
+    if name is None:
+        raise InvalidInput(f"run: {run_id} is not on record; choose one on the page Review")
+    return name
+
+
 def next_to_review(
     conn: Connection, run_id: int, mode: str, author: str
 ) -> tuple[str, int, str] | None:
@@ -102,8 +130,7 @@ def next_to_review(
     Raises:
         InvalidInput: the run is not on record.
     """
-    if conn.scalar(select(Run.id).where(Run.id == run_id)) is None:
-        raise InvalidInput(f"run: {run_id} is not on record; choose one on the page Review")
+    _run_of(conn, run_id)
     done = select(HumanVerdict.batch_id, HumanVerdict.rollout_index, HumanVerdict.judge).where(
         HumanVerdict.author == author
     )

@@ -169,7 +169,11 @@ def test_a_phone_scrolls_in_one_direction_only(browser: Any, site: Site, name: s
 
 
 def test_a_long_name_does_not_widen_a_page(browser: Any, site: Site) -> None:
-    add = {"scores": [{"quality": 5.0, "safety": 1.0}] * 2, "run": "n" * 200, "submitted_at": FIRST}
+    add: dict[str, Any] = {
+        "scores": [{"quality": 5.0, "safety": 1.0}] * 2,
+        "run": "n" * 200,
+        "submitted_at": FIRST,
+    }
     batch = add_batch(site.engine, ["a", "b"], group_ids=["g" * 200] * 2, **add)
     with site.engine.connect() as conn:
         run = conn.execute(text("SELECT max(id) FROM runs")).scalar_one()

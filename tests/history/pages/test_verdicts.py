@@ -4,10 +4,13 @@ import json
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, insert, text
 from starlette.testclient import TestClient
 
+from oyer.history.pages.verdicts import RUNS_TO_REVIEW
+from oyer.models.batch import Run
 from tests.history.conftest import SITE
+from tests.support.page_record import FIRST
 
 ORIGIN = {"origin": SITE}
 
@@ -95,6 +98,17 @@ def test_the_queue_begins_with_the_largest_disagreement_and_ends(
         client.post("/verdicts", data=given, headers=ORIGIN)
     assert len(seen) == 8 * 2 * 2 - 2 + 4
     assert "every score" in answer.text
+
+
+def test_a_run_that_is_not_among_the_latest_can_be_reviewed(
+    client: TestClient, engine: Engine, batches: dict[str, str]
+) -> None:
+    with engine.begin() as conn:
+        later = [{"name": f"later {i}", "created_at": FIRST} for i in range(RUNS_TO_REVIEW)]
+        conn.execute(insert(Run), later)
+    page = client.get("/review?run=1").text
+    assert '<option value="1" selected>first</option>' in page
+    assert client.get("/review?run=999").status_code == 422
 
 
 def test_the_blind_queue_hides_the_score_until_the_verdict(
