@@ -72,13 +72,7 @@ def group_page(
     _rank(members)
     shown = _folded(members)
     compared = _compared(shown, base)
-    for one in shown:
-        if one is compared:
-            one.pieces = [Piece(one.response)]
-        else:
-            pieces = difference(one.response, compared.response)
-            one.compared = pieces is not None
-            one.pieces = pieces or [Piece(one.response)]
+    _mark(shown, compared)
     names = sorted({name for one in members for name in one.components})
     return {
         **place,
@@ -180,6 +174,14 @@ def _compared(shown: Sequence[Member], base: int | None) -> Member:
         if base in (one.index, *one.equal):
             return one
     raise InvalidInput(f"base: rollout {base} is not of this group; follow a link of its page")
+
+
+def _mark(shown: Sequence[Member], compared: Member) -> None:
+    """Mark the words that differ from the compared response."""
+    for one in shown:
+        pieces = None if one is compared else difference(one.response, compared.response)
+        one.compared = one is compared or pieces is not None
+        one.pieces = pieces or [Piece(one.response)]
 
 
 def _length_chart(members: Sequence[Member], name: str, index: int) -> Markup | None:

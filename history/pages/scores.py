@@ -9,7 +9,14 @@ from sqlalchemy import Connection, select
 
 from oyer.history.pages import verdicts
 from oyer.history.pages.groups import place_of
-from oyer.history.pages.judges import PAIRS, judge_name, scales_of, scores_rollouts
+from oyer.history.pages.judges import (
+    PAIRS,
+    joint_score,
+    judge_name,
+    scales_of,
+    scores_rollouts,
+    splits_criteria,
+)
 from oyer.history.pages.sums import reward_sum
 from oyer.history.recorded_requests import shown
 from oyer.history.words import marked
@@ -40,6 +47,7 @@ def score_page(conn: Connection, batch_id: str, index: int) -> dict[str, Any] | 
     )
     judgements = judgements_of(conn, batch_id, [index])
     samples = Counter(one["judge"] for one in judgements)
+    terms = reward["terms"] if reward else {}
     return {
         **place,
         "index": index,
@@ -48,17 +56,33 @@ def score_page(conn: Connection, batch_id: str, index: int) -> dict[str, Any] | 
         "response": messages_of(texts.get(rollout["response_hash"])),
         "reference": texts.get(rollout["reference_hash"]),
         "reward": reward,
-        "sum": reward_sum(
-            reward["terms"] if reward else {}, reward["reward"] if reward else None, place["plan"]
-        ),
+        "sum": reward_sum(terms, reward["reward"] if reward else None, place["plan"]),
         "judgements": [
-            {**_judgement(conn, one, place["plan"]), "samples": samples[one["judge"]]}
+            {
+                **_judgement(conn, one, place["plan"]),
+                "samples": samples[one["judge"]],
+                "joint": _joint(one, judgements, place["plan"], terms),
+            }
             for one in judgements
         ],
         "elsewhere": _elsewhere(conn, rollout["response_hash"], batch_id, index),
         "verdicts": verdicts.of_rollout(conn, batch_id, index),
         "neighbours": _neighbours(conn, place, index),
     }
+
+
+def _joint(
+    judgement: StoredJudgement,
+    judgements: Sequence[StoredJudgement],
+    plan: Mapping[str, Any],
+    terms: Mapping[str, float | None],
+) -> float | None:
+    """Return the score of a judge's samples together; None except for its last judgement."""
+    judge = judgement["judge"]
+    own = [one for one in judgements if one["judge"] == judge]
+    if own[-1] is not judgement or not scores_rollouts(judge):
+        return None
+    return joint_score([(one["sample"], one["score"]) for one in own], plan, judge, terms)
 
 
 def messages_of(text: str | None) -> list[dict[str, Any]]:
@@ -104,7 +128,7 @@ def _judgement(
         "criteria": judgement.get("criteria", ()),
         "name": name,
         "compares": judgement["judge"].endswith(PAIRS),
-        "scores_rollout": scores_rollouts(judgement["judge"]),
+        "splits_criteria": splits_criteria(plan, judgement["judge"]),
         "of_fallback": "/fallback" in judgement["judge"],
         "pieces": marked(judgement.get("reply") or "", judgement.get("parsed_span")),
         "scale": scales_of(plan).get(name),

@@ -8,7 +8,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, select
 
-from oyer.history.pages.judges import judge_name, scales_of, scores_rollouts, share_of_scale
+from oyer.history.pages.judges import (
+    judge_name,
+    sample_scores,
+    scales_of,
+    scores_rollouts,
+    share_of_scale,
+)
 from oyer.history.pages.step_filters import Filters, step_sql
 from oyer.models.batch import Batch, Run
 from oyer.models.judgement import Judgement
@@ -197,27 +203,29 @@ def _add_judgements(
     # Not of batches beyond the rollouts that are shown.
     chosen = batches.where(Batch.id.in_({cell.batch_id for cell in cells})).subquery()
     query = select(
-        Judgement.batch_id, Judgement.rollout_index, Judgement.judge, Judgement.score,
-        Judgement.cost_usd, Judgement.latency_ms,
+        Judgement.batch_id, Judgement.rollout_index, Judgement.judge, Judgement.sample,
+        Judgement.score, Judgement.cost_usd, Judgement.latency_ms,
     ).join_from(
         chosen,
         Judgement,
         (Judgement.batch_id == chosen.c.id) & (Judgement.submitted_at == chosen.c.submitted_at),
     )  # fmt: skip
-    scales = _scales(conn, batches)
-    for batch_id, index, judge, score, cost_usd, latency_ms in conn.execute(query):
+    # The step's first batch tells how its judges are configured.
+    plan = conn.scalar(batches.with_only_columns(Batch.plan).limit(1)) or {}
+    scores: dict[Any, list[tuple[int, float | None]]] = defaultdict(list)
+    for batch_id, index, judge, sample, score, cost_usd, latency_ms in conn.execute(query):
         cell = by_key.get((batch_id, index))
         if cell is None:
             continue
         cell.cost_usd += cost_usd or 0.0
         cell.latency_ms = max(cell.latency_ms, latency_ms or 0.0)
         if score is not None and scores_rollouts(judge):
-            cell.judge_scores.append(share_of_scale(score, scales.get(judge_name(judge))))
-
-
-def _scales(conn: Connection, batches: Select[*tuple[Any, ...]]) -> dict[str, tuple[float, float]]:
-    """Return the scale of each judge, as the step's first batch configures it."""
-    return scales_of(conn.scalar(batches.with_only_columns(Batch.plan).limit(1)) or {})
+            scores[batch_id, index, judge].append((sample, score))
+    scales = scales_of(plan)
+    for (batch_id, index, judge), rows in scores.items():
+        scale = scales.get(judge_name(judge))
+        found = [share_of_scale(one, scale) for one in sample_scores(rows, plan, judge)]
+        by_key[batch_id, index].judge_scores += found
 
 
 def _shade(cells: Iterable[Cell]) -> None:

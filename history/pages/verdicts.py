@@ -9,12 +9,21 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select
 
-from oyer.history.pages.judges import PAIRS, TURNS, judge_name, scales_of, share_of_scale
+from oyer.history.pages.judges import (
+    PAIRS,
+    TURNS,
+    joint_score,
+    judge_name,
+    sample_scores,
+    scales_of,
+    share_of_scale,
+)
 from oyer.models.base import dump_json
 from oyer.models.batch import Batch, Run
 from oyer.models.human_verdict import VERDICTS, HumanVerdict
 from oyer.models.judgement import Judgement
 from oyer.models.requests import texts_of
+from oyer.models.reward import Reward
 from oyer.models.rollout import Rollout
 from oyer.protocol.errors import InvalidInput
 
@@ -155,6 +164,7 @@ def _latest_scores(conn: Connection, run_id: int) -> dict[tuple[str, int], list[
             Judgement.batch_id,
             Judgement.rollout_index,
             Judgement.judge,
+            Judgement.sample,
             Judgement.score,
         )
         .join_from(
@@ -172,15 +182,18 @@ def _latest_scores(conn: Connection, run_id: int) -> dict[tuple[str, int], list[
         .order_by(Batch.submitted_at.desc())
         .limit(QUEUE_JUDGEMENTS)
     )
+    batches: dict[str, dict[tuple[int, str], list[tuple[int, float | None]]]] = defaultdict(dict)
+    for batch_id, index, judge, sample, score in conn.execute(query):
+        batches[batch_id].setdefault((index, judge), []).append((sample, score))
     scores: dict[tuple[str, int], list[tuple[float, str]]] = defaultdict(list)
-    rows = conn.execute(query).all()
-    # Read once per batch: a plan holds the rubrics.
-    plans = select(Batch.id, Batch.plan).where(Batch.id.in_({row.batch_id for row in rows}))
-    scales = {batch_id: scales_of(plan) for batch_id, plan in conn.execute(plans)}
-    for batch_id, index, judge, score in rows:
-        assert score is not None
-        scale = scales[batch_id].get(judge_name(judge))
-        scores[batch_id, index].append((share_of_scale(score, scale), judge))
+    # Read once per batch, one after the other: a plan holds the rubrics.
+    plans = select(Batch.id, Batch.plan).where(Batch.id.in_(list(batches)))
+    for batch_id, plan in conn.execute(plans):
+        scales = scales_of(plan)
+        for (index, judge), rows in batches[batch_id].items():
+            for score in sample_scores(rows, plan, judge):
+                share = share_of_scale(score, scales.get(judge_name(judge)))
+                scores[batch_id, index].append((share, judge))
     return scores
 
 
@@ -188,9 +201,8 @@ def labels(conn: Connection, run: str | None) -> Iterator[str]:
     """Yield the verdicts as JSON lines, with the judge's score and the rollout's texts."""
     query = (
         select(
-            HumanVerdict.__table__, Run.name.label("run"), Batch.step,
-            Judgement.score.label("judge_score"), Judgement.model, Judgement.rubric_hash,
-            Rollout.prompt_hash, Rollout.response_hash,
+            HumanVerdict.__table__, Run.name.label("run"), Batch.step, Batch.submitted_at,
+            Judgement.model, Judgement.rubric_hash, Rollout.prompt_hash, Rollout.response_hash,
         )
         .join_from(HumanVerdict, Batch, Batch.id == HumanVerdict.batch_id)
         .join(Run)
@@ -214,10 +226,13 @@ def labels(conn: Connection, run: str | None) -> Iterator[str]:
         query = query.where(Run.name == run)
     for row in conn.execute(query).mappings():
         texts = texts_of(conn, [row["prompt_hash"], row["response_hash"]])
-        agreed = row["judge_score"] if row["verdict"] == "agree" else None
+        judge_score = _joint_score(conn, dict(row))
+        agreed = judge_score if row["verdict"] == "agree" else None
+        left_out = "score", "submitted_at", "prompt_hash", "response_hash", "rubric_hash"
         yield dump_json(
             {
-                **{key: row[key] for key in row if not key.endswith("_hash") and key != "score"},
+                **{key: row[key] for key in row if key not in left_out},
+                "judge_score": judge_score,
                 "created_at": row["created_at"].isoformat(),
                 "rubric_hash": row["rubric_hash"],
                 "label": row["score"] if row["verdict"] == "should_be" else agreed,
@@ -225,3 +240,13 @@ def labels(conn: Connection, run: str | None) -> Iterator[str]:
                 "response": texts.get(row["response_hash"]),
             }
         )
+
+
+def _joint_score(conn: Connection, verdict: Mapping[str, Any]) -> float | None:
+    """Return the judge's score that a verdict is on."""
+    key = {name: verdict[name] for name in ("submitted_at", "batch_id", "rollout_index")}
+    rows = select(Judgement.sample, Judgement.score).filter_by(**key, judge=verdict["judge"])
+    terms = conn.scalar(select(Reward.terms).filter_by(**key)) or {}
+    plan = conn.scalar(select(Batch.plan).where(Batch.id == verdict["batch_id"])) or {}
+    found = [(sample, score) for sample, score in conn.execute(rows)]
+    return joint_score(found, plan, verdict["judge"], terms)

@@ -1,6 +1,7 @@
 """People's verdicts: added, refused, queued, and exported as labels."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -9,8 +10,11 @@ from starlette.testclient import TestClient
 
 from oyer.history.pages.verdicts import RUNS_TO_REVIEW
 from oyer.models.batch import Run
+from oyer.models.rows import BatchKey
+from oyer.models.writes import record_chunk
 from tests.history.conftest import SITE
-from tests.support.page_record import FIRST
+from tests.support.page_record import FIRST, add_batch
+from tests.support.record_rows import make_judgement
 
 ORIGIN = {"origin": SITE}
 
@@ -136,3 +140,43 @@ def test_labels_hold_what_statistics_need(
     assert (first["author"], first["blind"], first["run"]) == ("Ada", True, "first")
     assert first["response"] == "The answer is 0, because 0 = 0."
     assert client.get("/labels.jsonl?run=nothing").text == ""
+
+
+def judged_often(engine: Engine, **judge: Any) -> str:
+    """Record a rollout that the judge `quality` judged three times, 2, 4 and 9; returns its batch."""
+    plan = {"judges": [{"name": "quality", "scale": [0, 10], "samples": 3, **judge}]}
+    given = {"scores": [{"quality": 2.0, "safety": 1.0}], "plan": plan, "submitted_at": FIRST}
+    batch: str = add_batch(engine, ["a"], **given)  # type: ignore[arg-type]
+    with engine.begin() as conn:
+        rows = [make_judgement(0, sample=n, score=score) for n, score in ((1, 4.0), (2, 9.0))]
+        record_chunk(conn, BatchKey(FIRST, batch), judgements=rows)
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("judge", "score", "said", "spread"),
+    [
+        ({}, 5.0, "sample 3 of 3", "0.8"),
+        ({"aggregate": "median"}, 4.0, "sample 3 of 3", "0.8"),
+        # The reward's terms hold the score by which the verdicts of all calls were combined.
+        ({"samples": 1, "criteria_per_call": 2}, 2.0, "request 3 of 3", "0.5"),
+        (
+            {"samples": 1, "criteria_per_call": 2, "normalize": True, "scale": [1, 10]},
+            19.0, "request 3 of 3", "0.5556",
+        ),
+    ],
+)  # fmt: skip
+def test_a_verdict_is_on_the_score_of_all_samples(
+    client: TestClient, engine: Engine, judge: dict[str, Any], score: float, said: str, spread: str
+) -> None:
+    batch = judged_often(engine, **judge)
+    page = client.get(f"/scores/{batch}/0").text
+    assert said in page
+    assert page.count('data-judge="quality"') == 1
+    assert f"on the judge's score, <strong>{score:g}</strong>" in page
+    given = form({"first": batch}, verdict="agree", score="")
+    client.post("/verdicts", data=given, headers=ORIGIN)
+    (row,) = [json.loads(line) for line in client.get("/labels.jsonl").text.splitlines()]
+    assert (row["label"], row["judge_score"]) == (score, score)
+    cells = re.findall(r'<td class="n">(.*?)</td>', client.get("/runs/1/steps/0").text)
+    assert cells[2] == spread
