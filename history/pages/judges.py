@@ -41,7 +41,7 @@ def sample_scores(
 ) -> list[float]:
     """Return the score of each sample of a judge on one rollout.
 
-    A judge with `criteria_per_call` has a row per call, and the mean of a sample's calls counts.
+    A judge with a number as `criteria_per_call` has a row per call, and the mean of a sample's calls counts.
 
     Args:
         rows: `sample` and `score` of the judge's recorded judgements.
@@ -86,7 +86,7 @@ def joint_score(
 
 def splits_criteria(plan: Mapping[str, Any], recorded: str) -> bool:
     """Whether a judge's rows are calls about some of its criteria each."""
-    return _configured(plan, recorded).get("criteria_per_call") is not None
+    return isinstance(_configured(plan, recorded).get("criteria_per_call"), int)
 
 
 def _configured(plan: Mapping[str, Any], recorded: str) -> Mapping[str, Any]:

@@ -156,7 +156,7 @@ def judged_often(engine: Engine, **judge: Any) -> str:
 @pytest.mark.parametrize(
     ("judge", "score", "said", "spread"),
     [
-        ({}, 5.0, "sample 3 of 3", "0.8"),
+        ({"criteria_per_call": "all"}, 5.0, "sample 3 of 3", "0.8"),
         ({"aggregate": "median"}, 4.0, "sample 3 of 3", "0.8"),
         # The reward's terms hold the score by which the verdicts of all calls were combined.
         ({"samples": 1, "criteria_per_call": 2}, 2.0, "request 3 of 3", "0.5"),
