@@ -7,12 +7,13 @@ function refresh() {
   if (!seconds) return;
   setTimeout(async () => {
     try {
-      const busy = main.contains(document.activeElement) && document.activeElement !== main;
+      const focused = main.contains(document.activeElement) && document.activeElement !== main;
+      const busy = focused || !document.getSelection().isCollapsed;
       if (!document.hidden && !busy) {
         const answer = await fetch(location.href);
         if (answer.ok) {
           const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-          main.replaceChildren(...page.getElementById("main").childNodes);
+          replace(main, page.getElementById("main"));
         }
       }
     } catch {
@@ -20,6 +21,14 @@ function refresh() {
     }
     refresh();
   }, seconds * 1000);
+}
+
+// Tables keep their place: a narrow window shows a part of them.
+function replace(main, fresh) {
+  if (main.innerHTML === fresh.innerHTML) return;
+  const places = new Map([...main.querySelectorAll(".scroll")].map((one) => [one.ariaLabel, one.scrollLeft]));
+  main.replaceChildren(...fresh.childNodes);
+  for (const one of main.querySelectorAll(".scroll")) one.scrollLeft = places.get(one.ariaLabel) ?? 0;
 }
 
 function rows() {

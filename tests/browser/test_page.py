@@ -120,6 +120,17 @@ def test_a_new_batch_appears_without_a_reload(browser: Any, site: Site) -> None:
     assert browser.execute_script("return window.kept")
 
 
+def test_a_live_table_keeps_its_place(browser: Any, site: Site) -> None:
+    browser.set_window_size(*PHONE)
+    browser.get(site.pages()["runs"])
+    table = "document.querySelector('.scroll[aria-label=Runs]')"
+    browser.execute_script(f"{table}.scrollLeft = 40")
+    scores = [{"quality": 9.0, "safety": 1.0}]
+    add_batch(site.engine, ["new"], scores=scores, run="later", submitted_at=FIRST)
+    wait_until(browser, lambda: "later" in body(browser))
+    assert browser.execute_script(f"return {table}.scrollLeft") == 40
+
+
 def test_hostile_texts_stay_texts(browser: Any, site: Site) -> None:
     for i, response in enumerate(HOSTILE):
         browser.get(site.score("hostile", i))
