@@ -10,6 +10,7 @@ from starlette.responses import Response, StreamingResponse
 
 from oyer.history.files.writers import parquet_bytes
 from oyer.models.base import dump_json
+from oyer.models.step_total import NO_STEP
 
 
 def rows_of_step(page: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -22,7 +23,7 @@ def rows_of_step(page: Mapping[str, Any]) -> list[dict[str, Any]]:
     for cell in (cell for group in page["groups"] for cell in group.cells):
         row = {
             "run": page["run"]["name"],
-            "step": page["step"],
+            "step": None if page["step"] == NO_STEP else page["step"],
             "group_id": cell.group_id,
             "batch_id": cell.batch_id,
             "rollout_index": cell.index,

@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from oyer.history.downloads import rows_of_step
 from oyer.history.pages.steps import Cell, Group
+from oyer.models.step_total import NO_STEP
 from tests.history.conftest import links
 from tests.support.page_record import FIRST, add_batch
 
@@ -118,3 +119,10 @@ def test_a_component_does_not_replace_a_column() -> None:
     (row,) = rows_of_step(page)
     assert (row["status"], row["reward"], row["quality"]) == ("scored", 1.5, 3.0)
     assert (row["component/status"], row["component/reward"]) == (4.0, 2.0)
+
+
+@pytest.mark.parametrize(("step", "written"), [(0, 0), (NO_STEP, None)])
+def test_a_batch_without_a_step_has_none_in_downloads(step: int, written: int | None) -> None:
+    cell = Cell("b", 0, "g", 1.5, "scored", True, 7, {})
+    page = {"run": {"name": "first"}, "step": step, "groups": [Group("g", [cell])]}
+    assert [row["step"] for row in rows_of_step(page)] == [written]
