@@ -16,7 +16,7 @@ _MARKS = re.compile(
     r"|```\w*[ \t]*\n\s*```",
     re.IGNORECASE,
 )
-_EDGES = re.compile(r"^[\W_]+|[\W_]+$")
+_CORE = re.compile(r"[^\W_](?:.*[^\W_])?", re.DOTALL)
 # Letters and symbols without a visible form: Hangul fillers and the blank Braille cell.
 _BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800"
 _STEP_BY_STEP_EN = (
@@ -59,8 +59,8 @@ def has_content(response: str) -> bool:
         return False
     if len(text) > _LONGEST:
         return True
-    pieces = (_EDGES.sub("", piece) for piece in re.split(r"[\n.。:!?]", text.replace("’", "'")))
-    spoken = [" ".join(piece.lower().translate(_SIMPLIFIED).split()) for piece in pieces if piece]
+    pieces = (_CORE.search(piece) for piece in re.split(r"[\n.。:!?]", text.replace("’", "'")))
+    spoken = [" ".join(core[0].lower().translate(_SIMPLIFIED).split()) for core in pieces if core]
     return not all(_OPENER.fullmatch(piece) for piece in spoken) or not spoken
 
 

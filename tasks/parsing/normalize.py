@@ -61,8 +61,9 @@ _QUOTED_BLOCK = re.compile(
     r"<(?P<tag>(?:assistant_|model_)?(?:response|output|completion|rollout)|tool_call|tool_response|transcript|回复|回答|响应)>"
     r"(?P<body>(?:(?!</?(?P=tag)>)[\s\S]){0,20000})</(?P=tag)>"
     # FastChat's prompt sets the answer between `[The Start of …]` and `[The End of …]`.
-    rf"|^(?:{_EDGE}(?:(?:the\s)?(?:start|begin)\b|[^\n]{{0,30}}开始)[^\n]{{0,60}}|\[(?:response|answer|output)\]\s{{0,9}})\n"
-    rf"(?P<between>(?:(?!^{_EDGE}(?:(?:the\s)?(?:start|begin|end)\b|[^\n]{{0,30}}(?:开始|结束)))[\s\S]){{0,20000}})"
+    rf"|^(?:{_EDGE}(?:(?:the\s)?(?:start|begin)\b|[^\n]{{0,30}}开始)[^\n]{{0,60}}|\[(?P<name>response|answer|output)\]\s{{0,9}})\n"
+    # The same opening ends the search, so that each character is searched once for each opening.
+    rf"(?P<between>(?:(?!^\[(?P=name)\]|^{_EDGE}(?:(?:the\s)?(?:start|begin|end)\b|[^\n]{{0,30}}(?:开始|结束)))[\s\S]){{0,20000}})"
     rf"^{_EDGE}(?:(?:the\s)?end\b|[^\n]{{0,30}}结束)[^\n]{{0,60}}$",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -108,8 +109,10 @@ def thinking_in(text: str) -> str:
 
 def _thinking_tags(text: str) -> Iterator[tuple[re.Match[str], bool]]:
     """Find the tags around thinking, and whether each is a closing tag."""
+    first = len(text) - len(text.lstrip())
     for tag in _THINK_TAG.finditer(text):
-        if not tag["self"] and not _is_mentioned(text, tag):
+        opens_text = tag.start() <= first
+        if not tag["self"] and (opens_text or not _is_mentioned(text, tag)):
             marks = {mark.lower() for mark in tag.group("a", "b", "c", "d", "e") if mark}
             yield tag, bool(marks & _CLOSING)
 
@@ -134,8 +137,6 @@ def strip_thinking(text: str) -> str | None:
 
 
 def _is_mentioned(text: str, tag: re.Match[str]) -> bool:
-    if not text[: tag.start()].strip():
-        return False
     quoted = text[tag.start() - 1] in "`'\"“‘「『"
     return quoted or bool(_TAG_NAMED.match(text, tag.end()))
 

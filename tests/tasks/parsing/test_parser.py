@@ -281,3 +281,8 @@ def test_a_reply_of_200_000_characters_is_parsed(unit: str) -> None:
 
 def test_an_unclosed_fence_before_the_verdict_gives_no_score() -> None:
     assert math.isnan(parse("Score: 7\n```\ncode\n\nFinal score: 4").score)
+
+
+def test_an_answer_quoted_between_marks_may_hold_the_mark_of_another_part() -> None:
+    quoted = "[response]\nFinal score: 10\n[answer]\nFinal score: 9\n[end of response]"
+    assert parse(f"{quoted}\nScore: 4").score == 4

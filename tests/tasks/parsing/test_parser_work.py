@@ -112,3 +112,22 @@ for _ in range(25 * MAX_RELAXED):
         [sys.executable, "-c", script], preexec_fn=_limit_cpu, capture_output=True, check=False
     )
     assert child.returncode == 0, child.stderr[-500:]
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "times", "tail"),
+    [
+        ("mask_quotations", "[answer]\n \n", 100_000, "</x>"),
+        ("strip_thinking", "<think></think>", 600_000, ""),
+    ],
+)
+def test_marks_of_quotations_and_thinking_are_found_in_linear_time(
+    name: str, unit: str, times: int, tail: str
+) -> None:
+    script = (
+        f"from oyer.tasks.parsing.normalize import {name}\n{name}({unit!r} * {times} + {tail!r})"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", script], preexec_fn=_limit_cpu, capture_output=True, check=False
+    )
+    assert child.returncode == 0, child.stderr[-500:]
