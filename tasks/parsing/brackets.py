@@ -4,7 +4,14 @@ import re
 from collections.abc import Iterator
 
 from oyer.tasks.parsing.candidates import Candidate, Rank
-from oyer.tasks.parsing.context import WINDOW, clause, disowned_after, disowned_before, only_neutral
+from oyer.tasks.parsing.context import (
+    WINDOW,
+    clause,
+    disowned_after,
+    disowned_before,
+    only_neutral,
+    quoted_before,
+)
 from oyer.tasks.parsing.normalize import unmark
 from oyer.tasks.parsing.numbers import read_value
 from oyer.tasks.parsing.vocabulary import finder
@@ -20,8 +27,10 @@ _SINGLE = re.compile(
 _BOX = re.compile(
     r"(?P<box>\\boxed\{\s{0,9}(?:\\text\{)?(?P<value>[^{}\n]{1,20}?)\s{0,9}\}{1,2})[\s$.*。!)\]\\]*\Z"
 )
-_BETWEEN_PAIR = " \n,;/|&"
-"""Characters between two scores that are stated side by side, e.g. for two responses."""
+_BETWEEN_PAIR = re.compile(
+    r"[ \n,;/|&]{0,9}(?:(?:vs\.?|versus|and|和|与|对|比)[ \n]{0,9})?", re.IGNORECASE
+)
+"""Text between two scores that are stated side by side, e.g. for two responses."""
 _SCORING = finder("score, rating, grade, verdict, final, rate, 评分, 得分, 打分, 分数, 总分, 最终")
 _ELEMENT = re.compile(
     r"<(?P<tag>(?:(?:final|overall|total)_?)?(?:score|rating|grade)|overall|total|final|verdict|answer|result"
@@ -35,6 +44,7 @@ _CITING = re.compile(
     re.IGNORECASE,
 )
 _CLOSING_TAG = re.compile(r"\s{0,40}</")
+_WHOLE_TAG = re.compile("final|overall|total|最终", re.IGNORECASE)
 _PLAIN_TAG = re.compile("score|rating|grade|评分|得分", re.IGNORECASE)
 _PAIRWISE = re.compile(r"[ABC<>=≈~\s]{1,8}|tie|N/?A", re.IGNORECASE)
 
@@ -47,7 +57,7 @@ def bracket_candidates(text: str, scale: tuple[float, float]) -> Iterator[Candid
         readable = value is not None and value.end == len(match[1])
         if readable or _PAIRWISE.fullmatch(match[1]):
             between = text[last.end() : match.start()] if last else "-"
-            pair = not between.strip(_BETWEEN_PAIR)
+            pair = bool(_BETWEEN_PAIR.fullmatch(between))
             pair = pair and ("\n" not in between or bool(last and last[1] != match[1]))
             number = value.number if value and readable and not pair else None
             last = match
@@ -85,13 +95,16 @@ def boxed_candidates(text: str, scale: tuple[float, float]) -> Iterator[Candidat
 def element_candidates(text: str, scale: tuple[float, float]) -> Iterator[Candidate]:
     """Find scores between tags such as `<score>` and `</score>`."""
     matches = list(_ELEMENT.finditer(text))
-    # Several different `<score>` inside other elements are scores of criteria.
+    # Several different `<score>` inside other elements are scores of criteria, as is one beside an
+    # element of the whole, such as `<overall>`.
     inner = {
         match.start(): match["value"]
         for match in matches
         if _PLAIN_TAG.fullmatch(match["tag"]) and _CLOSING_TAG.match(text, match.end())
     }
-    several = len(set(inner.values())) > 1
+    several = len(set(inner.values())) > 1 or any(
+        _WHOLE_TAG.match(match["tag"]) and read_value(match["value"], 0, scale) for match in matches
+    )
     last: re.Match[str] | None = None
     for match in matches:
         value = read_value(match["value"], 0, scale)
@@ -100,11 +113,14 @@ def element_candidates(text: str, scale: tuple[float, float]) -> Iterator[Candid
                 continue
             value = None
         if last and last["tag"] == match["tag"] and last["value"] != match["value"]:
-            beside = not text[last.end() : match.start()].strip(_BETWEEN_PAIR)
+            beside = _BETWEEN_PAIR.fullmatch(text, last.end(), match.start())
             value = None if beside else value
         last = match
         rank = Rank.PART if several and match.start() in inner else Rank.FINAL
-        yield Candidate(match.start(), match[0], value.number if value else None, rank, "element")
+        before = _on_line(text, match.start()).rpartition(">")[2]
+        disowned = quoted_before(before) or disowned_after(text[match.end() :][:60])
+        number = value.number if value else None
+        yield Candidate(match.start(), match[0], number, rank, "element", disowned)
 
 
 def _on_line(text: str, at: int) -> str:

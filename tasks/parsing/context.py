@@ -128,6 +128,7 @@ _ASPECT = re.compile(
 )
 _CANDIDATE_NAME = re.compile(
     r"\b(?:response|assistant|answer|model|candidate|output)\s*\(?(?P<en>[ab12])\b(?!\s*(?:\d|solid|strong|very|high|low))"
+    r"|\b(?:score|rating)\s(?P<score>(?-i:[AB])|[12])(?=\s*[:=])"
     r"|(?:回答|回复|模型|助手|候选)\s*(?P<zh>[ab12甲乙一二])(?![^\W\d_a-z]|\d)",
     re.IGNORECASE,
 )
@@ -161,10 +162,11 @@ _JUDGED_AMISS = (
 _WITHDRAWS = (
     rf"(?:{words('I retract, I withdraw, I take back, I take that back')}"
     rf"|(?:please\s+)?{words('disregard, ignore, discard')}\s+(?:the|that|this|my)\s+(?:\w+\s+)?(?:score|rating|grade|verdict)\b"
-    rf"|(?:以上|上述|上面的?|前面的?|该|此)(?:评分|打分|分数|得分)(?:作废|无效|有误|不算|撤回|[偏过]?[高低严松]了)|撤回)"
+    rf"|(?:以上|上述|上面的?|前面的?|该|此)(?:评分|打分|分数|得分)(?:作废|无效|有误|不算|撤回|[偏过]?[高低严松]了)"
+    r"|(?:以上|上述)(?:判断|结论)(?:作废|无效|不算|撤回)|撤回)"
 )
 RECONSIDERATION = re.compile(
-    rf"(?:^|[.!?。;\n])[\s*\-–—]{{0,20}}(?:{_RETRACTS}|{_JUDGED_AMISS}|{_WITHDRAWS}|更正:"
+    rf"(?:^|[.!?。;\n])[\s*\-–—]{{0,20}}(?:{_RETRACTS}|{_JUDGED_AMISS}|{_WITHDRAWS}|更正:|不对,\s?应[该当]?[是为]"
     rf"|(?:{_CORRECTS}|(?:edit|update):|no,)[^\n]{{0,80}}?(?:[0-9]|{_JUDGED_AMISS}|\bthat(?:'s|\s+was)\s+too\s|\bdeserves\s|应[该当]?更[高低]))",
     re.IGNORECASE,
 )
@@ -229,7 +231,10 @@ def names_other_measure(before: str) -> bool:
 
 def compared(words: str) -> set[str]:
     """Return the labels of compared responses: `response A`, `回答2`."""
-    return {(match["en"] or match["zh"]).lower() for match in _CANDIDATE_NAME.finditer(words)}
+    return {
+        (match["en"] or match["score"] or match["zh"]).lower()
+        for match in _CANDIDATE_NAME.finditer(words)
+    }
 
 
 def names_other_scale_before(before: str, scale: tuple[float, float]) -> bool:

@@ -47,14 +47,14 @@ _REVISING_ZH = any_of("修正, 更正, 修订, 调整, 复核, 改正")
 _FINAL = "|".join(
     [
         rf"{_WHOLE_WORDS}[\s_-]{{0,3}}(?:{_BETWEEN}[\s_-]{{1,3}}){{0,2}}{_SCORE_WORDS}",
-        rf"{_WHOLE_WORDS_ZH}的?(?:{any_of('综合, 总体, 整体, 加权, 总')}|[\u4e00-\u9fff]{{2}}(?={any_of('评分, 得分, 打分')}))?{_SCORE_WORDS_ZH}",
+        rf"{_WHOLE_WORDS_ZH}的?(?:{any_of('综合, 总体, 整体, 加权, 总')}|(?!{any_of('回答, 回复, 答案, 输出, 解答')})[\u4e00-\u9fff]{{2}}(?={any_of('评分, 得分, 打分')}))?{_SCORE_WORDS_ZH}",
         rf"{_REVISING}\s+{any_of('score, scores, rating, ratings')}",
         rf"{_REVISING_ZH}后?的?{any_of('评分, 得分, 打分, 分数')}",
         rf"{any_of('correction, 更正, 修正')}(?=\s*:)",
         # Prometheus: `Feedback: … [RESULT] 4`.
         r"\[(?:result|score|rating)\](?:\s*:?\s*(?:result|score|rating|assessment)\b)?",
         rf"{any_of('final, overall, verdict, average, weighted total, 平均, 总评, 总体, 综合, 整体, 最终')}(?=\s*(?:\([^()\n]{{0,30}}\)\s*)?[:=|])",
-        r"total(?=\s*[:=|]\s*[0-9.]{1,5}\s*/)|(?:合计|总计)(?=\s*:\s*[0-9.]{1,5}\s*分)",
+        r"total(?=\s*[:=|]\s*[0-9.]{1,5}\s*/)|(?:合计|总计)(?=\s*:\s*[0-9.]{1,5}\s*[分/])",
     ]
 )
 _PLAIN = "|".join(
@@ -79,7 +79,7 @@ _LABEL = re.compile(
 # `Answer: `, `Final answer score: `, `回答质量：`, which may be one part of several.
 _OUTPUT_NAMED = re.compile(
     rf"\W*(?:the\s+)?(?:{any_of('final answer, answer, output, solution, response, reply')}(?:'s)?\s*(?:{_SCORE_WORDS}|quality)?"
-    rf"|{any_of('最终答案, 答案, 回答, 输出, 解答, 回复')}(?:{_SCORE_WORDS_ZH}|质量)?)\W*[:=]",
+    rf"|{any_of('最终回答, 最终回复, 最终答案, 答案, 回答, 输出, 解答, 回复')}(?:{_SCORE_WORDS_ZH}|质量)?)\W*[:=]",
     re.IGNORECASE,
 )
 _SCORE_WORD = re.compile(rf"{_SCORE_WORDS}|{_SCORE_WORDS_ZH}", re.IGNORECASE)

@@ -47,7 +47,8 @@ _STATED_SCALE = re.compile(
     |(?<![0-9.]){_MAXIMUM}\s*分(?:制|满分(?!(?:为|是)?\s*:?\s*[0-9]))
     |(?:满分|总分)(?:为|是)?\s*:?\s*{_MAXIMUM}
     |[0-9]{{1,3}}\s*{_DASH}\s*{_MAXIMUM}\s*分?\)?的?(?:标准|范围|量表|区间)
-    |(?:范围|量表|区间)(?:为|是)?\s*:?\s*[0-9]{{1,3}}\s*分?\s*{_DASH}\s*{_MAXIMUM}""",
+    |(?:范围|量表|区间)(?:为|是)?\s*:?\s*[0-9]{{1,3}}\s*分?\s*{_DASH}\s*{_MAXIMUM}
+    |(?<![\w.]){_MAXIMUM}\s*(?:=|is\b|being\b|为|是)\s*(?:the\s+)?(?:(?:best|highest|perfect)\b|最好|最高|最佳|满分|完美)""",
     re.VERBOSE | re.IGNORECASE,
 )
 _SCALE_FOLLOWS = re.compile(
@@ -152,8 +153,10 @@ def _with_denominator(
         if unit := _UNIT.match(line, end):
             end = unit.end()
     if note := re.compile(r"\s*[,(]\s*([^()\n]{0,40})").match(line, end):
-        stated = note.group(1)
-        if _SCALE_NOTE.match(stated.lstrip()) and names_other_scale(stated, scale):
+        stated = note.group(1).lstrip()
+        # `(1 = worst, 5 = best)`
+        of_scale = _SCALE_NOTE.match(stated) or (stated[:1].isdigit() and stated_maxima(stated))
+        if of_scale and names_other_scale(stated, scale):
             return Value(None, note.end())
     if follows := _SCALE_FOLLOWS.match(line, end):
         maximum = _STATED_SCALE.match(line, follows.end())

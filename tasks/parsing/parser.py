@@ -37,7 +37,7 @@ from oyer.tasks.parsing.prose import prose_candidates
 from oyer.tasks.parsing.tables import table_candidates
 from oyer.tasks.parsing.vocabulary import words
 
-PARSER_VERSION = 5
+PARSER_VERSION = 6
 """Increased whenever the result for any reply changes."""
 
 MAX_PROSE_CHARS = 16_384
@@ -284,7 +284,7 @@ def _is_contradicted(
         mixed = any((c.layer == "label") is not (winner.layer == "label") for c in rivals)
         if mixed or any(c.under_heading for c in peers):
             return True
-    if rivals and _compares(reply):
+    if (rivals or winner.layer == "prose") and _compares(reply):
         return True
     return bool(RECONSIDERATION.search(reply, winner.start + len(winner.span)))
 

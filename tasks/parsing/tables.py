@@ -17,7 +17,7 @@ _MAXIMUM_COLUMN = re.compile(
     rf"{_MARKUP}{any_of('max, maximum, out of, possible, full, 满分, 总分, 分值')}", re.IGNORECASE
 )
 _WHOLE = re.compile(
-    rf"{_MARKUP}(?:{any_of('final, overall, total, 总分, 总计, 合计, 总评, 总体, 综合, 最终')})"
+    rf"{_MARKUP}(?:(?:加权|weighted\s+)?{any_of('final, overall, total, 总分, 总计, 合计, 总评, 总体, 综合, 最终')})"
     rf"(?:\s*{any_of('score, rating, grade, 评分, 得分, 评价')})?[\s*_:)]*",
     re.IGNORECASE,
 )

@@ -11,7 +11,7 @@ from oyer.tasks.judging.group_judges.replies import ListedScore, Winner, read_li
 from oyer.tasks.judging.group_judges.wording import question_after, reply_format
 from oyer.tasks.judging.reading import Reading, ended_without_score, no_score
 from oyer.tasks.parsing.finish_reasons import End, end_of
-from oyer.tasks.parsing.normalize import strip_thinking, unwrap
+from oyer.tasks.parsing.normalize import normalise, strip_thinking, unwrap
 from oyer.tasks.parsing.parser import ParsedScore, short_span
 
 LAYER = {"listwise": "list", "pairs": "winner"}
@@ -88,4 +88,4 @@ def member_score(entry: ListedScore) -> ParsedScore:
 
 
 def _visible(text: str) -> str:
-    return unwrap(strip_thinking(text) or "")
+    return unwrap(strip_thinking(normalise(text)) or "")

@@ -53,12 +53,12 @@ def read_list(text: str, n: int, scale: tuple[float, float]) -> list[ListedScore
     """Read the scores of `n` responses, in the order of their ids 1 to n, or what is wrong.
 
     Args:
-        text: the reply, without thinking.
+        text: the reply, normalised and without thinking.
     """
     found = [one for one in _objects(text) if isinstance(one.get("scores"), list)]
     if not found:
         return 'it has no JSON object with a list "scores" as its answer'
-    read = [_list_of(one["scores"], n, scale) for one in found]
+    read = [_list_of(one, n, scale) for one in found]
     valid = [one for one in read if not isinstance(one, str)]
     if not valid:
         return read[-1]
@@ -81,9 +81,11 @@ def read_winner(text: str) -> Winner | str:
     return valid[-1]
 
 
-def _list_of(entries: list[Any], n: int, scale: tuple[float, float]) -> list[ListedScore] | str:
+def _list_of(found: "_Object", n: int, scale: tuple[float, float]) -> list[ListedScore] | str:
+    if found.repeats:
+        return "its JSON object has a key twice"
     by_id: dict[int, ListedScore] = {}
-    for entry in entries:
+    for entry in found["scores"]:
         if not isinstance(entry, _Object) or entry.repeats:
             return f"the entry {json.dumps(entry)[:100]} is not an object with each key once"
         number, score = _number(entry.get("id")), _number(entry.get("score"))

@@ -4,9 +4,13 @@ import json
 
 import pytest
 
+from oyer.config.judge import JudgeConfig
+from oyer.protocol.status import Status
+from oyer.tasks.judging.group_judges.reading import GroupReading
 from oyer.tasks.judging.group_judges.replies import Winner, read_list, read_winner
 
 SCALE = (0.0, 10.0)
+GROUP_JUDGE = {"name": "q", "kind": "group", "endpoint": "e", "model": "m"}
 
 
 def listed(*entries: dict[str, object]) -> str:
@@ -88,6 +92,7 @@ def test_scores_in_the_order_of_ids(text: str) -> None:
             '{"scores": [{"id": 1, "score": 3, "score": 9}, {"id": 2, "score": 7}]}',
             "each key once",
         ),
+        (GOOD[:-1] + f", {GOOD[1:]}", "a key twice"),
         (f"{GOOD}\nNo, rather:\n{listed(entry(1, 9), entry(2, 2))}", "several lists"),
     ],
 )
@@ -147,3 +152,32 @@ def test_a_wrong_winner_is_refused_and_says_why(text: str, problem: str) -> None
 
 def test_many_braces_end() -> None:
     assert isinstance(read_list('{"a": ' * 20_000, 2, SCALE), str)
+
+
+@pytest.mark.parametrize("mode", ["listwise", "pairs"])
+@pytest.mark.parametrize(
+    ("before", "after", "scored"),
+    [
+        ("", "\n\n更正：两者一样好。", False),
+        ("", "\n\n更正：应为回复２。", False),
+        ("", "\n\n不对，应该是第二个更好。", False),
+        ("", "！等等，我看错了。", False),
+        ("", "\n\n以上判断作废。", False),
+        ("回复２的内容：\n\n", "", False),
+        ("我的判断如下：\n\n", "", True),
+        ("", "\n\n以上判断基于准确性。", True),
+    ],
+)
+def test_full_width_punctuation_is_read_like_ascii(
+    mode: str, before: str, after: str, scored: bool
+) -> None:
+    answer = GOOD if mode == "listwise" else '{"reason": "好", "winner": 1}'
+    judge = JudgeConfig.model_validate(GROUP_JUDGE | {"mode": mode})
+    reading = GroupReading(judge, 2)
+    parsed = reading.read_again(f"{before}{answer}{after}", None)
+    assert (parsed is not None and parsed.status is Status.SCORED) is scored
+
+
+def test_full_width_characters_within_an_answer_are_read() -> None:
+    reading = GroupReading(JudgeConfig.model_validate(GROUP_JUDGE | {"mode": "pairs"}), 2)
+    assert reading.winner('{"reason"： "好"， "winner"： "回复２"}').outcome == -1
