@@ -237,6 +237,12 @@ def compared(words: str) -> set[str]:
     }
 
 
+def compares(text: str) -> bool:
+    """Whether a text names two responses, so that its scores may belong one to each."""
+    names = compared(text)
+    return any(pair <= names for pair in ({"a", "b"}, {"1", "2"}, {"甲", "乙"}, {"一", "二"}))
+
+
 def names_other_scale_before(before: str, scale: tuple[float, float]) -> bool:
     """Whether the text before a score states another maximum than the scale's."""
     stated = stated_maxima(before)

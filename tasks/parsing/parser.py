@@ -19,7 +19,7 @@ from oyer.tasks.parsing.context import (
     NEXT_TURN,
     RECONSIDERATION,
     announces_other_scale,
-    compared,
+    compares,
 )
 from oyer.tasks.parsing.finish_reasons import End, end_of
 from oyer.tasks.parsing.json_objects import ends_with_verdict, object_candidates
@@ -284,7 +284,9 @@ def _is_contradicted(
         mixed = any((c.layer == "label") is not (winner.layer == "label") for c in rivals)
         if mixed or any(c.under_heading for c in peers):
             return True
-    if (rivals or winner.layer == "prose") and _compares(reply):
+    at = winner.start
+    line = reply[:at].rpartition("\n")[2] + reply[at:].partition("\n")[0]
+    if (rivals and compares(reply)) or (winner.layer == "prose" and compares(line)):
         return True
     return bool(RECONSIDERATION.search(reply, winner.start + len(winner.span)))
 
@@ -302,12 +304,6 @@ def _outweighs(candidate: Candidate, winner: Candidate) -> bool:
     if winner.rank is Rank.FINAL:
         return candidate.rank is Rank.FINAL_INLINE
     return candidate.rank >= Rank.PROSE
-
-
-def _compares(reply: str) -> bool:
-    """Whether the reply names two responses, so that two scores may belong one to each."""
-    names = compared(reply)
-    return any(pair <= names for pair in ({"a", "b"}, {"1", "2"}, {"甲", "乙"}, {"一", "二"}))
 
 
 def _none(status: Status, layer: str, span: str) -> ParsedScore:

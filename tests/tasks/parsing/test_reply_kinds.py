@@ -31,7 +31,7 @@ def test_elements(text: str, score: float | None) -> None:
         ("Score A: [[8]]\nScore B: [[6]]", None),
         ("Rating A: 8\nRating B: 6", None),
         ("Response A deserves an 8, Response B a 6.", None),
-        ("This response deserves an 8, as does Response B.", 8),
+        ("Response A is shown, Response B is not.\nThis response deserves an 8.", 8),
         ("I score a 7 here.\nRating: 7", 7),
     ],
 )
