@@ -104,6 +104,7 @@ _REJECTED_AFTER = re.compile(
     |{words("require, requires, is reserved")}
     |{words("is, was, are, were, would be, seems")}\s+(?:not|too|un\w+|inappropriate|incorrect|excessive)\b
     |,\s*(?:is|was)\b
+    |(?:为|是|作为|当作)满分|中[的得]
     |分?\s*(?:过高|过低|太高|太低|偏高|偏低|不合适|不合理|不妥|不恰当)
     |{words("is, was, are")}\s+(?:an?\s+)?(?:prompt\s+)?(?:inject|quoted|part\s+of|in\s+the|from\s+the|what\s+the)
     |,?\s*(?:in\s+)?(?:an?|which\s+is\s+an?)\s+(?:obvious\s+|clear\s+)?(?:attempt|injection|trick|instruction)

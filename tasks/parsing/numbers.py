@@ -48,7 +48,7 @@ _STATED_SCALE = re.compile(
     |(?:满分|总分)(?:为|是)?\s*:?\s*{_MAXIMUM}
     |[0-9]{{1,3}}\s*{_DASH}\s*{_MAXIMUM}\s*分?\)?的?(?:标准|范围|量表|区间)
     |(?:范围|量表|区间)(?:为|是)?\s*:?\s*[0-9]{{1,3}}\s*分?\s*{_DASH}\s*{_MAXIMUM}
-    |(?<![\w.]){_MAXIMUM}\s*(?:=|is\b|being\b|为|是)\s*(?:the\s+)?(?:(?:best|highest|perfect)\b|最好|最高|最佳|满分|完美)""",
+    |(?<![A-Za-z0-9_.]){_MAXIMUM}\s*分?\s*(?:=|is\b|being\b|为|是|作为|当作)\s*(?:the\s+)?(?:(?:best|highest|perfect)\b|最好|最高|最佳|满分|完美)""",
     re.VERBOSE | re.IGNORECASE,
 )
 _SCALE_FOLLOWS = re.compile(
