@@ -18,14 +18,11 @@ from oyer.tasks.coordination.fair_queue import ANY_FLOW, FairQueue, Flow
 from oyer.tasks.coordination.held_permit import HeldPermit
 from oyer.tasks.coordination.limiter_state import LimiterState, Limits, Permit
 
-POLL_MIN_S, POLL_MAX_S = 0.05, 0.1
-"""Pauses between exchanges while calls wait, in seconds: the shorter one after a grant, and while
-this worker holds slots that others want."""
-IDLE_PAUSE_S = 0.25
-"""Pause before unused slots and windows are returned, in seconds."""
+POLL_MIN_S, POLL_MAX_S, IDLE_PAUSE_S = 0.05, 0.1, 0.25
+"""Pauses between exchanges, in seconds: after a grant, and while unused slots are wanted elsewhere;
+while calls wait; while unused slots or windows are held."""
 EXCHANGES_PER_S = 250
-"""Exchanges of all workers together while calls wait, about: one reads the state of all of them, so
-that many workers exchange less often."""
+"""Most exchanges of all waiting workers together, since each reads the state of all."""
 SPARE_WAIT_S = 0.25
 """How long `acquire_spare` waits for the answer to its exchange with Redis, in seconds."""
 
@@ -104,13 +101,7 @@ class Limiter:
     def permit(
         self, estimated_tokens: int, deadline: float, flow: Flow = ANY_FLOW
     ) -> Iterator[HeldPermit | None]:
-        """Hold a permit for one call; None if there is none before the deadline.
-
-        Args:
-            estimated_tokens: Prompt and reply together.
-            deadline: Epoch seconds.
-            flow: Flows share the permits by weight.
-        """
+        """Hold a permit for one call; None if there is none before the deadline; see `acquire`."""
         with self._held(self.acquire(estimated_tokens, deadline, flow)) as held:
             yield held
 
