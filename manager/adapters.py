@@ -154,7 +154,7 @@ class OutageBreaker:
     """Raises when too many of a process's latest rollouts that needed a judge have no score."""
 
     def __init__(self, max_failed_fraction: float, window: int = OUTAGE_WINDOW) -> None:
-        self._limit = max_failed_fraction * window
+        self._limit, self._window = max_failed_fraction, window
         self._failed: deque[bool] = deque(maxlen=window)
 
     def count(self, scores: Iterable[Score]) -> None:
@@ -168,9 +168,9 @@ class OutageBreaker:
                 continue
             self._failed.append(score.status != Status.SCORED)
             failed = sum(list(self._failed))
-            if self._failed[-1] and failed > self._limit:
+            if self._failed[-1] and failed / self._window > self._limit:
                 raise JudgeOutage(
-                    f"{failed} of the latest {self._failed.maxlen} rollouts to be judged have no score"
+                    f"{failed} of the latest {self._window} rollouts to be judged have no score"
                     f" (the last: {score.status}: {score.error}); more than reward.max_failed_fraction allows"
                 )
 

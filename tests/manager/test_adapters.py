@@ -58,6 +58,15 @@ def test_one_by_one_an_outage_is_seen_among_what_was_to_be_judged() -> None:
         outages.count([*[gated] * 9, failed])
 
 
+def test_one_by_one_exactly_the_fraction_is_no_outage() -> None:
+    # 0.58 * 50 is 28.999999999999996.
+    scored, failed = Score(status="scored"), Score(status="timeout")
+    outages = OutageBreaker(0.58, window=50)
+    outages.count([*[scored] * 21, *[failed] * 29])
+    with pytest.raises(JudgeOutage, match="30 of the latest 50"):
+        outages.count([failed])
+
+
 @pytest.mark.parametrize("adapter", [reward.reward_function, openrlhf.reward_function])
 def test_a_manager_that_only_its_adapter_knows_lives_on(adapter: Callable[..., Any]) -> None:
     """One that `RewardManager.local` gave takes its backend with it."""
