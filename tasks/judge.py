@@ -63,10 +63,6 @@ _GC_ALLOCATIONS = 5_000
 """Allocations between garbage collections, about 50 calls' worth; Python's default is 700."""
 
 
-_RECORD_DELAY_S = 0.05
-"""How long a judged chunk waits, in seconds, until no other call of its process can go on."""
-
-
 def warm_up(context: WorkerContext) -> None:
     """Check and open what judge tasks need before the first chunk arrives."""
     if not is_module_patched("socket"):
@@ -210,9 +206,6 @@ class _Chunk:
         progress.add(sum(one.decided is not None for one in requests.pointwise))
         resolver = _resolver(self.context, self.manifest, self.plan, self.budget)
         answered = requests.answered(_ask(asked, resolver, progress, self.load))
-        # Requests whose permits are free are sent first.
-        with gevent.Timeout(_RECORD_DELAY_S, False):
-            gevent.idle()
         self._record(judges, answered)
         # Under `reuse: off` the database is not read, so a later chunk needs the cached replies.
         if self.plan.reuse != "off":
