@@ -26,12 +26,7 @@ from oyer.config.length_methods.catalogue import METHODS
 from oyer.tasks.lengths import Inputs, PackedTokens, compute
 from oyer.tasks.lengths.arrays import is_torch_array, to_numpy
 from oyer.tasks.worker.device import choose_device
-
-PARAMS: dict[str, dict[str, Any]] = {
-    "laser": {"target_length": 500},
-    "length_controlled": {"phi": -1.5, "scale_len": 300.0, "reference_len": 400.0},
-}
-"""Parameters without a default."""
+from tests.support.length_inputs import BY_ROW, NEEDED
 
 BOUND_MS = 20.0
 BOUND_ROWS = 100_000
@@ -102,12 +97,12 @@ def needed(name: str, inputs: Inputs) -> Inputs:
 
 def on_cpu(name: str, inputs: Inputs) -> None:
     """Compute a method by NumPy."""
-    compute(name, PARAMS.get(name, {}), inputs)
+    compute(name, NEEDED.get(name, {}), inputs)
 
 
 def on_gpu(name: str, inputs: Inputs, gpu: Any) -> None:
     """Compute a method on a GPU, from NumPy columns to NumPy values."""
-    term = compute(name, PARAMS.get(name, {}), on(inputs, gpu))
+    term = compute(name, NEEDED.get(name, {}), on(inputs, gpu))
     if not is_torch_array(term.values) or term.values.device.type != gpu.type:
         raise SystemExit(f"{name} was not computed on {gpu}")
     to_numpy(term.values)
@@ -140,12 +135,12 @@ def gpu_name(gpu: Any) -> str:
     return str(torch.cuda.get_device_name(gpu))
 
 
-def by_row() -> list[str]:
-    """The methods with one value a row, each once, other than those that read the tokens."""
+def by_columns() -> list[str]:
+    """The methods that read no tokens or texts, each under one of its names."""
     names: dict[str, str] = {}
-    for name, method in METHODS.items():
-        reads = method.columns & {"token_ids", "texts"}
-        if method.kind not in {"measure", "per_token"} and not reads:
+    for name in BY_ROW:
+        method = METHODS[name]
+        if not method.columns & {"token_ids", "texts"}:
             names.setdefault(f"{method.function} {method.params}", name)
     return sorted(names.values())
 
@@ -160,7 +155,7 @@ def main() -> None:
     gpu = choose_device()
     inputs, table, figures = columns_of(options.rows), [], []
     bound_ms = BOUND_MS * options.rows / BOUND_ROWS
-    for name in by_row():
+    for name in by_columns():
         cpu_s, gpu_s = compare(name, needed(name, inputs), gpu, options.rounds)
         table.append((name, f"{cpu_s * 1e3:.2f}", f"{gpu_s * 1e3:.2f}" if gpu_s else "", ""))
         title = f"{name}: {options.rows:,} rows"
@@ -169,9 +164,10 @@ def main() -> None:
             title = f"{title}, {gpu_name(gpu)}"
             figures.append(Figure(title, gpu_s * 1e3, "ms", bound_ms, "NumPy", cpu_s * 1e3))
 
-    tokens = Inputs(token_ids=tokens_of(options.tokens))
-    count = len(to_numpy(tokens.token_ids.ids)) if tokens.token_ids else 0
-    cpu_s, gpu_s = compare(REPETITION, tokens, gpu, max(3, options.rounds // 3))
+    tokens = tokens_of(options.tokens)
+    count = len(tokens.ids)
+    rounds = max(3, options.rounds // 3)
+    cpu_s, gpu_s = compare(REPETITION, Inputs(token_ids=tokens), gpu, rounds)
     rates = [count / at for at in (cpu_s, gpu_s) if at]
     title = f"{REPETITION}: {count:,} tokens"
     table.append(
