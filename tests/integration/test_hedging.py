@@ -12,6 +12,7 @@ from oyer.manager import RewardBatch, RewardManager
 from tests.integration.test_main_job import read
 from tests.support.limiters import give, limiter, take
 from tests.support.rollouts import rollouts_of
+from tests.support.waiting import wait_until
 
 AFTER_S = 0.2
 MANY = 6
@@ -57,6 +58,7 @@ def manager(
         "some": {**every, "max_in_flight": 64, "hedge": {"after": AFTER_S, "at_most": "10%"}},
         "slow": {**every, "max_in_flight": 32, "hedge": {"after": "p90", "at_most": 0.5}},
         "two": {**every, "base_url": None, "base_urls": urls},
+        "two full": {**every, "base_url": None, "base_urls": urls, "max_in_flight": 2},
         "none": {**every, "hedge": None},
     }
     config = {
@@ -146,53 +148,41 @@ def test_the_second_request_is_cancelled_if_the_first_one_is_answered(
     check_permits(manager, judge, "second loses")
 
 
-def test_a_second_request_that_fails_leaves_the_first_one_alone(
-    manager: RewardManager, judge: JudgeServer
+@pytest.mark.parametrize("failing", [0, 1])
+def test_the_other_request_is_awaited_if_one_fails(
+    manager: RewardManager, judge: JudgeServer, other_judge: JudgeServer, failing: int
 ) -> None:
-    judge.set_plan(plan(HOLD, {"name": "server_error"}))
-    future = on(manager).submit(rollouts_of("second fails", 1))
-    judge.wait_until(lambda log: len(log) == 2 and log[1].status == 500)
-    judge.release()
-    batch = future.result(timeout_s=90)
-    assert batch.judge_scores.tolist() == [6.0]
-    first, second = attempts_of(manager, batch)
-    assert (first["hedge"], first["http_status"]) == (None, 200)
-    assert (second["hedge"], second["http_status"]) == (True, 500)
-    check_permits(manager, judge, "second fails")
-
-
-def test_the_second_request_is_awaited_if_the_first_one_fails(
-    manager: RewardManager, judge: JudgeServer, other_judge: JudgeServer
-) -> None:
-    """The two requests go to two servers, so that the test ends the first one alone."""
+    """The two requests go to two servers, so that the test ends one alone."""
     arrived: list[JudgeServer] = []
 
     def plan_of(server: JudgeServer) -> Callable[[RequestEntry], Action]:
         def plan(_: RequestEntry) -> Action:
             arrived.append(server)
-            return (
-                named("server_error", hold=True)
-                if len(arrived) == 1
-                else Action(text="Final score: 6", hold=True)
-            )
+            if len(arrived) - 1 == failing:
+                return named("server_error", hold=True)
+            return Action(text="Final score: 6", hold=len(arrived) <= 2)
 
         return plan
 
     for server in (judge, other_judge):
         server.set_plan(plan_of(server))
-    future = on(manager, "two").submit(rollouts_of("first fails", 1))
+    two = on(manager, "two full")
+    future = two.submit(rollouts_of(f"request {failing} fails", 1))
     for server in (judge, other_judge):
         server.wait_until(lambda log: len(log) == 1)
-    first_server, second_server = arrived
-    first_server.release()
-    first_server.wait_until(lambda log: log[0].status == 500)
-    second_server.release()
+    servers = list(arrived)
+    # A call that waits begins with the permit of the failed request, once its worker has read it.
+    later = two.submit(rollouts_of(f"after the failure of {failing}", 1))
+    servers[failing].release()
+    wait_until(lambda: len(arrived) == 3, "the waiting call begins")
+    servers[1 - failing].release()
     batch = future.result(timeout_s=90)
     assert batch.judge_scores.tolist() == [6.0]
-    first, second = attempts_of(manager, batch)
-    assert (first["hedge"], first["http_status"]) == (None, 500)
-    assert (second["hedge"], second["http_status"]) == (True, 200)
-    assert len(arrived) == 2
+    rows = attempts_of(manager, batch)
+    assert [row["hedge"] for row in rows] == [None, True]
+    assert [row["http_status"] for row in rows] == [[500, 200], [200, 500]][failing]
+    assert later.result(timeout_s=90).statuses == ["scored"]
+    assert len(arrived) == 3
 
 
 def test_a_call_is_retried_once_both_requests_have_failed(
